@@ -1,0 +1,57 @@
+"""Everything that may go wrong on purpose, on one page.
+
+    OfflineKitError
+    ├── ProjectError    exit 1   the kit or the project has problems
+    ├── UsageError      exit 2   asked for something wrong (flags, configuration, unknown image)
+    └── OutsideError    exit 4   Kaggle, the network, the index or the disk said no
+
+Anything else that escapes is our bug (exit 3, with a crash report); an interrupt exits with 130.
+Every error names the thing and carries the next step as its hint.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    DONE = 0
+    PROJECT = 1
+    USAGE = 2
+    BUG = 3
+    OUTSIDE = 4
+    INTERRUPTED = 130
+
+
+class OfflineKitError(Exception):
+    """An expected failure: one sentence, the details behind it, and the next step."""
+
+    exit_code: Exit = Exit.BUG
+
+    def __init__(self, what: str, *, hint: str, details: Sequence[str] = ()) -> None:
+        super().__init__(what)
+        self.what = what
+        """One sentence that names the thing, without a traceback."""
+        self.hint = hint
+        """What to do next."""
+        self.details = tuple(details)
+        """Further lines: every problem of a list, the quoted cell, the tool's own words."""
+
+
+class ProjectError(OfflineKitError):
+    """The project or the kit has a problem that its owner can mend."""
+
+    exit_code = Exit.PROJECT
+
+
+class UsageError(OfflineKitError):
+    """The command line or the configuration asks for something that cannot be."""
+
+    exit_code = Exit.USAGE
+
+
+class OutsideError(OfflineKitError):
+    """Kaggle, the network, an index or the disk said no; the same command may work later."""
+
+    exit_code = Exit.OUTSIDE

@@ -1,0 +1,163 @@
+"""The one door to the disk for all that must be whole, hashed or locked."""
+
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from offline_kit.errors import OutsideError
+from offline_kit.report import Advance
+
+CHUNK = 1 << 20
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: $OFFLINE_KIT_CACHE, else the user's own by the system's custom."""
+    chosen = os.environ.get("OFFLINE_KIT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("offline-kit"))
+
+
+def sha256_of(path: Path, advance: Advance | None = None) -> str:
+    """Return the hex digest of a file's bytes, read once."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            if advance:
+                advance(len(chunk))
+    return digest.hexdigest()
+
+
+def copy_hashed(source: IO[bytes], into: IO[bytes], advance: Advance | None = None) -> tuple[str, int]:
+    """Copy a stream and return the hex digest and the size of what was written."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK):
+        into.write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+        if advance:
+            advance(len(chunk))
+    return digest.hexdigest(), size
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put the file's bytes at `target`: a hard link where the file system allows it, else a copy.
+
+    The caller promises that the source is never written in place (cache blobs are not).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Translate a full or unwritable disk into an error that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutsideError(
+                f"no space left while writing below '{place}'",
+                hint="free some space, or choose another place with --out or OFFLINE_KIT_CACHE; nothing half made was kept",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise OutsideError(
+                f"cannot write below '{place}': {error.strerror}",
+                hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
+            ) from error
+        raise
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that its name only ever shows the old or the new content whole."""
+    raw = data.encode() if isinstance(data, str) else data
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(raw)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def staged(final: Path) -> Iterator[Path]:
+    """Give an empty folder beside `final` that takes its name when the block ends well.
+
+    An old folder of that name is kept until then and removed after; on an error or an interrupt the new
+    one is removed and the old one stands as it was.
+    """
+    with disk_errors(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
+        fresh.chmod(0o755)
+        try:
+            yield fresh
+            _swap(fresh, final)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+
+
+def _swap(fresh: Path, final: Path) -> None:
+    if not final.exists():
+        fresh.replace(final)
+        return
+    old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".old"))
+    final.replace(old / final.name)
+    try:
+        fresh.replace(final)
+    except BaseException:
+        (old / final.name).replace(final)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def locked(place: Path, *, timeout: float = 600.0) -> Iterator[None]:
+    """Hold a lock named by `place` against other processes of ours; waits up to `timeout` seconds."""
+    import filelock
+
+    with disk_errors(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with filelock.FileLock(place, timeout=timeout):
+                yield
+        except filelock.Timeout as error:
+            raise OutsideError(
+                f"another run has held '{place}' for {timeout:.0f} seconds",
+                hint="wait for it to end, or remove the lock file if no such run exists",
+            ) from error
+
+
+def tree(folder: Path) -> tuple[Path, ...]:
+    """Return all files below a folder, relative and sorted."""
+    return tuple(sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
+
+
+def human_size(size: float) -> str:
+    """Return a size for a person: "4.6 MB" (decimal units, as disks and Kaggle count)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")

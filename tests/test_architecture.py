@@ -1,0 +1,110 @@
+"""The floors: a module imports only from floors below its own, and files stay small."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "offline_kit"
+
+FLOORS: list[set[str]] = [
+    {"errors", "model", "report"},  # words
+    {"proc", "files", "console", "kit_runtime", "kaggle_rules"},  # doors, and code that stands alone
+    {"web", "sandbox"},
+    {"config", "image", "manifest", "pip_settings"},  # facts
+    {"index"},
+    {"freeze.inputs", "freeze.stubs", "freeze.written"},  # the rooms of large stages
+    {"freeze.engines", "freeze.walk"},
+    {"rehearsal.causes", "rehearsal.mounts", "rehearsal.submission", "rehearsal.environments"},
+    {
+        "freeze.stage",
+        "wheelhouse",
+        "sdists",
+        "own_code",
+        "checkpoints",
+        "bundle",
+        "notebook",
+        "rehearsal.stage",
+    },  # stages
+    {"pipeline"},  # conductor
+    {"cli"},  # front door
+    {"__main__"},
+]
+"""From the ground up. A module may import only from sets above its own in this list."""
+
+
+def all_modules() -> dict[str, Path]:
+    """Return every module but the empty front doors, by its name inside the package."""
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        if path.name != "__init__.py" and not name.startswith(("templates.", "data.")):
+            found[name] = path
+    return found
+
+
+def floor_of(module: str) -> int:
+    """Return the floor of a module; one that is on no floor is an error."""
+    for number, names in enumerate(FLOORS):
+        if module in names:
+            return number
+    pytest.fail(f"{module} stands on no floor: add it to FLOORS")
+
+
+def internal_imports(path: Path) -> set[str]:
+    """Return the modules of ours that a file imports, wherever in it the import stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("offline_kit"):
+            base = node.module.removeprefix("offline_kit").lstrip(".")
+            known = all_modules()
+            found |= {base} if base in known else {f"{base}.{n.name}".lstrip(".") for n in node.names}
+        elif isinstance(node, ast.Import):
+            names = [n.name for n in node.names if n.name.startswith("offline_kit.")]
+            found |= {name.removeprefix("offline_kit.") for name in names}
+    return found - {"__version__"}
+
+
+@pytest.mark.parametrize("module", all_modules())
+def test_imports_point_down(module: str) -> None:
+    """Nothing reaches sideways or up."""
+    for target in internal_imports(all_modules()[module]):
+        assert floor_of(target) < floor_of(module), f"{module} may not import {target}"
+
+
+@pytest.mark.parametrize("module", all_modules())
+def test_files_and_functions_stay_small(module: str) -> None:
+    """No file over 400 lines, no function over 60 (docstring left out), no more than 7 arguments."""
+    source = all_modules()[module].read_text()
+    assert source.count("\n") <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
+            assert (node.end_lineno or 0) - body[0].lineno + 1 <= 60, f"{module}.{node.name} is too long"
+            arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+            assert len(arguments) <= 7, f"{module}.{node.name}: a frozen object is missing"
+
+
+def test_front_doors_are_empty() -> None:
+    """An `__init__` holds the version or nothing: cycles come in through front doors."""
+    for path in PACKAGE.rglob("__init__.py"):
+        if path.parent != PACKAGE:
+            assert path.read_text() == "", path
+
+
+def test_importing_the_package_is_cheap(tmp_path: Path) -> None:
+    """`--help` and the package import neither torch nor kaggle nor any other heavy module."""
+    import subprocess
+    import sys
+
+    heavy = "{'torch', 'kaggle', 'requests', 'rich', 'jinja2', 'nbformat', 'jupytext', 'packaging.metadata'}"
+    code = (
+        "import sys, contextlib, io\n"
+        "import offline_kit.cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):\n"
+        "    offline_kit.cli.main(['--help'])\n"
+        f"loaded = {heavy} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
