@@ -1,0 +1,303 @@
+"""The configuration: a TOML table and the command line, laid over each other into one frozen `Config`.
+
+Flags win over the file, the file wins over what is found in the project. Every problem of the file is
+gathered before one error names them all. Paths in a file are relative to that file.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from offline_kit.errors import UsageError
+from offline_kit.model import NotebookSettings
+
+OUT = Path("dist") / "offline-kit"
+LOCK_NAME = "offline-kit.lock.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that a build and a rehearsal are asked for; paths are absolute."""
+
+    project: Path
+    """The project's folder."""
+    name: str
+    """Its name: [project].name, else the folder's."""
+    version: str
+    """[project].version, or empty."""
+    competition: str = ""
+    """Slug of the competition."""
+    competition_data: Path | None = None
+    """A local copy of its data, or part of it, for rehearsals."""
+    dataset: str = ""
+    """Slug of the dataset on Kaggle; "owner/slug" is allowed."""
+    image: str = ""
+    """Name or file of the image; empty follows the accelerator."""
+    accelerator: str = "none"
+    """"none" (CPU) or a machine shape of Kaggle's."""
+    requirements: tuple[Path, ...] = ()
+    """Requirements files and lock files to read."""
+    project_dependencies: bool = False
+    """Whether [project].dependencies are among the requirements."""
+    extras: tuple[str, ...] = ()
+    """Extras of the project to include."""
+    groups: tuple[str, ...] = ()
+    """Dependency groups of the project to include."""
+    locks: tuple[Path, ...] = ()
+    """uv.lock, pylock.toml or pip freeze files whose pins are preferred."""
+    packages: tuple[Path, ...] = ()
+    """Folders of own packages, built to wheels."""
+    modules: tuple[Path, ...] = ()
+    """Folders of modules and single files, shipped as they are."""
+    checkpoints: tuple[str, ...] = ()
+    """Files, folders or globs of checkpoints, relative to the project."""
+    exclude: tuple[str, ...] = ()
+    """Packages that are never bundled."""
+    include: tuple[str, ...] = ()
+    """Packages that are bundled although the image has them."""
+    replace: tuple[str, ...] = ()
+    """Protected packages and lock pins that may replace the image's version."""
+    pins: str = "image"
+    """Who wins where a lock file and the image differ: "image" or "lock"."""
+    engine: str = "auto"
+    """"auto", "uv" or "pip-tools"."""
+    sdists: str = "both"
+    """"both", "rename" (no prebuilt wheels) or "wheel" (no sdists)."""
+    allow_unbuilt: tuple[str, ...] = ()
+    """Packages whose sdist may travel although no wheel can be built from it."""
+    parts: str = "one"
+    """"one" dataset, or "split" into packages, code and checkpoints."""
+    out: Path = OUT
+    """Where the kit goes."""
+    sample_submission: Path | None = None
+    """The sample to check the submission against; default: found in the competition's data."""
+    rows: int | None = None
+    """Rows of the test set to rehearse on; all by default."""
+    time_limit: int = 9 * 3600
+    """The competition's limit for a run, in seconds."""
+    notebook: NotebookSettings = field(default_factory=NotebookSettings)
+    """The [notebook] table."""
+    source: Path | None = None
+    """The file that the configuration was read from; None when only flags spoke."""
+
+    @property
+    def lock(self) -> Path:
+        """Where the committed freeze lies, beside the project."""
+        return self.project / LOCK_NAME
+
+
+Check = Callable[[Any], str]
+"""Returns what is wrong with a value, or an empty string."""
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) else "must be a string"
+
+
+def _texts(value: Any) -> str:
+    good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return "" if good else "must be a list of strings"
+
+
+def _count(value: Any) -> str:
+    good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return "" if good else "must be a whole number above 0"
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def _table(value: Any) -> str:
+    return "" if isinstance(value, dict) else "must be a table"
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}"
+
+    return check
+
+
+KEYS: dict[str, Check] = {
+    "competition": _text,
+    "competition_data": _text,
+    "dataset": _text,
+    "image": _text,
+    "accelerator": _text,
+    "requirements": _texts,
+    "extras": _texts,
+    "groups": _texts,
+    "locks": _texts,
+    "packages": _texts,
+    "modules": _texts,
+    "checkpoints": _texts,
+    "exclude": _texts,
+    "include": _texts,
+    "replace": _texts,
+    "pins": _one_of("image", "lock"),
+    "engine": _one_of("auto", "uv", "pip-tools"),
+    "sdists": _one_of("both", "rename", "wheel"),
+    "allow_unbuilt": _texts,
+    "parts": _one_of("one", "split"),
+    "out": _text,
+    "sample_submission": _text,
+    "rows": _count,
+    "time_limit": _count,
+    "notebook": _table,
+}
+"""What [tool.offline-kit] may hold."""
+
+NOTEBOOK_KEYS: dict[str, Check] = {
+    "template": _text,
+    "model": _text,
+    "data": _text,
+    "function": _text,
+    "title": _text,
+    "slug": _text,
+    "submission": _text,
+    "competition_sources": _texts,
+    "dataset_sources": _texts,
+    "kernel_sources": _texts,
+    "model_sources": _texts,
+    "pin_image": _flag,
+    "params": _table,
+}
+"""What [tool.offline-kit.notebook] may hold."""
+
+PATHS = {"competition_data", "sample_submission", "out"}
+PATH_LISTS = {"requirements", "locks", "packages", "modules"}
+
+
+def load(project: Path, flags: Mapping[str, Any]) -> Config:
+    """Read the project's configuration and lay `flags` over it.
+
+    `flags` has the keys of `Config` and a mapping under "notebook"; None and empty tuples mean "not
+    said"; its paths are relative to the current folder. Raises UsageError with every problem found.
+    """
+    root = project.expanduser().absolute()
+    if not root.is_dir():
+        raise UsageError(
+            f"there is no folder '{project}'", hint="name the project's folder, or leave it out for this one"
+        )
+    pyproject = _toml(root / "pyproject.toml")
+    table, source = _own_table(root, pyproject)
+    _complain(table, source)
+    said = _said(table, root) | {key: value for key, value in flags.items() if value not in (None, (), {})}
+    said["notebook"] = _notebook(table.get("notebook", {}), flags.get("notebook") or {})
+    return _with_defaults(root, pyproject, said, source)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
+
+
+def _own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    inside = pyproject.get("tool", {}).get("offline-kit")
+    beside_path = root / "offline-kit.toml"
+    beside = _toml(beside_path)
+    if inside is not None and beside:
+        raise UsageError(
+            f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
+            hint="keep one of the two, so that it is clear which one counts",
+        )
+    if beside:
+        return beside.get("tool", {}).get("offline-kit", beside), beside_path
+    return (inside, root / "pyproject.toml") if inside is not None else ({}, None)
+
+
+def _complain(table: Mapping[str, Any], source: Path | None) -> None:
+    problems = list(_problems(table, KEYS, "[tool.offline-kit]"))
+    if isinstance(table.get("notebook"), dict):
+        problems += _problems(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise UsageError(
+            f"'{source}' has {count}",
+            hint="mend the keys named above; README lists them all",
+            details=problems,
+        )
+
+
+def _problems(table: Mapping[str, Any], keys: Mapping[str, Check], where: str) -> Iterable[str]:
+    for key, value in table.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key.replace("-", "_"), keys, n=1)
+            yield f"{where} unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
+        elif wrong := keys[key](value):
+            yield f"{where} {key} {wrong}, not {value!r}"
+
+
+def _said(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in PATHS:
+            said[key] = root / Path(value).expanduser()
+        elif key in PATH_LISTS:
+            said[key] = tuple(root / Path(item).expanduser() for item in value)
+        elif key != "notebook":
+            said[key] = tuple(value) if isinstance(value, list) else value
+    return said
+
+
+def _notebook(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSettings:
+    said: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
+    said |= {key: value for key, value in flags.items() if value not in (None, (), {})}
+    return NotebookSettings(**said)
+
+
+def _with_defaults(
+    root: Path, pyproject: dict[str, Any], said: dict[str, Any], source: Path | None
+) -> Config:
+    about = pyproject.get("project", {})
+    name = str(about.get("name") or root.name)
+    if "requirements" not in said and not said.get("locks"):
+        said |= _found_requirements(root, about)
+    if "packages" not in said and _is_package(root, pyproject):
+        said["packages"] = (root,)
+    said["dataset"] = said.get("dataset") or f"{name}-kit"
+    said["out"] = (said.get("out") or root / OUT).absolute()
+    known = {item.name for item in fields(Config)}
+    chosen = {key: value for key, value in said.items() if key in known}
+    config = Config(project=root, name=name, version=str(about.get("version", "")), source=source, **chosen)
+    _require_paths(config)
+    return config
+
+
+def _found_requirements(root: Path, about: Mapping[str, Any]) -> dict[str, Any]:
+    if "dependencies" in about or about.get("dynamic"):
+        return {"project_dependencies": True}
+    for name in ("requirements.in", "requirements.txt"):
+        if (root / name).is_file():
+            return {"requirements": (root / name,)}
+    return {}
+
+
+def _is_package(root: Path, pyproject: Mapping[str, Any]) -> bool:
+    return (
+        "build-system" in pyproject or "name" in pyproject.get("project", {}) or (root / "setup.py").is_file()
+    )
+
+
+def _require_paths(config: Config) -> None:
+    named = [*config.requirements, *config.locks, *config.packages, *config.modules]
+    named += [path for path in (config.competition_data, config.sample_submission) if path]
+    missing = [f"there is no '{path}'" for path in named if not path.exists()]
+    if missing:
+        raise UsageError(
+            missing[0] if len(missing) == 1 else f"{len(missing)} paths of the configuration do not exist",
+            hint=f"correct them in '{config.source}'"
+            if config.source
+            else "correct the path given on the command line",
+            details=missing if len(missing) > 1 else (),
+        )

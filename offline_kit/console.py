@@ -1,0 +1,122 @@
+"""The one door to the person: steps and bars on stderr, results on stdout, errors in one look."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.errors import OfflineKitError
+from offline_kit.report import Advance
+
+if TYPE_CHECKING:
+    import rich.console
+
+
+class Console:
+    """A `Reporter` for a person; with `as_json` the result is one object on stdout."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+        self.quiet = quiet
+        self.as_json = as_json
+        self._rich: rich.console.Console | None = None
+
+    @property
+    def _err(self) -> "rich.console.Console":
+        if self._rich is None:
+            import rich.console
+
+            self._rich = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+        return self._rich
+
+    def _say(self, mark: str, style: str, text: str) -> None:
+        import rich.text
+
+        self._err.print(rich.text.Text.assemble((mark, style), " ", text))
+
+    def step(self, text: str) -> None:
+        """Say that a new piece of work begins."""
+        if not self.quiet:
+            self._say("•", "bold cyan", text)
+
+    def note(self, text: str) -> None:
+        """Say something worth knowing."""
+        if not self.quiet:
+            self._say("  ", "", text)
+
+    def warn(self, text: str) -> None:
+        """Say something that may spoil the run on Kaggle; quiet does not silence it."""
+        self._say("!", "bold yellow", text)
+
+    @contextmanager
+    def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
+        """Show a bar on a terminal; elsewhere say the text once."""
+        if self.quiet:
+            yield lambda _amount: None
+            return
+        if not self._err.is_terminal:
+            self.note(text)
+            yield lambda _amount: None
+            return
+        from rich import progress as bars
+
+        amount = bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn()
+        columns = [
+            bars.TextColumn("  {task.description}"),
+            bars.BarColumn(),
+            amount,
+            bars.TimeRemainingColumn(),
+        ]
+        with bars.Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda amount: bar.advance(task, amount)
+
+    def error(self, error: OfflineKitError) -> None:
+        """Show what went wrong, the details behind it and the next step."""
+        for line in error.details:
+            self._say("  ", "", line)
+        self._say("ERROR", "bold red", error.what)
+        self._say("TIP  ", "bold green", error.hint)
+        if self.as_json:
+            self.result(
+                {"ok": False, "error": error.what, "hint": error.hint, "details": list(error.details)}
+            )
+
+    def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table among the human words; nothing when it has no rows."""
+        if self.quiet or not rows:
+            return
+        import rich.box
+        import rich.table
+
+        table = rich.table.Table(
+            title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
+        )
+        for number, head in enumerate(heads):
+            table.add_column(head, overflow="fold", no_wrap=number == 0)
+        for row in rows:
+            table.add_row(*map(_plain, row))
+        self._err.print(table, soft_wrap=False)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Print a command's result for a person to stdout; JSON callers get none of it."""
+        if not self.as_json:
+            sys.stdout.writelines(f"{line}\n" for line in lines)
+
+    def result(self, data: dict[str, Any]) -> None:
+        """Print the one JSON object to stdout; says nothing to people."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+
+    def confirm(self, question: str) -> bool:
+        """Ask on a terminal; elsewhere the answer is no."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return False
+        self._err.print(f"{question} [y/N] ", end="")
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _plain(cell: str) -> str:
+    import rich.markup
+
+    return rich.markup.escape(cell)

@@ -1,0 +1,134 @@
+"""Configuration: flags over file over what is found; every problem at once."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offline_kit.config import KEYS, Config, _problems, load
+from offline_kit.errors import UsageError
+
+TABLE = """
+[project]
+name = "plants"
+version = "1.2"
+dependencies = ["timm"]
+
+[tool.offline-kit]
+competition = "plant-pathology"
+checkpoints = ["ckpt/*.ckpt"]
+competition_data = "input"
+
+[tool.offline-kit.notebook]
+template = "lightning"
+model = "plants.model:Lit"
+params = {batch_size = 8}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "pyproject.toml").write_text(TABLE)
+    (tmp_path / "input").mkdir()
+    return tmp_path
+
+
+def test_the_table_is_read_with_paths_relative_to_it(project: Path) -> None:
+    """A path in pyproject.toml is relative to that file, not to where one stands."""
+    config = load(project, {})
+    assert config.competition_data == project / "input"
+    assert (config.name, config.version, config.dataset) == ("plants", "1.2", "plants-kit")
+    assert config.notebook.model == "plants.model:Lit"
+    assert config.notebook.params == {"batch_size": 8}
+
+
+def test_project_dependencies_and_package_are_the_defaults(project: Path) -> None:
+    """A project with [project] is a package whose dependencies are the requirements."""
+    config = load(project, {})
+    assert (config.project_dependencies, config.requirements, config.packages) == (True, (), (project,))
+
+
+def test_flags_win_over_the_file(project: Path) -> None:
+    """What is said on the command line replaces what the file says, field by field."""
+    config = load(
+        project, {"competition": "other", "notebook": {"model": "a.py:M"}, "dataset": None, "checkpoints": ()}
+    )
+    assert config.competition == "other"
+    assert config.checkpoints == ("ckpt/*.ckpt",)
+    assert (config.notebook.model, config.notebook.template) == ("a.py:M", "lightning")
+
+
+def test_flags_alone_are_enough(tmp_path: Path) -> None:
+    """A folder with nothing but requirements.txt and a checkpoint needs no configuration file."""
+    (tmp_path / "requirements.txt").write_text("timm\n")
+    config = load(tmp_path, {"checkpoints": ("a.ckpt",), "dataset": "my-kit"})
+    assert config.requirements == (tmp_path / "requirements.txt",)
+    assert (config.packages, config.source, config.dataset) == ((), None, "my-kit")
+
+
+def test_all_problems_are_named_at_once_with_guesses(project: Path) -> None:
+    """One error lists unknown keys with a guess and wrong types, in both tables."""
+    bad = TABLE.replace('checkpoints = ["ckpt/*.ckpt"]', 'chekpoints = ["x"]\nsdists = "maybe"\nrows = 0')
+    (project / "pyproject.toml").write_text(bad.replace("template =", "templat ="))
+    with pytest.raises(UsageError) as caught:
+        load(project, {})
+    text = "\n".join(caught.value.details)
+    assert "unknown key 'chekpoints', did you mean 'checkpoints'?" in text
+    assert "sdists must be one of 'both', 'rename', 'wheel'" in text
+    assert "rows must be a whole number above 0, not 0" in text
+    assert "unknown key 'templat', did you mean 'template'?" in text
+
+
+def test_two_configurations_are_refused(project: Path) -> None:
+    """offline-kit.toml beside [tool.offline-kit] leaves it open which one counts."""
+    (project / "offline-kit.toml").write_text('dataset = "x-kit"\n')
+    with pytest.raises(UsageError, match="has both"):
+        load(project, {})
+
+
+@pytest.mark.parametrize("head", ["", "[tool.offline-kit]\n"])
+def test_own_file_works_with_and_without_the_table_name(tmp_path: Path, head: str) -> None:
+    """offline-kit.toml holds the same keys, bare or under [tool.offline-kit]."""
+    (tmp_path / "offline-kit.toml").write_text(f'{head}dataset = "x-kit"\n')
+    assert load(tmp_path, {}).dataset == "x-kit"
+
+
+def test_missing_paths_are_listed(project: Path) -> None:
+    """Every path that does not exist is named, with the file to correct."""
+    with pytest.raises(UsageError) as caught:
+        load(project, {"requirements": (project / "a.in", project / "b.in")})
+    assert [Path(line.split("'")[1]).name for line in caught.value.details] == ["a.in", "b.in"]
+
+
+def test_broken_toml_names_the_line(tmp_path: Path) -> None:
+    """A syntax error in the file is a usage error that says where."""
+    (tmp_path / "pyproject.toml").write_text("a = [\n")
+    with pytest.raises(UsageError, match="not valid TOML"):
+        load(tmp_path, {})
+
+
+def test_no_such_project(tmp_path: Path) -> None:
+    """A folder that is not there is the first thing said."""
+    with pytest.raises(UsageError, match="there is no folder"):
+        load(tmp_path / "nowhere", {})
+
+
+values = st.one_of(
+    st.booleans(), st.integers(), st.text(), st.lists(st.text()), st.dictionaries(st.text(), st.integers())
+)
+
+
+@given(st.dictionaries(st.one_of(st.sampled_from(sorted(KEYS)), st.text()), values))
+def test_any_table_is_judged_key_by_key(table: dict[str, object]) -> None:
+    """No value of any key ends in a traceback, and each unknown key is named once."""
+    lines = list(_problems(table, KEYS, "[x]"))
+    assert sum("unknown key" in line for line in lines) == len(set(table) - set(KEYS))
+
+
+def test_every_field_of_the_config_has_a_key() -> None:
+    """A field nobody can set, or a key nobody reads, is a mistake."""
+    from dataclasses import fields
+
+    found = {"project", "name", "version", "project_dependencies", "source"}
+    assert {item.name for item in fields(Config)} - found == set(KEYS)
