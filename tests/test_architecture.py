@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
     {"errors", "model", "report"},  # words
-    {"proc", "files", "console", "kit_runtime", "kaggle_rules"},  # doors, and code that stands alone
+    {"proc", "files", "console", "crash", "kit_runtime", "kaggle_rules"},  # doors, and code that stands alone
     {"web", "sandbox", "cache", "interpreters", "wheel_tools"},
     {"config", "image", "manifest", "pip_settings"},  # facts
     {"index"},
@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "rehearsal.stage",
     },  # stages
     {"pipeline"},  # conductor
+    {"summary"},
     {"cli"},  # front door
     {"__main__"},
 ]

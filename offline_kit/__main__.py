@@ -1,0 +1,6 @@
+"""`python -m offline_kit` and the console script."""
+
+from offline_kit.cli import main
+
+if __name__ == "__main__":
+    main()

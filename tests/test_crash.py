@@ -1,0 +1,47 @@
+"""Crash reports: enough to mend the bug, nothing to steal."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offline_kit import crash
+
+word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", min_size=8, max_size=30)
+
+
+@given(word, word)
+def test_credentials_of_urls_are_taken_out(user: str, password: str) -> None:
+    """Neither user nor password of an index URL stays."""
+    text = crash.redact(f"GET https://{user}:{password}@index.example/simple failed")
+    assert text == "GET https://***@index.example/simple failed"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Authorization: Bearer s3cretvalue",
+        "Authorization: Basic czNjcmV0dmFsdWU=s3cretvalue",
+        "KAGGLE_KEY=s3cretvalue",
+        "{'key': 's3cretvalue', 'username': 'alice'}",
+        '{"token": "s3cretvalue"}',
+        "KGAT_s3cretvalue",
+        "api_key: s3cretvalue",
+    ],
+)
+def test_tokens_are_taken_out(text: str) -> None:
+    """Headers, variables and JSON with tokens are blinded."""
+    assert "s3cretvalue" not in crash.redact(text)
+
+
+def test_the_report_names_versions_and_the_traceback(tmp_path: Path) -> None:
+    """A report says what ran, where it broke, and with which version."""
+    try:
+        raise ValueError("https://u:p4ssw0rd@host/ broke")
+    except ValueError as error:
+        place = crash.write_report(error, ["build", "."], tmp_path)
+    text = place.read_text()
+    assert "command: offline-kit build ." in text
+    assert "ValueError" in text
+    assert "p4ssw0rd" not in text

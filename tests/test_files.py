@@ -1,0 +1,101 @@
+"""What must be whole, hashed or locked."""
+
+import errno
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offline_kit import files
+from offline_kit.errors import OutsideError
+
+
+def test_a_staged_folder_takes_its_name_only_when_whole(tmp_path: Path) -> None:
+    """After the block ends well the folder stands under its final name, and nothing else."""
+    with files.staged(tmp_path / "kit") as fresh:
+        (fresh / "a").write_text("new")
+        assert not (tmp_path / "kit").exists()
+    assert (tmp_path / "kit" / "a").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["kit"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_the_old_folder_survives_a_failure(tmp_path: Path, error: type[BaseException]) -> None:
+    """An error or an interrupt leaves the previous folder as it was and no orphan."""
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "a").write_text("old")
+    with pytest.raises(error), files.staged(tmp_path / "kit") as fresh:
+        (fresh / "a").write_text("half")
+        raise error
+    assert (tmp_path / "kit" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["kit"]
+
+
+def test_staging_replaces_the_old_folder_whole(tmp_path: Path) -> None:
+    """Nothing of the old folder is left in the new one."""
+    for name in ("a", "b"):
+        with files.staged(tmp_path / "kit") as fresh:
+            (fresh / name).touch()
+    assert [path.name for path in (tmp_path / "kit").iterdir()] == ["b"]
+
+
+def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    """No space left names the place and what to do, and leaves nothing behind."""
+    with pytest.raises(OutsideError, match="no space left") as caught, files.staged(tmp_path / "kit"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "--out" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_place_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    """A file where a folder must be, or no rights: the place is named."""
+    with pytest.raises(OutsideError, match="cannot write"), files.disk_errors(tmp_path):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+
+def test_an_atomic_write_leaves_no_half_file(tmp_path: Path) -> None:
+    """The name shows the whole content, and no temporary file stays."""
+    files.write_atomic(tmp_path / "deep" / "a.json", "{}")
+    files.write_atomic(tmp_path / "deep" / "a.json", b"[]")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "deep").iterdir()] == [("a.json", b"[]")]
+
+
+@given(st.binary(max_size=5000))
+def test_copying_hashes_what_was_written(data: bytes) -> None:
+    """Digest and size are those of the copied bytes."""
+    import hashlib
+
+    into = io.BytesIO()
+    assert files.copy_hashed(io.BytesIO(data), into) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert into.getvalue() == data
+
+
+def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
+    """A second holder waits and is told who is in the way when its time is up."""
+    failures: list[str] = []
+
+    def second() -> None:
+        try:
+            with files.locked(tmp_path / "x.lock", timeout=0.05):
+                failures.append("got in")
+        except OutsideError as error:
+            failures.append(error.what)
+
+    with files.locked(tmp_path / "x.lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join()
+    assert len(failures) == 1
+    assert "another run has held" in failures[0]
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (999, "999 B"), (4_600_000, "4.6 MB"), (3.2e9, "3.2 GB"), (5e12, "5000.0 GB")],
+)
+def test_sizes_for_a_person(size: float, text: str) -> None:
+    """Decimal units, one digit after the point."""
+    assert files.human_size(size) == text

@@ -1,0 +1,72 @@
+"""Other programs: what they say is kept, and they end with us."""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from offline_kit import proc
+from offline_kit.errors import OutsideError
+
+PYTHON = sys.executable
+
+
+def test_a_command_gives_back_what_it_said() -> None:
+    """Both streams are kept apart."""
+    done = proc.run([PYTHON, "-c", "import sys; print('out'); print('err', file=sys.stderr)"])
+    assert (done.ok, done.out, done.err) == (True, "out\n", "err\n")
+
+
+def test_a_failing_command_carries_its_last_words() -> None:
+    """The error names the program and quotes the tail."""
+    with pytest.raises(proc.CommandError, match="code 3") as caught:
+        proc.run([PYTHON, "-c", "import sys; sys.exit('no luck') if 0 else (print('no luck'), sys.exit(3))"])
+    assert caught.value.details == ("no luck",)
+
+
+def test_a_program_that_is_not_there() -> None:
+    """A missing program is an outside error, not a traceback."""
+    with pytest.raises(OutsideError, match="cannot start"):
+        proc.run(["no-such-program-here"])
+
+
+def test_the_log_holds_both_streams_as_they_came(tmp_path: Path) -> None:
+    """With a log, output survives whatever happens to the command."""
+    done = proc.run([PYTHON, "-c", "print('a'); raise SystemExit(2)"], log=tmp_path / "log", check=False)
+    assert (done.code, done.out, (tmp_path / "log").read_text()) == (2, "a\n", "a\n")
+
+
+def test_time_is_up_for_the_whole_process_group(tmp_path: Path) -> None:
+    """A child of the command ends with it when its time is up."""
+    code = (
+        "import subprocess, sys, time, pathlib\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    done = proc.run([PYTHON, "-c", code], timeout=1.5, check=False)
+    assert done.timed_out
+    pid = int((tmp_path / "pid").read_text())
+    for _ in range(50):
+        if not _alive(pid):
+            return
+        time.sleep(0.1)
+    pytest.fail("the child outlived its command")
+
+
+def _alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_the_environment_is_a_copy() -> None:
+    """Changes do not reach our own environment; None removes a variable."""
+    env = proc.environment(OFFLINE_KIT_TEST="1", PATH=None)
+    assert env["OFFLINE_KIT_TEST"] == "1"
+    assert "PATH" not in env
+    assert "OFFLINE_KIT_TEST" not in os.environ
