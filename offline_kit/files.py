@@ -72,7 +72,7 @@ def disk_errors(place: Path) -> Iterator[None]:
                 f"no space left while writing below '{place}'",
                 hint="free some space, or choose another place with --out or OFFLINE_KIT_CACHE; nothing half made was kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
             raise OutsideError(
                 f"cannot write below '{place}': {error.strerror}",
                 hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
