@@ -1,0 +1,180 @@
+"""Names, titles and sizes that Kaggle takes, and those that it changes.
+
+Kaggle unpacks archives wherever they lie, and drops `+ ~ =` and non-ASCII letters from names. Nothing of
+it is promised in writing, so the kit uses only names that give it nothing to do: letters, digits, `._-`,
+no archive suffix, unique after lower-casing.
+"""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Collection, Iterable
+from pathlib import PurePosixPath
+
+HARMLESS = ".xyz"
+"""Put behind archive suffixes: the classic recipe's way to keep an archive whole."""
+MARKER = "offline-kit.json"
+"""The manifest of a part; nothing else in a kit may have this name."""
+TITLE_LENGTH = (6, 50)
+SLUG_LENGTH = (6, 50)
+MAX_NAME = 160
+"""Characters of a stored name; file systems end at 255, and the server adds to names."""
+MAX_LOOSE_FILES = 1000
+"""Kaggle's form refuses more, and far more never finish processing."""
+MANY_LOOSE_FILES = 900
+MAX_ACCOUNT_BYTES = 200 * 10**9
+"""What one account may hold in private datasets."""
+
+TREES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".tbz", ".txz", ".tar", ".zip", ".7z", ".rar")
+"""Archives that become a folder; longer suffixes stand first."""
+STREAMS = (".gz", ".bz2", ".xz")
+"""Single compressed files, which lose this suffix."""
+ZIPPED = (".pth.tar", ".pth", ".pt", ".keras", ".jar", ".egg")
+"""Formats that are archives inside: left whole on most days, unpacked on some."""
+DOUBTFUL = (".pt2", ".ptl", ".mar", ".war", ".apk", ".zst", ".lz4", ".lzma", ".lz", ".z", ".tzst")
+"""Nobody has told what becomes of these; no stored name of ours ends like this."""
+NOT_UPLOADED = frozenset(
+    {"dataset-metadata.json", "datapackage.json", "kernel-metadata.json", "model-metadata.json"}
+    | {"model-instance-metadata.json"}
+    | {f"dataset-cover-image.{kind}" for kind in ("png", "jpg", "jpeg", "webp")}
+)
+"""Names at the top of a folder that the client keeps for itself."""
+
+_WINDOWS = frozenset(
+    {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
+)
+_OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def archive_suffix(name: str) -> str:
+    """Return the suffix (as written) by which Kaggle may take the file for an archive, or ""."""
+    lower = name.lower()
+    for suffix in sorted(TREES + STREAMS + ZIPPED + DOUBTFUL, key=len, reverse=True):
+        if lower.endswith(suffix):
+            return name[-len(suffix) :]
+    return ""
+
+
+def is_archive(name: str) -> bool:
+    """Tell whether Kaggle unpacks a file of this name, or may on a bad day."""
+    return bool(archive_suffix(name))
+
+
+def is_safe(name: str) -> bool:
+    """Tell whether a stored name (one component) is one that Kaggle leaves as it is."""
+    lower = name.lower()
+    return (
+        0 < len(name) <= MAX_NAME
+        and not _OUTSIDE.search(name)
+        and name[0] not in ".-"
+        and name[-1] != "."
+        and lower not in NOT_UPLOADED
+        and lower.partition(".")[0] not in _WINDOWS
+        and not is_archive(name)
+    )
+
+
+def safe_name(name: str, taken: Collection[str]) -> str:
+    """Return a name that Kaggle leaves alone, for one file or folder name.
+
+    `taken` holds lower-cased names; the result's lower-cased form is not among them. The same arguments
+    give the same name on every machine. A safe name that is free comes back unchanged.
+    """
+    safe = _plain(name)
+    if safe.lower() not in taken:
+        return safe
+    stem, suffix = split_suffix(safe)
+    for number in range(2, len(taken) + 3):
+        candidate = f"{stem}-{number}{suffix}"
+        if candidate.lower() not in taken:
+            return candidate
+    raise AssertionError("unreachable: more candidates than names")
+
+
+def _plain(name: str) -> str:
+    letters = (each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each))
+    safe = _OUTSIDE.sub("_", "".join(letters)).rstrip(".")
+    if not safe or safe[0] in ".-":
+        safe = "_" + safe.lstrip(".-")
+    lower = safe.lower()
+    if lower in NOT_UPLOADED | {MARKER} or lower.partition(".")[0] in _WINDOWS:
+        safe = "_" + safe
+    if is_archive(safe):
+        safe += HARMLESS
+    if len(safe) > MAX_NAME - 8:  # room for the number of a twin
+        stem, suffix = split_suffix(safe)
+        tail = f"-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:10]}{suffix}"
+        safe = stem[: MAX_NAME - 8 - len(tail)] + tail
+    return safe
+
+
+def split_suffix(name: str) -> tuple[str, str]:
+    """Split before the suffix, taking `.tar.gz.xyz` for one suffix; none is longer than 30."""
+    bare = name.removesuffix(HARMLESS)
+    suffix = (archive_suffix(bare) if bare != name else PurePosixPath(bare).suffix) + name[len(bare) :]
+    if len(suffix) > 30 or len(suffix) == len(name):
+        return name, ""
+    return name[: len(name) - len(suffix)], suffix
+
+
+def safe_paths(originals: Iterable[str]) -> dict[str, str]:
+    """Map each original posix path to a stored one: safe in every component, unique after lower-casing.
+
+    The map depends on the set of paths alone, not on their order. Folders that differ only in what
+    Kaggle drops (or in case) get names of their own.
+    """
+    folders: dict[str, str] = {"": ""}
+    taken: dict[str, set[str]] = {}
+    stored: dict[str, str] = {}
+    for original in sorted(set(originals)):
+        path = PurePosixPath(original)
+        for folder in [*reversed(path.parents)][1:]:
+            if str(folder) not in folders:
+                folders[str(folder)] = _place(folder, folders, taken)
+        stored[original] = _place(path, folders, taken)
+    return stored
+
+
+def _place(path: PurePosixPath, folders: dict[str, str], taken: dict[str, set[str]]) -> str:
+    parent = folders["" if str(path.parent) == "." else str(path.parent)]
+    names = taken.setdefault(parent, set())
+    name = safe_name(path.name, names)
+    names.add(name.lower())
+    return f"{parent}/{name}" if parent else name
+
+
+def slug_of(title: str) -> str:
+    """Return the slug that Kaggle makes of a title; it may still be too short (see `slug_problems`)."""
+    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[: SLUG_LENGTH[1]].strip("-")
+
+
+def title_problems(title: str) -> tuple[str, ...]:
+    """Return what Kaggle would refuse about a dataset's or notebook's title; empty when nothing."""
+    low, high = TITLE_LENGTH
+    if low <= len(title.strip()) <= high:
+        return ()
+    return (f"the title '{title}' has {len(title.strip())} characters; Kaggle takes {low} to {high}",)
+
+
+def slug_problems(slug: str) -> tuple[str, ...]:
+    """Return what Kaggle would refuse about a slug; empty when nothing."""
+    low, high = SLUG_LENGTH
+    problems = []
+    if not low <= len(slug) <= high:
+        problems.append(f"the slug '{slug}' has {len(slug)} characters; Kaggle takes {low} to {high}")
+    if not re.fullmatch(r"[a-z0-9]+(-+[a-z0-9]+)*", slug):
+        problems.append(f"the slug '{slug}' may hold only a-z, 0-9 and single '-' between them")
+    return tuple(problems)
+
+
+def limit_warnings(files: int, size: int) -> tuple[str, ...]:
+    """Return warnings on the number of loose files and the total size (bytes) of one dataset."""
+    found = []
+    if files > MANY_LOOSE_FILES:
+        found.append(
+            f"{files} loose files: Kaggle's form refuses more than {MAX_LOOSE_FILES}, and processing may never end"
+        )
+    if size > MAX_ACCOUNT_BYTES:
+        found.append(f"{size / 1e9:.0f} GB: more than the 200 GB that an account may hold in private")
+    return tuple(found)
