@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 FLOORS: list[set[str]] = [
     {"errors", "model", "report", "kaggle_names"},  # words
     {"proc", "files", "console", "crash", "kit_runtime", "kaggle_rules"},  # doors, and code that stands alone
-    {"web", "sandbox", "cache", "interpreters", "wheel_tools"},
+    {"web", "sandbox", "package_lists", "cache", "interpreters", "wheel_tools"},
     {"config", "image", "manifest", "pip_settings"},  # facts
     {"index"},
     {"freeze.inputs", "freeze.stubs", "freeze.written"},  # the rooms of large stages
