@@ -300,6 +300,7 @@ def test_a_used_target_is_refused(tmp_path: Path) -> None:
         treat(tmp_path / "gone", tmp_path / "new")
 
 
+@example({"..+/out": b"x"})
 @given(
     st.dictionaries(
         st.text(alphabet="aA./\\&@+é0~:", min_size=1, max_size=12), st.binary(max_size=9), max_size=6
