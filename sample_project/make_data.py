@@ -1,8 +1,8 @@
 """Compose the pictures of this sample from scikit-learn's handwritten digits.
 
-    python make_data.py      writes input/, hidden/ and labels/ again, byte for byte the same
+    python make_data.py      writes input/, hidden/ and labels/ again, the same pictures
 
-The 1797 digits (8 x 8, written by 43 people, from the UCI repository, shipped with scikit-learn) are split
+The 1797 digits (8 x 8, by 13 writers, from the UCI repository, shipped with scikit-learn) are split
 once: train.py composes its pictures from 1397 of them, the two test sets show the other 400 alone.
 """
 

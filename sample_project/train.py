@@ -1,12 +1,13 @@
 """Train the model and write checkpoints/best.ckpt; about a minute on two cores.
 
     pip install -r requirements.in scikit-learn && pip install -e .
-    python train.py
+    python train.py             or: python train.py ELSEWHERE.ckpt
 
 The seed is fixed. Another number of cores sums in another order, so the weights differ in their last
 digits from the ones that lie here; the score does not.
 """
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,6 @@ import pytorch_lightning as pl
 import torch
 from make_data import compose, digits
 from torch.utils.data import DataLoader, TensorDataset
-
 from which_digits.model import CLASSES, LitDigits
 
 PICTURES, EPOCHS, BATCH = 12_000, 6, 128
@@ -33,7 +33,7 @@ def training_set() -> TensorDataset:
     return TensorDataset(torch.from_numpy(pictures), torch.from_numpy(answers))
 
 
-def main(target: Path = TARGET) -> None:
+def main(target: Path) -> None:
     """Train from the fixed seed and save the weights without the optimizer's state."""
     pl.seed_everything(2021, verbose=False)
     loader = DataLoader(training_set(), batch_size=BATCH, shuffle=True, drop_last=True)
@@ -51,4 +51,4 @@ def main(target: Path = TARGET) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else TARGET)

@@ -39,6 +39,7 @@ class LitDigits(pl.LightningModule):
     def __init__(self, width: int = 32, rate: float = 4e-3, steps: int = 1000) -> None:
         super().__init__()
         self.save_hyperparameters()
+        self.rate, self.steps = rate, steps
         self.trunk = nn.Sequential(
             nn.Conv2d(1, width, 5, stride=2, padding=2, bias=False),
             nn.BatchNorm2d(width),
@@ -70,8 +71,6 @@ class LitDigits(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, object]:
         """Train with one warm-up and one cool-down over all steps."""
-        adam = torch.optim.AdamW(self.parameters(), lr=self.hparams["rate"], weight_decay=1e-3)
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            adam, max_lr=self.hparams["rate"], total_steps=self.hparams["steps"]
-        )
+        adam = torch.optim.AdamW(self.parameters(), lr=self.rate, weight_decay=1e-3)
+        cycle = torch.optim.lr_scheduler.OneCycleLR(adam, max_lr=self.rate, total_steps=self.steps)
         return {"optimizer": adam, "lr_scheduler": {"scheduler": cycle, "interval": "step"}}
