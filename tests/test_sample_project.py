@@ -168,7 +168,7 @@ def test_the_checkpoint_can_be_trained_again(tmp_path: Path) -> None:
     fresh, submission = tmp_path / "fresh.ckpt", tmp_path / "submission.csv"
     path = {"PYTHONPATH": f"{lacking}:{SAMPLE / 'src'}"}
     subprocess.run([sys.executable, SAMPLE / "train.py", fresh], check=True, env={**_environment(), **path})
-    predict = [sys.executable, "-c", PREDICT, fresh, SAMPLE / "hidden", submission]
+    predict = [sys.executable, "-c", PREDICT, str(fresh), str(SAMPLE / "hidden"), str(submission)]
     subprocess.run(predict, check=True, env={**_environment(), **path})
     assert scorer()["macro_f1"](submission) >= 0.90
 
