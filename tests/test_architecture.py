@@ -9,8 +9,9 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
     {"errors", "model", "report", "kaggle_names"},  # words
-    {"proc", "files", "console", "crash", "kit_runtime", "kaggle_rules"},  # doors, and code that stands alone
-    {"web", "sandbox", "package_lists", "cache", "interpreters", "wheel_tools"},
+    {"proc", "files", "console", "crash", "kit_runtime", "kaggle_rules", "sandboxes.box"},  # doors, and code that stands alone
+    {"web", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "interpreters", "wheel_tools"},
+    {"sandbox"},  # the door of that room
     {"config", "image", "manifest", "pip_settings"},  # facts
     {"index"},
     {"freeze.inputs", "freeze.stubs", "freeze.written"},  # the rooms of large stages

@@ -1,0 +1,78 @@
+"""The second sandbox: namespaces by util-linux, with a small script that lays out the mounts."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from offline_kit import proc
+from offline_kit.sandboxes.box import SYSTEM, Box
+
+_NEEDED = ("unshare", "setpriv", "mount", "chroot", "sh")
+_LOOPBACK_UP = (
+    "import fcntl, socket, struct\n"
+    "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    "fcntl.ioctl(s, 0x8914, struct.pack('16sh', b'lo', 0x41))"  # SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
+)
+_PRELUDE = """set -e
+bind() {
+    if [ -d "$1" ]; then mkdir -p "$2"; elif [ ! -e "$2" ]; then mkdir -p "${2%/*}"; true > "$2"; fi
+    MOUNT --rbind "$1" "$2"
+}
+show() {
+    bind "$1" "$2"
+    MOUNT -o remount,bind,ro,nosuid,nodev "$2" 2>/dev/null || MOUNT -o remount,bind,ro,nosuid,nodev,noexec "$2"
+}
+MOUNT -t tmpfs -o mode=755 none "$ROOT"
+mkdir "$ROOT/proc" "$ROOT/dev"
+MOUNT -t proc proc "$ROOT/proc"
+for name in null zero full random urandom tty; do bind "/dev/$name" "$ROOT/dev/$name"; done
+mkdir "$ROOT/dev/shm" "$ROOT/dev/pts"
+MOUNT -t tmpfs -o mode=1777 none "$ROOT/dev/shm"
+MOUNT -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$ROOT/dev/pts"
+ln -s pts/ptmx "$ROOT/dev/ptmx"
+ln -s /proc/self/fd "$ROOT/dev/fd"
+"""
+
+
+def program() -> Path | None:
+    """Return `unshare`, or None where it or one of its companions is missing."""
+    return _which("unshare") if all(_which(name) for name in _NEEDED) else None
+
+
+def _which(name: str) -> Path | None:
+    # An ordinary user's PATH often lacks the folders of the administrator's programs.
+    candidates = (proc.which(name), Path("/usr/sbin", name), Path("/sbin", name))
+    return next((path for path in candidates if path and path.exists()), None)
+
+
+def command(unshare: Path, box: Box) -> list[str]:
+    """Return the command that runs a box in namespaces of its own; `box.scratch` becomes its root."""
+    words = [str(_which("setpriv")), "--pdeathsig", "KILL", str(unshare)]
+    words += ["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+    words += ["--ipc", "--uts", str(_which("sh")), "-c", script(box), "sh", *box.argv]
+    return words
+
+
+def script(box: Box) -> str:
+    """Return the script that lays out the mounts and enters them, without capabilities, for "$@"."""
+    root = str(box.scratch)
+    lines = [f"ROOT={shlex.quote(root)}", _PRELUDE.replace("MOUNT", str(_which("mount")))]
+    for name in SYSTEM:
+        path = Path("/", name)
+        if path.is_symlink():
+            lines.append(shlex.join(["ln", "-s", str(path.readlink()), f"{root}/{name}"]))
+        elif path.is_dir():
+            lines.append(shlex.join(["show", str(path), f"{root}/{name}"]))
+    for mount in box.mounts:
+        verb = "bind" if mount.writable else "show"
+        lines.append(shlex.join([verb, str(mount.source), root + mount.inside]))
+    for link, target in box.links.items():
+        lines.append(shlex.join(["mkdir", "-p", str(Path(root + link).parent)]))
+        lines.append(shlex.join(["ln", "-s", target, root + link]))
+    python = shlex.join([sys.executable, "-I", "-c", _LOOPBACK_UP])
+    lines.append(f"{_which('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
+    enter = [str(_which("chroot")), root, str(_which("setpriv")), "--bounding-set=-all", "--inh-caps=-all"]
+    enter += ["--no-new-privs", "/bin/sh", "-c", f'cd {shlex.quote(box.cwd)} && "$@"; exit $?', "sh"]
+    # The inner shell stays as process 1 of the namespace: when it ends, all that is left ends with it.
+    lines.append(f'exec {shlex.join(enter)} "$@"')
+    return "\n".join(lines)
