@@ -1,0 +1,207 @@
+"""What a pickle would import and what lies at its top, told from its opcodes alone; nothing is executed.
+
+Beside it stands what torch's `weights_only` reader takes, as facts of torch 2.13: torch itself is never
+imported here, and a test compares the two.
+"""
+
+import pickletools
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+_DTYPES = _words("""
+    bfloat16 bits16 bits1x8 bits2x4 bits4x2 bits8 bool complex128 complex32 complex64 float16 float32
+    float4_e2m1fn_x2 float64 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu int1
+    int16 int2 int3 int32 int4 int5 int6 int64 int7 int8 qint32 qint8 quint2x4 quint4x2 quint8 uint1 uint16
+    uint2 uint3 uint32 uint4 uint5 uint6 uint64 uint7 uint8 per_channel_affine
+    per_channel_affine_float_qparams per_channel_symmetric per_tensor_affine per_tensor_symmetric
+""")
+_NUMBERS = _words("BFloat16 Byte Char Double Float Half Int Long Short")
+_STORAGES = [*_NUMBERS, "Bool", "ComplexDouble", "ComplexFloat"]
+_QUANTIZED = _words("QInt32 QInt8 QUInt2x4 QUInt4x2 QUInt8")
+_REBUILDERS = _words("""
+    device_tensor_from_cpu_tensor device_tensor_from_numpy meta_tensor_no_storage nested_tensor parameter
+    parameter_with_state qtensor sparse_tensor tensor tensor_v2 tensor_v3 wrapper_subclass
+""")
+WEIGHTS_ONLY_GLOBALS: frozenset[str] = frozenset(
+    {"_codecs.encode", "builtins.bytearray", "builtins.complex", "builtins.set"}
+    | {"collections.Counter", "collections.OrderedDict"}
+    | {"torch.Size", "torch.Tensor", "torch.device", "torch.nn.parameter.Parameter"}
+    | {"torch.serialization._get_layout", "torch._tensor._rebuild_from_type_v2"}
+    | {"torch.storage.TypedStorage", "torch.storage.UntypedStorage"}
+    | {
+        "torch.nested._internal.nested_tensor.NestedTensor",
+        "torch.nested._internal.nested_tensor._rebuild_njt",
+    }
+    | {"torch.distributed._mesh_layout._FlatLayout", "torch.distributed._mesh_layout._MeshLayout"}
+    | {f"torch._utils._rebuild_{name}" for name in _REBUILDERS}
+    | {f"torch.{name}" for name in _DTYPES}
+    | {f"torch.{where}{name}Storage" for where in ("", "cuda.") for name in _STORAGES}
+    | {f"torch.{name}Storage" for name in _QUANTIZED}
+    | {f"torch.{where}{name}Tensor" for where in ("", "cuda.") for name in [*_NUMBERS, "Bool"]}
+    | {f"torch.{where}sparse.{name}Tensor" for where in ("", "cuda.") for name in _NUMBERS}
+)
+"""Globals that torch.load(weights_only=True) takes without being asked to."""
+
+WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
+    _words("""
+    GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE
+    NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE
+    SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
+    """)
+)
+"""Opcodes that it knows: those of protocol 2."""
+
+_OLD_MODULES = {
+    "__builtin__": "builtins",
+    "copy_reg": "copyreg",
+    "Queue": "queue",
+    "repr": "reprlib",
+    "_abcoll": "collections.abc",
+    "whichdb": "dbm",
+    "StringIO": "io",
+    "cStringIO": "io",
+    **dict.fromkeys(("UserDict", "UserList", "UserString"), "collections"),
+}
+_OLD_NAMES = {
+    "__builtin__.xrange": "builtins.range",
+    "__builtin__.reduce": "functools.reduce",
+    "__builtin__.unichr": "builtins.chr",
+    "__builtin__.unicode": "builtins.str",
+    "__builtin__.basestring": "builtins.str",
+    "__builtin__.long": "builtins.int",
+}
+
+_KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_MARK = object()
+
+
+@dataclass(kw_only=True)
+class Survey:
+    """What the opcodes of one pickle say."""
+
+    globals: set[str] = field(default_factory=set)
+    """All that it imports, as "module.name", in Python 3's names."""
+    opcodes: set[str] = field(default_factory=set)
+    """The names of its opcodes."""
+    protocol: int = 0
+    """The protocol that it states; 0 without a statement."""
+    keys: frozenset[str] = frozenset()
+    """The keys that are texts, where the pickled object is a plain dict."""
+    whole: bool = False
+    """It was read to its end, and no opcode lacked its operands."""
+
+
+def survey(stream: IO[bytes], *, most: int = 5_000_000) -> Survey:
+    """Read one pickle from the stream's place on and return what it says; never raises on bad bytes.
+
+    At most `most` opcodes are read. Afterwards the stream stands behind the pickle if it was whole.
+    """
+    walker = _Walker()
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            walker.step(opcode, argument)
+            if count >= most:
+                return walker.survey
+    except (ValueError, OverflowError, MemoryError, UnicodeError):
+        return walker.survey  # genops has met its end, an unknown opcode or a broken argument
+    walker.survey.whole = walker.sound
+    return walker.survey
+
+
+def refused(said: Survey) -> tuple[str, ...]:
+    """Return what torch.load(weights_only=True) would refuse: sorted globals, then the protocol."""
+    found = sorted(said.globals - WEIGHTS_ONLY_GLOBALS)
+    foreign = said.opcodes - WEIGHTS_ONLY_OPCODES
+    if foreign and said.protocol > 2:
+        found.append(f"pickle protocol {said.protocol}")
+    elif foreign:
+        found.append(f"pickle opcode {min(foreign)}")
+    return tuple(found)
+
+
+class _Walker:
+    """The pickle machine's stack and memo, holding only what matters: texts, globals and dict keys."""
+
+    def __init__(self) -> None:
+        self.survey = Survey()
+        self.sound = True
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        name = opcode.name
+        self.survey.opcodes.add(name)
+        if name == "PROTO":
+            self.survey.protocol = argument
+        elif name in _GETS:
+            self.sound &= argument in self.memo
+            self.stack.append(self.memo.get(argument))
+        elif name in _PUTS or name == "MEMOIZE":
+            self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.top()
+        elif name == "DUP":
+            self.stack.append(self.top())
+        elif name == "MARK":
+            self.stack.append(_MARK)
+        elif name == "STOP":
+            top = self.top()
+            self.survey.keys = frozenset(top) if isinstance(top, set) else frozenset()
+        else:
+            self.operate(opcode, argument)
+
+    def operate(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Take the operands off the stack and put on what matters of the result."""
+        operands = self.taken(opcode)
+        if opcode.name in ("GLOBAL", "INST"):
+            self.imports(*argument.split(" ", 1))
+        elif opcode.name == "STACK_GLOBAL":
+            self.imports(*operands[:2])
+        if opcode.name in _KEEPS_ITS_OBJECT:
+            self.stack += operands[:1]
+            if operands and isinstance(operands[0], set) and opcode.name.startswith("SETITEM"):
+                operands[0].update(key for key in operands[1::2] if isinstance(key, str))
+        elif opcode.name in ("EMPTY_DICT", "DICT"):
+            self.stack.append({key for key in operands[::2] if isinstance(key, str)})
+        else:
+            text = argument if isinstance(argument, str) and opcode.name not in ("GLOBAL", "INST") else None
+            self.stack += [text] * len(opcode.stack_after)
+
+    def taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
+        wanted = [kind.name for kind in opcode.stack_before]
+        operands: list[Any] = []
+        if "mark" in wanted:
+            while self.stack and self.stack[-1] is not _MARK:
+                operands.append(self.stack.pop())
+            self.pop()
+            wanted = wanted[: wanted.index("mark")]
+        operands += [self.pop() for _ in wanted]
+        return operands[::-1]
+
+    def imports(self, module: object = None, name: object = None) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            self.survey.globals.add("a name that is computed while loading")
+            return
+        old = f"{module}.{name}"
+        self.survey.globals.add(_OLD_NAMES.get(old, f"{_OLD_MODULES.get(module, module)}.{name}"))
+
+    def top(self) -> Any:
+        self.sound &= bool(self.stack)
+        return self.stack[-1] if self.stack else None
+
+    def pop(self) -> Any:
+        self.sound &= bool(self.stack)
+        return self.stack.pop() if self.stack else None
+
+
+def packages_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the top-level packages that these globals come from, without torch and the standard library."""
+    tops = {name.partition(".")[0] for name in names if "." in name and " " not in name}
+    return tuple(sorted(tops - set(sys.stdlib_module_names) - {"torch"}))
