@@ -113,7 +113,7 @@ FINDS = """
 from importlib.metadata import metadata, requires
 from pathlib import Path
 import offline_kit
-from offline_kit import image, notebook
+from offline_kit import image, scripts
 assert "site-packages" in offline_kit.__file__, offline_kit.__file__
 assert metadata("offline-kit")["Version"] == offline_kit.__version__
 assert not [r for r in requires("offline-kit") if r.startswith("torch") and "extra" not in r]
@@ -122,7 +122,7 @@ assert names
 for name in names:
     loaded = image.load(name, accelerator="gpu" if "gpu" in name else "none", project=Path.cwd())
     assert len(loaded.packages) > 500
-print(sorted(notebook.template_names()))
+print(*scripts.built_in())
 """
 
 
