@@ -7,18 +7,16 @@ no log shows a password.
 
 import configparser
 import os
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.errors import UsageError
+from offline_kit.redaction import redact as redact
 
 PYPI = "https://pypi.org/simple"
 """pip's default index."""
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s'\"]*)@", re.IGNORECASE)
-_FROM_ENVIRONMENT = re.compile(r"\$\{\w+\}(?::\$\{\w+\})?")
 _TRUE, _FALSE = (
     frozenset({"y", "yes", "t", "true", "on", "1"}),
     frozenset({"n", "no", "f", "false", "off", "0"}),
@@ -29,20 +27,6 @@ _PIP_OTHERS = (
     "PIP_NO_DEPS PIP_ONLY_BINARY PIP_PREFER_BINARY PIP_PRE PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES "
     "PIP_REQUIRE_VIRTUALENV PIP_ROOT PIP_TARGET PIP_UPGRADE PIP_USER PIP_BUILD_CONSTRAINT PIP_UPLOADED_PRIOR_TO"
 )
-
-
-def redact(text: str) -> str:
-    """Return the text with user and password of every URL removed.
-
-    What is no secret stays: the bare user of ssh ("ssh://git@host") and names of environment variables.
-    """
-
-    def bare(found: re.Match[str]) -> str:
-        user, scheme = found["user"], found["scheme"]
-        harmless = ":" not in user and scheme.lower().endswith("ssh")
-        return found[0] if harmless or _FROM_ENVIRONMENT.fullmatch(user) else f"{scheme}://"
-
-    return _CREDENTIALS.sub(bare, text)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +75,11 @@ class IndexSettings:
             "UV_INSECURE_HOST": " ".join(self.trusted_hosts) or None,
             "UV_HTTP_TIMEOUT": f"{self.timeout:.0f}",
             "UV_NO_CONFIG": "1",
-            **({"SSL_CERT_FILE": self.cert} if self.cert else {}),
+            **(
+                {"SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE": self.cert}
+                if self.cert
+                else {}
+            ),
             **({"SSL_CLIENT_CERT": self.client_cert} if self.client_cert else {}),
             **self._proxies(),
         }
@@ -140,7 +128,7 @@ def read(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettin
         extra_index_urls=tuple(values.get("extra-index-url", "").split()),
         find_links=tuple(_absolute(place, env) for place in values.get("find-links", "").split()),
         no_index=_truth(values.get("no-index", "0"), said_by.get("no-index", "")),
-        cert=values.get("cert", "").strip(),
+        cert=values.get("cert", "").strip() or _bundle(env),
         client_cert=values.get("client-cert", "").strip(),
         trusted_hosts=tuple(values.get("trusted-host", "").split()),
         proxy=values.get("proxy", "").strip(),
@@ -208,6 +196,11 @@ def _parse(path: Path) -> configparser.RawConfigParser:
 def _key(name: str) -> str:
     key = name.lower().replace("_", "-").removeprefix("--")
     return "timeout" if key == "default-timeout" else key
+
+
+def _bundle(env: Mapping[str, str]) -> str:
+    """Return the certificates that the environment names for such programs as pip; uv looks at the last only."""
+    return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or env.get("SSL_CERT_FILE") or ""
 
 
 def _truth(value: str, source: str) -> bool:

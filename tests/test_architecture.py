@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
     {"errors", "model", "report", "redaction", "kaggle_names", "resources"},  # words
-    {"proc", "files", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
+    {"proc", "files", "patience", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
     {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "interpreters", "wheel_tools"},
     {"sandbox"},  # the door of that room
     {"config", "image", "manifest", "pip_settings"},  # facts
