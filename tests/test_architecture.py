@@ -11,11 +11,13 @@ FLOORS: list[set[str]] = [
     {"errors", "model", "report", "redaction", "kaggle_names", "resources"},  # words
     {"proc", "files", "patience", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
     {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "interpreters", "wheel_tools"},
-    {"sandbox"},  # the door of that room
+    {"sandbox", "building"},  # the door of that room
     {"config", "image", "manifest", "pip_settings"},  # facts
-    {"index"},
-    {"freeze.inputs", "freeze.stubs", "freeze.written"},  # the rooms of large stages
-    {"freeze.engines", "freeze.walk"},
+    {"index", "wheel_fit"},
+    {"choosing", "freeze.inputs", "freeze.stubs", "freeze.written"},  # the rooms of large stages
+    {"fetching", "freeze.engines", "freeze.walk"},
+    {"sdist_closure"},
+    {"sdist_wheel"},
     {"rehearsal.causes", "rehearsal.mounts", "rehearsal.submission", "rehearsal.environments"},
     {
         "freeze.stage",

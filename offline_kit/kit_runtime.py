@@ -1,0 +1,352 @@
+"""Find the kit among the inputs, check every byte of it, and bring the original names back.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders, so it needs nothing
+but Python 3.10. Kaggle mounts a dataset under /kaggle/input/<slug> or /kaggle/input/datasets/<owner>/<slug>,
+changes some file names and unpacks archives: hence a search by marker, and a check by size and SHA-256.
+"""
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from types import ModuleType
+from typing import Any
+
+MARKER = "offline-kit.json"
+"""The manifest that lies at the top of every part of a kit."""
+DEPTH = 6
+"""How deep a part may lie below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
+GROUPS = ("competitions", "datasets", "models", "notebooks")
+"""Folders of the mount layout of 2026; in the older one every source lies directly below the inputs."""
+READERS = 16
+"""Kaggle's input disk is slow for one reader and fast for many."""
+
+Say = Callable[[str], object]
+
+
+class KitError(RuntimeError):
+    """What is wrong, every detail of it, and what to do next."""
+
+    def __init__(self, what: str, details: Sequence[str] = (), *, hint: str) -> None:
+        super().__init__("\n".join([what, *(f"  - {line}" for line in details), f"NEXT: {hint}"]))
+
+
+@dataclass(frozen=True)
+class Places:
+    """The folders of a session; tests and rehearsals may move them."""
+
+    inputs: Path = Path("/kaggle/input")
+    """Read-only: competitions, datasets, the kit."""
+    working: Path = Path("/kaggle/working")
+    """What Kaggle keeps of the run: the submission, and nothing of ours."""
+    scratch: Path = Path("/tmp/offline-kit")  # noqa: S108 - a session has one user, and the path is in error texts
+    """Links and installed packages."""
+
+    @classmethod
+    def of(cls, environ: Mapping[str, str]) -> "Places":
+        """Return Kaggle's folders, or those that OFFLINE_KIT_INPUT, _WORKING and _SCRATCH name."""
+        return cls(
+            inputs=Path(environ.get("OFFLINE_KIT_INPUT") or cls.inputs),
+            working=Path(environ.get("OFFLINE_KIT_WORKING") or cls.working),
+            scratch=Path(environ.get("OFFLINE_KIT_SCRATCH") or cls.scratch),
+        )
+
+
+@dataclass(frozen=True)
+class OpenKit:
+    """A kit that was found, checked and restored."""
+
+    folder: Path
+    """Its files under their original names: packages/, code/, checkpoints/."""
+    places: Places
+    """The session's folders."""
+    checkpoints: tuple[Path, ...] = ()
+    """The checkpoints under their original names, sorted."""
+    notes: tuple[str, ...] = ()
+    """What was odd but could be helped."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the manifest, and the folder that its part is mounted at."""
+
+    part: Path
+    role: str
+    original: str
+    stored: str
+    size: int
+    sha256: str
+
+
+def open_kit(expected: Mapping[str, str], places: Places | None = None, say: Say = print) -> OpenKit:
+    """Find, check and restore the parts (name: id); call it again at any time.
+
+    Raises KitError that tells what is mounted instead, or every file that is missing or damaged.
+    """
+    places = places or Places.of(os.environ)
+    entries = [
+        entry for folder in find_parts(expected, places.inputs).values() for entry in read_part(folder)
+    ]
+    found, notes = verify(entries)
+    for note in notes:
+        say(f"note: {note}")
+    folder = restore(found, places.scratch / "kit")
+    total = sum(entry.size for entry in entries)
+    say(f"kit: {len(entries)} files, {total / 1e6:.1f} MB, every hash as expected")
+    weights = sorted(entry.original for entry in entries if entry.role == "checkpoint")
+    return OpenKit(folder, places, tuple(folder / name for name in weights), tuple(notes))
+
+
+def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
+    """Return the folder of each expected part (name: id), found by its marker at any usual depth."""
+    found: dict[str, Path] = {}
+    seen = []
+    for folder in _marked_folders(inputs):
+        part, identity = _label(folder)
+        seen.append(f"'{folder}' holds part '{part}' of id {identity[:12]}")
+        if expected.get(part) == identity:
+            found.setdefault(part, folder)
+        if len(found) == len(expected):
+            return found
+    lacking = [f"part '{name}' of id {expected[name][:12]}" for name in expected if name not in found]
+    raise KitError(
+        f"the kit of this notebook is not mounted: {', '.join(lacking)}",
+        [*seen, *(f"mounted: {line}" for line in listing(inputs))],
+        hint="a kit of another id means that the notebook ran before the new dataset version was ready: "
+        "wait until Kaggle has processed it, then run or push again"
+        if seen
+        else "attach the kit's dataset to this notebook (Add Input), or push the kit again",
+    )
+
+
+def _marked_folders(inputs: Path) -> Iterator[Path]:
+    # Level by level, so that large image folders are listed only if the kit lies nowhere above them.
+    level = [inputs]
+    for _ in range(DEPTH + 1):
+        plain = []
+        for folder in level:
+            if (folder / MARKER).is_file():
+                yield folder
+            else:
+                plain.append(folder)
+        level = [child for folder in plain for child in _subfolders(folder)]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(Path(entry.path) for entry in islice(entries, 5000) if entry.is_dir())
+    except OSError:
+        return []
+    return [path for path in found if path.name != "competitions"]
+
+
+def _label(folder: Path) -> tuple[str, str]:
+    try:
+        manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return str(manifest["part"]), str(manifest["id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "unreadable", "unreadable"
+
+
+def listing(inputs: Path) -> list[str]:
+    """Return the sources that are mounted, for a person."""
+    return [str(path) for path in sources(inputs).values()] or [f"nothing below '{inputs}'"]
+
+
+def sources(inputs: Path) -> dict[str, Path]:
+    """Return every mounted source by its slug, in both mount layouts."""
+    found: dict[str, Path] = {}
+    for path in sorted(inputs.glob("*")):
+        if path.name not in GROUPS:
+            found[path.name] = path
+    for group in GROUPS:
+        for path in sorted((inputs / group).glob("*" if group == "competitions" else "*/*")):
+            found[path.name] = path
+    return found
+
+
+def competition_folder(slug: str, inputs: Path) -> Path | None:
+    """Return where the competition's data is mounted; None when the notebook names no competition."""
+    if not slug:
+        return None
+    for folder in (inputs / "competitions" / slug, inputs / slug):
+        if folder.is_dir():
+            return folder
+    raise KitError(
+        f"the data of the competition '{slug}' is not mounted",
+        [f"mounted: {line}" for line in listing(inputs)],
+        hint="attach the competition to this notebook (Add Input), and accept its rules",
+    )
+
+
+def read_part(folder: Path) -> list[Entry]:
+    """Return the files that the manifest of a part promises."""
+    manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    if manifest.get("format") != 1:
+        raise KitError(
+            f"'{folder / MARKER}' has format {manifest.get('format')!r}, this notebook reads format 1",
+            hint="render the notebook again with the version of offline-kit that built the kit",
+        )
+    names = ("role", "original", "stored", "size", "sha256")
+    entries = [Entry(folder, **{name: line[name] for name in names}) for line in manifest["files"]]
+    for entry in entries:
+        for name in (entry.original, entry.stored):
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise KitError(
+                    f"the manifest names a file outside the kit: '{name}'", hint="build the kit again"
+                )
+    return entries
+
+
+def verify(entries: Sequence[Entry]) -> tuple[dict[str, Path], list[str]]:
+    """Return where each original name's bytes lie, and notes on files that Kaggle renamed.
+
+    Raises KitError with every file that is missing or damaged, and what seems to have happened to it.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        whole = pool.map(lambda entry: _holds(entry.part / entry.stored, entry), entries)
+        found = {
+            entry.original: entry.part / entry.stored
+            for entry, good in zip(entries, whole, strict=True)
+            if good
+        }
+    notes, problems = [], []
+    for entry in (entry for entry in entries if entry.original not in found):
+        elsewhere = _same_bytes(entry)
+        if elsewhere:
+            found[entry.original] = elsewhere
+            notes.append(
+                f"'{entry.stored}' is stored as '{elsewhere.relative_to(entry.part)}' and is used from there"
+            )
+        else:
+            problems.append(f"'{entry.stored}' {_what_happened(entry)}")
+    if problems:
+        raise KitError(
+            f"{len(problems)} of {len(entries)} files of the kit are missing or damaged",
+            problems,
+            hint="push the kit again and wait until Kaggle has processed it",
+        )
+    return found, notes
+
+
+def _holds(path: Path, entry: Entry) -> bool:
+    if not path.is_file() or path.stat().st_size != entry.size:
+        return False
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest() == entry.sha256
+
+
+def _same_bytes(entry: Entry) -> Path | None:
+    candidates = (path for path in sorted(entry.part.rglob("*")) if path != entry.part / entry.stored)
+    return next((path for path in candidates if _holds(path, entry)), None)
+
+
+def _what_happened(entry: Entry) -> str:
+    path = entry.part / entry.stored
+    unpacked = [path, path.with_suffix(""), path.with_suffix("").with_suffix("")]
+    folder = next((place for place in unpacked if place.is_dir() and place != path.parent), None)
+    if folder:
+        return f"was unpacked by Kaggle into the folder '{folder.relative_to(entry.part)}'"
+    if not path.exists():
+        return "is missing"
+    size = path.stat().st_size
+    if size != entry.size:
+        return f"has {size} bytes instead of {entry.size}: cut short, decompressed, or once a link"
+    return "has the right size but other bytes"
+
+
+def restore(found: Mapping[str, Path], folder: Path) -> Path:
+    """Make a folder of links (copies where links are refused) with the original names; return it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for original, path in found.items():
+        target = folder / original
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            target.symlink_to(path.resolve())
+        except OSError:
+            shutil.copyfile(path, target)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def go_offline(environ: Any = os.environ) -> None:
+    """Tell the libraries that ask the network when they are imported or load a model not to try."""
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "NO_ALBUMENTATIONS_UPDATE"):
+        environ[name] = "1"
+    environ["WANDB_MODE"] = "disabled"
+    environ["PIP_NO_INDEX"] = environ["UV_OFFLINE"] = "1"
+
+
+def pick_device(accelerator: str, say: Say = print) -> str:
+    """Return "cuda" when an accelerator was asked for and is there, else "cpu"."""
+    if accelerator in ("", "none"):
+        return "cpu"
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        return "cuda"
+    say(f"warning: '{accelerator}' was asked for, but this session has no GPU: running on the CPU")
+    return "cpu"
+
+
+def load_object(name: str, kit: OpenKit) -> Any:
+    """Return what "package.module:Name" or "folder/file.py:Name" stands for.
+
+    A file is looked up in the kit's code, and imported by its module name where it has one.
+    """
+    where, _, attribute = name.partition(":")
+    module = _module_of_file(kit.folder / "code" / where) if where.endswith(".py") else _import(where, name)
+    try:
+        for step in attribute.split("."):
+            module = getattr(module, step)
+    except AttributeError:
+        public = sorted(word for word in vars(module) if not word.startswith("_"))
+        raise KitError(
+            f"'{where}' has no '{attribute}'", [f"it has: {', '.join(public[:30])}"], hint=f"correct '{name}'"
+        ) from None
+    return module
+
+
+def _import(module: str, name: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name and (module == error.name or module.startswith(f"{error.name}.")):
+            raise KitError(
+                f"'{name}' cannot be imported: there is no module '{error.name}'",
+                hint="name the package in `packages` or `modules` of the configuration, then build again",
+            ) from None
+        raise
+
+
+def _module_of_file(path: Path) -> Any:
+    if not path.is_file():
+        raise KitError(f"the kit has no file '{path}'", hint="add it to `modules` of the configuration")
+    for root in map(Path, sys.path):
+        if root in path.parents:  # so that its neighbours can import it too, and get the same module
+            dotted = ".".join(path.relative_to(root).with_suffix("").parts)
+            module = sys.modules.get(dotted) or importlib.import_module(dotted)
+            if Path(str(getattr(module, "__file__", ""))).resolve() == path.resolve():
+                return module
+    return _load_file(f"kit_code_{path.stem}", path)
+
+
+def _load_file(name: str, path: Path) -> Any:
+    # For a file that no folder of sys.path leads to, or whose name another module has taken.
+    loader = SourceFileLoader(name, str(path))
+    module = ModuleType(name)
+    module.__file__, module.__loader__ = str(path), loader
+    sys.modules[name] = module  # dataclasses and pickles look their module up while it runs
+    loader.exec_module(module)
+    return module
