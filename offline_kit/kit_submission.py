@@ -1,0 +1,172 @@
+"""Write the submission and compare it with the sample before Kaggle does.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders.
+"""
+
+import csv
+import os
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit.kit_runtime import KitError, Say
+
+EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
+"""Cells that no metric can score."""
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Context:
+    """All that a function of yours may want to know."""
+
+    input: Path | None
+    """The competition's data; None when no competition is attached."""
+    inputs: dict[str, Path]
+    """Every attached source, by its slug."""
+    kit: Path
+    """The restored kit."""
+    checkpoints: tuple[Path, ...]
+    """The checkpoints, under their original names."""
+    working: Path
+    """Where output files go."""
+    submission: Path
+    """The file to submit."""
+    params: dict[str, Any]
+    """[tool.offline-kit.notebook.params]."""
+    device: str
+    """"cpu" or "cuda"."""
+
+
+def write_submission(result: Any, submission: Path, say: Say = print) -> None:
+    """Write what was predicted: a data frame, rows as dictionaries, a path, or None for "written already".
+
+    Raises KitError when it is none of these, or when no file came of it.
+    """
+    submission.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(result, str | Path):
+        if Path(result).resolve() != submission.resolve():
+            shutil.copyfile(result, submission)
+    elif hasattr(result, "to_csv"):
+        result.to_csv(submission, index=False)
+    elif hasattr(result, "write_csv"):
+        result.write_csv(submission)
+    elif result is not None:
+        _write_rows(result, submission)
+    if not submission.is_file() or submission.stat().st_size == 0:
+        raise KitError(
+            f"'{submission}' was not written", hint="return a data frame or rows, or write the file yourself"
+        )
+    say(f"submission: {submission}, {submission.stat().st_size} bytes")
+
+
+def _write_rows(result: Any, submission: Path) -> None:
+    rows = list(result) if not isinstance(result, Mapping) else []
+    if not rows or not all(isinstance(row, Mapping) for row in rows):
+        raise KitError(
+            f"a submission cannot be written from {'no rows' if not rows else type(result).__name__}",
+            hint="return a pandas.DataFrame, or a list of dictionaries (column: value), one for each row",
+        )
+    with submission.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def check_submission(submission: Path, data: Path | None, say: Say = print) -> None:
+    """Compare a CSV with the competition's sample; raises KitError with every problem that would spoil the score.
+
+    In Kaggle's own scoring run the sample may still be that of the public test set, so there other ids
+    and another number of rows are only told.
+    """
+    sample = find_sample(data) if data else None
+    if submission.suffix.lower() != ".csv" or sample is None:
+        say(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
+        return
+    scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
+    problems, doubts = compare(read_table(submission), read_table(sample))
+    if scoring:
+        for line in doubts:
+            say(f"note: differs from '{sample.name}': {line}")
+    found = problems if scoring else problems + doubts
+    if found:
+        raise KitError(
+            f"'{submission.name}' is not what '{sample.name}' asks for",
+            found,
+            hint="correct what makes the rows, then run again",
+        )
+    say(f"submission: agrees with '{sample.name}'")
+
+
+def find_sample(data: Path) -> Path | None:
+    """Return the sample submission at the top of the competition's data; None where there is none."""
+    named = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
+    return next((path for path in named if "sample" in path.name.lower()), named[0] if named else None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file in memory."""
+
+    header: list[str]
+    rows: list[list[str]]
+
+
+def read_table(path: Path) -> Table:
+    """Read a CSV file as text."""
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        lines = [line for line in csv.reader(stream) if line]
+    return Table(lines[0] if lines else [], lines[1:])
+
+
+def compare(ours: Table, sample: Table) -> tuple[list[str], list[str]]:
+    """Return the problems of a submission, and doubts: differences in ids and rows that hidden data may explain."""
+    if ours.header != sample.header:
+        return [f"columns: {_shown(ours.header)} instead of {_shown(sample.header)}"], []
+    width = len(ours.header)
+    ragged = [number for number, row in enumerate(ours.rows, 2) if len(row) != width]
+    if ragged:
+        return [f"rows of another width than {width}: line {_shown(ragged)}"], []
+    problems = [] if ours.rows else ["it has no rows"]
+    for index, name in enumerate(ours.header):
+        if not _allows_empty(sample, index):
+            lines = [number for number, row in enumerate(ours.rows, 2) if row[index].strip().lower() in EMPTY]
+            problems += [
+                f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shown(lines)}"
+            ] * bool(lines)
+    return problems + _repeated(ours, sample), _other_rows(ours, sample)
+
+
+def _allows_empty(sample: Table, index: int) -> bool:
+    return any(len(row) > index and row[index].strip().lower() in EMPTY for row in sample.rows)
+
+
+def _repeated(ours: Table, sample: Table) -> list[str]:
+    expected = Counter(row[0] for row in sample.rows)
+    if any(count > 1 for count in expected.values()):
+        return []
+    twice = [name for name, count in Counter(row[0] for row in ours.rows).items() if count > 1]
+    return (
+        [f"column '{ours.header[0]}': {len(twice)} ids stand there more than once: {_shown(twice)}"]
+        if twice
+        else []
+    )
+
+
+def _other_rows(ours: Table, sample: Table) -> list[str]:
+    doubts = []
+    if len(ours.rows) != len(sample.rows):
+        doubts.append(f"{len(ours.rows)} rows instead of {len(sample.rows)}")
+    have, want = {row[0] for row in ours.rows}, {row[0] for row in sample.rows}
+    for text, names in (("missing ids", want - have), ("unknown ids", have - want)):
+        if names:
+            doubts.append(f"{len(names)} {text}: {_shown(sorted(names))}")
+    return doubts
+
+
+def _shown(values: Sequence[object]) -> str:
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return ", ".join(str(value) for value in values[:SHOWN]) + more
