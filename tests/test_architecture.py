@@ -9,16 +9,31 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
     {"errors", "model", "report", "redaction", "kaggle_names", "resources"},  # words
-    {"proc", "files", "patience", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
-    {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "interpreters", "wheel_tools"},
+    {"proc", "files", "patience", "archives", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
+    {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "import_names", "interpreters", "wheel_tools"},
     {"sandbox", "building"},  # the door of that room
     {"config", "image", "manifest", "pip_settings"},  # facts
     {"index", "wheel_fit"},
-    {"choosing", "freeze.inputs", "freeze.stubs", "freeze.written"},  # the rooms of large stages
-    {"fetching", "freeze.engines", "freeze.walk"},
+    {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
+    {"fetching", "kit_layout", "freeze.inputs", "freeze.locks", "freeze.direct", "freeze.written"},
+    {"freeze.facts", "freeze.engines"},
+    {"freeze.stubs", "freeze.walk"},
+    {"freeze.fates"},
+    {"freeze.checks", "freeze.solve", "freeze.gather"},
+    {"freeze.making"},
     {"sdist_closure"},
     {"sdist_wheel"},
-    {"rehearsal.causes", "rehearsal.mounts", "rehearsal.submission", "rehearsal.environments"},
+    {
+        "rehearsal.causes",
+        "rehearsal.environments",
+        "rehearsal.execution",
+        "rehearsal.imports",
+        "rehearsal.mounts",
+        "rehearsal.plan",
+        "rehearsal.pythons",
+        "rehearsal.submission",
+    },
+    {"rehearsal.fidelity", "rehearsal.kernel", "rehearsal.verdict"},
     {
         "freeze.stage",
         "wheelhouse",
