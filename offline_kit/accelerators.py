@@ -1,0 +1,57 @@
+"""What the word after --accelerator means on Kaggle."""
+
+import difflib
+
+from offline_kit.errors import UsageError
+
+SHAPES = (
+    "NvidiaTeslaT4",
+    "NvidiaTeslaT4Highmem",
+    "NvidiaL4",
+    "NvidiaL4X1",
+    "NvidiaTeslaA100",
+    "NvidiaH100",
+    "NvidiaRtxPro6000",
+)
+"""Machine shapes with a GPU that Kaggle's client lists; some are for certain competitions only."""
+ALIASES = {
+    "gpu": "NvidiaTeslaT4",
+    "t4": "NvidiaTeslaT4",
+    "t4x2": "NvidiaTeslaT4",
+    "l4": "NvidiaL4",
+    "l4x4": "NvidiaL4",
+    "l4x1": "NvidiaL4X1",
+    "a100": "NvidiaTeslaA100",
+    "h100": "NvidiaH100",
+    "rtxpro6000": "NvidiaRtxPro6000",
+}
+"""The words that people use for them."""
+RETIRED = ("p100", "nvidiateslap100")
+
+
+def machine_shape(accelerator: str) -> str:
+    """Return Kaggle's machine shape for an accelerator's name, in any case; "" for none (CPU).
+
+    Raises UsageError, with a guess, for a name that Kaggle does not know or no longer has.
+    """
+    word = accelerator.lower()
+    if word in ("", "none", "cpu"):
+        return ""
+    known = {shape.lower(): shape for shape in SHAPES} | ALIASES
+    if word in known:
+        return known[word]
+    if word in RETIRED:
+        raise UsageError(
+            f"the accelerator '{accelerator}' is retired: Kaggle's images no longer support the P100",
+            hint="take 't4x2', or 'none' for a CPU notebook",
+        )
+    if "tpu" in word:
+        raise UsageError(
+            f"the accelerator '{accelerator}' is a TPU, which no template and no image here knows",
+            hint="take 't4x2', or 'none' for a CPU notebook",
+        )
+    guess = difflib.get_close_matches(word, known, n=1)
+    raise UsageError(
+        f"unknown accelerator '{accelerator}'" + (f", did you mean '{guess[0]}'?" if guess else ""),
+        hint=f"take 'none', one of {', '.join(map(repr, ALIASES))}, or a machine shape of Kaggle's",
+    )

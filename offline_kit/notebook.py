@@ -1,0 +1,254 @@
+"""Render the notebook of a kit, and the metadata that Kaggle wants beside it.
+
+The templates are `# %%` percent scripts with jinja2 in them. What comes out depends on the arguments and
+on the version of this package alone: no time, no path of this machine, and cell ids from the cells' titles.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import __version__, files, resources, scripts
+from offline_kit.accelerators import machine_shape
+from offline_kit.errors import UsageError
+from offline_kit.image import Image
+from offline_kit.kaggle_names import TITLE_LENGTH, slug_of, slug_problems, title_problems
+from offline_kit.model import Kit, NotebookSettings, Part, Role
+from offline_kit.report import SILENT, Reporter
+
+CODE_FILE = "inference.ipynb"
+METADATA_FILE = "kernel-metadata.json"
+NEEDED = {"lightning": ("model", "data"), "function": ("function",)}
+"""The settings that a built-in template cannot do without."""
+RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
+"""Modules whose source goes into every notebook, in this order."""
+RUNTIME_OF = {"function": RUNTIME}
+ALL_RUNTIME = (*RUNTIME, "kit_lightning")
+"""What the template `lightning` and the user's own templates get."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the notebook is of, and where it will run."""
+
+    project: Path
+    """The project's folder; a template of the user's is looked up below it."""
+    name: str = ""
+    """The project's name; empty takes the folder's."""
+    version: str = ""
+    """The project's version, or empty."""
+    competition: str = ""
+    """Slug of the competition, or empty."""
+    dataset: str = ""
+    """The kit's dataset, "slug" or "owner/slug"; split kits add the part's name."""
+    accelerator: str = "none"
+    """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A notebook and its metadata, ready to be written."""
+
+    text: str
+    """The notebook's JSON."""
+    metadata: Mapping[str, Any]
+    """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
+
+    def write(self, folder: Path) -> Path:
+        """Write both files into the folder and return the notebook's path."""
+        files.write_atomic(folder / METADATA_FILE, json.dumps(self.metadata, indent=2) + "\n")
+        files.write_atomic(folder / CODE_FILE, self.text)
+        return folder / CODE_FILE
+
+
+def render(
+    kit: Kit, settings: NotebookSettings, image: Image, target: Target, *, report: Reporter = SILENT
+) -> Rendered:
+    """Render the notebook of a kit for a target.
+
+    Raises UsageError for settings that the template cannot work with, and for names and titles that
+    Kaggle would refuse; ProjectError for a template of the user's that is wrong, with its line.
+    """
+    report.step(f"Rendering the notebook from the template '{settings.template}'")
+    metadata = kernel_metadata(kit, settings, image, target)
+    script = scripts.fill(
+        settings.template, target.project, _facts(kit, settings, image, target, metadata["title"])
+    )
+    return Rendered(text=scripts.to_notebook(script), metadata=metadata)
+
+
+def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str) -> dict[str, Any]:
+    _check_settings(kit, settings)
+    entries = [entry for part in kit.parts for entry in part.entries]
+    modules = RUNTIME_OF.get(settings.template, ALL_RUNTIME)
+    return {
+        "title": title,
+        "project": " ".join(word for word in (_name(target), target.version) if word),
+        "tool_version": __version__,
+        "image": image,
+        "accelerator": machine_shape(target.accelerator) or "none",
+        "competition": target.competition,
+        "settings": settings,
+        "parts": kit.parts,
+        "part_ids": {part.name: part.id for part in kit.parts},
+        "packages": _package_names(kit),
+        "checkpoints": [
+            f"`{entry.original.partition('/')[2]}` ({files.human_size(entry.size)})"
+            for entry in entries
+            if entry.role is Role.CHECKPOINT
+        ],
+        "runtime": [{"name": module, "source": _pasted(resources.source(module))} for module in modules],
+    }
+
+
+def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
+    lacking = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
+    if lacking:
+        raise UsageError(
+            f"the template '{settings.template}' needs {' and '.join(map(repr, lacking))}",
+            hint=f'set {lacking[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
+        )
+    for name in ("model", "data", "function"):
+        value = getattr(settings, name)
+        if value and not re.fullmatch(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*", value):
+            raise UsageError(
+                f"{name} = '{value}' is not understood",
+                hint='write "package.module:Name" or "folder/file.py:Name"',
+            )
+    for name, value in settings.params.items():
+        if not _is_literal(value):
+            raise UsageError(
+                f"the param '{name}' has a value that a notebook cannot hold: {value!r}",
+                hint="use strings, whole and decimal numbers, true and false, lists and tables",
+            )
+    weights = any(entry.role is Role.CHECKPOINT for part in kit.parts for entry in part.entries)
+    if settings.template == "lightning" and not weights:
+        raise UsageError(
+            "the template 'lightning' needs a checkpoint, and the kit has none",
+            hint="name one with `checkpoints` (-c), or use the template 'function'",
+        )
+
+
+def _is_literal(value: object) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def _package_names(kit: Kit) -> list[str]:
+    names = set()
+    for part in kit.parts:
+        for entry in part.entries:
+            if entry.role in (Role.WHEEL, Role.SDIST):
+                name, version, *_ = entry.original.rpartition("/")[2].split("-")
+                names.add(
+                    f"{name.replace('_', '-').lower()} {version.removesuffix('.tar.gz').removesuffix('.zip')}"
+                )
+    return sorted(names)
+
+
+def _pasted(source: str) -> str:
+    """Return a module as it stands in a notebook: no imports of our own, no words to our linters."""
+    alone = re.sub(r"\n\nfrom offline_kit\.\w+ import [^\n]+", "", source)
+    return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
+
+
+def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: Target) -> dict[str, Any]:
+    """Return what kernel-metadata.json says; raises UsageError for what Kaggle would refuse.
+
+    The owner is known at the push only: `id` is the bare slug, and the kit's datasets are as configured.
+    """
+    title, slug = title_and_slug(settings, target)
+    shape = machine_shape(target.accelerator)
+    datasets = [dataset_of(part, kit, target.dataset) for part in kit.parts] if target.dataset else []
+    if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
+        raise UsageError(
+            f"the notebook and the dataset would both be called '{slug}', which Kaggle refuses",
+            hint="give the notebook another `slug` or `title` in [tool.offline-kit.notebook]",
+        )
+    competitions = [target.competition] if target.competition else []
+    metadata: dict[str, Any] = {
+        "id": slug,
+        "title": title,
+        "code_file": CODE_FILE,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": bool(shape),
+        "enable_tpu": False,
+        "enable_internet": False,
+        "keywords": [],
+        "dataset_sources": list(dict.fromkeys([*datasets, *settings.dataset_sources])),
+        "competition_sources": list(dict.fromkeys([*competitions, *settings.competition_sources])),
+        "kernel_sources": list(settings.kernel_sources),
+        "model_sources": list(settings.model_sources),
+    }
+    _check_sources(settings)
+    return metadata | ({"machine_shape": shape} if shape else {}) | _image_pin(settings, image)
+
+
+def dataset_of(part: Part, kit: Kit, dataset: str) -> str:
+    """Return the dataset of a part: the configured one, or with the part's name behind it in a split kit."""
+    return dataset if len(kit.parts) == 1 else f"{dataset}-{part.name}"
+
+
+def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str]:
+    """Return the notebook's title and slug; one follows from the other, as on Kaggle."""
+    suffix = " inference"
+    title = settings.title.strip() or settings.slug.replace("-", " ")
+    title = title or _name(target)[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
+    slug = settings.slug or slug_of(title)
+    problems = [*title_problems(title), *slug_problems(slug)]
+    if not problems and slug_of(title) != slug:
+        problems = [f"the title '{title}' makes the slug '{slug_of(title)}' on Kaggle, not '{slug}'"]
+    if problems:
+        raise UsageError(
+            "Kaggle would refuse the notebook's name",
+            hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
+            details=problems,
+        )
+    return title, slug
+
+
+def _name(target: Target) -> str:
+    return target.name or target.project.resolve().name
+
+
+def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:
+    if not settings.pin_image:
+        return {}
+    if not image.digest:
+        raise UsageError(
+            f"`pin_image` is set, but no digest is known for the image '{image.name}'",
+            hint="remove `pin_image`, or use an image file with its digest (`offline-kit image list` shows them)",
+        )
+    return {"docker_image": image.digest, "docker_image_pinning_type": "original"}
+
+
+SOURCE_FORMS = {
+    "dataset_sources": (r"[\w-]+/[\w-]+", "owner/slug"),
+    "competition_sources": (r"[\w-]+", "slug"),
+    "kernel_sources": (r"[\w-]+/[\w-]{5,}(/\d+)?", "owner/slug"),
+    "model_sources": (r"[\w-]+/[\w.-]+/[\w.-]+/[\w.-]+/\d+", "owner/model/framework/variation/version"),
+}
+"""What Kaggle's client takes as a source; anything else it refuses, or worse, leaves out with a printed line."""
+
+
+def _check_sources(settings: NotebookSettings) -> None:
+    problems = [
+        f"{key}: '{source}' is not of the form '{form}'"
+        for key, (pattern, form) in SOURCE_FORMS.items()
+        for source in getattr(settings, key)
+        if not re.fullmatch(pattern, source)
+    ]
+    if problems:
+        raise UsageError(
+            "Kaggle would refuse sources of the notebook",
+            hint="correct them in [tool.offline-kit.notebook]; addresses and prefixes such as 'datasets/' are not taken",
+            details=problems,
+        )

@@ -1,0 +1,346 @@
+"""The rendered notebook: valid, the same twice, free of this machine, and it runs."""
+
+import ast
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from kit_builder import Workshop
+
+from offline_kit.accelerators import machine_shape
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.image import Image
+from offline_kit.model import FileEntry, Kit, NotebookSettings, Part, Role
+from offline_kit.notebook import Rendered, Target, kernel_metadata, render
+from offline_kit.scripts import python_literal
+
+IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
+LIGHTNING = NotebookSettings(model="plants:Lit", data="src/data.py:Data")
+FUNCTION = NotebookSettings(template="function", function="work.py:main")
+
+
+def kit_of(workshop: Workshop, folder: Path, parts: tuple[str, ...] = ("kit",)) -> Kit:
+    """Mount the workshop's kit below folder/input and return it as a build would."""
+    workshop.plan["python"] = f"{sys.version_info.major}.{sys.version_info.minor}"
+    made = []
+    for name in parts:
+        place = folder / "input/datasets/me" / name
+        identity = workshop.mount(place, name)
+        manifest = json.loads((place / "offline-kit.json").read_text())
+        entries = tuple(FileEntry(**(line | {"role": Role(line["role"])})) for line in manifest["files"])
+        made.append(Part(name=name, id=identity, entries=entries))
+    return Kit(folder=folder, id="0" * 64, parts=tuple(made))
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    workshop = Workshop()
+    workshop.add_wheel("alpha", "1.0+cu1")
+    workshop.add_sdist()
+    workshop.add("checkpoints/epoch=4.ckpt", b"x" * 1500, "checkpoint")
+    return kit_of(workshop, tmp_path)
+
+
+def target(tmp_path: Path, **more: Any) -> Target:
+    return Target(project=tmp_path, **({"name": "plants", "version": "1.2", "dataset": "plants-kit"} | more))
+
+
+def code_cells(rendered: Rendered) -> list[Any]:
+    return [cell for cell in json.loads(rendered.text)["cells"] if cell["cell_type"] == "code"]
+
+
+@pytest.mark.parametrize("settings", [LIGHTNING, FUNCTION], ids=["lightning", "function"])
+def test_a_notebook_is_valid_and_every_cell_parses(
+    kit: Kit, tmp_path: Path, settings: NotebookSettings
+) -> None:
+    """It is nbformat 4.5 with the kernelspec that papermill wants, and Python throughout."""
+    rendered = render(kit, settings, IMAGE, target(tmp_path))
+    notebook: Any = nbformat.from_dict(json.loads(rendered.text))  # type: ignore[no-untyped-call]
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in code_cells(rendered):
+        ast.parse("".join(cell["source"]))
+        assert "offline_kit." not in "".join(cell["source"]), "nothing imports the tool"
+
+
+def test_the_same_input_gives_the_same_bytes(kit: Kit, tmp_path: Path) -> None:
+    """Neither time nor place nor chance is in a notebook, and cell ids are stable."""
+    one = render(kit, LIGHTNING, IMAGE, target(tmp_path))
+    moved = dataclasses.replace(kit, folder=tmp_path / "elsewhere")
+    two = render(moved, LIGHTNING, IMAGE, target(tmp_path / "other"))
+    assert one == two
+    assert str(tmp_path) not in one.text
+    assert json.loads(one.text)["cells"][2]["id"] == "03-settings"
+
+
+def test_the_title_cell_says_what_it_is(kit: Kit, tmp_path: Path) -> None:
+    """Kit id, project, image, packages and checkpoints stand at the top."""
+    text = "".join(json.loads(render(kit, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
+    for words in (
+        kit.parts[0].id,
+        "plants 1.2",
+        "An image, Python 3.13.5, CPU",
+        "alpha 1.0+cu1, fromsource 2.0",
+    ):
+        assert words in text
+    assert "`epoch=4.ckpt` (1.5 kB)" in text
+
+
+def test_notebooks_look_cared_for(kit: Kit, tmp_path: Path) -> None:
+    """ruff finds nothing to format, and nothing wrong but imports that cells repeat."""
+    settings = dataclasses.replace(
+        LIGHTNING, params={"names": ["a" * 30, "b" * 30, 'c"\n'], "deep": {"x": [1.5, True]}}
+    )
+    path = render(kit, settings, IMAGE, target(tmp_path)).write(tmp_path / "notebook")
+    ruff = [sys.executable, "-m", "ruff"]
+    shape = ["--isolated", "--line-length", "110"]
+    formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
+    assert formatted.returncode == 0, formatted.stdout
+    checked = subprocess.run(
+        [*ruff, "check", *shape, "--ignore", "F811,E402,E501", path], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_values_are_written_as_python(tmp_path: Path) -> None:
+    """Whatever a configuration holds comes back from the notebook unchanged."""
+    value = {"quote'\"": "line\nbreak\\", "list": [1, 2.5, None, True, {"ä": "x" * 90}], "empty": {}}
+    assert ast.literal_eval(python_literal(value)) == value
+
+
+def run_cells(rendered: Rendered, folder: Path) -> str:
+    """Run the notebook's code as Kaggle would lay it out, and return what it printed."""
+    source = "\n\n".join("".join(cell["source"]) for cell in code_cells(rendered))
+    (folder / "notebook.py").write_text(source)
+    names = {"INPUT": "input", "WORKING": "working", "SCRATCH": "scratch", "INSTALLER": ""}
+    env = os.environ | {f"OFFLINE_KIT_{key}": str(folder / name) for key, name in names.items() if name}
+    done = subprocess.run(
+        [sys.executable, "notebook.py"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=env | {"PYTHONPATH": ""},
+    )
+    return done.stdout + done.stderr
+
+
+WORK = b"""
+import alpha
+
+def main(context):
+    names = (context.input / "test.txt").read_text().split()
+    return [{"id": name, "label": f"{alpha.VERSION} {context.params['word']} {context.device}"} for name in names]
+"""
+
+
+@pytest.mark.parametrize("layout", ["competitions/leaves", "leaves"])
+def test_the_function_template_runs(tmp_path: Path, layout: str) -> None:
+    """A function of one file gets the context and writes a submission that is checked."""
+    workshop = Workshop()
+    workshop.add_wheel("alpha")
+    workshop.add("code/work.py", WORK, "source")
+    workshop.plan["roots"] = ["."]
+    (tmp_path / "input" / layout).mkdir(parents=True)
+    (tmp_path / "input" / layout / "test.txt").write_text("a b")
+    (tmp_path / "input" / layout / "sample_submission.csv").write_text("id,label\na,0\nb,0\n")
+    settings = dataclasses.replace(FUNCTION, params={"word": "hello"})
+    rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
+    said = run_cells(rendered, tmp_path)
+    assert "submission: agrees with 'sample_submission.csv'" in said, said
+    assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,1.0 hello cpu\nb,1.0 hello cpu\n"
+
+
+LIT = b"""
+import torch
+
+class Lit(torch.nn.Module):
+    def __init__(self, width, scale=1.0):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, width, bias=False)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+class Data:
+    def __init__(self, root, batch_size=2):
+        self.ids, self.batch_size = (root / "test.txt").read_text().split(), batch_size
+
+    def predict_dataloader(self):
+        for start in range(0, len(self.ids), self.batch_size):
+            yield torch.ones(len(self.ids[start : start + self.batch_size]), 1)
+
+    def submission(self, predictions):
+        return [{"id": name, "label": row[0].item()} for name, row in zip(self.ids, predictions, strict=True)]
+"""
+
+
+def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
+    """Two checkpoints of a class in a loose file give the mean of their predictions, in order."""
+    torch: Any = pytest.importorskip("torch")
+    workshop = Workshop()
+    workshop.add("code/src/lit.py", LIT, "source")
+    workshop.plan["roots"] = ["src"]
+    for number, weight in enumerate((1.0, 4.0)):
+        saved = {
+            "state_dict": {"layer.weight": torch.full((1, 1), weight)},
+            "hyper_parameters": {"width": 1, "lr": 1},
+        }
+        torch.save(saved, tmp_path / "fold.ckpt")
+        workshop.add(f"checkpoints/fold={number}.ckpt", (tmp_path / "fold.ckpt").read_bytes(), "checkpoint")
+    data = tmp_path / "input/competitions/leaves"
+    data.mkdir(parents=True)
+    (data / "test.txt").write_text("a b c")
+    settings = NotebookSettings(
+        model="src/lit.py:Lit", data="lit:Data", params={"scale": 2.0, "batch_size": 1}
+    )
+    rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
+    said = run_cells(rendered, tmp_path)
+    assert "fold=1.ckpt: 3 batches" in said, said
+    assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,5.0\nb,5.0\nc,5.0\n"
+
+
+def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
+    """A file of the user's takes a block of a built-in template and leaves the rest."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "lightning.py.j2" %}\n{% block work %}\n# %% mine\nresult = {{ settings.params | py }}\n{% endblock %}\n'
+    )
+    settings = dataclasses.replace(LIGHTNING, template="mine.py.j2", params={"a": 1})
+    cells = code_cells(render(kit, settings, IMAGE, target(tmp_path)))
+    assert ["".join(cell["source"]) for cell in cells if cell["metadata"]["title"] == "mine"] == [
+        'result = {"a": 1}'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# %%\n{{ nothing }}\n", r"own\.py\.j2, line 2: 'nothing' is undefined"),
+        ("# %%\n\n{% if %}\n", r"own\.py\.j2, line 3"),
+        ('{% extends "bse.py.j2" %}', "'bse.py.j2', which does not exist"),
+        ("# %% first\nx = 1\n# %% second\ny = = 2\n", "cells that are not Python"),
+        ("# %%\n!pip install x\n", "cells that are not Python"),
+    ],
+)
+def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: str, words: str) -> None:
+    """Undefined names, jinja's syntax and Python's are told with file and line."""
+    (tmp_path / "own.py.j2").write_text(text)
+    with pytest.raises(ProjectError, match=words) as caught:
+        render(kit, dataclasses.replace(LIGHTNING, template="own.py.j2"), IMAGE, target(tmp_path))
+    assert not caught.value.details or re.search(r"own\.py\.j2 line (2|4): ", caught.value.details[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (NotebookSettings(template="lightnin"), "did you mean 'lightning'"),
+        (NotebookSettings(data="a:B"), "needs 'model'"),
+        (NotebookSettings(template="function"), "needs 'function'"),
+        (NotebookSettings(model="plants", data="a:B"), "model = 'plants' is not understood"),
+        (dataclasses.replace(LIGHTNING, params={"x": float("nan")}), "'x' has a value"),
+        (dataclasses.replace(LIGHTNING, title="short"), "refuse the notebook's name"),
+        (
+            dataclasses.replace(LIGHTNING, title="A good title", slug="another-slug"),
+            "refuse the notebook's name",
+        ),
+        (dataclasses.replace(LIGHTNING, slug="plants-kit"), "both be called 'plants-kit'"),
+        (dataclasses.replace(LIGHTNING, pin_image=True), "no digest is known"),
+        (dataclasses.replace(LIGHTNING, dataset_sources=("datasets/me/x",)), "refuse sources"),
+        (dataclasses.replace(LIGHTNING, model_sources=("me/model/pytorch/base",)), "refuse sources"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    kit: Kit, tmp_path: Path, settings: NotebookSettings, words: str
+) -> None:
+    """What Kaggle or the template would choke on is an error at build, with what to write instead."""
+    with pytest.raises(UsageError, match=words):
+        render(kit, settings, IMAGE, target(tmp_path))
+
+
+def test_lightning_without_checkpoints_is_refused(tmp_path: Path) -> None:
+    """A model without weights predicts noise; a function may do without."""
+    kit = kit_of(Workshop(), tmp_path)
+    render(kit, FUNCTION, IMAGE, target(tmp_path))
+    with pytest.raises(UsageError, match="needs a checkpoint"):
+        render(kit, LIGHTNING, IMAGE, target(tmp_path))
+
+
+def test_metadata_is_what_kaggle_wants(kit: Kit, tmp_path: Path) -> None:
+    """Private, internet off, the kit and the competition attached; the owner comes with the push."""
+    settings = dataclasses.replace(LIGHTNING, kernel_sources=("me/other-notebook",), pin_image=True)
+    image = dataclasses.replace(IMAGE, digest="gcr.io/kaggle-images/python@sha256:abc")
+    found = kernel_metadata(kit, settings, image, target(tmp_path, competition="leaves", accelerator="t4x2"))
+    assert found == {
+        "id": "plants-inference",
+        "title": "plants inference",
+        "code_file": "inference.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_tpu": False,
+        "enable_internet": False,
+        "keywords": [],
+        "dataset_sources": ["plants-kit"],
+        "competition_sources": ["leaves"],
+        "kernel_sources": ["me/other-notebook"],
+        "model_sources": [],
+        "machine_shape": "NvidiaTeslaT4",
+        "docker_image": "gcr.io/kaggle-images/python@sha256:abc",
+        "docker_image_pinning_type": "original",
+    }
+
+
+def test_a_cpu_notebook_names_no_machine(kit: Kit, tmp_path: Path) -> None:
+    """Without accelerator there is neither a GPU nor a machine shape, and no image is pinned unasked."""
+    found = kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path))
+    assert not found["enable_gpu"]
+    assert not {"machine_shape", "docker_image"} & set(found)
+
+
+def test_a_split_kit_attaches_every_part(tmp_path: Path) -> None:
+    """Each part has a dataset of its own, named after the configured one."""
+    kit = kit_of(Workshop(), tmp_path, ("checkpoints", "packages"))
+    found = kernel_metadata(kit, FUNCTION, IMAGE, target(tmp_path, dataset="me/plants"))
+    assert found["dataset_sources"] == ["me/plants-checkpoints", "me/plants-packages"]
+
+
+@pytest.mark.parametrize("name", ["x", "a" * 80, "Plants & Leaves", "data_set"])
+def test_any_project_name_gives_a_legal_title(kit: Kit, tmp_path: Path, name: str) -> None:
+    """The default title fits Kaggle's limits whatever the project is called."""
+    found = kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path, name=name))
+    assert 6 <= len(found["title"]) <= 50
+    assert re.fullmatch(r"[a-z0-9-]{6,50}", found["id"])
+
+
+@pytest.mark.parametrize(
+    ("word", "shape"),
+    [("none", ""), ("T4x2", "NvidiaTeslaT4"), ("nvidiateslat4", "NvidiaTeslaT4"), ("l4x4", "NvidiaL4")],
+)
+def test_accelerators_have_kaggles_names(word: str, shape: str) -> None:
+    """Usual words and Kaggle's own, in any case, mean a machine shape."""
+    assert machine_shape(word) == shape
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [("p100", "retired"), ("TpuV5E8", "TPU"), ("t4x3", "did you mean 't4x2'"), ("abacus", "unknown")],
+)
+def test_accelerators_that_are_not_there_are_refused(word: str, words: str) -> None:
+    """Retired, unsupported and unknown machines each have their sentence."""
+    with pytest.raises(UsageError, match=words):
+        machine_shape(word)
+
+
+def test_writing_leaves_both_files(kit: Kit, tmp_path: Path) -> None:
+    """The notebook lies beside its metadata, which names it."""
+    path = render(kit, LIGHTNING, IMAGE, target(tmp_path)).write(tmp_path / "notebook")
+    assert json.loads((path.parent / "kernel-metadata.json").read_text())["code_file"] == path.name
