@@ -16,7 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.files import CHUNK, disk_errors
-from offline_kit.patience import PATIENT, Attempt, PassingError, Patience, attempts
+from offline_kit.patience import PATIENT as PATIENT
+from offline_kit.patience import Attempt, PassingError, attempts
+from offline_kit.patience import Patience as Patience
 from offline_kit.redaction import redact
 from offline_kit.report import Advance
 
@@ -25,7 +27,8 @@ if TYPE_CHECKING:
 
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that may pass."""
-_GONE = frozenset({404, 410})
+GONE = frozenset({404, 410})
+"""Statuses that say: there is nothing here."""
 _SPAN = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _sessions = threading.local()
 
@@ -73,9 +76,10 @@ def ask(
     *,
     settings: Connection,
     headers: Mapping[str, str] | None = None,
+    absent: frozenset[int] = GONE,
     patience: Patience = PATIENT,
 ) -> Answer | None:
-    """Return what a URL answers; None where there is nothing (404). Passing trouble is waited out.
+    """Return what a URL answers; None where there is nothing (`absent` statuses). Passing trouble is waited out.
 
     A file:// folder answers with its index.html. Raises OutsideError when the far side cannot be reached
     or refuses.
@@ -84,7 +88,7 @@ def ask(
         return _ask_disk(url)
     for attempt in _attempts(url, patience):
         with attempt, _get(url, settings, dict(headers or {})) as response:
-            if response.status_code in _GONE:
+            if response.status_code in absent:
                 return None
             _refuse(url, response)
             kind, _, rest = response.headers.get("content-type", "text/html").partition(";")
@@ -106,9 +110,15 @@ def fetch_bytes(url: str, *, settings: Connection, sha256: str = "", patience: P
     answer = ask(url, settings=settings, patience=patience, headers={"Accept-Encoding": "identity"})
     if answer is None:
         raise _missing(url)
-    if sha256 and hashlib.sha256(answer.content).hexdigest() != sha256:
-        raise _mismatch(url, sha256, hashlib.sha256(answer.content).hexdigest())
-    return answer.content
+    return verified(answer.content, url, sha256)
+
+
+def verified(content: bytes, url: str, sha256: str) -> bytes:
+    """Return the content that a URL gave, or raise ProjectError where its hash is another than promised."""
+    got = hashlib.sha256(content).hexdigest()
+    if sha256 and got != sha256:
+        raise _mismatch(url, sha256, got)
+    return content
 
 
 def download(
@@ -209,7 +219,7 @@ def _continue(url: str, part: _Part, settings: Connection) -> None:
                 return
             part.clear()
             raise PassingError("the server has less than was held")
-        if response.status_code in _GONE:
+        if response.status_code in GONE:
             raise _missing(url)
         _refuse(url, response)
         span = _SPAN.match(response.headers.get("content-range", ""))
@@ -331,12 +341,16 @@ def _missing(url: str) -> OutsideError:
 
 
 def _mismatch(url: str, expected: str, got: str) -> ProjectError:
-    name = unquote(urlsplit(url).path).rpartition("/")[2]
     return ProjectError(
-        f"'{name}' is not the file that was promised",
+        f"'{name_in(url)}' is not the file that was promised",
         hint="do not install it by hand: tell whoever runs the index, or name another index or version",
         details=[f"expected {expected}", f"got      {got}", f"from {redact(url)}"],
     )
+
+
+def name_in(url: str) -> str:
+    """Return the file name that a URL ends in."""
+    return unquote(urlsplit(url).path).rpartition("/")[2]
 
 
 def local_path(url: str) -> Path:
