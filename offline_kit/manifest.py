@@ -15,7 +15,7 @@ from typing import Any
 from offline_kit.errors import ProjectError
 from offline_kit.files import human_size, sha256_of, tree, write_atomic
 from offline_kit.kaggle_names import MARKER, is_safe
-from offline_kit.model import FileEntry, Part, Role
+from offline_kit.model import FileEntry, Kit, Part, Role
 from offline_kit.report import SILENT, Reporter
 
 FORMAT = 1
@@ -100,6 +100,20 @@ def parse(text: str, source: str) -> Part:
             details=(f"it says {document['id']}", f"its files give {part.id}"),
         )
     return part
+
+
+def read_kit(folder: Path) -> Kit:
+    """Read the manifests of a kit on disk (`folder` holds dataset/); raises ProjectError as `read` does."""
+    dataset = folder / "dataset"
+    below = [] if (dataset / MARKER).exists() else sorted(path.parent for path in dataset.glob(f"*/{MARKER}"))
+    parts = sorted((read(place) for place in below or [dataset]), key=lambda part: part.name)
+    kit = Kit(folder=folder, id=kit_id(part.id for part in parts), parts=tuple(parts))
+    for part, place in zip(parts, below, strict=False):
+        if kit.part_folder(part) not in (place, dataset):
+            raise ProjectError(
+                f"'{place}' holds the part '{part.name}', which belongs elsewhere", hint=_REBUILD
+            )
+    return kit
 
 
 def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT) -> tuple[str, ...]:

@@ -1,0 +1,192 @@
+"""The kit on disk: every file under a name that Kaggle leaves alone, whole or not at all."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit import files, manifest
+from offline_kit.errors import OutsideError, ProjectError
+from offline_kit.install_plan import Contents as Contents
+from offline_kit.kaggle_names import limit_warnings
+from offline_kit.kit_layout import Item, Layout, arrange
+from offline_kit.model import FileEntry, Kit, Role
+from offline_kit.report import SILENT, Advance, Reporter
+
+_SPARE_SPACE = 16 << 20
+"""Bytes to leave free: manifests, folders, the notebook."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """What a kit holds of one role."""
+
+    role: Role
+    """The role."""
+    files: int
+    """How many."""
+    size: int
+    """Bytes."""
+
+
+def totals(kit: Kit) -> tuple[Total, ...]:
+    """Return files and bytes of a kit by role, in the order of Role, roles without files left out."""
+    entries = [entry for part in kit.parts for entry in part.entries]
+    groups = {role: [entry.size for entry in entries if entry.role is role] for role in Role}
+    return tuple(
+        Total(role=role, files=len(sizes), size=sum(sizes)) for role, sizes in groups.items() if sizes
+    )
+
+
+def assemble(contents: Contents, folder: Path, *, report: Reporter = SILENT) -> Kit:
+    """Write the kit into `folder`/dataset and the freeze into `folder`/requirements.txt.
+
+    Ids are over content and names alone. The old kit stands until the new one is whole; one that already
+    is what was asked for is left untouched. Files are hashed while they are copied. Raises ProjectError
+    for what must not go along or changed meanwhile, OutsideError where the disk is full or refuses.
+    """
+    layout = arrange(contents)
+    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    _tell(contents, kit, report)
+    old = _old_kit(folder)
+    if not (old and _stands(old, kit)):
+        report.step(f"Packing {len(layout.items)} files into '{folder / 'dataset'}'")
+        _write(kit, layout, old, report)
+    _write_freeze(contents.freeze.text, folder)
+    return kit
+
+
+def _tell(contents: Contents, kit: Kit, report: Reporter) -> None:
+    if not contents.checkpoints:
+        report.note("the kit holds no checkpoints; name them in 'checkpoints' or with -c if there are some")
+    for part in kit.parts:
+        size = sum(entry.size for entry in part.entries)
+        for warning in limit_warnings(len(part.entries) + 1, size):
+            report.warn(f"the dataset '{part.name}': {warning}")
+
+
+def _old_kit(folder: Path) -> Kit | None:
+    try:
+        return manifest.read_kit(folder)
+    except ProjectError:
+        return None  # no kit yet, or one that is replaced anyway
+
+
+def _stands(old: Kit, new: Kit) -> bool:
+    """Whether the kit on disk is the new one, its files untouched and none besides."""
+    if (old.id, [p.name for p in old.parts]) != (new.id, [p.name for p in new.parts]):
+        return False
+    if [part.entries for part in old.parts] != [part.entries for part in new.parts]:
+        return False
+    if any(manifest.verify(old.part_folder(part), part, hashes=False) for part in old.parts):
+        return False
+    return all(_is_sealed(old.part_folder(p) / e.stored, e) for p in old.parts for e in p.entries)
+
+
+def _write(kit: Kit, layout: Layout, old: Kit | None, report: Reporter) -> None:
+    reusable = _reusable(old) if old else {}
+    dataset = kit.folder / "dataset"
+    _check_space(kit, layout, reusable)
+    total = sum(item.size for item in layout.items.values())
+    with files.staged(dataset) as stage, report.progress("Packing", total) as advance:
+        for part in kit.parts:
+            place = stage / kit.part_folder(part).relative_to(dataset)
+            place.mkdir(exist_ok=True)
+            for entry in part.entries:
+                _put(layout.items[entry.original], place / entry.stored, reusable, advance)
+            _seal(manifest.write(place, part), part.id)
+        for path in (stage, *(each for each in stage.rglob("*") if each.is_dir())):
+            path.chmod(0o755)  # whatever the umask is
+
+
+def _reusable(old: Kit) -> dict[str, Path]:
+    """Return files of the old kit by digest, those that nobody touched since we wrote them."""
+    found = {}
+    for part in old.parts:
+        for entry in part.entries:
+            path = old.part_folder(part) / entry.stored
+            if _is_sealed(path, entry):
+                found[entry.sha256] = path
+    return found
+
+
+def _check_space(kit: Kit, layout: Layout, reusable: dict[str, Path]) -> None:
+    needed = sum(i.size for i in layout.items.values() if i.sha256 not in reusable and not _is_blob(i))
+    place = next(each for each in (kit.folder, *kit.folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed + _SPARE_SPACE:
+        raise OutsideError(
+            f"the kit needs {files.human_size(needed)} more below '{kit.folder}', "
+            f"where {files.human_size(free)} are free",
+            hint="free some space, or choose another place with --out",
+        )
+
+
+def _put(item: Item, target: Path, reusable: dict[str, Path], advance: Advance) -> None:
+    """Bring one file under its stored name, with bytes that were seen to have its digest."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if item.sha256 in reusable:
+        # Ours since the last build, sealed, and never written in place: no second copy of gigabytes.
+        files.link_or_copy(reusable[item.sha256], target)
+        advance(item.size)
+    elif item.path is None:
+        target.write_bytes(item.data)
+        advance(item.size)
+    elif _is_blob(item):
+        files.link_or_copy(item.path, target)
+        _expect(item, files.sha256_of(target, advance))
+    else:
+        _copy(item, item.path, target, advance)
+    target.chmod(0o644)
+    _seal(target, item.sha256)
+
+
+def _copy(item: Item, source: Path, target: Path, advance: Advance) -> None:
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise ProjectError(
+            f"'{source}' cannot be read any more: {error.strerror}",
+            hint="bring the file back, or build again without it; the previous kit stands as it was",
+        ) from error
+    with stream, target.open("wb") as into:
+        digest, _ = files.copy_hashed(stream, into, advance)
+    _expect(item, digest)
+
+
+def _expect(item: Item, digest: str) -> None:
+    if digest != item.sha256:
+        raise ProjectError(
+            f"'{item.path}' is not what it was a moment ago, or is damaged",
+            hint="build again when nothing writes to it; a damaged file of the cache may be removed",
+            details=(f"expected sha256 {item.sha256}", f"it has       {digest}"),
+        )
+
+
+def _is_blob(item: Item) -> bool:
+    """Whether the bytes lie in a content-addressed cache, so that a link to them is safe."""
+    return item.path is not None and item.path.name == item.sha256
+
+
+def _sealed_time(digest: str) -> int:
+    # Even whole seconds, the same as in the cache, whose blobs may be linked; by content, since Kaggle's client takes files of one name,
+    # size and time for the same.
+    return (1_000_000_000 + 2 * int(digest[:7], 16)) * 1_000_000_000
+
+
+def _seal(path: Path, digest: str) -> None:
+    os.utime(path, ns=(path.stat().st_atime_ns, _sealed_time(digest)))
+
+
+def _is_sealed(path: Path, entry: FileEntry) -> bool:
+    try:
+        stat = path.lstat()
+    except OSError:
+        return False
+    return stat.st_size == entry.size and stat.st_mtime_ns == _sealed_time(entry.sha256)
+
+
+def _write_freeze(text: str, folder: Path) -> None:
+    path = folder / "requirements.txt"
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+        files.write_atomic(path, text)

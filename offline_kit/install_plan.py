@@ -1,0 +1,107 @@
+"""The install plan: which exact files the notebook installs, and what it expects of the image."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from offline_kit import import_names
+from offline_kit.errors import ProjectError
+from offline_kit.image import Image
+from offline_kit.model import Checkpoint, Fate, Freeze, OwnCode, Pin, SettledSdist, Wheel, Wheelhouse
+
+FORMAT = 1
+PLAN = "packages/install.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """All that goes into a kit."""
+
+    freeze: Freeze
+    """Every pin with its fate."""
+    image: Image
+    """What the kit is for."""
+    house: Wheelhouse = field(default_factory=Wheelhouse)
+    """Wheels of the bundled pins and of the spares."""
+    settled: tuple[SettledSdist, ...] = ()
+    """Packages that the index has only as sdists."""
+    own: OwnCode = field(default_factory=OwnCode)
+    """The project's own code."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """The trained files."""
+    split: bool = False
+    """A dataset for packages, code and checkpoints each, instead of one for all."""
+
+
+def make(contents: Contents) -> str:
+    """Return the plan as JSON, the same text for the same contents.
+
+    Raises ProjectError with every bundled pin that no file stands for.
+    """
+    own = {wheel.name: wheel for wheel in contents.own.wheels}
+    wheels = {wheel.name: wheel for wheel in contents.house.wheels}
+    settled = {each.name: each for each in contents.settled}
+    bundled = [pin for pin in contents.freeze.having(Fate.BUNDLED) if pin.name not in own]
+    lacking = [f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | settled]
+    if lacking:
+        raise ProjectError(
+            f"{len(lacking)} bundled packages have no file in the wheelhouse",
+            hint="run the build again; if it persists, remove the freeze with --upgrade",
+            details=lacking,
+        )
+    items = [
+        *(_from_sdist(settled[pin.name]) for pin in bundled if pin.name in settled),
+        *(_from_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in settled),
+        *(_from_wheel(wheel, "own") for wheel in own.values()),
+    ]
+    provided = [_provided(pin, wheels) for pin in contents.freeze.having(Fate.PROVIDED)]
+    plan = {
+        "format": FORMAT,
+        "image": contents.image.name,
+        "python": contents.image.python_minor,
+        "install": sorted(items, key=lambda item: str(item["name"])),
+        "provided": sorted(provided, key=lambda item: str(item["name"])),
+        "roots": list(contents.own.roots),
+    }
+    return json.dumps(plan, indent=1, sort_keys=True) + "\n"
+
+
+def _from_wheel(wheel: Wheel, role: str) -> dict[str, object]:
+    return {
+        "name": wheel.name,
+        "version": wheel.version,
+        "wheel": wheel.filename,
+        "sdist": None,
+        "build": [],
+        "imports": list(import_names.of_wheel(wheel.path)),
+        "role": role,
+    }
+
+
+def _from_sdist(each: SettledSdist) -> dict[str, object]:
+    names: Iterable[str] = ()
+    if each.wheel:
+        names = import_names.of_wheel(each.wheel.path)
+    elif each.sdist:
+        names = import_names.of_sdist(each.sdist.path, each.name)
+    return {
+        "name": each.name,
+        "version": each.version,
+        "wheel": each.wheel.filename if each.wheel else None,
+        "sdist": each.sdist.filename if each.sdist else None,
+        "build": sorted(wheel.filename for wheel in each.closure),
+        "imports": list(names),
+        "role": "bundled",
+    }
+
+
+def _provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, object]:
+    spare = wheels.get(pin.name) if pin.spare else None
+    return {
+        "name": pin.name,
+        "version": pin.version,
+        "requires": list(pin.requires),
+        # The user's files are named by their paths, which must not make the kit's id.
+        "asked_by": sorted({"the project" if by.startswith("-") else by for by in pin.asked_by}),
+        "spare": spare.filename if spare else None,
+    }

@@ -1,0 +1,166 @@
+"""Where each file of a kit lies: its name for tools, its name for Kaggle, and the part that it is in."""
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from offline_kit import install_plan, manifest
+from offline_kit.errors import ProjectError
+from offline_kit.files import sha256_of
+from offline_kit.import_names import files_of
+from offline_kit.install_plan import PLAN, Contents
+from offline_kit.kaggle_names import safe_paths
+from offline_kit.model import Artifact, FileEntry, Part, Role
+
+_SECRETS = re.compile(
+    r"kaggle\.json|access_token|\.?netrc|_netrc|\.pypirc|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)"
+    r"|.*\.(pem|p12|pfx|ppk)|\.env(\.(?!example|sample|template|dist)[^/]*)?",
+    re.IGNORECASE,
+)
+"""Names of files that hold somebody's keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """A file that goes into the kit."""
+
+    role: Role
+    """What it is for."""
+    original: str
+    """Its name for tools, below the part's folder."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hex digest."""
+    path: Path | None = None
+    """Where its bytes lie; None when they are `data`."""
+    data: bytes = b""
+    """The bytes of what exists only here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """A kit before it is written."""
+
+    parts: tuple[Part, ...]
+    """The parts with their ids, sorted by name."""
+    items: dict[str, Item]
+    """Every file by its original name."""
+
+
+def arrange(contents: Contents) -> Layout:
+    """Return what the kit will hold and under which names; hashes the loose sources, writes nothing.
+
+    Raises ProjectError with all that must not or cannot go along: keys, two files of one name, names that
+    no manifest can hold.
+    """
+    items = _unique([*_packages(contents), *_code(contents), *_checkpoints(contents)])
+    problems = [*_secrets(contents), *_bad_names(items)]
+    if problems:
+        raise ProjectError(
+            "some files must not go into a kit",
+            hint="move them out of the packages, modules and checkpoints that are shipped, or rename them",
+            details=problems,
+        )
+    stored = safe_paths(items)
+    entries = [
+        FileEntry(role=item.role, original=name, stored=stored[name], size=item.size, sha256=item.sha256)
+        for name, item in items.items()
+    ]
+    return Layout(parts=_parts(entries, split=contents.split), items=items)
+
+
+def _parts(entries: Sequence[FileEntry], *, split: bool) -> tuple[Part, ...]:
+    if not split:
+        return (manifest.make_part("kit", entries),)
+    names = sorted({entry.original.partition("/")[0] for entry in entries})
+    return tuple(
+        manifest.make_part(name, (entry for entry in entries if entry.original.startswith(f"{name}/")))
+        for name in names
+    )
+
+
+def _packages(contents: Contents) -> Iterator[Item]:
+    plan = install_plan.make(contents).encode()
+    digest = hashlib.sha256(plan).hexdigest()
+    yield Item(role=Role.LOCK, original=PLAN, size=len(plan), sha256=digest, data=plan)
+    settled = contents.settled
+    built = [each.wheel for each in settled if each.wheel]
+    for wheel in (*contents.house.wheels, *contents.own.wheels, *built):
+        yield _artifact(Role.WHEEL, wheel)
+    for each in settled:
+        if each.sdist:
+            yield _artifact(Role.SDIST, each.sdist)
+        for wheel in each.closure:
+            yield _artifact(Role.BUILD, wheel)
+
+
+def _artifact(role: Role, file: Artifact) -> Item:
+    return Item(
+        role=role,
+        original=f"packages/{file.filename}",
+        size=file.size,
+        sha256=file.sha256,
+        path=file.path,
+    )
+
+
+def _code(contents: Contents) -> Iterator[Item]:
+    for source in contents.own.sources:
+        try:
+            size, digest = source.path.stat().st_size, sha256_of(source.path)
+        except OSError as error:
+            raise ProjectError(
+                f"cannot read '{source.original}': {error.strerror}",
+                hint="mend or remove the file, then build again",
+            ) from error
+        name = f"code/{source.original}"
+        yield Item(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
+
+
+def _checkpoints(contents: Contents) -> Iterator[Item]:
+    # "checkpoints/best.ckpt" of the project is not doubled to "checkpoints/checkpoints/best.ckpt".
+    tops = {PurePosixPath(each.original).parts[0] for each in contents.checkpoints}
+    folder = "" if tops == {"checkpoints"} else "checkpoints/"
+    for each in contents.checkpoints:
+        name = folder + each.original if each.original != "checkpoints" else "checkpoints/checkpoints"
+        yield Item(role=Role.CHECKPOINT, original=name, size=each.size, sha256=each.sha256, path=each.path)
+
+
+def _unique(items: Iterable[Item]) -> dict[str, Item]:
+    """Key the items by name, sorted; a wheel that is wanted twice goes once, under its first role."""
+    found: dict[str, Item] = {}
+    problems = []
+    for item in items:
+        first = found.setdefault(item.original, item)
+        if first.sha256 != item.sha256:
+            problems.append(
+                f"'{item.original}' is wanted with two contents: '{first.path}' and '{item.path}'"
+            )
+    if problems:
+        raise ProjectError(
+            "two files of the kit would have one name",
+            hint="remove the cache folder's copy of the wrong one, or pin another version",
+            details=problems,
+        )
+    return dict(sorted(found.items()))
+
+
+def _secrets(contents: Contents) -> list[str]:
+    named = [source.original for source in contents.own.sources]
+    named += [each.original for each in contents.checkpoints]
+    inside = [(wheel.filename, name) for wheel in contents.own.wheels for name in files_of(wheel.path)]
+    return [
+        *(f"'{name}' looks like a file with keys" for name in named if _is_secret(name)),
+        *(f"'{name}' in '{wheel}' looks like a file with keys" for wheel, name in inside if _is_secret(name)),
+    ]
+
+
+def _is_secret(name: str) -> bool:
+    return _SECRETS.fullmatch(PurePosixPath(name).name) is not None
+
+
+def _bad_names(items: Iterable[str]) -> list[str]:
+    return [f"{name!a} {reason}" for name in items if (reason := manifest.path_problem(name))]
