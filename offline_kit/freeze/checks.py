@@ -1,0 +1,102 @@
+"""What is wrong with the requirements themselves, said of all of them at once, before anything is resolved."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from packaging.requirements import Requirement
+
+from offline_kit.choosing import choose, outlook, same_version
+from offline_kit.errors import ProjectError
+from offline_kit.freeze.facts import Library
+from offline_kit.freeze.fates import Policy, wording
+from offline_kit.freeze.lines import Wanted
+from offline_kit.freeze.locks import exact
+from offline_kit.freeze.walk import has, satisfied
+from offline_kit.image import Image
+from offline_kit.index import IndexFile
+
+REMEDIES = (
+    "loosen the requirement (then the image's version serves), name the package in `replace` to bring another version "
+    "all the same, or choose another image ('offline-kit image list')"
+)
+
+
+def check(wanted: Iterable[Wanted], library: Library, policy: Policy, image: Image) -> None:
+    """Ask the index for every requirement of the user's.
+
+    Raises one ProjectError that lists every unknown package, every exact pin of which nothing fits the
+    image, and every requirement that a protected package of the image cannot meet; OutsideError where an
+    index cannot be reached.
+    """
+    asked = [one for one in wanted if one.name not in policy.own | policy.exclude | policy.direct.keys()]
+    with ThreadPoolExecutor(8) as pool:
+        problems = [
+            line for line in pool.map(lambda one: _problem(one, library, policy, image), asked) if line
+        ]
+    if not problems:
+        return
+    count = len(problems)
+    what = "a requirement cannot be met" if count == 1 else f"{count} requirements cannot be met"
+    raise ProjectError(
+        f"{what} on the image '{image.name}' (Python {image.python})", hint=REMEDIES, details=problems
+    )
+
+
+def _problem(one: Wanted, library: Library, policy: Policy, image: Image) -> str:
+    requirement = Requirement(one.requirement)
+    files = library.index.files(one.name)
+    shown = f"{wording(requirement)} ({one.where})"
+    here = image.packages.get(one.name, "")
+    serves = has(image, one.name) and (not here or satisfied(requirement, one.name, here))
+    if serves and one.name not in policy.include:
+        return ""
+    if not files and not policy.include & {one.name}:
+        return f"{shown}: no index has a package '{one.name}'{_guess(one.name, image)}"
+    if here and not policy.may_replace(one.name, image):
+        return f"{shown}: the image has {here}, which is protected"
+    return _unfit(requirement, files, library, here, shown)
+
+
+def _unfit(
+    requirement: Requirement, files: tuple[IndexFile, ...], library: Library, here: str, shown: str
+) -> str:
+    version = exact(requirement)
+    if not version:
+        return ""
+    chosen = choose(files, version, (), library.target)
+    if chosen and (chosen.filename.endswith(".whl") or _is_pure(files, version)):
+        return ""
+    found = outlook(files, version, (), library.target)
+    facts = "; ".join(found.lines) or "nothing of it fits"
+    tail = f"; the image has {here}" if here else ""
+    others = f"; what fits: {', '.join(found.versions[:4])}" if found.versions else ""
+    return f"{shown}: {facts}{others}{tail}"
+
+
+def _is_pure(files: Iterable[IndexFile], version: str) -> bool:
+    """Whether a version's sdist may well build: it never had wheels that are bound to a platform.
+
+    Where it had, and none for this Python, its sdist is compiled code that is older than this Python.
+    """
+    wheels = [
+        one.filename for one in files if same_version(one.version, version) and one.filename.endswith(".whl")
+    ]
+    return all(name.endswith("-any.whl") for name in wheels)
+
+
+def _guess(name: str, image: Image) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, image.packages, n=2, cutoff=0.75)
+    return f"; did you mean {' or '.join(repr(one) for one in close)}?" if close else ""
+
+
+def check_directs(policy: Policy, image: Image) -> None:
+    """Raise ProjectError where direct references would replace protected packages unasked."""
+    lines = [
+        f"{one.reference} ({one.wanted.where}): '{name}' is protected, the image has {image.packages[name]}"
+        for name, one in policy.direct.items()
+        if name in image.packages and not policy.may_replace(name, image)
+    ]
+    if lines:
+        raise ProjectError("direct references would replace protected packages", hint=REMEDIES, details=lines)

@@ -1,0 +1,210 @@
+"""The resolvers: uv for any target, pip-tools on the target's own Python. Both get the same problem."""
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from offline_kit import files, interpreters, proc
+from offline_kit.errors import OutsideError, ProjectError, UsageError
+from offline_kit.freeze import uv_tool
+from offline_kit.freeze.lines import logical_lines
+from offline_kit.freeze.locks import exact
+from offline_kit.image import Image
+from offline_kit.pip_settings import IndexSettings, redact
+
+_NETWORK = re.compile(
+    r"failed to fetch|error sending request|dns error|resolving dns|name resolution|connection (refused|error)|"
+    r"timed out|max retries|certificate|status code 5\d\d|http status server error|\b40[13]\b",
+    re.IGNORECASE,
+)
+_NOISE = re.compile(r"^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies")
+_URL = re.compile(r"https?://[^\s`'\")]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a resolver is asked, the same for each of them."""
+
+    requirements: tuple[str, ...]
+    """PEP 508 lines; direct references name local wheels."""
+    constraints: tuple[str, ...]
+    """Lines that bind without asking: the image's protected versions, the user's constraints."""
+    preferences: Mapping[str, str]
+    """Versions that are taken where nothing speaks against them."""
+    stubs: Path
+    """Folder of stub wheels."""
+    image: Image
+    """The target."""
+    settings: IndexSettings
+    """Where packages come from."""
+    cutoff: str
+    """Nothing uploaded after this moment (ISO 8601, UTC) is looked at."""
+    undated: frozenset[str]
+    """Indexes that do not tell upload times: the cut-off does not apply to them."""
+    cache: Path
+    """Where the pip-tools environment and its downloads are kept."""
+
+
+class Unsolvable(Exception):  # noqa: N818 - an answer, not a failure
+    """The resolver says that no set of versions meets the requirements."""
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        super().__init__("\n".join(words))
+        self.words = words
+        """Its own explanation, without paths and credentials."""
+
+
+def resolve(problem: Problem, engine: str) -> dict[str, str]:
+    """Return the version of every package in the closure of the problem's requirements.
+
+    Raises Unsolvable with the resolver's explanation, OutsideError where an index cannot be reached, and
+    ProjectError where the metadata of a package cannot be made.
+    """
+    if not problem.requirements:
+        return {}
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
+        folder = Path(name)
+        (folder / "requirements.in").write_text("".join(f"{line}\n" for line in problem.requirements))
+        (folder / "constraints.txt").write_text("".join(f"{line}\n" for line in problem.constraints))
+        seed = "".join(f"{name}=={version}\n" for name, version in sorted(problem.preferences.items()))
+        (folder / "requirements.txt").write_text(seed)
+        done = (_uv if engine == "uv" else _pip_tools)(problem, folder)
+        if not done.ok:
+            raise _translated(done, folder)
+        return read_pins((folder / "requirements.txt").read_text())
+
+
+def read_pins(text: str) -> dict[str, str]:
+    """Read a resolver's output: versions by normalized name, direct references by their wheel's name."""
+    pins = {}
+    for _, line in logical_lines(text, {}):
+        try:
+            found = Requirement(line.split(" --hash")[0])
+        except InvalidRequirement:
+            continue
+        version = exact(found)
+        if found.url:
+            version = found.url.rsplit("/", 1)[-1].split("-")[1].replace("%2B", "+")
+        pins[str(canonicalize_name(found.name))] = version
+    return pins
+
+
+def _uv(problem: Problem, folder: Path) -> proc.Done:
+    image = problem.image
+    settings = replace(problem.settings, find_links=(str(problem.stubs), *problem.settings.find_links))
+    config = uv_tool.write_config(settings, folder / "uv.toml", undated=problem.undated)
+    words: list[str | Path] = ["pip", "compile", "requirements.in", "-o", "requirements.txt"]
+    words += ["-c", "constraints.txt", "--python-version", image.python, "--exclude-newer", problem.cutoff]
+    words += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
+    words += ["--no-header", "--no-annotate", "--quiet"]
+    builder = image.interpreter or interpreters.find(image.python_minor, proc.environment())
+    words += ["--python", builder] if builder else []
+    return uv_tool.run(words, settings, config=config, cwd=folder)
+
+
+def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
+    settings = replace(problem.settings, find_links=(str(problem.stubs), *problem.settings.find_links))
+    changes = settings.pip_environment()
+    if not problem.undated:
+        # Old pips do not know the option and pass over the variable.
+        changes = changes | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
+    words = ["-m", "piptools", "compile", "requirements.in", "--output-file", "requirements.txt"]
+    words += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
+    words += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
+    words += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
+    words += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
+    python = pip_tools_python(problem)
+    env = proc.environment(**changes, VIRTUAL_ENV=None, NO_COLOR="1")
+    return proc.run([python, *words], cwd=folder, env=env, check=False, timeout=3600)
+
+
+def is_own_python(image: Image) -> bool:
+    """Whether the running interpreter is the target's: same minor version, same kind of machine."""
+    if image.local:
+        return True
+    import platform
+
+    here = "{}.{}".format(*sys.version_info)
+    return (
+        here == image.python_minor
+        and sys.platform == "linux"
+        and platform.machine() == image.machine
+        and sys.implementation.name == "cpython"
+    )
+
+
+def pip_tools_python(problem: Problem) -> Path:
+    """Return an interpreter of the target's Python that has pip-tools: the running one, else an environment.
+
+    Raises UsageError where this machine has no such Python or runs on another system.
+    """
+    image = problem.image
+    if is_own_python(image):
+        return Path(sys.executable)
+    import platform
+
+    python = interpreters.find(image.python_minor, proc.environment())
+    if python is None or sys.platform != "linux" or platform.machine() != image.machine:
+        raise UsageError(
+            f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
+            f"{image.machine} Linux",
+            hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
+        )
+    home = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
+    inside = home / "bin" / "python"
+    with files.locked(home.with_suffix(".lock")):
+        if not inside.is_file():
+            _make_environment(home, python, problem.settings)
+    return inside
+
+
+def _make_environment(home: Path, python: Path, settings: IndexSettings) -> None:
+    with files.staged(home) as fresh, tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        config = uv_tool.write_config(settings, Path(scratch) / "uv.toml")
+        # Relocatable, because a staged folder is renamed when it is whole.
+        steps: tuple[list[str | Path], ...] = (
+            ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
+            ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
+        )
+        for words in steps:
+            done = uv_tool.run([*words, "--quiet"], settings, config=config, cwd=Path(scratch))
+            if not done.ok:
+                raise OutsideError(
+                    "the environment for pip-tools cannot be made",
+                    hint="check the network and the index, or use the engine 'uv'",
+                    details=[redact(line) for line in done.tail(6)],
+                )
+
+
+def _translated(done: proc.Done, folder: Path) -> Exception:
+    text = redact(f"{done.err}\n{done.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
+    lines = tuple(_clean(line) for line in text.splitlines() if not _NOISE.search(line))
+    if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
+        return Unsolvable(tuple(line for line in lines if "No solution found" not in line)[:40])
+    if _NETWORK.search(text):
+        url = _URL.search(text)
+        return OutsideError(
+            f"the index cannot be reached{f': {url[0]}' if url else ''}",
+            hint="check the network and pip's configuration ('pip config list')",
+            details=lines[-8:],
+        )
+    return ProjectError(
+        "the resolver could not read the metadata of a package",
+        hint="choose another version of the package named above, or exclude it",
+        details=lines[-14:],
+    )
+
+
+def _clean(line: str) -> str:
+    line = re.sub(r"file://\S*/offline-kit-[^\s/]*/", "", line)
+    line = line.replace("-r requirements.in", "your requirements").replace(
+        "(from -c constraints.txt)", "(the image)"
+    )
+    return re.sub(r"^\s*(cause:|error:|ERROR:|[×╰─▶]+)\s*", "", line).rstrip()

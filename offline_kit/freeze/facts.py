@@ -1,0 +1,138 @@
+"""What distributions say of themselves: requirements and extras, from the index, a wheel, or a build."""
+
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from pathlib import Path
+from threading import Lock
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from offline_kit import files, web
+from offline_kit.choosing import Target, choose, is_sdist, same_version
+from offline_kit.errors import ProjectError
+from offline_kit.freeze.direct import Yard, build_wheel
+from offline_kit.index import Index, IndexFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What one version of a package says of itself."""
+
+    name: str
+    """Normalized name."""
+    version: str
+    """The version asked for."""
+    requires: tuple[Requirement, ...] = ()
+    """Requires-Dist, as far as it can be read."""
+    extras: frozenset[str] = frozenset()
+    """Provides-Extra, normalized."""
+    invalid: tuple[str, ...] = ()
+    """Requires-Dist lines that today's pip refuses."""
+
+
+def parse(raw: bytes, name: str, version: str) -> Facts:
+    """Read the bytes of a METADATA or PKG-INFO file."""
+    headers = BytesHeaderParser().parsebytes(raw)
+    good, bad = [], []
+    for line in headers.get_all("Requires-Dist") or ():
+        try:
+            good.append(Requirement(str(line)))
+        except InvalidRequirement:
+            bad.append(str(line))
+    extras = frozenset(canonicalize_name(str(one)) for one in headers.get_all("Provides-Extra") or ())
+    return Facts(name=name, version=version, requires=tuple(good), extras=extras, invalid=tuple(bad))
+
+
+def of_wheel(path: Path, name: str, version: str) -> Facts:
+    """Read a wheel's own metadata; ProjectError for what is no wheel."""
+    return parse(_metadata_of(path), name, version)
+
+
+def _metadata_of(path: Path) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = next(
+                one
+                for one in archive.namelist()
+                if one.endswith(".dist-info/METADATA") and one.count("/") == 1
+            )
+            return archive.read(member)
+    except (zipfile.BadZipFile, OSError, StopIteration) as error:
+        raise ProjectError(
+            f"'{path.name}' cannot be read as a wheel", hint="get or build it again"
+        ) from error
+
+
+class Library:
+    """Facts by name and version; each is read once. Safe to ask from several threads."""
+
+    def __init__(self, index: Index, yard: Yard) -> None:
+        self.index = index
+        """Where files are listed."""
+        self.yard = yard
+        """How sdists are built where nothing else tells their metadata."""
+        self.target = Target(yard.image)
+        """Judges which file of a version is the image's."""
+        self._given: dict[str, Facts] = {}
+        self._read: dict[tuple[str, str], Facts | None] = {}
+        self._lock = Lock()
+
+    def give(self, facts: Mapping[str, Facts]) -> None:
+        """Lay down facts that no index has: stubs, and wheels of direct references."""
+        self._given |= facts
+
+    def __call__(self, name: str, version: str) -> Facts | None:
+        """Return the facts of this version, None where no index has any file of it."""
+        given = self._given.get(name)
+        if given and same_version(given.version, version):
+            return given
+        key = (name, version)
+        if key not in self._read:
+            found = self._look(name, version)
+            with self._lock:
+                self._read[key] = found
+        return self._read[key]
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether an index has a file of this version that the image could take."""
+        return choose(self.index.files(name), version, (), self.target) is not None
+
+    def _look(self, name: str, version: str) -> Facts | None:
+        listed = [file for file in self.index.files(name) if same_version(file.version, version)]
+        best = choose(listed, version, (), self.target)
+        # A wheel for another platform says the same in nearly all packages, and is better than nothing.
+        others = sorted(listed, key=is_sdist)
+        for file in [best, *others] if best else others:
+            raw = self.index.metadata(file)
+            if raw is None and is_sdist(file):
+                raw = self._built(file)
+            if raw is not None:
+                return parse(raw, name, version)
+        return None
+
+    def _built(self, file: IndexFile) -> bytes:
+        """Return the metadata that an sdist's build hooks make; kept in the cache by content."""
+        kept = (
+            self.yard.cache
+            / "freeze"
+            / "metadata"
+            / f"{file.sha256 or file.filename}.{self.yard.image.python_minor}"
+        )
+        if file.sha256 and kept.is_file():
+            return kept.read_bytes()
+        with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+            sdist = Path(scratch) / file.filename
+            web.download(file.url, sdist, settings=self.yard.settings, sha256=file.sha256)
+            wheel = build_wheel(sdist, Path(scratch), self.yard, f"{file.project} {file.version}")
+            raw = _metadata_of(wheel)
+        if file.sha256:
+            files.write_atomic(kept, raw)
+        return raw
+
+
+Look = Callable[[str, str], Facts | None]
+"""The shape of a library: (name, version) to facts, None where nobody knows."""

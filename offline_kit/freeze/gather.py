@@ -1,0 +1,168 @@
+"""Gathering the inputs of a freeze, and the digest that says whether they changed."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from offline_kit import proc
+from offline_kit.errors import UsageError
+from offline_kit.freeze import direct, engines, inputs, locks, written
+from offline_kit.freeze.fates import Policy
+from offline_kit.freeze.inputs import IndexOptions, Inputs
+from offline_kit.freeze.lines import Wanted
+from offline_kit.freeze.locks import Lock
+from offline_kit.freeze.walk import holds
+from offline_kit.image import Image
+from offline_kit.pip_settings import redact
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreezeRequest:
+    """What is to be frozen, and how."""
+
+    project: Path
+    """The project's folder."""
+    requirements: tuple[Path, ...] = ()
+    """Requirements files; lock files among them are taken as such."""
+    inline: tuple[str, ...] = ()
+    """Requirements from pyproject.toml; see `inputs.project_requirements`."""
+    locks: tuple[Path, ...] = ()
+    """uv.lock, pylock.toml and `pip freeze` files: their pins are liked."""
+    exclude: tuple[str, ...] = ()
+    """Packages that are never bundled."""
+    include: tuple[str, ...] = ()
+    """Packages that are bundled although the image has them."""
+    replace: tuple[str, ...] = ()
+    """Protected packages that may be replaced, and lock pins that win over the image."""
+    pins: str = "image"
+    """Who wins where a lock file and the image differ: "image" or "lock"."""
+    engine: str = "auto"
+    """"auto", "uv" or "pip-tools"."""
+    upgrade: bool = False
+    """Forget the committed freeze and take what the index has now."""
+    written: Path
+    """The committed freeze beside the project."""
+    now: datetime | None = None
+    """The moment of the freeze, which becomes its cut-off; None is the clock's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """All inputs, read."""
+
+    wanted: tuple[Wanted, ...]
+    """Requirements on packages of the index, whose markers hold in the image."""
+    constraints: tuple[Wanted, ...]
+    """Constraints, likewise."""
+    directs: tuple[Wanted, ...]
+    """Direct references, likewise."""
+    lock: Lock
+    """Liked versions."""
+    options: IndexOptions
+    """Index lines of the files."""
+    policy: Policy
+    """What the user decided; direct references and hashes are yet to come."""
+    engine: str
+    """"uv" or "pip-tools"."""
+
+
+def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gathered:
+    """Read everything that the freeze depends on. Raises ProjectError and UsageError, without network."""
+    lock_files = [path for path in request.requirements if locks.is_lock(path)]
+    plain = [path for path in request.requirements if not locks.is_lock(path)]
+    found = inputs.read(plain, request.inline, project=request.project, env=proc.environment())
+    engine, beside = _engine(request, image, plain)
+    environment = image.environment()
+    lock = locks.read([*request.locks, *lock_files, *found.compiled, *beside], environment)
+    wanted = [_loosened(one, found) for one in found.wanted]
+    if not wanted and not request.requirements and not request.inline:
+        wanted = [_of_lock(line) for line in lock.roots]
+    elif lock_files:
+        wanted += [_of_lock(line) for line in locks.read(lock_files, environment).roots]
+    kept = [one for one in wanted if _applies(one, environment)]
+    policy = Policy(
+        exclude=_names(request.exclude),
+        include=_names(request.include),
+        replace=_names(request.replace),
+        own=_names(own),
+    )
+    return Gathered(
+        wanted=tuple(one for one in kept if not one.direct and one.name not in policy.own),
+        directs=tuple(one for one in kept if one.direct and one.name not in policy.exclude),
+        constraints=tuple(one for one in found.constraints if _applies(one, environment)),
+        lock=lock,
+        options=found.options,
+        policy=policy,
+        engine=engine,
+    )
+
+
+def _names(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(str(canonicalize_name(name)) for name in names)
+
+
+def _loosened(one: Wanted, found: Inputs) -> Wanted:
+    """Take the version off a line of a compiled file: there it is a preference."""
+    compiled = {path.name for path in found.compiled}
+    if one.direct or one.where.rpartition(":")[0].rpartition("/")[2] not in compiled:
+        return one
+    requirement = Requirement(one.requirement)
+    if not locks.exact(requirement):
+        return one
+    requirement.specifier = type(requirement.specifier)("")
+    return replace(one, requirement=str(requirement), hashes=())
+
+
+def _of_lock(line: str) -> Wanted:
+    return Wanted(requirement=line, origin="the lock file", where="the lock file")
+
+
+def _applies(one: Wanted, environment: Mapping[str, str]) -> bool:
+    from packaging.markers import Marker
+
+    if one.direct:
+        return not one.direct.marker or holds(Marker(one.direct.marker), environment)
+    return holds(Requirement(one.requirement).marker, environment)
+
+
+def _engine(request: FreezeRequest, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
+    """Return the engine, and the compiled files beside the user's own .in files, which are liked as locks."""
+    if request.engine not in ("auto", "uv", "pip-tools"):
+        raise UsageError(f"there is no engine '{request.engine}'", hint="choose auto, uv or pip-tools")
+    beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
+    beside = [path for path in beside if path.is_file() and path not in plain]
+    compiled = [path for path in beside if inputs.is_compiled(path.read_text(errors="replace"))]
+    if request.engine != "auto":
+        return request.engine, compiled
+    by_pip_tools = any("pip-compile" in path.read_text(errors="replace")[:600] for path in compiled)
+    return ("pip-tools" if by_pip_tools and engines.is_own_python(image) else "uv"), compiled
+
+
+def digest(read: Gathered, request: FreezeRequest, image: Image) -> str:
+    """Return the hex digest of all that the freeze depends on; no place, time or credentials."""
+    wanted = [
+        f"{one.origin} {one.requirement} {' '.join(one.hashes)}" for one in (*read.wanted, *read.constraints)
+    ]
+    options = [redact(one) for one in (read.options.index_url, *read.options.extra_index_urls)]
+    said = {
+        "format": written.FORMAT,
+        "image": [image.name, image.python, image.machine, image.accelerator, *image.glibc],
+        "packages": sorted(f"{name}=={version}" for name, version in image.packages.items()),
+        "unversioned": sorted(image.unversioned),
+        "protected": sorted(image.protected),
+        "families": image.accelerator_families,
+        "wanted": wanted,
+        "directs": [direct.fingerprint(one.direct, request.project) for one in read.directs if one.direct],
+        "options": [*options, str(read.options.no_index)],
+        "lock": {name: pin.version for name, pin in sorted(read.lock.pins.items())},
+        "policy": [sorted(one) for one in (read.policy.exclude, read.policy.include, read.policy.replace)],
+        "own": sorted(read.policy.own),
+        "engine": [request.engine, request.pins],
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

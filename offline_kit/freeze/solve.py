@@ -1,0 +1,315 @@
+"""Resolving against the image: stubs, constraints and preferences in, what is reached out."""
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
+
+from offline_kit.errors import ProjectError
+from offline_kit.freeze import engines, stubs
+from offline_kit.freeze.engines import Problem, Unsolvable
+from offline_kit.freeze.facts import Library
+from offline_kit.freeze.fates import Policy, unmet
+from offline_kit.freeze.locks import LockPin
+from offline_kit.freeze.walk import Ask, Reached, World, has, is_idle, satisfied, walk
+from offline_kit.image import TORCH_FAMILY, Image
+from offline_kit.report import Reporter
+
+ROUNDS = 5
+"""How often the resolver may be asked again, each time knowing more of the image's own versions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A freeze to be made."""
+
+    roots: tuple[Ask, ...]
+    """The user's requirements whose markers hold; direct references by name and extras."""
+    bounds: tuple[Ask, ...]
+    """The user's constraints."""
+    liked: Mapping[str, str]
+    """Versions of an earlier freeze and of lock files, liked where the image has no say."""
+    obeyed: Mapping[str, LockPin]
+    """Pins of lock files that win over the image."""
+    policy: Policy
+    """What the user decided."""
+    library: Library
+    """Metadata, from the index and elsewhere."""
+    engine: str
+    """"uv" or "pip-tools"."""
+    problem: Problem
+    """The settings of the resolver; requirements and constraints are filled in here."""
+
+    @property
+    def image(self) -> Image:
+        """The target."""
+        return self.problem.image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What came of it."""
+
+    reached: Reached
+    """The walk's outcome."""
+    resolved: Mapping[str, str]
+    """The resolver's versions."""
+    notes: tuple[str, ...] = ()
+    """What was decided on the way, for a person."""
+
+
+@dataclass
+class _State:
+    """What grows from round to round."""
+
+    stubbed: set[str]
+    held: set[str] = field(default_factory=set)
+    """Image packages that are constrained to their version."""
+    notes: list[str] = field(default_factory=list)
+
+
+def solve(case: Case, report: Reporter) -> Solution:
+    """Resolve and walk until nothing new is learned of the image.
+
+    Raises ProjectError where the requirements contradict each other, the image's Python, or its protected
+    packages; OutsideError where an index cannot be reached.
+    """
+    image = case.image
+    state = _State(stubbed=set(stubs.with_local_versions(image)) - case.policy.bundle - _freed(case))
+    state.held = {
+        name
+        for name in image.protected
+        if name in image.packages
+        and name not in case.policy.bundle | _freed(case)
+        and not image.is_accelerator(name)
+    }
+    try:
+        solution = _settle(case, state, report)
+    except Unsolvable as error:
+        _explain(case, state, error, report)
+        raise AssertionError("explained above") from error
+    return _spare_the_image(case, state, solution, report)
+
+
+def _freed(case: Case) -> frozenset[str]:
+    """Return the packages that need not have the image's version."""
+    return case.policy.replace | case.obeyed.keys()
+
+
+def _settle(case: Case, state: _State, report: Reporter) -> Solution:
+    """Ask the resolver again while it shows image versions that no index has, or extras that it missed."""
+    for _ in range(ROUNDS):
+        try:
+            solution = _once(case, state)
+        except Unsolvable:
+            if not _stub_constrained(case, state):
+                raise
+            continue
+        moved = _moved(case, solution)
+        lost = {ask.by for ask in solution.reached.lost if ask.by in case.image.packages}
+        known = len(state.held)
+        state.held |= lost - case.policy.bundle
+        if not _stub_missing(case, state, moved) and len(state.held) == known:
+            break
+        report.note("asking the resolver again, with more of the image's versions")
+    if solution.reached.lost:
+        raise ProjectError(
+            "some requirements of image packages' extras were not resolved",
+            hint="add them to your requirements",
+            details=[f"{ask.by} wants {ask.requirement}" for ask in solution.reached.lost],
+        )
+    return solution
+
+
+def _moved(case: Case, solution: Solution) -> set[str]:
+    """Return what the image provides and the resolver pinned at another version all the same."""
+    image = case.image
+    return {
+        name
+        for name in solution.reached.asks
+        if name in image.packages
+        and solution.reached.provided(name, image)
+        and solution.resolved.get(name, image.packages[name]) != image.packages[name]
+        and not is_idle(name, image)
+    }
+
+
+def _stub_missing(case: Case, state: _State, names: Iterable[str]) -> bool:
+    """Stub those image packages whose version no index has; returns whether there were any."""
+    image = case.image
+    asked = sorted(name for name in set(names) - state.stubbed if name in image.packages)
+    with ThreadPoolExecutor(8) as pool:
+        there = pool.map(lambda name: case.library.has(name, image.packages[name]), asked)
+        missing = {name for name, found in zip(asked, there, strict=True) if not found}
+    state.stubbed |= missing
+    return bool(missing)
+
+
+def _stub_constrained(case: Case, state: _State) -> bool:
+    """Stub what is bound to the image's version, and the image's own among the roots; whether that is news.
+
+    An index may lack the version, or list files of it that do not fit before those of another index that do.
+    """
+    roots = {ask.requirement.name for ask in case.roots} - case.policy.bundle - _freed(case)
+    image = case.image
+    served = {
+        ask.requirement.name
+        for ask in case.roots
+        if ask.requirement.name in roots
+        and satisfied(ask.requirement, ask.requirement.name, image.packages.get(ask.requirement.name, ""))
+    }
+    new = {name for name in state.held | served if name in image.packages} - state.stubbed
+    state.stubbed |= new
+    return bool(new)
+
+
+def _once(case: Case, state: _State) -> Solution:
+    image = case.image
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        with ThreadPoolExecutor(8) as pool:
+            made = list(
+                pool.map(lambda name: stubs.facts_for(name, image, case.library), sorted(state.stubbed))
+            )
+        case.library.give({stub.name: stub for stub in made})
+        problem = replace(
+            case.problem,
+            requirements=tuple(_line(case, ask) for ask in case.roots),
+            constraints=_constraints(case, state),
+            preferences=_preferences(case),
+            stubs=stubs.write(made, Path(scratch) / "stubs"),
+        )
+        resolved = engines.resolve(problem, case.engine)
+    bounds: dict[str, tuple[Ask, ...]] = {}
+    for ask in (*case.bounds, *(_pinned(name, pin) for name, pin in case.obeyed.items())):
+        bounds[ask.requirement.name] = (*bounds.get(ask.requirement.name, ()), ask)
+    world = World(
+        image=image,
+        resolved=resolved,
+        look=case.library,
+        bounds=bounds,
+        bundle=case.policy.bundle,
+        leave=case.policy.leave,
+    )
+    return Solution(reached=walk(case.roots, world), resolved=resolved)
+
+
+def _pinned(name: str, pin: LockPin) -> Ask:
+    return Ask(by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
+
+
+def _line(case: Case, ask: Ask) -> str:
+    settled = case.policy.direct.get(ask.requirement.name)
+    if settled:
+        extras = f"[{','.join(sorted(ask.requirement.extras))}]" if ask.requirement.extras else ""
+        return f"{settled.name}{extras} @ {settled.wheel.absolute().as_uri()}"
+    return str(ask.requirement)
+
+
+def _constraints(case: Case, state: _State) -> tuple[str, ...]:
+    lines = [f"{ask.requirement.name}{ask.requirement.specifier}" for ask in case.bounds]
+    lines += [f"{name}=={pin.version}" for name, pin in case.obeyed.items() if name not in case.policy.direct]
+    held = {name: case.image.packages[name] for name in state.held - case.policy.direct.keys()}
+    return (*lines, *(f"{name}=={version}" for name, version in sorted(held.items()) if _valid(version)))
+
+
+def _preferences(case: Case) -> dict[str, str]:
+    liked = {name: version for name, version in case.liked.items() if name not in case.policy.direct}
+    for name, version in case.image.packages.items():
+        if not (name in case.policy.replace and name in liked):
+            liked[name] = version
+    liked |= {name: pin.version for name, pin in case.obeyed.items()}
+    return {name: version for name, version in liked.items() if _valid(version)}
+
+
+def _valid(version: str) -> bool:
+    try:
+        Version(version)
+    except InvalidVersion:
+        return False
+    return True
+
+
+def _explain(case: Case, state: _State, error: Unsolvable, report: Reporter) -> None:
+    """Find out whether protected packages are the reason, and raise the error that says so."""
+    image = case.image
+    free = _State(stubbed=set(state.stubbed))
+    try:
+        solution = _settle(case, free, report)
+    except Unsolvable as other:
+        raise ProjectError(
+            f"the requirements cannot be met together for the image '{image.name}' (Python {image.python})",
+            hint="loosen one of the requirements named above",
+            details=other.words,
+        ) from error
+    lines = [
+        f"{name}: the image has {image.packages[name]}, and {who}"
+        for name, asks in solution.reached.asks.items()
+        if name in solution.reached.shadowed & state.held
+        for who in unmet(name, asks, image.packages[name])
+    ]
+    raise ProjectError(
+        "the requirements want other versions of packages that are protected in the image",
+        hint="take another version of what asks for them, or name them in `replace` if you know that the image's own "
+        "packages bear it",
+        details=lines or error.words,
+    ) from error
+
+
+def _spare_the_image(case: Case, state: _State, solution: Solution, report: Reporter) -> Solution:
+    """Where a bundled package replaces an image package unasked, try once to do without.
+
+    Taken only where no bundled package falls back by a major version: an old release that declares fewer
+    requirements is no gain.
+    """
+    image = case.image
+    roots = {ask.requirement.name for ask in case.roots}
+    avoidable = {
+        name
+        for name in solution.reached.shadowed - case.policy.bundle - _freed(case)
+        if not any(
+            ask.by not in solution.reached.asks and not satisfied(ask.requirement, name, image.packages[name])
+            for ask in solution.reached.asks[name]
+        )
+    }
+    if not avoidable:
+        return solution
+    held = _State(stubbed=set(state.stubbed), held=state.held | avoidable)
+    try:
+        other = _settle(case, held, report)
+    except Unsolvable:
+        return solution
+    if len(other.reached.shadowed) >= len(solution.reached.shadowed) or _fell(solution, other, image):
+        return solution
+    notes = [
+        f"{name} {other.resolved[name]} was taken, not {version}, which would replace "
+        f"{' and '.join(sorted(avoidable))} of the image"
+        for name, version in sorted(solution.resolved.items())
+        if name in other.reached.asks
+        and name in roots | solution.reached.asks.keys()
+        and not has(image, name)
+        and other.resolved.get(name, version) != version
+    ]
+    return replace(other, notes=tuple(notes))
+
+
+def _fell(before: Solution, after: Solution, image: Image) -> bool:
+    """Whether a package that goes into the kit fell back by a major version."""
+    return any(
+        Version(after.resolved[name]).major < Version(version).major
+        for name, version in before.resolved.items()
+        if name in after.reached.asks and name in after.resolved and not after.reached.provided(name, image)
+    )
+
+
+def torch_without_local(requirement: Requirement) -> Requirement:
+    """Return a requirement on torch's family without local versions: "torch==2.11.0+cu128" asks for 2.11.0."""
+    if requirement.name.lower() not in TORCH_FAMILY or "+" not in str(requirement.specifier):
+        return requirement
+    changed = Requirement(str(requirement))
+    parts = [f"{one.operator}{one.version.partition('+')[0]}" for one in requirement.specifier]
+    changed.specifier = type(requirement.specifier)(",".join(parts))
+    return changed

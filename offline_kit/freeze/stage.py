@@ -1,0 +1,114 @@
+"""The freeze: requirements to pins for the image, kept in a committed file beside the project."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from offline_kit import files
+from offline_kit.errors import ProjectError
+from offline_kit.freeze import direct, inputs, written
+from offline_kit.freeze.direct import Settled, Yard
+from offline_kit.freeze.gather import FreezeRequest as FreezeRequest
+from offline_kit.freeze.gather import digest, gather
+from offline_kit.freeze.lines import Wanted
+from offline_kit.freeze.making import make
+from offline_kit.image import Image
+from offline_kit.model import Fate, Freeze
+from offline_kit.pip_settings import IndexSettings
+from offline_kit.report import SILENT, Reporter
+
+
+def freeze(
+    request: FreezeRequest,
+    image: Image,
+    settings: IndexSettings,
+    *,
+    cache: Path,
+    own: tuple[str, ...] = (),
+    report: Reporter = SILENT,
+) -> Freeze:
+    """Freeze the project's requirements against the image and keep the result at `request.written`.
+
+    With the same inputs as last time the written freeze is read back, without network; changed inputs or
+    `upgrade` make it anew, the former with its pins as preferences. `own` names the project's packages,
+    which never come from an index. Raises ProjectError for requirements that cannot be read or met,
+    UsageError for an impossible engine, OutsideError where an index cannot be reached.
+    """
+    read = gather(request, image, own)
+    hashed = digest(read, request, image)
+    old = _old(request)
+    merged = _merged(settings, read.options)
+    yard = Yard(
+        project=request.project.absolute(),
+        image=image,
+        settings=merged,
+        cache=cache,
+        known=_commits(read.directs, old) if old and not request.upgrade else {},
+    )
+    if old and not request.upgrade and old.input_hash == hashed:
+        found = _restored(old, direct.settle(read.directs, yard, report=report))
+        if found:
+            return found
+    report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
+    made = make(read, request, yard, replace(old, pins=()) if old and request.upgrade else old, report)
+    made = replace(made, input_hash=hashed)
+    made = replace(made, text=written.render(made))
+    files.write_atomic(request.written, made.text)
+    return made
+
+
+def _old(request: FreezeRequest) -> Freeze | None:
+    if not request.written.is_file():
+        return None
+    text = request.written.read_text(encoding="utf-8", errors="replace")
+    if request.upgrade and written.is_ours(text):
+        # Whatever became of it, it is about to be replaced.
+        try:
+            return written.parse(text, name=request.written.name)
+        except ProjectError:
+            return None
+    return written.parse(text, name=request.written.name)
+
+
+def _commits(directs: Iterable[Wanted], old: Freeze) -> dict[str, str]:
+    """Return the commits that the old freeze found for git references without one."""
+    known = {}
+    for one in directs:
+        if one.direct and one.direct.kind == "git":
+            asked = direct.reference(one.direct, Path())
+            start = f"git+{direct.bare_url(one.direct.place)}@"
+            for pin in old.pins:
+                if pin.url.startswith(start) and pin.url.endswith(_tail(asked)):
+                    known[asked] = pin.url.removeprefix(start).partition("#")[0]
+    return known
+
+
+def _tail(asked: str) -> str:
+    return asked[asked.index("#") :] if "#" in asked else ""
+
+
+def _restored(old: Freeze, settled: tuple[Settled, ...]) -> Freeze | None:
+    """Give the pins of direct references their wheels; None where a rebuilt wheel is another one."""
+    wheels = {one.name: one for one in settled}
+    pins = []
+    for pin in old.pins:
+        if pin.url and pin.fate is Fate.BUNDLED:
+            wheel = wheels.get(pin.name)
+            if wheel is None or f"sha256:{wheel.sha256}" not in pin.hashes:
+                return None
+            pins.append(replace(pin, local=wheel.wheel))
+        else:
+            pins.append(pin)
+    return replace(old, pins=tuple(pins))
+
+
+def _merged(settings: IndexSettings, options: inputs.IndexOptions) -> IndexSettings:
+    """Lay the index lines of requirements files over pip's configuration, as pip does."""
+    return replace(
+        settings,
+        index_url=options.index_url or settings.index_url,
+        extra_index_urls=tuple(dict.fromkeys((*settings.extra_index_urls, *options.extra_index_urls))),
+        find_links=tuple(dict.fromkeys((*settings.find_links, *options.find_links))),
+        no_index=options.no_index or settings.no_index,
+        trusted_hosts=tuple(dict.fromkeys((*settings.trusted_hosts, *options.trusted_hosts))),
+    )

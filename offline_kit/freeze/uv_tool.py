@@ -1,0 +1,78 @@
+"""How uv is called: our one reading of the index settings, nothing of the user's own uv configuration."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from offline_kit import proc
+from offline_kit.pip_settings import IndexSettings
+
+KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
+
+_IN_CONFIG = (
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_FIND_LINKS",
+    "UV_NO_INDEX",
+    "UV_INDEX_STRATEGY",
+    "UV_NO_CONFIG",
+)
+
+
+def write_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
+    """Write uv's configuration for these settings and return its path.
+
+    A file, because urls may carry credentials and command lines can be read by everybody on the machine.
+    `undated` are the indexes that do not tell upload times, so that a cut-off must not empty them.
+    """
+    lines = [
+        'index-strategy = "unsafe-best-match"',  # as pip: the best version of all indexes
+        'keyring-provider = "disabled"',
+        f"no-index = {json.dumps(settings.no_index)}",
+        f"find-links = {json.dumps(list(settings.find_links))}",
+    ]
+    urls = settings.index_urls()
+    for url in urls:
+        lines += ["", "[[index]]", f"url = {json.dumps(url)}"]
+        # The default one is uv's last resort, and where two have a version, uv looks at the first one's files
+        # alone: the main index has the fuller choice, so it is not the default here.
+        lines += ["default = true"] if url == urls[-1] else []
+        lines += ["exclude-newer = false"] if url in undated else []
+    path.touch(mode=0o600)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def environment(settings: IndexSettings) -> dict[str, str]:
+    """Return the environment that uv runs in: ours without UV_* and PIP_*, certificates and proxy laid over it."""
+    env = {
+        name: value
+        for name, value in proc.environment().items()
+        if not name.startswith(("UV_", "PIP_")) or name in KEPT
+    }
+    env.pop("VIRTUAL_ENV", None)
+    env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
+    env["UV_PREVIEW_FEATURES"] = "index-exclude-newer"
+    # The indexes stand in the configuration file, which alone can say which of them know upload times.
+    for name, value in settings.uv_environment().items():
+        if value is not None and name not in _IN_CONFIG:
+            env[name] = value
+    return env
+
+
+def run(
+    words: Sequence[str | Path],
+    settings: IndexSettings,
+    *,
+    config: Path,
+    cwd: Path,
+    extra: Mapping[str, str] | None = None,
+    timeout: float = 1800,
+) -> proc.Done:
+    """Run uv with `words`; returns what it said, whatever its exit code. `timeout` is in seconds."""
+    import uv
+
+    argv = [uv.find_uv_bin(), *words, "--config-file", config]
+    return proc.run(
+        argv, cwd=cwd, env={**environment(settings), **(extra or {})}, timeout=timeout, check=False
+    )
