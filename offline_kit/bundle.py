@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit import files, manifest
-from offline_kit.errors import OutsideError, ProjectError
+from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.install_plan import Contents as Contents
 from offline_kit.kaggle_names import limit_warnings
 from offline_kit.kit_layout import Item, Layout, arrange
@@ -45,6 +45,12 @@ def assemble(contents: Contents, folder: Path, *, report: Reporter = SILENT) -> 
     is what was asked for is left untouched. Files are hashed while they are copied. Raises ProjectError
     for what must not go along or changed meanwhile, OutsideError where the disk is full or refuses.
     """
+    for place in (folder, folder / "dataset"):
+        if place.exists() and not place.is_dir():
+            raise UsageError(
+                f"'{place}' is a file, where the kit's folder should be",
+                hint="remove it, or choose another --out",
+            )
     layout = arrange(contents)
     kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
     _tell(contents, kit, report)

@@ -108,19 +108,21 @@ def advice(checkpoint: Checkpoint) -> tuple[str, ...]:
     if any("TorchScript" in what for what in checkpoint.refused):
         return (f"'{name}' is a TorchScript archive: load it with torch.jit.load, not with torch.load",)
     lines = [
-        f"torch.load('{name}') refuses it under weights_only=True, the default since torch 2.6, because of: "
+        f"'{name}' does not load under torch's weights_only=True, the default since 2.6, which refuses: "
         + ", ".join(checkpoint.refused),
-        "save the weights alone, where you trained: torch.save({'state_dict': model.state_dict()}, 'best.ckpt')",
+        "if you made the file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]",
+        f"or save its weights alone and ship those: {_resave(checkpoint)}",
     ]
-    classes = [each for each in checkpoint.refused if "." in each and " " not in each]
-    if classes:
-        lines.append(
-            "or, as you trust the file, allow them in the notebook before loading: "
-            f"torch.serialization.add_safe_globals([{', '.join(classes)}])"
-        )
-    if packages := packages_of(classes):
-        lines.append(f"either way it needs these packages in the kit or the image: {', '.join(packages)}")
+    if packages := packages_of(checkpoint.refused):
+        lines.append(f"as it is, it also needs these packages in the kit or the image: {', '.join(packages)}")
     return tuple(lines)
+
+
+def _resave(checkpoint: Checkpoint) -> str:
+    if checkpoint.kind is not CheckpointKind.LIGHTNING:
+        return "torch.save(model.state_dict(), 'weights.ckpt')"
+    loaded = f"torch.load('{checkpoint.original}', map_location='cpu', weights_only=False)"
+    return f"torch.save({{'state_dict': {loaded}['state_dict']}}, 'weights.ckpt')"
 
 
 def _matches(project: Path, pattern: str) -> tuple[list[_Found], list[str]]:

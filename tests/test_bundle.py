@@ -17,7 +17,7 @@ import pytest
 from offline_kit import bundle, manifest
 from offline_kit.bundle import Contents
 from offline_kit.cache import Cache
-from offline_kit.errors import OfflineKitError, ProjectError
+from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.files import sha256_of, tree
 from offline_kit.image import Image
 from offline_kit.kaggle_rules import treat
@@ -421,7 +421,7 @@ def test_weights_are_copied_once(contents: Contents, tmp_path: Path) -> None:
 def test_the_caches_seal_is_kept(contents: Contents, tmp_path: Path) -> None:
     """A blob that the kit links stays a known one of the cache, by the same time."""
     cache = Cache(tmp_path / "sealed")
-    blob, digest = cache.adopt(shutil.copy(contents.house.wheels[0].path, tmp_path / "copy"))
+    blob, digest = cache.adopt(Path(shutil.copy(contents.house.wheels[0].path, tmp_path / "copy")))
     sealed = blob.stat().st_mtime_ns
     wheels = (replace(contents.house.wheels[0], path=blob), contents.house.wheels[1])
     bundle.assemble(replace(contents, house=Wheelhouse(wheels=wheels)), tmp_path / "out")
@@ -554,6 +554,16 @@ def test_what_a_user_should_know_is_said(tmp_path: Path) -> None:
     bundle.assemble(many, tmp_path / "out", report=listener)
     assert any("no checkpoints" in said for said in listener.said)
     assert any("903 loose files" in said for said in listener.said)
+
+
+@pytest.mark.parametrize("name", ["out", "out/dataset"])
+def test_a_file_in_the_way_is_named(contents: Contents, tmp_path: Path, name: str) -> None:
+    """A file where the folder should be is left alone and told."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(UsageError, match=name):
+        bundle.assemble(contents, tmp_path / "out")
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_full_disk_is_told_before_copying(contents: Contents, tmp_path: Path) -> None:

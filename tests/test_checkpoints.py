@@ -400,11 +400,21 @@ def checkpoint(kind: Kind, *refused: str) -> Checkpoint:
 
 
 def test_advice_names_classes_packages_and_both_ways() -> None:
-    """A refused checkpoint comes with the re-save, the allow-list line, and what must be installed."""
+    """A refused checkpoint comes with the switch, the re-save, and what must be installed."""
     text = "\n".join(advice(checkpoint(Kind.LIGHTNING, "omegaconf.dictconfig.DictConfig")))
-    assert "add_safe_globals([omegaconf.dictconfig.DictConfig])" in text
-    assert "state_dict" in text
+    assert "refuses: omegaconf.dictconfig.DictConfig" in text
+    assert "weights_only = false" in text
     assert "packages in the kit or the image: omegaconf" in text
+
+
+def test_the_advised_line_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The code that the advice gives makes a file that torch takes."""
+    saved(tmp_path / "a.ckpt", values()["settings"])
+    monkeypatch.chdir(tmp_path)
+    line = next(line for line in advice(checkpoint(Kind.LIGHTNING, "x.Y")) if "torch.save" in line)
+    exec(line.partition(": ")[2], {"torch": pytest.importorskip("torch")})
+    assert sniff(tmp_path / "weights.ckpt").refused == ()
+    assert torch_says(tmp_path / "weights.ckpt") == ""
 
 
 def test_advice_is_silent_on_good_files_and_plain_on_pickles() -> None:
