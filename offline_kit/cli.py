@@ -142,10 +142,13 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     names = ("env", "installer", "layout", "timeout", "yes")
     wishes = pipeline.Wishes(**{name: flags.pop(name) for name in names}, confirm=console.confirm)
     config = _config(project, flags)
-    built = pipeline.built(config) if no_build else pipeline.build(config, upgrade=upgrade, report=console)
-    if not no_build:
+    if no_build:
+        kit = pipeline.kit_of(config)
+    else:
+        built = pipeline.build(config, upgrade=upgrade, report=console)
         summary.show_build(built, console, final=False)
-    summary.show_rehearsal(pipeline.rehearse(config, built, wishes, report=console), console)
+        kit = built.kit
+    summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
 
 
 @cli.command()

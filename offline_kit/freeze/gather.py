@@ -48,6 +48,8 @@ class FreezeRequest:
     """Forget the committed freeze and take what the index has now."""
     written: Path
     """The committed freeze beside the project."""
+    keep: bool = True
+    """Whether the freeze is written; a dry run leaves the file as it is."""
     now: datetime | None = None
     """The moment of the freeze, which becomes its cut-off; None is the clock's."""
 

@@ -53,7 +53,8 @@ def freeze(
     made = make(read, request, yard, replace(old, pins=()) if old and request.upgrade else old, report)
     made = replace(made, input_hash=hashed)
     made = replace(made, text=written.render(made))
-    files.write_atomic(request.written, made.text)
+    if request.keep:
+        files.write_atomic(request.written, made.text)
     return made
 
 

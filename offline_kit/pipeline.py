@@ -1,0 +1,287 @@
+"""The order of the stages, what each hands the next, and what needs no doing again."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import (
+    bundle,
+    checkpoints,
+    files,
+    image,
+    manifest,
+    notebook,
+    own_code,
+    pip_settings,
+    proc,
+    sdists,
+    wheelhouse,
+)
+from offline_kit.cache import Cache
+from offline_kit.config import Config
+from offline_kit.errors import ProjectError
+from offline_kit.freeze import inputs
+from offline_kit.freeze import stage as freezing
+from offline_kit.image import Image
+from offline_kit.index import Index
+from offline_kit.model import Checkpoint, Fate, Freeze, Kit, OwnCode, Pin
+from offline_kit.pip_settings import IndexSettings
+from offline_kit.rehearsal import stage as rehearsing
+from offline_kit.rehearsal.stage import Rehearsal
+from offline_kit.report import SILENT, Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What every stage stands on."""
+
+    image: Image
+    """The image that the kit is for."""
+    settings: IndexSettings
+    """Where packages come from."""
+    cache: Path
+    """Where downloads and built things are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A kit on disk, and all that it was made from."""
+
+    ground: Ground
+    """What it was made on."""
+    contents: bundle.Contents
+    """What went into it."""
+    kit: Kit
+    """The kit."""
+    changed: bool
+    """Whether its id is another one than that of the kit that lay there before."""
+    advice: tuple[str, ...]
+    """What to do about checkpoints that would not load."""
+    seconds: float
+    """How long the build took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a build would put into the kit."""
+
+    image: Image
+    """The image that the kit would be for."""
+    freeze: Freeze
+    """Every pin with its fate."""
+    checkpoints: tuple[Checkpoint, ...]
+    """The trained files."""
+    config: Config
+    """Whose plan it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How a rehearsal should run; see the options of `offline-kit rehearse`."""
+
+    env: str = "matching"
+    """"matching" or "current"."""
+    installer: str = "auto"
+    """"auto", "uv" or "pip"."""
+    layout: str = "new"
+    """"new" or "old"."""
+    timeout: int | None = None
+    """Wall-clock limit in seconds; None is the competition's."""
+    yes: bool = False
+    """Large downloads were agreed to."""
+    confirm: Callable[[str], bool] | None = None
+    """Asks a person about them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What lies on this disk."""
+
+    config: Config
+    """Whose status it is."""
+    kit: Kit | None
+    """The kit, if there is one."""
+    problems: tuple[str, ...]
+    """What is wrong with its files."""
+    rehearsal: dict[str, Any] | None
+    """The report of the last rehearsal of this very kit."""
+
+
+def ground(config: Config) -> Ground:
+    """Find the image, the index and the cache that the configuration means."""
+    chosen = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    return Ground(image=chosen, settings=pip_settings.read(proc.environment()), cache=files.cache_dir())
+
+
+def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
+    """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
+    base = ground(config)
+    frozen = _freeze(config, base, OwnCode(), upgrade=upgrade, keep=False, report=report)
+    found = checkpoints.collect(config.project, config.checkpoints, cache=base.cache, report=report)
+    return Plan(image=base.image, freeze=frozen, checkpoints=found, config=config)
+
+
+def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Built:
+    """Make the kit and its notebook; what did not change since the last build is not done again."""
+    began = time.monotonic()
+    base = ground(config)
+    with files.locked(config.out.parent / f".{config.out.name}.lock"):
+        contents = _contents(config, base, upgrade=upgrade, report=report)
+        before = _kit_id(config.out)
+        kit = bundle.assemble(contents, config.out, report=report)
+        rendered = notebook.render(kit, config.notebook, base.image, _target(config), report=report)
+        rendered.write(config.out / "notebook")
+    return Built(
+        ground=base,
+        contents=contents,
+        kit=kit,
+        changed=kit.id != before,
+        advice=tuple(line for one in contents.checkpoints for line in checkpoints.advice(one)),
+        seconds=time.monotonic() - began,
+    )
+
+
+def _contents(config: Config, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:
+    weights = checkpoints.collect(config.project, config.checkpoints, cache=base.cache, report=report)
+    own = _own_code(config, base, report)
+    frozen = _freeze(config, base, own, upgrade=upgrade, keep=True, report=report)
+    index = Index(base.settings, cache=base.cache)
+    house = wheelhouse.fetch(_travelling(frozen), base.image, index, cache=base.cache, report=report)
+    settled = sdists.settle(
+        house.sdists,
+        base.image,
+        index,
+        policy=config.sdists,
+        allow_unbuilt=config.allow_unbuilt,
+        cutoff=frozen.cutoff,
+        report=report,
+    )
+    return bundle.Contents(
+        freeze=frozen,
+        image=base.image,
+        house=house,
+        settled=settled,
+        own=own,
+        checkpoints=weights,
+        split=config.parts == "split",
+    )
+
+
+def _freeze(
+    config: Config, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
+) -> Freeze:
+    request = freezing.FreezeRequest(
+        project=config.project,
+        requirements=config.requirements,
+        inline=_inline(config),
+        locks=config.locks,
+        exclude=config.exclude,
+        include=config.include,
+        replace=config.replace,
+        pins=config.pins,
+        engine=config.engine,
+        upgrade=upgrade,
+        written=config.lock,
+        keep=keep,
+    )
+    names = tuple(wheel.name for wheel in own.wheels)
+    return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
+
+
+def _inline(config: Config) -> tuple[str, ...]:
+    if not (config.project_dependencies or config.extras or config.groups):
+        return ()
+    return inputs.project_requirements(
+        config.project / "pyproject.toml",
+        extras=config.extras,
+        groups=config.groups,
+        dependencies=config.project_dependencies,
+    )
+
+
+def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
+    named = tuple(
+        ref for ref in (config.notebook.model, config.notebook.data, config.notebook.function) if ref
+    )
+    modules = own_code.modules_of(config.project, config.packages, config.modules, named)
+    return own_code.build(
+        config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
+    )
+
+
+def _travelling(frozen: Freeze) -> list[Pin]:
+    """Return the pins whose files go along: the bundled ones and the spares."""
+    return [pin for pin in frozen.pins if pin.fate is Fate.BUNDLED or pin.spare]
+
+
+def _target(config: Config) -> notebook.Target:
+    return notebook.Target(
+        project=config.project,
+        name=config.name,
+        version=config.version,
+        competition=config.competition,
+        dataset=config.dataset,
+        accelerator=config.accelerator,
+    )
+
+
+def _kit_id(folder: Path) -> str:
+    try:
+        return manifest.read_kit(folder).id
+    except ProjectError:
+        return ""
+
+
+def kit_of(config: Config) -> Kit:
+    """Return the kit as it lies on disk; ProjectError where there is none."""
+    try:
+        return manifest.read_kit(config.out)
+    except ProjectError as error:
+        if config.out.exists():
+            raise
+        raise ProjectError(
+            f"there is no kit in '{config.out}'", hint="make one with 'offline-kit build'"
+        ) from error
+
+
+def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SILENT) -> Rehearsal:
+    """Run the kit's notebook offline and check its submission; raises as the stage does."""
+    base = ground(config)
+    request = rehearsing.RehearsalRequest(
+        kit=kit,
+        image=base.image,
+        competition=config.competition,
+        competition_data=config.competition_data,
+        sample_submission=config.sample_submission,
+        submission=config.notebook.submission,
+        env=wishes.env,
+        installer=wishes.installer,
+        layout=wishes.layout,
+        rows=config.rows,
+        timeout=wishes.timeout or config.time_limit,
+        yes=wishes.yes,
+        confirm=wishes.confirm,
+    )
+    return rehearsing.rehearse(request, base.settings, cache=base.cache, report=report)
+
+
+def status(config: Config) -> Status:
+    """Look at the kit on disk and at the last rehearsal, without building anything."""
+    try:
+        kit = kit_of(config)
+    except ProjectError as error:
+        problems = (error.what,) if config.out.exists() else ()
+        return Status(config=config, kit=None, problems=problems, rehearsal=None)
+    problems = tuple(
+        line for part in kit.parts for line in manifest.verify(kit.part_folder(part), part, hashes=False)
+    )
+    last = rehearsing.last(kit)
+    mine = last if last and last.get("kit") == kit.id else None
+    return Status(config=config, kit=kit, problems=problems, rehearsal=mine)
+
+
+def prune(days: int) -> int:
+    """Remove what the cache did not use for so many days; returns the bytes freed."""
+    return Cache(files.cache_dir()).prune(unused_days=days)

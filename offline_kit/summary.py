@@ -1,0 +1,229 @@
+"""What a command shows when it is done: tables for a person, one object for a script."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offline_kit import image as images
+from offline_kit.console import Console
+from offline_kit.files import human_size
+from offline_kit.model import Fate, Freeze, Kit
+
+if TYPE_CHECKING:
+    # Only named: showing the images must not import what a build needs.
+    from offline_kit.pipeline import Built, Plan, Status
+    from offline_kit.rehearsal.stage import Rehearsal
+
+
+def show_images(console: Console) -> None:
+    """Show the built-in images."""
+    known = images.built_in()
+    console.lines(
+        [
+            f"{item.name:<20} Python {item.python_minor}   {len(item.packages)} packages   {item.title}"
+            for item in known
+        ]
+    )
+    console.result({"ok": True, "images": [_image_facts(item) for item in known]})
+
+
+def show_image(name: str, package: str | None, console: Console) -> None:
+    """Show one image, or one package in it."""
+    shown = images.load(name, accelerator="none", project=Path.cwd())
+    if package:
+        one = images.package(shown, package)
+        protected = "   protected: a kit replaces it only when told" if one.protected else ""
+        console.lines([f"{one.name}=={one.version or '(version not known)'}   in {shown.name}{protected}"])
+        console.result(
+            {
+                "ok": True,
+                "image": shown.name,
+                "package": one.name,
+                "version": one.version,
+                "protected": one.protected,
+            }
+        )
+        return
+    facts = _image_facts(shown)
+    console.lines([f"{key}: {value}" for key, value in facts.items() if value])
+    console.lines(["", *(f"{item.name}=={item.version}" for item in images.packages(shown))])
+    console.result({"ok": True, **facts, "packages": dict(shown.packages)})
+
+
+def _image_facts(item: images.Image) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "title": item.title,
+        "python": item.python,
+        "accelerator": item.accelerator,
+        "glibc": ".".join(map(str, item.glibc)),
+        "digest": item.digest,
+        "provenance": item.provenance,
+        "confidence": item.confidence,
+    }
+
+
+def show_plan(plan: "Plan", console: Console) -> None:
+    """Show what a build would put into the kit."""
+    _show_freeze(plan.freeze, {}, console)
+    _show_checkpoints([(one.original, one.size, str(one.kind)) for one in plan.checkpoints], console)
+    console.step(f"a build would write '{plan.config.out}' and '{plan.config.lock}'; nothing was written")
+    weights = [{"name": one.original, "size": one.size, "sha256": one.sha256} for one in plan.checkpoints]
+    console.result({"ok": True, "dry_run": True, **_freeze_facts(plan.freeze), "checkpoints": weights})
+
+
+def show_build(built: "Built", console: Console, *, final: bool = True) -> None:
+    """Show the kit that was built; `final` also prints the JSON object and what to do next."""
+    kit, contents = built.kit, built.contents
+    sizes = {one.name: one.size for one in (*contents.house.wheels, *contents.own.wheels)}
+    sizes |= {
+        one.name: sum(f.size for f in (one.sdist, one.wheel, *one.closure) if f) for one in contents.settled
+    }
+    _show_freeze(contents.freeze, sizes, console)
+    own = [(wheel.filename, human_size(wheel.size)) for wheel in contents.own.wheels]
+    own += [(source.original, human_size(source.path.stat().st_size)) for source in contents.own.sources]
+    console.table("Own code", ("file", "size"), own)
+    _show_checkpoints([(one.original, one.size, str(one.kind)) for one in contents.checkpoints], console)
+    for line in built.advice:
+        console.warn(line)
+    state = "built" if built.changed else "unchanged"
+    console.step(f"kit {kit.id[:12]} {state}: {_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)")
+    if final:
+        console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
+        console.note("next:          offline-kit rehearse")
+        console.result(
+            {"ok": True, "changed": built.changed, **_kit_facts(kit), **_freeze_facts(contents.freeze)}
+        )
+
+
+def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
+    """Show how a rehearsal went and where its evidence lies."""
+    memory = (
+        f"{human_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
+    )
+    rows = [
+        ("fidelity", passed.fidelity),
+        ("sandbox", passed.sandbox),
+        ("Python", passed.python),
+        ("time", f"{passed.seconds:.1f} s"),
+        ("peak memory", memory),
+        ("submission", f"{passed.submission} ({passed.rows} rows)"),
+        ("evidence", str(passed.folder)),
+    ]
+    for difference in passed.differences:
+        console.note(f"differs from the image: {difference}")
+    for note in passed.notes:
+        console.note(note)
+    console.table("Rehearsal passed", ("", ""), rows)
+    console.step("the notebook runs with the internet off")
+    facts = {name: getattr(passed, name) for name in passed.__dataclass_fields__}
+    console.result({"ok": True, "rehearsal": facts})
+
+
+def show_status(status: "Status", console: Console) -> None:
+    """Show what lies on disk."""
+    lines = [f"project     {status.config.project}"]
+    if status.kit is None:
+        lines.append(f"kit         none in '{status.config.out}': make one with 'offline-kit build'")
+    else:
+        lines.append(f"kit         {status.kit.id[:12]}: {_extent(status.kit)} in '{status.kit.folder}'")
+        lines += [
+            f"  part      {part.name}: {part.id[:12]}, {_count(len(part.entries), 'file')}"
+            for part in status.kit.parts
+        ]
+        lines.append(f"rehearsal   {_rehearsal_line(status.rehearsal)}")
+    lines += [f"  problem   {problem}" for problem in status.problems]
+    console.lines(lines)
+    kit = _kit_facts(status.kit) if status.kit else {"kit": None}
+    console.result(
+        {"ok": not status.problems, **kit, "problems": list(status.problems), "rehearsal": status.rehearsal}
+    )
+
+
+def _rehearsal_line(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "none of this kit: run 'offline-kit rehearse'"
+    if not last.get("passed"):
+        return f"failed: {last.get('problem')}"
+    return f"passed at fidelity '{last.get('fidelity')}' in {last.get('seconds')} s"
+
+
+def show_pruned(freed: int, console: Console) -> None:
+    """Say what a clean-up of the cache freed."""
+    console.lines([f"freed {human_size(freed)}"])
+    console.result({"ok": True, "freed": freed})
+
+
+def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> None:
+    bundled = [
+        (
+            pin.name,
+            pin.version,
+            human_size(sizes[pin.name]) if pin.name in sizes else "",
+            _asked(pin.asked_by),
+            pin.reason,
+        )
+        for pin in freeze.having(Fate.BUNDLED)
+    ]
+    console.table(
+        f"Bundled: {freeze.image} lacks them", ("package", "version", "size", "asked for by", "why"), bundled
+    )
+    provided = freeze.having(Fate.PROVIDED)
+    names = ", ".join(f"{pin.name} {pin.version}" for pin in provided)
+    if provided:
+        console.note(f"{_count(len(provided), 'package')} provided by the image: {names}")
+    skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.having(Fate.SKIPPED)]
+    console.table("Skipped", ("package", "version", "why"), skipped)
+    for one in freeze.replacements:
+        console.warn(
+            f"{one.name} {one.version} replaces the image's {one.image_version} (asked for by {_asked(one.asked_by)})"
+            + (f"; it breaks {', '.join(one.breaks)}" if one.breaks else "")
+        )
+    for line in freeze.differences:
+        console.note(line)
+
+
+def _show_checkpoints(rows: Iterable[tuple[str, int, str]], console: Console) -> None:
+    console.table(
+        "Checkpoints", ("file", "size", "kind"), [(name, human_size(size), kind) for name, size, kind in rows]
+    )
+
+
+def _asked(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _extent(kit: Kit) -> str:
+    entries = [entry for part in kit.parts for entry in part.entries]
+    return f"{_count(len(entries), 'file')}, {human_size(sum(entry.size for entry in entries))}"
+
+
+def _kit_facts(kit: Kit) -> dict[str, Any]:
+    parts = [
+        {
+            "name": part.name,
+            "id": part.id,
+            "files": len(part.entries),
+            "size": sum(entry.size for entry in part.entries),
+        }
+        for part in kit.parts
+    ]
+    return {"kit": kit.id, "folder": str(kit.folder), "parts": parts}
+
+
+def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
+    pins = {
+        fate.value: [
+            {"name": pin.name, "version": pin.version, "reason": pin.reason} for pin in freeze.having(fate)
+        ]
+        for fate in Fate
+    }
+    replaced = [
+        {"name": one.name, "image": one.image_version, "kit": one.version, "breaks": one.breaks}
+        for one in freeze.replacements
+    ]
+    return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}

@@ -1,0 +1,79 @@
+"""The front door: exit codes, streams and words."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def offline_kit(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the command line as a user does."""
+    env = os.environ | {"OFFLINE_KIT_CACHE": str(cwd / "cache"), "HOME": str(cwd)}
+    return subprocess.run(
+        [sys.executable, "-m", "offline_kit", *words], cwd=cwd, env=env, capture_output=True, text=True
+    )
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["build", "-h"], ["rehearse", "-h"], ["image", "-h"], ["--version"]]
+)
+def test_help_is_always_there(words: list[str], tmp_path: Path) -> None:
+    """Help goes to stdout and ends with 0."""
+    done = offline_kit(*words, cwd=tmp_path)
+    assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["biuld"], "No such command"),
+        (["build", "--sdists", "maybe"], "'maybe'"),
+        (["build", "nowhere"], "there is no folder 'nowhere'"),
+        (["build", "--image", "kaggle-2026-10-gpuu"], "kaggle-2026-10-gpu"),
+        (["build", "-r", "no.txt"], "no.txt"),
+        (["image", "show", "no-image"], "no-image"),
+    ],
+)
+def test_asking_for_something_wrong_ends_with_2(words: list[str], says: str, tmp_path: Path) -> None:
+    """Usage errors name the thing, on stderr, without a traceback."""
+    done = offline_kit(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_json_errors_are_one_object_on_stdout(tmp_path: Path) -> None:
+    """A script reads the error, the hint and the details from stdout."""
+    (tmp_path / "offline-kit.toml").write_text("chekpoints = []\nrows = -1\n")
+    done = offline_kit("build", "--json", cwd=tmp_path)
+    answer = json.loads(done.stdout)
+    assert done.returncode == 2
+    assert answer["ok"] is False
+    assert len(answer["details"]) == 2
+    assert "did you mean 'checkpoints'?" in answer["details"][0]
+
+
+def test_images_are_listed_and_shown(tmp_path: Path) -> None:
+    """`image list` names the built-in images; `image show NAME PACKAGE` tells one version."""
+    listed = json.loads(offline_kit("image", "list", "--json", cwd=tmp_path).stdout)
+    assert {"kaggle-2026-10-cpu", "kaggle-2026-10-gpu", "kaggle-v170-cpu"} <= {
+        row["name"] for row in listed["images"]
+    }
+    shown = json.loads(
+        offline_kit("image", "show", "kaggle-2026-10-cpu", "Torch", "--json", cwd=tmp_path).stdout
+    )
+    assert (shown["package"], shown["version"]) == ("torch", "2.11.0+cpu")
+    human = offline_kit("image", "show", "kaggle-v170-cpu", cwd=tmp_path)
+    assert "3.12" in human.stdout
+    assert "reconstruction" in human.stdout
+
+
+def test_a_package_that_the_image_lacks(tmp_path: Path) -> None:
+    """Asking for a package that is not in the image says so and guesses."""
+    done = offline_kit("image", "show", "kaggle-2026-10-cpu", "lightgmb", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "lightgbm" in done.stderr
