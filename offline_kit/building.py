@@ -4,6 +4,7 @@ import re
 import sys
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,7 +36,7 @@ _NETWORK = {
 }
 _WANTS_NETWORK = re.compile(
     r"name resolution|resolve host|resolving DNS|dns error|Network is unreachable|getaddrinfo|127\.0\.0\.1:9|"
-    r"--offline was specified|in offline mode|Connection refused|ConnectionError|URLError|No matching distribution found",
+    r"--offline was specified|offline mode|Connection refused|ConnectionError|URLError|No matching distribution found",
     re.IGNORECASE,
 )
 _CAUSES = (
@@ -156,7 +157,10 @@ class Workshop:
         import build
 
         try:
-            yield
+            with warnings.catch_warnings():
+                # The backend's warnings are for its author, and stand in the log.
+                warnings.simplefilter("ignore")
+                yield
         except (build.BuildException, build.BuildBackendException) as error:
             raise self.failure(str(error)) from error
 
