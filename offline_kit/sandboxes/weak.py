@@ -9,7 +9,6 @@ finds a forgotten download; it proves nothing.
 import os
 from pathlib import Path
 
-from offline_kit.errors import UsageError
 from offline_kit.sandboxes.box import Box
 
 _NOWHERE = "http://127.0.0.1:9"
@@ -61,10 +60,7 @@ finally:
 
 
 def command(box: Box) -> tuple[list[str], dict[str, str]]:
-    """Lay out `box.scratch` as the root and return the command with its environment.
-
-    Raises UsageError for a mount over another one: links cannot do that.
-    """
+    """Lay out `box.scratch` as the root and return the command with its environment."""
     for mount in box.mounts:
         _link(box.scratch, mount.inside, str(mount.source.absolute()))
     for path, target in box.links.items():
@@ -77,13 +73,25 @@ def command(box: Box) -> tuple[list[str], dict[str, str]]:
 
 
 def _link(root: Path, inside: str, target: str) -> None:
-    place = root / inside.lstrip("/")
     if Path(target) == Path(inside):
         return  # seen at its own path anyway
-    if any(parent.is_symlink() for parent in place.parents if parent.is_relative_to(root)) or place.exists():
-        raise UsageError(
-            f"the weak sandbox cannot lay '{inside}' over another mount",
-            hint="leave out --rows, or make bubblewrap work (see the first warning)",
-        )
-    place.parent.mkdir(parents=True, exist_ok=True)
+    place = root / inside.lstrip("/")
+    _unfold(root, place.parent)
+    if place.is_symlink():
+        place.unlink()
     place.symlink_to(target)
+
+
+def _unfold(root: Path, folder: Path) -> None:
+    """Make a real folder of what may be links on the way down, so that one of its entries can be covered."""
+    place = root
+    for word in folder.relative_to(root).parts:
+        place /= word
+        if place.is_symlink():
+            real = place.resolve()
+            place.unlink()
+            place.mkdir()
+            for child in real.iterdir():
+                (place / child.name).symlink_to(child)
+        elif not place.exists():
+            place.mkdir()

@@ -1,0 +1,154 @@
+"""Known failures of a notebook without internet: by which words they are known, why, and what helps."""
+
+import re
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One known failure."""
+
+    pattern: str
+    """Searched in the error's text, ignoring case; its groups may stand in the texts as {0}, {1}."""
+    cause: str
+    """Why it happens."""
+    remedy: str
+    """What to do about it."""
+
+
+UNKNOWN = Cause(
+    "", "not a failure that is known here", "read the cell and its error; the executed notebook is kept"
+)
+
+CAUSES: tuple[Cause, ...] = (
+    Cause(
+        r"Weights only load failed|Unsupported (?:global|operand|class)|weights_only",
+        "torch.load refuses what is in the checkpoint: since 2.6 it takes tensors and plain containers only",
+        "save a plain state_dict (`torch.save(model.state_dict(), ...)`), or allow the classes with"
+        " `torch.serialization.add_safe_globals`; `offline-kit build` lists them for each checkpoint",
+    ),
+    Cause(
+        r"Is a directory: '([^']*)'",
+        "'{0}' is a folder: Kaggle unpacks archives, .pt and .pth among them, into folders",
+        "load the kit's files by the paths that the kit's cells give (restored under their original names),"
+        " not by their names below /kaggle/input",
+    ),
+    Cause(
+        r"CUDA out of memory|OutOfMemoryError.*CUDA",
+        "the accelerator's memory is too small",
+        "use smaller batches",
+    ),
+    Cause(
+        r"Torch not compiled with CUDA|No CUDA GPUs are available|Found no NVIDIA driver|CUDA driver"
+        r"|deserialize object on a CUDA device|cannot find .*libcuda|no kernel image is available",
+        "the code wants a GPU, and the rehearsal has none (nor has a CPU notebook on Kaggle)",
+        'load with `map_location="cpu"` and move to the device that is there, or set `accelerator` and look at'
+        " whether the code runs on a CPU as well",
+    ),
+    Cause(
+        r"LocalEntryNotFoundError|couldn't connect to 'https://huggingface|huggingface\.co|hf_hub|OfflineModeIsEnabled",
+        "the code fetches a model or its configuration from the Hugging Face hub, and there is no internet",
+        "put the files into `checkpoints` and load them from that folder; pass `pretrained=False`"
+        " (`weights=None`, `encoder_weights=None`) where a checkpoint replaces the weights anyway",
+    ),
+    Cause(
+        r"download\.pytorch\.org|load_state_dict_from_url|torch\.hub",
+        "the code fetches pretrained weights from PyTorch's server, and there is no internet",
+        "pass `pretrained=False` (`weights=None`) where a checkpoint replaces the weights, else put the file into"
+        " `checkpoints`",
+    ),
+    Cause(
+        r"Temporary failure in name resolution|Name or service not known|nodename nor servname|Network is unreachable"
+        r"|Failed to establish a new connection|getaddrinfo failed|URLError|NameResolutionError|Max retries exceeded"
+        r"|ConnectionError|Could not resolve host",
+        "the code uses the network, and a submission has none",
+        "remove the call, or put what it fetches into the kit (`requirements`, `checkpoints`) or another dataset",
+    ),
+    Cause(
+        r"No module named '([^']+)'",
+        "the module '{0}' is neither in the kit nor in the rehearsal's image packages",
+        "add its package to the requirements (or the project's own package to `packages`) and build again",
+    ),
+    Cause(
+        r"cannot import name '([^']+)' from '([^']+)'",
+        "'{1}' has no '{0}' at the version that the image has",
+        "ask for the version that you trained with in the requirements (`replace` where the image's is protected)",
+    ),
+    Cause(
+        r"numpy\.core\.multiarray failed to import|numpy\.dtype size changed|compiled using NumPy 1|_ARRAY_API not found"
+        r"|undefined symbol|version `GLIBC|GLIBCXX",
+        "a compiled package does not fit the versions around it",
+        "leave the image's version where you can; else ask for a version of the package built for the image's numpy,"
+        " Python and glibc",
+    ),
+    Cause(
+        r"ContextualVersionConflict|VersionConflict|is required.*but|requires .* but you have|mismatched Gencode"
+        r"|MessageFactory",
+        "two packages ask for versions that do not agree",
+        "see the build's list of replaced image packages; loosen the requirement that replaces one",
+    ),
+    Cause(
+        r"No space left on device|Disk quota exceeded",
+        "the disk is full",
+        "write less: /kaggle/working holds 20 GB on Kaggle; unpack below /tmp and delete afterwards",
+    ),
+    Cause(
+        r"Read-only file system: '([^']*)'|Permission denied: '(/kaggle/input[^']*)'|Read-only file system",
+        "the code writes where nothing can be written: inputs and the image are read-only",
+        "write to /kaggle/working (kept) or /tmp (not kept); copy first what has to be changed",
+    ),
+    Cause(
+        r"No such file or directory: '?(/kaggle/input[^'\s]*)",
+        "'{0}' is not mounted: the folder has another name there, or the file another one",
+        "search below /kaggle/input instead of writing the path down (mounts are /kaggle/input/<slug> or"
+        " /kaggle/input/competitions/<slug> and .../datasets/<owner>/<slug>), and check competition_data",
+    ),
+    Cause(
+        r"No such file or directory: '?([^'\n]*)",
+        "'{0}' does not exist in the run: only the kit and the competition's data are there",
+        "put the file into `checkpoints` or into the package's data, and take its path from the kit",
+    ),
+    Cause(
+        r"size mismatch for|Missing key\(s\) in state_dict|Unexpected key\(s\) in state_dict",
+        "the checkpoint does not fit the model as it is built here",
+        "build the model with the values that it was trained with; check which checkpoint and which version of the"
+        " code are in the kit",
+    ),
+    Cause(
+        r"DeadKernelError|Kernel died|kernel .*died|Cannot allocate memory|MemoryError|DefaultCPUAllocator",
+        "the kernel was ended or ran out of memory",
+        "use smaller batches, free what is no longer needed, read less at once; the report tells the peak",
+    ),
+    Cause(
+        r"unable to open shared memory object|bus error|/dev/shm",
+        "the workers of a DataLoader ran out of shared memory",
+        "set `num_workers=0`, or fewer workers",
+    ),
+    Cause(
+        r"No kernel name found|NoSuchKernel",
+        "the notebook names no kernel that is there",
+        "let its metadata say `kernelspec: python3`, as the rendered notebook does",
+    ),
+    Cause(
+        r"SyntaxError|IndentationError",
+        "the cell is not Python as this version reads it",
+        "correct the template or the source",
+    ),
+)
+"""In the order in which they are tried: the special before the general."""
+
+
+def explain(text: str) -> tuple[str, str]:
+    """Return the cause and the remedy of an error's text; the first known failure that fits."""
+    for known in CAUSES:
+        found = re.search(known.pattern, text, re.IGNORECASE)
+        if found:
+            groups = [group for group in found.groups() if group]
+            return _filled(known.cause, groups), _filled(known.remedy, groups)
+    return UNKNOWN.cause, UNKNOWN.remedy
+
+
+def _filled(text: str, groups: list[str]) -> str:
+    for number, group in enumerate(groups):
+        text = text.replace(f"{{{number}}}", group)
+    return text

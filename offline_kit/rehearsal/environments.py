@@ -1,0 +1,246 @@
+"""The environments of a rehearsal: the kernel's at the image's versions, and papermill's own.
+
+Made with uv, kept in the cache under a digest of their content, mounted read-only. Every version of the
+image is laid over whatever asks for the package (uv's overrides), as in the image itself, where nobody
+asks whether its packages agree with each other.
+"""
+
+import hashlib
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from offline_kit import files, interpreters, proc
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.image import Image
+from offline_kit.pip_settings import IndexSettings, redact
+from offline_kit.report import SILENT, Reporter
+
+ASK_ABOVE = 500_000_000
+"""Bytes; more than this is downloaded only when it was agreed to."""
+TORCH_CPU = "https://download.pytorch.org/whl/cpu"
+"""torch without CUDA's gigabytes; not everybody can reach it."""
+_PAPERMILL = ("papermill>=2.7,<3",)
+_KERNEL = ("ipykernel", "pip", "setuptools")
+_GIGABYTES = ("nvidia-", "cuda-", "triton")  # what torch of the ordinary index brings along
+_UNCACHED = re.compile(r"Identified uncached distribution: (\S+?)==")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """Where environments are made and kept."""
+
+    settings: IndexSettings
+    """Where packages come from."""
+    cache: Path
+    """Folder of the cache."""
+    yes: bool = False
+    """Large downloads were agreed to."""
+    confirm: Callable[[str], bool] | None = None
+    """Asks a person; None: nobody is there to ask."""
+    report: Reporter = SILENT
+    """Hears what is resolved and downloaded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Question:
+    """What has to be resolved: the same question has the same answer for ever."""
+
+    names: tuple[str, ...]
+    overrides: Mapping[str, str]
+    python: Path
+    platform: str
+
+    def key(self, settings: IndexSettings) -> str:
+        overrides = sorted(self.overrides.items())
+        words = (self.names, overrides, str(self.python), self.platform, settings.index_urls())
+        return hashlib.sha256(repr(words).encode()).hexdigest()[:20]
+
+
+def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
+    """Return the Python of an environment that holds the kernel's stack and `packages` at the image's versions.
+
+    Raises ProjectError where this machine has no such Python, UsageError where a large download was not
+    agreed to, OutsideError where the index or the disk says no.
+    """
+    python = interpreters.find(image.python_minor, proc.environment())
+    if python is None:
+        raise ProjectError(
+            f"the image '{image.name}' runs Python {image.python_minor}, and this machine has none",
+            hint=f"`uv python install {image.python_minor}`, or rehearse in the running environment with --env current",
+        )
+    versions = {name: image.public_version(name) for name in image.packages}
+    question = _Question(
+        names=tuple(sorted({*packages, *_KERNEL})),
+        overrides={name: version for name, version in versions.items() if version},
+        python=python,
+        platform=image.platform_for_uv if sys.platform == "linux" else "",
+    )
+    return _made("kernel", question, shop)
+
+
+def papermill(shop: Workshop) -> Path:
+    """Return the Python of papermill's own environment: its dependencies are nobody else's."""
+    return _made("papermill", _question_here(_PAPERMILL, Path(sys.executable)), shop)
+
+
+def layer(packages: Sequence[str], python: Path, shop: Workshop) -> Path:
+    """Return a folder with these packages for this interpreter, to be put last on its path."""
+    made = _made("layer", _question_here(packages, python), shop)
+    return next(
+        made.parent.parent.glob("lib/python*/site-packages"), made.parent.parent / "Lib" / "site-packages"
+    )
+
+
+def _question_here(names: Sequence[str], python: Path) -> _Question:
+    return _Question(names=tuple(names), overrides={}, python=python, platform="")
+
+
+def _made(kind: str, question: _Question, shop: Workshop) -> Path:
+    """Return the Python of the environment that answers the question; made now if it is not there yet."""
+    lock = _lock(question, shop)
+    key = hashlib.sha256(lock.read_bytes() + str(question.python).encode()).hexdigest()[:20]
+    final = shop.cache / "environments" / f"{kind}-{key}"
+    python = Path("env", "Scripts", "python.exe") if sys.platform == "win32" else Path("env", "bin", "python")
+    with files.locked(final.with_name(f"{final.name}.lock"), timeout=3600):
+        if not (final / python).exists():
+            _agree(kind, lock, question, shop)
+            with files.staged(final) as folder:
+                _install(lock, folder / "env", question, shop)
+    return final / python
+
+
+def _install(lock: Path, env: Path, question: _Question, shop: Workshop) -> None:
+    try:
+        # Relocatable, since it is renamed when it is whole.
+        _uv(["venv", "--relocatable", "--no-project", "--python", question.python, env], shop.settings)
+        words: list[str | Path] = [
+            "pip",
+            "install",
+            "--python",
+            env,
+            "--no-deps",
+            "--compile-bytecode",
+            "-r",
+            lock,
+        ]
+        _uv(words, shop.settings)
+    except OfflineKitError as error:
+        raise OutsideError(
+            "the rehearsal's environment could not be installed",
+            hint="read uv's words above; with --env current the running environment is taken instead",
+            details=[redact(line) for line in error.details] or [error.what],
+        ) from error
+
+
+def _agree(kind: str, lock: Path, question: _Question, shop: Workshop) -> None:
+    """Size what would be downloaded; raise UsageError for much of it that nobody agreed to."""
+    sizes = _missing_sizes(lock, question, shop)
+    total = sum(sizes.values())
+    if not sizes:
+        return
+    text = f"{len(sizes)} packages ({files.human_size(total)}) for the {kind} environment of the rehearsal"
+    if total > ASK_ABOVE and not shop.yes:
+        largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
+        shown = ", ".join(f"{name} {files.human_size(sizes[name])}" for name in largest)
+        if not (shop.confirm and shop.confirm(f"Download {text} ({shown}, ...)?")):
+            raise UsageError(
+                f"{text} would have to be downloaded",
+                hint="agree with --yes, or rehearse in the running environment with --env current",
+                details=[f"largest: {shown}"],
+            )
+    shop.report.step(f"downloading {text}")
+
+
+def _missing_sizes(lock: Path, question: _Question, shop: Workshop) -> dict[str, int]:
+    """Return the bytes of each package that uv's cache lacks; 0 where the index tells no size."""
+    words: list[str | Path] = [
+        "pip",
+        "install",
+        "-v",
+        "--dry-run",
+        "--no-deps",
+        "--target",
+        lock.parent / "nowhere",
+    ]
+    done = _uv([*words, "--python", question.python, "-r", lock], shop.settings)
+    if "Would download" not in done.err:
+        return {}
+    sizes = {item["name"]: _size(item) for item in tomllib.loads(lock.read_text())["packages"]}
+    missing = {name for name in _UNCACHED.findall(done.err) if name in sizes}
+    return {name: sizes[name] for name in missing or sizes}
+
+
+def _size(package: Mapping[str, Any]) -> int:
+    """Return the size of the wheel that will be taken: the lock lists fitting ones only, pure ones last."""
+    files_ = package.get("wheels") or [package.get("sdist") or package.get("archive") or {}]
+    return int(
+        max(files_, key=lambda file: _preference(file.get("name") or file.get("url", ""))).get("size", 0)
+    )
+
+
+def _preference(place: str) -> int:
+    try:
+        tags = parse_wheel_filename(place.rpartition("/")[2])[3]
+    except InvalidWheelFilename:
+        return 0
+    return 0 if all(tag.platform == "any" for tag in tags) else 1
+
+
+def _lock(question: _Question, shop: Workshop) -> Path:
+    """Resolve once per question and return the lock, a pylock.toml in the cache."""
+    final = shop.cache / "environments" / "locks" / question.key(shop.settings) / "pylock.toml"
+    if final.is_file():
+        return final
+    shop.report.step(f"resolving an environment: {', '.join(question.names[:6])}, ...")
+    with files.staged(final.parent) as folder:
+        done = _compile(folder, question, shop)
+        if not done.ok:
+            raise OutsideError(
+                "the rehearsal's environment could not be resolved",
+                hint="check the network and the index; with --env current the running environment is taken instead",
+                details=[redact(line) for line in done.tail()],
+            )
+        if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not shop.settings.no_index:
+            whole = (folder / "pylock.toml").read_bytes()
+            if not _compile(folder, question, shop, torch=TORCH_CPU).ok:
+                shop.report.note(f"torch comes with CUDA's libraries: {TORCH_CPU} cannot be reached")
+                (folder / "pylock.toml").write_bytes(whole)
+    return final
+
+
+def _compile(folder: Path, question: _Question, shop: Workshop, *, torch: str = "") -> proc.Done:
+    (folder / "wanted.in").write_text("\n".join(question.names) + "\n")
+    lines = [f"{name}=={version}\n" for name, version in sorted(question.overrides.items())]
+    (folder / "overrides.txt").write_text("".join(lines))
+    words: list[str | Path] = ["pip", "compile", "wanted.in", "--override", "overrides.txt", "--quiet"]
+    words += ["--format", "pylock.toml", "--output-file", "pylock.toml", "--python", question.python]
+    words += ["--python-platform", question.platform] if question.platform else []
+    return _uv(words, shop.settings, cwd=folder, torch=torch, check=False)
+
+
+def _uv(
+    words: Sequence[str | Path],
+    settings: IndexSettings,
+    *,
+    cwd: Path | None = None,
+    torch: str = "",
+    check: bool = True,
+) -> proc.Done:
+    import uv
+
+    changes = settings.uv_environment()
+    changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
+    changes["UV_PREVIEW_FEATURES"] = "pylock"
+    if torch:
+        # A firewall that swallows packets must not hold up everybody who cannot reach this index.
+        changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
+        changes["UV_INDEX"] = " ".join(filter(None, [torch, changes.get("UV_INDEX")]))
+    argv = [uv.find_uv_bin(), *words]
+    return proc.run(argv, cwd=cwd, env=proc.environment(**changes), timeout=3600, check=check)

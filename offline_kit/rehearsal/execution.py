@@ -1,0 +1,242 @@
+"""One run of a notebook by papermill in a sandbox, and what its executed copy tells."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import sandbox
+from offline_kit.report import SILENT, Advance, Reporter
+from offline_kit.sandbox import Sandbox
+from offline_kit.sandboxes.box import Box, Mount, Outcome
+
+HOME = "/home/kaggle"
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*: \S")
+_ENDED = b"Ending Cell "
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """All that a run stands on."""
+
+    notebook: Path
+    """The notebook; a copy is run."""
+    inputs: tuple[Mount, ...]
+    """What lies below /kaggle/input."""
+    kernel: tuple[str, ...]
+    """How the kernel is started, before "-f CONNECTION_FILE"."""
+    papermill: Path
+    """The Python of papermill's own environment."""
+    shown: tuple[Mount, ...]
+    """Folders of both Pythons."""
+    links: Mapping[str, str]
+    """Links that lead to them."""
+    uv: Path | None
+    """uv, where the notebook may have it."""
+    installer: str
+    """"uv", "pip" or "auto"."""
+    timeout: float
+    """Seconds of wall-clock time."""
+    memory: int | None = None
+    """Bytes; see `Box.memory`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How the run ended."""
+
+    outcome: Outcome
+    """Of the process."""
+    executed: Path
+    """The executed notebook; missing when papermill did not come that far."""
+    log: Path
+    """What papermill and the cells said."""
+    working: Path
+    """/kaggle/working as the run left it."""
+
+
+def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILENT) -> Ran:
+    """Run the notebook in `folder` (empty; it holds the run's /tmp and the like) and return how it ended."""
+    for name in ("tmp", "working", "home", "out", "scratch", "in"):
+        (folder / name).mkdir(parents=True)
+    before = chosen.prefix(folder / "scratch")
+    cells = _prepare(bench, folder / "in", before)
+    mounts = [
+        Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
+        Mount(inside=HOME, source=folder / "home", writable=True),
+        *bench.inputs,
+        Mount(inside="/kaggle/working", source=folder / "working", writable=True),
+        Mount(inside="/rehearsal/in", source=folder / "in"),
+        Mount(inside="/rehearsal/out", source=folder / "out", writable=True),
+        *([Mount(inside="/rehearsal/bin/uv", source=bench.uv)] if bench.uv else []),
+        *bench.shown,
+    ]
+    log = folder / "log.txt"
+    place = f"{before}/rehearsal"
+    words = ["-m", "papermill", f"{place}/in/notebook.ipynb", f"{place}/out/executed.ipynb"]
+    words += [
+        "--log-output",
+        "--no-progress-bar",
+        "--start-timeout",
+        "300",
+        "--cwd",
+        f"{before}/kaggle/working",
+    ]
+    box = Box(
+        argv=(str(bench.papermill), *words),
+        mounts=tuple(mounts),
+        links=bench.links,
+        env=_environment(bench, before),
+        cwd=f"{before}/kaggle/working",
+        log=log,
+        scratch=folder / "scratch",
+        timeout=bench.timeout,
+        memory=bench.memory,
+    )
+    with report.progress("running the notebook", cells, unit="cells") as advance:
+        outcome = sandbox.run(chosen, box, watch=_Follow(log, advance))
+    return Ran(
+        outcome=outcome,
+        executed=folder / "out" / "executed.ipynb",
+        log=log,
+        working=folder / "working",
+    )
+
+
+def _prepare(bench: Bench, folder: Path, before: str) -> int:
+    """Write the notebook's copy and the kernel's description; return the number of cells."""
+    text = bench.notebook.read_text(encoding="utf-8")
+    (folder / "notebook.ipynb").write_text(text, encoding="utf-8")
+    kernel = folder / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    path = ":".join([str(Path(bench.kernel[0]).parent), *_path(bench, before)])
+    spec = {
+        "argv": [*bench.kernel, "-f", "{connection_file}"],
+        "display_name": "Python 3",
+        "language": "python",
+        "env": {"PATH": path},
+    }
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    return len(json.loads(text).get("cells", ()))
+
+
+def _path(bench: Bench, before: str) -> list[str]:
+    own = [f"{before}/rehearsal/bin"] if bench.uv else []
+    return [*own, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+
+
+def _environment(bench: Bench, before: str) -> dict[str, str]:
+    """Return the whole environment of a run: what a batch run on Kaggle has, and nothing of ours."""
+    env = {
+        "PATH": ":".join(_path(bench, before)),
+        "HOME": f"{before}{HOME}",
+        "USER": "kaggle",
+        "LOGNAME": "kaggle",
+        "TMPDIR": f"{before}/tmp",  # noqa: S108
+        "LANG": "C.UTF-8",
+        "LC_ALL": "C.UTF-8",
+        "SHELL": "/bin/sh",
+        "TERM": "dumb",
+        "KAGGLE_KERNEL_RUN_TYPE": "Batch",
+        "JUPYTER_PATH": f"{before}/rehearsal/in/jupyter",
+        "JUPYTER_RUNTIME_DIR": f"{before}/rehearsal/out/runtime",
+        "JUPYTER_PLATFORM_DIRS": "1",
+        "IPYTHONDIR": f"{before}/rehearsal/out/ipython",
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+        "OFFLINE_KIT_INSTALLER": bench.installer,
+    }
+    if before:
+        # The weak sandbox cannot move the root: the notebook's own switches tell it where to look.
+        env["OFFLINE_KIT_INPUT"] = f"{before}/kaggle/input"
+        env["OFFLINE_KIT_WORKING"] = f"{before}/kaggle/working"
+        env["OFFLINE_KIT_SCRATCH"] = f"{before}/tmp/offline-kit"  # noqa: S108
+    return env
+
+
+class _Follow:
+    """Reads papermill's log as it grows and moves the bar for each cell that ended."""
+
+    def __init__(self, log: Path, advance: Advance) -> None:
+        self.log, self.advance = log, advance
+        self.place = 0
+        self.rest = b""
+
+    def __call__(self) -> None:
+        if not self.log.exists():
+            return
+        with self.log.open("rb") as stream:
+            stream.seek(self.place)
+            new = stream.read()
+        self.place += len(new)
+        *lines, self.rest = (self.rest + new).split(b"\n")
+        if ended := sum(line.startswith(_ENDED) for line in lines):
+            self.advance(ended)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One code cell of the executed notebook."""
+
+    number: int
+    """Its place among all cells of the notebook, from 1."""
+    source: str
+    """Its code."""
+    seconds: float | None
+    """How long it took; None when it did not end."""
+    status: str
+    """papermill's word: "completed", "failed", "running" or "pending"."""
+    error: tuple[str, ...] = ()
+    """The lines of its error with the traceback, without colours."""
+    message: str = ""
+    """The error alone, and those that it followed from: no line of source code is in it."""
+
+
+def cells(executed: Path) -> tuple[Cell, ...]:
+    """Return the code cells of an executed notebook; nothing where there is none."""
+    try:
+        notebook = json.loads(executed.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ()
+    # papermill puts cells of its own before the one that failed.
+    own = [
+        cell
+        for cell in notebook["cells"]
+        if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
+    ]
+    return tuple(_cell(number, cell) for number, cell in enumerate(own, 1) if cell["cell_type"] == "code")
+
+
+def _cell(number: int, cell: Mapping[str, Any]) -> Cell:
+    told = cell["metadata"].get("papermill") or {}
+    errors = [output for output in cell.get("outputs", ()) if output.get("output_type") == "error"]
+    lines = [line for output in errors for line in _lines(output)]
+    return Cell(
+        number=number,
+        source="".join(cell.get("source", "")),
+        seconds=told.get("duration"),
+        status="failed" if errors else str(told.get("status") or "pending"),
+        error=tuple(lines),
+        message="\n".join([*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_chained(lines)]),
+    )
+
+
+def _chained(lines: Sequence[str]) -> list[str]:
+    return [line for line in lines if _RAISED.match(line)]
+
+
+def _lines(output: Mapping[str, Any]) -> list[str]:
+    trace = _ANSI.sub("", "\n".join(output.get("traceback") or ())).splitlines()
+    return trace or [f"{output.get('ename')}: {output.get('evalue')}"]
+
+
+def stopped_at(found: tuple[Cell, ...]) -> Cell | None:
+    """Return the cell that failed, or that was running when the run was ended."""
+    return next((cell for cell in found if cell.status in ("failed", "running")), None)
+
+
+def last_started(found: tuple[Cell, ...]) -> Cell | None:
+    """Return the last cell that was begun: papermill calls it completed when its kernel died."""
+    return next((cell for cell in reversed(found) if cell.seconds is not None), None)

@@ -1,0 +1,171 @@
+"""/kaggle/input as the notebook will find it: the treated kit and the competition's data, in either layout."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files, kaggle_rules
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.model import Kit
+from offline_kit.sandboxes.box import Mount
+
+LAYOUTS = ("new", "old")
+"""Of 2026: /kaggle/input/datasets/<owner>/<slug>; before, and in some sessions still: /kaggle/input/<slug>."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a rehearsal mounts below /kaggle/input."""
+
+    mounts: tuple[Mount, ...]
+    """The folder itself, then what lies in it, then what covers parts of that."""
+    sample: Path | None
+    """The sample to compare the submission with, cut where rows were asked for."""
+    notes: tuple[str, ...]
+    """What differs from Kaggle, or is worth knowing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be mounted, and how."""
+
+    kit: Kit
+    """The kit; passes through Kaggle's treatment first."""
+    metadata: Mapping[str, Any]
+    """The notebook's kernel-metadata: its sources give the names of the mounts."""
+    competition: str
+    """Slug of the competition; empty: the metadata's first."""
+    data: Path | None
+    """A local copy of the competition's data; None: none is mounted."""
+    sample: Path | None
+    """The user's sample submission; None: found in the data."""
+    layout: str = "new"
+    """One of LAYOUTS."""
+    rows: int | None = None
+    """Rows of the test set; None: all of them."""
+
+
+def lay_out(wanted: Wanted, folder: Path) -> Inputs:
+    """Make /kaggle/input in `folder` and say what is mounted where; the data itself is never copied.
+
+    Raises ProjectError where Kaggle would refuse the kit's files, or the data is no folder.
+    """
+    if wanted.layout not in LAYOUTS:
+        raise UsageError(f"unknown layout '{wanted.layout}'", hint=f"one of {', '.join(LAYOUTS)}")
+    folder.mkdir(parents=True)
+    notes = _mount_kit(wanted, folder)
+    mounts = [Mount(inside="/kaggle/input", source=folder)]
+    sample = wanted.sample
+    if wanted.data is None:
+        notes.append("no competition data is mounted: set competition_data to a local copy, or a part of it")
+        return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
+    if not wanted.data.is_dir():
+        raise ProjectError(
+            f"the competition's data '{wanted.data}' is no folder", hint="set competition_data"
+        )
+    slug = wanted.competition or next(iter(wanted.metadata.get("competition_sources") or ()), "competition")
+    place = f"competitions/{slug}" if wanted.layout == "new" else slug
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    inside = f"/kaggle/input/{place}"
+    mounts.append(Mount(inside=inside, source=wanted.data.resolve()))
+    sample = sample or find_sample(wanted.data)
+    if wanted.rows is not None:
+        covers, sample = _cut(wanted.data, sample, wanted.rows, folder.with_name("cut"))
+        mounts += [Mount(inside=f"{inside}/{path.name}", source=path) for path in covers]
+        cut = (
+            ", ".join(path.name for path in covers)
+            or "nothing: no test*.csv, test* folder or sample was found"
+        )
+        notes.append(f"cut to {wanted.rows} rows: {cut}")
+    return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
+
+
+def _mount_kit(wanted: Wanted, folder: Path) -> list[str]:
+    """Put every part of the kit through Kaggle's treatment into its place; return what else is attached."""
+    attached = [str(source) for source in wanted.metadata.get("dataset_sources") or ()]
+    parts = sorted(wanted.kit.parts, key=lambda part: part.name)
+    own = attached[: len(parts)]
+    for number, part in enumerate(parts):
+        owner, _, slug = (own[number] if number < len(own) else f"you/offline-kit-{part.name}").rpartition(
+            "/"
+        )
+        place = Path("datasets", owner or "you", slug) if wanted.layout == "new" else Path(slug)
+        kaggle_rules.treat(wanted.kit.part_folder(part), folder / place)
+    others = [*attached[len(parts) :]]
+    for key in ("kernel_sources", "model_sources"):
+        others += [str(source) for source in wanted.metadata.get(key) or ()]
+    return [f"'{source}' is attached to the notebook, but not mounted in the rehearsal" for source in others]
+
+
+def find_sample(data: Path) -> Path | None:
+    """Return the sample submission of the competition's data, or None where none is recognised."""
+    exact = data / "sample_submission.csv"
+    if exact.is_file():
+        return exact
+    likely = sorted(path for path in data.glob("*.csv") if {"sample", "sub"} <= _words(path.stem))
+    return likely[0] if likely else None
+
+
+def _words(stem: str) -> set[str]:
+    return {
+        word[:6] if word.startswith("sample") else word[:3]
+        for word in stem.lower().replace("-", "_").split("_")
+    }
+
+
+def _cut(data: Path, sample: Path | None, rows: int, into: Path) -> tuple[list[Path], Path | None]:
+    """Write cut copies of the sample and the test set's lists, and folders of the test files that remain.
+
+    The test set is recognised by its name at the top of the data: test*.csv (rows whose id is among the
+    sample's first ones, else simply the first rows) and folders called test* whose files are named by
+    the ids. Anything else stays whole. Returns what covers the originals, and the sample to compare with.
+    """
+    into.mkdir()
+    covers: list[Path] = []
+    ids: list[str] = []
+    key = ""
+    if sample:
+        table = _read(sample, rows)
+        key, ids = table[0][0], [row[0] for row in table[1:]]
+        cut_sample = _write(into / sample.name, table)
+        covers += [cut_sample] if sample.parent == data else []
+        sample = cut_sample
+    for path in sorted(data.glob("[tT][eE][sS][tT]*.csv")):
+        table = _read_known(path, key, ids) if ids else []
+        covers.append(_write(into / path.name, table if len(table) > 1 else _read(path, rows)))
+        if not ids:
+            ids = [row[0] for row in _read(covers[-1], rows)[1:]]
+    for folder in sorted(path for path in data.glob("[tT][eE][sS][tT]*") if path.is_dir()):
+        kept = [path for path in folder.iterdir() if path.is_file() and {path.name, path.stem} & set(ids)]
+        if kept:
+            for path in kept:
+                files.link_or_copy(path, into / folder.name / path.name)
+            covers.append(into / folder.name)
+    return covers, sample
+
+
+def _read(path: Path, rows: int) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        table = [row for _, row in zip(range(rows + 1), csv.reader(stream), strict=False)]
+    if not table or not table[0]:
+        raise ProjectError(f"'{path}' is empty", hint="check the competition's data")
+    return table
+
+
+def _read_known(path: Path, key: str, ids: Sequence[str]) -> list[list[str]]:
+    known = set(ids)
+    with path.open(newline="", encoding="utf-8-sig") as stream:
+        reader = csv.reader(stream)
+        head = next(reader, [])
+        if key not in head:
+            return []
+        column = head.index(key)
+        return [head, *(row for row in reader if len(row) > column and row[column] in known)]
+
+
+def _write(path: Path, table: Iterable[Sequence[str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream, lineterminator="\n").writerows(table)
+    return path

@@ -1,0 +1,216 @@
+"""Rehearse a kit: its notebook, run offline in a sandbox laid out as Kaggle's, and its submission checked."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files, sandbox
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.image import Image
+from offline_kit.model import Kit
+from offline_kit.pip_settings import IndexSettings
+from offline_kit.rehearsal import environments, execution, fidelity, kernel, mounts, plan, pythons, verdict
+from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.report import SILENT, Reporter
+
+ENVIRONMENTS = ("matching", "current")
+INSTALLERS = ("auto", "uv", "pip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RehearsalRequest:
+    """What is rehearsed, and how."""
+
+    kit: Kit
+    """The kit; nothing but its folder is looked at."""
+    image: Image
+    """The image that it was made for."""
+    competition: str = ""
+    """Slug of the competition; empty: as the notebook's metadata says."""
+    competition_data: Path | None = None
+    """A local copy of its data, or a part of it; mounted, never copied."""
+    sample_submission: Path | None = None
+    """The sample to compare with; None: found in the data."""
+    submission: str = "submission.csv"
+    """What the notebook must write to /kaggle/working."""
+    env: str = "matching"
+    """"matching": made for the image; "current": the running environment."""
+    installer: str = "auto"
+    """What the notebook installs with: "uv", "pip" (then no uv is there), or "auto"."""
+    layout: str = "new"
+    """The mount layout, "new" or "old"."""
+    rows: int | None = None
+    """Rows of the test set to rehearse on; None: all."""
+    timeout: float = 9 * 3600
+    """Seconds of wall-clock time for the notebook."""
+    memory: int | None = None
+    """Bytes that the run may hold; None: no limit."""
+    sandboxes: tuple[str, ...] = sandbox.KINDS
+    """Kinds of sandbox that may serve, best first."""
+    yes: bool = False
+    """Large downloads were agreed to."""
+    confirm: Callable[[str], bool] | None = None
+    """Asks a person about them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """A rehearsal that passed."""
+
+    kit: str
+    """Id of the kit."""
+    fidelity: str
+    """"matching" or "stand-in" ("image" is for runs in Kaggle's own image)."""
+    differences: tuple[str, ...]
+    """How the run differed from the image."""
+    notes: tuple[str, ...]
+    """What else is worth knowing about it."""
+    sandbox: str
+    """Kind of the sandbox."""
+    env: str
+    """"matching" or "current"."""
+    python: str
+    """Full version of the kernel's Python."""
+    installer: str
+    """As asked for."""
+    layout: str
+    """As asked for."""
+    seconds: float
+    """Wall-clock time of the notebook, its kernel's start included."""
+    cell_seconds: tuple[float, ...]
+    """Of each code cell."""
+    peak_memory: int
+    """Bytes held by the whole process tree at its peak; 0 where it cannot be measured."""
+    memory_by: str
+    """"PSS", "RSS" or "not measured"."""
+    submission: Path
+    """The submission, kept."""
+    rows: int
+    """Its rows; 0 for another format than CSV."""
+    folder: Path
+    """Executed notebook, log, submission and report."""
+
+
+def rehearse(
+    request: RehearsalRequest, settings: IndexSettings, *, cache: Path, report: Reporter = SILENT
+) -> Rehearsal:
+    """Run the kit's notebook offline and check what it wrote; the evidence lies in <kit>/rehearsal/.
+
+    Raises ProjectError for a kit that cannot run here, a failing cell (quoted, with cause and remedy), a
+    time or memory limit, a missing or wrong submission; UsageError for a request that cannot be;
+    OutsideError where no sandbox works or the index says no. The last rehearsal's evidence stays until
+    there is some of this one, failed or not.
+    """
+    _check(request)
+    notebook, metadata = plan.notebook_of(request.kit)
+    chosen = sandbox.find(request.sandboxes, report=report)
+    shop = Workshop(settings=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report)
+    ready = kernel.make_ready(request.kit, notebook, request.image, shop, current=request.env == "current")
+    papermill = pythons.look(environments.papermill(shop))
+    level, differences = fidelity.compare(request.image, ready.python, ready.used)
+    report.step(f"rehearsing in {chosen.kind}, fidelity {level}, Python {ready.python.version}")
+    with files.staged(request.kit.folder / "rehearsal") as folder:
+        inputs = mounts.lay_out(_wanted(request, metadata), folder / "run" / "input")
+        bench = Bench(
+            notebook=notebook,
+            inputs=inputs.mounts,
+            kernel=ready.launch,
+            papermill=papermill.path,
+            shown=(*ready.python.mounts, *ready.mounts, *papermill.mounts),
+            links={**papermill.links, **ready.python.links},
+            uv=None if request.installer == "pip" else _uv(),
+            installer=request.installer,
+            timeout=request.timeout,
+            memory=request.memory,
+        )
+        ran = execution.run(bench, chosen, folder / "run" / "box", report=report)
+        judged = verdict.judge(ran, bench, request.submission, inputs.sample)
+        outcome = Rehearsal(
+            kit=request.kit.id,
+            fidelity=level,
+            differences=differences,
+            notes=(*ready.notes, *inputs.notes, *judged.notes),
+            sandbox=chosen.kind,
+            env=request.env,
+            python=ready.python.version,
+            installer=request.installer,
+            layout=request.layout,
+            seconds=round(ran.outcome.seconds, 2),
+            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judged.cells),
+            peak_memory=ran.outcome.peak_memory,
+            memory_by=ran.outcome.memory_by,
+            submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
+            rows=judged.rows,
+            folder=request.kit.folder / "rehearsal",
+        )
+        _keep(folder, outcome, ran, judged.problem)
+    if judged.problem:
+        raise judged.problem
+    return outcome
+
+
+def _check(request: RehearsalRequest) -> None:
+    for what, said, known in (
+        ("environment", request.env, ENVIRONMENTS),
+        ("installer", request.installer, INSTALLERS),
+        ("layout", request.layout, mounts.LAYOUTS),
+    ):
+        if said not in known:
+            raise UsageError(f"unknown {what} '{said}' for a rehearsal", hint=f"one of {', '.join(known)}")
+
+
+def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any]) -> mounts.Wanted:
+    return mounts.Wanted(
+        kit=request.kit,
+        metadata=metadata,
+        competition=request.competition,
+        data=request.competition_data,
+        sample=request.sample_submission,
+        layout=request.layout,
+        rows=request.rows,
+    )
+
+
+def _uv() -> Path:
+    import uv
+
+    return Path(uv.find_uv_bin())
+
+
+def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | None) -> None:
+    """Keep the evidence in `folder` and remove the run's own files."""
+    for source, name in (
+        (ran.executed, "executed.ipynb"),
+        (ran.log, "log.txt"),
+        (ran.working / outcome.submission.name, outcome.submission.name),
+    ):
+        if source.is_file():
+            shutil.copyfile(source, folder / name)
+    said = {"what": problem.what, "hint": problem.hint, "details": list(problem.details)} if problem else None
+    told = {"passed": problem is None, "problem": said, **asdict(outcome)}
+    text = json.dumps(told, indent=2, default=str, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+    _remove(folder / "run")
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder in which a run may have taken rights away from itself."""
+    for place, _, _ in os.walk(folder):
+        with suppress(OSError):
+            Path(place).chmod(0o700)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def last(kit: Kit) -> dict[str, Any] | None:
+    """Return the report of the kit's last rehearsal ("passed", "kit", "problem" and Rehearsal's fields), or None."""
+    try:
+        found = json.loads((kit.folder / "rehearsal" / "report.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None

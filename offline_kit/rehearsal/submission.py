@@ -1,0 +1,135 @@
+"""A submission against its sample: what Kaggle would score as an error, found before."""
+
+import csv
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from offline_kit import files
+
+_SHOWN = 3  # examples of each problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What was found out about a submission."""
+
+    rows: int
+    """Rows without the head; 0 where that cannot be told."""
+    problems: tuple[str, ...]
+    """What Kaggle would refuse, or score as an error."""
+    notes: tuple[str, ...] = ()
+    """What was compared, or could not be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Table:
+    head: tuple[str, ...]
+    rows: list[list[str]] = field(repr=False)
+
+    def column(self, name: str) -> list[str]:
+        place = self.head.index(name)
+        return [row[place] if place < len(row) else "" for row in self.rows]
+
+
+def check(submission: Path, sample: Path | None) -> Checked:
+    """Compare a submission with the sample of the test set that it was made for.
+
+    Columns and their order, ids (the first column), number of rows, repeats, empty values, NaN and
+    infinities, and numbers where the sample has numbers. Without a sample, or for another format than
+    CSV, only that there is something in it.
+    """
+    if submission.stat().st_size == 0:
+        return Checked(rows=0, problems=(f"'{submission.name}' is empty",))
+    if submission.suffix.lower() != ".csv":
+        size = files.human_size(submission.stat().st_size)
+        return Checked(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
+    table, broken = _read(submission)
+    if not table.rows:
+        return Checked(rows=0, problems=(f"'{submission.name}' has a head, but no rows",))
+    problems = [*broken, *_repeats(table), *_holes(table)]
+    notes = []
+    if sample and sample.suffix.lower() == ".csv":
+        wanted, _ = _read(sample)
+        problems += _against(table, wanted)
+        notes.append(f"compared with '{sample.name}': {len(wanted.rows)} rows, {len(wanted.head)} columns")
+    else:
+        notes.append("no sample_submission.csv to compare with")
+    return Checked(rows=len(table.rows), problems=tuple(problems), notes=tuple(notes))
+
+
+def _read(path: Path) -> tuple[_Table, list[str]]:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+        table = [row for row in csv.reader(stream) if row]
+    head = tuple(table[0]) if table else ()
+    wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
+    shown = ", ".join(map(str, wrong[:_SHOWN]))
+    problems = (
+        [f"{len(wrong)} rows have another number of values than the head (line {shown})"] if wrong else []
+    )
+    return _Table(head=head, rows=table[1:]), problems
+
+
+def _repeats(table: _Table) -> list[str]:
+    seen: set[str] = set()
+    twice = [name for name in table.column(table.head[0]) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    return [f"{len(twice)} ids occur more than once ({_some(twice)})"] if twice else []
+
+
+def _holes(table: _Table) -> list[str]:
+    problems = []
+    for name in table.head:
+        values = table.column(name)
+        empty = sum(
+            not value.strip() or value.strip().lower() in ("nan", "none", "null", "na") for value in values
+        )
+        endless = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
+        problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
+        problems += [f"column '{name}' has {endless} infinite values"] if endless else []
+    return problems
+
+
+def _against(table: _Table, wanted: _Table) -> list[str]:
+    if table.head != wanted.head:
+        return [_columns(table.head, wanted.head), *_count(table, wanted)]
+    problems = _count(table, wanted)
+    have, want = set(table.column(table.head[0])), set(wanted.column(wanted.head[0]))
+    if missing := sorted(want - have):
+        problems.append(f"{len(missing)} ids of the sample are missing ({_some(missing)})")
+    if extra := sorted(have - want):
+        problems.append(f"{len(extra)} ids are not in the sample ({_some(extra)})")
+    for name in wanted.head[1:]:
+        if all(_number(value) for value in wanted.column(name)):
+            odd = [value for value in table.column(name) if value.strip() and not _number(value)]
+            problems += (
+                [f"column '{name}' has {len(odd)} values that are no numbers ({_some(odd)})"] if odd else []
+            )
+    return problems
+
+
+def _columns(have: Sequence[str], want: Sequence[str]) -> str:
+    if sorted(have) == sorted(want):
+        return f"the columns are in another order: {', '.join(have)} instead of {', '.join(want)}"
+    missing = [name for name in want if name not in have]
+    extra = [name for name in have if name not in want]
+    said = [f"missing {_some(missing)}"] if missing else []
+    said += [f"not asked for {_some(extra)}"] if extra else []
+    return f"the columns differ from the sample's: {'; '.join(said)}"
+
+
+def _count(table: _Table, wanted: _Table) -> list[str]:
+    have, want = len(table.rows), len(wanted.rows)
+    return [f"{have} rows instead of {want}"] if have != want else []
+
+
+def _number(value: str) -> bool:
+    try:
+        return not math.isnan(float(value))
+    except ValueError:
+        return False
+
+
+def _some(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more

@@ -1,0 +1,114 @@
+"""What a run amounts to: passed, or one error that quotes the cell, says the cause and the remedy."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit import files
+from offline_kit.errors import ProjectError
+from offline_kit.rehearsal import causes, execution, submission
+from offline_kit.rehearsal.execution import Bench, Cell, Ran
+
+_HEAD = 8  # lines of a quoted cell
+_TAIL = 12  # lines of an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A judged run."""
+
+    cells: tuple[Cell, ...]
+    """The executed code cells."""
+    problem: ProjectError | None
+    """What is wrong; None: it passed."""
+    rows: int = 0
+    """Rows of the submission."""
+    notes: tuple[str, ...] = ()
+    """What was compared."""
+
+
+def judge(ran: Ran, bench: Bench, name: str, sample: Path | None) -> Verdict:
+    """Judge a run: its end, its cells, then the submission `name` against the sample."""
+    cells = execution.cells(ran.executed)
+    problem = _end(ran, bench, execution.stopped_at(cells))
+    if problem is None and not ran.outcome.ok:
+        problem = _broken(ran, execution.last_started(cells))
+    written = ran.working / name
+    if problem is None and not written.is_file():
+        problem = _missing(ran.working, name)
+    if problem:
+        return Verdict(cells=cells, problem=problem)
+    checked = submission.check(written, sample)
+    if checked.problems:
+        problem = ProjectError(
+            f"'{name}' would not be scored as it is",
+            hint="compare it with the sample submission; it is kept beside the executed notebook",
+            details=checked.problems,
+        )
+    return Verdict(cells=cells, problem=problem, rows=checked.rows, notes=checked.notes)
+
+
+def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
+    """Return what is wrong with how the run ended."""
+    where = f" in cell {cell.number}" if cell else ""
+    quoted = _quoted(cell) if cell else ()
+    if ran.outcome.timed_out:
+        return ProjectError(
+            f"the notebook was ended{where} after its {bench.timeout:.0f} seconds",
+            hint="make it faster, rehearse on fewer rows (--rows), or allow more time (--timeout)",
+            details=quoted,
+        )
+    if ran.outcome.over_memory:
+        return ProjectError(
+            f"the notebook was ended{where}: it held more than {files.human_size(bench.memory or 0)} of memory",
+            hint="use smaller batches, free what is no longer needed, or raise the limit",
+            details=quoted,
+        )
+    if cell and cell.status == "failed":
+        cause, remedy = causes.explain(cell.message)
+        details = (*quoted, "", *_shortened(cell.error), "", f"cause: {cause}")
+        return ProjectError(f"cell {cell.number} of the notebook failed", hint=remedy, details=details)
+    return None
+
+
+def _broken(ran: Ran, cell: Cell | None) -> ProjectError:
+    """Return the error for a run that ended badly although no cell failed: its kernel or papermill died."""
+    log = ran.log.read_text(encoding="utf-8", errors="replace").splitlines() if ran.log.is_file() else []
+    died = bool(log) and "DeadKernelError" in log[-1]
+    tail = log[-1:] if died else log[-_TAIL:]
+    cause, remedy = causes.explain("\n".join(tail))
+    quoted = _quoted(cell) if cell and died else ()
+    what = f"the notebook ended with code {ran.outcome.code}"
+    if died:
+        what = (
+            f"the notebook's kernel died in cell {cell.number}"
+            if cell
+            else "the notebook's kernel died at its start"
+        )
+    memory = f"peak memory: {files.human_size(ran.outcome.peak_memory)}"
+    return ProjectError(what, hint=remedy, details=(*quoted, *tail, f"cause: {cause}", memory))
+
+
+def _quoted(cell: Cell) -> tuple[str, ...]:
+    lines = cell.source.splitlines()
+    more = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
+    return (f"cell {cell.number}:", *(f"    {line}" for line in lines[:_HEAD]), *more)
+
+
+def _shortened(error: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the last lines of an error; the first ones of a long one are frames of other people's code."""
+    lines = tuple(line for line in error if line.strip())
+    return lines if len(lines) <= _TAIL else ("...", *lines[-_TAIL:])
+
+
+def _missing(working: Path, name: str) -> ProjectError:
+    others = sorted(str(path.relative_to(working)) for path in working.rglob("*") if path.is_file())
+    shown = (
+        [f"written instead: {', '.join(others[:10])}"]
+        if others
+        else ["nothing was written to /kaggle/working"]
+    )
+    return ProjectError(
+        f"the notebook ran to its end and wrote no '{name}' to /kaggle/working",
+        hint=f"write '{name}' there: Kaggle calls this 'Submission CSV Not Found'",
+        details=shown,
+    )

@@ -1,0 +1,337 @@
+"""The rehearsal of a kit: a notebook run offline, judged, its evidence kept."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from offline_kit import manifest, pip_settings, proc, sandbox
+from offline_kit.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.image import Image
+from offline_kit.model import FileEntry, Kit, Role
+from offline_kit.rehearsal import stage
+from offline_kit.rehearsal.stage import Rehearsal, RehearsalRequest
+
+NB: Any = nbformat  # it has types for half of itself
+ALL = sandbox.KINDS[:-1]
+
+
+def works(kind: str) -> bool:
+    try:
+        return sandbox.find([kind]).kind == kind
+    except OfflineKitError:
+        return False
+
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.index,
+    pytest.mark.skipif(not any(map(works, ALL)), reason="no real sandbox works on this machine"),
+]
+
+WRITE = """
+import csv
+with open("/kaggle/input/competitions/digits/sample_submission.csv") as stream:
+    ids = [row["id"] for row in csv.DictReader(stream)]
+with open("submission.csv", "w") as stream:
+    stream.write("id,label\\n" + "".join(f"{name},1\\n" for name in ids))
+"""
+
+
+def image(**packages: str) -> Image:
+    """An image of the running Python with these packages."""
+    return Image(
+        name="here",
+        title="here",
+        accelerator="none",
+        python="{}.{}.{}".format(*sys.version_info),
+        packages={name.replace("_", "-"): version for name, version in packages.items()},
+    )
+
+
+class Theatre:
+    """A project folder with a kit by hand and a competition's data."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        self.data = folder / "input"
+        self.data.mkdir()
+        rows = "".join(f"{n}.png,0\n" for n in range(5))
+        (self.data / "sample_submission.csv").write_text(f"id,label\n{rows}")
+        (self.data / "test.csv").write_text("id,width\n" + rows)
+
+    def kit(self, *cells: str, files: Mapping[str, bytes] | None = None, plan: Any = None) -> Kit:
+        out = self.folder / "dist"
+        plan = {
+            "format": 1,
+            "image": "here",
+            "python": "3.11",
+            "install": [],
+            "provided": [],
+            "roots": [],
+        } | (plan or {})
+        content = {"packages/install.json": json.dumps(plan).encode(), **(files or {})}
+        entries = []
+        for name, data in content.items():
+            path = out / "dataset" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            roles = {"packages/install.json": Role.LOCK, "packages": Role.WHEEL, "code": Role.SOURCE}
+            role = roles.get(name) or roles.get(name.partition("/")[0], Role.CHECKPOINT)
+            digest = hashlib.sha256(data).hexdigest()
+            entries.append(FileEntry(role=role, original=name, stored=name, size=len(data), sha256=digest))
+        part = manifest.make_part("kit", entries)
+        manifest.write(out / "dataset", part)
+        (out / "notebook").mkdir(exist_ok=True)
+        notebook = NB.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        )
+        notebook.cells = [NB.v4.new_markdown_cell("# a kit"), *map(NB.v4.new_code_cell, cells)]
+        NB.write(notebook, out / "notebook" / "inference.ipynb")
+        metadata = {
+            "code_file": "inference.ipynb",
+            "dataset_sources": ["me/plant-kit"],
+            "competition_sources": ["digits"],
+        }
+        (out / "notebook" / "kernel-metadata.json").write_text(json.dumps(metadata))
+        return Kit(folder=out, id=manifest.kit_id([part.id]), parts=(part,))
+
+    def rehearse(self, kit: Kit, **more: Any) -> Rehearsal:
+        wishes = {"env": "current", "competition_data": self.data, "image": image(), "timeout": 120, **more}
+        settings = pip_settings.read(proc.environment())
+        return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
+
+    def failure(self, *cells: str, **more: Any) -> ProjectError:
+        with pytest.raises(ProjectError) as caught:
+            self.rehearse(self.kit(*cells), **more)
+        return caught.value
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all: the environments are made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def theatre(tmp_path: Path, cache: Path) -> Theatre:
+    return Theatre(tmp_path, cache)
+
+
+def said(kit: Kit) -> str:
+    return (kit.folder / "rehearsal" / "log.txt").read_text()
+
+
+def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
+    """The submission, the executed notebook, the log and a report lie in the kit's folder; the run's own files are gone."""
+    kit = theatre.kit("print('hello')", WRITE)
+    done = theatre.rehearse(kit)
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "executed.ipynb",
+        "log.txt",
+        "report.json",
+        "submission.csv",
+    ]
+    assert done.rows == 5
+    assert done.submission.read_text().count("\n") == 6
+    assert len(done.cell_seconds) == 2
+    assert done.peak_memory > 20_000_000
+    assert "hello" in said(kit)
+    assert (stage.last(kit) or {})["passed"] is True
+    assert [path.name for path in kit.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_run_is_offline_with_read_only_inputs_and_a_clean_environment(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the notebook itself finds out: no network, nothing writable below the inputs, no credential, an empty home."""
+    monkeypatch.setenv("KAGGLE_KEY", "secret-of-the-parent")
+    look = """
+import json, os, socket
+found = {"env": sorted(os.environ), "home": os.listdir(os.environ["HOME"]), "tmp": os.listdir("/tmp"), "cwd": os.getcwd()}
+found["working"] = os.listdir("/kaggle/working")
+for name, work in {
+    "connect": lambda: socket.create_connection(("1.1.1.1", 443), timeout=5),
+    "dns": lambda: socket.getaddrinfo("pypi.org", 443),
+    "input": lambda: open("/kaggle/input/x", "w"),
+    "datasets": lambda: open("/kaggle/input/datasets/me/plant-kit/x", "w"),
+    "data": lambda: open("/kaggle/input/competitions/digits/test.csv", "a"),
+}.items():
+    try:
+        work()
+        found[name] = "worked"
+    except OSError as error:
+        found[name] = str(error)
+found["kit"] = sorted(os.listdir("/kaggle/input/datasets/me/plant-kit"))
+print("FOUND" + json.dumps(found))
+"""
+    kit = theatre.kit(look, WRITE)
+    theatre.rehearse(kit)
+    line = next(line for line in said(kit).splitlines() if line.startswith("FOUND"))
+    found = json.loads(line.removeprefix("FOUND"))
+    assert "KAGGLE_KEY" not in found["env"]
+    assert "KAGGLE_KERNEL_RUN_TYPE" in found["env"]
+    assert not [name for name in found["env"] if name.startswith(("PIP_", "UV_", "SSH"))]
+    assert (found["home"], found["working"], found["cwd"]) == ([], [], "/kaggle/working")
+    assert "unreachable" in found["connect"]
+    assert "name resolution" in found["dns"]
+    assert {found[name].partition("] ")[2].partition(":")[0] for name in ("input", "datasets", "data")} == {
+        "Read-only file system"
+    }
+    assert found["kit"] == ["offline-kit.json", "packages"]
+    assert (theatre.data / "test.csv").read_text().startswith("id,width")
+
+
+def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> None:
+    """The error names the cell, quotes it and its error, and says what helps; the evidence is kept."""
+    error = theatre.failure("x = 1", "import not_in_the_kit\nprint(x)")
+    assert error.what == "cell 3 of the notebook failed"
+    assert "    import not_in_the_kit" in error.details
+    assert any("ModuleNotFoundError" in line for line in error.details)
+    assert any("cause: the module 'not_in_the_kit'" in line for line in error.details)
+    assert "requirements" in error.hint
+    assert (theatre.folder / "dist" / "rehearsal" / "executed.ipynb").is_file()
+    report = json.loads((theatre.folder / "dist" / "rehearsal" / "report.json").read_text())
+    assert report["passed"] is False
+    assert report["problem"]["what"] == error.what
+
+
+def test_a_missing_submission_is_an_error(theatre: Theatre) -> None:
+    """A notebook that writes another file is told which file is wanted."""
+    error = theatre.failure("open('result.csv', 'w').write('x')")
+    assert "'submission.csv'" in error.what
+    assert error.details == ("written instead: result.csv",)
+
+
+def test_a_wrong_submission_is_an_error_and_is_kept(theatre: Theatre) -> None:
+    """All that is wrong with it is told at once."""
+    error = theatre.failure("open('submission.csv', 'w').write('id,label\\n0.png,nan\\n9.png,2\\n')")
+    text = "\n".join(error.details)
+    assert "2 rows instead of 5" in text
+    assert "NaN" in text
+    assert "'9.png'" in text
+    assert (theatre.folder / "dist" / "rehearsal" / "submission.csv").is_file()
+
+
+def test_the_time_limit_names_the_cell(theatre: Theatre) -> None:
+    """A run that takes too long is ended, and the error says where it was."""
+    error = theatre.failure("1", "import time\ntime.sleep(300)", timeout=8)
+    assert "8 seconds" in error.what
+    assert "cell 3" in error.what
+    assert "    time.sleep(300)" in error.details
+
+
+def test_the_memory_limit_is_told(theatre: Theatre) -> None:
+    """A run above its memory limit is ended and says so."""
+    error = theatre.failure(
+        "x = bytearray(b'1') * 900_000_000\nimport time; time.sleep(5)", memory=600_000_000
+    )
+    assert "600.0 MB" in error.what
+
+
+def test_a_dead_kernel_is_told(theatre: Theatre) -> None:
+    """A kernel that is killed ends in an error with the cause, not in a hang."""
+    error = theatre.failure("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert "kernel died in cell 2" in error.what
+    assert any("ran out of memory" in line for line in error.details)
+
+
+def test_the_old_layout_and_a_part_of_the_rows(theatre: Theatre) -> None:
+    """In the old layout sources lie directly below the inputs; --rows cuts the test set and its sample."""
+    kit = theatre.kit("import os; print(os.listdir('/kaggle/input'))", WRITE.replace("competitions/", ""))
+    done = theatre.rehearse(kit, layout="old", rows=2)
+    assert done.rows == 2
+    assert "'plant-kit'" in said(kit)
+    assert (theatre.data / "sample_submission.csv").read_text().count("\n") == 6
+
+
+def test_a_failed_rehearsal_with_pip_has_no_uv(theatre: Theatre) -> None:
+    """With installer pip there is no uv to be found, with auto there is."""
+    kit = theatre.kit("import shutil; print('UV', shutil.which('uv', path='/rehearsal/bin'))", WRITE)
+    theatre.rehearse(kit, installer="pip")
+    assert "UV None" in said(kit)
+    theatre.rehearse(kit)
+    assert "UV /rehearsal/bin/uv" in said(kit)
+
+
+def test_wheels_of_another_python_are_named_instead_of_a_pretended_run(theatre: Theatre) -> None:
+    """A kit whose wheels cannot run on the running Python says so before anything is run."""
+    wheel = "x-1.0-cp399-cp399-manylinux_2_17_x86_64.whl"
+    plan: dict[str, Any] = {
+        "install": [
+            {"name": "x", "version": "1.0", "wheel": wheel, "sdist": None, "build": [], "imports": ["x"]}
+        ]
+    }
+    with pytest.raises(ProjectError) as caught:
+        theatre.rehearse(theatre.kit("1", plan=plan))
+    assert caught.value.details == (wheel,)
+    assert "--env matching" in caught.value.hint
+
+
+def test_differences_make_a_stand_in(theatre: Theatre) -> None:
+    """A provided package at another version is listed and lowers the fidelity."""
+    plan = {"provided": [{"name": "nbformat", "version": "0.1", "requires": [], "spare": None}]}
+    done = theatre.rehearse(theatre.kit(WRITE, plan=plan), image=image(nbformat="0.1"))
+    assert done.fidelity == "stand-in"
+    assert any(line.startswith("nbformat") and "instead of 0.1" in line for line in done.differences)
+    assert theatre.rehearse(theatre.kit(WRITE)).fidelity == "matching"
+
+
+@pytest.mark.parametrize("wish", [{"env": "x"}, {"installer": "x"}, {"layout": "x"}])
+def test_unknown_wishes_are_refused(theatre: Theatre, wish: dict[str, str]) -> None:
+    """A wrong word is an error that lists the right ones."""
+    with pytest.raises(UsageError, match="unknown"):
+        theatre.rehearse(theatre.kit("1"), **wish)
+
+
+@pytest.mark.slow
+def test_the_weak_sandbox_runs_it_too(theatre: Theatre) -> None:
+    """Without namespaces the notebook's own switches lead it to its inputs; the report calls the sandbox weak."""
+    code = WRITE.replace('open("/kaggle/input', 'open(os.environ["OFFLINE_KIT_INPUT"] + "').replace(
+        "import csv", "import csv, os"
+    )
+    done = theatre.rehearse(theatre.kit(code), sandboxes=("weak",))
+    assert done.sandbox == "weak"
+    assert done.rows == 5
+
+
+@pytest.mark.slow
+def test_unshare_runs_it_too(theatre: Theatre) -> None:
+    """The second sandbox carries a whole rehearsal."""
+    if not works("unshare"):
+        pytest.skip("unshare does not work here")
+    assert (
+        theatre.rehearse(theatre.kit("!echo from a shell", WRITE), sandboxes=("unshare",)).sandbox
+        == "unshare"
+    )
+
+
+@pytest.mark.slow
+def test_an_image_of_another_python_is_rehearsed_in_one_made_for_it(theatre: Theatre) -> None:
+    """The kernel runs the image's Python with the image's versions, which this environment need not have."""
+    other = Image(
+        name="other",
+        title="other",
+        accelerator="none",
+        python="3.13.0",
+        packages={"ipykernel": "6.29.5", "pip": "24.1.2", "pyyaml": "6.0.2"},
+    )
+    kit = theatre.kit(
+        "import sys, yaml, pip; print(sys.version, yaml.__version__, pip.__version__)",
+        WRITE,
+        plan={"python": "3.13"},
+    )
+    try:
+        done = theatre.rehearse(kit, env="matching", image=other)
+    except ProjectError as error:
+        if "this machine has none" in error.what:
+            pytest.skip("no Python 3.13 here")
+        raise
+    assert done.python.startswith("3.13")
+    assert done.fidelity == "matching"
+    assert "6.0.2 24.1.2" in said(kit)
