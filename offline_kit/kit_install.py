@@ -5,6 +5,7 @@ the plan names exact files, and they go, without their dependencies, into a fold
 sys.path. Nothing of Kaggle's image is changed.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import json
@@ -62,6 +63,11 @@ def install(kit: OpenKit, installer: str = "", say: Say = print) -> Path:
     """
     packages = kit.folder / "packages"
     plan = json.loads((packages / "install.json").read_text(encoding="utf-8"))
+    if plan.get("format") != 1:
+        raise KitError(
+            f"the install plan has format {plan.get('format')!r}, this notebook reads format 1",
+            hint="render the notebook again with the version of offline-kit that built the kit",
+        )
     here = platform.python_version()
     if here.split(".")[:2] != str(plan["python"]).split(".")[:2]:
         say(f"warning: the kit was made for Python {plan['python']}, and this is Python {here}")
@@ -214,18 +220,34 @@ def _fill(overlay: Path, choices: Sequence[Choice], installer: str, say: Say) ->
         say(f"packages: all {len(files)} are in place already")
         return
     started = time.perf_counter()
-    fresh = overlay.with_name("site.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    tool = find_installer(installer) if choices else []
-    wheels = [choice.wheel or build_wheel(choice, tool, overlay.parent / "build") for choice in choices]
-    if wheels:
-        _run(_install_command(tool, fresh, wheels), "the packages of the kit could not be installed")
+    used = ""
+    tools = find_installers(installer) if choices else []
+    fresh = _fresh(overlay)
+    for tool in tools:
+        try:
+            wheels = [
+                choice.wheel or build_wheel(choice, tool, overlay.parent / "build") for choice in choices
+            ]
+            _run(_install_command(tool, fresh, wheels), "the packages of the kit could not be installed")
+        except KitError as error:
+            if tool is tools[-1]:
+                raise
+            say(f"warning: {error}\ntrying the next installer")
+            fresh = _fresh(overlay)
+        else:
+            used = f" with {_tool_name(tool)}"
+            break
     (fresh / stamp.name).write_text(state, encoding="utf-8")
     shutil.rmtree(overlay, ignore_errors=True)
     fresh.rename(overlay)
-    with_what = f" with {_tool_name(tool)}" if tool else ""
-    say(f"packages: {len(wheels)} installed{with_what} in {time.perf_counter() - started:.1f} s")
+    say(f"packages: {len(choices)} installed{used} in {time.perf_counter() - started:.1f} s")
+
+
+def _fresh(overlay: Path) -> Path:
+    folder = overlay.with_name("site.new")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _identity(file: Path) -> str:
@@ -233,21 +255,22 @@ def _identity(file: Path) -> str:
     return f"{file.name} {whole} {whole.stat().st_size} {whole.stat().st_mtime_ns}"
 
 
-def find_installer(wanted: str) -> list[str]:
-    """Return the command of the installer; "auto" takes uv where it runs, else pip."""
-    beside = shutil.which("uv", path=str(Path(sys.executable).parent))
-    commands = {"uv": [shutil.which("uv") or beside or "uv"], "pip": [sys.executable, "-m", "pip"]}
+def find_installers(wanted: str) -> list[list[str]]:
+    """Return the commands of the installers that run here, first choice first; "auto" means uv, then pip."""
     if wanted not in INSTALLERS:
         raise KitError(f"there is no installer '{wanted}'", hint=f"take one of {', '.join(INSTALLERS)}")
+    beside = shutil.which("uv", path=str(Path(sys.executable).parent))
+    commands = {"uv": [shutil.which("uv") or beside or "uv"], "pip": [sys.executable, "-m", "pip"]}
+    found = []
     for name in ("uv", "pip") if wanted == "auto" else (wanted,):
-        try:
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
             subprocess.run([*commands[name], "--version"], check=True, capture_output=True, timeout=60)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        return commands[name]
-    raise KitError(
-        f"no installer runs here (asked for: {wanted})", hint="install uv or pip, or ask for the other one"
-    )
+            found.append(commands[name])
+    if not found:
+        raise KitError(
+            f"no installer runs here (asked for: {wanted})", hint="install uv or pip, or ask for the other"
+        )
+    return found
 
 
 def _tool_name(tool: Sequence[str]) -> str:

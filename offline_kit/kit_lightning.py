@@ -39,7 +39,7 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
             ) from error
         raise KitError(
             f"'{path.name}' holds more than weights, and a safe load refuses it",
-            [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "global" in line][:3],
+            _refused(torch, path) or str(error).splitlines()[-3:],
             hint="if you made this file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
             "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
         ) from error
@@ -49,6 +49,13 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
             hint="save `model.state_dict()`, or let Lightning save it",
         )
     return dict(loaded)
+
+
+def _refused(torch: Any, path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (AttributeError, ValueError, OSError):  # torch before 2.6, and the file format before 1.6
+        return []
 
 
 def accepted(call: Any, offered: Mapping[str, Any]) -> dict[str, Any]:

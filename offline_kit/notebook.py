@@ -93,6 +93,7 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
         "accelerator": machine_shape(target.accelerator) or "none",
         "competition": target.competition,
         "settings": settings,
+        "kit_id": kit.id,
         "parts": kit.parts,
         "part_ids": {part.name: part.id for part in kit.parts},
         "packages": _package_names(kit),

@@ -110,7 +110,7 @@ def _template_error(error: Exception, template: str, folders: list[Path]) -> Off
         place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
     return ProjectError(
         f"the template '{template}' is wrong at {place}: {error}",
-        hint="correct the template; CONTRIBUTING.md lists the names that it may use",
+        hint="correct the template; the names that it may use stand at the top of the built-in base.py.j2",
     )
 
 

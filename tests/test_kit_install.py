@@ -1,10 +1,13 @@
 """The kit's packages in an overlay, with both installers, from the kit's files alone."""
 
+import io
 import json
 import os
 import platform
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
-from offline_kit.kit_install import _simply_satisfies, choose, find_installer, fits, satisfies
+from offline_kit.kit_install import _simply_satisfies, choose, find_installers, fits, satisfies
 from offline_kit.kit_runtime import KitError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -37,13 +40,14 @@ install(kit, {installer!r})
 def run(
     workshop: Workshop, tmp_path: Path, installer: str, after: str = "", before: str = "", **env: str
 ) -> str:
-    """Install the kit in a fresh process and return what it printed, or the last words of its error."""
+    """Install the kit in a fresh process (of the interpreter `python`) and return all that it printed."""
+    python = env.pop("python", sys.executable)
     workshop.plan["python"] = HERE
     identity = workshop.mount(tmp_path / "input/datasets/me/plants")
     package = str(Path(__file__).parent.parent)
     code = SCRIPT.format(package=package, identity=identity, installer=installer, before=before, after=after)
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ | env
+        [python, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=os.environ | env
     )
     return done.stdout + done.stderr
 
@@ -145,6 +149,78 @@ def test_a_failing_installer_is_quoted(tmp_path: Path) -> None:
     said = run(workshop, tmp_path, "uv")
     assert "KitError: the packages of the kit could not be installed (uv ended with code" in said
     assert "junk" in said.partition("could not be installed")[2]
+
+
+def test_pip_takes_over_where_uv_fails(tmp_path: Path) -> None:
+    """With "auto" a uv that starts but cannot install does not end the run."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/uv").write_text(
+        '#!/bin/sh\n[ "$1" = --version ] || { echo no such option >&2; exit 2; }\n'
+    )
+    (tmp_path / "bin/uv").chmod(0o755)
+    workshop = Workshop()
+    workshop.add_wheel("alpha")
+    said = run(workshop, tmp_path, "auto", PATH=f"{tmp_path}/bin:{os.environ['PATH']}")
+    assert "no such option" in said
+    assert "packages: 1 installed with pip" in said
+
+
+def test_a_plan_of_another_format_is_refused(tmp_path: Path) -> None:
+    """A newer kit under an older notebook asks for a new rendering."""
+    workshop = Workshop()
+    workshop.plan["format"] = 2
+    assert "the install plan has format 2" in run(workshop, tmp_path, "uv")
+
+
+SETUP = "from setuptools import setup\nsetup(name='oldie', version='3.0', py_modules=['oldie'], setup_requires=['extrahook'])\n"
+
+
+def old_sdist(kind: str) -> bytes:
+    """Return an sdist with nothing but a setup.py, as .tar.gz or .zip."""
+    members = {
+        "setup.py": SETUP,
+        "oldie.py": "X = 1\n",
+        "PKG-INFO": "Metadata-Version: 1.0\nName: oldie\nVersion: 3.0\n",
+    }
+    buffer = io.BytesIO()
+    if kind == ".zip":
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, text in members.items():
+                archive.writestr(f"oldie-3.0/{name}", text)
+        return buffer.getvalue()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, text in members.items():
+            info = tarfile.TarInfo(f"oldie-3.0/{name}")
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return buffer.getvalue()
+
+
+@pytest.mark.index
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [".zip", ".tar.gz"])
+@pytest.mark.parametrize("installer", ["uv", "pip"])
+def test_setup_py_alone_builds_with_the_images_pip(tmp_path: Path, kind: str, installer: str) -> None:
+    """A setup.py with setup_requires builds offline, with pip 24.1.2 in an environment without setuptools."""
+    uv = Path(sys.executable).with_name("uv")
+    python = tmp_path / "env/bin/python"
+    subprocess.run([uv, "venv", "-q", "--python", sys.executable, tmp_path / "env"], check=True)
+    subprocess.run([uv, "pip", "install", "-q", "--python", python, "pip==24.1.2"], check=True)
+    download = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(tmp_path / "build")]
+    subprocess.run([*download, "setuptools==75.8.0", "wheel==0.45.1"], check=True)
+    workshop = Workshop()
+    workshop.add(f"packages/oldie-3.0{kind}", old_sdist(kind), "sdist")
+    closure = {path.name: path.read_bytes() for path in (tmp_path / "build").glob("*.whl")}
+    closure |= dict([wheel("extrahook")])
+    for name, data in closure.items():
+        workshop.add(f"packages/{name}", data, "build")
+    workshop.install("oldie", "3.0", sdist=f"oldie-3.0{kind}", build=sorted(closure))
+    path = os.pathsep.join([str(uv.parent), os.environ["PATH"]])
+    said = run(
+        workshop, tmp_path, installer, "import oldie; print(oldie.__file__)", python=str(python), PATH=path
+    )
+    assert f"{tmp_path}/scratch/site/oldie.py" in said, said
+    assert f"with {installer} in" in said
 
 
 def plan_of(**plan: Any) -> dict[str, Any]:
@@ -265,7 +341,7 @@ def test_the_small_comparison_agrees_with_packaging(version: str, operator: str,
 def test_an_unknown_installer_is_refused() -> None:
     """A typing error in OFFLINE_KIT_INSTALLER does not end in a guess."""
     with pytest.raises(KitError, match="no installer 'conda'"):
-        find_installer("conda")
+        find_installers("conda")
 
 
 def test_the_plan_of_another_python_warns(tmp_path: Path) -> None:

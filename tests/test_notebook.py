@@ -311,6 +311,8 @@ def test_a_split_kit_attaches_every_part(tmp_path: Path) -> None:
     kit = kit_of(Workshop(), tmp_path, ("checkpoints", "packages"))
     found = kernel_metadata(kit, FUNCTION, IMAGE, target(tmp_path, dataset="me/plants"))
     assert found["dataset_sources"] == ["me/plants-checkpoints", "me/plants-packages"]
+    text = render(kit, FUNCTION, IMAGE, target(tmp_path)).text
+    assert all(f"`{part.id}`" in text for part in kit.parts)
 
 
 @pytest.mark.parametrize("name", ["x", "a" * 80, "Plants & Leaves", "data_set"])
