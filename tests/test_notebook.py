@@ -85,7 +85,7 @@ def test_the_title_cell_says_what_it_is(kit: Kit, tmp_path: Path) -> None:
     """Kit id, project, image, packages and checkpoints stand at the top."""
     text = "".join(json.loads(render(kit, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
     for words in (
-        kit.parts[0].id,
+        kit.id,
         "plants 1.2",
         "An image, Python 3.13.5, CPU",
         "alpha 1.0+cu1, fromsource 2.0",
