@@ -71,7 +71,9 @@ def _zip(path: Path) -> Sniffed:
 def _zip_content(archive: zipfile.ZipFile) -> Sniffed:
     names = archive.namelist()
     inner = {name.partition("/")[2] or name for name in names}
-    if pickled := next((name for name in names if name.count("/") <= 1 and name.endswith("data.pkl")), ""):
+    if pickled := next(
+        (name for name in names if name.count("/") <= 1 and name.rpartition("/")[2] == "data.pkl"), ""
+    ):
         with archive.open(pickled) as stream:
             said = survey(io.BytesIO(stream.read(_PICKLE_BYTES)))
         if "constants.pkl" in inner:

@@ -62,14 +62,16 @@ def collect(
     to the project. Nothing is executed. Digests are remembered in `cache` by path, size, time and inode.
     Raises ProjectError with everything that is wrong, over all patterns.
     """
+    project = project.absolute()
     problems: list[str] = []
-    found: dict[Path, _Found] = {}
+    found: dict[str, _Found] = {}
     for pattern in dict.fromkeys(patterns):
         matches, trouble = _matches(project, pattern)
         problems += trouble
         for each in matches:
-            if each.path not in found or each.named:
-                found[each.path] = each
+            key = os.path.normpath(each.path)
+            if key not in found or each.named:
+                found[key] = each
     files = _without_twin_links(list(found.values()), report)
     problems += _same_names(files)
     memory = Cache(cache)
@@ -185,8 +187,10 @@ def _original(project: Path, root: Path, path: Path) -> str:
 def _guess(path: Path) -> str:
     import difflib
 
-    folder = path.parent
-    names = [each.name for each in folder.iterdir()] if folder.is_dir() else []
+    try:
+        names = [each.name for each in path.parent.iterdir()]
+    except OSError:
+        return ""
     close = difflib.get_close_matches(path.name, names, n=1)
     return f"; did you mean '{close[0]}'?" if close else ""
 

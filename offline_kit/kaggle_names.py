@@ -43,6 +43,7 @@ NOT_UPLOADED = frozenset(
 _WINDOWS = frozenset(
     {"con", "prn", "aux", "nul"} | {f"{port}{n}" for port in ("com", "lpt") for n in range(10)}
 )
+_SHARD = re.compile(r"-(\d+)-of-(\d+)")  # "model-00001-of-00015.safetensors" was once mounted as "model-1.…"
 _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -71,6 +72,7 @@ def is_safe(name: str) -> bool:
         and lower not in NOT_UPLOADED
         and lower.partition(".")[0] not in _WINDOWS
         and not is_archive(name)
+        and not _SHARD.search(name)
     )
 
 
@@ -94,6 +96,7 @@ def safe_name(name: str, taken: Collection[str]) -> str:
 def _plain(name: str) -> str:
     letters = (each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each))
     safe = _OUTSIDE.sub("_", "".join(letters)).rstrip(".")
+    safe = _SHARD.sub(r"_\1_of_\2", safe)
     if not safe or safe[0] in ".-":
         safe = "_" + safe.lstrip(".-")
     lower = safe.lower()

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -257,6 +258,27 @@ def test_the_plan_names_exact_files(contents: Contents, tmp_path: Path) -> None:
         ],
         "roots": ["src", "."],
     }
+
+
+def test_a_package_without_a_wheel_is_built_from_its_sdist(contents: Contents, tmp_path: Path) -> None:
+    """Under `sdists = "rename"` the plan names sdist and build wheels, and what the sdist says it imports as."""
+    path = tmp_path / "hydra.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        archive.addfile(tarfile.TarInfo("hydra-1/hydra/__init__.py"))
+    sdist = Sdist(
+        name="hydra",
+        version="1",
+        filename="hydra-1.tar.gz",
+        path=path,
+        sha256=sha256_of(path),
+        size=path.stat().st_size,
+    )
+    settled = replace(contents.settled[0], name="hydra", version="1", sdist=sdist, wheel=None)
+    alone = Contents(freeze=freeze(pin("hydra", "1")), image=IMAGE, settled=(settled,))
+    bundle.assemble(alone, tmp_path / "out")
+    (item,) = json.loads((tmp_path / "out/dataset/packages/install.json").read_text())["install"]
+    assert (item["wheel"], item["sdist"], item["imports"]) == (None, "hydra-1.tar.gz", ["hydra"])
+    assert item["build"] == ["setuptools-80.0-py3-none-any.whl"]
 
 
 def test_roles_and_totals(contents: Contents, tmp_path: Path) -> None:

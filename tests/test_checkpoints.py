@@ -88,7 +88,7 @@ def test_patterns(project: Path, find: Callable[..., list[str]], pattern: str, n
 def test_a_file_named_twice_comes_once(project: Path, find: Callable[..., list[str]]) -> None:
     """Patterns may overlap."""
     make(project, "a.ckpt")
-    assert find("*.ckpt", "a.ckpt", "*.ckpt", ".") == ["a.ckpt"]
+    assert find("*.ckpt", "a.ckpt", "*.ckpt", ".", f"../{project.name}/a.ckpt") == ["a.ckpt"]
 
 
 def test_files_outside_the_project_lose_the_way_to_them(
@@ -99,6 +99,17 @@ def test_files_outside_the_project_lose_the_way_to_them(
     assert find("../runs/*/best.ckpt") == ["runs/f0/best.ckpt", "runs/f1/best.ckpt"]
     assert find(str(project.parent / "one.ckpt")) == ["one.ckpt"]
     assert find(str(project.parent / "runs")) == ["runs/f0/best.ckpt", "runs/f1/best.ckpt"]
+
+
+def test_a_relative_project_is_taken_as_such(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From inside the project, "." gives the same names as its full path."""
+    make(project, "d/a.ckpt")
+    make(project.parent, "b.ckpt")
+    monkeypatch.chdir(project)
+    found = collect(Path(), ["d/*.ckpt", "../b.ckpt"], cache=tmp_path / "cache")
+    assert [each.original for each in found] == ["b.ckpt", "d/a.ckpt"]
 
 
 def test_two_outside_files_of_one_name_are_refused(project: Path) -> None:

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline_kit.errors import ProjectError
@@ -44,6 +44,7 @@ def test_names_of_files(files: list[str], names: list[str]) -> None:
     assert of_files(files) == tuple(names)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab_./1-", min_size=1, max_size=20).map(lambda name: f"{name}.py")))
 def test_any_files_give_importable_names(files: list[str]) -> None:
     """Whatever lies in a wheel, each name is a dotted identifier."""

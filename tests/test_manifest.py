@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline_kit import manifest
@@ -128,6 +128,7 @@ def test_other_json_is_refused(text: str) -> None:
         manifest.parse(text, "some-file")
 
 
+@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(
     st.sampled_from(["format", "part", "id", "files", "role", "original", "stored", "size", "sha256"]), s)))  # fmt: skip
 def test_any_json_is_read_or_refused(document: object) -> None:

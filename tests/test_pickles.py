@@ -7,7 +7,7 @@ import pickle
 from pathlib import PurePosixPath
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline_kit.pickles import WEIGHTS_ONLY_GLOBALS, packages_of, refused, survey
@@ -42,6 +42,7 @@ PLAIN = st.recursive(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(PLAIN, st.sampled_from(PROTOCOLS))
 def test_the_walk_finds_what_the_machine_imports(value: object, protocol: int) -> None:
     """For any pickle of any protocol, the globals are those that pickle itself would import."""
@@ -57,18 +58,21 @@ def test_the_walk_finds_what_the_machine_imports(value: object, protocol: int) -
         assert {name.rpartition(".")[2] for name in said.globals} == {n.rpartition(".")[2] for n in spy.seen}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(max_size=5), PLAIN, max_size=5), st.sampled_from(PROTOCOLS))
 def test_the_keys_of_the_top_are_told(value: dict[str, object], protocol: int) -> None:
     """The top-level keys are exact, however the rest nests."""
     assert survey(io.BytesIO(pickle.dumps(value, protocol))).keys == set(value)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_survived(data: bytes) -> None:
     """Bytes that are no pickle give an answer, never a crash."""
     assert isinstance(survey(io.BytesIO(data)).whole, bool)
 
 
+@settings(deadline=None)
 @given(PLAIN, st.sampled_from(PROTOCOLS), st.data())
 def test_damaged_pickles_are_survived(value: object, protocol: int, data: st.DataObject) -> None:
     """A pickle with a byte changed or an end cut off is read as far as it goes."""
