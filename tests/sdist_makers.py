@@ -61,6 +61,7 @@ def wheel_of_installed(folder: Path, name: str) -> Path:
     kept = {
         path: data
         for path, data in files.items()
-        if not path.split("/")[0].endswith(".dist-info") or path.endswith("entry_points.txt")
+        # vendored metadata would be taken for its own
+        if ".dist-info/" not in path or path.endswith(f"{found.version}.dist-info/entry_points.txt")
     }
     return make_wheel(folder, name, found.version, files=kept, requires=found.requires or ())

@@ -414,7 +414,17 @@ def old_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no Python 3.13 on this machine")
     home = tmp_path_factory.mktemp("pip") / "env"
     subprocess.run([uv.find_uv_bin(), "venv", "-q", "--no-project", "--python", python, home], check=True)
-    words = [uv.find_uv_bin(), "pip", "install", "-q", "--no-config", "--python", home, "pip==24.1.2"]
+    # the image's pip, whatever is newest
+    words: list[str | Path] = [
+        uv.find_uv_bin(),
+        "pip",
+        "install",
+        "-q",
+        "--no-config",
+        "--python",
+        home,
+        "pip==24.1.2",
+    ]
     subprocess.run(words, check=True)
     return home / "bin" / "python"
 
@@ -440,7 +450,8 @@ def test_real_sdists_build_offline_with_pip_24_and_uv(name: str, old_pip: Path, 
     (settled,) = settle([real_sdist(name, version, index)], image, index, cutoff=CUTOFF)
     assert needed <= {wheel.filename.split("-")[0] for wheel in settled.closure}
     assert settled.wheel is not None
-    for tool in (["uv"], [old_pip, "-m", "pip"]):
+    tools: tuple[list[str | Path], ...] = (["uv"], [old_pip, "-m", "pip"])
+    for tool in tools:
         assert offline(tool, settled, tmp_path / "kit", old_pip).name == settled.wheel.filename
 
 
