@@ -22,6 +22,7 @@ from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.files import sha256_of, tree
 from offline_kit.image import Image
 from offline_kit.kaggle_rules import treat
+from offline_kit.kit_runtime import Places, open_kit
 from offline_kit.model import (
     Checkpoint,
     CheckpointKind,
@@ -201,6 +202,22 @@ def test_kaggle_changes_nothing_of_it(contents: Contents, tmp_path: Path) -> Non
     kit = bundle.assemble(contents, tmp_path / "out")
     treat(tmp_path / "out" / "dataset", tmp_path / "mounted")
     assert manifest.verify(tmp_path / "mounted", kit.parts[0]) == ()
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_notebook_gets_the_original_names_back(contents: Contents, tmp_path: Path, split: bool) -> None:
+    """What the notebook restores from the treated mount is what was shipped, name by name and byte by byte."""
+    kit = bundle.assemble(replace(contents, split=split), tmp_path / "out")
+    for part in kit.parts:
+        treat(kit.part_folder(part), tmp_path / "input" / "datasets" / "me" / f"my-{part.name}")
+    places = Places(inputs=tmp_path / "input", scratch=tmp_path / "scratch")
+    opened = open_kit({part.name: part.id for part in kit.parts}, places, say=str)
+    entries = {entry.original: entry for part in kit.parts for entry in part.entries}
+    assert {name: sha256_of(opened.folder / name) for name in entries} == {
+        name: entry.sha256 for name, entry in entries.items()
+    }
+    assert [path.name for path in opened.checkpoints] == ["best.ckpt", "best.pt", "epoch=4-step=119.ckpt"]
+    assert opened.notes == ()
 
 
 def test_the_plan_names_exact_files(contents: Contents, tmp_path: Path) -> None:
