@@ -252,6 +252,7 @@ def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SIL
     request = rehearsing.RehearsalRequest(
         kit=kit,
         image=base.image,
+        dataset=config.dataset,
         competition=config.competition,
         competition_data=config.competition_data,
         sample_submission=config.sample_submission,

@@ -102,7 +102,14 @@ class Theatre:
         return Kit(folder=out, id=manifest.kit_id([part.id]), parts=(part,))
 
     def rehearse(self, kit: Kit, **more: Any) -> Rehearsal:
-        wishes = {"env": "current", "competition_data": self.data, "image": image(), "timeout": 120, **more}
+        wishes = {
+            "dataset": "me/plant-kit",
+            "env": "current",
+            "competition_data": self.data,
+            "image": image(),
+            "timeout": 120,
+            **more,
+        }
         settings = pip_settings.read(proc.environment())
         return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
 
@@ -275,7 +282,9 @@ def test_wheels_of_another_python_are_named_instead_of_a_pretended_run(theatre: 
 
 def test_differences_make_a_stand_in(theatre: Theatre) -> None:
     """A provided package at another version is listed and lowers the fidelity."""
-    plan = {"provided": [{"name": "nbformat", "version": "0.1", "requires": [], "spare": None}]}
+    plan: dict[str, Any] = {
+        "provided": [{"name": "nbformat", "version": "0.1", "requires": [], "spare": None}]
+    }
     done = theatre.rehearse(theatre.kit(WRITE, plan=plan), image=image(nbformat="0.1"))
     assert done.fidelity == "stand-in"
     assert any(line.startswith("nbformat") and "instead of 0.1" in line for line in done.differences)

@@ -35,6 +35,8 @@ class Wanted:
     """The kit; passes through Kaggle's treatment first."""
     metadata: Mapping[str, Any]
     """The notebook's kernel-metadata: its sources give the names of the mounts."""
+    dataset: str
+    """The kit's dataset, "slug" or "owner/slug"; a part's name is put behind it in a split kit. Empty: any."""
     competition: str
     """Slug of the competition; empty: the metadata's first."""
     data: Path | None
@@ -84,19 +86,21 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
 
 def _mount_kit(wanted: Wanted, folder: Path) -> list[str]:
     """Put every part of the kit through Kaggle's treatment into its place; return what else is attached."""
-    attached = [str(source) for source in wanted.metadata.get("dataset_sources") or ()]
-    parts = sorted(wanted.kit.parts, key=lambda part: part.name)
-    own = attached[: len(parts)]
-    for number, part in enumerate(parts):
-        owner, _, slug = (own[number] if number < len(own) else f"you/offline-kit-{part.name}").rpartition(
-            "/"
-        )
+    own = set()
+    for part in wanted.kit.parts:
+        dataset = wanted.dataset or "offline-kit"
+        dataset = dataset if len(wanted.kit.parts) == 1 else f"{dataset}-{part.name}"
+        owner, _, slug = dataset.rpartition("/")
         place = Path("datasets", owner or "you", slug) if wanted.layout == "new" else Path(slug)
         kaggle_rules.treat(wanted.kit.part_folder(part), folder / place)
-    others = [*attached[len(parts) :]]
-    for key in ("kernel_sources", "model_sources"):
-        others += [str(source) for source in wanted.metadata.get(key) or ()]
-    return [f"'{source}' is attached to the notebook, but not mounted in the rehearsal" for source in others]
+        own.add(dataset)
+    keys = ("dataset_sources", "kernel_sources", "model_sources")
+    attached = [str(source) for key in keys for source in wanted.metadata.get(key) or ()]
+    return [
+        f"'{source}' is attached to the notebook, but not mounted in the rehearsal"
+        for source in attached
+        if source not in own
+    ]
 
 
 def find_sample(data: Path) -> Path | None:

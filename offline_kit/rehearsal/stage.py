@@ -31,6 +31,8 @@ class RehearsalRequest:
     """The kit; nothing but its folder is looked at."""
     image: Image
     """The image that it was made for."""
+    dataset: str = ""
+    """The kit's dataset as configured: it names the mount."""
     competition: str = ""
     """Slug of the competition; empty: as the notebook's metadata says."""
     competition_data: Path | None = None
@@ -169,6 +171,7 @@ def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any]) -> mounts.Wa
     return mounts.Wanted(
         kit=request.kit,
         metadata=metadata,
+        dataset=request.dataset,
         competition=request.competition,
         data=request.competition_data,
         sample=request.sample_submission,

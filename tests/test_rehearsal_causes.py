@@ -1,0 +1,113 @@
+"""Known failures: each is recognised by real words of real tools."""
+
+import re
+
+import pytest
+
+from offline_kit.rehearsal import causes
+
+REAL = [
+    ("ModuleNotFoundError: No module named 'monai'", "'monai' is neither", "requirements"),
+    ("gaierror: [Errno -3] Temporary failure in name resolution", "uses the network", "remove the call"),
+    ("OSError: [Errno 101] Network is unreachable", "uses the network", "remove the call"),
+    (
+        "UnpicklingError: Weights only load failed. WeightsUnpickler error: Unsupported global: GLOBAL omegaconf.dictconfig.DictConfig",
+        "torch.load refuses",
+        "state_dict",
+    ),
+    (
+        "IsADirectoryError: [Errno 21] Is a directory: '/kaggle/input/kit/model.pt'",
+        "'/kaggle/input/kit/model.pt' is a folder",
+        "restored",
+    ),
+    ("OSError: [Errno 28] No space left on device", "disk is full", "20 GB"),
+    (
+        "OSError: [Errno 30] Read-only file system: '/kaggle/input/x/out.csv'",
+        "inputs and the image are read-only",
+        "/kaggle/working",
+    ),
+    (
+        "PermissionError: [Errno 13] Permission denied: '/kaggle/input/x'",
+        "nothing can be written",
+        "/kaggle/working",
+    ),
+    ("nbclient.exceptions.DeadKernelError: Kernel died", "ran out of memory", "batches"),
+    ("MemoryError: Unable to allocate 74.5 GiB for an array", "ran out of memory", "batches"),
+    ("AssertionError: Torch not compiled with CUDA enabled", "wants a GPU", "map_location"),
+    (
+        "RuntimeError: Attempting to deserialize object on a CUDA device but torch.cuda.is_available() is False.",
+        "wants a GPU",
+        "map_location",
+    ),
+    (
+        "FileNotFoundError: [Errno 2] No such file or directory: '/kaggle/input/plant/test.csv'",
+        "'/kaggle/input/plant/test.csv' is not mounted",
+        "competition_data",
+    ),
+    (
+        "FileNotFoundError: [Errno 2] No such file or directory: 'weights/a.ckpt'",
+        "'weights/a.ckpt' does not exist",
+        "checkpoints",
+    ),
+    (
+        "OSError: We couldn't connect to 'https://huggingface.co' to load this file",
+        "Hugging Face",
+        "checkpoints",
+    ),
+    (
+        "RuntimeError: Error(s) in loading state_dict for Net:\n\tsize mismatch for fc.weight",
+        "does not fit the model",
+        "checkpoint",
+    ),
+    (
+        "ImportError: cannot import name 'foo' from 'timm.layers' (/usr/lib/x.py)",
+        "'timm.layers' has no 'foo'",
+        "version",
+    ),
+    ("AttributeError: numpy.core.multiarray failed to import", "does not fit the versions around", "numpy"),
+    (
+        "pkg_resources.ContextualVersionConflict: (numpy 2.1.3, Requirement.parse('numpy<2'))",
+        "do not agree",
+        "replaced",
+    ),
+    (
+        "RuntimeError: DataLoader worker is killed by signal: Bus error. /dev/shm",
+        "shared memory",
+        "num_workers",
+    ),
+    (
+        "ValueError: No kernel name found in notebook and no override provided.",
+        "names no kernel",
+        "kernelspec",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "cause", "remedy"), REAL, ids=[text[:40] for text, _, _ in REAL])
+def test_a_known_failure_has_its_cause_and_remedy(text: str, cause: str, remedy: str) -> None:
+    """The cause names the thing, the remedy says what to do."""
+    found = causes.explain(text)
+    assert cause in found[0]
+    assert remedy in found[1]
+
+
+def test_an_unknown_failure_says_so() -> None:
+    """Nothing is invented for an error that nobody knows."""
+    assert causes.explain("ValueError: x") == (causes.UNKNOWN.cause, causes.UNKNOWN.remedy)
+
+
+def test_every_known_failure_has_a_real_example_and_no_open_place() -> None:
+    """The table holds nothing that no example reaches, and leaves no {0} in its texts."""
+    reached = set()
+    for text, _, _ in [*REAL, *OTHERS]:
+        first = next(c for c in causes.CAUSES if re.search(c.pattern, text, re.IGNORECASE))
+        reached.add(first.pattern)
+        assert not re.search(r"\{\d\}", " ".join(causes.explain(text)))
+    assert reached == {cause.pattern for cause in causes.CAUSES}
+
+
+OTHERS = [
+    ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "", ""),
+    ("URLError: <urlopen error> while opening https://download.pytorch.org/models/resnet18.pth", "", ""),
+    ("SyntaxError: invalid syntax (cell, line 1)", "", ""),
+]

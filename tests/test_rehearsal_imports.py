@@ -1,0 +1,49 @@
+"""Which image packages the user's own code imports."""
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from offline_kit.rehearsal import imports
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import a.b, c as d", {"a", "c"}),
+        ("from x.y import z\nfrom . import own\nfrom .own import more", {"x"}),
+        ("try:\n    import fast\nexcept ImportError:\n    import slow", {"fast", "slow"}),
+        ("def f():\n    import late", {"late"}),
+        ("this is no python", set()),
+    ],
+)
+def test_names_are_found_wherever_they_stand(text: str, names: set[str]) -> None:
+    """Top-level names of absolute imports, also in functions and guards; nothing of what does not parse."""
+    assert imports.of_source(text) == names
+
+
+def test_wheels_files_and_notebooks_are_read(tmp_path: Path) -> None:
+    """All three forms in which the user's code travels; magic lines of a notebook do not hide the rest."""
+    (tmp_path / "a.py").write_text("import one")
+    with zipfile.ZipFile(tmp_path / "x-1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("x/__init__.py", "import two")
+        wheel.writestr("x/data.txt", "import not_this")
+    cell = {"cell_type": "code", "source": ["!ls\n", "%time 1\n", "import three"]}
+    (tmp_path / "n.ipynb").write_text(
+        json.dumps({"cells": [cell, {"cell_type": "markdown", "source": "import no"}]})
+    )
+    assert imports.of_files(sorted(tmp_path.iterdir())) == {"one", "two", "three"}
+
+
+def test_distributions_are_those_that_the_image_has() -> None:
+    """Odd import names go by the table, the others by their own; the library and unknown names give nothing."""
+    image = {"scikit-learn", "pillow", "opencv-python", "pytorch-lightning", "numpy"}
+    names = ["sklearn", "PIL", "cv2", "pytorch_lightning", "os", "unknown", "yaml"]
+    assert imports.distributions(names, image) == (
+        "opencv-python",
+        "pillow",
+        "pytorch-lightning",
+        "scikit-learn",
+    )

@@ -1,0 +1,96 @@
+"""A submission against its sample."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offline_kit.rehearsal import submission
+
+SAMPLE = "id,a,b\nx,0,0.5\ny,0,0.5\nz,0,0.5\n"
+
+
+def problems(folder: Path, text: str, sample: str | None = SAMPLE) -> tuple[str, ...]:
+    (folder / "submission.csv").write_text(text)
+    if sample is not None:
+        (folder / "sample.csv").write_text(sample)
+    given_sample = folder / "sample.csv" if sample is not None else None
+    return submission.check(folder / "submission.csv", given_sample).problems
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,a,b\nx,1,0.1\ny,2,1e-3\nz,3,-4\n",
+        "id,a,b\r\nz,1,0\r\ny,2,0\r\nx,3,0\r\n",
+        '\ufeffid,a,b\n"x",1,0\ny,2,0\nz,3,0\n',
+    ],
+    ids=["plain", "other order and line ends", "byte order mark and quotes"],
+)
+def test_a_good_submission_has_no_problems(tmp_path: Path, text: str) -> None:
+    """The order of the rows and the way of writing do not matter."""
+    assert problems(tmp_path, text) == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("id,a,b\n", "no rows"),
+        ("id,b,a\nx,1,0\ny,2,0\nz,3,0\n", "another order"),
+        ("id,a\nx,1\ny,2\nz,3\n", "missing 'b'"),
+        ("id,a,b,c\nx,1,0,0\ny,2,0,0\nz,3,0,0\n", "not asked for 'c'"),
+        ("id,a,b\nx,1,0\ny,2,0\n", "2 rows instead of 3"),
+        ("id,a,b\nx,1,0\ny,2,0\n", "'z'"),
+        ("id,a,b\nx,1,0\ny,2,0\nw,3,0\n", "1 ids are not in the sample ('w')"),
+        ("id,a,b\nx,1,0\nx,2,0\ny,3,0\nz,1,1\n", "more than once ('x')"),
+        ("id,a,b\nx,1,\ny,2,NaN\nz,3,0\n", "'b' has 2 empty or NaN"),
+        ("id,a,b\nx,1,inf\ny,2,-Infinity\nz,3,0\n", "'b' has 2 infinite"),
+        ("id,a,b\nx,cat,0\ny,2,0\nz,3,0\n", "no numbers ('cat')"),
+        ("id,a,b\nx,1\ny,2,0\nz,3,0\n", "another number of values"),
+    ],
+)
+def test_each_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """What Kaggle would refuse or score as an error is told in words."""
+    assert said in " | ".join(problems(tmp_path, text))
+
+
+def test_all_problems_come_at_once(tmp_path: Path) -> None:
+    """One run tells everything that is wrong."""
+    assert len(problems(tmp_path, "id,a,b\nx,nan,inf\nx,2,0\nq,dog,0\n")) == 6
+
+
+def test_words_are_no_problem_where_the_sample_has_words(tmp_path: Path) -> None:
+    """Label columns hold what the sample's hold."""
+    assert problems(tmp_path, "id,labels\n1,scab rust\n", "id,labels\n1,healthy\n") == ()
+
+
+def test_without_a_sample_only_itself_is_checked(tmp_path: Path) -> None:
+    """Repeats and holes are found all the same, and the lack is said."""
+    assert problems(tmp_path, "id,a\n1,2\n2,3\n", None) == ()
+    assert len(problems(tmp_path, "id,a\n1,2\n1,\n", None)) == 2
+    assert "no sample" in submission.check(tmp_path / "submission.csv", None).notes[0]
+
+
+def test_another_format_is_only_looked_at(tmp_path: Path) -> None:
+    """A parquet file passes when there is something in it, and the report says how little was checked."""
+    (tmp_path / "submission.parquet").write_bytes(b"PAR1")
+    checked = submission.check(tmp_path / "submission.parquet", None)
+    assert not checked.problems
+    assert "only CSV" in checked.notes[0]
+
+
+IDS = st.lists(st.text("abc123._-", min_size=1, max_size=5), min_size=1, max_size=20, unique=True)
+
+
+@given(ids=IDS, values=st.data())
+def test_whatever_has_the_samples_ids_and_numbers_passes(
+    tmp_path_factory: pytest.TempPathFactory, ids: list[str], values: st.DataObject
+) -> None:
+    """Any finite numbers for exactly the sample's ids make a good submission."""
+    ids = [name for name in ids if name not in ("nan", "na")] or ["a"]
+    number = st.floats(allow_nan=False, allow_infinity=False) | st.integers()
+    rows = "".join(f"{name},{values.draw(number)!r}\n" for name in ids)
+    sample = "".join(f"{name},0\n" for name in reversed(ids))
+    assert problems(tmp_path_factory.mktemp("s"), f"id,v\n{rows}", f"id,v\n{sample}") == ()
