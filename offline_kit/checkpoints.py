@@ -257,7 +257,7 @@ def _digests(files: Sequence[tuple[Path, _Look]], memory: Cache, report: Reporte
     known = {path: look.sha256 for path, look in files}
     if fresh:
         with report.progress(
-            f"Hashing {len(fresh)} checkpoints", sum(look.size for _, look in fresh)
+            f"Hashing {len(fresh)} checkpoint{'s' * (len(fresh) > 1)}", sum(look.size for _, look in fresh)
         ) as advance:
             for path, look in fresh:
                 known[path] = _hashed(path, look, memory, advance)

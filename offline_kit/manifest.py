@@ -14,7 +14,7 @@ from typing import Any
 
 from offline_kit.errors import ProjectError
 from offline_kit.files import human_size, sha256_of, tree, write_atomic
-from offline_kit.kaggle_names import MARKER, is_safe
+from offline_kit.kaggle_names import MARKER, NOT_UPLOADED, is_safe
 from offline_kit.model import FileEntry, Kit, Part, Role
 from offline_kit.report import SILENT, Reporter
 
@@ -119,7 +119,7 @@ def read_kit(folder: Path) -> Kit:
 def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT) -> tuple[str, ...]:
     """Compare a part's folder with its manifest and return a line for each file that is wrong.
 
-    Files are read in parallel. Without `hashes` only names and sizes are compared, which takes no time.
+    Files are read in parallel; what Kaggle's client keeps for itself at the top does not count. Without `hashes` only names and sizes are compared, which takes no time.
     """
     total = sum(entry.size for entry in part.entries) if hashes else len(part.entries)
     with report.progress(f"Checking {part.name}", total, unit="B" if hashes else "files") as advance:
@@ -131,7 +131,7 @@ def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = 
 
         with ThreadPoolExecutor(THREADS) as pool:
             wrong = [line for line in pool.map(problem, part.entries) if line]
-    known = {entry.stored for entry in part.entries} | {MARKER}
+    known = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
     extra = sorted({path.as_posix() for path in tree(folder)} - known) if folder.is_dir() else []
     return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))
 

@@ -164,6 +164,15 @@ def test_every_wrong_file_is_named(folder: Path) -> None:
     assert len(manifest.verify(folder, part, hashes=False)) == 2
 
 
+def test_the_clients_own_files_do_not_count(folder: Path) -> None:
+    """dataset-metadata.json at the top is never uploaded, so it is no surplus file; deeper it is."""
+    (folder / "dataset-metadata.json").touch()
+    (folder / "packages" / "dataset-metadata.json").touch()
+    assert manifest.verify(folder, manifest.read(folder)) == (
+        "'packages/dataset-metadata.json' is not in the manifest",
+    )
+
+
 def test_a_link_is_no_file_of_a_part(folder: Path) -> None:
     """A symbolic link is a problem even where its target has the right bytes."""
     path = folder / "packages/a_1.whl"
