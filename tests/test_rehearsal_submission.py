@@ -25,8 +25,9 @@ def problems(folder: Path, text: str, sample: str | None = SAMPLE) -> tuple[str,
         "id,a,b\nx,1,0.1\ny,2,1e-3\nz,3,-4\n",
         "id,a,b\r\nz,1,0\r\ny,2,0\r\nx,3,0\r\n",
         '\ufeffid,a,b\n"x",1,0\ny,2,0\nz,3,0\n',
+        "id,a,b\nx,0 5 12,0\ny,2,0\nz,3,0\n",
     ],
-    ids=["plain", "other order and line ends", "byte order mark and quotes"],
+    ids=["plain", "other order and line ends", "byte order mark and quotes", "several labels in a cell"],
 )
 def test_a_good_submission_has_no_problems(tmp_path: Path, text: str) -> None:
     """The order of the rows and the way of writing do not matter."""

@@ -37,7 +37,8 @@ def check(submission: Path, sample: Path | None) -> Checked:
     """Compare a submission with the sample of the test set that it was made for.
 
     Columns and their order, ids (the first column), number of rows, repeats, empty values, NaN and
-    infinities, and numbers where the sample has numbers. Without a sample, or for another format than
+    infinities, and numbers where the sample has some with a decimal point (whole ones may stand for lists
+    of labels: there, other values are only noted). Without a sample, or for another format than
     CSV, only that there is something in it.
     """
     if submission.stat().st_size == 0:
@@ -53,6 +54,12 @@ def check(submission: Path, sample: Path | None) -> Checked:
     if sample and sample.suffix.lower() == ".csv":
         wanted, _ = _read(sample)
         problems += _against(table, wanted)
+        for name, odd in _no_numbers(table, wanted).items():
+            text = f"column '{name}' has {len(odd)} values that are no numbers ({_some(odd)})"
+            if any("." in value for value in wanted.column(name)):
+                problems.append(text)
+            else:
+                notes.append(f"{text}; the sample has whole numbers there")
         notes.append(f"compared with '{sample.name}': {len(wanted.rows)} rows, {len(wanted.head)} columns")
     else:
         notes.append("no sample_submission.csv to compare with")
@@ -99,13 +106,17 @@ def _against(table: _Table, wanted: _Table) -> list[str]:
         problems.append(f"{len(missing)} ids of the sample are missing ({_some(missing)})")
     if extra := sorted(have - want):
         problems.append(f"{len(extra)} ids are not in the sample ({_some(extra)})")
-    for name in wanted.head[1:]:
-        if all(_number(value) for value in wanted.column(name)):
-            odd = [value for value in table.column(name) if value.strip() and not _number(value)]
-            problems += (
-                [f"column '{name}' has {len(odd)} values that are no numbers ({_some(odd)})"] if odd else []
-            )
     return problems
+
+
+def _no_numbers(table: _Table, wanted: _Table) -> dict[str, list[str]]:
+    """Return the values that are no numbers in columns where all of the sample's are."""
+    found = {}
+    for name in wanted.head[1:] if table.head == wanted.head else ():
+        odd = [value for value in table.column(name) if value.strip() and not _number(value)]
+        if odd and all(_number(value) for value in wanted.column(name)):
+            found[name] = odd
+    return found
 
 
 def _columns(have: Sequence[str], want: Sequence[str]) -> str:
@@ -125,7 +136,7 @@ def _count(table: _Table, wanted: _Table) -> list[str]:
 
 def _number(value: str) -> bool:
     try:
-        return not math.isnan(float(value))
+        return float(value) is not None
     except ValueError:
         return False
 
