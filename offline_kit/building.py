@@ -1,5 +1,6 @@
 """A workshop: a throwaway environment in which somebody else's build runs, without secrets or network."""
 
+import os
 import re
 import sys
 import tarfile
@@ -131,6 +132,33 @@ class Workshop:
     prefix: tuple[str, ...] = ()
     """Words before each command."""
 
+    def hold(self, wheels: Sequence[Wheel]) -> None:
+        """Let the environment hold exactly these wheels; BuildFailed where one cannot be installed."""
+        lines = []
+        for wheel in wheels:
+            # Installers want the true name, which a cached file does not have.
+            link = self.scratch / "wheels" / wheel.filename
+            if not link.exists():
+                files.link_or_copy(wheel.path, link)
+            lines.append(f"{wheel.name} @ {link.as_uri()}\n")
+        listed = self.scratch / "wheels.txt"
+        listed.write_text("".join(lines), encoding="utf-8")
+        where = ("--python", self.python, "--no-index", "--allow-empty-requirements", "--link-mode", "copy")
+        self.uv("pip", "sync", "--quiet", *where, listed)
+
+    def uv(self, *words: str | Path) -> None:
+        """Run uv without network and configuration; BuildFailed where it does not do as told."""
+        import uv
+
+        outside = proc.environment()
+        kept = ("UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
+        env = {**self.env, **{name: outside[name] for name in kept if name in outside}}
+        env |= {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_OFFLINE": "1", "NO_COLOR": "1"}
+        try:
+            proc.run([uv.find_uv_bin(), *words], env=env, cwd=self.scratch, log=self.log, timeout=600)
+        except OfflineKitError as error:
+            raise self.failure("; ".join((error.what, *error.details))) from error
+
     def asks(self, source: Path) -> tuple[str, ...]:
         """Return what the build hook asks for beyond build-system.requires; BuildFailed if it breaks."""
         with self._translated():
@@ -190,41 +218,19 @@ def workshop(
     Raises BuildFailed where a wheel cannot be installed (it is for another Python, say). Without
     `network`, commands get none where the system can do that, and obstacles in their way elsewhere.
     """
-    import uv
-
     with tempfile.TemporaryDirectory(prefix="offline-kit-build-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
-        outside = proc.environment()
-        env = clean_environment(scratch, outside) | ({} if network else _NETWORK)
-        tool = env | {key: outside[key] for key in ("UV_CACHE_DIR", "HOME", "LOCALAPPDATA") if key in outside}
-        tool |= {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_OFFLINE": "1", "NO_COLOR": "1"}
-        home, program = scratch / "env", uv.find_uv_bin()
-        links = [_link(wheel, scratch / "wheels") for wheel in wheels]
-        install: list[str | Path] = ["pip", "install", "--python", home, "--no-deps", "--no-index", *links]
-        try:
-            proc.run([program, "venv", "--quiet", "--no-project", "--python", python, home], env=tool)
-            if links:
-                proc.run(
-                    [program, *install, "--quiet", "--link-mode", "copy"], env=tool, cwd=scratch, log=log
-                )
-        except OfflineKitError as error:
-            raise failure(log, "; ".join((error.what, *error.details))) from error
+        env = clean_environment(scratch, proc.environment()) | ({} if network else _NETWORK)
+        home = scratch / "env"
         inside = home / ("Scripts" if sys.platform == "win32" else "bin")
-        env |= {
-            "PATH": f"{inside}{':' if sys.platform != 'win32' else ';'}{env.get('PATH', '')}",
-            "VIRTUAL_ENV": str(home),
-        }
-        yield Workshop(
+        env |= {"PATH": os.pathsep.join((str(inside), env.get("PATH", ""))), "VIRTUAL_ENV": str(home)}
+        shop = Workshop(
             python=inside / ("python.exe" if sys.platform == "win32" else "python"),
             scratch=scratch,
             env=env,
             log=log,
             prefix=() if network else network_cut(),
         )
-
-
-def _link(wheel: Wheel, folder: Path) -> Path:
-    target = folder / wheel.filename
-    if not target.exists():
-        files.link_or_copy(wheel.path, target)
-    return target
+        shop.uv("venv", "--quiet", "--no-project", "--python", python, home)
+        shop.hold(wheels)
+        yield shop

@@ -3,7 +3,6 @@
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,18 +91,15 @@ class _Attempt:
         """Build the wheel and return it, audited, normalised and in the cache."""
         asked = self._static()
         self.closure = self._wheels(asked)
-        with self._workshop(network=network) as shop:
-            source = unpack(self.sdist, shop.scratch / "source")
+        with workshop(self.sources.python, self.closure, log=self.log, network=network) as shop:
+            source = unpack(self.sdist, shop.scratch / "asked")
             more = {text for text in shop.asks(source) if text not in asked}
-            if not more:
-                return self._build(shop, source)
-        # What the hook asks for may move the versions of the first round: all is resolved together.
-        self.closure = self._wheels(asked | more)
-        with self._workshop(network=network) as shop:
-            return self._build(shop, unpack(self.sdist, shop.scratch / "source"))
-
-    def _workshop(self, *, network: bool) -> AbstractContextManager[Workshop]:
-        return workshop(self.sources.python, self.closure, log=self.log, network=network)
+            if more:
+                # What the hook asks for may move the versions of the first round: all is resolved together.
+                self.closure = self._wheels(asked | more)
+                shop.hold(self.closure)
+                source = unpack(self.sdist, shop.scratch / "source")
+            return self._build(shop, source)
 
     def _static(self) -> set[str]:
         import build

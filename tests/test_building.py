@@ -25,7 +25,14 @@ def sdist(path: Path) -> Sdist:
 
 def wheel(path: Path) -> Wheel:
     """Take a file for a wheel."""
-    return Wheel(name="x", version="1", filename=path.name, path=path, sha256="", size=path.stat().st_size)
+    return Wheel(
+        name=path.name.split("-")[0],
+        version="1.0",
+        filename=path.name,
+        path=path,
+        sha256="",
+        size=path.stat().st_size,
+    )
 
 
 def build(source: Path, tmp_path: Path, *wheels: Path, network: bool = False) -> Path:

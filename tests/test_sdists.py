@@ -161,8 +161,7 @@ def test_the_closure_is_all_that_an_offline_build_needs(yard: Yard, tmp_path: Pa
     )
 
 
-@pytest.mark.parametrize("tool", OURS)
-def test_setup_requires_is_found(yard: Yard, tmp_path: Path, tool: str) -> None:
+def test_setup_requires_is_found(yard: Yard, tmp_path: Path) -> None:
     """A setup.py without pyproject.toml gets setuptools, wheel, and what setup_requires names."""
     for name in ("setuptools", "wheel", "packaging"):
         yard.server.add(wheel_of_installed(tmp_path, name))
@@ -172,8 +171,7 @@ def test_setup_requires_is_found(yard: Yard, tmp_path: Path, tool: str) -> None:
     (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index())
     assert [name.split("-")[0] for name in names(settled)] == ["packaging", "plugin", "setuptools", "wheel"]
     assert (
-        offline(OURS[tool], settled, tmp_path / "kit", Path(sys.executable)).name
-        == "demo-1.0-py3-none-any.whl"
+        offline(["uv"], settled, tmp_path / "kit", Path(sys.executable)).name == "demo-1.0-py3-none-any.whl"
     )
 
 
@@ -351,8 +349,7 @@ def test_zips_and_refused_names_build_as_well(yard: Yard, tmp_path: Path) -> Non
     (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index())
     assert settled.sdist is not None
     assert settled.sdist.filename == "demo-1.0.zip"
-    for tool in OURS.values():
-        assert offline(tool, settled, tmp_path / "kit", Path(sys.executable)).is_file()
+    assert offline(["uv"], settled, tmp_path / "kit", Path(sys.executable)).is_file()
 
 
 def test_pure_wheels_are_built_without_the_images_python(yard: Yard, tmp_path: Path) -> None:
