@@ -43,7 +43,8 @@ def assemble(contents: Contents, folder: Path, *, report: Reporter = SILENT) -> 
 
     Ids are over content and names alone. The old kit stands until the new one is whole; one that already
     is what was asked for is left untouched. Files are hashed while they are copied. Raises ProjectError
-    for what must not go along or changed meanwhile, OutsideError where the disk is full or refuses.
+    for what must not go along or changed meanwhile, OutsideError where the disk is full or refuses. The
+    caller sees to it that no other build writes to `folder` at the same time.
     """
     for place in (folder, folder / "dataset"):
         if place.exists() and not place.is_dir():
@@ -51,6 +52,7 @@ def assemble(contents: Contents, folder: Path, *, report: Reporter = SILENT) -> 
                 f"'{place}' is a file, where the kit's folder should be",
                 hint="remove it, or choose another --out",
             )
+    _sweep(folder / "dataset")
     layout = arrange(contents)
     kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
     _tell(contents, kit, report)
@@ -69,6 +71,16 @@ def _tell(contents: Contents, kit: Kit, report: Reporter) -> None:
         size = sum(entry.size for entry in part.entries)
         for warning in limit_warnings(len(part.entries) + 1, size):
             report.warn(f"the dataset '{part.name}': {warning}")
+
+
+def _sweep(dataset: Path) -> None:
+    """Clear away what a killed build left beside the kit; a kit caught between two names gets its own back."""
+    for orphan in dataset.parent.glob(f".{dataset.name}.*.old"):
+        if not dataset.exists() and (orphan / dataset.name).is_dir():
+            (orphan / dataset.name).rename(dataset)
+        shutil.rmtree(orphan, ignore_errors=True)
+    for orphan in dataset.parent.glob(f".{dataset.name}.*.part"):
+        shutil.rmtree(orphan, ignore_errors=True)
 
 
 def _old_kit(folder: Path) -> Kit | None:

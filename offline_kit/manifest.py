@@ -119,7 +119,8 @@ def read_kit(folder: Path) -> Kit:
 def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT) -> tuple[str, ...]:
     """Compare a part's folder with its manifest and return a line for each file that is wrong.
 
-    Files are read in parallel; what Kaggle's client keeps for itself at the top does not count. Without `hashes` only names and sizes are compared, which takes no time.
+    Files are read in parallel; what Kaggle's client keeps for itself at the top does not count. Without
+    `hashes` only names and sizes are compared, which takes no time.
     """
     total = sum(entry.size for entry in part.entries) if hashes else len(part.entries)
     with report.progress(f"Checking {part.name}", total, unit="B" if hashes else "files") as advance:

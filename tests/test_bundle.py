@@ -516,6 +516,18 @@ def test_a_failed_build_leaves_the_old_kit(
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset", "requirements.txt"]
 
 
+def test_a_killed_build_leaves_nothing_for_long(contents: Contents, tmp_path: Path) -> None:
+    """Half a kit of a killed build goes with the next build, and a kit without its name gets it back."""
+    bundle.assemble(contents, tmp_path / "out")
+    before = state(tmp_path / "out" / "dataset")
+    (tmp_path / "out/.dataset.abc.part/packages").mkdir(parents=True)
+    (tmp_path / "out/.dataset.def.old").mkdir()
+    (tmp_path / "out/dataset").rename(tmp_path / "out/.dataset.def.old/dataset")
+    bundle.assemble(contents, tmp_path / "out")
+    assert state(tmp_path / "out" / "dataset") == before
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset", "requirements.txt"]
+
+
 @pytest.mark.parametrize(
     "name",
     [
