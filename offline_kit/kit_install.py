@@ -203,7 +203,7 @@ def _this_python() -> str:
 
 
 def warn_of_shadows(choices: Sequence[Choice], overlay: Path, say: Say) -> None:
-    """Name what was imported from elsewhere before: this process goes on with the old one."""
+    """Name what was imported from elsewhere before: only new processes see the kit's version."""
     for name in sorted({name for choice in choices for name in choice.imports}):
         file = getattr(sys.modules.get(name), "__file__", None)
         if file and overlay not in Path(file).parents:

@@ -137,7 +137,7 @@ def _marked_folders(inputs: Path) -> Iterator[Path]:
                 yield folder
             else:
                 plain.append(folder)
-        level = [child for folder in plain for child in _subfolders(folder)]
+        level = list(islice((child for folder in plain for child in _subfolders(folder)), 20000))
 
 
 def _subfolders(folder: Path) -> list[Path]:

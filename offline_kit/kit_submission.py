@@ -16,6 +16,8 @@ from offline_kit.kit_runtime import KitError, Say
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""
+BEGINS = frozenset({"", " ", *"nNiI-<"})
+"""How they begin: most cells need no second look."""
 SHOWN = 5
 
 
@@ -87,7 +89,7 @@ def check_submission(submission: Path, data: Path | None, say: Say = print) -> N
         say(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
         return
     scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
-    problems, doubts = compare(read_table(submission), read_table(sample))
+    problems, doubts = compare(digest(submission), digest(sample))
     if scoring:
         for line in doubts:
             say(f"note: differs from '{sample.name}': {line}")
@@ -107,64 +109,66 @@ def find_sample(data: Path) -> Path | None:
     return next((path for path in named if "sample" in path.name.lower()), named[0] if named else None)
 
 
-@dataclass(frozen=True)
-class Table:
-    """A CSV file in memory."""
+@dataclass
+class Digest:
+    """What a comparison needs of a CSV file; files of ten million rows are read once and not kept."""
 
     header: list[str]
-    rows: list[list[str]]
+    ids: Counter[str]
+    """How often each value of the first column occurs."""
+    empty: list[list[int]]
+    """For each column, the lines whose cell is empty."""
+    ragged: list[int]
+    """Lines of another width than the header's."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are below the header."""
+        return sum(self.ids.values()) + len(self.ragged)
 
 
-def read_table(path: Path) -> Table:
-    """Read a CSV file as text."""
+def digest(path: Path) -> Digest:
+    """Read a CSV file."""
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        lines = [line for line in csv.reader(stream) if line]
-    return Table(lines[0] if lines else [], lines[1:])
+        reader = csv.reader(stream)
+        header = next(reader, [])
+        found = Digest(header, Counter(), [[] for _ in header], [])
+        for row in reader:
+            if row and len(row) != len(header):
+                found.ragged.append(reader.line_num)
+            elif row:
+                found.ids[row[0]] += 1
+                for cell, lines in zip(row, found.empty, strict=True):
+                    if cell[:1] in BEGINS and cell.strip().lower() in EMPTY:
+                        lines.append(reader.line_num)
+    return found
 
 
-def compare(ours: Table, sample: Table) -> tuple[list[str], list[str]]:
+def compare(ours: Digest, sample: Digest) -> tuple[list[str], list[str]]:
     """Return the problems of a submission, and doubts: differences in ids and rows that hidden data may explain."""
     if ours.header != sample.header:
         return [f"columns: {_shown(ours.header)} instead of {_shown(sample.header)}"], []
-    width = len(ours.header)
-    ragged = [number for number, row in enumerate(ours.rows, 2) if len(row) != width]
-    if ragged:
-        return [f"rows of another width than {width}: line {_shown(ragged)}"], []
     problems = [] if ours.rows else ["it has no rows"]
-    for index, name in enumerate(ours.header):
-        if not _allows_empty(sample, index):
-            lines = [number for number, row in enumerate(ours.rows, 2) if row[index].strip().lower() in EMPTY]
-            problems += [
+    if ours.ragged:
+        problems.append(f"rows of another width than {len(ours.header)}: line {_shown(ours.ragged)}")
+    for name, lines, allowed in zip(ours.header, ours.empty, sample.empty, strict=True):
+        if lines and not allowed:
+            problems.append(
                 f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shown(lines)}"
-            ] * bool(lines)
-    return problems + _repeated(ours, sample), _other_rows(ours, sample)
-
-
-def _allows_empty(sample: Table, index: int) -> bool:
-    return any(len(row) > index and row[index].strip().lower() in EMPTY for row in sample.rows)
-
-
-def _repeated(ours: Table, sample: Table) -> list[str]:
-    expected = Counter(row[0] for row in sample.rows)
-    if any(count > 1 for count in expected.values()):
-        return []
-    twice = [name for name, count in Counter(row[0] for row in ours.rows).items() if count > 1]
-    return (
-        [f"column '{ours.header[0]}': {len(twice)} ids stand there more than once: {_shown(twice)}"]
-        if twice
-        else []
-    )
-
-
-def _other_rows(ours: Table, sample: Table) -> list[str]:
-    doubts = []
-    if len(ours.rows) != len(sample.rows):
-        doubts.append(f"{len(ours.rows)} rows instead of {len(sample.rows)}")
-    have, want = {row[0] for row in ours.rows}, {row[0] for row in sample.rows}
-    for text, names in (("missing ids", want - have), ("unknown ids", have - want)):
+            )
+    twice = [name for name, count in ours.ids.items() if count > 1]
+    if twice and max(sample.ids.values(), default=1) == 1:
+        problems.append(
+            f"column '{ours.header[0]}': {len(twice)} ids stand there more than once: {_shown(twice)}"
+        )
+    doubts = [f"{ours.rows} rows instead of {sample.rows}"] if ours.rows != sample.rows else []
+    for text, names in (
+        ("missing", sample.ids.keys() - ours.ids.keys()),
+        ("unknown", ours.ids.keys() - sample.ids.keys()),
+    ):
         if names:
-            doubts.append(f"{len(names)} {text}: {_shown(sorted(names))}")
-    return doubts
+            doubts.append(f"{len(names)} {text} ids: {_shown(sorted(names))}")
+    return problems, doubts
 
 
 def _shown(values: Sequence[object]) -> str:
