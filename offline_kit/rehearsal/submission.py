@@ -1,7 +1,6 @@
 """A submission against its sample: what Kaggle would score as an error, found before."""
 
 import csv
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from offline_kit import files
 
 _SHOWN = 3  # examples of each problem
+_NOTHING = frozenset({"", "nan", "none", "null", "na"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,7 @@ def _holes(table: _Table) -> list[str]:
     problems = []
     for name in table.head:
         values = table.column(name)
-        empty = sum(
-            not value.strip() or value.strip().lower() in ("nan", "none", "null", "na") for value in values
-        )
+        empty = sum(value.strip().lower() in _NOTHING for value in values)
         endless = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
         problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
         problems += [f"column '{name}' has {endless} infinite values"] if endless else []
@@ -113,7 +111,11 @@ def _no_numbers(table: _Table, wanted: _Table) -> dict[str, list[str]]:
     """Return the values that are no numbers in columns where all of the sample's are."""
     found = {}
     for name in wanted.head[1:] if table.head == wanted.head else ():
-        odd = [value for value in table.column(name) if value.strip() and not _number(value)]
+        odd = [
+            value
+            for value in table.column(name)
+            if not _number(value) and value.strip().lower() not in _NOTHING
+        ]
         if odd and all(_number(value) for value in wanted.column(name)):
             found[name] = odd
     return found
@@ -136,9 +138,10 @@ def _count(table: _Table, wanted: _Table) -> list[str]:
 
 def _number(value: str) -> bool:
     try:
-        return float(value) is not None
+        float(value)
     except ValueError:
         return False
+    return True
 
 
 def _some(names: Sequence[str]) -> str:
