@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 FLOORS: list[set[str]] = [
     {"errors", "model", "report", "redaction", "kaggle_names", "resources"},  # words
     {"proc", "files", "patience", "archives", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
-    {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "import_names", "interpreters", "wheel_tools"},
+    {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "import_names", "references", "own_sources", "interpreters", "wheel_tools"},
     {"sandbox", "building"},  # the door of that room
     {"config", "image", "manifest", "pip_settings"},  # facts
     {"index", "wheel_fit"},
@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
     {"freeze.making"},
     {"sdist_closure"},
     {"sdist_wheel"},
+    {"own_wheel"},
     {
         "rehearsal.causes",
         "rehearsal.environments",

@@ -95,8 +95,11 @@ def test_direct_references(tmp_path: Path) -> None:
         ("git", "y", ()),
         ("git", "z", ()),
     ]
-    assert found[3] and (found[3].ref, found[3].subdirectory) == ("v1", "py")
-    assert found[4] and found[4].place == "ssh://git@h.example/z" and found[4].marker
+    assert found[3]
+    assert (found[3].ref, found[3].subdirectory) == ("v1", "py")
+    assert found[4]
+    assert found[4].place == "ssh://git@h.example/z"
+    assert found[4].marker
 
 
 def test_errors_show_no_credentials(tmp_path: Path) -> None:
@@ -150,7 +153,10 @@ b = [{include-group = "a"}]
     with pytest.raises(ProjectError) as error:
         project_requirements(tmp_path / "pyproject.toml", extras=["gpu"], groups=["a", "nope"])
     text = "\n".join(error.value.details)
-    assert "'gpu'" in text and "'a'" in text and "'nope'" in text and "alpha >> 1" in text
+    assert "'gpu'" in text
+    assert "'a'" in text
+    assert "'nope'" in text
+    assert "alpha >> 1" in text
 
 
 names = st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True)

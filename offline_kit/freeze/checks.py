@@ -67,7 +67,8 @@ def _unfit(
     if chosen and (chosen.filename.endswith(".whl") or _is_pure(files, version)):
         return ""
     found = outlook(files, version, (), library.target)
-    facts = "; ".join(found.lines) or "nothing of it fits"
+    # The platforms are many and say little here: what counts is the Python.
+    facts = "; ".join(line.partition(" on ")[0] for line in found.lines) or "nothing of it fits"
     tail = f"; the image has {here}" if here else ""
     others = f"; what fits: {', '.join(found.versions[:4])}" if found.versions else ""
     return f"{shown}: {facts}{others}{tail}"

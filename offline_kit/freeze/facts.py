@@ -3,6 +3,7 @@
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -12,8 +13,9 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit import files, web
+from offline_kit.cache import key_of
 from offline_kit.choosing import Target, choose, is_sdist, same_version
-from offline_kit.errors import ProjectError
+from offline_kit.errors import OfflineKitError, ProjectError
 from offline_kit.freeze.direct import Yard, build_wheel
 from offline_kit.index import Index, IndexFile
 
@@ -96,6 +98,36 @@ class Library:
             with self._lock:
                 self._read[key] = found
         return self._read[key]
+
+    def of_image(self) -> Mapping[str, tuple[Requirement, ...]]:
+        """Return what the image's packages require, as far as the index serves metadata by itself.
+
+        No file is downloaded and nothing is built; packages that nobody knows are left out. The first time
+        this asks for every package of the image, then it is kept in the cache.
+        """
+        image = self.yard.image
+        key = key_of("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
+        kept = self.index.cache.recall("image-requires", key)
+        if kept is None:
+            with ThreadPoolExecutor(16) as pool:
+                found = pool.map(lambda item: self._cheap(*item), sorted(image.packages.items()))
+                kept = {one.name: [str(line) for line in one.requires] for one in found if one}
+            self.index.cache.remember("image-requires", key, kept)
+        return {
+            name: tuple(Requirement(line) for line in lines)
+            for name, lines in kept.items()
+            if isinstance(lines, list)
+        }
+
+    def _cheap(self, name: str, version: str) -> Facts | None:
+        try:
+            for file in self.index.files(name):
+                if file.has_metadata and same_version(file.version, version):
+                    raw = self.index.metadata(file)
+                    return parse(raw, name, version) if raw is not None else None
+        except OfflineKitError:
+            return None
+        return None
 
     def has(self, name: str, version: str) -> bool:
         """Whether an index has a file of this version that the image could take."""

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from offline_kit.choosing import choose, same_version
 from offline_kit.errors import OfflineKitError
 from offline_kit.freeze.direct import Settled
-from offline_kit.freeze.facts import Library, Look
+from offline_kit.freeze.facts import Library
 from offline_kit.freeze.walk import Ask, Reached, is_idle, satisfied
 from offline_kit.image import Image
 from offline_kit.model import Fate, Pin
@@ -171,29 +171,22 @@ def _is_small(pin: Pin, with_: Finish) -> bool:
     return file is not None and file.filename.endswith("-none-any.whl") and 0 < file.size <= SPARE_SIZE
 
 
-def breaks(replaced: Mapping[str, str], image: Image, look: Look) -> dict[str, tuple[str, ...]]:
+def breaks(
+    replaced: Mapping[str, str], image: Image, requires: Mapping[str, tuple[Requirement, ...]]
+) -> dict[str, tuple[str, ...]]:
     """Return, for each replaced package and its new version, the image packages that no longer fit.
 
-    Asks the metadata of every package of the image, several at a time; what nobody knows is passed over.
+    `requires` is what the image's packages ask for; what was unmet in the image already is passed over.
     """
-    from offline_kit.freeze.walk import holds
-
-    def one(item: tuple[str, str]) -> list[tuple[str, str]]:
-        try:
-            facts = look(*item)
-        except OfflineKitError:
-            return []
-        environment = image.environment()
-        return [
-            (name, f"{item[0]} (wants {wording(wanted)})")
-            for wanted in (facts.requires if facts else ())
-            if (name := canonicalize_name(wanted.name)) in replaced
-            and item[0] not in replaced
-            and holds(wanted.marker, environment)
-            and satisfied(wanted, name, image.packages[name])
-            and not satisfied(wanted, name, replaced[name])
-        ]
-
-    with ThreadPoolExecutor(12) as pool:
-        found = [pair for pairs in pool.map(one, sorted(image.packages.items())) for pair in pairs]
-    return {name: tuple(sorted({text for key, text in found if key == name})) for name in replaced}
+    environment = image.environment()
+    found: dict[str, set[str]] = {name: set() for name in replaced}
+    for asking, wanted in ((by, one) for by, lines in requires.items() for one in lines):
+        name = canonicalize_name(wanted.name)
+        if name not in replaced or asking in replaced or not holds(wanted.marker, environment):
+            continue
+        fits_no_more = satisfied(wanted, name, image.packages[name]) and not satisfied(
+            wanted, name, replaced[name]
+        )
+        if fits_no_more:
+            found[name].add(f"{asking} (wants {wording(wanted)})")
+    return {name: tuple(sorted(lines)) for name, lines in found.items()}

@@ -1,7 +1,7 @@
 """The freeze as a committed file: pip-tools' format to pip and to people, the whole freeze to us."""
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from offline_kit.errors import ProjectError
@@ -95,7 +95,7 @@ def parse(text: str, *, name: str) -> Freeze:
     )
 
 
-def replacements(pins: Iterable[Pin], breaks: dict[str, tuple[str, ...]]) -> tuple[Replacement, ...]:
+def replacements(pins: Iterable[Pin], breaks: Mapping[str, tuple[str, ...]]) -> tuple[Replacement, ...]:
     """Return the replacements among pins, given what each breaks in the image."""
     return tuple(
         Replacement(
