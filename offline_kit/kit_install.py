@@ -118,7 +118,7 @@ def provided_problem(item: Mapping[str, Any], path: Sequence[str]) -> str:
     """Tell which requirement on a package of the image does not hold; "" when all do."""
     askers = f", which {', '.join(item['asked_by'])} asked for" if item.get("asked_by") else ""
     there = next(iter(importlib.metadata.distributions(name=item["name"], path=list(path))), None)
-    if there is None:
+    if there is None or not there.version:
         return f"{item['name']} {item['version']} is missing in this image{askers}"
     version = there.version
     unmet = [line for line in item.get("requires", ()) if not satisfies(version, line)]
@@ -131,7 +131,8 @@ def satisfies(version: str, requirement: str) -> bool:
     wanted = matched.group(1).strip().strip("()") if matched else ""
     if not wanted or wanted.startswith("@"):
         return True
-    for library in ("packaging.specifiers", "pip._vendor.packaging.specifiers"):
+    # pip's copy first: packaging itself may be among the packages that the kit is about to replace.
+    for library in ("pip._vendor.packaging.specifiers", "packaging.specifiers"):
         try:
             specifiers: Any = importlib.import_module(library)
         except ImportError:
@@ -332,6 +333,9 @@ def activate(overlay: Path, roots: Sequence[Path]) -> None:
     sys.path[:] = front + [entry for entry in sys.path if entry not in front]
     inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(front + inherited))
+    os.environ["PATH"] = os.pathsep.join(
+        dict.fromkeys([str(overlay / "bin"), *os.environ.get("PATH", "").split(os.pathsep)])
+    )
     importlib.invalidate_caches()
     for folder in overlay.iterdir():  # a package that is loaded already (`google` is) learns its new portion
         paths = getattr(sys.modules.get(folder.name), "__path__", None)

@@ -58,24 +58,37 @@ def _refused(torch: Any, path: Path) -> list[str]:
         return []
 
 
-def accepted(call: Any, offered: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the offered values that the constructor takes by name."""
-    parameters = inspect.signature(call).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return dict(offered)
-    by_name = {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    return {name: value for name, value in offered.items() if name in by_name}
+def names_of(call: Any) -> set[str]:
+    """Return the names of a constructor's parameters."""
+    stars = (
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+        inspect.Parameter.POSITIONAL_ONLY,
+    )
+    return {each.name for each in inspect.signature(call).parameters.values() if each.kind not in stars}
 
 
-def check_params(params: Mapping[str, Any], takers: Sequence[Any]) -> None:
+def arguments_of(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments: what was saved, the params laid over it.
+
+    A constructor with **kwargs gets all that was saved, as Lightning would give it, but no other param:
+    `batch_size` may be the data's.
+    """
+    kinds = {each.kind for each in inspect.signature(call).parameters.values()}
+    named = names_of(call)
+    known = named | set(saved) if inspect.Parameter.VAR_KEYWORD in kinds else named
+    return {name: value for name, value in {**saved, **params}.items() if name in known}
+
+
+def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], takers: Sequence[Any]) -> None:
     """Raise KitError for a param that neither the template nor a constructor takes: it is a typing error."""
-    taken = set(OURS).union(*(accepted(taker, params) for taker in takers))
-    unknown = [name for name in params if name not in taken]
+    saved = (_plain(checkpoint, key) for key in ("hyper_parameters", "datamodule_hyper_parameters"))
+    known = set(OURS).union(*saved, *(names_of(taker) for taker in takers))
+    unknown = [name for name in params if name not in known]
     if unknown:
-        known = {name for taker in takers for name in inspect.signature(taker).parameters}
         raise KitError(
             f"nothing takes the param {', '.join(map(repr, unknown))}",
-            [f"known: {', '.join(sorted(known | OURS))}"],
+            [f"known: {', '.join(sorted(known))}"],
             hint="correct [tool.offline-kit.notebook.params]",
         )
 
@@ -93,10 +106,9 @@ def build_model(
 ) -> Any:
     """Construct the model, load its weights strictly, move it to the device, ready to predict."""
     weights = checkpoint.get("state_dict", checkpoint)
-    hparams = {**_plain(checkpoint, "hyper_parameters"), **_without_ours(params)}
     model = _construct(
         model_class,
-        accepted(model_class, hparams),
+        arguments_of(model_class, _plain(checkpoint, "hyper_parameters"), params),
         advice="call save_hyperparameters() in the model, or give the values in [tool.offline-kit.notebook.params]",
     )
     have, want = set(weights), set(model.state_dict())
@@ -118,10 +130,6 @@ def _plain(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:
     return {str(name): value for name, value in dict(values).items()}
 
 
-def _without_ours(params: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if name not in OURS}
-
-
 def _few(names: set[str]) -> str:
     shown = ", ".join(sorted(names)[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
@@ -131,11 +139,10 @@ def build_data(
     data_class: Any, root: Path | None, checkpoint: Mapping[str, Any], params: Mapping[str, Any]
 ) -> Any:
     """Construct the data class over the competition's folder, set it up, and check that it keeps the contract."""
-    offered = {**_plain(checkpoint, "datamodule_hyper_parameters"), **_without_ours(params)}
-    arguments = accepted(data_class, offered)
+    arguments = arguments_of(data_class, _plain(checkpoint, "datamodule_hyper_parameters"), params)
     first = next(iter(inspect.signature(data_class).parameters.values()), None)
     positional = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
-    if first is not None and positional and first.name not in _without_ours(params):
+    if first is not None and positional and first.name not in params:
         if root is None:
             raise KitError(
                 f"'{data_class.__name__}' wants the competition's folder as '{first.name}', and none is attached",

@@ -120,6 +120,11 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
                 f"{name} = '{value}' is not understood",
                 hint='write "package.module:Name" or "folder/file.py:Name"',
             )
+    if not re.fullmatch(r"[\w-][\w.-]*", settings.submission):
+        raise UsageError(
+            f"submission = '{settings.submission}' is not a plain file name",
+            hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
+        )
     for name, value in settings.params.items():
         if not _is_literal(value):
             raise UsageError(

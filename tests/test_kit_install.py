@@ -64,6 +64,7 @@ def test_wheels_and_sdists_are_installed_offline(tmp_path: Path, installer: str)
         "subprocess.run([sys.executable, '-c', 'import alpha; print(alpha.__file__)'])\n"
         "install(kit, 'pip')\n"
         "import importlib.util; print(importlib.util.find_spec('extrahook'))\n"
+        "import os; print(os.environ['PATH'].split(os.pathsep)[0])\n"
     )
     said = run(
         workshop, tmp_path, installer, after, UV_INDEX_URL="http://127.0.0.1:9/", PIP_NO_BINARY=":all:"
@@ -74,6 +75,7 @@ def test_wheels_and_sdists_are_installed_offline(tmp_path: Path, installer: str)
     assert "all 2 are in place already" in said
     assert "None" in said, "what only the build needs stays out"
     assert f"with {installer} in" in said
+    assert f"{site}/bin\n" in said, "programs of the kit's packages are found"
 
 
 def test_a_wheel_for_another_python_gives_way_to_the_sdist(tmp_path: Path) -> None:

@@ -144,9 +144,23 @@ def test_a_model_without_its_hyper_parameters_is_told() -> None:
 
 def test_typing_errors_in_params_are_told() -> None:
     """A param that neither the template, the model nor the data takes is an error."""
-    check_params({"batch_size": 4, "shift": 1, "weights_only": False}, [Model, Data])
+    check_params({"batch_size": 4, "shift": 1, "weights_only": False}, {}, [Model, Data])
+    check_params({"lr": 4}, {"hyper_parameters": {"lr": 1}}, [Model, Data])
     with pytest.raises(KitError, match="nothing takes the param 'batchsize'"):
-        check_params({"batchsize": 4}, [Model, Data])
+        check_params({"batchsize": 4}, {}, [Model, Data])
+
+
+def test_a_model_with_kwargs_gets_what_was_saved() -> None:
+    """Params that are the data's do not reach a model that would take anything."""
+
+    class Loose(Model):
+        def __init__(self, width: int = 2, **more: Any) -> None:
+            super().__init__(width)
+            self.more = more
+
+    checkpoint = {"state_dict": Model().state_dict(), "hyper_parameters": {"pretrained": True, "drop": 0.1}}
+    model = build_model(Loose, checkpoint, {"pretrained": False, "batch_size": 4}, "cpu")
+    assert model.more == {"pretrained": False, "drop": 0.1}
 
 
 def test_data_gets_the_folder_and_what_it_was_trained_with(tmp_path: Path) -> None:
