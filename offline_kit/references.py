@@ -1,0 +1,196 @@
+"""What "src/model.py:Lit" and "package.module:Lit" mean: looked at without running anything."""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from offline_kit.errors import ProjectError, UsageError
+
+_SHAPE = re.compile(r"(?P<where>[^:]+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+_DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One reference of the configuration, found in the project or not."""
+
+    text: str
+    """As the user wrote it."""
+    file: Path | None
+    """The file that defines it; None for a module that the project does not have (a dependency's, perhaps)."""
+
+
+def resolve(project: Path, texts: Iterable[str], roots: Sequence[Path]) -> tuple[Reference, ...]:
+    """Find the file of each reference and check that it defines the name.
+
+    Modules are looked up below `roots`, in their order. Raises one error with all that is wrong: UsageError
+    where a reference is misspelt, ProjectError where a file cannot be parsed.
+    """
+    found, problems = [], []
+    for text in dict.fromkeys(texts):
+        try:
+            found.append(_resolve(project, text, roots))
+        except UsageError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UsageError(
+            f"{len(problems)} references of the configuration lead nowhere",
+            hint='write "package.module:Name" or "folder/file.py:Name"',
+            details=[error.what for error in problems],
+        )
+    return tuple(found)
+
+
+def _resolve(project: Path, text: str, roots: Sequence[Path]) -> Reference:
+    shape = _SHAPE.fullmatch(text)
+    if not shape or not (shape["where"].endswith(".py") or _DOTTED.fullmatch(shape["where"])):
+        raise UsageError(
+            f"'{text}' is no reference", hint='write "package.module:Name" or "folder/file.py:Name"'
+        )
+    if shape["where"].endswith(".py"):
+        file: Path | None = _file(project, shape["where"], text)
+    else:
+        file = _module(shape["where"], text, roots)
+    if file:
+        _check_name(file, shape["name"].partition(".")[0], text)
+    return Reference(text=text, file=file)
+
+
+def _file(project: Path, where: str, text: str) -> Path:
+    path = project / where
+    if not path.is_file():
+        known = [one.relative_to(project).as_posix() for one in _python_files(project)]
+        raise UsageError(
+            f"'{text}': there is no file '{where}' in the project{_guess(where, known)}",
+            hint="write its path relative to the project's folder",
+        )
+    if not path.resolve().is_relative_to(project.resolve()):
+        raise UsageError(
+            f"'{text}' lies outside the project",
+            hint="copy it in, or name its folder in `modules` and its module here",
+        )
+    return path
+
+
+def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
+    parts = dotted.split(".")
+    for root in roots:
+        if file := _below(root, parts):
+            return file
+    for root in roots:
+        if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file():
+            known = list(_modules_below(root, parts[0]))
+            raise UsageError(
+                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{_guess(dotted, known)}",
+                hint="correct the module's name",
+            )
+    tops = {name for root in roots for name in _tops(root)}
+    # near enough to be a slip: a dependency with a name like one of the project's own must pass
+    if guess := _guess(parts[0], tops, cutoff=0.8):
+        raise UsageError(
+            f"'{text}': the project has no module '{parts[0]}'{guess}",
+            hint="correct the name, or add the package to the requirements",
+        )
+    return None
+
+
+def _below(root: Path, parts: Sequence[str]) -> Path | None:
+    """Return the file of a module below a root of imports."""
+    place = root.joinpath(*parts)
+    for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+        if file.is_file():
+            return file
+    return None
+
+
+def _modules_below(root: Path, top: str) -> Iterator[str]:
+    for file in _python_files(root / top):
+        parts = file.relative_to(root).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _tops(root: Path) -> Iterator[str]:
+    """Return names that can be imported from a root."""
+    if not root.is_dir():
+        return
+    for path in root.iterdir():
+        if path.suffix == ".py" and path.stem.isidentifier():
+            yield path.stem
+        elif path.is_dir() and path.name.isidentifier() and any(path.glob("*.py")):
+            yield path.name
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    """Return the Python files of a folder three levels deep: enough for a guess, cheap on large folders."""
+    for pattern in ("*.py", "*/*.py", "*/*/*.py"):
+        yield from (path for path in folder.glob(pattern) if "site-packages" not in path.parts)
+
+
+def _check_name(file: Path, name: str, text: str) -> None:
+    """Raise where a module certainly does not define a name."""
+    tree = parse(file)
+    if tree is None:
+        return
+    names, open_ended = _names(tree.body)
+    if name not in names and not open_ended:
+        raise UsageError(
+            f"'{text}': '{file.name}' defines no '{name}'{_guess(name, names)}",
+            hint=f"it defines {', '.join(sorted(names)[:12]) or 'nothing'}",
+        )
+
+
+def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
+    """Return the names that statements bind, and whether there may be more that cannot be seen."""
+    names: set[str] = set()
+    open_ended = False
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+            open_ended |= node.name == "__getattr__"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(one.asname or one.name).partition(".")[0] for one in node.names}
+            open_ended |= any(one.name == "*" for one in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            names |= {
+                one.id
+                for one in ast.walk(node)
+                if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+            }
+        else:
+            # if, try, with: what their branches bind counts
+            inner = [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
+            more, more_open = _names(inner) if inner else (set(), False)
+            names, open_ended = names | more, open_ended | more_open
+    return names, open_ended
+
+
+def parse(file: Path) -> ast.Module | None:
+    """Return the syntax tree of a file; None for what this Python cannot parse (a newer one may)."""
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError):
+        return None
+    except OSError as error:
+        raise ProjectError(f"cannot read '{file}': {error.strerror}", hint="mend or remove it") from error
+
+
+def imported(file: Path) -> set[tuple[str, ...]]:
+    """Return what a file imports absolutely, as tuples of names: `from a.b import c` gives (a, b, c)."""
+    found: set[tuple[str, ...]] = set()
+    tree = parse(file)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Import):
+            found |= {tuple(one.name.split(".")) for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {(*node.module.split("."), one.name) for one in node.names}
+    return found
+
+
+def _guess(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
+    return f"; did you mean '{close[0]}'?" if close else ""
