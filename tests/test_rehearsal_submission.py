@@ -48,7 +48,7 @@ def test_a_good_submission_has_no_problems(tmp_path: Path, text: str) -> None:
         ("id,a,b\nx,1,0\nx,2,0\ny,3,0\nz,1,1\n", "more than once ('x')"),
         ("id,a,b\nx,1,\ny,2,NaN\nz,3,0\n", "'b' has 2 empty or NaN"),
         ("id,a,b\nx,1,inf\ny,2,-Infinity\nz,3,0\n", "'b' has 2 infinite"),
-        ("id,a,b\nx,cat,0\ny,2,0\nz,3,0\n", "no numbers ('cat')"),
+        ("id,a,b\nx,1,cat\ny,2,0\nz,3,0\n", "no numbers ('cat')"),
         ("id,a,b\nx,1\ny,2,0\nz,3,0\n", "another number of values"),
     ],
 )
@@ -59,12 +59,19 @@ def test_each_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     """One run tells everything that is wrong."""
-    assert len(problems(tmp_path, "id,a,b\nx,nan,inf\nx,2,0\nq,dog,0\n")) == 6
+    assert len(problems(tmp_path, "id,a,b\nx,nan,inf\nx,2,0\nq,3,dog\n")) == 6
 
 
 def test_words_are_no_problem_where_the_sample_has_words(tmp_path: Path) -> None:
     """Label columns hold what the sample's hold."""
     assert problems(tmp_path, "id,labels\n1,scab rust\n", "id,labels\n1,healthy\n") == ()
+
+
+def test_words_for_whole_numbers_are_noted(tmp_path: Path) -> None:
+    """A sample may hold one label where a submission holds several: that is said, and no error."""
+    assert problems(tmp_path, "id,labels\n1,3 9\n", "id,labels\n1,0\n") == ()
+    notes = submission.check(tmp_path / "submission.csv", tmp_path / "sample.csv").notes
+    assert any("no numbers ('3 9')" in note for note in notes)
 
 
 def test_without_a_sample_only_itself_is_checked(tmp_path: Path) -> None:
