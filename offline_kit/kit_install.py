@@ -257,7 +257,7 @@ def _identity(file: Path) -> str:
 
 
 def find_installers(wanted: str) -> list[list[str]]:
-    """Return the commands of the installers that run here, first choice first; "auto" means uv, then pip."""
+    """Return the commands of the installers to try, the first of which runs; "auto" means uv, then pip."""
     if wanted not in INSTALLERS:
         raise KitError(f"there is no installer '{wanted}'", hint=f"take one of {', '.join(INSTALLERS)}")
     beside = shutil.which("uv", path=str(Path(sys.executable).parent))
@@ -265,7 +265,8 @@ def find_installers(wanted: str) -> list[list[str]]:
     found = []
     for name in ("uv", "pip") if wanted == "auto" else (wanted,):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run([*commands[name], "--version"], check=True, capture_output=True, timeout=60)
+            if not found:  # pip takes a second to say that it is there, and with uv is hardly ever asked
+                subprocess.run([*commands[name], "--version"], check=True, capture_output=True, timeout=60)
             found.append(commands[name])
     if not found:
         raise KitError(
