@@ -56,7 +56,7 @@ def write(folder: Path, labels: Path, count: int, rng: np.random.Generator) -> N
         picture, shown = compose(rng, bank, names)
         Image.fromarray(picture).save(folder / "test" / name, optimize=True)
         rows.append((name, " ".join(str(digit) for digit in shown)))
-    table(folder / "sample_submission.csv", [(name, "0") for name, _ in sorted(rows)])
+    table(folder / "sample_submission.csv", [(name, "0 1") for name, _ in sorted(rows)])
     table(labels, sorted(rows))
 
 
