@@ -38,4 +38,6 @@ if __name__ == "__main__":
     chosen = [Path(word) for word in sys.argv[1:]]
     if not 1 <= len(chosen) <= 2:
         raise SystemExit(__doc__)
+    if missing := [str(path) for path in chosen if not path.is_file()]:
+        raise SystemExit(f"there is no {' and no '.join(missing)}; a rehearsal writes the submission")
     print(f"macro-F1 {macro_f1(*chosen):.4f}")
