@@ -104,6 +104,8 @@ class Outlook:
     """A fitting file is there, but its bytes are not the frozen ones."""
     versions: tuple[str, ...]
     """Other versions of which something fits, newest first."""
+    nearest: str
+    """Of those the next one up, else the newest; empty where there is none."""
 
 
 def outlook(files: Sequence[IndexFile], version: str, hashes: Sequence[str], target: Target) -> Outlook:
@@ -126,7 +128,18 @@ def outlook(files: Sequence[IndexFile], version: str, hashes: Sequence[str], tar
     elif here:
         lines.append("there is no sdist")
     lines += [f"they want Python {wanted}" for wanted in _pythons(here, target)]
-    return Outlook(lines=tuple(lines), changed=changed, versions=_fitting(files, version, target))
+    versions = _fitting(files, version, target)
+    return Outlook(
+        lines=tuple(lines), changed=changed, versions=versions, nearest=_nearest(versions, version)
+    )
+
+
+def _nearest(versions: Sequence[str], version: str) -> str:
+    try:
+        above = [one for one in versions if Version(one) > Version(version)]
+    except InvalidVersion:
+        above = []
+    return above[-1] if above else versions[0] if versions else ""
 
 
 def _newest(files: Iterable[IndexFile]) -> list[str]:
@@ -143,7 +156,8 @@ def _fitting(files: Sequence[IndexFile], version: str, target: Target) -> tuple[
     good = [file for file in files if not file.yanked and target.accepts(file.requires_python)]
     wheels = [file for file in good if target.rank(file) is not None]
     others = wheels or [file for file in good if is_sdist(file)]
-    return tuple(one for one in _newest(others) if not same_version(one, version))
+    found = [one for one in _newest(others) if not same_version(one, version)]
+    return tuple([one for one in found if not Version(one).is_prerelease] or found)
 
 
 def _pythons(files: Iterable[IndexFile], target: Target) -> list[str]:

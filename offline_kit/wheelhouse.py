@@ -86,16 +86,17 @@ def _requires_python(wheel: Path) -> str:
 def _error(problems: dict[Pin, list[str]], missing: Sequence[Missing], target: Target) -> ProjectError:
     details = [line for pin, lines in problems.items() for line in (_headline(pin), *_indented(lines))]
     hints = ["give a wheel that fits the image"] if problems else []
-    images = [image for image in built_in() if image.name != target.image.name] if missing else []
+    others_of = _other_images(target) if missing else []
     for one in missing:
-        others = _images(one, [Target(image) for image in images])
-        lines = list(one.outlook.lines)
+        others = _images(one, others_of)
+        has = target.image.public_version(one.pin.name)
+        lines = [*one.outlook.lines, *([f"the image has {has}"] if has else [])]
         if one.outlook.versions:
             lines.append(f"versions that fit: {', '.join(one.outlook.versions[:5])}")
         if others:
             lines.append(f"images that it fits: {', '.join(others)}")
         details += [_headline(one.pin), *_indented(lines)]
-        hints += _remedies(one, others)
+        hints += _remedies(one, has, others)
     pins = [*problems, *(one.pin for one in missing)]
     names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in pins)
     have = "has" if len(pins) == 1 else "have"
@@ -115,6 +116,14 @@ def _indented(lines: Sequence[str]) -> list[str]:
     return [f"    {line}" for line in lines]
 
 
+def _other_images(target: Target) -> list[Target]:
+    """Return the other built-in images, those of the same kind of machine first."""
+    others = [image for image in built_in() if image.name != target.image.name]
+    return [
+        Target(image) for image in sorted(others, key=lambda one: one.accelerator != target.image.accelerator)
+    ]
+
+
 def _images(missing: Missing, targets: Sequence[Target]) -> list[str]:
     pin = missing.pin
     return [
@@ -124,12 +133,14 @@ def _images(missing: Missing, targets: Sequence[Target]) -> list[str]:
     ]
 
 
-def _remedies(missing: Missing, images: Sequence[str]) -> list[str]:
+def _remedies(missing: Missing, has: str, images: Sequence[str]) -> list[str]:
     found = []
     if missing.outlook.changed:
         found.append("freeze anew with --upgrade, if you trust what the index has now")
-    if missing.outlook.versions:
-        found.append(f"ask for {missing.pin.name}=={missing.outlook.versions[0]}, which fits")
+    if has:
+        found.append(f"allow {missing.pin.name}=={has}, which the image has")
+    elif missing.outlook.nearest:
+        found.append(f"ask for {missing.pin.name}=={missing.outlook.nearest}, which fits")
     if images:
-        found.append(f'choose an image with another Python (image = "{images[-1]}")')
+        found.append(f'choose another image for {missing.pin.name} (image = "{images[0]}")')
     return found

@@ -323,6 +323,19 @@ def test_everything_that_does_not_fit_is_said_at_once(
     assert not index.asked(good.filename)
 
 
+def test_remedies_name_what_is_near(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
+    """The next version up that fits is named, no pre-release; and the image's own where it has the package."""
+    for version in ("0.9", "1.1", "1.2", "2.0", "3.0rc1"):
+        index.add(make_wheel(tmp_path, "left", version))
+    index.add(make_wheel(tmp_path, "torch", "2.15.0"))
+    image = replace(IMAGE, packages={"torch": "2.11.0+cpu"})
+    with pytest.raises(ProjectError) as caught:
+        fetch([pin("left", "1.0"), pin("torch", "1.13.1")], image, asking(index, cache), cache=cache)
+    assert "versions that fit: 2.0, 1.2, 1.1, 0.9" in "\n".join(caught.value.details)
+    assert "left==1.1, which fits" in caught.value.hint
+    assert "torch==2.11.0, which the image has" in caught.value.hint
+
+
 def test_an_index_that_does_not_answer_is_an_outside_error(cache: Cache) -> None:
     """Without a network and with a cold cache the error is the network's, not the package's."""
     with pytest.raises(OutsideError):
