@@ -58,10 +58,14 @@ class Rendered:
     metadata: Mapping[str, Any]
     """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
 
+    def texts(self) -> dict[str, str]:
+        """Return both files by name."""
+        return {METADATA_FILE: json.dumps(self.metadata, indent=2) + "\n", CODE_FILE: self.text}
+
     def write(self, folder: Path) -> Path:
         """Write both files into the folder and return the notebook's path."""
-        files.write_atomic(folder / METADATA_FILE, json.dumps(self.metadata, indent=2) + "\n")
-        files.write_atomic(folder / CODE_FILE, self.text)
+        for name, text in self.texts().items():
+            files.write_atomic(folder / name, text)
         return folder / CODE_FILE
 
 
@@ -222,7 +226,7 @@ def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str
 
 
 def _name(target: Target) -> str:
-    return target.name or target.project.resolve().name
+    return " ".join((target.name or target.project.resolve().name).split())
 
 
 def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:

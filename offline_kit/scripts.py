@@ -15,6 +15,8 @@ from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 SUFFIX = ".py.j2"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 """Without it papermill, with which Kaggle runs notebooks, refuses to start."""
+FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What an expression in a template may raise besides jinja's own errors."""
 WIDTH, INDENT = 90, "    "
 
 
@@ -49,7 +51,7 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
     environment.filters |= {"py": python_literal, "line": one_line}
     try:
         script = environment.get_template(name).render(facts)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
     _check_cells(script, template, folders)
     return script
@@ -97,6 +99,11 @@ def _template_error(error: Exception, template: str, folders: list[Path]) -> Off
         return ProjectError(
             f"the template '{template}' extends or includes '{error.name}', which does not exist",
             hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in ('base', *built_in()))}, or a file beside it",
+        )
+    if isinstance(error, RecursionError):
+        return ProjectError(
+            f"the template '{template}' extends or includes itself",
+            hint=f"give the file a name that is not one of ours ({', '.join(('base', *built_in()))}), and extend ours",
         )
     if isinstance(error, jinja2.TemplateSyntaxError):
         place = f"{Path(error.filename or template).name}, line {error.lineno}"

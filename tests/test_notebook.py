@@ -12,6 +12,8 @@ from typing import Any
 
 import nbformat
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from kit_builder import Workshop
 
 from offline_kit.accelerators import machine_shape
@@ -110,9 +112,16 @@ def test_notebooks_look_cared_for(kit: Kit, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout
 
 
-def test_values_are_written_as_python(tmp_path: Path) -> None:
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_values_are_written_as_python(value: Any) -> None:
     """Whatever a configuration holds comes back from the notebook unchanged."""
-    value = {"quote'\"": "line\nbreak\\", "list": [1, 2.5, None, True, {"ä": "x" * 90}], "empty": {}}
     assert ast.literal_eval(python_literal(value)) == value
 
 
@@ -225,6 +234,8 @@ def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
     [
         ("# %%\n{{ nothing }}\n", r"own\.py\.j2, line 2: 'nothing' is undefined"),
         ("# %%\n\n{% if %}\n", r"own\.py\.j2, line 3"),
+        ("# %%\n{{ title + 1 }}\n", r"own\.py\.j2, line 2: can only concatenate"),
+        ('{% extends "own.py.j2" %}', "extends or includes itself"),
         ('{% extends "bse.py.j2" %}', "'bse.py.j2', which does not exist"),
         ("# %% first\nx = 1\n# %% second\ny = = 2\n", "cells that are not Python"),
         ("# %%\n!pip install x\n", "cells that are not Python"),
@@ -316,10 +327,11 @@ def test_a_split_kit_attaches_every_part(tmp_path: Path) -> None:
     assert all(f"`{part.id}`" in text for part in kit.parts)
 
 
-@pytest.mark.parametrize("name", ["x", "a" * 80, "Plants & Leaves", "data_set"])
-def test_any_project_name_gives_a_legal_title(kit: Kit, tmp_path: Path, name: str) -> None:
+@given(st.text(max_size=80))
+def test_any_project_name_gives_a_legal_title(name: str) -> None:
     """The default title fits Kaggle's limits whatever the project is called."""
-    found = kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path, name=name))
+    kit = Kit(folder=Path(), id="0", parts=())
+    found = kernel_metadata(kit, LIGHTNING, IMAGE, Target(project=Path("/x/plants"), name=name))
     assert 6 <= len(found["title"]) <= 50
     assert re.fullmatch(r"[a-z0-9-]{6,50}", found["id"])
 
