@@ -76,7 +76,7 @@ def _candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
         "docker": lambda: (docker.program(),),
     }
     for kind in kinds:
-        if kind == "weak":
+        if kind == "weak" and sys.platform != "win32":  # no links, no ends of groups there: WSL2 has them
             yield kind, None
         elif sys.platform == "linux":
             yield from ((kind, program) for program in programs[kind]() if program)

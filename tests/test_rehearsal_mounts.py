@@ -108,6 +108,15 @@ def test_what_is_not_mounted_is_said(tmp_path: Path) -> None:
     assert "competition_data" in notes
 
 
+def test_data_behind_links_is_visible_too(tmp_path: Path, data: Path) -> None:
+    """A folder that is only linked into the data, as people do with large ones, is mounted where its link leads."""
+    (tmp_path / "disk" / "train").mkdir(parents=True)
+    (data / "train").symlink_to(tmp_path / "disk" / "train")
+    (data / "broken").symlink_to(tmp_path / "nowhere")
+    found = lay_out(tmp_path, kit(tmp_path, "kit"), data=data)
+    assert [mount.inside for mount in found.mounts[2:]] == [str(tmp_path / "disk" / "train")]
+
+
 def test_rows_cut_the_test_set_and_its_sample(tmp_path: Path, data: Path) -> None:
     """Lists and folders of the test set shrink to the sample's first ids; the originals stay as they are."""
     found = lay_out(tmp_path, kit(tmp_path, "kit"), data=data, rows=2)

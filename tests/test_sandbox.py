@@ -235,6 +235,41 @@ def test_an_interrupt_leaves_nothing(bench: Bench, each: Sandbox) -> None:
     assert gone(mark)
 
 
+RUNNER = """
+import sys
+from pathlib import Path
+sys.path[:0] = {path!r}
+from offline_kit import sandbox
+from test_sandbox import Bench
+folder = Path({folder!r})
+bench = Bench(folder)
+bench.python(sandbox.Sandbox(kind={kind!r}, program=Path({program!r})), {code!r})
+"""
+
+
+def test_our_own_death_leaves_nothing(tmp_path: Path, each: Sandbox) -> None:
+    """When we are killed outright, so is all that runs in the box."""
+    if each.kind == "docker":
+        pytest.skip("a container outlives its client")
+    mark = f"mark-{os.getpid()}-{time.monotonic_ns()}"
+    code = DAEMON.replace("MARK", mark).replace("WAIT", "300")
+    here = [str(Path(__file__).parent), str(Path(sandbox.__file__).parent.parent)]
+    text = RUNNER.format(
+        path=here, folder=str(tmp_path), kind=each.kind, program=str(each.program), code=code
+    )
+    (tmp_path / "runner.py").write_text(text)
+    process = subprocess.Popen([sys.executable, str(tmp_path / "runner.py")])
+    try:
+        until = time.monotonic() + 20
+        while len(processes_with(mark)) < 2 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert processes_with(mark)
+    finally:
+        process.kill()
+        process.wait()
+    assert gone(mark)
+
+
 HOLDS_60_MB = """
 import subprocess, sys, time
 hold = "x = bytearray(b'1') * 60_000_000; import time; time.sleep(1)"

@@ -44,6 +44,8 @@ class Workshop:
     """Large downloads were agreed to."""
     confirm: Callable[[str], bool] | None = None
     """Asks a person; None: nobody is there to ask."""
+    ask_above: int = ASK_ABOVE
+    """Bytes of download that pass without asking."""
     report: Reporter = SILENT
     """Hears what is resolved and downloaded."""
 
@@ -87,7 +89,9 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
 
 def papermill(shop: Workshop) -> Path:
     """Return the Python of papermill's own environment: its dependencies are nobody else's."""
-    return _made("papermill", _question_here(_PAPERMILL, Path(sys.executable)), shop)
+    # The interpreter below the running environment: another environment of it shares what is made here.
+    base = interpreters.find("{}.{}".format(*sys.version_info), proc.environment())
+    return _made("papermill", _question_here(_PAPERMILL, base or Path(sys.executable)), shop)
 
 
 def layer(packages: Sequence[str], python: Path, shop: Workshop) -> Path:
@@ -146,7 +150,7 @@ def _agree(kind: str, lock: Path, question: _Question, shop: Workshop) -> None:
     if not sizes:
         return
     text = f"{len(sizes)} packages ({files.human_size(total)}) for the {kind} environment of the rehearsal"
-    if total > ASK_ABOVE and not shop.yes:
+    if total > shop.ask_above and not shop.yes:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
         shown = ", ".join(f"{name} {files.human_size(sizes[name])}" for name in largest)
         if not (shop.confirm and shop.confirm(f"Download {text} ({shown}, ...)?")):

@@ -72,6 +72,7 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
     (folder / place).mkdir(parents=True, exist_ok=True)
     inside = f"/kaggle/input/{place}"
     mounts.append(Mount(inside=inside, source=wanted.data.resolve()))
+    mounts += _behind_links(wanted.data)
     sample = sample or find_sample(wanted.data)
     if wanted.rows is not None:
         covers, sample = _cut(wanted.data, sample, wanted.rows, folder.with_name("cut"))
@@ -101,6 +102,13 @@ def _mount_kit(wanted: Wanted, folder: Path) -> list[str]:
         for source in attached
         if source not in own
     ]
+
+
+def _behind_links(data: Path) -> list[Mount]:
+    """Return what links at the top of the data lead to, at its own path, so that they lead there in the box too."""
+    links = [path for path in data.iterdir() if path.is_symlink() and path.readlink().is_absolute()]
+    targets = {path.readlink() for path in links if path.exists()}
+    return [Mount(inside=str(target), source=target.resolve()) for target in sorted(targets)]
 
 
 def find_sample(data: Path) -> Path | None:

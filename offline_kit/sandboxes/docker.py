@@ -33,8 +33,17 @@ def program() -> Path | None:
 
 def command(docker: Path, box: Box) -> list[str]:
     """Return the command that runs a box in a container without network."""
-    words = [str(docker), "run", "--rm", "--init", "--network", "none", "--cap-drop", "ALL"]
-    words += ["--name", name_of(box), "--security-opt", "no-new-privileges", "--hostname", "rehearsal"]
+    words = [str(docker), "run", "--rm", "--network", "none", "--cap-drop", "ALL"]
+    words += [
+        "--name",
+        name_of(box),
+        "--security-opt",
+        "no-new-privileges",
+        "--hostname",
+        "rehearsal",
+        "--shm-size",
+        "4g",
+    ]
     words += ["--user", f"{os.getuid()}:{os.getgid()}", "--workdir", box.cwd]
     for name in SYSTEM:
         path = Path("/", name)
