@@ -7,7 +7,9 @@ from pathlib import Path
 
 from offline_kit import interpreters, own_sources, own_wheel, proc, references
 from offline_kit.cache import Cache
+from offline_kit.config import LOCK_NAME
 from offline_kit.errors import OfflineKitError, ProjectError
+from offline_kit.freeze import written
 from offline_kit.image import Image
 from offline_kit.model import OwnCode, SourceFile, Wheel
 from offline_kit.pip_settings import IndexSettings
@@ -48,16 +50,15 @@ def build(
     settings: IndexSettings,
     *,
     cache: Path,
-    cutoff: str = "",
     report: Reporter = SILENT,
 ) -> OwnCode:
     """Build own packages into wheels that are the same bytes everywhere, and list loose modules.
 
-    A package that did not change comes from the cache, without asking an index. `cutoff` (ISO 8601) keeps
-    build requirements where they were: nothing uploaded later is used. Raises ProjectError with all that
+    A package that did not change comes from the cache, without asking an index. Where the project has a
+    committed freeze, its cut-off holds for build requirements too. Raises ProjectError with all that
     cannot be built or does not fit the image, OutsideError where an index does not answer.
     """
-    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=cutoff)
+    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=_cutoff(project))
     wheels = _build_all(packages, yard, report)
     places = [_Place(place, project) for place in modules]
     files = _source_files(places)
@@ -67,6 +68,13 @@ def build(
         # "from src.model import ..." is as common as "from model import ..."
         named["."] = None
     return OwnCode(wheels=wheels, sources=files, roots=tuple(named))
+
+
+def _cutoff(project: Path) -> str:
+    """Return the cut-off of the project's committed freeze; empty where there is none yet."""
+    path = project / LOCK_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return written.header(text).get("cut-off", "") if written.is_ours(text) else ""
 
 
 def _build_all(packages: Sequence[Path], yard: own_wheel.Yard, report: Reporter) -> tuple[Wheel, ...]:

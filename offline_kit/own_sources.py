@@ -25,6 +25,8 @@ _NEVER = frozenset(
 """Folders that are no source wherever they lie; hidden ones are none either."""
 _OUTPUTS = frozenset(["build", "dist"])
 """Folders that builds fill, at the top of a package."""
+_OURS = frozenset(["offline-kit.lock.txt", "offline-kit.toml", "offline-kit-crash.log"])
+"""What we and our users write beside a package, for us."""
 _CODE = (".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".f90")
 _FOREIGN_BUILDS = ("meson.build", "CMakeLists.txt", "Cargo.toml")
 _DATA_SUFFIXES = (
@@ -138,7 +140,7 @@ def _of_disk(root: Path) -> list[str]:
 
 def _is_source(path: Path, root: Path) -> bool:
     top = path.relative_to(root).parts[0]
-    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _OUTPUTS
+    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _OUTPUTS | _OURS
 
 
 def _of_git(root: Path, *, everything: bool) -> list[str]:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from offline_kit.wheel_fit import DoesNotFit, fitted
 from offline_kit.wheel_tools import normalise_wheel
 
 _FORMAT = 1  # raise it when the same sources shall give another wheel
+_AN_INSTANT = timedelta(hours=1)
 _VERSION_GIVEN = (
     "SETUPTOOLS_SCM_PRETEND_VERSION",
     "PBR_VERSION",
@@ -65,11 +67,11 @@ def built(package: Path, yard: Yard, report: Reporter) -> Wheel:
     """
     tree = own_sources.package_tree(package)
     given = {name: value for name, value in proc.environment().items() if name.startswith(_VERSION_GIVEN)}
-    key = _key(tree, given, yard)
-    if found := _recalled(key, yard.cache):
+    key = _key(tree, given, yard.image)
+    if found := _recalled(key, yard):
         return found
     with yard.cache.lock(f"own-{key[:32]}"):
-        if found := _recalled(key, yard.cache):
+        if found := _recalled(key, yard):
             return found
         report.step(f"Building your package '{package.resolve().name}'")
         if tree.left_out:
@@ -83,7 +85,7 @@ def built(package: Path, yard: Yard, report: Reporter) -> Wheel:
                 details=error.tail,
             ) from error
         lines = {name: getattr(wheel, name) for name in ("name", "version", "filename", "sha256", "size")}
-        yard.cache.remember("own", key, lines)
+        yard.cache.remember("own", key, {**lines, "cutoff": yard.cutoff or _now()})
         return wheel
 
 
@@ -188,8 +190,8 @@ def _remedy(error: BuildFailed) -> str:
     return "see that 'python -m build --wheel' works in that folder, then run again"
 
 
-def _recalled(key: str, cache: Cache) -> Wheel | None:
-    record = cache.recall("own", key)
+def _recalled(key: str, yard: Yard) -> Wheel | None:
+    record = yard.cache.recall("own", key)
     try:
         words = (
             {name: str(record[name]) for name in ("name", "version", "filename", "sha256")}
@@ -199,12 +201,28 @@ def _recalled(key: str, cache: Cache) -> Wheel | None:
         size = int(str(record["size"])) if record else 0
     except (KeyError, ValueError):
         return None
-    path = cache.find(words["sha256"], size=size) if words else None
-    return Wheel(**words, size=size, path=path) if words and path else None
+    if not record or not words or not _same_time(str(record.get("cutoff", "")), yard.cutoff):
+        return None
+    path = yard.cache.find(words["sha256"], size=size)
+    return Wheel(**words, size=size, path=path) if path else None
 
 
-def _key(tree: own_sources.Tree, given: dict[str, str], yard: Yard) -> str:
-    image = yard.image
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _same_time(built: str, cutoff: str) -> bool:
+    """Whether a build with one cut-off is as good as one with the other.
+
+    The first build of a project has no freeze yet; that is made an instant later, and its cut-off is then.
+    """
+    try:
+        return not cutoff or abs(datetime.fromisoformat(built) - datetime.fromisoformat(cutoff)) < _AN_INSTANT
+    except (ValueError, TypeError):
+        return built == cutoff
+
+
+def _key(tree: own_sources.Tree, given: dict[str, str], image: Image) -> str:
     where = [image.python, image.machine, image.glibc, image.local, sys.version if image.local else ""]
     # The folder's name may become the package's.
-    return key_of(_FORMAT, tree.root.resolve().name, tree.digest, given, where, yard.cutoff)
+    return key_of(_FORMAT, tree.root.resolve().name, tree.digest, given, where)

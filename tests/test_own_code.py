@@ -5,14 +5,17 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from offline_kit import image, own_code, pip_settings, proc
+from offline_kit.config import LOCK_NAME
 from offline_kit.errors import ProjectError, UsageError
+from offline_kit.freeze import written
 from offline_kit.image import Image
-from offline_kit.model import OwnCode
+from offline_kit.model import Freeze, OwnCode
 from offline_kit.pip_settings import IndexSettings
 
 LOCAL = image.load("local", accelerator="none", project=Path())
@@ -135,6 +138,20 @@ def test_an_unchanged_package_is_not_built_again(tmp_path: Path) -> None:
     assert not log.exists()
     (project / "plants" / "model.py").write_text("class Lit:\n    version = 2\n")
     assert build(project, tmp_path / "cache", packages=(project,)).wheels[0].sha256 != first.sha256
+
+
+def test_the_cut_off_of_the_freeze_holds_for_builds_too(tmp_path: Path) -> None:
+    """A freeze made just now keeps the wheel built just now; an older one builds again, as of its day."""
+    project = plants(tmp_path / "p")
+    build(project, tmp_path / "cache", packages=(project,))
+    log = tmp_path / "cache" / "logs" / "own-p.log"
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for cutoff, again in ((now, False), ("2026-01-01T00:00:00Z", True), ("2026-01-01T00:00:00Z", False)):
+        frozen = Freeze(image="local", python="3.11.7", engine="uv", cutoff=cutoff, input_hash="0", pins=())
+        (project / LOCK_NAME).write_text(written.render(frozen))
+        log.unlink(missing_ok=True)
+        build(project, tmp_path / "cache", packages=(project,))
+        assert log.exists() == again
 
 
 def test_what_git_ignores_is_no_source(tmp_path: Path) -> None:
