@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
-from offline_kit import archives, files, web
+from offline_kit import archives, files, remote_wheels, web
 from offline_kit.cache import Cache, key_of
 from offline_kit.errors import OutsideError
 from offline_kit.package_lists import normalized
@@ -100,6 +100,10 @@ class Index:
             text = known.get("text")
             return text.encode(errors="surrogateescape") if isinstance(text, str) else None
         found = self._served_metadata(file)
+        if found is None and file.filename.endswith(".whl"):
+            found = remote_wheels.metadata_of(
+                file.url, file.size, settings=self.settings, patience=self._patience
+            )
         if found is None:
             found = archives.metadata_of(self.fetch(file), file.filename)
         if file.sha256:

@@ -12,7 +12,7 @@ FLOORS: list[set[str]] = [
     {"proc", "files", "patience", "archives", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box"},  # doors, and code that stands alone
     {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "import_names", "references", "own_sources", "interpreters", "wheel_tools"},
     {"sandbox", "building"},  # the door of that room
-    {"config", "image", "manifest", "pip_settings"},  # facts
+    {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "wheel_fit"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {"fetching", "kit_layout", "freeze.inputs", "freeze.locks", "freeze.direct", "freeze.written"},

@@ -18,6 +18,7 @@ from offline_kit.choosing import Target, choose, is_sdist, same_version
 from offline_kit.errors import OfflineKitError, ProjectError
 from offline_kit.freeze.direct import Yard, build_wheel
 from offline_kit.index import Index, IndexFile
+from offline_kit.report import SILENT, Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +100,27 @@ class Library:
                 self._read[key] = found
         return self._read[key]
 
-    def of_image(self) -> Mapping[str, tuple[Requirement, ...]]:
-        """Return what the image's packages require, as far as the index serves metadata by itself.
+    def of_image(self, report: Reporter = SILENT) -> Mapping[str, tuple[Requirement, ...]]:
+        """Return what the image's packages require, as far as their wheels on the index tell.
 
-        No file is downloaded and nothing is built; packages that nobody knows are left out. The first time
-        this asks for every package of the image, then it is kept in the cache.
+        Nothing is built; packages that nobody knows are left out. The first time this asks for every package
+        of the image, then it is kept in the cache.
         """
         image = self.yard.image
         key = key_of("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
         kept = self.index.cache.recall("image-requires", key)
         if kept is None:
-            with ThreadPoolExecutor(16) as pool:
-                found = pool.map(lambda item: self._cheap(*item), sorted(image.packages.items()))
-                kept = {one.name: [str(line) for line in one.requires] for one in found if one}
+            with (
+                ThreadPoolExecutor(16) as pool,
+                report.progress(
+                    "Reading the image's packages", len(image.packages), unit="packages"
+                ) as advance,
+            ):
+                found = []
+                for one in pool.map(lambda item: self._of_wheel(*item), sorted(image.packages.items())):
+                    advance(1)
+                    found.append(one)
+            kept = {one.name: [str(line) for line in one.requires] for one in found if one}
             self.index.cache.remember("image-requires", key, kept)
         return {
             name: tuple(Requirement(line) for line in lines)
@@ -119,10 +128,10 @@ class Library:
             if isinstance(lines, list)
         }
 
-    def _cheap(self, name: str, version: str) -> Facts | None:
+    def _of_wheel(self, name: str, version: str) -> Facts | None:
         try:
             for file in self.index.files(name):
-                if file.has_metadata and same_version(file.version, version):
+                if file.filename.endswith(".whl") and same_version(file.version, version.partition("+")[0]):
                     raw = self.index.metadata(file)
                     return parse(raw, name, version) if raw is not None else None
         except OfflineKitError:

@@ -11,7 +11,7 @@ from offline_kit.choosing import choose, same_version
 from offline_kit.errors import OfflineKitError
 from offline_kit.freeze.direct import Settled
 from offline_kit.freeze.facts import Library
-from offline_kit.freeze.walk import Ask, Reached, is_idle, satisfied
+from offline_kit.freeze.walk import Ask, Reached, holds, is_idle, satisfied
 from offline_kit.image import Image
 from offline_kit.model import Fate, Pin
 

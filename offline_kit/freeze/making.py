@@ -141,7 +141,7 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
     broken: dict[str, tuple[str, ...]] = {}
     if replaced:
         report.step(f"Looking for packages of the image that break by {len(replaced)} replacements")
-        broken = fates.breaks(replaced, image, case.library.of_image())
+        broken = fates.breaks(replaced, image, case.library.of_image(report))
     return Freeze(
         image=image.name,
         python=image.python,

@@ -29,7 +29,7 @@ def render(freeze: Freeze) -> str:
     """Return the freeze as text; the same freeze gives the same text. `freeze.text` is not looked at."""
     broken = {one.name: one.breaks for one in freeze.replacements}
     lines = ["#", _TITLE, "# Renew it with:", "#", "#    offline-kit build --upgrade", "#"]
-    lines += [f"# {key}: {value}" for key, value in _header(freeze).items()]
+    lines += [f"# {key}: {value}".rstrip() for key, value in _header(freeze).items()]
     lines += ["#"]
     for pin in freeze.having(Fate.BUNDLED):
         lines += _pin(pin, broken.get(pin.name, ()))
