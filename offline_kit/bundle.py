@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,30 +39,57 @@ def totals(kit: Kit) -> tuple[Total, ...]:
     )
 
 
-def assemble(contents: Contents, folder: Path, *, report: Reporter = SILENT) -> Kit:
-    """Write the kit into `folder`/dataset and the freeze into `folder`/requirements.txt.
+def assemble(
+    contents: Contents,
+    folder: Path,
+    *,
+    also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {},
+    report: Reporter = SILENT,
+) -> Kit:
+    """Write the kit: `folder`/dataset, the freeze as requirements.txt, and the texts that `also` makes of it.
 
-    Ids are over content and names alone. The old kit stands until the new one is whole; one that already
-    is what was asked for is left untouched. Files are hashed while they are copied. Raises ProjectError
-    for what must not go along or changed meanwhile, OutsideError where the disk is full or refuses. The
+    Ids are over content and names alone. The old kit stands until the new one is whole, then gives way
+    with all that was in its folder; one that already is what was asked for is left untouched. Files are
+    hashed while they are copied. Raises ProjectError for what must not go along or changed meanwhile,
+    UsageError for a folder that holds other things, OutsideError where the disk is full or refuses. The
     caller sees to it that no other build writes to `folder` at the same time.
     """
+    _check_place(folder)
+    _sweep(folder)
+    layout = arrange(contents)
+    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    # Made before anything is written: what is wrong with the notebook's settings costs no kit.
+    texts = {"requirements.txt": contents.freeze.text, **also(kit)}
+    _tell(contents, kit, report)
+    old = _old_kit(folder)
+    if old and _stands(old, kit):
+        _refresh(texts, folder)
+    else:
+        report.step(f"Packing {len(layout.items)} files into '{folder}'")
+        _write(kit, layout, texts, old, report)
+    return kit
+
+
+OURS = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
+"""What a kit's folder holds."""
+
+
+def _check_place(folder: Path) -> None:
     for place in (folder, folder / "dataset"):
         if place.exists() and not place.is_dir():
             raise UsageError(
                 f"'{place}' is a file, where the kit's folder should be",
                 hint="remove it, or choose another --out",
             )
-    _sweep(folder / "dataset")
-    layout = arrange(contents)
-    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
-    _tell(contents, kit, report)
-    old = _old_kit(folder)
-    if not (old and _stands(old, kit)):
-        report.step(f"Packing {len(layout.items)} files into '{folder / 'dataset'}'")
-        _write(kit, layout, old, report)
-    _write_freeze(contents.freeze.text, folder)
-    return kit
+    # The folder is replaced as a whole: nothing of the user's may be in it.
+    foreign = (
+        sorted(each.name for each in folder.iterdir() if each.name not in OURS) if folder.exists() else []
+    )
+    if foreign:
+        raise UsageError(
+            f"'{folder}' holds other things than a kit: {', '.join(map(repr, foreign[:3]))}",
+            hint="choose a new or empty folder with --out",
+        )
 
 
 def _tell(contents: Contents, kit: Kit, report: Reporter) -> None:
@@ -73,13 +101,13 @@ def _tell(contents: Contents, kit: Kit, report: Reporter) -> None:
             report.warn(f"the dataset '{part.name}': {warning}")
 
 
-def _sweep(dataset: Path) -> None:
+def _sweep(folder: Path) -> None:
     """Clear away what a killed build left beside the kit; a kit caught between two names gets its own back."""
-    for orphan in dataset.parent.glob(f".{dataset.name}.*.old"):
-        if not dataset.exists() and (orphan / dataset.name).is_dir():
-            (orphan / dataset.name).rename(dataset)
+    for orphan in folder.parent.glob(f".{folder.name}.*.old"):
+        if not folder.exists() and (orphan / folder.name).is_dir():
+            (orphan / folder.name).rename(folder)
         shutil.rmtree(orphan, ignore_errors=True)
-    for orphan in dataset.parent.glob(f".{dataset.name}.*.part"):
+    for orphan in folder.parent.glob(f".{folder.name}.*.part"):
         shutil.rmtree(orphan, ignore_errors=True)
 
 
@@ -101,18 +129,18 @@ def _stands(old: Kit, new: Kit) -> bool:
     return all(_is_sealed(old.part_folder(p) / e.stored, e) for p in old.parts for e in p.entries)
 
 
-def _write(kit: Kit, layout: Layout, old: Kit | None, report: Reporter) -> None:
+def _write(kit: Kit, layout: Layout, texts: Mapping[str, str], old: Kit | None, report: Reporter) -> None:
     reusable = _reusable(old) if old else {}
-    dataset = kit.folder / "dataset"
     _check_space(kit, layout, reusable)
     total = sum(item.size for item in layout.items.values())
-    with files.staged(dataset) as stage, report.progress("Packing", total) as advance:
+    with files.staged(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
-            place = stage / kit.part_folder(part).relative_to(dataset)
-            place.mkdir(exist_ok=True)
+            place = stage / kit.part_folder(part).relative_to(kit.folder)
+            place.mkdir(parents=True, exist_ok=True)
             for entry in part.entries:
                 _put(layout.items[entry.original], place / entry.stored, reusable, advance)
             _seal(manifest.write(place, part), part.id)
+        _refresh(texts, stage)
         for path in (stage, *(each for each in stage.rglob("*") if each.is_dir())):
             path.chmod(0o755)  # whatever the umask is
 
@@ -204,7 +232,8 @@ def _is_sealed(path: Path, entry: FileEntry) -> bool:
     return stat.st_size == entry.size and stat.st_mtime_ns == _sealed_time(entry.sha256)
 
 
-def _write_freeze(text: str, folder: Path) -> None:
-    path = folder / "requirements.txt"
-    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-        files.write_atomic(path, text)
+def _refresh(texts: Mapping[str, str], folder: Path) -> None:
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            files.write_atomic(path, text)

@@ -130,9 +130,12 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     with files.locked(config.out.parent / f".{config.out.name}.lock"):
         contents = _contents(config, base, upgrade=upgrade, report=report)
         before = _kit_id(config.out)
-        kit = bundle.assemble(contents, config.out, report=report)
-        rendered = notebook.render(kit, config.notebook, base.image, _target(config), report=report)
-        rendered.write(config.out / "notebook")
+
+        def texts(kit: Kit) -> dict[str, str]:
+            rendered = notebook.render(kit, config.notebook, base.image, _target(config), report=report)
+            return {f"notebook/{name}": text for name, text in rendered.texts().items()}
+
+        kit = bundle.assemble(contents, config.out, also=texts, report=report)
     return Built(
         ground=base,
         contents=contents,
@@ -273,8 +276,8 @@ def status(config: Config) -> Status:
     try:
         kit = kit_of(config)
     except ProjectError as error:
-        problems = (error.what,) if config.out.exists() else ()
-        return Status(config=config, kit=None, problems=problems, rehearsal=None)
+        said = (error.what, *error.details) if config.out.exists() else ()
+        return Status(config=config, kit=None, problems=said, rehearsal=None)
     problems = tuple(
         line for part in kit.parts for line in manifest.verify(kit.part_folder(part), part, hashes=False)
     )

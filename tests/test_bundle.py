@@ -520,12 +520,45 @@ def test_a_killed_build_leaves_nothing_for_long(contents: Contents, tmp_path: Pa
     """Half a kit of a killed build goes with the next build, and a kit without its name gets it back."""
     bundle.assemble(contents, tmp_path / "out")
     before = state(tmp_path / "out" / "dataset")
-    (tmp_path / "out/.dataset.abc.part/packages").mkdir(parents=True)
-    (tmp_path / "out/.dataset.def.old").mkdir()
-    (tmp_path / "out/dataset").rename(tmp_path / "out/.dataset.def.old/dataset")
+    (tmp_path / ".out.abc.part/packages").mkdir(parents=True)
+    (tmp_path / ".out.def.old").mkdir()
+    (tmp_path / "out").rename(tmp_path / ".out.def.old/out")
     bundle.assemble(contents, tmp_path / "out")
     assert state(tmp_path / "out" / "dataset") == before
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset", "requirements.txt"]
+    assert sorted(path.name for path in tmp_path.glob(".out*")) == []
+
+
+def test_what_is_made_of_the_kit_comes_and_goes_with_it(contents: Contents, tmp_path: Path) -> None:
+    """The notebook changes its place together with the kit that it was rendered for; old evidence goes."""
+    bundle.assemble(contents, tmp_path / "out", also=lambda kit: {"notebook/a": kit.id})
+    (tmp_path / "out" / "rehearsal").mkdir()
+    kit = bundle.assemble(
+        replace(contents, checkpoints=()), tmp_path / "out", also=lambda kit: {"notebook/a": kit.id}
+    )
+    assert (tmp_path / "out/notebook/a").read_text() == kit.id
+    assert not (tmp_path / "out" / "rehearsal").exists()
+
+
+def test_settings_that_cannot_be_rendered_cost_no_kit(contents: Contents, tmp_path: Path) -> None:
+    """An error while the notebook is made leaves the old kit as it was."""
+    bundle.assemble(contents, tmp_path / "out")
+    before = state(tmp_path / "out")
+
+    def broken(_kit: Kit) -> dict[str, str]:
+        raise UsageError("no model", hint="name one")
+
+    with pytest.raises(UsageError, match="no model"):
+        bundle.assemble(replace(contents, checkpoints=()), tmp_path / "out", also=broken)
+    assert state(tmp_path / "out") == before
+
+
+def test_a_folder_with_other_things_is_not_ours_to_replace(contents: Contents, tmp_path: Path) -> None:
+    """`--out` at a folder with the user's files is refused before anything is touched."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"thesis\.txt"):
+        bundle.assemble(contents, tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
