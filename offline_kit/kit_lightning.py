@@ -230,7 +230,7 @@ def progress(batches: Any, title: str, say: Say = print) -> Iterator[tuple[int, 
         if now - told > 30:
             told = now
             say(f"{title}: batch {count}{f' of {total}' if total else ''}, {now - started:.0f} s")
-    say(f"{title}: {count} batches in {time.perf_counter() - started:.1f} s")
+    say(f"{title}: {count} {'batch' if count == 1 else 'batches'} in {time.perf_counter() - started:.1f} s")
 
 
 def predict(model: Any, loader: Any, device: str, title: str, say: Say = print) -> Any:
