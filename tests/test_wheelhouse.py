@@ -2,7 +2,11 @@
 
 import hashlib
 import math
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -264,6 +268,28 @@ def test_an_interrupt_keeps_the_half_file_and_no_final_name(
     assert 0 < cache.part(entry.sha256).stat().st_size < len(entry.data)
     assert threading.active_count() < 20
     assert fetch([pin("big")], IMAGE, asking(index, cache), cache=cache).wheels[0].sha256 == entry.sha256
+
+
+def test_control_c_ends_a_run_at_once(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
+    """A process that waits for a bad connection ends within seconds of SIGINT; what came stays as a part."""
+    entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 80_000}))
+    index.cut(entry.filename, after=300_000, times=math.inf)
+    script = (
+        "import sys\nfrom pathlib import Path\n"
+        "from test_wheelhouse import *\n"
+        "cache = Cache(Path(sys.argv[2]))\n"
+        "fetch([pin('big')], IMAGE, asking(sys.argv[1], cache), cache=cache)\n"
+    )
+    command = [sys.executable, "-c", script, index.url, str(cache.root)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.PIPE, text=True)
+    while len(index.asked(entry.filename)) < 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=5)
+    assert "KeyboardInterrupt" in said
+    assert cache.find(entry.sha256) is None
+    assert cache.part(entry.sha256).stat().st_size >= 300_000
 
 
 def test_a_corrupted_blob_is_fetched_again(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
