@@ -1,11 +1,12 @@
 """The project's own code: packages become wheels, loose modules travel as they are."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from offline_kit import interpreters, own_sources, own_wheel, proc, references
+from offline_kit import archives, interpreters, own_sources, own_wheel, proc, references
 from offline_kit.cache import Cache
 from offline_kit.config import LOCK_NAME
 from offline_kit.errors import OfflineKitError, ProjectError
@@ -15,6 +16,7 @@ from offline_kit.model import OwnCode, SourceFile, Wheel
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.report import SILENT, Reporter
 
+_OF_EXTRA = re.compile(r";.*\bextra\s*==")
 _TOOLS = frozenset(["setup.py", "conftest.py", "noxfile.py", "fabfile.py", "tasks.py"])
 """Files at the top of a project that serve the developer, not the model."""
 
@@ -68,6 +70,18 @@ def build(
         # "from src.model import ..." is as common as "from model import ..."
         named["."] = None
     return OwnCode(wheels=wheels, sources=files, roots=tuple(named))
+
+
+def requirements(own: OwnCode) -> tuple[str, ...]:
+    """Return what the own wheels ask for in every case (no extras), sorted; nothing else brings it into the kit."""
+    from email.parser import BytesHeaderParser
+
+    found: set[str] = set()
+    for wheel in own.wheels:
+        raw = archives.metadata_of(wheel.path, wheel.filename) or b""
+        lines = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
+        found |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
+    return tuple(sorted(found))
 
 
 def _cutoff(project: Path) -> str:

@@ -178,7 +178,7 @@ def _freeze(
     request = freezing.FreezeRequest(
         project=config.project,
         requirements=config.requirements,
-        inline=_inline(config),
+        inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own)))),
         locks=config.locks,
         exclude=config.exclude,
         include=config.include,

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def get_requires_for_build_wheel(settings=None):
 
 def build_wheel(into, settings=None, metadata=None):
     name = "plants-1.0-py3-none-any.whl"
+    print("built by the backend")
     pathlib.Path("build").mkdir()
     files = sorted(path for path in pathlib.Path("plants").rglob("*") if path.is_file())
     with zipfile.ZipFile(os.path.join(into, name), "w") as archive:
@@ -179,6 +181,27 @@ def test_a_build_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     assert "no luck" in told
     with pytest.raises(ProjectError, match="neither pyproject"):
         build(tmp_path, tmp_path / "cache", packages=(tmp_path,))
+
+
+def test_what_own_packages_ask_for_is_told(tmp_path: Path) -> None:
+    """Requirements of every own wheel are handed on, those of extras are not."""
+    more = BACKEND.replace(
+        "timm>=1\\n",
+        "timm>=1\\nRequires-Dist: rich ; extra == 'dev'\\nRequires-Dist: six ; python_version < '4'\\n",
+    )
+    project = plants(tmp_path / "p", **{"tools/backend.py": more})
+    own = build(project, tmp_path / "cache", packages=(project,))
+    assert own_code.requirements(own) == ("six ; python_version < '4'", "timm>=1")
+
+
+def test_two_builds_at_once_build_once(tmp_path: Path) -> None:
+    """Several builds at a time wait for the one that has begun, and take its wheel."""
+    project = plants(tmp_path / "p")
+    with ThreadPoolExecutor(3) as pool:
+        jobs = [pool.submit(build, project, tmp_path / "cache", packages=(project,)) for _ in range(3)]
+        wheels = {job.result().wheels[0] for job in jobs}
+    assert len(wheels) == 1
+    assert (tmp_path / "cache/logs/own-p.log").read_text().count("built by the backend") == 1
 
 
 def test_two_packages_of_one_name_are_refused(tmp_path: Path) -> None:
