@@ -7,7 +7,7 @@ import pytest
 from offline_kit import web
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.remote_wheels import LARGE, metadata_of
-from tests.local_index import LocalIndex, make_wheel
+from local_index import LocalIndex, make_wheel
 
 
 def large_wheel(folder: Path) -> Path:

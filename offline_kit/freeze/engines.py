@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -104,9 +105,15 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
     words += ["-c", "constraints.txt", "--python-version", image.python, "--exclude-newer", problem.cutoff]
     words += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
     words += ["--no-header", "--no-annotate", "--quiet"]
-    builder = image.interpreter or interpreters.find(image.python_minor, proc.environment())
+    builder = image.interpreter or builder_python(image.python_minor)
     words += ["--python", builder] if builder else []
     return uv_tool.run(words, settings, config=config, cwd=folder)
+
+
+@cache
+def builder_python(minor: str) -> Path | None:
+    """Return this machine's Python of a minor version, looked for once: sdists are asked with it."""
+    return interpreters.find(minor, proc.environment())
 
 
 def _pip_tools(problem: Problem, folder: Path) -> proc.Done:

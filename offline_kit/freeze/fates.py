@@ -109,6 +109,11 @@ def _fate(
     return Fate.BUNDLED, f"the image has {here}, and {' and '.join(unmet(name, asks, here))}"
 
 
+def is_doubtful(image: Image) -> bool:
+    """Whether an image's list is a reconstruction, so that a package may turn out to be missing."""
+    return not image.local and "reconstruction" in f"{image.title} {image.provenance}".lower()
+
+
 def unmet(name: str, asks: Iterable[Ask], version: str) -> list[str]:
     """Return who is not served by this version: "scipy wants numpy>=2.3"."""
     broken = [ask for ask in asks if not satisfied(ask.requirement, name, version)]

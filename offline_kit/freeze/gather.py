@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from offline_kit import proc
 from offline_kit.errors import UsageError
 from offline_kit.freeze import direct, engines, inputs, locks, written
-from offline_kit.freeze.fates import Policy
+from offline_kit.freeze.fates import Policy, is_doubtful
 from offline_kit.freeze.inputs import IndexOptions, Inputs
 from offline_kit.freeze.lines import Wanted
 from offline_kit.freeze.locks import Lock
@@ -158,6 +158,7 @@ def digest(read: Gathered, request: FreezeRequest, image: Image) -> str:
         "packages": sorted(f"{name}=={version}" for name, version in image.packages.items()),
         "unversioned": sorted(image.unversioned),
         "protected": sorted(image.protected),
+        "doubtful": is_doubtful(image),
         "families": image.accelerator_families,
         "wanted": wanted,
         "directs": [direct.fingerprint(one.direct, request.project) for one in read.directs if one.direct],

@@ -8,6 +8,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from offline_kit.errors import ProjectError
 from offline_kit.freeze import checks, direct, fates, written
 from offline_kit.freeze.direct import Settled, Yard
 from offline_kit.freeze.engines import Problem
@@ -133,10 +134,11 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
         library=case.library,
         policy=case.policy,
         cutoff=case.problem.cutoff,
-        doubtful=not image.local and "reconstruction" in f"{image.title} {image.provenance}".lower(),
+        doubtful=fates.is_doubtful(image),
         direct_asks=brought | {ask.by for ask in case.roots},
     )
     pins = fates.finish(found, with_)
+    _check_hashes(pins, read.wanted)
     replaced = {pin.name: pin.version for pin in pins if pin.replaces}
     broken: dict[str, tuple[str, ...]] = {}
     if replaced:
@@ -152,6 +154,18 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
         replacements=written.replacements(pins, broken),
         differences=(*_differences(pins, read.lock), *solution.notes, *_old_metadata(pins, case.library)),
     )
+
+
+def _check_hashes(pins: Iterable[Pin], wanted: Iterable[Wanted]) -> None:
+    """Raise ProjectError where no file of a bundled pin has a hash that its line allows."""
+    bare = {pin.name: pin.version for pin in pins if pin.fate is Fate.BUNDLED and not pin.hashes}
+    lines = [f"{one.where}: {one.name} {bare[one.name]}" for one in wanted if one.hashes and one.name in bare]
+    if lines:
+        raise ProjectError(
+            "files on the index have other hashes than the requirements allow",
+            hint="correct the hashes, or find out who changed the files",
+            details=lines,
+        )
 
 
 def _differences(pins: Iterable[Pin], lock: Lock) -> list[str]:

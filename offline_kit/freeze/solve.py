@@ -79,6 +79,8 @@ def solve(case: Case, report: Reporter) -> Solution:
     packages; OutsideError where an index cannot be reached.
     """
     image = case.image
+    if not case.roots:
+        return Solution(reached=Reached(asks={}, shadowed=frozenset(), lost=(), mute=()), resolved={})
     state = _State(stubbed=set(stubs.with_local_versions(image)) - case.policy.bundle - _freed(case))
     state.held = {
         name
