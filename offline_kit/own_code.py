@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -65,11 +66,9 @@ def build(
     places = [_Place(place, project) for place in modules]
     files = _source_files(places)
     _check_syntax([file.path for file in files if file.path.suffix == ".py"], image)
-    named = dict.fromkeys(root for place in places for root in place.roots())
-    if named and "." not in named:
-        # "from src.model import ..." is as common as "from model import ..."
-        named["."] = None
-    return OwnCode(wheels=wheels, sources=files, roots=tuple(named))
+    roots = _roots(places, files)
+    _warn_of_hidden(files, roots, report)
+    return OwnCode(wheels=wheels, sources=files, roots=roots)
 
 
 def requirements(own: OwnCode) -> tuple[str, ...]:
@@ -146,6 +145,41 @@ class _Place:
         # A file inside a package is run as a script by some, and then imports its neighbours plainly.
         own = [self._folder] if self._folder != self.path else []
         return list(dict.fromkeys(self.shown(root) for root in (self._root, *own)))
+
+    @property
+    def by_name(self) -> bool:
+        """Whether it is a plain folder, whose modules may be imported as "folder.module" too."""
+        return self.path.is_dir() and self._root == self.path
+
+
+def _roots(places: Sequence[_Place], files: Sequence[SourceFile]) -> tuple[str, ...]:
+    """Return the import roots of all places; the project comes last, where there is any other."""
+    code = [file.path for file in files if file.path.suffix == ".py"]
+    tops = {names[0] for path in code for names in references.imported(path)}
+    found: dict[str, None] = {}
+    for place in places:
+        inside = {path.stem for path in place.path.glob("*")} if place.by_name else set()
+        # "from lib.util import x" alone: the folder is no root, or lib/random.py would hide Python's own.
+        if not (place.by_name and place.path.name in tops and not tops & inside):
+            found |= dict.fromkeys(place.roots())
+    if places:
+        # "from src.model import ..." is as common as "from model import ..."
+        found.setdefault(".")
+    return tuple(found)
+
+
+def _warn_of_hidden(files: Sequence[SourceFile], roots: Sequence[str], report: Reporter) -> None:
+    """Warn of shipped modules that stand in the way of Python's own."""
+    tops = {f"{root}/" if root != "." else "": root for root in roots}
+    for file in files:
+        folder, _, name = file.original.rpartition("/")
+        stem = name.removesuffix(".py")
+        if (
+            name.endswith(".py")
+            and (f"{folder}/" if folder else "") in tops
+            and stem in sys.stdlib_module_names
+        ):
+            report.warn(f"'{file.original}' hides Python's own module '{stem}' in the notebook: rename it")
 
 
 def _plain(path: Path) -> Path:

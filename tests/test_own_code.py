@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from offline_kit.freeze import written
 from offline_kit.image import Image
 from offline_kit.model import Freeze, OwnCode
 from offline_kit.pip_settings import IndexSettings
+from offline_kit.report import SILENT, Advance
 
 LOCAL = image.load("local", accelerator="none", project=Path())
 KAGGLE = image.load("", accelerator="none", project=Path())
@@ -44,6 +46,21 @@ def build_wheel(into, settings=None, metadata=None):
         archive.writestr("plants-1.0.dist-info/RECORD", time.ctime())
     return name
 '''
+
+
+class Listener:
+    """Keeps the warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def step(self, text: str) -> None: ...
+    def note(self, text: str) -> None: ...
+    def progress(self, text: str, total: int, *, unit: str = "B") -> AbstractContextManager[Advance]:
+        return SILENT.progress(text, total, unit=unit)
 
 
 def tree(folder: Path, files: dict[str, str]) -> Path:
@@ -343,6 +360,22 @@ def test_a_file_at_the_top_brings_its_neighbours(tmp_path: Path) -> None:
         ["infer.py", "utils.py"],
         (".",),
     )
+
+
+def test_a_folder_that_is_imported_by_name_is_no_root(tmp_path: Path) -> None:
+    """`from lib.random import x` must not put lib/ on the path, where its random hides Python's own."""
+    files = {"infer.py": "from lib.random import x\ndef predict(): ...\n", "lib/random.py": "x = 1\n"}
+    names, roots = shipped(tree(tmp_path / "p", files), tmp_path, "infer.py:predict")
+    assert names == ["infer.py", "lib/random.py"]
+    assert roots == (".",)
+
+
+def test_modules_that_hide_pythons_own_are_told(tmp_path: Path) -> None:
+    """A module on the path with a name of the standard library is warned of."""
+    project = tree(tmp_path / "p", {"src/random.py": "", "src/model.py": "import random\n"})
+    said = Listener()
+    own_code.build(project, (), (project / "src",), LOCAL, NOWHERE, cache=tmp_path / "cache", report=said)
+    assert [text for text in said.warnings if "'src/random.py' hides" in text] == said.warnings != []
 
 
 def test_a_loose_package_is_shipped_whole(tmp_path: Path) -> None:
