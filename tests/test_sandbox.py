@@ -39,9 +39,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(params=WORKING, ids=lambda s: f"{s.kind}:{s.program}")
+@pytest.fixture(params=list({s.kind: s for s in reversed(WORKING)}.values()), ids=lambda s: s.kind)
 def each(request: pytest.FixtureRequest) -> Sandbox:
-    """Every sandbox that works here."""
+    """Every kind of sandbox that works here, by its best program."""
     chosen: Sandbox = request.param
     return chosen
 
@@ -133,10 +133,11 @@ print(json.dumps(said))
 """
 
 
-def test_there_is_no_network_but_loopback(bench: Bench, each: Sandbox) -> None:
+@pytest.mark.parametrize("chosen", WORKING, ids=lambda s: f"{s.kind}:{s.program}")
+def test_there_is_no_network_but_loopback(bench: Bench, chosen: Sandbox) -> None:
     """A connection, a datagram and a name look-up fail at once, while the loopback carries bytes."""
     began = time.monotonic()
-    assert bench.python(each, NETWORK).ok, bench.log
+    assert bench.python(chosen, NETWORK).ok, bench.log
     said = json.loads(bench.log)
     assert said == {"connect": "OSError", "udp": "OSError", "dns": "gaierror", "loopback": "ping"}
     assert time.monotonic() - began < 15

@@ -14,7 +14,7 @@ from offline_kit.sandboxes.box import Box, Mount, Outcome
 
 HOME = "/home/kaggle"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_RAISED = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Interrupt|Exit)\b.*: \S")
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _ENDED = b"Ending Cell "
 
 
