@@ -16,6 +16,7 @@ VCS = ("git+", "hg+", "svn+", "bzr+")
 _COMMENT = re.compile(r"(^|\s+)#.*$")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 _OPTION = re.compile(r"\s--?[A-Za-z]")
+_NAMED = re.compile(r"^[A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?\s*@")
 _EXTRAS = re.compile(r"^(?P<place>.+?)(?P<extras>\[[^\[\]]*\])?$")
 
 
@@ -157,6 +158,8 @@ def parse(line: str, base: Path) -> tuple[str, Direct | None]:
 
 
 def _bare_direct(line: str, base: Path) -> Direct | None:
+    if _NAMED.match(line):
+        return None
     place, _, marker = (part.strip() for part in line.partition(" ;" if " ;" in line else "; "))
     found = _EXTRAS.match(place)
     extras: tuple[str, ...] = ()
