@@ -13,7 +13,7 @@ FLOORS: list[set[str]] = [
     {"web", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "import_names", "references", "own_sources", "interpreters", "wheel_tools"},
     {"sandbox", "building"},  # the door of that room
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
-    {"index", "wheel_fit"},
+    {"index", "loose_modules", "wheel_fit"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {"fetching", "kit_layout", "freeze.inputs", "freeze.locks", "freeze.direct", "freeze.written"},
     {"freeze.facts", "freeze.engines"},
@@ -28,6 +28,7 @@ FLOORS: list[set[str]] = [
         "rehearsal.causes",
         "rehearsal.environments",
         "rehearsal.execution",
+        "rehearsal.import_chains",
         "rehearsal.imports",
         "rehearsal.mounts",
         "rehearsal.plan",

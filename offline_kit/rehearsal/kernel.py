@@ -11,7 +11,7 @@ from packaging.tags import Tag
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
 from offline_kit.model import Kit, Role
-from offline_kit.rehearsal import environments, imports, plan, pythons
+from offline_kit.rehearsal import environments, import_chains, imports, plan, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.plan import Plan
 from offline_kit.rehearsal.pythons import Python
@@ -78,8 +78,13 @@ def _ready(
 
 
 def _used(kit: Kit, install: Plan, notebook: Path, image: Image) -> tuple[str, ...]:
-    """Return what of the image the run needs: provided pins, and what the user's own code imports."""
+    """Return what of the image the run needs.
+
+    That is: provided pins, what the user's own code imports, what the kit's packages import undeclared.
+    """
+    archives = [path for entry, path in plan.files_of(kit) if entry.role in (Role.WHEEL, Role.SDIST)]
     found = imports.of_files([notebook, *_own_code(kit, install)])
+    found |= import_chains.unavoidable(archives, install.imports())
     own = install.top_levels() | frozenset(_own_names(kit))
     return tuple(sorted({*install.provided, *imports.distributions(found - own, image.packages)}))
 

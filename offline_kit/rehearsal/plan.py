@@ -24,9 +24,13 @@ class Plan:
     provided: Mapping[str, str]
     """What the image has to provide: normalized name to version."""
 
+    def imports(self) -> tuple[str, ...]:
+        """Return the dotted names that the notebook imports as a proof."""
+        return tuple(name for item in self.install for name in item.get("imports", ()))
+
     def top_levels(self) -> frozenset[str]:
         """Return the import names that the kit itself brings."""
-        return frozenset(name.partition(".")[0] for item in self.install for name in item.get("imports", ()))
+        return frozenset(name.partition(".")[0] for name in self.imports())
 
 
 def read(kit: Kit) -> Plan:
