@@ -322,7 +322,10 @@ def _from_list(text: str, *, source: str, accelerator: str) -> Image:
             f"the comments of the image file '{source}' do not tell a version",
             hint="write '# python: 3.13.5' and, where wanted, '# glibc: 2.35'",
         )
-    assumption = f"Python {python} is assumed; add a line '# python: 3.13.5' to say it"
+    assumption = (
+        f"Python {python} is assumed; say it with a line '# python: 3.13.5' in a freeze text, or give the "
+        "output of 'python -m pip inspect'"
+    )
     bare = Image(
         name=Path(source).stem,
         title=said.get("title", f"image file {source}"),

@@ -138,6 +138,17 @@ def test_pip_list_json_is_an_image(tmp_path: Path) -> None:
     assert found.is_protected("numpy")
 
 
+def test_pip_inspect_tells_python_too(tmp_path: Path) -> None:
+    """What `pip inspect` prints names the packages and the full Python version."""
+    command = [sys.executable, "-m", "pip", "inspect", "--local"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    (tmp_path / "inspected.json").write_text(done.stdout)
+    found = load("inspected.json", project=tmp_path)
+    assert found.python == load("local").python
+    assert found.packages["pytest"] == pytest.__version__
+    assert "assumed" not in found.confidence
+
+
 FREEZE = """\
 # python: 3.12.11
 numpy==2.0.2
