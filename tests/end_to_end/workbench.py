@@ -1,0 +1,129 @@
+"""What the end-to-end tests share: projects to build, and the command line as a user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+IMAGE = "kaggle-2026-10-cpu"
+TOLD = "EVIDENCE "
+"""What a notebook of these tests prints before the JSON that a test reads."""
+
+CONFIG = """
+competition = "some-competition"
+competition_data = "input"
+dataset = "some-kit"
+image = {image!r}
+requirements = ["requirements.in"]
+
+[notebook]
+template = "function"
+function = "answer.py:answer"
+"""
+
+ANSWER = """
+import json
+{code}
+
+def answer(context):
+    print({told!r} + json.dumps(evidence(context)))
+    return [{{"id": "a", "target": 0.5}}, {{"id": "b", "target": 0.25}}]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it printed with --json."""
+        found = json.loads(self.out)
+        assert isinstance(found, dict)
+        return found
+
+    def good(self) -> "Done":
+        """Return itself, or fail with what the command said."""
+        assert self.code == 0, f"exit code {self.code}\n{self.err[-6000:]}"
+        return self
+
+
+def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Return this process's environment with changes; None removes a variable."""
+    env = dict(os.environ) | {"COLUMNS": "200", "NO_COLOR": "1"}
+    for name, value in (changes or {}).items():
+        env.pop(name, None)
+        if value is not None:
+            env[name] = value
+    return env
+
+
+def command(*words: str | Path) -> list[str]:
+    """Return the argument list of an offline-kit command."""
+    return [sys.executable, "-m", "offline_kit", *map(str, words)]
+
+
+def run(
+    *words: str | Path, env: Mapping[str, str | None] | None = None, cwd: Path | None = None, umask: int = -1
+) -> Done:
+    """Run offline-kit as a user does and return how it ended."""
+    began = time.monotonic()
+    done = subprocess.run(
+        command(*words),
+        env=environment(env),
+        cwd=cwd,
+        umask=umask,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+        stdin=subprocess.DEVNULL,
+    )
+    return Done(code=done.returncode, out=done.stdout, err=done.stderr, seconds=time.monotonic() - began)
+
+
+def project(
+    folder: Path,
+    requirements: Sequence[str],
+    code: str = "def evidence(context):\n    return None\n",
+    *,
+    image: str = IMAGE,
+    more: str = "",
+) -> Path:
+    """Write a project with the function template; `code` defines evidence(context), `more` is TOML put first."""
+    data = folder / "input"
+    data.mkdir(parents=True)
+    (data / "sample_submission.csv").write_text("id,target\na,0\nb,0\n")
+    (folder / "requirements.in").write_text("".join(f"{line}\n" for line in requirements))
+    (folder / "offline-kit.toml").write_text(more + CONFIG.format(image=image))
+    (folder / "answer.py").write_text(ANSWER.format(code=code, told=TOLD))
+    return folder
+
+
+def evidence(project: Path) -> Any:
+    """Return what evidence(context) returned in the last rehearsal."""
+    path = project / "dist" / "offline-kit" / "rehearsal" / "executed.ipynb"
+    for cell in json.loads(path.read_text())["cells"]:
+        for output in cell.get("outputs", ()):
+            for line in "".join(output.get("text", ())).splitlines():
+                if line.startswith(TOLD):
+                    return json.loads(line.removeprefix(TOLD))
+    raise AssertionError(f"{path} holds no evidence")
+
+
+def plan(project: Path) -> dict[str, Any]:
+    """Return the install plan of a built kit."""
+    path = project / "dist" / "offline-kit" / "dataset" / "packages" / "install.json"
+    found = json.loads(path.read_text())
+    assert isinstance(found, dict)
+    return found
