@@ -150,7 +150,9 @@ def _contents(config: Config, base: Ground, *, upgrade: bool, report: Reporter) 
     weights = checkpoints.collect(config.project, config.checkpoints, cache=base.cache, report=report)
     own = _own_code(config, base, report)
     frozen = _freeze(config, base, own, upgrade=upgrade, keep=True, report=report)
-    index = Index(base.settings, cache=base.cache)
+    # requirements files may name indexes of their own
+    settings = freezing.index_settings(config.requirements, config.project, base.settings)
+    index = Index(settings, cache=base.cache)
     house = wheelhouse.fetch(_travelling(frozen), base.image, index, cache=base.cache, report=report)
     settled = sdists.settle(
         house.sdists,

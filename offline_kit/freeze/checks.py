@@ -17,7 +17,8 @@ from offline_kit.index import IndexFile
 
 REMEDIES = (
     "loosen the requirement (then the image's version serves), name the package in `replace` to bring another version "
-    "all the same, or choose another image ('offline-kit image list')"
+    "all the same, or choose another image ('offline-kit image list'); a file that `pip freeze` wrote goes under `locks`, "
+    "where its pins are wishes"
 )
 
 

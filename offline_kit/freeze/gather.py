@@ -72,6 +72,8 @@ class Gathered:
     """What the user decided; direct references and hashes are yet to come."""
     engine: str
     """"uv" or "pip-tools"."""
+    ignored: tuple[str, ...]
+    """Options of requirements files that have no meaning here, with their lines."""
 
 
 def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gathered:
@@ -102,6 +104,7 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gather
         options=found.options,
         policy=policy,
         engine=engine,
+        ignored=found.ignored,
     )
 
 

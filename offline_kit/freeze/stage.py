@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from offline_kit import files
+from offline_kit import files, proc
 from offline_kit.errors import ProjectError
-from offline_kit.freeze import direct, inputs, written
+from offline_kit.freeze import direct, inputs, locks, written
 from offline_kit.freeze.direct import Settled, Yard
 from offline_kit.freeze.gather import FreezeRequest as FreezeRequest
 from offline_kit.freeze.gather import digest, gather
@@ -49,6 +49,8 @@ def freeze(
         found = _restored(old, direct.settle(read.directs, yard, report=report))
         if found:
             return found
+    for line in read.ignored:
+        report.note(f"{line}: this option has no meaning for a kit")
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
     made = make(read, request, yard, replace(old, pins=()) if old and request.upgrade else old, report)
     made = replace(made, input_hash=hashed)
@@ -101,6 +103,15 @@ def _restored(old: Freeze, settled: tuple[Settled, ...]) -> Freeze | None:
         else:
             pins.append(pin)
     return replace(old, pins=tuple(pins))
+
+
+def index_settings(requirements: Iterable[Path], project: Path, settings: IndexSettings) -> IndexSettings:
+    """Return pip's configuration with the index lines of requirements files laid over it.
+
+    That is where the frozen files are to be fetched from. Raises ProjectError for lines that cannot be read.
+    """
+    plain = [path for path in requirements if not locks.is_lock(path)]
+    return _merged(settings, inputs.read(plain, (), project=project, env=proc.environment()).options)
 
 
 def _merged(settings: IndexSettings, options: inputs.IndexOptions) -> IndexSettings:
