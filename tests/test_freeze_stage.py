@@ -133,17 +133,21 @@ def test_all_that_cannot_be_met_is_one_error(case: Case) -> None:
     assert "another image" in error.value.hint
 
 
-def test_conflicts_are_explained(case: Case) -> None:
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+def test_conflicts_are_explained(case: Case, engine: str) -> None:
     """Two requirements that exclude each other end in the resolver's own explanation, without our paths."""
+    import platform
+
+    case = case.with_image(python=platform.python_version())
     case.add("one", "1.0", ["beta<1"])
     case.add("beta", "0.5")
-    with pytest.raises(ProjectError) as error:
-        case.freeze("alpha", "one")
+    with pytest.raises(ProjectError, match="cannot be met together") as error:
+        case.freeze("alpha", "one", engine=engine)
     text = "\n".join(error.value.details)
-    assert "beta" in text
-    assert "one" in text
-    assert "/tmp" not in text
-    assert "offline-kit-" not in text
+    for words in ("alpha", "beta<1", "beta>=1"):
+        assert words in text
+    for noise in ("/tmp", "offline-kit-", "Traceback", "127.0.0.1"):
+        assert noise not in text
 
 
 def test_unknown_transitive_package(case: Case) -> None:

@@ -26,6 +26,8 @@ _NETWORK = re.compile(
     re.IGNORECASE,
 )
 _NOISE = re.compile(r"^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies")
+_CAUSE = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
+"""How pip's resolver names one of two requirements that exclude each other."""
 _URL = re.compile(r"https?://[^\s`'\")]+")
 
 
@@ -192,9 +194,12 @@ def _make_environment(home: Path, python: Path, settings: IndexSettings) -> None
 
 def _translated(done: proc.Done, folder: Path) -> Exception:
     text = redact(f"{done.err}\n{done.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
-    lines = tuple(_clean(line) for line in text.splitlines() if not _NOISE.search(line))
+    # pip-tools shows tracebacks for expected things: what stands before them is meant for people.
+    said = text.partition("Traceback (most recent call last)")[0]
+    lines = tuple(_clean(line) for line in said.splitlines() if not _NOISE.search(line))
     if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
-        return Unsolvable(tuple(line for line in lines if "No solution found" not in line)[:40])
+        words = [line for line in lines if "No solution found" not in line]
+        return Unsolvable(tuple((*words, *_causes(text))[:40]))
     if _NETWORK.search(text):
         url = _URL.search(text)
         return OutsideError(
@@ -209,9 +214,18 @@ def _translated(done: proc.Done, folder: Path) -> Exception:
     )
 
 
+def _causes(text: str) -> list[str]:
+    """Return the requirements that pip's resolver could not bring together: "alpha-1.0 wants beta>=1"."""
+    found = []
+    for requirement, parent in _CAUSE.findall(text):
+        stem = re.sub(r"-[^-]+-[^-]+-[^-]+\.whl$|\.tar\.gz$|\.zip$", "", parent.rsplit("/", 1)[-1])
+        found.append(f"{stem or 'your requirements'} wants {requirement}")
+    return list(dict.fromkeys(found))
+
+
 def _clean(line: str) -> str:
     line = re.sub(r"file://\S*/offline-kit-[^\s/]*/", "", line)
-    line = line.replace("-r requirements.in", "your requirements").replace(
+    line = re.sub(r"-r requirements\.in( \(line \d+\))?", "your requirements", line).replace(
         "(from -c constraints.txt)", "(the image)"
     )
-    return re.sub(r"^\s*(cause:|error:|ERROR:|[×╰─▶]+)\s*", "", line).rstrip()
+    return re.sub(r"^\s*(cause:|error:|ERROR:|[×╰─▶]+)\s*", "", line).strip()

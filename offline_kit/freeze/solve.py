@@ -242,9 +242,14 @@ def _explain(case: Case, state: _State, error: Unsolvable, report: Reporter) -> 
     try:
         solution = _settle(case, free, report)
     except Unsolvable as other:
+        unknown = any(
+            "not found in the package registry" in line or "versions: none" in line for line in other.words
+        )
         raise ProjectError(
             f"the requirements cannot be met together for the image '{image.name}' (Python {image.python})",
-            hint="loosen one of the requirements named above",
+            hint="check the name that no index has, and pip's configuration ('pip config list')"
+            if unknown
+            else "loosen one of the requirements named above",
             details=other.words,
         ) from error
     lines = [
