@@ -18,6 +18,10 @@ from offline_kit.sandboxes.box import Box, Mount, Outcome
 
 KINDS = ("bubblewrap", "unshare", "docker", "weak")
 """From the best to the least."""
+_TRIFLE = (
+    "cd /kaggle/input && ! true 2>/dev/null > x && true > /kaggle/working/x"
+    ' && [ "$(grep -c . /proc/net/route)" -le 1 ] || { echo "the network or the inputs are open"; exit 1; }'
+)
 _TICK = 0.1  # seconds between two looks at the memory
 _GRACE = 1.0  # seconds between the request to end and the kill
 
@@ -91,7 +95,7 @@ def _probe(candidate: Sandbox) -> str:
         for part in ("shown", "working", "scratch"):
             (folder / part).mkdir()
         box = Box(
-            argv=("/bin/sh", "-c", "cd /kaggle/input && ! true 2>/dev/null > x && true > /kaggle/working/x"),
+            argv=("/bin/sh", "-c", _TRIFLE),
             mounts=(
                 Mount(inside="/kaggle/input", source=folder / "shown"),
                 Mount(inside="/kaggle/working", source=folder / "working", writable=True),

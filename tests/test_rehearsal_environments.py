@@ -73,6 +73,16 @@ def test_an_environment_is_made_once(cache: Path) -> None:
 
 
 @pytest.mark.index
+def test_what_uv_has_is_not_downloaded_again(cache: Path, tmp_path: Path) -> None:
+    """In another cache of ours the environment is made from uv's own, so nothing is sized or asked for."""
+    environments.papermill(shop(cache))
+    listener = Listener()
+    environments.papermill(shop(tmp_path, report=listener))
+    assert listener.said
+    assert not [text for text in listener.said if "downloading" in text]
+
+
+@pytest.mark.index
 def test_a_large_download_is_agreed_to_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Above the limit a person is asked; without one the error tells the size and --yes, and nothing is made."""
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))

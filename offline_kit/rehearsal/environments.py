@@ -8,6 +8,7 @@ asks whether its packages agree with each other.
 import hashlib
 import re
 import sys
+import tempfile
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -57,11 +58,10 @@ class _Question:
     names: tuple[str, ...]
     overrides: Mapping[str, str]
     python: Path
-    platform: str
 
     def key(self, settings: IndexSettings) -> str:
         overrides = sorted(self.overrides.items())
-        words = (self.names, overrides, str(self.python), self.platform, settings.index_urls())
+        words = (self.names, overrides, str(self.python), settings.index_urls())
         return hashlib.sha256(repr(words).encode()).hexdigest()[:20]
 
 
@@ -82,7 +82,6 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
         names=tuple(sorted({*packages, *_KERNEL})),
         overrides={name: version for name, version in versions.items() if version},
         python=python,
-        platform=image.platform_for_uv if sys.platform == "linux" else "",
     )
     return _made("kernel", question, shop)
 
@@ -103,7 +102,7 @@ def layer(packages: Sequence[str], python: Path, shop: Workshop) -> Path:
 
 
 def _question_here(names: Sequence[str], python: Path) -> _Question:
-    return _Question(names=tuple(names), overrides={}, python=python, platform="")
+    return _Question(names=tuple(names), overrides={}, python=python)
 
 
 def _made(kind: str, question: _Question, shop: Workshop) -> Path:
@@ -124,17 +123,8 @@ def _install(lock: Path, env: Path, question: _Question, shop: Workshop) -> None
     try:
         # Relocatable, since it is renamed when it is whole.
         _uv(["venv", "--relocatable", "--no-project", "--python", question.python, env], shop.settings)
-        words: list[str | Path] = [
-            "pip",
-            "install",
-            "--python",
-            env,
-            "--no-deps",
-            "--compile-bytecode",
-            "-r",
-            lock,
-        ]
-        _uv(words, shop.settings)
+        words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
+        _uv([*words, _pins(lock)], shop.settings, torch=_is_from_torch(lock))
     except OfflineKitError as error:
         raise OutsideError(
             "the rehearsal's environment could not be installed",
@@ -149,7 +139,8 @@ def _agree(kind: str, lock: Path, question: _Question, shop: Workshop) -> None:
     total = sum(sizes.values())
     if not sizes:
         return
-    text = f"{len(sizes)} packages ({files.human_size(total)}) for the {kind} environment of the rehearsal"
+    told = files.human_size(total) if total else "of unknown size"
+    text = f"{len(sizes)} packages ({told}) for the {kind} environment of the rehearsal"
     if total > shop.ask_above and not shop.yes:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
         shown = ", ".join(f"{name} {files.human_size(sizes[name])}" for name in largest)
@@ -164,21 +155,28 @@ def _agree(kind: str, lock: Path, question: _Question, shop: Workshop) -> None:
 
 def _missing_sizes(lock: Path, question: _Question, shop: Workshop) -> dict[str, int]:
     """Return the bytes of each package that uv's cache lacks; 0 where the index tells no size."""
-    words: list[str | Path] = [
-        "pip",
-        "install",
-        "-v",
-        "--dry-run",
-        "--no-deps",
-        "--target",
-        lock.parent / "nowhere",
-    ]
-    done = _uv([*words, "--python", question.python, "-r", lock], shop.settings)
+    with tempfile.TemporaryDirectory(prefix="offline-kit.") as nowhere:
+        words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", nowhere]
+        words += ["--python", question.python, "-r", _pins(lock)]
+        done = _uv(words, shop.settings, torch=_is_from_torch(lock), check=False)
     if "Would download" not in done.err:
         return {}
     sizes = {item["name"]: _size(item) for item in tomllib.loads(lock.read_text())["packages"]}
     missing = {name for name in _UNCACHED.findall(done.err) if name in sizes}
     return {name: sizes[name] for name in missing or sizes}
+
+
+def _pins(lock: Path) -> Path:
+    """Return the lock as plain pins beside it: for those uv finds in its cache what anybody installed before."""
+    path = lock.with_name("pins.txt")
+    if not path.is_file():
+        packages = tomllib.loads(lock.read_text())["packages"]
+        files.write_atomic(path, "".join(f"{item['name']}=={item['version']}\n" for item in packages))
+    return path
+
+
+def _is_from_torch(lock: Path) -> bool:
+    return TORCH_CPU.split("/")[2] in lock.read_text()
 
 
 def _size(package: Mapping[str, Any]) -> int:
@@ -213,20 +211,19 @@ def _lock(question: _Question, shop: Workshop) -> Path:
             )
         if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not shop.settings.no_index:
             whole = (folder / "pylock.toml").read_bytes()
-            if not _compile(folder, question, shop, torch=TORCH_CPU).ok:
+            if not _compile(folder, question, shop, torch=True).ok:
                 shop.report.note(f"torch comes with CUDA's libraries: {TORCH_CPU} cannot be reached")
                 (folder / "pylock.toml").write_bytes(whole)
     return final
 
 
-def _compile(folder: Path, question: _Question, shop: Workshop, *, torch: str = "") -> proc.Done:
+def _compile(folder: Path, question: _Question, shop: Workshop, *, torch: bool = False) -> proc.Done:
     (folder / "wanted.in").write_text("\n".join(question.names) + "\n")
     lines = [f"{name}=={version}\n" for name, version in sorted(question.overrides.items())]
     (folder / "overrides.txt").write_text("".join(lines))
     words: list[str | Path] = ["pip", "compile", "wanted.in", "--override", "overrides.txt", "--quiet"]
     words += ["--format", "pylock.toml", "--output-file", "pylock.toml", "--python", question.python]
-    words += ["--python-platform", question.platform] if question.platform else []
-    return _uv(words, shop.settings, cwd=folder, torch=torch, check=False)
+    return _uv(words, shop.settings, cwd=folder, torch=torch, hasty=torch, check=False)
 
 
 def _uv(
@@ -234,7 +231,8 @@ def _uv(
     settings: IndexSettings,
     *,
     cwd: Path | None = None,
-    torch: str = "",
+    torch: bool = False,
+    hasty: bool = False,
     check: bool = True,
 ) -> proc.Done:
     import uv
@@ -243,8 +241,9 @@ def _uv(
     changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
     changes["UV_PREVIEW_FEATURES"] = "pylock"
     if torch:
-        # A firewall that swallows packets must not hold up everybody who cannot reach this index.
+        changes["UV_INDEX"] = " ".join(filter(None, [TORCH_CPU, changes.get("UV_INDEX")]))
+    if hasty:
+        # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-        changes["UV_INDEX"] = " ".join(filter(None, [torch, changes.get("UV_INDEX")]))
     argv = [uv.find_uv_bin(), *words]
     return proc.run(argv, cwd=cwd, env=proc.environment(**changes), timeout=3600, check=check)

@@ -127,5 +127,9 @@ def _can_run(install: Plan, image: Image, here: Iterable[Tag], *, running: bool)
         hint = f"rehearse with --env matching, or from a Python {image.python_minor}"
     else:
         what = f"{len(unfit)} wheels of the kit do not fit this machine"
-        hint = f"rehearse on a Linux {image.machine} machine with glibc {image.glibc[0]}.{image.glibc[1]} or newer"
+        glibc = "{}.{}".format(*image.glibc)
+        hint = (
+            f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in docker"
+            " (--platform linux/amd64)"
+        )
     raise ProjectError(what, hint=hint, details=unfit)

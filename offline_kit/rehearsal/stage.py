@@ -151,7 +151,7 @@ def rehearse(
             rows=judged.rows,
             folder=request.kit.folder / "rehearsal",
         )
-        _keep(folder, outcome, ran, judged.problem)
+        _keep(folder, outcome, ran, judged.problem, written=request.submission)
     if judged.problem:
         raise judged.problem
     return outcome
@@ -186,12 +186,12 @@ def _uv() -> Path:
     return Path(uv.find_uv_bin())
 
 
-def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | None) -> None:
+def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | None, *, written: str) -> None:
     """Keep the evidence in `folder` and remove the run's own files."""
     for source, name in (
         (ran.executed, "executed.ipynb"),
         (ran.log, "log.txt"),
-        (ran.working / outcome.submission.name, outcome.submission.name),
+        (ran.working / written, outcome.submission.name),
     ):
         if source.is_file():
             shutil.copyfile(source, folder / name)
