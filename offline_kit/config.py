@@ -253,7 +253,14 @@ def _notebook(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSet
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
     said |= {key: value for key, value in flags.items() if value not in (None, (), {})}
+    said.setdefault("template", _template_for(said))
     return NotebookSettings(**said)
+
+
+def _template_for(said: Mapping[str, Any]) -> str:
+    if said.get("function"):
+        return "function"
+    return "lightning" if said.get("model") or said.get("data") else "plain"
 
 
 def _with_defaults(

@@ -262,7 +262,7 @@ class NotebookSettings:
     """What the notebook is rendered from: the [notebook] table of the configuration."""
 
     template: str = "lightning"
-    """A built-in template's name, or the path of the user's own."""
+    """A built-in template's name, or the path of the user's own; unsaid, it follows from the keys below."""
     model: str = ""
     """"package.module:Class" or "file.py:Class"; the LightningModule."""
     data: str = ""

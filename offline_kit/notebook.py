@@ -26,7 +26,7 @@ NEEDED = {"lightning": ("model", "data"), "function": ("function",)}
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
 """Modules whose source goes into every notebook, in this order."""
-RUNTIME_OF = {"function": RUNTIME}
+RUNTIME_OF = {"function": RUNTIME, "plain": RUNTIME}
 ALL_RUNTIME = (*RUNTIME, "kit_lightning")
 """What the template `lightning` and the user's own templates get."""
 

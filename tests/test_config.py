@@ -59,6 +59,20 @@ def test_flags_win_over_the_file(project: Path) -> None:
     assert (config.notebook.model, config.notebook.template) == ("a.py:M", "lightning")
 
 
+@pytest.mark.parametrize(
+    ("said", "template"),
+    [
+        ({}, "plain"),
+        ({"model": "a.py:M", "data": "a.py:D"}, "lightning"),
+        ({"function": "a.py:f"}, "function"),
+        ({"function": "a.py:f", "template": "mine.py.j2"}, "mine.py.j2"),
+    ],
+)
+def test_the_template_follows_from_what_is_named(tmp_path: Path, said: dict[str, str], template: str) -> None:
+    """Whoever names a function or a model need not name the template too."""
+    assert load(tmp_path, {"notebook": said}).notebook.template == template
+
+
 def test_flags_alone_are_enough(tmp_path: Path) -> None:
     """A folder with nothing but requirements.txt and a checkpoint needs no configuration file."""
     (tmp_path / "requirements.txt").write_text("timm\n")

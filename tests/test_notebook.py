@@ -217,6 +217,13 @@ def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
     assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,5.0\nb,5.0\nc,5.0\n"
 
 
+def test_a_project_without_code_gets_a_notebook_that_says_what_is_missing(kit: Kit, tmp_path: Path) -> None:
+    """The template `plain` restores the kit and names the settings that would make it predict."""
+    text = render(kit, NotebookSettings(template="plain"), IMAGE, target(tmp_path)).text
+    assert "does not predict yet" in text
+    assert "install(kit)" in text
+
+
 def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
     """A file of the user's takes a block of a built-in template and leaves the rest."""
     (tmp_path / "mine.py.j2").write_text(
