@@ -72,7 +72,7 @@ def disk_errors(place: Path) -> Iterator[None]:
                 f"no space left while writing below '{place}'",
                 hint="free some space, or choose another place with --out or OFFLINE_KIT_CACHE; nothing half made was kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise OutsideError(
                 f"cannot write below '{place}': {error.strerror}",
                 hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
@@ -137,16 +137,21 @@ def locked(place: Path, *, timeout: float = 600.0) -> Iterator[None]:
     """Hold a lock named by `place` against other processes of ours; waits up to `timeout` seconds."""
     import filelock
 
+    lock = filelock.FileLock(place, timeout=timeout)
     with disk_errors(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with filelock.FileLock(place, timeout=timeout):
-                yield
+            lock.acquire()
         except filelock.Timeout as error:
             raise OutsideError(
                 f"another run has held '{place}' for {timeout:.0f} seconds",
                 hint="wait for it to end, or remove the lock file if no such run exists",
             ) from error
+    try:
+        # What goes wrong in here is not the lock's folder's fault.
+        yield
+    finally:
+        lock.release()
 
 
 def tree(folder: Path) -> tuple[Path, ...]:

@@ -56,6 +56,21 @@ def test_an_unwritable_place_is_an_error_with_a_remedy(tmp_path: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
 
+def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
+    """Neither a lock nor a written file crashes where its folder is a file."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutsideError, match="cannot write below"), files.locked(tmp_path / "file" / "lock"):
+        pass
+    with pytest.raises(OutsideError, match="cannot write below"):
+        files.write_atomic(tmp_path / "file" / "deep" / "name", b"")
+
+
+def test_what_fails_under_a_lock_is_not_the_locks_fault(tmp_path: Path) -> None:
+    """An unreadable file of the user's is not called an unwritable folder of the lock."""
+    with pytest.raises(PermissionError), files.locked(tmp_path / "lock"):
+        raise PermissionError(13, "Permission denied", "somewhere/else")
+
+
 def test_an_atomic_write_leaves_no_half_file(tmp_path: Path) -> None:
     """The name shows the whole content, and no temporary file stays."""
     files.write_atomic(tmp_path / "deep" / "a.json", "{}")
