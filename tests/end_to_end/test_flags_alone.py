@@ -43,9 +43,9 @@ def test_a_function_in_a_file_is_rehearsed_from_flags(tmp_path: Path) -> None:
         "    weights = torch.load(context.checkpoints[0], weights_only=True)\n"
         "    return [{'id': 'a', 'target': float(weights['weight'])}]\n"
     )
-    words = ("rehearse", "-r", "requirements.txt", "-c", "best.pt", "--dataset", "bare-kit", "--image", IMAGE)
-    words += ("--template", "function", "--function", "run.py:go", "--competition", "some-competition")
-    words += ("--competition-data", "data", "--env", "current", "--json")
-    run(*words, cwd=folder).good()
+    project = ("-r", "requirements.txt", "-c", "best.pt", "--dataset", "bare-kit", "--image", IMAGE)
+    notebook = ("--template", "function", "--function", "run.py:go")
+    data = ("--competition", "some-competition", "--competition-data", "data")
+    run("rehearse", *project, *notebook, *data, "--env", "current", "--json", cwd=folder).good()
     submission = folder / "dist" / "offline-kit" / "rehearsal" / "submission.csv"
     assert submission.read_text().split() == ["id,target", "a,0.75"]

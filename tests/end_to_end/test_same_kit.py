@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from local_index import LocalIndex, make_sdist, make_wheel
 from sdist_makers import wheel_of_installed
-from workbench import project, run
+from workbench import only, project, run
 
 CLOCK = """
 import os, time
@@ -65,17 +65,6 @@ def first(tmp_path_factory: pytest.TempPathFactory, index: LocalIndex) -> tuple[
     return built(tmp_path_factory.mktemp("first"), index, umask=0o022, days=0)
 
 
-def only(index: LocalIndex, cache: Path) -> dict[str, str | None]:
-    """Return the environment in which this index is the only one, and this cache is taken."""
-    return {
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_INDEX_URL": index.url,
-        "PIP_EXTRA_INDEX_URL": None,
-        "PIP_FIND_LINKS": None,
-        "OFFLINE_KIT_CACHE": str(cache),
-    }
-
-
 def built(folder: Path, index: LocalIndex, *, umask: int, days: int) -> tuple[dict[str, Any], Path]:
     """Build the same project in this folder with a cache of its own, on another day."""
     place = project(
@@ -90,8 +79,8 @@ def built(folder: Path, index: LocalIndex, *, umask: int, days: int) -> tuple[di
     clock = folder / "clock"
     clock.mkdir()
     (clock / "sitecustomize.py").write_text(CLOCK + DATETIME)
-    path = os.pathsep.join(filter(None, [str(clock), os.environ.get("PYTHONPATH")]))
-    env = only(index, folder / "cache") | {"PYTHONPATH": path, "TEST_CLOCK_SHIFT": str(days * 86_400)}
+    search = os.pathsep.join(filter(None, [str(clock), os.environ.get("PYTHONPATH")]))
+    env = only(index.url, folder / "cache") | {"PYTHONPATH": search, "TEST_CLOCK_SHIFT": str(days * 86_400)}
     done = run("build", place, "--json", env=env, umask=umask).good()
     return done.facts, place
 
@@ -117,7 +106,7 @@ def test_another_day_folder_umask_and_cache_give_the_same_kit(
 def test_the_id_changes_with_the_content(index: LocalIndex, first: tuple[dict[str, Any], Path]) -> None:
     """One changed byte of a checkpoint is another kit; changed back, it is the first again."""
     facts, place = first
-    env = only(index, place.parent / "cache")
+    env = only(index.url, place.parent / "cache")
     weights = (place / "weights.bin").read_bytes()
     (place / "weights.bin").write_bytes(weights + b"!")
     changed = run("build", place, "--json", env=env).good().facts

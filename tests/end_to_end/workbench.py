@@ -92,6 +92,17 @@ def run(
     return Done(code=done.returncode, out=done.stdout, err=done.stderr, seconds=time.monotonic() - began)
 
 
+def only(index: str, cache: Path) -> dict[str, str | None]:
+    """Return the environment in which this index is the only one, and this cache is taken."""
+    return {
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_INDEX_URL": index,
+        "PIP_EXTRA_INDEX_URL": None,
+        "PIP_FIND_LINKS": None,
+        "OFFLINE_KIT_CACHE": str(cache),
+    }
+
+
 def project(
     folder: Path,
     requirements: Sequence[str],
