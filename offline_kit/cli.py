@@ -222,14 +222,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = error.exit_code
     except click.ClickException as error:
         error.show()
+        console.usage(error.format_message())
         code = Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
-        console.warn("interrupted; nothing is half made, and the same command goes on from here")
+        console.interrupted()
         code = Exit.INTERRUPTED
     except BrokenPipeError:
         code = Exit.DONE  # `offline-kit image show … | head` is no failure
     except Exception as error:  # noqa: BLE001 - whatever escapes is our bug, and leaves a report
         place = crash.write_report(error, words, Path.cwd())
-        console.warn(f"this is a bug in offline-kit: {type(error).__name__}; the report is in '{place}'")
+        console.bug(type(error).__name__, place)
         code = Exit.BUG
     sys.exit(code)

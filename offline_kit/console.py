@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.errors import OfflineKitError
@@ -11,6 +12,10 @@ from offline_kit.report import Advance
 
 if TYPE_CHECKING:
     import rich.console
+
+
+WIDTH = 140
+"""Columns of a table that goes to a log."""
 
 
 class Console:
@@ -27,6 +32,8 @@ class Console:
             import rich.console
 
             self._rich = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+            if not self._rich.is_terminal:
+                self._rich.width = WIDTH  # a log has no width of its own, and 80 breaks wheel names
         return self._rich
 
     def _say(self, mark: str, style: str, text: str) -> None:
@@ -82,6 +89,36 @@ class Console:
                 {"ok": False, "error": error.what, "hint": error.hint, "details": list(error.details)}
             )
 
+    def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Show named facts one to a line, never broken: paths stay whole to be copied."""
+        if self.quiet:
+            return
+        import rich.text
+
+        self._err.print(rich.text.Text(title, "bold"))
+        wide = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            self._err.print(rich.text.Text(f"  {name:<{wide}}  {value}"))
+
+    def usage(self, said: str) -> None:
+        """Give a script the words that the command line's own parser showed to people."""
+        self.result({"ok": False, "error": said, "hint": "see --help", "details": []})
+
+    def bug(self, kind: str, place: Path) -> None:
+        """Say that this is our bug, and where its report lies."""
+        self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
+        self.result(
+            {"ok": False, "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
+        )
+
+    def interrupted(self) -> None:
+        """Say that the person or the system ended us."""
+        said = "interrupted; nothing is half made, and the same command goes on from here"
+        self.warn(said)
+        self.result(
+            {"ok": False, "error": "interrupted", "hint": "run the same command again", "details": []}
+        )
+
     def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table among the human words; nothing when it has no rows."""
         if self.quiet or not rows:
@@ -92,8 +129,8 @@ class Console:
         table = rich.table.Table(
             title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
         )
-        for number, head in enumerate(heads):
-            table.add_column(head, overflow="fold", no_wrap=number == 0)
+        for head in heads:
+            table.add_column(head, overflow="fold")
         for row in rows:
             table.add_row(*map(_plain, row))
         self._err.print(table, soft_wrap=False)

@@ -114,7 +114,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         console.note(f"differs from the image: {difference}")
     for note in passed.notes:
         console.note(note)
-    console.table("Rehearsal passed", ("", ""), rows)
+    console.facts("Rehearsal passed", rows)
     console.step("the notebook runs with the internet off")
     facts = {name: getattr(passed, name) for name in passed.__dataclass_fields__}
     console.result({"ok": True, "rehearsal": facts})
@@ -190,6 +190,7 @@ def _show_checkpoints(rows: Iterable[tuple[str, int, str]], console: Console) ->
 
 
 def _asked(names: tuple[str, ...]) -> str:
+    names = tuple(name.replace(" ", "\u00a0") for name in names)  # "-r requirements.in" stays in one line
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 

@@ -77,3 +77,23 @@ def test_a_package_that_the_image_lacks(tmp_path: Path) -> None:
     done = offline_kit("image", "show", "kaggle-2026-10-cpu", "lightgmb", cwd=tmp_path)
     assert done.returncode == 2
     assert "lightgbm" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["build", "--sdists", "maybe"], ["build", "nowhere"], ["status", "nowhere"]]
+)
+def test_every_failure_is_one_object_for_a_script(words: list[str], tmp_path: Path) -> None:
+    """With --json even the parser's own errors are on stdout as JSON, and nothing else is."""
+    answer = json.loads(offline_kit(*words, "--json", cwd=tmp_path).stdout)
+    assert answer["ok"] is False
+    assert answer["error"]
+
+
+def test_a_bug_of_ours_leaves_a_report_and_ends_with_3(tmp_path: Path) -> None:
+    """Whatever escapes is named in one line, as JSON too, and its traceback is in the report."""
+    code = "import offline_kit.cli as c; c.cli.callback = lambda: 1 / 0; c.main(['status', '--json'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["ok"] is False
+    assert "ZeroDivisionError" in (tmp_path / "offline-kit-crash.log").read_text()
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,56 @@
+"""What a person and a script see."""
+
+import json
+
+import pytest
+
+from offline_kit.console import Console
+from offline_kit.errors import ProjectError
+
+LONG = "some_package_with_a_long_name-1.0.0-cp313-cp313-manylinux_2_28_x86_64.manylinux_2_35_x86_64.whl"
+
+
+def test_no_column_of_a_table_is_lost(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A long file name leaves room for its size, however narrow the terminal."""
+    monkeypatch.setenv("COLUMNS", "60")
+    Console().table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
+    assert "7.2 kB" in capsys.readouterr().err
+
+
+def test_paths_of_facts_are_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    """What a person may copy stands on one line."""
+    path = "/a/very/long/place/" + "x" * 300
+    Console().facts("Rehearsal passed", [("evidence", path)])
+    assert path in capsys.readouterr().err
+
+
+def test_markup_in_names_is_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """Square brackets of extras and paths are no colours."""
+    console = Console()
+    console.note("optuna[optional]")
+    console.table("t", ("a",), [("pandas[excel]",)])
+    said = capsys.readouterr().err
+    assert "optuna[optional]" in said
+    assert "pandas[excel]" in said
+
+
+def test_an_error_is_details_sentence_and_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    """A person reads it on stderr, a script gets the same as one object."""
+    Console(as_json=True).error(ProjectError("no wheel", hint="pin 1.0", details=["a", "b"]))
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"ok": False, "error": "no wheel", "hint": "pin 1.0", "details": ["a", "b"]}
+    assert err.splitlines()[-2:] == ["ERROR no wheel", "TIP   pin 1.0"]
+
+
+def test_quiet_says_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps, notes, tables and bars are silenced; warnings are not."""
+    console = Console(quiet=True)
+    console.step("a")
+    console.note("b")
+    console.table("c", ("d",), [("e",)])
+    with console.progress("f", 1) as advance:
+        advance(1)
+    console.warn("g")
+    assert capsys.readouterr().err.strip() == "! g"
