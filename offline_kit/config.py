@@ -5,6 +5,7 @@ gathered before one error names them all. Paths in a file are relative to that f
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -102,6 +103,13 @@ def _texts(value: Any) -> str:
     return "" if good else "must be a list of strings"
 
 
+def _names(value: Any) -> str:
+    if wrong := _texts(value):
+        return wrong
+    bad = [item for item in value if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", item)]
+    return f"takes names of packages alone (no versions), and {bad[0]!r} is none" if bad else ""
+
+
 def _count(value: Any) -> str:
     good = isinstance(value, int) and not isinstance(value, bool) and value > 0
     return "" if good else "must be a whole number above 0"
@@ -129,19 +137,19 @@ KEYS: dict[str, Check] = {
     "image": _text,
     "accelerator": _text,
     "requirements": _texts,
-    "extras": _texts,
-    "groups": _texts,
+    "extras": _names,
+    "groups": _names,
     "locks": _texts,
     "packages": _texts,
     "modules": _texts,
     "checkpoints": _texts,
-    "exclude": _texts,
-    "include": _texts,
-    "replace": _texts,
+    "exclude": _names,
+    "include": _names,
+    "replace": _names,
     "pins": _one_of("image", "lock"),
     "engine": _one_of("auto", "uv", "pip-tools"),
     "sdists": _one_of("both", "rename", "wheel"),
-    "allow_unbuilt": _texts,
+    "allow_unbuilt": _names,
     "parts": _one_of("one", "split"),
     "out": _text,
     "sample_submission": _text,
@@ -200,10 +208,22 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
 
 
+def _tables(data: dict[str, Any], path: Path, *names: str) -> None:
+    """Raise UsageError where one of these nested tables is something else than a table."""
+    for name in names:
+        found: Any = data
+        for step in name.split("."):
+            found = found.get(step, {})
+            if not isinstance(found, dict):
+                raise UsageError(f"'{path}': {name} must be a table, not {found!r}", hint="mend the file")
+
+
 def _own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    _tables(pyproject, root / "pyproject.toml", "project", "tool", "tool.offline-kit", "dependency-groups")
     inside = pyproject.get("tool", {}).get("offline-kit")
     beside_path = root / "offline-kit.toml"
     beside = _toml(beside_path)
+    _tables(beside, beside_path, "tool", "tool.offline-kit")
     if inside is not None and beside:
         raise UsageError(
             f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
@@ -268,8 +288,14 @@ def _with_defaults(
 ) -> Config:
     about = pyproject.get("project", {})
     name = str(about.get("name") or root.name)
-    if "requirements" not in said and not said.get("locks"):
-        said |= _found_requirements(root, about)
+    if "requirements" not in said:
+        # A lock is a preference; what is asked for stands in the project, where it says so.
+        said |= _found_requirements(root, about, locked=bool(said.get("locks")))
+    if (said.get("extras") or said.get("groups")) and not pyproject:
+        raise UsageError(
+            f"extras and groups are asked for, and '{root}' has no pyproject.toml that defines them",
+            hint="name requirements files instead",
+        )
     if "packages" not in said and _is_package(root, pyproject):
         said["packages"] = (root,)
     said["dataset"] = said.get("dataset") or f"{name}-kit"
@@ -281,9 +307,11 @@ def _with_defaults(
     return config
 
 
-def _found_requirements(root: Path, about: Mapping[str, Any]) -> dict[str, Any]:
-    if "dependencies" in about or about.get("dynamic"):
+def _found_requirements(root: Path, about: Mapping[str, Any], *, locked: bool) -> dict[str, Any]:
+    if "dependencies" in about or "dependencies" in about.get("dynamic", ()):
         return {"project_dependencies": True}
+    if locked:
+        return {}
     for name in ("requirements.in", "requirements.txt"):
         if (root / name).is_file():
             return {"requirements": (root / name,)}

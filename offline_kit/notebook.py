@@ -17,7 +17,7 @@ from offline_kit.accelerators import machine_shape
 from offline_kit.errors import UsageError
 from offline_kit.image import Image
 from offline_kit.kaggle_names import TITLE_LENGTH, slug_of, slug_problems, title_problems
-from offline_kit.model import Kit, NotebookSettings, Part, Role
+from offline_kit.model import FileEntry, Kit, NotebookSettings, Part, Role
 from offline_kit.report import SILENT, Reporter
 
 CODE_FILE = "inference.ipynb"
@@ -83,6 +83,22 @@ def render(
         settings.template, target.project, _facts(kit, settings, image, target, metadata["title"])
     )
     return Rendered(text=scripts.to_notebook(script), metadata=metadata)
+
+
+def check(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
+    """Raise what `render` would raise for any kit, before hours of downloads: settings, names, the template.
+
+    `weights` says whether the kit will hold checkpoints.
+    """
+    entries = (
+        FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
+    )
+    draft = Kit(folder=target.project, id="", parts=(Part(name="kit", id="", entries=entries * weights),))
+    metadata = kernel_metadata(draft, settings, image, target)
+    scripts.check_template(settings.template, target.project)
+    facts = _facts(draft, settings, image, target, metadata["title"])
+    if settings.template not in scripts.built_in():
+        scripts.fill(settings.template, target.project, facts)
 
 
 def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str) -> dict[str, Any]:

@@ -118,8 +118,10 @@ def ground(config: Config) -> Ground:
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
     """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
     base = ground(config)
-    frozen = _freeze(config, base, OwnCode(), upgrade=upgrade, keep=False, report=report)
+    _check_notebook(config, base)
     found = checkpoints.collect(config.project, config.checkpoints, cache=base.cache, report=report)
+    own = _own_code(config, base, report)
+    frozen = _freeze(config, base, own, upgrade=upgrade, keep=False, report=report)
     return Plan(image=base.image, freeze=frozen, checkpoints=found, config=config)
 
 
@@ -127,6 +129,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     """Make the kit and its notebook; what did not change since the last build is not done again."""
     began = time.monotonic()
     base = ground(config)
+    _check_notebook(config, base)
     with files.locked(config.out.parent / f".{config.out.name}.lock"):
         contents = _contents(config, base, upgrade=upgrade, report=report)
         before = _kit_id(config.out)
@@ -144,6 +147,10 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         advice=tuple(line for one in contents.checkpoints for line in checkpoints.advice(one)),
         seconds=time.monotonic() - began,
     )
+
+
+def _check_notebook(config: Config, base: Ground) -> None:
+    notebook.check(config.notebook, base.image, _target(config), weights=bool(config.checkpoints))
 
 
 def _contents(config: Config, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:

@@ -26,6 +26,12 @@ def built_in() -> tuple[str, ...]:
     return tuple(name for name in found if name != "base")
 
 
+def check_template(template: str, project: Path) -> None:
+    """Raise UsageError where there is no such template, built in or below the project."""
+    if template not in built_in() and not (project / template).is_file():
+        raise _no_template(template)
+
+
 def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
     """Fill a template, built in or a path below the project, with the facts, and check every cell.
 
@@ -33,12 +39,11 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
     """
     import jinja2
 
+    check_template(template, project)
     own = project / template
     name = f"{template}{SUFFIX}"
     folders = [resources.templates()]
     if template not in built_in():
-        if not own.is_file():
-            raise _no_template(template)
         name, folders = own.name, [own.parent, *folders]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),

@@ -115,6 +115,38 @@ def test_missing_paths_are_listed(project: Path) -> None:
     assert [Path(line.split("'")[1]).name for line in caught.value.details] == ["a.in", "b.in"]
 
 
+@pytest.mark.parametrize(
+    "text", ["tool = 3", "[tool]\noffline-kit = 3", "project = 3", "dependency-groups = []"]
+)
+def test_a_table_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    """A value where a table belongs is a usage error, whoever wrote it."""
+    (tmp_path / "pyproject.toml").write_text(text + "\n")
+    with pytest.raises(UsageError, match="must be a table"):
+        load(tmp_path, {})
+
+
+def test_versions_are_not_names(project: Path) -> None:
+    """exclude, include and the like take names; a requirement there would never match, silently."""
+    (project / "pyproject.toml").write_text(
+        TABLE.replace("competition_data", 'exclude = ["numpy>2"]\ncompetition_data')
+    )
+    with pytest.raises(UsageError) as caught:
+        load(project, {})
+    assert "exclude takes names of packages alone" in caught.value.details[0]
+
+
+def test_a_lock_does_not_hide_what_the_project_asks_for(project: Path) -> None:
+    """With `locks`, [project].dependencies are still the requirements."""
+    (project / "uv.lock").touch()
+    assert load(project, {"locks": (project / "uv.lock",)}).project_dependencies
+
+
+def test_extras_need_a_project_that_defines_them(tmp_path: Path) -> None:
+    """Extras of a folder without pyproject.toml are a usage error."""
+    with pytest.raises(UsageError, match="no pyproject"):
+        load(tmp_path, {"extras": ("gpu",)})
+
+
 def test_broken_toml_names_the_line(tmp_path: Path) -> None:
     """A syntax error in the file is a usage error that says where."""
     (tmp_path / "pyproject.toml").write_text("a = [\n")
