@@ -10,6 +10,7 @@ logs/               what failed builds said
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
@@ -125,7 +126,27 @@ class Cache:
                     if (stat.st_atime if blobs else stat.st_mtime) < oldest:
                         path.unlink()
                         freed += stat.st_size
-        return freed
+        return freed + sum(
+            _removed(folder) for folder in self._environments() if folder.stat().st_mtime < oldest
+        )
+
+    def _environments(self) -> list[Path]:
+        """Return the folders that are used as a whole: environments, and what direct references became."""
+        found = [
+            *self.root.glob("environments/*"),
+            *self.root.glob("freeze/*"),
+            *self.root.glob("freeze/direct/*"),
+        ]
+        return [path for path in found if path.is_dir() and path.name not in ("direct", "locks")]
+
+
+def _removed(folder: Path) -> int:
+    """Remove a folder under another name first, so that nobody finds half of it; returns its bytes."""
+    size = sum((folder / name).lstat().st_size for name in files.tree(folder))
+    doomed = folder.with_name(f".{folder.name}.old")
+    folder.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    return size
 
 
 def _seal(sha256: str) -> int:

@@ -155,3 +155,14 @@ def test_an_unwritable_cache_names_the_place(tmp_path: Path) -> None:
         Cache(tmp_path / "file").part("k")
     assert str(tmp_path / "file") in caught.value.what
     assert "OFFLINE_KIT_CACHE" in caught.value.hint
+
+
+def test_environments_that_nobody_used_go_too(tmp_path: Path) -> None:
+    """The gigabytes of a rehearsal's environment are freed as a whole; one used lately stays."""
+    old, new = tmp_path / "environments" / "kernel-1", tmp_path / "environments" / "kernel-2"
+    for place in (old, new):
+        place.mkdir(parents=True)
+        (place / "torch.so").write_bytes(b"x" * 1000)
+    os.utime(old, (0, 0))
+    assert Cache(tmp_path).prune(unused_days=30) == 1000
+    assert [path.name for path in (tmp_path / "environments").iterdir()] == ["kernel-2"]

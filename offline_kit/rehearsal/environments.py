@@ -116,6 +116,7 @@ def _made(kind: str, question: _Question, shop: Workshop) -> Path:
             _agree(kind, lock, question, shop)
             with files.staged(final) as folder:
                 _install(lock, folder / "env", question, shop)
+        final.touch()  # what a clean-up of the cache goes by
     return final / python
 
 
