@@ -3,7 +3,6 @@
 import json
 import runpy
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +14,12 @@ SAMPLE = Path(__file__).parents[2] / "sample_project"
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the sample's kit in a copy."""
     ignored = shutil.ignore_patterns("dist", "__pycache__")
     folder = shutil.copytree(SAMPLE, tmp_path_factory.mktemp("sample") / "project", ignore=ignored)
     run("build", folder, "--json").good()
-    yield folder
+    return folder
 
 
 @pytest.mark.parametrize(("installer", "layout"), [("uv", "new"), ("pip", "old")])
