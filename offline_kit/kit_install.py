@@ -262,7 +262,7 @@ def find_installers(wanted: str) -> list[list[str]]:
         raise KitError(f"there is no installer '{wanted}'", hint=f"take one of {', '.join(INSTALLERS)}")
     beside = shutil.which("uv", path=str(Path(sys.executable).parent))
     commands = {"uv": [shutil.which("uv") or beside or "uv"], "pip": [sys.executable, "-m", "pip"]}
-    found = []
+    found: list[list[str]] = []
     for name in ("uv", "pip") if wanted == "auto" else (wanted,):
         with contextlib.suppress(OSError, subprocess.SubprocessError):
             if not found:  # pip takes a second to say that it is there, and with uv is hardly ever asked
