@@ -1,7 +1,19 @@
 """What holds for all tests."""
 
+import os
 import signal
+
+import pytest
+
+from offline_kit import interpreters
 
 # A run in the background of a script (`.ci/run &`) begins with ^C ignored, and hands that on to the processes that
 # the tests start and interrupt. A handler of our own is not handed on: they begin with the system's.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def python_313() -> None:
+    """Skip where the image's Python is not on this machine: a rehearsal at fidelity `matching` needs it."""
+    if interpreters.find("3.13", os.environ) is None:
+        pytest.skip("no Python 3.13 on this machine; `uv python install 3.13` brings one")
