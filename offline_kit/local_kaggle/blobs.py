@@ -1,0 +1,122 @@
+"""Uploads: a session per file, which can be asked how far it came and gone on with."""
+
+import re
+import secrets
+import shutil
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+
+_QUERY = re.compile(r"bytes \*/(\d+|\*)")
+_PIECE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CHUNK = 1 << 18
+
+
+class Source(Protocol):
+    """A request's body."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes; nothing at the end, an OSError when the sender is gone."""
+
+
+class Blobs:
+    """The upload sessions of one local Kaggle; what arrived before a cut is kept."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.settings = settings
+        self._locks: dict[str, threading.Lock] = {}
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about uploads."""
+        return {"blobs.BlobApiService/StartBlobUpload": self.start}
+
+    def start(self, call: Call) -> Mapping[str, Any]:
+        """Open a session for one file."""
+        if not call.user:
+            raise Refusal(401, "Unauthenticated")
+        name = call.text("name")
+        if not name or "/" in name or "\\" in name or name in (".", ".."):
+            raise Refusal(400, f"Invalid file name: {name}")
+        return self.open(call, name, call.text("type") or "DATASET")
+
+    def open(self, call: Call, name: str, kind: str) -> dict[str, Any]:
+        """Open a session for a file of `contentLength` bytes; return its token and where to put it."""
+        token = secrets.token_hex(16)
+        size = call.number("contentLength")
+        record = {"token": token, "owner": call.user, "name": name, "size": size, "type": kind}
+        self.store.write({**record, "started": self.store.now(), "complete": False}, "blobs", token)
+        return {"token": token, "createUrl": f"{call.base}/upload/{token}"}
+
+    def put(self, token: str, headers: Mapping[str, str], source: Source) -> Answer:
+        """Take bytes, or answer how many there are; the protocol of resumable uploads."""
+        record = self.store.read("blobs", token)
+        if record is None or self.store.now() - record["started"] > self.settings.session:
+            raise Refusal(404, "Upload session not found")
+        span = headers.get("Content-Range") or ""
+        if _QUERY.fullmatch(span):
+            return self._how_far(record)
+        start = 0
+        if piece := _PIECE.fullmatch(span):
+            start = int(piece[1])
+        elif span:
+            raise Refusal(400, "Invalid Content-Range")
+        with self.store.lock:
+            lock = self._locks.setdefault(token, threading.Lock())
+        with lock:
+            record = self.store.read("blobs", token) or record
+            # Datasets are hard links to finished uploads: those are never written again.
+            if record["complete"] or start > self._received(record):
+                return self._how_far(record)
+            self._take(record, start, source)
+        return self._how_far(record)
+
+    def _take(self, record: Record, start: int, source: Source) -> None:
+        """Append from `start` on; what comes before a cut stays."""
+        data = self._data(record)
+        with data.open("r+b" if data.exists() else "w+b") as into:
+            into.seek(start)
+            into.truncate()
+            while chunk := source.read(_CHUNK):
+                if into.tell() + len(chunk) > record["size"]:
+                    raise Refusal(400, "More bytes than were announced")
+                into.write(chunk)
+        if self._received(record) == record["size"]:
+            self.store.write({**record, "complete": True}, "blobs", record["token"])
+            record["complete"] = True
+
+    def _how_far(self, record: Record) -> Answer:
+        if record["complete"]:
+            return Answer(status=200)
+        received = self._received(record)
+        return Answer(status=308, headers={"Range": f"bytes=0-{received - 1}"} if received else {})
+
+    def _received(self, record: Record) -> int:
+        data = self._data(record)
+        return data.stat().st_size if data.exists() else 0
+
+    def _data(self, record: Record) -> Path:
+        return self.store.place("blobs", str(record["token"])) / "data"
+
+    def finished(self, token: str, user: str) -> tuple[str, Path]:
+        """Return name and bytes of a finished upload of this user; refuses any other token with 400."""
+        record = self.store.read("blobs", token) if token else None
+        if record is None or record["owner"] != user or not record["complete"]:
+            raise Refusal(400, "Invalid or unfinished blob token")
+        return str(record["name"]), self._data(record)
+
+    def forget(self, token: str) -> None:
+        """Let a session expire now."""
+        self.store.remove("blobs", token)
+
+    def sweep(self) -> None:
+        """Remove sessions that have expired; files made of them are their own."""
+        for token in self.store.names("blobs"):
+            record = self.store.read("blobs", token)
+            if record is None or self.store.now() - record["started"] > self.settings.session:
+                shutil.rmtree(self.store.place("blobs", token), ignore_errors=True)

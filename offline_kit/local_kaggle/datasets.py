@@ -1,0 +1,310 @@
+"""Datasets: created privately, versioned as whole snapshots, there only a while after the answer."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.kaggle_names import title_problems
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.blobs import Blobs
+from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.versions import Key, Versions
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+
+_SERVICE = "datasets.DatasetApiService/"
+_MAX_DEPTH = 32
+
+
+class Datasets:
+    """The datasets of one local Kaggle."""
+
+    def __init__(self, store: Store, versions: Versions, blobs: Blobs, links: Links) -> None:
+        self.store = store
+        self.versions = versions
+        self.blobs = blobs
+        self.links = links
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about datasets."""
+        calls: dict[str, Rpc] = {
+            "CreateDataset": self.create,
+            "CreateDatasetVersion": self.new_version,
+            "CreateDatasetVersionById": self.new_version,
+            "GetDatasetStatus": self.status,
+            "GetDataset": self.get,
+            "ListDatasetFiles": self.list_files,
+            "GetDatasetMetadata": self.metadata,
+            "UpdateDatasetMetadata": self.update,
+            "DeleteDataset": self.delete,
+            "ListDatasets": self.list,
+            "DownloadDataset": self.download,
+        }
+        return {_SERVICE + name: call for name, call in calls.items()}
+
+    def create(self, call: Call) -> Mapping[str, Any]:
+        """Make a dataset with its first version; a name that is taken is an error inside of a 200."""
+        owner, slug, title = call.text("ownerSlug") or call.user, call.text("slug"), call.text("title")
+        if not call.user or owner.lower() != call.user:
+            raise Refusal(403, "Permission 'datasets.create' was denied")
+        if not re.fullmatch(r"[A-Za-z0-9-]{3,50}", slug):
+            return _refused('Slug can only contain alphanumeric or "-" characters')
+        if title_problems(title):
+            return _refused("The dataset title must be between 6 and 50 characters")
+        uploads = list(self._uploads(call, call.body))
+        if not uploads:
+            raise Refusal(400, "Please upload at least one file")
+        key = _key(owner, slug)
+        with self.store.lock:
+            if self.store.read(*key):
+                words = f'The requested title "{title}" is already in use by a dataset.'
+                return _refused(f"{words} Please choose another title.")
+            record = {
+                "id": self.store.serial("dataset"),
+                "owner": call.user,
+                "slug": slug.lower(),
+                "title": title,
+                "private": call.flag("isPrivate"),
+                "license": call.text("licenseName") or "unknown",
+                "subtitle": call.text("subtitle"),
+                "description": call.text("description"),
+                "created": self.store.now(),
+            }
+            self.store.write(record, *key)
+            self.versions.add(key, uploads, notes="Initial release", stuck=call.stuck)
+        return _accepted(record)
+
+    def new_version(self, call: Call) -> Mapping[str, Any]:
+        """Make a new version: a whole snapshot; nothing of the one before is taken over."""
+        record = self._by_id(call.number("id")) if call.body.get("id") else self._read(call)
+        if record is None or record["owner"] != call.user:
+            raise Refusal(403, "Permission 'datasets.update' was denied")
+        body = call.body.get("body") or {}
+        uploads = list(self._uploads(call, body))
+        if not uploads:
+            raise Refusal(400, "Please upload at least one file")
+        key = _key_of(record)
+        with self.store.lock:
+            first = self.versions.numbers(key) == [1]
+            if first and self.versions.unfinished(key):
+                raise Refusal(403, "Permission 'datasets.update' was denied")
+            for name in ("subtitle", "description"):
+                record[name] = wire.text(body, name) or record[name]
+            self.store.write(record, *key)
+            notes = wire.text(body, "versionNotes")
+            number = self.versions.add(key, uploads, notes=notes, stuck=call.stuck)
+            if body.get("deleteOldVersions"):
+                self.versions.delete_older(key, number)
+        return _accepted(record)
+
+    def status(self, call: Call) -> Mapping[str, Any]:
+        """Tell the state of the newest version that shows: shortly after an upload that is the old one."""
+        return {"status": self.versions.stage(self._shown(self._open(call)))}
+
+    def get(self, call: Call) -> Mapping[str, Any]:
+        """Tell all about a dataset."""
+        return self._told(self._open(call))
+
+    def list_files(self, call: Call) -> Mapping[str, Any]:
+        """List the files of a version, the newest READY one unless a number is given."""
+        key, version = self._version(call)
+        made = wire.stamp(version["created"])
+        listing = [
+            {"name": name, "totalBytes": size, "creationDate": made, "ref": name}
+            for name, size in self.versions.listing(key, version)
+        ]
+        page, following = wire.page_of(listing, call.body)
+        return {"datasetFiles": page, "nextPageToken": following}
+
+    def metadata(self, call: Call) -> Mapping[str, Any]:
+        """Tell what `datasets metadata` writes to a file."""
+        record = self._open(call)
+        info = {
+            "datasetId": record["id"],
+            "datasetSlug": record["slug"],
+            "ownerUser": record["owner"],
+            "title": record["title"],
+            "subtitle": record["subtitle"],
+            "description": record["description"],
+            "isPrivate": record["private"],
+            "licenses": [{"name": record["license"]}],
+            "keywords": [],
+            "collaborators": [],
+            "data": [],
+        }
+        return {"info": info}
+
+    def update(self, call: Call) -> Mapping[str, Any]:
+        """Change title, texts and privacy; without `isPrivate` the dataset becomes public, as asked."""
+        record = self._mine(call, "update")
+        settings = call.body.get("settings") or {}
+        for name in ("title", "subtitle", "description"):
+            record[name] = wire.text(settings, name) or record[name]
+        record["private"] = bool(settings.get("isPrivate"))
+        self.store.write(record, *_key_of(record))
+        return {}
+
+    def delete(self, call: Call) -> Mapping[str, Any]:
+        """Remove a dataset with all of its versions."""
+        record = self._mine(call, "delete")
+        self.versions.wait()
+        self.store.remove(*_key_of(record))
+        return {}
+
+    def list(self, call: Call) -> Mapping[str, Any]:
+        """List one's own datasets, or those that one may see."""
+        mine = call.text("group") == "DATASET_SELECTION_GROUP_MY"
+        user, search = call.text("user").lower(), call.text("search").lower()
+        found = [
+            self._told(record)
+            for record in self._all()
+            if (record["owner"] == call.user if mine else self._may_see(record, call.user))
+            and (not user or record["owner"] == user)
+            and search in f"{record['title']} {record['slug']}".lower()
+            and self.versions.newest(_key_of(record))
+        ]
+        page, following = wire.page_of(found, call.body)
+        return {"datasets": page, "nextPageToken": following}
+
+    def download(self, call: Call) -> Answer:
+        """Send to the link of one file, or of a zip of all."""
+        key, version = self._version(call)
+        name = call.text("fileName")
+        if name:
+            path = self.versions.file(key, version, name)
+            return wire.redirect(self.links.give(call.base, path, name.rpartition("/")[2]))
+        if self.versions.stage(version) != "READY":
+            raise Refusal(404, "The version is not ready")
+        return wire.redirect(self.links.give(call.base, self.versions.packed(key, version), f"{key[-1]}.zip"))
+
+    def mounted(self, ref: str, user: str) -> tuple[str, str, Path] | None:
+        """Return owner, slug and folder of what a notebook of this user gets for "owner/slug[/version]".
+
+        The newest READY version, whichever the reference names, as on Kaggle; None where there is none.
+        """
+        owner, _, slug = "/".join(ref.split("/")[:2]).partition("/")
+        record = self.store.read(*_key(owner, slug)) if owner and slug else None
+        if record is None or not self._may_see(record, user):
+            return None
+        version = self.versions.newest(_key_of(record), ready=True)
+        if version is None:
+            return None
+        return record["owner"], record["slug"], self.versions.folder(_key_of(record), version)
+
+    def resume(self) -> None:
+        """Go on with what was being processed when the server ended."""
+        for record in self._all():
+            self.versions.resume(_key_of(record))
+
+    def _version(self, call: Call) -> tuple[Key, Record]:
+        key = _key_of(self._open(call))
+        if wanted := call.number("datasetVersionNumber"):
+            return key, self.versions.get(key, wanted)
+        found = self.versions.newest(key, ready=True) or self.versions.newest(key)
+        if found is None:
+            raise Refusal(403, "Permission 'datasets.get' was denied")
+        return key, found
+
+    def _shown(self, record: Record) -> Record:
+        found = self.versions.newest(_key_of(record))
+        if found is None:
+            raise Refusal(403, "Permission 'datasets.get' was denied")
+        return found
+
+    def _open(self, call: Call) -> Record:
+        """Return a dataset that the caller may see by now; anything else is 403, as on Kaggle."""
+        record = self._read(call)
+        if record is None or not self._may_see(record, call.user):
+            raise Refusal(403, "Permission 'datasets.get' was denied")
+        self._shown(record)
+        return record
+
+    def _mine(self, call: Call, right: str) -> Record:
+        record = self._read(call)
+        if record is None or record["owner"] != call.user:
+            raise Refusal(403, f"Permission 'datasets.{right}' was denied")
+        return record
+
+    def _read(self, call: Call) -> Record | None:
+        owner, slug = call.text("ownerSlug") or call.user, call.text("datasetSlug")
+        return self.store.read(*_key(owner, slug)) if owner and slug else None
+
+    def _by_id(self, number: int) -> Record | None:
+        return next((record for record in self._all() if record["id"] == number), None)
+
+    def _all(self) -> Iterator[Record]:
+        for owner in self.store.names("datasets"):
+            yield from self.store.records("datasets", owner)
+
+    def _may_see(self, record: Record, user: str) -> bool:
+        return not record["private"] or record["owner"] == user
+
+    def _told(self, record: Record) -> dict[str, Any]:
+        key = _key_of(record)
+        shown = self._shown(record)
+        versions = [
+            {
+                "versionNumber": number,
+                "creationDate": wire.stamp(each["created"]),
+                "creatorName": record["owner"],
+                "creatorRef": record["owner"],
+                "versionNotes": each.get("notes", ""),
+                "status": self.versions.stage(each).capitalize(),
+            }
+            for number in self.versions.numbers(key)
+            if (each := self.store.read(*key, "versions", str(number))) and self.versions.visible(each)
+        ]
+        return {
+            "id": record["id"],
+            "ref": f"{record['owner']}/{record['slug']}",
+            "title": record["title"],
+            "subtitle": record["subtitle"],
+            "description": record["description"],
+            "ownerName": record["owner"],
+            "ownerRef": record["owner"],
+            "creatorName": record["owner"],
+            "url": _url(record),
+            "isPrivate": record["private"],
+            "licenseName": record["license"],
+            "lastUpdated": wire.stamp(shown["created"]),
+            "totalBytes": sum(size for _, size in self.versions.listing(key, shown)),
+            "currentVersionNumber": shown["number"],
+            "versions": versions,
+        }
+
+    def _uploads(
+        self, call: Call, body: Mapping[str, Any], below: str = "", depth: int = 0
+    ) -> Iterator[tuple[str, Path]]:
+        """Yield (path, bytes) of what a request names by tokens, its `directories` too."""
+        if depth > _MAX_DEPTH:
+            raise Refusal(400, "Directories are nested too deeply")
+        for each in wire.items(body, "files"):
+            name, data = self.blobs.finished(wire.text(each, "token"), call.user)
+            yield below + name, data
+        for folder in wire.items(body, "directories"):
+            name = wire.text(folder, "name")
+            if not name or "/" in name or name in (".", ".."):
+                raise Refusal(400, f"Invalid directory name: {name}")
+            yield from self._uploads(call, folder, f"{below}{name}/", depth + 1)
+
+
+def _key(owner: str, slug: str) -> Key:
+    return ("datasets", owner, slug)
+
+
+def _key_of(record: Record) -> Key:
+    return _key(record["owner"], record["slug"])
+
+
+def _url(record: Record) -> str:
+    return f"https://www.kaggle.com/datasets/{record['owner']}/{record['slug']}"
+
+
+def _accepted(record: Record) -> dict[str, Any]:
+    ref = f"/{record['owner']}/{record['slug']}"
+    return {"ref": ref, "url": _url(record), "status": "Ok", "error": "", "invalidTags": []}
+
+
+def _refused(why: str) -> dict[str, Any]:
+    return {"status": "Error", "error": why, "invalidTags": []}

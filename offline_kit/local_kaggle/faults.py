@@ -1,0 +1,124 @@
+"""Faults by configuration: what goes wrong, at which call, how often.
+
+Faults stand in `faults.json` in the state's folder, a list of objects that is read again whenever it
+changes; in a process that holds the server, `Faults.add` takes one too. A fault names the calls that it
+meets by `on`: an RPC's method ("CreateDataset"), its whole name, "PUT" (bytes of an upload), "GET" (a link
+to a file), with wildcards. It passes over the first `after` calls, meets the next `times` (0: all of
+them), and does, in this order:
+
+    delay         seconds to wait first
+    cut           bytes of the request's body after which the connection is reset (an upload keeps those);
+                  at a GET: bytes of the file after which it is
+    forget        true: the upload session has expired (404 from now on)
+    status        this HTTP status instead of the call, with `message`, and `retry_after` seconds as header
+    answer        this JSON object with status 200 instead of the call
+    lose_answer   true: the call has its effect, then the connection is reset without an answer
+    twice         true: the call is delivered twice; the second answer goes back
+    stuck         a processing state at which versions made by this call stay ("BLOBS_RECEIVED"), or "FAILED"
+
+    [{"on": "CreateDataset", "lose_answer": true}, {"on": "PUT", "cut": 100000, "times": 2},
+     {"on": "GetDatasetStatus", "status": 429, "retry_after": 1}]
+"""
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from offline_kit.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """One thing that goes wrong; see the module's text."""
+
+    on: str
+    """Which calls, with wildcards."""
+    after: int = 0
+    """How many of them pass first."""
+    times: int = 1
+    """How many of them it meets; 0 for all."""
+    delay: float = 0.0
+    """Seconds to wait before anything else."""
+    cut: int = -1
+    """Bytes after which the connection is reset; -1 for never."""
+    forget: bool = False
+    """The upload session is gone."""
+    status: int = 0
+    """HTTP status to answer instead of the call; 0 for none."""
+    message: str = "Injected fault"
+    """The error's sentence."""
+    retry_after: float | None = None
+    """Seconds for a Retry-After header."""
+    answer: Mapping[str, Any] | None = None
+    """JSON to answer instead of the call."""
+    lose_answer: bool = False
+    """The effect happens, the answer is lost."""
+    twice: bool = False
+    """The call is delivered twice."""
+    stuck: str = ""
+    """Where versions made by this call stay."""
+
+
+NONE = Fault(on="")
+"""Nothing goes wrong."""
+
+
+class Faults:
+    """The faults of one local Kaggle, and how often each was met."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._added: list[Fault] = []
+        self._read: list[Fault] = []
+        self._stamp = (0, 0)
+        self._seen: dict[int, int] = {}
+
+    def add(self, fault: Fault) -> None:
+        """Let something go wrong from now on."""
+        with self._lock:
+            self._added.append(fault)
+
+    def meet(self, name: str) -> Fault:
+        """Return what goes wrong at this call ("package.Service/Method", "PUT" or "GET"); counts it."""
+        with self._lock:
+            self._reload()
+            for fault in (*self._added, *self._read):
+                if not any(fnmatchcase(each, fault.on) for each in (name, name.rpartition("/")[2])):
+                    continue
+                count = self._seen.get(id(fault), 0)
+                self._seen[id(fault)] = count + 1
+                if count >= fault.after and (not fault.times or count < fault.after + fault.times):
+                    return fault
+        return NONE
+
+    def _reload(self) -> None:
+        try:
+            told = self.path.stat()
+        except OSError:
+            self._read, self._stamp = [], (0, 0)
+            return
+        if (told.st_mtime_ns, told.st_size) != self._stamp:
+            self._stamp = (told.st_mtime_ns, told.st_size)
+            self._read = list(read(self.path))
+            self._seen = {id(fault): self._seen.get(id(fault), 0) for fault in self._added}
+
+
+def read(path: Path) -> tuple[Fault, ...]:
+    """Read a file of faults; UsageError names what is wrong in it."""
+    known = {each.name for each in fields(Fault)}
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        for each in raw:
+            if unknown := sorted(set(each) - known):
+                raise UsageError(
+                    f"'{path}' has an unknown word '{unknown[0]}'",
+                    hint=f"a fault has {', '.join(sorted(known))}",
+                )
+        return tuple(Fault(**each) for each in raw)
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"'{path}' is no list of faults: {error}", hint="see `on` and the like") from error

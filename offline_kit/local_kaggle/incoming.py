@@ -1,0 +1,126 @@
+"""One HTTP request as the server sees it: where it goes, and its body, however it is framed."""
+
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from offline_kit.local_kaggle.wire import Refusal
+
+LOCAL = frozenset({"localhost", "127.0.0.1", "::1", ""})
+_MAX_LINE = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What a request line asks for, in origin form or (to a proxy) absolute form."""
+
+    host: str
+    """Host name; empty in origin form."""
+    path: str
+    """Path, still quoted."""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it is meant for another host."""
+        return self.host not in LOCAL
+
+    def rpc(self) -> str:
+        """Return "package.Service/Method", or "" where it is no remote call."""
+        words = self.path.strip("/").split("/")
+        words = words[1:] if words[:1] == ["api"] else words
+        return "/".join(words[1:]) if len(words) == 3 and words[0] == "v1" and "." in words[1] else ""
+
+    def after(self, prefix: str) -> str:
+        """Return the first word behind a prefix, or ""."""
+        return self.path.removeprefix(prefix).partition("/")[0] if self.path.startswith(prefix) else ""
+
+
+def target_of(line: str) -> Target:
+    """Read the target of a request line."""
+    split = urllib.parse.urlsplit(line)
+    return Target(host=(split.hostname or "") if split.scheme else "", path=split.path or "/")
+
+
+class Stream(Protocol):
+    """What a body is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Return a line of up to `size` bytes."""
+
+
+class CutError(OSError):
+    """The body ended before its end, or was cut by an injected fault."""
+
+
+class Body:
+    """The body of a request, by length or in chunks; tells how much came."""
+
+    def __init__(self, headers: Mapping[str, str], stream: Stream, told: Callable[[int], None]) -> None:
+        self._stream = stream
+        self._told = told
+        self._chunked = "chunked" in (headers.get("Transfer-Encoding") or "").lower()
+        self._left = 0 if self._chunked else _length(headers)
+        self._ended = not self._chunked and not self._left
+        self.received = 0
+        self.cut_after = -1
+        """Bytes after which reading raises CutError; -1 for never."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return up to `size` bytes; nothing at the end. Raises CutError where the sender is gone."""
+        if self._chunked and not self._left and not self._ended:
+            self._next_chunk()
+        if self._ended:
+            return b""
+        if self.cut_after >= 0:
+            size = min(size, self.cut_after - self.received)
+            if size <= 0:
+                raise CutError("cut by an injected fault")
+        piece = self._stream.read(min(size, self._left))
+        if not piece:
+            raise CutError("the sender is gone")
+        self._left -= len(piece)
+        self.received += len(piece)
+        if not self._left:
+            if self._chunked:
+                self._stream.readline(_MAX_LINE)
+            else:
+                self._ended = True
+        self._told(self.received)
+        return piece
+
+    def whole(self, limit: int) -> bytes:
+        """Return all of it; refuses more than `limit` bytes."""
+        pieces = bytearray()
+        while piece := self.read(1 << 16):
+            pieces += piece
+            if len(pieces) > limit:
+                raise Refusal(413, "Request too large")
+        return bytes(pieces)
+
+    def drain(self) -> None:
+        """Read on to the end, so that an early answer is not lost in a reset connection."""
+        self.cut_after = -1
+        while self.read(1 << 18):
+            pass
+
+    def _next_chunk(self) -> None:
+        line = self._stream.readline(_MAX_LINE)
+        try:
+            self._left = int(line.partition(b";")[0], 16)
+        except ValueError:
+            raise CutError("a chunk has no length") from None
+        if not self._left:
+            while self._stream.readline(_MAX_LINE).strip():
+                pass
+            self._ended = True
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    length = headers.get("Content-Length") or "0"
+    if not length.isdecimal():
+        raise Refusal(400, "Invalid Content-Length")
+    return int(length)

@@ -1,0 +1,224 @@
+"""The HTTP side: a server on loopback that is also the client's proxy, and lets nothing through to elsewhere."""
+
+import re
+import socket
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from offline_kit.errors import OutsideError, UsageError
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.faults import NONE, Fault
+from offline_kit.local_kaggle.incoming import Body, CutError, Target, target_of
+from offline_kit.local_kaggle.service import LocalKaggle
+from offline_kit.local_kaggle.traffic import Event, Traffic
+from offline_kit.local_kaggle.wire import Answer, Refusal
+
+_MAX_RPC = 128 << 20  # a notebook with its pictures fits
+_CHUNK = 1 << 18
+
+
+class Server:
+    """A running local Kaggle; a context that ends it."""
+
+    def __init__(self, kaggle: LocalKaggle, *, port: int = 0) -> None:
+        """Listen on 127.0.0.1; port 0 takes a free one. OutsideError where the port is taken."""
+        self.kaggle = kaggle
+        kaggle.store.folder.mkdir(parents=True, exist_ok=True)
+        self.traffic = Traffic(kaggle.store.folder / "traffic.jsonl")
+        handler = type("_BoundHandler", (_Handler,), {"server_of": self})
+        try:
+            self._http = _Http(("127.0.0.1", port), handler)
+        except OSError as error:
+            raise OutsideError(
+                f"cannot listen on port {port}: {error.strerror}", hint="choose another with --port"
+            ) from error
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens; also the proxy of its clients."""
+        return f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def __enter__(self) -> "Server":
+        self.kaggle.resume()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def wait(self) -> None:
+        """Serve until interrupted."""
+        while self._thread.is_alive():
+            self._thread.join(0.5)
+
+
+class _Http(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: whoever was cut off knows it."""
+
+
+class _LostError(Exception):
+    """The connection is reset without an answer, on purpose."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server_of: Server
+    timeout = 600
+
+    def do_CONNECT(self) -> None:
+        """Refuse a tunnel: whatever wanted out, to kaggle.com first of all, ends here."""
+        self._refuse_foreign(self.path)
+
+    def do_POST(self) -> None:
+        """Answer a remote call."""
+        target = target_of(self.path)
+        self._serve(target, target.rpc() or "POST")
+
+    def do_PUT(self) -> None:
+        """Take an upload."""
+        self._serve(target_of(self.path), "PUT")
+
+    def do_GET(self) -> None:
+        """Send a file."""
+        self._serve(target_of(self.path), "GET")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing; the traffic is logged without secrets."""
+
+    def _refuse_foreign(self, host: str) -> None:
+        self._tell("refused", host)
+        self.close_connection = True
+        self._send(wire.refusal_answer(Refusal(403, f"The local Kaggle lets nothing through to {host}")))
+
+    def _serve(self, target: Target, name: str) -> None:
+        if target.foreign:
+            self._refuse_foreign(target.host)
+            return
+        fault, status, sent, body = NONE, 0, 0, None
+        try:
+            body = Body(self._headers(), self.rfile, lambda count: self._tell("bytes", name, received=count))
+            self._tell("begun", name)
+            fault = self.server_of.kaggle.faults.meet(name)
+            answer = self._answer(target, name, body, fault)
+            self._tell("done", name, received=body.received, status=answer.status)
+            if fault.lose_answer:
+                raise _LostError
+            status, sent = answer.status, self._send(answer, cut=fault.cut if name == "GET" else -1)
+        except (_LostError, OSError):  # also a sender or receiver that went away
+            self._reset()
+        finally:
+            received = body.received if body else 0
+            self._tell("ended", name, received=received, sent=sent, status=status)
+
+    def _answer(self, target: Target, name: str, body: Body, fault: Fault) -> Answer:
+        """Return the answer to a call, injected faults and refusals included."""
+        time.sleep(fault.delay)
+        body.cut_after = fault.cut if name != "GET" else -1
+        shape = self.server_of.kaggle.settings.error_shape
+        try:
+            if fault.forget:
+                self.server_of.kaggle.blobs.forget(target.after("/upload/"))
+            if fault.status:
+                body.drain()
+                wait = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+                raise Refusal(fault.status, fault.message, headers=wait)
+            if fault.answer is not None:
+                body.drain()
+                return wire.json_answer(fault.answer)
+            return self._routed(target, name, body, fault)
+        except Refusal as refusal:
+            body.drain()
+            return wire.refusal_answer(refusal, shape)
+        except UsageError as error:  # a faults.json that cannot be read
+            return wire.refusal_answer(Refusal(500, error.what), "nested")
+        except CutError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a bug of ours is a 500, not a dead connection
+            return wire.refusal_answer(Refusal(500, f"The local Kaggle failed: {error!r}"), "nested")
+
+    def _routed(self, target: Target, name: str, body: Body, fault: Fault) -> Answer:
+        kaggle = self.server_of.kaggle
+        if name == "PUT":
+            return kaggle.blobs.put(target.after("/upload/"), self._headers(), body)
+        if name == "GET":
+            body.drain()
+            return Answer(file=kaggle.links.find(target.after("/files/")))
+        if target.rpc():
+            raw = body.whole(_MAX_RPC)
+            return kaggle.call(target.rpc(), self._headers(), raw, self.server_of.url, fault)
+        raise Refusal(404, "Not found")
+
+    def _headers(self) -> Mapping[str, str]:
+        return _Headers(self.headers.items())
+
+    def _send(self, answer: Answer, *, cut: int = -1) -> int:
+        """Send an answer; return the bytes of its body."""
+        if answer.file:
+            return self._send_file(answer.file, cut)
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        self.wfile.write(answer.body)
+        return len(answer.body)
+
+    def _send_file(self, path: Path, cut: int) -> int:
+        """Send a file, or the rest of it that `Range` asks for."""
+        told = path.stat()
+        etag = f'"{told.st_mtime_ns:x}-{told.st_size:x}"'
+        start = self._start(told.st_size, etag)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Type", "application/octet-stream")
+        self.send_header("Content-Length", str(told.st_size - start))
+        self.send_header("Last-Modified", formatdate(told.st_mtime, usegmt=True))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", etag)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{told.st_size - 1}/{told.st_size}")
+        self.end_headers()
+        sent = 0
+        with path.open("rb") as stream:
+            stream.seek(start)
+            while chunk := stream.read(_CHUNK if cut < 0 else min(_CHUNK, cut - sent)):
+                self.wfile.write(chunk)
+                sent += len(chunk)
+        if 0 <= cut < told.st_size - start:
+            raise _LostError
+        return sent
+
+    def _start(self, size: int, etag: str) -> int:
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        same = (self.headers.get("If-Range") or etag) == etag
+        return int(wanted[1]) if wanted and same and int(wanted[1]) < size else 0
+
+    def _reset(self) -> None:
+        """End the connection with a reset, as a lost one ends."""
+        self.close_connection = True
+        with suppress(OSError):
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+
+    def _tell(self, phase: str, name: str, **facts: int) -> None:
+        self.server_of.traffic.tell(Event(phase=phase, name=name, **facts))
+
+
+class _Headers(dict[str, str]):
+    """Headers by their usual spelling, whichever came."""
+
+    def __init__(self, pairs: Any) -> None:
+        super().__init__({name.title(): value for name, value in pairs})

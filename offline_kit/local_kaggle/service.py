@@ -1,0 +1,65 @@
+"""One local Kaggle: its nouns on one store, and the table of its remote calls."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.accounts import Accounts
+from offline_kit.local_kaggle.blobs import Blobs
+from offline_kit.local_kaggle.datasets import Datasets
+from offline_kit.local_kaggle.faults import Fault, Faults
+from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.store import Store
+from offline_kit.local_kaggle.versions import Versions
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+
+_OPEN = frozenset({"security.OAuthService/IntrospectToken"})
+"""Calls that look at credentials themselves."""
+
+
+class LocalKaggle:
+    """The service behind the server; a folder of state that outlives it."""
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.settings = settings
+        self.store = Store(folder)
+        self.accounts = Accounts(self.store)
+        self.links = Links(settings.link)
+        self.blobs = Blobs(self.store, settings)
+        self.faults = Faults(folder / "faults.json")
+        self.datasets = Datasets(self.store, Versions(self.store, settings), self.blobs, self.links)
+        self._rpcs: dict[str, Rpc] = {
+            **self.accounts.rpcs(),
+            **self.blobs.rpcs(),
+            **self.datasets.rpcs(),
+        }
+
+    def resume(self) -> None:
+        """Go on with what was under way when the server of this folder ended."""
+        self.blobs.sweep()
+        self.datasets.resume()
+
+    def call(self, name: str, headers: Mapping[str, str], raw: bytes, base: str, fault: Fault) -> Answer:
+        """Answer one remote call; raises Refusal."""
+        rpc = self._rpcs.get(name)
+        if rpc is None:
+            raise Refusal(501, f"The local Kaggle has no {name}")
+        user = "" if name in _OPEN else self.accounts.user_of(headers)
+        call = Call(user=user, body=_parsed(raw), base=base, stuck=fault.stuck)
+        answer = rpc(call)
+        if fault.twice:
+            answer = rpc(call)
+        return answer if isinstance(answer, Answer) else wire.json_answer(answer)
+
+
+def _parsed(raw: bytes) -> Mapping[str, Any]:
+    try:
+        body = json.loads(raw or b"{}")
+    except ValueError:
+        raise Refusal(400, "Invalid JSON payload received") from None
+    if not isinstance(body, dict):
+        raise Refusal(400, "Invalid JSON payload received")
+    return body

@@ -1,0 +1,31 @@
+"""How the local Kaggle behaves: how late effects show, how long work takes, what is allowed."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One local Kaggle; all times in seconds."""
+
+    visible_after: float = 1.0
+    """Until then a new dataset answers 403, and a new version is not there: the old one still says READY."""
+    processing: float = 3.0
+    """From visible to READY, through all the states that the service has."""
+    unpack_pt: bool = True
+    """Whether .pt, .pth and the like are unpacked, which Kaggle does on some days."""
+    session: float = 6 * 86400.0
+    """How long an upload session can be gone on with; then it answers 404."""
+    link: float = 3600.0
+    """How long a link to a file works; then it answers 403."""
+    queued: float = 0.5
+    """How long a pushed notebook waits before it runs."""
+    sessions: int = 2
+    """Notebook runs at once for one account; a further push is refused."""
+    daily_submissions: int = 5
+    """Submissions a day (UTC) and competition, where the competition says nothing else."""
+    scoring: float = 1.0
+    """From the end of a hidden run to its score."""
+    layout: str = "new"
+    """Mounts below /kaggle/input: "new" (datasets/<owner>/<slug>) or "old" (<slug>)."""
+    error_shape: str = "nested"
+    """Bodies of errors: "nested" as the live service, "flat" as the client understands, "html" or "empty"."""

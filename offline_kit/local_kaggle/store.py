@@ -1,0 +1,83 @@
+"""The local Kaggle's state on disk: one JSON file per thing, each written whole or not at all."""
+
+import json
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files
+from offline_kit.local_kaggle.wire import Refusal
+
+Record = dict[str, Any]
+_SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_RECORD = "record.json"
+
+
+class Store:
+    """A folder of records; a key is a path of safe words below it.
+
+    One process serves a folder at a time; its threads take `lock` around reading and writing again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.lock = threading.RLock()
+
+    def now(self) -> float:
+        """Return the time, seconds since 1970."""
+        return time.time()
+
+    def place(self, *key: str) -> Path:
+        """Return the folder of a key; refuses words that are no slugs, so that nothing leads out of it."""
+        if not key or not all(_SAFE.fullmatch(word) for word in key):
+            raise Refusal(404, "Not found")
+        return self.folder.joinpath(*(word.lower() for word in key))
+
+    def read(self, *key: str) -> Record | None:
+        """Return a record, or None where there is none."""
+        try:
+            found = json.loads((self.place(*key) / _RECORD).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write(self, record: Record, *key: str) -> None:
+        """Write a record whole; it outlives a crash."""
+        files.write_atomic(self.place(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
+
+    def remove(self, *key: str) -> None:
+        """Remove a record with all that lies below it; one that is not there is no error."""
+        shutil.rmtree(self.place(*key), ignore_errors=True)
+
+    def names(self, *key: str) -> list[str]:
+        """Return the words below a key, sorted; numbers by size."""
+        folder = self.place(*key)
+        found = (
+            [each.name for each in folder.iterdir() if (each / _RECORD).is_file() or _has_more(each)]
+            if folder.is_dir()
+            else []
+        )
+        return sorted(found, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
+
+    def records(self, *key: str) -> Iterator[Record]:
+        """Yield the records directly below a key, in the order of their names."""
+        for name in self.names(*key):
+            record = self.read(*key, name)
+            if record is not None:
+                yield record
+
+    def serial(self, kind: str) -> int:
+        """Return the next number of a kind; none is given twice, not even after a restart."""
+        with self.lock:
+            record = self.read("serial", kind) or {"last": 1000}
+            record["last"] += 1
+            self.write(record, "serial", kind)
+            return int(record["last"])
+
+
+def _has_more(folder: Path) -> bool:
+    return folder.is_dir() and any(each.is_dir() for each in folder.iterdir())

@@ -1,0 +1,60 @@
+"""What came over the wire, one line each, without any secret: for tests, and for a person who wonders."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A point in the life of one request."""
+
+    phase: str
+    """"begun", "bytes" (some of an upload's body arrived), "done" (the effect is there, the answer not sent),
+    "ended" (answered) or "refused" (not for this server)."""
+    name: str
+    """"package.Service/Method", "PUT", "GET", or the host that was asked for."""
+    received: int = 0
+    """Bytes of the body so far."""
+    sent: int = 0
+    """Bytes of the answer."""
+    status: int = 0
+    """HTTP status; 0 for none."""
+
+
+class Traffic:
+    """The log of a server, `traffic.jsonl` in its folder, and whoever listens in its process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.listeners: list[Callable[[Event], None]] = []
+        self._lock = threading.Lock()
+        self._events: list[Event] = []
+
+    def tell(self, event: Event) -> None:
+        """Tell listeners; keep and log it where a request has come to its end."""
+        for listener in tuple(self.listeners):
+            listener(event)
+        if event.phase not in ("ended", "refused"):
+            return
+        with self._lock:
+            self._events.append(event)
+            with self.path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps({"time": round(time.time(), 3), **asdict(event)}) + "\n")
+
+    def ended(self, name: str = "") -> list[Event]:
+        """Return the requests answered so far, all or those whose name ends in `name`."""
+        with self._lock:
+            return [event for event in self._events if event.phase == "ended" and event.name.endswith(name)]
+
+    def refused(self) -> list[str]:
+        """Return the hosts other than this server that were asked for; nothing was sent to them."""
+        with self._lock:
+            return [event.name for event in self._events if event.phase == "refused"]
+
+    def uploaded(self) -> int:
+        """Return how many bytes of uploads arrived so far."""
+        return sum(event.received for event in self.ended("PUT"))

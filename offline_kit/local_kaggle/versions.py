@@ -1,0 +1,177 @@
+"""Dataset versions on disk: what was uploaded, what Kaggle makes of it, and when it shows."""
+
+import os
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from offline_kit import files, kaggle_rules
+from offline_kit.errors import ProjectError
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.wire import Refusal
+
+STAGES = (
+    "NOT_YET_PERSISTED",
+    "BLOBS_RECEIVED",
+    "BLOBS_DECOMPRESSED",
+    "BLOBS_COPIED_TO_SDS",
+    "INDIVIDUAL_BLOBS_COMPRESSED",
+    "READY",
+)
+"""The states that a version passes, in order; FAILED is the other end."""
+Key = tuple[str, ...]
+
+
+class Versions:
+    """The versions below one kind of thing ("datasets" or "models"); a key names the thing."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self.store = store
+        self.settings = settings
+        self._working: list[threading.Thread] = []
+
+    def add(self, key: Key, uploads: Iterable[tuple[str, Path]], **facts: object) -> int:
+        """Make a new version of (path, bytes) pairs and begin its processing; return its number."""
+        with self.store.lock:
+            number = max(self.numbers(key), default=0) + 1
+            folder = self._folder(key, number) / "upload"
+            for path, data in uploads:
+                files.link_or_copy(data, _free(folder / PurePosixPath(path)))
+            record = {"number": number, "created": self.store.now(), "state": "received", **facts}
+            self.store.write(record, *self._key(key, number))
+        self._begin(key, number)
+        return number
+
+    def numbers(self, key: Key) -> list[int]:
+        """Return the numbers of all versions, deleted ones too."""
+        return [int(name) for name in self.store.names(*key, "versions")]
+
+    def get(self, key: Key, number: int) -> Record:
+        """Return a version's record; 404 where it is not there, not yet, or no more."""
+        record = self.store.read(*self._key(key, number)) if number > 0 else None
+        if record is None or record["state"] == "deleted" or not self.visible(record):
+            raise Refusal(404, f"Version {number} not found")
+        return record
+
+    def visible(self, record: Record) -> bool:
+        """Tell whether the version shows at all by now."""
+        return bool(self.store.now() - record["created"] >= self.settings.visible_after)
+
+    def newest(self, key: Key, *, ready: bool = False) -> Record | None:
+        """Return the newest version that shows (and is READY), or None."""
+        for number in reversed(self.numbers(key)):
+            record = self.store.read(*self._key(key, number))
+            if record is None or record["state"] == "deleted" or not self.visible(record):
+                continue
+            if not ready or self.stage(record) == "READY":
+                return record
+        return None
+
+    def unfinished(self, key: Key) -> bool:
+        """Tell whether a version is on its way: visible or not, neither READY nor FAILED."""
+        records = [self.store.read(*self._key(key, number)) for number in self.numbers(key)]
+        ended = ("READY", "FAILED", "DELETED")
+        return any(record and self.stage(record) not in ended for record in records)
+
+    def stage(self, record: Record) -> str:
+        """Return the state that a version shows now."""
+        if record["state"] == "deleted":
+            return "DELETED"
+        if record.get("stuck"):
+            return str(record["stuck"])
+        elapsed = self.store.now() - record["created"] - self.settings.visible_after
+        if elapsed >= self.settings.processing and record["state"] != "received":
+            return "READY" if record["state"] == "treated" else "FAILED"
+        share = elapsed / self.settings.processing if self.settings.processing else 1.0
+        return STAGES[max(0, min(4, int(share * 5)))]
+
+    def folder(self, key: Key, record: Record) -> Path:
+        """Return the folder of a READY version as it is mounted."""
+        return self._folder(key, int(record["number"])) / "files"
+
+    def listing(self, key: Key, record: Record) -> list[tuple[str, int]]:
+        """Return (path, bytes) of a version's files, sorted; nothing before it is READY."""
+        if self.stage(record) != "READY":
+            return []
+        folder = self.folder(key, record)
+        return [(path.as_posix(), (folder / path).stat().st_size) for path in files.tree(folder)]
+
+    def file(self, key: Key, record: Record, name: str) -> Path:
+        """Return one file of a version; 404 where it has none of that name."""
+        if name not in [path for path, _ in self.listing(key, record)]:
+            raise Refusal(404, f"File '{name}' not found")
+        return self.folder(key, record) / name
+
+    def packed(self, key: Key, record: Record) -> Path:
+        """Return all files of a version as one zip, made at the first call."""
+        final = self._folder(key, int(record["number"])) / "all.zip"
+        with self.store.lock:
+            if not final.exists():
+                part = final.with_suffix(".part")
+                with zipfile.ZipFile(part, "w", strict_timestamps=False) as packed:
+                    for path, _ in self.listing(key, record):
+                        packed.write(self.folder(key, record) / path, path)
+                part.replace(final)
+        return final
+
+    def delete_older(self, key: Key, number: int) -> None:
+        """Mark all versions before `number` as deleted, and free their disk."""
+        for older in [each for each in self.numbers(key) if each < number]:
+            self._change(key, older, state="deleted")
+            shutil.rmtree(self._folder(key, older) / "files", ignore_errors=True)
+
+    def resume(self, key: Key) -> None:
+        """Go on with what was being processed when the server ended."""
+        for number in self.numbers(key):
+            record = self.store.read(*self._key(key, number))
+            if record and record["state"] == "received":
+                self._begin(key, number)
+
+    def wait(self) -> None:
+        """Wait for the processing that is going on."""
+        for thread in self._working:
+            thread.join()
+
+    def _begin(self, key: Key, number: int) -> None:
+        thread = threading.Thread(target=self._process, args=(key, number), daemon=True)
+        self._working = [each for each in self._working if each.is_alive()] + [thread]
+        thread.start()
+
+    def _process(self, key: Key, number: int) -> None:
+        """Put an upload through Kaggle's treatment; what it refuses fails the version."""
+        folder = self._folder(key, number)
+        shutil.rmtree(folder / "files", ignore_errors=True)  # half made by a server that was ended
+        (folder / "upload").mkdir(exist_ok=True)
+        try:
+            kaggle_rules.treat(folder / "upload", folder / "files", unpack_pt=self.settings.unpack_pt)
+        except ProjectError as error:
+            self._change(key, number, state="failed", problems=list(error.details) or [error.what])
+        except OSError as error:
+            self._change(key, number, state="failed", problems=[str(error)])
+        else:
+            self._change(key, number, state="treated")
+            shutil.rmtree(folder / "upload", ignore_errors=True)
+
+    def _change(self, key: Key, number: int, **facts: object) -> None:
+        with self.store.lock:
+            record = self.store.read(*self._key(key, number))
+            if record is not None:
+                self.store.write({**record, **facts}, *self._key(key, number))
+
+    def _key(self, key: Key, number: int) -> Key:
+        return (*key, "versions", str(number))
+
+    def _folder(self, key: Key, number: int) -> Path:
+        return self.store.place(*self._key(key, number))
+
+
+def _free(path: Path) -> Path:
+    """Return the path, or a numbered neighbour where one request names a file twice."""
+    number, candidate = 0, path
+    while os.path.lexists(candidate):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number:03}{path.suffix}")
+    return candidate

@@ -1,0 +1,145 @@
+"""Kaggle's conventions on the wire: JSON in lowerCamelCase, absent means default, errors are nested."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_WORDS = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    409: "ALREADY_EXISTS",
+    429: "RESOURCE_EXHAUSTED",
+    500: "INTERNAL",
+    501: "UNIMPLEMENTED",
+    503: "UNAVAILABLE",
+}
+
+
+class Refusal(Exception):  # noqa: N818 - a word of the service, not of ours
+    """The service says no: a status and a sentence; the server makes the answer of it."""
+
+    def __init__(self, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = dict(headers or {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One remote call, authenticated and parsed."""
+
+    user: str
+    """Who calls; empty for nobody."""
+    body: Mapping[str, Any]
+    """The request; fields that are not there have their default."""
+    base: str
+    """How the caller reaches this server: "http://127.0.0.1:PORT"."""
+    stuck: str = ""
+    """A state at which a version made by this call stays, by an injected fault."""
+
+    def text(self, name: str) -> str:
+        """Return a string field; absent is ""."""
+        return text(self.body, name)
+
+    def number(self, name: str) -> int:
+        """Return an integer field; absent is 0."""
+        return number(self.body, name)
+
+    def flag(self, name: str, *, default: bool = False) -> bool:
+        """Return a boolean field; absent is `default`."""
+        return bool(self.body.get(name, default))
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of strings; absent is empty."""
+        return [str(each) for each in items(self.body, name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What goes back."""
+
+    status: int = 200
+    """HTTP status."""
+    body: bytes = b""
+    """The body, unless a file is sent."""
+    file: Path | None = None
+    """A file to send instead of a body; ranges of it can be asked for."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers besides the length."""
+
+
+Rpc = Callable[[Call], Mapping[str, Any] | Answer]
+"""One remote procedure; raises Refusal."""
+
+
+def text(body: Mapping[str, Any], name: str) -> str:
+    """Return a string field; absent is ""."""
+    value = body.get(name)
+    return "" if value is None else str(value)
+
+
+def number(body: Mapping[str, Any], name: str) -> int:
+    """Return an integer field (int64 may come as a string); absent is 0. Refuses anything else."""
+    value = body.get(name) or 0
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise Refusal(400, f"Invalid value for {name}") from None
+
+
+def items(body: Mapping[str, Any], name: str) -> list[Any]:
+    """Return a list field; absent is empty. Refuses anything else."""
+    value = body.get(name) or []
+    if not isinstance(value, list):
+        raise Refusal(400, f"Invalid value for {name}")
+    return value
+
+
+def json_answer(value: Mapping[str, Any], status: int = 200) -> Answer:
+    """Return an answer with a JSON body."""
+    headers = {"Content-Type": "application/json; charset=utf-8"}
+    return Answer(status=status, body=json.dumps(value).encode(), headers=headers)
+
+
+def refusal_answer(refusal: Refusal, shape: str = "nested") -> Answer:
+    """Return an error in one of the shapes of `Settings.error_shape`."""
+    code, message = refusal.status, refusal.message
+    word = _WORDS.get(code, "UNKNOWN")
+    if shape in ("html", "empty"):
+        page = f"<html><body><h1>{code}</h1></body></html>" if shape == "html" else ""
+        return Answer(
+            status=code, body=page.encode(), headers={"Content-Type": "text/html", **refusal.headers}
+        )
+    inner = {"code": code, "message": message, "status": word}
+    made = json_answer({"error": inner} if shape == "nested" else inner, code)
+    return Answer(status=code, body=made.body, headers={**made.headers, **refusal.headers})
+
+
+def redirect(url: str) -> Answer:
+    """Return a 302 to a link."""
+    return Answer(status=302, headers={"Location": url})
+
+
+def stamp(seconds: float) -> str:
+    """Return a time (seconds since 1970) as the service writes it."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def page_of(found: Sequence[Any], body: Mapping[str, Any]) -> tuple[list[Any], str]:
+    """Return the page that `pageSize`, `pageToken` and `page` ask for, and the token of the next one."""
+    size = number(body, "pageSize") or 20
+    token = text(body, "pageToken")
+    if token:
+        if not token.isdecimal():
+            raise Refusal(400, "Invalid page token")
+        start = int(token)
+    else:
+        start = size * max(0, number(body, "page") - 1)
+    rest = str(start + size) if start + size < len(found) else ""
+    return list(found[start : start + size]), rest

@@ -1,0 +1,124 @@
+"""A local Kaggle with two accounts, and the unmodified `kaggle` program in a subprocess."""
+
+import base64
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline_kit.local_kaggle import connection
+from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.service import LocalKaggle
+from offline_kit.local_kaggle.settings import Settings
+
+HASTY = Settings(visible_after=0.05, processing=0.1, queued=0.05, scoring=0.05)
+CLIENT = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
+"""The Python whose `kaggle` is driven, so that another version of it can be tried."""
+SLUG = "alice/my-offline-kit"
+needs_client = pytest.mark.skipif(
+    not importlib.util.find_spec("kaggle"), reason="the kaggle client is missing"
+)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A running server and a place for its clients."""
+
+    server: Server
+    folder: Path
+
+    @property
+    def kaggle(self) -> LocalKaggle:
+        return self.server.kaggle
+
+    def environment(self, user: str = "alice") -> dict[str, str]:
+        home = self.folder / f"home-{user}"
+        home.mkdir(exist_ok=True)
+        return connection.environment(self.server.url, home, username=user, key=f"key-of-{user}")
+
+    def cli(
+        self, *words: str | Path, user: str = "alice", env: Mapping[str, str | None] | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run `kaggle WORDS` as a user; `env` changes its environment, None removes."""
+        whole: dict[str, str | None] = {**self.environment(user), **(env or {})}
+        return subprocess.run(
+            [CLIENT, "-m", "kaggle.cli", *map(str, words)],
+            env={name: value for name, value in whole.items() if value is not None},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    def rpc(self, method: str, user: str = "alice", /, **body: Any) -> dict[str, Any]:
+        """Call as the client's library does; the answer, or {"status_code": ..., **body} for an error."""
+        secret = base64.b64encode(f"{user}:key-of-{user}".encode()).decode()
+        services = {"Dataset": "datasets.DatasetApiService", "Kernel": "kernels.KernelsApiService"}
+        service = (
+            method if "/" in method else f"{next(v for k, v in services.items() if k in method)}/{method}"
+        )
+        request = urllib.request.Request(
+            f"{self.server.url}/api/v1/{service}",
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {secret}", "Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return dict(json.load(answer))
+        except urllib.error.HTTPError as error:
+            return {"status_code": error.code, **json.load(error)}
+
+    def dataset(self, files: Mapping[str, bytes], name: str = "upload", ref: str = SLUG) -> Path:
+        """Write a folder with a dataset's metadata and these files."""
+        folder = self.folder / name
+        for path, data in files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+        metadata = {"id": ref, "title": "My offline kit", "licenses": [{"name": "CC0-1.0"}]}
+        (folder / "dataset-metadata.json").write_text(json.dumps(metadata))
+        return folder
+
+    def until(self, true: Callable[[], bool], seconds: float = 20) -> None:
+        """Wait until something holds."""
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, "it never came true"
+            time.sleep(0.02)
+
+    def ready(self, ref: str = SLUG, version: int = 1) -> None:
+        """Wait until a version of a dataset is current and READY."""
+        owner, slug = ref.split("/")
+        ask = {"ownerSlug": owner, "datasetSlug": slug}
+        self.until(
+            lambda: (
+                self.rpc("GetDataset", owner, **ask).get("currentVersionNumber") == version
+                and self.rpc("GetDatasetStatus", owner, **ask).get("status") == "READY"
+            )
+        )
+
+    def names(self, ref: str = SLUG) -> dict[str, int]:
+        """Return the files of a dataset's READY version."""
+        owner, slug = ref.split("/")
+        listed = self.rpc("ListDatasetFiles", owner, ownerSlug=owner, datasetSlug=slug, pageSize=200)
+        return {each["name"]: each["totalBytes"] for each in listed["datasetFiles"]}
+
+
+@contextmanager
+def serving(folder: Path, settings: Settings = HASTY) -> Iterator[Bench]:
+    """Serve a local Kaggle from `folder`/state, with the accounts alice and bob."""
+    kaggle = LocalKaggle(folder / "state", settings)
+    for name in ("alice", "bob"):
+        kaggle.accounts.add(name, key=f"key-of-{name}", token=f"KGAT_{name}")
+    with Server(kaggle) as server:
+        yield Bench(server, folder)
