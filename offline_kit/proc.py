@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from offline_kit.errors import OfflineKitError, OutsideError
 
@@ -166,6 +166,30 @@ def start(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def converse(
+    argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, errors: IO[bytes]
+) -> "subprocess.Popen[bytes]":
+    """Start a command that is spoken to through its stdin and stdout; what it says on stderr goes to `errors`.
+
+    It gets a process group of its own, so that an interrupt at the terminal reaches us alone; `end` it.
+    Raises OutsideError where it cannot be started.
+    """
+    words = [str(word) for word in argv]
+    try:
+        return subprocess.Popen(
+            words,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise OutsideError(
+            f"cannot start '{words[0]}': {error.strerror}", hint="install it, or check PATH"
+        ) from error
 
 
 def _text(data: bytes | None) -> str:

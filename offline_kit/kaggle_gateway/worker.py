@@ -1,0 +1,236 @@
+"""The process in which Kaggle's client lives, and the only file that imports it.
+
+It runs on its own (`python -P worker.py`), with nothing of offline_kit: what the client prints, reads from
+the environment, or ends with `exit()` stays in here, and whoever started us ends us when it hangs. Requests
+come as JSON lines on stdin, answers leave as JSON lines, in any order, on what was stdout at the start.
+
+    {"id": 1, "op": "login"}
+    {"id": 2, "op": "call", "service": "datasets.DatasetApiService", "method": "GetDataset", "body": {...}}
+    {"id": 3, "op": "download", ... as call, "into": "/path/of/a/new/file"}
+    -> {"id": 2, "answer": {...}}  or  {"id": 2, "kind": "http", "status": 403, "message": "...", "after": null}
+
+Login, address and transport are the client's own; the messages are ours, since the client's typed ones
+fail on values that are younger than it.
+"""
+
+import base64
+import json
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+THREADS = 8
+"""Requests under way at once; Kaggle's client has no locks, but each of its sessions serves one thread well."""
+
+_TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
+
+
+class WorkerError(Exception):
+    """What went wrong, as it is told to the other side."""
+
+    def __init__(self, kind: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.told = {"kind": kind, "message": message, **more}
+
+
+class _Body:
+    """A request in the form that the client's transport takes."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self.fields = fields
+
+    @staticmethod
+    def to_dict(body: "_Body") -> dict[str, Any]:
+        return body.fields
+
+
+class _Raw:
+    """An answer as it came."""
+
+    @staticmethod
+    def prepare_from(response: Any) -> Any:
+        return response.json()
+
+
+class Worker:
+    """The client, logged in once, with a session for each thread."""
+
+    def __init__(self) -> None:
+        self._api: Any = None
+        self._mine = threading.local()
+        self._secrets: tuple[str, ...] = ()
+
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Return the answer to a request; every failure is an answer too."""
+        try:
+            ops = {"login": self._login, "call": self._call, "download": self._download}
+            return {"answer": ops[request["op"]](request)}
+        except WorkerError as failure:
+            told = failure.told
+        except SystemExit:
+            told = {"kind": "exit", "message": "Kaggle's client ended itself"}
+        except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
+            told = _told(error)
+        return {**told, "message": self._scrub(str(told["message"]))}
+
+    def _login(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._api = api = _import()
+        if not getattr(api, "_authenticated", False):
+            # The import swallows what went wrong; asked again, the client says it.
+            try:
+                api.authenticate()
+            except SystemExit as error:
+                raise WorkerError("login", "Kaggle's client found no credentials that are valid") from error
+        values = api.config_values
+        dropped = _drop_stale_token(str(values.get("auth_method")))
+        key, token, user = (str(values.get(name) or "") for name in ("key", "token", "username"))
+        pair = base64.b64encode(f"{user}:{key}".encode()).decode() if key else ""
+        self._secrets = tuple(each for each in (key, token, pair, _token()[0]) if len(each) > 3)
+        import kaggle
+
+        return {
+            "username": user,
+            "method": str(values.get("auth_method") or "").rpartition(".")[2],
+            "dropped": dropped,
+            "endpoint": self._http()._endpoint,
+            "version": getattr(kaggle, "__version__", ""),
+        }
+
+    def _http(self) -> Any:
+        if getattr(self._mine, "http", None) is None:
+            self._mine.client = self._api.build_kaggle_client()
+            self._mine.http = self._mine.client.http_client()
+        return self._mine.http
+
+    def _call(self, request: dict[str, Any]) -> Any:
+        return self._http().call(request["service"], request["method"], _Body(request["body"]), _Raw)
+
+    def _download(self, request: dict[str, Any]) -> dict[str, Any]:
+        from kagglesdk.common.types.file_download import FileDownload
+
+        body = _Body(request["body"])
+        with self._http().call(request["service"], request["method"], body, FileDownload) as response:
+            size = 0
+            with open(request["into"], "xb") as into:  # noqa: PTH123 - the standard library only, and plainly
+                for chunk in response.iter_content(1 << 20):
+                    into.write(chunk)
+                    size += len(chunk)
+            expected = response.headers.get("Content-Length")
+            if expected and not response.headers.get("Content-Encoding") and int(expected) != size:
+                raise WorkerError("connection", f"the download ended after {size} of {expected} bytes")
+            return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
+
+    def _scrub(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+
+def _import() -> Any:
+    try:
+        import kaggle
+    except ModuleNotFoundError as error:
+        raise WorkerError("missing", str(error), name=error.name or "") from error
+    except SystemExit as error:  # clients before 2.2.4 end the program that imports them
+        raise WorkerError("login", "Kaggle's client found no credentials that are valid") from error
+    return kaggle.api
+
+
+def _token() -> tuple[str, str]:
+    from kagglesdk import kaggle_env
+
+    token, source = kaggle_env.get_access_token_from_env()
+    return token or "", source or ""
+
+
+def _drop_stale_token(method: str) -> str:
+    """Return where a token that Kaggle refused came from, so that no call carries it; "" where there is none.
+
+    The client falls back to the key, says so, and sends the refused token all the same.
+    """
+    if "LEGACY" not in method or not _token()[0]:
+        return ""
+    source = _token()[1]
+    for name in _TOKEN_VARIABLES:
+        os.environ.pop(name, None)
+    if _token()[0]:
+        raise WorkerError(
+            "stale", f"the token from '{_token()[1]}' is not valid any more", source=_token()[1]
+        )
+    return source
+
+
+def _told(error: Exception) -> dict[str, Any]:
+    response = getattr(error, "response", None)
+    if response is not None:
+        return {
+            "kind": "http",
+            "status": response.status_code,
+            "message": _server_message(response, error),
+            "after": _seconds(response.headers.get("Retry-After")),
+        }
+    names = {each.__name__ for each in type(error).__mro__}
+    if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
+        refused = "NewConnectionError" in str(error) or "ConnectTimeout" in names
+        return {"kind": "unsent" if refused else "connection", "message": str(error)}
+    if isinstance(error, ValueError):
+        return {"kind": "garbled", "message": f"the answer is no JSON: {error}"}
+    return {"kind": "other", "message": f"{type(error).__name__}: {error}"}
+
+
+def _server_message(response: Any, error: Exception) -> str:
+    """Return the service's own words, nested or flat; the client knows only the flat form."""
+    try:
+        body = response.json()
+    except ValueError:
+        return str(error)
+    nested = body.get("error") if isinstance(body, dict) else None
+    if isinstance(nested, dict) and nested.get("message"):
+        return str(nested["message"])
+    if isinstance(nested, str) and nested:
+        return nested
+    return str((isinstance(body, dict) and body.get("message")) or error)
+
+
+def _seconds(value: str | None) -> float | None:
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    from datetime import UTC, datetime
+
+    try:
+        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return None
+
+
+def main() -> None:
+    """Answer requests until stdin ends."""
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # whatever the client prints goes where its errors go
+    writing = threading.Lock()
+    worker = Worker()
+
+    def serve(request: dict[str, Any]) -> None:
+        line = json.dumps({"id": request["id"], **worker.handle(request)}) + "\n"
+        with writing:
+            out.write(line.encode())
+
+    pool = ThreadPoolExecutor(THREADS)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        if request["op"] == "login":
+            serve(request)  # before anything else, and alone: it changes the environment
+        else:
+            pool.submit(serve, request)
+    os._exit(0)  # nobody listens any more, whatever still runs
+
+
+if __name__ == "__main__":
+    main()

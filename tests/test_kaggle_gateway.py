@@ -1,0 +1,300 @@
+"""The gateway before the local Kaggle, with the real client in its worker process."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_kaggle_case import SLUG, Bench, serving
+
+from offline_kit.errors import OutsideError, UsageError
+from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.nouns import NewVersion, NotLoggedInError, RefusedError, UnansweredError
+from offline_kit.kaggle_gateway.where import GUARD, Where
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.patience import Patience
+
+PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
+"""Another Python to run the same tests with the version of the client that it has."""
+BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A local Kaggle with alice and bob."""
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def alice(bench: Bench) -> Iterator[Client]:
+    """Alice's client."""
+    with client_of(bench) as client:
+        yield client
+
+
+def client_of(bench: Bench, user: str = "alice", **manners: Any) -> Client:
+    """Return a user's client."""
+    where = Where(local=bench.server.url, username=user, key=f"key-of-{user}")
+    return Client(where, python=PYTHON, **{"patience": BRISK, **manners})
+
+
+def put(bench: Bench, client: Client, name: str, data: bytes) -> str:
+    """Upload bytes the plain way and return their token."""
+    import requests
+
+    blob = client.start_blob(name, len(data), 1_000_000_000)
+    assert requests.put(blob.url, data=data, timeout=20).status_code == 200
+    return blob.token
+
+
+def new(bench: Bench, client: Client, files: Mapping[str, bytes], notes: str = "a note") -> NewVersion:
+    """Upload files and return what makes a dataset of them."""
+    tokens = {name: put(bench, client, name.rpartition("/")[2], data) for name, data in files.items()}
+    return NewVersion(ref=SLUG, title="My offline kit", notes=notes, tokens=tokens)
+
+
+def test_a_dataset_with_folders_is_created_privately_and_read_back(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """Folders stay folders, nobody else sees the dataset, and a file comes back as it went."""
+    assert alice.dataset(SLUG) is None
+    assert alice.status(SLUG) == ""
+    files = {"offline-kit.json": b"{}", "packages/a.whl": b"wheel", "deep/er/b.bin": b"bb"}
+    page = alice.create(new(bench, alice, files))
+    assert page.endswith(SLUG)
+    bench.ready()
+    found = alice.dataset(SLUG)
+    assert found is not None
+    assert (found.version, found.private) == (1, True)
+    assert alice.status(SLUG) == "ready"
+    assert {each.name: each.size for each in alice.files(SLUG)} == {n: len(d) for n, d in files.items()}
+    assert alice.download(SLUG, "packages/a.whl", tmp_path / "a") == 5
+    assert (tmp_path / "a").read_bytes() == b"wheel"
+    with client_of(bench, "bob") as bob:
+        assert bob.dataset(SLUG) is None
+
+
+def test_a_second_version_carries_its_notes_and_number(bench: Bench, alice: Client) -> None:
+    """Version number and notes are read back: by them a lost answer is recognised."""
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    bench.ready()
+    alice.add_version(new(bench, alice, {"b.txt": b"2"}, notes="second"))
+    bench.ready(version=2)
+    found = alice.dataset(SLUG)
+    assert found is not None
+    assert found.version == 2
+    assert found.notes[2] == "second"
+    assert [each.name for each in alice.files(SLUG)] == ["b.txt"]
+    assert [each.name for each in alice.files(SLUG, 1)] == ["a.txt"]
+
+
+def test_long_listings_are_read_to_their_end(bench: Bench, alice: Client) -> None:
+    """A listing of several pages is one answer."""
+    alice.create(new(bench, alice, {f"{n}.txt": b"x" for n in range(5)}))
+    bench.ready()
+    with client_of(bench, page=2) as client:
+        assert len(client.files(SLUG)) == 5
+    assert len(bench.server.traffic.ended("/ListDatasetFiles")) == 3
+
+
+def test_a_refusal_inside_a_200_is_an_error_with_kaggles_words(bench: Bench, alice: Client) -> None:
+    """What the client reports as success and exit code 0 is an error here."""
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    with pytest.raises(RefusedError, match="already in use"):
+        alice.create(new(bench, alice, {"a.txt": b"1"}))
+
+
+def test_nested_messages_of_the_service_are_shown(bench: Bench, alice: Client) -> None:
+    """The sentence that the client hides behind '403 Client Error' reaches the user."""
+    with pytest.raises(RefusedError, match=r"Permission 'datasets.update' was denied") as caught:
+        alice.add_version(new(bench, alice, {"a.txt": b"1"}))
+    assert caught.value.status == 403
+    assert caught.value.hint
+
+
+def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
+    """429 with Retry-After, 503 and a cut connection are waited out where asking again does no harm."""
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    bench.ready()
+    for fault in (
+        Fault(on="GetDataset", status=429, retry_after=0.1),
+        Fault(on="GetDataset", status=503),
+        Fault(on="GetDataset", lose_answer=True),
+    ):
+        bench.kaggle.faults.add(fault)
+    assert alice.dataset(SLUG) is not None
+    assert len(bench.server.traffic.ended("/GetDataset")) >= 4
+
+
+@pytest.mark.parametrize("fault", [Fault(on="CreateDataset", lose_answer=True)])
+def test_an_effect_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client, fault: Fault) -> None:
+    """The client would create twice; the gateway says that it does not know."""
+    bench.kaggle.faults.add(fault)
+    with pytest.raises(UnansweredError, match="CreateDataset"):
+        alice.create(new(bench, alice, {"a.txt": b"1"}))
+    assert len(bench.server.traffic.ended("/CreateDataset")) == 1
+    bench.ready()
+
+
+def test_an_effect_is_sent_again_after_429(bench: Bench, alice: Client) -> None:
+    """Slow down means: nothing was done."""
+    bench.kaggle.faults.add(Fault(on="CreateDataset", status=429, retry_after=0.05))
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    bench.ready()
+
+
+def test_a_hanging_service_ends_within_the_deadline(bench: Bench) -> None:
+    """The client has no timeouts; we have, and the next question works."""
+    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", delay=30))
+    with client_of(bench, seconds=1.5, patience=Patience(attempts=1)) as client:
+        began = time.monotonic()
+        with pytest.raises(UnansweredError, match="GetDatasetStatus"):
+            client.status(SLUG)
+        assert time.monotonic() - began < 20
+        assert client.status(SLUG) == ""
+
+
+def test_an_expired_login_is_renewed(bench: Bench, alice: Client) -> None:
+    """One 401 in the middle is answered by logging in again."""
+    alice.account()
+    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=401))
+    assert alice.status(SLUG) == ""
+
+
+def homely(bench: Bench, **changes: str) -> dict[str, str]:
+    """Return an environment like a user's, whose Kaggle is the local one, with no credentials but `changes`."""
+    return {**bench.environment(), "KAGGLE_USERNAME": "", "KAGGLE_KEY": "", **changes}
+
+
+def logged_in(bench: Bench, env: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return account, method and dropped token that a client of this environment has."""
+    clean = {name: value for name, value in env.items() if value}
+    with Client(Where(), env=clean, python=PYTHON, patience=BRISK) as client:
+        account = client.account()
+        client.status(SLUG)
+        return account.username, account.method, account.dropped
+
+
+def test_credentials_come_from_every_source_of_the_client(bench: Bench) -> None:
+    """Key in variables, kaggle.json, token in a variable, token in a file: all log in."""
+    home = bench.folder / "home-alice"
+    folder = home / ".kaggle"
+    assert logged_in(bench, homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="key-of-bob"))[:2] == (
+        "bob",
+        "LEGACY_API_KEY",
+    )
+    assert logged_in(bench, homely(bench, KAGGLE_API_TOKEN="KGAT_bob"))[:2] == ("bob", "ACCESS_TOKEN")
+    folder.mkdir(exist_ok=True)
+    (folder / "kaggle.json").write_text(json.dumps({"username": "alice", "key": "key-of-alice"}))
+    (folder / "kaggle.json").chmod(0o600)
+    assert logged_in(bench, homely(bench))[0] == "alice"
+    (folder / "access_token").write_text("KGAT_bob\n")
+    assert logged_in(bench, homely(bench))[:2] == ("bob", "ACCESS_TOKEN")
+
+
+def test_a_stale_token_does_not_shadow_a_good_key(bench: Bench) -> None:
+    """The client would say 'key' and send the dead token; we lay it aside and say so."""
+    env = homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="key-of-bob", KAGGLE_API_TOKEN="KGAT_dead")
+    assert logged_in(bench, env) == ("bob", "LEGACY_API_KEY", "KAGGLE_API_TOKEN")
+
+
+def test_a_stale_token_file_is_named(bench: Bench) -> None:
+    """A dead token that cannot be laid aside stops us, with its place."""
+    folder = bench.folder / "home-alice" / ".kaggle"
+    folder.mkdir(parents=True)
+    (folder / "access_token").write_text("KGAT_dead")
+    with pytest.raises(NotLoggedInError, match="access_token"):
+        logged_in(bench, homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="key-of-bob"))
+
+
+def test_without_credentials_the_sources_are_named(bench: Bench) -> None:
+    """No exit, no help text on our stdout: an error with what to do, never a silent switch to local."""
+    with pytest.raises(NotLoggedInError, match="no valid credentials") as caught:
+        logged_in(bench, homely(bench))
+    assert "KAGGLE_API_TOKEN" in caught.value.hint
+    assert "--to local" in caught.value.hint
+
+
+def test_nothing_is_printed(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """The client prints help, warnings and, with VERBOSE, tokens; none of it reaches our terminal."""
+    with pytest.raises(NotLoggedInError):
+        logged_in(bench, homely(bench, VERBOSE="1"))
+    logged_in(bench, homely(bench, KAGGLE_API_TOKEN="KGAT_bob", VERBOSE="1"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_wrong_keys_are_told_without_showing_them(bench: Bench) -> None:
+    """A key that Kaggle refuses is an error of the login."""
+    with pytest.raises(NotLoggedInError) as caught:
+        logged_in(bench, homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="planted-key-5"))
+    assert "planted-key-5" not in repr((caught.value.what, caught.value.hint, caught.value.details))
+
+
+def test_the_local_kaggle_never_sees_the_users_credentials(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--to local` is another account, whatever lies in the home folder and the environment."""
+    (tmp_path / "me" / ".kaggle").mkdir(parents=True)
+    (tmp_path / "me" / ".kaggle" / "access_token").write_text("KGAT_bob")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_bob")
+    with client_of(bench) as client:
+        assert client.account().username == "alice"
+
+
+def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the guard set there is no client for the real Kaggle; one for the local Kaggle cannot leave it."""
+    monkeypatch.setenv(GUARD, "1")
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT", raising=False)
+    with Client(Where()) as client, pytest.raises(UsageError, match="out of reach"):
+        client.account()
+    env = Where(local=bench.server.url).environment(dict(os.environ), str(bench.folder))
+    import subprocess
+
+    reach = "import requests; requests.post('https://api.kaggle.com/v1/x', timeout=20)"
+    done = subprocess.run([sys.executable, "-c", reach], env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert bench.server.traffic.refused() == ["api.kaggle.com:443"]
+
+
+@pytest.mark.parametrize("said", ["TEST", "STAGING", "localhost"])
+def test_an_environment_that_the_client_would_ignore_is_refused(bench: Bench, said: str) -> None:
+    """KAGGLE_API_ENVIRONMENT=TEST would talk to production with real credentials."""
+    env = homely(bench, KAGGLE_API_ENVIRONMENT=said, KAGGLE_USERNAME="bob", KAGGLE_KEY="k")
+    with Client(Where(), env=env, python=PYTHON) as client, pytest.raises(UsageError, match=said):
+        client.account()
+
+
+def test_an_unreachable_kaggle_is_told_as_such(tmp_path: Path) -> None:
+    """A closed port is no crash."""
+    with (
+        Client(Where(local="http://127.0.0.1:9", username="alice", key="key"), patience=BRISK) as client,
+        pytest.raises(OutsideError, match="cannot be reached"),
+    ):
+        client.status(SLUG)
+
+
+def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:
+    """Without the kaggle package, or without six that it forgets to ask for, the remedy is told."""
+    (tmp_path / "six.py").write_text("raise ModuleNotFoundError(\"No module named 'six'\", name='six')\n")
+    env = homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="k", PYTHONPATH=str(tmp_path))
+    with (
+        Client(Where(), env=env, python=PYTHON) as client,
+        pytest.raises(OutsideError, match="six") as caught,
+    ):
+        client.account()
+    assert "pip install" in caught.value.hint
+
+
+def test_a_project_file_does_not_shadow_the_client(
+    bench: Bench, alice: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A user's own kaggle.py in the current folder is left alone."""
+    (tmp_path / "kaggle.py").write_text("raise SystemExit('wrong kaggle')")
+    monkeypatch.chdir(tmp_path)
+    assert alice.account().username == "alice"
