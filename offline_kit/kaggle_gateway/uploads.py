@@ -1,0 +1,257 @@
+"""Bytes to Kaggle's storage: resumable over cuts and over runs, and proven to be the ones that were meant.
+
+What is under way is remembered by the digest of the bytes and their name. Kaggle's client remembers by path,
+size and time, and was seen to make a dataset of a rebuilt file's old bytes.
+"""
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
+from offline_kit.files import CHUNK, disk_errors, write_atomic
+from offline_kit.kaggle_gateway.nouns import Blob, Kaggle
+from offline_kit.patience import PATIENT, PassingError, Patience, attempts
+from offline_kit.report import Advance
+
+if TYPE_CHECKING:
+    import requests
+
+MAX_AGE = 5 * 86400
+"""Seconds; Kaggle keeps an unfinished upload for about six days."""
+CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
+
+_DONE = frozenset({200, 201})
+_GONE = frozenset({404, 410})
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_HELD = re.compile(r"bytes=0-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file to upload."""
+
+    path: Path
+    """Where its bytes lie."""
+    name: str
+    """Its posix path in the dataset."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """What they must be."""
+
+
+class Uploader:
+    """Uploads files, remembering in `state` what is under way; safe for several threads."""
+
+    def __init__(self, kaggle: Kaggle, state: Path, *, patience: Patience = PATIENT) -> None:
+        self._kaggle = kaggle
+        self._state = state
+        self._patience = patience
+        with disk_errors(state):
+            # What is in here lets whoever reads it write to our uploads.
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def upload(self, file: Upload, advance: Advance = lambda _bytes: None) -> str:
+        """Bring a file's bytes to Kaggle and return the token that names them there.
+
+        Goes on where an earlier run was cut. Raises ProjectError where the file is not what it should be,
+        OutsideError where Kaggle does not take it.
+        """
+        counted = _Counted(advance)
+        going = _Going(file, self._kaggle, self._state / _key(file))
+        for attempt in attempts(
+            self._patience, may_pass=_may_pass, give_up=lambda e: _give_up(file, e), progress=counted.far
+        ):
+            with attempt:
+                blob = going.blob()
+                held = going.held(blob)
+                if held < file.size or (file.size == 0 and not going.complete):
+                    going.send(blob, held, counted)
+                counted.reach(file.size)
+                return blob.token
+        raise AssertionError("unreachable")
+
+    def forget(self, files: Mapping[str, Upload] | tuple[Upload, ...]) -> None:
+        """Forget what was under way for these files: their bytes are in a dataset now."""
+        for file in files.values() if isinstance(files, Mapping) else files:
+            (self._state / _key(file)).unlink(missing_ok=True)
+
+
+class _Counted:
+    """Tells a bar about bytes, never twice about the same ones."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._reached = 0
+
+    def far(self) -> int:
+        return self._reached
+
+    def reach(self, position: int) -> None:
+        if position > self._reached:
+            self._advance(position - self._reached)
+            self._reached = position
+
+
+class _Going:
+    """One file on its way."""
+
+    def __init__(self, file: Upload, kaggle: Kaggle, note: Path) -> None:
+        self._file = file
+        self._kaggle = kaggle
+        self._note = note
+        self._fresh = False
+        self.complete = False
+        """Whether Kaggle says that it has all bytes."""
+
+    def blob(self) -> Blob:
+        """Return the place of an earlier attempt or run, or a new one."""
+        self.complete = False
+        if found := self._remembered():
+            self._fresh = False
+            return found
+        file = self._file
+        blob = self._kaggle.start_blob(
+            PurePosixPath(file.name).name, file.size, int(file.path.stat().st_mtime)
+        )
+        note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": int(time.time())}
+        note["time"] = file.path.stat().st_mtime_ns
+        write_atomic(self._note, json.dumps(note))
+        self._note.chmod(0o600)
+        self._fresh = True
+        return blob
+
+    def _remembered(self) -> Blob | None:
+        try:
+            raw: dict[str, Any] = json.loads(self._note.read_bytes())
+            file = self._file
+            same = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
+            same = same and raw["time"] == file.path.stat().st_mtime_ns  # nobody wrote to it in between
+            young = 0 <= time.time() - raw["at"] < MAX_AGE
+            return Blob(token=raw["token"], url=raw["url"]) if same and young else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def held(self, blob: Blob) -> int:
+        """Ask how many bytes are there."""
+        if self._fresh:
+            return 0
+        size = self._file.size
+        answer = self._put(blob, b"", {"Content-Range": f"bytes */{size}"})
+        self.complete = answer.status_code in _DONE
+        return size if self.complete else self._range_of(answer)
+
+    def send(self, blob: Blob, start: int, counted: _Counted) -> None:
+        """Send what is missing and check on the way that the bytes are the ones that were meant."""
+        file = self._file
+        # A cut leaves bytes there, and what Kaggle holds then must be asked for.
+        self._fresh = False
+        headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
+        body = _Bytes(file, start, counted) if file.size else b""
+        try:
+            answer = self._put(blob, body, headers)
+        except ProjectError:
+            self._note.unlink(missing_ok=True)
+            raise
+        if answer.status_code == 308:
+            raise PassingError(f"Kaggle took only {self._range_of(answer)} bytes")
+        if answer.status_code not in _DONE:
+            self._refuse(answer)
+
+    def _range_of(self, answer: "requests.Response") -> int:
+        if answer.status_code != 308:
+            self._refuse(answer)
+        held = _HELD.fullmatch(answer.headers.get("Range", ""))
+        return min(int(held[1]) + 1, self._file.size) if held else 0
+
+    def _refuse(self, answer: "requests.Response") -> None:
+        code = answer.status_code
+        if code in _GONE:
+            self._note.unlink(missing_ok=True)
+            raise PassingError("the upload's place has expired", after=0.0)
+        if code in _AGAIN:
+            wait = answer.headers.get("Retry-After", "")
+            raise PassingError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
+        self._note.unlink(missing_ok=True)
+        raise OutsideError(
+            f"Kaggle's storage refused '{self._file.name}' with status {code}",
+            hint="run the same command again; nothing was made of an incomplete upload",
+        )
+
+    def _put(self, blob: Blob, body: "_Bytes | bytes", headers: Mapping[str, str]) -> "requests.Response":
+        import requests
+
+        proxies = self._kaggle.proxies()
+        with requests.Session() as session:
+            session.trust_env = proxies is None
+            session.auth = lambda request: request  # no password of a .netrc belongs here
+            return session.put(
+                blob.url,
+                data=body,
+                headers=dict(headers),
+                proxies=dict(proxies or {}),
+                timeout=(CONNECT_SECONDS, SILENT_SECONDS),
+                allow_redirects=False,
+            )
+
+
+class _Bytes:
+    """The rest of a file as a request's body.
+
+    Its last bytes leave only when the whole file was seen to have the right digest: an upload that Kaggle
+    calls complete is one of the right bytes, whenever we are killed.
+    """
+
+    def __init__(self, file: Upload, start: int, counted: _Counted) -> None:
+        self._file = file
+        self._start = start
+        self._counted = counted
+
+    def __len__(self) -> int:
+        return self._file.size - self._start
+
+    def __iter__(self) -> Iterator[bytes]:
+        file, digest, position = self._file, hashlib.sha256(), 0
+        with file.path.open("rb") as stream:
+            while position < file.size:
+                # Cut where the missing part begins, and never beyond the announced size.
+                until = self._start if position < self._start else file.size
+                chunk = stream.read(min(CHUNK, until - position))
+                digest.update(chunk)
+                position += len(chunk)
+                last = position == file.size and not stream.read(1)
+                if not chunk or (position == file.size and not (last and digest.hexdigest() == file.sha256)):
+                    raise _changed(file)
+                if position > self._start:
+                    yield chunk
+                self._counted.reach(position)
+
+
+def _key(file: Upload) -> str:
+    name = hashlib.sha256(file.name.encode()).hexdigest()[:16]
+    return f"{file.sha256}-{name}.json"
+
+
+def _may_pass(error: Exception) -> bool:
+    # requests' errors are OSErrors, as are the disk's; only those of the wire may pass.
+    return isinstance(error, OSError) and hasattr(error, "request")
+
+
+def _give_up(file: Upload, trouble: Exception) -> OfflineKitError:
+    return OutsideError(
+        f"'{file.name}' could not be uploaded: {trouble}",
+        hint="check the network and run the same command again; what has arrived is not sent again",
+    )
+
+
+def _changed(file: Upload) -> ProjectError:
+    return ProjectError(
+        f"'{file.path}' is not the file that the kit's manifest describes",
+        hint="build the kit again with 'offline-kit build', and push when nothing writes to it",
+    )

@@ -1,0 +1,173 @@
+"""Uploads before the local Kaggle: cuts, later runs, wrong bytes."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from local_kaggle_case import Bench, serving
+
+from offline_kit.errors import OutsideError, ProjectError
+from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.uploads import Upload, Uploader
+from offline_kit.kaggle_gateway.where import Where
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.patience import Patience
+
+BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
+BIG = bytes(range(256)) * 12_000  # three of our chunks
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A local Kaggle."""
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def client(bench: Bench) -> Iterator[Client]:
+    """Alice's client."""
+    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
+    with Client(where, patience=BRISK) as mine:
+        yield mine
+
+
+def upload_of(folder: Path, data: bytes, name: str = "checkpoints/model.ckpt") -> Upload:
+    """Write a file and say what it is."""
+    path = folder / name.replace("/", "_")
+    path.write_bytes(data)
+    return Upload(path=path, name=name, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def arrived(bench: Bench, token: str) -> bytes:
+    """Return the bytes that the server has for a token."""
+    return bench.kaggle.blobs.finished(token, "alice")[1].read_bytes()
+
+
+def uploader(bench: Bench, client: Client, attempts: int = 4) -> Uploader:
+    """Return an uploader with a state that outlives it."""
+    return Uploader(client, bench.folder / "uploads", patience=Patience(attempts=attempts, backoff=0.02))
+
+
+@pytest.mark.parametrize("data", [b"", b"x", BIG])
+def test_bytes_arrive_once_and_the_bar_is_full(bench: Bench, client: Client, data: bytes) -> None:
+    """What was uploaded is what is there, and the bar got each byte once."""
+    counted: list[int] = []
+    token = uploader(bench, client).upload(upload_of(bench.folder, data), counted.append)
+    assert arrived(bench, token) == data
+    assert sum(counted) == len(data) == bench.server.traffic.uploaded()
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(on="PUT", cut=2_000_000),
+        Fault(on="PUT", cut=2_000_000, times=2),
+        Fault(on="PUT", status=503),
+        Fault(on="PUT", status=429, retry_after=0),
+        Fault(on="PUT", lose_answer=True),
+    ],
+    ids=["cut", "cut twice", "503", "429", "answer lost"],
+)
+def test_trouble_on_the_way_is_outlasted(bench: Bench, client: Client, fault: Fault) -> None:
+    """Cuts go on where they ended; the bytes are right and counted once."""
+    bench.kaggle.faults.add(fault)
+    counted: list[int] = []
+    token = uploader(bench, client).upload(upload_of(bench.folder, BIG), counted.append)
+    assert arrived(bench, token) == BIG
+    assert sum(counted) == len(BIG)
+    if fault.cut > 0:
+        assert bench.server.traffic.uploaded() < len(BIG) * 1.5
+
+
+def cut_run(bench: Bench, client: Client, file: Upload, **fault: object) -> None:
+    """Let a run fail in the middle of an upload."""
+    bench.kaggle.faults.add(Fault(on="PUT", **{"cut": 2_000_000, **fault}))  # type: ignore[arg-type]
+    with pytest.raises(OutsideError, match=r"could not be uploaded|refused"):
+        uploader(bench, client, attempts=1).upload(file)
+
+
+def test_a_later_run_goes_on_where_the_first_was_cut(bench: Bench, client: Client) -> None:
+    """The second run sends only what is missing."""
+    file = upload_of(bench.folder, BIG)
+    cut_run(bench, client, file)
+    before = bench.server.traffic.uploaded()
+    assert arrived(bench, uploader(bench, client).upload(file)) == BIG
+    assert bench.server.traffic.uploaded() - before <= len(BIG) - 1_900_000
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 1
+
+
+def test_a_rebuilt_file_of_equal_size_and_time_is_sent_anew(bench: Bench, client: Client) -> None:
+    """State is kept by digest: old bytes never get into a new dataset."""
+    import os
+
+    old = upload_of(bench.folder, BIG)
+    stat = old.path.stat()
+    cut_run(bench, client, old)
+    new = upload_of(bench.folder, BIG[::-1])
+    os.utime(new.path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert arrived(bench, uploader(bench, client).upload(new)) == BIG[::-1]
+
+
+def test_an_expired_place_is_replaced(bench: Bench, client: Client) -> None:
+    """A session that is gone (404) costs a new upload, not the file."""
+    file = upload_of(bench.folder, BIG)
+    cut_run(bench, client, file)
+    bench.kaggle.faults.add(Fault(on="PUT", forget=True))
+    assert arrived(bench, uploader(bench, client).upload(file)) == BIG
+
+
+def test_finished_uploads_are_not_sent_again_until_forgotten(bench: Bench, client: Client) -> None:
+    """What arrived before a crash is asked for, not sent; what is in a dataset is forgotten."""
+    file = upload_of(bench.folder, BIG)
+    first = uploader(bench, client).upload(file)
+    sent = bench.server.traffic.uploaded()
+    assert uploader(bench, client).upload(file) == first
+    assert bench.server.traffic.uploaded() == sent
+    uploader(bench, client).forget((file,))
+    assert uploader(bench, client).upload(file) != first
+
+
+def test_equal_files_under_two_names_get_a_token_each(bench: Bench, client: Client) -> None:
+    """A name travels with the upload alone, so twins are two uploads."""
+    mine = uploader(bench, client)
+    names = [upload_of(bench.folder, b"same", name) for name in ("a/x.bin", "b/x.bin", "a/y.bin")]
+    assert len({mine.upload(file) for file in names}) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda data: data[::-1], lambda data: data[:-1], lambda data: data + b"!"],
+    ids=["other bytes", "shorter", "longer"],
+)
+def test_a_file_that_is_not_what_the_manifest_says_never_completes(
+    bench: Bench, client: Client, change: Callable[[bytes], bytes]
+) -> None:
+    """The last bytes leave only after the digest was right; nothing is left to be taken for it later."""
+    file = upload_of(bench.folder, BIG)
+    file.path.write_bytes(change(BIG))
+    with pytest.raises(ProjectError, match="manifest"):
+        uploader(bench, client).upload(file)
+    records = [json.loads(each.read_text()) for each in bench.folder.rglob("state/blobs/*/*.json")]
+    assert not [record for record in records if record.get("complete")]
+    file.path.write_bytes(BIG)
+    assert arrived(bench, uploader(bench, client).upload(file)) == BIG
+
+
+def test_a_refusal_is_told_at_once(bench: Bench, client: Client) -> None:
+    """403 at the storage is no passing trouble, and never a silently missing file."""
+    bench.kaggle.faults.add(Fault(on="PUT", status=403))
+    with pytest.raises(OutsideError, match=r"refused .*model.* with status 403"):
+        uploader(bench, client).upload(upload_of(bench.folder, BIG))
+    assert len(bench.server.traffic.ended("PUT")) == 1
+
+
+def test_the_state_is_nobody_elses(bench: Bench, client: Client) -> None:
+    """Whoever knows an upload's place may write to it: only we may read the state."""
+    mine = uploader(bench, client)
+    mine.upload(upload_of(bench.folder, b"x"))
+    state = bench.folder / "uploads"
+    assert state.stat().st_mode & 0o077 == 0
+    assert all(path.stat().st_mode & 0o077 == 0 for path in state.iterdir())
