@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from offline_kit.local_kaggle import connection
+from offline_kit.local_kaggle.running import Job, Result, Runner
 from offline_kit.local_kaggle.server import Server
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.settings import Settings
@@ -26,9 +27,33 @@ HASTY = Settings(visible_after=0.05, processing=0.1, queued=0.05, scoring=0.05)
 CLIENT = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
 """The Python whose `kaggle` is driven, so that another version of it can be tried."""
 SLUG = "alice/my-offline-kit"
+KERNEL = "alice/my-inference"
 needs_client = pytest.mark.skipif(
     not importlib.util.find_spec("kaggle"), reason="the kaggle client is missing"
 )
+
+
+def plainly(job: Job) -> Result:
+    """Run a notebook's cells in a bare subprocess; $INPUT is what a box would show as /kaggle/input."""
+    output, shown = job.folder / "output", job.folder / "shown"
+    output.mkdir()
+    for place, folder in job.inputs:
+        (shown / place).parent.mkdir(parents=True, exist_ok=True)
+        (shown / place).symlink_to(folder)
+    cells = json.loads(job.notebook)["cells"]
+    env = {"INPUT": str(shown), **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {})}
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    done = subprocess.run([sys.executable, "-c", code], cwd=output, env=env, capture_output=True, text=True)
+    failure = done.stderr.strip().splitlines()[-1] if done.returncode else ""
+    return Result(failure=failure, log=((0.1, done.stdout + done.stderr),))
+
+
+def notebook(*cells: str) -> dict[str, Any]:
+    """Return a notebook of code cells."""
+    base: dict[str, Any] = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    made = [{**base, "id": f"c{number}", "source": cell} for number, cell in enumerate(cells)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return {"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": made}
 
 
 @dataclass(frozen=True)
@@ -89,6 +114,27 @@ class Bench:
         (folder / "dataset-metadata.json").write_text(json.dumps(metadata))
         return folder
 
+    def notebook(self, *cells: str, name: str = "notebook", **metadata: Any) -> Path:
+        """Write a folder with a notebook and its kernel-metadata."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        (folder / "inference.ipynb").write_text(json.dumps(notebook(*cells)))
+        whole: dict[str, Any] = {
+            "id": KERNEL,
+            "title": "My inference",
+            "code_file": "inference.ipynb",
+            "language": "python",
+        }
+        whole |= {"kernel_type": "notebook", "is_private": True, "enable_internet": False, **metadata}
+        (folder / "kernel-metadata.json").write_text(json.dumps(whole))
+        return folder
+
+    def finished(self, version: int, state: str = "COMPLETE") -> None:
+        """Wait until the run of a version of KERNEL has come to this end."""
+        ask = {"userName": "alice", "kernelSlug": KERNEL.split("/")[1], "versionLabel": f"v{version}"}
+        self.until(lambda: self.rpc("GetKernelSessionStatus", **ask).get("status") in ("COMPLETE", "ERROR"))
+        assert self.rpc("GetKernelSessionStatus", **ask)["status"] == state
+
     def until(self, true: Callable[[], bool], seconds: float = 20) -> None:
         """Wait until something holds."""
         end = time.monotonic() + seconds
@@ -115,9 +161,9 @@ class Bench:
 
 
 @contextmanager
-def serving(folder: Path, settings: Settings = HASTY) -> Iterator[Bench]:
+def serving(folder: Path, settings: Settings = HASTY, runner: Runner = plainly) -> Iterator[Bench]:
     """Serve a local Kaggle from `folder`/state, with the accounts alice and bob."""
-    kaggle = LocalKaggle(folder / "state", settings)
+    kaggle = LocalKaggle(folder / "state", settings, runner)
     for name in ("alice", "bob"):
         kaggle.accounts.add(name, key=f"key-of-{name}", token=f"KGAT_{name}")
     with Server(kaggle) as server:

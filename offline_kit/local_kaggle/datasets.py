@@ -38,7 +38,7 @@ class Datasets:
             "GetDatasetMetadata": self.metadata,
             "UpdateDatasetMetadata": self.update,
             "DeleteDataset": self.delete,
-            "ListDatasets": self.list,
+            "ListDatasets": self.list_all,
             "DownloadDataset": self.download,
         }
         return {_SERVICE + name: call for name, call in calls.items()}
@@ -152,7 +152,7 @@ class Datasets:
         self.store.remove(*_key_of(record))
         return {}
 
-    def list(self, call: Call) -> Mapping[str, Any]:
+    def list_all(self, call: Call) -> Mapping[str, Any]:
         """List one's own datasets, or those that one may see."""
         mine = call.text("group") == "DATASET_SELECTION_GROUP_MY"
         user, search = call.text("user").lower(), call.text("search").lower()
@@ -178,8 +178,8 @@ class Datasets:
             raise Refusal(404, "The version is not ready")
         return wire.redirect(self.links.give(call.base, self.versions.packed(key, version), f"{key[-1]}.zip"))
 
-    def mounted(self, ref: str, user: str) -> tuple[str, str, Path] | None:
-        """Return owner, slug and folder of what a notebook of this user gets for "owner/slug[/version]".
+    def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:
+        """Return place and folder of what a notebook of this user gets for "owner/slug[/version]".
 
         The newest READY version, whichever the reference names, as on Kaggle; None where there is none.
         """
@@ -190,7 +190,12 @@ class Datasets:
         version = self.versions.newest(_key_of(record), ready=True)
         if version is None:
             return None
-        return record["owner"], record["slug"], self.versions.folder(_key_of(record), version)
+        place = f"datasets/{record['owner']}/{record['slug']}"
+        return place, self.versions.folder(_key_of(record), version)
+
+    def taken(self, owner: str, slug: str) -> bool:
+        """Tell whether a dataset has this name."""
+        return self.store.read(*_key(owner, slug)) is not None
 
     def resume(self) -> None:
         """Go on with what was being processed when the server ended."""

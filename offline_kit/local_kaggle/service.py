@@ -10,7 +10,10 @@ from offline_kit.local_kaggle.accounts import Accounts
 from offline_kit.local_kaggle.blobs import Blobs
 from offline_kit.local_kaggle.datasets import Datasets
 from offline_kit.local_kaggle.faults import Fault, Faults
+from offline_kit.local_kaggle.kernel_runs import KernelRuns
+from offline_kit.local_kaggle.kernels import Kernels
 from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.running import Finder, Runner
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Store
 from offline_kit.local_kaggle.versions import Versions
@@ -23,7 +26,7 @@ _OPEN = frozenset({"security.OAuthService/IntrospectToken"})
 class LocalKaggle:
     """The service behind the server; a folder of state that outlives it."""
 
-    def __init__(self, folder: Path, settings: Settings) -> None:
+    def __init__(self, folder: Path, settings: Settings, runner: Runner) -> None:
         self.settings = settings
         self.store = Store(folder)
         self.accounts = Accounts(self.store)
@@ -31,16 +34,22 @@ class LocalKaggle:
         self.blobs = Blobs(self.store, settings)
         self.faults = Faults(folder / "faults.json")
         self.datasets = Datasets(self.store, Versions(self.store, settings), self.blobs, self.links)
+        finders: dict[str, Finder] = {"dataset": self.datasets.mounted}
+        runs = KernelRuns(self.store, settings, runner, finders)
+        self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
+        finders["kernel"] = self.kernels.mounted
         self._rpcs: dict[str, Rpc] = {
             **self.accounts.rpcs(),
             **self.blobs.rpcs(),
             **self.datasets.rpcs(),
+            **self.kernels.rpcs(),
         }
 
     def resume(self) -> None:
         """Go on with what was under way when the server of this folder ended."""
         self.blobs.sweep()
         self.datasets.resume()
+        self.kernels.resume()
 
     def call(self, name: str, headers: Mapping[str, str], raw: bytes, base: str, fault: Fault) -> Answer:
         """Answer one remote call; raises Refusal."""

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,8 @@ class Bench:
     """Seconds of wall-clock time."""
     memory: int | None = None
     """Bytes; see `Box.memory`."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables of this run besides those that every run has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,7 @@ def _environment(bench: Bench, before: str) -> dict[str, str]:
         "IPYTHONDIR": f"{before}/rehearsal/out/ipython",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "OFFLINE_KIT_INSTALLER": bench.installer,
+        **bench.env,
     }
     if before:
         # The weak sandbox cannot move the root: the notebook's own switches tell it where to look.

@@ -1,0 +1,37 @@
+"""One run of a notebook, whoever runs it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is run."""
+
+    notebook: str
+    """The notebook's text (nbformat 4)."""
+    inputs: tuple[tuple[str, Path], ...]
+    """What lies below /kaggle/input: (place, folder)."""
+    folder: Path
+    """An empty folder for the run; what is written to /kaggle/working is left in its `output`."""
+    timeout: float
+    """Seconds of wall-clock time."""
+    rerun: bool = False
+    """Whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How it ended."""
+
+    failure: str
+    """Why it failed, one line; empty: it ran to its end."""
+    log: tuple[tuple[float, str], ...]
+    """What was said: (seconds since the start, text)."""
+
+
+Runner = Callable[[Job], Result]
+"""Runs a job to its end; what goes wrong with the notebook is a failure, not an exception."""
+Finder = Callable[[str, str], tuple[str, Path] | None]
+"""From the reference of a data source and a user to (place below /kaggle/input, folder), or None."""

@@ -1,0 +1,117 @@
+"""Runs notebooks as rehearsals do: offline, in a sandbox laid out as Kaggle's."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from offline_kit import sandbox
+from offline_kit.errors import OfflineKitError
+from offline_kit.image import Image
+from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.rehearsal import environments, execution, imports, pythons
+from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.rehearsal.pythons import Python
+from offline_kit.sandboxes.box import Mount
+
+_LAYERED = (
+    "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
+)
+
+
+class SandboxRunner:
+    """A `Runner`; without an image, notebooks run in the running environment."""
+
+    def __init__(
+        self, shop: Workshop, image: Image | None = None, *, kinds: tuple[str, ...] = sandbox.KINDS
+    ) -> None:
+        self.shop = shop
+        self.image = image
+        self.kinds = kinds
+
+    def __call__(self, job: Job) -> Result:
+        """Run a job; what the notebook did wrong, or what is missing to run it, is its failure."""
+        source = job.folder / "notebook.ipynb"
+        source.write_text(job.notebook, encoding="utf-8")
+        try:
+            ran = self._ran(job, source)
+        except (OfflineKitError, ValueError) as error:  # ValueError: a notebook that is no JSON
+            said = getattr(error, "what", f"the notebook cannot be read: {error}")
+            return Result(failure=said, log=((0.0, f"{said}\n"),))
+        if ran.working.is_dir():
+            ran.working.replace(job.folder / "output")
+        return Result(failure=_failure(ran), log=_log(ran))
+
+    def _ran(self, job: Job, source: Path) -> Ran:
+        chosen = sandbox.find(self.kinds, report=self.shop.report)
+        papermill = pythons.look(environments.papermill(self.shop))
+        python, launch, layers = self._kernel(job, source)
+        bench = Bench(
+            notebook=source,
+            inputs=_inputs(job),
+            kernel=launch,
+            papermill=papermill.path,
+            shown=(*python.mounts, *layers, *papermill.mounts),
+            links={**papermill.links, **python.links},
+            uv=_uv(),
+            installer="auto",
+            timeout=job.timeout,
+            env={"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {},
+        )
+        return execution.run(bench, chosen, job.folder / "box", report=self.shop.report)
+
+    def _kernel(self, job: Job, source: Path) -> tuple[Python, tuple[str, ...], tuple[Mount, ...]]:
+        """Return the kernel's Python, the words that start it, and what it needs to see besides."""
+        if self.image is not None and not self.image.local:
+            used = {*_provided(job), *imports.distributions(imports.of_files([source]), self.image.packages)}
+            wanted = sorted(name for name in used if name in self.image.packages)
+            python = pythons.look(environments.kernel(self.image, wanted, self.shop))
+            return python, (str(python.path), "-m", "ipykernel_launcher"), ()
+        python = pythons.look(Path(sys.executable))
+        if "ipykernel" in python.packages:
+            return python, (str(python.path), "-m", "ipykernel_launcher"), ()
+        layer = environments.layer(["ipykernel"], Path(sys.executable), self.shop)
+        mount = Mount(inside=str(layer), source=layer)
+        return python, (str(python.path), "-c", _LAYERED.format(str(layer))), (mount,)
+
+
+def _inputs(job: Job) -> tuple[Mount, ...]:
+    """Return the mounts of /kaggle/input: a folder of empty places, then what lies over each."""
+    folder = job.folder / "input"
+    folder.mkdir()
+    mounts = [Mount(inside="/kaggle/input", source=folder)]
+    for place, source in job.inputs:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        mounts.append(Mount(inside=f"/kaggle/input/{place}", source=source.resolve()))
+    return tuple(mounts)
+
+
+def _provided(job: Job) -> Iterator[str]:
+    """Yield what the mounted kits expect of the image."""
+    for _, folder in job.inputs:
+        for plan in folder.glob("**/install.json"):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                yield from (item["name"] for item in json.loads(plan.read_text("utf-8"))["provided"])
+
+
+def _failure(ran: Ran) -> str:
+    if ran.outcome.timed_out:
+        return "Your notebook was stopped because it exceeded the max allowed execution duration."
+    cell = execution.stopped_at(execution.cells(ran.executed))
+    if cell and cell.status == "failed":
+        return cell.message.splitlines()[0] if cell.message else "Notebook Threw Exception"
+    return "" if ran.outcome.ok else f"The notebook's process ended with code {ran.outcome.code}"
+
+
+def _log(ran: Ran) -> tuple[tuple[float, str], ...]:
+    """Return the run's words; when each was said is not known, so all have the time of the end."""
+    text = ran.log.read_text(encoding="utf-8", errors="replace") if ran.log.is_file() else ""
+    return tuple((round(ran.outcome.seconds, 2), line) for line in text.splitlines(keepends=True))
+
+
+def _uv() -> Path:
+    import uv
+
+    return Path(uv.find_uv_bin())

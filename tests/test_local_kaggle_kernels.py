@@ -1,0 +1,224 @@
+"""Notebooks on the local Kaggle, driven by the unmodified `kaggle` program."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_kaggle_case import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
+
+from offline_kit import pip_settings, proc, sandbox
+from offline_kit.errors import OfflineKitError
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.rehearsal.environments import Workshop
+
+ASK = {"userName": "alice", "kernelSlug": "my-inference"}
+READ = """
+import os, pathlib
+data = pathlib.Path(os.environ["INPUT"], "datasets/alice/my-offline-kit/a.txt").read_text()
+pathlib.Path("submission.csv").write_text("id,label\\n" + data)
+print("read", data)
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with serving(tmp_path) as made:
+        yield made
+
+
+def push(bench: Bench, *cells: str, user: str = "alice", **more: Any) -> dict[str, Any]:
+    """Push as the SDK does."""
+    words = {"slug": KERNEL, "newTitle": "My inference", "language": "python", "kernelType": "notebook"}
+    flags = {"isPrivate": True, "enableInternet": False, "text": json.dumps(notebook(*cells))}
+    return bench.rpc("SaveKernel", user, **{**words, **flags, **more})
+
+
+@needs_client
+def test_the_client_pushes_follows_and_fetches(bench: Bench) -> None:
+    """Push, status, output, log and pull, with a dataset mounted: all by the plain client."""
+    bench.cli("datasets", "create", "-p", bench.dataset({"a.txt": b"1,2"}))
+    bench.ready()
+    folder = bench.notebook(READ, dataset_sources=[SLUG])
+    pushed = bench.cli("kernels", "push", "-p", folder)
+    assert "version 1 successfully pushed" in pushed.stdout, pushed
+    bench.finished(1)
+    assert "COMPLETE" in bench.cli("kernels", "status", KERNEL).stdout
+    goal = bench.folder / "out"
+    assert bench.cli("kernels", "output", KERNEL, "-p", goal).returncode == 0
+    assert (goal / "submission.csv").read_text() == "id,label\n1,2"
+    log = json.loads((goal / "my-inference.log").read_text())
+    assert "".join(event["data"] for event in log) == "read 1,2\n"
+    assert bench.cli("kernels", "pull", KERNEL, "-p", goal, "-m").returncode == 0
+    told = json.loads((goal / "kernel-metadata.json").read_text())
+    assert (told["enable_internet"], told["dataset_sources"]) == (False, [SLUG])
+    assert "my-inference" in bench.cli("kernels", "list", "-m").stdout
+    assert bench.cli("kernels", "status", KERNEL, user="bob").returncode == 1
+
+
+@needs_client
+def test_a_source_that_is_not_there_is_named_and_the_push_succeeds(bench: Bench) -> None:
+    """The client exits with 0 and the run goes without its input."""
+    folder = bench.notebook(READ, dataset_sources=[SLUG])
+    pushed = bench.cli("kernels", "push", "-p", folder)
+    assert pushed.returncode == 0
+    assert SLUG in pushed.stdout
+    bench.finished(1, "ERROR")
+    told = bench.rpc("GetKernelSessionStatus", **ASK)
+    assert "FileNotFoundError" in told["failureMessage"]
+
+
+@pytest.mark.parametrize(
+    ("field", "answer"),
+    [
+        ("datasetDataSources", "invalidDatasetSources"),
+        ("competitionDataSources", "invalidCompetitionSources"),
+        ("kernelDataSources", "invalidKernelSources"),
+        ("modelDataSources", "invalidModelSources"),
+    ],
+)
+def test_every_kind_of_invalid_source_is_told(bench: Bench, field: str, answer: str) -> None:
+    """Each in its own list."""
+    ask: dict[str, Any] = {field: ["no/such-thing"]}
+    assert push(bench, "1", **ask)[answer] == ["no/such-thing"]
+
+
+def test_versions_have_states_of_their_own(bench: Bench) -> None:
+    """Only "vN" names a version; without a label it is the latest."""
+    assert push(bench, "print(1)")["versionNumber"] == 1
+    bench.finished(1)
+    assert push(bench, "1 / 0")["versionNumber"] == 2
+    bench.finished(2, "ERROR")
+    states = {
+        label: bench.rpc("GetKernelSessionStatus", **ASK, versionLabel=label)
+        for label in ("v1", "", "2", "v3")
+    }
+    assert states["v1"]["status"] == "COMPLETE"
+    assert (states[""]["status"], states[""]["failureMessage"]) == (
+        "ERROR",
+        "ZeroDivisionError: division by zero",
+    )
+    assert states["2"]["status_code"] == states["v3"]["status_code"] == 404
+    assert bench.rpc("GetKernel", **ASK)["metadata"]["currentVersionNumber"] == 2
+    assert bench.rpc("GetKernel", userName="alice", kernelSlug="my-inference/1")["status_code"] == 403
+
+
+def test_a_notebook_is_not_there_at_once(tmp_path: Path) -> None:
+    """403 for a moment, then the run's states in order."""
+    with serving(tmp_path, Settings(visible_after=0.2, queued=0.4)) as bench:
+        push(bench, "import time; time.sleep(0.3)")
+        assert bench.rpc("GetKernelSessionStatus", **ASK)["status_code"] == 403
+        seen: list[str] = []
+        while seen[-1:] != ["COMPLETE"]:
+            state = bench.rpc("GetKernelSessionStatus", **ASK).get("status")
+            seen += [state] if state and state not in seen else []
+        assert seen == ["QUEUED", "RUNNING", "COMPLETE"]
+
+
+def test_too_many_runs_at_once_are_refused_inside_of_a_200(tmp_path: Path) -> None:
+    """No version is made then."""
+    with serving(tmp_path, Settings(visible_after=0, queued=5, sessions=1)) as bench:
+        assert push(bench, "1")["versionNumber"] == 1
+        assert push(bench, "1") == {"error": "Maximum batch CPU session count of 1 reached."}
+        assert bench.rpc("GetKernel", **ASK)["metadata"]["currentVersionNumber"] == 1
+
+
+def test_the_title_decides_the_slug(bench: Bench) -> None:
+    """Another slug than the title's gives another notebook; a slug that is taken is 409."""
+    assert push(bench, "1", newTitle="Other title")["ref"] == "/code/alice/other-title"
+    assert (
+        push(bench, "1", slug="alice/third-one", newTitle="Other title")["error"]["status"]
+        == "ALREADY_EXISTS"
+    )
+    assert push(bench, "1", slug="alice/fourth-one", newTitle="")["error"] == "Notebook not found"
+    assert push(bench, "1", user="bob")["status_code"] == 403
+
+
+def test_a_quick_save_runs_nothing(bench: Bench) -> None:
+    """It has no session."""
+    assert push(bench, "1", kernelExecutionType="QUICK_SAVE")["versionNumber"] == 1
+    bench.until(lambda: bench.rpc("GetKernelSessionStatus", **ASK)["status_code"] == 404)
+
+
+def test_a_lost_answer_leaves_a_version(bench: Bench) -> None:
+    """The push has happened, whatever the caller knows of it."""
+    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    with pytest.raises(OSError, match=r"reset|closed|aborted"):
+        push(bench, "1")
+    bench.finished(1)
+
+
+def test_links_to_outputs_expire(tmp_path: Path) -> None:
+    """Then they answer 403 with an error for a body."""
+    import urllib.error
+    import urllib.request
+
+    with serving(tmp_path, Settings(visible_after=0, queued=0, link=0.3)) as bench:
+        push(bench, "open('submission.csv', 'w').write('x')")
+        bench.finished(1)
+        url = bench.rpc("ListKernelSessionOutput", **ASK)["files"][0]["url"]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read() == b"x"
+
+        def expired() -> bool:
+            try:
+                urllib.request.urlopen(url, timeout=10).close()
+            except urllib.error.HTTPError as error:
+                return error.code == 403
+            return False
+
+        bench.until(expired)
+
+
+def test_a_run_that_the_server_did_not_outlive_is_run_anew(tmp_path: Path) -> None:
+    """The next server of the folder goes on with it."""
+    with serving(tmp_path, Settings(visible_after=0, queued=60)) as bench:
+        push(bench, "print(1)")
+    with serving(tmp_path, HASTY) as bench:
+        bench.finished(1)
+
+
+@pytest.mark.sandbox
+@pytest.mark.index
+@pytest.mark.slow
+def test_a_notebook_runs_in_the_real_sandbox(tmp_path: Path) -> None:
+    """Its dataset is mounted read-only where Kaggle has it, there is no network, its output comes back."""
+    try:
+        sandbox.find(sandbox.KINDS[:-1])
+    except OfflineKitError:
+        pytest.skip("no real sandbox works on this machine")
+    settings = pip_settings.read(proc.environment(), python=sys.executable)
+    shop = Workshop(settings=settings, cache=tmp_path / "cache", yes=True)
+    cell = """
+import os, pathlib, socket
+folder = pathlib.Path("/kaggle/input/datasets/alice/my-offline-kit")
+assert not os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY
+try:
+    socket.create_connection(("1.1.1.1", 53), timeout=2)
+    raise SystemExit("the network is open")
+except OSError:
+    pathlib.Path("submission.csv").write_text((folder / "a.txt").read_text())
+print("done")
+"""
+    with serving(tmp_path, HASTY, SandboxRunner(shop)) as bench:
+        words = {"type": "DATASET", "name": "a.txt", "contentLength": 3}
+        told = bench.rpc("blobs.BlobApiService/StartBlobUpload", **words)
+        import urllib.request
+
+        request = urllib.request.Request(told["createUrl"], data=b"1,2", method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+        names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
+        bench.rpc("CreateDataset", ownerSlug="alice", files=[{"token": told["token"]}], **names)
+        bench.ready()
+        assert push(bench, cell, datasetDataSources=[SLUG])["invalidDatasetSources"] == []
+        ask = {**ASK, "versionLabel": "v1"}
+        ended = ("COMPLETE", "ERROR")
+        bench.until(lambda: bench.rpc("GetKernelSessionStatus", **ask).get("status") in ended, 300)
+        output = bench.rpc("ListKernelSessionOutput", **ask)
+        assert bench.rpc("GetKernelSessionStatus", **ask)["status"] == "COMPLETE", output["log"]
+        assert [each["fileName"] for each in output["files"]] == ["submission.csv"]
+        assert "done" in output["log"]
