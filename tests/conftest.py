@@ -11,7 +11,9 @@ from offline_kit import interpreters
 # the tests start and interrupt. A handler of our own is not handed on: they begin with the system's.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-os.environ["OFFLINE_KIT_NO_PRODUCTION"] = "1"  # no test may reach the real Kaggle, whatever credentials lie here
+os.environ["OFFLINE_KIT_NO_PRODUCTION"] = (
+    "1"  # no test may reach the real Kaggle, whatever credentials lie here
+)
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,44 @@ PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
     {"errors", "model", "report", "redaction", "kaggle_names", "resources"},  # words
-    {"proc", "files", "patience", "archives", "console", "crash", "kit_runtime", "accelerators", "kaggle_rules", "pickles", "sandboxes.box", "kaggle_gateway.worker", "kaggle_gateway.nouns", "kaggle_gateway.where"},  # doors, and code that stands alone
-    {"web", "journal", "kaggle_gateway.session", "kit_install", "kit_submission", "kit_lightning", "scripts", "sandboxes.bubblewrap", "sandboxes.unshare", "sandboxes.docker", "sandboxes.weak", "sandboxes.memory", "package_lists", "cache", "checkpoint_kinds", "import_names", "references", "own_sources", "interpreters", "wheel_tools"},
+    {
+        "proc",
+        "files",
+        "patience",
+        "archives",
+        "console",
+        "crash",
+        "kit_runtime",
+        "accelerators",
+        "kaggle_rules",
+        "pickles",
+        "sandboxes.box",
+        "kaggle_gateway.worker",
+        "kaggle_gateway.nouns",
+        "kaggle_gateway.where",
+    },  # doors, and code that stands alone
+    {
+        "web",
+        "journal",
+        "kaggle_gateway.session",
+        "kit_install",
+        "kit_submission",
+        "kit_lightning",
+        "scripts",
+        "sandboxes.bubblewrap",
+        "sandboxes.unshare",
+        "sandboxes.docker",
+        "sandboxes.weak",
+        "sandboxes.memory",
+        "package_lists",
+        "cache",
+        "checkpoint_kinds",
+        "import_names",
+        "references",
+        "own_sources",
+        "interpreters",
+        "wheel_tools",
+    },
     {"sandbox", "building", "kaggle_gateway.client", "kaggle_gateway.uploads"},  # the door of that room
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
@@ -46,9 +82,22 @@ FLOORS: list[set[str]] = [
         "notebook",
         "rehearsal.stage",
     },  # stages
-    {"local_kaggle.settings", "local_kaggle.wire", "local_kaggle.traffic", "local_kaggle.connection", "local_kaggle.faults", "local_kaggle.running"},  # the room of the local Kaggle
+    {
+        "local_kaggle.settings",
+        "local_kaggle.wire",
+        "local_kaggle.traffic",
+        "local_kaggle.connection",
+        "local_kaggle.faults",
+        "local_kaggle.running",
+    },  # the room of the local Kaggle
     {"local_kaggle.store", "local_kaggle.links", "local_kaggle.incoming"},
-    {"local_kaggle.accounts", "local_kaggle.blobs", "local_kaggle.versions", "local_kaggle.kernel_runs", "local_kaggle.sandbox_runner"},
+    {
+        "local_kaggle.accounts",
+        "local_kaggle.blobs",
+        "local_kaggle.versions",
+        "local_kaggle.kernel_runs",
+        "local_kaggle.sandbox_runner",
+    },
     {"local_kaggle.datasets", "local_kaggle.kernels"},
     {"local_kaggle.service"},
     {"local_kaggle.server"},

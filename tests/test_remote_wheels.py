@@ -3,18 +3,20 @@
 from pathlib import Path
 
 import pytest
+from local_index import LocalIndex, make_wheel
 
 from offline_kit import web
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.remote_wheels import LARGE, metadata_of
-from local_index import LocalIndex, make_wheel
 
 
 def large_wheel(folder: Path) -> Path:
     """Write a wheel that is too large to be fetched for its metadata alone."""
     import random
 
-    return make_wheel(folder, "big", "1.0", requires=["alpha>=2"], files={"big.bin": random.Random(1).randbytes(LARGE * 3)})
+    return make_wheel(
+        folder, "big", "1.0", requires=["alpha>=2"], files={"big.bin": random.Random(1).randbytes(LARGE * 3)}
+    )
 
 
 @pytest.mark.parametrize("ranges", [True, False])
