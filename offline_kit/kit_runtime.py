@@ -293,8 +293,11 @@ def pick_device(accelerator: str, say: Say = print) -> str:
     """Return "cuda" when an accelerator was asked for and is there, else "cpu"."""
     if accelerator in ("", "none"):
         return "cpu"
-    torch = importlib.import_module("torch")
-    if torch.cuda.is_available():
+    try:
+        there = bool(importlib.import_module("torch").cuda.is_available())
+    except ModuleNotFoundError:
+        there = shutil.which("nvidia-smi") is not None  # not every model is torch's
+    if there:
         return "cuda"
     say(f"warning: '{accelerator}' was asked for, but this session has no GPU: running on the CPU")
     return "cpu"

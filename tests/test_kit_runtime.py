@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -227,6 +228,24 @@ def test_places_may_be_moved() -> None:
 def test_the_cpu_needs_no_torch() -> None:
     """Without an accelerator nothing asks what devices there are."""
     assert pick_device("none") == "cpu"
+
+
+def test_an_accelerator_needs_no_torch(tmp_path: Path) -> None:
+    """A kit of gradient boosters asks for a GPU too: without torch the driver's own tool tells whether there is one."""
+    code = "import sys; sys.modules['torch'] = None; from offline_kit.kit_runtime import pick_device; print('answer', pick_device('T4'))"
+    for path, answer in ((tmp_path, "cpu"), (tmp_path / "bin", "cuda")):
+        path.mkdir(exist_ok=True)
+        if answer == "cuda":
+            (path / "nvidia-smi").write_text("#!/bin/sh\n")
+            (path / "nvidia-smi").chmod(0o755)
+        said = subprocess.run(
+            [sys.executable, "-c", code],
+            env={"PATH": str(path), "PYTHONPATH": str(Path(__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert f"answer {answer}" in said.stdout
 
 
 def test_copies_do_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
