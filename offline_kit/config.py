@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.errors import UsageError
+from offline_kit.kaggle_names import dataset_slug
 from offline_kit.model import NotebookSettings
 
 OUT = Path("dist") / "offline-kit"
@@ -298,7 +299,7 @@ def _with_defaults(
         )
     if "packages" not in said and _is_package(root, pyproject):
         said["packages"] = (root,)
-    said["dataset"] = said.get("dataset") or f"{name}-kit"
+    said["dataset"] = said.get("dataset") or dataset_slug(name)
     said["out"] = (said.get("out") or root / OUT).absolute()
     known = {item.name for item in fields(Config)}
     chosen = {key: value for key, value in said.items() if key in known}

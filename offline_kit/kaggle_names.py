@@ -152,6 +152,12 @@ def slug_of(title: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[: SLUG_LENGTH[1]].strip("-")
 
 
+def dataset_slug(project: str) -> str:
+    """Return a slug that Kaggle takes for the dataset of a project of any name, with room for a part's name."""
+    stem = slug_of(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
+    return f"{stem}-kit" if len(stem) > 1 else f"{stem}-offline-kit"
+
+
 def title_problems(title: str) -> tuple[str, ...]:
     """Return what Kaggle would refuse about a dataset's or notebook's title; empty when nothing."""
     low, high = TITLE_LENGTH

@@ -214,6 +214,7 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
         "kernel_sources": list(settings.kernel_sources),
         "model_sources": list(settings.model_sources),
     }
+    _check_names(datasets, competitions)
     _check_sources(settings)
     return metadata | ({"machine_shape": shape} if shape else {}) | _image_pin(settings, image)
 
@@ -243,6 +244,24 @@ def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str
 
 def _name(target: Target) -> str:
     return " ".join((target.name or target.project.resolve().name).split())
+
+
+def _check_names(datasets: list[str], competitions: list[str]) -> None:
+    problems = [line for dataset in datasets for line in slug_problems(dataset.rpartition("/")[2])]
+    problems += [
+        f"the competition '{slug}' is no slug"
+        for slug in competitions
+        if not re.fullmatch(r"[a-z0-9-]+", slug)
+    ]
+    problems += [
+        f"the dataset '{name}' is not 'slug' or 'owner/slug'" for name in datasets if name.count("/") > 1
+    ]
+    if problems:
+        raise UsageError(
+            "Kaggle would refuse the name of the dataset or the competition",
+            hint="set `dataset` (--dataset) and `competition` (--competition) to what stands in their addresses",
+            details=problems,
+        )
 
 
 def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:

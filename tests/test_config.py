@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from offline_kit.config import KEYS, Config, _problems, load
 from offline_kit.errors import UsageError
+from offline_kit.kaggle_names import slug_problems
 
 TABLE = """
 [project]
@@ -178,3 +179,20 @@ def test_every_field_of_the_config_has_a_key() -> None:
 
     found = {"project", "name", "version", "project_dependencies", "source"}
     assert {item.name for item in fields(Config)} - found == set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("my_Leaves", "my-leaves-kit"),
+        ("a", "a-offline-kit"),
+        ("木", "offline-kit"),
+        ("x" * 80, "x" * 34 + "-kit"),
+    ],
+)
+def test_the_default_dataset_is_a_slug_that_kaggle_takes(tmp_path: Path, name: str, slug: str) -> None:
+    """Whatever the project's folder is called, and with a part's name behind it."""
+    (tmp_path / name).mkdir()
+    dataset = load(tmp_path / name, {}).dataset
+    assert dataset == slug
+    assert not slug_problems(f"{dataset}-checkpoints")

@@ -334,6 +334,24 @@ def test_a_split_kit_attaches_every_part(tmp_path: Path) -> None:
     assert all(f"`{part.id}`" in text for part in kit.parts)
 
 
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"dataset": "a"}, "'a' has 1 characters"),
+        ({"dataset": "me/My Kit!"}, "'My Kit!' may hold only"),
+        ({"dataset": "me/you/plants"}, "not 'slug' or 'owner/slug'"),
+        ({"competition": "Leaf Counting"}, "competition 'Leaf Counting' is no slug"),
+    ],
+)
+def test_names_that_kaggle_refuses_are_told_at_build(
+    kit: Kit, tmp_path: Path, more: dict[str, str], words: str
+) -> None:
+    """A dataset or a competition under an impossible name is found before the upload, not by it."""
+    with pytest.raises(UsageError) as caught:
+        kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path, **more))
+    assert words in "\n".join(caught.value.details)
+
+
 @given(st.text(max_size=80))
 def test_any_project_name_gives_a_legal_title(name: str) -> None:
     """The default title fits Kaggle's limits whatever the project is called."""
