@@ -5,7 +5,7 @@ import difflib
 import json
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +53,55 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
-    environment.filters |= {"py": python_literal, "line": one_line}
+    environment.filters |= {"py": _defined(python_literal), "line": _defined(one_line)}
     try:
         script = environment.get_template(name).render(facts)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
+    if template not in built_in():
+        _check_blocks(environment, name, template)
     _check_cells(script, template, folders)
     return script
+
+
+def _defined(change: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return the filter for jinja: a name that is not defined has a repr, and would get through as it."""
+
+    def changed(value: Any) -> str:
+        import jinja2
+
+        if isinstance(value, jinja2.Undefined):
+            str(value)  # a strict one raises, and names the name
+        return change(value)
+
+    return changed
+
+
+def _check_blocks(environment: Any, name: str, template: str) -> None:
+    """Raise ProjectError for a block that overrides nothing: jinja leaves its content out without a word."""
+    from jinja2 import nodes
+
+    def parsed(file: str) -> tuple[str, Any]:
+        tree = environment.parse(environment.loader.get_source(environment, file)[0])
+        parents = [node.template for node in tree.find_all(nodes.Extends)]
+        return (parents[0].value if parents and isinstance(parents[0], nodes.Const) else ""), tree
+
+    parent, tree = parsed(name)
+    if not parent:
+        return
+    said = {node.name for node in tree.body if isinstance(node, nodes.Block)}
+    known: set[str] = set()
+    above = parent
+    while above:
+        above, tree = parsed(above)
+        known |= {node.name for node in tree.find_all(nodes.Block)}
+    for block in sorted(said - known):
+        guess = difflib.get_close_matches(block, known, n=1)
+        raise ProjectError(
+            f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
+            + (f"; did you mean '{guess[0]}'?" if guess else ""),
+            hint=f"take one of its blocks: {', '.join(sorted(known))}",
+        )
 
 
 def python_literal(value: object, indent: str = "") -> str:
@@ -144,7 +186,8 @@ def _check_cells(script: str, template: str, folders: list[Path]) -> None:
         except SyntaxError as error:
             text = cell.source.splitlines()[(error.lineno or 1) - 1].strip()
             place = _line_in_templates(text, folders) or f"line {error.lineno} of the cell"
-            problems.append(f"cell {number} '{cell.metadata.get('title', '')}', {place}: {error.msg}: {text}")
+            title = f" '{cell.metadata['title']}'" if cell.metadata.get("title") else ""
+            problems.append(f"cell {number}{title}, {place}: {error.msg}: {text}")
     if problems:
         raise ProjectError(
             f"the template '{template}' makes cells that are not Python",
