@@ -87,4 +87,4 @@ def _wait(trouble: Exception, failed: int, patience: Patience) -> float:
     if asked is not None:
         return asked
     # A little chance, so that parallel downloads do not all come back at one moment.
-    return patience.backoff * 2.0 ** (failed - 1) * random.uniform(0.8, 1.2)  # noqa: S311
+    return patience.backoff * 2.0 ** min(failed - 1, 30) * random.uniform(0.8, 1.2)  # noqa: S311

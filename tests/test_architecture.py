@@ -50,8 +50,8 @@ FLOORS: list[set[str]] = [
     {"sandbox", "building", "kaggle_gateway.client", "kaggle_gateway.uploads"},  # the door of that room
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
-    {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
-    {"fetching", "kit_layout", "freeze.inputs", "freeze.locks", "freeze.direct", "freeze.written"},
+    {"choosing", "install_plan", "push_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
+    {"fetching", "kit_layout", "push_remote", "freeze.inputs", "freeze.locks", "freeze.direct", "freeze.written"},
     {"freeze.facts", "freeze.engines"},
     {"freeze.stubs", "freeze.walk"},
     {"freeze.fates"},
@@ -80,6 +80,7 @@ FLOORS: list[set[str]] = [
         "checkpoints",
         "bundle",
         "notebook",
+        "push",
         "rehearsal.stage",
     },  # stages
     {
@@ -99,6 +100,7 @@ FLOORS: list[set[str]] = [
         "local_kaggle.sandbox_runner",
     },
     {"local_kaggle.datasets", "local_kaggle.kernels"},
+    {"local_kaggle.submissions"},
     {"local_kaggle.service"},
     {"local_kaggle.server"},
     {"pipeline"},  # conductor

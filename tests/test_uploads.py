@@ -126,7 +126,7 @@ def test_finished_uploads_are_not_sent_again_until_forgotten(bench: Bench, clien
     sent = bench.server.traffic.uploaded()
     assert uploader(bench, client).upload(file) == first
     assert bench.server.traffic.uploaded() == sent
-    uploader(bench, client).forget((file,))
+    uploader(bench, client).forget()
     assert uploader(bench, client).upload(file) != first
 
 

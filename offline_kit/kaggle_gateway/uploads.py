@@ -77,10 +77,10 @@ class Uploader:
                 return blob.token
         raise AssertionError("unreachable")
 
-    def forget(self, files: Mapping[str, Upload] | tuple[Upload, ...]) -> None:
-        """Forget what was under way for these files: their bytes are in a dataset now."""
-        for file in files.values() if isinstance(files, Mapping) else files:
-            (self._state / _key(file)).unlink(missing_ok=True)
+    def forget(self) -> None:
+        """Forget all that was under way: the bytes are in a dataset now, and no token is used twice."""
+        for note in self._state.glob("*.json"):
+            note.unlink(missing_ok=True)
 
 
 class _Counted:

@@ -1,0 +1,259 @@
+"""The kit's parts to Kaggle: what changed is uploaded, made a version once, and waited for until it is there.
+
+Before each effect the journal says what is about to happen and which version was current. An answer that is
+lost, or a run that is killed, is settled by looking, at once or by the next run; nothing is sent twice.
+"""
+
+import threading
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit import manifest, push_remote
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
+from offline_kit.files import human_size, locked, sha256_of
+from offline_kit.journal import Effect, Journal, Phase
+from offline_kit.kaggle_gateway.nouns import Kaggle, NewVersion, RefusedError, UnansweredError
+from offline_kit.kaggle_gateway.uploads import Upload, Uploader
+from offline_kit.kaggle_names import MARKER
+from offline_kit.model import Kit
+from offline_kit.patience import PATIENT, Patience
+from offline_kit.push_plan import MODEST, Action, PartPlan, PushPlan, Wishes, plan_push, targets
+from offline_kit.push_remote import WAITING, Waiting
+from offline_kit.report import SILENT, Advance, Reporter
+
+THREADS = 8
+"""Uploads at once: small files are slow one after the other, by the way of each request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pushed:
+    """Where a part is now."""
+
+    part: str
+    """The part's name."""
+    ref: str
+    """Its dataset."""
+    version: int
+    """The version that holds it."""
+    action: Action
+    """What was done for it."""
+    url: str
+    """The dataset's page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ways:
+    """How a push goes about it."""
+
+    state: Path
+    """Folder for the journal and for uploads under way; one for each account."""
+    waiting: Waiting = WAITING
+    """How long to wait for Kaggle."""
+    patience: Patience = PATIENT
+    """How long to go on with an upload that fails."""
+
+    @property
+    def journal(self) -> Journal:
+        """The journal of effects."""
+        return Journal(self.state / "journal.jsonl")
+
+    def uploader(self, kaggle: Kaggle, ref: str) -> Uploader:
+        """Return what uploads for one dataset."""
+        return Uploader(
+            kaggle, self.state / "uploads" / ref.lower().replace("/", "--"), patience=self.patience
+        )
+
+
+def push(
+    kit: Kit,
+    datasets: Mapping[str, str],
+    kaggle: Kaggle,
+    ways: Ways,
+    wishes: Wishes = MODEST,
+    report: Reporter = SILENT,
+) -> tuple[Pushed, ...]:
+    """Bring a kit's parts to their datasets (by part name) and return where each is.
+
+    Returns when every part is current, READY, private and shows its own marker. Raises as `plan`, and
+    OutsideError where Kaggle refuses or does not get ready; the same call later goes on.
+    """
+    with locked(ways.state / "push.lock"):
+        return apply(plan(kit, datasets, kaggle, ways, wishes, report), kaggle, ways, wishes, report)
+
+
+def plan(
+    kit: Kit,
+    datasets: Mapping[str, str],
+    kaggle: Kaggle,
+    ways: Ways,
+    wishes: Wishes = MODEST,
+    report: Reporter = SILENT,
+) -> PushPlan:
+    """Look at Kaggle and return what a push would do; settles first what an earlier run left open.
+
+    Raises UsageError, ProjectError and OutsideError as `targets`, `plan_push` and `look` do.
+    """
+    account = kaggle.account()
+    if account.dropped:
+        report.warn(
+            f"the token from {account.dropped} is not valid any more; the key of '{account.username}' is used"
+        )
+    report.step(f"Looking at Kaggle as '{account.username}'")
+    refs = targets(datasets, account)
+    for ref in refs.values():
+        _settle(ref, kaggle, ways, report)
+    remotes = {part: push_remote.look(kaggle, ref, ways.waiting, report) for part, ref in refs.items()}
+    return plan_push(kit, remotes, wishes)
+
+
+def apply(
+    plan: PushPlan, kaggle: Kaggle, ways: Ways, wishes: Wishes, report: Reporter = SILENT
+) -> tuple[Pushed, ...]:
+    """Do what a plan says; all parts are sent before any is waited for, so that Kaggle works on them together."""
+    effects = {
+        part.part.name: _send(part, kaggle, ways, report)
+        for part in plan.parts
+        if part.action is not Action.NOTHING
+    }
+    return tuple(
+        _arrived(part, effects[part.part.name], kaggle, ways, wishes, report)
+        if part.part.name in effects
+        else _unchanged(part, report)
+        for part in plan.parts
+    )
+
+
+def _unchanged(part: PartPlan, report: Reporter) -> Pushed:
+    report.note(f"'{part.ref}': nothing to upload, {part.why}")
+    return Pushed(part=part.part.name, ref=part.ref, version=part.before, action=part.action, url=part.url)
+
+
+def _send(part: PartPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> Effect:
+    """Upload a part and make a version of it; return the effect, which may not show yet."""
+    for warning in part.warnings:
+        report.warn(f"'{part.ref}': {warning}")
+    uploads = _uploads(part)
+    uploader = ways.uploader(kaggle, part.ref)
+    report.step(f"Uploading {len(uploads)} files, {human_size(part.size)}, to '{part.ref}': {part.why}")
+    tokens = _upload_all(uploads, uploader, f"Uploading {part.part.name}", report)
+    new = NewVersion(ref=part.ref, title=part.title, notes=part.notes, tokens=tokens)
+    effect = Effect(action=part.action.value, target=part.ref, before=part.before, content=part.part.id)
+    _act(effect, new, kaggle, ways, report)
+    uploader.forget()
+    return effect
+
+
+def _uploads(part: PartPlan) -> tuple[Upload, ...]:
+    """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
+    folder = part.folder
+    if manifest.read(folder).id != part.part.id:
+        raise ProjectError(f"'{folder}' was built anew meanwhile", hint="run the same command again")
+    marker = folder / MARKER
+    files = [
+        Upload(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
+        for entry in part.part.entries
+    ]
+    missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
+    if missing:
+        raise ProjectError(
+            f"the kit in '{folder}' is not whole",
+            hint="build it again with 'offline-kit build'",
+            details=missing,
+        )
+    size = marker.stat().st_size
+    return (*files, Upload(path=marker, name=MARKER, size=size, sha256=sha256_of(marker)))
+
+
+class _StoppedError(OfflineKitError):
+    """Another upload failed, or we were interrupted."""
+
+
+def _upload_all(
+    uploads: tuple[Upload, ...], uploader: Uploader, text: str, report: Reporter
+) -> dict[str, str]:
+    stop = threading.Event()
+
+    def one(file: Upload, advance: Advance) -> str:
+        def go_on(count: int) -> None:
+            if stop.is_set():
+                raise _StoppedError("stopped", hint="run the same command again")
+            advance(count)
+
+        try:
+            go_on(0)
+            return uploader.upload(file, go_on)
+        except BaseException:
+            stop.set()
+            raise
+
+    with report.progress(text, sum(file.size for file in uploads)) as advance:
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            # The largest first, so that none is left alone at the end.
+            order = sorted(uploads, key=lambda file: -file.size)
+            waiting = {file.name: pool.submit(one, file, advance) for file in order}
+            return {name: future.result() for name, future in waiting.items()}
+        except _StoppedError:
+            # Met before its cause: the cause is among the others.
+            raise next(
+                error
+                for future in waiting.values()
+                if (error := future.exception()) and not isinstance(error, _StoppedError)
+            ) from None
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+def _act(effect: Effect, new: NewVersion, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
+    """Create or add the version, once; what was answered, or seen to have happened, is in the journal."""
+    ways.journal.write(effect, Phase.BEGUN)
+    try:
+        (kaggle.create if effect.action == Action.CREATE.value else kaggle.add_version)(new)
+    except RefusedError as refusal:
+        if refusal.status < 500:
+            ways.journal.write(effect, Phase.REFUSED)
+            raise
+        _look_for(effect, refusal, kaggle, ways, report)
+    except UnansweredError as lost:
+        _look_for(effect, lost, kaggle, ways, report)
+    ways.journal.write(effect, Phase.ANSWERED)
+
+
+def _look_for(effect: Effect, trouble: OutsideError, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
+    """Find out whether an effect without an answer has happened; raises the trouble where it has not."""
+    report.warn(f"no answer about '{effect.target}': looking whether the new version is there all the same")
+    if not push_remote.appeared(kaggle, effect, ways.waiting):
+        ways.journal.write(effect, Phase.LOST)
+        raise trouble
+
+
+def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
+    """Wait for what an earlier run sent without seeing it arrive."""
+    entry = ways.journal.open(ref)
+    if entry is None:
+        return
+    report.note(f"an earlier push of '{ref}' was interrupted; looking what became of it")
+    if not push_remote.appeared(kaggle, entry.effect, ways.waiting):
+        ways.journal.write(entry.effect, Phase.LOST)
+        return
+    # Its uploads are in the version that appeared.
+    ways.uploader(kaggle, ref).forget()
+    ways.journal.write(entry.effect, Phase.DONE)
+
+
+def _arrived(
+    part: PartPlan, effect: Effect, kaggle: Kaggle, ways: Ways, wishes: Wishes, report: Reporter
+) -> Pushed:
+    """Wait until a part is there, and check that nobody else sees it."""
+    found = push_remote.until_there(kaggle, effect, ways.waiting, report)
+    ways.journal.write(effect, Phase.DONE)
+    if not found.private and not wishes.public:
+        raise OutsideError(
+            f"'{part.ref}' is PUBLIC on Kaggle, although it was sent as private",
+            hint=f"make it private at once in the settings of {found.url or 'its page'}",
+        )
+    report.note(f"'{part.ref}' version {found.version} is ready and shows this kit")
+    return Pushed(part=part.part.name, ref=part.ref, version=found.version, action=part.action, url=found.url)

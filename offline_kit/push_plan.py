@@ -1,0 +1,250 @@
+"""What a push would do to each dataset: decided from what was seen on Kaggle, before anything is sent."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from offline_kit.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.kaggle_gateway.nouns import Account, RemoteFile
+from offline_kit.kaggle_names import MARKER, limit_warnings, slug_problems, title_problems
+from offline_kit.model import Kit, Part
+
+_SHOWN = 10
+
+
+class Action(StrEnum):
+    """What becomes of a dataset."""
+
+    CREATE = "create"
+    VERSION = "version"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A dataset as it was seen on Kaggle; the default is one that is not there."""
+
+    ref: str
+    """"owner/slug"."""
+    version: int = 0
+    """Number of the current version; 0 where there is no dataset."""
+    state: str = ""
+    """Processing state, lower case: "ready", "failed", ...; empty where there is no dataset."""
+    private: bool = True
+    """Whether only its owner sees it."""
+    part: Part | None = None
+    """The part that its marker describes; None where it holds none of ours, or is not ready."""
+    files: tuple[RemoteFile, ...] = ()
+    """The files of its current version."""
+    url: str = ""
+    """Its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user allows."""
+
+    drop_foreign: bool = False
+    """Files of the previous version that we did not put there may go."""
+    public: bool = False
+    """A dataset that is public already may get a new version."""
+    title: str = ""
+    """Title of a new dataset; its slug by default."""
+
+
+MODEST = Wishes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPlan:
+    """What becomes of one part."""
+
+    part: Part
+    """The part."""
+    folder: Path
+    """Where its files lie."""
+    ref: str
+    """Its dataset."""
+    action: Action
+    """Create, a new version, or nothing."""
+    why: str
+    """Why so, for a person."""
+    before: int = 0
+    """The version that is current now."""
+    title: str = ""
+    """Title, should it be created."""
+    notes: str = ""
+    """Version notes: ids, and what changed."""
+    size: int = 0
+    """Bytes to send."""
+    files: int = 0
+    """Files to send."""
+    dropped: tuple[str, ...] = ()
+    """Files of the previous version that the new one lacks, sorted."""
+    warnings: tuple[str, ...] = ()
+    """What may go wrong."""
+    url: str = ""
+    """The dataset's page, where there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushPlan:
+    """What becomes of a kit."""
+
+    kit: str
+    """The kit's id."""
+    parts: tuple[PartPlan, ...]
+    """One for each part, in the kit's order."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return all(part.action is Action.NOTHING for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes to send."""
+        return sum(part.size for part in self.parts)
+
+
+def targets(datasets: Mapping[str, str], account: Account) -> dict[str, str]:
+    """Return "owner/slug" for each part's configured dataset, "slug" or "owner/slug".
+
+    Raises UsageError where the account is not the owner, or Kaggle would not take a slug.
+    """
+    problems = []
+    found = {}
+    for part, dataset in datasets.items():
+        owner, _, slug = dataset.rpartition("/")
+        if owner and owner.lower() != account.username.lower():
+            problems.append(
+                f"'{dataset}' belongs to '{owner}', and these credentials to '{account.username}'"
+            )
+        problems += slug_problems(slug)
+        found[part] = f"{owner or account.username}/{slug}"
+    if problems:
+        raise UsageError(
+            problems[0] if len(problems) == 1 else f"{len(problems)} problems with the datasets' names",
+            hint="change 'dataset' in [tool.offline-kit], or log in as its owner",
+            details=problems if len(problems) > 1 else (),
+        )
+    return found
+
+
+def plan_push(kit: Kit, remotes: Mapping[str, Remote], wishes: Wishes) -> PushPlan:
+    """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
+
+    Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
+    for a public dataset, unless `wishes` allow it.
+    """
+    problems = [each for part in kit.parts for each in _problems(part, remotes[part.name], wishes)]
+    if problems:
+        raise _error(problems)
+    return PushPlan(
+        kit=kit.id, parts=tuple(_plan(kit, part, remotes[part.name], wishes) for part in kit.parts)
+    )
+
+
+def foreign(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return the files on Kaggle that a new version would drop and that we did not put there."""
+    known = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
+    return tuple(sorted({each.name for each in remote.files} - known - {MARKER}))
+
+
+def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
+    if _same(part, remote):
+        return [] if remote.private or wishes.public else [_public(remote)]
+    if not remote.version:
+        return [
+            UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
+            for problem in title_problems(_title(remote, wishes))
+        ]
+    found: list[OfflineKitError] = []
+    if not remote.private and not wishes.public:
+        found.append(_public(remote))
+    lost = foreign(part, remote)
+    if lost and not wishes.drop_foreign:
+        more = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
+        found.append(
+            ProjectError(
+                f"'{remote.ref}' holds files that offline-kit did not put there; a new version would drop them",
+                hint="choose another 'dataset', or allow it with --drop-foreign",
+                details=[*lost[:_SHOWN], *more],
+            )
+        )
+    return found
+
+
+def _public(remote: Remote) -> ProjectError:
+    return ProjectError(
+        f"'{remote.ref}' is public: everybody would see the kit",
+        hint=f"make it private in the settings of {remote.url or 'its page'}, choose another, or allow it with --public",
+    )
+
+
+def _error(problems: list[OfflineKitError]) -> OfflineKitError:
+    if len(problems) == 1:
+        return problems[0]
+    details = [line for each in problems for line in (each.what, *(f"  {more}" for more in each.details))]
+    return ProjectError(
+        f"{len(problems)} things stand against this push", hint=problems[0].hint, details=details
+    )
+
+
+def _same(part: Part, remote: Remote) -> bool:
+    return remote.part is not None and remote.part.id == part.id
+
+
+def _title(remote: Remote, wishes: Wishes) -> str:
+    return wishes.title or remote.ref.partition("/")[2]
+
+
+def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
+    base = PartPlan(
+        part=part,
+        folder=kit.part_folder(part),
+        ref=remote.ref,
+        action=Action.NOTHING,
+        why=f"version {remote.version} holds exactly this part",
+        before=remote.version,
+        url=remote.url,
+    )
+    if _same(part, remote):
+        return base
+    new = not remote.version
+    size = sum(entry.size for entry in part.entries)
+    stored = {entry.stored for entry in part.entries} | {MARKER}
+    changes = _changes(part, remote.part)
+    return PartPlan(
+        part=part,
+        folder=base.folder,
+        ref=remote.ref,
+        action=Action.CREATE if new else Action.VERSION,
+        why="there is no such dataset yet" if new else _why(remote, changes),
+        before=remote.version,
+        title=_title(remote, wishes),
+        notes=f"offline-kit {kit.id[:12]}; {part.name} {part.id}; {changes}",
+        size=size,
+        files=len(part.entries) + 1,
+        dropped=tuple(sorted({each.name for each in remote.files} - stored)),
+        warnings=limit_warnings(len(part.entries) + 1, size),
+        url=remote.url,
+    )
+
+
+def _why(remote: Remote, changes: str) -> str:
+    if remote.state == "failed":
+        return f"version {remote.version} failed on Kaggle"
+    return changes if remote.part else f"version {remote.version} holds no part of a kit"
+
+
+def _changes(part: Part, old: Part | None) -> str:
+    """Say in a few words what differs from the part before."""
+    if old is None:
+        return f"{len(part.entries)} files"
+    before = {entry.original: entry.sha256 for entry in old.entries}
+    after = {entry.original: entry.sha256 for entry in part.entries}
+    added, gone = len(after.keys() - before.keys()), len(before.keys() - after.keys())
+    changed = sum(before[name] != after[name] for name in after.keys() & before.keys())
+    return f"{added} files new, {changed} changed, {gone} gone"

@@ -1,0 +1,221 @@
+"""Looking at a dataset until what was sent is really there, or certainly is not."""
+
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from offline_kit import manifest
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
+from offline_kit.journal import Effect
+from offline_kit.kaggle_gateway.nouns import Kaggle
+from offline_kit.kaggle_names import MARKER
+from offline_kit.model import Part
+from offline_kit.patience import PassingError, Patience, attempts
+from offline_kit.push_plan import Remote
+from offline_kit.report import SILENT, Reporter
+
+ENDED = frozenset({"ready", "failed", "deleted"})
+"""States that do not change by themselves."""
+_NEVER = 10**6
+_MAX_MARKER = 64 << 20
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """How long to wait for Kaggle; all times in seconds."""
+
+    grace: float = 180.0
+    """For something that was sent to show at all."""
+    processing: float = 3600.0
+    """For what shows to be ready."""
+    first: float = 1.0
+    """The first pause between two looks; it doubles up to `longest`."""
+    longest: float = 15.0
+    """The longest pause."""
+    sleep: Callable[[float], None] = time.sleep
+    """Waits."""
+
+    def until(self, seconds: float) -> Patience:
+        """Return the patience to look for so long."""
+        return Patience(
+            attempts=_NEVER, backoff=self.first, longest=self.longest, deadline=seconds, sleep=self.sleep
+        )
+
+
+WAITING = Waiting()
+
+
+def look(kaggle: Kaggle, ref: str, waiting: Waiting = WAITING, report: Reporter = SILENT) -> Remote:
+    """Return a dataset as it is; what is still being processed is waited for first.
+
+    Raises OutsideError where that takes longer than it may.
+    """
+    if kaggle.dataset(ref) is None:
+        return Remote(ref=ref)
+    told = _Told(report, ref)
+
+    def ended() -> str:
+        state = kaggle.status(ref)
+        told.state(state)
+        if state not in ENDED:
+            raise PassingError(f"it is still in the state '{state or 'hidden'}'")
+        return state
+
+    state = _poll(ended, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+    found = kaggle.dataset(ref)
+    if found is None:
+        return Remote(ref=ref)
+    ready = state == "ready"
+    files = kaggle.files(ref, found.version) if ready else ()
+    marked = any(each.name == MARKER for each in files)
+    return Remote(
+        ref=ref,
+        version=found.version,
+        state=state,
+        private=found.private,
+        part=marker(kaggle, ref) if marked else None,
+        files=files,
+        url=found.url,
+    )
+
+
+def marker(kaggle: Kaggle, ref: str) -> Part | None:
+    """Return the part that the marker of the current version describes, None where it is no marker of ours.
+
+    The current version, not one by number: it is what a notebook would get.
+    """
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        path = Path(folder) / MARKER
+        if kaggle.download(ref, MARKER, path) > _MAX_MARKER:
+            return None
+        try:
+            return manifest.parse(_text(path), f"{ref}/{MARKER}")
+        except (ProjectError, UnicodeDecodeError, zipfile.BadZipFile):
+            return None
+
+
+def _text(path: Path) -> str:
+    # Kaggle wraps some downloads into a zip.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as wrapped:
+            return wrapped.read(wrapped.namelist()[0]).decode("utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def appeared(kaggle: Kaggle, effect: Effect, waiting: Waiting = WAITING) -> bool:
+    """Wait until something newer than before the effect shows; False where nothing does within the grace."""
+
+    def newer() -> bool:
+        found = kaggle.dataset(effect.target)
+        if found is None or found.version <= effect.before:
+            raise PassingError("nothing newer shows yet")
+        return True
+
+    class _NothingError(OutsideError):
+        pass
+
+    try:
+        return _poll(newer, waiting.until(waiting.grace), lambda e: _NothingError(str(e), hint="look again"))
+    except _NothingError:
+        return False
+
+
+def until_there(
+    kaggle: Kaggle, effect: Effect, waiting: Waiting = WAITING, report: Reporter = SILENT
+) -> Remote:
+    """Wait until a new version is current and READY and its marker shows the content; return what was seen.
+
+    State and listing may still be the old version's: the number, the state, the marker and the sizes must
+    all fit. Raises OutsideError where processing fails or takes longer than it may.
+    """
+    ref = effect.target
+    told = _Told(report, ref)
+
+    def there() -> Remote:
+        found = kaggle.dataset(ref)
+        if found is None or found.version <= effect.before:
+            told.state("not visible yet")
+            raise PassingError("the new version does not show yet")
+        state = kaggle.status(ref)
+        told.state(state)
+        if state in ("failed", "deleted"):
+            raise _failed(ref, found.version, state, found.url)
+        if state != "ready":
+            raise PassingError(f"it is still in the state '{state}'")
+        files = kaggle.files(ref, found.version)
+        part = marker(kaggle, ref) if any(each.name == MARKER for each in files) else None
+        if part is None or part.id != effect.content:
+            raise PassingError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
+        if wrong := differences(part, Remote(ref=ref, files=files)):
+            raise PassingError(f"its files are not all there: {wrong[0]}")
+        return Remote(
+            ref=ref,
+            version=found.version,
+            state=state,
+            private=found.private,
+            part=part,
+            files=files,
+            url=found.url,
+        )
+
+    return _poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+
+
+def differences(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return a line for each file whose name or size on Kaggle is not the part's."""
+    there = {each.name: each.size for each in remote.files}
+    wanted = {entry.stored: entry.size for entry in part.entries}
+    lines = [f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())]
+    lines += [
+        f"'{name}' has {there[name]} bytes, not {wanted[name]}"
+        for name in sorted(wanted.keys() & there.keys())
+        if there[name] != wanted[name]
+    ]
+    return (
+        *lines,
+        *(f"'{name}' is not of the kit" for name in sorted(there.keys() - wanted.keys() - {MARKER})),
+    )
+
+
+class _Told:
+    """Says a state once."""
+
+    def __init__(self, report: Reporter, ref: str) -> None:
+        self._report = report
+        self._ref = ref
+        self._last = "ready"
+
+    def state(self, state: str) -> None:
+        if state != self._last:
+            self._report.step(f"Kaggle processes '{self._ref}': {state or 'not visible yet'}")
+            self._last = state
+
+
+def _poll(see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception], OfflineKitError]) -> _T:
+    for attempt in attempts(patience, may_pass=lambda _error: False, give_up=give_up):
+        with attempt:
+            return see()
+    raise AssertionError("unreachable")
+
+
+def _never_ready(ref: str, why: str) -> OutsideError:
+    return OutsideError(
+        f"'{ref}' is not ready in time: {why}",
+        hint="run the same command again later: it goes on waiting, and nothing is sent twice",
+    )
+
+
+def _failed(ref: str, version: int, state: str, url: str) -> OutsideError:
+    return OutsideError(
+        f"Kaggle could not process version {version} of '{ref}' ({state})",
+        hint=f"the reason stands only on its page, {url or 'on kaggle.com'}; then run the same command again",
+        details=(
+            "usual causes: the account's space for private data is full, or a name inside of an archive",
+            "that Kaggle unpacks holds '&' or '@'",
+        ),
+    )

@@ -1,0 +1,110 @@
+"""Kits by hand and a push of them to a local Kaggle, in this process or in one that can be killed."""
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from local_kaggle_case import Bench
+
+from offline_kit import manifest, push
+from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.where import Where
+from offline_kit.model import FileEntry, Kit, Role
+from offline_kit.patience import Patience
+from offline_kit.push import Pushed, Ways
+from offline_kit.push_plan import MODEST, PushPlan, Wishes
+from offline_kit.push_remote import Waiting
+from offline_kit.report import SILENT, Reporter
+
+BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
+EAGER = Waiting(grace=1.5, processing=20.0, first=0.02, longest=0.1)
+FILES = {
+    "packages/a.whl": b"a wheel",
+    "packages/install.json": b"{}",
+    "checkpoints/model.ckpt": b"w" * 300_000,
+}
+
+
+def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = False) -> Kit:
+    """Write a kit of these files; split, one part for each top folder."""
+    groups: dict[str, dict[str, bytes]] = {}
+    for name, data in files.items():
+        groups.setdefault(name.partition("/")[0] if split else "kit", {})[name] = data
+    parts = []
+    for name, content in sorted(groups.items()):
+        place = folder / "dataset" / name if len(groups) > 1 else folder / "dataset"
+        for path, data in content.items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_bytes(data)
+        entries = [
+            FileEntry(
+                role=Role.CHECKPOINT if path.startswith("ch") else Role.WHEEL,
+                original=path,
+                stored=path,
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+            for path, data in content.items()
+        ]
+        parts.append(manifest.make_part(name, entries))
+        manifest.write(place, parts[-1])
+    return manifest.read_kit(folder)
+
+
+def datasets(kit: Kit) -> dict[str, str]:
+    """Return the dataset of each part."""
+    return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
+
+
+def client(bench: Bench, user: str = "alice") -> Client:
+    """Return a user's client."""
+    return Client(Where(local=bench.server.url, username=user, key=f"key-of-{user}"), patience=BRISK)
+
+
+def ways(bench: Bench, waiting: Waiting = EAGER) -> Ways:
+    """Return ways with a state that outlives the run."""
+    return Ways(state=bench.folder / "push-state", waiting=waiting, patience=BRISK)
+
+
+def pushed(
+    bench: Bench, kit: Kit, kaggle: Client, wishes: Wishes = MODEST, report: Reporter = SILENT
+) -> tuple[Pushed, ...]:
+    """Push a kit."""
+    return push.push(kit, datasets(kit), kaggle, ways(bench), wishes, report)
+
+
+def planned(bench: Bench, kit: Kit, kaggle: Client) -> PushPlan:
+    """Plan the push of a kit."""
+    return push.plan(kit, datasets(kit), kaggle, ways(bench))
+
+
+def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
+    """Return what a notebook would find of the READY version."""
+    found = bench.kaggle.datasets.mounted(ref, "alice")
+    assert found is not None
+    folder = found[-1]
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
+    """Start a push in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from offline_kit import manifest, push\n"
+        "from offline_kit.kaggle_gateway.client import Client\n"
+        "from offline_kit.kaggle_gateway.where import Where\n"
+        "from push_case import EAGER, BRISK, datasets\n"
+        "kit = manifest.read_kit(Path(sys.argv[2]))\n"
+        "ways = push.Ways(state=Path(sys.argv[3]), waiting=EAGER, patience=BRISK)\n"
+        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with Client(where, patience=BRISK) as kaggle:\n"
+        "    push.push(kit, datasets(kit), kaggle, ways)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state)],
+        cwd=Path(__file__).parent,
+    )
