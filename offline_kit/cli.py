@@ -160,7 +160,10 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit import pipeline, summary
 
     flags.pop("upgrade")
-    summary.show_status(pipeline.status(_config(project, flags)), Console(quiet=quiet, as_json=as_json))
+    found = pipeline.status(_config(project, flags))
+    summary.show_status(found, Console(quiet=quiet, as_json=as_json))
+    if found.problems:
+        sys.exit(Exit.PROJECT)
 
 
 @cli.group()

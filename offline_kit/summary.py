@@ -144,7 +144,8 @@ def _rehearsal_line(last: dict[str, Any] | None) -> str:
     if last is None:
         return "none of this kit: run 'offline-kit rehearse'"
     if not last.get("passed"):
-        return f"failed: {last.get('problem')}"
+        problem = last.get("problem") or {}
+        return f"failed: {problem.get('what', 'not said why')}; {problem.get('hint', '')}".rstrip("; ")
     return f"passed at fidelity '{last.get('fidelity')}' in {last.get('seconds')} s"
 
 

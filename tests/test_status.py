@@ -1,0 +1,55 @@
+"""The command `status`: what lies on disk, in words and as an exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from offline_kit import summary
+
+
+def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OFFLINE_KIT_CACHE": str(project / "cache")}
+    return subprocess.run(
+        [sys.executable, "-m", "offline_kit", *words, str(project), "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "predict.py").write_text("def main(context):\n    return []\n")
+    (tmp_path / "offline-kit.toml").write_text(
+        'dataset = "some-kit"\n[notebook]\ntemplate = "function"\nfunction = "predict.py:main"\n'
+    )
+    return tmp_path
+
+
+def test_a_damaged_kit_is_a_problem_for_a_script_too(project: Path) -> None:
+    """No kit yet is no problem, a whole one neither; a changed file is, in the exit code as well."""
+    before = run(project, "status")
+    assert (before.returncode, json.loads(before.stdout)["kit"]) == (0, None)
+    built = run(project, "build")
+    assert built.returncode == 0, built.stderr
+    whole = run(project, "status")
+    assert (whole.returncode, json.loads(whole.stdout)["ok"]) == (0, True)
+    (project / "dist/offline-kit/dataset/code/predict.py").write_text("cut")
+    damaged = run(project, "status")
+    told = json.loads(damaged.stdout)
+    assert (damaged.returncode, told["ok"]) == (1, False)
+    assert "predict.py" in told["problems"][0]
+
+
+def test_a_failed_rehearsal_is_told_in_words() -> None:
+    """What went wrong and what to do, not the report's data."""
+    problem = {"what": "cell 3 of the notebook failed", "hint": "mend it", "details": ["a", "b"]}
+    assert (
+        summary._rehearsal_line({"passed": False, "problem": problem})
+        == "failed: cell 3 of the notebook failed; mend it"
+    )
