@@ -7,7 +7,7 @@ import csv
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,11 @@ def write_submission(result: Any, submission: Path, say: Say = print) -> None:
 
 
 def _write_rows(result: Any, submission: Path) -> None:
-    rows = list(result) if not isinstance(result, Mapping) else []
+    many = isinstance(result, Iterable) and not isinstance(result, Mapping)
+    rows = list(result) if many else []
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise KitError(
-            f"a submission cannot be written from {'no rows' if not rows else type(result).__name__}",
+            f"a submission cannot be written from {'no rows' if many and not rows else type(result).__name__}",
             hint="return a pandas.DataFrame, or a list of dictionaries (column: value), one for each row",
         )
     with submission.open("w", newline="", encoding="utf-8") as stream:
