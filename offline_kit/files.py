@@ -73,11 +73,25 @@ def disk_errors(place: Path) -> Iterator[None]:
                 hint="free some space, or choose another place with --out or OFFLINE_KIT_CACHE; nothing half made was kept",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise OutsideError(
-                f"cannot write below '{place}': {error.strerror}",
-                hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
-            ) from error
+            raise _unwritable(place, error) from error
         raise
+
+
+def _unwritable(place: Path, error: OSError) -> OutsideError:
+    return OutsideError(
+        f"cannot write below '{place}': {error.strerror}",
+        hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
+    )
+
+
+def made(folder: Path) -> Path:
+    """Return the folder, made where it is not there yet; OutsideError where it cannot be."""
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            raise _unwritable(folder, error) from error
+    return folder
 
 
 def write_atomic(path: Path, data: bytes | str) -> None:
@@ -139,7 +153,12 @@ def locked(place: Path, *, timeout: float = 600.0) -> Iterator[None]:
 
     lock = filelock.FileLock(place, timeout=timeout)
     with disk_errors(place.parent):
-        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            made(place.parent)
+            # filelock would try again until its time is up where no file can be made, as below /proc.
+            place.touch()
+        except FileNotFoundError as error:
+            raise _unwritable(place.parent, error) from error
         try:
             lock.acquire()
         except filelock.Timeout as error:

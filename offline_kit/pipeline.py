@@ -112,7 +112,9 @@ class Status:
 def ground(config: Config) -> Ground:
     """Find the image, the index and the cache that the configuration means."""
     chosen = image.load(config.image, accelerator=config.accelerator, project=config.project)
-    return Ground(image=chosen, settings=pip_settings.read(proc.environment()), cache=files.cache_dir())
+    return Ground(
+        image=chosen, settings=pip_settings.read(proc.environment()), cache=files.made(files.cache_dir())
+    )
 
 
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:

@@ -46,6 +46,13 @@ def test_asking_for_something_wrong_ends_with_2(words: list[str], says: str, tmp
     assert done.stdout == ""
 
 
+def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    """OFFLINE_KIT_CACHE may point anywhere: exit 4 and its name, before anything is downloaded."""
+    (tmp_path / "cache").write_text("")
+    done = offline_kit("build", cwd=tmp_path)
+    assert (done.returncode, str(tmp_path / "cache") in done.stderr) == (4, True), done.stderr
+
+
 def test_json_errors_are_one_object_on_stdout(tmp_path: Path) -> None:
     """A script reads the error, the hint and the details from stdout."""
     (tmp_path / "offline-kit.toml").write_text("chekpoints = []\nrows = -1\n")

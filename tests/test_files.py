@@ -107,6 +107,21 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
     assert "another run has held" in failures[0]
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that takes no new files")
+def test_a_lock_where_no_file_can_be_made_is_told_at_once() -> None:
+    """No waiting for the lock's time to run out; the place is named."""
+    with pytest.raises(OutsideError, match="cannot write below '/proc'"), files.locked(Path("/proc/x.lock")):
+        pytest.fail("there is no such lock")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """A file in its place is an answer from outside, not our bug."""
+    (tmp_path / "taken").write_text("")
+    assert files.made(tmp_path / "a" / "b").is_dir()
+    with pytest.raises(OutsideError, match="taken"):
+        files.made(tmp_path / "taken")
+
+
 @pytest.mark.parametrize(
     ("size", "text"),
     [(0, "0 B"), (999, "999 B"), (4_600_000, "4.6 MB"), (3.2e9, "3.2 GB"), (5e12, "5000.0 GB")],
