@@ -90,6 +90,7 @@ class Bench:
         """Call as the client's library does; the answer, or {"status_code": ..., **body} for an error."""
         secret = base64.b64encode(f"{user}:key-of-{user}".encode()).decode()
         services = {"Dataset": "datasets.DatasetApiService", "Kernel": "kernels.KernelsApiService"}
+        services |= dict.fromkeys(("Submission", "Competition", "Data"), "competitions.CompetitionApiService")
         service = (
             method if "/" in method else f"{next(v for k, v in services.items() if k in method)}/{method}"
         )

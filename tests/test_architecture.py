@@ -90,6 +90,7 @@ FLOORS: list[set[str]] = [
         "local_kaggle.connection",
         "local_kaggle.faults",
         "local_kaggle.running",
+        "local_kaggle.judge",
     },  # the room of the local Kaggle
     {"local_kaggle.store", "local_kaggle.links", "local_kaggle.incoming"},
     {
@@ -98,12 +99,13 @@ FLOORS: list[set[str]] = [
         "local_kaggle.versions",
         "local_kaggle.kernel_runs",
         "local_kaggle.sandbox_runner",
+        "local_kaggle.catalog",
     },
     {"local_kaggle.datasets", "local_kaggle.kernels"},
     {"local_kaggle.submissions"},
     {"local_kaggle.service"},
     {"local_kaggle.server"},
-    {"pipeline"},  # conductor
+    {"pipeline", "shipping"},  # conductors
     {"summary"},
     {"cli"},  # front door
     {"__main__"},

@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from offline_kit.local_kaggle.running import Finder, Job, Result, Runner
@@ -52,30 +53,48 @@ class KernelRuns:
         """Return a version's source as it was pushed."""
         return (self.store.place(*key) / "source.txt").read_text(encoding="utf-8")
 
-    def execute(self, key: Key, folder: Path, *, covered: Mapping[str, Path], rerun: bool) -> Result:
-        """Run a version's source in `folder`; `covered` are data sources with another folder than usual."""
+    def execute(
+        self,
+        key: Key,
+        folder: Path,
+        *,
+        covered: Mapping[str, Mapping[str, Path]],
+        rerun: bool,
+        timeout: float = _HOURS,
+    ) -> Result:
+        """Run a version's source in `folder`, which is made empty.
+
+        `covered` gives, for the place of a data source, the entries that are there instead of its own.
+        """
         record = self.store.read(*key) or {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         job = Job(
             notebook=_notebook(self.source(key), str(record["kernelType"])),
-            inputs=self._inputs(record, covered),
+            inputs=tuple(self._inputs(record, covered)),
             folder=folder,
-            timeout=record.get("timeout") or _HOURS,
+            timeout=min(timeout, record.get("timeout") or _HOURS),
             rerun=rerun,
         )
         with _AT_ONCE:
             return self.runner(job)
 
-    def _inputs(self, record: Record, covered: Mapping[str, Path]) -> tuple[tuple[str, Path], ...]:
-        found = []
+    def _inputs(
+        self, record: Record, covered: Mapping[str, Mapping[str, Path]]
+    ) -> Iterator[tuple[str, Path]]:
         for kind, field in SOURCES.items():
+            finder = self.finders.get(kind)
             for ref in record.get(field, ()):
-                finder = self.finders.get(kind)
-                if finder and (mounted := finder(ref, record["owner"])):
-                    place, folder = mounted
-                    found.append((self._place(place), covered.get(place, folder)))
-        return tuple(found)
+                mounted = finder(ref, record["owner"]) if finder else None
+                if mounted is None:
+                    continue
+                place, folder = mounted
+                if place in covered:
+                    yield from (
+                        (f"{self._place(place)}/{name}", path) for name, path in covered[place].items()
+                    )
+                else:
+                    yield self._place(place), folder
 
     def _place(self, place: str) -> str:
         if self.settings.layout == "new":
@@ -88,7 +107,7 @@ class KernelRuns:
         began = self.store.now()
         if not self._change(key, state="RUNNING", began=began):
             return
-        run = self.store.place(*key) / "run"
+        run = Path(tempfile.mkdtemp(prefix="run-", dir=self.store.place(*key)))
         try:
             result = self.execute(key, run, covered={}, rerun=False)
         except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does

@@ -12,7 +12,7 @@ class Job:
     notebook: str
     """The notebook's text (nbformat 4)."""
     inputs: tuple[tuple[str, Path], ...]
-    """What lies below /kaggle/input: (place, folder)."""
+    """What lies below /kaggle/input: (place, folder or file)."""
     folder: Path
     """An empty folder for the run; what is written to /kaggle/working is left in its `output`."""
     timeout: float

@@ -83,7 +83,9 @@ def _inputs(job: Job) -> tuple[Mount, ...]:
     folder.mkdir()
     mounts = [Mount(inside="/kaggle/input", source=folder)]
     for place, source in job.inputs:
-        (folder / place).mkdir(parents=True, exist_ok=True)
+        point = folder / place
+        point.parent.mkdir(parents=True, exist_ok=True)
+        point.mkdir(exist_ok=True) if source.is_dir() else point.touch()
         mounts.append(Mount(inside=f"/kaggle/input/{place}", source=source.resolve()))
     return tuple(mounts)
 

@@ -54,6 +54,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self._http.shutdown()
         self._http.server_close()
+        self.kaggle.store.close()
 
     def wait(self) -> None:
         """Serve until interrupted."""

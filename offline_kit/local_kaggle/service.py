@@ -8,6 +8,7 @@ from typing import Any
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.accounts import Accounts
 from offline_kit.local_kaggle.blobs import Blobs
+from offline_kit.local_kaggle.catalog import Catalog
 from offline_kit.local_kaggle.datasets import Datasets
 from offline_kit.local_kaggle.faults import Fault, Faults
 from offline_kit.local_kaggle.kernel_runs import KernelRuns
@@ -16,6 +17,7 @@ from offline_kit.local_kaggle.links import Links
 from offline_kit.local_kaggle.running import Finder, Runner
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Store
+from offline_kit.local_kaggle.submissions import Submissions
 from offline_kit.local_kaggle.versions import Versions
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
@@ -34,15 +36,19 @@ class LocalKaggle:
         self.blobs = Blobs(self.store, settings)
         self.faults = Faults(folder / "faults.json")
         self.datasets = Datasets(self.store, Versions(self.store, settings), self.blobs, self.links)
-        finders: dict[str, Finder] = {"dataset": self.datasets.mounted}
+        self.catalog = Catalog(self.store, settings, self.links)
+        finders: dict[str, Finder] = {"dataset": self.datasets.mounted, "competition": self.catalog.mounted}
         runs = KernelRuns(self.store, settings, runner, finders)
         self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
         finders["kernel"] = self.kernels.mounted
+        self.submissions = Submissions(self.store, self.catalog, self.kernels, self.blobs)
         self._rpcs: dict[str, Rpc] = {
             **self.accounts.rpcs(),
             **self.blobs.rpcs(),
             **self.datasets.rpcs(),
             **self.kernels.rpcs(),
+            **self.catalog.rpcs(),
+            **self.submissions.rpcs(),
         }
 
     def resume(self) -> None:
@@ -50,6 +56,7 @@ class LocalKaggle:
         self.blobs.sweep()
         self.datasets.resume()
         self.kernels.resume()
+        self.submissions.resume()
 
     def call(self, name: str, headers: Mapping[str, str], raw: bytes, base: str, fault: Fault) -> Answer:
         """Answer one remote call; raises Refusal."""

@@ -26,6 +26,11 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
         self.lock = threading.RLock()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the writing: work that still goes on is for the next server of the folder to do anew."""
+        self._closed = True
 
     def now(self) -> float:
         """Return the time, seconds since 1970."""
@@ -46,7 +51,9 @@ class Store:
         return found if isinstance(found, dict) else None
 
     def write(self, record: Record, *key: str) -> None:
-        """Write a record whole; it outlives a crash."""
+        """Write a record whole; it outlives a crash. A closed store keeps nothing more."""
+        if self._closed:
+            return
         files.write_atomic(self.place(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
 
     def remove(self, *key: str) -> None:

@@ -1,0 +1,186 @@
+"""Competitions made from folders, and their data.
+
+A folder has a `competition.toml`; every key has a default but `metric`:
+
+    title = "Which digits"            # default: from the slug
+    slug = "which-digits"             # default: the folder's name
+    public = "public"                 # what everybody sees; mounted at /kaggle/input/competitions/<slug>
+    hidden = "hidden"                 # in a hidden run, each of its entries stands in place of public's of that name
+    solution = "solution.csv"         # id and targets; a column Usage (Public, Private) splits the scores
+    metric = "f1_score"               # of scikit-learn, called as (truth, prediction); or "file.py:function",
+                                      # called as (submission, solution), two paths of tables with the same ids
+    options = { average = "macro" }   # for scikit-learn's
+    id = "image"                      # default: the solution's first column
+    submission = "submission.csv"     # what a notebook has to write
+    daily = 5                         # submissions a day (UTC)
+    code_only = true                  # files are refused; default: whether there is a hidden folder
+    deadline = "2099-01-01T00:00:00Z"
+    hours = 9                         # of the hidden run
+"""
+
+import tomllib
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files
+from offline_kit.errors import UsageError
+from offline_kit.kaggle_names import slug_of
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+
+SERVICE = "competitions.CompetitionApiService/"
+_KEYS = {
+    *("title", "slug", "public", "hidden", "solution", "metric", "options", "id", "submission", "daily"),
+    *("code_only", "deadline", "hours"),
+}
+
+
+class Catalog:
+    """The competitions of one local Kaggle; each knows its folder, which stays where it is."""
+
+    def __init__(self, store: Store, settings: Settings, links: Links) -> None:
+        self.store = store
+        self.settings = settings
+        self.links = links
+
+    def add(self, folder: Path) -> str:
+        """Take in a competition and return its slug; UsageError names what is wrong with the folder."""
+        record = {**_read(folder.absolute()), "created": self.store.now()}
+        record.setdefault("daily", self.settings.daily_submissions)
+        self.store.remove("competitions", record["slug"])
+        self.store.write({**record, "id": self.store.serial("competition")}, "competitions", record["slug"])
+        return str(record["slug"])
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about competitions and their data."""
+        calls: dict[str, Rpc] = {
+            "ListCompetitions": self.list_all,
+            "GetCompetition": lambda call: self._told(self.get(call.text("competitionName"))),
+            "ListDataFiles": self.list_files,
+            "DownloadDataFile": self.download,
+            "DownloadDataFiles": self.download_all,
+        }
+        return {SERVICE + name: call for name, call in calls.items()}
+
+    def get(self, slug: str) -> Record:
+        """Return a competition; 404 where there is none."""
+        record = self.store.read("competitions", slug)
+        if record is None:
+            raise Refusal(404, f"Competition '{slug}' not found")
+        return record
+
+    def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:  # noqa: ARG002 - all may see it
+        """Return place and folder of the public data."""
+        try:
+            record = self.get(ref)
+        except Refusal:
+            return None
+        return f"competitions/{record['slug']}", Path(record["public"])
+
+    def hidden(self, record: Record) -> dict[str, Path]:
+        """Return the entries of the data as a hidden run sees it."""
+        folders = [Path(record["public"]), *([Path(record["hidden"])] if record["hidden"] else [])]
+        return {entry.name: entry for folder in folders for entry in sorted(folder.iterdir())}
+
+    def list_all(self, call: Call) -> Mapping[str, Any]:
+        """List the competitions."""
+        found = [self._told(record) for record in self.store.records("competitions")]
+        search = call.text("search").lower()
+        page, following = wire.page_of([each for each in found if search in each["ref"].lower()], call.body)
+        return {"competitions": page, "nextPageToken": following}
+
+    def list_files(self, call: Call) -> Mapping[str, Any]:
+        """List the public files."""
+        record = self.get(call.text("competitionName"))
+        public = Path(record["public"])
+        found = [
+            {"name": name, "totalBytes": (public / name).stat().st_size, "creationDate": wire.stamp(record["created"])}
+            for name in _names(public)
+        ]  # fmt: skip
+        page, following = wire.page_of(found, call.body)
+        return {"files": page, "nextPageToken": following}
+
+    def download(self, call: Call) -> Answer:
+        """Send to the link of one public file."""
+        public, name = Path(self.get(call.text("competitionName"))["public"]), call.text("fileName")
+        if name not in set(_names(public)):
+            raise Refusal(404, f"File '{name}' not found")
+        return wire.redirect(self.links.give(call.base, public / name, name.rpartition("/")[2]))
+
+    def download_all(self, call: Call) -> Answer:
+        """Send to the link of a zip of all public files."""
+        record = self.get(call.text("competitionName"))
+        final = self.store.place("competitions", record["slug"]) / "all.zip"
+        with self.store.lock:
+            if not final.exists():
+                part = final.with_suffix(".part")
+                with zipfile.ZipFile(part, "w", strict_timestamps=False) as packed:
+                    for name in _names(Path(record["public"])):
+                        packed.write(Path(record["public"]) / name, name)
+                part.replace(final)
+        return wire.redirect(self.links.give(call.base, final, f"{record['slug']}.zip"))
+
+    def _told(self, record: Record) -> dict[str, Any]:
+        url = f"https://www.kaggle.com/competitions/{record['slug']}"
+        return {
+            "id": record["id"],
+            "ref": url,
+            "url": url,
+            "title": record["title"],
+            "deadline": record["deadline"],
+            "category": "LOCAL",
+            "reward": "LOCAL",
+            "organizationName": "LOCAL",
+            "evaluationMetric": record["metric"],
+            "enabledDate": wire.stamp(record["created"]),
+            "teamCount": 1,
+            "userHasEntered": True,
+            "maxDailySubmissions": record["daily"],
+            "maxTeamSize": 1,
+            "isKernelsSubmissionsOnly": record["code_only"],
+            "submissionsDisabled": False,
+        }
+
+
+def _names(folder: Path) -> Iterator[str]:
+    return (path.as_posix() for path in files.tree(folder))
+
+
+def _read(folder: Path) -> Record:
+    """Read a competition's folder into a record of absolute paths."""
+    place = folder / "competition.toml"
+    try:
+        told = tomllib.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"'{folder}' is no competition: {error}", hint="write a competition.toml into it"
+        ) from error
+    problems = [f"unknown key '{key}'" for key in sorted(set(told) - _KEYS)]
+    problems += [] if told.get("metric") else ["`metric` is missing"]
+    hidden = folder / told.get("hidden", "hidden")
+    record = {
+        "slug": told.get("slug") or slug_of(folder.name),
+        "public": str(folder / told.get("public", "public")),
+        "hidden": str(hidden) if hidden.is_dir() else "",
+        "solution": str(folder / told.get("solution", "solution.csv")),
+        "folder": str(folder),
+        "metric": str(told.get("metric", "")),
+        "options": told.get("options", {}),
+        "id_column": told.get("id", ""),
+        "submission": told.get("submission", "submission.csv"),
+        "code_only": told.get("code_only", hidden.is_dir()),
+        "deadline": str(told.get("deadline", "2099-01-01T00:00:00Z")),
+        "seconds": 3600.0 * told.get("hours", 9),
+    }
+    record["title"] = told.get("title") or str(record["slug"]).replace("-", " ").capitalize()
+    problems += [f"no folder '{record['public']}'"] if not Path(str(record["public"])).is_dir() else []
+    problems += [f"no folder '{hidden}'"] if "hidden" in told and not hidden.is_dir() else []
+    problems += [f"no file '{record['solution']}'"] if not Path(str(record["solution"])).is_file() else []
+    if problems:
+        raise UsageError(f"'{place}' cannot be used", hint="mend these", details=problems)
+    return {**record, **({"daily": int(told["daily"])} if "daily" in told else {})}

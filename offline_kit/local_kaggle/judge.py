@@ -1,0 +1,123 @@
+"""Scores one submission, in a process of its own: the metric is somebody's code.
+
+Run as `python -m offline_kit.local_kaggle.judge REQUEST.json`; writes REQUEST.json.answer, an object with
+"public" and "private", or with "error".
+"""
+
+import csv
+import importlib
+import importlib.util
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Table = list[dict[str, str]]
+USAGE = "Usage"
+
+
+class ScoringError(Exception):
+    """The submission cannot be scored; the text is for its author."""
+
+
+def judge(request: Mapping[str, Any]) -> dict[str, float]:
+    """Return the public and the private score; raises ScoringError."""
+    submission, solution = Path(request["submission"]), Path(request["solution"])
+    metric = _metric(str(request["metric"]), Path(request["folder"]), dict(request["options"]))
+    if submission.suffix != ".csv" or solution.suffix != ".csv":
+        whole = float(metric(submission, solution))
+        return {"public": whole, "private": whole}
+    true, given = _read(solution), _read(submission)
+    columns = [name for name in true[0] if name != USAGE]
+    key = str(request.get("id") or columns[0])
+    _check(given, columns, {row[key] for row in true}, key)
+    by_id = {row[key]: row for row in given}
+    scores = {}
+    with tempfile.TemporaryDirectory() as name:
+        for usage in ("public", "private"):
+            rows = [row for row in true if row.get(USAGE, usage).lower() == usage]
+            if rows:
+                sides = [by_id[row[key]] for row in rows], rows
+                paths = [_write(Path(name, f"{n}.csv"), columns, side) for n, side in enumerate(sides)]
+                scores[usage] = float(metric(paths[0], paths[1]))
+    return {usage: scores.get(usage, float("nan")) for usage in ("public", "private")}
+
+
+def _check(given: Table, columns: Sequence[str], ids: set[str], key: str) -> None:
+    """Raise ScoringError for what Kaggle would refuse about a table."""
+    if missing := [name for name in columns if name not in given[0]]:
+        raise ScoringError(f"Submission must have a column '{missing[0]}'")
+    found = [row[key] for row in given]
+    if len(set(found)) < len(found):
+        raise ScoringError(f"The {key} column has duplicates")
+    if set(found) != ids:
+        raise ScoringError(f"Submission has {len(found)} rows of {key}; {len(ids & set(found))} of {len(ids)} expected ones are there")  # fmt: skip
+    if any(row[name] in ("", None) for row in given for name in columns):
+        raise ScoringError("Submission contains null values")
+
+
+def _metric(name: str, folder: Path, options: dict[str, Any]) -> Callable[[Path, Path], float]:
+    """Return the metric as a function of (submission, solution): "file.py:function", or one of scikit-learn."""
+    place, colon, function = name.partition(":")
+    if colon:
+        spec = importlib.util.spec_from_file_location("competition_metric", folder / place)
+        if spec is None or spec.loader is None:
+            raise ScoringError(f"The competition's metric '{name}' cannot be read")
+        sys.path.append(str(folder))  # for what the metric imports from beside it
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        found: Callable[[Path, Path], float] = getattr(module, function)
+        return found
+    of_learn: Callable[..., float] = getattr(importlib.import_module("sklearn.metrics"), name)
+
+    def score(submission: Path, solution: Path) -> float:
+        true, given = _values(solution), _values(submission)
+        return float(of_learn(true, given, **options))
+
+    return score
+
+
+def _values(path: Path) -> list[Any]:
+    """Return the table's targets, numbers where all are: one value a row, or a list of several."""
+    rows = [list(row.values())[1:] for row in _read(path)]
+    try:
+        made: list[list[Any]] = [[float(value) for value in row] for row in rows]
+    except ValueError:
+        made = [list(row) for row in rows]
+    return [row[0] if len(row) == 1 else row for row in made]
+
+
+def _read(path: Path) -> Table:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ScoringError(f"Submission cannot be read: {error}") from None
+    if not rows:
+        raise ScoringError("Submission is empty")
+    return rows
+
+
+def _write(path: Path, columns: Sequence[str], rows: Table) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def main(path: Path) -> None:
+    """Judge a request on disk and write the answer beside it."""
+    try:
+        answer: dict[str, Any] = judge(json.loads(path.read_text(encoding="utf-8")))
+    except ScoringError as error:
+        answer = {"error": str(error)}
+    except BaseException as error:  # noqa: BLE001 - whatever the metric does, SystemExit too, is the answer
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    path.with_name(f"{path.name}.answer").write_text(json.dumps(answer), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

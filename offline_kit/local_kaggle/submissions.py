@@ -1,0 +1,229 @@
+"""Submissions: the notebook is run again on the hidden test, in its own sandbox, and what it writes is scored."""
+
+import json
+import math
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files, proc
+from offline_kit.errors import OfflineKitError
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.blobs import Blobs
+from offline_kit.local_kaggle.catalog import SERVICE, Catalog
+from offline_kit.local_kaggle.kernels import Kernels
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.wire import Call, Refusal, Rpc
+
+_DAY = 86400
+_METRIC_SECONDS = 600.0
+_LOCAL = "{:.5f} (LOCAL)"
+"""How scores are written: nobody is to take them for Kaggle's."""
+
+
+class Submissions:
+    """The submissions of one local Kaggle."""
+
+    def __init__(self, store: Store, catalog: Catalog, kernels: Kernels, blobs: Blobs) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.kernels = kernels
+        self.blobs = blobs
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about submissions."""
+        calls: dict[str, Rpc] = {
+            "CreateCodeSubmission": self.submit_code,
+            "StartSubmissionUpload": self.start_upload,
+            "CreateSubmission": self.submit_file,
+            "GetSubmissionLimits": self.limits,
+            "ListSubmissions": self.list_all,
+            "GetSubmission": self.get,
+        }
+        return {SERVICE + name: call for name, call in calls.items()}
+
+    def submit_code(self, call: Call) -> Mapping[str, Any]:
+        """Queue the hidden run of a finished notebook version."""
+        competition = self.catalog.get(call.text("competitionName"))
+        number, name = call.number("kernelVersion"), call.text("fileName") or competition["submission"]
+        found = self.kernels.version(call.text("kernelOwner"), call.text("kernelSlug"), number)
+        if found is None or found[1]["owner"] != call.user:
+            raise Refusal(404, "Notebook version not found")
+        key, version = found
+        if version["state"] != "COMPLETE":
+            raise Refusal(400, "Submission not allowed: the notebook version has not run to its end")
+        if version["enableInternet"]:
+            raise Refusal(400, "Submission not allowed: internet access must be disabled")
+        if not (self.kernels.runs.output(key) / name).is_file():
+            raise Refusal(400, f"Submission not allowed: the notebook's output has no file '{name}'")
+        return self._queue(call, competition, {"kernel": list(key), "fileName": name})
+
+    def start_upload(self, call: Call) -> Mapping[str, Any]:
+        """Open the upload of a submission file."""
+        self.catalog.get(call.text("competitionName"))
+        return self.blobs.open(call, Path(call.text("fileName") or "submission.csv").name, "SUBMISSION")
+
+    def submit_file(self, call: Call) -> Mapping[str, Any]:
+        """Queue the scoring of an uploaded file; a code competition takes none."""
+        competition = self.catalog.get(call.text("competitionName"))
+        if competition["code_only"]:
+            raise Refusal(400, "This competition only accepts submissions from notebooks")
+        token = call.text("blobFileTokens")
+        name, _ = self.blobs.finished(token, call.user)
+        return self._queue(call, competition, {"token": token, "fileName": name})
+
+    def _queue(self, call: Call, competition: Record, facts: Mapping[str, Any]) -> dict[str, Any]:
+        with self.store.lock:
+            if not self._left(call.user, competition):
+                text = "your team has used its daily Submission allowance"
+                raise Refusal(400, f"Submission not allowed: {text} ({competition['daily']}) today")
+            ref = self.store.serial("submission")
+            record = {
+                "ref": ref,
+                "competition": competition["slug"],
+                "user": call.user,
+                "created": self.store.now(),
+                "description": call.text("submissionDescription"),
+                "state": "PENDING",
+                **facts,
+            }
+            self.store.write(record, "submissions", str(ref))
+        self._begin(record)
+        return {"message": f"Successfully submitted to {competition['title']}", "ref": ref}
+
+    def limits(self, call: Call) -> Mapping[str, Any]:
+        """Tell how many submissions are left today."""
+        competition = self.catalog.get(call.text("competitionName"))
+        mine = self._of(call.user, competition["slug"])
+        return {
+            "numToday": len(self._today(mine)),
+            "numTotal": len(mine),
+            "numAllowedNow": self._left(call.user, competition),
+            "limitedByTotal": False,
+        }
+
+    def list_all(self, call: Call) -> Mapping[str, Any]:
+        """List one's submissions to a competition, the latest first."""
+        competition = self.catalog.get(call.text("competitionName"))
+        mine = [each for each in self._of(call.user, competition["slug"]) if self._shows(each)]
+        page, following = wire.page_of([_told(each) for each in reversed(mine)], call.body)
+        return {"submissions": page, "nextPageToken": following}
+
+    def get(self, call: Call) -> Mapping[str, Any]:
+        """Tell about one submission; 404 just after it was made."""
+        record = self.store.read("submissions", str(call.number("ref")))
+        if record is None or record["user"] != call.user or not self._shows(record):
+            raise Refusal(404, "Submission not found")
+        return _told(record)
+
+    def resume(self) -> None:
+        """Score anew what was being scored when the server ended."""
+        for record in self.store.records("submissions"):
+            if record["state"] == "PENDING":
+                self._begin(record)
+
+    def _begin(self, record: Record) -> None:
+        threading.Thread(target=self._score, args=(record,), daemon=True).start()
+
+    def _score(self, record: Record) -> None:
+        place = self.store.place("submissions", str(record["ref"]))
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
+        try:
+            competition = self.catalog.get(record["competition"])
+            facts = self._scored(record, competition, folder)
+        except Exception as error:  # noqa: BLE001 - a submission must end in a state
+            facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(self.catalog.settings.scoring)
+        self.store.write({**record, **facts}, "submissions", str(record["ref"]))
+
+    def _scored(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
+        began = self.store.now()
+        if record.get("token"):
+            written = self._copied(record, folder)
+        else:
+            key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
+            covered = {place: self.catalog.hidden(competition)}
+            limit = competition["seconds"]
+            result = self.kernels.runs.execute(key, folder, covered=covered, rerun=True, timeout=limit)
+            if result.failure:
+                late = "exceeded the max allowed" in result.failure
+                return {"state": "ERROR", "error": "Notebook Timeout" if late else "Notebook Threw Exception"}
+            written = folder / "output" / record["fileName"]
+        if not written.is_file():
+            return {"state": "ERROR", "error": "Submission CSV Not Found"}
+        scores = _judged(competition, written, folder)
+        if "error" in scores:
+            return {"state": "ERROR", "error": f"Submission Scoring Error: {scores['error']}"}
+        size = written.stat().st_size
+        return {"state": "COMPLETE", "size": size, "seconds": self.store.now() - began, **scores}
+
+    def _copied(self, record: Record, folder: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        name, data = self.blobs.finished(record["token"], record["user"])
+        return Path(shutil.copyfile(data, folder / name))
+
+    def _of(self, user: str, slug: str) -> list[Record]:
+        records = self.store.records("submissions")
+        return [each for each in records if (each["user"], each["competition"]) == (user, slug)]
+
+    def _today(self, records: list[Record]) -> list[Record]:
+        day = self.store.now() // _DAY
+        return [each for each in records if each["created"] // _DAY == day]
+
+    def _left(self, user: str, competition: Record) -> int:
+        if not user:
+            raise Refusal(403, "Permission 'competitions.participate' was denied")
+        used = len(self._today(self._of(user, competition["slug"])))
+        return max(0, int(competition["daily"]) - used)
+
+    def _shows(self, record: Record) -> bool:
+        return bool(self.store.now() - record["created"] >= self.catalog.settings.visible_after)
+
+
+def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
+    """Let the judge score a file, in a process of its own."""
+    request = {
+        "submission": str(written),
+        "solution": competition["solution"],
+        "metric": competition["metric"],
+        "options": competition["options"],
+        "id": competition["id_column"],
+        "folder": competition["folder"],
+    }
+    place = folder / "request.json"
+    files.write_atomic(place, json.dumps(request))
+    try:
+        words = [sys.executable, "-P", "-m", "offline_kit.local_kaggle.judge", str(place)]
+        proc.run(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
+        answer: dict[str, Any] = json.loads(place.with_name("request.json.answer").read_text("utf-8"))
+    except (OfflineKitError, OSError, ValueError):
+        return {"error": "the metric did not come to its end"}
+    return answer
+
+
+def _told(record: Record) -> dict[str, Any]:
+    scores = {
+        f"{side}Score": _LOCAL.format(record[side])
+        for side in ("public", "private")
+        if isinstance(record.get(side), float) and not math.isnan(record[side])
+    }
+    return {
+        "ref": record["ref"],
+        "totalBytes": record.get("size", 0),
+        "date": wire.stamp(record["created"]),
+        "description": record["description"],
+        "errorDescription": record.get("error", ""),
+        "fileName": record["fileName"],
+        "status": record["state"],
+        "submittedBy": record["user"],
+        "submittedByRef": record["user"],
+        "teamName": "LOCAL",
+        "url": f"https://www.kaggle.com/submissions/{record['ref']}",
+        **scores,
+    }
