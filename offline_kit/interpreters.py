@@ -34,10 +34,18 @@ def _candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
         yield Path(sys.executable)
     name = f"python{minor}.exe" if os.name == "nt" else f"python{minor}"
     for folder in env.get("PATH", "").split(os.pathsep):
-        if folder and (Path(folder) / name).is_file():
+        if folder and _is_file(Path(folder) / name):
             yield Path(folder) / name
     yield from _of_pyenv(minor, env)
     yield from _of_uv(minor, env)
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is such a file; a folder of PATH that one may not look into has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _of_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
@@ -45,7 +53,7 @@ def _of_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
     if not root:
         return []
     found = [
-        path for path in (Path(root) / "versions").glob(f"{minor}.*") if (path / "bin" / "python").is_file()
+        path for path in (Path(root) / "versions").glob(f"{minor}.*") if _is_file(path / "bin" / "python")
     ]
     found.sort(key=lambda path: [int(word) if word.isdigit() else -1 for word in path.name.split(".")])
     return [path / "bin" / "python" for path in reversed(found)]
@@ -76,4 +84,4 @@ def _believed(candidate: Path, minor: str, env: Mapping[str, str]) -> Path | Non
     if not done.ok or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
         return None
     base = Path(words[3])
-    return base if base.is_file() else candidate
+    return base if _is_file(base) else candidate

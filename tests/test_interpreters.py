@@ -52,3 +52,10 @@ def test_other_pythons_do_not_count(tmp_path: Path) -> None:
     answering(tmp_path / "c" / "python3.99", "3.98")
     env = {**ELSEWHERE, "PATH": os.pathsep.join(str(tmp_path / name) for name in "abc")}
     assert find("3.99", env) is None
+
+
+def test_a_folder_on_path_that_cannot_be_looked_into_is_passed_over(tmp_path: Path) -> None:
+    """Another user's folder (here: a name too long, which root may not look into either) is no failure."""
+    real = answering(tmp_path / "bin" / "python3.99", "3.99")
+    path = os.pathsep.join([str(tmp_path / ("x" * 300)), str(real.parent)])
+    assert find("3.99", {**ELSEWHERE, "PATH": path}) == real
