@@ -27,6 +27,8 @@ LIBRARIES = ("lightning", "pytorch_lightning", "torch")
 
 def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
     """Load a checkpoint on the CPU; raises KitError that names the classes that a safe load refuses."""
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
     torch = importlib.import_module("torch")
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=weights_only)
@@ -37,9 +39,18 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
                 str(error).splitlines()[:3],
                 hint="save it again with this version of torch, and build the kit again",
             ) from error
+        refused = _refused(torch, path)
+        if not refused and "unsupported operand" in str(error).lower():
+            with path.open("rb") as stream:
+                begins = stream.read(20)
+            raise KitError(
+                f"'{path.name}' is no checkpoint that PyTorch wrote",
+                [f"it begins with {begins!r}"],
+                hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
+            ) from error
         raise KitError(
             f"'{path.name}' holds more than weights, and a safe load refuses it",
-            _refused(torch, path) or str(error).splitlines()[-3:],
+            refused or str(error).splitlines()[-3:],
             hint="if you made this file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
             "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
         ) from error
@@ -49,6 +60,17 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
             hint="save `model.state_dict()`, or let Lightning save it",
         )
     return dict(loaded)
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        safetensors = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise KitError(
+            f"'{path.name}' is a safetensors file, and safetensors cannot be imported: {error}",
+            hint="add safetensors to the requirements, and build the kit again",
+        ) from error
+    return dict(safetensors.load_file(path, device="cpu"))
 
 
 def _refused(torch: Any, path: Path) -> list[str]:

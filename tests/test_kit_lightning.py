@@ -1,6 +1,9 @@
 """The contract of model and data classes: what is asked of them, and what is said when they do not keep it."""
 
 import argparse
+import importlib.util
+import pickle
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +97,27 @@ def test_a_plain_state_dict_does_too(tmp_path: Path) -> None:
         build_model(Model, load_checkpoint(tmp_path / "weights.pth"), {"width": 4}, "cpu").layer.out_features
         == 4
     )
+
+
+@pytest.mark.parametrize("content", [b"<!DOCTYPE html><html>log in</html>", pickle.dumps({"a": 1}, 4)])
+def test_a_file_that_torch_did_not_write_is_called_so(tmp_path: Path, content: bytes) -> None:
+    """A saved login page gets no advice to load it unsafely."""
+    (tmp_path / "best.ckpt").write_bytes(content)
+    with pytest.raises(KitError, match="no checkpoint that PyTorch wrote") as caught:
+        load_checkpoint(tmp_path / "best.ckpt")
+    assert "weights_only" not in str(caught.value)
+
+
+def test_safetensors_are_weights_too(tmp_path: Path) -> None:
+    """They load without pickle; where the package is missing, it is named."""
+    path = tmp_path / "best.safetensors"
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", 2.5))
+    if importlib.util.find_spec("safetensors"):
+        assert load_checkpoint(path)["a"].tolist() == [2.5]
+        return
+    with pytest.raises(KitError, match="add safetensors to the requirements"):
+        load_checkpoint(path)
 
 
 def test_pickled_classes_are_refused_by_name(tmp_path: Path) -> None:
