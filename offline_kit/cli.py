@@ -151,6 +151,43 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
 
 
+TO_OPTIONS = _options(
+    click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, help="The real Kaggle, or one on this machine."),
+    click.option("--at", metavar="URL", default="", help="Address of the local Kaggle; default $OFFLINE_KIT_LOCAL_KAGGLE."),
+)  # fmt: skip
+
+
+@cli.command()
+@_project
+@BUILD_OPTIONS
+@TO_OPTIONS
+@click.option("--no-build", is_flag=True, help="Push the kit as it lies there.")
+@click.option("--title", default="", help="Title of a new dataset; default its slug.")
+@click.option("--drop-foreign", is_flag=True, help="Files on Kaggle that are not ours may go.")
+@click.option("--public", is_flag=True, help="A dataset that is public already may take the kit.")
+@click.option("--dry-run", is_flag=True, help="Look at Kaggle and say what would be done; send nothing.")
+@_common
+def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:
+    """Build what changed, then upload what Kaggle lacks and wait until it is there."""
+    from offline_kit import pipeline, shipping, summary
+    from offline_kit.push_plan import Wishes
+
+    console = Console(quiet=quiet, as_json=as_json)
+    there = shipping.where(flags.pop("to"), flags.pop("at"))
+    wishes = Wishes(**{name: flags.pop(name) for name in ("title", "drop_foreign", "public")})
+    dry_run = flags.pop("dry_run")
+    config = _config(project, flags)
+    if no_build or dry_run:  # a dry run writes nothing: it is about the kit that lies there
+        kit = pipeline.kit_of(config)
+    else:
+        kit = pipeline.build(config, upgrade=upgrade, report=console).kit
+    with shipping.shipment(config, kit, there) as ship:
+        if dry_run:
+            summary.show_push_plan(shipping.plan_data(ship, wishes, console), console)
+        else:
+            summary.show_push(shipping.push_data(ship, wishes, console), kit, console)
+
+
 @cli.command()
 @_project
 @BUILD_OPTIONS

@@ -12,6 +12,8 @@ from offline_kit.model import Fate, Freeze, Kit
 if TYPE_CHECKING:
     # Only named: showing the images must not import what a build needs.
     from offline_kit.pipeline import Built, Plan, Status
+    from offline_kit.push import Pushed
+    from offline_kit.push_plan import PushPlan
     from offline_kit.rehearsal.stage import Rehearsal
 
 
@@ -118,6 +120,50 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
     console.step("the notebook runs with the internet off")
     facts = {name: getattr(passed, name) for name in passed.__dataclass_fields__}
     console.result({"ok": True, "rehearsal": facts})
+
+
+def show_push_plan(plan: "PushPlan", console: Console) -> None:
+    """Show what a push would do."""
+    rows = [
+        (part.part.name, part.ref, str(part.action), human_size(part.size), part.why) for part in plan.parts
+    ]
+    console.table("A push would", ["part", "dataset", "do", "bytes", "why"], rows)
+    for part in plan.parts:
+        for name in part.dropped:
+            console.note(f"'{part.ref}' would lose '{name}'")
+    console.step("nothing was sent")
+    parts = [
+        {
+            "part": part.part.name,
+            "dataset": part.ref,
+            "action": part.action.value,
+            "bytes": part.size,
+            "why": part.why,
+            "dropped": list(part.dropped),
+        }
+        for part in plan.parts
+    ]
+    console.result({"ok": True, "dry_run": True, "kit": plan.kit, "parts": parts})
+
+
+def show_push(pushed: "Iterable[Pushed]", kit: Kit, console: Console) -> None:
+    """Show where each part is now."""
+    done = list(pushed)
+    console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in done])
+    parts = [
+        {
+            "part": each.part,
+            "dataset": each.ref,
+            "version": each.version,
+            "action": each.action.value,
+            "url": each.url,
+        }
+        for each in done
+    ]
+    console.result({"ok": True, "kit": kit.id, "parts": parts})
+
+
+_DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
 
 
 def show_status(status: "Status", console: Console) -> None:

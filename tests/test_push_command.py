@@ -1,0 +1,145 @@
+"""`offline-kit push` as a user runs it, against the local Kaggle."""
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from local_kaggle_case import Bench, serving
+from push_case import FILES, make_kit
+
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.traffic import Event
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A local Kaggle that knows the account of `--to local`, and a project with a kit."""
+    with serving(tmp_path) as running:
+        running.kaggle.accounts.add("local", key="local-kaggle")
+        project(running).mkdir()
+        (project(running) / "offline-kit.toml").write_text('dataset = "plant-kit"\n')
+        make_kit(project(running) / "dist" / "offline-kit")
+        yield running
+
+
+def project(bench: Bench) -> Path:
+    """Return the project's folder."""
+    return bench.folder / "project"
+
+
+def start(bench: Bench, *words: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
+    """Start a push of the kit as it lies there."""
+    whole = {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "offline_kit", "push", "--no-build", *words, str(project(bench))],
+        env={**whole, **(env or {})},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def push(
+    bench: Bench, *words: str, env: Mapping[str, str] | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a push to its end."""
+    process = start(bench, *words, env=env)
+    out, err = process.communicate(timeout=90)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+def local(bench: Bench) -> tuple[str, ...]:
+    """Return the words that name the local Kaggle."""
+    return ("--to", "local", "--at", bench.server.url)
+
+
+def test_a_push_and_the_same_again(bench: Bench) -> None:
+    """First created, then nothing: both said, on stdout for a script too, with exit code 0."""
+    plan = push(bench, *local(bench), "--dry-run", "--json")
+    assert plan.returncode == 0, plan.stderr
+    assert json.loads(plan.stdout)["parts"][0]["action"] == "create"
+    assert not bench.server.traffic.ended("PUT")
+    first = push(bench, *local(bench))
+    assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
+    again = push(bench, *local(bench), "--json")
+    assert json.loads(again.stdout)["parts"][0]["action"] == "nothing"
+    assert "nothing to upload" in again.stderr
+
+
+def test_no_local_kaggle_is_no_silent_switch(bench: Bench) -> None:
+    """`--to local` without an address asks for one; it never takes the real Kaggle instead."""
+    done = push(bench, "--to", "local", env={"OFFLINE_KIT_LOCAL_KAGGLE": ""})
+    assert done.returncode == 2
+    assert "offline-kit local" in done.stderr
+    done = push(bench, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url, "OFFLINE_KIT_NO_PRODUCTION": "1"})
+    assert done.returncode == 2
+    assert "out of reach" in done.stderr
+    assert not bench.server.traffic.ended()
+
+
+def test_missing_credentials_are_exit_4_with_both_remedies(bench: Bench) -> None:
+    """Who has no account is told of credentials and of --to local."""
+    env = {**bench.environment(), "KAGGLE_USERNAME": "", "KAGGLE_KEY": ""}
+    home = bench.folder / "nobody"
+    home.mkdir()
+    done = push(bench, env={**env, "HOME": str(home), "KAGGLE_CONFIG_DIR": str(home)})
+    assert done.returncode == 4, done.stderr
+    assert "KAGGLE_API_TOKEN" in done.stderr
+    assert "--to local" in done.stderr
+
+
+def test_a_foreign_dataset_is_refused_before_anything_is_sent(bench: Bench) -> None:
+    """The account is compared with the owner."""
+    (project(bench) / "offline-kit.toml").write_text('dataset = "bob/plant-kit"\n')
+    done = push(bench, *local(bench))
+    assert done.returncode == 2
+    assert "belongs to 'bob'" in done.stderr
+    assert not bench.server.traffic.ended("/StartBlobUpload")
+
+
+def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
+    """^C in the middle of an upload ends with 130; the next push sends only what is missing."""
+    big = b"3" * 4_000_000
+    make_kit(project(bench) / "dist" / "offline-kit", {**FILES, "checkpoints/model.ckpt": big})
+    hit = threading.Event()
+
+    def watch(event: Event) -> None:
+        if event.phase == "bytes" and event.received > 1_000_000 and not hit.is_set():
+            hit.set()
+            process.send_signal(signal.SIGINT)
+            hit.wait(0.5)
+
+    bench.server.traffic.listeners.append(watch)
+    bench.kaggle.faults.add(Fault(on="PUT", delay=0.2))
+    process = start(bench, *local(bench))
+    _, err = process.communicate(timeout=60)
+    assert hit.is_set()
+    assert process.returncode == 130, err
+    before = bench.server.traffic.uploaded()
+    assert push(bench, *local(bench)).returncode == 0
+    assert bench.server.traffic.uploaded() - before < len(big)
+
+
+@pytest.mark.parametrize(
+    "fault", [None, Fault(on="CreateDataset", status=400), Fault(on="GetDataset", status=401, times=9)]
+)
+def test_secrets_stay_where_they_are(bench: Bench, fault: Fault | None) -> None:
+    """Neither key nor upload address is in the output; no key is in any file that we write."""
+    key = "planted-key-of-carol-81"
+    bench.kaggle.accounts.add("carol", key=key)
+    if fault:
+        bench.kaggle.faults.add(fault)
+    env = {**bench.environment(), "KAGGLE_USERNAME": "carol", "KAGGLE_KEY": key, "VERBOSE": "1"}
+    done = push(bench, env=env)
+    assert done.returncode == (4 if fault else 0), done.stderr
+    planted = [key, base64.b64encode(f"carol:{key}".encode()).decode().rstrip("=")]
+    assert not [word for word in (*planted, "/upload/") if word in done.stdout + done.stderr]
+    ours = [path for path in bench.folder.rglob("*") if path.is_file() and "state" not in path.parts]
+    assert not [path for path in ours for word in planted if word.encode() in path.read_bytes()]
