@@ -11,7 +11,9 @@ import pytest
 from freeze_case import NOW, Case, bundled, fates, pin, stocked
 from local_index import LocalIndex, folder_index, make_wheel, unreachable
 
+from offline_kit import proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
+from offline_kit.freeze import engines
 from offline_kit.freeze.stage import index_settings
 from offline_kit.model import Fate, Freeze
 from offline_kit.pip_settings import IndexSettings
@@ -131,6 +133,45 @@ def test_all_that_cannot_be_met_is_one_error(case: Case) -> None:
     assert "pandas==1.3.5" in text
     assert "the image has 2.3.3" in text
     assert "another image" in error.value.hint
+
+
+def test_ranges_that_nothing_meets_are_listed_too(case: Case) -> None:
+    """No version in the range, or none with a file for the image, is told with what there is, all at once."""
+    case.add("windows", "1.0", tag="cp313-cp313-win_amd64")
+    with pytest.raises(ProjectError) as error:
+        case.freeze("beta>=99", "windows>=0.5", "cmaes", "no-such-thing")
+    assert error.value.details == (
+        "beta>=99 (requirements.in:1): no version is in that range; the newest is 1.0",
+        "windows>=0.5 (requirements.in:2): 1.0, the newest: its wheels are for cp313 on win_amd64; there is no sdist",
+        "no-such-thing (requirements.in:4): no index has a package 'no-such-thing'",
+    )
+    assert "check the spelling" in error.value.hint
+    assert "loosen" in error.value.hint
+
+
+def test_a_misspelt_name_is_no_matter_of_versions(case: Case) -> None:
+    """Where only unknown packages are in the way, the hint speaks of names and indexes alone."""
+    with pytest.raises(ProjectError) as error:
+        case.freeze("no-such-thing")
+    assert "check the spelling" in error.value.hint
+    assert "loosen" not in error.value.hint
+
+
+def test_pip_tools_tells_the_conflict_and_not_its_builds() -> None:
+    """Of pip's output only the verdict and its causes are kept, long lists of versions cut short."""
+    versions = ", ".join(f"0.{number}" for number in range(90))
+    said = (
+        "SetuptoolsDeprecationWarning: dash-separated names\n  opt = self._enforce(opt)\n!!\n"
+        f"ERROR: Could not find a version that satisfies the requirement a>=9 (from versions: {versions})\n"
+        "Traceback (most recent call last):\npip._vendor.resolvelib.ResolutionImpossible: "
+        "[RequirementInformation(requirement=SpecifierRequirement('a>=9'), parent=None)]\n"
+    )
+    told = engines._translated(proc.Done(argv=(), code=1, out="", err=said), Path("/nowhere"))
+    assert isinstance(told, engines.Unsolvable)
+    assert told.words == (
+        "Could not find a version that satisfies the requirement a>=9 (from versions: … 0.87, 0.88, 0.89)",
+        "your requirements want a>=9",
+    )
 
 
 @pytest.mark.parametrize("engine", ["uv", "pip-tools"])

@@ -4,8 +4,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from packaging.requirements import Requirement
+from packaging.version import InvalidVersion, Version
 
-from offline_kit.choosing import choose, outlook, same_version
+from offline_kit.choosing import choose, is_sdist, outlook, same_version
 from offline_kit.errors import ProjectError
 from offline_kit.freeze.facts import Library
 from offline_kit.freeze.fates import Policy, wording
@@ -20,14 +21,17 @@ REMEDIES = (
     "all the same, or choose another image ('offline-kit image list'); a file that `pip freeze` wrote goes under `locks`, "
     "where its pins are wishes"
 )
+ANY = "*"
+UNKNOWN = "no index has a package"
+SEARCH = "check the spelling, or name the index that has it (--extra-index-url in the requirements, or pip's configuration)"
 
 
 def check(wanted: Iterable[Wanted], library: Library, policy: Policy, image: Image) -> None:
     """Ask the index for every requirement of the user's.
 
-    Raises one ProjectError that lists every unknown package, every exact pin of which nothing fits the
-    image, and every requirement that a protected package of the image cannot meet; OutsideError where an
-    index cannot be reached.
+    Raises one ProjectError that lists every unknown package, every requirement of which nothing fits the
+    image, and every one that a protected package of the image cannot meet; OutsideError where an index
+    cannot be reached.
     """
     asked = [one for one in wanted if one.name not in policy.own | policy.exclude | policy.direct.keys()]
     with ThreadPoolExecutor(8) as pool:
@@ -38,8 +42,12 @@ def check(wanted: Iterable[Wanted], library: Library, policy: Policy, image: Ima
         return
     count = len(problems)
     what = "a requirement cannot be met" if count == 1 else f"{count} requirements cannot be met"
+    unknown = sum(UNKNOWN in line for line in problems)
+    remedies = [SEARCH] * bool(unknown) + [REMEDIES] * (unknown < count)
     raise ProjectError(
-        f"{what} on the image '{image.name}' (Python {image.python})", hint=REMEDIES, details=problems
+        f"{what} on the image '{image.name}' (Python {image.python})",
+        hint="; ".join(remedies),
+        details=problems,
     )
 
 
@@ -52,7 +60,7 @@ def _problem(one: Wanted, library: Library, policy: Policy, image: Image) -> str
     if serves and one.name not in policy.include:
         return ""
     if not files and not policy.include & {one.name}:
-        return f"{shown}: no index has a package '{one.name}'{_guess(one.name, image)}"
+        return f"{shown}: {UNKNOWN} '{one.name}'{_guess(one.name, image)}"
     if here and not policy.may_replace(one.name, image):
         return f"{shown}: the image has {here}, which is protected"
     return _unfit(requirement, files, library, here, shown)
@@ -63,16 +71,53 @@ def _unfit(
 ) -> str:
     version = exact(requirement)
     if not version:
-        return ""
+        version = _newest_unfit(requirement, files, library)
+        if version == ANY:
+            return ""
+        if not version:
+            newest = max((one.version for one in files), key=_order)
+            return f"{shown}: no version is in that range; the newest is {newest}"
     chosen = choose(files, version, (), library.target)
     if chosen and (chosen.filename.endswith(".whl") or _is_pure(files, version)):
         return ""
+    newest = "" if exact(requirement) else f"{version}, the newest: "
     found = outlook(files, version, (), library.target)
-    # The platforms are many and say little here: what counts is the Python.
-    facts = "; ".join(line.partition(" on ")[0] for line in found.lines) or "nothing of it fits"
+    facts = "; ".join(_brief(line, library) for line in found.lines) or "nothing of it fits"
     tail = f"; the image has {here}" if here else ""
     others = f"; what fits: {', '.join(found.versions[:4])}" if found.versions else ""
-    return f"{shown}: {facts}{others}{tail}"
+    return f"{shown}: {newest}{facts}{others}{tail}"
+
+
+def _brief(line: str, library: Library) -> str:
+    """Leave out the platforms, which are many, where already the Python does not fit."""
+    ours = f"cp{library.target.image.python_minor.replace('.', '')}"
+    return line if ours in line or "py3" in line else line.partition(" on ")[0]
+
+
+def _newest_unfit(requirement: Requirement, files: Iterable[IndexFile], library: Library) -> str:
+    """Return the newest version in the requirement's range, or ANY where something in the range fits."""
+    allowed = [one for one in files if _in_range(requirement, one.version)]
+    target = library.target
+    if any(
+        target.rank(one) is not None or (is_sdist(one) and target.accepts(one.requires_python))
+        for one in allowed
+    ):
+        return ANY
+    return max((one.version for one in allowed), key=_order, default="")
+
+
+def _in_range(requirement: Requirement, version: str) -> bool:
+    try:
+        return requirement.specifier.contains(version, prereleases=True)
+    except InvalidVersion:
+        return True  # the resolver knows better than to judge it here
+
+
+def _order(version: str) -> tuple[bool, Version]:
+    try:
+        return True, Version(version)
+    except InvalidVersion:
+        return False, Version("0")
 
 
 def _is_pure(files: Iterable[IndexFile], version: str) -> bool:

@@ -28,6 +28,8 @@ _NETWORK = re.compile(
 _NOISE = re.compile(r"^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies")
 _CAUSE = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
 """How pip's resolver names one of two requirements that exclude each other."""
+_VERDICT = re.compile(r"(Could not find|Cannot install|No matching)")
+_MANY = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
 _URL = re.compile(r"https?://[^\s`'\")]+")
 
 
@@ -198,8 +200,11 @@ def _translated(done: proc.Done, folder: Path) -> Exception:
     said = text.partition("Traceback (most recent call last)")[0]
     lines = tuple(_clean(line) for line in said.splitlines() if not _NOISE.search(line))
     if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
-        words = [line for line in lines if "No solution found" not in line]
-        return Unsolvable(tuple((*words, *_causes(text))[:40]))
+        causes = _causes(text)
+        # pip tells its causes amid the words of every build that it tried.
+        told = [line for line in lines if _VERDICT.match(line)] if causes else lines
+        words = [_MANY.sub(r"\1… \2", line) for line in told if "No solution found" not in line]
+        return Unsolvable(tuple((*words, *causes)[:40]))
     if _NETWORK.search(text):
         url = _URL.search(text)
         return OutsideError(
@@ -219,7 +224,7 @@ def _causes(text: str) -> list[str]:
     found = []
     for requirement, parent in _CAUSE.findall(text):
         stem = re.sub(r"-[^-]+-[^-]+-[^-]+\.whl$|\.tar\.gz$|\.zip$", "", parent.rsplit("/", 1)[-1])
-        found.append(f"{stem or 'your requirements'} wants {requirement}")
+        found.append(f"{stem} wants {requirement}" if stem else f"your requirements want {requirement}")
     return list(dict.fromkeys(found))
 
 

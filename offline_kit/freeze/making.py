@@ -142,7 +142,7 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
     replaced = {pin.name: pin.version for pin in pins if pin.replaces}
     broken: dict[str, tuple[str, ...]] = {}
     if replaced:
-        report.step(f"Looking for packages of the image that break by {len(replaced)} replacements")
+        report.step(f"Looking for packages of the image that break by other {', '.join(sorted(replaced))}")
         broken = fates.breaks(replaced, image, case.library.of_image(report))
     return Freeze(
         image=image.name,
