@@ -41,6 +41,28 @@ source = { git = "https://h.example/g" }
     assert lock.roots == ("alpha[x]", "win; sys_platform == 'win32'")
 
 
+def test_what_a_locked_project_asks_for_keeps_its_versions(tmp_path: Path) -> None:
+    """The ranges of the project behind a uv.lock bind, unlike its pins; what its extras add is not asked for."""
+    path = tmp_path / "uv.lock"
+    path.write_text(
+        """
+version = 1
+[[package]]
+name = "plants"
+version = "0.1"
+source = { editable = "." }
+dependencies = [{ name = "alpha" }, { name = "beta", extra = ["x"] }]
+[package.metadata]
+requires-dist = [
+    { name = "alpha", specifier = "<2" },
+    { name = "beta", extras = ["x"], marker = "python_full_version >= '3'" },
+    { name = "gamma", marker = "extra == 'more'" },
+]
+"""
+    )
+    assert read([path], ENVIRONMENT).roots == ("alpha<2", "beta[x]; python_full_version >= '3'")
+
+
 def test_pylock(tmp_path: Path) -> None:
     """pylock.toml gives its pins, those for other systems left out."""
     path = tmp_path / "pylock.toml"

@@ -83,16 +83,28 @@ def _uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> tuple[dict
         source = package.get("source", {})
         if source.keys() & {"virtual", "editable", "directory"}:
             if "." in source.values():
-                roots += [_uv_root(entry) for entry in package.get("dependencies", [])]
+                roots += _uv_roots(package)
         elif "registry" in source and _holds(package.get("resolution-markers"), environment):
             pins[canonicalize_name(package["name"])] = str(package.get("version", ""))
     return {name: version for name, version in pins.items() if version}, roots or list(pins)
 
 
-def _uv_root(entry: dict[str, Any]) -> str:
-    extras = f"[{','.join(entry['extra'])}]" if entry.get("extra") else ""
+def _uv_roots(package: Mapping[str, Any]) -> list[str]:
+    """Return what the locked project asks for; the versions stand in its metadata alone."""
+    asked = [one for one in package.get("metadata", {}).get("requires-dist", []) if not _of_extra(one)]
+    return [_uv_root(entry) for entry in asked or package.get("dependencies", [])]
+
+
+def _of_extra(entry: Mapping[str, Any]) -> bool:
+    return "extra ==" in entry.get("marker", "")
+
+
+def _uv_root(entry: Mapping[str, Any]) -> str:
+    # The lock calls them "extra" among its packages and "extras" in the project's metadata.
+    names = entry.get("extras") or entry.get("extra") or ()
+    extras = f"[{','.join(names)}]" if names else ""
     marker = f"; {entry['marker']}" if entry.get("marker") else ""
-    return f"{entry['name']}{extras}{marker}"
+    return f"{entry['name']}{extras}{entry.get('specifier', '')}{marker}"
 
 
 def _holds(markers: list[str] | None, environment: Mapping[str, str]) -> bool:
