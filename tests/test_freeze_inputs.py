@@ -138,6 +138,19 @@ lint = ["epsilon"]
     assert found == ("alpha", "beta", "gamma>=2", "delta", "epsilon")
 
 
+def test_project_tables_of_another_shape(tmp_path: Path) -> None:
+    """What is no list of strings is named with its table; nothing of it is a bug of ours."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text('[project]\ndependencies = 3\n[project.optional-dependencies]\nx = [1]\ny = "z"\n')
+    with pytest.raises(ProjectError) as error:
+        project_requirements(path, extras=("x", "y"), groups=())
+    assert error.value.details == (
+        "[project].dependencies must be a list of strings, not 3",
+        "[project.optional-dependencies].x must be a list of strings, not [1]",
+        "[project.optional-dependencies].y must be a list of strings, not 'z'",
+    )
+
+
 def test_project_tables_say_all_that_is_wrong(tmp_path: Path) -> None:
     """Missing extras, missing groups, circles and bad lines are one error."""
     write(

@@ -198,14 +198,16 @@ def project_requirements(
     problems: list[str] = []
     if dependencies and "dependencies" in project.get("dynamic", []):
         problems.append("[project].dependencies is dynamic: only its build backend knows it")
-    lines = list(project.get("dependencies", [])) if dependencies else []
+    lines = (
+        _lines(project.get("dependencies", []), "[project].dependencies", problems) if dependencies else []
+    )
     for extra in extras:
         lines += _extra(project, extra, problems, ())
     lines += _groups(data.get("dependency-groups", {}), tuple(groups), problems)
     for line in lines:
         try:
             Requirement(line)
-        except (InvalidRequirement, TypeError) as error:
+        except InvalidRequirement as error:
             problems.append(f"'{line}': {str(error).splitlines()[0]}")
     if problems:
         raise ProjectError(
@@ -216,6 +218,13 @@ def project_requirements(
     return tuple(dict.fromkeys(lines))
 
 
+def _lines(value: Any, where: str, problems: list[str]) -> list[str]:
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return value
+    problems.append(f"{where} must be a list of strings, not {value!r}")
+    return []
+
+
 def _extra(project: dict[str, Any], extra: str, problems: list[str], above: tuple[str, ...]) -> list[str]:
     table = {
         canonicalize_name(name): value for name, value in project.get("optional-dependencies", {}).items()
@@ -224,7 +233,8 @@ def _extra(project: dict[str, Any], extra: str, problems: list[str], above: tupl
         problems.append(f"there is no extra '{extra}'; there are: {', '.join(sorted(table)) or 'none'}")
         return []
     found: list[str] = []
-    for line in table[canonicalize_name(extra)]:
+    where = f"[project.optional-dependencies].{extra}"
+    for line in _lines(table[canonicalize_name(extra)], where, problems):
         try:
             inner = Requirement(line)
         except InvalidRequirement:
