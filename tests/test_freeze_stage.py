@@ -346,6 +346,19 @@ def test_lock_files_yield_to_the_image(case: Case) -> None:
     )
 
 
+def test_what_a_freeze_had_from_elsewhere_is_told(case: Case) -> None:
+    """Lines of `pip freeze` without a version are named, but for what the image or the project has."""
+    case.project.mkdir()
+    lock = case.project / "freeze.txt"
+    lock.write_text(
+        "beta==1.0\ntorch @ file:///conda/torch\nlocal @ file:///home/me/local\nmine @ file:///home/me/mine\n"
+        "-e git+https://h.example/x@0f#egg=edited\n"
+    )
+    told = case.freeze("beta", locks=(lock,), own=("mine",)).differences
+    assert [line.partition(" ")[0] for line in told] == ["edited:", "local:"]
+    assert "freeze.txt" in told[0]
+
+
 def test_lock_pins_win_where_replace_names_them(case: Case) -> None:
     """`replace` and `pins = "lock"` let lock pins win; protected packages need the former."""
     case.project.mkdir()

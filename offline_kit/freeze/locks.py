@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Lock:
     """Liked versions by normalized name; packages that are not from an index are left out."""
     roots: tuple[str, ...]
     """What the locked project itself asks for; without such knowledge, all names of the file."""
+    unread: Mapping[str, str] = field(default_factory=dict)
+    """Lines of `pip freeze` that name no version of an index, by normalized name, with their file."""
 
 
 def is_lock(path: Path) -> bool:
@@ -47,9 +49,10 @@ def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
     pins: dict[str, LockPin] = {}
     roots: list[str] = []
     problems: list[str] = []
+    unread: dict[str, str] = {}
     for path in paths:
         try:
-            found, asked = _read_one(path, environment, problems)
+            found, asked = _read_one(path, environment, problems, unread)
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             problems.append(f"cannot read '{path.name}': {error}")
             continue
@@ -62,18 +65,18 @@ def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
             hint="make the lock file again with the tool that wrote it",
             details=problems,
         )
-    return Lock(pins=pins, roots=tuple(dict.fromkeys(roots)))
+    return Lock(pins=pins, roots=tuple(dict.fromkeys(roots)), unread=unread)
 
 
 def _read_one(
-    path: Path, environment: Mapping[str, str], problems: list[str]
+    path: Path, environment: Mapping[str, str], problems: list[str], unread: dict[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     text = path.read_text(encoding="utf-8-sig")
     if path.name == "uv.lock":
         return _uv_lock(tomllib.loads(text), environment)
     if path.suffix == ".toml":
         return _pylock(tomllib.loads(text), environment, path.name, problems)
-    return _pip_freeze(text, environment, path.name, problems)
+    return _pip_freeze(text, environment, path.name, problems, unread)
 
 
 def _uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -135,12 +138,14 @@ def _pylock(
 
 
 def _pip_freeze(
-    text: str, environment: Mapping[str, str], name: str, problems: list[str]
+    text: str, environment: Mapping[str, str], name: str, problems: list[str], unread: dict[str, str]
 ) -> tuple[dict[str, str], list[str]]:
     pins: dict[str, str] = {}
     for number, line in logical_lines(text, {}):
         try:
-            if option(line) is not None:
+            if (said := option(line)) is not None:
+                egg = said[1].partition("#egg=")[2].partition("&")[0]
+                unread |= {canonicalize_name(egg): name} if egg else {}
                 continue
             wanted = Requirement(split_options(line)[0])
         except (BadLineError, InvalidRequirement) as error:
@@ -149,7 +154,9 @@ def _pip_freeze(
         version = exact(wanted)
         if version and (wanted.marker is None or wanted.marker.evaluate({**environment, "extra": ""})):
             pins[canonicalize_name(wanted.name)] = version
-        elif not version and not wanted.url:
+        elif wanted.url:
+            unread[canonicalize_name(wanted.name)] = name
+        elif not version:
             problems.append(f"{name}:{number}: '{line}' is no exact pin, so this is no lock file")
     return pins, list(pins)
 

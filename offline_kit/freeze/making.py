@@ -142,7 +142,9 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
     replaced = {pin.name: pin.version for pin in pins if pin.replaces}
     broken: dict[str, tuple[str, ...]] = {}
     if replaced:
-        report.step(f"Looking for packages of the image that break by other {', '.join(sorted(replaced))}")
+        report.step(
+            f"Looking for packages of the image that break with another {', '.join(sorted(replaced))}"
+        )
         broken = fates.breaks(replaced, image, case.library.of_image(report))
     return Freeze(
         image=image.name,
@@ -152,7 +154,12 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
         input_hash="",
         pins=pins,
         replacements=written.replacements(pins, broken),
-        differences=(*_differences(pins, read.lock), *solution.notes, *_old_metadata(pins, case.library)),
+        differences=(
+            *_differences(pins, read.lock),
+            *_left_out(pins, read, image),
+            *solution.notes,
+            *_old_metadata(pins, case.library),
+        ),
     )
 
 
@@ -181,6 +188,17 @@ def _differences(pins: Iterable[Pin], lock: Lock) -> list[str]:
             winner = "the image has" if pin.fate is Fate.PROVIDED else "the kit brings"
             lines.append(f"{pin.name}: {liked.source} has {liked.version}, {winner} {pin.version}")
     return lines
+
+
+def _left_out(pins: Iterable[Pin], read: Gathered, image: Image) -> list[str]:
+    """Name what `pip freeze` had from a place of its own, and neither the image nor the kit has."""
+    there = {pin.name for pin in pins} | read.policy.own | read.policy.exclude | image.packages.keys()
+    return [
+        f"{name}: {source} has it from a folder or repository and names no version; add it to the requirements if "
+        "the notebook needs it"
+        for name, source in sorted(read.lock.unread.items())
+        if name not in there
+    ]
 
 
 def _old_metadata(pins: Iterable[Pin], library: Library) -> list[str]:
