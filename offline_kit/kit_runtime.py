@@ -184,7 +184,8 @@ def competition_folder(slug: str, inputs: Path) -> Path | None:
     raise KitError(
         f"the data of the competition '{slug}' is not mounted",
         [f"mounted: {line}" for line in listing(inputs)],
-        hint="attach the competition to this notebook (Add Input), and accept its rules",
+        hint="attach the competition to this notebook (Add Input), and accept its rules; "
+        "for a rehearsal, set `competition_data` (--competition-data) to a local copy",
     )
 
 

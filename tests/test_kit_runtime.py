@@ -166,7 +166,7 @@ def test_the_competition_is_found_in_both_layouts(tmp_path: Path, layout: str) -
     assert competition_folder("leaves", tmp_path) == tmp_path / layout
     assert sources(tmp_path)["leaves"] == tmp_path / layout
     assert competition_folder("", tmp_path) is None
-    with pytest.raises(KitError, match="'roots' is not mounted"):
+    with pytest.raises(KitError, match=r"'roots' is not mounted[\s\S]*set `competition_data`"):
         competition_folder("roots", tmp_path)
 
 

@@ -47,3 +47,9 @@ def test_distributions_are_those_that_the_image_has() -> None:
         "pytorch-lightning",
         "scikit-learn",
     )
+
+
+def test_weights_ask_for_the_package_that_reads_them() -> None:
+    """A kit with safetensors is rehearsed with the image's safetensors, whatever the code imports."""
+    assert imports.of_formats(["checkpoints/a.ckpt", "checkpoints/b.safetensors"]) == {"safetensors"}
+    assert imports.of_formats(["checkpoints/a.ckpt"]) == frozenset()

@@ -65,6 +65,11 @@ def of_files(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(name for path in paths for text in _texts(path) for name in of_source(text))
 
 
+def of_formats(names: Iterable[str]) -> frozenset[str]:
+    """Return what the notebook itself imports to read files of these names, though no code of the user's says so."""
+    return frozenset({"safetensors"} if any(name.endswith(".safetensors") for name in names) else ())
+
+
 def _texts(path: Path) -> Iterator[str]:
     if path.suffix == ".py":
         yield path.read_text(encoding="utf-8", errors="replace")

@@ -85,6 +85,7 @@ def _used(kit: Kit, install: Plan, notebook: Path, image: Image) -> tuple[str, .
     archives = [path for entry, path in plan.files_of(kit) if entry.role in (Role.WHEEL, Role.SDIST)]
     found = imports.of_files([notebook, *_own_code(kit, install)])
     found |= import_chains.unavoidable(archives, install.imports())
+    found |= imports.of_formats(entry.original for entry, _ in plan.files_of(kit))
     own = install.top_levels() | frozenset(_own_names(kit))
     return tuple(sorted({*install.provided, *imports.distributions(found - own, image.packages)}))
 
