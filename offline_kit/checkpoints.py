@@ -17,6 +17,8 @@ from offline_kit.pickles import packages_of
 from offline_kit.report import SILENT, Advance, Reporter
 
 _WILD = "*?["
+_TORCHS = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
+"""Suffixes under which one expects weights."""
 _RULES = 1
 """Counted up when files are told apart by other rules, so that nothing old is remembered."""
 _SETTLED = 2_000_000_000
@@ -99,9 +101,14 @@ def collect(
     )
 
 
-def advice(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """Return what to do about a checkpoint so that it loads in the notebook; empty where it just loads."""
+def advice(checkpoint: Checkpoint, *, trusted: bool = False) -> tuple[str, ...]:
+    """Return what to do about a checkpoint so that it loads in the notebook; empty where it just loads.
+
+    `trusted`: the user lets the notebook load it with weights_only=False.
+    """
     name = checkpoint.original
+    if checkpoint.kind is CheckpointKind.OTHER and Path(name).suffix.lower() in _TORCHS:
+        return (f"'{name}' is no checkpoint of a known format: see what was saved or downloaded there",)
     if checkpoint.kind in (CheckpointKind.PICKLE, CheckpointKind.JOBLIB):
         needs = "it loads only with the packages, at about the versions, that it was saved with"
         return (f"'{name}' is a {checkpoint.kind} file: {needs}; name them in the requirements",)
@@ -109,13 +116,17 @@ def advice(checkpoint: Checkpoint) -> tuple[str, ...]:
         return ()
     if any("TorchScript" in what for what in checkpoint.refused):
         return (f"'{name}' is a TorchScript archive: load it with torch.jit.load, not with torch.load",)
+    packages = packages_of(checkpoint.refused)
+    if trusted:
+        needs = f"'{name}' needs these packages in the kit or the image: {', '.join(packages)}"
+        return (needs,) if packages else ()
     lines = [
         f"'{name}' does not load under torch's weights_only=True, the default since 2.6, which refuses: "
         + ", ".join(checkpoint.refused),
         "if you made the file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]",
         f"or save its weights alone and ship those: {_resave(checkpoint)}",
     ]
-    if packages := packages_of(checkpoint.refused):
+    if packages:
         lines.append(f"as it is, it also needs these packages in the kit or the image: {', '.join(packages)}")
     return tuple(lines)
 

@@ -146,7 +146,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         contents=contents,
         kit=kit,
         changed=kit.id != before,
-        advice=tuple(line for one in contents.checkpoints for line in checkpoints.advice(one)),
+        advice=_advice(config, contents),
         seconds=time.monotonic() - began,
     )
 
@@ -239,6 +239,11 @@ def _target(config: Config) -> notebook.Target:
         dataset=config.dataset,
         accelerator=config.accelerator,
     )
+
+
+def _advice(config: Config, contents: bundle.Contents) -> tuple[str, ...]:
+    trusted = config.notebook.params.get("weights_only") is False
+    return tuple(line for one in contents.checkpoints for line in checkpoints.advice(one, trusted=trusted))
 
 
 def _kit_id(folder: Path) -> str:

@@ -418,6 +418,15 @@ def test_advice_names_classes_packages_and_both_ways() -> None:
     assert "packages in the kit or the image: omegaconf" in text
 
 
+def test_advice_that_was_taken_is_not_given_again() -> None:
+    """Under weights_only = false only what must be installed is left to say."""
+    refused = checkpoint(Kind.LIGHTNING, "omegaconf.dictconfig.DictConfig")
+    assert advice(refused, trusted=True) == (
+        "'a.ckpt' needs these packages in the kit or the image: omegaconf",
+    )
+    assert advice(checkpoint(Kind.LIGHTNING, "argparse.Namespace"), trusted=True) == ()
+
+
 def test_the_advised_line_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that the advice gives makes a file that torch takes."""
     saved(tmp_path / "a.ckpt", values()["settings"])
@@ -432,4 +441,5 @@ def test_advice_is_silent_on_good_files_and_plain_on_pickles() -> None:
     """Good files need no word; pickles need their packages; TorchScript another loader."""
     assert advice(checkpoint(Kind.LIGHTNING)) == ()
     assert "requirements" in advice(checkpoint(Kind.PICKLE))[0]
+    assert "no checkpoint of a known format" in advice(checkpoint(Kind.OTHER))[0]
     assert "torch.jit.load" in advice(checkpoint(Kind.TORCH_ZIP, "a TorchScript archive"))[0]
