@@ -100,7 +100,7 @@ def plan(
         report.warn(
             f"the token from {account.dropped} is not valid any more; the key of '{account.username}' is used"
         )
-    report.step(f"Looking at Kaggle as '{account.username}'")
+    report.step(f"Looking at {account.place} as '{account.username}'")
     refs = targets(datasets, account)
     for ref in refs.values():
         _settle(ref, kaggle, ways, report)

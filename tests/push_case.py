@@ -1,6 +1,7 @@
 """Kits by hand and a push of them to a local Kaggle, in this process or in one that can be killed."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from offline_kit.push_plan import MODEST, PushPlan, Wishes
 from offline_kit.push_remote import Waiting
 from offline_kit.report import SILENT, Reporter
 
+PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
 BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
 EAGER = Waiting(grace=1.5, processing=20.0, first=0.02, longest=0.1)
 FILES = {
@@ -60,7 +62,8 @@ def datasets(kit: Kit) -> dict[str, str]:
 
 def client(bench: Bench, user: str = "alice") -> Client:
     """Return a user's client."""
-    return Client(Where(local=bench.server.url, username=user, key=f"key-of-{user}"), patience=BRISK)
+    where = Where(local=bench.server.url, username=user, key=f"key-of-{user}")
+    return Client(where, python=PYTHON, patience=BRISK)
 
 
 def ways(bench: Bench, waiting: Waiting = EAGER) -> Ways:

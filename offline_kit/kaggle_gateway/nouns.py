@@ -43,6 +43,8 @@ class Account:
     """Version of the kaggle package that speaks for us."""
     dropped: str = ""
     """Where a token came from that Kaggle refused and that was laid aside; empty for none."""
+    place: str = "Kaggle"
+    """"Kaggle", or "the local Kaggle", for a person."""
 
 
 @dataclass(frozen=True, kw_only=True)

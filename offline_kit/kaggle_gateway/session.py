@@ -120,6 +120,7 @@ class Session:
             method=answer["method"],
             client=answer["version"],
             dropped=answer["dropped"],
+            place="the local Kaggle" if self._where.local else "Kaggle",
         )
 
     def _forget(self, talk: "_Talk") -> None:
@@ -229,7 +230,7 @@ def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
     hints = {
         400: "change what it names and run the same command again",
         401: _LOG_IN,
-        403: "check that this account may do it: 'offline-kit status' shows which one is used",
+        403: "check that this account may do it, and run it again when what was sent before is ready",
         404: "check the name in the configuration",
         409: "choose another slug or title in the configuration",
         429: "Kaggle asks us to slow down: run the same command again later",

@@ -7,6 +7,7 @@ size and time, and was seen to make a dataset of a rebuilt file's old bytes.
 import hashlib
 import json
 import re
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -53,6 +54,7 @@ class Uploader:
         self._kaggle = kaggle
         self._state = state
         self._patience = patience
+        self._wire = _Wire(kaggle.proxies())
         with disk_errors(state):
             # What is in here lets whoever reads it write to our uploads.
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -64,7 +66,7 @@ class Uploader:
         OutsideError where Kaggle does not take it.
         """
         counted = _Counted(advance)
-        going = _Going(file, self._kaggle, self._state / _key(file))
+        going = _Going(file, self._kaggle, self._wire, self._state / _key(file))
         for attempt in attempts(
             self._patience, may_pass=_may_pass, give_up=lambda e: _give_up(file, e), progress=counted.far
         ):
@@ -102,9 +104,10 @@ class _Counted:
 class _Going:
     """One file on its way."""
 
-    def __init__(self, file: Upload, kaggle: Kaggle, note: Path) -> None:
+    def __init__(self, file: Upload, kaggle: Kaggle, wire: "_Wire", note: Path) -> None:
         self._file = file
         self._kaggle = kaggle
+        self._wire = wire
         self._note = note
         self._fresh = False
         self.complete = False
@@ -143,7 +146,7 @@ class _Going:
         if self._fresh:
             return 0
         size = self._file.size
-        answer = self._put(blob, b"", {"Content-Range": f"bytes */{size}"})
+        answer = self._wire.put(blob, b"", {"Content-Range": f"bytes */{size}"})
         self.complete = answer.status_code in _DONE
         return size if self.complete else self._range_of(answer)
 
@@ -155,7 +158,7 @@ class _Going:
         headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
         body = _Bytes(file, start, counted) if file.size else b""
         try:
-            answer = self._put(blob, body, headers)
+            answer = self._wire.put(blob, body, headers)
         except ProjectError:
             self._note.unlink(missing_ok=True)
             raise
@@ -184,21 +187,34 @@ class _Going:
             hint="run the same command again; nothing was made of an incomplete upload",
         )
 
-    def _put(self, blob: Blob, body: "_Bytes | bytes", headers: Mapping[str, str]) -> "requests.Response":
+
+class _Wire:
+    """The way to the storage; each thread keeps its connection, whose making costs more than a small file."""
+
+    def __init__(self, proxies: Mapping[str, str] | None) -> None:
+        self._proxies = proxies
+        self._mine = threading.local()
+
+    def put(self, blob: Blob, body: "_Bytes | bytes", headers: Mapping[str, str]) -> "requests.Response":
+        return self._session().put(
+            blob.url,
+            data=body,
+            headers=dict(headers),
+            proxies=dict(self._proxies or {}),
+            timeout=(CONNECT_SECONDS, SILENT_SECONDS),
+            allow_redirects=False,
+        )
+
+    def _session(self) -> "requests.Session":
         import requests
 
-        proxies = self._kaggle.proxies()
-        with requests.Session() as session:
-            session.trust_env = proxies is None
+        if not hasattr(self._mine, "session"):
+            session = requests.Session()
+            session.trust_env = self._proxies is None
             session.auth = lambda request: request  # no password of a .netrc belongs here
-            return session.put(
-                blob.url,
-                data=body,
-                headers=dict(headers),
-                proxies=dict(proxies or {}),
-                timeout=(CONNECT_SECONDS, SILENT_SECONDS),
-                allow_redirects=False,
-            )
+            self._mine.session = session
+        found: requests.Session = self._mine.session
+        return found
 
 
 class _Bytes:
