@@ -122,3 +122,11 @@ def test_the_notebooks_own_errors_speak_for_themselves() -> None:
     )
     text = f"Traceback ...\nKitError: {error}"
     assert causes.explain(text) == ("the checkpoint cannot be loaded", "set `weights_only = false`")
+
+
+def test_a_missing_module_may_be_missing_here_only() -> None:
+    """Under --env current the image may well have it: no reason to put pandas into the kit."""
+    cause, remedy = causes.explain("ModuleNotFoundError: No module named 'pandas'")
+    assert "'pandas'" in cause
+    assert "requirements" in remedy
+    assert "--env matching" in remedy

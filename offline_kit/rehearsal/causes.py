@@ -68,8 +68,9 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         r"No module named '([^']+)'",
-        "the module '{0}' is neither in the kit nor in the rehearsal's image packages",
-        "add its package to the requirements (or the project's own package to `packages`) and build again",
+        "the module '{0}' is neither in the kit nor in the rehearsal's environment",
+        "add its package to the requirements (or the project's own package to `packages`) and build again; what is"
+        " provided by the image and only the running environment lacks, `--env matching` has",
     ),
     Cause(
         r"cannot import name '([^']+)' from '([^']+)'",
