@@ -204,7 +204,9 @@ def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
             "hyper_parameters": {"width": 1, "lr": 1},
         }
         torch.save(saved, tmp_path / "fold.ckpt")
-        workshop.add(f"checkpoints/fold={number}.ckpt", (tmp_path / "fold.ckpt").read_bytes(), "checkpoint")
+        workshop.add(
+            f"checkpoints/fold{number}/best.ckpt", (tmp_path / "fold.ckpt").read_bytes(), "checkpoint"
+        )
     data = tmp_path / "input/competitions/leaves"
     data.mkdir(parents=True)
     (data / "test.txt").write_text("a b c")
@@ -213,7 +215,7 @@ def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
     )
     rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
     said = run_cells(rendered, tmp_path)
-    assert "fold=1.ckpt: 3 batches" in said, said
+    assert "fold1/best.ckpt: 3 batches" in said, said
     assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,5.0\nb,5.0\nc,5.0\n"
 
 
