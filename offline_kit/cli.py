@@ -188,6 +188,38 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: 
             summary.show_push(shipping.push_data(ship, wishes, console), kit, console)
 
 
+@cli.command("local")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8642,
+    show_default=True,
+    help="Port on 127.0.0.1; 0 for a free one.",
+)
+@click.option("--state", type=PATH, metavar="DIR", help="Folder of its state; default in the cache.")
+@click.option(
+    "--competition",
+    "competitions",
+    multiple=True,
+    type=PATH,
+    metavar="DIR",
+    help="Folder with a competition.toml; repeat for more.",
+)
+@click.option(
+    "--env",
+    type=click.Choice(["matching", "current"]),
+    default="matching",
+    show_default=True,
+    help="Run notebooks in the versions of their kit's image, or in the running environment.",
+)
+@_common  # fmt: skip
+def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Serve a local Kaggle, for `--to local` and for the unmodified client."""
+    from offline_kit.local_kaggle import start
+
+    start.serve(Console(quiet=quiet, as_json=as_json), **flags)
+
+
 @cli.command()
 @_project
 @BUILD_OPTIONS

@@ -105,6 +105,7 @@ FLOORS: list[set[str]] = [
     {"local_kaggle.submissions"},
     {"local_kaggle.service"},
     {"local_kaggle.server"},
+    {"local_kaggle.start"},
     {"pipeline", "shipping"},  # conductors
     {"summary"},
     {"cli"},  # front door

@@ -5,12 +5,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from offline_kit import sandbox
+from offline_kit import image, sandbox
 from offline_kit.errors import OfflineKitError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
-from offline_kit.rehearsal import environments, execution, imports, pythons
+from offline_kit.rehearsal import environments, execution, import_chains, imports, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.rehearsal.pythons import Python
@@ -22,13 +23,16 @@ _LAYERED = (
 
 
 class SandboxRunner:
-    """A `Runner`; without an image, notebooks run in the running environment."""
+    """A `Runner`: each notebook in an environment made for the image that its mounted kit was made for.
+
+    Under `current`, and where no kit is mounted, in the running environment.
+    """
 
     def __init__(
-        self, shop: Workshop, image: Image | None = None, *, kinds: tuple[str, ...] = sandbox.KINDS
+        self, shop: Workshop, *, current: bool = False, kinds: tuple[str, ...] = sandbox.KINDS
     ) -> None:
         self.shop = shop
-        self.image = image
+        self.current = current
         self.kinds = kinds
 
     def __call__(self, job: Job) -> Result:
@@ -64,10 +68,13 @@ class SandboxRunner:
 
     def _kernel(self, job: Job, source: Path) -> tuple[Python, tuple[str, ...], tuple[Mount, ...]]:
         """Return the kernel's Python, the words that start it, and what it needs to see besides."""
-        if self.image is not None and not self.image.local:
-            used = {*_provided(job), *imports.distributions(imports.of_files([source]), self.image.packages)}
-            wanted = sorted(name for name in used if name in self.image.packages)
-            python = pythons.look(environments.kernel(self.image, wanted, self.shop))
+        kits = [] if self.current else list(_kits(job))
+        chosen = (
+            image.load(str(kits[0][1]["image"]), accelerator="none", project=job.folder) if kits else None
+        )
+        if chosen and not chosen.local:
+            wanted = sorted(_used(kits, source, chosen))
+            python = pythons.look(environments.kernel(chosen, wanted, self.shop))
             return python, (str(python.path), "-m", "ipykernel_launcher"), ()
         python = pythons.look(Path(sys.executable))
         if "ipykernel" in python.packages:
@@ -90,12 +97,29 @@ def _inputs(job: Job) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def _provided(job: Job) -> Iterator[str]:
-    """Yield what the mounted kits expect of the image."""
+def _kits(job: Job) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the packages folder and the install plan of every kit that is mounted."""
     for _, folder in job.inputs:
-        for plan in folder.glob("**/install.json"):
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                yield from (item["name"] for item in json.loads(plan.read_text("utf-8"))["provided"])
+        for path in folder.glob("packages/install.json") if folder.is_dir() else ():
+            with suppress(OSError, ValueError):
+                plan = json.loads(path.read_text("utf-8"))
+                if {"image", "provided", "install"} <= set(plan):
+                    yield path.parent, plan
+
+
+def _used(kits: list[tuple[Path, dict[str, Any]]], notebook: Path, chosen: Image) -> set[str]:
+    """Return what of the image a run needs: provided to the kits, imported by the notebook or the packages."""
+    found, names = set(imports.of_files([notebook])), set()
+    for folder, plan in kits:
+        names |= {str(item["name"]) for item in plan["provided"]}
+        roots = [name for item in plan["install"] for name in item.get("imports", ())]
+        archives = [path for path in folder.iterdir() if path.is_file()]
+        found |= import_chains.unavoidable(archives, roots)
+        own = {item.get("wheel") for item in plan["install"] if item.get("role") == "own"}
+        found |= imports.of_files([path for path in archives if path.name in own])
+    return {
+        name for name in names | set(imports.distributions(found, chosen.packages)) if name in chosen.packages
+    }
 
 
 def _failure(ran: Ran) -> str:

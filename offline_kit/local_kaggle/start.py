@@ -1,0 +1,99 @@
+"""Start a local Kaggle as a whole: its folder, the account, the competitions, the sandbox."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from offline_kit import files, pip_settings, proc
+from offline_kit.console import Console
+from offline_kit.errors import OutsideError
+from offline_kit.local_kaggle.running import Runner
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.service import LocalKaggle
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.rehearsal.environments import Workshop
+
+PORT = 8642
+"""Where it listens unless told otherwise."""
+USER, KEY = "local", "local-kaggle"
+"""The account that is always there; its key opens nothing but this server, and is no secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which local Kaggle is started."""
+
+    folder: Path
+    """Its state; made where there is none."""
+    port: int = PORT
+    """Where it listens on 127.0.0.1; 0 takes a free port."""
+    competitions: tuple[Path, ...] = ()
+    """Folders of competitions to take in, besides those that the state knows."""
+    settings: Settings = field(default_factory=Settings)
+    """How it behaves."""
+
+
+@contextmanager
+def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
+    """Serve until the block ends; one server at a time for a folder.
+
+    Raises UsageError for a competition that cannot be used, OutsideError where the port or the folder
+    is taken.
+    """
+    with files.disk_errors(wanted.folder):
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(wanted.folder):
+        kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
+        kaggle.accounts.add(USER, key=KEY)
+        for folder in wanted.competitions:
+            kaggle.catalog.add(folder)
+        with Server(kaggle, port=wanted.port) as server:
+            yield server
+
+
+def serve(
+    console: Console, *, port: int, state: Path | None, competitions: tuple[Path, ...], env: str
+) -> None:
+    """Serve until interrupted: notebooks run in the sandbox, their environments live in the cache."""
+    cache = files.cache_dir()
+    settings = pip_settings.read(proc.environment())
+    runner = SandboxRunner(Workshop(settings=settings, cache=cache, yes=True), current=env == "current")
+    folder = (state or cache / "local-kaggle").absolute()
+    with running(Wanted(folder=folder, port=port, competitions=competitions), runner) as server:
+        known = server.kaggle.store.names("competitions")
+        for line in greeting(server.url, str(folder), known):
+            console.note(line)
+        console.result({"url": server.url, "state": str(folder), "competitions": known})
+        sys.stdout.flush()  # whoever waits for the address reads a pipe
+        server.wait()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    import filelock
+
+    try:
+        with filelock.FileLock(folder / "serving.lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise OutsideError(
+            f"another local Kaggle serves '{folder}'",
+            hint="use that one, end it, or give this one a folder of its own with --state",
+        ) from error
+
+
+def greeting(url: str, folder: str, competitions: list[str]) -> tuple[str, ...]:
+    """Return what a person is told at the start: where it is, how the plain client reaches it, what it holds."""
+    shown = ", ".join(competitions) or "none; --competition DIR takes one in"
+    return (
+        f"a local Kaggle listens on {url}; its state is in '{folder}'",
+        f"competitions: {shown}",
+        f"offline-kit reaches it with --to local --at {url}",
+        "the unmodified `kaggle` reaches it with this environment:",
+        f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
+        f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY} && unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY",
+        "its scores are LOCAL; end it with ^C",
+    )
