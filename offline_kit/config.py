@@ -289,16 +289,19 @@ def _with_defaults(
 ) -> Config:
     about = pyproject.get("project", {})
     name = str(about.get("name") or root.name)
+    if "packages" not in said and _is_package(root, pyproject):
+        said["packages"] = (root,)
     if "requirements" not in said:
         # A lock is a preference; what is asked for stands in the project, where it says so.
         said |= _found_requirements(root, about, locked=bool(said.get("locks")))
+    if "dependencies" in about.get("dynamic", ()) and root in said.get("packages", ()):
+        # Only the build backend knows them; the wheel that it builds carries them into the freeze.
+        said["project_dependencies"] = False
     if (said.get("extras") or said.get("groups")) and not pyproject:
         raise UsageError(
             f"extras and groups are asked for, and '{root}' has no pyproject.toml that defines them",
             hint="name requirements files instead",
         )
-    if "packages" not in said and _is_package(root, pyproject):
-        said["packages"] = (root,)
     said["dataset"] = said.get("dataset") or dataset_slug(name)
     said["out"] = (said.get("out") or root / OUT).absolute()
     known = {item.name for item in fields(Config)}

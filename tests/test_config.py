@@ -142,6 +142,16 @@ def test_a_lock_does_not_hide_what_the_project_asks_for(project: Path) -> None:
     assert load(project, {"locks": (project / "uv.lock",)}).project_dependencies
 
 
+@pytest.mark.parametrize(("packages", "read"), [('["."]', False), ("[]", True)])
+def test_dynamic_dependencies_come_with_the_own_wheel(tmp_path: Path, packages: str, read: bool) -> None:
+    """Only the backend knows them: they are read from the built wheel, and asked for where none is built."""
+    (tmp_path / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\n[project]\nname = "plants"\ndynamic = ["dependencies"]\n'
+        f"[tool.offline-kit]\npackages = {packages}\n"
+    )
+    assert load(tmp_path, {}).project_dependencies is read
+
+
 def test_extras_need_a_project_that_defines_them(tmp_path: Path) -> None:
     """Extras of a folder without pyproject.toml are a usage error."""
     with pytest.raises(UsageError, match="no pyproject"):
