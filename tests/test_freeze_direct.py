@@ -79,12 +79,28 @@ def test_git_is_frozen_at_its_commit(case: Case) -> None:
     commit = git(source, "rev-parse", "HEAD")
     line = f"lib @ git+{source.as_uri()}@main"
     first = case.freeze(line)
-    assert pin(first, "lib").url == f"git+{source.as_uri()}@{commit}"
+    assert pin(first, "lib").url == f"git+file:../source@{commit}#ref=main"
+    assert str(case.folder) not in case.lock.read_text()
     (source / "lib" / "__init__.py").write_text("new = 1\n")
     git(source, "commit", "-am", "two")
     assert case.freeze(line) == first
     assert pin(case.freeze(line, "cmaes"), "lib").hashes == pin(first, "lib").hashes
     assert git(source, "rev-parse", "HEAD") in pin(case.freeze(line, upgrade=True), "lib").url
+
+
+def test_another_tag_is_another_commit(case: Case) -> None:
+    """The commit of the former tag is not kept for the one that the line names now."""
+    source = write_project(case.folder / "source", "lib")
+    git(source, "init")
+    git(source, "add", ".")
+    git(source, "commit", "-m", "one")
+    git(source, "tag", "v1")
+    (source / "lib" / "__init__.py").write_text("new = 1\n")
+    git(source, "commit", "-am", "two")
+    git(source, "tag", "v2")
+    for tag in ("v1", "v2"):
+        found = case.freeze(f"lib @ git+{source.as_uri()}@{tag}")
+        assert f"@{git(source, 'rev-parse', tag)}#ref={tag}" in pin(found, "lib").url
 
 
 def test_git_that_is_not_there(case: Case) -> None:

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
@@ -87,12 +87,23 @@ def bare_url(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def address(direct: Direct, project: Path) -> str:
+    """Return a repository's address without credentials; one on this disk relative to the project."""
+    parts = urlsplit(direct.place)
+    if parts.scheme != "file":
+        return bare_url(direct.place)
+    return f"file:{Path(os.path.relpath(unquote(parts.path), project)).as_posix()}"
+
+
 def reference(direct: Direct, project: Path, commit: str = "") -> str:
     """Return how a direct reference is written down: no credentials, no path of this machine."""
     if direct.kind == "git":
-        tail = f"#subdirectory={direct.subdirectory}" if direct.subdirectory else ""
+        facts = [f"subdirectory={direct.subdirectory}"] if direct.subdirectory else []
+        # Which branch or tag a commit was found for: another one asked for later is looked up anew.
+        facts += [f"ref={direct.ref}"] if direct.ref and commit not in ("", direct.ref) else []
+        tail = f"#{'&'.join(facts)}" if facts else ""
         at = commit or direct.ref
-        return f"git+{bare_url(direct.place)}{'@' + at if at else ''}{tail}"
+        return f"git+{address(direct, project)}{'@' + at if at else ''}{tail}"
     if direct.kind == "url":
         return bare_url(direct.place)
     return Path(os.path.relpath(direct.place, project)).as_posix()

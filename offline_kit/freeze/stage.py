@@ -43,7 +43,7 @@ def freeze(
         image=image,
         settings=merged,
         cache=cache,
-        known=_commits(read.directs, old) if old and not request.upgrade else {},
+        known=_commits(read.directs, old, request.project.absolute()) if old and not request.upgrade else {},
     )
     if old and not request.upgrade and old.input_hash == hashed:
         found = _restored(old, direct.settle(read.directs, yard, report=report))
@@ -73,21 +73,18 @@ def _old(request: FreezeRequest) -> Freeze | None:
     return written.parse(text, name=request.written.name)
 
 
-def _commits(directs: Iterable[Wanted], old: Freeze) -> dict[str, str]:
+def _commits(directs: Iterable[Wanted], old: Freeze, project: Path) -> dict[str, str]:
     """Return the commits that the old freeze found for git references without one."""
     known = {}
     for one in directs:
         if one.direct and one.direct.kind == "git":
-            asked = direct.reference(one.direct, Path())
-            start = f"git+{direct.bare_url(one.direct.place)}@"
+            asked = direct.reference(one.direct, project)
+            start = f"git+{direct.address(one.direct, project)}@"
             for pin in old.pins:
-                if pin.url.startswith(start) and pin.url.endswith(_tail(asked)):
-                    known[asked] = pin.url.removeprefix(start).partition("#")[0]
+                commit = pin.url.removeprefix(start).partition("#")[0]
+                if pin.url.startswith(start) and pin.url == direct.reference(one.direct, project, commit):
+                    known[asked] = commit
     return known
-
-
-def _tail(asked: str) -> str:
-    return asked[asked.index("#") :] if "#" in asked else ""
 
 
 def _restored(old: Freeze, settled: tuple[Settled, ...]) -> Freeze | None:
