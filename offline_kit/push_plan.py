@@ -1,6 +1,6 @@
 """What a push would do to each dataset: decided from what was seen on Kaggle, before anything is sent."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -149,7 +149,22 @@ def plan_push(kit: Kit, remotes: Mapping[str, Remote], wishes: Wishes) -> PushPl
 def foreign(part: Part, remote: Remote) -> tuple[str, ...]:
     """Return the files on Kaggle that a new version would drop and that we did not put there."""
     known = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
-    return tuple(sorted({each.name for each in remote.files} - known - {MARKER}))
+    return tuple(sorted(placed(remote.files, known).keys() - known - {MARKER}))
+
+
+def placed(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int]:
+    """Return sizes by path of a listing; a bare name that only one known path ends in counts as that path.
+
+    Whether listings name files below folders by path is not promised anywhere.
+    """
+    below: dict[str, list[str]] = {}
+    for path in known:
+        below.setdefault(path.rpartition("/")[2], []).append(path)
+    found = {}
+    for file in files:
+        paths = below.get(file.name, [])
+        found[paths[0] if file.name not in known and len(paths) == 1 else file.name] = file.size
+    return found
 
 
 def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
@@ -227,7 +242,7 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
         notes=f"offline-kit {kit.id[:12]}; {part.name} {part.id}; {changes}",
         size=size,
         files=len(part.entries) + 1,
-        dropped=tuple(sorted({each.name for each in remote.files} - stored)),
+        dropped=tuple(sorted(placed(remote.files, stored).keys() - stored)),
         warnings=limit_warnings(len(part.entries) + 1, size),
         url=remote.url,
     )

@@ -15,7 +15,7 @@ from offline_kit.kaggle_gateway.nouns import Kaggle
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
 from offline_kit.patience import PassingError, Patience, attempts
-from offline_kit.push_plan import Remote
+from offline_kit.push_plan import Remote, placed
 from offline_kit.report import SILENT, Reporter
 
 ENDED = frozenset({"ready", "failed", "deleted"})
@@ -135,6 +135,7 @@ def until_there(
     """
     ref = effect.target
     told = _Told(report, ref)
+    seen: list[float] = []  # when the marker was there and the files were not
 
     def there() -> Remote:
         found = kaggle.dataset(ref)
@@ -152,6 +153,9 @@ def until_there(
         if part is None or part.id != effect.content:
             raise PassingError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
         if wrong := differences(part, Remote(ref=ref, files=files)):
+            seen.append(time.monotonic())
+            if seen[-1] - seen[0] > waiting.grace:
+                raise _not_whole(ref, found.version, wrong)
             raise PassingError(f"its files are not all there: {wrong[0]}")
         return Remote(
             ref=ref,
@@ -168,8 +172,8 @@ def until_there(
 
 def differences(part: Part, remote: Remote) -> tuple[str, ...]:
     """Return a line for each file whose name or size on Kaggle is not the part's."""
-    there = {each.name: each.size for each in remote.files}
     wanted = {entry.stored: entry.size for entry in part.entries}
+    there = placed(remote.files, wanted)
     lines = [f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())]
     lines += [
         f"'{name}' has {there[name]} bytes, not {wanted[name]}"
@@ -207,6 +211,14 @@ def _never_ready(ref: str, why: str) -> OutsideError:
     return OutsideError(
         f"'{ref}' is not ready in time: {why}",
         hint="run the same command again later: it goes on waiting, and nothing is sent twice",
+    )
+
+
+def _not_whole(ref: str, version: int, wrong: tuple[str, ...]) -> OutsideError:
+    return OutsideError(
+        f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
+        hint="look at its page; a notebook would refuse it. A changed kit makes a new version",
+        details=wrong[:10],
     )
 
 

@@ -19,7 +19,8 @@ from offline_kit.kaggle_gateway.nouns import Account, RefusedError, RemoteFile
 from offline_kit.kaggle_names import MARKER
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
-from offline_kit.push_plan import Action, Remote, Wishes, plan_push, targets
+from offline_kit.push_plan import Action, Remote, Wishes, foreign, plan_push, targets
+from offline_kit.push_remote import differences
 
 ALICE = Account(username="alice", method="LEGACY_API_KEY")
 REF = "alice/plant-kit"
@@ -79,6 +80,32 @@ def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None
     assert caught.value.details == ("my/notes.txt",)
     plan = plan_push(kit, {"kit": remote}, Wishes(drop_foreign=True))
     assert plan.parts[0].dropped == ("my/notes.txt", "packages/gone.whl")
+
+
+def test_listings_by_bare_name_are_understood(tmp_path: Path) -> None:
+    """A listing without folders is no sign of foreign or missing files, as long as names are unique."""
+    kit = make_kit(tmp_path, {**FILES, "packages/twin.bin": b"1", "checkpoints/twin.bin": b"2"})
+    (part,) = kit.parts
+    bare = tuple(RemoteFile(name=e.stored.rpartition("/")[2], size=e.size) for e in part.entries)
+    remote = Remote(ref=REF, version=1, state="ready", part=part, files=bare)
+    assert foreign(part, remote) == ("twin.bin",)
+    unique = tuple(each for each in bare if each.name != "twin.bin")
+    assert foreign(part, dataclasses.replace(remote, files=unique)) == ()
+    assert differences(part, dataclasses.replace(remote, files=unique)) == (
+        "'checkpoints/twin.bin' is missing",
+        "'packages/twin.bin' is missing",
+    )
+
+
+def test_a_version_that_lost_a_file_on_kaggle_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The marker is there and a file is not: an error that names it, not an endless wait."""
+    kit = make_kit(tmp_path / "kit")
+    short = dataclasses.replace(EAGER, grace=0.4)
+    listing = {"datasetFiles": [{"name": MARKER, "totalBytes": 10}]}
+    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=listing, times=0))
+    with pytest.raises(OutsideError, match="not all of its files") as caught:
+        push.push(kit, datasets(kit), alice, ways(bench, short))
+    assert "'packages/a.whl' is missing" in caught.value.details
 
 
 def test_a_public_dataset_gets_no_kit(tmp_path: Path) -> None:
