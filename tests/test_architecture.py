@@ -101,7 +101,7 @@ FLOORS: list[set[str]] = [
         "local_kaggle.sandbox_runner",
         "local_kaggle.catalog",
     },
-    {"local_kaggle.datasets", "local_kaggle.kernels"},
+    {"local_kaggle.datasets", "local_kaggle.kernels", "local_kaggle.models"},
     {"local_kaggle.submissions"},
     {"local_kaggle.service"},
     {"local_kaggle.server"},

@@ -4,10 +4,11 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
@@ -15,6 +16,7 @@ from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 _QUERY = re.compile(r"bytes \*/(\d+|\*)")
 _PIECE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 _CHUNK = 1 << 18
+_MAX_DEPTH = 32
 
 
 class Source(Protocol):
@@ -109,6 +111,21 @@ class Blobs:
         if record is None or record["owner"] != user or not record["complete"]:
             raise Refusal(400, "Invalid or unfinished blob token")
         return str(record["name"]), self._data(record)
+
+    def tree(
+        self, user: str, body: Mapping[str, Any], below: str = "", depth: int = 0
+    ) -> Iterator[tuple[str, Path]]:
+        """Yield (path, bytes) of what a request names by tokens, its `directories` too."""
+        if depth > _MAX_DEPTH:
+            raise Refusal(400, "Directories are nested too deeply")
+        for each in wire.items(body, "files"):
+            name, data = self.finished(wire.text(each, "token"), user)
+            yield below + name, data
+        for folder in wire.items(body, "directories"):
+            name = wire.text(folder, "name")
+            if not name or "/" in name or name in (".", ".."):
+                raise Refusal(400, f"Invalid directory name: {name}")
+            yield from self.tree(user, folder, f"{below}{name}/", depth + 1)
 
     def forget(self, token: str) -> None:
         """Let a session expire now."""

@@ -14,7 +14,6 @@ from offline_kit.local_kaggle.versions import Key, Versions
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _SERVICE = "datasets.DatasetApiService/"
-_MAX_DEPTH = 32
 
 
 class Datasets:
@@ -52,7 +51,7 @@ class Datasets:
             return _refused('Slug can only contain alphanumeric or "-" characters')
         if title_problems(title):
             return _refused("The dataset title must be between 6 and 50 characters")
-        uploads = list(self._uploads(call, call.body))
+        uploads = list(self.blobs.tree(call.user, call.body))
         if not uploads:
             raise Refusal(400, "Please upload at least one file")
         key = _key(owner, slug)
@@ -81,7 +80,7 @@ class Datasets:
         if record is None or record["owner"] != call.user:
             raise Refusal(403, "Permission 'datasets.update' was denied")
         body = call.body.get("body") or {}
-        uploads = list(self._uploads(call, body))
+        uploads = list(self.blobs.tree(call.user, body))
         if not uploads:
             raise Refusal(400, "Please upload at least one file")
         key = _key_of(record)
@@ -277,21 +276,6 @@ class Datasets:
             "currentVersionNumber": shown["number"],
             "versions": versions,
         }
-
-    def _uploads(
-        self, call: Call, body: Mapping[str, Any], below: str = "", depth: int = 0
-    ) -> Iterator[tuple[str, Path]]:
-        """Yield (path, bytes) of what a request names by tokens, its `directories` too."""
-        if depth > _MAX_DEPTH:
-            raise Refusal(400, "Directories are nested too deeply")
-        for each in wire.items(body, "files"):
-            name, data = self.blobs.finished(wire.text(each, "token"), call.user)
-            yield below + name, data
-        for folder in wire.items(body, "directories"):
-            name = wire.text(folder, "name")
-            if not name or "/" in name or name in (".", ".."):
-                raise Refusal(400, f"Invalid directory name: {name}")
-            yield from self._uploads(call, folder, f"{below}{name}/", depth + 1)
 
 
 def _key(owner: str, slug: str) -> Key:

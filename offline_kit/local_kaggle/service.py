@@ -14,6 +14,7 @@ from offline_kit.local_kaggle.faults import Fault, Faults
 from offline_kit.local_kaggle.kernel_runs import KernelRuns
 from offline_kit.local_kaggle.kernels import Kernels
 from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.models import Models
 from offline_kit.local_kaggle.running import Finder, Runner
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Store
@@ -41,12 +42,16 @@ class LocalKaggle:
         runs = KernelRuns(self.store, settings, runner, finders)
         self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
         finders["kernel"] = self.kernels.mounted
+        verbatim = Versions(self.store, settings, verbatim=True)
+        self.models = Models(self.store, verbatim, self.blobs, self.links)
+        finders["model"] = self.models.mounted
         self.submissions = Submissions(self.store, self.catalog, self.kernels, self.blobs)
         self._rpcs: dict[str, Rpc] = {
             **self.accounts.rpcs(),
             **self.blobs.rpcs(),
             **self.datasets.rpcs(),
             **self.kernels.rpcs(),
+            **self.models.rpcs(),
             **self.catalog.rpcs(),
             **self.submissions.rpcs(),
         }
@@ -55,6 +60,7 @@ class LocalKaggle:
         """Go on with what was under way when the server of this folder ended."""
         self.blobs.sweep()
         self.datasets.resume()
+        self.models.resume()
         self.kernels.resume()
         self.submissions.resume()
 

@@ -28,7 +28,9 @@ Key = tuple[str, ...]
 class Versions:
     """The versions below one kind of thing ("datasets" or "models"); a key names the thing."""
 
-    def __init__(self, store: Store, settings: Settings) -> None:
+    def __init__(self, store: Store, settings: Settings, *, verbatim: bool = False) -> None:
+        """Under `verbatim` nothing is unpacked or renamed: so it is for models."""
+        self.verbatim = verbatim
         self.store = store
         self.settings = settings
         self._working: list[threading.Thread] = []
@@ -146,7 +148,10 @@ class Versions:
         shutil.rmtree(folder / "files", ignore_errors=True)  # half made by a server that was ended
         (folder / "upload").mkdir(exist_ok=True)
         try:
-            kaggle_rules.treat(folder / "upload", folder / "files", unpack_pt=self.settings.unpack_pt)
+            if self.verbatim:
+                shutil.copytree(folder / "upload", folder / "files", copy_function=os.link)
+            else:
+                kaggle_rules.treat(folder / "upload", folder / "files", unpack_pt=self.settings.unpack_pt)
         except ProjectError as error:
             self._change(key, number, state="failed", problems=list(error.details) or [error.what])
         except OSError as error:

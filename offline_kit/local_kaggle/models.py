@@ -1,0 +1,233 @@
+"""Models: a model has variations by framework, a variation has versions; nothing of theirs is unpacked."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.blobs import Blobs
+from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.versions import Key, Versions
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+
+_SERVICE = "models.ModelApiService/"
+_PREFIX = "MODEL_FRAMEWORK_"
+
+
+class Models:
+    """The models of one local Kaggle."""
+
+    def __init__(self, store: Store, versions: Versions, blobs: Blobs, links: Links) -> None:
+        self.store = store
+        self.versions = versions
+        self.blobs = blobs
+        self.links = links
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about models."""
+        calls: dict[str, Rpc] = {
+            "CreateModel": self.create,
+            "GetModel": self.get,
+            "CreateModelInstance": self.create_instance,
+            "CreateModelInstanceVersion": self.new_version,
+            "GetModelInstance": self.get_instance,
+            "ListModelInstanceVersionFiles": self.list_files,
+            "DownloadModelInstanceVersion": self.download,
+            "DeleteModel": self.delete,
+        }
+        return {_SERVICE + name: call for name, call in calls.items()}
+
+    def create(self, call: Call) -> Mapping[str, Any]:
+        """Make a model without variations; a slug that is taken is an error inside of a 200."""
+        owner, slug = call.text("ownerSlug") or call.user, call.text("slug")
+        if not call.user or owner.lower() != call.user:
+            raise Refusal(403, "Permission 'models.create' was denied")
+        if not re.fullmatch(r"[A-Za-z0-9-]{3,50}", slug):
+            return _refused('Slug can only contain alphanumeric or "-" characters', 400)
+        with self.store.lock:
+            if self.store.read("models", owner, slug):
+                return _refused(f"The requested slug '{slug}' is already in use by a model", 409)
+            record = {
+                "id": self.store.serial("model"),
+                "owner": owner.lower(),
+                "slug": slug.lower(),
+                "title": call.text("title") or slug,
+                "private": call.flag("isPrivate", default=True),
+            }
+            self.store.write(record, "models", owner, slug)
+        return _accepted(record)
+
+    def get(self, call: Call) -> Mapping[str, Any]:
+        """Tell about a model and its variations."""
+        record = self._open(call)
+        return {**_named(record), "instances": list(self._instances(record))}
+
+    def create_instance(self, call: Call) -> Mapping[str, Any]:
+        """Make a variation with its first version; one that exists is 409 inside of a 200."""
+        record = self._mine(call)
+        body = call.body.get("body") or {}
+        key = _key(record, wire.text(body, "framework"), wire.text(body, "instanceSlug"))
+        with self.store.lock:
+            if self.store.read(*key):
+                return _refused("The requested slug is already in use by a model instance", 409)
+            uploads = self._uploads(call, body)
+            made = {
+                "id": self.store.serial("instance"),
+                "framework": wire.text(body, "framework"),
+                "slug": key[5],
+            }
+            self.store.write({**made, "license": wire.text(body, "licenseName")}, *key)
+            self.versions.add(key, uploads, notes="Initial release", stuck=call.stuck)
+        return _accepted(record)
+
+    def new_version(self, call: Call) -> Mapping[str, Any]:
+        """Make a new version of a variation, a whole snapshot."""
+        record = self._mine(call)
+        key = _key(record, call.text("framework"), call.text("instanceSlug"))
+        if self.store.read(*key) is None:
+            raise Refusal(404, "Model instance not found")
+        body = call.body.get("body") or {}
+        notes = wire.text(body, "versionNotes")
+        self.versions.add(key, self._uploads(call, body), notes=notes, stuck=call.stuck)
+        return _accepted(record)
+
+    def get_instance(self, call: Call) -> Mapping[str, Any]:
+        """Tell about a variation and its newest version."""
+        record = self._open(call)
+        return self._told(record, _key(record, call.text("framework"), call.text("instanceSlug")))
+
+    def list_files(self, call: Call) -> Mapping[str, Any]:
+        """List the files of a version."""
+        key, version = self._version(call)
+        made = wire.stamp(version["created"])
+        listing = self.versions.listing(key, version)
+        found = [{"name": name, "size": size, "creationDate": made} for name, size in listing]
+        page, following = wire.page_of(found, call.body)
+        return {"files": page, "nextPageToken": following}
+
+    def download(self, call: Call) -> Answer:
+        """Send to the link of one file, or of an archive of all."""
+        key, version = self._version(call)
+        if name := call.text("path"):
+            path = self.versions.file(key, version, name)
+            return wire.redirect(self.links.give(call.base, path, name.rpartition("/")[2]))
+        packed = self.versions.packed(key, version)
+        return wire.redirect(self.links.give(call.base, packed, f"{key[5]}.zip"))
+
+    def delete(self, call: Call) -> Mapping[str, Any]:
+        """Remove a model with all that it has."""
+        record = self._mine(call)
+        self.versions.wait()
+        self.store.remove("models", record["owner"], record["slug"])
+        return {}
+
+    def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:
+        """Return place and folder of "owner/model/framework/variation[/version]"; None where there is none."""
+        words = ref.split("/")
+        if len(words) not in (4, 5) or (len(words) == 5 and not words[4].isdecimal()):
+            return None
+        record = self.store.read("models", *words[:2])
+        if record is None or (record["private"] and record["owner"] != user):
+            return None
+        key = _key(record, words[2], words[3])
+        try:
+            version = (
+                self.versions.get(key, int(words[4])) if words[4:] else self.versions.newest(key, ready=True)
+            )
+        except Refusal:
+            return None
+        if version is None or self.versions.stage(version) != "READY":
+            return None
+        place = "/".join(("models", record["owner"], record["slug"], key[4], key[5], str(version["number"])))
+        return place, self.versions.folder(key, version)
+
+    def resume(self) -> None:
+        """Go on with what was being processed when the server ended."""
+        for owner in self.store.names("models"):
+            for record in self.store.records("models", owner):
+                for key in self._keys(record):
+                    self.versions.resume(key)
+
+    def _version(self, call: Call) -> tuple[Key, Record]:
+        record = self._open(call)
+        key = _key(record, call.text("framework"), call.text("instanceSlug"))
+        if wanted := call.number("versionNumber"):
+            return key, self.versions.get(key, wanted)
+        found = self.versions.newest(key, ready=True)
+        if found is None:
+            raise Refusal(404, "Model instance version not found")
+        return key, found
+
+    def _open(self, call: Call) -> Record:
+        owner, slug = call.text("ownerSlug"), call.text("modelSlug")
+        record = self.store.read("models", owner, slug) if owner and slug else None
+        if record is None or (record["private"] and record["owner"] != call.user):
+            raise Refusal(403, "Permission 'models.get' was denied")
+        return record
+
+    def _mine(self, call: Call) -> Record:
+        record = self._open(call)
+        if record["owner"] != call.user:
+            raise Refusal(403, "Permission 'models.update' was denied")
+        return record
+
+    def _uploads(self, call: Call, body: Mapping[str, Any]) -> list[tuple[str, Path]]:
+        found = list(self.blobs.tree(call.user, body))
+        if not found:
+            raise Refusal(400, "Please upload at least one file")
+        return found
+
+    def _keys(self, record: Record) -> Iterator[Key]:
+        base = ("models", record["owner"], record["slug"], "instances")
+        for framework in self.store.names(*base):
+            for slug in self.store.names(*base, framework):
+                yield (*base, framework, slug)
+
+    def _instances(self, record: Record) -> Iterator[dict[str, Any]]:
+        for key in self._keys(record):
+            if self.versions.newest(key):
+                yield self._told(record, key)
+
+    def _told(self, record: Record, key: Key) -> dict[str, Any]:
+        instance, version = self.store.read(*key), self.versions.newest(key)
+        if instance is None or version is None:
+            raise Refusal(404, "Model instance not found")
+        return {
+            "id": instance["id"],
+            "slug": instance["slug"],
+            "framework": instance["framework"],
+            "licenseName": instance["license"],
+            "versionId": instance["id"] * 1000 + version["number"],
+            "versionNumber": version["number"],
+            "url": _url(record),
+            "totalUncompressedBytes": sum(size for _, size in self.versions.listing(key, version)),
+        }
+
+
+def _key(record: Record, framework: str, slug: str) -> Key:
+    """Return the key of a variation; the framework in lower case without what stands between its words."""
+    word = framework.upper().removeprefix(_PREFIX).replace("_", "").lower()
+    if not word or not slug:
+        raise Refusal(400, "Framework and instance slug are needed")
+    return ("models", record["owner"], record["slug"], "instances", word, slug.lower())
+
+
+def _url(record: Record) -> str:
+    return f"https://www.kaggle.com/models/{record['owner']}/{record['slug']}"
+
+
+def _named(record: Record) -> dict[str, Any]:
+    ref = f"{record['owner']}/{record['slug']}"
+    own = {"id": record["id"], "ref": ref, "title": record["title"], "slug": record["slug"]}
+    return {**own, "author": record["owner"], "isPrivate": record["private"], "url": _url(record)}
+
+
+def _accepted(record: Record) -> dict[str, Any]:
+    ref = f"/{record['owner']}/{record['slug']}"
+    return {"id": record["id"], "ref": ref, "url": _url(record), "error": ""}
+
+
+def _refused(why: str, code: int) -> dict[str, Any]:
+    return {"error": why, "errorCode": code}
