@@ -1,5 +1,6 @@
 """The command line: one short function per command; parse, call, show, exit."""
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -153,7 +154,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
 
 TO_OPTIONS = _options(
     click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, help="The real Kaggle, or one on this machine."),
-    click.option("--at", metavar="URL", default="", help="Address of the local Kaggle; default $OFFLINE_KIT_LOCAL_KAGGLE."),
+    click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle; without one, it is served meanwhile."),
 )  # fmt: skip
 
 
@@ -173,7 +174,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: 
     from offline_kit.push_plan import Wishes
 
     console = Console(quiet=quiet, as_json=as_json)
-    there = shipping.where(flags.pop("to"), flags.pop("at"))
+    to, at = flags.pop("to"), flags.pop("at")
     wishes = Wishes(**{name: flags.pop(name) for name in ("title", "drop_foreign", "public")})
     dry_run = flags.pop("dry_run")
     config = _config(project, flags)
@@ -181,7 +182,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: 
         kit = pipeline.kit_of(config)
     else:
         kit = pipeline.build(config, upgrade=upgrade, report=console).kit
-    with shipping.shipment(config, kit, there) as ship:
+    with shipping.where(to, at, console) as there, shipping.shipment(config, kit, there) as ship:
         if dry_run:
             summary.show_push_plan(shipping.plan_data(ship, wishes, console), console)
         else:
@@ -298,7 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
         console.interrupted()
-        code = Exit.INTERRUPTED
+        # Python would first wait for every thread that still reads from a silent server.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(Exit.INTERRUPTED)
     except BrokenPipeError:
         code = Exit.DONE  # `offline-kit image show … | head` is no failure
     except Exception as error:  # noqa: BLE001 - whatever escapes is our bug, and leaves a report

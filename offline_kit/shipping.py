@@ -5,16 +5,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit import notebook, proc, push
+from offline_kit import files, notebook, pip_settings, proc, push
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import Kaggle
 from offline_kit.kaggle_gateway.where import Where
+from offline_kit.local_kaggle import start
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.manifest import verify
 from offline_kit.model import Kit
 from offline_kit.push import Pushed, Ways
 from offline_kit.push_plan import MODEST, PushPlan, Wishes
+from offline_kit.rehearsal.environments import Workshop
 from offline_kit.report import SILENT, Reporter
 
 LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
@@ -35,20 +38,41 @@ class Shipment:
     """How a push goes about it."""
 
 
-def where(to: str, address: str = "") -> Where:
-    """Return which Kaggle `--to` means; a local one listens at `address`, or where the variable says.
+@contextmanager
+def where(to: str, address: str = "", report: Reporter = SILENT) -> Iterator[Where]:
+    """Give the Kaggle that `--to` means, while the block lasts.
 
-    Raises UsageError where no local Kaggle is named: "local" is never taken for the real one.
+    A local one that listens at `address`, or where the variable says, is used; without an address one is
+    served here, on the state that `offline-kit local` has too. Raises UsageError for an address that is
+    not on this machine, OutsideError where another server has that state.
     """
+    address = address or (proc.environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
     if to == "kaggle":
-        return Where()
-    address = address or proc.environment().get(LOCAL_ADDRESS, "")
-    if not address.startswith("http://127.0.0.1:"):
-        raise UsageError(
-            f"there is no local Kaggle at '{address}'" if address else "no local Kaggle is named",
-            hint=f"start one with 'offline-kit local', and name its address with --at or {LOCAL_ADDRESS}",
-        )
-    return Where(local=address.rstrip("/"))
+        if address:
+            raise UsageError(f"--at {address} is of a local Kaggle", hint="add --to local, or leave it out")
+        yield Where()
+    elif address:
+        if not address.startswith("http://127.0.0.1:"):
+            raise UsageError(
+                f"'{address}' is no local Kaggle: it would not be on this machine",
+                hint="name what 'offline-kit local' tells, like http://127.0.0.1:8642",
+            )
+        yield Where(local=address.rstrip("/"))
+    else:
+        with _served() as url:
+            report.note(
+                f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
+            )
+            yield Where(local=url)
+
+
+@contextmanager
+def _served() -> Iterator[str]:
+    cache = files.cache_dir()
+    workshop = Workshop(settings=pip_settings.read(proc.environment()), cache=cache, yes=True)
+    wanted = start.Wanted(folder=cache / "local-kaggle", port=0)
+    with start.running(wanted, SandboxRunner(workshop)) as server:
+        yield server.url
 
 
 @contextmanager

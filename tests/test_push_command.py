@@ -73,14 +73,24 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     assert "nothing to upload" in again.stderr
 
 
-def test_no_local_kaggle_is_no_silent_switch(bench: Bench) -> None:
-    """`--to local` without an address asks for one; it never takes the real Kaggle instead."""
-    done = push(bench, "--to", "local", env={"OFFLINE_KIT_LOCAL_KAGGLE": ""})
-    assert done.returncode == 2
-    assert "offline-kit local" in done.stderr
-    done = push(bench, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url, "OFFLINE_KIT_NO_PRODUCTION": "1"})
-    assert done.returncode == 2
-    assert "out of reach" in done.stderr
+def test_a_local_kaggle_is_served_where_none_is_named(bench: Bench) -> None:
+    """`--to local` works from a fresh state, and the state is there the next time."""
+    first = push(bench, "--to", "local")
+    assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
+    assert "LOCAL" in first.stderr
+    assert "unchanged" in push(bench, "--to", "local").stdout
+    assert not bench.server.traffic.ended(), "another one was asked"
+
+
+def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
+    """An address elsewhere, one without --to local, and the real Kaggle under the guard end with 2."""
+    for words, says in (
+        (("--to", "local", "--at", "https://www.kaggle.com"), "no local Kaggle"),
+        (("--at", bench.server.url), "--to local"),
+        ((), "out of reach"),
+    ):
+        done = push(bench, *words, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url})
+        assert (done.returncode, says in done.stderr) == (2, True), done.stderr
     assert not bench.server.traffic.ended()
 
 
