@@ -1,5 +1,6 @@
 """From pins to verified files: chosen for the image, downloaded side by side, kept in the cache."""
 
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -195,4 +196,6 @@ def _at_once(jobs: Sequence[Callable[[], T]], stop: threading.Event | None = Non
     finally:
         if stop:
             stop.set()
-        pool.shutdown(wait=True, cancel_futures=True)
+        # A thread that reads from a silent server cannot be woken: after ^C nobody waits for it, and what it
+        # has of its file is kept for resuming.
+        pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)

@@ -2,11 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from local_index import LocalIndex, make_wheel
 
 
 def offline_kit(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
@@ -104,3 +107,34 @@ def test_a_bug_of_ours_leaves_a_report_and_ends_with_3(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["ok"] is False
     assert "ZeroDivisionError" in (tmp_path / "offline-kit-crash.log").read_text()
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent otherwise there")
+def test_an_interrupt_does_not_wait_for_a_silent_server(tmp_path: Path) -> None:
+    """^C while a download hangs ends with 130 at once, as one object for a script, and leaves no kit."""
+    (tmp_path / "requirements.txt").write_text("left\n")
+    env = os.environ | {"OFFLINE_KIT_CACHE": str(tmp_path / "cache"), "PIP_CONFIG_FILE": os.devnull}
+    env = {
+        name: value for name, value in env.items() if name not in ("PIP_FIND_LINKS", "PIP_EXTRA_INDEX_URL")
+    }
+    with LocalIndex() as index:
+        entry = index.add(make_wheel(tmp_path / "wheels", "left", "1.0"))
+        index.stall(entry.filename, seconds=25, times=9)
+        words = [sys.executable, "-m", "offline_kit", "build", ".", "--json"]
+        process = subprocess.Popen(
+            words,
+            cwd=tmp_path,
+            env=env | {"PIP_INDEX_URL": index.url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not index.asked(entry.filename):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        began = time.monotonic()
+        out, err = process.communicate(timeout=20)
+        assert time.monotonic() - began < 8
+    assert (process.returncode, json.loads(out)["error"]) == (130, "interrupted"), err
+    assert not (tmp_path / "dist" / "offline-kit").exists()
