@@ -51,7 +51,15 @@ FLOORS: list[set[str]] = [
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
     {"choosing", "install_plan", "push_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
-    {"fetching", "kit_layout", "push_remote", "freeze.inputs", "freeze.locks", "freeze.direct", "freeze.written"},
+    {
+        "fetching",
+        "kit_layout",
+        "push_remote",
+        "freeze.inputs",
+        "freeze.locks",
+        "freeze.direct",
+        "freeze.written",
+    },
     {"freeze.facts", "freeze.engines"},
     {"freeze.stubs", "freeze.walk"},
     {"freeze.fates"},
