@@ -171,7 +171,7 @@ TO_OPTIONS = _options(
 def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:
     """Build what changed, then upload what Kaggle lacks and wait until it is there."""
     from offline_kit import pipeline, shipping, summary
-    from offline_kit.push_plan import Wishes
+    from offline_kit.push.dataset_plan import Wishes
 
     console = Console(quiet=quiet, as_json=as_json)
     to, at = flags.pop("to"), flags.pop("at")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit import files, notebook, pip_settings, proc, push
+from offline_kit import files, notebook, pip_settings, proc
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
@@ -15,8 +15,10 @@ from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.manifest import verify
 from offline_kit.model import Kit
-from offline_kit.push import Pushed, Ways
-from offline_kit.push_plan import MODEST, PushPlan, Wishes
+from offline_kit.push import datasets
+from offline_kit.push.dataset_plan import MODEST, PushPlan, Wishes
+from offline_kit.push.datasets import Pushed
+from offline_kit.push.ways import Ways
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.report import SILENT, Reporter
 
@@ -101,10 +103,10 @@ def _state(config: Config, there: Where, username: str) -> Path:
 
 
 def plan_data(ship: Shipment, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
-    """Return what a push would do, having looked at Kaggle; raises as `push.plan`."""
-    return push.plan(ship.kit, ship.datasets, ship.kaggle, ship.ways, wishes, report)
+    """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
+    return datasets.plan(ship.kit, ship.datasets, ship.kaggle, ship.ways, wishes, report)
 
 
 def push_data(ship: Shipment, wishes: Wishes = MODEST, report: Reporter = SILENT) -> tuple[Pushed, ...]:
-    """Bring the kit's parts to their datasets; raises as `push.push`."""
-    return push.push(ship.kit, ship.datasets, ship.kaggle, ship.ways, wishes, report)
+    """Bring the kit's parts to their datasets; raises as `datasets.push`."""
+    return datasets.push(ship.kit, ship.datasets, ship.kaggle, ship.ways, wishes, report)

@@ -12,8 +12,8 @@ from offline_kit.model import Fate, Freeze, Kit
 if TYPE_CHECKING:
     # Only named: showing the images must not import what a build needs.
     from offline_kit.pipeline import Built, Plan, Status
-    from offline_kit.push import Pushed
-    from offline_kit.push_plan import PushPlan
+    from offline_kit.push.dataset_plan import PushPlan
+    from offline_kit.push.datasets import Pushed
     from offline_kit.rehearsal.stage import Rehearsal
 
 

@@ -9,14 +9,16 @@ from pathlib import Path
 
 from local_kaggle_case import Bench
 
-from offline_kit import manifest, push
+from offline_kit import manifest
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.where import Where
 from offline_kit.model import FileEntry, Kit, Role
 from offline_kit.patience import Patience
-from offline_kit.push import Pushed, Ways
-from offline_kit.push_plan import MODEST, PushPlan, Wishes
-from offline_kit.push_remote import Waiting
+from offline_kit.push import datasets as pushing
+from offline_kit.push.dataset_plan import MODEST, PushPlan, Wishes
+from offline_kit.push.datasets import Pushed
+from offline_kit.push.waiting import Waiting
+from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter
 
 PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
@@ -75,12 +77,12 @@ def pushed(
     bench: Bench, kit: Kit, kaggle: Client, wishes: Wishes = MODEST, report: Reporter = SILENT
 ) -> tuple[Pushed, ...]:
     """Push a kit."""
-    return push.push(kit, datasets(kit), kaggle, ways(bench), wishes, report)
+    return pushing.push(kit, datasets(kit), kaggle, ways(bench), wishes, report)
 
 
 def planned(bench: Bench, kit: Kit, kaggle: Client) -> PushPlan:
     """Plan the push of a kit."""
-    return push.plan(kit, datasets(kit), kaggle, ways(bench))
+    return pushing.plan(kit, datasets(kit), kaggle, ways(bench))
 
 
 def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
@@ -97,15 +99,17 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
     """Start a push in a process of its own."""
     code = (
         "import sys; from pathlib import Path\n"
-        "from offline_kit import manifest, push\n"
+        "from offline_kit import manifest\n"
+        "from offline_kit.push import datasets as pushing\n"
+        "from offline_kit.push.ways import Ways\n"
         "from offline_kit.kaggle_gateway.client import Client\n"
         "from offline_kit.kaggle_gateway.where import Where\n"
         "from push_case import EAGER, BRISK, datasets\n"
         "kit = manifest.read_kit(Path(sys.argv[2]))\n"
-        "ways = push.Ways(state=Path(sys.argv[3]), waiting=EAGER, patience=BRISK)\n"
+        "ways = Ways(state=Path(sys.argv[3]), waiting=EAGER, patience=BRISK)\n"
         "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
         "with Client(where, patience=BRISK) as kaggle:\n"
-        "    push.push(kit, datasets(kit), kaggle, ways)\n"
+        "    pushing.push(kit, datasets(kit), kaggle, ways)\n"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state)],

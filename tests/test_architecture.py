@@ -27,7 +27,8 @@ FLOORS: list[set[str]] = [
     },  # doors, and code that stands alone
     {
         "web",
-        "journal",
+        "push.journal",
+        "push.waiting",
         "kaggle_gateway.session",
         "kit_install",
         "kit_submission",
@@ -50,11 +51,12 @@ FLOORS: list[set[str]] = [
     {"sandbox", "building", "kaggle_gateway.client", "kaggle_gateway.uploads"},  # the door of that room
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
-    {"choosing", "install_plan", "push_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
+    {"push.dataset_plan", "push.ways"},  # the room of what goes to Kaggle
+    {"push.dataset_remote"},
+    {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {
         "fetching",
         "kit_layout",
-        "push_remote",
         "freeze.inputs",
         "freeze.locks",
         "freeze.direct",
@@ -88,7 +90,7 @@ FLOORS: list[set[str]] = [
         "checkpoints",
         "bundle",
         "notebook",
-        "push",
+        "push.datasets",
         "rehearsal.stage",
     },  # stages
     {

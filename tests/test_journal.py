@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.journal import Effect, Journal, Phase
+from offline_kit.push.journal import Effect, Journal, Phase
 
 EFFECT = Effect(action="version", target="alice/kit", before=3, content="a" * 64)
 

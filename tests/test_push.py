@@ -11,16 +11,16 @@ import pytest
 from local_kaggle_case import HASTY, Bench, serving
 from push_case import EAGER, FILES, client, content, datasets, make_kit, planned, push_elsewhere, pushed, ways
 
-from offline_kit import push
 from offline_kit.errors import OutsideError, ProjectError, UsageError
-from offline_kit.journal import Effect, Phase
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import Account, RefusedError, RemoteFile
 from offline_kit.kaggle_names import MARKER
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
-from offline_kit.push_plan import Action, Remote, Wishes, foreign, plan_push, targets
-from offline_kit.push_remote import differences
+from offline_kit.push import datasets as pushing
+from offline_kit.push.dataset_plan import Action, Remote, Wishes, foreign, plan_push, targets
+from offline_kit.push.dataset_remote import differences
+from offline_kit.push.journal import Effect, Phase
 
 ALICE = Account(username="alice", method="LEGACY_API_KEY")
 REF = "alice/plant-kit"
@@ -104,7 +104,7 @@ def test_a_version_that_lost_a_file_on_kaggle_is_told(bench: Bench, alice: Clien
     listing = {"datasetFiles": [{"name": MARKER, "totalBytes": 10}]}
     bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=listing, times=0))
     with pytest.raises(OutsideError, match="not all of its files") as caught:
-        push.push(kit, datasets(kit), alice, ways(bench, short))
+        pushing.push(kit, datasets(kit), alice, ways(bench, short))
     assert "'packages/a.whl' is missing" in caught.value.details
 
 
@@ -244,7 +244,7 @@ def test_stuck_processing_ends_at_the_deadline_and_is_waited_for_again(
     short = dataclasses.replace(EAGER, processing=0.5)
     for _ in range(2):
         with pytest.raises(OutsideError, match=r"not ready in time.*blobsreceived"):
-            push.push(kit, datasets(kit), alice, ways(bench, short))
+            pushing.push(kit, datasets(kit), alice, ways(bench, short))
     assert versions(bench) == [1]
 
 

@@ -8,19 +8,18 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
-from offline_kit import manifest, push_remote
+from offline_kit import manifest
 from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.files import human_size, locked, sha256_of
-from offline_kit.journal import Effect, Journal, Phase
 from offline_kit.kaggle_gateway.nouns import Kaggle, NewVersion, RefusedError, UnansweredError
 from offline_kit.kaggle_gateway.uploads import Upload, Uploader
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Kit
-from offline_kit.patience import PATIENT, Patience
-from offline_kit.push_plan import MODEST, Action, PartPlan, PushPlan, Wishes, plan_push, targets
-from offline_kit.push_remote import WAITING, Waiting
+from offline_kit.push import dataset_remote
+from offline_kit.push.dataset_plan import MODEST, Action, PartPlan, PushPlan, Wishes, plan_push, targets
+from offline_kit.push.journal import Effect, Phase
+from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Advance, Reporter
 
 THREADS = 8
@@ -41,29 +40,6 @@ class Pushed:
     """What was done for it."""
     url: str
     """The dataset's page."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ways:
-    """How a push goes about it."""
-
-    state: Path
-    """Folder for the journal and for uploads under way; one for each account."""
-    waiting: Waiting = WAITING
-    """How long to wait for Kaggle."""
-    patience: Patience = PATIENT
-    """How long to go on with an upload that fails."""
-
-    @property
-    def journal(self) -> Journal:
-        """The journal of effects."""
-        return Journal(self.state / "journal.jsonl")
-
-    def uploader(self, kaggle: Kaggle, ref: str) -> Uploader:
-        """Return what uploads for one dataset."""
-        return Uploader(
-            kaggle, self.state / "uploads" / ref.lower().replace("/", "--"), patience=self.patience
-        )
 
 
 def push(
@@ -104,7 +80,7 @@ def plan(
     refs = targets(datasets, account)
     for ref in refs.values():
         _settle(ref, kaggle, ways, report)
-    remotes = {part: push_remote.look(kaggle, ref, ways.waiting, report) for part, ref in refs.items()}
+    remotes = {part: dataset_remote.look(kaggle, ref, ways.waiting, report) for part, ref in refs.items()}
     return plan_push(kit, remotes, wishes)
 
 
@@ -225,7 +201,7 @@ def _act(effect: Effect, new: NewVersion, kaggle: Kaggle, ways: Ways, report: Re
 def _look_for(effect: Effect, trouble: OutsideError, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
     """Find out whether an effect without an answer has happened; raises the trouble where it has not."""
     report.warn(f"no answer about '{effect.target}': looking whether the new version is there all the same")
-    if not push_remote.appeared(kaggle, effect, ways.waiting):
+    if not dataset_remote.appeared(kaggle, effect, ways.waiting):
         ways.journal.write(effect, Phase.LOST)
         raise trouble
 
@@ -236,7 +212,7 @@ def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
     if entry is None:
         return
     report.note(f"an earlier push of '{ref}' was interrupted; looking what became of it")
-    if not push_remote.appeared(kaggle, entry.effect, ways.waiting):
+    if not dataset_remote.appeared(kaggle, entry.effect, ways.waiting):
         ways.journal.write(entry.effect, Phase.LOST)
         return
     # Its uploads are in the version that appeared.
@@ -248,7 +224,7 @@ def _arrived(
     part: PartPlan, effect: Effect, kaggle: Kaggle, ways: Ways, wishes: Wishes, report: Reporter
 ) -> Pushed:
     """Wait until a part is there, and check that nobody else sees it."""
-    found = push_remote.until_there(kaggle, effect, ways.waiting, report)
+    found = dataset_remote.until_there(kaggle, effect, ways.waiting, report)
     ways.journal.write(effect, Phase.DONE)
     if not found.private and not wishes.public:
         raise OutsideError(

@@ -3,51 +3,22 @@
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from offline_kit import manifest
-from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
-from offline_kit.journal import Effect
+from offline_kit.errors import OutsideError, ProjectError
 from offline_kit.kaggle_gateway.nouns import Kaggle
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
-from offline_kit.patience import PassingError, Patience, attempts
-from offline_kit.push_plan import Remote, placed
+from offline_kit.patience import PassingError
+from offline_kit.push.dataset_plan import Remote, placed
+from offline_kit.push.journal import Effect
+from offline_kit.push.waiting import WAITING, Waiting, poll
 from offline_kit.report import SILENT, Reporter
 
 ENDED = frozenset({"ready", "failed", "deleted"})
 """States that do not change by themselves."""
-_NEVER = 10**6
 _MAX_MARKER = 64 << 20
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Waiting:
-    """How long to wait for Kaggle; all times in seconds."""
-
-    grace: float = 180.0
-    """For something that was sent to show at all."""
-    processing: float = 3600.0
-    """For what shows to be ready."""
-    first: float = 1.0
-    """The first pause between two looks; it doubles up to `longest`."""
-    longest: float = 15.0
-    """The longest pause."""
-    sleep: Callable[[float], None] = time.sleep
-    """Waits."""
-
-    def until(self, seconds: float) -> Patience:
-        """Return the patience to look for so long."""
-        return Patience(
-            attempts=_NEVER, backoff=self.first, longest=self.longest, deadline=seconds, sleep=self.sleep
-        )
-
-
-WAITING = Waiting()
 
 
 def look(kaggle: Kaggle, ref: str, waiting: Waiting = WAITING, report: Reporter = SILENT) -> Remote:
@@ -66,7 +37,7 @@ def look(kaggle: Kaggle, ref: str, waiting: Waiting = WAITING, report: Reporter 
             raise PassingError(f"it is still in the state '{state or 'hidden'}'")
         return state
 
-    state = _poll(ended, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+    state = poll(ended, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
     found = kaggle.dataset(ref)
     if found is None:
         return Remote(ref=ref)
@@ -120,7 +91,7 @@ def appeared(kaggle: Kaggle, effect: Effect, waiting: Waiting = WAITING) -> bool
         pass
 
     try:
-        return _poll(newer, waiting.until(waiting.grace), lambda e: _NothingError(str(e), hint="look again"))
+        return poll(newer, waiting.until(waiting.grace), lambda e: _NothingError(str(e), hint="look again"))
     except _NothingError:
         return False
 
@@ -167,7 +138,7 @@ def until_there(
             url=found.url,
         )
 
-    return _poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+    return poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
 
 
 def differences(part: Part, remote: Remote) -> tuple[str, ...]:
@@ -198,13 +169,6 @@ class _Told:
         if state != self._last:
             self._report.step(f"Kaggle processes '{self._ref}': {state or 'not visible yet'}")
             self._last = state
-
-
-def _poll(see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception], OfflineKitError]) -> _T:
-    for attempt in attempts(patience, may_pass=lambda _error: False, give_up=give_up):
-        with attempt:
-            return see()
-    raise AssertionError("unreachable")
 
 
 def _never_ready(ref: str, why: str) -> OutsideError:
