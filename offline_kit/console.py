@@ -2,13 +2,14 @@
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.errors import OfflineKitError
-from offline_kit.report import Advance
+from offline_kit.report import Advance, Say
 
 if TYPE_CHECKING:
     import rich.console
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 WIDTH = 140
 """Columns of a table that goes to a log."""
+LOG_SECONDS = 300.0
+"""Seconds between two words in a log about something that is waited for."""
 
 
 class Console:
@@ -77,6 +80,26 @@ class Console:
         with bars.Progress(*columns, console=self._err, transient=True) as bar:
             task = bar.add_task(text, total=total)
             yield lambda amount: bar.advance(task, amount)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Say]:
+        """Show a live line on a terminal; elsewhere say it anew every few minutes."""
+        if self.quiet:
+            yield lambda _words: None
+        elif self._err.is_terminal:
+            with self._err.status(text) as line:
+                yield lambda words: line.update(f"{text}: {_plain(words)}")
+        else:
+            self.note(text)
+            said = time.monotonic()
+
+            def say(words: str) -> None:
+                nonlocal said
+                if time.monotonic() - said >= LOG_SECONDS:
+                    said = time.monotonic()
+                    self.note(f"{text}: {words}")
+
+            yield say
 
     def error(self, error: OfflineKitError) -> None:
         """Show what went wrong, the details behind it and the next step."""

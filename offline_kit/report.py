@@ -6,6 +6,8 @@ from typing import Protocol
 
 Advance = Callable[[int], None]
 """Called with the amount of work that was just finished, in the unit of the bar."""
+Say = Callable[[str], None]
+"""Called with the newest words of a line that changes."""
 
 
 class Reporter(Protocol):
@@ -23,6 +25,9 @@ class Reporter(Protocol):
     def progress(self, text: str, total: int, *, unit: str = "B") -> AbstractContextManager[Advance]:
         """Open a bar over `total` units ("B" for bytes); the context yields its advance function."""
 
+    def waiting(self, text: str) -> AbstractContextManager[Say]:
+        """Show one line about something that others do; the context yields what changes its end."""
+
 
 class _Silent:
     """Says nothing."""
@@ -39,6 +44,10 @@ class _Silent:
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:  # noqa: ARG002
         yield lambda _amount: None
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Say]:  # noqa: ARG002
+        yield lambda _words: None
 
 
 SILENT: Reporter = _Silent()

@@ -118,6 +118,8 @@ FLOORS: list[set[str]] = [
     {"local_kaggle.start"},
     {"pipeline", "shipping"},  # conductors
     {"summary"},
+    {"commands.options"},
+    {"commands.kit", "commands.kaggle", "commands.stores"},
     {"cli"},  # front door
     {"__main__"},
 ]

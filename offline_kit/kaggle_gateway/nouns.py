@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -97,6 +98,184 @@ class NewVersion:
     """Blob token of every file by its posix path."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What a notebook has attached."""
+
+    datasets: tuple[str, ...] = ()
+    """"owner/slug" each."""
+    competitions: tuple[str, ...] = ()
+    """Slugs."""
+    notebooks: tuple[str, ...] = ()
+    """"owner/slug" each: their outputs."""
+    models: tuple[str, ...] = ()
+    """"owner/model/framework/variation/version" each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewNotebook:
+    """A version of a notebook that is pushed and run; always with the internet off."""
+
+    ref: str
+    """"owner/slug"."""
+    title: str
+    """Title; the slug follows from it."""
+    text: str
+    """The .ipynb as JSON text."""
+    sources: Sources = field(default_factory=Sources)
+    """What is attached."""
+    private: bool = True
+    """Whether only its owner sees it."""
+    gpu: bool = False
+    """Whether it asks for a GPU."""
+    machine: str = ""
+    """Kaggle's name of a machine shape, or empty."""
+    image: str = ""
+    """Digest of the image to pin, or empty."""
+    pinning: str = ""
+    """"original" where an image is pinned."""
+    seconds: int | None = None
+    """Limit of the session; None for Kaggle's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """What became of a push."""
+
+    ref: str
+    """"owner/slug" as Kaggle resolved it: where the title decides, another one than was asked for."""
+    version: int
+    """Number of the version."""
+    url: str
+    """Its page."""
+    rejected: tuple[str, ...] = ()
+    """Sources that Kaggle did not attach, as "dataset 'owner/slug'"; the version runs without them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemoteNotebook:
+    """A version of a notebook as Kaggle describes it."""
+
+    ref: str
+    """"owner/slug"."""
+    current: int
+    """Number of the newest version, whichever was asked for."""
+    private: bool
+    """Whether only its owner sees it."""
+    internet: bool
+    """Whether it may use the network."""
+    sources: Sources
+    """What is attached."""
+    text: str
+    """Its source, the .ipynb as JSON text."""
+    title: str = ""
+    """Its title."""
+    gpu: bool = False
+    """Whether it asks for a GPU."""
+    machine: str = ""
+    """The machine shape, or empty."""
+    image: str = ""
+    """The pinned image, or empty."""
+    url: str = ""
+    """Its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """How far the run of a version is."""
+
+    state: str
+    """"queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged" or "newscript"."""
+    failure: str = ""
+    """Kaggle's sentence about a failure."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogLine:
+    """A piece of a run's log."""
+
+    seconds: float
+    """Since the start of the run."""
+    stream: str
+    """"stdout" or "stderr"."""
+    text: str
+    """The words, line ends included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Competition:
+    """A competition as Kaggle describes it."""
+
+    slug: str
+    """Its slug."""
+    title: str
+    """Its title."""
+    deadline: datetime | None
+    """When it ends, in UTC; None where Kaggle does not say."""
+    code_only: bool
+    """Whether it takes submissions from notebooks alone."""
+    entered: bool
+    """Whether this account has accepted its rules."""
+    closed: bool
+    """Whether it takes no submissions at all."""
+    daily: int
+    """Submissions a day; 0 where Kaggle does not say."""
+    url: str = ""
+    """Its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How many submissions there may be."""
+
+    today: int
+    """Made today (UTC)."""
+    total: int
+    """Made in all."""
+    left: int
+    """Allowed now."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewSubmission:
+    """A code submission: a finished version of a notebook."""
+
+    competition: str
+    """Slug."""
+    notebook: str
+    """"owner/slug"."""
+    version: int
+    """The finished version."""
+    file: str
+    """Its output file that is scored."""
+    message: str
+    """What the list of submissions shows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """A submission as Kaggle describes it."""
+
+    ref: int
+    """Its number."""
+    date: datetime | None
+    """When it was made, in UTC."""
+    state: str
+    """"pending", "complete" or "error"."""
+    message: str
+    """What it was sent with."""
+    file: str = ""
+    """The scored file."""
+    error: str = ""
+    """Why there is no score; may be set with "complete" too, and may be empty with "error"."""
+    public: str = ""
+    """Public score as Kaggle writes it; empty for none yet."""
+    private: str = ""
+    """Private score as Kaggle writes it; empty for none yet."""
+    url: str = ""
+    """Its page."""
+
+
 class Kaggle(Protocol):
     """What we ask of Kaggle. Every call ends within a deadline; every failure is one of the errors above."""
 
@@ -126,3 +305,36 @@ class Kaggle(Protocol):
 
     def proxies(self) -> Mapping[str, str] | None:
         """Return the proxies that the bytes of a blob must take; None for what the environment says."""
+
+    def notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
+        """Return a version of a notebook (None: the newest), or None where there is none that we may see."""
+
+    def save_notebook(self, new: NewNotebook) -> Saved:
+        """Push a version, which begins to run. Never repeated once it may have had an effect."""
+
+    def run(self, ref: str, version: int) -> Run | None:
+        """Return how far the run of exactly this version is; None where there is none, or none yet."""
+
+    def log(self, ref: str, version: int) -> tuple[LogLine, ...]:
+        """Return the log of a version's run as far as it goes."""
+
+    def outputs(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
+        """Return the output files of a version's run, sorted by name."""
+
+    def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
+        """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""
+
+    def competition(self, slug: str) -> Competition | None:
+        """Return a competition, or None where there is none of this name."""
+
+    def limits(self, slug: str) -> Limits:
+        """Return how many submissions are left."""
+
+    def submit(self, new: NewSubmission) -> int:
+        """Queue a code submission; return its number, 0 where Kaggle does not tell it. Never repeated once it may have had an effect."""
+
+    def submission(self, ref: int) -> Submission | None:
+        """Return one submission; None while it does not show yet."""
+
+    def submissions(self, slug: str) -> tuple[Submission, ...]:
+        """Return our submissions to a competition, the latest first."""

@@ -1,0 +1,81 @@
+"""What several commands take, and the configuration that comes of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from offline_kit.config import Config
+
+Command = Callable[..., Any]
+PATH = click.Path(path_type=Path)
+
+
+def common(command: Command) -> Command:
+    """Add what every command takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
+        command
+    )
+    return click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors.")(command)
+
+
+def project_argument(command: Command) -> Command:
+    """Add the project's folder, by default the current one."""
+    return click.argument("project", default=".", type=PATH)(command)
+
+
+def options(*options: Command) -> Command:
+    """Return one decorator that adds all of these options in their order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+BUILD_OPTIONS = options(
+    click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file; repeat for more."),
+    click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob; repeat for more."),
+    click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
+    click.option("--competition", metavar="SLUG", help="Slug of the competition."),
+    click.option("--competition-data", type=PATH, metavar="DIR", help="Local copy of its data, for rehearsals."),
+    click.option("--image", metavar="NAME|FILE", help="Kaggle image to build for (see `image list`)."),
+    click.option("--accelerator", metavar="NAME", help="Machine shape on Kaggle; default none (CPU)."),
+    click.option("--package", "packages", multiple=True, type=PATH, metavar="DIR", help="Own package to build as a wheel."),
+    click.option("--module", "modules", multiple=True, type=PATH, metavar="PATH", help="Folder of modules or .py file to ship as it is."),
+    click.option("--template", metavar="NAME|FILE", help="Notebook template: lightning, function, plain, or your own file."),
+    click.option("--model", metavar="REF", help="Model class: package.module:Class or file.py:Class."),
+    click.option("--data", metavar="REF", help="Data class, written likewise."),
+    click.option("--function", metavar="REF", help="For the template `function`: module:function or file.py:function."),
+    click.option("--exclude", multiple=True, metavar="NAME", help="Package never to bundle."),
+    click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it."),
+    click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's."),
+    click.option("--engine", type=click.Choice(["auto", "uv", "pip-tools"]), help="Resolver of the freeze."),
+    click.option("--sdists", type=click.Choice(["both", "rename", "wheel"]), help="How packages without wheels travel."),
+    click.option("--out", type=PATH, metavar="DIR", help="Where the kit goes; default dist/offline-kit."),
+    click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
+)  # fmt: skip
+
+NOTEBOOK_FLAGS = ("template", "model", "data", "function")
+
+
+def load_config(project: Path, flags: dict[str, Any]) -> "Config":
+    """Return the project's configuration with the flags of BUILD_OPTIONS laid over it."""
+    from offline_kit import config
+
+    for name in ("competition_data", "out"):
+        flags[name] = flags[name].absolute() if flags.get(name) else None
+    for name in ("requirements", "packages", "modules"):
+        flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
+    notebook = {name: flags.pop(name) for name in NOTEBOOK_FLAGS}
+    return config.load(project, flags | {"notebook": notebook})
+
+
+TO_OPTIONS = options(
+    click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, help="The real Kaggle, or one on this machine."),
+    click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle; without one, it is served meanwhile."),
+)  # fmt: skip
