@@ -7,13 +7,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from listener import Listener
 
 from offline_kit import bundle, manifest
 from offline_kit.bundle import Contents
@@ -38,7 +38,7 @@ from offline_kit.model import (
     Wheel,
     Wheelhouse,
 )
-from offline_kit.report import SILENT, Advance
+from offline_kit.report import SILENT
 
 IMAGE = Image(
     name="kaggle-2026-10-cpu", title="", accelerator="none", python="3.13.7", packages={"numpy": "2.1.3"}
@@ -401,20 +401,6 @@ def test_other_content_is_another_kit(
     """Whatever the notebook would do differently is in the id."""
     first = bundle.assemble(contents, tmp_path / "out")
     assert bundle.assemble(change(contents), tmp_path / "out").id != first.id
-
-
-class Listener:
-    """Keeps what is said, and runs something in the middle of the copying."""
-
-    def __init__(self, during: Callable[[], None] = lambda: None) -> None:
-        self.during = during
-        self.said: list[str] = []
-        self.step = self.note = self.warn = self.said.append
-
-    @contextmanager
-    def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
-        self.during()
-        yield lambda _amount: None
 
 
 def test_nothing_changed_nothing_written(contents: Contents, tmp_path: Path) -> None:

@@ -6,11 +6,11 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from listener import Listener
 
 from offline_kit import image, own_code, pip_settings, proc
 from offline_kit.config import LOCK_NAME
@@ -19,7 +19,6 @@ from offline_kit.freeze import written
 from offline_kit.image import Image
 from offline_kit.model import Freeze, OwnCode
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.report import SILENT, Advance
 
 LOCAL = image.load("local", accelerator="none", project=Path())
 KAGGLE = image.load("", accelerator="none", project=Path())
@@ -46,21 +45,6 @@ def build_wheel(into, settings=None, metadata=None):
         archive.writestr("plants-1.0.dist-info/RECORD", time.ctime())
     return name
 '''
-
-
-class Listener:
-    """Keeps the warnings."""
-
-    def __init__(self) -> None:
-        self.warnings: list[str] = []
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    def step(self, text: str) -> None: ...
-    def note(self, text: str) -> None: ...
-    def progress(self, text: str, total: int, *, unit: str = "B") -> AbstractContextManager[Advance]:
-        return SILENT.progress(text, total, unit=unit)
 
 
 def tree(folder: Path, files: dict[str, str]) -> Path:

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from listener import Listener
 
 from offline_kit import pip_settings, proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
@@ -12,21 +13,6 @@ from offline_kit.rehearsal import environments, kernel, plan, pythons
 from offline_kit.rehearsal.environments import Workshop
 
 HERE = "{}.{}.{}".format(*sys.version_info)
-
-
-class Listener:
-    """Remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def step(self, text: str) -> None:
-        self.said.append(text)
-
-    note = warn = step
-
-    def progress(self, text: str, total: int, *, unit: str = "B") -> object:
-        raise AssertionError("no bar is opened here")
 
 
 def image(python: str = HERE, **packages: str) -> Image:

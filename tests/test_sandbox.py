@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from listener import Listener
 
 from offline_kit import sandbox
 from offline_kit.errors import OutsideError
@@ -347,21 +348,10 @@ def test_the_weak_sandbox_covers_one_file_of_a_mount(bench: Bench) -> None:
 def test_the_best_one_is_chosen_and_the_weak_one_is_warned_of() -> None:
     """Finding prefers real sandboxes; the weak one never passes silently."""
 
-    class Listener:
-        def __init__(self) -> None:
-            self.warnings: list[str] = []
-
-        def step(self, text: str) -> None: ...
-        def note(self, text: str) -> None: ...
-        def warn(self, text: str) -> None:
-            self.warnings.append(text)
-
-        def progress(self, text: str, total: int, *, unit: str = "B") -> object: ...
-
     listener = Listener()
-    assert sandbox.find(report=listener).kind == BEST[0].kind  # type: ignore[arg-type]
+    assert sandbox.find(report=listener).kind == BEST[0].kind
     assert not listener.warnings
-    assert sandbox.find(("weak",), report=listener).weak  # type: ignore[arg-type]
+    assert sandbox.find(("weak",), report=listener).weak
     assert "weak" in listener.warnings[0]
 
 

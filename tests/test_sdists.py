@@ -7,11 +7,12 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import uv
+from listener import Listener
 from local_index import LocalIndex, make_sdist, make_wheel, unreachable
 from sdist_makers import own_backend, wheel_of_installed
 
@@ -24,31 +25,10 @@ from offline_kit.index import Index
 from offline_kit.model import Sdist, SettledSdist
 from offline_kit.patience import Patience
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.report import SILENT
 from offline_kit.sdists import settle
 
 IMAGE = Image(name="test", title="", accelerator="none", python=platform.python_version(), packages={})
 needs_cut = pytest.mark.skipif(not network_cut(), reason="this system cannot cut a network")
-
-
-@dataclass
-class Listener:
-    """Remembers what a stage says."""
-
-    steps: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-    def step(self, text: str) -> None:
-        self.steps.append(text)
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def warn(self, text: str) -> None:
-        self.warnings.append(text)
-
-    progress = SILENT.progress
 
 
 @dataclass

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from listener import Listener
 from local_index import LocalIndex, make_sdist, make_wheel, unreachable
 from packaging.tags import sys_tags
 
@@ -64,29 +65,6 @@ def listed(filename: str, **more: object) -> IndexFile:
         requires_python="", yanked=False, has_metadata=False, upload_time="",
     )  # fmt: skip
     return replace(plain, **more)  # type: ignore[arg-type]
-
-
-@dataclass
-class Listener:
-    """Remembers what a stage says."""
-
-    said: list[str] = field(default_factory=list)
-    bars: list[tuple[int, list[int]]] = field(default_factory=list)
-
-    def step(self, text: str) -> None:
-        self.said.append(text)
-
-    note = warn = step
-
-    def progress(self, text: str, total: int, *, unit: str = "B") -> AbstractContextManager[Advance]:
-        amounts: list[int] = []
-        self.bars.append((total, amounts))
-
-        @contextmanager
-        def bar() -> Iterator[Advance]:
-            yield amounts.append
-
-        return bar()
 
 
 CHOICES = {
@@ -252,15 +230,12 @@ def test_an_interrupt_keeps_the_half_file_and_no_final_name(
     entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 40_000}))
 
     class Interrupting(Listener):
-        def progress(self, text: str, total: int, *, unit: str = "B") -> AbstractContextManager[Advance]:
-            @contextmanager
-            def bar() -> Iterator[Advance]:
-                def advance(amount: int) -> None:
-                    raise KeyboardInterrupt
+        @contextmanager
+        def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
+            def advance(amount: int) -> None:
+                raise KeyboardInterrupt
 
-                yield advance
-
-            return bar()
+            yield advance
 
     with pytest.raises(KeyboardInterrupt):
         fetch([pin("big")], IMAGE, asking(index, cache), cache=cache, report=Interrupting())
