@@ -160,6 +160,28 @@ def test_a_day_has_so_many_submissions(tmp_path: Path) -> None:
         assert "daily Submission allowance (1) today" in refused["error"]["message"]
 
 
+def test_what_stands_in_the_way_of_a_submission_is_told_beforehand(bench: Bench) -> None:
+    """Deadline, rules, closed and code-only are in GetCompetition; a submission in spite of them is refused."""
+    ask = {"competitionName": "small-digits"}
+    told = bench.rpc("GetCompetition", **ask)
+    assert told["url"] == told["ref"] == "https://www.kaggle.com/competitions/small-digits"
+    assert (told["title"], told["maxDailySubmissions"]) == ("Small digits", 5)
+    assert (told["userHasEntered"], told["isKernelsSubmissionsOnly"]) == (True, True)
+    assert (told["submissionsDisabled"], told["deadline"]) == (False, "2099-01-01T00:00:00.000Z")
+    version = run(bench, ANSWER)
+    for line, field, shown, status, said in (
+        ("entered = false", "userHasEntered", False, 403, "rules"),
+        ("closed = true", "submissionsDisabled", True, 400, "no submissions"),
+        ("deadline = 2020-02-01T12:00:00+02:00", "deadline", "2020-02-01T10:00:00.000Z", 400, "deadline"),
+        ('deadline = "2020-02-01"', "deadline", "2020-02-01T00:00:00.000Z", 400, "deadline"),
+    ):
+        bench.kaggle.catalog.add(competition(bench.folder, line))
+        assert bench.rpc("GetCompetition", **ask)[field] == shown
+        refused = submit(bench, version)
+        assert (refused["status_code"], said in refused["error"]["message"]) == (status, True)
+    assert bench.rpc("GetSubmissionLimits", **ask)["numTotal"] == 0
+
+
 def test_a_submission_shows_late(tmp_path: Path) -> None:
     """404 first, then PENDING; another account never sees it."""
     with serving(tmp_path, Settings(visible_after=0.3, queued=0, scoring=0.6)) as bench:
@@ -202,6 +224,7 @@ def test_scoring_goes_on_after_the_server_was_started_again(tmp_path: Path) -> N
         ("", "metric"),
         ('metric = "f1_score"\nhiden = "x"', "hiden"),
         ('metric = "x"\npublic = "gone"', "gone"),
+        ('metric = "x"\ndeadline = "soon"', "soon"),
     ],
 )
 def test_a_wrong_competition_is_told(tmp_path: Path, text: str, told: str) -> None:

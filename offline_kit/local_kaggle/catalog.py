@@ -14,13 +14,16 @@ A folder has a `competition.toml`; every key has a default but `metric`:
     submission = "submission.csv"     # what a notebook has to write
     daily = 5                         # submissions a day (UTC)
     code_only = true                  # files are refused; default: whether there is a hidden folder
-    deadline = "2099-01-01T00:00:00Z"
+    deadline = 2099-01-01T00:00:00Z   # after it, submissions are refused
+    closed = false                    # true: it takes no submissions at all
+    entered = true                    # false: nobody has accepted its rules
     hours = 9                         # of the hidden run
 """
 
 import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +39,9 @@ from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 SERVICE = "competitions.CompetitionApiService/"
 _KEYS = {
     *("title", "slug", "public", "hidden", "solution", "metric", "options", "id", "submission", "daily"),
-    *("code_only", "deadline", "hours"),
+    *("code_only", "deadline", "closed", "entered", "hours"),
 }
+_FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
 class Catalog:
@@ -72,6 +76,17 @@ class Catalog:
         record = self.store.read("competitions", slug)
         if record is None:
             raise Refusal(404, f"Competition '{slug}' not found")
+        return record
+
+    def open(self, slug: str) -> Record:
+        """Return a competition that takes submissions; refuses one that does not, with the reason."""
+        record = self.get(slug)
+        if not record["entered"]:
+            raise Refusal(403, "You must accept this competition's rules before you can take part")
+        if record["closed"]:
+            raise Refusal(400, "Submission not allowed: this competition takes no submissions")
+        if self.store.now() > datetime.fromisoformat(record["deadline"]).timestamp():
+            raise Refusal(400, "Submission not allowed: the competition's deadline has passed")
         return record
 
     def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:  # noqa: ARG002 - all may see it
@@ -139,11 +154,11 @@ class Catalog:
             "evaluationMetric": record["metric"],
             "enabledDate": wire.stamp(record["created"]),
             "teamCount": 1,
-            "userHasEntered": True,
+            "userHasEntered": record["entered"],
             "maxDailySubmissions": record["daily"],
             "maxTeamSize": 1,
             "isKernelsSubmissionsOnly": record["code_only"],
-            "submissionsDisabled": False,
+            "submissionsDisabled": record["closed"],
         }
 
 
@@ -174,7 +189,9 @@ def _read(folder: Path) -> Record:
         "id_column": told.get("id", ""),
         "submission": told.get("submission", "submission.csv"),
         "code_only": told.get("code_only", hidden.is_dir()),
-        "deadline": str(told.get("deadline", "2099-01-01T00:00:00Z")),
+        "deadline": _deadline(told.get("deadline", _FAR), problems),
+        "closed": bool(told.get("closed", False)),
+        "entered": bool(told.get("entered", True)),
         "seconds": 3600.0 * told.get("hours", 9),
     }
     record["title"] = told.get("title") or str(record["slug"]).replace("-", " ").capitalize()
@@ -184,3 +201,13 @@ def _read(folder: Path) -> Record:
     if problems:
         raise UsageError(f"'{place}' cannot be used", hint="mend these", details=problems)
     return {**record, **({"daily": int(told["daily"])} if "daily" in told else {})}
+
+
+def _deadline(told: object, problems: list[str]) -> str:
+    """Return a date of TOML, or a text of one, as the service writes it; UTC unless it says otherwise."""
+    try:
+        when = datetime.fromisoformat(str(told))
+    except ValueError:
+        problems.append(f"deadline '{told}' is no date")
+        when = _FAR
+    return wire.stamp((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())

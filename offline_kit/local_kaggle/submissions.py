@@ -49,7 +49,7 @@ class Submissions:
 
     def submit_code(self, call: Call) -> Mapping[str, Any]:
         """Queue the hidden run of a finished notebook version."""
-        competition = self.catalog.get(call.text("competitionName"))
+        competition = self.catalog.open(call.text("competitionName"))
         number, name = call.number("kernelVersion"), call.text("fileName") or competition["submission"]
         found = self.kernels.version(call.text("kernelOwner"), call.text("kernelSlug"), number)
         if found is None or found[1]["owner"] != call.user:
@@ -65,12 +65,12 @@ class Submissions:
 
     def start_upload(self, call: Call) -> Mapping[str, Any]:
         """Open the upload of a submission file."""
-        self.catalog.get(call.text("competitionName"))
+        self.catalog.open(call.text("competitionName"))
         return self.blobs.open(call, Path(call.text("fileName") or "submission.csv").name, "SUBMISSION")
 
     def submit_file(self, call: Call) -> Mapping[str, Any]:
         """Queue the scoring of an uploaded file; a code competition takes none."""
-        competition = self.catalog.get(call.text("competitionName"))
+        competition = self.catalog.open(call.text("competitionName"))
         if competition["code_only"]:
             raise Refusal(400, "This competition only accepts submissions from notebooks")
         token = call.text("blobFileTokens")
