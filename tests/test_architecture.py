@@ -48,7 +48,9 @@ FLOORS: list[set[str]] = [
         "interpreters",
         "wheel_tools",
     },
-    {"sandbox", "building", "kaggle_gateway.client", "kaggle_gateway.uploads"},  # the door of that room
+    {"sandbox", "building", "kaggle_gateway.calls", "kaggle_gateway.uploads"},  # the door of that room
+    {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
+    {"kaggle_gateway.client"},
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
     {"push.dataset_plan", "push.ways"},  # the room of what goes to Kaggle

@@ -1,0 +1,154 @@
+"""Asking Kaggle: what is read is asked again while trouble may pass, what has an effect is sent once.
+
+An effect is sent again only where Kaggle said that it did nothing (429) or was never reached; whoever gets
+UnansweredError looks what became of it before sending it again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from offline_kit.errors import OfflineKitError, OutsideError
+from offline_kit.kaggle_gateway.nouns import RefusedError, UnansweredError, UnsentError
+from offline_kit.kaggle_gateway.session import Session, refusal
+from offline_kit.patience import PATIENT, PassingError, Patience, attempts
+
+READ_SECONDS = 60.0
+EFFECT_SECONDS = 300.0
+"""Creating a dataset of many files takes the service a while."""
+DOWNLOAD_SECONDS = 3600.0
+PAGE = 200
+
+ABSENT = frozenset({403, 404})
+"""What Kaggle answers for what is not there: to strangers it does not tell private from missing."""
+_T = TypeVar("_T")
+
+
+class Calls:
+    """Calls to Kaggle's services, repeated where that is safe."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        patience: Patience = PATIENT,
+        seconds: float = READ_SECONDS,
+        page: int = PAGE,
+    ) -> None:
+        """Give a read `seconds`, and a page of a listing `page` things."""
+        self.session = session
+        self._patience = patience
+        self._seconds = seconds
+        self._page = page
+
+    def read(self, method: str, body: Mapping[str, Any]) -> Any:
+        """Return the answer of a "package.Service/Method" without effect; raises what `Session.ask` does."""
+        request = _request(method, body)
+        return self._patiently(lambda: self.session.ask("call", request, deadline=self._seconds), _may_pass)
+
+    def read_or_none(
+        self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = ABSENT
+    ) -> dict[str, Any] | None:
+        """Return the answer, or None where Kaggle refuses with one of these statuses."""
+        try:
+            return dict(self.read(method, body))
+        except RefusedError as no:
+            if no.status in absent:
+                return None
+            raise
+
+    def pages(
+        self, method: str, body: Mapping[str, Any], *, most: int | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield a listing page by page, at most so many pages."""
+        token, count = "", 0
+        while most is None or count < most:
+            page = self.read(
+                method, {**body, "pageSize": self._page, **({"pageToken": token} if token else {})}
+            )
+            if page.get("errorMessage"):
+                raise refusal(str(page["errorMessage"]), 200)
+            yield page
+            before, token = token, str(page.get("nextPageToken") or "")
+            if not token or token == before:
+                return
+            count += 1
+
+    def effect(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer of a call that changes something; a refusal in a friendly answer is raised."""
+        request = _request(method, body)
+        answer = self._patiently(
+            lambda: self.session.ask("call", request, deadline=EFFECT_SECONDS), _had_no_effect
+        )
+        # A refusal comes with status 200, and the client would call it a success.
+        if answer.get("error") or str(answer.get("status") or "ok").lower() != "ok":
+            raise refusal(str(answer.get("error") or f"the request ended as '{answer['status']}'"), 200)
+        return dict(answer)
+
+    def download(self, method: str, body: Mapping[str, Any], into: Path) -> int:
+        """Write the file that a call leads to, and return its size in bytes.
+
+        Every attempt asks for the file anew, so that a link that expired meanwhile does no harm.
+        """
+        request = {**_request(method, body), "into": str(into)}
+
+        def fetch() -> Any:
+            into.unlink(missing_ok=True)
+            return self.session.ask("download", request, deadline=DOWNLOAD_SECONDS)
+
+        return int(self._patiently(fetch, _may_pass)["size"])
+
+    def _patiently(self, act: Callable[[], _T], may_pass: Callable[[Exception], bool]) -> _T:
+        for attempt in attempts(self._patience, may_pass=may_pass, give_up=_give_up):
+            with attempt:
+                try:
+                    return act()
+                except RefusedError as no:
+                    if no.after is not None and may_pass(no):
+                        raise PassingError(no.what, no.after) from no
+                    raise
+        raise AssertionError("unreachable")
+
+
+class Asking:
+    """What knows how to call Kaggle."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+
+def moment(text: object) -> datetime | None:
+    """Return a time of Kaggle's, which is in UTC with or without saying so; None for none or another form."""
+    try:
+        found = datetime.fromisoformat(str(text or ""))
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def state(text: object, default: str) -> str:
+    """Return a state in lower case without underscores; one left out is the first of them, as everywhere here."""
+    return str(text or default).replace("_", "").lower()
+
+
+def _request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    service, _, name = method.partition("/")
+    return {"service": service, "method": name, "body": dict(body)}
+
+
+def _may_pass(error: Exception) -> bool:
+    if isinstance(error, RefusedError):
+        return error.status == 429 or error.status >= 500
+    return isinstance(error, UnansweredError | UnsentError)
+
+
+def _had_no_effect(error: Exception) -> bool:
+    return isinstance(error, UnsentError) or (isinstance(error, RefusedError) and error.status == 429)
+
+
+def _give_up(trouble: Exception) -> OfflineKitError:
+    cause = trouble.__cause__ if isinstance(trouble, PassingError) else trouble
+    if isinstance(cause, OfflineKitError):
+        return cause
+    return OutsideError(str(trouble), hint="run the same command again later")

@@ -1,0 +1,102 @@
+"""Datasets on Kaggle: our questions in the words of its API, its answers in ours."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from offline_kit.kaggle_gateway.calls import Asking, state
+from offline_kit.kaggle_gateway.nouns import Blob, NewVersion, RemoteDataset, RemoteFile, UnansweredError
+
+_SERVICE = "datasets.DatasetApiService/"
+_LICENCE = "unknown"
+
+
+class Datasets(Asking):
+    """The part of `nouns.Kaggle` about datasets."""
+
+    def dataset(self, ref: str) -> RemoteDataset | None:
+        """Return a dataset, or None where there is none that we may see."""
+        answer = self._calls.read_or_none(_SERVICE + "GetDataset", _named(ref))
+        if answer is None:
+            return None
+        versions = answer.get("versions") or []
+        return RemoteDataset(
+            ref=ref,
+            version=int(answer.get("currentVersionNumber") or 0),
+            private=bool(answer.get("isPrivate")),
+            url=str(answer.get("url") or ""),
+            notes={int(v.get("versionNumber") or 0): str(v.get("versionNotes") or "") for v in versions},
+        )
+
+    def status(self, ref: str) -> str:
+        """Return the processing state in lower case without underscores, "" where there is no dataset."""
+        answer = self._calls.read_or_none(_SERVICE + "GetDatasetStatus", _named(ref))
+        return "" if answer is None else state(answer.get("status"), "NOT_YET_PERSISTED")
+
+    def files(self, ref: str, version: int | None = None) -> tuple[RemoteFile, ...]:
+        """Return all files of a version, sorted by name."""
+        body = {**_named(ref), **({"datasetVersionNumber": version} if version else {})}
+        found = [
+            RemoteFile(name=str(raw.get("name", "")), size=int(raw.get("totalBytes") or 0))
+            for page in self._calls.pages(_SERVICE + "ListDatasetFiles", body)
+            for raw in page.get("datasetFiles") or []
+        ]
+        return tuple(sorted(found, key=lambda each: each.name))
+
+    def start_blob(self, name: str, size: int, modified: int) -> Blob:
+        """Open a place for the bytes of a file."""
+        body: dict[str, Any] = {"type": "DATASET", "name": name, "lastModifiedEpochSeconds": modified}
+        if size:
+            body["contentLength"] = size
+        answer = self._calls.read("blobs.BlobApiService/StartBlobUpload", body)
+        if not answer.get("token") or not answer.get("createUrl"):
+            raise UnansweredError(
+                f"Kaggle gave no place for the bytes of '{name}'", hint="run the same command again"
+            )
+        return Blob(token=str(answer["token"]), url=str(answer["createUrl"]))
+
+    def create(self, new: NewVersion) -> str:
+        """Create a private dataset and return its page."""
+        owner, slug = new.ref.split("/")
+        body = {
+            "ownerSlug": owner,
+            "slug": slug,
+            "title": new.title,
+            "licenseName": _LICENCE,
+            "isPrivate": True,
+            "description": new.notes,
+            **_tree(new.tokens),
+        }
+        return str(self._calls.effect(_SERVICE + "CreateDataset", body).get("url") or "")
+
+    def add_version(self, new: NewVersion) -> str:
+        """Add a version to a dataset and return its page."""
+        body = {**_named(new.ref), "body": {"versionNotes": new.notes, **_tree(new.tokens)}}
+        return str(self._calls.effect(_SERVICE + "CreateDatasetVersion", body).get("url") or "")
+
+    def download(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
+        """Write one file to `into` and return its size in bytes."""
+        body = {**_named(ref), "fileName": name, **({"datasetVersionNumber": version} if version else {})}
+        return self._calls.download(_SERVICE + "DownloadDataset", body, into)
+
+
+def _named(ref: str) -> dict[str, Any]:
+    owner, _, slug = ref.partition("/")
+    return {"ownerSlug": owner, "datasetSlug": slug}
+
+
+def _tree(tokens: Mapping[str, str]) -> dict[str, Any]:
+    """Return files and folders as Kaggle takes them: `files` here, `directories` of the same shape below."""
+    top: dict[str, Any] = {"files": [], "directories": []}
+    folders = {"": top}
+
+    def folder(path: PurePosixPath) -> dict[str, Any]:
+        key = "" if str(path) == "." else str(path)
+        if key not in folders:
+            folders[key] = {"name": path.name, "files": [], "directories": []}
+            folder(path.parent)["directories"].append(folders[key])
+        return folders[key]
+
+    for name, token in sorted(tokens.items()):
+        folder(PurePosixPath(name).parent)["files"].append({"token": token})
+    return top

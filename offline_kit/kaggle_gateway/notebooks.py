@@ -1,0 +1,252 @@
+"""Notebooks on Kaggle: a version pushed, its run followed, its log and output fetched."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.errors import ProjectError
+from offline_kit.kaggle_gateway.calls import ABSENT, Asking, state
+from offline_kit.kaggle_gateway.nouns import (
+    LogLine,
+    NewNotebook,
+    RefusedError,
+    RemoteFile,
+    RemoteNotebook,
+    Run,
+    Saved,
+    Sources,
+    UnansweredError,
+)
+
+_SERVICE = "kernels.KernelsApiService/"
+_STATUS = _SERVICE + "GetKernelSessionStatus"
+_REJECTED = {
+    "invalidDatasetSources": "dataset",
+    "invalidCompetitionSources": "competition",
+    "invalidKernelSources": "notebook",
+    "invalidModelSources": "model",
+}
+
+
+class Notebooks(Asking):
+    """The part of `nouns.Kaggle` about notebooks."""
+
+    def notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
+        """Return a version of a notebook (None: the newest), or None where there is none that we may see."""
+        if version is None:
+            answer = self._calls.read_or_none(_SERVICE + "GetKernel", _named(ref))
+        else:
+            try:
+                answer = self._of_version(_SERVICE + "GetKernel", ref, version)
+            except RefusedError as no:
+                if no.status not in ABSENT:
+                    raise
+                answer = None
+        return None if answer is None else _notebook(ref, answer)
+
+    def save_notebook(self, new: NewNotebook) -> Saved:
+        """Push a version, which begins to run."""
+        answer = self._calls.effect(_SERVICE + "SaveKernel", _body(new))
+        ref = _ref(answer) or new.ref
+        version = int(answer.get("versionNumber") or 0)
+        if not version:
+            raise UnansweredError(
+                f"Kaggle does not tell which version of '{ref}' it made",
+                hint="run the same command again: it looks first whether there is a new version",
+            )
+        return Saved(
+            ref=ref,
+            version=version,
+            url=_page(ref, answer.get("url")),
+            rejected=tuple(
+                f"{kind} '{source}'"
+                for field, kind in _REJECTED.items()
+                for source in answer.get(field) or []
+            ),
+        )
+
+    def run(self, ref: str, version: int) -> Run | None:
+        """Return how far the run of exactly this version is; None where there is none, or none yet."""
+        try:
+            answer = self._calls.read(_STATUS, _named(ref, version))
+        except RefusedError as no:
+            if no.status not in ABSENT:
+                raise
+            answer = self._run_without_label(ref, version) if no.status == 404 else None
+        if answer is None:
+            return None
+        return Run(
+            state=state(answer.get("status"), "QUEUED"), failure=str(answer.get("failureMessage") or "")
+        )
+
+    def log(self, ref: str, version: int) -> tuple[LogLine, ...]:
+        """Return the log of a version's run as far as it goes."""
+        try:
+            answer = self._of_version(_SERVICE + "ListKernelSessionOutput", ref, version)
+        except RefusedError as no:
+            if no.status not in ABSENT:
+                raise
+            return ()  # no run, no log
+        return _log(str(answer.get("log") or ""))
+
+    def outputs(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
+        """Return the output files of a version's run, sorted by name."""
+        method = _SERVICE + "ListKernelFiles"
+        try:
+            pages = list(self._calls.pages(method, _named(ref, version)))
+        except RefusedError as no:
+            if no.status != 404 or self._newest(ref) != version:
+                raise
+            pages = list(self._calls.pages(method, _named(ref)))
+        found = [
+            RemoteFile(name=str(raw.get("name") or ""), size=int(raw.get("size") or 0))
+            for page in pages
+            for raw in page.get("files") or []
+        ]
+        return tuple(sorted(found, key=lambda each: each.name))
+
+    def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
+        """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""
+        owner, _, slug = ref.partition("/")
+        body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
+        return self._calls.download(_SERVICE + "DownloadKernelOutput", body, into)
+
+    def _of_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
+        """Return an answer about a version; without its label where Kaggle knows none and it is the newest."""
+        try:
+            return dict(self._calls.read(method, _named(ref, version)))
+        except RefusedError as no:
+            if no.status != 404 or self._newest(ref) != version:
+                raise
+        return dict(self._calls.read(method, _named(ref)))
+
+    def _run_without_label(self, ref: str, version: int) -> dict[str, Any] | None:
+        """Return the state of the newest run where that is the version's; None where one cannot tell.
+
+        A label may be refused because this run does not show yet, while an earlier one answers without label:
+        where the version before has a run under its label, labels are understood.
+        """
+        if self._newest(ref) != version:
+            return None
+        if version > 1 and self._calls.read_or_none(_STATUS, _named(ref, version - 1)) is not None:
+            return None
+        return self._calls.read_or_none(_STATUS, _named(ref))
+
+    def _newest(self, ref: str) -> int:
+        found = self.notebook(ref)
+        return found.current if found else 0
+
+
+def _named(ref: str, version: int | None = None) -> dict[str, Any]:
+    owner, _, slug = ref.partition("/")
+    return {"userName": owner, "kernelSlug": slug, **({"versionLabel": f"v{version}"} if version else {})}
+
+
+def _body(new: NewNotebook) -> dict[str, Any]:
+    """Return the request; what is not wanted is left out, but the flags, whose defaults are not ours."""
+    wishes = {
+        "datasetDataSources": list(new.sources.datasets),
+        "competitionDataSources": list(new.sources.competitions),
+        "kernelDataSources": list(new.sources.notebooks),
+        "modelDataSources": list(new.sources.models),
+        "dockerImage": new.image,
+        "dockerImagePinningType": new.pinning,
+        "machineShape": new.machine,
+        "sessionTimeoutSeconds": new.seconds,
+    }
+    return {
+        "slug": new.ref,
+        "newTitle": new.title,
+        "text": _clean(new),
+        "language": "python",
+        "kernelType": "notebook",
+        "isPrivate": new.private,
+        "enableGpu": new.gpu,
+        "enableTpu": False,
+        "enableInternet": False,
+        **{name: wish for name, wish in wishes.items() if wish},
+    }
+
+
+def _clean(new: NewNotebook) -> str:
+    """Return the notebook as Kaggle takes it: no outputs, every source one string."""
+    try:
+        told = json.loads(new.text)
+        for cell in told["cells"]:
+            if cell.get("cell_type") == "code" and "outputs" in cell:
+                cell["outputs"] = []
+            if isinstance(cell.get("source"), list):
+                cell["source"] = "".join(cell["source"])
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ProjectError(
+            f"what is to be pushed as '{new.ref}' is no notebook", hint="build the kit again"
+        ) from error
+    return json.dumps(told)
+
+
+def _notebook(ref: str, answer: Mapping[str, Any]) -> RemoteNotebook:
+    told = answer.get("metadata") or {}
+
+    def refs(field: str) -> tuple[str, ...]:
+        return tuple(str(each) for each in told.get(field) or [])
+
+    return RemoteNotebook(
+        ref=_ref(told) or ref,
+        current=int(told.get("currentVersionNumber") or 0),
+        private=bool(told.get("isPrivate")),
+        internet=bool(told.get("enableInternet")),
+        sources=Sources(
+            datasets=refs("datasetDataSources"),
+            competitions=refs("competitionDataSources"),
+            notebooks=refs("kernelDataSources"),
+            models=refs("modelDataSources"),
+        ),
+        text=str((answer.get("blob") or {}).get("source") or ""),
+        title=str(told.get("title") or ""),
+        gpu=bool(told.get("enableGpu")),
+        machine=str(told.get("machineShape") or ""),
+        image=str(told.get("dockerImage") or ""),
+        url=_page(_ref(told) or ref, told.get("url")),
+    )
+
+
+def _ref(answer: Mapping[str, Any]) -> str:
+    """Return "owner/slug" of "owner/slug", "/code/owner/slug" or an address; "" where there is none."""
+    for field in ("ref", "url"):
+        steps = [step for step in str(answer.get(field) or "").split("?")[0].split("/") if step]
+        if "code" in steps[:-2]:
+            steps = steps[steps.index("code") + 1 :][:2]
+        if len(steps) == 2:
+            return "/".join(steps)
+    return ""
+
+
+def _page(ref: str, url: object) -> str:
+    said = str(url or "")
+    return said if said.startswith("http") else f"https://www.kaggle.com/code/{ref}"
+
+
+def _log(text: str) -> tuple[LogLine, ...]:
+    """Return the pieces of a log: a JSON array as text, which may be cut; anything else is taken as it is."""
+    decoder, found, at = json.JSONDecoder(), list[LogLine](), text.find("{")
+    if not text.lstrip().startswith(("[", "{")):
+        at = -1
+    while at >= 0:
+        try:
+            event, end = decoder.raw_decode(text, at)
+            found.append(_line(event))
+        except (ValueError, TypeError, AttributeError):
+            break
+        at = text.find("{", end)
+    if found or not text.strip() or text.strip() == "[]":
+        return tuple(found)
+    return (LogLine(seconds=0.0, stream="stdout", text=text),)
+
+
+def _line(event: Mapping[str, Any]) -> LogLine:
+    return LogLine(
+        seconds=float(event.get("time") or 0),
+        stream=str(event.get("stream_name") or "stdout"),
+        text=str(event.get("data") or ""),
+    )
