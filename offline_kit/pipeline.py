@@ -297,9 +297,7 @@ def status(config: Config) -> Status:
     problems = tuple(
         line for part in kit.parts for line in manifest.verify(kit.part_folder(part), part, hashes=False)
     )
-    last = rehearsing.last(kit)
-    mine = last if last and last.get("kit") == kit.id else None
-    return Status(config=config, kit=kit, problems=problems, rehearsal=mine)
+    return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.last(kit))
 
 
 def prune(days: int) -> int:

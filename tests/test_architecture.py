@@ -32,6 +32,7 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.session",
         "kit_install",
         "kit_submission",
+        "kit_rows",
         "kit_lightning",
         "scripts",
         "sandboxes.bubblewrap",
@@ -105,6 +106,7 @@ FLOORS: list[set[str]] = [
         "local_kaggle.judge",
     },  # the room of the local Kaggle
     {"local_kaggle.store", "local_kaggle.links", "local_kaggle.incoming"},
+    {"local_kaggle.run_logs"},
     {
         "local_kaggle.accounts",
         "local_kaggle.blobs",

@@ -1,13 +1,13 @@
 """/kaggle/input as the notebook will find it: the treated kit and the competition's data, in either layout."""
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, kaggle_rules
+from offline_kit import files, kaggle_rules, kit_rows
 from offline_kit.errors import ProjectError, UsageError
+from offline_kit.kit_runtime import KitError
 from offline_kit.model import Kit
 from offline_kit.sandboxes.box import Mount
 
@@ -46,7 +46,7 @@ class Wanted:
     layout: str = "new"
     """One of LAYOUTS."""
     rows: int | None = None
-    """Rows of the test set; None: all of them."""
+    """Rows of the test set, repeated under new ids where there are fewer; None: all of them."""
 
 
 def lay_out(wanted: Wanted, folder: Path) -> Inputs:
@@ -81,7 +81,7 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
             ", ".join(path.name for path in covers)
             or "nothing: no test*.csv, test* folder or sample was found"
         )
-        notes.append(f"cut to {wanted.rows} rows: {cut}")
+        notes.append(f"test set of {wanted.rows} rows: {cut}")
     return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
 
 
@@ -128,56 +128,9 @@ def _words(stem: str) -> set[str]:
 
 
 def _cut(data: Path, sample: Path | None, rows: int, into: Path) -> tuple[list[Path], Path | None]:
-    """Write cut copies of the sample and the test set's lists, and folders of the test files that remain.
-
-    The test set is recognised by its name at the top of the data: test*.csv (rows whose id is among the
-    sample's first ones, else simply the first rows) and folders called test* whose files are named by
-    the ids. Anything else stays whole. Returns what covers the originals, and the sample to compare with.
-    """
     into.mkdir()
-    covers: list[Path] = []
-    ids: list[str] = []
-    key = ""
-    if sample:
-        table = _read(sample, rows)
-        key, ids = table[0][0], [row[0] for row in table[1:]]
-        cut_sample = _write(into / sample.name, table)
-        covers += [cut_sample] if sample.parent == data else []
-        sample = cut_sample
-    for path in sorted(data.glob("[tT][eE][sS][tT]*.csv")):
-        table = _read_known(path, key, ids) if ids else []
-        covers.append(_write(into / path.name, table if len(table) > 1 else _read(path, rows)))
-        if not ids:
-            ids = [row[0] for row in _read(covers[-1], rows)[1:]]
-    for folder in sorted(path for path in data.glob("[tT][eE][sS][tT]*") if path.is_dir()):
-        kept = [path for path in folder.iterdir() if path.is_file() and {path.name, path.stem} & set(ids)]
-        if kept:
-            for path in kept:
-                files.link_or_copy(path, into / folder.name / path.name)
-            covers.append(into / folder.name)
-    return covers, sample
-
-
-def _read(path: Path, rows: int) -> list[list[str]]:
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = [row for _, row in zip(range(rows + 1), csv.reader(stream), strict=False)]
-    if not table or not table[0]:
-        raise ProjectError(f"'{path}' is empty", hint="check the competition's data")
-    return table
-
-
-def _read_known(path: Path, key: str, ids: Sequence[str]) -> list[list[str]]:
-    known = set(ids)
-    with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
-        head = next(reader, [])
-        if key not in head:
-            return []
-        column = head.index(key)
-        return [head, *(row for row in reader if len(row) > column and row[column] in known)]
-
-
-def _write(path: Path, table: Iterable[Sequence[str]]) -> Path:
-    with path.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream, lineterminator="\n").writerows(table)
-    return path
+    try:
+        return kit_rows.cut_rows(data, sample, rows, into, files.link_or_copy)
+    except KitError as error:
+        what, _, hint = str(error).partition("\nNEXT: ")
+        raise ProjectError(what, hint=hint) from error

@@ -67,6 +67,10 @@ class Rehearsal:
 
     kit: str
     """Id of the kit."""
+    notebook: str
+    """Hex SHA-256 of the notebook."""
+    rows_wanted: int | None
+    """As asked for."""
     fidelity: str
     """"matching" or "stand-in" ("image" is for runs in Kaggle's own image)."""
     differences: tuple[str, ...]
@@ -135,6 +139,8 @@ def rehearse(
         judged = verdict.judge(ran, bench, request.submission, inputs.sample)
         outcome = Rehearsal(
             kit=request.kit.id,
+            notebook=files.sha256_of(notebook),
+            rows_wanted=request.rows,
             fidelity=level,
             differences=differences,
             notes=(*ready.notes, *inputs.notes, *judged.notes),
@@ -211,9 +217,13 @@ def _remove(folder: Path) -> None:
 
 
 def last(kit: Kit) -> dict[str, Any] | None:
-    """Return the report of the kit's last rehearsal ("passed", "kit", "problem" and Rehearsal's fields), or None."""
+    """Return the report of the last rehearsal of this very kit and notebook, or None.
+
+    It has "passed", "problem" ("what", "hint", "details") and Rehearsal's fields.
+    """
     try:
         found = json.loads((kit.folder / "rehearsal" / "report.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        mine = (found["kit"], found["notebook"])
+        return dict(found) if mine == (kit.id, files.sha256_of(plan.notebook_of(kit)[0])) else None
+    except (OSError, ValueError, KeyError, TypeError, ProjectError):
         return None
-    return found if isinstance(found, dict) else None
