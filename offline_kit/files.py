@@ -173,6 +173,35 @@ def locked(place: Path, *, timeout: float = 600.0) -> Iterator[None]:
         lock.release()
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file under its lock, and have it on the disk before returning.
+
+    A last line that a crash cut short stays a line of its own.
+    """
+    with locked(path.with_suffix(".lock")), disk_errors(path.parent):
+        new = not path.exists()
+        with path.open("ab+") as stream:
+            cut = ""
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                cut = "" if stream.read(1) == b"\n" else "\n"
+            stream.write(f"{cut}{line}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if new:
+            _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def tree(folder: Path) -> tuple[Path, ...]:
     """Return all files below a folder, relative and sorted."""
     return tuple(sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))

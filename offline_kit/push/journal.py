@@ -5,14 +5,13 @@ killed, only this journal says that there may have been an effect, and what stoo
 """
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from offline_kit.files import disk_errors, locked
+from offline_kit.files import append_line
 
 
 class Phase(StrEnum):
@@ -38,13 +37,13 @@ class Effect:
     """Something that is done once."""
 
     action: str
-    """"create" or "version"."""
+    """"create" or "version" of a dataset, "submit" of a notebook, ..."""
     target: str
-    """What it is done to: "owner/slug"."""
+    """What it is done to: "owner/slug", or "competition:owner/slug@v4"."""
     before: int
-    """The version number that was current beforehand; 0 for none."""
+    """The newest number there beforehand, of versions or of submissions; 0 for none."""
     content: str
-    """Id of the part that is sent."""
+    """By what it is recognised: the id of the part that is sent, the mark of a submission."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +66,8 @@ class Journal:
 
     def write(self, effect: Effect, phase: Phase) -> None:
         """Add a line and have it on the disk."""
-        line = json.dumps({**asdict(effect), "phase": phase.value, "at": round(time.time(), 3)}) + "\n"
-        with locked(self.path.with_suffix(".lock")), disk_errors(self.path.parent):
-            new = not self.path.exists()
-            with self.path.open("ab+") as stream:
-                # A line that a crash cut short must not swallow this one.
-                if stream.tell() and not _ends_whole(self.path):
-                    line = "\n" + line
-                stream.write(line.encode())
-                stream.flush()
-                os.fsync(stream.fileno())
-            if new:
-                _sync_folder(self.path.parent)
+        at = round(time.time(), 3)
+        append_line(self.path, json.dumps({**asdict(effect), "phase": phase.value, "at": at}))
 
     def entries(self) -> tuple[Entry, ...]:
         """Return all lines in their order; those that a crash cut short are left out."""
@@ -92,12 +81,6 @@ class Journal:
         """Return the last effect on a target if it is not known how it ended."""
         last = next((entry for entry in reversed(self.entries()) if entry.effect.target == target), None)
         return last if last and last.phase in _OPEN else None
-
-
-def _ends_whole(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(-1, os.SEEK_END)
-        return stream.read(1) == b"\n"
 
 
 def _entry(line: bytes) -> Entry | None:
@@ -115,13 +98,3 @@ def _effect(raw: Mapping[str, object]) -> Effect:
         before=int(str(raw["before"])),
         content=str(raw["content"]),
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
