@@ -28,6 +28,8 @@ FLOORS: list[set[str]] = [
     {
         "web",
         "push.journal",
+        "push.ledger",
+        "git_state",
         "push.waiting",
         "kaggle_gateway.session",
         "kit_install",
