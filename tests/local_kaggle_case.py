@@ -43,9 +43,16 @@ def plainly(job: Job) -> Result:
     cells = json.loads(job.notebook)["cells"]
     env = {"INPUT": str(shown), **({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {})}
     code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    done = subprocess.run([sys.executable, "-c", code], cwd=output, env=env, capture_output=True, text=True)
-    failure = done.stderr.strip().splitlines()[-1] if done.returncode else ""
-    return Result(failure=failure, log=((0.1, done.stdout + done.stderr),))
+    words = [sys.executable, "-u", "-c", code]
+    with subprocess.Popen(
+        words, cwd=output, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout
+        said = []
+        for line in process.stdout:
+            job.say(line)
+            said.append(line)
+    return Result(failure=said[-1].strip() if process.returncode else "")
 
 
 def notebook(*cells: str) -> dict[str, Any]:

@@ -28,7 +28,11 @@ FLOORS: list[set[str]] = [
     {
         "web",
         "push.journal",
+        "push.memory",
         "push.ledger",
+        "push.notebook_same",
+        "push.outputs",
+        "push.run_logs",
         "git_state",
         "push.waiting",
         "kaggle_gateway.session",
@@ -86,7 +90,7 @@ FLOORS: list[set[str]] = [
         "rehearsal.pythons",
         "rehearsal.submission",
     },
-    {"rehearsal.fidelity", "rehearsal.kernel", "rehearsal.verdict"},
+    {"rehearsal.fidelity", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
     {
         "freeze.stage",
         "wheelhouse",
@@ -96,6 +100,7 @@ FLOORS: list[set[str]] = [
         "bundle",
         "notebook",
         "push.datasets",
+        "push.runs",
         "rehearsal.stage",
     },  # stages
     {

@@ -9,6 +9,7 @@ import pytest
 from local_kaggle_case import HASTY, KERNEL, Bench, needs_client, notebook, serving
 
 from offline_kit.errors import UsageError
+from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.judge import ScoringError, judge
 from offline_kit.local_kaggle.settings import Settings
 
@@ -207,6 +208,25 @@ def test_a_file_can_be_submitted_where_code_is_not_asked_for(tmp_path: Path) -> 
         (place / "competition.toml").write_text('metric = "share.py:right"')
         bench.kaggle.catalog.add(place)
         assert bench.cli(*words).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (Fault(on="SCORE", fail="Scoring broke down"), ("ERROR", "Scoring broke down")),
+        (Fault(on="SCORE", ends="ERROR"), ("ERROR", "")),
+        (Fault(on="SCORE", ends="COMPLETE", fail="No score for you"), ("COMPLETE", "No score for you")),
+        (Fault(on="SCORE", stuck="PENDING"), ("PENDING", "")),
+    ],
+)
+def test_a_submission_ends_as_asked(bench: Bench, fault: Fault, told: tuple[str, str]) -> None:
+    """Faults of a SCORE: an error with a text or with none, COMPLETE without a score, no end at all."""
+    bench.kaggle.faults.add(fault)
+    ref = submit(bench, run(bench, ANSWER))["ref"]
+    bench.until(lambda: bench.rpc("GetSubmission", ref=ref).get("status") == told[0])
+    shown = bench.rpc("GetSubmission", ref=ref)
+    assert (shown["status"], shown["errorDescription"]) == told
+    assert "publicScore" not in shown
 
 
 def test_scoring_goes_on_after_the_server_was_started_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,145 @@ def test_a_lost_answer_leaves_a_version(bench: Bench) -> None:
     with pytest.raises(OSError, match=r"reset|closed|aborted"):
         push(bench, "1")
     bench.finished(1)
+
+
+SLOWLY = """
+import pathlib, time
+print("first")
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+print("second")
+"""
+
+
+def let_go(bench: Bench, version: int = 1) -> None:
+    """Let the notebook SLOWLY come to its end."""
+    place = bench.kaggle.store.place("kernels", *KERNEL.split("/"), "versions", str(version))
+    bench.until(lambda: bool(list(place.glob("run-*/output"))))
+    (next(place.glob("run-*/output")) / "go").touch()
+
+
+def said(bench: Bench, version: int = 1) -> list[dict[str, Any]]:
+    """Return the log of a version as far as it goes."""
+    text = bench.rpc("ListKernelSessionOutput", **ASK, versionLabel=f"v{version}").get("log")
+    return list(json.loads(text or "[]"))
+
+
+def stream(bench: Bench, label: str = "", user: str = "alice") -> Any:
+    """Follow the log of a notebook as the client does."""
+    import base64
+    import urllib.request
+
+    place = f"{bench.server.url}/api/v1/kernels/logs/stream/{KERNEL}"
+    secret = base64.b64encode(f"{user}:key-of-{user}".encode()).decode()
+    headers = {"Authorization": f"Basic {secret}", "Accept": "text/event-stream, */*"}
+    asked = urllib.request.Request(place + (f"?versionLabel={label}" if label else ""), headers=headers)
+    return urllib.request.urlopen(asked, timeout=30)
+
+
+def test_a_log_grows_while_the_notebook_runs(bench: Bench) -> None:
+    """Lines are there as they are said, with a time that never goes back; outputs are not, before the end."""
+    push(bench, SLOWLY)
+    bench.until(lambda: bool(said(bench)))
+    assert [event["data"] for event in said(bench)] == ["first\n"]
+    assert bench.rpc("ListKernelSessionOutput", **ASK)["files"] == []
+    let_go(bench)
+    bench.finished(1)
+    first, second = said(bench)
+    assert (first["stream_name"], second["data"]) == ("stdout", "second\n")
+    assert 0 <= first["time"] < second["time"]
+
+
+def test_a_log_is_streamed_while_the_notebook_runs(bench: Bench) -> None:
+    """From the first line on, as server-sent events up to END_OF_LOG; as a JSON array when it has ended."""
+    push(bench, SLOWLY)
+    bench.until(lambda: bool(said(bench)))
+    with stream(bench, "v1") as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        first = json.loads(answer.readline().removeprefix(b"data: "))
+        assert first["data"] == "first\n"
+        let_go(bench)
+        rest = [line for line in answer.read().splitlines() if line.startswith(b"data: ")]
+    assert json.loads(rest[0][6:])["data"] == "second\n"
+    assert rest[1:] == [b"data: END_OF_LOG"]
+    bench.finished(1)
+    with stream(bench) as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+        assert json.load(answer) == said(bench)
+
+
+@pytest.mark.parametrize(
+    ("label", "user", "status"), [("v7", "alice", 404), ("1", "alice", 404), ("", "bob", 403)]
+)
+def test_a_log_that_is_not_there_cannot_be_followed(bench: Bench, label: str, user: str, status: int) -> None:
+    """A version is named by "vN", and a private notebook is its owner's."""
+    import urllib.error
+
+    push(bench, "1")
+    bench.finished(1)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        stream(bench, label, user)
+    assert caught.value.code == status
+
+
+@needs_client
+def test_the_client_follows_a_log_over_a_lost_connection(bench: Bench) -> None:
+    """`kernels logs -f` prints every line once, and ends with the run."""
+    bench.kaggle.faults.add(Fault(on="LOGS", cut=80))
+    push(bench, SLOWLY)
+    bench.until(lambda: bool(said(bench)))
+    threading.Timer(3.0, let_go, [bench]).start()
+    followed = bench.cli("kernels", "logs", "-f", KERNEL)
+    assert (followed.stdout, followed.returncode) == ("first\nsecond\n", 0), followed.stderr
+    assert len(bench.server.traffic.ended("LOGS")) == 2
+    assert bench.cli("kernels", "logs", "-f", KERNEL).stdout == "first\nsecond\n", "and afterwards"
+
+
+def comes_to(bench: Bench, version: int, state: str) -> None:
+    """Wait for a state of a version's run."""
+    ask = {**ASK, "versionLabel": f"v{version}"}
+    bench.until(lambda: bench.rpc("GetKernelSessionStatus", **ask).get("status") == state)
+
+
+def test_a_run_fails_is_cancelled_or_never_ends_as_asked(tmp_path: Path) -> None:
+    """Faults of a RUN: a text, a state of the end, a state in which it stays."""
+    with serving(tmp_path) as bench:
+        for fault in (
+            Fault(on="RUN", fail="Your notebook tried to allocate more memory than is available."),
+            Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"),
+            Fault(on="RUN", stuck="RUNNING"),
+            Fault(on="RUN", stuck="QUEUED"),
+        ):
+            bench.kaggle.faults.add(fault)
+        push(bench, "print(1)")
+        bench.finished(1, "ERROR")
+        told = bench.rpc("GetKernelSessionStatus", **ASK)
+        assert told["failureMessage"].startswith("Your notebook tried to allocate")
+        assert said(bench)[0]["data"] == told["failureMessage"] + "\n"
+        for version, state in ((2, "CANCEL_ACKNOWLEDGED"), (3, "RUNNING"), (4, "QUEUED")):
+            push(bench, "print(1)")
+            comes_to(bench, version, state)
+    with serving(tmp_path) as bench:  # the faults are gone, and the runs that stayed are run anew
+        bench.finished(3)
+        bench.finished(4)
+
+
+def test_a_run_without_its_input(bench: Bench) -> None:
+    """The push named no invalid source, and yet the dataset is not there."""
+    upload = bench.rpc("blobs.BlobApiService/StartBlobUpload", type="DATASET", name="a.txt")
+    import urllib.request
+
+    urllib.request.urlopen(
+        urllib.request.Request(upload["createUrl"], data=b"", method="PUT"), timeout=30
+    ).close()
+    names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
+    bench.rpc("CreateDataset", ownerSlug="alice", files=[{"token": upload["token"]}], **names)
+    bench.ready()
+    bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
+    for version, state in ((1, "ERROR"), (2, "COMPLETE")):
+        assert push(bench, READ, datasetDataSources=[SLUG])["invalidDatasetSources"] == []
+        bench.finished(version, state)
+    assert "FileNotFoundError" in "".join(event["data"] for event in said(bench))
 
 
 def test_links_to_outputs_expire(tmp_path: Path) -> None:

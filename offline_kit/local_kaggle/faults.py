@@ -3,12 +3,12 @@
 Faults stand in `faults.json` in the state's folder, a list of objects that is read again whenever it
 changes; in a process that holds the server, `Faults.add` takes one too. A fault names the calls that it
 meets by `on`: an RPC's method ("CreateDataset"), its whole name, "PUT" (bytes of an upload), "GET" (a link
-to a file), with wildcards. It passes over the first `after` calls, meets the next `times` (0: all of
+to a file), "LOGS" (a log that is followed), with wildcards. It passes over the first `after` calls, meets the next `times` (0: all of
 them), and does, in this order:
 
     delay         seconds to wait first
     cut           bytes of the request's body after which the connection is reset (an upload keeps those);
-                  at a GET: bytes of the file after which it is
+                  at GET and LOGS: bytes of the answer after which it is
     forget        true: the upload session has expired (404 from now on)
     status        this HTTP status instead of the call, with `message`, and `retry_after` seconds as header
     answer        this JSON object with status 200 instead of the call
@@ -16,8 +16,17 @@ them), and does, in this order:
     twice         true: the call is delivered twice; the second answer goes back
     stuck         a processing state at which versions made by this call stay ("BLOBS_RECEIVED"), or "FAILED"
 
+Two things happen that nobody calls: "RUN", a run of a pushed version, and "SCORE", a submission that comes to
+its end. Theirs are `delay`, and
+
+    fail          it ends as an error with this text, without having run
+    ends          it ends in this state, without having run: "CANCEL_ACKNOWLEDGED"; "ERROR" at a SCORE for one
+                  that does not say why; "COMPLETE" with `fail` for one that has a text and no score
+    stuck         a state in which it stays: "QUEUED" or "RUNNING"; at a SCORE "PENDING"
+    without       a kind of data source that the run does not get: "dataset", "competition", "kernel", "model"
+
     [{"on": "CreateDataset", "lose_answer": true}, {"on": "PUT", "cut": 100000, "times": 2},
-     {"on": "GetDatasetStatus", "status": 429, "retry_after": 1}]
+     {"on": "GetDatasetStatus", "status": 429, "retry_after": 1}, {"on": "RUN", "without": "dataset"}]
 """
 
 import json
@@ -60,7 +69,13 @@ class Fault:
     twice: bool = False
     """The call is delivered twice."""
     stuck: str = ""
-    """Where versions made by this call stay."""
+    """Where versions made by this call, or a run, stay."""
+    fail: str = ""
+    """Text of the error in which a run or a submission ends."""
+    ends: str = ""
+    """State in which a run or a submission ends; "" for its own, or ERROR under `fail`."""
+    without: str = ""
+    """Kind of data source that a run does not get."""
 
 
 NONE = Fault(on="")
@@ -84,7 +99,7 @@ class Faults:
             self._added.append(fault)
 
     def meet(self, name: str) -> Fault:
-        """Return what goes wrong at this call ("package.Service/Method", "PUT" or "GET"); counts it."""
+        """Return what goes wrong at this call ("package.Service/Method", "PUT", "RUN" ...); counts it."""
         with self._lock:
             self._reload()
             for fault in (*self._added, *self._read):

@@ -19,6 +19,8 @@ class Target:
     """Host name; empty in origin form."""
     path: str
     """Path, still quoted."""
+    query: str = ""
+    """What follows its question mark."""
 
     @property
     def foreign(self) -> bool:
@@ -31,6 +33,15 @@ class Target:
         words = words[1:] if words[:1] == ["api"] else words
         return "/".join(words[1:]) if len(words) == 3 and words[0] == "v1" and "." in words[1] else ""
 
+    def log(self) -> dict[str, str]:
+        """Return the request for the log that is to be followed; empty where it is something else."""
+        words = self.path.strip("/").split("/")
+        words = words[1:] if words[:1] == ["api"] else words
+        if len(words) != 6 or words[:4] != ["v1", "kernels", "logs", "stream"]:
+            return {}
+        label = urllib.parse.parse_qs(self.query).get("versionLabel", [""])[0]
+        return {"userName": words[4], "kernelSlug": words[5], "versionLabel": label}
+
     def after(self, prefix: str) -> str:
         """Return the first word behind a prefix, or ""."""
         return self.path.removeprefix(prefix).partition("/")[0] if self.path.startswith(prefix) else ""
@@ -39,7 +50,9 @@ class Target:
 def target_of(line: str) -> Target:
     """Read the target of a request line."""
     split = urllib.parse.urlsplit(line)
-    return Target(host=(split.hostname or "") if split.scheme else "", path=split.path or "/")
+    return Target(
+        host=(split.hostname or "") if split.scheme else "", path=split.path or "/", query=split.query
+    )
 
 
 class Stream(Protocol):

@@ -5,10 +5,12 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from offline_kit.local_kaggle.running import Finder, Job, Result, Runner
+from offline_kit.local_kaggle.faults import Fault, Faults
+from offline_kit.local_kaggle.run_logs import RunLogs
+from offline_kit.local_kaggle.running import Finder, Job, Result, Runner, unheard
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 
@@ -29,12 +31,19 @@ class KernelRuns:
     """The runs of one local Kaggle; a version's record holds its state."""
 
     def __init__(
-        self, store: Store, settings: Settings, runner: Runner, finders: Mapping[str, Finder]
+        self,
+        store: Store,
+        settings: Settings,
+        runner: Runner,
+        finders: Mapping[str, Finder],
+        faults: Faults,
     ) -> None:
         self.store = store
         self.settings = settings
         self.runner = runner
         self.finders = finders
+        self.faults = faults
+        self.logs = RunLogs(store)
 
     def invalid(self, kind: str, refs: list[str], user: str) -> list[str]:
         """Return those of the data sources that cannot be attached."""
@@ -43,6 +52,7 @@ class KernelRuns:
 
     def begin(self, key: Key) -> None:
         """Let a version run in the background."""
+        self.logs.begin(key)
         threading.Thread(target=self._run, args=(key,), daemon=True).start()
 
     def output(self, key: Key) -> Path:
@@ -58,23 +68,27 @@ class KernelRuns:
         key: Key,
         folder: Path,
         *,
-        covered: Mapping[str, Mapping[str, Path]],
-        rerun: bool,
+        covered: Mapping[str, Mapping[str, Path]] | None = None,
         timeout: float = _HOURS,
+        say: Callable[[str], None] = unheard,
+        without: str = "",
     ) -> Result:
         """Run a version's source in `folder`, which is made empty.
 
-        `covered` gives, for the place of a data source, the entries that are there instead of its own.
+        `covered` makes it a hidden run: it gives, for the place of a data source, the entries that are there
+        instead of its own. Sources of the kind `without` are left out.
         """
         record = self.store.read(*key) or {}
+        record |= {SOURCES[without]: ()} if without else {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         job = Job(
             notebook=_notebook(self.source(key), str(record["kernelType"])),
-            inputs=tuple(self._inputs(record, covered)),
+            inputs=tuple(self._inputs(record, covered or {})),
             folder=folder,
             timeout=min(timeout, record.get("timeout") or _HOURS),
-            rerun=rerun,
+            rerun=covered is not None,
+            say=say,
         )
         with _AT_ONCE:
             return self.runner(job)
@@ -103,30 +117,37 @@ class KernelRuns:
         return rest if kind == "models" else rest.rpartition("/")[2]
 
     def _run(self, key: Key) -> None:
-        time.sleep(self.settings.queued)
+        fault = self.faults.meet("RUN")
+        time.sleep(self.settings.queued + fault.delay)
         began = self.store.now()
+        if fault.stuck:
+            self._change(key, state=fault.stuck, began=began)
+            return
         if not self._change(key, state="RUNNING", began=began):
             return
+        self.logs.begin(key)
         run = Path(tempfile.mkdtemp(prefix="run-", dir=self.store.place(*key)))
-        try:
-            result = self.execute(key, run, covered={}, rerun=False)
-        except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
-            result = Result(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
-        if not self.store.place(*key).exists():
-            return  # deleted meanwhile
-        events = [{"stream_name": "stdout", "time": at, "data": data} for at, data in result.log]
-        (self.store.place(*key) / "log.json").write_text(json.dumps(events), encoding="utf-8")
+        result = self._result(key, run, fault)
+        if not self.store.place(*key).exists():  # deleted meanwhile
+            self.logs.end(key)
+            return
+        for at, text in result.log:
+            self.logs.say(key, text, at=at)
         output = self.output(key)
         shutil.rmtree(output, ignore_errors=True)
         (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
         shutil.rmtree(run, ignore_errors=True)
-        state = "ERROR" if result.failure else "COMPLETE"
+        state = fault.ends or ("ERROR" if result.failure else "COMPLETE")
         self._change(key, state=state, failure=result.failure, seconds=self.store.now() - began)
+        self.logs.end(key)
 
-    def log(self, key: Key) -> str:
-        """Return a version's log, the text of a JSON array; empty before the run has ended."""
-        path = self.store.place(*key) / "log.json"
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    def _result(self, key: Key, folder: Path, fault: Fault) -> Result:
+        if fault.fail or fault.ends:
+            return Result(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
+        try:
+            return self.execute(key, folder, say=lambda text: self.logs.say(key, text), without=fault.without)
+        except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
+            return Result(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
 
     def _change(self, key: Key, **facts: object) -> bool:
         with self.store.lock:

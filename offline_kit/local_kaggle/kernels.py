@@ -1,5 +1,7 @@
 """Notebooks: every push is a version with a run of its own, and hardly any refusal is an HTTP error."""
 
+import itertools
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -122,7 +124,20 @@ class Kernels:
             {"fileName": path.as_posix(), "url": self.links.give(call.base, folder / path, path.name)}
             for path in page
         ]
-        return {"files": links, "log": self.runs.log(key), "nextPageToken": following}
+        return {"files": links, "log": self.runs.logs.text(key), "nextPageToken": following}
+
+    def follow_log(self, call: Call) -> Answer:
+        """Stream the log of a run while it goes on; give the whole of it when it has ended."""
+        key, version = self._session_key(call), self._session(call)
+        if version["state"] in ENDED:
+            return Answer(
+                body=self.runs.logs.text(key).encode(), headers={"Content-Type": "application/json"}
+            )
+        events = (
+            f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in self.runs.logs.follow(key)
+        )
+        pieces = (piece.encode() for piece in itertools.chain(events, ("data: END_OF_LOG\n\n",)))
+        return Answer(stream=pieces, headers={"Content-Type": "text/event-stream"})
 
     def list_files(self, call: Call) -> Mapping[str, Any]:
         """List the output files of a run with their sizes."""

@@ -5,6 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def unheard(text: str) -> None:
+    """Hear what a run says, and keep nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """What is run."""
@@ -19,6 +23,8 @@ class Job:
     """Seconds of wall-clock time."""
     rerun: bool = False
     """Whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)."""
+    say: Callable[[str], None] = unheard
+    """Takes what the run says, line by line while it says it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +33,8 @@ class Result:
 
     failure: str
     """Why it failed, one line; empty: it ran to its end."""
-    log: tuple[tuple[float, str], ...]
-    """What was said: (seconds since the start, text)."""
+    log: tuple[tuple[float, str], ...] = ()
+    """What was said and not told to `Job.say`: (seconds since the start, text)."""
 
 
 Runner = Callable[[Job], Result]

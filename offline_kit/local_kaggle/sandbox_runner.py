@@ -2,8 +2,9 @@
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from offline_kit.sandboxes.box import Mount
 _LAYERED = (
     "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
+_GLANCE = 0.1  # seconds between two looks at a log
 
 
 class SandboxRunner:
@@ -46,7 +48,7 @@ class SandboxRunner:
             return Result(failure=said, log=((0.0, f"{said}\n"),))
         if ran.working.is_dir():
             ran.working.replace(job.folder / "output")
-        return Result(failure=_failure(ran), log=_log(ran))
+        return Result(failure=_failure(ran))
 
     def _ran(self, job: Job, source: Path) -> Ran:
         chosen = sandbox.find(self.kinds, report=self.shop.report)
@@ -64,7 +66,9 @@ class SandboxRunner:
             timeout=job.timeout,
             env={"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {},
         )
-        return execution.run(bench, chosen, job.folder / "box", report=self.shop.report)
+        box = job.folder / "box"
+        with _telling(box / execution.LOG, job.say):
+            return execution.run(bench, chosen, box, report=self.shop.report)
 
     def _kernel(self, job: Job, source: Path) -> tuple[Python, tuple[str, ...], tuple[Mount, ...]]:
         """Return the kernel's Python, the words that start it, and what it needs to see besides."""
@@ -131,10 +135,40 @@ def _failure(ran: Ran) -> str:
     return "" if ran.outcome.ok else f"The notebook's process ended with code {ran.outcome.code}"
 
 
-def _log(ran: Ran) -> tuple[tuple[float, str], ...]:
-    """Return the run's words; when each was said is not known, so all have the time of the end."""
-    text = ran.log.read_text(encoding="utf-8", errors="replace") if ran.log.is_file() else ""
-    return tuple((round(ran.outcome.seconds, 2), line) for line in text.splitlines(keepends=True))
+@contextmanager
+def _telling(log: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Tell the lines of a log as it grows, while the block lasts."""
+    ended = threading.Event()
+
+    def follow() -> None:
+        place, rest, last = 0, b"", False
+        while not last:
+            last = ended.wait(_GLANCE)
+            new = _beyond(log, place)
+            place += len(new)
+            *lines, rest = (rest + new).split(b"\n")
+            for line in lines:
+                say(line.decode(errors="replace") + "\n")
+        if rest:
+            say(rest.decode(errors="replace"))
+
+    teller = threading.Thread(target=follow, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+def _beyond(path: Path, place: int) -> bytes:
+    """Return what a file has from a place on; nothing where it is not there yet."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(place)
+            return stream.read()
+    except FileNotFoundError:
+        return b""
 
 
 def _uv() -> Path:

@@ -5,7 +5,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,6 +22,7 @@ from offline_kit.local_kaggle.wire import Answer, Refusal
 
 _MAX_RPC = 128 << 20  # a notebook with its pictures fits
 _CHUNK = 1 << 18
+_SENDING = ("GET", "LOGS")  # where a cut is one of the answer
 
 
 class Server:
@@ -94,8 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._serve(target_of(self.path), "PUT")
 
     def do_GET(self) -> None:
-        """Send a file."""
-        self._serve(target_of(self.path), "GET")
+        """Send a file, or a log as it grows."""
+        target = target_of(self.path)
+        self._serve(target, "LOGS" if target.log() else "GET")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Say nothing; the traffic is logged without secrets."""
@@ -118,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._tell("done", name, received=body.received, status=answer.status)
             if fault.lose_answer:
                 raise _LostError
-            status, sent = answer.status, self._send(answer, cut=fault.cut if name == "GET" else -1)
+            status, sent = answer.status, self._send(answer, cut=fault.cut if name in _SENDING else -1)
         except (_LostError, OSError):  # also a sender or receiver that went away
             self._reset()
         finally:
@@ -128,7 +130,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, target: Target, name: str, body: Body, fault: Fault) -> Answer:
         """Return the answer to a call, injected faults and refusals included."""
         time.sleep(fault.delay)
-        body.cut_after = fault.cut if name != "GET" else -1
+        body.cut_after = fault.cut if name not in _SENDING else -1
         shape = self.server_of.kaggle.settings.error_shape
         try:
             if fault.forget:
@@ -158,6 +160,9 @@ class _Handler(BaseHTTPRequestHandler):
         if name == "GET":
             body.drain()
             return Answer(file=kaggle.links.find(target.after("/files/")))
+        if name == "LOGS":
+            body.drain()
+            return kaggle.follow_log(target.log(), self._headers(), self.server_of.url)
         if target.rpc():
             raw = body.whole(_MAX_RPC)
             return kaggle.call(target.rpc(), self._headers(), raw, self.server_of.url, fault)
@@ -170,6 +175,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Send an answer; return the bytes of its body."""
         if answer.file:
             return self._send_file(answer.file, cut)
+        if answer.stream:
+            return self._send_stream(answer, answer.stream, cut)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -177,6 +184,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(answer.body)
         return len(answer.body)
+
+    def _send_stream(self, answer: Answer, pieces: Iterator[bytes], cut: int) -> int:
+        """Send pieces in chunks, each at once; return the bytes of all."""
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        sent = 0
+        for piece in pieces:
+            if 0 <= cut < sent + len(piece):
+                raise _LostError
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            sent += len(piece)
+        self.wfile.write(b"0\r\n\r\n")
+        return sent
 
     def _send_file(self, path: Path, cut: int) -> int:
         """Send a file, or the rest of it that `Range` asks for."""

@@ -39,13 +39,13 @@ class LocalKaggle:
         self.datasets = Datasets(self.store, Versions(self.store, settings), self.blobs, self.links)
         self.catalog = Catalog(self.store, settings, self.links)
         finders: dict[str, Finder] = {"dataset": self.datasets.mounted, "competition": self.catalog.mounted}
-        runs = KernelRuns(self.store, settings, runner, finders)
+        runs = KernelRuns(self.store, settings, runner, finders, self.faults)
         self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
         finders["kernel"] = self.kernels.mounted
         verbatim = Versions(self.store, settings, verbatim=True)
         self.models = Models(self.store, verbatim, self.blobs, self.links)
         finders["model"] = self.models.mounted
-        self.submissions = Submissions(self.store, self.catalog, self.kernels, self.blobs)
+        self.submissions = Submissions(self.store, self.catalog, self.kernels, self.blobs, self.faults)
         self._rpcs: dict[str, Rpc] = {
             **self.accounts.rpcs(),
             **self.blobs.rpcs(),
@@ -75,6 +75,10 @@ class LocalKaggle:
         if fault.twice:
             answer = rpc(call)
         return answer if isinstance(answer, Answer) else wire.json_answer(answer)
+
+    def follow_log(self, asked: Mapping[str, str], headers: Mapping[str, str], base: str) -> Answer:
+        """Answer who follows the log of a run; raises Refusal."""
+        return self.kernels.follow_log(Call(user=self.accounts.user_of(headers), body=asked, base=base))
 
 
 def _parsed(raw: bytes) -> Mapping[str, Any]:

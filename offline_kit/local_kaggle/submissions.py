@@ -16,6 +16,7 @@ from offline_kit.errors import OfflineKitError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import Blobs
 from offline_kit.local_kaggle.catalog import SERVICE, Catalog
+from offline_kit.local_kaggle.faults import Faults
 from offline_kit.local_kaggle.kernels import Kernels
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Call, Refusal, Rpc
@@ -29,11 +30,14 @@ _LOCAL = "{:.5f} (LOCAL)"
 class Submissions:
     """The submissions of one local Kaggle."""
 
-    def __init__(self, store: Store, catalog: Catalog, kernels: Kernels, blobs: Blobs) -> None:
+    def __init__(
+        self, store: Store, catalog: Catalog, kernels: Kernels, blobs: Blobs, faults: Faults
+    ) -> None:
         self.store = store
         self.catalog = catalog
         self.kernels = kernels
         self.blobs = blobs
+        self.faults = faults
 
     def rpcs(self) -> dict[str, Rpc]:
         """Return the calls about submissions."""
@@ -131,11 +135,16 @@ class Submissions:
         threading.Thread(target=self._score, args=(record,), daemon=True).start()
 
     def _score(self, record: Record) -> None:
+        fault = self.faults.meet("SCORE")
+        time.sleep(fault.delay)
+        if fault.stuck:
+            return
         place = self.store.place("submissions", str(record["ref"]))
         folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
         try:
             competition = self.catalog.get(record["competition"])
-            facts = self._scored(record, competition, folder)
+            told = {"state": fault.ends or "ERROR", "error": fault.fail}
+            facts = told if fault.ends or fault.fail else self._scored(record, competition, folder)
         except Exception as error:  # noqa: BLE001 - a submission must end in a state
             facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
         shutil.rmtree(folder, ignore_errors=True)
@@ -150,7 +159,7 @@ class Submissions:
             key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
             covered = {place: self.catalog.hidden(competition)}
             limit = competition["seconds"]
-            result = self.kernels.runs.execute(key, folder, covered=covered, rerun=True, timeout=limit)
+            result = self.kernels.runs.execute(key, folder, covered=covered, timeout=limit)
             if result.failure:
                 late = "exceeded the max allowed" in result.failure
                 return {"state": "ERROR", "error": "Notebook Timeout" if late else "Notebook Threw Exception"}

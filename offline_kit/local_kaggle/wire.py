@@ -1,7 +1,7 @@
 """Kaggle's conventions on the wire: JSON in lowerCamelCase, absent means default, errors are nested."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,6 +70,8 @@ class Answer:
     """The body, unless a file is sent."""
     file: Path | None = None
     """A file to send instead of a body; ranges of it can be asked for."""
+    stream: Iterator[bytes] | None = None
+    """Pieces to send instead of a body, each as soon as it is there."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Headers besides the length."""
 

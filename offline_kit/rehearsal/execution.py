@@ -16,6 +16,8 @@ HOME = "/home/kaggle"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _ENDED = b"Ending Cell "
+LOG = "log.txt"
+"""Name of the log in the folder of a run; it grows while the run goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,7 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
         *([Mount(inside="/rehearsal/bin/uv", source=bench.uv)] if bench.uv else []),
         *bench.shown,
     ]
-    log = folder / "log.txt"
+    log = folder / LOG
     place = f"{before}/rehearsal"
     words = ["-m", "papermill", f"{place}/in/notebook.ipynb", f"{place}/out/executed.ipynb"]
     words += [
