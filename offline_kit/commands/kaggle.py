@@ -40,11 +40,11 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: 
         kit = pipeline.kit_of(config)
     else:
         kit = pipeline.build(config, upgrade=upgrade, report=console).kit
-    with shipping.where(to, at, console) as there, shipping.shipment(config, kit, there) as ship:
+    with shipping.where(to, at, console) as there, shipping.port(config, there) as port:
         if dry_run:
-            summary.show_push_plan(shipping.plan_data(ship, wishes, console), console)
+            summary.show_push_plan(shipping.plan_data(port, kit, wishes, console), console)
         else:
-            summary.show_push(shipping.push_data(ship, wishes, console), kit, console)
+            summary.show_push(shipping.push_data(port, kit, wishes, console), kit, console)
 
 
 @click.command("local")
