@@ -27,6 +27,8 @@ class Phase(StrEnum):
     """Kaggle said no."""
     LOST = "lost"
     """It was waited for and never came."""
+    VOID = "void"
+    """It happened, but not as it was meant: what came of it does not count."""
 
 
 _OPEN = frozenset({Phase.BEGUN, Phase.ANSWERED})
