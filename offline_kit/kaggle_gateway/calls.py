@@ -42,17 +42,17 @@ class Calls:
         self._seconds = seconds
         self._page = page
 
-    def read(self, method: str, body: Mapping[str, Any]) -> Any:
+    def read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer of a "package.Service/Method" without effect; raises what `Session.ask` does."""
         request = _request(method, body)
-        return self._patiently(lambda: self.session.ask("call", request, deadline=self._seconds), _may_pass)
+        return self._patiently(lambda: self._ask(request, self._seconds), _may_pass)
 
     def read_or_none(
         self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = ABSENT
     ) -> dict[str, Any] | None:
         """Return the answer, or None where Kaggle refuses with one of these statuses."""
         try:
-            return dict(self.read(method, body))
+            return self.read(method, body)
         except RefusedError as no:
             if no.status in absent:
                 return None
@@ -78,13 +78,11 @@ class Calls:
     def effect(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer of a call that changes something; a refusal in a friendly answer is raised."""
         request = _request(method, body)
-        answer = self._patiently(
-            lambda: self.session.ask("call", request, deadline=EFFECT_SECONDS), _had_no_effect
-        )
+        answer = self._patiently(lambda: self._ask(request, EFFECT_SECONDS), _had_no_effect)
         # A refusal comes with status 200, and the client would call it a success.
         if answer.get("error") or str(answer.get("status") or "ok").lower() != "ok":
             raise refusal(str(answer.get("error") or f"the request ended as '{answer['status']}'"), 200)
-        return dict(answer)
+        return answer
 
     def download(self, method: str, body: Mapping[str, Any], into: Path) -> int:
         """Write the file that a call leads to, and return its size in bytes.
@@ -98,6 +96,14 @@ class Calls:
             return self.session.ask("download", request, deadline=DOWNLOAD_SECONDS)
 
         return int(self._patiently(fetch, _may_pass)["size"])
+
+    def _ask(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        answer = self.session.ask("call", request, deadline=deadline)
+        if not isinstance(answer, dict):
+            raise UnansweredError(
+                f"the answer to '{request['method']}' makes no sense", hint="run the same command again later"
+            )
+        return answer
 
     def _patiently(self, act: Callable[[], _T], may_pass: Callable[[Exception], bool]) -> _T:
         for attempt in attempts(self._patience, may_pass=may_pass, give_up=_give_up):

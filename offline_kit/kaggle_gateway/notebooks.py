@@ -68,6 +68,7 @@ class Notebooks(Asking):
 
     def run(self, ref: str, version: int) -> Run | None:
         """Return how far the run of exactly this version is; None where there is none, or none yet."""
+        answer: dict[str, Any] | None
         try:
             answer = self._calls.read(_STATUS, _named(ref, version))
         except RefusedError as no:
@@ -115,11 +116,11 @@ class Notebooks(Asking):
     def _of_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
         """Return an answer about a version; without its label where Kaggle knows none and it is the newest."""
         try:
-            return dict(self._calls.read(method, _named(ref, version)))
+            return self._calls.read(method, _named(ref, version))
         except RefusedError as no:
             if no.status != 404 or self._newest(ref) != version:
                 raise
-        return dict(self._calls.read(method, _named(ref)))
+        return self._calls.read(method, _named(ref))
 
     def _run_without_label(self, ref: str, version: int) -> dict[str, Any] | None:
         """Return the state of the newest run where that is the version's; None where one cannot tell.
@@ -158,7 +159,7 @@ def _body(new: NewNotebook) -> dict[str, Any]:
     return {
         "slug": new.ref,
         "newTitle": new.title,
-        "text": _clean(new),
+        "text": as_sent(new.text),
         "language": "python",
         "kernelType": "notebook",
         "isPrivate": new.private,
@@ -169,20 +170,26 @@ def _body(new: NewNotebook) -> dict[str, Any]:
     }
 
 
-def _clean(new: NewNotebook) -> str:
-    """Return the notebook as Kaggle takes it: no outputs, every source one string."""
+def as_sent(text: str) -> str:
+    """Return a notebook as Kaggle takes it: no outputs, every source one string; the same text where that holds.
+
+    Raises ProjectError where it is no notebook.
+    """
     try:
-        told = json.loads(new.text)
-        for cell in told["cells"]:
-            if cell.get("cell_type") == "code" and "outputs" in cell:
-                cell["outputs"] = []
-            if isinstance(cell.get("source"), list):
-                cell["source"] = "".join(cell["source"])
+        told = json.loads(text)
+        changed = [_simplify(cell) for cell in told["cells"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ProjectError(
-            f"what is to be pushed as '{new.ref}' is no notebook", hint="build the kit again"
-        ) from error
-    return json.dumps(told)
+        raise ProjectError("what is to be pushed is no notebook", hint="build the kit again") from error
+    return json.dumps(told) if any(changed) else text
+
+
+def _simplify(cell: dict[str, Any]) -> bool:
+    before = dict(cell)
+    if cell.get("cell_type") == "code" and "outputs" in cell:
+        cell["outputs"] = []
+    if isinstance(cell.get("source"), list):
+        cell["source"] = "".join(cell["source"])
+    return cell != before
 
 
 def _notebook(ref: str, answer: Mapping[str, Any]) -> RemoteNotebook:
@@ -229,24 +236,20 @@ def _page(ref: str, url: object) -> str:
 
 def _log(text: str) -> tuple[LogLine, ...]:
     """Return the pieces of a log: a JSON array as text, which may be cut; anything else is taken as it is."""
-    decoder, found, at = json.JSONDecoder(), list[LogLine](), text.find("{")
-    if not text.lstrip().startswith(("[", "{")):
-        at = -1
+    found: list[LogLine] = []
+    at = text.find("{") if text.lstrip().startswith("[") else -1
     while at >= 0:
         try:
-            event, end = decoder.raw_decode(text, at)
+            event, end = json.JSONDecoder().raw_decode(text, at)
             found.append(_line(event))
-        except (ValueError, TypeError, AttributeError):
+        except (ValueError, TypeError, KeyError):
             break
         at = text.find("{", end)
-    if found or not text.strip() or text.strip() == "[]":
+    if found or text.strip() in ("", "[]"):
         return tuple(found)
     return (LogLine(seconds=0.0, stream="stdout", text=text),)
 
 
 def _line(event: Mapping[str, Any]) -> LogLine:
-    return LogLine(
-        seconds=float(event.get("time") or 0),
-        stream=str(event.get("stream_name") or "stdout"),
-        text=str(event.get("data") or ""),
-    )
+    stream = str(event.get("stream_name") or "stdout")
+    return LogLine(seconds=float(event.get("time") or 0), stream=stream, text=str(event["data"]))

@@ -26,6 +26,14 @@ from offline_kit.redaction import redact
 LOGIN_SECONDS = 60.0
 """Importing the client takes half a second, and a request where a token is configured."""
 
+_REMEDIES = {
+    "session count": "wait until a notebook that runs now has ended, or cancel it on Kaggle, and run the same command again",
+    "weekly gpu quota": "wait until the quota is renewed ('kaggle quota' tells when), or push without the GPU",
+    "submission allowance": "run the same command again tomorrow: Kaggle's day is that of UTC",
+    "accept this competition's rules": "join the competition and accept its rules on its page, and run the same command again",
+    "competitions.participate": "join the competition and accept its rules on its page, and run the same command again",
+}
+"""What to do about refusals that Kaggle's words tell apart better than their status."""
 _WORKER = Path(__file__).with_name("worker.py")
 _SOURCES = "KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json, or 'kaggle auth login'"
 _LOG_IN = f"give credentials in one of {_SOURCES}; or use --to local, which needs none"
@@ -222,6 +230,8 @@ def _error(told: dict[str, Any], what: str) -> OfflineKitError:
             hint="pip install --upgrade kaggle may help",
             details=(said,),
         )
+    if kind == "link":
+        return UnansweredError(f"no link of '{what}' works", hint=_AGAIN, details=(said,))
     return UnansweredError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))
 
 
@@ -235,5 +245,6 @@ def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
         409: "choose another slug or title in the configuration",
         429: "Kaggle asks us to slow down: run the same command again later",
     }
-    hint = _AGAIN if status >= 500 else hints.get(status, "see the words of Kaggle above")
+    usual = _AGAIN if status >= 500 else hints.get(status, "see the words of Kaggle above")
+    hint = next((remedy for words, remedy in _REMEDIES.items() if words in said.lower()), usual)
     return RefusedError(f"Kaggle says: {said}", hint=hint, status=status, after=after)

@@ -25,6 +25,8 @@ from typing import Any
 THREADS = 8
 """Requests under way at once; Kaggle's client has no locks, but each of its sessions serves one thread well."""
 
+_DEAD_LINK = frozenset({400, 401, 403, 404, 410})
+"""How a store of files answers for a link that has expired."""
 _TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
 
 
@@ -102,7 +104,7 @@ class Worker:
     def _http(self) -> Any:
         if getattr(self._mine, "http", None) is None:
             self._mine.client = self._api.build_kaggle_client()
-            self._mine.http = self._mine.client.http_client()
+            self._mine.http = _leave_files_alone(self._mine.client.http_client())
         return self._mine.http
 
     def _call(self, request: dict[str, Any]) -> Any:
@@ -112,7 +114,17 @@ class Worker:
         from kagglesdk.common.types.file_download import FileDownload
 
         body = _Body(request["body"])
-        with self._http().call(request["service"], request["method"], body, FileDownload) as response:
+        try:
+            found = self._http().call(request["service"], request["method"], body, FileDownload)
+        except Exception as error:
+            refused = getattr(error, "response", None)
+            if refused is None or not refused.history or refused.status_code not in _DEAD_LINK:
+                raise
+            # The service said yes; what it led us to says no. Asked again, it gives another link.
+            raise WorkerError(
+                "link", f"the link to the file was refused with {refused.status_code}"
+            ) from error
+        with found as response:
             size = 0
             with open(request["into"], "xb") as into:  # noqa: PTH123 - the standard library only, and plainly
                 for chunk in response.iter_content(1 << 20):
@@ -137,6 +149,20 @@ def _import() -> Any:
     except SystemExit as error:  # clients before 2.2.4 end the program that imports them
         raise WorkerError("login", "Kaggle's client found no credentials that are valid") from error
     return kaggle.api
+
+
+def _leave_files_alone(http: Any) -> Any:
+    """Return the client's transport, which no longer takes a JSON file with a "code" for an error of the service."""
+    usual = http._prepare_response
+
+    def prepare(kind: Any, response: Any) -> Any:
+        if kind is _Raw or not response.history:
+            return usual(kind, response)
+        response.raise_for_status()
+        return kind.prepare_from(response)
+
+    http._prepare_response = prepare
+    return http
 
 
 def _token() -> tuple[str, str]:
