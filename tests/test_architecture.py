@@ -112,7 +112,7 @@ FLOORS: list[set[str]] = [
         "local_kaggle.running",
         "local_kaggle.judge",
     },  # the room of the local Kaggle
-    {"local_kaggle.store", "local_kaggle.links", "local_kaggle.incoming"},
+    {"local_kaggle.store", "local_kaggle.links", "local_kaggle.incoming", "local_kaggle.packing"},
     {"local_kaggle.run_logs"},
     {
         "local_kaggle.accounts",
@@ -127,10 +127,15 @@ FLOORS: list[set[str]] = [
     {"local_kaggle.service"},
     {"local_kaggle.server"},
     {"local_kaggle.start"},
+    {"finding.proposal", "finding.tree"},  # the room of what `init` finds
+    {"finding.text", "finding.weights", "finding.contest", "finding.code", "finding.needs"},
+    {"finding.predicting"},
+    {"init"},
     {"pipeline", "shipping"},  # conductors
-    {"summary"},
+    {"ship"},
+    {"summary", "summary_start"},
     {"commands.options"},
-    {"commands.kit", "commands.kaggle", "commands.stores"},
+    {"commands.kit", "commands.kaggle", "commands.stores", "commands.start"},
     {"cli"},  # front door
     {"__main__"},
 ]

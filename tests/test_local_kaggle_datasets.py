@@ -22,24 +22,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         yield made
 
 
-def upload(bench: Bench, files: dict[str, bytes], user: str = "alice") -> list[dict[str, str]]:
-    """Upload files as the SDK does; return what CreateDataset takes."""
-    import urllib.request
-
-    tokens = []
-    for name, data in files.items():
-        words = {"type": "DATASET", "name": name, "contentLength": len(data)}
-        told = bench.rpc("blobs.BlobApiService/StartBlobUpload", user, **words)
-        request = urllib.request.Request(told["createUrl"], data=data, method="PUT")
-        urllib.request.urlopen(request, timeout=30).close()
-        tokens.append({"token": told["token"]})
-    return tokens
-
-
 def create(bench: Bench, files: dict[str, bytes], **more: object) -> dict[str, object]:
     """Create alice's private dataset of these files."""
     words = {"ownerSlug": "alice", "slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
-    return bench.rpc("CreateDataset", **{**words, "files": upload(bench, files), **more})
+    return bench.rpc("CreateDataset", **{**words, "files": bench.upload(files), **more})
 
 
 @needs_client
@@ -74,7 +60,7 @@ def test_the_client_cannot_see_what_is_private_to_others(bench: Bench) -> None:
     assert (done.returncode, "403" in done.stderr) == (1, True)
     assert bench.rpc("DownloadDataset", "bob", **ASK)["status_code"] == 403
     assert bench.rpc("ListDatasets", "bob")["datasets"] == []
-    body = {"versionNotes": "mine now", "files": upload(bench, {"b.txt": b"b"}, "bob")}
+    body = {"versionNotes": "mine now", "files": bench.upload({"b.txt": b"b"}, "bob")}
     assert bench.rpc("CreateDatasetVersion", "bob", **ASK, body=body)["error"]["message"] == (
         "Permission 'datasets.update' was denied"
     )
@@ -91,6 +77,45 @@ def test_a_token_works_and_a_wrong_one_is_told(bench: Bench) -> None:
     assert wrong.returncode == 1
     key = bench.cli("datasets", "status", SLUG, env={"KAGGLE_KEY": "wrong"})
     assert key.returncode == 1
+
+
+@needs_client
+def test_a_refresh_token_gives_tokens_that_work(bench: Bench) -> None:
+    """The client refreshes what has expired and keeps it for itself; a wrong one is refused and thrown away."""
+    create(bench, {"a.txt": b"a"})
+    bench.ready()
+    bench.kaggle.accounts.add("alice", key="key-of-alice", refresh="RT-alice")
+    place = bench.folder / "home-alice/.kaggle/credentials.json"
+    place.parent.mkdir(parents=True)
+    by_file = {"KAGGLE_USERNAME": None, "KAGGLE_KEY": None, "KAGGLE_API_TOKEN": None}
+    place.write_text(json.dumps({"refresh_token": "RT-alice", "username": "alice"}))
+    done = bench.cli("datasets", "status", SLUG, env=by_file)
+    assert "ready" in done.stdout, done
+    given = json.loads(place.read_text())["access_token"]
+    assert "ready" in bench.cli("datasets", "status", SLUG, env=by_file).stdout
+    assert len(bench.server.traffic.ended("GenerateAccessToken")) == 1, "it works for hours"
+    kept = [path.read_bytes() for path in (bench.folder / "state").rglob("*") if path.is_file()]
+    assert not any(secret.encode() in text for secret in (given, "RT-alice") for text in kept)
+    place.write_text(json.dumps({"refresh_token": "RT-nobody", "username": "alice"}))
+    assert bench.cli("datasets", "status", SLUG, env=by_file).returncode == 1
+    assert not place.exists()
+
+
+@needs_client
+def test_the_client_describes_and_deletes_a_dataset(bench: Bench) -> None:
+    """List, metadata, and the end of it; the name is free again."""
+    create(bench, {"a.txt": b"a"})
+    bench.ready()
+    assert SLUG in bench.cli("datasets", "list", "-m").stdout
+    assert bench.cli("datasets", "metadata", SLUG, "-p", bench.folder).returncode == 0
+    told = json.loads((bench.folder / "dataset-metadata.json").read_text())
+    told = json.loads(told) if isinstance(told, str) else told
+    assert told["info"]["isPrivate"] is True
+    assert bench.cli("datasets", "delete", SLUG, "-y", user="bob").returncode == 1
+    assert bench.cli("datasets", "delete", SLUG, "-y").returncode == 0
+    assert bench.rpc("GetDataset", **ASK)["status_code"] == 403
+    create(bench, {"b.txt": b"b"})
+    bench.ready()
 
 
 @needs_client
@@ -119,7 +144,7 @@ def test_without_credentials_nothing_is_told(bench: Bench) -> None:
 
 def test_directories_keep_their_structure(bench: Bench) -> None:
     """The SDK's `directories` field makes folders; no archive is needed."""
-    one, two, top = upload(bench, {"a.whl": b"1", "b.txt": b"22", "offline-kit.json": b"{}"})
+    one, two, top = bench.upload({"a.whl": b"1", "b.txt": b"22", "offline-kit.json": b"{}"})
     deep = {"name": "deep", "files": [two]}
     folders = [{"name": "wheels", "files": [one], "directories": [deep]}]
     words = {"ownerSlug": "alice", "slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
@@ -128,6 +153,24 @@ def test_directories_keep_their_structure(bench: Bench) -> None:
     assert bench.names() == {"offline-kit.json": 2, "wheels/a.whl": 1, "wheels/deep/b.txt": 2}
     bad = bench.rpc("CreateDatasetVersion", **ASK, body={"files": [], "directories": [{"name": ".."}]})
     assert bad["status_code"] == 400
+
+
+def test_a_tree_is_listed_folder_by_folder(bench: Bench) -> None:
+    """What lies directly in a folder, with paths from the dataset's top; in pages."""
+    deep = {"name": "deep", "files": bench.upload({"c.txt": b"", "d.txt": b""})}
+    sub = {"name": "sub", "files": bench.upload({"b.txt": b"1"}), "directories": [deep]}
+    create(bench, {"a.txt": b"12"}, directories=[sub])
+    bench.ready()
+    top = bench.rpc("ListTreeDatasetFiles", **ASK)
+    assert [each["relativeUrl"] for each in top["directories"]] == ["sub"]
+    assert [(each["name"], each["totalBytes"]) for each in top["files"]] == [("a.txt", 2)]
+    inner = bench.rpc("ListTreeDatasetFiles", **ASK, path="sub")
+    assert [each["relativeUrl"] for each in inner["directories"]] == ["sub/deep"]
+    assert [each["relativeUrl"] for each in inner["files"]] == ["sub/b.txt"]
+    first = bench.rpc("ListTreeDatasetFiles", **ASK, path="sub/deep", pageSize=1)
+    rest = bench.rpc("ListTreeDatasetFiles", **ASK, path="sub/deep", pageToken=first["nextPageToken"])
+    assert [each["name"] for each in first["files"] + rest["files"]] == ["c.txt", "d.txt"]
+    assert (first["totalChildren"], rest["nextPageToken"]) == (2, "")
 
 
 def test_archives_and_names_are_treated_as_on_kaggle(bench: Bench) -> None:
@@ -163,12 +206,12 @@ def test_effects_show_late(tmp_path: Path) -> None:
         assert (
             bench.rpc("GetDatasetStatus", **ASK)["error"]["message"] == "Permission 'datasets.get' was denied"
         )
-        early = bench.rpc("CreateDatasetVersion", **ASK, body={"files": upload(bench, {"b.txt": b""})})
+        early = bench.rpc("CreateDatasetVersion", **ASK, body={"files": bench.upload({"b.txt": b""})})
         assert early["status_code"] == 403, "the first version has to be finished before a second"
         bench.until(lambda: "status" in bench.rpc("GetDatasetStatus", **ASK))
         assert bench.rpc("GetDatasetStatus", **ASK)["status"] != "READY"
         bench.ready()
-        bench.rpc("CreateDatasetVersion", **ASK, body={"files": upload(bench, {"b.txt": b"bb"})})
+        bench.rpc("CreateDatasetVersion", **ASK, body={"files": bench.upload({"b.txt": b"bb"})})
         assert bench.rpc("GetDatasetStatus", **ASK)["status"] == "READY", "that of the old version"
         assert bench.rpc("GetDataset", **ASK)["currentVersionNumber"] == 1
         assert bench.rpc("ListDatasetFiles", **ASK, datasetVersionNumber=2)["status_code"] == 404
@@ -202,7 +245,7 @@ def test_a_name_that_is_taken_and_an_empty_request_are_refused(bench: Bench) -> 
 
 def test_nobody_can_use_the_uploads_of_another(bench: Bench) -> None:
     """A token belongs to who began the upload, and an unfinished one is worth nothing."""
-    stolen = upload(bench, {"a.txt": b"a"}, "bob")
+    stolen = bench.upload({"a.txt": b"a"}, "bob")
     open_ = bench.rpc("blobs.BlobApiService/StartBlobUpload", name="b.txt", contentLength=5)
     for files in (stolen, [{"token": open_["token"]}], [{"token": "../accounts"}]):
         words = {"ownerSlug": "alice", "slug": "my-offline-kit", "title": "My offline kit", "files": files}
@@ -214,7 +257,7 @@ def test_the_state_outlives_the_server(tmp_path: Path) -> None:
     with serving(tmp_path) as bench:
         create(bench, {"a.txt": b"a"})
         bench.ready()
-        bench.rpc("CreateDatasetVersion", **ASK, body={"files": upload(bench, {"b.txt": b"bb"})})
+        bench.rpc("CreateDatasetVersion", **ASK, body={"files": bench.upload({"b.txt": b"bb"})})
         bench.until(lambda: not list(bench.kaggle.store.folder.glob("**/versions/2/upload")))
     record = tmp_path / "state/datasets/alice/my-offline-kit/versions/2/record.json"
     told = json.loads(record.read_text())

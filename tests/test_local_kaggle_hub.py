@@ -3,13 +3,13 @@
 import importlib.util
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_kaggle_case import KERNEL, SLUG, Bench, needs_client, notebook, serving
+from local_kaggle_case import CLIENT, KERNEL, SLUG, Bench, needs_client, notebook, serving
+from test_local_kaggle_competitions import competition
 
 needs_hub = pytest.mark.skipif(not importlib.util.find_spec("kagglehub"), reason="kagglehub is missing")
 MODEL = "alice/my-model/pyTorch/base"
@@ -26,7 +26,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def hub(bench: Bench, code: str) -> list[str]:
     """Run code with kagglehub as alice; return what it printed behind GOT (it prints every request too)."""
     env = {**bench.environment(), "KAGGLE_API_ENVIRONMENT": "TEST"}
-    words = [sys.executable, "-c", f"import kagglehub\n{code}"]
+    words = [CLIENT, "-c", f"import kagglehub\n{code}"]
     done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return [line.removeprefix("GOT ") for line in done.stdout.splitlines() if line.startswith("GOT ")]
@@ -81,6 +81,71 @@ def test_kagglehub_uploads_and_downloads_a_model(bench: Bench) -> None:
     assert (Path(one, "weights.txt").read_text(), Path(two, "weights.txt").read_text()) == ("one", "two")
     assert Path(two, "sub/deep.txt").read_text() == "d"
     assert model("GetModelInstance", bench, "bob", **WHICH)["status_code"] == 403
+
+
+@needs_hub
+def test_kagglehub_downloads_a_competition(bench: Bench) -> None:
+    """One of its files, and all of them."""
+    bench.kaggle.catalog.add(competition(bench.folder))
+    code = "print('GOT', kagglehub.competition_download('small-digits', path='test.csv'))\n"
+    code += "print('GOT', kagglehub.competition_download('small-digits', force_download=True))"
+    one, every = hub(bench, code)
+    assert Path(one).read_text() == "id,x\np1,4\n"
+    assert sorted(path.name for path in Path(every).iterdir()) == [
+        "sample_submission.csv",
+        "test.csv",
+        "train.csv",
+    ]
+
+
+@needs_hub
+def test_kagglehub_downloads_the_output_of_a_notebook(bench: Bench) -> None:
+    """Of the newest version, or of the one that is named; one file of it, or all."""
+    words = {"slug": KERNEL, "newTitle": "My inference", "language": "python", "kernelType": "notebook"}
+    for number in (1, 2):
+        cell = "import pathlib\npathlib.Path('sub').mkdir()\npathlib.Path('sub/b.txt').write_text('b')\n"
+        cell += f"pathlib.Path('a.txt').write_text('{number}')"
+        bench.rpc("SaveKernel", text=json.dumps(notebook(cell)), isPrivate=True, **words)
+        bench.finished(number)
+    code = f"print('GOT', kagglehub.notebook_output_download('{KERNEL}'))\n"
+    code += f"print('GOT', kagglehub.notebook_output_download('{KERNEL}/versions/1', path='a.txt'))"
+    every, one = hub(bench, code)
+    assert Path(every, "a.txt").read_text() == "2"
+    assert Path(every, "sub/b.txt").read_text() == "b"
+    assert Path(one).read_text() == "1"
+
+
+@needs_client
+def test_the_client_lists_and_deletes_models(bench: Bench) -> None:
+    """Models, variations and versions: list, get, files, download, delete; a version's number is not given again."""
+    model("CreateModel", bench, ownerSlug="alice", slug="my-model", title="My model", isPrivate=True)
+    version(bench, "CreateModelInstance", framework=WHICH["framework"], instanceSlug="base")
+    for _ in range(2):
+        version(bench, "CreateModelInstanceVersion")
+    ask: dict[str, Any] = {**WHICH, "versionNumber": 3}
+    bench.until(lambda: bool(model("ListModelInstanceVersionFiles", bench, **ask).get("files")))
+    assert "alice/my-model" in bench.cli("models", "list", "--owner", "alice").stdout
+    assert '"versionNumber": 3' in bench.cli("models", "variations", "get", MODEL).stdout
+    listed = bench.cli("models", "variations", "versions", "list", MODEL, "-v")
+    assert [line[0] for line in listed.stdout.splitlines() if line[0].isdecimal()] == ["3", "2", "1"], listed
+    assert "a.txt" in bench.cli("models", "variations", "versions", "files", f"{MODEL}/3").stdout
+    goal = bench.folder / "goal"
+    done = bench.cli("models", "variations", "versions", "download", f"{MODEL}/3", "-p", goal)
+    assert done.returncode == 0, done.stderr
+    assert bench.cli("models", "variations", "versions", "delete", f"{MODEL}/2", "-y").returncode == 0
+    versions = model("ListModelInstanceVersions", bench, **WHICH)["versionList"]["versions"]
+    assert [each["versionNumber"] for each in versions] == [3, 1]
+    assert model("ListModelInstanceVersionFiles", bench, **WHICH, versionNumber=2)["status_code"] == 404
+    assert model("DeleteModelInstance", bench, "bob", **WHICH)["status_code"] == 403
+    assert bench.cli("models", "variations", "delete", MODEL, "-y").returncode == 0
+    assert model("GetModelInstance", bench, **WHICH)["status_code"] == 404
+    assert bench.cli("models", "delete", "alice/my-model", "-y").returncode == 0
+    assert "alice/my-model" not in bench.cli("models", "list", "--owner", "alice").stdout
+
+
+def version(bench: Bench, method: str, **body: Any) -> None:
+    """Give a model's variation a version of one empty file."""
+    model(method, bench, **WHICH, body={"files": bench.upload({"a.txt": b""}), **body})
 
 
 @needs_client

@@ -276,14 +276,8 @@ def test_a_run_fails_is_cancelled_or_never_ends_as_asked(tmp_path: Path) -> None
 
 def test_a_run_without_its_input(bench: Bench) -> None:
     """The push named no invalid source, and yet the dataset is not there."""
-    upload = bench.rpc("blobs.BlobApiService/StartBlobUpload", type="DATASET", name="a.txt")
-    import urllib.request
-
-    urllib.request.urlopen(
-        urllib.request.Request(upload["createUrl"], data=b"", method="PUT"), timeout=30
-    ).close()
     names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
-    bench.rpc("CreateDataset", ownerSlug="alice", files=[{"token": upload["token"]}], **names)
+    bench.rpc("CreateDataset", ownerSlug="alice", files=bench.upload({"a.txt": b""}), **names)
     bench.ready()
     bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
     for version, state in ((1, "ERROR"), (2, "COMPLETE")):

@@ -21,7 +21,6 @@ A folder has a `competition.toml`; every key has a default but `metric`:
 """
 
 import tomllib
-import zipfile
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +31,7 @@ from offline_kit.errors import UsageError
 from offline_kit.kaggle_names import slug_of
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.packing import packed
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
@@ -130,14 +130,7 @@ class Catalog:
     def download_all(self, call: Call) -> Answer:
         """Send to the link of a zip of all public files."""
         record = self.get(call.text("competitionName"))
-        final = self.store.place("competitions", record["slug"]) / "all.zip"
-        with self.store.lock:
-            if not final.exists():
-                part = final.with_suffix(".part")
-                with zipfile.ZipFile(part, "w", strict_timestamps=False) as packed:
-                    for name in _names(Path(record["public"])):
-                        packed.write(Path(record["public"]) / name, name)
-                part.replace(final)
+        final = packed(Path(record["public"]), self.store.place("competitions", record["slug"]) / "all.zip")
         return wire.redirect(self.links.give(call.base, final, f"{record['slug']}.zip"))
 
     def _told(self, record: Record) -> dict[str, Any]:

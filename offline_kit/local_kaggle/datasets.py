@@ -34,6 +34,7 @@ class Datasets:
             "GetDatasetStatus": self.status,
             "GetDataset": self.get,
             "ListDatasetFiles": self.list_files,
+            "ListTreeDatasetFiles": self.list_tree,
             "GetDatasetMetadata": self.metadata,
             "UpdateDatasetMetadata": self.update,
             "DeleteDataset": self.delete,
@@ -115,6 +116,37 @@ class Datasets:
         ]
         page, following = wire.page_of(listing, call.body)
         return {"datasetFiles": page, "nextPageToken": following}
+
+    def list_tree(self, call: Call) -> Mapping[str, Any]:
+        """List what lies directly in one folder of a version."""
+        key, version = self._version(call)
+        below = f"{call.text('path').strip('/')}/".lstrip("/")
+        inside = [
+            (name.removeprefix(below), size)
+            for name, size in self.versions.listing(key, version)
+            if name.startswith(below)
+        ]
+        folders = dict.fromkeys(name.partition("/")[0] for name, _ in inside if "/" in name)
+        found: list[dict[str, Any]] = [{"name": name, "relativeUrl": below + name} for name in folders]
+        found += [
+            {
+                "name": name,
+                "relativeUrl": below + name,
+                "totalBytes": size,
+                "creationDate": wire.stamp(version["created"]),
+            }
+            for name, size in inside
+            if "/" not in name
+        ]
+        page, following = wire.page_of(found, call.body)
+        return {
+            "directories": [each for each in page if "totalBytes" not in each],
+            "files": [each for each in page if "totalBytes" in each],
+            "totalDirectories": len(folders),
+            "totalFiles": len(found) - len(folders),
+            "totalChildren": len(found),
+            "nextPageToken": following,
+        }
 
     def metadata(self, call: Call) -> Mapping[str, Any]:
         """Tell what `datasets metadata` writes to a file."""

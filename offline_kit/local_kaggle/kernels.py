@@ -11,6 +11,7 @@ from offline_kit.kaggle_names import slug_of
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, KernelRuns
 from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.packing import packed
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
@@ -174,11 +175,15 @@ class Kernels:
         return {"kernels": page, "nextPageToken": following}
 
     def download(self, call: Call) -> Answer:
-        """Send to the link of one output file of one version."""
+        """Send to the link of one output file of one version, or of a zip of all."""
         label = f"v{call.number('versionNumber')}" if call.number("versionNumber") else ""
         words = {"userName": call.text("ownerSlug"), "kernelSlug": call.text("kernelSlug")}
         inner = Call(user=call.user, body={**words, "versionLabel": label}, base=call.base)
-        folder, name = self.runs.output(self._session_key(inner)), call.text("filePath")
+        key, name = self._session_key(inner), call.text("filePath")
+        folder = self.runs.output(key)
+        if not name and folder.is_dir():
+            zipped = packed(folder, folder.with_name("output.zip"))
+            return wire.redirect(self.links.give(call.base, zipped, f"{key[2]}.zip"))
         if name not in [path.as_posix() for path in files.tree(folder)]:
             raise Refusal(404, f"File '{name}' not found")
         return wire.redirect(self.links.give(call.base, folder / name, name.rpartition("/")[2]))

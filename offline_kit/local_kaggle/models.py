@@ -35,7 +35,12 @@ class Models:
             "GetModelInstance": self.get_instance,
             "ListModelInstanceVersionFiles": self.list_files,
             "DownloadModelInstanceVersion": self.download,
+            "ListModels": self.list_all,
+            "ListModelInstances": self.list_instances,
+            "ListModelInstanceVersions": self.list_versions,
             "DeleteModel": self.delete,
+            "DeleteModelInstance": self.delete_instance,
+            "DeleteModelInstanceVersion": self.delete_version,
         }
         return {_SERVICE + name: call for name, call in calls.items()}
 
@@ -85,9 +90,7 @@ class Models:
     def new_version(self, call: Call) -> Mapping[str, Any]:
         """Make a new version of a variation, a whole snapshot."""
         record = self._mine(call)
-        key = _key(record, call.text("framework"), call.text("instanceSlug"))
-        if self.store.read(*key) is None:
-            raise Refusal(404, "Model instance not found")
+        _, key = self._instance(call, record)
         body = call.body.get("body") or {}
         notes = wire.text(body, "versionNotes")
         self.versions.add(key, self._uploads(call, body), notes=notes, stuck=call.stuck)
@@ -96,7 +99,7 @@ class Models:
     def get_instance(self, call: Call) -> Mapping[str, Any]:
         """Tell about a variation and its newest version."""
         record = self._open(call)
-        return self._told(record, _key(record, call.text("framework"), call.text("instanceSlug")))
+        return self._told(record, self._instance(call, record)[1])
 
     def list_files(self, call: Call) -> Mapping[str, Any]:
         """List the files of a version."""
@@ -122,6 +125,62 @@ class Models:
         self.versions.wait()
         self.store.remove("models", record["owner"], record["slug"])
         return {}
+
+    def delete_instance(self, call: Call) -> Mapping[str, Any]:
+        """Remove a variation with all of its versions."""
+        _, key = self._instance(call, self._mine(call))
+        self.versions.wait()
+        self.store.remove(*key)
+        return {}
+
+    def delete_version(self, call: Call) -> Mapping[str, Any]:
+        """Remove one version; its number is not given again."""
+        _, key = self._instance(call, self._mine(call))
+        number = int(self.versions.get(key, call.number("versionNumber"))["number"])
+        self.versions.wait()
+        self.versions.delete(key, number)
+        return {}
+
+    def list_all(self, call: Call) -> Mapping[str, Any]:
+        """List the models that one may see."""
+        owner, search = call.text("owner").lower(), call.text("search").lower()
+        found = [
+            _named(record)
+            for each in self.store.names("models")
+            for record in self.store.records("models", each)
+            if (not record["private"] or record["owner"] == call.user)
+            and (not owner or record["owner"] == owner)
+            and search in f"{record['title']} {record['slug']}".lower()
+        ]
+        page, following = wire.page_of(found, call.body)
+        return {"models": page, "nextPageToken": following, "totalResults": len(found)}
+
+    def list_instances(self, call: Call) -> Mapping[str, Any]:
+        """List the variations of a model."""
+        page, following = wire.page_of(list(self._instances(self._open(call))), call.body)
+        return {"instances": page, "nextPageToken": following}
+
+    def list_versions(self, call: Call) -> Mapping[str, Any]:
+        """List the versions of a variation that show, the latest first."""
+        record = self._open(call)
+        instance, key = self._instance(call, record)
+        shown = [
+            {
+                "id": _version_id(instance, number),
+                "framework": instance["framework"],
+                "url": _url(record),
+                "variationSlug": instance["slug"],
+                "versionNumber": number,
+                "modelTitle": record["title"],
+                "isPrivate": record["private"],
+                "ownerSlug": record["owner"],
+                "modelSlug": record["slug"],
+            }
+            for number in reversed(self.versions.numbers(key))
+            if self.versions.shows(key, number)
+        ]
+        page, following = wire.page_of(shown, call.body)
+        return {"versionList": {"versions": page}, "nextPageToken": following}
 
     def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of "owner/model/framework/variation[/version]"; None where there is none."""
@@ -151,14 +210,21 @@ class Models:
                     self.versions.resume(key)
 
     def _version(self, call: Call) -> tuple[Key, Record]:
-        record = self._open(call)
-        key = _key(record, call.text("framework"), call.text("instanceSlug"))
+        _, key = self._instance(call, self._open(call))
         if wanted := call.number("versionNumber"):
             return key, self.versions.get(key, wanted)
         found = self.versions.newest(key, ready=True)
         if found is None:
             raise Refusal(404, "Model instance version not found")
         return key, found
+
+    def _instance(self, call: Call, record: Record) -> tuple[Record, Key]:
+        """Return the variation that a call names; 404 where the model has none such."""
+        key = _key(record, call.text("framework"), call.text("instanceSlug"))
+        found = self.store.read(*key)
+        if found is None:
+            raise Refusal(404, "Model instance not found")
+        return found, key
 
     def _open(self, call: Call) -> Record:
         owner, slug = call.text("ownerSlug"), call.text("modelSlug")
@@ -199,7 +265,7 @@ class Models:
             "slug": instance["slug"],
             "framework": instance["framework"],
             "licenseName": instance["license"],
-            "versionId": instance["id"] * 1000 + version["number"],
+            "versionId": _version_id(instance, version["number"]),
             "versionNumber": version["number"],
             "url": _url(record),
             "totalUncompressedBytes": sum(size for _, size in self.versions.listing(key, version)),
@@ -212,6 +278,10 @@ def _key(record: Record, framework: str, slug: str) -> Key:
     if not word or not slug:
         raise Refusal(400, "Framework and instance slug are needed")
     return ("models", record["owner"], record["slug"], "instances", word, slug.lower())
+
+
+def _version_id(instance: Record, number: int) -> int:
+    return int(instance["id"]) * 1000 + number
 
 
 def _url(record: Record) -> str:

@@ -22,7 +22,7 @@ from offline_kit.local_kaggle.submissions import Submissions
 from offline_kit.local_kaggle.versions import Versions
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
-_OPEN = frozenset({"security.OAuthService/IntrospectToken"})
+_OPEN = frozenset({"security.OAuthService/IntrospectToken", "users.AccountService/GenerateAccessToken"})
 """Calls that look at credentials themselves."""
 
 

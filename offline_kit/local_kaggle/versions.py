@@ -3,12 +3,12 @@
 import os
 import shutil
 import threading
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from offline_kit import files, kaggle_rules
 from offline_kit.errors import ProjectError
+from offline_kit.local_kaggle import packing
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Refusal
@@ -53,10 +53,19 @@ class Versions:
 
     def get(self, key: Key, number: int) -> Record:
         """Return a version's record; 404 where it is not there, not yet, or no more."""
-        record = self.store.read(*self._key(key, number)) if number > 0 else None
-        if record is None or record["state"] == "deleted" or not self.visible(record):
+        record = self._shown(key, number) if number > 0 else None
+        if record is None:
             raise Refusal(404, f"Version {number} not found")
         return record
+
+    def shows(self, key: Key, number: int) -> bool:
+        """Tell whether there is such a version by now, and still."""
+        return self._shown(key, number) is not None
+
+    def _shown(self, key: Key, number: int) -> Record | None:
+        record = self.store.read(*self._key(key, number))
+        gone = record is None or record["state"] == "deleted" or not self.visible(record)
+        return None if gone else record
 
     def visible(self, record: Record) -> bool:
         """Tell whether the version shows at all by now."""
@@ -65,10 +74,8 @@ class Versions:
     def newest(self, key: Key, *, ready: bool = False) -> Record | None:
         """Return the newest version that shows (and is READY), or None."""
         for number in reversed(self.numbers(key)):
-            record = self.store.read(*self._key(key, number))
-            if record is None or record["state"] == "deleted" or not self.visible(record):
-                continue
-            if not ready or self.stage(record) == "READY":
+            record = self._shown(key, number)
+            if record and (not ready or self.stage(record) == "READY"):
                 return record
         return None
 
@@ -109,21 +116,17 @@ class Versions:
 
     def packed(self, key: Key, record: Record) -> Path:
         """Return all files of a version as one zip, made at the first call."""
-        final = self._folder(key, int(record["number"])) / "all.zip"
-        with self.store.lock:
-            if not final.exists():
-                part = final.with_suffix(".part")
-                with zipfile.ZipFile(part, "w", strict_timestamps=False) as packed:
-                    for path, _ in self.listing(key, record):
-                        packed.write(self.folder(key, record) / path, path)
-                part.replace(final)
-        return final
+        return packing.packed(self.folder(key, record), self._folder(key, int(record["number"])) / "all.zip")
+
+    def delete(self, key: Key, number: int) -> None:
+        """Mark a version as deleted, and free its disk."""
+        self._change(key, number, state="deleted")
+        shutil.rmtree(self._folder(key, number) / "files", ignore_errors=True)
 
     def delete_older(self, key: Key, number: int) -> None:
         """Mark all versions before `number` as deleted, and free their disk."""
         for older in [each for each in self.numbers(key) if each < number]:
-            self._change(key, older, state="deleted")
-            shutil.rmtree(self._folder(key, older) / "files", ignore_errors=True)
+            self.delete(key, older)
 
     def resume(self, key: Key) -> None:
         """Go on with what was being processed when the server ended."""
