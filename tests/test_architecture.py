@@ -30,6 +30,8 @@ FLOORS: list[set[str]] = [
         "push.journal",
         "push.memory",
         "push.ledger",
+        "push.submission_causes",
+        "push.submission_marks",
         "push.notebook_same",
         "push.outputs",
         "push.run_logs",

@@ -33,6 +33,17 @@ REAL = [
         "/kaggle/working",
     ),
     ("nbclient.exceptions.DeadKernelError: Kernel died", "ran out of memory", "batches"),
+    (
+        "Your notebook tried to allocate more memory than is available. It has restarted.",
+        "ran out of memory",
+        "batches",
+    ),
+    (
+        "Your notebook was stopped because it exceeded the max allowed execution duration.",
+        "longer than Kaggle allows",
+        "--rows",
+    ),
+    ("Notebook Exceeded Allowed Compute", "more memory, disk or kinds of sources", "smaller batches"),
     ("MemoryError: Unable to allocate 74.5 GiB for an array", "ran out of memory", "batches"),
     ("AssertionError: Torch not compiled with CUDA enabled", "wants a GPU", "map_location"),
     (

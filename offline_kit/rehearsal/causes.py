@@ -118,9 +118,21 @@ CAUSES: tuple[Cause, ...] = (
         " code are in the kit",
     ),
     Cause(
-        r"DeadKernelError|Kernel died|kernel .*died|Cannot allocate memory|MemoryError|DefaultCPUAllocator",
+        r"DeadKernelError|Kernel died|kernel .*died|Cannot allocate memory|MemoryError|DefaultCPUAllocator"
+        r"|allocate more memory than is available",
         "the kernel was ended or ran out of memory",
         "use smaller batches, free what is no longer needed, read less at once; the report tells the peak",
+    ),
+    Cause(
+        r"exceeded the max allowed execution duration|Notebook Timeout|Timeout Exceeded",
+        "the notebook takes longer than Kaggle allows: 12 hours, or what the competition says, often 9",
+        "make it faster (larger batches, an accelerator, fewer models), and try it on fewer rows (`rehearse --rows`)"
+        " to forecast the whole",
+    ),
+    Cause(
+        r"Exceeded Allowed Compute",
+        "the notebook asks for more memory, disk or kinds of sources than the competition allows",
+        "use smaller batches, write less to /kaggle/working, and look at the competition's rules for sources",
     ),
     Cause(
         r"unable to open shared memory object|bus error|/dev/shm",

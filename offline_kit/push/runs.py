@@ -1,0 +1,295 @@
+"""The run of a pushed notebook: followed to its end, judged, its output fetched."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from offline_kit import files
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.kaggle_gateway.nouns import (
+    Kaggle,
+    LogLine,
+    NewNotebook,
+    RefusedError,
+    RemoteFile,
+    Run,
+    UnansweredError,
+    UnsentError,
+)
+from offline_kit.patience import PassingError
+from offline_kit.push import notebooks, run_logs
+from offline_kit.push.notebooks import PushedNotebook
+from offline_kit.push.run_logs import Trouble
+from offline_kit.push.waiting import poll
+from offline_kit.push.ways import Ways
+from offline_kit.rehearsal import causes
+from offline_kit.report import SILENT, Reporter, Say
+
+LONGEST = 13 * 3600.0
+"""Seconds to wait for a run: the 12 hours that Kaggle gives a notebook, and an hour of queue."""
+LOG_NAME = "log.txt"
+_LOG_EVERY = 4  # longest pauses between two looks at the log of a run that goes on
+_HEAD = 8  # lines of a quoted cell
+_TAIL = 12  # lines of an error
+_SHOWN = 10
+_AGAIN = "run the same command again: it goes on waiting, and nothing is pushed twice"
+_ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
+
+
+class NotMountedError(ProjectError):
+    """The run found no kit: it started before the dataset's version was visible to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that came to a good end."""
+
+    ref: str
+    """"owner/slug"."""
+    version: int
+    """The version that was run."""
+    seconds: float
+    """How long it took by its own log, else by our clock."""
+    log: tuple[LogLine, ...]
+    """Its log."""
+    outputs: tuple[RemoteFile, ...]
+    """What it wrote, sorted by name."""
+
+
+def push_and_follow(
+    new: NewNotebook,
+    kaggle: Kaggle,
+    ways: Ways,
+    report: Reporter = SILENT,
+    *,
+    longest: float = LONGEST,
+    logs: Path | None = None,
+) -> tuple[PushedNotebook, Finished]:
+    """Push a notebook and follow its run; raises as `notebooks.push` and `follow`.
+
+    A run that did not see the kit is not the kit's fault: the notebook is pushed once more, which is said.
+    """
+    pushed = notebooks.push(new, kaggle, ways, report)
+    try:
+        return pushed, follow(new.ref, pushed.version, kaggle, ways, report, longest=longest, logs=logs)
+    except NotMountedError as error:
+        report.warn(
+            f"version {pushed.version} of '{new.ref}' ran before its kit was visible; it is pushed once more"
+            f" ({error.what})"
+        )
+        notebooks.void(new, pushed.version, ways)
+    pushed = notebooks.push(new, kaggle, ways, report)
+    return pushed, follow(new.ref, pushed.version, kaggle, ways, report, longest=longest, logs=logs)
+
+
+def follow(
+    ref: str,
+    version: int,
+    kaggle: Kaggle,
+    ways: Ways,
+    report: Reporter = SILENT,
+    *,
+    longest: float = LONGEST,
+    logs: Path | None = None,
+) -> Finished:
+    """Wait until the run of exactly this version has ended, at most `longest` seconds, and return how.
+
+    Raises ProjectError for a run that failed, with the cell, its error, the cause and the remedy, and
+    NotMountedError where it found no kit; OutsideError where it was cancelled, does not start or does not
+    end in time. `logs` is a folder that gets the log, of a failed run too.
+    """
+    began = time.monotonic()
+    with report.waiting(f"version {version} of '{ref}' runs on {kaggle.account().place}") as say:
+        watch = _Watch(ref, version, kaggle, ways, say)
+        run = poll(watch.ended, ways.waiting.until(longest), lambda e: _never_ended(ref, version, str(e)))
+    log = kaggle.log(ref, version)
+    if logs:
+        keep_log(log, logs)
+    if run.state == "cancelacknowledged":
+        raise OutsideError(
+            f"the run of version {version} of '{ref}' was cancelled",
+            hint="run the same command again: it pushes a new version",
+            details=[run.failure] if run.failure else (),
+        )
+    if lost := run_logs.not_mounted(log):
+        raise NotMountedError(
+            f"version {version} of '{ref}' ran without its kit: {lost}",
+            hint="push the kit and the notebook again; the run began before Kaggle showed the dataset to it",
+        )
+    if run.state == "error":
+        raise _failed(ref, version, run, log, kaggle)
+    return Finished(
+        ref=ref,
+        version=version,
+        seconds=run_logs.seconds(log) or time.monotonic() - began,
+        log=log,
+        outputs=kaggle.outputs(ref, version),
+    )
+
+
+class _Watch:
+    """Looks at a run again and again, and tells what it sees."""
+
+    def __init__(self, ref: str, version: int, kaggle: Kaggle, ways: Ways, say: Say) -> None:
+        self._ref, self._version, self._kaggle = ref, version, kaggle
+        self._waiting = ways.waiting
+        self._say = say
+        self._began = self._seen = self._answered = time.monotonic()
+        self._logged = float("-inf")
+        self._last = ""
+
+    def ended(self) -> Run:
+        """Return a run that has ended; raises PassingError while it goes on."""
+        try:
+            run = self._kaggle.run(self._ref, self._version)
+        except (RefusedError, UnansweredError, UnsentError) as error:
+            if isinstance(error, RefusedError) and error.status < 500 and error.status != 429:
+                raise
+            # A run of hours outlives a bad line; it is looked at again until the line was bad for too long.
+            if time.monotonic() - self._answered > self._waiting.processing:
+                raise
+            self._say(f"no answer at the moment: {error.what}")
+            raise PassingError(error.what) from error
+        now = self._answered = time.monotonic()
+        if run is None:
+            if now - self._seen > self._waiting.grace:
+                raise _no_run(self._ref, self._version)
+            raise PassingError("its run does not show yet")
+        self._seen = now
+        if run.state in ("complete", "error", "cancelacknowledged"):
+            return run
+        self._tell(run.state, now)
+        raise PassingError(f"it is still '{run.state}'")
+
+    def _tell(self, state: str, now: float) -> None:
+        if state == "running" and now - self._logged > _LOG_EVERY * self._waiting.longest:
+            self._logged = now
+            try:
+                self._last = run_logs.last_line(self._kaggle.log(self._ref, self._version))
+            except OfflineKitError:
+                self._last = ""  # only the live line lacks it
+        words = [state, f"{(now - self._began) / 60:.0f} min"]
+        self._say(", ".join(words) + (f": {self._last}" if self._last else ""))
+
+
+def keep_log(log: Sequence[LogLine], folder: Path) -> Path:
+    """Write a log as plain text to `folder` and return the file."""
+    path = folder / LOG_NAME
+    files.write_atomic(path, run_logs.plain(log))
+    return path
+
+
+def fetch(
+    finished: Finished, kaggle: Kaggle, folder: Path, names: Sequence[str], report: Reporter = SILENT
+) -> tuple[Path, ...]:
+    """Put outputs of a run, and its log, into `folder` and return the outputs' places, in order.
+
+    A file takes its name when it is whole. Raises ProjectError for a name that the run did not write,
+    OutsideError where what comes is not the file.
+    """
+    listed = {file.name: file.size for file in finished.outputs}
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise _not_written(finished, missing)
+    keep_log(finished.log, folder)
+    with report.progress("fetching the output", sum(listed[name] for name in names)) as advance:
+        found = []
+        for name in names:
+            found.append(_fetched(finished, kaggle, folder, RemoteFile(name=name, size=listed[name]), report))
+            advance(listed[name])
+    return tuple(found)
+
+
+def _fetched(finished: Finished, kaggle: Kaggle, folder: Path, file: RemoteFile, report: Reporter) -> Path:
+    place = folder / file.name
+    if ".." in PurePosixPath(file.name).parts or PurePosixPath(file.name).is_absolute():
+        raise UsageError(f"'{file.name}' is no name of an output", hint="name a file below /kaggle/working")
+    part = place.with_name(f".{place.name}.part")
+    files.made(place.parent)
+    seen: list[str] = []
+    try:
+        for _ in range(2):
+            part.unlink(missing_ok=True)
+            size = kaggle.fetch_output(finished.ref, finished.version, file.name, part)
+            if _is_error_page(part, file.name):
+                raise _not_the_file(file.name, f"an error page of {size} bytes came instead")
+            if size == file.size:
+                part.replace(place)
+                return place
+            seen.append(files.sha256_of(part))
+        if seen[0] != seen[1]:
+            raise _not_the_file(file.name, f"{size} bytes came, and Kaggle lists {file.size}")
+        # Twice the same bytes: it is the listing that is wrong, which was seen on Kaggle.
+        report.warn(f"'{file.name}' has {size} bytes, and Kaggle lists it with {file.size}")
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)
+    return place
+
+
+def _is_error_page(path: Path, name: str) -> bool:
+    if name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):
+        return False
+    with path.open("rb") as stream:
+        return stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)
+
+
+def _not_the_file(name: str, why: str) -> OutsideError:
+    return OutsideError(
+        f"the output '{name}' could not be fetched: {why}",
+        hint="run the same command again: it asks for a fresh link",
+    )
+
+
+def _not_written(finished: Finished, missing: Sequence[str]) -> ProjectError:
+    others = [file.name for file in finished.outputs]
+    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    return ProjectError(
+        f"version {finished.version} of '{finished.ref}' ran to its end and wrote no '{missing[0]}'",
+        hint=f"write '{missing[0]}' to /kaggle/working: Kaggle calls this 'Submission CSV Not Found'",
+        details=[
+            f"written instead: {', '.join(others[:_SHOWN])}{more}" if others else "nothing was written there"
+        ],
+    )
+
+
+def _failed(ref: str, version: int, run: Run, log: tuple[LogLine, ...], kaggle: Kaggle) -> ProjectError:
+    """Return the error for a run that failed: the cell, its error, cause, remedy and page."""
+    there = kaggle.notebook(ref, version)
+    found = run_logs.trouble(log, there.text if there else "")
+    cause, remedy = causes.explain(found.message or run.failure)
+    if (cause, remedy) == (causes.UNKNOWN.cause, causes.UNKNOWN.remedy):
+        cause, remedy = causes.explain(run.failure)
+    what = f"cell {found.cell} of the notebook failed" if found.cell else "the notebook failed"
+    page = there.url if there else ""
+    said = [f"Kaggle says: {run.failure}"] if run.failure and run.failure not in found.message else []
+    return ProjectError(
+        f"{what} on {kaggle.account().place}: version {version} of '{ref}'",
+        hint=remedy,
+        details=[*_quoted(found), *_error(found, log), *said, f"cause: {cause}", *([page] if page else [])],
+    )
+
+
+def _quoted(found: Trouble) -> list[str]:
+    lines = found.source.splitlines()
+    if not lines:
+        return []
+    more = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
+    return [f"cell {found.cell}:", *(f"    {line}" for line in lines[:_HEAD]), *more, ""]
+
+
+def _error(found: Trouble, log: Sequence[LogLine]) -> list[str]:
+    lines = list(found.error) or [line for line in run_logs.plain(log).splitlines() if line.strip()]
+    return [*(lines if len(lines) <= _TAIL else ["...", *lines[-_TAIL:]]), ""]
+
+
+def _no_run(ref: str, version: int) -> OutsideError:
+    return OutsideError(
+        f"version {version} of '{ref}' has no run",
+        hint="run the same command again: where the version has none, it pushes a new one",
+    )
+
+
+def _never_ended(ref: str, version: int, why: str) -> OutsideError:
+    return OutsideError(f"the run of version {version} of '{ref}' has not ended in time: {why}", hint=_AGAIN)

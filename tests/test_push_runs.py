@@ -1,0 +1,377 @@
+"""Following the run of a pushed notebook at the local Kaggle."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_kaggle_case import HASTY, Bench, notebook, serving
+from notebook_case import REF, WRITES, new, pushes, versions
+from push_case import EAGER, client, make_kit, pushed, ways
+
+from offline_kit.errors import OutsideError, ProjectError
+from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.nouns import LogLine, Sources
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.push import notebooks, run_logs, runs
+from offline_kit.push.runs import Finished, NotMountedError
+from offline_kit.report import SILENT, Reporter, Say
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A local Kaggle."""
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def alice(bench: Bench) -> Iterator[Client]:
+    """Alice's client."""
+    with client(bench) as mine:
+        yield mine
+
+
+def ran(bench: Bench, alice: Client, *cells: str) -> Finished:
+    """Push cells and follow their run."""
+    return runs.push_and_follow(new(*cells), alice, ways(bench))[1]
+
+
+def by_papermill(job: Job) -> Result:
+    """Run a notebook as Kaggle does, so that its log is papermill's."""
+    (job.folder / "output").mkdir()
+    (job.folder / "in.ipynb").write_text(job.notebook)
+    words = [sys.executable, "-m", "papermill", "../in.ipynb", "../out.ipynb"]
+    words += ["--log-output", "--no-progress-bar"]
+    done = subprocess.run(words, cwd=job.folder / "output", capture_output=True, text=True)
+    job.say(done.stdout + done.stderr + "[NbConvertApp] Writing 305664 bytes to __results__.html\n")
+    return Result(failure="Your notebook threw an exception" if done.returncode else "")
+
+
+class Listener:
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def _say(self, text: str) -> None:
+        self.said.append(text)
+
+    step = note = warn = _say
+    progress = staticmethod(SILENT.progress)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Say]:
+        self.said.append(text)
+        yield self.said.append
+
+
+def listener() -> tuple[Reporter, list[str]]:
+    """Return a reporter and what it was told."""
+    made = Listener()
+    return made, made.said
+
+
+# ------------------------------------------------------------------ a run that ends well
+
+
+def test_a_finished_run_has_its_log_and_its_outputs(bench: Bench, alice: Client) -> None:
+    """Exactly this version is followed, and its seconds are those of its own log."""
+    done = ran(bench, alice, "import time; time.sleep(0.2); print('the end')", WRITES)
+    assert (done.ref, done.version) == (REF, 1)
+    assert [(file.name, file.size) for file in done.outputs] == [("submission.csv", 15)]
+    assert "the end" in run_logs.plain(done.log)
+    assert 0.1 < done.seconds < 20
+
+
+def test_the_run_of_exactly_this_version_is_told(bench: Bench, alice: Client) -> None:
+    """A later version that failed does not hide an earlier one that went well."""
+    ran(bench, alice, WRITES)
+    with pytest.raises(ProjectError):
+        ran(bench, alice, "1/0")
+    assert runs.follow(REF, 1, alice, ways(bench)).version == 1
+
+
+def test_a_live_line_tells_state_minutes_and_the_last_words(bench: Bench, alice: Client) -> None:
+    """Whoever waits sees how far it is."""
+    report, said = listener()
+    pushed_ = notebooks.push(new("import time; print('epoch 3 of 9'); time.sleep(1)"), alice, ways(bench))
+    runs.follow(REF, pushed_.version, alice, ways(bench), report)
+    assert said[0] == f"version 1 of '{REF}' runs on the local Kaggle"
+    assert any(line == "running, 0 min: epoch 3 of 9" for line in said)
+
+
+def test_outputs_are_fetched_with_the_log_beside_them(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The submission is whole, and nothing half made is left."""
+    done = ran(bench, alice, WRITES + "; print('said')")
+    (place,) = runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    assert place.read_text() == "id,label\n1,0.5\n"
+    assert (tmp_path / "back" / "log.txt").read_text() == "said\n"
+    assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["log.txt", "submission.csv"]
+
+
+def test_an_output_that_was_not_written_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """What was written instead stands there."""
+    done = ran(bench, alice, "open('other.csv', 'w').write('x')")
+    with pytest.raises(ProjectError, match=r"wrote no 'submission\.csv'") as caught:
+        runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    assert caught.value.details == ("written instead: other.csv",)
+
+
+# ------------------------------------------------------------------ a run that ends badly
+
+
+def test_a_failed_cell_is_quoted_with_cause_and_remedy(tmp_path: Path) -> None:
+    """From papermill's log: the cell by its count, the error without colours, what is known about it."""
+    with serving(tmp_path, HASTY, by_papermill) as bench, client(bench) as alice:
+        cells = ("x = 1", "", "def f():\n    import no_such_module", "f()")
+        with pytest.raises(ProjectError, match="cell 4 of the notebook failed on the local Kaggle") as caught:
+            ran(bench, alice, *cells)
+    details = "\n".join(caught.value.details)
+    assert "cell 4:\n    f()" in details
+    assert "ModuleNotFoundError: No module named 'no_such_module'" in details
+    assert "cause: the module 'no_such_module' is neither in the kit" in details
+    assert "NbConvertApp" not in details
+    assert "\x1b" not in details
+    assert "requirements" in caught.value.hint
+
+
+def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """A KitError's words and its next step are the cause and the remedy; the log is kept."""
+    code = (
+        "class KitError(RuntimeError): pass\n"
+        "raise KitError('2 of 9 files are damaged\\n  - a.whl\\nNEXT: push the kit again')"
+    )
+    with pytest.raises(ProjectError, match="the notebook failed") as caught:
+        runs.push_and_follow(new(code), alice, ways(bench), logs=tmp_path / "logs")
+    assert caught.value.hint == "push the kit again"
+    assert "cause: 2 of 9 files are damaged" in caught.value.details
+    assert "KitError" in (tmp_path / "logs" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause", "remedy"),
+    [
+        (
+            "Your notebook tried to allocate more memory than is available. It has restarted.",
+            "memory",
+            "batches",
+        ),
+        (
+            "Your notebook was stopped because it exceeded the max allowed execution duration.",
+            "longer than Kaggle allows",
+            "--rows",
+        ),
+    ],
+)
+def test_what_kaggle_itself_says_is_understood(
+    bench: Bench, alice: Client, failure: str, cause: str, remedy: str
+) -> None:
+    """A run without a traceback has Kaggle's own sentence, its cause and its remedy."""
+    bench.kaggle.faults.add(Fault(on="RUN", fail=failure))
+    with pytest.raises(ProjectError) as caught:
+        ran(bench, alice)
+    details = "\n".join(caught.value.details)
+    assert failure in details
+    assert cause in details
+    assert remedy in caught.value.hint
+
+
+def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: Client) -> None:
+    """Exit 4, and the same command pushes a new version."""
+    bench.kaggle.faults.add(Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"))
+    with pytest.raises(OutsideError, match="was cancelled"):
+        ran(bench, alice)
+    assert ran(bench, alice).version == 2
+
+
+def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: Client) -> None:
+    """The wait has an end; the same command waits on and pushes nothing."""
+    bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
+    for _ in range(2):
+        with pytest.raises(OutsideError, match=r"not ended in time.*'running'"):
+            runs.push_and_follow(new(), alice, ways(bench), longest=0.3)
+    assert versions(bench) == [1]
+
+
+def test_a_version_without_a_run_is_told(bench: Bench, alice: Client) -> None:
+    """A draft that was saved on the web has nothing to wait for."""
+    notebooks.push(new(), alice, ways(bench))
+    short = dataclasses.replace(EAGER, grace=0.2)
+    with pytest.raises(OutsideError, match="has no run"):
+        runs.follow(REF, 7, alice, ways(bench, short))
+
+
+def test_a_bad_line_does_not_end_the_wait(bench: Bench, alice: Client) -> None:
+    """A run of hours outlives minutes without an answer."""
+    notebooks.push(new("import time; time.sleep(0.3)"), alice, ways(bench))
+    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=503, times=9))
+    assert runs.follow(REF, 1, alice, ways(bench)).version == 1
+
+
+def test_a_refusal_ends_the_wait(bench: Bench, alice: Client) -> None:
+    """What Kaggle refuses for good is told at once."""
+    notebooks.push(new(), alice, ways(bench))
+    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=400, message="no", times=0))
+    with pytest.raises(OutsideError, match="Kaggle says: no"):
+        runs.follow(REF, 1, alice, ways(bench))
+
+
+# ------------------------------------------------------------------ a run without its kit
+
+FINDS = (
+    "import os, pathlib\n"
+    "class KitError(RuntimeError): pass\n"
+    "if not list(pathlib.Path(os.environ['INPUT']).glob('datasets/*/*/offline-kit.json')):\n"
+    "    raise KitError('the kit of this notebook is not mounted: part kit\\nNEXT: wait')\n" + WRITES
+)
+
+
+def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice: Client) -> None:
+    """The version began before the dataset was visible: said, and mended by one more version."""
+    pushed(bench, make_kit(bench.folder / "kit"), alice)
+    bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
+    report, said = listener()
+    wanted = new(FINDS, sources=Sources(datasets=("alice/plant-kit",)))
+    where, done = runs.push_and_follow(wanted, alice, ways(bench), report)
+    assert (where.version, done.version, versions(bench)) == (2, 2, [1, 2])
+    assert any("before its kit was visible" in line and "part kit" in line for line in said)
+
+
+def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, alice: Client) -> None:
+    """It is pushed once more, not for ever; later the same command succeeds."""
+    pushed(bench, make_kit(bench.folder / "kit"), alice)
+    bench.kaggle.faults.add(Fault(on="RUN", without="dataset", times=2))
+    wanted = new(FINDS, sources=Sources(datasets=("alice/plant-kit",)))
+    with pytest.raises(NotMountedError, match="ran without its kit") as caught:
+        runs.push_and_follow(wanted, alice, ways(bench))
+    assert caught.value.exit_code == 1
+    assert pushes(bench) == 2
+    assert runs.push_and_follow(wanted, alice, ways(bench))[1].version == 3
+
+
+# ------------------------------------------------------------------ damaged outputs
+
+
+@pytest.mark.parametrize(
+    "fault", [Fault(on="GET", cut=100), Fault(on="GET", status=403)], ids=["cut", "link expired"]
+)
+def test_a_link_that_fails_once_is_asked_for_anew(
+    bench: Bench, alice: Client, tmp_path: Path, fault: Fault
+) -> None:
+    """A fresh link brings the whole file."""
+    done = ran(bench, alice, "open('submission.csv', 'w').write('id,x\\n' + '1,2\\n' * 1000)")
+    bench.kaggle.faults.add(fault)
+    (place,) = runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    assert place.stat().st_size == 4005
+
+
+def test_an_error_page_is_never_taken_for_the_submission(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """Where the link stays expired, there is no file; later the same command fetches it."""
+    done = ran(bench, alice, WRITES)
+    bench.kaggle.faults.add(Fault(on="GET", status=403, times=5))
+    with pytest.raises(OutsideError):
+        runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    assert [path.name for path in (tmp_path / "back").iterdir()] == ["log.txt"]
+    assert runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+
+
+def test_a_page_that_comes_as_a_success_is_recognised(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """HTML under the name of a CSV is refused by its looks."""
+    done = ran(bench, alice, "open('submission.csv', 'w').write('<html>expired</html>')")
+    with pytest.raises(OutsideError, match="error page"):
+        runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    assert not (tmp_path / "back" / "submission.csv").exists()
+
+
+def test_a_listing_that_is_wrong_does_not_keep_the_file_away(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """The same bytes twice are the file, whatever size is listed; that is said."""
+    done = ran(bench, alice, WRITES)
+    odd = dataclasses.replace(done, outputs=(dataclasses.replace(done.outputs[0], size=922),))
+    report, said = listener()
+    (place,) = runs.fetch(odd, alice, tmp_path / "back", ["submission.csv"], report)
+    assert place.stat().st_size == 15
+    assert any("922" in line for line in said)
+
+
+# ------------------------------------------------------------------ logs alone
+
+
+def log(*texts: str) -> tuple[LogLine, ...]:
+    """Return a log of these pieces, one a second."""
+    return tuple(LogLine(seconds=n, stream="stderr", text=text) for n, text in enumerate(texts, 1))
+
+
+def told(*cells: str) -> str:
+    """Return a notebook's text with words before its cells."""
+    made: dict[str, Any] = notebook(*cells)
+    made["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "# Words"})
+    return json.dumps(made)
+
+
+def test_the_last_line_is_that_of_a_progress_bar() -> None:
+    """Of a bar that redraws itself, the newest state, without colours."""
+    lines = log("begun\n", "\x1b[32m 10%\r 50%|###  |\r 90%|#### |\x1b[0m", "\n")
+    assert run_logs.last_line(lines) == "90%|#### |"
+    assert run_logs.seconds(lines) == 3
+    assert run_logs.last_line(()) == ""
+    assert run_logs.seconds(()) == 0
+
+
+def test_a_cell_is_recognised_by_the_lines_that_the_traceback_points_at() -> None:
+    """Where papermill does not count, the line that only one cell has names it."""
+    text = (
+        "ValueError      Traceback (most recent call last)\n"
+        "/tmp/ipykernel_9/1.py in <module>\n----> 2 train(model)\n\nValueError: no\n"
+    )
+    found = run_logs.trouble(log(text), told("a = 1", "model = 2\ntrain(model)"))
+    assert (found.cell, found.message) == (3, "ValueError: no")
+
+
+def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
+    """papermill's own traceback has no cell."""
+    text = (
+        "Executing Cell 2-----\nEnding Cell 2-----\nExecuting Cell 3-----\n"
+        "Traceback (most recent call last):\n  ...\nnbclient.exceptions.DeadKernelError: Kernel died\n"
+    )
+    found = run_logs.trouble(log(text), told("a = 1", "grow()"))
+    assert (found.cell, found.source) == (3, "grow()")
+    assert found.message == "nbclient.exceptions.DeadKernelError: Kernel died"
+
+
+def test_errors_that_it_followed_from_are_told_too() -> None:
+    """A chain of plain tracebacks is one error; an earlier one that was caught is not of it."""
+    text = (
+        "Traceback (most recent call last):\nKeyError: 'caught long ago'\nall is well\n"
+        "Traceback (most recent call last):\n  File\nOSError: [Errno 28] No space left on device\n\n"
+        "During handling of the above exception, another exception occurred:\n\n"
+        "Traceback (most recent call last):\n  File\nRuntimeError: cannot save\nmore words\n"
+    )
+    found = run_logs.trouble(log(text), told("a"))
+    assert found.message == (
+        "OSError: [Errno 28] No space left on device\nRuntimeError: cannot save\nmore words"
+    )
+
+
+def test_a_log_of_nothing_names_nothing() -> None:
+    """Without a traceback there is neither a cell nor an error."""
+    assert run_logs.trouble(log("words\n"), "no notebook") == run_logs.Trouble()
+    assert run_logs.not_mounted(log("raise KitError(\n")) == ""
+
+
+def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: Client) -> None:
+    """The log of a long run is large: it is looked at now and then."""
+    began = time.monotonic()
+    notebooks.push(new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), alice, ways(bench))
+    runs.follow(REF, 1, alice, ways(bench))
+    looks = len(bench.server.traffic.ended("/ListKernelSessionOutput"))
+    assert looks <= 2 + (time.monotonic() - began) / 0.4
