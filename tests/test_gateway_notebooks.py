@@ -12,7 +12,7 @@ from push_case import client
 
 from offline_kit.errors import Exit, OfflineKitError, ProjectError
 from offline_kit.kaggle_gateway.client import Client
-from offline_kit.kaggle_gateway.notebooks import as_sent
+from offline_kit.kaggle_gateway.notebooks import as_request, as_sent
 from offline_kit.kaggle_gateway.nouns import (
     LogLine,
     NewNotebook,
@@ -21,6 +21,7 @@ from offline_kit.kaggle_gateway.nouns import (
     Sources,
     UnansweredError,
 )
+from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle.faults import Fault
 
 WRITES = "open('submission.csv', 'w').write('id,label\\n1,0\\n'); print('hello')"
@@ -86,15 +87,13 @@ def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alic
 
 def test_internet_is_switched_off_in_words() -> None:
     """The flag is always sent: left out, Kaggle's client would switch the internet on."""
-    from offline_kit.kaggle_gateway.notebooks import _body
-
-    plain = _body(new())
+    plain = as_request(new())
     assert plain["enableInternet"] is False
     assert set(plain) == {
         *("slug", "newTitle", "text", "language", "kernelType"),
         *("isPrivate", "enableGpu", "enableTpu", "enableInternet"),
     }
-    assert _body(new(seconds=60))["sessionTimeoutSeconds"] == 60
+    assert as_request(new(seconds=60))["sessionTimeoutSeconds"] == 60
 
 
 def test_outputs_are_emptied_and_sources_joined() -> None:
@@ -314,7 +313,7 @@ def test_outputs_are_listed_to_their_end_and_fetched_by_version(
     """All pages, files in folders, and each version its own bytes."""
     ran(bench, alice, "import os; os.mkdir('deep')", *(f"open('{n}.txt', 'w').write('1')" for n in range(4)))
     ran(bench, alice, "open('0.txt', 'w').write('22')")
-    where = alice._where
+    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
     with Client(where, page=2) as paged:
         assert [each.name for each in paged.outputs(KERNEL, 1)] == ["0.txt", "1.txt", "2.txt", "3.txt"]
     assert [(each.name, each.size) for each in alice.outputs(KERNEL, 2)] == [("0.txt", 2)]

@@ -47,7 +47,7 @@ class Notebooks(Asking):
 
     def save_notebook(self, new: NewNotebook) -> Saved:
         """Push a version, which begins to run."""
-        answer = self._calls.effect(_SERVICE + "SaveKernel", _body(new))
+        answer = self._calls.effect(_SERVICE + "SaveKernel", as_request(new))
         ref = _ref(answer) or new.ref
         version = int(answer.get("versionNumber") or 0)
         if not version:
@@ -144,8 +144,8 @@ def _named(ref: str, version: int | None = None) -> dict[str, Any]:
     return {"userName": owner, "kernelSlug": slug, **({"versionLabel": f"v{version}"} if version else {})}
 
 
-def _body(new: NewNotebook) -> dict[str, Any]:
-    """Return the request; what is not wanted is left out, but the flags, whose defaults are not ours."""
+def as_request(new: NewNotebook) -> dict[str, Any]:
+    """Return the request of a push; what is not wanted is left out, but the flags, whose defaults are not ours."""
     wishes = {
         "datasetDataSources": list(new.sources.datasets),
         "competitionDataSources": list(new.sources.competitions),

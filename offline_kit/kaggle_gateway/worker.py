@@ -194,7 +194,7 @@ def _told(error: Exception) -> dict[str, Any]:
     if response is not None:
         return {
             "kind": "http",
-            "status": response.status_code,
+            "status": _status(response),
             "message": _server_message(response, error),
             "after": _seconds(response.headers.get("Retry-After")),
         }
@@ -205,6 +205,16 @@ def _told(error: Exception) -> dict[str, Any]:
     if isinstance(error, ValueError):
         return {"kind": "garbled", "message": f"the answer is no JSON: {error}"}
     return {"kind": "other", "message": f"{type(error).__name__}: {error}"}
+
+
+def _status(response: Any) -> int:
+    """Return the status, or the one that an error inside a 200 claims to have."""
+    if response.status_code >= 400:
+        return int(response.status_code)
+    try:
+        return int(response.json()["code"])
+    except (ValueError, TypeError, LookupError):
+        return int(response.status_code)
 
 
 def _server_message(response: Any, error: Exception) -> str:
