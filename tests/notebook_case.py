@@ -1,9 +1,13 @@
 """Notebooks for pushes to a local Kaggle, and what its server made of them."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from local_kaggle_case import Bench, notebook
+from push_case import ways
 
 from offline_kit.kaggle_gateway.nouns import NewNotebook, Sources
 from offline_kit.model import Kit
@@ -51,3 +55,26 @@ def versions(bench: Bench, ref: str = REF) -> list[int]:
 def pushes(bench: Bench) -> int:
     """Return how many pushes the server answered."""
     return len(bench.server.traffic.ended("/SaveKernel"))
+
+
+def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes]":
+    """Start a push of a notebook without sources, and the wait for its run, in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from offline_kit.push import runs\n"
+        "from offline_kit.push.ways import Ways\n"
+        "from offline_kit.kaggle_gateway.client import Client\n"
+        "from offline_kit.kaggle_gateway.nouns import NewNotebook\n"
+        "from offline_kit.kaggle_gateway.where import Where\n"
+        "from push_case import EAGER, BRISK\n"
+        "new = NewNotebook(ref=sys.argv[3], title=sys.argv[4], text=sys.argv[5])\n"
+        "ways = Ways(state=Path(sys.argv[2]), waiting=EAGER, patience=BRISK)\n"
+        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with Client(where, patience=BRISK) as kaggle:\n"
+        "    runs.push_and_follow(new, kaggle, ways)\n"
+    )
+    state = str(ways(bench).state)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, bench.server.url, state, wanted.ref, wanted.title, wanted.text],
+        cwd=Path(__file__).parent,
+    )

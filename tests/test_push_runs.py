@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 from local_kaggle_case import HASTY, Bench, notebook, serving
-from notebook_case import REF, WRITES, new, pushes, versions
+from notebook_case import REF, WRITES, new, push_elsewhere, pushes, versions
 from push_case import EAGER, client, make_kit, pushed, ways
 
 from offline_kit.errors import OutsideError, ProjectError
@@ -20,6 +22,7 @@ from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import LogLine, Sources
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.local_kaggle.traffic import Event
 from offline_kit.push import notebooks, run_logs, runs
 from offline_kit.push.runs import Finished, NotMountedError
 from offline_kit.report import SILENT, Reporter, Say
@@ -375,3 +378,51 @@ def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: Client)
     runs.follow(REF, 1, alice, ways(bench))
     looks = len(bench.server.traffic.ended("/ListKernelSessionOutput"))
     assert looks <= 2 + (time.monotonic() - began) / 0.4
+
+
+# ------------------------------------------------------------------ killed
+
+POINTS = {
+    "before anything is sent": ("ended", "/GetKernel"),
+    "before the effect": ("begun", "/SaveKernel"),
+    "after the effect, before its answer": ("done", "/SaveKernel"),
+    "after the answer": ("ended", "/SaveKernel"),
+    "while the notebook runs": ("ended", "/ListKernelSessionOutput"),
+}
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        pytest.param(name, marks=() if name.startswith("after the effect") else pytest.mark.slow)
+        for name in POINTS
+    ],
+)
+@pytest.mark.parametrize("older", [False, True], ids=["new notebook", "another version"])
+def test_killed_anywhere_the_next_push_ends_with_one_new_version(
+    bench: Bench, alice: Client, point: str, older: bool
+) -> None:
+    """SIGKILL, then the same command twice: one new version in all, and its run is the one that is told."""
+    if older:
+        ran(bench, alice, "1")
+    before = versions(bench) if older else []
+    wanted = new("import time; time.sleep(1)\n" + WRITES)
+    phase, name = POINTS[point]
+    hit = threading.Event()
+
+    def watch(event: Event) -> None:
+        if event.phase == phase and event.name.endswith(name) and not hit.is_set():
+            hit.set()
+            process.send_signal(signal.SIGKILL)
+            time.sleep(0.3)
+
+    process = push_elsewhere(bench, wanted)
+    bench.server.traffic.listeners.append(watch)
+    process.wait(60)
+    assert hit.is_set()
+    time.sleep(0.5)  # what the server has in hand by now may still have its effect
+    done = runs.push_and_follow(wanted, alice, ways(bench))[1]
+    again = runs.push_and_follow(wanted, alice, ways(bench))[1]
+    assert done.version == again.version == len(before) + 1
+    assert versions(bench) == [*before, done.version]
+    assert [file.name for file in again.outputs] == ["submission.csv"]
