@@ -29,11 +29,11 @@ FLOORS: list[set[str]] = [
         "web",
         "push.journal",
         "push.memory",
-        "push.ledger",
         "push.submission_causes",
         "push.submission_marks",
         "push.notebook_same",
         "push.outputs",
+        "push.verify_bytes",
         "push.run_logs",
         "git_state",
         "push.waiting",
@@ -57,13 +57,15 @@ FLOORS: list[set[str]] = [
         "interpreters",
         "wheel_tools",
     },
-    {"sandbox", "building", "kaggle_gateway.calls", "kaggle_gateway.uploads"},  # the door of that room
+    {"sandbox", "building", "push.ledger", "kaggle_gateway.calls", "kaggle_gateway.uploads"},  # the door of that room
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.client"},
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
-    {"push.dataset_plan", "push.ways"},  # the room of what goes to Kaggle
-    {"push.dataset_remote"},
+    {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
+    {"push.dataset_remote", "push.notebook_remote"},
+    {"push.rendered_for"},
+    {"push.submission_remote"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {
         "fetching",
@@ -102,6 +104,9 @@ FLOORS: list[set[str]] = [
         "bundle",
         "notebook",
         "push.datasets",
+        "push.verify",
+        "push.submissions",
+        "push.queued",
         "push.runs",
         "rehearsal.stage",
     },  # stages
@@ -134,10 +139,10 @@ FLOORS: list[set[str]] = [
     {"finding.predicting"},
     {"init"},
     {"pipeline", "shipping"},  # conductors
-    {"ship"},
-    {"summary", "summary_start"},
+    {"ship", "kaggle_rehearsal", "whereabouts"},
+    {"summary", "summary_compare", "summary_start"},
     {"commands.options"},
-    {"commands.kit", "commands.kaggle", "commands.stores", "commands.start"},
+    {"commands.kit", "commands.kaggle", "commands.stores", "commands.start", "commands.compare"},
     {"cli"},  # front door
     {"__main__"},
 ]

@@ -1,0 +1,40 @@
+"""The commands that a project begins with."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offline_kit.commands.options import common, project_argument
+from offline_kit.console import Console
+
+
+@click.command()
+@project_argument
+@click.option("--competition", default="", metavar="SLUG", help="Slug of the competition; default as found.")
+@click.option(
+    "--dataset",
+    default="",
+    metavar="SLUG",
+    help="Slug of the private dataset on Kaggle; default from the name.",
+)
+@click.option("--force", is_flag=True, help="Add what a configuration that is there does not say yet.")
+@click.option("--yes", is_flag=True, help="Write without asking.")
+@click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
+@common  # fmt: skip
+def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool, **flags: Any) -> None:
+    """Write a first configuration from what is found."""
+    from offline_kit import init as starting
+    from offline_kit import summary_start
+
+    console = Console(quiet=quiet, as_json=as_json)
+    proposal = starting.propose(starting.Request(project=project, **flags), console)
+    summary_start.show_proposal(proposal, console)
+    asks = not (yes or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
+    agreed = bool(proposal.block) and not dry_run
+    if agreed and asks:
+        agreed = console.confirm(f"Write this into '{proposal.file}'?")
+    if agreed:
+        starting.write(proposal)
+    summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run)

@@ -1,0 +1,155 @@
+"""Which template a project's code fits, as the notebook's settings."""
+
+from pathlib import PurePosixPath
+
+from offline_kit.finding.code import ClassFound, Code, FunctionFound
+from offline_kit.finding.proposal import Findings, Setting
+from offline_kit.finding.tree import Tree
+
+_CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
+"""What the argument of a function is called that was written for the template."""
+
+
+def find(tree: Tree, code: Code, *, packaged: bool) -> Findings:
+    """Return `template`, `model`, `data` and `function`; those that are not used become commented lines.
+
+    A model with data that knows its submission comes first, then a function written for the template, then
+    a model with other data, then any `predict` that takes one argument. `packaged`: the project is built to a wheel.
+    """
+    refer = _Refer(tree, packaged)
+    complete = bool(code.models and code.data and code.submitting)
+    usable = [one for one in code.functions if one.callable_with_one]
+    meant = [one for one in usable if set(one.takes) & _CONTEXTS]
+    if complete or (code.models and code.data and not meant):
+        return _lightning(code, refer)
+    if chosen := (meant or usable)[:1]:
+        return _function(chosen[0], code, refer)
+    return _plain(code, refer)
+
+
+class _Refer:
+    """Writes references to code of one project."""
+
+    def __init__(self, tree: Tree, packaged: bool) -> None:
+        self._files = frozenset(tree.files)
+        self._packaged = packaged
+
+    def __call__(self, found: ClassFound | FunctionFound) -> str:
+        """Return "package.module:Name" for what a wheel holds, else "folder/file.py:Name"."""
+        path = PurePosixPath(found.file)
+        root = self._import_root(path)
+        if root is None:
+            return f"{found.file}:{found.name}"
+        parts = path.relative_to(root).with_suffix("").parts
+        dotted = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        return f"{dotted}:{found.name}"
+
+    def _import_root(self, path: PurePosixPath) -> PurePosixPath | None:
+        """Return the folder from which a file's module is imported, where a wheel brings it."""
+        top = path.parent
+        while str(top) != "." and str(top.parent / "__init__.py") in self._files:
+            top = top.parent
+        in_package = str(top / "__init__.py") in self._files
+        inside = [PurePosixPath("src")] if path.parts[0] == "src" else []
+        roots = [PurePosixPath("."), PurePosixPath("src")]
+        good = self._packaged and (bool(inside) or (in_package and top.parent in roots))
+        return (inside[0] if inside else top.parent) if good else None
+
+
+def _lightning(code: Code, refer: _Refer) -> Findings:
+    model, data = code.models[0], code.data[0]
+    notes = [*_on_import(model), *_on_import(data)]
+    why = "reads the competition's folder and writes the submission"
+    if data.name not in code.submitting:
+        why = "still needs a method submission(predictions)"
+        notes.append(
+            f"'{data.name}' has no method `submission`: the template calls it with the predictions, "
+            "and it returns the rows of the submission"
+        )
+    settings = (
+        Setting(key="template", value="lightning", why="model and data were found", notebook=True),
+        _setting("model", refer(model), "the LightningModule", [refer(one) for one in code.models[1:]]),
+        _setting("data", refer(data), why, [refer(one) for one in code.data[1:]]),
+        _unused_function(code, refer),
+    )
+    return Findings(settings=settings, notes=tuple(dict.fromkeys((*notes, *code.notes))))
+
+
+def _function(chosen: FunctionFound, code: Code, refer: _Refer) -> Findings:
+    others = [refer(one) for one in code.functions if one is not chosen]
+    settings = (
+        Setting(key="template", value="function", why="calls the function below", notebook=True),
+        _setting("function", refer(chosen), "called with one argument, the context: see README", others),
+        *_unused_classes(code, refer),
+    )
+    notes = [*_on_import(chosen), *code.notes]
+    if not set(chosen.takes) & _CONTEXTS:
+        notes.insert(
+            0,
+            f"'{refer(chosen)}' is called with a context (.input, .checkpoints, .submission, …): see that it takes one",
+        )
+    return Findings(settings=settings, notes=tuple(notes))
+
+
+def _plain(code: Code, refer: _Refer) -> Findings:
+    template = Setting(
+        key="template",
+        value="plain",
+        why="restores the kit and predicts nothing yet; lightning or function predict",
+        notebook=True,
+    )
+    nothing = (
+        "no LightningModule with a data class and no function `predict` were found: the notebook would restore "
+        "the kit and predict nothing; name them in [tool.offline-kit.notebook]"
+    )
+    return Findings(
+        settings=(template, *_unused_classes(code, refer), _unused_function(code, refer)),
+        notes=(nothing, *code.notes),
+    )
+
+
+def _setting(key: str, value: str, why: str, others: list[str]) -> Setting:
+    more = (f"also found: {', '.join(others)}",) if others else ()
+    return Setting(key=key, value=value, why=why, more=more, notebook=True)
+
+
+def _unused_classes(code: Code, refer: _Refer) -> tuple[Setting, Setting]:
+    models, data = [refer(one) for one in code.models], [refer(one) for one in code.data]
+    why = "for the template lightning"
+    lone = why if models and data else f"{why}, which takes model and data"
+    return (
+        Setting(
+            key="model",
+            example=models[0] if models else "package.module:LitModel",
+            why=f"found; {lone}" if models else why,
+            notebook=True,
+        ),
+        Setting(
+            key="data",
+            example=data[0] if data else "package.module:Data",
+            why=f"found; {lone}" if data else why,
+            notebook=True,
+        ),
+    )
+
+
+def _unused_function(code: Code, refer: _Refer) -> Setting:
+    if not code.functions:
+        return Setting(
+            key="function", example="predict.py:predict", why="for the template function", notebook=True
+        )
+    found = code.functions[0]
+    why = "found; for the template function"
+    if not found.callable_with_one:
+        why = f"found; it takes {', '.join(found.takes)}, and the template gives one context"
+    return Setting(key="function", example=refer(found), why=why, notebook=True)
+
+
+def _on_import(found: ClassFound | FunctionFound) -> tuple[str, ...]:
+    if not found.runs:
+        return ()
+    line = (
+        f"'{found.file}' does work when it is imported, and the notebook imports it: put that work under"
+        ' `if __name__ == "__main__":`, or move the class or function to a file of its own'
+    )
+    return (line,)

@@ -1,0 +1,46 @@
+"""What `init` and `doctor` show."""
+
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.console import Console
+
+if TYPE_CHECKING:
+    from offline_kit.finding.proposal import Setting
+    from offline_kit.init import Proposal
+
+
+def show_proposal(proposal: "Proposal", console: Console) -> None:
+    """Show the lines that are to be written, and what the person should know."""
+    console.lines(proposal.block.splitlines())
+    for note in proposal.notes:
+        console.note(note)
+    for one in proposal.missing:
+        console.warn(f"`{one.key}` was not found: say it {one.needed}")
+
+
+def show_init(proposal: "Proposal", console: Console, *, written: bool, dry_run: bool) -> None:
+    """Say what became of the proposal, and what to do next."""
+    if not proposal.block:
+        console.step(f"'{proposal.file}' says all that was found already; nothing was written")
+    elif written:
+        console.step(f"written into '{proposal.file}': look it over, it is yours to change")
+        console.note("next:          offline-kit build --dry-run")
+    else:
+        console.step(f"this would go into '{proposal.file}'; nothing was written")
+    console.result(
+        {
+            "ok": True,
+            "dry_run": dry_run,
+            "written": written,
+            "file": str(proposal.file),
+            "text": proposal.block,
+            "settings": {one.key: _facts(one) for one in proposal.settings},
+            "kept": list(proposal.kept),
+            "missing": [one.key for one in proposal.missing],
+            "notes": list(proposal.notes),
+        }
+    )
+
+
+def _facts(one: "Setting") -> dict[str, Any]:
+    return {"value": one.value, "why": one.why, "more": list(one.more)}
