@@ -51,6 +51,8 @@ class Wishes:
     """A dataset that is public already may get a new version."""
     title: str = ""
     """Title of a new dataset; its slug by default."""
+    resend: bool = False
+    """A part that is there already is sent once more: its files on Kaggle are damaged."""
 
 
 MODEST = Wishes()
@@ -168,7 +170,7 @@ def placed(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int
 
 
 def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
-    if _same(part, remote):
+    if _same(part, remote) and not wishes.resend:
         return [] if remote.private or wishes.public else [_public(remote)]
     if not remote.version:
         return [
@@ -225,7 +227,7 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
         before=remote.version,
         url=remote.url,
     )
-    if _same(part, remote):
+    if _same(part, remote) and not wishes.resend:
         return base
     new = not remote.version
     size = sum(entry.size for entry in part.entries)
