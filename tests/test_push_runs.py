@@ -248,6 +248,7 @@ def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice:
     assert any("before its kit was visible" in line and "part kit" in line for line in said)
 
 
+@pytest.mark.slow
 def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, alice: Client) -> None:
     """It is pushed once more, not for ever; later the same command succeeds."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
@@ -371,6 +372,7 @@ def test_a_log_of_nothing_names_nothing() -> None:
     assert run_logs.not_mounted(log("raise KitError(\n")) == ""
 
 
+@pytest.mark.slow
 def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: Client) -> None:
     """The log of a long run is large: it is looked at now and then."""
     began = time.monotonic()
@@ -398,7 +400,11 @@ POINTS = {
         for name in POINTS
     ],
 )
-@pytest.mark.parametrize("older", [False, True], ids=["new notebook", "another version"])
+@pytest.mark.parametrize(
+    "older",
+    [pytest.param(False, marks=pytest.mark.slow), True],
+    ids=["new notebook", "another version"],
+)
 def test_killed_anywhere_the_next_push_ends_with_one_new_version(
     bench: Bench, alice: Client, point: str, older: bool
 ) -> None:

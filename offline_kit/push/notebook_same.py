@@ -32,6 +32,8 @@ class Difference:
     """What to do about it."""
     grave: bool = False
     """Whether it is no matter of waiting: others may see it, or it may use the network."""
+    soft: bool = False
+    """Whether it may come of the way in which Kaggle writes notebooks: a text that we cannot foresee."""
 
 
 def cells(text: str) -> tuple[tuple[str, str], ...]:
@@ -63,7 +65,7 @@ def lacks(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
         remedy = f"make it private at once on {there.url or 'its page'} (Share)" if new.private else _SETTINGS
         found.append(Difference(what=what, remedy=remedy, grave=new.private))
     if cells(there.text) != cells(new.text):
-        found.append(Difference(what="its cells are others"))
+        found.append(Difference(what="its cells are others", soft=True))
     found += [
         Difference(what=f"the {kind} '{ref}' is not attached", remedy=remedy_for(kind, ref))
         for kind, ref in _missing(new.sources, there.sources)

@@ -24,8 +24,9 @@ from offline_kit.kaggle_gateway.nouns import (
 from offline_kit.kaggle_names import slug_of
 from offline_kit.model import Kit
 from offline_kit.patience import PassingError
+from offline_kit.push import notebook_remote
 from offline_kit.push.journal import Effect, Phase
-from offline_kit.push.notebook_same import content_id, extra, lacks, remedy_for
+from offline_kit.push.notebook_same import content_id, extra, lacks
 from offline_kit.push.waiting import poll
 from offline_kit.push.ways import Ways
 from offline_kit.rehearsal import plan as kit_plan
@@ -35,8 +36,6 @@ ACTION = "notebook"
 """What the journal calls the push of a notebook."""
 GOOD = frozenset({"complete", "queued", "running", "newscript"})
 """States of a run that need no other run."""
-_LOOK_BACK = 5  # versions that others may have saved on top of ours
-_AGAIN = "run the same command again: it goes on, and nothing is pushed twice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +153,11 @@ def plan(new: NewNotebook, kaggle: Kaggle, ways: Ways, report: Reporter = SILENT
     )
 
 
+def is_same(new: NewNotebook, there: RemoteNotebook) -> bool:
+    """Tell whether a version on Kaggle is what is wanted, whatever became of its run."""
+    return not (*lacks(new, there), *extra(new, there))
+
+
 def void(new: NewNotebook, version: int, ways: Ways) -> None:
     """Have a version not count any more, so that the next push makes another one of the same content."""
     ways.journal.write(_effect(new, version - 1), Phase.VOID)
@@ -165,11 +169,14 @@ def _effect(new: NewNotebook, before: int) -> Effect:
 
 def _why_not(new: NewNotebook, seen: RemoteNotebook, number: int, kaggle: Kaggle, ways: Ways) -> str:
     """Return why a version is not what is wanted, "" where it is."""
-    if different := (*lacks(new, seen), *extra(new, seen)):
-        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
-        return f"in version {number}, {different[0].what}{more}"
     entries = [entry for entry in ways.journal.entries() if entry.effect.target == new.ref]
     last = entries[-1] if entries and entries[-1].effect.content == content_id(new) else None
+    # What we pushed last, and nobody has pushed over since, is ours however Kaggle writes it.
+    ours = last and last.phase is Phase.DONE and number == last.effect.before + 1
+    different = [each for each in (*lacks(new, seen), *extra(new, seen)) if not (ours and each.soft)]
+    if different:
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        return f"in version {number}, {different[0].what}{more}"
     if last and last.phase is Phase.VOID and number > last.effect.before:
         return f"version {number} does not count: it ran without what it needs"
     run = kaggle.run(new.ref, number)
@@ -196,33 +203,9 @@ def _settle(new: NewNotebook, kaggle: Kaggle, ways: Ways, report: Reporter) -> i
         return 0
     report.note(f"an earlier push of '{new.ref}' was interrupted; looking what became of it")
     mine = entry.effect.content == content_id(new)
-    version = _appeared(entry.effect, new if mine else None, kaggle, ways)
+    version = notebook_remote.appeared(entry.effect, new if mine else None, kaggle, ways.waiting)
     ways.journal.write(entry.effect, Phase.DONE if version else Phase.LOST)
     return version if mine else 0
-
-
-def _appeared(effect: Effect, new: NewNotebook | None, kaggle: Kaggle, ways: Ways) -> int:
-    """Return the version that came of an effect, 0 where none shows within the grace; without `new` any newer one."""
-
-    def newer() -> int:
-        newest = kaggle.notebook(effect.target)
-        current = newest.current if newest else 0
-        for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
-            seen = newest if number == current else kaggle.notebook(effect.target, number)
-            if new is None or (seen and not lacks(new, seen)):
-                return number
-        raise PassingError("nothing newer shows yet")
-
-    try:
-        return poll(
-            newer, ways.waiting.until(ways.waiting.grace), lambda e: _NothingError(str(e), hint=_AGAIN)
-        )
-    except _NothingError:
-        return 0
-
-
-class _NothingError(OutsideError):
-    """What was looked for did not show."""
 
 
 def _send(found: NotebookPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> PushedNotebook:
@@ -231,11 +214,18 @@ def _send(found: NotebookPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> 
     report.step(f"Pushing the notebook '{new.ref}': {found.why}")
     saved = _saved(effect, new, kaggle, ways, report)
     ways.journal.write(effect, Phase.ANSWERED)
-    problem = _rejected(saved, new) or _elsewhere(saved, new)
+    problem = notebook_remote.rejected(saved, new) or notebook_remote.elsewhere(saved, new)
     if problem:
         ways.journal.write(effect, Phase.VOID)
         raise problem
-    _read_back(effect, new, saved, kaggle, ways)
+    differences = notebook_remote.read_back(new, saved, kaggle, ways.waiting)
+    if firm := [each for each in differences if not each.soft]:
+        ways.journal.write(effect, Phase.VOID)
+        raise notebook_remote.not_as_pushed(saved, firm)
+    if differences:
+        report.warn(
+            f"Kaggle shows version {saved.version} with other cells than were pushed; look at {saved.url}"
+        )
     ways.journal.write(effect, Phase.DONE)
     report.note(f"'{new.ref}' version {saved.version} is private, has no internet, and all of its sources")
     return PushedNotebook(ref=new.ref, version=saved.version, url=saved.url, action=found.action)
@@ -251,13 +241,13 @@ def _saved(effect: Effect, new: NewNotebook, kaggle: Kaggle, ways: Ways, report:
                 return _save(effect, new, kaggle, ways, report)
             except RefusedError as no:
                 if not re.search(r"maximum .*session count", no.what, re.IGNORECASE):
-                    raise _refused(no, new) from no
+                    raise notebook_remote.refused(no, new) from no
                 if not say:
                     say.append(line.enter_context(report.waiting("waiting for a free session")))
                 say[0](no.what)
                 raise PassingError(no.what) from no
 
-        return poll(once, ways.waiting.until(ways.waiting.processing), _busy)
+        return poll(once, ways.waiting.until(ways.waiting.processing), notebook_remote.busy)
 
 
 def _save(effect: Effect, new: NewNotebook, kaggle: Kaggle, ways: Ways, report: Reporter) -> Saved:
@@ -273,100 +263,9 @@ def _save(effect: Effect, new: NewNotebook, kaggle: Kaggle, ways: Ways, report: 
     except UnansweredError as lost:
         trouble = lost
     report.warn(f"no answer about '{new.ref}': looking whether the new version is there all the same")
-    version = _appeared(effect, new, kaggle, ways)
+    version = notebook_remote.appeared(effect, new, kaggle, ways.waiting)
     if not version:
         ways.journal.write(effect, Phase.LOST)
-        raise OutsideError(trouble.what, hint=_AGAIN, details=trouble.details) from trouble
+        raise OutsideError(trouble.what, hint=notebook_remote.AGAIN, details=trouble.details) from trouble
     seen = kaggle.notebook(new.ref, version)
     return Saved(ref=new.ref, version=version, url=seen.url if seen else "")
-
-
-def _busy(trouble: Exception) -> OutsideError:
-    return OutsideError(
-        "Kaggle has no free session for this notebook",
-        hint="end a run that is not needed (kaggle.com, 'View Active Events'), or run the same command again later",
-        details=(str(trouble),),
-    )
-
-
-def _refused(no: RefusedError, new: NewNotebook) -> OutsideError:
-    """Return a refusal with what to do about it."""
-    said = no.what.lower()
-    if no.status == 409:
-        what = f"Kaggle does not take '{new.ref}': a dataset or another notebook has this title or slug"
-        return OutsideError(
-            what, hint="choose another `title` in [tool.offline-kit.notebook]", details=(no.what,)
-        )
-    if "quota" in said:
-        hint = "wait until the quota is renewed (each week), or leave `accelerator` out"
-        return OutsideError(
-            f"'{new.ref}' was not pushed: the quota is used up", hint=hint, details=(no.what,)
-        )
-    if "not found" in said:
-        hint = "if it was made on the web and never saved, save it once there; or choose another `title`"
-        return OutsideError(f"Kaggle cannot find '{new.ref}' to update it", hint=hint, details=(no.what,))
-    return no
-
-
-def _rejected(saved: Saved, new: NewNotebook) -> OutsideError | None:
-    if not saved.rejected:
-        return None
-    remedies = {}
-    for source in saved.rejected:
-        kind, _, ref = source.partition(" ")
-        remedies[source] = remedy_for(kind, ref.strip("'"))
-    first = next(iter(remedies.values()))
-    return OutsideError(
-        f"Kaggle did not attach {len(remedies)} of the sources of '{new.ref}':"
-        f" version {saved.version} runs without and does not count",
-        hint=f"{first}; then run the same command again: it pushes another version",
-        details=[f"{source}: {remedy}" for source, remedy in remedies.items()],
-    )
-
-
-def _elsewhere(saved: Saved, new: NewNotebook) -> OutsideError | None:
-    if saved.ref.casefold() == new.ref.casefold():
-        return None
-    return OutsideError(
-        f"Kaggle put the notebook to '{saved.ref}', not to '{new.ref}': the title '{new.title}' decides",
-        hint="set `title` in [tool.offline-kit.notebook] to one that makes this slug, and delete the other notebook",
-        details=(saved.url,) if saved.url else (),
-    )
-
-
-def _read_back(effect: Effect, new: NewNotebook, saved: Saved, kaggle: Kaggle, ways: Ways) -> None:
-    """See that Kaggle shows the version as it was pushed; a fresh one may be hidden for a while."""
-    wrong: list[OutsideError] = []
-
-    def seen() -> None:
-        there = kaggle.notebook(new.ref, saved.version)
-        wrong.clear()
-        if there is None:
-            raise PassingError("it does not show yet")
-        differences = lacks(new, there)
-        if not differences:
-            return
-        wrong.append(
-            OutsideError(
-                f"version {saved.version} of '{new.ref}' is not as it was pushed: {differences[0].what}",
-                hint=differences[0].remedy,
-                details=[each.what for each in differences[1:]],
-            )
-        )
-        if any(each.grave for each in differences):
-            raise wrong[0]
-        raise PassingError(differences[0].what)
-
-    def give_up(_trouble: Exception) -> OutsideError:
-        return wrong[0] if wrong else _hidden(new, saved)
-
-    try:
-        poll(seen, ways.waiting.until(ways.waiting.grace), give_up)
-    except OutsideError:
-        if wrong:
-            ways.journal.write(effect, Phase.VOID)
-        raise
-
-
-def _hidden(new: NewNotebook, saved: Saved) -> OutsideError:
-    return OutsideError(f"version {saved.version} of '{new.ref}' cannot be read back yet", hint=_AGAIN)
