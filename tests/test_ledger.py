@@ -57,7 +57,7 @@ def test_a_score_is_laid_over_its_submission(ledger: Ledger) -> None:
     """One entry remains, in its place; what is not new writes nothing."""
     ledger.add(entry())
     ledger.add(entry(2, 8))
-    told = scored(7, public="0.9 (LOCAL)")
+    told = scored(7, "v1 of digits", public="0.9 (LOCAL)")
     updated = ledger.update(told, 3600.0)
     assert [(e.version, e.state, e.score) for e in ledger.entries()] == [
         (1, "complete", "0.9 (LOCAL)"),
@@ -68,7 +68,7 @@ def test_a_score_is_laid_over_its_submission(ledger: Ledger) -> None:
     size = ledger.path.stat().st_size
     assert ledger.update(told) == updated
     assert ledger.path.stat().st_size == size
-    assert ledger.update(scored(99)) is None
+    assert ledger.update(scored(99, "v1 of digits")) is None
 
 
 def test_a_number_that_is_learned_later_finds_its_entry(ledger: Ledger) -> None:

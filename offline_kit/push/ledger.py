@@ -12,6 +12,7 @@ from typing import Any
 
 from offline_kit.files import append_line
 from offline_kit.kaggle_gateway.nouns import Submission
+from offline_kit.push.submission_marks import read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,10 @@ class Ledger:
 
 
 def _is(entry: Entry, submission: Submission) -> bool:
-    return entry.submission == submission.ref if entry.submission else entry.message == submission.message
+    # The number alone would do at Kaggle; a local one that was begun anew counts from 1 again.
+    mark = read(submission.message)
+    same = entry.message == submission.message or (mark is not None and mark == read(entry.message))
+    return same and entry.submission in (0, submission.ref)
 
 
 def _entry(line: bytes) -> Entry | None:

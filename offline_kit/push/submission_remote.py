@@ -1,0 +1,108 @@
+"""Looking at Kaggle for all that a submission depends on, and for those that were made."""
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from offline_kit.errors import OutsideError
+from offline_kit.kaggle_gateway.nouns import (
+    Competition,
+    Kaggle,
+    Limits,
+    RefusedError,
+    RemoteNotebook,
+    Submission,
+)
+from offline_kit.patience import PassingError
+from offline_kit.push.ledger import Ledger
+from offline_kit.push.rendered_for import missing, parts_of
+from offline_kit.push.submission_marks import Mark, exactly, of_same, read
+from offline_kit.push.submission_plan import Seen, SubmitRequest
+from offline_kit.push.waiting import Waiting, poll
+from offline_kit.push.ways import Ways
+from offline_kit.report import SILENT, Reporter
+
+
+def look(
+    request: SubmitRequest,
+    contest: Competition | None,
+    notebook: RemoteNotebook | None,
+    kaggle: Kaggle,
+    ways: Ways,
+    report: Reporter = SILENT,
+) -> Seen:
+    """Return what there is to know before a submission; a dataset that is still processed is waited for."""
+    limits = _limits(kaggle, contest)
+    if notebook is None:
+        newest = kaggle.notebook(request.notebook)
+        return Seen(competition=contest, limits=limits, newest=newest.current if newest else 0)
+    run = kaggle.run(request.notebook, request.version)
+    files = kaggle.outputs(request.notebook, request.version) if run and run.state == "complete" else ()
+    sizes = {file.name: file.size for file in files}
+    parts = parts_of(notebook.text)
+    return Seen(
+        competition=contest,
+        limits=limits,
+        notebook=notebook,
+        newest=notebook.current,
+        run=run,
+        size=_size(request, sizes[request.file], kaggle) if request.file in sizes else None,
+        outputs=tuple(sizes),
+        parts=parts,
+        missing=missing(parts, notebook.sources.datasets, kaggle, ways.waiting, report) if parts else {},
+    )
+
+
+def _limits(kaggle: Kaggle, contest: Competition | None) -> Limits | RefusedError | None:
+    if contest is None or not contest.entered:
+        return None
+    try:
+        return kaggle.limits(contest.slug)
+    except RefusedError as no:
+        if no.status >= 500 or no.status == 429:
+            raise
+        return no
+
+
+def _size(request: SubmitRequest, listed: int, kaggle: Kaggle) -> int:
+    """Return the size of the file; a listing that says 0 may mean that it does not tell sizes."""
+    if listed:
+        return listed
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        return kaggle.fetch_output(request.notebook, request.version, request.file, Path(folder) / "file")
+
+
+def earlier(
+    mark: Mark, competition: str, made: Iterable[Submission], kaggle: Kaggle, ledger: Ledger
+) -> tuple[Submission, ...]:
+    """Return the submissions of the same version and file among those `made`, the latest first.
+
+    What the ledger alone knows counts where Kaggle still has it under that number: a list may be cut.
+    """
+    found = of_same(mark, made)
+    if found:
+        return found
+    for entry in reversed(ledger.of_version(mark.notebook, mark.version)):
+        if entry.competition == competition and entry.submission and mark.same(read(entry.message)):
+            known = kaggle.submission(entry.submission)
+            if known and mark.same(read(known.message)):
+                return (known,)
+    return ()
+
+
+def shown(text: str, competition: str, kaggle: Kaggle, waiting: Waiting, seconds: float) -> Submission | None:
+    """Wait until a submission with this very mark is listed; None where none is within so many seconds."""
+
+    class _NothingError(OutsideError):
+        pass
+
+    def listed() -> Submission:
+        found = exactly(text, kaggle.submissions(competition))
+        if found is None:
+            raise PassingError("it does not show yet")
+        return found
+
+    try:
+        return poll(listed, waiting.until(seconds), lambda e: _NothingError(str(e), hint="look again"))
+    except _NothingError:
+        return None
