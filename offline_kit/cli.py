@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from offline_kit import __version__, crash
-from offline_kit.commands import kaggle, kit, stores
+from offline_kit.commands import compare, kaggle, kit, start, stores
 from offline_kit.console import Console
 from offline_kit.errors import Exit, OfflineKitError
 
@@ -21,9 +21,14 @@ def cli() -> None:
 
 
 for command in (
+    start.init,
     kit.build,
     kit.rehearse,
     kaggle.push,
+    kaggle.submit,
+    kaggle.ship_command,
+    compare.verify,
+    compare.diff,
     kit.status,
     stores.image,
     stores.cache,

@@ -122,7 +122,7 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
             for entry in entries
             if entry.role is Role.CHECKPOINT
         ],
-        "runtime": [{"name": module, "source": _pasted(resources.source(module))} for module in modules],
+        "runtime": [{"name": module, "source": pasted(module)} for module in modules],
     }
 
 
@@ -178,9 +178,9 @@ def _package_names(kit: Kit) -> list[str]:
     return sorted(names)
 
 
-def _pasted(source: str) -> str:
-    """Return a module as it stands in a notebook: no imports of our own, no words to our linters."""
-    alone = re.sub(r"\n\nfrom offline_kit\.\w+ import [^\n]+", "", source)
+def pasted(module: str) -> str:
+    """Return a module of the runtime as it stands in a notebook: no imports of our own, no words to our linters."""
+    alone = re.sub(r"\n\nfrom offline_kit\.\w+ import [^\n]+", "", resources.source(module))
     return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
 
 

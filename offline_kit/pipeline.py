@@ -151,6 +151,23 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     )
 
 
+def check_notebook(config: Config) -> None:
+    """Raise what a build would raise about the notebook's settings and references, without building anything."""
+    _check_notebook(config, ground(config))
+    own_code.modules_of(config.project, config.packages, config.modules, _named(config))
+
+
+def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
+    """Whether the committed freeze is of what the project asks for now.
+
+    No index is asked, unless own packages have to be built to know what they ask for.
+    """
+    base = ground(config)
+    own = _own_code(config, base, report)
+    names = tuple(wheel.name for wheel in own.wheels)
+    return freezing.is_current(_freeze_request(config, own), base.image, names)
+
+
 def _check_notebook(config: Config, base: Ground) -> None:
     notebook.check(config.notebook, base.image, _target(config), weights=bool(config.checkpoints))
 
@@ -186,7 +203,15 @@ def _contents(config: Config, base: Ground, *, upgrade: bool, report: Reporter) 
 def _freeze(
     config: Config, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
-    request = freezing.FreezeRequest(
+    names = tuple(wheel.name for wheel in own.wheels)
+    request = _freeze_request(config, own, upgrade=upgrade, keep=keep)
+    return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
+
+
+def _freeze_request(
+    config: Config, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+) -> freezing.FreezeRequest:
+    return freezing.FreezeRequest(
         project=config.project,
         requirements=config.requirements,
         inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own)))),
@@ -200,8 +225,6 @@ def _freeze(
         written=config.lock,
         keep=keep,
     )
-    names = tuple(wheel.name for wheel in own.wheels)
-    return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
 
 
 def _inline(config: Config) -> tuple[str, ...]:
@@ -216,12 +239,16 @@ def _inline(config: Config) -> tuple[str, ...]:
 
 
 def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
-    named = tuple(
-        ref for ref in (config.notebook.model, config.notebook.data, config.notebook.function) if ref
-    )
-    modules = own_code.modules_of(config.project, config.packages, config.modules, named)
+    modules = own_code.modules_of(config.project, config.packages, config.modules, _named(config))
     return own_code.build(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
+    )
+
+
+def _named(config: Config) -> tuple[str, ...]:
+    """Return the references of the configuration."""
+    return tuple(
+        ref for ref in (config.notebook.model, config.notebook.data, config.notebook.function) if ref
     )
 
 
@@ -285,6 +312,19 @@ def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SIL
         confirm=wishes.confirm,
     )
     return rehearsing.rehearse(request, base.settings, cache=base.cache, report=report)
+
+
+def rehearsed(config: Config, kit: Kit, wishes: Wishes) -> dict[str, Any] | None:
+    """Return the report of a rehearsal of this kit and notebook that passed as it is wished; None for none."""
+    last = rehearsing.last(kit)
+    asked = {
+        "env": wishes.env,
+        "installer": wishes.installer,
+        "layout": wishes.layout,
+        "rows_wanted": config.rows,
+    }
+    passed = last is not None and last.get("passed") and all(last.get(k) == v for k, v in asked.items())
+    return last if passed else None
 
 
 def status(config: Config) -> Status:

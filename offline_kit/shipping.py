@@ -1,6 +1,6 @@
 """The way to Kaggle and back: from a built kit to what is there, at the real Kaggle or a local one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -8,20 +8,23 @@ from pathlib import Path
 
 from offline_kit import files, notebook, pip_settings, proc
 from offline_kit.config import Config
-from offline_kit.errors import ProjectError, UsageError
+from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
-from offline_kit.kaggle_gateway.nouns import Account, Kaggle
+from offline_kit.kaggle_gateway.nouns import Account, Kaggle, NewNotebook, RefusedError
 from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.manifest import verify
 from offline_kit.model import Kit
-from offline_kit.push import datasets
-from offline_kit.push.dataset_plan import MODEST, PushPlan, Wishes
+from offline_kit.push import datasets, notebooks, outputs, queued, runs
+from offline_kit.push.dataset_plan import MODEST, Action, PushPlan, Wishes
 from offline_kit.push.datasets import Pushed
 from offline_kit.push.ledger import Ledger
 from offline_kit.push.memory import Memory
+from offline_kit.push.notebooks import NotebookPlan, PushedNotebook
+from offline_kit.push.runs import Finished
 from offline_kit.push.ways import Ways
+from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.report import SILENT, Reporter
 
@@ -30,8 +33,8 @@ LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
 
 
 LEDGER = "submissions.jsonl"
-LAST_PUSH = "last-push"
-"""What the memory calls the newest push of data."""
+LAST_PUSH, LAST_RUN = "last-push", "last-run"
+"""What the memory calls the newest push of data and the newest run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +61,36 @@ class Port:
         return {part.name: notebook.dataset_of(part, kit, self.config.dataset) for part in kit.parts}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A run of the kit's notebook that came to a good end."""
+
+    pushed: PushedNotebook
+    """Where the notebook is, and whether it was pushed for this."""
+    seconds: float
+    """How long the run took, as its log says."""
+    submission: Path | None
+    """What it wrote, fetched; None where it writes none and no competition asks for one."""
+    log: Path
+    """Its log."""
+    notes: tuple[str, ...]
+    """How what it wrote differs from the rehearsal's."""
+
+
 @contextmanager
 def where(
     to: str,
     address: str = "",
     report: Reporter = SILENT,
     *,
-    competition: Path | None = None,
+    project: Path | None = None,
     current: bool = False,
 ) -> Iterator[Where]:
     """Give the Kaggle that `--to` means, while the block lasts.
 
     A local one that listens at `address`, or where the variable says, is used; without an address one is
-    served here, on the state that `offline-kit local` has too, with the `competition` in that folder, its
-    notebooks run in the `current` environment or in that of their image. Raises UsageError for an address
+    served here, on the state that `offline-kit local` has too, with the competition that
+    the `project` brings, its notebooks run in the `current` environment or in that of their image. Raises UsageError for an address
     that is not on this machine, OutsideError where another server has that state.
     """
     address = address or (proc.environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
@@ -87,11 +106,15 @@ def where(
             )
         yield Where(local=address.rstrip("/"))
     else:
-        with _served(competition, current=current) as url:
+        with _served(_brought(project), current=current) as url:
             report.note(
                 f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
             )
             yield Where(local=url)
+
+
+def _brought(project: Path | None) -> Path | None:
+    return project if project and (project / "competition.toml").is_file() else None
 
 
 @contextmanager
@@ -111,22 +134,34 @@ def port(config: Config, there: Where) -> Iterator[Port]:
     with Client(there) as kaggle:
         account = kaggle.account()
         state = _state(config, there, account.username)
-        ledger = state / LEDGER if there.local else config.project / ".offline-kit" / LEDGER
         yield Port(
             config=config,
             kaggle=kaggle,
             account=account,
             local=bool(there.local),
             ways=Ways(state=state),
-            ledger=Ledger(ledger),
+            ledger=Ledger(ledger_path(config, state, local=bool(there.local))),
             memory=Memory(state),
         )
 
 
 def _state(config: Config, there: Where, username: str) -> Path:
+    return _memories(config) / ("local" if there.local else "kaggle") / username
+
+
+def _memories(config: Config) -> Path:
     """Return the folder that remembers what was sent: beside the kit, which is replaced as a whole."""
-    name = "local" if there.local else "kaggle"
-    return config.out.parent / f".{config.out.name}.push" / name / username
+    return config.out.parent / f".{config.out.name}.push"
+
+
+def states(config: Config) -> tuple[Path, ...]:
+    """Return the folders of all Kaggles and accounts that this project was pushed to, as <place>/<account>."""
+    return tuple(sorted(path for path in _memories(config).glob("*/*") if path.is_dir()))
+
+
+def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
+    """Return where submissions are written down: for the real Kaggle beside the project, to be kept."""
+    return state / LEDGER if local else config.project / ".offline-kit" / LEDGER
 
 
 def checked(kit: Kit) -> Kit:
@@ -146,14 +181,101 @@ def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = 
     return datasets.plan(checked(kit), port.datasets(kit), port.kaggle, port.ways, wishes, report)
 
 
-def push_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> tuple[Pushed, ...]:
+def push_data(
+    port: Port,
+    kit: Kit,
+    wishes: Wishes = MODEST,
+    report: Reporter = SILENT,
+    approve: Callable[[PushPlan], None] = lambda _plan: None,
+) -> tuple[Pushed, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
-    done = datasets.push(checked(kit), port.datasets(kit), port.kaggle, port.ways, wishes, report)
+    done = datasets.push(checked(kit), port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     parts = [
         {"part": each.part, "dataset": each.ref, "version": each.version, "url": each.url} for each in done
     ]
     port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": _now()})
     return done
+
+
+def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
+    """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
+    competition = port.config.competition
+    changed = [part.ref for part in plan.parts if part.action is Action.VERSION]
+    if not competition or not changed:
+        return ()
+    try:
+        waiting = queued.queued(port.kaggle, competition, port.ledger)
+    except RefusedError:
+        return ()  # nobody who has not accepted the rules has submissions
+    return queued.disturbed(waiting, changed, [part.id for part in kit.parts])
+
+
+def plan_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
+    """Return what a push of the kit's notebook would do, having looked at Kaggle."""
+    return notebooks.plan(notebooks.of_kit(kit, port.account.username), port.kaggle, port.ways, report)
+
+
+def push_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
+    """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
+    return notebooks.push(notebooks.of_kit(kit, port.account.username), port.kaggle, port.ways, report)
+
+
+def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
+    """Push the kit's notebook, wait for the run of exactly this version and fetch what it wrote.
+
+    Raises as `runs.push_and_follow` and `runs.fetch`. What was seen is remembered, a failure too.
+    """
+    return follow_notebook(port, kit, notebooks.of_kit(kit, port.account.username), report)
+
+
+def follow_notebook(
+    port: Port, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
+) -> Ran:
+    """Do as `run_notebook` with this notebook for the kit, and remember it under this name."""
+    folder = port.ways.state / "runs" / new.ref.partition("/")[2]
+    facts = {"kit": kit.id, "notebook": new.ref, "at": _now()}
+    try:
+        pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, logs=folder)
+        folder_of_run = folder / f"v{finished.version}"
+        written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
+    except OfflineKitError as error:
+        port.memory.keep(remember, {**facts, "problem": {"what": error.what, "hint": error.hint}})
+        raise
+    port.memory.keep(
+        remember, {**facts, "version": pushed.version, "seconds": finished.seconds, "url": pushed.url}
+    )
+    report.note(
+        f"version {pushed.version} of '{pushed.ref}' ran offline in {finished.seconds:.0f} s"
+        + (f"; its output is '{written}'" if written else "")
+    )
+    ours = rehearsed(kit)
+    notes = outputs.compare(ours, written) if ours and written else ()
+    return Ran(
+        pushed=pushed,
+        seconds=finished.seconds,
+        submission=written,
+        log=folder / runs.LOG_NAME,
+        notes=notes,
+    )
+
+
+def rehearsed(kit: Kit) -> Path | None:
+    """Return what the last rehearsal of this kit wrote; None where there was none or it failed."""
+    last = rehearsing.last(kit)
+    path = Path(str(last["submission"])) if last and last.get("passed") else None
+    return path if path and path.is_file() else None
+
+
+def _fetched(port: Port, finished: Finished, folder: Path, report: Reporter, *, keep: bool) -> Path | None:
+    name = port.config.notebook.submission
+    listed = {file.name: file.size for file in finished.outputs}
+    if name not in listed and not port.config.competition:
+        report.note(f"it wrote no '{name}', and no competition is configured that would want one")
+        return None
+    there = folder / name
+    if keep and there.is_file() and there.stat().st_size == listed.get(name):
+        return there  # fetched when this version was pushed, and its output does not change
+    return runs.fetch(finished, port.kaggle, folder, [name], report)[0]
 
 
 def _now() -> str:

@@ -12,8 +12,6 @@ from offline_kit.model import Fate, Freeze, Kit
 if TYPE_CHECKING:
     # Only named: showing the images must not import what a build needs.
     from offline_kit.pipeline import Built, Plan, Status
-    from offline_kit.push.dataset_plan import PushPlan
-    from offline_kit.push.datasets import Pushed
     from offline_kit.rehearsal.stage import Rehearsal
 
 
@@ -122,52 +120,8 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
     console.result({"ok": True, "rehearsal": facts})
 
 
-def show_push_plan(plan: "PushPlan", console: Console) -> None:
-    """Show what a push would do."""
-    rows = [
-        (part.part.name, part.ref, str(part.action), human_size(part.size), part.why) for part in plan.parts
-    ]
-    console.table("A push would", ["part", "dataset", "do", "bytes", "why"], rows)
-    for part in plan.parts:
-        for name in part.dropped:
-            console.note(f"'{part.ref}' would lose '{name}'")
-    console.step("nothing was sent")
-    parts = [
-        {
-            "part": part.part.name,
-            "dataset": part.ref,
-            "action": part.action.value,
-            "bytes": part.size,
-            "why": part.why,
-            "dropped": list(part.dropped),
-        }
-        for part in plan.parts
-    ]
-    console.result({"ok": True, "dry_run": True, "kit": plan.kit, "parts": parts})
-
-
-def show_push(pushed: "Iterable[Pushed]", kit: Kit, console: Console) -> None:
-    """Show where each part is now."""
-    done = list(pushed)
-    console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in done])
-    parts = [
-        {
-            "part": each.part,
-            "dataset": each.ref,
-            "version": each.version,
-            "action": each.action.value,
-            "url": each.url,
-        }
-        for each in done
-    ]
-    console.result({"ok": True, "kit": kit.id, "parts": parts})
-
-
-_DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
-
-
-def show_status(status: "Status", console: Console) -> None:
-    """Show what lies on disk."""
+def status_lines(status: "Status") -> list[str]:
+    """Return what lies on disk, for a person."""
     lines = [f"project     {status.config.project}"]
     if status.kit is None:
         lines.append(f"kit         none in '{status.config.out}': make one with 'offline-kit build'")
@@ -178,12 +132,18 @@ def show_status(status: "Status", console: Console) -> None:
             for part in status.kit.parts
         ]
         lines.append(f"rehearsal   {_rehearsal_line(status.rehearsal)}")
-    lines += [f"  problem   {problem}" for problem in status.problems]
-    console.lines(lines)
+    return lines + [f"  problem   {problem}" for problem in status.problems]
+
+
+def status_facts(status: "Status") -> dict[str, Any]:
+    """Return what lies on disk, for a script."""
     kit = _kit_facts(status.kit) if status.kit else {"kit": None}
-    console.result(
-        {"ok": not status.problems, **kit, "problems": list(status.problems), "rehearsal": status.rehearsal}
-    )
+    return {
+        "ok": not status.problems,
+        **kit,
+        "problems": list(status.problems),
+        "rehearsal": status.rehearsal,
+    }
 
 
 def _rehearsal_line(last: dict[str, Any] | None) -> str:

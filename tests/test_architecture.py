@@ -140,7 +140,7 @@ FLOORS: list[set[str]] = [
     {"init"},
     {"pipeline", "shipping"},  # conductors
     {"ship", "kaggle_rehearsal", "whereabouts"},
-    {"summary", "summary_compare", "summary_start"},
+    {"summary", "summary_kaggle", "summary_compare", "summary_start"},
     {"commands.options"},
     {"commands.kit", "commands.kaggle", "commands.stores", "commands.start", "commands.compare"},
     {"cli"},  # front door

@@ -9,42 +9,132 @@ from offline_kit.commands.options import (
     BUILD_OPTIONS,
     PATH,
     TO_OPTIONS,
+    YES,
+    asking,
     common,
+    kit_of,
     load_config,
+    options,
+    port_of,
     project_argument,
+    take,
 )
 from offline_kit.console import Console
+
+PUSH_OPTIONS = options(
+    click.option("--title", default="", help="Title of a new dataset; default its slug."),
+    click.option("--drop-foreign", is_flag=True, help="Files on Kaggle that are not ours may go."),
+    click.option("--public", is_flag=True, help="A dataset that is public already may take the kit."),
+    click.option("--resend", is_flag=True, help="Upload what is there already, too: `verify` found it damaged."),
+)  # fmt: skip
+SUBMIT_OPTIONS = options(
+    click.option("-m", "--message", default="", help="Your words in Kaggle's list of submissions."),
+    click.option("--wait/--no-wait", default=False, show_default=True, help="Wait for the score; hours are normal."),
+    click.option("--again", is_flag=True, help="Submit once more what was submitted before."),
+    click.option("--late", is_flag=True, help="Submit after the deadline, too."),
+)  # fmt: skip
 
 
 @click.command()
 @project_argument
 @BUILD_OPTIONS
 @TO_OPTIONS
+@PUSH_OPTIONS
 @click.option("--no-build", is_flag=True, help="Push the kit as it lies there.")
-@click.option("--title", default="", help="Title of a new dataset; default its slug.")
-@click.option("--drop-foreign", is_flag=True, help="Files on Kaggle that are not ours may go.")
-@click.option("--public", is_flag=True, help="A dataset that is public already may take the kit.")
+@click.option("--data-only", is_flag=True, help="Push the data alone, not the notebook.")
+@click.option("--no-wait", is_flag=True, help="Do not wait for the notebook's run.")
 @click.option("--dry-run", is_flag=True, help="Look at Kaggle and say what would be done; send nothing.")
+@YES
 @common
-def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:
-    """Build what changed, then upload what Kaggle lacks and wait until it is there."""
-    from offline_kit import pipeline, shipping, summary
+def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
+    """Build what changed, upload what Kaggle lacks, then run the notebook there and fetch what it wrote."""
+    from offline_kit import ship, shipping, summary_kaggle
     from offline_kit.push.dataset_plan import Wishes
 
     console = Console(quiet=quiet, as_json=as_json)
-    to, at = flags.pop("to"), flags.pop("at")
-    wishes = Wishes(**{name: flags.pop(name) for name in ("title", "drop_foreign", "public")})
-    dry_run = flags.pop("dry_run")
+    wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend"))
+    to, at, yes, dry_run = take(flags, "to", "at", "yes", "dry_run").values()
+    data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
     config = load_config(project, flags)
-    if no_build or dry_run:  # a dry run writes nothing: it is about the kit that lies there
-        kit = pipeline.kit_of(config)
-    else:
-        kit = pipeline.build(config, upgrade=upgrade, report=console).kit
-    with shipping.where(to, at, console) as there, shipping.port(config, there) as port:
+    # A dry run writes nothing: it is about the kit that lies there.
+    kit = kit_of(config, console, as_it_lies=no_build or dry_run, upgrade=upgrade)
+    with port_of(config, to, at, console) as port:
         if dry_run:
-            summary.show_push_plan(shipping.plan_data(port, kit, wishes, console), console)
-        else:
-            summary.show_push(shipping.push_data(port, kit, wishes, console), kit, console)
+            plan = shipping.plan_data(port, kit, wishes, console)
+            cells = None if data_only else shipping.plan_notebook(port, kit, console)
+            summary_kaggle.show_push_plan(plan, cells, console)
+            return
+        parts = ship.push_data(port, kit, wishes, asking(console, yes=yes), console)
+        ran = None if data_only or no_wait else shipping.run_notebook(port, kit, console)
+        notebook = ran.pushed if ran else None
+        if no_wait and not data_only:
+            notebook = shipping.push_notebook(port, kit, console)
+        summary_kaggle.show_push(parts, notebook, ran, kit, console)
+
+
+@click.command()
+@project_argument
+@BUILD_OPTIONS
+@TO_OPTIONS
+@SUBMIT_OPTIONS
+@click.option(
+    "--version", type=click.IntRange(min=1), metavar="N", help="An earlier version of the notebook."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Look at Kaggle and say what would be submitted; spend nothing."
+)
+@common
+def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:  # noqa: ARG001
+    """Submit the finished version of the kit's notebook, once."""
+    from offline_kit import ship, summary_kaggle
+
+    console = Console(quiet=quiet, as_json=as_json)
+    sending = ship.Sending(**take(flags, "message", "wait", "again", "late"))
+    to, at, version, dry_run = take(flags, "to", "at", "version", "dry_run").values()
+    config = load_config(project, flags)
+    with port_of(config, to, at, console) as port:
+        request = ship.request_for(port, version, sending, console)
+        if dry_run:
+            summary_kaggle.show_submit_plan(ship.plan_submission(port, request, console), console)
+            return
+        # Whoever says `submit` has said yes.
+        outcome = ship.submit(port, request, sending, asking(console, yes=True), console)
+        summary_kaggle.show_outcome(outcome, port.account, console)
+
+
+@click.command("ship")
+@project_argument
+@BUILD_OPTIONS
+@TO_OPTIONS
+@PUSH_OPTIONS
+@SUBMIT_OPTIONS
+@click.option(
+    "--env",
+    type=click.Choice(["matching", "current"]),
+    default="matching",
+    show_default=True,
+    help="Rehearse in the image's versions, or in the running environment; a local Kaggle likewise.",
+)
+@click.option("--no-rehearsal", is_flag=True, help="Trust the notebook, or the rehearsals before.")
+@YES
+@common
+def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
+    """Build, rehearse, push, run and submit: whatever of it is not done yet."""
+    from offline_kit import pipeline, ship, summary_kaggle
+    from offline_kit.push.dataset_plan import Wishes
+
+    console = Console(quiet=quiet, as_json=as_json)
+    to, at, yes, env, no_rehearsal = take(flags, "to", "at", "yes", "env", "no_rehearsal").values()
+    orders = ship.Orders(
+        rehearsal=None if no_rehearsal else pipeline.Wishes(env=env, yes=yes, confirm=console.confirm),
+        data=Wishes(**take(flags, "title", "drop_foreign", "public", "resend")),
+        sending=ship.Sending(**take(flags, "message", "wait", "again", "late")),
+        asking=asking(console, yes=yes),
+        upgrade=upgrade,
+    )
+    config = load_config(project, flags)
+    with port_of(config, to, at, console, current=env == "current") as port:
+        summary_kaggle.show_shipped(ship.ship(config, port, orders, console), port.account, console)
 
 
 @click.command("local")

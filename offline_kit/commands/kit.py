@@ -8,9 +8,13 @@ import click
 
 from offline_kit.commands.options import (
     BUILD_OPTIONS,
+    YES,
+    asking,
     common,
     load_config,
+    port_of,
     project_argument,
+    take,
 )
 from offline_kit.console import Console
 from offline_kit.errors import Exit
@@ -65,15 +69,26 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     metavar="SECONDS",
     help="Wall-clock limit; default the competition's.",
 )
-@click.option("--yes", is_flag=True, help="Download a large environment without asking.")
+@click.option(
+    "--on",
+    type=click.Choice(["here", "kaggle", "local"]),
+    default="here",
+    show_default=True,
+    help="Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.",
+)
+@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
+@YES
 @common
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit import pipeline, summary
+    from offline_kit import kaggle_rehearsal, pipeline, ship, summary, summary_kaggle
+    from offline_kit.push.dataset_plan import MODEST
 
     console = Console(quiet=quiet, as_json=as_json)
-    names = ("env", "installer", "layout", "timeout", "yes")
-    wishes = pipeline.Wishes(**{name: flags.pop(name) for name in names}, confirm=console.confirm)
+    on, at = take(flags, "on", "at").values()
+    wishes = pipeline.Wishes(
+        **take(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
+    )
     config = load_config(project, flags)
     if no_build:
         kit = pipeline.kit_of(config)
@@ -81,19 +96,37 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
         built = pipeline.build(config, upgrade=upgrade, report=console)
         summary.show_build(built, console, final=False)
         kit = built.kit
-    summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
+    if on == "here":
+        summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
+        return
+    with port_of(config, on, at, console, current=wishes.env == "current") as port:
+        ship.push_data(port, kit, MODEST, asking(console, yes=wishes.yes), console)
+        passed = kaggle_rehearsal.rehearse(port, kit, config.rows, console)
+        summary_kaggle.show_rehearsed(passed, port.account, console)
 
 
 @click.command()
 @project_argument
 @BUILD_OPTIONS
+@click.option(
+    "--to", type=click.Choice(["kaggle", "local"]), help="Ask this Kaggle; by default what was seen last."
+)
+@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
 @common
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Say what is built and how its last rehearsal went."""
-    from offline_kit import pipeline, summary
+    """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
+    from offline_kit import pipeline, summary, summary_kaggle, whereabouts
 
-    flags.pop("upgrade")
-    found = pipeline.status(load_config(project, flags))
-    summary.show_status(found, Console(quiet=quiet, as_json=as_json))
+    console = Console(quiet=quiet, as_json=as_json)
+    to, at, _ = take(flags, "to", "at", "upgrade").values()
+    config = load_config(project, flags)
+    found = pipeline.status(config)
+    if to:
+        with port_of(config, to, at, console) as port:
+            there: tuple[whereabouts.Whereabouts, ...] = (whereabouts.look(port, found.kit),)
+    else:
+        there = whereabouts.remembered(config)
+    console.lines([*summary.status_lines(found), *summary_kaggle.whereabouts_lines(there, found.kit)])
+    console.result(summary.status_facts(found) | {"there": summary_kaggle.whereabouts_facts(there)})
     if found.problems:
         sys.exit(Exit.PROJECT)

@@ -1,6 +1,7 @@
 """What several commands take, and the configuration that comes of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,10 @@ import click
 
 if TYPE_CHECKING:
     from offline_kit.config import Config
+    from offline_kit.console import Console
+    from offline_kit.model import Kit
+    from offline_kit.ship import Asking
+    from offline_kit.shipping import Port
 
 Command = Callable[..., Any]
 PATH = click.Path(path_type=Path)
@@ -79,3 +84,40 @@ TO_OPTIONS = options(
     click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, help="The real Kaggle, or one on this machine."),
     click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle; without one, it is served meanwhile."),
 )  # fmt: skip
+
+YES = click.option("--yes", is_flag=True, help="Ask nothing: for scripts and CI.")
+
+
+def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Take these flags out and return them by name, in this order."""
+    return {name: flags.pop(name) for name in names}
+
+
+def asking(console: "Console", *, yes: bool) -> "Asking":
+    """Return how to ask before something is spent."""
+    from offline_kit.ship import Asking
+
+    return Asking(yes=yes, confirm=console.confirm)
+
+
+def kit_of(config: "Config", console: "Console", *, as_it_lies: bool, upgrade: bool) -> "Kit":
+    """Return the kit as it lies there, or build what changed of it first."""
+    from offline_kit import pipeline
+
+    if as_it_lies:
+        return pipeline.kit_of(config)
+    return pipeline.build(config, upgrade=upgrade, report=console).kit
+
+
+@contextmanager
+def port_of(
+    config: "Config", to: str, at: str, console: "Console", *, current: bool = False
+) -> "Iterator[Port]":
+    """Give a Kaggle that we are logged in to, while the block lasts."""
+    from offline_kit import shipping
+
+    with (
+        shipping.where(to, at, console, project=config.project, current=current) as there,
+        shipping.port(config, there) as port,
+    ):
+        yield port

@@ -70,6 +70,12 @@ def marker(kaggle: Kaggle, ref: str) -> Part | None:
             return None
 
 
+def held(kaggle: Kaggle, ref: str, version: int) -> Part | None:
+    """Return the part that a ready dataset holds, None where its files have no marker of ours."""
+    marked = any(each.name == MARKER for each in kaggle.files(ref, version))
+    return marker(kaggle, ref) if marked else None
+
+
 def _text(path: Path) -> str:
     # Kaggle wraps some downloads into a zip.
     if zipfile.is_zipfile(path):

@@ -5,7 +5,7 @@ lost, or a run that is killed, is settled by looking, at once or by the next run
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -49,14 +49,17 @@ def push(
     ways: Ways,
     wishes: Wishes = MODEST,
     report: Reporter = SILENT,
+    approve: Callable[[PushPlan], None] = lambda _plan: None,
 ) -> tuple[Pushed, ...]:
     """Bring a kit's parts to their datasets (by part name) and return where each is.
 
-    Returns when every part is current, READY, private and shows its own marker. Raises as `plan`, and
-    OutsideError where Kaggle refuses or does not get ready; the same call later goes on.
+    Returns when every part is current, READY, private and shows its own marker. `approve` sees the plan and
+    may raise before anything is sent. Raises as `plan`, and OutsideError where Kaggle refuses or does not get ready; the same call later goes on.
     """
     with locked(ways.state / "push.lock"):
-        return apply(plan(kit, datasets, kaggle, ways, wishes, report), kaggle, ways, wishes, report)
+        found = plan(kit, datasets, kaggle, ways, wishes, report)
+        approve(found)
+        return apply(found, kaggle, ways, wishes, report)
 
 
 def plan(

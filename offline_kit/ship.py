@@ -1,0 +1,236 @@
+"""From the project to the score: build, rehearse, push, run, submit; each step only where it is not done yet.
+
+Every step looks first at what is there, so that the same command goes on wherever an earlier one stopped.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from offline_kit import git_state, pipeline, shipping
+from offline_kit.config import Config
+from offline_kit.errors import OutsideError, ProjectError, UsageError
+from offline_kit.kaggle_gateway.nouns import Submission
+from offline_kit.model import Kit
+from offline_kit.pipeline import Built
+from offline_kit.push import notebooks, submissions
+from offline_kit.push.dataset_plan import MODEST, PushPlan, Wishes
+from offline_kit.push.datasets import Pushed
+from offline_kit.push.submission_plan import SubmitPlan, SubmitRequest
+from offline_kit.push.submissions import Submitted
+from offline_kit.rehearsal.stage import Rehearsal
+from offline_kit.report import SILENT, Reporter
+from offline_kit.shipping import Port, Ran
+
+Confirm = Callable[[str], bool]
+"""Asks a person; False where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Whether a submission may be spent."""
+
+    yes: bool = False
+    """It was agreed to beforehand."""
+    confirm: Confirm = lambda _question: False
+    """Asks a person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """How a version is submitted."""
+
+    message: str = ""
+    """A person's words in Kaggle's list of submissions."""
+    wait: bool = False
+    """Wait for the score."""
+    again: bool = False
+    """Submit the same version once more."""
+    late: bool = False
+    """Submit after the deadline, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """How a kit is shipped."""
+
+    rehearsal: pipeline.Wishes | None
+    """How to rehearse; None: not at all."""
+    data: Wishes = MODEST
+    """What the push of data may do."""
+    sending: Sending = Sending()
+    """How to submit."""
+    asking: Asking = Asking()
+    """Whether to."""
+    upgrade: bool = False
+    """Freeze anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a version that was to be submitted."""
+
+    plan: SubmitPlan
+    """What was to be done."""
+    submitted: Submitted
+    """The submission, new or found."""
+    scored: Submission | None = None
+    """Its end; None where nobody waited for it and it has none yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A kit on its way, or at its score."""
+
+    built: Built
+    """The kit."""
+    rehearsal: Rehearsal | dict[str, Any] | None
+    """Its rehearsal, or the report of one before; None for none."""
+    pushed: tuple[Pushed, ...]
+    """Where its parts are."""
+    ran: Ran
+    """The run of its notebook."""
+    outcome: Outcome
+    """Its submission."""
+
+
+def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) -> Shipped:
+    """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
+    _check_competition(config, port)
+    built = pipeline.build(config, upgrade=orders.upgrade, report=report)
+    rehearsal = _rehearsed(config, built.kit, orders, report)
+    pushed = push_data(port, built.kit, orders.data, orders.asking, report)
+    ran = shipping.run_notebook(port, built.kit, report)
+    for note in ran.notes:
+        report.note(note)
+    request = request_of(port, built.kit, ran, orders.sending)
+    outcome = submit(port, request, orders.sending, orders.asking, report)
+    return Shipped(built=built, rehearsal=rehearsal, pushed=pushed, ran=ran, outcome=outcome)
+
+
+def _check_competition(config: Config, port: Port) -> None:
+    """Say before minutes of work that there is nothing to submit to."""
+    if not config.competition:
+        raise UsageError(
+            "there is no competition to ship to",
+            hint="set `competition` in the configuration (--competition), or use 'offline-kit push'",
+        )
+    if port.kaggle.competition(config.competition) is None:
+        raise OutsideError(
+            f"{port.account.place} knows no competition '{config.competition}'",
+            hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
+            if port.local
+            else "set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
+        )
+
+
+def _rehearsed(
+    config: Config, kit: Kit, orders: Orders, report: Reporter
+) -> Rehearsal | dict[str, Any] | None:
+    if orders.rehearsal is None:
+        report.note("not rehearsed, as asked")
+        return None
+    if (last := pipeline.rehearsed(config, kit, orders.rehearsal)) is not None:
+        report.note(f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s")
+        return last
+    return pipeline.rehearse(config, kit, orders.rehearsal, report=report)
+
+
+def push_data(
+    port: Port, kit: Kit, wishes: Wishes, asking: Asking, report: Reporter = SILENT
+) -> tuple[Pushed, ...]:
+    """Push a kit's data, having warned where a submission under way would meet other data than its own."""
+
+    def approve(plan: PushPlan) -> None:
+        lines = shipping.disturbed(port, kit, plan)
+        for line in lines:
+            report.warn(line)
+        if lines and not (asking.yes or asking.confirm("Send a new version of its data all the same?")):
+            raise OutsideError(
+                "a submission under way needs the data as it is; nothing was sent",
+                hint="wait for its score, or send all the same with --yes",
+                details=lines,
+            )
+
+    return shipping.push_data(port, kit, wishes, report, approve)
+
+
+def request_of(port: Port, kit: Kit, ran: Ran, sending: Sending) -> SubmitRequest:
+    """Return the submission of a run of the kit as it lies here."""
+    config = port.config
+    return SubmitRequest(
+        competition=config.competition,
+        notebook=ran.pushed.ref,
+        version=ran.pushed.version,
+        file=config.notebook.submission,
+        message=sending.message,
+        kit=kit.id,
+        parts={part.name: part.id for part in kit.parts},
+        commit=git_state.commit_of(config.project),
+        run_seconds=ran.seconds,
+        again=sending.again,
+        late=sending.late,
+    )
+
+
+def plan_submission(port: Port, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
+    """Return what a submission would be; raises all that stands against it."""
+    return submissions.plan(request, port.kaggle, port.ways, port.ledger, report)
+
+
+def submit(
+    port: Port, request: SubmitRequest, sending: Sending, asking: Asking, report: Reporter = SILENT
+) -> Outcome:
+    """Submit a finished version once, and wait for its score where that is wanted.
+
+    Raises what `submissions.plan`, `submit` and `wait` do, and UsageError where nobody said yes.
+    """
+    plan = submissions.plan(request, port.kaggle, port.ways, port.ledger, report)
+    if plan.already is None:
+        for name, value in plan.facts():
+            report.note(f"{name}: {value}")
+        if not (asking.yes or asking.confirm(f"Spend one of {plan.left} submissions?")):
+            raise UsageError(
+                "nobody agreed to spend a submission; nothing was submitted",
+                hint="answer with y, or give --yes (in scripts and CI)",
+            )
+    submitted = submissions.submit(plan, port.kaggle, port.ways, port.ledger, report)
+    scored = None
+    if sending.wait:
+        scored = submissions.wait(submitted.ref, port.kaggle, port.ways, report, ledger=port.ledger)
+    return Outcome(plan=plan, submitted=submitted, scored=scored)
+
+
+def request_for(
+    port: Port, version: int | None, sending: Sending, report: Reporter = SILENT
+) -> SubmitRequest:
+    """Return the submission of a version of the kit's notebook, None being the one that is this kit's.
+
+    The run of this kit's version is waited for. Raises UsageError where there is no competition to submit
+    to, ProjectError where the kit's notebook was not pushed yet.
+    """
+    config = port.config
+    if not config.competition:
+        raise UsageError(
+            "there is no competition to submit to",
+            hint="set `competition` in the configuration (--competition)",
+        )
+    kit = shipping.checked(pipeline.kit_of(config))
+    if version is None:
+        plan = shipping.plan_notebook(port, kit, report)
+        if not plan.version:
+            raise ProjectError(
+                f"the notebook of this kit is not on {port.account.place}: {plan.why}",
+                hint="push it with 'offline-kit push', or name an earlier version with --version",
+            )
+        return request_of(port, kit, shipping.run_notebook(port, kit, report), sending)
+    ref = notebooks.of_kit(kit, port.account.username).ref
+    return SubmitRequest(
+        competition=config.competition,
+        notebook=ref,
+        version=version,
+        file=config.notebook.submission,
+        message=sending.message,
+        again=sending.again,
+        late=sending.late,
+    )

@@ -1,0 +1,236 @@
+"""What the commands about Kaggle show when they are done."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.console import Console
+from offline_kit.files import human_size
+
+if TYPE_CHECKING:
+    from offline_kit.kaggle_gateway.nouns import Account
+    from offline_kit.kaggle_rehearsal import Rehearsed
+    from offline_kit.model import Kit
+    from offline_kit.push.dataset_plan import PushPlan
+    from offline_kit.push.datasets import Pushed
+    from offline_kit.push.ledger import Entry
+    from offline_kit.push.notebooks import NotebookPlan, PushedNotebook
+    from offline_kit.push.submission_plan import SubmitPlan
+    from offline_kit.ship import Outcome, Shipped
+    from offline_kit.shipping import Ran
+    from offline_kit.whereabouts import Piece, Whereabouts
+
+_DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
+_NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
+
+
+def show_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
+    """Show what a push would do."""
+    rows = [
+        (part.part.name, part.ref, str(part.action), human_size(part.size), part.why) for part in plan.parts
+    ]
+    if notebook:
+        rows.append(("notebook", notebook.new.ref, notebook.action, "", notebook.why))
+    console.table("A push would", ["part", "to", "do", "bytes", "why"], rows)
+    for part in plan.parts:
+        for name in part.dropped:
+            console.note(f"'{part.ref}' would lose '{name}'")
+    console.step("nothing was sent")
+    parts = [
+        {
+            "part": part.part.name,
+            "dataset": part.ref,
+            "action": part.action.value,
+            "bytes": part.size,
+            "why": part.why,
+            "dropped": list(part.dropped),
+        }
+        for part in plan.parts
+    ]
+    told = (
+        {"notebook": notebook.new.ref, "action": notebook.action, "why": notebook.why} if notebook else None
+    )
+    console.result({"ok": True, "dry_run": True, "kit": plan.kit, "parts": parts, "notebook": told})
+
+
+def show_push(
+    parts: "Iterable[Pushed]",
+    notebook: "PushedNotebook | None",
+    ran: "Ran | None",
+    kit: "Kit",
+    console: Console,
+) -> None:
+    """Show where each part is now; where it was pushed, the notebook; where it was waited for, its run."""
+    done = list(parts)
+    _say_parts(done, console)
+    if notebook:
+        console.lines([_notebook_line(notebook, ran)])
+    for note in ran.notes if ran else ():
+        console.note(note)
+    told = _notebook(notebook, ran) if notebook else None
+    console.result({"ok": True, "kit": kit.id, "parts": _parts(done), "notebook": told})
+
+
+def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
+    """Show what would be submitted."""
+    console.facts(
+        "This would be submitted" if plan.already is None else "Submitted already", list(plan.facts())
+    )
+    console.step("nothing was submitted")
+    console.result({"ok": True, "dry_run": True, **dict(plan.facts())})
+
+
+def show_outcome(outcome: "Outcome", account: "Account", console: Console) -> None:
+    """Show what became of a submission."""
+    console.lines(_outcome_lines(outcome, account))
+    console.result({"ok": True, "submission": _outcome(outcome, account)})
+
+
+def show_shipped(shipped: "Shipped", account: "Account", console: Console) -> None:
+    """Show where a kit is, and its submission."""
+    _say_parts(shipped.pushed, console)
+    console.lines(
+        [_notebook_line(shipped.ran.pushed, shipped.ran), *_outcome_lines(shipped.outcome, account)]
+    )
+    kit = shipped.built.kit
+    console.result(
+        {
+            "ok": True,
+            "kit": kit.id,
+            "changed": shipped.built.changed,
+            "parts": _parts(shipped.pushed),
+            "notebook": _notebook(shipped.ran.pushed, shipped.ran),
+            "submission": _outcome(shipped.outcome, account),
+        }
+    )
+
+
+def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) -> None:
+    """Show how a rehearsal on Kaggle went, and what it lets expect."""
+    ran = passed.ran
+    rows = [
+        ("where", f"{account.place}, '{ran.pushed.ref}' version {ran.pushed.version}"),
+        ("time", f"{ran.seconds:.1f} s"),
+        ("submission", f"{ran.submission or 'none'} ({passed.rows} rows)"),
+        ("log", str(ran.log)),
+    ]
+    if passed.forecast:
+        rows.append(
+            ("forecast", f"at this pace {passed.limit / 3600:g} h are enough for {passed.forecast} rows")
+        )
+    for note in passed.notes:
+        console.note(note)
+    console.facts("Rehearsal passed", rows)
+    told = {**_notebook(ran.pushed, ran), "rows": passed.rows, "rows_in_limit": passed.forecast}
+    console.result({"ok": True, "place": account.place, "rehearsal": told})
+
+
+def whereabouts_lines(there: "Iterable[Whereabouts]", kit: "Kit | None") -> list[str]:
+    """Return what is at each Kaggle, for a person."""
+    lines = []
+    for one in there:
+        seen = "now" if one.looked else f"as seen last, {one.at}" if one.at else "as seen last"
+        lines.append(f"{one.place:<11} as '{one.account}', {seen}")
+        lines += [f"  {piece.name:<9} {_piece(piece, kit)}" for piece in one.pieces]
+        if one.run:
+            lines.append(f"  last run  {_run_line(one.run)}")
+        lines += [f"  submitted {_entry_line(entry)}" for entry in one.submissions]
+    return lines or ["Kaggle      nothing was pushed from here; --to kaggle looks"]
+
+
+def whereabouts_facts(there: "Iterable[Whereabouts]") -> list[dict[str, Any]]:
+    """Return what is at each Kaggle, for a script."""
+    return [asdict(one) for one in there]
+
+
+def _piece(piece: "Piece", kit: "Kit | None") -> str:
+    if not piece.version:
+        return f"{piece.ref}: not there"
+    holds = piece.holds
+    if len(holds) == 64:  # an id, of what was seen last
+        holds = "this kit" if kit and kit.id == holds else f"kit {holds[:12]}"
+    return ", ".join(
+        word for word in (f"{piece.ref} version {piece.version}", piece.state, f"holds {holds}") if word
+    )
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    if problem := run.get("problem"):
+        return f"{run.get('at')}: failed: {problem['what']}; {problem['hint']}"
+    return f"{run.get('at')}: version {run.get('version')} in {run.get('seconds', 0):.1f} s"
+
+
+def _entry_line(entry: "Entry") -> str:
+    end = entry.score or entry.error or "no score yet"
+    return f"{entry.at}: {entry.submission or '?'}, notebook version {entry.version}, {entry.state}: {end}"
+
+
+def _say_parts(parts: "Iterable[Pushed]", console: Console) -> None:
+    console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
+
+
+def _parts(parts: "Iterable[Pushed]") -> list[dict[str, Any]]:
+    return [
+        {
+            "part": each.part,
+            "dataset": each.ref,
+            "version": each.version,
+            "action": each.action.value,
+            "url": each.url,
+        }
+        for each in parts
+    ]
+
+
+def _notebook_line(pushed: "PushedNotebook", ran: "Ran | None") -> str:
+    time = f", ran in {ran.seconds:.1f} s" if ran else ""
+    return f"{pushed.ref} version {pushed.version}: {_NOTEBOOK[pushed.action]}{time}"
+
+
+def _notebook(pushed: "PushedNotebook", ran: "Ran | None") -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "notebook": pushed.ref,
+        "version": pushed.version,
+        "action": pushed.action,
+        "url": pushed.url,
+    }
+    if ran:
+        told |= {
+            "seconds": ran.seconds,
+            "submission": str(ran.submission) if ran.submission else None,
+            "log": str(ran.log),
+            "notes": list(ran.notes),
+        }
+    return told
+
+
+def _outcome_lines(outcome: "Outcome", account: "Account") -> list[str]:
+    made = outcome.submitted
+    done = "submitted already, nothing was submitted again" if made.already else "submitted"
+    lines = [f"submission {made.ref}, notebook version {made.version}: {done}"]
+    scored = outcome.scored or outcome.plan.already
+    if scored and scored.state == "complete":
+        lines.append(f"score {scored.public or '(none told)'}{_private(scored.private)}")
+    else:
+        lines.append(
+            f"the score may take hours: 'offline-kit submit --wait' waits for it, {account.place} shows it too"
+        )
+    return lines
+
+
+def _private(score: str) -> str:
+    return f", private {score}" if score else ""
+
+
+def _outcome(outcome: "Outcome", account: "Account") -> dict[str, Any]:
+    made, scored = outcome.submitted, outcome.scored or outcome.plan.already
+    return {
+        "ref": made.ref,
+        "version": made.version,
+        "message": made.message,
+        "already": made.already,
+        "place": account.place,
+        "state": scored.state if scored else "pending",
+        "score": scored.public if scored else "",
+        "private_score": scored.private if scored else "",
+    }

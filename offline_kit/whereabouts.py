@@ -1,0 +1,155 @@
+"""What of a kit is on Kaggle: as it was seen last, from this disk, or looked at now."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import shipping
+from offline_kit.config import Config
+from offline_kit.errors import OfflineKitError
+from offline_kit.kaggle_gateway.nouns import Kaggle
+from offline_kit.model import Kit, Part
+from offline_kit.push import dataset_remote, notebooks
+from offline_kit.push.ledger import Entry, Ledger
+from offline_kit.push.memory import Memory
+from offline_kit.shipping import Port
+
+SHOWN = 5
+"""Submissions that are shown, the latest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A dataset or a notebook on Kaggle."""
+
+    name: str
+    """The part's name, or "notebook"."""
+    ref: str
+    """"owner/slug"."""
+    version: int
+    """The newest version; 0 where there is none."""
+    state: str
+    """The processing state of a dataset or the state of a run; empty where it was not looked at."""
+    holds: str
+    """"this kit", "another kit", "no kit", "nothing" or, where it was not looked at, the kit's id."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whereabouts:
+    """What is at one Kaggle, for one account."""
+
+    place: str
+    """"Kaggle", or "the local Kaggle"."""
+    account: str
+    """Whose."""
+    looked: bool
+    """Whether Kaggle was asked; else it is what was seen last."""
+    at: str
+    """When the data was pushed last from here: ISO 8601 in UTC; empty for never."""
+    pieces: tuple[Piece, ...]
+    """Datasets, then the notebook."""
+    run: dict[str, Any] | None
+    """The last run of the notebook that we followed, or the problem that it ended with."""
+    submissions: tuple[Entry, ...]
+    """The last submissions that we made, the latest first."""
+
+
+def remembered(config: Config) -> tuple[Whereabouts, ...]:
+    """Return what was seen last, at every Kaggle and for every account; asks nobody."""
+    return tuple(_remembered(config, folder) for folder in shipping.states(config))
+
+
+def _remembered(config: Config, folder: Path) -> Whereabouts:
+    memory, local = Memory(folder), folder.parent.name == "local"
+    pushed = memory.recall(shipping.LAST_PUSH) or {}
+    run = memory.recall(shipping.LAST_RUN)
+    pieces = [
+        Piece(
+            name=str(part.get("part")),
+            ref=str(part.get("dataset")),
+            version=int(part.get("version") or 0),
+            state="",
+            holds=str(pushed.get("kit", "")),
+        )
+        for part in pushed.get("parts") or ()
+    ]
+    if run:
+        pieces.append(
+            Piece(
+                name="notebook",
+                ref=str(run.get("notebook")),
+                version=int(run.get("version") or 0),
+                state="failed" if run.get("problem") else "complete",
+                holds=str(run.get("kit", "")),
+            )
+        )
+    return Whereabouts(
+        place="the local Kaggle" if local else "Kaggle",
+        account=folder.name,
+        looked=False,
+        at=str(pushed.get("at", "")),
+        pieces=tuple(pieces),
+        run=run,
+        submissions=_last(Ledger(shipping.ledger_path(config, folder, local=local))),
+    )
+
+
+def look(port: Port, kit: Kit | None) -> Whereabouts:
+    """Ask Kaggle now; without a kit only for the submissions. Waits for nothing."""
+    _refresh(port)
+    pieces = tuple(_pieces(port, kit)) if kit else ()
+    return Whereabouts(
+        place=port.account.place,
+        account=port.account.username,
+        looked=True,
+        at=str((port.memory.recall(shipping.LAST_PUSH) or {}).get("at", "")),
+        pieces=pieces,
+        run=port.memory.recall(shipping.LAST_RUN),
+        submissions=_last(port.ledger),
+    )
+
+
+def _refresh(port: Port) -> None:
+    """Lay what Kaggle tells of our submissions over the ledger."""
+    competition = port.config.competition
+    if competition and port.ledger.latest(competition):
+        for submission in port.kaggle.submissions(competition):
+            port.ledger.update(submission)
+
+
+def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
+    owner = port.account.username
+    for part in kit.parts:
+        dataset = port.datasets(kit)[part.name]
+        yield _dataset(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
+    try:
+        new = notebooks.of_kit(kit, owner)
+    except OfflineKitError:
+        return  # a kit without a notebook, or one that is not ours to push
+    there = port.kaggle.notebook(new.ref)
+    run = port.kaggle.run(new.ref, there.current) if there else None
+    same = there is not None and notebooks.is_same(new, there)
+    yield Piece(
+        name="notebook",
+        ref=new.ref,
+        version=there.current if there else 0,
+        state=run.state if run else "",
+        holds="nothing" if there is None else "this kit" if same else "another kit",
+    )
+
+
+def _dataset(kaggle: Kaggle, ref: str, part: Part) -> Piece:
+    there = kaggle.dataset(ref)
+    if there is None:
+        return Piece(name=part.name, ref=ref, version=0, state="", holds="nothing")
+    state = kaggle.status(ref)
+    held = dataset_remote.held(kaggle, ref, there.version) if state == "ready" else None
+    holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
+    return Piece(
+        name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
+    )
+
+
+def _last(ledger: Ledger) -> tuple[Entry, ...]:
+    return tuple(reversed(ledger.entries()[-SHOWN:]))
