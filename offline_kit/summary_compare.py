@@ -1,5 +1,7 @@
 """What `verify` and `diff` show: tables and lines for a person, one object for a script."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.console import Console
@@ -7,7 +9,12 @@ from offline_kit.files import human_size
 
 if TYPE_CHECKING:
     # Only named: showing a difference must not import what a verification needs.
+    from offline_kit.diff import Difference, FileChange, NotebookChange, PackageChange
     from offline_kit.push.verify import NotebookCheck, PartCheck, Problem, Verification
+
+SHORT = 40
+"""Lines of the notebook's difference that a person sees."""
+_MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 
 
 def show_verification(found: "Verification", console: Console) -> None:
@@ -89,3 +96,84 @@ def _notebook_facts(check: "NotebookCheck") -> dict[str, Any]:
 
 def _problem_facts(problems: "tuple[Problem, ...]") -> list[dict[str, str]]:
     return [{"what": problem.what, "remedy": problem.remedy} for problem in problems]
+
+
+def show_difference(found: "Difference", console: Console) -> None:
+    """Show what differs between two kits, on stdout: it is what the command is for."""
+    if found.same:
+        console.lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
+    else:
+        console.lines(list(_difference_lines(found)))
+    console.result({"ok": True, "same": found.same, **_difference_facts(found)})
+
+
+def _difference_lines(found: "Difference") -> Iterator[str]:
+    old, new = found.old.kit, found.new.kit
+    if old.id == new.id:
+        yield f"kit {new.id[:12]} in both, with another notebook"
+    else:
+        yield f"kit {old.id[:12]} -> {new.id[:12]}"
+    yield from (f"{each.name}: {_value(each.before)} -> {_value(each.after)}" for each in found.target)
+    yield from _section("Packages", [_package_line(each) for each in found.packages])
+    yield from _section("From the image", [_package_line(each) for each in found.provided])
+    own = [
+        line
+        for each in found.own
+        for line in (_package_line(each), *(f"    {_file_line(file)}" for file in each.files))
+    ]
+    yield from _section("Own code", [*own, *map(_file_line, found.sources)])
+    yield from _section("Checkpoints", list(map(_file_line, found.checkpoints)))
+    yield from _section("Other files", list(map(_file_line, found.other)))
+    yield from _section("Notebook", list(_notebook_lines(found.notebook)))
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _package_line(each: "PackageChange") -> str:
+    note = f" ({each.note})" if each.note else ""
+    if each.change == "rebuilt":
+        return f"~ {each.name} {each.after}: rebuilt, the same version in other bytes{note}"
+    versions = " -> ".join(version for version in (each.before, each.after) if version)
+    return f"{_MARKS.get(each.change, '~')} {each.name} {versions}{note}"
+
+
+def _file_line(each: "FileChange") -> str:
+    mark = _MARKS.get(each.change, "~")
+    if each.change == "renamed":
+        return f"{mark} {each.was} -> {each.name} ({human_size(each.after)}, the same bytes)"
+    if each.change == "changed":
+        sizes = dict.fromkeys((human_size(each.before), human_size(each.after)))
+        return f"{mark} {each.name} ({' -> '.join(sizes)})"
+    return f"{mark} {each.name} ({human_size(each.before or each.after)})"
+
+
+def _notebook_lines(change: "NotebookChange") -> Iterator[str]:
+    for title, what in change.cells:
+        yield f"{_MARKS.get(what, '~')} cell {title}"
+    for each in change.metadata:
+        yield f"~ {each.name}: {_value(each.before)} -> {_value(each.after)}"
+    yield from change.text[:SHORT]
+    if len(change.text) > SHORT:
+        yield f"... and {len(change.text) - SHORT} more lines: --json has them all"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _difference_facts(found: "Difference") -> dict[str, Any]:
+    named = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
+    sides = {
+        name: {"kit": side.kit.id, "folder": str(side.kit.folder), "image": side.image, "python": side.python}
+        for name, side in (("old", found.old), ("new", found.new))
+    }
+    cells = [{"cell": cell, "change": change} for cell, change in found.notebook.cells]
+    return {
+        **sides,
+        **{name: [asdict(each) for each in getattr(found, name)] for name in named},
+        "notebook": {**asdict(found.notebook), "cells": cells},
+    }

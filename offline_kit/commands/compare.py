@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from offline_kit.commands.options import (
 )
 from offline_kit.console import Console
 from offline_kit.errors import Exit
+from offline_kit.kaggle_names import MARKER
+
+if TYPE_CHECKING:
+    from offline_kit.model import Kit
 
 
 @click.command()
@@ -41,3 +45,30 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     summary_compare.show_verification(found, console)
     if found.problems:
         sys.exit(Exit.PROJECT)
+
+
+@click.command()
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH, default=".")
+@click.option("--exit-code", is_flag=True, help="End with 1 where the kits differ.")
+@common
+def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -> None:
+    """Compare two kits, each named by its own folder or its project's; NEW is by default this project's."""
+    from offline_kit import diff as differing
+    from offline_kit import diff_sides, summary_compare
+
+    sides = [diff_sides.read(_kit(place)) for place in (old, new)]
+    found = differing.compare(*sides)
+    summary_compare.show_difference(found, Console(quiet=quiet, as_json=as_json))
+    if exit_code and not found.same:
+        sys.exit(Exit.PROJECT)
+
+
+def _kit(place: Path) -> "Kit":
+    """Return the kit in a folder, or that of the project there."""
+    from offline_kit import manifest, pipeline
+
+    dataset = place / "dataset"
+    if (dataset / MARKER).is_file() or any(dataset.glob(f"*/{MARKER}")):
+        return manifest.read_kit(place)
+    return pipeline.kit_of(load_config(place, dict.fromkeys(NOTEBOOK_FLAGS)))
