@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
         "push.notebook_same",
         "push.outputs",
         "push.verify_bytes",
+        "push.run_files",
         "push.run_logs",
         "git_state",
         "push.waiting",
@@ -57,7 +58,13 @@ FLOORS: list[set[str]] = [
         "interpreters",
         "wheel_tools",
     },
-    {"sandbox", "building", "push.ledger", "kaggle_gateway.calls", "kaggle_gateway.uploads"},  # the door of that room
+    {
+        "sandbox",
+        "building",
+        "push.ledger",
+        "kaggle_gateway.calls",
+        "kaggle_gateway.uploads",
+    },  # the door of that room
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.client"},
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
@@ -68,6 +75,7 @@ FLOORS: list[set[str]] = [
     {"push.submission_remote"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {
+        "diff_sides",
         "fetching",
         "kit_layout",
         "freeze.inputs",
@@ -75,7 +83,7 @@ FLOORS: list[set[str]] = [
         "freeze.direct",
         "freeze.written",
     },
-    {"freeze.facts", "freeze.engines"},
+    {"diff", "freeze.facts", "freeze.engines"},
     {"freeze.stubs", "freeze.walk"},
     {"freeze.fates"},
     {"freeze.checks", "freeze.solve", "freeze.gather"},
