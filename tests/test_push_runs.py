@@ -156,6 +156,7 @@ def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: Clie
         runs.push_and_follow(new(code), alice, ways(bench), logs=tmp_path / "logs")
     assert caught.value.hint == "push the kit again"
     assert "cause: 2 of 9 files are damaged" in caught.value.details
+    assert f"the whole log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
     assert "KitError" in (tmp_path / "logs" / "log.txt").read_text()
 
 
@@ -185,6 +186,15 @@ def test_what_kaggle_itself_says_is_understood(
     assert failure in details
     assert cause in details
     assert remedy in caught.value.hint
+
+
+@pytest.mark.parametrize("late", ["ListKernelSessionOutput", "ListKernelFiles"])
+def test_what_a_run_left_may_show_late(bench: Bench, alice: Client, late: str) -> None:
+    """A log or a listing that is empty at first is looked at again."""
+    bench.kaggle.faults.add(Fault(on=late, answer={"files": [], "log": ""}, times=2))
+    done = ran(bench, alice, WRITES + "; print('said')")
+    assert run_logs.plain(done.log) == "said\n"
+    assert [file.name for file in done.outputs] == ["submission.csv"]
 
 
 def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: Client) -> None:
@@ -349,7 +359,7 @@ def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
     )
     found = run_logs.trouble(log(text), told("a = 1", "grow()"))
     assert (found.cell, found.source) == (3, "grow()")
-    assert found.message == "nbclient.exceptions.DeadKernelError: Kernel died"
+    assert found.error == (found.message,) == ("nbclient.exceptions.DeadKernelError: Kernel died",)
 
 
 def test_errors_that_it_followed_from_are_told_too() -> None:

@@ -69,6 +69,8 @@ def trouble(log: Sequence[LogLine], notebook: str) -> Trouble:
     code = _code_cells(notebook)
     number = _counted(head[-1][1] if head else "", code) or _recognised(section, code) or _begun(text, code)
     lines = tuple(line for line in section.splitlines() if line.strip().strip("-"))
+    if lines and "DeadKernelError" in lines[-1]:
+        lines = lines[-1:]  # the frames are papermill's own
     return Trouble(
         cell=number,
         source=code.get(number, ""),

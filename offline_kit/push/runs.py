@@ -1,12 +1,13 @@
 """The run of a pushed notebook: followed to its end, judged, its output fetched."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from typing import TypeVar
 
 from offline_kit import files
-from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.kaggle_gateway.nouns import (
     Kaggle,
     LogLine,
@@ -18,7 +19,7 @@ from offline_kit.kaggle_gateway.nouns import (
     UnsentError,
 )
 from offline_kit.patience import PassingError
-from offline_kit.push import notebooks, run_logs
+from offline_kit.push import notebooks, run_files, run_logs
 from offline_kit.push.notebooks import PushedNotebook
 from offline_kit.push.run_logs import Trouble
 from offline_kit.push.waiting import poll
@@ -34,7 +35,7 @@ _HEAD = 8  # lines of a quoted cell
 _TAIL = 12  # lines of an error
 _SHOWN = 10
 _AGAIN = "run the same command again: it goes on waiting, and nothing is pushed twice"
-_ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
+_T = TypeVar("_T")
 
 
 class NotMountedError(ProjectError):
@@ -103,7 +104,7 @@ def follow(
     with report.waiting(f"version {version} of '{ref}' runs on {kaggle.account().place}") as say:
         watch = _Watch(ref, version, kaggle, ways, say)
         run = poll(watch.ended, ways.waiting.until(longest), lambda e: _never_ended(ref, version, str(e)))
-    log = kaggle.log(ref, version)
+    log = _at_last(lambda: kaggle.log(ref, version), ways) if run.state != "cancelacknowledged" else ()
     if logs:
         keep_log(log, logs)
     if run.state == "cancelacknowledged":
@@ -118,14 +119,35 @@ def follow(
             hint="push the kit and the notebook again; the run began before Kaggle showed the dataset to it",
         )
     if run.state == "error":
-        raise _failed(ref, version, run, log, kaggle)
+        raise _failed(ref, version, run, log, kaggle, logs)
     return Finished(
         ref=ref,
         version=version,
         seconds=run_logs.seconds(log) or time.monotonic() - began,
         log=log,
-        outputs=kaggle.outputs(ref, version),
+        outputs=_at_last(lambda: kaggle.outputs(ref, version), ways),
     )
+
+
+def _at_last(ask: Callable[[], tuple[_T, ...]], ways: Ways) -> tuple[_T, ...]:
+    """Return what a run that has ended left; nothing may mean that it does not show yet."""
+
+    def there() -> tuple[_T, ...]:
+        found = ask()
+        if not found:
+            raise PassingError("nothing shows yet")
+        return found
+
+    try:
+        return poll(
+            there, ways.waiting.until(ways.waiting.grace / 6), lambda e: _NothingError(str(e), hint=_AGAIN)
+        )
+    except _NothingError:
+        return ()
+
+
+class _NothingError(OutsideError):
+    """What was looked for did not show."""
 
 
 class _Watch:
@@ -193,53 +215,15 @@ def fetch(
     if missing:
         raise _not_written(finished, missing)
     keep_log(finished.log, folder)
+    run = (finished.ref, finished.version)
     with report.progress("fetching the output", sum(listed[name] for name in names)) as advance:
         found = []
         for name in names:
-            found.append(_fetched(finished, kaggle, folder, RemoteFile(name=name, size=listed[name]), report))
+            found.append(
+                run_files.bring(run, RemoteFile(name=name, size=listed[name]), kaggle, folder, report)
+            )
             advance(listed[name])
     return tuple(found)
-
-
-def _fetched(finished: Finished, kaggle: Kaggle, folder: Path, file: RemoteFile, report: Reporter) -> Path:
-    place = folder / file.name
-    if ".." in PurePosixPath(file.name).parts or PurePosixPath(file.name).is_absolute():
-        raise UsageError(f"'{file.name}' is no name of an output", hint="name a file below /kaggle/working")
-    part = place.with_name(f".{place.name}.part")
-    files.made(place.parent)
-    seen: list[str] = []
-    try:
-        for _ in range(2):
-            part.unlink(missing_ok=True)
-            size = kaggle.fetch_output(finished.ref, finished.version, file.name, part)
-            if _is_error_page(part, file.name):
-                raise _not_the_file(file.name, f"an error page of {size} bytes came instead")
-            if size == file.size:
-                part.replace(place)
-                return place
-            seen.append(files.sha256_of(part))
-        if seen[0] != seen[1]:
-            raise _not_the_file(file.name, f"{size} bytes came, and Kaggle lists {file.size}")
-        # Twice the same bytes: it is the listing that is wrong, which was seen on Kaggle.
-        report.warn(f"'{file.name}' has {size} bytes, and Kaggle lists it with {file.size}")
-        part.replace(place)
-    finally:
-        part.unlink(missing_ok=True)
-    return place
-
-
-def _is_error_page(path: Path, name: str) -> bool:
-    if name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):
-        return False
-    with path.open("rb") as stream:
-        return stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)
-
-
-def _not_the_file(name: str, why: str) -> OutsideError:
-    return OutsideError(
-        f"the output '{name}' could not be fetched: {why}",
-        hint="run the same command again: it asks for a fresh link",
-    )
 
 
 def _not_written(finished: Finished, missing: Sequence[str]) -> ProjectError:
@@ -254,20 +238,24 @@ def _not_written(finished: Finished, missing: Sequence[str]) -> ProjectError:
     )
 
 
-def _failed(ref: str, version: int, run: Run, log: tuple[LogLine, ...], kaggle: Kaggle) -> ProjectError:
-    """Return the error for a run that failed: the cell, its error, cause, remedy and page."""
+def _failed(
+    ref: str, version: int, run: Run, log: tuple[LogLine, ...], kaggle: Kaggle, logs: Path | None
+) -> ProjectError:
+    """Return the error for a run that failed: the cell, its error, cause, remedy, and where to read on."""
     there = kaggle.notebook(ref, version)
     found = run_logs.trouble(log, there.text if there else "")
     cause, remedy = causes.explain(found.message or run.failure)
     if (cause, remedy) == (causes.UNKNOWN.cause, causes.UNKNOWN.remedy):
         cause, remedy = causes.explain(run.failure)
     what = f"cell {found.cell} of the notebook failed" if found.cell else "the notebook failed"
-    page = there.url if there else ""
-    said = [f"Kaggle says: {run.failure}"] if run.failure and run.failure not in found.message else []
+    place = kaggle.account().place
+    said = [f"{place} says: {run.failure}"] if run.failure and run.failure not in found.message else []
+    more = [f"the whole log: {logs / LOG_NAME}"] if logs else []
+    more += [f"its page: {there.url}"] if there and place == "Kaggle" else []
     return ProjectError(
-        f"{what} on {kaggle.account().place}: version {version} of '{ref}'",
+        f"{what} on {place}: version {version} of '{ref}'",
         hint=remedy,
-        details=[*_quoted(found), *_error(found, log), *said, f"cause: {cause}", *([page] if page else [])],
+        details=[*_quoted(found), *_error(found, log), *said, f"cause: {cause}", *more],
     )
 
 

@@ -16,9 +16,7 @@ class Cause:
     """What to do about it."""
 
 
-UNKNOWN = Cause(
-    "", "not a failure that is known here", "read the cell and its error; the executed notebook is kept"
-)
+UNKNOWN = Cause("", "not a failure that is known here", "read the cell and its error; the whole log is kept")
 
 CAUSES: tuple[Cause, ...] = (
     # The notebook's own errors know best; the text may stand in a traceback with other errors above it.
@@ -43,7 +41,7 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         r"Torch not compiled with CUDA|No CUDA GPUs are available|Found no NVIDIA driver|CUDA driver"
         r"|deserialize object on a CUDA device|cannot find .*libcuda|no kernel image is available",
-        "the code wants a GPU, and the rehearsal has none (nor has a CPU notebook on Kaggle)",
+        "the code wants a GPU, and there is none: not in a CPU notebook, nor in any rehearsal",
         'load with `map_location="cpu"` and move to the device that is there, or set `accelerator` and look at'
         " whether the code runs on a CPU as well",
     ),
@@ -68,9 +66,9 @@ CAUSES: tuple[Cause, ...] = (
     ),
     Cause(
         r"No module named '([^']+)'",
-        "the module '{0}' is neither in the kit nor in the rehearsal's environment",
-        "add its package to the requirements (or the project's own package to `packages`) and build again; what is"
-        " provided by the image and only the running environment lacks, `--env matching` has",
+        "the module '{0}' is neither in the kit nor in the environment that the notebook ran in",
+        "add its package to the requirements (or the project's own package to `packages`) and build again; under"
+        " `rehearse --env current` it may be lacking here only, and `--env matching` has what the image has",
     ),
     Cause(
         r"cannot import name '([^']+)' from '([^']+)'",
@@ -121,7 +119,7 @@ CAUSES: tuple[Cause, ...] = (
         r"DeadKernelError|Kernel died|kernel .*died|Cannot allocate memory|MemoryError|DefaultCPUAllocator"
         r"|allocate more memory than is available",
         "the kernel was ended or ran out of memory",
-        "use smaller batches, free what is no longer needed, read less at once; the report tells the peak",
+        "use smaller batches, free what is no longer needed, read less at once; a rehearsal's report tells the peak",
     ),
     Cause(
         r"exceeded the max allowed execution duration|Notebook Timeout|Timeout Exceeded",
