@@ -17,6 +17,7 @@ from local_kaggle_case import HASTY, Bench, notebook, serving
 from notebook_case import REF, WRITES, new, push_elsewhere, pushes, versions
 from push_case import EAGER, client, make_kit, pushed, ways
 
+from offline_kit import kit_runtime
 from offline_kit.errors import OutsideError, ProjectError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import LogLine, Sources
@@ -380,6 +381,14 @@ def test_a_log_of_nothing_names_nothing() -> None:
     """Without a traceback there is neither a cell nor an error."""
     assert run_logs.trouble(log("words\n"), "no notebook") == run_logs.Trouble()
     assert run_logs.not_mounted(log("raise KitError(\n")) == ""
+
+
+def test_the_runtimes_own_words_about_a_missing_kit_are_known(tmp_path: Path) -> None:
+    """What the notebook raises, the log is searched for."""
+    with pytest.raises(kit_runtime.KitError) as caught:
+        kit_runtime.find_parts({"kit": "a" * 64}, tmp_path)
+    found = run_logs.not_mounted(log(f"Traceback\nKitError: {caught.value}\n"))
+    assert found == "the kit of this notebook is not mounted: part 'kit' of id aaaaaaaaaaaa"
 
 
 @pytest.mark.slow

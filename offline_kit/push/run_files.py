@@ -36,7 +36,7 @@ def bring(
             seen.append(files.sha256_of(part))
         if seen[0] != seen[1]:
             raise _not_the_file(file.name, f"{size} bytes came, and Kaggle lists {file.size}")
-        # Twice the same bytes: it is the listing that is wrong, which was seen on Kaggle.
+        # Twice the same bytes: it is the listing that is wrong; transcripts of Kaggle's show sizes that cannot be.
         report.warn(f"'{file.name}' has {size} bytes, and Kaggle lists it with {file.size}")
         part.replace(place)
     finally:
