@@ -1,6 +1,7 @@
 """What differs between two kits: packages, own code, checkpoints, the notebook, and what they are for."""
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -250,8 +251,20 @@ def _notebook(old: Side, new: Side) -> NotebookChange:
     return NotebookChange(
         cells=_cells(old.cells, new.cells),
         metadata=tuple(ValueChange(name=k, before=b, after=a) for k, b, a in values if b != a),
-        text=tuple(difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")),
+        text=tuple(
+            _with_cell(line, before)
+            for line in difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")
+        ),
     )
+
+
+def _with_cell(line: str, before: list[str]) -> str:
+    """Return a line of a unified difference; a hunk's head also names the cell that it begins in."""
+    found = re.match(r"@@ -(\d+)", line)
+    if not found:
+        return line
+    heads = [each for each in before[: int(found[1])] if each.startswith("# %%")]
+    return f"{line} {heads[-1].removeprefix('# ')}" if heads else line
 
 
 def _cells(old: tuple[Cell, ...], new: tuple[Cell, ...]) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from offline_kit.errors import ProjectError
 from offline_kit.install_plan import PLAN
 from offline_kit.model import FileEntry, Kit, Role
 
-_VERIFY = "build the kit again with 'offline-kit build'"
+_BUILD = "build the kit again with 'offline-kit build'"
 Content = tuple[int, str]
 """Size in bytes, and what tells one content from another."""
 
@@ -89,15 +89,25 @@ class Side:
                         i.filename: (i.file_size, str(i.CRC)) for i in wheel.infolist() if not i.is_dir()
                     }
             except (OSError, zipfile.BadZipFile) as error:
-                raise ProjectError(f"'{path}' cannot be read as a wheel: {error}", hint=_VERIFY) from error
+                raise ProjectError(f"'{path}' cannot be read as a wheel: {error}", hint=_BUILD) from error
         return found
 
 
 def read(kit: Kit) -> Side:
     """Read what is compared of a kit; raises ProjectError for what cannot be read."""
     path = _path(kit, PLAN)
-    plan = _json(path) if path else {}
-    notebook = _json(kit.folder / "notebook" / "inference.ipynb")
+    notebook = kit.folder / "notebook" / "inference.ipynb"
+    try:
+        return _side(kit, _json(path) if path else {}, _json(notebook))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ProjectError(
+            f"the install plan or the notebook of the kit in '{kit.folder}' is not in a form that we know",
+            hint=_BUILD,
+            details=(f"{type(error).__name__}: {error}",),
+        ) from error
+
+
+def _side(kit: Kit, plan: Mapping[str, Any], notebook: Mapping[str, Any]) -> Side:
     about = {f"notebook {key}": value for key, value in notebook.items() if key != "cells"}
     return Side(
         kit=kit,
@@ -126,9 +136,9 @@ def _json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise ProjectError(f"'{path}' cannot be read: {error}", hint=_VERIFY) from error
+        raise ProjectError(f"'{path}' cannot be read: {error}", hint=_BUILD) from error
     if not isinstance(found, dict):
-        raise ProjectError(f"'{path}' is not of a kit: it holds no object", hint=_VERIFY)
+        raise ProjectError(f"'{path}' is not of a kit: it holds no object", hint=_BUILD)
     return found
 
 

@@ -158,6 +158,7 @@ def test_the_notebook_is_compared_as_a_script(tmp_path: Path) -> None:
     )
     assert [(each.name, each.before, each.after) for each in change.metadata] == [("enable_gpu", False, True)]
     assert {"-print(x)", "+print(x, 2)", "+done = True"} <= set(change.text)
+    assert change.text[2] == "@@ -2,4 +2,7 @@ %% x = 1"
     assert difference(old, new).old.kit.id == difference(old, new).new.kit.id
     assert not difference(old, new).same
 
@@ -191,6 +192,15 @@ def test_a_damaged_wheel_of_own_code_is_an_error_with_its_name(tmp_path: Path) -
     path.write_bytes(b"no zip")
     with pytest.raises(ProjectError, match=path.name):
         difference(old, new)
+
+
+@pytest.mark.parametrize("text", ['{"cells": [1]}', '{"cells": 3}', "[]", "no JSON"])
+def test_a_notebook_of_another_form_is_an_error(tmp_path: Path, text: str) -> None:
+    """What is no notebook is told with its kit's folder."""
+    kit = made(tmp_path / "old")
+    (kit.folder / "notebook/inference.ipynb").write_text(text)
+    with pytest.raises(ProjectError, match=str(kit.folder)):
+        diff_sides.read(kit)
 
 
 # ------------------------------------------------------------------ the command

@@ -80,6 +80,9 @@ def test_what_was_pushed_is_as_in_the_kit(bench: Bench, alice: Client, tmp_path:
     pushed(bench, kit, alice)
     assert whats(verified(kit, alice)) == []
     before = beside(kit)
+    left = kit.folder.with_name(".kit.verify")  # by a run that was killed
+    left.mkdir()
+    (left / "0").write_bytes(b"half a file")
     found = verified(kit, alice, deep=True)
     assert whats(found) == []
     assert sum(part.hashed for part in found.parts) == len(FILES)
@@ -89,7 +92,7 @@ def test_what_was_pushed_is_as_in_the_kit(bench: Bench, alice: Client, tmp_path:
 
 def test_listings_by_bare_name_are_compared_by_bytes_too(bench: Bench, alice: Client, tmp_path: Path) -> None:
     """A file that Kaggle lists without its folder is the kit's all the same."""
-    kit = make_kit(tmp_path / "kit", {"packages/a.whl": b"a wheel", "model.ckpt": b"w" * 1000})
+    kit = make_kit(tmp_path / "kit", {"packages/a.whl": b"a wheel", "model.ckpt": b""})
     pushed(bench, kit, alice)
     (there(bench) / "packages/a.whl").rename(there(bench) / "a.whl")
     found = verified(kit, alice, deep=True)
@@ -239,16 +242,23 @@ def test_the_notebook_is_compared_by_cells_settings_and_sources(
 # ------------------------------------------------------------------ where Kaggle does not tell
 
 
-def test_kaggle_that_cannot_be_asked_is_no_difference(bench: Bench, alice: Client, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [False, True], ids=["one refusal", "gone"])
+def test_kaggle_that_cannot_be_asked_is_no_difference(
+    bench: Bench, alice: Client, tmp_path: Path, gone: bool
+) -> None:
     """Exit 4, with what was found until then; a Kaggle that is gone is asked about no further part."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
     (kit.folder / "dataset/packages/packages/a.whl").unlink()
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=400, message="Not today"))
-    with pytest.raises(OutsideError, match="Not today") as caught:
+    before = len(bench.server.traffic.ended("/ListDatasetFiles"))
+    if gone:
+        bench.kaggle.faults.add(Fault(on="GetDataset", lose_answer=True, times=0))
+    else:
+        bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=400, message="Not today"))
+    with pytest.raises(OutsideError, match="lost" if gone else "Not today") as caught:
         verified(kit, alice)
     assert "on this disk, 'packages/a.whl' is missing" in caught.value.details
-    assert len(bench.server.traffic.ended("/ListDatasetFiles")) >= 2
+    assert len(bench.server.traffic.ended("/ListDatasetFiles")) - before == (0 if gone else 2)
 
 
 def test_a_download_that_is_refused_ends_the_comparison(bench: Bench, alice: Client, tmp_path: Path) -> None:
@@ -257,7 +267,7 @@ def test_a_download_that_is_refused_ends_the_comparison(bench: Bench, alice: Cli
     pushed(bench, kit, alice)
     before = beside(kit)
     bench.kaggle.faults.add(Fault(on="DownloadDataset", status=400, message="No bytes", after=1, times=0))
-    with pytest.raises(OutsideError, match="No bytes"):
+    with pytest.raises(OutsideError, match=r"'.*' of 'alice/plant-kit' cannot be downloaded: .*No bytes"):
         verified(kit, alice, deep=True)
     assert beside(kit) == before
 

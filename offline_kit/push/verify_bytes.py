@@ -38,8 +38,9 @@ class Wanted:
 class CutShortError(OutsideError):
     """Kaggle stopped giving files; what was hashed until then is known."""
 
-    def __init__(self, trouble: OutsideError, known: Mapping[Wanted, str]) -> None:
-        super().__init__(trouble.what, hint=trouble.hint, details=trouble.details)
+    def __init__(self, trouble: OutsideError, file: Wanted, known: Mapping[Wanted, str]) -> None:
+        what = f"'{file.listed}' of '{file.ref}' cannot be downloaded: {trouble.what}"
+        super().__init__(what, hint=trouble.hint, details=trouble.details)
         self.known = dict(known)
         """Digests by file."""
 
@@ -53,7 +54,8 @@ def digests(
     """
     found: dict[Wanted, str] = {}
     total = sum(each.size for each in wanted)
-    with _nearby(beside, wanted) as folder, report.progress(f"Downloading {len(wanted)} files", total) as bar:
+    text = f"Downloading {len(wanted)} files, {human_size(total)}"
+    with _nearby(beside, wanted) as folder, report.progress(text, total) as bar:
         pool, stop = ThreadPoolExecutor(THREADS), threading.Event()
 
         def one(number: int, file: Wanted) -> str:
@@ -83,7 +85,7 @@ def digests(
 
 def _arriving(running: Mapping["Future[str]", Wanted], found: dict[Wanted, str]) -> Iterator[int]:
     """Fill `found`, yielding the bytes of the files that are done every now and then."""
-    waiting, troubles, done = set(running), list[OutsideError](), 0
+    waiting, troubles, done = set(running), list[tuple[OutsideError, Wanted]](), 0
     while waiting:
         ended, waiting = wait(waiting, timeout=_LOOK, return_when=FIRST_COMPLETED)
         for future in ended:
@@ -93,10 +95,10 @@ def _arriving(running: Mapping["Future[str]", Wanted], found: dict[Wanted, str])
             except _StoppedError:
                 continue
             except OutsideError as error:
-                troubles.append(error)
+                troubles.append((error, running[future]))
         yield done
     if troubles:
-        raise CutShortError(troubles[0], found)
+        raise CutShortError(*troubles[0], found)
 
 
 class _StoppedError(OfflineKitError):
