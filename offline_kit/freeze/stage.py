@@ -60,6 +60,12 @@ def freeze(
     return made
 
 
+def is_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
+    """Whether the written freeze is of these very inputs; asks no index. Raises as `freeze` does for what it reads."""
+    old = _old(request)
+    return old is not None and old.input_hash == digest(gather(request, image, own), request, image)
+
+
 def _old(request: FreezeRequest) -> Freeze | None:
     if not request.written.is_file():
         return None
