@@ -1,48 +1,108 @@
 """The command that serves a local Kaggle."""
 
+import base64
+import itertools
 import json
 import subprocess
 import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from local_kaggle_case import plainly
 from test_local_kaggle_competitions import competition
 
 from offline_kit.errors import OutsideError
-from offline_kit.local_kaggle.start import Wanted, running
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.start import KEY, USER, Wanted, competition_of, running
 
 
-def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
-    """It tells its address as JSON, holds the competition, answers the default account, and ends by 130."""
-    words = ["local", "--json", "--port", "0", "--state", tmp_path / "state"]
-    words += ["--competition", competition(tmp_path)]
+@dataclass
+class Served:
+    """A local Kaggle that `offline-kit local` serves."""
+
+    told: dict[str, Any]
+    said: str = ""
+    code: int | None = None
+
+    def rpc(self, method: str, **body: Any) -> dict[str, Any]:
+        """Call it as the account that is always there."""
+        secret = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+        request = urllib.request.Request(
+            f"{self.told['url']}/api/v1/{method}",
+            data=json.dumps(body).encode(),
+            headers={"Authorization": f"Basic {secret}"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return dict(json.load(answer))
+
+
+@contextmanager
+def command(folder: Path, *words: str | Path) -> Iterator[Served]:
+    """Serve by the command, and interrupt it at the end."""
+    whole = ["local", "--json", "--port", "0", "--state", folder / "state", *words]
     process = subprocess.Popen(
-        [sys.executable, "-m", "offline_kit", *map(str, words)],
+        [sys.executable, "-m", "offline_kit", *map(str, whole)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    served = Served({})
     try:
         assert process.stdout
-        told = "".join(iter(process.stdout.readline, "}\n")) + "}"
-        assert json.loads(told)["competitions"] == ["small-digits"]
-        import base64
-        import urllib.request
-
-        secret = base64.b64encode(b"local:local-kaggle").decode()
-        request = urllib.request.Request(
-            json.loads(told)["url"] + "/api/v1/competitions.CompetitionApiService/ListCompetitions",
-            data=b"{}",
-            headers={"Authorization": f"Basic {secret}"},
+        lines = list(
+            itertools.takewhile(lambda line: line and line != "}\n", iter(process.stdout.readline, ""))
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            assert json.load(answer)["competitions"][0]["title"] == "Small digits"
+        assert lines, process.communicate(timeout=20)
+        served.told = json.loads("".join(lines) + "}")
+        yield served
     finally:
         process.terminate()
-        _, said = process.communicate(timeout=20)
-    assert process.returncode == 130, said
-    assert "KAGGLE_API_ENVIRONMENT=LOCALHOST" in said
+        _, served.said = process.communicate(timeout=20)
+        served.code = process.returncode
+
+
+def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
+    """It tells its address as JSON, holds the competition, answers the default account, and ends by 130."""
+    with command(tmp_path, "--competition", competition(tmp_path)) as served:
+        assert served.told["competitions"] == ["small-digits"]
+        listed = served.rpc("competitions.CompetitionApiService/ListCompetitions")
+        assert listed["competitions"][0]["title"] == "Small digits"
+    assert served.code == 130, served.said
+    assert "KAGGLE_API_ENVIRONMENT=LOCALHOST" in served.said
+
+
+def test_the_command_makes_it_slow(tmp_path: Path) -> None:
+    """What was made does not show for so many times its usual time."""
+    with command(tmp_path, "--slow", "1000", "--layout", "old") as served:
+        words = {"slug": "local/my-inference", "newTitle": "My inference", "text": "1"}
+        made = served.rpc(
+            "kernels.KernelsApiService/SaveKernel", **words, language="python", kernelType="script"
+        )
+        assert made["versionNumber"] == 1
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            served.rpc("kernels.KernelsApiService/GetKernel", userName="local", kernelSlug="my-inference")
+
+
+def test_slow_is_of_all_that_takes_time() -> None:
+    """And of nothing else."""
+    slow = Settings(visible_after=1, processing=2, queued=3, scoring=4).slowed(10)
+    assert slow == Settings(visible_after=10, processing=20, queued=30, scoring=40)
+
+
+def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
+    """Its own folder, or the only one right in it that is a competition."""
+    assert competition_of(tmp_path) is None
+    place = competition(tmp_path)
+    assert competition_of(place) == competition_of(tmp_path) == place
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/competition.toml").touch()
+    assert competition_of(tmp_path) is None
 
 
 def test_one_server_for_a_folder(tmp_path: Path) -> None:

@@ -161,9 +161,30 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     show_default=True,
     help="Run notebooks in the versions of their kit's image, or in the running environment.",
 )
+@click.option(
+    "--layout",
+    type=click.Choice(["new", "old"]),
+    default="new",
+    show_default=True,
+    help="Mount a dataset at /kaggle/input/datasets/OWNER/SLUG, or at /kaggle/input/SLUG.",
+)
+@click.option(
+    "--slow",
+    type=click.FloatRange(0, 1000),
+    default=1.0,
+    metavar="TIMES",
+    help="How many times as long processing, queues and scoring take; 60 is as slow as Kaggle, 0 at once.",
+)
 @common  # fmt: skip
 def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Serve a local Kaggle, for `--to local` and for the unmodified client."""
     from offline_kit.local_kaggle import start
+    from offline_kit.local_kaggle.settings import Settings
 
-    start.serve(Console(quiet=quiet, as_json=as_json), **flags)
+    wanted = start.Wanted(
+        folder=(flags["state"] or start.home()).absolute(),
+        port=flags["port"],
+        competitions=flags["competitions"],
+        settings=Settings(layout=flags["layout"]).slowed(flags["slow"]),
+    )
+    start.serve(Console(quiet=quiet, as_json=as_json), wanted, current=flags["env"] == "current")

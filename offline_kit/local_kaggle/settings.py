@@ -1,6 +1,6 @@
 """How the local Kaggle behaves: how late effects show, how long work takes, what is allowed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,3 +29,13 @@ class Settings:
     """Mounts below /kaggle/input: "new" (datasets/<owner>/<slug>) or "old" (<slug>)."""
     error_shape: str = "nested"
     """Bodies of errors: "nested" as the live service, "flat" as the client understands, "html" or "empty"."""
+
+    def slowed(self, factor: float) -> "Settings":
+        """Return settings under which everything takes `factor` times as long to show or to be done."""
+        return replace(
+            self,
+            visible_after=self.visible_after * factor,
+            processing=self.processing * factor,
+            queued=self.queued * factor,
+            scoring=self.scoring * factor,
+        )

@@ -36,6 +36,11 @@ class Wanted:
     """How it behaves."""
 
 
+def home() -> Path:
+    """Return the folder of the state unless told otherwise."""
+    return files.cache_dir() / "local-kaggle"
+
+
 @contextmanager
 def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
     """Serve until the block ends; one server at a time for a folder.
@@ -54,19 +59,30 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
             yield server
 
 
-def serve(
-    console: Console, *, port: int, state: Path | None, competitions: tuple[Path, ...], env: str
-) -> None:
-    """Serve until interrupted: notebooks run in the sandbox, their environments live in the cache."""
-    cache = files.cache_dir()
+def competition_of(project: Path) -> Path | None:
+    """Return the folder of the competition that a project brings with it: its own, or the one right in it.
+
+    None where there is none, or more than one.
+    """
+    if (project / "competition.toml").is_file():
+        return project
+    found = sorted(each.parent for each in project.glob("*/competition.toml") if each.is_file())
+    return found[0] if len(found) == 1 else None
+
+
+def serve(console: Console, wanted: Wanted, *, current: bool) -> None:
+    """Serve until interrupted: notebooks run in the sandbox, their environments live in the cache.
+
+    Under `current` they run in the running environment, else in the versions of their kit's image.
+    """
     settings = pip_settings.read(proc.environment())
-    runner = SandboxRunner(Workshop(settings=settings, cache=cache, yes=True), current=env == "current")
-    folder = (state or cache / "local-kaggle").absolute()
-    with running(Wanted(folder=folder, port=port, competitions=competitions), runner) as server:
+    shop = Workshop(settings=settings, cache=files.cache_dir(), yes=True)
+    with running(wanted, SandboxRunner(shop, current=current)) as server:
+        folder = str(wanted.folder)
         known = server.kaggle.store.names("competitions")
-        for line in greeting(server.url, str(folder), known):
+        for line in greeting(server.url, folder, known):
             console.note(line)
-        console.result({"url": server.url, "state": str(folder), "competitions": known})
+        console.result({"url": server.url, "state": folder, "competitions": known})
         sys.stdout.flush()  # whoever waits for the address reads a pipe
         server.wait()
 
