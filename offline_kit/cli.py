@@ -14,7 +14,14 @@ from offline_kit.console import Console
 from offline_kit.errors import Exit, OfflineKitError
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _InOrder(click.Group):
+    """Lists its commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self.commands)
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="offline-kit")
 def cli() -> None:
     """Take a project and its checkpoints to an offline Kaggle code competition."""
