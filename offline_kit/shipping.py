@@ -106,15 +106,11 @@ def where(
             )
         yield Where(local=address.rstrip("/"))
     else:
-        with _served(_brought(project), current=current) as url:
+        with _served(start.competition_of(project) if project else None, current=current) as url:
             report.note(
                 f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
             )
             yield Where(local=url)
-
-
-def _brought(project: Path | None) -> Path | None:
-    return project if project and (project / "competition.toml").is_file() else None
 
 
 @contextmanager
