@@ -15,7 +15,6 @@ from test_local_kaggle_competitions import ANSWER, competition
 
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import NewNotebook, Sources, Submission
-from offline_kit.local_kaggle.settings import Settings
 from offline_kit.push import submissions
 from offline_kit.push.ledger import Ledger
 from offline_kit.push.submission_plan import SubmitPlan, SubmitRequest
@@ -33,10 +32,11 @@ class Contest:
 
     bench: Bench
     alice: Client
+    grace: float = EAGER.grace
 
     @property
     def ways(self) -> Ways:
-        return ways(self.bench)
+        return ways(self.bench, replace(EAGER, grace=self.grace))
 
     @property
     def ledger(self) -> Ledger:
@@ -80,11 +80,11 @@ def ended(state: str) -> bool:
 
 
 @contextmanager
-def contest(folder: Path, extra: str = "", settings: Settings = HASTY) -> Iterator[Contest]:
-    """Serve a competition."""
-    with serving(folder, settings) as bench, client(bench) as alice:
-        bench.kaggle.catalog.add(competition(folder, extra))
-        yield Contest(bench, alice)
+def contest(folder: Path, grace: float = EAGER.grace, **settings: Any) -> Iterator[Contest]:
+    """Serve a competition; what is sent may take `grace` seconds to show."""
+    with serving(folder, replace(HASTY, **settings)) as bench, client(bench) as alice:
+        bench.kaggle.catalog.add(competition(folder))
+        yield Contest(bench, alice, grace)
 
 
 def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subprocess.Popen[bytes]":
@@ -110,6 +110,3 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
     return subprocess.Popen(
         [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state)], cwd=Path(__file__).parent
     )
-
-
-__all__ = ["EAGER", "REQUEST", "SLUG", "Contest", "contest", "submit_elsewhere"]

@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from local_kaggle_case import HASTY, KERNEL
+from local_kaggle_case import KERNEL, notebook
 from push_case import datasets, make_kit, pushed
 from submission_case import SLUG, Contest, contest, submit_elsewhere
 from test_local_kaggle_competitions import ANSWER
@@ -41,6 +41,22 @@ def held(tmp_path: Path) -> Iterator[Contest]:
     with contest(tmp_path) as made:
         made.finished()
         yield made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Contest]:
+    """A competition that takes many looks and no submission."""
+    with contest(tmp_path_factory.mktemp("shared")) as made:
+        made.finished()
+        yield made
+
+
+@pytest.fixture
+def seen(shared: Contest) -> Iterator[Contest]:
+    """The shared one, with its ordinary rules."""
+    shared.rules("")
+    yield shared
+    assert shared.made() == []
 
 
 def phases(held: Contest) -> list[Phase]:
@@ -88,7 +104,7 @@ def test_again_is_for_a_submission_that_has_its_end(held: Contest) -> None:
 
 def test_a_pending_one_is_not_sent_again(tmp_path: Path) -> None:
     """--again, cut while it waits and given again, goes on waiting."""
-    with contest(tmp_path, settings=dataclasses.replace(HASTY, scoring=1.0)) as held:
+    with contest(tmp_path, scoring=1.0) as held:
         held.finished()
         first = held.submit()
         again = held.submit(again=True)
@@ -151,36 +167,36 @@ def stopped(held: Contest, **changes: object) -> OfflineKitError:
     ],
 )
 def test_what_the_competition_does_not_allow_is_told_before(
-    held: Contest, extra: str, what: str, hint: str
+    seen: Contest, extra: str, what: str, hint: str
 ) -> None:
     """Rules, end, deadline and daily allowance: exit 4, the cause and the remedy, nothing sent."""
-    held.rules(extra)
-    error = stopped(held)
+    seen.rules(extra)
+    error = stopped(seen)
     assert error.exit_code is Exit.OUTSIDE
     assert what in error.what
     assert hint in error.hint
 
 
-def test_a_competition_that_is_not_there_is_told(held: Contest) -> None:
+def test_a_competition_that_is_not_there_is_told(seen: Contest) -> None:
     """With what its name should be."""
-    error = stopped(held, competition="no-such-thing")
+    error = stopped(seen, competition="no-such-thing")
     assert error.exit_code is Exit.OUTSIDE
     assert "no competition 'no-such-thing'" in error.what
     assert "www.kaggle.com/competitions/" in error.hint
 
 
-def test_a_version_that_is_not_there_is_told(held: Contest) -> None:
+def test_a_version_that_is_not_there_is_told(seen: Contest) -> None:
     """With the newest that is; and a notebook that is not there at all."""
-    error = stopped(held, version=7)
+    error = stopped(seen, version=7)
     assert error.exit_code is Exit.PROJECT
     assert "no version 7" in error.what
     assert "newest is version 1" in error.what
-    assert "no such notebook" in stopped(held, notebook="alice/other").what
+    assert "no such notebook" in stopped(seen, notebook="alice/other").what
 
 
-def test_a_run_that_failed_is_told_with_its_words(held: Contest) -> None:
+def test_a_run_that_failed_is_told_with_its_words(seen: Contest) -> None:
     """Only a complete run can be submitted."""
-    error = stopped(held, version=held.finished("1 / 0"))
+    error = stopped(seen, version=seen.finished("1 / 0"))
     assert error.exit_code is Exit.PROJECT
     assert "did not succeed: error" in error.what
     assert "ZeroDivisionError" in error.details[0]
@@ -201,9 +217,9 @@ def test_a_run_under_way_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cell", "told"), [("pass", "is not there"), ("open('submission.csv', 'w')", "is empty")]
 )
-def test_a_file_that_is_missing_or_empty_is_told(held: Contest, cell: str, told: str) -> None:
+def test_a_file_that_is_missing_or_empty_is_told(seen: Contest, cell: str, told: str) -> None:
     """With the outputs that there are."""
-    error = stopped(held, version=held.finished("open('other.txt', 'w').write('x')", cell))
+    error = stopped(seen, version=seen.finished("open('other.txt', 'w').write('x')", cell))
     assert f"'submission.csv' {told}" in error.what
     assert "other.txt" in error.details[0]
 
@@ -215,44 +231,45 @@ def test_a_listing_without_sizes_is_no_empty_file(held: Contest) -> None:
     assert held.plan().left == 5
 
 
-def test_internet_that_is_on_is_told(held: Contest) -> None:
+def test_internet_that_is_on_is_told(seen: Contest) -> None:
     """Kaggle would not score it."""
     body = {"slug": KERNEL, "newTitle": "My inference", "language": "python", "kernelType": "notebook"}
-    text = held.alice.notebook(KERNEL)
-    assert text is not None
-    saved = held.bench.rpc("SaveKernel", text=text.text, enableInternet=True, isPrivate=True, **body)
-    held.bench.finished(saved["versionNumber"], "ERROR")
-    error = stopped(held, version=saved["versionNumber"])
-    assert any("internet on" in line for line in error.details)
+    sources = {"competitionDataSources": [SLUG], "enableInternet": True, "isPrivate": True}
+    text = json.dumps(notebook(ANSWER))
+    version = int(seen.bench.rpc("SaveKernel", text=text, **body, **sources)["versionNumber"])
+    seen.bench.finished(version)
+    error = stopped(seen, version=version)
+    assert error.exit_code is Exit.PROJECT
+    assert "has the internet on" in error.what
 
 
-def test_all_that_stands_against_it_comes_at_once(held: Contest) -> None:
+def test_all_that_stands_against_it_comes_at_once(seen: Contest) -> None:
     """One error with every problem and its remedy."""
-    held.rules("entered = false\nclosed = true")
-    error = stopped(held, version=7, message="x" * 300)
+    seen.rules("entered = false\nclosed = true")
+    error = stopped(seen, version=7, message="x" * 300)
     assert error.exit_code is Exit.PROJECT
     assert error.what.startswith("4 things stand against this submission; nothing was spent")
     lines = "\n".join(error.details)
     for word in ("takes no submissions", "accepted the rules", "no version 7", "300 characters", "--version"):
         assert word in lines
-    assert isinstance(stopped(held, competition="no-such", message="x" * 300), OfflineKitError)
+    assert isinstance(stopped(seen, competition="no-such", message="x" * 300), OfflineKitError)
 
 
-def test_only_kaggles_noes_together_are_exit_4(held: Contest) -> None:
+def test_only_kaggles_noes_together_are_exit_4(seen: Contest) -> None:
     """Nothing of the project is wrong."""
-    held.rules("entered = false\nclosed = true")
-    assert stopped(held).exit_code is Exit.OUTSIDE
+    seen.rules("entered = false\nclosed = true")
+    assert stopped(seen).exit_code is Exit.OUTSIDE
 
 
-def test_a_message_that_is_too_long_is_a_usage_error(held: Contest) -> None:
+def test_a_message_that_is_too_long_is_a_usage_error(seen: Contest) -> None:
     """A list that cut it would cut the mark."""
-    assert isinstance(stopped(held, message="x" * 300), UsageError)
+    assert isinstance(stopped(seen, message="x" * 300), UsageError)
 
 
-def test_limits_that_kaggle_does_not_tell_are_told_in_its_words(held: Contest) -> None:
+def test_limits_that_kaggle_does_not_tell_are_told_in_its_words(seen: Contest) -> None:
     """A refusal to tell them is one to take part."""
-    held.bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", status=403, message="phone number needed"))
-    assert "phone number needed" in stopped(held).what
+    seen.bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", status=403, message="phone number needed"))
+    assert "phone number needed" in stopped(seen).what
 
 
 def test_late_submissions_go_where_they_are_taken(held: Contest) -> None:
@@ -268,33 +285,31 @@ def test_late_submissions_go_where_they_are_taken(held: Contest) -> None:
 # ------------------------------------------------------------------ refusals and lost answers
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "hint"),
-    [
-        (400, "Your team has used its daily Submission allowance (5) today", "the day of Kaggle turns"),
-        (403, "You must accept this competition's rules", f"{LOCAL}/rules"),
-        (404, "Notebook version not found", "'offline-kit push' pushes another"),
-        (400, "Submission not allowed: too large", "nothing was spent"),
-    ],
-)
-def test_a_refusal_is_shown_in_kaggles_words_with_its_remedy(
-    held: Contest, status: int, message: str, hint: str
-) -> None:
-    """Exit 4; the same command afterwards succeeds."""
-    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=status, message=message))
-    with pytest.raises(RefusedError) as caught:
-        held.submit()
-    assert message in caught.value.what
-    assert hint in caught.value.hint
-    assert phases(held) == [Phase.BEGUN, Phase.REFUSED]
+REFUSALS = [
+    (400, "Your team has used its daily Submission allowance (5) today", "the day of Kaggle turns"),
+    (403, "You must accept this competition's rules", f"{LOCAL}/rules"),
+    (404, "Notebook version not found", "'offline-kit push' pushes another"),
+    (400, "Submission not allowed: too large", "nothing was spent"),
+]
+
+
+def test_a_refusal_is_shown_in_kaggles_words_with_its_remedy(held: Contest) -> None:
+    """Exit 4 for each; the same command afterwards succeeds."""
+    for status, message, hint in REFUSALS:
+        held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=status, message=message))
+        with pytest.raises(RefusedError) as caught:
+            held.submit()
+        assert message in caught.value.what
+        assert hint in caught.value.hint
+        assert phases(held)[-2:] == [Phase.BEGUN, Phase.REFUSED]
     assert not held.submit().already
     assert len(held.made()) == 1
 
 
-@pytest.mark.parametrize("visible", [0.05, 0.7])
+@pytest.mark.parametrize("visible", [0.05, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_an_answer_that_is_lost_submits_once(tmp_path: Path, visible: float) -> None:
     """The mark tells, however late it shows."""
-    with contest(tmp_path, settings=dataclasses.replace(HASTY, visible_after=visible)) as held:
+    with contest(tmp_path, visible_after=visible) as held:
         held.finished()
         held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
         done = held.submit()
@@ -304,9 +319,10 @@ def test_an_answer_that_is_lost_submits_once(tmp_path: Path, visible: float) -> 
         assert len(held.made()) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_lost_and_not_shown_in_time_is_found_by_the_next_run(tmp_path: Path) -> None:
     """The first run ends with exit 4, the next looks before it sends."""
-    with contest(tmp_path, settings=dataclasses.replace(HASTY, visible_after=2.0)) as held:
+    with contest(tmp_path, grace=0.3, visible_after=1.2) as held:
         held.finished()
         held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
         with pytest.raises(OutsideError):
@@ -319,6 +335,7 @@ def test_an_answer_lost_and_not_shown_in_time_is_found_by_the_next_run(tmp_path:
 
 def test_a_5xx_without_effect_is_told_and_the_next_run_submits(held: Contest) -> None:
     """Looked for within the grace, never sent again blindly."""
+    held = dataclasses.replace(held, grace=0.3)
     held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=502))
     with pytest.raises(RefusedError):
         held.submit()
@@ -328,9 +345,10 @@ def test_a_5xx_without_effect_is_told_and_the_next_run_submits(held: Contest) ->
     assert len(held.made()) == 1
 
 
+@pytest.mark.slow
 def test_what_kaggle_took_and_does_not_show_is_not_sent_again(tmp_path: Path) -> None:
     """Answered, and nowhere to be seen: told, waited for by the next run, and once."""
-    with contest(tmp_path, settings=dataclasses.replace(HASTY, visible_after=2.5)) as held:
+    with contest(tmp_path, grace=0.3, visible_after=1.5) as held:
         held.finished()
         assert held.submit().ref == FIRST
         assert phases(held) == [Phase.BEGUN, Phase.ANSWERED]
@@ -488,9 +506,10 @@ def test_trouble_during_the_wait_is_waited_for_too(held: Contest) -> None:
     assert held.wait(done.ref).public == "0.50000 (LOCAL)"
 
 
+@pytest.mark.slow
 def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
     """A live line tells since when; patience ends with exit 4, and the same command goes on waiting."""
-    with contest(tmp_path, settings=dataclasses.replace(HASTY, scoring=1.5)) as held:
+    with contest(tmp_path, scoring=0.8) as held:
         held.finished()
         done = held.submit()
         listener = Listener()
@@ -501,13 +520,13 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
         assert listener.said[-1] == "pending since less than a minute"
         again = held.submit()
         assert held.wait(again.ref).state == "complete"
-        assert 1.0 < held.ledger.entries()[0].scored_seconds < 20
+        assert 0.5 < held.ledger.entries()[0].scored_seconds < 20
 
 
 def test_a_number_that_never_shows_is_told(held: Contest) -> None:
     """After the grace, not after hours."""
     with pytest.raises(OutsideError, match="no submission of number 99"):
-        held.wait(99)
+        dataclasses.replace(held, grace=0.2).wait(99)
 
 
 @pytest.mark.parametrize(
@@ -565,11 +584,20 @@ def test_an_older_version_goes_only_with_its_own_kit(held: Contest) -> None:
     entry = held.ledger.latest(SLUG)
     assert entry is not None
     assert (entry.kit, entry.parts, entry.commit) == (old.id, parts, "c" * 40)
+    held.wait(FIRST)
+    held.submit(version=version, again=True, commit="d" * 40)
+    assert [each.commit for each in held.ledger.entries()] == ["c" * 40] * 2, "not the one of today"
+
+
+def test_a_version_whose_datasets_are_not_told_is_not_held_back(seen: Contest) -> None:
+    """A complete run had its kit: what cannot be compared is no reason against it."""
+    version = seen.finished(settings_cell({"kit": "a" * 64}), ANSWER)
+    assert seen.plan(version=version).parts == {"kit": "a" * 64}
 
 
 def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: Path) -> None:
     """The pending ones whose kit would go are named; finished ones, and those of other datasets, are not."""
-    with contest(tmp_path, settings=dataclasses.replace(HASTY, scoring=3.0)) as held:
+    with contest(tmp_path, scoring=1.5) as held:
         kit = make_kit(held.bench.folder / "kit")
         pushed(held.bench, kit, held.alice)
         parts = {part.name: part.id for part in kit.parts}

@@ -40,6 +40,8 @@ def look(
     files = kaggle.outputs(request.notebook, request.version) if run and run.state == "complete" else ()
     sizes = {file.name: file.size for file in files}
     parts = parts_of(notebook.text)
+    # Its run was complete, so there were datasets: where none is told, nothing can be compared.
+    datasets = notebook.sources.datasets if parts else ()
     return Seen(
         competition=contest,
         limits=limits,
@@ -49,7 +51,7 @@ def look(
         size=_size(request, sizes[request.file], kaggle) if request.file in sizes else None,
         outputs=tuple(sizes),
         parts=parts,
-        missing=missing(parts, notebook.sources.datasets, kaggle, ways.waiting, report) if parts else {},
+        missing=missing(parts, datasets, kaggle, ways.waiting, report) if datasets else {},
     )
 
 

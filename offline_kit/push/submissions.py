@@ -199,7 +199,7 @@ def _send(plan: SubmitPlan, kaggle: Kaggle, ways: Ways, ledger: Ledger, report: 
         found = _look_for(effect, lost, kaggle, ways, report)
         ref = found.ref
     ways.journal.write(effect, Phase.ANSWERED)
-    entry = ledger.add(_entry(plan, ref))
+    entry = ledger.add(_entry(plan, ref, ledger))
     found = found or shown(text, request.competition, kaggle, ways.waiting, ways.waiting.grace)
     if found:
         ledger.update(found)
@@ -228,17 +228,21 @@ def _made(plan: SubmitPlan, found: Submission, ledger: Ledger, report: Reporter)
     """Write down a submission that was made before, where that is not done yet."""
     if ledger.update(found) is None:
         sent = f"{found.date:%Y-%m-%dT%H:%M:%S+00:00}" if found.date else ""
-        ledger.add(replace(_entry(plan, found.ref), message=found.message, at=sent))
+        ledger.add(replace(_entry(plan, found.ref, ledger), message=found.message, at=sent))
         ledger.update(found)
     report.note(
-        f"nothing submitted: this version was submitted before, as number {found.ref} ({found.state})"
+        f"nothing submitted: this version was submitted before, as number {found.ref} ({found.state});"
+        " --again submits it once more"
     )
     return Submitted(ref=found.ref, version=plan.request.version, message=found.message, already=True)
 
 
-def _entry(plan: SubmitPlan, ref: int) -> Entry:
+def _entry(plan: SubmitPlan, ref: int, ledger: Ledger) -> Entry:
     request = plan.request
     kit = kit_id(plan.parts.values()) if plan.parts else request.kit
+    # An earlier version was not made from the commit that is checked out now.
+    known = (each.commit for each in reversed(ledger.entries()) if each.kit == kit and each.commit)
+    commit = request.commit if request.kit == kit else next(known, "")
     return Entry(
         competition=request.competition,
         notebook=request.notebook,
@@ -248,7 +252,7 @@ def _entry(plan: SubmitPlan, ref: int) -> Entry:
         submission=ref,
         kit=kit,
         parts=dict(plan.parts),
-        commit=request.commit if request.kit in ("", kit) else "",
+        commit=commit,
         run_seconds=request.run_seconds,
         place="Kaggle" if plan.place == "Kaggle" else "LOCAL",
     )
