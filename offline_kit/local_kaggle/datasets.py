@@ -7,23 +7,16 @@ from typing import Any
 
 from offline_kit.kaggle_names import title_problems
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.blobs import Blobs
-from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.store import Record, Store
-from offline_kit.local_kaggle.versions import Key, Versions
+from offline_kit.local_kaggle.shelf import Shelf
+from offline_kit.local_kaggle.store import Record
+from offline_kit.local_kaggle.versions import Key
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _SERVICE = "datasets.DatasetApiService/"
 
 
-class Datasets:
+class Datasets(Shelf):
     """The datasets of one local Kaggle."""
-
-    def __init__(self, store: Store, versions: Versions, blobs: Blobs, links: Links) -> None:
-        self.store = store
-        self.versions = versions
-        self.blobs = blobs
-        self.links = links
 
     def rpcs(self) -> dict[str, Rpc]:
         """Return the calls about datasets."""
@@ -52,9 +45,7 @@ class Datasets:
             return _refused('Slug can only contain alphanumeric or "-" characters')
         if title_problems(title):
             return _refused("The dataset title must be between 6 and 50 characters")
-        uploads = list(self.blobs.tree(call.user, call.body))
-        if not uploads:
-            raise Refusal(400, "Please upload at least one file")
+        uploads = self.uploads(call, call.body)
         key = _key(owner, slug)
         with self.store.lock:
             if self.store.read(*key):
@@ -81,9 +72,7 @@ class Datasets:
         if record is None or record["owner"] != call.user:
             raise Refusal(403, "Permission 'datasets.update' was denied")
         body = call.body.get("body") or {}
-        uploads = list(self.blobs.tree(call.user, body))
-        if not uploads:
-            raise Refusal(400, "Please upload at least one file")
+        uploads = self.uploads(call, body)
         key = _key_of(record)
         with self.store.lock:
             first = self.versions.numbers(key) == [1]
@@ -201,13 +190,7 @@ class Datasets:
     def download(self, call: Call) -> Answer:
         """Send to the link of one file, or of a zip of all."""
         key, version = self._version(call)
-        name = call.text("fileName")
-        if name:
-            path = self.versions.file(key, version, name)
-            return wire.redirect(self.links.give(call.base, path, name.rpartition("/")[2]))
-        if self.versions.stage(version) != "READY":
-            raise Refusal(404, "The version is not ready")
-        return wire.redirect(self.links.give(call.base, self.versions.packed(key, version), f"{key[-1]}.zip"))
+        return self.sent(call, key, version, call.text("fileName"))
 
     def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:
         """Return place and folder of what a notebook of this user gets for "owner/slug[/version]".

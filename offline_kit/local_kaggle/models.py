@@ -6,24 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.blobs import Blobs
-from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.store import Record, Store
-from offline_kit.local_kaggle.versions import Key, Versions
+from offline_kit.local_kaggle.shelf import Shelf
+from offline_kit.local_kaggle.store import Record
+from offline_kit.local_kaggle.versions import Key
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _SERVICE = "models.ModelApiService/"
 _PREFIX = "MODEL_FRAMEWORK_"
 
 
-class Models:
+class Models(Shelf):
     """The models of one local Kaggle."""
-
-    def __init__(self, store: Store, versions: Versions, blobs: Blobs, links: Links) -> None:
-        self.store = store
-        self.versions = versions
-        self.blobs = blobs
-        self.links = links
 
     def rpcs(self) -> dict[str, Rpc]:
         """Return the calls about models."""
@@ -77,7 +70,7 @@ class Models:
         with self.store.lock:
             if self.store.read(*key):
                 return _refused("The requested slug is already in use by a model instance", 409)
-            uploads = self._uploads(call, body)
+            uploads = self.uploads(call, body)
             made = {
                 "id": self.store.serial("instance"),
                 "framework": wire.text(body, "framework"),
@@ -93,7 +86,7 @@ class Models:
         _, key = self._instance(call, record)
         body = call.body.get("body") or {}
         notes = wire.text(body, "versionNotes")
-        self.versions.add(key, self._uploads(call, body), notes=notes, stuck=call.stuck)
+        self.versions.add(key, self.uploads(call, body), notes=notes, stuck=call.stuck)
         return _accepted(record)
 
     def get_instance(self, call: Call) -> Mapping[str, Any]:
@@ -113,11 +106,7 @@ class Models:
     def download(self, call: Call) -> Answer:
         """Send to the link of one file, or of an archive of all."""
         key, version = self._version(call)
-        if name := call.text("path"):
-            path = self.versions.file(key, version, name)
-            return wire.redirect(self.links.give(call.base, path, name.rpartition("/")[2]))
-        packed = self.versions.packed(key, version)
-        return wire.redirect(self.links.give(call.base, packed, f"{key[5]}.zip"))
+        return self.sent(call, key, version, call.text("path"))
 
     def delete(self, call: Call) -> Mapping[str, Any]:
         """Remove a model with all that it has."""
@@ -238,12 +227,6 @@ class Models:
         if record["owner"] != call.user:
             raise Refusal(403, "Permission 'models.update' was denied")
         return record
-
-    def _uploads(self, call: Call, body: Mapping[str, Any]) -> list[tuple[str, Path]]:
-        found = list(self.blobs.tree(call.user, body))
-        if not found:
-            raise Refusal(400, "Please upload at least one file")
-        return found
 
     def _keys(self, record: Record) -> Iterator[Key]:
         base = ("models", record["owner"], record["slug"], "instances")

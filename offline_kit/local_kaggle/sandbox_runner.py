@@ -1,7 +1,6 @@
 """Runs notebooks as rehearsals do: offline, in a sandbox laid out as Kaggle's."""
 
 import json
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,15 +11,12 @@ from offline_kit import image, sandbox
 from offline_kit.errors import OfflineKitError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
-from offline_kit.rehearsal import environments, execution, import_chains, imports, pythons
+from offline_kit.rehearsal import environments, execution, import_chains, imports, kernel, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
-from offline_kit.rehearsal.pythons import Python
+from offline_kit.rehearsal.kernel import Ready
 from offline_kit.sandboxes.box import Mount
 
-_LAYERED = (
-    "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
-)
 _GLANCE = 0.1  # seconds between two looks at a log
 
 
@@ -53,14 +49,14 @@ class SandboxRunner:
     def _ran(self, job: Job, source: Path) -> Ran:
         chosen = sandbox.find(self.kinds, report=self.shop.report)
         papermill = pythons.look(environments.papermill(self.shop))
-        python, launch, layers = self._kernel(job, source)
+        ready = self._kernel(job, source)
         bench = Bench(
             notebook=source,
             inputs=_inputs(job),
-            kernel=launch,
+            kernel=ready.launch,
             papermill=papermill.path,
-            shown=(*python.mounts, *layers, *papermill.mounts),
-            links={**papermill.links, **python.links},
+            shown=(*ready.python.mounts, *ready.mounts, *papermill.mounts),
+            links={**papermill.links, **ready.python.links},
             uv=_uv(),
             installer="auto",
             timeout=job.timeout,
@@ -70,22 +66,14 @@ class SandboxRunner:
         with _telling(box / execution.LOG, job.say):
             return execution.run(bench, chosen, box, report=self.shop.report)
 
-    def _kernel(self, job: Job, source: Path) -> tuple[Python, tuple[str, ...], tuple[Mount, ...]]:
-        """Return the kernel's Python, the words that start it, and what it needs to see besides."""
+    def _kernel(self, job: Job, source: Path) -> Ready:
+        """Return the kernel for the kit that is mounted."""
         kits = [] if self.current else list(_kits(job))
-        chosen = (
-            image.load(str(kits[0][1]["image"]), accelerator="none", project=job.folder) if kits else None
-        )
-        if chosen and not chosen.local:
-            wanted = sorted(_used(kits, source, chosen))
-            python = pythons.look(environments.kernel(chosen, wanted, self.shop))
-            return python, (str(python.path), "-m", "ipykernel_launcher"), ()
-        python = pythons.look(Path(sys.executable))
-        if "ipykernel" in python.packages:
-            return python, (str(python.path), "-m", "ipykernel_launcher"), ()
-        layer = environments.layer(["ipykernel"], Path(sys.executable), self.shop)
-        mount = Mount(inside=str(layer), source=layer)
-        return python, (str(python.path), "-c", _LAYERED.format(str(layer))), (mount,)
+        if kits:
+            chosen = image.load(str(kits[0][1]["image"]), accelerator="none", project=job.folder)
+            if not chosen.local:
+                return kernel.of_image(chosen, sorted(_used(kits, source, chosen)), self.shop)
+        return kernel.of_running(self.shop)
 
 
 def _inputs(job: Job) -> tuple[Mount, ...]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from packaging import tags
@@ -46,35 +46,36 @@ def make_ready(kit: Kit, notebook: Path, image: Image, shop: Workshop, *, curren
     install = plan.read(kit)
     used = _used(kit, install, notebook, image)
     running = current or image.local
-    _can_run(install, image, _tags(image, running=running), running=running)
-    if not running:
-        python = pythons.look(environments.kernel(image, used, shop))
-        return _ready(python, (), used, install, _tags(image, running=False))
-    python = pythons.look(Path(sys.executable))
-    notes: tuple[str, ...] = (f"run in the running environment, '{sys.prefix}'",)
-    if "ipykernel" in python.packages:
-        return _ready(python, notes, used, install, tags.sys_tags())
-    layer = environments.layer(["ipykernel"], Path(sys.executable), shop)
-    notes = (*notes, "ipykernel was laid behind its own packages, since it has none")
-    ready = _ready(python, notes, used, install, tags.sys_tags())
-    return Ready(
-        python=python,
-        launch=(str(python.path), "-c", _LAYERED.format(str(layer))),
-        mounts=(Mount(inside=str(layer), source=layer),),
-        used=used,
-        notes=ready.notes,
-    )
-
-
-def _ready(
-    python: Python, notes: tuple[str, ...], used: tuple[str, ...], install: Plan, here: Iterable[Tag]
-) -> Ready:
+    here = _tags(image, running=running)
+    _can_run(install, image, here, running=running)
+    ready = of_running(shop) if running else of_image(image, used, shop)
     built = plan.built_from_sdist(install, here)
     more = (
         [f"built from their sdists, since their wheels do not fit here: {', '.join(built)}"] if built else []
     )
+    return replace(ready, used=used, notes=(*ready.notes, *more))
+
+
+def of_image(image: Image, used: Iterable[str], shop: Workshop) -> Ready:
+    """Return a kernel in an environment made for the image, with these of its packages."""
+    names = tuple(used)
+    python = pythons.look(environments.kernel(image, names, shop))
     launch = (str(python.path), "-m", "ipykernel_launcher")
-    return Ready(python=python, launch=launch, mounts=(), used=used, notes=(*notes, *more))
+    return Ready(python=python, launch=launch, mounts=(), used=names, notes=())
+
+
+def of_running(shop: Workshop) -> Ready:
+    """Return a kernel in the running environment; ipykernel is laid behind its packages where it has none."""
+    python = pythons.look(Path(sys.executable))
+    launch = (str(python.path), "-m", "ipykernel_launcher")
+    mounts: tuple[Mount, ...] = ()
+    notes = [f"run in the running environment, '{sys.prefix}'"]
+    if "ipykernel" not in python.packages:
+        layer = environments.layer(["ipykernel"], Path(sys.executable), shop)
+        launch = (str(python.path), "-c", _LAYERED.format(str(layer)))
+        mounts = (Mount(inside=str(layer), source=layer),)
+        notes.append("ipykernel was laid behind its own packages, since it has none")
+    return Ready(python=python, launch=launch, mounts=mounts, used=(), notes=tuple(notes))
 
 
 def _used(kit: Kit, install: Plan, notebook: Path, image: Image) -> tuple[str, ...]:
