@@ -173,7 +173,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     type=click.FloatRange(0, 1000),
     default=1.0,
     metavar="TIMES",
-    help="How many times as long processing, queues and scoring take; 60 is as slow as Kaggle, 0 at once.",
+    help="How many times as long processing, queues and scoring take; 0 for at once.",
 )
 @common  # fmt: skip
 def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
