@@ -37,6 +37,7 @@ for command in (
     compare.verify,
     compare.diff,
     kit.status,
+    start.doctor,
     stores.image,
     stores.cache,
     kaggle.local_kaggle,

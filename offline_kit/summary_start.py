@@ -1,10 +1,12 @@
 """What `init` and `doctor` show."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.console import Console
 
 if TYPE_CHECKING:
+    from offline_kit.doctor import Finding
     from offline_kit.finding.proposal import Setting
     from offline_kit.init import Proposal
 
@@ -44,3 +46,34 @@ def show_init(proposal: "Proposal", console: Console, *, written: bool, dry_run:
 
 def _facts(one: "Setting") -> dict[str, Any]:
     return {"value": one.value, "why": one.why, "more": list(one.more)}
+
+
+_SIGNS = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
+
+
+def show_findings(findings: "Sequence[Finding]", console: Console) -> None:
+    """Show what every check said, each with its remedy."""
+    wide = max((len(one.title) for one in findings), default=0)
+    lines = []
+    for one in findings:
+        lines.append(f"{one.code}  {_SIGNS[one.said.state]:<4}  {one.title:<{wide}}  {one.said.what}")
+        inner = " " * (wide + 14)
+        lines += [f"{inner}{detail}" for detail in one.said.details]
+        lines += [f"{inner}→ {one.said.remedy}"] if one.said.remedy else []
+    console.lines(lines)
+    states = [str(one.said.state) for one in findings]
+    failed, warned = states.count("failed"), states.count("warning")
+    words = [f"{failed} failed" if failed else "", f"{warned} to look at" if warned else ""]
+    console.step(", ".join(word for word in words if word) or "all is well")
+    checks = [
+        {
+            "code": one.code,
+            "title": one.title,
+            "state": str(one.said.state),
+            "what": one.said.what,
+            "remedy": one.said.remedy,
+            "details": list(one.said.details),
+        }
+        for one in findings
+    ]
+    console.result({"ok": not failed, "checks": checks})

@@ -8,6 +8,7 @@ import click
 
 from offline_kit.commands.options import common, project_argument
 from offline_kit.console import Console
+from offline_kit.errors import Exit
 
 
 @click.command()
@@ -38,3 +39,23 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
     if agreed:
         starting.write(proposal)
     summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run)
+
+
+@click.command()
+@project_argument
+@click.option("--online", is_flag=True, help="Ask the package index and Kaggle as well.")
+@click.option(
+    "--ignore", multiple=True, metavar="CODE", help="Leave out checks whose code begins so; repeat for more."
+)
+@common  # fmt: skip
+def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: tuple[str, ...]) -> None:
+    """Check this machine and the project, with a remedy for each problem."""
+    from offline_kit import doctor as examining
+    from offline_kit import summary_start
+    from offline_kit.checks.nouns import State
+
+    console = Console(quiet=quiet, as_json=as_json)
+    findings = examining.examine(project, online=online, ignore=ignore, report=console)
+    summary_start.show_findings(findings, console)
+    if any(one.said.state is State.FAILED for one in findings):
+        sys.exit(Exit.PROJECT)

@@ -1,0 +1,209 @@
+"""The command `doctor`: every check on real folders, machines as they are, and a local Kaggle and index."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_index import LocalIndex, make_wheel
+from local_kaggle_case import serving
+
+from offline_kit import doctor
+from offline_kit.errors import UsageError
+from offline_kit.kaggle_gateway.where import Where
+
+FILES = {
+    "predict.py": "def predict(context):\n    return []\n",
+    "requirements.in": "left\n",
+    "checkpoints/best.npz": "weights",
+    "offline-kit.toml": (
+        'competition = "some-competition"\nrequirements = ["requirements.in"]\ncheckpoints = ["checkpoints/*"]\n'
+        'image = "kaggle-2026-10-cpu"\n[notebook]\nfunction = "predict.py:predict"\n'
+    ),
+}
+MACHINE = ("K101", "K102", "K103", "K104")
+"""Checks of this machine, which differ from one to the next."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    for name, content in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return folder
+
+
+def environment(project: Path, **env: str) -> dict[str, str]:
+    """Return the environment of a user who has neither credentials nor a pip configuration."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("KAGGLE_", "PIP_"))}
+    home = project.parent / "home"
+    home.mkdir(exist_ok=True)
+    own = {
+        "HOME": str(home),
+        "PIP_CONFIG_FILE": os.devnull,
+        "OFFLINE_KIT_CACHE": str(project.parent / "cache"),
+    }
+    return clean | own | env
+
+
+def command(*words: str, project: Path, **env: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "offline_kit", *words],
+        cwd=project,
+        env=environment(project, **env),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def checked(*words: str, project: Path, code: int = 0, **env: str) -> dict[str, dict[str, Any]]:
+    """Return what each check of the project and of what is outside says, by its code."""
+    machine = [word for name in MACHINE for word in ("--ignore", name)]
+    done = command("doctor", "--json", *machine, *words, project=project, **env)
+    assert done.returncode == code, done.stdout + done.stderr
+    told = json.loads(done.stdout)
+    assert told["ok"] is (code == 0)
+    return {one["code"]: one for one in told["checks"]}
+
+
+def states(found: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {code: one["state"] for code, one in found.items()}
+
+
+def test_the_table_is_in_order() -> None:
+    """Codes are unique, sorted, and begin with what they are about."""
+    codes = [one.code for one in doctor.CHECKS]
+    assert codes == sorted(set(codes))
+    assert all(re.fullmatch(r"K[123]\d\d", code) for code in codes)
+
+
+def test_every_problem_has_a_remedy(tmp_path: Path) -> None:
+    """Whatever warns or fails says what to do, on an empty folder as on a broken one."""
+    (tmp_path / "requirements.txt").write_text("left ==\n")
+    for one in doctor.examine(tmp_path):
+        assert one.said.what
+        if one.said.state in ("warning", "failed"):
+            assert one.said.remedy, one
+
+
+def test_a_good_project(project: Path) -> None:
+    """What is good says what it is; what needs the network is told, not asked."""
+    found = checked(project=project)
+    expected = dict.fromkeys(("K201", "K202", "K203", "K204", "K205"), "ok")
+    assert states(found) == expected | {"K206": "warning", "K301": "skipped", "K302": "warning"}
+    assert "1 requirement: requirements.in" in found["K203"]["what"]
+    assert "predict" not in found["K205"]["remedy"]
+    assert not (project / "offline-kit.lock.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code", "says"),
+    [
+        ("offline-kit.toml", "chekpoints = []\nrows = -1\n", "K201", "has 2 problems"),
+        ("offline-kit.toml", 'image = "kaggle-1999"\n', "K202", "there is no image 'kaggle-1999'"),
+        (
+            "offline-kit.toml",
+            'requirements = ["gone.in"]\n',
+            "K201",
+            "gone.in'",
+        ),
+        ("requirements.in", "left ==\n", "K203", "cannot be read"),
+        ("checkpoints/best.npz", "", "K204", "problem with the checkpoints"),
+        ("predict.py", "def other(): ...\n", "K205", "defines no 'predict'"),
+    ],
+)
+def test_what_is_wrong_is_said_by_its_check(
+    project: Path, name: str, content: str, code: str, says: str
+) -> None:
+    """One broken thing fails its own check with exit code 1; what hangs on it is skipped, the rest goes on."""
+    (project / name).write_text(content)
+    found = checked(project=project, code=1)
+    assert [each for each, state in states(found).items() if state == "failed"] == [code]
+    assert re.search(says, found[code]["what"])
+    assert found[code]["remedy"]
+
+
+def test_the_freeze_is_compared_with_the_requirements(project: Path) -> None:
+    """A fresh freeze is current, one of other requirements or of another image is not; no index is asked for that."""
+    with LocalIndex() as index:
+        index.add(make_wheel(project.parent / "wheels", "left", "1.0"))
+        built = command("build", project=project, PIP_INDEX_URL=index.url)
+        assert built.returncode == 0, built.stderr
+    assert checked(project=project)["K206"]["what"] == "'offline-kit.lock.txt' is current"
+    (project / "requirements.in").write_text("left\nright\n")
+    assert "of other requirements" in checked(project=project)["K206"]["what"]
+    toml = project / "offline-kit.toml"
+    toml.write_text(toml.read_text().replace("2026-10-cpu", "2026-10-gpu"))
+    assert "was made for kaggle-2026-10-cpu, not" in checked(project=project)["K206"]["what"]
+
+
+def test_an_index_that_does_not_answer(project: Path) -> None:
+    """--online asks the index that pip is configured for: one that answers is named, a silent one fails the check."""
+    with LocalIndex() as index:
+        address = index.url.replace("://", "://me:pass-of-mine@")
+        good = checked("--online", "--ignore", "K302", project=project, PIP_INDEX_URL=address)
+    assert good["K301"]["state"] == "ok"
+    bad = checked("--online", "--ignore", "K302", project=project, PIP_INDEX_URL=address, code=1)
+    assert (bad["K301"]["state"], bool(bad["K301"]["remedy"])) == ("failed", True)
+    assert "pass-of-mine" not in json.dumps([good, bad])
+    assert "127.0.0.1" in good["K301"]["what"]
+
+
+def test_sources_of_credentials_are_named_and_never_shown(project: Path) -> None:
+    """Variables and files are named in the client's order; no value of theirs is in any output."""
+    folder = project.parent / "home" / ".kaggle"
+    folder.mkdir(parents=True)
+    (folder / "kaggle.json").write_text('{"username": "somebody", "key": "planted-key"}')
+    (folder / "kaggle.json").chmod(0o600)
+    done = command("doctor", project=project, KAGGLE_API_TOKEN="planted-token")
+    assert "KAGGLE_API_TOKEN, then" in done.stdout
+    assert str(folder / "kaggle.json") in done.stdout
+    assert not re.search("planted-(key|token)", done.stdout + done.stderr)
+    (folder / "kaggle.json").chmod(0o644)
+    assert "others on this machine can read" in checked(project=project)["K302"]["what"]
+    (folder / "kaggle.json").write_text('{"username": "somebody"}')
+    assert checked(project=project)["K302"]["what"] == "no credentials for Kaggle were found"
+    with_env = checked(project=project, KAGGLE_KEY="planted-key")
+    assert with_env["K302"]["state"] == "warning"
+    assert "KAGGLE_KEY with" in with_env["K302"]["what"]
+
+
+def test_a_login_is_tried_online(project: Path) -> None:
+    """--online logs in with Kaggle's own client and names the account."""
+    home = project.parent / "home"
+    home.mkdir()
+    with serving(project.parent / "there") as bench:
+        there = Where(local=bench.server.url, username="alice", key="key-of-alice")
+        env = there.environment(environment(project), str(home))
+        found = checked("--online", "--ignore", "K301", "--ignore", "K2", project=project, code=0, **env)
+    assert found["K302"]["what"].startswith("logged in as 'alice' (LEGACY_API_KEY)")
+
+
+def test_the_real_kaggle_is_out_of_reach_here(project: Path) -> None:
+    """In a test suite even --online does not take credentials to Kaggle: the check says so."""
+    env = {"KAGGLE_USERNAME": "somebody", "KAGGLE_KEY": "planted-key", "OFFLINE_KIT_NO_PRODUCTION": "1"}
+    found = checked("--online", "--ignore", "K301", "--ignore", "K2", project=project, code=1, **env)
+    assert "out of reach" in found["K302"]["what"]
+
+
+def test_the_machine_is_looked_at(project: Path) -> None:
+    """uv, Python, sandbox and disk are told for people, one line each; no place for the cache is a failure."""
+    done = command("doctor", "--ignore", "K2", "--ignore", "K3", project=project)
+    assert [line[:4] for line in done.stdout.splitlines() if line.startswith("K")] == [*MACHINE]
+    (project.parent / "cache").write_text("no folder")
+    closed = command("doctor", "--ignore", "K2", project=project)
+    assert (closed.returncode, "cannot write below" in closed.stdout) == (1, True)
+
+
+def test_an_unknown_code_is_refused(tmp_path: Path) -> None:
+    """--ignore takes codes and their beginnings; a slip is an error that names them all."""
+    with pytest.raises(UsageError, match="begins with 'K9'") as told:
+        doctor.examine(tmp_path, ignore=["K9"])
+    assert "K101" in told.value.hint
+    assert doctor.examine(tmp_path, ignore=["K"]) == ()
