@@ -3,6 +3,7 @@
 import tempfile
 import time
 import zipfile
+from contextlib import ExitStack
 from pathlib import Path
 
 from offline_kit import manifest
@@ -14,7 +15,7 @@ from offline_kit.patience import PassingError
 from offline_kit.push.dataset_plan import Remote, placed
 from offline_kit.push.journal import Effect
 from offline_kit.push.waiting import WAITING, Waiting, poll
-from offline_kit.report import SILENT, Reporter
+from offline_kit.report import SILENT, Reporter, Say
 
 ENDED = frozenset({"ready", "failed", "deleted"})
 """States that do not change by themselves."""
@@ -28,16 +29,16 @@ def look(kaggle: Kaggle, ref: str, waiting: Waiting = WAITING, report: Reporter 
     """
     if kaggle.dataset(ref) is None:
         return Remote(ref=ref)
-    told = _Told(report, ref)
+    with _Line(kaggle, ref, report) as line:
 
-    def ended() -> str:
-        state = kaggle.status(ref)
-        told.state(state)
-        if state not in ENDED:
-            raise PassingError(f"it is still in the state '{state or 'hidden'}'")
-        return state
+        def ended() -> str:
+            state = kaggle.status(ref)
+            if state not in ENDED:
+                line.tell(state or "hidden")
+                raise PassingError(f"it is still in the state '{state or 'hidden'}'")
+            return state
 
-    state = poll(ended, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+        state = poll(ended, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
     found = kaggle.dataset(ref)
     if found is None:
         return Remote(ref=ref)
@@ -111,16 +112,15 @@ def until_there(
     all fit. Raises OutsideError where processing fails or takes longer than it may.
     """
     ref = effect.target
-    told = _Told(report, ref)
     seen: list[float] = []  # when the marker was there and the files were not
 
     def there() -> Remote:
         found = kaggle.dataset(ref)
         if found is None or found.version <= effect.before:
-            told.state("not visible yet")
+            line.tell("the new version does not show yet")
             raise PassingError("the new version does not show yet")
         state = kaggle.status(ref)
-        told.state(state)
+        line.tell(f"version {found.version}, {state or 'hidden'}")
         if state in ("failed", "deleted"):
             raise _failed(ref, found.version, state, found.url)
         if state != "ready":
@@ -144,7 +144,8 @@ def until_there(
             url=found.url,
         )
 
-    return poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+    with _Line(kaggle, ref, report) as line:
+        return poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
 
 
 def differences(part: Part, remote: Remote) -> tuple[str, ...]:
@@ -163,18 +164,19 @@ def differences(part: Part, remote: Remote) -> tuple[str, ...]:
     )
 
 
-class _Told:
-    """Says a state once."""
+class _Line(ExitStack):
+    """A live line about a dataset, which begins with the first thing to tell: where nothing is waited for, none."""
 
-    def __init__(self, report: Reporter, ref: str) -> None:
+    def __init__(self, kaggle: Kaggle, ref: str, report: Reporter) -> None:
+        super().__init__()
+        self._text = f"{kaggle.account().place} processes '{ref}'"
         self._report = report
-        self._ref = ref
-        self._last = "ready"
+        self._say: Say | None = None
 
-    def state(self, state: str) -> None:
-        if state != self._last:
-            self._report.step(f"Kaggle processes '{self._ref}': {state or 'not visible yet'}")
-            self._last = state
+    def tell(self, state: str) -> None:
+        if self._say is None:
+            self._say = self.enter_context(self._report.waiting(self._text))
+        self._say(state)
 
 
 def _never_ready(ref: str, why: str) -> OutsideError:

@@ -20,8 +20,8 @@ class _Table:
     repeats: int
 
 
-def compare(ours: Path, theirs: Path) -> tuple[str, ...]:
-    """Return what a person may want to know about Kaggle's submission (`theirs`) beside the rehearsal's.
+def compare(ours: Path, theirs: Path, place: str = "Kaggle") -> tuple[str, ...]:
+    """Return what a person may want to know about the submission from `place` (`theirs`) beside the rehearsal's.
 
     Rows are matched by the first column; numbers count as equal within 0.1 % or 1e-6. Other formats than
     CSV are compared by size. Never raises for what stands in the files.
@@ -30,12 +30,12 @@ def compare(ours: Path, theirs: Path) -> tuple[str, ...]:
         return ("the submission is the rehearsal's, byte for byte",)
     if ours.suffix.lower() != ".csv" or theirs.suffix.lower() != ".csv":
         sizes = [files.human_size(path.stat().st_size) for path in (theirs, ours)]
-        return (f"{sizes[0]} on Kaggle, {sizes[1]} in the rehearsal; only CSV is compared value by value",)
+        return (f"{sizes[0]} on {place}, {sizes[1]} in the rehearsal; only CSV is compared value by value",)
     try:
         one, two = _read(ours), _read(theirs)
     except csv.Error as error:
         return (f"the submissions could not be compared: {error}",)
-    return tuple(_notes(one, two))
+    return tuple(_notes(one, two, place))
 
 
 def _read(path: Path) -> _Table:
@@ -51,14 +51,14 @@ def _read(path: Path) -> _Table:
     return _Table(head=head, rows=rows, repeats=count - len(rows))
 
 
-def _notes(ours: _Table, theirs: _Table) -> list[str]:
+def _notes(ours: _Table, theirs: _Table, place: str) -> list[str]:
     notes = []
     if ours.head != theirs.head:
-        notes.append(_columns(ours.head, theirs.head))
+        notes.append(_columns(ours.head, theirs.head, place))
     common = [name for name in theirs.rows if name in ours.rows]
     if not common:
-        return [*notes, "no row of Kaggle's is in the rehearsal's submission: they ran on other data"]
-    notes.append(_rows(ours, theirs, len(common)))
+        return [*notes, f"no row from {place} is in the rehearsal's submission: they ran on other data"]
+    notes.append(_rows(ours, theirs, len(common), place))
     if ours.repeats or theirs.repeats:
         notes.append("ids occur more than once; only the first row of each is compared")
     shared = [name for name in dict.fromkeys(theirs.head[1:]) if name in ours.head]
@@ -71,20 +71,20 @@ def _notes(ours: _Table, theirs: _Table) -> list[str]:
     return [*notes, *different[:_SHOWN], *more]
 
 
-def _columns(ours: Sequence[str], theirs: Sequence[str]) -> str:
+def _columns(ours: Sequence[str], theirs: Sequence[str], place: str) -> str:
     if sorted(ours) == sorted(theirs):
-        return "the columns are in another order on Kaggle"
+        return f"the columns are in another order on {place}"
     new = [repr(name) for name in theirs if name not in ours]
     gone = [repr(name) for name in ours if name not in theirs]
-    said = [f"only on Kaggle: {', '.join(new[:_SHOWN])}"] if new else []
+    said = [f"only on {place}: {', '.join(new[:_SHOWN])}"] if new else []
     said += [f"only in the rehearsal: {', '.join(gone[:_SHOWN])}"] if gone else []
     return f"the columns differ; {'; '.join(said)}"
 
 
-def _rows(ours: _Table, theirs: _Table, common: int) -> str:
+def _rows(ours: _Table, theirs: _Table, common: int, place: str) -> str:
     if common == len(ours.rows) == len(theirs.rows):
         return f"the same {common} rows as in the rehearsal"
-    return f"{common} rows in common of {len(theirs.rows)} on Kaggle and {len(ours.rows)} in the rehearsal"
+    return f"{common} rows in common of {len(theirs.rows)} on {place} and {len(ours.rows)} in the rehearsal"
 
 
 def _column(name: str, ours: _Table, theirs: _Table, common: Sequence[str]) -> str:

@@ -101,9 +101,12 @@ def follow(
     end in time. `logs` is a folder that gets the log, of a failed run too.
     """
     began = time.monotonic()
-    with report.waiting(f"version {version} of '{ref}' runs on {kaggle.account().place}") as say:
-        watch = _Watch(ref, version, kaggle, ways, say)
-        run = poll(watch.ended, ways.waiting.until(longest), lambda e: _never_ended(ref, version, str(e)))
+    watch = _Watch(ref, version, kaggle, ways)
+    try:
+        run = watch.ended()
+    except PassingError:
+        with report.waiting(f"version {version} of '{ref}' runs on {kaggle.account().place}") as watch.say:
+            run = poll(watch.ended, ways.waiting.until(longest), lambda e: _never_ended(ref, version, str(e)))
     log = _at_last(lambda: kaggle.log(ref, version), ways) if run.state != "cancelacknowledged" else ()
     if logs:
         keep_log(log, logs)
@@ -153,10 +156,10 @@ class _NothingError(OutsideError):
 class _Watch:
     """Looks at a run again and again, and tells what it sees."""
 
-    def __init__(self, ref: str, version: int, kaggle: Kaggle, ways: Ways, say: Say) -> None:
+    def __init__(self, ref: str, version: int, kaggle: Kaggle, ways: Ways) -> None:
         self._ref, self._version, self._kaggle = ref, version, kaggle
         self._waiting = ways.waiting
-        self._say = say
+        self.say: Say = lambda _words: None
         self._began = self._seen = self._answered = time.monotonic()
         self._logged = float("-inf")
         self._last = ""
@@ -171,7 +174,7 @@ class _Watch:
             # A run of hours outlives a bad line; it is looked at again until the line was bad for too long.
             if time.monotonic() - self._answered > self._waiting.processing:
                 raise
-            self._say(f"no answer at the moment: {error.what}")
+            self.say(f"no answer at the moment: {error.what}")
             raise PassingError(error.what) from error
         now = self._answered = time.monotonic()
         if run is None:
@@ -192,7 +195,7 @@ class _Watch:
             except OfflineKitError:
                 self._last = ""  # only the live line lacks it
         words = [state, f"{(now - self._began) / 60:.0f} min"]
-        self._say(", ".join(words) + (f": {self._last}" if self._last else ""))
+        self.say(", ".join(words) + (f": {self._last}" if self._last else ""))
 
 
 def keep_log(log: Sequence[LogLine], folder: Path) -> Path:
