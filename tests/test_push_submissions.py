@@ -516,7 +516,7 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
         with pytest.raises(OutsideError, match="submission 1001 is not scored yet") as caught:
             held.wait(done.ref, listener, deadline=0.3, longest=0.1)
         assert "goes on waiting" in caught.value.hint
-        assert listener.said[0] == "Kaggle scores submission 1001"
+        assert listener.said[0] == "the local Kaggle scores submission 1001"
         assert listener.said[-1] == "pending since less than a minute"
         again = held.submit()
         assert held.wait(again.ref).state == "complete"

@@ -6,6 +6,7 @@ looking for the mark, at once or by the next run; nothing is submitted twice.
 """
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,7 +39,7 @@ from offline_kit.push.submission_plan import (
 from offline_kit.push.submission_remote import earlier, look, shown
 from offline_kit.push.waiting import poll
 from offline_kit.push.ways import Ways
-from offline_kit.report import SILENT, Reporter
+from offline_kit.report import SILENT, Reporter, Say
 
 ACTION = "submit"
 """What the journal calls a submission."""
@@ -295,19 +296,22 @@ def wait(
     Raises what `failure` returns, and OutsideError where there is no end within `deadline` seconds.
     """
     began, seen = time.monotonic(), list[Submission]()
-    waiting = replace(ways.waiting, longest=longest)
-    with report.waiting(f"Kaggle scores submission {ref}") as say:
+    waiting, place = replace(ways.waiting, longest=longest), kaggle.account().place
+    with ExitStack() as line:
+        says: list[Say] = []
 
         def ended() -> Submission:
             found = _glance(ref, kaggle)
             if found is None and time.monotonic() - began > waiting.grace:
                 raise OutsideError(
-                    f"Kaggle shows no submission of number {ref}",
+                    f"{place} shows no submission of number {ref}",
                     hint="see the list of submissions on the competition's page, then run the same command again",
                 )
             if found is None or found.state == "pending":
+                if not says:  # what has its score already is not waited for
+                    says.append(line.enter_context(report.waiting(f"{place} scores submission {ref}")))
                 seen.extend([found] if found else [])
-                say(f"{'pending' if found else 'not visible yet'} {_since(found, began)}")
+                says[0](f"{'pending' if found else 'not visible yet'} {_since(found, began)}")
                 raise PassingError("it is still pending" if found else "it does not show yet")
             return found
 
