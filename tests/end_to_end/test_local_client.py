@@ -3,7 +3,7 @@
 import json
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -68,7 +68,7 @@ def person(tmp_path: Path) -> Iterator[Person]:
         yield Person(served.told["url"], tmp_path)
 
 
-def write(folder: Path, name: str, metadata: dict[str, object]) -> Path:
+def write(folder: Path, name: str, metadata: Mapping[str, object]) -> Path:
     """Write the metadata of a folder for the client."""
     folder.mkdir(exist_ok=True)
     (folder / name).write_text(json.dumps(metadata))
