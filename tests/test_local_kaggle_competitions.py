@@ -1,6 +1,7 @@
 """Competitions of the local Kaggle: made from a folder, submitted to by notebook, scored on a hidden test."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def test_the_client_takes_part(bench: Bench) -> None:
     bench.finished(1)
     words = ("-k", KERNEL, "-v", "1", "-f", "submission.csv", "-m", "kit 1")
     assert "Successfully submitted" in bench.cli("competitions", "submit", "small-digits", *words).stdout
+    limits = bench.cli("competitions", "submission-limits", "small-digits").stdout
+    assert {"1", "4"} <= set(re.findall(r"\d+", limits)), limits
     bench.until(lambda: "COMPLETE" in str(bench.rpc("ListSubmissions", competitionName="small-digits")))
     told = bench.cli("competitions", "submissions", "small-digits").stdout
     assert "0.50000 (LOCAL)" in told, "public: one of two"

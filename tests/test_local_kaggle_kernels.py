@@ -58,6 +58,9 @@ def test_the_client_pushes_follows_and_fetches(bench: Bench) -> None:
     told = json.loads((goal / "kernel-metadata.json").read_text())
     assert (told["enable_internet"], told["dataset_sources"]) == (False, [SLUG])
     assert "my-inference" in bench.cli("kernels", "list", "-m").stdout
+    assert "submission.csv" in bench.cli("kernels", "files", KERNEL).stdout
+    assert json.loads(bench.cli("kernels", "logs", KERNEL).stdout) == log
+    assert bench.cli("kernels", "delete", KERNEL, "-y").returncode == 0
     assert bench.cli("kernels", "status", KERNEL, user="bob").returncode == 1
 
 
@@ -272,6 +275,19 @@ def test_a_run_fails_is_cancelled_or_never_ends_as_asked(tmp_path: Path) -> None
     with serving(tmp_path) as bench:  # the faults are gone, and the runs that stayed are run anew
         bench.finished(3)
         bench.finished(4)
+
+
+def test_what_a_lost_run_left_is_removed(tmp_path: Path) -> None:
+    """A server that was ended in the middle of a run leaves a folder; the run anew takes its place."""
+    with serving(tmp_path) as bench:
+        bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
+        push(bench, "print(1)")
+        comes_to(bench, 1, "RUNNING")
+        place = bench.kaggle.store.place("kernels", *KERNEL.split("/"), "versions", "1")
+        (place / "run-left/output").mkdir(parents=True)
+    with serving(tmp_path) as bench:
+        bench.finished(1)
+        bench.until(lambda: not list(place.glob("run-*")))
 
 
 def test_a_run_without_its_input(bench: Bench) -> None:

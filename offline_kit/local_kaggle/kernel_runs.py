@@ -126,7 +126,7 @@ class KernelRuns:
         if not self._change(key, state="RUNNING", began=began):
             return
         self.logs.begin(key)
-        run = Path(tempfile.mkdtemp(prefix="run-", dir=self.store.place(*key)))
+        run = fresh(self.store.place(*key))
         result = self._result(key, run, fault)
         if not self.store.place(*key).exists():  # deleted meanwhile
             self.logs.end(key)
@@ -156,6 +156,13 @@ class KernelRuns:
                 return False
             self.store.write({**record, **facts}, *key)
         return True
+
+
+def fresh(place: Path) -> Path:
+    """Return a new folder for a run; what a run that did not outlive its server left there is removed."""
+    for left in place.glob("run-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="run-", dir=place))
 
 
 def _notebook(source: str, kind: str) -> str:

@@ -111,5 +111,6 @@ def greeting(url: str, folder: str, competitions: list[str]) -> tuple[str, ...]:
         "the unmodified `kaggle` reaches it with this environment:",
         f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
         f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY} && unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY",
-        "its scores are LOCAL; end it with ^C",
+        "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
+        f"what is to go wrong stands in '{folder}/faults.json'; its scores are LOCAL; end it with ^C",
     )

@@ -4,7 +4,6 @@ import json
 import math
 import shutil
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import Blobs
 from offline_kit.local_kaggle.catalog import SERVICE, Catalog
 from offline_kit.local_kaggle.faults import Faults
+from offline_kit.local_kaggle.kernel_runs import fresh
 from offline_kit.local_kaggle.kernels import Kernels
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Call, Refusal, Rpc
@@ -140,7 +140,7 @@ class Submissions:
         if fault.stuck:
             return
         place = self.store.place("submissions", str(record["ref"]))
-        folder = Path(tempfile.mkdtemp(prefix="run-", dir=place))
+        folder = fresh(place)
         try:
             competition = self.catalog.get(record["competition"])
             told = {"state": fault.ends or "ERROR", "error": fault.fail}
