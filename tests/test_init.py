@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -181,6 +182,21 @@ def test_force_adds_and_changes_nothing(plants: Path, there: str) -> None:
     assert proposed(plants, force=True).block == ""
 
 
+def test_force_finds_no_header_in_a_text(plants: Path) -> None:
+    """Where only the notebook's table has a header, the other is put behind all; a header inside a string is none."""
+    path = plants / "pyproject.toml"
+    before = path.read_text()
+    path.write_text(before + '[tool.offline-kit.notebook]\ntitle = "My title"\n')
+    init.write(proposed(plants, force=True))
+    loaded = config.load(plants, {})
+    assert (loaded.notebook.title, loaded.competition) == ("My title", "plant-pathology-2021-fgvc8")
+    text = '[tool.other]\ntext = """\n[tool.offline-kit]\n"""\n[tool.offline-kit]\ndataset = "mine-alone"\n'
+    path.write_text(before + text)
+    with pytest.raises(UsageError, match="cannot be added to"):
+        proposed(plants, force=True)
+    assert path.read_text() == before + text
+
+
 def test_force_extends_a_file_of_our_own(plants: Path) -> None:
     """offline-kit.toml with keys at its top gets the missing ones there."""
     write(plants, {"offline-kit.toml": 'dataset = "mine-alone"\n[notebook]\ntitle = "My title"\n'})
@@ -206,6 +222,42 @@ def test_a_table_written_inline_is_told_by_hand(plants: Path) -> None:
         proposed(plants, force=True)
     assert 'competition = "plant-pathology-2021-fgvc8"' in "\n".join(told.value.details)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("tool = {x = 1}\n", "cannot be added to"),
+        ("[project\n", "not valid"),
+        ("\ufeff[project]\n", "not valid"),
+    ],
+)
+def test_a_file_that_takes_no_table_stays(tmp_path: Path, text: str, says: str) -> None:
+    """A pyproject.toml that is no TOML, or has its tools in one line, is an error and is not touched."""
+    write(tmp_path, {"pyproject.toml": text})
+    with pytest.raises(UsageError, match=says):
+        proposed(tmp_path)
+    assert (tmp_path / "pyproject.toml").read_text() == text
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", " # the end", '\ntext = """\nx = [\n"""'])
+def test_any_end_of_a_file_is_a_good_one(tmp_path: Path, end: str) -> None:
+    """The tables stand behind whatever the file ends with."""
+    write(tmp_path, {"pyproject.toml": f'[project]\nname = "plants"\n[tool.x]\ny = 1{end}', "model.py": ""})
+    init.write(proposed(tmp_path))
+    assert config.load(tmp_path, {}).dataset == "plants-kit"
+    assert tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["x"]["y"] == 1
+
+
+def test_the_sample_is_found(tmp_path: Path) -> None:
+    """What `init` finds in sample_project is, key for key, what its owner wrote."""
+    sample = Path(__file__).parent.parent / "sample_project"
+    shutil.copytree(sample, tmp_path / "sample", ignore=shutil.ignore_patterns("dist", ".*"))
+    pyproject = tmp_path / "sample" / "pyproject.toml"
+    written = tomllib.loads(pyproject.read_text())["tool"]["offline-kit"]
+    pyproject.write_text(pyproject.read_text().partition("[tool.offline-kit]")[0])
+    init.write(proposed(tmp_path / "sample"))
+    assert tomllib.loads(pyproject.read_text())["tool"]["offline-kit"] == written
 
 
 def test_the_newest_training_is_taken(tmp_path: Path) -> None:

@@ -92,9 +92,10 @@ def extended(old: str, settings: Sequence[Setting], *, nested: bool, where: str)
             lines = _put(lines, at, _table("", notebook))
     if main:
         at = _header(lines, _MAIN) if nested else -1
-        if at is None:
-            raise _by_hand(where, settings)
-        lines = _put(lines, at, _table("", main) + ("\n" if at < 0 else ""))
+        if at is None:  # only the notebook's has a header so far
+            lines = [_appended("".join(lines), _table(".".join(_MAIN), main))]
+        else:
+            lines = _put(lines, at, _table("", main) + ("\n" if at < 0 else ""))
     new = _in_style_of(old, "".join(lines))
     _check(old, new, where, settings, nested=nested)
     return new
@@ -152,7 +153,7 @@ def _descend(data: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
 
 def _by_hand(where: str, settings: Sequence[Setting]) -> UsageError:
     return UsageError(
-        f"'{where}' writes its [tool.offline-kit] in a way that cannot be added to",
+        f"'{where}' is written in a way that [tool.offline-kit] cannot be added to by a program",
         hint="put the lines above into it by hand",
         details=block(settings, nested=True).splitlines(),
     )
