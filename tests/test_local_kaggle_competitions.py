@@ -3,11 +3,12 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_kaggle_case import HASTY, KERNEL, Bench, needs_client, notebook, serving
+from local_kaggle_case import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
 
 from offline_kit.errors import UsageError
 from offline_kit.local_kaggle.faults import Fault
@@ -134,6 +135,32 @@ def test_what_goes_wrong_only_in_the_hidden_run(bench: Bench, cell: str, error: 
     assert told["status"] == "ERROR"
     assert error in told["errorDescription"]
     assert "publicScore" not in told
+
+
+def test_the_old_layout_has_everything_by_its_slug(tmp_path: Path) -> None:
+    """Dataset and competition at /kaggle/input/<slug>, a model without its owner, the hidden run like the other."""
+    tell = "import os, pathlib\ntop = pathlib.Path(os.environ['INPUT'])\n"
+    tell += "print(sorted(path.relative_to(top).as_posix() for path in top.glob('*/**/*.csv')))\n"
+    tell += "print(sorted(path.as_posix() for path in (top / 'my-model/pytorch/base/1').iterdir()))\n"
+    with serving(tmp_path, replace(HASTY, layout="old")) as bench:
+        bench.kaggle.catalog.add(competition(tmp_path))
+        names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
+        bench.rpc("CreateDataset", ownerSlug="alice", files=bench.upload({"kit.csv": b""}), **names)
+        models = "models.ModelApiService/"
+        bench.rpc(f"{models}CreateModel", ownerSlug="alice", slug="my-model", isPrivate=True)
+        words = {"framework": "MODEL_FRAMEWORK_PY_TORCH", "instanceSlug": "base"}
+        body = {**words, "files": bench.upload({"weights": b""})}
+        bench.rpc(f"{models}CreateModelInstance", ownerSlug="alice", modelSlug="my-model", body=body)
+        which = {"ownerSlug": "alice", "modelSlug": "my-model", **words}
+        bench.until(lambda: "files" in bench.rpc(f"{models}ListModelInstanceVersionFiles", **which))
+        bench.ready()
+        cells = (tell, ANSWER.replace("competitions/small-digits", "small-digits"))
+        sources = {"datasetDataSources": [SLUG], "modelDataSources": ["alice/my-model/pyTorch/base/1"]}
+        version = run(bench, *cells, **sources)
+        log = bench.rpc("ListKernelSessionOutput", userName="alice", kernelSlug="my-inference")["log"]
+        assert "'my-offline-kit/kit.csv'" in log
+        assert "'small-digits/test.csv'" in log
+        assert scored(bench, submit(bench, version)["ref"])["status"] == "COMPLETE"
 
 
 def test_what_cannot_be_submitted_is_refused(bench: Bench) -> None:

@@ -114,7 +114,7 @@ class KernelRuns:
         if self.settings.layout == "new":
             return place
         kind, _, rest = place.partition("/")
-        return rest if kind == "models" else rest.rpartition("/")[2]
+        return rest.partition("/")[2] if kind == "models" else rest.rpartition("/")[2]
 
     def _run(self, key: Key) -> None:
         fault = self.faults.meet("RUN")
