@@ -339,6 +339,23 @@ def test_functions_called_predict(tmp_path: Path, code: str, template: str, says
     assert says in made.block + "\n".join(made.notes)
 
 
+def test_a_model_without_lightning_is_a_candidate(tmp_path: Path) -> None:
+    """An nn.Module works in the template too, and which of them is the model only its owner knows: a comment."""
+    write(tmp_path, {"net.py": "class Net(nn.Module): ...", "parts/layer.py": "class Layer(nn.Module): ..."})
+    block = proposed(tmp_path).block
+    assert (
+        '# also found: parts/layer.py:Layer\n# model = "net.py:Net"  # found; for the template lightning'
+        in block
+    )
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    """What is neither a file nor a folder is passed over."""
+    os.mkfifo(tmp_path / "model.py")
+    os.mkfifo(tmp_path / "pyproject.lock")
+    assert values(tmp_path)["template"] == "plain"
+
+
 def test_a_data_class_without_submission_is_told(tmp_path: Path) -> None:
     """The template needs the method, and `init` knows it before the rehearsal does."""
     write(tmp_path, {"model.py": MODEL, "data.py": DATA.replace("submission", "other")})

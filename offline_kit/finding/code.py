@@ -56,6 +56,8 @@ class Code:
 
     models: tuple[ClassFound, ...] = ()
     """Subclasses of LightningModule, over any number of steps inside the project."""
+    plain_models: tuple[ClassFound, ...] = ()
+    """Other subclasses of torch's Module, the layers of a model among them."""
     data: tuple[ClassFound, ...] = ()
     """Classes that give a dataloader to predict on; subclasses of LightningDataModule among them."""
     functions: tuple[FunctionFound, ...] = ()
@@ -101,7 +103,7 @@ def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes
             each.runs,
             "predict_step" not in known,
             "forward" not in known,
-            each.file,
+            *_near(each.file),
         )
 
     def data_rank(each: ClassFound) -> tuple[object, ...]:
@@ -111,10 +113,12 @@ def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes
             _LOADERS[0] not in known,
             each.name in parents,
             each.runs,
-            each.file,
+            *_near(each.file),
         )
 
     models = sorted((each for each in classes if each.name in modules), key=model_rank)
+    layers = _descendants("Module", classes) - modules
+    plain = [each for each in classes if each.name in layers]
     data = [
         each
         for each in classes
@@ -122,11 +126,19 @@ def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes
     ]
     return Code(
         models=tuple(models),
+        plain_models=tuple(sorted(plain, key=model_rank)),
         data=tuple(sorted(data, key=data_rank)),
-        functions=tuple(sorted(functions, key=lambda one: (not one.callable_with_one, one.runs, one.file))),
+        functions=tuple(
+            sorted(functions, key=lambda one: (not one.callable_with_one, one.runs, *_near(one.file)))
+        ),
         submitting=frozenset(each.name for each in data if "submission" in methods[each.name]),
         notes=tuple(notes),
     )
+
+
+def _near(file: str) -> tuple[int, str]:
+    """Return what sorts files near the top before others."""
+    return file.count("/"), file
 
 
 def _descendants(root: str, classes: Iterable[ClassFound]) -> set[str]:

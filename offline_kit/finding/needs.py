@@ -50,7 +50,12 @@ def _requirements(tree: Tree, pyproject: Mapping[str, Any]) -> Setting:
         return Setting(
             key="requirements",
             example=example,
-            why="no requirements file was found; without one, nothing but own code is packed",
+            why="no requirements file was found"
+            + (
+                "; what the package asks for is packed"
+                if is_package(tree, pyproject)
+                else ": own code alone is packed"
+            ),
             more=_left_out(left),
         )
     return Setting(key="requirements", value=chosen, why="what predicting needs", more=_left_out(left))

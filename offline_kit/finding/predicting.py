@@ -6,6 +6,8 @@ from offline_kit.finding.code import ClassFound, Code, FunctionFound
 from offline_kit.finding.proposal import Findings, Setting
 from offline_kit.finding.tree import Tree
 
+SHOWN = 8
+"""Further candidates that are named."""
 _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
 """What the argument of a function is called that was written for the template."""
 
@@ -109,12 +111,20 @@ def _plain(code: Code, refer: _Refer) -> Findings:
 
 
 def _setting(key: str, value: str, why: str, others: list[str]) -> Setting:
-    more = (f"also found: {', '.join(others)}",) if others else ()
-    return Setting(key=key, value=value, why=why, more=more, notebook=True)
+    return Setting(key=key, value=value, why=why, more=_also(others), notebook=True)
+
+
+def _also(others: list[str]) -> tuple[str, ...]:
+    """Return a comment on further candidates; of many the first."""
+    if not others:
+        return ()
+    rest = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
+    return (f"also found: {', '.join(others[:SHOWN])}{rest}",)
 
 
 def _unused_classes(code: Code, refer: _Refer) -> tuple[Setting, Setting]:
-    models, data = [refer(one) for one in code.models], [refer(one) for one in code.data]
+    models = [refer(one) for one in code.models or code.plain_models]
+    data = [refer(one) for one in code.data]
     why = "for the template lightning"
     lone = why if models and data else f"{why}, which takes model and data"
     return (
@@ -122,6 +132,7 @@ def _unused_classes(code: Code, refer: _Refer) -> tuple[Setting, Setting]:
             key="model",
             example=models[0] if models else "package.module:LitModel",
             why=f"found; {lone}" if models else why,
+            more=_also(models[1:]),
             notebook=True,
         ),
         Setting(

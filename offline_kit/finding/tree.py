@@ -141,7 +141,7 @@ class _Look:
                 if not self._is_never(entry, folder):
                     self.folders.append(name)
                     yield name
-            elif not entry.name.startswith(".") and not entry.is_dir():
+            elif not entry.name.startswith(".") and entry.is_file():  # a pipe would be waited for
                 files.append(name)
         self.files += sorted(files)
 
