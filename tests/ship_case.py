@@ -100,9 +100,9 @@ def make_project(folder: Path, *, more: str = "") -> Path:
     return folder
 
 
-def retrain(project: Path, byte: bytes) -> bytes:
-    """Write another checkpoint of the same size; return its bytes."""
-    data = byte * WEIGHTS
+def retrain(project: Path, byte: bytes, size: int = WEIGHTS) -> bytes:
+    """Write another checkpoint of this size; return its bytes."""
+    data = byte * size
     (project / "model.ckpt").write_bytes(data)
     return data
 
