@@ -4,17 +4,18 @@ Flags win over the file, the file wins over what is found in the project. Every 
 gathered before one error names them all. Paths in a file are relative to that file.
 """
 
-import difflib
-import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from offline_kit.config_keys import KEYS as KEYS
+from offline_kit.config_keys import NOTEBOOK_KEYS as NOTEBOOK_KEYS
+from offline_kit.config_keys import problems_of
 from offline_kit.errors import UsageError
 from offline_kit.kaggle_names import dataset_slug
-from offline_kit.model import NotebookSettings
+from offline_kit.model import ModelSpec, NotebookSettings
 
 OUT = Path("dist") / "offline-kit"
 LOCK_NAME = "offline-kit.lock.txt"
@@ -56,6 +57,20 @@ class Config:
     """Folders of modules and single files, shipped as they are."""
     checkpoints: tuple[str, ...] = ()
     """Files, folders or globs of checkpoints, relative to the project."""
+    main_from: Path | None = None
+    """The .py file whose names pickles know as those of __main__."""
+    preprocessing: tuple[str, ...] = ()
+    """Files, folders or globs that travel beside the checkpoints and are loaded by name."""
+    trust: tuple[str, ...] = ()
+    """Globs of pickles that may travel although they import what could do harm."""
+    slim: bool = False
+    """Whether checkpoints travel without the state of optimizer and trainer."""
+    precision: str = "keep"
+    """"keep", or "half" for weights in half precision."""
+    weights_format: str = "keep"
+    """"keep", or "safetensors"."""
+    publish_model: str = ""
+    """Slug of a private Kaggle Model for the checkpoints, instead of a dataset."""
     exclude: tuple[str, ...] = ()
     """Packages that are never bundled."""
     include: tuple[str, ...] = ()
@@ -91,93 +106,7 @@ class Config:
         return self.project / LOCK_NAME
 
 
-Check = Callable[[Any], str]
-"""Returns what is wrong with a value, or an empty string."""
-
-
-def _text(value: Any) -> str:
-    return "" if isinstance(value, str) else "must be a string"
-
-
-def _texts(value: Any) -> str:
-    good = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return "" if good else "must be a list of strings"
-
-
-def _names(value: Any) -> str:
-    if wrong := _texts(value):
-        return wrong
-    bad = [item for item in value if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", item)]
-    return f"takes names of packages alone (no versions), and {bad[0]!r} is none" if bad else ""
-
-
-def _count(value: Any) -> str:
-    good = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return "" if good else "must be a whole number above 0"
-
-
-def _flag(value: Any) -> str:
-    return "" if isinstance(value, bool) else "must be true or false"
-
-
-def _table(value: Any) -> str:
-    return "" if isinstance(value, dict) else "must be a table"
-
-
-def _one_of(*choices: str) -> Check:
-    def check(value: Any) -> str:
-        return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}"
-
-    return check
-
-
-KEYS: dict[str, Check] = {
-    "competition": _text,
-    "competition_data": _text,
-    "dataset": _text,
-    "image": _text,
-    "accelerator": _text,
-    "requirements": _texts,
-    "extras": _names,
-    "groups": _names,
-    "locks": _texts,
-    "packages": _texts,
-    "modules": _texts,
-    "checkpoints": _texts,
-    "exclude": _names,
-    "include": _names,
-    "replace": _names,
-    "pins": _one_of("image", "lock"),
-    "engine": _one_of("auto", "uv", "pip-tools"),
-    "sdists": _one_of("both", "rename", "wheel"),
-    "allow_unbuilt": _names,
-    "parts": _one_of("one", "split"),
-    "out": _text,
-    "sample_submission": _text,
-    "rows": _count,
-    "time_limit": _count,
-    "notebook": _table,
-}
-"""What [tool.offline-kit] may hold."""
-
-NOTEBOOK_KEYS: dict[str, Check] = {
-    "template": _text,
-    "model": _text,
-    "data": _text,
-    "function": _text,
-    "title": _text,
-    "slug": _text,
-    "submission": _text,
-    "competition_sources": _texts,
-    "dataset_sources": _texts,
-    "kernel_sources": _texts,
-    "model_sources": _texts,
-    "pin_image": _flag,
-    "params": _table,
-}
-"""What [tool.offline-kit.notebook] may hold."""
-
-PATHS = {"competition_data", "sample_submission", "out"}
+PATHS = {"competition_data", "sample_submission", "out", "main_from"}
 PATH_LISTS = {"requirements", "locks", "packages", "modules"}
 
 
@@ -236,9 +165,9 @@ def _own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], P
 
 
 def _complain(table: Mapping[str, Any], source: Path | None) -> None:
-    problems = list(_problems(table, KEYS, "[tool.offline-kit]"))
+    problems = list(problems_of(table, KEYS, "[tool.offline-kit]"))
     if isinstance(table.get("notebook"), dict):
-        problems += _problems(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
+        problems += problems_of(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise UsageError(
@@ -246,15 +175,6 @@ def _complain(table: Mapping[str, Any], source: Path | None) -> None:
             hint="mend the keys named above; README lists them all",
             details=problems,
         )
-
-
-def _problems(table: Mapping[str, Any], keys: Mapping[str, Check], where: str) -> Iterable[str]:
-    for key, value in table.items():
-        if key not in keys:
-            near = difflib.get_close_matches(key.replace("-", "_"), keys, n=1)
-            yield f"{where} unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
-        elif wrong := keys[key](value):
-            yield f"{where} {key} {wrong}, not {value!r}"
 
 
 def _said(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
@@ -274,13 +194,22 @@ def _notebook(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSet
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
     said |= {key: value for key, value in flags.items() if value not in (None, (), {})}
+    said["automatic"] = "template" not in said
     said.setdefault("template", _template_for(said))
+    said["models"] = tuple(map(_model, said.get("models", ())))
     return NotebookSettings(**said)
+
+
+def _model(entry: Mapping[str, Any]) -> ModelSpec:
+    said = dict(entry)
+    return ModelSpec(origin=said.pop("from", ""), weight=float(said.pop("weight", 1.0)), **said)
 
 
 def _template_for(said: Mapping[str, Any]) -> str:
     if said.get("function"):
         return "function"
+    if said.get("task") or said.get("models"):
+        return "predict"
     return "lightning" if said.get("model") or said.get("data") else "plain"
 
 
@@ -330,7 +259,7 @@ def _is_package(root: Path, pyproject: Mapping[str, Any]) -> bool:
 
 def _require_paths(config: Config) -> None:
     named = [*config.requirements, *config.locks, *config.packages, *config.modules]
-    named += [path for path in (config.competition_data, config.sample_submission) if path]
+    named += [path for path in (config.competition_data, config.sample_submission, config.main_from) if path]
     missing = [f"there is no '{path}'" for path in named if not path.exists()]
     if missing:
         raise UsageError(

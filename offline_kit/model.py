@@ -200,6 +200,75 @@ class Checkpoint:
     """Globals that torch.load(weights_only=True) would refuse, as "omegaconf.DictConfig"."""
 
 
+class Severity(StrEnum):
+    """What a finding means for a build."""
+
+    NOTE = "note"
+    """Good to know."""
+    WARN = "warn"
+    """Probably wrong; the build goes on."""
+    STOP = "stop"
+    """Wrong: no kit is made."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that was seen in a trained file, and what to do about it."""
+
+    severity: Severity
+    """Whether it is told, warned of, or stops the build."""
+    about: str
+    """What it is about: the original name of a file, or a package."""
+    what: str
+    """What was seen, a clause that goes on from the quoted name: "was saved with scikit-learn 1.4.2"."""
+    remedy: str = ""
+    """What to do, in the imperative; empty where nothing needs doing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """One entry of [[tool.offline-kit.notebook.models]]: which files are a model, and how it is taken."""
+
+    files: str
+    """File, folder or glob; each file or model folder that it names is a member of the ensemble."""
+    framework: str = ""
+    """Name of a framework; empty is told from the files."""
+    model: str = ""
+    """Reference to the class, or to a function that builds the model, where the file holds weights alone."""
+    weight: float = 1.0
+    """Its share in a weighted mean or vote."""
+    params: dict[str, object] = field(default_factory=dict)
+    """Free values for the class and for the framework's own functions."""
+    origin: str = ""
+    """Where the files are: empty for the kit, else "dataset:…", "notebook:…" or "model:…" (`from` in the file)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One model of the notebook's ensemble: a file or a folder, with the framework that loads it."""
+
+    name: str
+    """How it is called in the notebook's output; unique in its ensemble."""
+    framework: str
+    """Name of its framework."""
+    path: Path
+    """The file or the folder, where it lies now."""
+    kit_path: str
+    """The same in the restored kit, or below its source: "checkpoints/rf.joblib"."""
+    files: tuple["Checkpoint", ...] = ()
+    """The files that it consists of; one where it is a file."""
+    model: str = ""
+    """Reference to its class or builder, or empty."""
+    weight: float = 1.0
+    """Its share in a weighted mean or vote."""
+    params: dict[str, object] = field(default_factory=dict)
+    """Free values: those of the notebook, with its own laid over them."""
+    origin: str = ""
+    """Where the files are: empty for the kit, else as in `ModelSpec`."""
+    version: str = ""
+    """Version of the training library; empty where nothing tells it."""
+
+
 class Role(StrEnum):
     """What a file of the kit is for."""
 
@@ -209,6 +278,8 @@ class Role(StrEnum):
     """A wheel that only the offline build of an sdist needs."""
     SOURCE = "source"
     CHECKPOINT = "checkpoint"
+    PREPROCESSING = "preprocessing"
+    """A scaler, an encoder, a tokenizer, a label map: loaded by name beside the checkpoints."""
     LOCK = "lock"
     """The install plan of the packages."""
 
@@ -287,3 +358,23 @@ class NotebookSettings:
     """Pin the image's digest in kernel-metadata.json."""
     params: dict[str, object] = field(default_factory=dict)
     """Free values for the template and the data class: [notebook.params]."""
+    automatic: bool = False
+    """The template was not said: it may yet follow from the checkpoints."""
+    task: str = ""
+    """"tabular", "images" or "text"; for the template `predict`."""
+    ensemble: str = ""
+    """"mean", "weighted", "rank" or "vote"; empty is the mean, weighted where a model has a weight."""
+    postprocess: str = ""
+    """A built-in word ("argmax", "threshold:0.5", ...), or a reference to function(predictions, ids)."""
+    tta: str = ""
+    """Reference to function(batch) that yields the batches to average over."""
+    transform: str = ""
+    """Reference to the function that makes the model's input of a path (images), texts or a table."""
+    batch_size: int = 0
+    """Rows, images or texts at once; 0 is the task's usual number."""
+    columns: str = ""
+    """Path of the JSON with the columns and dtypes of training, relative to the project."""
+    source: str = ""
+    """A notebook to adopt, relative to the project."""
+    models: tuple[ModelSpec, ...] = ()
+    """The members of the ensemble; none: each checkpoint is one."""

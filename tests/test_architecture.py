@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
-    {"errors", "model", "report", "redaction", "kaggle_names", "resources"},  # words
+    {"errors", "model", "report", "redaction", "kaggle_names", "resources", "config_keys"},  # words
     {
         "proc",
         "files",
@@ -149,6 +149,7 @@ FLOORS: list[set[str]] = [
     {"init"},
     {"pipeline", "shipping"},  # conductors
     {"ship", "kaggle_rehearsal", "whereabouts"},
+    {"ship_plan"},
     {"checks.nouns"},  # the room of what `doctor` looks at
     {
         "checks.box",

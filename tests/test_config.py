@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.config import KEYS, Config, _problems, load
+from offline_kit.config import KEYS, Config, load
+from offline_kit.config_keys import problems_of
 from offline_kit.errors import UsageError
 from offline_kit.kaggle_names import slug_problems
 
@@ -179,7 +180,7 @@ values = st.one_of(
 @given(st.dictionaries(st.one_of(st.sampled_from(sorted(KEYS)), st.text()), values))
 def test_any_table_is_judged_key_by_key(table: dict[str, object]) -> None:
     """No value of any key ends in a traceback, and each unknown key is named once."""
-    lines = list(_problems(table, KEYS, "[x]"))
+    lines = list(problems_of(table, KEYS, "[x]"))
     assert sum("unknown key" in line for line in lines) == len(set(table) - set(KEYS))
 
 

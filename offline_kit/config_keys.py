@@ -1,0 +1,152 @@
+"""What the configuration's tables may hold, key by key."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+Check = Callable[[Any], str]
+"""Returns what is wrong with a value, or an empty string."""
+
+
+def _text(value: Any) -> str:
+    return "" if isinstance(value, str) else "must be a string"
+
+
+def _texts(value: Any) -> str:
+    good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return "" if good else "must be a list of strings"
+
+
+def _names(value: Any) -> str:
+    if wrong := _texts(value):
+        return wrong
+    bad = [item for item in value if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", item)]
+    return f"takes names of packages alone (no versions), and {bad[0]!r} is none" if bad else ""
+
+
+def _count(value: Any) -> str:
+    good = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return "" if good else "must be a whole number above 0"
+
+
+def _flag(value: Any) -> str:
+    return "" if isinstance(value, bool) else "must be true or false"
+
+
+def _share(value: Any) -> str:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+    return "" if good else "must be a number above 0"
+
+
+def _models(value: Any) -> str:
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        return "must be an array of tables: [[tool.offline-kit.notebook.models]]"
+    problems = [line for item in value for line in problems_of(item, MODEL_KEYS, "")]
+    problems += ["files is missing" for item in value if "files" not in item]
+    return f"is wrong: {'; '.join(map(str.strip, dict.fromkeys(problems)))}" if problems else ""
+
+
+def _origin(value: Any) -> str:
+    good = isinstance(value, str) and re.fullmatch(
+        r"|dataset:[\w-]+/[\w-]+|notebook:[\w-]+/[\w-]+|model:[\w-]+/[\w.-]+/[\w.-]+/[\w.-]+/\d+", value
+    )
+    return (
+        ""
+        if good
+        else "must be 'dataset:owner/slug', 'notebook:owner/slug' or 'model:owner/model/framework/variation/version'"
+    )
+
+
+def _table(value: Any) -> str:
+    return "" if isinstance(value, dict) else "must be a table"
+
+
+def _one_of(*choices: str) -> Check:
+    def check(value: Any) -> str:
+        return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}"
+
+    return check
+
+
+KEYS: dict[str, Check] = {
+    "competition": _text,
+    "competition_data": _text,
+    "dataset": _text,
+    "image": _text,
+    "accelerator": _text,
+    "requirements": _texts,
+    "extras": _names,
+    "groups": _names,
+    "locks": _texts,
+    "packages": _texts,
+    "modules": _texts,
+    "checkpoints": _texts,
+    "main_from": _text,
+    "preprocessing": _texts,
+    "trust": _texts,
+    "slim": _flag,
+    "precision": _one_of("keep", "half"),
+    "weights_format": _one_of("keep", "safetensors"),
+    "publish_model": _text,
+    "exclude": _names,
+    "include": _names,
+    "replace": _names,
+    "pins": _one_of("image", "lock"),
+    "engine": _one_of("auto", "uv", "pip-tools"),
+    "sdists": _one_of("both", "rename", "wheel"),
+    "allow_unbuilt": _names,
+    "parts": _one_of("one", "split"),
+    "out": _text,
+    "sample_submission": _text,
+    "rows": _count,
+    "time_limit": _count,
+    "notebook": _table,
+}
+"""What [tool.offline-kit] may hold."""
+
+NOTEBOOK_KEYS: dict[str, Check] = {
+    "template": _text,
+    "model": _text,
+    "data": _text,
+    "function": _text,
+    "title": _text,
+    "slug": _text,
+    "submission": _text,
+    "competition_sources": _texts,
+    "dataset_sources": _texts,
+    "kernel_sources": _texts,
+    "model_sources": _texts,
+    "pin_image": _flag,
+    "params": _table,
+    "task": _one_of("tabular", "images", "text"),
+    "ensemble": _one_of("mean", "weighted", "rank", "vote"),
+    "postprocess": _text,
+    "tta": _text,
+    "transform": _text,
+    "batch_size": _count,
+    "columns": _text,
+    "source": _text,
+    "models": _models,
+}
+"""What [tool.offline-kit.notebook] may hold."""
+
+MODEL_KEYS: dict[str, Check] = {
+    "files": _text,
+    "framework": _text,
+    "model": _text,
+    "weight": _share,
+    "params": _table,
+    "from": _origin,
+}
+"""What an entry of [[tool.offline-kit.notebook.models]] may hold."""
+
+
+def problems_of(table: Mapping[str, Any], keys: Mapping[str, Check], where: str) -> Iterable[str]:
+    """Yield every unknown key of a table, with a guess, and every value that its key does not take."""
+    for key, value in table.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key.replace("-", "_"), keys, n=1)
+            yield f"{where} unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
+        elif wrong := keys[key](value):
+            yield f"{where} {key} {wrong}, not {value!r}"
