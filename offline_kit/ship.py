@@ -4,19 +4,20 @@ Every step looks first at what is there, so that the same command goes on wherev
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from offline_kit import git_state, pipeline, shipping
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
-from offline_kit.kaggle_gateway.nouns import Submission
+from offline_kit.kaggle_gateway.nouns import Competition, Submission
 from offline_kit.model import Kit
 from offline_kit.pipeline import Built
-from offline_kit.push import notebooks, submissions
+from offline_kit.push import submissions
 from offline_kit.push.dataset_plan import MODEST, PushPlan, Wishes
 from offline_kit.push.datasets import Pushed
-from offline_kit.push.submission_plan import SubmitPlan, SubmitRequest
+from offline_kit.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
 from offline_kit.push.submissions import Submitted
 from offline_kit.rehearsal.stage import Rehearsal
 from offline_kit.report import SILENT, Reporter
@@ -96,32 +97,47 @@ class Shipped:
 
 def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) -> Shipped:
     """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
-    _check_competition(config, port)
+    contest = competition_of(port)
+    if contest.deadline and contest.deadline < datetime.now(UTC) and not orders.sending.late:
+        report.warn(f"the deadline of '{contest.slug}' is over: what was not submitted before is refused")
     built = pipeline.build(config, upgrade=orders.upgrade, report=report)
     rehearsal = _rehearsed(config, built.kit, orders, report)
+    shipping.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded
     pushed = push_data(port, built.kit, orders.data, orders.asking, report)
     ran = shipping.run_notebook(port, built.kit, report)
     for note in ran.notes:
         report.note(note)
-    request = request_of(port, built.kit, ran, orders.sending)
+    request = request_of(port, built.kit, ran.pushed.version, orders.sending, seconds=ran.seconds)
     outcome = submit(port, request, orders.sending, orders.asking, report)
     return Shipped(built=built, rehearsal=rehearsal, pushed=pushed, ran=ran, outcome=outcome)
 
 
-def _check_competition(config: Config, port: Port) -> None:
-    """Say before minutes of work that there is nothing to submit to."""
-    if not config.competition:
+def competition_of(port: Port) -> Competition:
+    """Return the competition that the project takes part in: asked for before minutes of work.
+
+    Raises UsageError where none is configured, OutsideError where there is none of this name, or its rules
+    are not accepted.
+    """
+    slug = port.config.competition
+    if not slug:
         raise UsageError(
-            "there is no competition to ship to",
-            hint="set `competition` in the configuration (--competition), or use 'offline-kit push'",
+            "there is no competition to submit to",
+            hint="set `competition` in the configuration (--competition), or use 'offline-kit push' alone",
         )
-    if port.kaggle.competition(config.competition) is None:
+    contest = port.kaggle.competition(slug)
+    if contest is None:
         raise OutsideError(
-            f"{port.account.place} knows no competition '{config.competition}'",
+            f"{port.account.place} knows no competition '{slug}'",
             hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
             if port.local
             else "set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
         )
+    if not contest.entered:
+        raise OutsideError(
+            f"the account '{port.account.username}' has not accepted the rules of '{slug}'",
+            hint=f"accept them at {rules_page(slug, contest)} (only a person can), then run the same command again",
+        )
+    return contest
 
 
 def _rehearsed(
@@ -155,19 +171,26 @@ def push_data(
     return shipping.push_data(port, kit, wishes, report, approve)
 
 
-def request_of(port: Port, kit: Kit, ran: Ran, sending: Sending) -> SubmitRequest:
-    """Return the submission of a run of the kit as it lies here."""
-    config = port.config
-    return SubmitRequest(
-        competition=config.competition,
-        notebook=ran.pushed.ref,
-        version=ran.pushed.version,
-        file=config.notebook.submission,
-        message=sending.message,
+def request_of(
+    port: Port, kit: Kit, version: int, sending: Sending, *, seconds: float = 0.0
+) -> SubmitRequest:
+    """Return the submission of the version that is the kit as it lies here; its run took so many seconds."""
+    return replace(
+        _any_version(port, kit, version, sending),
         kit=kit.id,
         parts={part.name: part.id for part in kit.parts},
-        commit=git_state.commit_of(config.project),
-        run_seconds=ran.seconds,
+        commit=git_state.commit_of(port.config.project),
+        run_seconds=seconds,
+    )
+
+
+def _any_version(port: Port, kit: Kit, version: int, sending: Sending) -> SubmitRequest:
+    return SubmitRequest(
+        competition=port.config.competition,
+        notebook=shipping.notebook_of(port, kit).ref,
+        version=version,
+        file=port.config.notebook.submission,
+        message=sending.message,
         again=sending.again,
         late=sending.late,
     )
@@ -202,35 +225,22 @@ def submit(
 
 
 def request_for(
-    port: Port, version: int | None, sending: Sending, report: Reporter = SILENT
+    port: Port, version: int | None, sending: Sending, report: Reporter = SILENT, *, follow: bool = True
 ) -> SubmitRequest:
     """Return the submission of a version of the kit's notebook, None being the one that is this kit's.
 
-    The run of this kit's version is waited for. Raises UsageError where there is no competition to submit
-    to, ProjectError where the kit's notebook was not pushed yet.
+    To `follow` is to wait for the run of this kit's version. Nothing is pushed. Raises as `competition_of`,
+    and ProjectError where this kit's notebook is not there, or its run failed.
     """
-    config = port.config
-    if not config.competition:
-        raise UsageError(
-            "there is no competition to submit to",
-            hint="set `competition` in the configuration (--competition)",
+    competition_of(port)
+    kit = shipping.checked(pipeline.kit_of(port.config))
+    if version is not None:
+        return _any_version(port, kit, version, sending)
+    plan = shipping.plan_notebook(port, kit, report)
+    if not plan.version:
+        raise ProjectError(
+            f"the notebook of this kit is not on {port.account.place}: {plan.why}",
+            hint="push it with 'offline-kit push', or name an earlier version with --version",
         )
-    kit = shipping.checked(pipeline.kit_of(config))
-    if version is None:
-        plan = shipping.plan_notebook(port, kit, report)
-        if not plan.version:
-            raise ProjectError(
-                f"the notebook of this kit is not on {port.account.place}: {plan.why}",
-                hint="push it with 'offline-kit push', or name an earlier version with --version",
-            )
-        return request_of(port, kit, shipping.run_notebook(port, kit, report), sending)
-    ref = notebooks.of_kit(kit, port.account.username).ref
-    return SubmitRequest(
-        competition=config.competition,
-        notebook=ref,
-        version=version,
-        file=config.notebook.submission,
-        message=sending.message,
-        again=sending.again,
-        late=sending.late,
-    )
+    seconds = shipping.follow_version(port, plan.new.ref, plan.version, report).seconds if follow else 0.0
+    return request_of(port, kit, plan.version, sending, seconds=seconds)

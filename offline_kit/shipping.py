@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from offline_kit import files, notebook, pip_settings, proc
 from offline_kit.config import Config
@@ -185,9 +186,11 @@ def push_data(
     approve: Callable[[PushPlan], None] = lambda _plan: None,
 ) -> tuple[Pushed, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
+    ids = {part.name: part.id for part in kit.parts}
     done = datasets.push(checked(kit), port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     parts = [
-        {"part": each.part, "dataset": each.ref, "version": each.version, "url": each.url} for each in done
+        {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
+        for each in done
     ]
     port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": _now()})
     return done
@@ -206,14 +209,19 @@ def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     return queued.disturbed(waiting, changed, [part.id for part in kit.parts])
 
 
+def notebook_of(port: Port, kit: Kit) -> NewNotebook:
+    """Return the kit's notebook as it would be pushed; raises as `notebooks.of_kit`."""
+    return notebooks.of_kit(kit, port.account.username)
+
+
 def plan_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
     """Return what a push of the kit's notebook would do, having looked at Kaggle."""
-    return notebooks.plan(notebooks.of_kit(kit, port.account.username), port.kaggle, port.ways, report)
+    return notebooks.plan(notebook_of(port, kit), port.kaggle, port.ways, report)
 
 
 def push_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
     """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
-    return notebooks.push(notebooks.of_kit(kit, port.account.username), port.kaggle, port.ways, report)
+    return notebooks.push(notebook_of(port, kit), port.kaggle, port.ways, report)
 
 
 def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
@@ -221,31 +229,32 @@ def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
 
     Raises as `runs.push_and_follow` and `runs.fetch`. What was seen is remembered, a failure too.
     """
-    return follow_notebook(port, kit, notebooks.of_kit(kit, port.account.username), report)
+    return follow_notebook(port, kit, notebook_of(port, kit), report)
 
 
 def follow_notebook(
     port: Port, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
 ) -> Ran:
     """Do as `run_notebook` with this notebook for the kit, and remember it under this name."""
-    folder = port.ways.state / "runs" / new.ref.partition("/")[2]
-    facts = {"kit": kit.id, "notebook": new.ref, "at": _now()}
+    folder = _runs_of(port, new.ref)
+    facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
         pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, logs=folder)
         folder_of_run = folder / f"v{finished.version}"
         written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
-        port.memory.keep(remember, {**facts, "problem": {"what": error.what, "hint": error.hint}})
+        problem = {"what": error.what, "hint": error.hint}
+        port.memory.keep(remember, {**facts, "at": _now(), "problem": problem})
         raise
-    port.memory.keep(
-        remember, {**facts, "version": pushed.version, "seconds": finished.seconds, "url": pushed.url}
-    )
+    facts |= {"version": pushed.version, "seconds": finished.seconds}
+    _remember_run(port.memory, remember, facts)
+    before = pushed.action == "nothing"
     report.note(
-        f"version {pushed.version} of '{pushed.ref}' ran offline in {finished.seconds:.0f} s"
-        + (f"; its output is '{written}'" if written else "")
+        f"version {pushed.version} of '{pushed.ref}' ran offline{' before' if before else ''},"
+        f" in {finished.seconds:.0f} s" + (f"; its output is '{written}'" if written else "")
     )
     ours = rehearsed(kit)
-    notes = outputs.compare(ours, written) if ours and written else ()
+    notes = outputs.compare(ours, written, port.account.place) if ours and written else ()
     return Ran(
         pushed=pushed,
         seconds=finished.seconds,
@@ -253,6 +262,22 @@ def follow_notebook(
         log=folder / runs.LOG_NAME,
         notes=notes,
     )
+
+
+def follow_version(port: Port, ref: str, version: int, report: Reporter = SILENT) -> Finished:
+    """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
+    return runs.follow(ref, version, port.kaggle, port.ways, report, logs=_runs_of(port, ref))
+
+
+def _runs_of(port: Port, ref: str) -> Path:
+    return port.ways.state / "runs" / ref.partition("/")[2]
+
+
+def _remember_run(memory: Memory, name: str, facts: dict[str, Any]) -> None:
+    """Remember a run by the time when its end was seen first."""
+    last = memory.recall(name) or {}
+    if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
+        memory.keep(name, {**facts, "at": _now()})
 
 
 def rehearsed(kit: Kit) -> Path | None:

@@ -63,13 +63,19 @@ def _image_facts(item: images.Image) -> dict[str, Any]:
     }
 
 
-def show_plan(plan: "Plan", console: Console) -> None:
-    """Show what a build would put into the kit."""
+def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
+    """Show what a build would put into the kit; `final` also prints the JSON object."""
     _show_freeze(plan.freeze, {}, console)
     _show_checkpoints([(one.original, one.size, str(one.kind)) for one in plan.checkpoints], console)
     console.step(f"a build would write '{plan.config.out}' and '{plan.config.lock}'; nothing was written")
+    if final:
+        console.result({"ok": True, "dry_run": True, **plan_facts(plan)})
+
+
+def plan_facts(plan: "Plan") -> dict[str, Any]:
+    """Return what a build would put into the kit, for a script."""
     weights = [{"name": one.original, "size": one.size, "sha256": one.sha256} for one in plan.checkpoints]
-    console.result({"ok": True, "dry_run": True, **_freeze_facts(plan.freeze), "checkpoints": weights})
+    return {**_freeze_facts(plan.freeze), "checkpoints": weights}
 
 
 def show_build(built: "Built", console: Console, *, final: bool = True) -> None:

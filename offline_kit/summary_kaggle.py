@@ -1,6 +1,6 @@
 """What the commands about Kaggle show when they are done."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,26 @@ if TYPE_CHECKING:
     from offline_kit.push.ledger import Entry
     from offline_kit.push.notebooks import NotebookPlan, PushedNotebook
     from offline_kit.push.submission_plan import SubmitPlan
+    from offline_kit.rehearsal.stage import Rehearsal
     from offline_kit.ship import Outcome, Shipped
+    from offline_kit.ship_plan import ShipPlan
     from offline_kit.shipping import Ran
     from offline_kit.whereabouts import Piece, Whereabouts
 
+Done = tuple["Sequence[Pushed]", "PushedNotebook | None", "Ran | None"]
+"""Parts that are there; where it was pushed, the notebook; where it was waited for, its run."""
 _DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
 _NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
 
 
 def show_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
     """Show what a push would do."""
+    _say_push_plan(plan, notebook, console)
+    console.step("nothing was sent")
+    console.result({"ok": True, "dry_run": True, "kit": plan.kit, **_push_plan(plan, notebook)})
+
+
+def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
     rows = [
         (part.part.name, part.ref, str(part.action), human_size(part.size), part.why) for part in plan.parts
     ]
@@ -35,7 +45,11 @@ def show_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: C
     for part in plan.parts:
         for name in part.dropped:
             console.note(f"'{part.ref}' would lose '{name}'")
-    console.step("nothing was sent")
+        for warning in part.warnings:
+            console.warn(f"'{part.ref}': {warning}")
+
+
+def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, Any]:
     parts = [
         {
             "part": part.part.name,
@@ -50,25 +64,54 @@ def show_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: C
     told = (
         {"notebook": notebook.new.ref, "action": notebook.action, "why": notebook.why} if notebook else None
     )
-    console.result({"ok": True, "dry_run": True, "kit": plan.kit, "parts": parts, "notebook": told})
+    return {"parts": parts, "notebook": told}
+
+
+def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -> None:
+    """Show what each step of shipping would do; `build` are the facts of what was shown of the build."""
+    console.step(f"rehearsal: {plan.rehearsal}")
+    if plan.kit and plan.data:
+        console.step(f"the kit as it lies there is {plan.kit.id[:12]}; a build may make another one")
+        _say_push_plan(plan.data, plan.notebook, console)
+    else:
+        console.step("push: all of the kit, once it is built")
+    for line in plan.disturbed:
+        console.warn(line)
+    made = plan.submission
+    if made.request.version:
+        title = "This would be submitted" if made.already is None else "Submitted already"
+        console.facts(title, list(made.facts()))
+    else:
+        rows = [row for row in made.facts() if row[0] not in ("notebook", "message")]
+        console.facts("To be submitted when its run is complete", rows)
+    console.step("nothing was built, sent or submitted")
+    pushed = _push_plan(plan.data, plan.notebook) if plan.data else {"parts": [], "notebook": None}
+    told = {
+        "build": build,
+        "kit": plan.kit.id if plan.kit else None,
+        "rehearsal": plan.rehearsal,
+        **pushed,
+        "disturbed": list(plan.disturbed),
+        "submission": _submit_plan(made),
+    }
+    console.result({"ok": True, "dry_run": True, **told})
 
 
 def show_push(
-    parts: "Iterable[Pushed]",
-    notebook: "PushedNotebook | None",
-    ran: "Ran | None",
+    done: "Done",
     kit: "Kit",
+    account: "Account",
     console: Console,
 ) -> None:
     """Show where each part is now; where it was pushed, the notebook; where it was waited for, its run."""
-    done = list(parts)
-    _say_parts(done, console)
+    parts, notebook, ran = done
+    _say_parts(parts, console)
     if notebook:
         console.lines([_notebook_line(notebook, ran)])
     for note in ran.notes if ran else ():
         console.note(note)
-    told = _notebook(notebook, ran) if notebook else None
-    console.result({"ok": True, "kit": kit.id, "parts": _parts(done), "notebook": told})
+    told = _notebook(notebook, ran, account) if notebook else None
+    console.result({"ok": True, "kit": kit.id, "parts": _parts(parts, account), "notebook": told})
 
 
 def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
@@ -77,7 +120,22 @@ def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
         "This would be submitted" if plan.already is None else "Submitted already", list(plan.facts())
     )
     console.step("nothing was submitted")
-    console.result({"ok": True, "dry_run": True, **dict(plan.facts())})
+    console.result({"ok": True, "dry_run": True, "submission": _submit_plan(plan)})
+
+
+def _submit_plan(plan: "SubmitPlan") -> dict[str, Any]:
+    """Return a submission that is not made, for a script; version 0 is one that has to be pushed first."""
+    deadline = plan.competition.deadline
+    return {
+        "competition": plan.competition.slug,
+        "notebook": plan.request.notebook,
+        "version": plan.request.version,
+        "file": plan.request.file,
+        "message": plan.message if plan.request.version else "",
+        "already": plan.already.ref if plan.already else None,
+        "left": plan.limits.left if plan.limits else None,
+        "deadline": deadline.isoformat() if deadline else None,
+    }
 
 
 def show_outcome(outcome: "Outcome", account: "Account", console: Console) -> None:
@@ -98,8 +156,9 @@ def show_shipped(shipped: "Shipped", account: "Account", console: Console) -> No
             "ok": True,
             "kit": kit.id,
             "changed": shipped.built.changed,
-            "parts": _parts(shipped.pushed),
-            "notebook": _notebook(shipped.ran.pushed, shipped.ran),
+            "rehearsal": _rehearsal(shipped.rehearsal),
+            "parts": _parts(shipped.pushed, account),
+            "notebook": _notebook(shipped.ran.pushed, shipped.ran, account),
             "submission": _outcome(shipped.outcome, account),
         }
     )
@@ -115,13 +174,12 @@ def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) ->
         ("log", str(ran.log)),
     ]
     if passed.forecast:
-        rows.append(
-            ("forecast", f"at this pace {passed.limit / 3600:g} h are enough for {passed.forecast} rows")
-        )
+        limit = f"{passed.limit / 3600:g} h, the limit of a run,"
+        rows.append(("forecast", f"{limit} should be enough for {passed.forecast} rows or more"))
     for note in passed.notes:
         console.note(note)
     console.facts("Rehearsal passed", rows)
-    told = {**_notebook(ran.pushed, ran), "rows": passed.rows, "rows_in_limit": passed.forecast}
+    told = {**_notebook(ran.pushed, ran, account), "rows": passed.rows, "rows_in_limit": passed.forecast}
     console.result({"ok": True, "place": account.place, "rehearsal": told})
 
 
@@ -131,10 +189,10 @@ def whereabouts_lines(there: "Iterable[Whereabouts]", kit: "Kit | None") -> list
     for one in there:
         seen = "now" if one.looked else f"as seen last, {one.at}" if one.at else "as seen last"
         lines.append(f"{one.place:<11} as '{one.account}', {seen}")
-        lines += [f"  {piece.name:<9} {_piece(piece, kit)}" for piece in one.pieces]
+        lines += [f"  {piece.name:<11} {_piece(piece, kit)}" for piece in one.pieces]
         if one.run:
-            lines.append(f"  last run  {_run_line(one.run)}")
-        lines += [f"  submitted {_entry_line(entry)}" for entry in one.submissions]
+            lines.append(f"  last run    {_run_line(one.run)}")
+        lines += [f"  submitted   {_entry_line(entry)}" for entry in one.submissions]
     return lines or ["Kaggle      nothing was pushed from here; --to kaggle looks"]
 
 
@@ -148,7 +206,8 @@ def _piece(piece: "Piece", kit: "Kit | None") -> str:
         return f"{piece.ref}: not there"
     holds = piece.holds
     if len(holds) == 64:  # an id, of what was seen last
-        holds = "this kit" if kit and kit.id == holds else f"kit {holds[:12]}"
+        ours = {kit.id, *(part.id for part in kit.parts)} if kit else set()
+        holds = "this kit" if holds in ours else f"another kit ({holds[:12]})"
     return ", ".join(
         word for word in (f"{piece.ref} version {piece.version}", piece.state, f"holds {holds}") if word
     )
@@ -169,14 +228,14 @@ def _say_parts(parts: "Iterable[Pushed]", console: Console) -> None:
     console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
 
 
-def _parts(parts: "Iterable[Pushed]") -> list[dict[str, Any]]:
+def _parts(parts: "Iterable[Pushed]", account: "Account") -> list[dict[str, Any]]:
     return [
         {
             "part": each.part,
             "dataset": each.ref,
             "version": each.version,
             "action": each.action.value,
-            "url": each.url,
+            "url": _page(each.url, account),
         }
         for each in parts
     ]
@@ -187,12 +246,23 @@ def _notebook_line(pushed: "PushedNotebook", ran: "Ran | None") -> str:
     return f"{pushed.ref} version {pushed.version}: {_NOTEBOOK[pushed.action]}{time}"
 
 
-def _notebook(pushed: "PushedNotebook", ran: "Ran | None") -> dict[str, Any]:
+def _page(url: str, account: "Account") -> str | None:
+    """Return a page on Kaggle; a local one has none, though it names Kaggle's as Kaggle would."""
+    return url if account.place == "Kaggle" else None
+
+
+def _rehearsal(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
+    if one is None or isinstance(one, dict):
+        return one
+    return {name: getattr(one, name) for name in one.__dataclass_fields__} | {"passed": True}
+
+
+def _notebook(pushed: "PushedNotebook", ran: "Ran | None", account: "Account") -> dict[str, Any]:
     told: dict[str, Any] = {
         "notebook": pushed.ref,
         "version": pushed.version,
         "action": pushed.action,
-        "url": pushed.url,
+        "url": _page(pushed.url, account),
     }
     if ran:
         told |= {
@@ -213,7 +283,7 @@ def _outcome_lines(outcome: "Outcome", account: "Account") -> list[str]:
         lines.append(f"score {scored.public or '(none told)'}{_private(scored.private)}")
     else:
         lines.append(
-            f"the score may take hours: 'offline-kit submit --wait' waits for it, {account.place} shows it too"
+            f"the score may take hours: the same command with --wait waits for it, {account.place} shows it too"
         )
     return lines
 

@@ -32,7 +32,7 @@ class Piece:
     state: str
     """The processing state of a dataset or the state of a run; empty where it was not looked at."""
     holds: str
-    """"this kit", "another kit", "no kit", "nothing" or, where it was not looked at, the kit's id."""
+    """"this kit", "another kit", "no kit", "nothing" or, where it was not looked at, an id: a part's, for the notebook the kit's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,17 +70,17 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
             ref=str(part.get("dataset")),
             version=int(part.get("version") or 0),
             state="",
-            holds=str(pushed.get("kit", "")),
+            holds=str(part.get("id", "")),
         )
         for part in pushed.get("parts") or ()
     ]
-    if run:
+    if run and run.get("version"):
         pieces.append(
             Piece(
                 name="notebook",
                 ref=str(run.get("notebook")),
                 version=int(run.get("version") or 0),
-                state="failed" if run.get("problem") else "complete",
+                state="complete",
                 holds=str(run.get("kit", "")),
             )
         )

@@ -35,10 +35,19 @@ def project(bench: Bench) -> Path:
 
 
 def start(bench: Bench, *words: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[str]":
-    """Start a push of the kit as it lies there."""
+    """Start a push of the data of the kit as it lies there."""
     whole = {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
     return subprocess.Popen(
-        [sys.executable, "-m", "offline_kit", "push", "--no-build", *words, str(project(bench))],
+        [
+            sys.executable,
+            "-m",
+            "offline_kit",
+            "push",
+            "--no-build",
+            "--data-only",
+            *words,
+            str(project(bench)),
+        ],
         env={**whole, **(env or {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -7,11 +7,13 @@ import click
 
 from offline_kit.commands.options import (
     BUILD_OPTIONS,
+    LOCAL_ENV,
     PATH,
     TO_OPTIONS,
     YES,
     asking,
     common,
+    current,
     kit_of,
     load_config,
     options,
@@ -40,6 +42,7 @@ SUBMIT_OPTIONS = options(
 @BUILD_OPTIONS
 @TO_OPTIONS
 @PUSH_OPTIONS
+@LOCAL_ENV
 @click.option("--no-build", is_flag=True, help="Push the kit as it lies there.")
 @click.option("--data-only", is_flag=True, help="Push the data alone, not the notebook.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the notebook's run.")
@@ -53,23 +56,26 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
 
     console = Console(quiet=quiet, as_json=as_json)
     wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend"))
-    to, at, yes, dry_run = take(flags, "to", "at", "yes", "dry_run").values()
+    to, at, yes, dry_run, env = take(flags, "to", "at", "yes", "dry_run", "env").values()
     data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
+    in_current = current(env, to, at)
     config = load_config(project, flags)
     # A dry run writes nothing: it is about the kit that lies there.
     kit = kit_of(config, console, as_it_lies=no_build or dry_run, upgrade=upgrade)
-    with port_of(config, to, at, console) as port:
+    with port_of(config, to, at, console, current=in_current) as port:
         if dry_run:
             plan = shipping.plan_data(port, kit, wishes, console)
             cells = None if data_only else shipping.plan_notebook(port, kit, console)
             summary_kaggle.show_push_plan(plan, cells, console)
             return
+        if not data_only:
+            shipping.notebook_of(port, kit)  # what is wrong with it is told before anything is uploaded
         parts = ship.push_data(port, kit, wishes, asking(console, yes=yes), console)
         ran = None if data_only or no_wait else shipping.run_notebook(port, kit, console)
         notebook = ran.pushed if ran else None
         if no_wait and not data_only:
             notebook = shipping.push_notebook(port, kit, console)
-        summary_kaggle.show_push(parts, notebook, ran, kit, console)
+        summary_kaggle.show_push((parts, notebook, ran), kit, port.account, console)
 
 
 @click.command()
@@ -77,6 +83,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
 @BUILD_OPTIONS
 @TO_OPTIONS
 @SUBMIT_OPTIONS
+@LOCAL_ENV
 @click.option(
     "--version", type=click.IntRange(min=1), metavar="N", help="An earlier version of the notebook."
 )
@@ -90,10 +97,10 @@ def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags:
 
     console = Console(quiet=quiet, as_json=as_json)
     sending = ship.Sending(**take(flags, "message", "wait", "again", "late"))
-    to, at, version, dry_run = take(flags, "to", "at", "version", "dry_run").values()
+    to, at, version, dry_run, env = take(flags, "to", "at", "version", "dry_run", "env").values()
     config = load_config(project, flags)
-    with port_of(config, to, at, console) as port:
-        request = ship.request_for(port, version, sending, console)
+    with port_of(config, to, at, console, current=current(env, to, at)) as port:
+        request = ship.request_for(port, version, sending, console, follow=not dry_run)
         if dry_run:
             summary_kaggle.show_submit_plan(ship.plan_submission(port, request, console), console)
             return
@@ -116,15 +123,17 @@ def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags:
     help="Rehearse in the image's versions, or in the running environment; a local Kaggle likewise.",
 )
 @click.option("--no-rehearsal", is_flag=True, help="Trust the notebook, or the rehearsals before.")
+@click.option("--dry-run", is_flag=True, help="Say what each step would do; write, send and spend nothing.")
 @YES
 @common
 def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit: whatever of it is not done yet."""
-    from offline_kit import pipeline, ship, summary_kaggle
+    from offline_kit import pipeline, ship, ship_plan, summary, summary_kaggle
     from offline_kit.push.dataset_plan import Wishes
 
     console = Console(quiet=quiet, as_json=as_json)
-    to, at, yes, env, no_rehearsal = take(flags, "to", "at", "yes", "env", "no_rehearsal").values()
+    to, at, yes, env = take(flags, "to", "at", "yes", "env").values()
+    no_rehearsal, dry_run = take(flags, "no_rehearsal", "dry_run").values()
     orders = ship.Orders(
         rehearsal=None if no_rehearsal else pipeline.Wishes(env=env, yes=yes, confirm=console.confirm),
         data=Wishes(**take(flags, "title", "drop_foreign", "public", "resend")),
@@ -134,6 +143,11 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     )
     config = load_config(project, flags)
     with port_of(config, to, at, console, current=env == "current") as port:
+        if dry_run:
+            plan = ship_plan.plan(config, port, orders, console)
+            summary.show_plan(plan.build, console, final=False)
+            summary_kaggle.show_ship_plan(plan, summary.plan_facts(plan.build), console)
+            return
         summary_kaggle.show_shipped(ship.ship(config, port, orders, console), port.account, console)
 
 

@@ -86,6 +86,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
 
     console = Console(quiet=quiet, as_json=as_json)
     on, at = take(flags, "on", "at").values()
+    _check_place(on, at, flags)
     wishes = pipeline.Wishes(
         **take(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
     )
@@ -103,6 +104,28 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
         ship.push_data(port, kit, MODEST, asking(console, yes=wishes.yes), console)
         passed = kaggle_rehearsal.rehearse(port, kit, config.rows, console)
         summary_kaggle.show_rehearsed(passed, port.account, console)
+
+
+def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
+    """Refuse what would be ignored: elsewhere, the Kaggle there decides how a notebook is run."""
+    from offline_kit.errors import UsageError
+
+    there = on != "here"
+    odd = {
+        "--installer": there and flags["installer"] != "auto",
+        "--layout": there and flags["layout"] != "new",
+        "--timeout": there and flags["timeout"],
+        "--env": flags["env"] != "matching" and (on == "kaggle" or at),
+        "--at": at and on != "local",
+    }
+    if wrong := [name for name, said in odd.items() if said]:
+        raise UsageError(
+            f"{', '.join(wrong)} and --on {on} do not go together",
+            hint="leave out one or the other: a Kaggle runs notebooks in its own way, a running local one as"
+            " 'offline-kit local' was told"
+            if there
+            else "add --on local, or leave it out",
+        )
 
 
 @click.command()

@@ -85,7 +85,29 @@ TO_OPTIONS = options(
     click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle; without one, it is served meanwhile."),
 )  # fmt: skip
 
+LOCAL_ENV = click.option(
+    "--env",
+    type=click.Choice(["matching", "current"]),
+    help="With --to local: run notebooks in the image's versions (the default), or in the running environment.",
+)
 YES = click.option("--yes", is_flag=True, help="Ask nothing: for scripts and CI.")
+
+
+def current(env: str | None, to: str, at: str) -> bool:
+    """Tell whether a local Kaggle that is served meanwhile runs notebooks in the running environment.
+
+    Raises UsageError where an environment is named and no such one is served.
+    """
+    from offline_kit.errors import UsageError
+
+    if env and (to != "local" or at):
+        raise UsageError(
+            f"--env {env} is for a local Kaggle that is served by this command",
+            hint="leave it out; a running local Kaggle takes it itself: 'offline-kit local --env'"
+            if at
+            else "add --to local, or leave it out",
+        )
+    return env == "current"
 
 
 def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
