@@ -43,6 +43,8 @@ FLOORS: list[set[str]] = [
         "kit_submission",
         "kit_rows",
         "kit_lightning",
+        "kit_sources",
+        "sources",
         "scripts",
         "sandboxes.bubblewrap",
         "sandboxes.unshare",

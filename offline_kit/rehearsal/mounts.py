@@ -1,15 +1,16 @@
 """/kaggle/input as the notebook will find it: the treated kit and the competition's data, in either layout."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, kaggle_rules, kit_rows
+from offline_kit import files, kaggle_rules, kit_rows, sources
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.kit_runtime import KitError
-from offline_kit.model import Kit
+from offline_kit.model import Kit, Part
 from offline_kit.sandboxes.box import Mount
+from offline_kit.sources import Source
 
 LAYOUTS = ("new", "old")
 """Of 2026: /kaggle/input/datasets/<owner>/<slug>; before, and in some sessions still: /kaggle/input/<slug>."""
@@ -47,6 +48,10 @@ class Wanted:
     """One of LAYOUTS."""
     rows: int | None = None
     """Rows of the test set, repeated under new ids where there are fewer; None: all of them."""
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    """Local copies of other sources by "dataset:owner/slug", "notebook:owner/slug", "model:..."; mounted as they are."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
 
 
 def lay_out(wanted: Wanted, folder: Path) -> Inputs:
@@ -57,8 +62,9 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
     if wanted.layout not in LAYOUTS:
         raise UsageError(f"unknown layout '{wanted.layout}'", hint=f"one of {', '.join(LAYOUTS)}")
     folder.mkdir(parents=True)
-    notes = _mount_kit(wanted, folder)
-    mounts = [Mount(inside="/kaggle/input", source=folder)]
+    parts = _mount_kit(wanted, folder)
+    others, notes = _mount_others(wanted, folder)
+    mounts = [Mount(inside="/kaggle/input", source=folder), *parts, *others]
     sample = wanted.sample
     if wanted.data is None:
         notes.append("no competition data is mounted: set competition_data to a local copy, or a part of it")
@@ -85,23 +91,51 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
     return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
 
 
-def _mount_kit(wanted: Wanted, folder: Path) -> list[str]:
-    """Put every part of the kit through Kaggle's treatment into its place; return what else is attached."""
-    own = set()
+def _mount_kit(wanted: Wanted, folder: Path) -> list[Mount]:
+    """Put every part of the kit into its place: through Kaggle's treatment, where it is a dataset."""
+    mounts = []
     for part in wanted.kit.parts:
-        dataset = wanted.dataset or "offline-kit"
-        dataset = dataset if len(wanted.kit.parts) == 1 else f"{dataset}-{part.name}"
-        owner, _, slug = dataset.rpartition("/")
+        if home := wanted.homes.get(part.name):
+            # Outputs of notebooks and models are mounted as they are.
+            mounts.append(_mount(wanted.kit.part_folder(part), sources.parse(home), wanted.layout, folder))
+            continue
+        owner, _, slug = _dataset(wanted, part).rpartition("/")
         place = Path("datasets", owner or "you", slug) if wanted.layout == "new" else Path(slug)
         kaggle_rules.treat(wanted.kit.part_folder(part), folder / place)
-        own.add(dataset)
-    keys = ("dataset_sources", "kernel_sources", "model_sources")
-    attached = [str(source) for key in keys for source in wanted.metadata.get(key) or ()]
-    return [
-        f"'{source}' is attached to the notebook, but not mounted in the rehearsal"
-        for source in attached
-        if source not in own
-    ]
+    return mounts
+
+
+def _dataset(wanted: Wanted, part: Part) -> str:
+    dataset = wanted.dataset or "offline-kit"
+    return dataset if len(wanted.kit.parts) == 1 else f"{dataset}-{part.name}"
+
+
+def _mount(copy: Path, source: Source, layout: str, folder: Path) -> Mount:
+    place = source.place(layout)
+    (folder / place).mkdir(parents=True, exist_ok=True)
+    return Mount(inside=f"/kaggle/input/{place}", source=copy.resolve())
+
+
+def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]:
+    """Return mounts of the local copies of what else is attached, and a note for each source without one."""
+    own = {f"dataset:{_dataset(wanted, part)}" for part in wanted.kit.parts} | set(wanted.homes.values())
+    mounts, notes = [], []
+    for source in sources.of_metadata(wanted.metadata):
+        if str(source) in own:
+            continue
+        copy = wanted.copies.get(str(source))
+        if copy is None:
+            notes.append(
+                f"'{source.ref}' is attached to the notebook, but not mounted in the rehearsal:"
+                f" name a local copy of '{source}' under `copies`"
+            )
+            continue
+        if not copy.is_dir():
+            raise ProjectError(
+                f"the local copy of '{source}', '{copy}', is no folder", hint="correct `copies`"
+            )
+        mounts.append(_mount(copy, source, wanted.layout, folder))
+    return mounts, notes
 
 
 def _behind_links(data: Path) -> list[Mount]:

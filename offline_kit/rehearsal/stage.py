@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,10 @@ class RehearsalRequest:
     """Large downloads were agreed to."""
     confirm: Callable[[str], bool] | None = None
     """Asks a person about them."""
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    """Local copies of what is attached besides the kit; see `mounts.Wanted`."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """Where parts of the kit are that are no datasets; see `mounts.Wanted`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +187,8 @@ def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any]) -> mounts.Wa
         sample=request.sample_submission,
         layout=request.layout,
         rows=request.rows,
+        copies=request.copies,
+        homes=request.homes,
     )
 
 

@@ -1,0 +1,101 @@
+"""Where weights and packages may lie besides the kit's own datasets, and where Kaggle mounts each."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.report import SILENT, Reporter
+
+KEYS = {"dataset": "dataset_sources", "notebook": "kernel_sources", "model": "model_sources"}
+"""Under which key of kernel-metadata.json a source of each kind is attached."""
+_FORMS = {
+    "dataset": (r"[\w-]+/[\w-]+", "owner/slug"),
+    "notebook": (r"[\w-]+/[\w-]+", "owner/slug"),
+    "model": (r"[\w-]+/[\w.-]+/[\w.-]+/[\w.-]+/[1-9]\d*", "owner/model/framework/variation/version"),
+}
+_MODEL_WORDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Something on Kaggle that a notebook attaches."""
+
+    kind: str
+    """"dataset", "notebook" (its output) or "model"."""
+    ref: str
+    """"owner/slug"; for a model "owner/model/framework/variation/version"."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.ref}"
+
+    def place(self, layout: str) -> str:
+        """Return where it is mounted below /kaggle/input, in the layout "new" or "old"."""
+        if self.kind == "model":
+            owner, model, framework, *rest = self.ref.split("/")
+            # Kaggle writes the framework in lower case there, whatever the metadata says.
+            inner = "/".join((model, framework.lower(), *rest))
+            return f"models/{owner}/{inner}" if layout == "new" else inner
+        return f"{self.kind}s/{self.ref}" if layout == "new" else self.ref.rpartition("/")[2]
+
+
+def parse(text: str) -> Source:
+    """Return the source that "dataset:owner/slug", "notebook:owner/slug" or "model:..." means.
+
+    Raises UsageError for anything else: a model without its version, an address, a missing owner.
+    """
+    kind, _, ref = text.partition(":")
+    pattern, form = _FORMS.get(kind, ("", ""))
+    if form and re.fullmatch(pattern, ref):
+        return Source(kind=kind, ref=ref)
+    unpinned = kind == "model" and len(ref.split("/")) == _MODEL_WORDS - 1
+    forms = ", ".join(f"'{each}:{shape}'" for each, (_, shape) in _FORMS.items())
+    raise UsageError(
+        f"the source '{text}' is not understood",
+        hint=f"put the version behind it ('{text}/1'): a model is always attached at one version"
+        if unpinned
+        else f"write {forms}; the words stand in its address on Kaggle",
+    )
+
+
+def of_metadata(metadata: Mapping[str, Any]) -> tuple[Source, ...]:
+    """Return what a kernel-metadata attaches, competitions left out; bare slugs stay without owner."""
+    return tuple(
+        Source(kind=kind, ref=str(ref)) for kind, key in KEYS.items() for ref in metadata.get(key) or ()
+    )
+
+
+def keys_of(sources: Iterable[Source]) -> dict[str, tuple[str, ...]]:
+    """Return the references of each kind by the key of kernel-metadata.json that they belong under."""
+    found: dict[str, dict[str, None]] = {key: {} for key in KEYS.values()}
+    for source in sources:
+        found[KEYS[source.kind]][source.ref] = None
+    return {key: tuple(refs) for key, refs in found.items()}
+
+
+def recorded(copy: Path, pattern: str, report: Reporter = SILENT) -> dict[str, list[int | str]]:
+    """Return size and SHA-256 of what a glob pattern names in a local copy of a source, by path in it.
+
+    What lies in a matching folder counts. Raises UsageError for a copy that is no folder, ProjectError where
+    nothing matches.
+    """
+    if not copy.is_dir():
+        raise UsageError(f"there is no folder '{copy}'", hint="correct `copies` in [tool.offline-kit]")
+    matched = sorted(copy.glob(pattern))
+    found = sorted({file for path in matched for file in _files(path)})
+    if not found:
+        raise ProjectError(
+            f"nothing in '{copy}' matches '{pattern}'", hint="correct `files`, or bring the copy up to date"
+        )
+    with report.progress("hashing the local copies", sum(path.stat().st_size for path in found)) as advance:
+        return {
+            path.relative_to(copy).as_posix(): [path.stat().st_size, files.sha256_of(path, advance)]
+            for path in found
+        }
+
+
+def _files(path: Path) -> list[Path]:
+    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
