@@ -82,6 +82,8 @@ _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDI
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _MARK = object()
+COMPUTED = "a name that is computed while loading"
+"""Stands among the globals for an import whose name the opcodes do not tell."""
 
 
 @dataclass(kw_only=True)
@@ -162,6 +164,8 @@ class _Walker:
         operands = self.taken(opcode)
         if opcode.name in ("GLOBAL", "INST"):
             self.imports(*argument.split(" ", 1))
+        elif opcode.name in ("EXT1", "EXT2", "EXT4"):
+            self.imports()
         elif opcode.name == "STACK_GLOBAL":
             self.imports(*operands[:2])
         if opcode.name in _KEEPS_ITS_OBJECT:
@@ -187,10 +191,9 @@ class _Walker:
 
     def imports(self, module: object = None, name: object = None) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            self.survey.globals.add("a name that is computed while loading")
+            self.survey.globals.add(COMPUTED)
             return
-        old = f"{module}.{name}"
-        self.survey.globals.add(_OLD_NAMES.get(old, f"{_OLD_MODULES.get(module, module)}.{name}"))
+        self.survey.globals.add(python3_name(module, name))
 
     def top(self) -> Any:
         self.sound &= bool(self.stack)
@@ -199,6 +202,12 @@ class _Walker:
     def pop(self) -> Any:
         self.sound &= bool(self.stack)
         return self.stack.pop() if self.stack else None
+
+
+def python3_name(module: str, name: str) -> str:
+    """Return "module.name" as Python 3 would look it up: old pickles hold Python 2's names."""
+    old = f"{module}.{name}"
+    return _OLD_NAMES.get(old, f"{_OLD_MODULES.get(module, module)}.{name}")
 
 
 def packages_of(names: Iterable[str]) -> tuple[str, ...]:
