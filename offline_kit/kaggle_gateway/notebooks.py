@@ -165,7 +165,7 @@ def as_request(new: NewNotebook) -> dict[str, Any]:
         "isPrivate": new.private,
         "enableGpu": new.gpu,
         "enableTpu": False,
-        "enableInternet": False,
+        "enableInternet": new.internet,
         **{name: wish for name, wish in wishes.items() if wish},
     }
 

@@ -114,7 +114,7 @@ class Sources:
 
 @dataclass(frozen=True, kw_only=True)
 class NewNotebook:
-    """A version of a notebook that is pushed and run; always with the internet off."""
+    """A version of a notebook that is pushed and run; with the internet off unless it says otherwise."""
 
     ref: str
     """"owner/slug"."""
@@ -136,6 +136,8 @@ class NewNotebook:
     """"original" where an image is pinned."""
     seconds: int | None = None
     """Limit of the session; None for Kaggle's own."""
+    internet: bool = False
+    """Whether it may use the network: for notebooks that download, never for one that is submitted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,7 @@ class KernelRuns:
             timeout=min(timeout, record.get("timeout") or _HOURS),
             rerun=covered is not None,
             say=say,
+            internet=bool(record.get("enableInternet")) and covered is None,
         )
         with _AT_ONCE:
             return self.runner(job)

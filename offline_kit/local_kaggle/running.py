@@ -25,6 +25,8 @@ class Job:
     """Whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)."""
     say: Callable[[str], None] = unheard
     """Takes what the run says, line by line while it says it."""
+    internet: bool = False
+    """Whether the version was saved with the internet on; a hidden run never has it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from offline_kit import image, sandbox
 from offline_kit.errors import OfflineKitError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.pip_settings import IndexSettings
 from offline_kit.rehearsal import environments, execution, import_chains, imports, kernel, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
@@ -60,8 +61,14 @@ class SandboxRunner:
             uv=_uv(),
             installer="auto",
             timeout=job.timeout,
-            env={"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {},
+            env=(_index(self.shop.settings) if job.internet else {})
+            | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
+            network=job.internet,
         )
+        if job.internet:
+            job.say(
+                "the local Kaggle: the internet is on, this notebook may use the network of this machine\n"
+            )
         box = job.folder / "box"
         with _telling(box / execution.LOG, job.say):
             return execution.run(bench, chosen, box, report=self.shop.report)
@@ -74,6 +81,23 @@ class SandboxRunner:
             if not chosen.local:
                 return kernel.of_image(chosen, sorted(_used(kits, source, chosen)), self.shop)
         return kernel.of_running(self.shop)
+
+
+def _index(settings: IndexSettings) -> dict[str, str]:
+    """Return the indexes of this machine for a notebook with the internet on: its box has no home with a pip.conf.
+
+    Folders are left out: the box does not show them.
+    """
+    extra = [url for url in settings.extra_index_urls if not url.startswith("file:")]
+    told = {
+        "PIP_INDEX_URL": "" if settings.index_url.startswith("file:") else settings.index_url,
+        "PIP_EXTRA_INDEX_URL": " ".join(extra),
+        "PIP_CERT": settings.cert,
+        "PIP_TRUSTED_HOST": " ".join(settings.trusted_hosts),
+        "PIP_PROXY": settings.proxy,
+        "PIP_TIMEOUT": f"{settings.timeout:.0f}",
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _inputs(job: Job) -> tuple[Mount, ...]:

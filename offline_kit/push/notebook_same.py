@@ -19,6 +19,10 @@ KINDS = {
 }
 """What the fields of `Sources` hold, one of each."""
 _NO_MACHINE = frozenset({"", "none", "cpu"})
+_NO_INTERNET = (
+    "verify the account's phone number (kaggle.com/settings): without that Kaggle gives a notebook no internet;"
+    " then run the same command again"
+)
 _SETTINGS = "look at the settings of this version on its page, then run the same command again: it pushes a new version"
 
 
@@ -51,6 +55,7 @@ def content_id(new: NewNotebook) -> str:
         "cells": cells(new.text),
         "sources": {kind: sorted(each) for kind, each in asdict(new.sources).items()},
         "flags": [new.private, new.gpu, new.machine, new.image],
+        **({"internet": True} if new.internet else {}),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
@@ -58,8 +63,10 @@ def content_id(new: NewNotebook) -> str:
 def lacks(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
     """Return what a version on Kaggle has not as `new` wants it; sources beyond those count in `extra`."""
     found = []
-    if there.internet:
+    if there.internet and not new.internet:
         found.append(Difference(what="its internet is on", remedy=_internet(there), grave=True))
+    if new.internet and not there.internet:
+        found.append(Difference(what="its internet is off", remedy=_NO_INTERNET))
     if there.private != new.private:
         what = "everybody may see it" if new.private else "it is private"
         remedy = f"make it private at once on {there.url or 'its page'} (Share)" if new.private else _SETTINGS

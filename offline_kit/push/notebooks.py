@@ -227,7 +227,8 @@ def _send(found: NotebookPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> 
             f"Kaggle shows version {saved.version} with other cells than were pushed; look at {saved.url}"
         )
     ways.journal.write(effect, Phase.DONE)
-    report.note(f"'{new.ref}' version {saved.version} is private, has no internet, and all of its sources")
+    internet = "has the internet on, as it was asked for," if new.internet else "has no internet,"
+    report.note(f"'{new.ref}' version {saved.version} is private, {internet} and all of its sources")
     return PushedNotebook(ref=new.ref, version=saved.version, url=saved.url, action=found.action)
 
 

@@ -46,6 +46,8 @@ class Bench:
     """Bytes; see `Box.memory`."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Variables of this run besides those that every run has."""
+    network: bool = False
+    """Whether it may use this machine's network: for notebooks whose internet is on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,7 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
         scratch=folder / "scratch",
         timeout=bench.timeout,
         memory=bench.memory,
+        network=bench.network,
     )
     with report.progress("running the notebook", cells, unit="cells") as advance:
         outcome = sandbox.run(chosen, box, watch=_Follow(log, advance))

@@ -42,6 +42,8 @@ class Box:
     """Seconds of wall-clock time; then all of it is ended."""
     memory: int | None = None
     """Bytes that the whole process tree may hold; above it, all of it is ended. None: no limit."""
+    network: bool = False
+    """Whether it may use this machine's network."""
 
 
 @dataclass(frozen=True, kw_only=True)

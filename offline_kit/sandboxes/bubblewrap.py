@@ -31,7 +31,8 @@ def command(program: Path, box: Box) -> list[str]:
     namespace with a single user refuses.
     """
     words = [str(program), "--unshare-user", "--uid", "1000", "--gid", "1000"]
-    words += ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+    words += ["--unshare-ipc", "--unshare-pid", "--unshare-uts", "--unshare-cgroup-try"]
+    words += [] if box.network else ["--unshare-net"]
     words += ["--hostname", "rehearsal", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     for name in SYSTEM:
         words += _system(Path("/", name))

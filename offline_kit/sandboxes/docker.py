@@ -32,8 +32,8 @@ def program() -> Path | None:
 
 
 def command(docker: Path, box: Box) -> list[str]:
-    """Return the command that runs a box in a container without network."""
-    words = [str(docker), "run", "--rm", "--network", "none", "--cap-drop", "ALL"]
+    """Return the command that runs a box in a container, without network unless it may use this machine's."""
+    words = [str(docker), "run", "--rm", "--network", "host" if box.network else "none", "--cap-drop", "ALL"]
     words += [
         "--name",
         name_of(box),

@@ -48,7 +48,8 @@ def _which(name: str) -> Path | None:
 def command(unshare: Path, box: Box) -> list[str]:
     """Return the command that runs a box in namespaces of its own; `box.scratch` becomes its root."""
     words = [str(_which("setpriv")), "--pdeathsig", "KILL", str(unshare)]
-    words += ["--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+    words += ["--user", "--map-root-user", *([] if box.network else ["--net"])]
+    words += ["--mount", "--pid", "--fork", "--kill-child"]
     words += ["--ipc", "--uts", str(_which("sh")), "-c", script(box), "sh", *box.argv]
     return words
 
@@ -70,7 +71,8 @@ def script(box: Box) -> str:
         lines.append(shlex.join(["mkdir", "-p", str(Path(root + link).parent)]))
         lines.append(shlex.join(["ln", "-s", target, root + link]))
     python = shlex.join([sys.executable, "-I", "-c", _LOOPBACK_UP])
-    lines.append(f"{_which('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
+    if not box.network:  # a network of its own begins with its loopback down
+        lines.append(f"{_which('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
     enter = [str(_which("chroot")), root, str(_which("setpriv")), "--bounding-set=-all", "--inh-caps=-all"]
     enter += ["--no-new-privs", "/bin/sh", "-c", f'cd {shlex.quote(box.cwd)} && "$@"; exit $?', "sh"]
     # The inner shell stays as process 1 of the namespace: when it ends, all that is left ends with it.

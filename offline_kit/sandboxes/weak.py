@@ -65,6 +65,8 @@ def command(box: Box) -> tuple[list[str], dict[str, str]]:
         _link(box.scratch, mount.inside, str(mount.source.absolute()))
     for path, target in box.links.items():
         _link(box.scratch, path, target)
+    if box.network:
+        return list(box.argv), dict(box.env)
     hooks = box.scratch / "hooks"
     hooks.mkdir()
     (hooks / "sitecustomize.py").write_text(_HOOK)
