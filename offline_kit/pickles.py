@@ -4,28 +4,32 @@ Beside it stands what torch's `weights_only` reader takes, as facts of torch 2.1
 imported here, and a test compares the two.
 """
 
+import lzma
 import pickletools
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return the words of a text: long lists of names read better as one."""
     return text.split()
 
 
-_DTYPES = _words("""
+_DTYPES = words("""
     bfloat16 bits16 bits1x8 bits2x4 bits4x2 bits8 bool complex128 complex32 complex64 float16 float32
     float4_e2m1fn_x2 float64 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu int1
     int16 int2 int3 int32 int4 int5 int6 int64 int7 int8 qint32 qint8 quint2x4 quint4x2 quint8 uint1 uint16
     uint2 uint3 uint32 uint4 uint5 uint6 uint64 uint7 uint8 per_channel_affine
     per_channel_affine_float_qparams per_channel_symmetric per_tensor_affine per_tensor_symmetric
 """)
-_NUMBERS = _words("BFloat16 Byte Char Double Float Half Int Long Short")
+_NUMBERS = words("BFloat16 Byte Char Double Float Half Int Long Short")
 _STORAGES = [*_NUMBERS, "Bool", "ComplexDouble", "ComplexFloat"]
-_QUANTIZED = _words("QInt32 QInt8 QUInt2x4 QUInt4x2 QUInt8")
-_REBUILDERS = _words("""
+_QUANTIZED = words("QInt32 QInt8 QUInt2x4 QUInt4x2 QUInt8")
+_REBUILDERS = words("""
     device_tensor_from_cpu_tensor device_tensor_from_numpy meta_tensor_no_storage nested_tensor parameter
     parameter_with_state qtensor sparse_tensor tensor tensor_v2 tensor_v3 wrapper_subclass
 """)
@@ -50,7 +54,7 @@ WEIGHTS_ONLY_GLOBALS: frozenset[str] = frozenset(
 """Globals that torch.load(weights_only=True) takes without being asked to."""
 
 WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
-    _words("""
+    words("""
     GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE
     NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE
     SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
@@ -82,6 +86,8 @@ _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDI
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _MARK = object()
+_GETATTR = "builtins.getattr"
+_IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
 COMPUTED = "a name that is computed while loading"
 """Stands among the globals for an import whose name the opcodes do not tell."""
 
@@ -100,6 +106,17 @@ class Survey:
     """The keys that are texts, where the pickled object is a plain dict."""
     whole: bool = False
     """It was read to its end, and no opcode lacked its operands."""
+    reached: set[str] = field(default_factory=set)
+    """What it gets at by `getattr`, as the names that would import the same: nested classes, bound methods."""
+    blind: bool = False
+    """It uses `getattr` in a way that these opcodes do not tell."""
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Something imported, on the walker's stack."""
+
+    name: str
 
 
 def survey(stream: IO[bytes], *, most: int = 5_000_000) -> Survey:
@@ -115,6 +132,8 @@ def survey(stream: IO[bytes], *, most: int = 5_000_000) -> Survey:
                 return walker.survey
     except (ValueError, OverflowError, MemoryError, UnicodeError):
         return walker.survey  # genops has met its end, an unknown opcode or a broken argument
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
+        return walker.survey  # what it is packed into is damaged from here on
     walker.survey.whole = walker.sound
     return walker.survey
 
@@ -162,21 +181,23 @@ class _Walker:
     def operate(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         """Take the operands off the stack and put on what matters of the result."""
         operands = self.taken(opcode)
-        if opcode.name in ("GLOBAL", "INST"):
-            self.imports(*argument.split(" ", 1))
-        elif opcode.name in ("EXT1", "EXT2", "EXT4"):
-            self.imports()
-        elif opcode.name == "STACK_GLOBAL":
-            self.imports(*operands[:2])
-        if opcode.name in _KEEPS_ITS_OBJECT:
+        name = opcode.name
+        if name in _IMPORTS:
+            self.stack += [self.imports(name, argument, operands)]
+        elif name in _KEEPS_ITS_OBJECT:
             self.stack += operands[:1]
-            if operands and isinstance(operands[0], set) and opcode.name.startswith("SETITEM"):
+            if operands and isinstance(operands[0], set) and name.startswith("SETITEM"):
                 operands[0].update(key for key in operands[1::2] if isinstance(key, str))
-        elif opcode.name in ("EMPTY_DICT", "DICT"):
+        elif name in ("EMPTY_DICT", "DICT"):
             self.stack.append({key for key in operands[::2] if isinstance(key, str)})
+        elif name.startswith("TUPLE"):
+            self.stack.append(tuple(operands))
+        elif name == "REDUCE":
+            self.stack.append(self.called(*operands))
+            return
         else:
-            text = argument if isinstance(argument, str) and opcode.name not in ("GLOBAL", "INST") else None
-            self.stack += [text] * len(opcode.stack_after)
+            self.stack += [argument if isinstance(argument, str) else None] * len(opcode.stack_after)
+        self.survey.blind |= _Named(_GETATTR) in operands
 
     def taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
         wanted = [kind.name for kind in opcode.stack_before]
@@ -189,11 +210,27 @@ class _Walker:
         operands += [self.pop() for _ in wanted]
         return operands[::-1]
 
-    def imports(self, module: object = None, name: object = None) -> None:
-        if not isinstance(module, str) or not isinstance(name, str):
+    def imports(self, opcode: str, argument: Any, operands: list[Any]) -> _Named | None:
+        """Note what is imported and return it; None for what INST makes of it, and for a hidden name."""
+        texts = argument.split(" ", 1) if isinstance(argument, str) else operands[:2]
+        if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
             self.survey.globals.add(COMPUTED)
-            return
-        self.survey.globals.add(python3_name(module, name))
+            return None
+        name = python3_name(*texts)
+        self.survey.globals.add(name)
+        return None if opcode == "INST" else _Named(name)
+
+    def called(self, function: Any = None, arguments: Any = None) -> _Named | None:
+        """Note what a call gets at, where it is one of getattr, and return it."""
+        if function != _Named(_GETATTR):
+            return None
+        thing, attribute = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
+        if not isinstance(attribute, str) or attribute.startswith("__"):
+            self.survey.blind = True
+        elif isinstance(thing, _Named):
+            self.survey.reached.add(f"{thing.name}.{attribute}")
+            return _Named(f"{thing.name}.{attribute}")
+        return None
 
     def top(self) -> Any:
         self.sound &= bool(self.stack)

@@ -43,6 +43,7 @@ FLOORS: list[set[str]] = [
         "kit_submission",
         "kit_rows",
         "kit_lightning",
+        "kit_main",
         "kit_sources",
         "sources",
         "scripts",
@@ -56,6 +57,8 @@ FLOORS: list[set[str]] = [
         "checkpoint_kinds",
         "import_names",
         "references",
+        "weights.joblib_stream",
+        "weights.verdicts",
         "own_sources",
         "interpreters",
         "wheel_tools",
@@ -69,6 +72,9 @@ FLOORS: list[set[str]] = [
     },  # the door of that room
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.client"},
+    {"weights.streams", "weights.left_out", "weights.torch_python"},  # the room of what the weights hold
+    {"weights.scan", "weights.slim"},
+    {"weights.main_names"},
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle

@@ -1,0 +1,113 @@
+"""The scan of all that travels with the models: what its pickles would run, and what they ask of `__main__`."""
+
+import fnmatch
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit.cache import Cache, key_of
+from offline_kit.errors import ProjectError
+from offline_kit.model import Checkpoint
+from offline_kit.report import SILENT, Reporter
+from offline_kit.weights import streams, verdicts
+
+_RULES = 1
+"""Counted up when files are judged by other rules, so that nothing old is remembered."""
+_MAINS = ("__main__", "__mp_main__")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """What the pickles of one file say."""
+
+    original: str
+    """The file's name in the kit."""
+    dangers: tuple[str, ...] = ()
+    """What they would run, as "imports 'posix.system': …"; empty for a clean file."""
+    main_names: tuple[str, ...] = ()
+    """Names that they look up in the script that was run: classes and functions of the training."""
+    packages: tuple[str, ...] = ()
+    """Top-level packages that they import from."""
+
+
+def scan(
+    weights: Sequence[Checkpoint], *, trust: Sequence[str] = (), cache: Path, report: Reporter = SILENT
+) -> tuple[Scanned, ...]:
+    """Scan files for pickles that run something, in their order; nothing is loaded.
+
+    Raises ProjectError with every danger of the files that no glob of `trust` names. Results are remembered
+    in `cache` by content.
+    """
+    memory = Cache(cache)
+    if weights:
+        report.step(f"Scanning {len(weights)} file{'s' * (len(weights) > 1)} for pickles that run something")
+    found = tuple(_scanned(each, memory) for each in weights)
+    suspects = [each for each in found if each.dangers]
+    for each in suspects:
+        if is_trusted(each.original, trust):
+            report.note(f"'{each.original}' {each.dangers[0]}; it travels, since `trust` names it")
+    _refuse([each for each in suspects if not is_trusted(each.original, trust)])
+    return found
+
+
+def is_trusted(original: str, trust: Iterable[str]) -> bool:
+    """Whether a glob of `trust` names this file."""
+    return any(fnmatch.fnmatchcase(original, pattern.removeprefix("./")) for pattern in trust)
+
+
+def _refuse(suspects: Sequence[Scanned]) -> None:
+    if not suspects:
+        return
+    first = suspects[0]
+    names = ", ".join(f'"{each.original}"' for each in suspects)
+    raise ProjectError(
+        f"'{first.original}' {first.dangers[0]}"
+        if len(suspects) == 1
+        else f"{len(suspects)} files would run something when they are loaded",
+        hint=f"delete what is not yours; if you saved it yourself, set trust = [{names}] in [tool.offline-kit]",
+        details=[
+            f"'{each.original}' {line}"
+            for each in suspects
+            for line in (each.dangers if len(suspects) > 1 else each.dangers[1:])
+        ],
+    )
+
+
+def _scanned(weights: Checkpoint, memory: Cache) -> Scanned:
+    key = key_of(_RULES, weights.sha256, weights.path.suffix)
+    record = memory.recall("scans", key)
+    if record is None:
+        record = _look(weights.path)
+        memory.remember("scans", key, record)
+    lists = {name: tuple(json.loads(str(record[name]))) for name in ("dangers", "main_names", "packages")}
+    return Scanned(original=weights.original, **lists)
+
+
+def _look(path: Path) -> dict[str, object]:
+    try:
+        pieces = streams.pieces(path)
+    except OSError as error:
+        raise ProjectError(
+            f"'{path}' cannot be read: {error.strerror}", hint="make it readable, then build again"
+        ) from error
+    every = {name for piece in pieces for name in piece.globals}
+    dangers = [
+        f"imports '{name}' when it is loaded: {reason}" for name, reason in verdicts.dangerous(every).items()
+    ]
+    dangers += [
+        f"cannot be read to its end{f' (its {piece.where!r})' if piece.where else ''}: what lies there is hidden"
+        for piece in pieces
+        if not piece.whole
+    ]
+    lists = {"dangers": dangers, "main_names": sorted(_of_main(every)), "packages": sorted(_tops(every))}
+    return {name: json.dumps(values) for name, values in lists.items()}
+
+
+def _of_main(names: Iterable[str]) -> set[str]:
+    found = (name.split(".") for name in names)
+    return {steps[1] for steps in found if steps[0] in _MAINS and len(steps) > 1}
+
+
+def _tops(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names if "." in name and " " not in name} - set(_MAINS)
