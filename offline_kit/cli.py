@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from offline_kit import __version__, crash
+from offline_kit import __version__, crash, proc
 from offline_kit.commands import compare, kaggle, kit, start, stores
 from offline_kit.console import Console
 from offline_kit.errors import Exit, OfflineKitError
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         code = Exit.DONE  # `offline-kit image show … | head` is no failure
     except Exception as error:  # noqa: BLE001 - whatever escapes is our bug, and leaves a report
-        place = crash.write_report(error, words, Path.cwd())
+        place = crash.write_report(error, words, Path.cwd(), crash.secrets_of(proc.environment()))
         console.bug(type(error).__name__, place)
         code = Exit.BUG
     sys.exit(code)

@@ -4,10 +4,11 @@ import platform
 import re
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from offline_kit import __version__
+from offline_kit.redaction import unsigned
 
 NAME = "offline-kit-crash.log"
 
@@ -23,24 +24,39 @@ SECRETS = (
     ),
 )
 """What a secret looks like, and what stands in its place."""
+_NAMED = re.compile(r"(?i)token|secret|passw|key|credential")
+_LOGIN = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
+_SHORT = 5
+"""Values up to so many characters are no secrets, and would blind half of a report."""
 
 
-def redact(text: str) -> str:
-    """Return the text with credentials of URLs, headers, tokens and keys taken out."""
+def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of variables that are secrets by their names, and passwords in the addresses of others."""
+    values = [value for name, value in environment.items() if _NAMED.search(name)]
+    values += [found for value in environment.values() for found in _LOGIN.findall(value)]
+    return tuple(sorted({value for value in values if len(value) > _SHORT}, key=len, reverse=True))
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return the text with these secrets, and credentials of URLs, headers, tokens and keys taken out."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
     for pattern, instead in SECRETS:
         text = pattern.sub(instead, text)
-    return text
+    return unsigned(text)
 
 
-def write_report(error: BaseException, words: Sequence[str], folder: Path) -> Path:
-    """Write the crash report into `folder`, or the temporary folder where that is not writable."""
+def write_report(
+    error: BaseException, words: Sequence[str], folder: Path, secrets: Iterable[str] = ()
+) -> Path:
+    """Write the crash report, without these secrets, into `folder`, or the temporary folder where that is not writable."""
     lines = [
         f"offline-kit {__version__}, Python {platform.python_version()}, {platform.platform()}",
         "command: offline-kit " + " ".join(words),
         "",
         *traceback.format_exception(error),
     ]
-    text = redact("\n".join(lines)) + "\n"
+    text = redact("\n".join(lines), secrets) + "\n"
     for place in (folder / NAME, Path(tempfile.gettempdir()) / NAME):
         try:
             place.write_text(text, encoding="utf-8")

@@ -45,3 +45,19 @@ def test_the_report_names_versions_and_the_traceback(tmp_path: Path) -> None:
     assert "command: offline-kit build ." in text
     assert "ValueError" in text
     assert "p4ssw0rd" not in text
+
+
+def test_what_the_environment_calls_a_secret_is_taken_out(tmp_path: Path) -> None:
+    """Wherever it stands, without a name beside it; short values and other variables stay."""
+    environment = {
+        "KAGGLE_KEY": "s3cretvalue",
+        "PIP_INDEX_URL": "https://u:p4ssw0rd%21@host/simple",
+        "SOME_TOKEN": "1",
+        "HOME": "/home/me",
+    }
+    error = ValueError(["s3cretvalue", "p4ssw0rd%21", "1 of 1", "/home/me"])
+    text = crash.write_report(error, [], tmp_path, crash.secrets_of(environment)).read_text()
+    assert "s3cretvalue" not in text
+    assert "p4ssw0rd" not in text
+    assert "1 of 1" in text
+    assert "/home/me" in text

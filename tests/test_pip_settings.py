@@ -111,6 +111,12 @@ def test_a_broken_file_is_named_and_shows_no_password(home: dict[str, str]) -> N
         ("git+https://github.com/a/b@v1.0", "git+https://github.com/a/b@v1.0"),
         ("--index-url 'https://${USER}:${TOKEN}@h/s'", "--index-url 'https://${USER}:${TOKEN}@h/s'"),
         ("file:///srv/wheels", "file:///srv/wheels"),
+        ("403 for url: https://h/o/file.csv?X-Signature=ab'", "403 for url: https://h/o/file.csv?***'"),
+        ("exceeded with url: /upload/0123456789abcdef0123 (by)", "exceeded with url: /upload/*** (by)"),
+        (
+            "500 for url: https://h/v1/x.KernelService/GetKernel",
+            "500 for url: https://h/v1/x.KernelService/GetKernel",
+        ),
     ],
 )
 def test_redaction(text: str, shown: str) -> None:

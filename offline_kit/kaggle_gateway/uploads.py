@@ -18,6 +18,7 @@ from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.files import CHUNK, disk_errors, write_atomic
 from offline_kit.kaggle_gateway.nouns import Blob, Kaggle
 from offline_kit.patience import PATIENT, PassingError, Patience, attempts
+from offline_kit.redaction import redact
 from offline_kit.report import Advance
 
 if TYPE_CHECKING:
@@ -261,7 +262,7 @@ def _may_pass(error: Exception) -> bool:
 
 def _give_up(file: Upload, trouble: Exception) -> OfflineKitError:
     return OutsideError(
-        f"'{file.name}' could not be uploaded: {trouble}",
+        f"'{file.name}' could not be uploaded: {redact(str(trouble))}",
         hint="check the network and run the same command again; what has arrived is not sent again",
     )
 
