@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from offline_kit import import_names
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
-from offline_kit.model import Checkpoint, Fate, Freeze, OwnCode, Pin, SettledSdist, Wheel, Wheelhouse
+from offline_kit.model import Checkpoint, Fate, Freeze, Member, OwnCode, Part, Pin, SettledSdist, Wheel, Wheelhouse
 
 FORMAT = 1
 PLAN = "packages/install.json"
@@ -29,8 +29,14 @@ class Contents:
     """The project's own code."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """The trained files."""
+    preprocessing: tuple[Checkpoint, ...] = ()
+    """What is loaded by name beside them."""
+    members: tuple[Member, ...] = ()
+    """The models that the checkpoints are, for the template `predict`."""
     split: bool = False
     """A dataset for packages, code and checkpoints each, instead of one for all."""
+    elsewhere: tuple[Part, ...] = ()
+    """Parts that are on Kaggle already, as the manifests there describe them; their files are here, too."""
 
 
 def make(contents: Contents) -> str:

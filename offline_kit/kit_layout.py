@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -12,7 +13,7 @@ from offline_kit.files import sha256_of
 from offline_kit.import_names import files_of
 from offline_kit.install_plan import PLAN, Contents
 from offline_kit.kaggle_names import safe_paths
-from offline_kit.model import Artifact, FileEntry, Part, Role
+from offline_kit.model import Artifact, Checkpoint, FileEntry, Part, Role
 
 _SECRETS = re.compile(
     r"kaggle\.json|access_token|\.?netrc|_netrc|\.pypirc|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)"
@@ -64,12 +65,15 @@ def arrange(contents: Contents) -> Layout:
             hint="move them out of the packages, modules and checkpoints that are shipped, or rename them",
             details=problems,
         )
-    stored = safe_paths(items)
+    elsewhere = {entry.original for part in contents.elsewhere for entry in part.entries}
+    stored = safe_paths(items.keys() - elsewhere)
     entries = [
         FileEntry(role=item.role, original=name, stored=stored[name], size=item.size, sha256=item.sha256)
         for name, item in items.items()
+        if name not in elsewhere
     ]
-    return Layout(parts=_parts(entries, split=contents.split), items=items)
+    parts = (*_parts(entries, split=contents.split), *contents.elsewhere)
+    return Layout(parts=tuple(sorted(parts, key=lambda part: part.name)), items=items)
 
 
 def _parts(entries: Sequence[FileEntry], *, split: bool) -> tuple[Part, ...]:
@@ -120,13 +124,46 @@ def _code(contents: Contents) -> Iterator[Item]:
         yield Item(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
 
 
-def _checkpoints(contents: Contents) -> Iterator[Item]:
+def checkpoint_names(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the name in the kit of each checkpoint, by its original name."""
     # "checkpoints/best.ckpt" of the project is not doubled to "checkpoints/checkpoints/best.ckpt".
-    tops = {PurePosixPath(each.original).parts[0] for each in contents.checkpoints}
+    tops = {PurePosixPath(each.original).parts[0] for each in checkpoints}
     folder = "" if tops == {"checkpoints"} else "checkpoints/"
+    names = [each.original for each in checkpoints]
+    return {name: folder + name if name != "checkpoints" else "checkpoints/checkpoints" for name in names}
+
+
+def preprocessing_names(files: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the name in the kit of each preprocessing file, by the name that a notebook asks for.
+
+    That is its bare name, and where two have the same one, the path in the project.
+    """
+    counts = Counter(PurePosixPath(each.original).name for each in files)
+    found = {}
+    for each in files:
+        name = PurePosixPath(each.original).name
+        found[name if counts[name] == 1 else each.original] = f"checkpoints/preprocessing/{each.original}"
+    return found
+
+
+def _checkpoints(contents: Contents) -> Iterator[Item]:
+    names = checkpoint_names(contents.checkpoints)
     for each in contents.checkpoints:
-        name = folder + each.original if each.original != "checkpoints" else "checkpoints/checkpoints"
-        yield Item(role=Role.CHECKPOINT, original=name, size=each.size, sha256=each.sha256, path=each.path)
+        yield Item(
+            role=Role.CHECKPOINT,
+            original=names[each.original],
+            size=each.size,
+            sha256=each.sha256,
+            path=each.path,
+        )
+    for each in contents.preprocessing:
+        yield Item(
+            role=Role.PREPROCESSING,
+            original=f"checkpoints/preprocessing/{each.original}",
+            size=each.size,
+            sha256=each.sha256,
+            path=each.path,
+        )
 
 
 def _unique(items: Iterable[Item]) -> dict[str, Item]:
@@ -150,7 +187,7 @@ def _unique(items: Iterable[Item]) -> dict[str, Item]:
 
 def _secrets(contents: Contents) -> list[str]:
     named = [source.original for source in contents.own.sources]
-    named += [each.original for each in contents.checkpoints]
+    named += [each.original for each in (*contents.checkpoints, *contents.preprocessing)]
     inside = [(wheel.filename, name) for wheel in contents.own.wheels for name in files_of(wheel.path)]
     return [
         *(f"'{name}' looks like a file with keys" for name in named if _is_secret(name)),

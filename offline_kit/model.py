@@ -262,7 +262,7 @@ class Member:
     weight: float = 1.0
     """Its share in a weighted mean or vote."""
     params: dict[str, object] = field(default_factory=dict)
-    """Free values: those of the notebook, with its own laid over them."""
+    """Free values for its class and for the framework's functions; those of the notebook are not among them."""
     origin: str = ""
     """Where the files are: empty for the kit, else as in `ModelSpec`."""
     version: str = ""

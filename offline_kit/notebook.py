@@ -8,16 +8,16 @@ import ast
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit import __version__, files, resources, scripts
+from offline_kit import __version__, files, predicting, resources, scripts
 from offline_kit.accelerators import machine_shape
 from offline_kit.errors import UsageError
 from offline_kit.image import Image
 from offline_kit.kaggle_names import TITLE_LENGTH, slug_of, slug_problems, title_problems
-from offline_kit.model import FileEntry, Kit, NotebookSettings, Part, Role
+from offline_kit.model import FileEntry, Kit, Member, NotebookSettings, Part, Role
 from offline_kit.report import SILENT, Reporter
 
 CODE_FILE = "inference.ipynb"
@@ -26,7 +26,9 @@ NEEDED = {"lightning": ("model", "data"), "function": ("function",)}
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
 """Modules whose source goes into every notebook, in this order."""
-RUNTIME_OF = {"function": RUNTIME, "plain": RUNTIME}
+PREDICTING = (*RUNTIME, "kit_preprocess", "kit_tasks", "kit_ensemble", "kit_postprocess")
+"""What the template `predict` gets."""
+RUNTIME_OF = {"function": RUNTIME, "plain": RUNTIME, "predict": PREDICTING}
 ALL_RUNTIME = (*RUNTIME, "kit_lightning")
 """What the template `lightning` and the user's own templates get."""
 
@@ -47,6 +49,12 @@ class Target:
     """The kit's dataset, "slug" or "owner/slug"; split kits add the part's name."""
     accelerator: str = "none"
     """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
+    members: tuple[Member, ...] = ()
+    """The models of the template `predict`."""
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+    """What a cell asks for, and the name in the kit: "scaler.joblib"."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ def check(settings: NotebookSettings, image: Image, target: Target, *, weights: 
 def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str) -> dict[str, Any]:
     _check_settings(kit, settings)
     entries = [entry for part in kit.parts for entry in part.entries]
-    modules = RUNTIME_OF.get(settings.template, ALL_RUNTIME)
+    modules = RUNTIME_OF.get(settings.template, PREDICTING if target.members else ALL_RUNTIME)
     return {
         "title": title,
         "project": " ".join(word for word in (_name(target), target.version) if word),
@@ -122,6 +130,7 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
             for entry in entries
             if entry.role is Role.CHECKPOINT
         ],
+        **predicting.facts(settings, target.members, target.preprocessing, target.project),
         "runtime": [{"name": module, "source": pasted(module)} for module in modules],
     }
 
@@ -180,7 +189,7 @@ def _package_names(kit: Kit) -> list[str]:
 
 def pasted(module: str) -> str:
     """Return a module of the runtime as it stands in a notebook: no imports of our own, no words to our linters."""
-    alone = re.sub(r"\n\nfrom offline_kit\.\w+ import [^\n]+", "", resources.source(module))
+    alone = re.sub(r"\n(\nfrom offline_kit\.\w+ import [^\n]+)+", "", resources.source(module))
     return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
 
 
@@ -191,7 +200,8 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
     """
     title, slug = title_and_slug(settings, target)
     shape = machine_shape(target.accelerator)
-    datasets = [dataset_of(part, kit, target.dataset) for part in kit.parts] if target.dataset else []
+    parts = [part for part in kit.parts if part.name not in target.homes]
+    datasets = [dataset_of(part, kit, target.dataset) for part in parts] if target.dataset else []
     if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
         raise UsageError(
             f"the notebook and the dataset would both be called '{slug}', which Kaggle refuses",
@@ -211,7 +221,8 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
         "keywords": [],
         "dataset_sources": list(dict.fromkeys([*datasets, *settings.dataset_sources])),
         "competition_sources": list(dict.fromkeys([*competitions, *settings.competition_sources])),
-        "kernel_sources": list(settings.kernel_sources),
+        "kernel_sources": list(dict.fromkeys([*settings.kernel_sources, *_homes(target, "notebook")])),
+        # A home that is a model has its version at the push only, and is attached there.
         "model_sources": list(settings.model_sources),
     }
     _check_names(datasets, competitions)
@@ -219,9 +230,13 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
     return metadata | ({"machine_shape": shape} if shape else {}) | _image_pin(settings, image)
 
 
+def _homes(target: Target, kind: str) -> list[str]:
+    return [home.partition(":")[2] for home in target.homes.values() if home.startswith(f"{kind}:")]
+
+
 def dataset_of(part: Part, kit: Kit, dataset: str) -> str:
     """Return the dataset of a part: the configured one, or with the part's name behind it in a split kit."""
-    return dataset if len(kit.parts) == 1 else f"{dataset}-{part.name}"
+    return dataset if len(kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
 
 
 def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str]:

@@ -15,8 +15,10 @@ from offline_kit import (
     notebook,
     own_code,
     pip_settings,
+    predicting,
     proc,
     sdists,
+    trained,
     wheelhouse,
 )
 from offline_kit.cache import Cache
@@ -26,11 +28,12 @@ from offline_kit.freeze import inputs
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
-from offline_kit.model import Checkpoint, Fate, Freeze, Kit, OwnCode, Pin
+from offline_kit.model import Checkpoint, Fate, Finding, Freeze, Kit, OwnCode, Pin
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.stage import Rehearsal
 from offline_kit.report import SILENT, Reporter
+from offline_kit.trained import Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,8 @@ class Built:
     """Whether its id is another one than that of the kit that lay there before."""
     advice: tuple[str, ...]
     """What to do about checkpoints that would not load."""
+    findings: tuple[Finding, ...]
+    """What was seen in the trained files."""
     seconds: float
     """How long the build took."""
 
@@ -120,10 +125,10 @@ def ground(config: Config) -> Ground:
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
     """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
     base = ground(config)
-    _check_notebook(config, base)
-    found = checkpoints.collect(config.project, config.checkpoints, cache=base.cache, report=report)
+    seen = trained.look(config, base.image, cache=base.cache, report=report)
+    config, found = seen.config, seen.checkpoints
     own = _own_code(config, base, report)
-    frozen = _freeze(config, base, own, upgrade=upgrade, keep=False, report=report)
+    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=False, report=report)
     return Plan(image=base.image, freeze=frozen, checkpoints=found, config=config)
 
 
@@ -131,13 +136,16 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     """Make the kit and its notebook; what did not change since the last build is not done again."""
     began = time.monotonic()
     base = ground(config)
-    _check_notebook(config, base)
+    seen = trained.look(config, base.image, cache=base.cache, report=report)
+    config = seen.config
     with files.locked(config.out.parent / f".{config.out.name}.lock"):
-        contents = _contents(config, base, upgrade=upgrade, report=report)
+        contents = _contents(seen, base, upgrade=upgrade, report=report)
         before = _kit_id(config.out)
 
         def texts(kit: Kit) -> dict[str, str]:
-            rendered = notebook.render(kit, config.notebook, base.image, _target(config), report=report)
+            rendered = notebook.render(
+                kit, config.notebook, base.image, trained.target(config, seen), report=report
+            )
             return {f"notebook/{name}": text for name, text in rendered.texts().items()}
 
         kit = bundle.assemble(contents, config.out, also=texts, report=report)
@@ -147,6 +155,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         kit=kit,
         changed=kit.id != before,
         advice=_advice(config, contents),
+        findings=seen.findings,
         seconds=time.monotonic() - began,
     )
 
@@ -163,19 +172,20 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
     No index is asked, unless own packages have to be built to know what they ask for.
     """
     base = ground(config)
+    seen = trained.look(config, base.image, cache=base.cache, report=report)
     own = _own_code(config, base, report)
     names = tuple(wheel.name for wheel in own.wheels)
-    return freezing.is_current(_freeze_request(config, own), base.image, names)
+    return freezing.is_current(_freeze_request(seen, own), base.image, names)
 
 
 def _check_notebook(config: Config, base: Ground) -> None:
-    notebook.check(config.notebook, base.image, _target(config), weights=bool(config.checkpoints))
+    notebook.check(config.notebook, base.image, trained.target(config), weights=bool(config.checkpoints))
 
 
-def _contents(config: Config, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:
-    weights = checkpoints.collect(config.project, config.checkpoints, cache=base.cache, report=report)
+def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:
+    config = seen.config
     own = _own_code(config, base, report)
-    frozen = _freeze(config, base, own, upgrade=upgrade, keep=True, report=report)
+    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=True, report=report)
     # requirements files may name indexes of their own
     settings = freezing.index_settings(config.requirements, config.project, base.settings)
     index = Index(settings, cache=base.cache)
@@ -195,26 +205,29 @@ def _contents(config: Config, base: Ground, *, upgrade: bool, report: Reporter) 
         house=house,
         settled=settled,
         own=own,
-        checkpoints=weights,
+        checkpoints=seen.checkpoints,
+        preprocessing=seen.preprocessing,
+        members=seen.members,
         split=config.parts == "split",
     )
 
 
 def _freeze(
-    config: Config, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
+    seen: Trained, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
     names = tuple(wheel.name for wheel in own.wheels)
-    request = _freeze_request(config, own, upgrade=upgrade, keep=keep)
+    request = _freeze_request(seen, own, upgrade=upgrade, keep=keep)
     return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
 
 
 def _freeze_request(
-    config: Config, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+    seen: Trained, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> freezing.FreezeRequest:
+    config = seen.config
     return freezing.FreezeRequest(
         project=config.project,
         requirements=config.requirements,
-        inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own)))),
+        inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own), *seen.packages))),
         locks=config.locks,
         exclude=config.exclude,
         include=config.include,
@@ -247,25 +260,15 @@ def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
 
 def _named(config: Config) -> tuple[str, ...]:
     """Return the references of the configuration."""
-    return tuple(
-        ref for ref in (config.notebook.model, config.notebook.data, config.notebook.function) if ref
-    )
+    said = config.notebook
+    hooks = [said.transform, said.tta, said.postprocess if predicting.is_reference(said.postprocess) else ""]
+    models = [each.model for each in said.models]
+    return tuple(dict.fromkeys(ref for ref in (said.model, said.data, said.function, *hooks, *models) if ref))
 
 
 def _travelling(frozen: Freeze) -> list[Pin]:
     """Return the pins whose files go along: the bundled ones and the spares."""
     return [pin for pin in frozen.pins if pin.fate is Fate.BUNDLED or pin.spare]
-
-
-def _target(config: Config) -> notebook.Target:
-    return notebook.Target(
-        project=config.project,
-        name=config.name,
-        version=config.version,
-        competition=config.competition,
-        dataset=config.dataset,
-        accelerator=config.accelerator,
-    )
 
 
 def _advice(config: Config, contents: bundle.Contents) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.session",
         "kit_install",
         "kit_submission",
+        "kit_preprocess",
         "kit_rows",
         "kit_lightning",
         "kit_main",
@@ -64,12 +65,15 @@ FLOORS: list[set[str]] = [
         "wheel_tools",
     },
     {
+        "kit_tasks",
         "sandbox",
         "building",
         "push.ledger",
         "kaggle_gateway.calls",
         "kaggle_gateway.uploads",
     },  # the door of that room
+    {"kit_ensemble"},
+    {"kit_postprocess"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.client"},
     {"weights.streams", "weights.left_out", "weights.torch_python"},  # the room of what the weights hold
@@ -81,6 +85,10 @@ FLOORS: list[set[str]] = [
     {"push.dataset_remote", "push.notebook_remote"},
     {"push.rendered_for"},
     {"push.submission_remote"},
+    {"frameworks.base"},  # the room of frameworks
+    {"frameworks.sklearn"},  # each beside the others
+    {"frameworks.table"},
+    {"predicting"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {
         "diff_sides",
@@ -155,6 +163,8 @@ FLOORS: list[set[str]] = [
     {"finding.text", "finding.weights", "finding.contest", "finding.code", "finding.needs"},
     {"finding.predicting"},
     {"init"},
+    {"members"},
+    {"trained"},
     {"pipeline", "shipping"},  # conductors
     {"ship", "kaggle_rehearsal", "whereabouts"},
     {"ship_plan"},

@@ -1,0 +1,80 @@
+"""What a framework must answer, and the ordinary answers.
+
+A framework is one module here that makes a `Framework`, one fragment `templates/frameworks/<name>.py.j2`, and
+a line in `table.py`. The fragment is plain Python for one cell of the notebook, with two functions:
+
+    load_<name>(path, member) -> model
+        `path` is the file or folder in the restored kit; `member` has .name, .model, .weight and .params.
+    predict_<name>(model, batch) -> numbers, one row for each row of the batch
+        Anything that numpy takes, or a torch tensor: (rows,) or (rows x outputs). A binary classifier may
+        answer with one column (the second class) or with two; both may stand in one ensemble.
+
+`batch` is a pandas.DataFrame (tabular), what `transform` made of the pictures, stacked, or a list of RGB
+pictures of PIL (images), a list of strings or what `transform` made of it (text). In a fragment stand also
+`kit`, `device`, `PARAMS`, `preprocessing`, `load_object(reference, kit)` and `KitError`. Import the library at the top
+of the fragment: a rehearsal reads from the cells which packages of the image the notebook needs. What the
+model calls its classes is read from `model.classes_` where it has them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.model import Finding, Member
+from offline_kit.weights import streams
+
+SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
+"""Usual answers of `claims`: its own format; what only it writes in a common format; nobody else's."""
+
+
+def _nothing(_member: Member) -> tuple[Finding, ...]:
+    return ()
+
+
+def _silent(_member: Member) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framework:
+    """A system that people train models with."""
+
+    name: str
+    """Its name in the configuration and in `load_<name>`, a Python identifier."""
+    title: str
+    """Its name for people."""
+    packages: tuple[str, ...]
+    """Distributions that its cell imports; they are added to the requirements."""
+    claims: Callable[[Path, Sniffed], float]
+    """How sure it is, 0 to 1, that a file or a folder is its own: from names and bytes, never by executing it.
+
+    A folder comes with the kind OTHER.
+    """
+    library: str = ""
+    """The distribution whose version at training time matters; empty for none."""
+    findings: Callable[[Member], tuple[Finding, ...]] = _nothing
+    """What is seen in a member at build time; `member.version` is set already."""
+    version: Callable[[Member], str] = _silent
+    """The version of the library that the file itself tells; empty where it does not."""
+    needs: tuple[str, ...] = ()
+    """Keys of a member that must be set: ("model",) where the file holds weights alone."""
+    task: str = ""
+    """The usual task, where none is configured; empty for none."""
+
+
+def globals_of(path: Path) -> frozenset[str]:
+    """Return all names that a file's pickles would import, as "module.name"; nothing for other files."""
+    stat = path.stat()
+    return _globals(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _globals(path: Path, _size: int, _changed: int) -> frozenset[str]:
+    return frozenset(name for piece in streams.pieces(path) for name in piece.globals)
+
+
+def tops_of(path: Path) -> frozenset[str]:
+    """Return the top-level modules that a file's pickles would import from."""
+    return frozenset(name.partition(".")[0] for name in globals_of(path))

@@ -1,0 +1,70 @@
+"""scikit-learn: estimators and pipelines, by pickle or joblib."""
+
+import bz2
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks.base import LIKELY, PERHAPS, Framework, tops_of
+from offline_kit.model import CheckpointKind, Member
+
+_PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
+_SUFFIXES = frozenset(
+    {".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".gz", ".z", ".bz2", ".xz", ".lzma"}
+)
+"""How such files are called, compressed ones too."""
+_ALIKE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
+"""Libraries whose estimators have scikit-learn's methods."""
+_VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
+_CHUNK = 1 << 20
+_OVERLAP = 64
+
+
+def claims(path: Path, sniffed: Sniffed) -> float:
+    """Claim pickles that import from scikit-learn or alike; other pickles with little conviction."""
+    if path.is_dir() or (sniffed.kind not in _PICKLES and path.suffix.lower() not in _SUFFIXES):
+        return 0.0
+    tops = tops_of(path)
+    if "sklearn" in tops or tops & _ALIKE:
+        return LIKELY
+    return PERHAPS if tops and "torch" not in tops else 0.0
+
+
+def version(member: Member) -> str:
+    """Return the version that every estimator writes into its state; empty where none is found."""
+    tail = b""
+    for chunk in _unpacked(member.path):
+        found = _VERSION.search(tail + chunk)
+        if found and found.end() < len(tail + chunk):
+            return found[1].decode()
+        tail = chunk[-_OVERLAP:]
+    return ""
+
+
+def _unpacked(path: Path) -> Iterator[bytes]:
+    with path.open("rb") as stream:
+        head = stream.read(6)
+    for magic, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
+        if head.startswith(magic):
+            with opened(path, "rb") as stream:
+                yield from iter(lambda: stream.read(_CHUNK), b"")
+            return
+    unzip = zlib.decompressobj() if head[:1] == b"x" else None
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            yield unzip.decompress(chunk) if unzip else chunk
+
+
+SKLEARN = Framework(
+    name="sklearn",
+    title="scikit-learn",
+    packages=("scikit-learn", "joblib"),
+    library="scikit-learn",
+    claims=claims,
+    version=version,
+    task="tabular",
+)

@@ -1,0 +1,24 @@
+"""All frameworks, and which of them a file or folder belongs to."""
+
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed, sniff
+from offline_kit.frameworks.base import Framework
+from offline_kit.frameworks.sklearn import SKLEARN
+from offline_kit.model import CheckpointKind
+
+FRAMEWORKS: tuple[Framework, ...] = (SKLEARN,)
+"""In this order where two are equally sure."""
+
+
+def named(name: str) -> Framework | None:
+    """Return the framework of this name; None for none."""
+    return next((each for each in FRAMEWORKS if each.name == name), None)
+
+
+def find(path: Path, sniffed: Sniffed | None = None) -> Framework | None:
+    """Return the framework that is surest that a file or folder is its own; None where none claims it."""
+    seen = sniffed or (Sniffed(kind=CheckpointKind.OTHER) if path.is_dir() else sniff(path))
+    sure = [(each.claims(path, seen), each) for each in FRAMEWORKS]
+    best = max((claim for claim, _ in sure), default=0.0)
+    return next((each for claim, each in sure if claim == best), None) if best > 0 else None

@@ -1,0 +1,222 @@
+"""Predict with one model after the other, never two in memory, and make one prediction of all.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders.
+"""
+
+import gc
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offline_kit.kit_runtime import KitError, Say
+from offline_kit.kit_tasks import progress
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble."""
+
+    name: str
+    framework: str
+    path: Path
+    """Its file or folder."""
+    model: str = ""
+    """Reference to its class or builder, where the file holds weights alone."""
+    weight: float = 1.0
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ensemble says about the test set."""
+
+    ids: list[Any]
+    values: Any
+    """A float32 array, one row for each id."""
+    classes: list[Any]
+    """What the columns stand for, where the models tell; else empty."""
+
+
+def predict_all(
+    members: Sequence[Member],
+    frameworks: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]],
+    data: Any,
+    how: str = "mean",
+    *,
+    tta: Callable[[Any], Iterable[Any]] | None = None,
+    say: Say = print,
+) -> Prediction:
+    """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
+
+    `frameworks` has for each name the functions that load and predict; `data` yields batches, and is a
+    function of the member where members want different ones. Raises KitError where members do not fit.
+    """
+    if not members:
+        raise KitError("no model is there to predict with", hint="name `checkpoints` in the configuration")
+    ids: list[Any] = []
+    classes: list[Any] = []
+    blend = Blend(how)
+    for member in members:
+        load, predict = frameworks[member.framework]
+        model = load(member.path, member)
+        own = [str(each) for each in getattr(model, "classes_", ())]
+        batches = data(member) if callable(data) else data
+        names, values = _run(member, model, predict, batches, tta, say)
+        classes = classes or list(getattr(model, "classes_", ()))
+        del model
+        free_memory()
+        if ids and names != ids:
+            raise KitError(
+                f"'{member.name}' predicted other rows than the first model",
+                hint="read the test set in a fixed order",
+            )
+        ids = names
+        blend.add(
+            ordered(values, own, [str(each) for each in classes], member.name), member.weight, member.name
+        )
+    return Prediction(ids, blend.result(), classes)
+
+
+def _run(
+    member: Member, model: Any, predict: Callable[..., Any], batches: Any, tta: Any, say: Say
+) -> tuple[list[Any], Any]:
+    import numpy as np
+
+    ids: list[Any] = []
+    answers = []
+    for batch in progress(batches, member.name, getattr(batches, "total", 0), say):
+        views = tta(batch.data) if tta else [batch.data]
+        answer = sum_of(as_rows(predict(model, view), len(batch.ids), member.name) for view in views)
+        ids.extend(batch.ids)
+        answers.append(answer)
+    return ids, np.concatenate(answers)
+
+
+def sum_of(views: Iterable[Any]) -> Any:
+    """Return the mean of the answers to several views of one batch."""
+    total, count = None, 0
+    for answer in views:
+        total = answer if total is None else total + answer
+        count += 1
+    if total is None:
+        raise KitError("the function `tta` gives no batch", hint="let it yield at least the batch itself")
+    return total if count == 1 else total / count
+
+
+def as_rows(answer: Any, rows: int, name: str) -> Any:
+    """Return a model's answer as a float32 array of `rows` rows; raises KitError for any other number."""
+    import numpy as np
+
+    if isinstance(answer, list) and answer and getattr(answer[0], "ndim", 0) == 2:
+        # Several targets of a classifier: the probability of each one's second class.
+        answer = np.stack([np.asarray(each)[:, -1] for each in answer], axis=1)
+    if hasattr(answer, "detach"):
+        answer = answer.detach().float().cpu().numpy()
+    values = np.asarray(answer, dtype=np.float32)
+    values = values.reshape(1, 1) if values.ndim == 0 else values
+    values = values.reshape(len(values), -1)
+    if len(values) != rows:
+        raise KitError(
+            f"'{name}' answered a batch of {rows} rows with {len(values)}",
+            hint="the model, or the functions `transform` and `tta`, must keep one row for each row",
+        )
+    return values
+
+
+def ordered(values: Any, own: Sequence[str], wanted: Sequence[str], name: str) -> Any:
+    """Return the columns in the order of the first model's classes; raises KitError where the classes differ."""
+    if not own or list(own) == list(wanted) or values.shape[1] != len(own):
+        return values
+    if sorted(own) != sorted(wanted):
+        raise KitError(
+            f"'{name}' was trained on other classes than the first model",
+            [f"the first: {', '.join(wanted)}", f"'{name}': {', '.join(own)}"],
+            hint="put models of the same classes into one ensemble",
+        )
+    return values[:, [list(own).index(each) for each in wanted]]
+
+
+class Blend:
+    """Several predictions made into one, taken in one at a time and not kept."""
+
+    def __init__(self, how: str = "mean") -> None:
+        self.how = how
+        self.weight = 0.0
+        self.total: Any = None
+        self.votes: Any = None
+
+    def add(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
+        """Take in the prediction of one member."""
+        import numpy as np
+
+        if self.total is not None:
+            values = self._same_width(values, name)
+        weight = weight if self.how in ("weighted", "vote") else 1.0
+        if self.how == "vote":
+            vote = votes_of(values) * weight
+            self.votes = vote if self.votes is None else self.votes + vote
+        values = ranks_of(values) if self.how == "rank" else values
+        share = values.astype(np.float64) * weight
+        self.total = share if self.total is None else self.total + share
+        self.weight += weight
+
+    def _same_width(self, values: Any, name: str) -> Any:
+        import numpy as np
+
+        have, new = self.total.shape[1], values.shape[1]
+        if have == new:
+            return values
+        if have == 1 and new == 2:
+            return values[:, 1:]  # two classes: the second one's probability says it all
+        if have == 2 and new == 1 and self.how != "rank":
+            return np.concatenate([1 - values, values], axis=1)
+        raise KitError(
+            f"'{name}' answers with {new} columns, and the models before it with {have}",
+            hint="put models with the same outputs into one ensemble",
+        )
+
+    def result(self) -> Any:
+        """Return the ensemble's prediction: means, mean ranks between 0 and 1, or 1 for what the majority says."""
+        import numpy as np
+
+        if self.how != "vote":
+            return (self.total / self.weight).astype(np.float32)
+        # Where votes are equal, the means decide.
+        spread = self.total / self.weight
+        if self.votes.shape[1] == 1:
+            half = self.weight / 2
+            return ((self.votes > half) | ((self.votes == half) & (spread > 0.5))).astype(np.float32)
+        best = self.votes == self.votes.max(axis=1, keepdims=True)
+        chosen = np.where(best, spread, -np.inf).argmax(axis=1)
+        return np.eye(self.votes.shape[1], dtype=np.float32)[chosen]
+
+
+def votes_of(values: Any) -> Any:
+    """Return 1 for the largest column of each row, or for a single column above one half."""
+    import numpy as np
+
+    if values.shape[1] == 1:
+        return (values > 0.5).astype(np.float64)
+    return np.eye(values.shape[1])[values.argmax(axis=1)]
+
+
+def ranks_of(values: Any) -> Any:
+    """Return each column's ranks, divided by the number of rows; equal values share their mean rank."""
+    import numpy as np
+
+    ranks = np.empty(values.shape, dtype=np.float64)
+    for column in range(values.shape[1]):
+        _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
+        ends = np.cumsum(counts)
+        ranks[:, column] = ((ends - (counts - 1) / 2)[inverse.reshape(-1)]) / len(values)
+    return ranks
+
+
+def free_memory() -> None:
+    """Give back what the last model held, on the accelerator too."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

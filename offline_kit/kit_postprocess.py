@@ -1,0 +1,147 @@
+"""From predictions to the rows of the submission: thresholds, labels, clipping, rounding.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from offline_kit.kit_ensemble import Prediction
+from offline_kit.kit_runtime import KitError, Say
+from offline_kit.kit_tasks import Sample, shown
+
+
+def to_rows(
+    prediction: Prediction, sample: Sample, word: str = "", labels: Any = None, say: Say = print
+) -> Any:
+    """Return the submission as a data frame with the sample's columns.
+
+    `word` is "" (the predictions as they are), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" or
+    "round"; `labels` are the names of the model's outputs, where the model itself does not tell them.
+    Raises KitError where outputs and columns do not fit.
+    """
+    names = label_list(labels) or list(prediction.classes)
+    kind, *numbers = word.split(":")
+    made = POSTPROCESSES[kind](prediction.values, names, sample, [float(each) for each in numbers], say)
+    return frame(prediction.ids, made, sample)
+
+
+def frame(ids: Sequence[Any], columns: Sequence[Any], sample: Sample) -> Any:
+    """Return a data frame of ids and columns under the sample's names."""
+    import pandas as pd
+
+    return pd.DataFrame(dict(zip(sample.columns, [ids, *columns], strict=True)))
+
+
+def label_list(labels: Any) -> list[Any]:
+    """Return the names of the outputs, in order: of a list, a map of names or numbers, or an encoder."""
+    if labels is None:
+        return []
+    if hasattr(labels, "classes_"):
+        return list(labels.classes_)
+    if isinstance(labels, Mapping):
+        if all(str(key).isdecimal() for key in labels):
+            return [labels[key] for key in sorted(labels, key=int)]
+        return sorted(labels, key=lambda key: int(labels[key]))
+    return list(labels)
+
+
+def _one_target(sample: Sample, word: str) -> None:
+    if len(sample.targets) != 1:
+        raise KitError(
+            f"'{word}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shown(sample.targets)}",
+            hint="choose another `postprocess`, or a function of yours: function(predictions, ids)",
+        )
+
+
+def _named(names: Sequence[Any], count: int) -> list[Any]:
+    if not names:
+        return list(range(count))
+    if len(names) != count:
+        raise KitError(
+            f"there are {len(names)} labels for {count} outputs of the model: {shown(names)}",
+            hint="correct `labels` in [tool.offline-kit.notebook.params]",
+        )
+    return list(names)
+
+
+def _plain(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say: Say) -> list[Any]:
+    # One output for each column; of two classes the second one where there is one column.
+    outputs, targets = values.shape[1], sample.targets
+    if outputs == len(targets):
+        return [values[:, place] for place in _places(names, targets, say)]
+    if outputs == 2 and len(targets) == 1:
+        say(
+            f"column '{targets[0]}': the probability of {names[1] if len(names) == 2 else 'the second class'}"
+        )
+        return [values[:, 1]]
+    raise KitError(
+        f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shown(targets)}",
+        hint='set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to a function of yours',
+    )
+
+
+def _places(names: Sequence[Any], targets: Sequence[str], say: Say) -> list[int]:
+    """Return for each column of the sample the output that it gets: by name where the names say it."""
+    known = [str(each) for each in names]
+    if len(known) != len(targets) or len(targets) == 1:
+        return list(range(len(targets)))
+    for ending in ("", "_"):
+        found = [[at for at, name in enumerate(known) if _says(target, name, ending)] for target in targets]
+        if all(len(each) == 1 for each in found) and len({each[0] for each in found}) == len(targets):
+            return [each[0] for each in found]
+    say(f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, known, strict=True))}")
+    return list(range(len(targets)))
+
+
+def _says(target: str, name: str, ending: str) -> bool:
+    return target == name if not ending else target.endswith(f"_{name}") or target.startswith(f"{name}_")
+
+
+def _argmax(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say: Say) -> list[Any]:
+    if values.shape[1] == 1:
+        return _threshold(values, names, sample, [0.5], say)
+    _one_target(sample, "argmax")
+    labels = _named(names, values.shape[1])
+    return [[labels[place] for place in values.argmax(axis=1)]]
+
+
+def _threshold(
+    values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float], say: Say
+) -> list[Any]:
+    chosen = [column > numbers[0] for column in _plain(values, (), sample, (), lambda _text: None)]
+    if len(chosen) == 1 and len(names) == 2:
+        return [[names[bool(each)] for each in chosen[0]]]
+    order = _places(names, sample.targets, say)
+    return [chosen[place].astype(int) for place in order]
+
+
+def _labels(
+    values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float], _say: Say
+) -> list[Any]:
+    # The names of all outputs above the threshold, joined by spaces; the best one where none is.
+    _one_target(sample, "labels")
+    labels = [str(each) for each in _named(names, values.shape[1])]
+    rows = []
+    for row in values:
+        above = [label for label, value in zip(labels, row, strict=True) if value > numbers[0]]
+        rows.append(" ".join(above or [labels[row.argmax()]]))
+    return [rows]
+
+
+def _clip(values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float], say: Say) -> list[Any]:
+    return [column.clip(*numbers) for column in _plain(values, names, sample, (), say)]
+
+
+def _round(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say: Say) -> list[Any]:
+    return [column.round().astype("int64") for column in _plain(values, names, sample, (), say)]
+
+
+POSTPROCESSES: dict[str, Callable[..., list[Any]]] = {
+    "": _plain,
+    "argmax": _argmax,
+    "threshold": _threshold,
+    "labels": _labels,
+    "clip": _clip,
+    "round": _round,
+}

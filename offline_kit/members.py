@@ -1,0 +1,215 @@
+"""The members of the notebook's ensemble: which files are a model, and which framework loads it."""
+
+import difflib
+import importlib.metadata
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from offline_kit import kit_layout
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.errors import ProjectError
+from offline_kit.frameworks import table
+from offline_kit.frameworks.base import Framework
+from offline_kit.model import Checkpoint, CheckpointKind, Finding, Member, ModelSpec, NotebookSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Candidate:
+    """A file, or a folder of files, that a framework may claim."""
+
+    original: str
+    """Its name among the checkpoints."""
+    path: Path
+    """Where it lies."""
+    files: tuple[Checkpoint, ...]
+    """What it consists of."""
+    framework: Framework | None
+    """Who claims it."""
+
+
+def resolve(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Member, ...]:
+    """Return the members, in the order of the configuration, else of the checkpoints' names.
+
+    A folder that a framework claims as a whole is one member. Raises ProjectError with every entry that
+    names no file, every file that no framework knows, and every key that is missing.
+    """
+    inside = kit_layout.checkpoint_names(checkpoints)
+    candidates = _candidates(checkpoints)
+    specs = settings.models or tuple(ModelSpec(files=each.original) for each in candidates)
+    problems: list[str] = []
+    members: list[Member] = []
+    for spec in specs:
+        if spec.origin:
+            continue  # its files are not in this kit: whoever brings them in resolves it
+        found = [each for each in candidates if _meant(spec.files, each)]
+        if not found:
+            problems.append(_no_file(spec, candidates))
+        for each in found:
+            framework = table.named(spec.framework) if spec.framework else each.framework
+            problem = _problem(spec, each, framework)
+            if problem or framework is None:
+                problems.append(problem)
+                continue
+            members.append(_member(settings, spec, each, framework, inside))
+    if problems:
+        raise ProjectError(
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} with the models of the notebook",
+            hint="say what they are in [[tool.offline-kit.notebook.models]], or name a `function` that predicts",
+            details=problems,
+        )
+    return _named_apart(members)
+
+
+def chosen(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> NotebookSettings:
+    """Return the settings with the template `predict` where nothing else is said and the checkpoints tell enough.
+
+    That is: no template, model or function is named, and each checkpoint is claimed by a framework that
+    needs nothing more to be said and whose usual task is the same.
+    """
+    if not settings.automatic or settings.template != "plain" or not checkpoints:
+        return settings
+    claimed = [each.framework for each in _candidates(checkpoints)]
+    tasks = {framework.task if framework and not framework.needs else "" for framework in claimed}
+    return settings if "" in tasks or len(tasks) > 1 else replace(settings, template="predict")
+
+
+def findings(members: Iterable[Member]) -> tuple[Finding, ...]:
+    """Return what the frameworks see in their members."""
+    found: list[Finding] = []
+    for member in members:
+        framework = table.named(member.framework)
+        found += framework.findings(member) if framework else ()
+    return tuple(dict.fromkeys(found))
+
+
+def packages(members: Iterable[Member]) -> tuple[str, ...]:
+    """Return the distributions that the notebook imports to load these members, sorted."""
+    used = [framework for member in members if (framework := table.named(member.framework))]
+    always = ("numpy", "pandas") if used else ()
+    return tuple(sorted({*always, *(name for framework in used for name in framework.packages)}))
+
+
+def _candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:
+    """Return the folders that a framework claims, then the files that lie in none of them, by name."""
+    found: list[_Candidate] = []
+    taken: set[str] = set()
+    for folder, place in _folders(checkpoints):
+        files = tuple(each for each in checkpoints if each.original.startswith(f"{folder}/"))
+        if files[0].original in taken:
+            continue
+        framework = table.find(place)
+        if framework:
+            found.append(_Candidate(original=folder, path=place, files=files, framework=framework))
+            taken |= {each.original for each in files}
+    for each in checkpoints:
+        if each.original not in taken:
+            seen = Sniffed(kind=each.kind, refused=each.refused)
+            framework = table.find(each.path, seen)
+            found.append(
+                _Candidate(original=each.original, path=each.path, files=(each,), framework=framework)
+            )
+    return sorted(found, key=lambda one: one.original)
+
+
+def _folders(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Path]]:
+    """Return every folder that the checkpoints lie in, outer ones first, with its place on this disk."""
+    found: dict[str, Path] = {}
+    for each in checkpoints:
+        place = each.path
+        for parent in PurePosixPath(each.original).parents:
+            place = place.parent
+            if parent.name and place.name == parent.name:
+                found[parent.as_posix()] = place
+    return sorted(found.items(), key=lambda item: (item[0].count("/"), item[0]))
+
+
+def _meant(pattern: str, candidate: _Candidate) -> bool:
+    pattern = pattern.rstrip("/").removeprefix("./")
+    name = candidate.original
+    if name == pattern or name.startswith(f"{pattern}/") or _matches(name, pattern):
+        return True
+    # A file inside of a model's folder stands for the folder.
+    return len(candidate.files) > 1 and any(
+        each.original == pattern or _matches(each.original, pattern) for each in candidate.files
+    )
+
+
+def _matches(name: str, pattern: str) -> bool:
+    steps = [".*" if step == "**" else re.escape(step) for step in pattern.split("/")]
+    text = "/".join(steps).replace(r"\*", "[^/]*").replace(r"\?", "[^/]").replace(".*/", "(.*/)?")
+    text = text.replace(r"\[", "[").replace(r"\]", "]").replace("[!", "[^")
+    try:
+        return re.fullmatch(text, name) is not None
+    except re.error:
+        return False
+
+
+def _no_file(spec: ModelSpec, candidates: Sequence[_Candidate]) -> str:
+    names = [each.original for each in candidates]
+    near = difflib.get_close_matches(spec.files, names, n=1)
+    guess = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(names[:5]) or 'none'}"
+    return f"files = '{spec.files}' names none of the kit's checkpoints{guess}"
+
+
+def _problem(spec: ModelSpec, candidate: _Candidate, framework: Framework | None) -> str:
+    name = candidate.original
+    known = ", ".join(each.name for each in table.FRAMEWORKS)
+    if spec.framework and not framework:
+        near = difflib.get_close_matches(spec.framework, [each.name for each in table.FRAMEWORKS], n=1)
+        guess = f"did you mean '{near[0]}'?" if near else f"take one of {known}"
+        return f"'{name}': there is no framework '{spec.framework}'; {guess}"
+    if framework is None:
+        kind = candidate.files[0].kind
+        seen = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"
+        return (
+            f"'{name}': no framework is known to have made it{seen}; set `framework` for it (one of {known})"
+        )
+    lacking = [key for key in framework.needs if not getattr(spec, key)]
+    return (
+        f"'{name}': {framework.title} needs {' and '.join(f'`{key}`' for key in lacking)} for it, "
+        f'such as {lacking[0]} = "src/model.py:Net"'
+        if lacking
+        else ""
+    )
+
+
+def _member(
+    settings: NotebookSettings,
+    spec: ModelSpec,
+    candidate: _Candidate,
+    framework: Framework,
+    inside: dict[str, str],
+) -> Member:
+    first = candidate.files[0]
+    below = first.original.removeprefix(candidate.original)
+    member = Member(
+        name=candidate.original,
+        framework=framework.name,
+        path=candidate.path,
+        kit_path=inside[first.original].removesuffix(below) if below else inside[first.original],
+        files=candidate.files,
+        model=spec.model or settings.model,
+        weight=spec.weight,
+        params=dict(spec.params),
+    )
+    return replace(member, version=framework.version(member) or _installed(framework.library))
+
+
+def _installed(library: str) -> str:
+    """Return the version beside this tool, which is the project's own where both share an environment."""
+    try:
+        return importlib.metadata.version(library) if library else ""
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _named_apart(members: list[Member]) -> tuple[Member, ...]:
+    """Give short names: the last steps of the paths that tell them apart."""
+    names = [member.name for member in members]
+    for steps in range(1, 20):
+        short = ["/".join(name.split("/")[-steps:]) for name in names]
+        if len(set(short)) == len(short):
+            return tuple(replace(member, name=name) for member, name in zip(members, short, strict=True))
+    return tuple(replace(each, name=f"{each.name} ({n})") for n, each in enumerate(members, 1))

@@ -1,0 +1,137 @@
+"""What the template `predict` is filled with: the members, the columns of training, the words for them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.frameworks import table
+from offline_kit.model import Member, NotebookSettings
+
+BATCHES = {"tabular": 65536, "images": 32, "text": 256}
+"""Rows, pictures or texts at once, where nothing else is said."""
+WORDS = {"": 0, "argmax": 0, "threshold": 1, "labels": 1, "clip": 2, "round": 0}
+"""The built-in words of `postprocess`, and how many numbers each takes."""
+
+
+def facts(
+    settings: NotebookSettings, members: Sequence[Member], preprocessing: Mapping[str, str], project: Path
+) -> dict[str, Any]:
+    """Return the names that the template `predict` uses besides those of every notebook.
+
+    Raises UsageError for settings that do not fit each other, ProjectError for a file of columns that is none.
+    """
+    if settings.template != "predict" and not members:
+        return {"preprocessing": dict(preprocessing)}
+    problems = [*_word_problems(settings), *_reference_problems(settings), *_share_problems(settings)]
+    if problems:
+        raise UsageError(
+            "the settings of the notebook do not fit",
+            hint="correct them in [tool.offline-kit.notebook]; README lists what each takes",
+            details=problems,
+        )
+    task = task_of(settings, members) if members else settings.task or "tabular"  # a draft has no members yet
+    used = dict.fromkeys(member.framework for member in members)
+    return {
+        "task": task,
+        "members": [_written(member) for member in members],
+        "ensemble": settings.ensemble or ("weighted" if any(m.weight != 1 for m in members) else "mean"),
+        "batch_size": settings.batch_size or BATCHES[task],
+        "columns": columns_of(project / settings.columns) if settings.columns else {},
+        "preprocessing": dict(preprocessing),
+        "postprocess_word": not is_reference(settings.postprocess),
+        "frameworks": [
+            {
+                "name": name,
+                "title": framework.title,
+                "members": [member.name for member in members if member.framework == name],
+            }
+            for name in used
+            if (framework := table.named(name))
+        ],
+    }
+
+
+def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
+    """Return the task: the configured one, else what all frameworks of the members are usually for.
+
+    Raises UsageError where neither says it.
+    """
+    if settings.task:
+        return settings.task
+    usual = {framework.task for each in members if (framework := table.named(each.framework))}
+    if len(usual) == 1 and (task := usual.pop()):
+        return task
+    raise UsageError(
+        "it is not said what the models predict on",
+        hint='set `task` in [tool.offline-kit.notebook] to "tabular", "images" or "text"',
+    )
+
+
+def columns_of(path: Path) -> dict[str, str]:
+    """Read names and dtypes of the training's columns; raises ProjectError for a file of another kind."""
+    try:
+        columns = json.loads(path.read_text(encoding="utf-8"))["columns"]
+        good = isinstance(columns, dict) and all(isinstance(dtype, str) for dtype in columns.values())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_columns(path, str(error)) from error
+    if not good or not columns:
+        raise _no_columns(path, "it has no table of columns")
+    return dict(columns)
+
+
+def _no_columns(path: Path, why: str) -> ProjectError:
+    return ProjectError(
+        f"'{path}' does not hold the columns of training: {why}",
+        hint='write {"columns": {"name": "dtype", ...}} at training: '
+        'json.dump({"columns": X.dtypes.astype(str).to_dict()}, open(...))',
+    )
+
+
+def _written(member: Member) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
+    if member.model:
+        said["model"] = member.model
+    if member.weight != 1:
+        said["weight"] = member.weight
+    if member.params:
+        said["params"] = dict(member.params)
+    return said
+
+
+def is_reference(postprocess: str) -> bool:
+    """Tell whether `postprocess` names a function, and is not one of the built-in words."""
+    return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
+
+
+def _word_problems(settings: NotebookSettings) -> list[str]:
+    text = settings.postprocess
+    word, *numbers = text.split(":")
+    if word in WORDS:
+        good = len(numbers) == WORDS[word] and all(re.fullmatch(r"-?\d+(\.\d+)?", each) for each in numbers)
+        shown = ":".join([word, *["0.5"] * WORDS[word]])
+        return [] if good else [f"postprocess = '{text}' should be as in '{shown}'"]
+    known = ", ".join(f"'{each}'" for each in WORDS if each)
+    return (
+        [] if ":" in text else [f"postprocess = '{text}' is neither one of {known} nor a 'file.py:function'"]
+    )
+
+
+def _reference_problems(settings: NotebookSettings) -> list[str]:
+    references = {"tta": settings.tta, "transform": settings.transform}
+    references |= {f"model of '{each.files}'": each.model for each in settings.models}
+    return [
+        f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
+        for key, value in references.items()
+        if value and not re.fullmatch(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*", value)
+    ]
+
+
+def _share_problems(settings: NotebookSettings) -> list[str]:
+    if settings.ensemble in ("mean", "rank") and any(each.weight != 1 for each in settings.models):
+        return [
+            f"ensemble = '{settings.ensemble}' ignores the weights of `models`: take 'weighted' or 'vote'"
+        ]
+    return []

@@ -1,0 +1,81 @@
+"""The trained files of a project, looked at before anything is downloaded, and the notebook that follows from them."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from offline_kit import checkpoints, kit_layout, members, notebook
+from offline_kit.config import Config
+from offline_kit.errors import ProjectError
+from offline_kit.image import Image
+from offline_kit.model import Checkpoint, Finding, Member, Severity
+from offline_kit.report import SILENT, Reporter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was found of them."""
+
+    config: Config
+    """The configuration, with the template that follows from them."""
+    checkpoints: tuple[Checkpoint, ...]
+    """The checkpoints."""
+    preprocessing: tuple[Checkpoint, ...]
+    """What is loaded by name beside them."""
+    members: tuple[Member, ...] = ()
+    """The models that the notebook predicts with; empty where it does not go by models."""
+    findings: tuple[Finding, ...] = ()
+    """What was seen in them; none that stops a build."""
+    packages: tuple[str, ...] = ()
+    """Distributions that the notebook imports to predict with them."""
+
+
+def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT) -> Trained:
+    """Find the trained files, resolve the models of the notebook, and ask the frameworks what they see in them.
+
+    Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
+    """
+    notebook.check(config.notebook, image, target(config), weights=bool(config.checkpoints))
+    weights = checkpoints.collect(config.project, config.checkpoints, cache=cache, report=report)
+    beside = checkpoints.collect(config.project, config.preprocessing, cache=cache, report=report)
+    # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
+    aside = {each.path for each in beside}
+    weights = tuple(each for each in weights if each.path not in aside)
+    config = replace(config, notebook=members.chosen(config.notebook, weights))
+    by_models = config.notebook.template == "predict" or bool(config.notebook.models)
+    resolved = members.resolve(config.notebook, weights) if by_models else ()
+    seen = Trained(
+        config=config,
+        checkpoints=weights,
+        preprocessing=beside,
+        members=resolved,
+        findings=members.findings(resolved),
+        packages=members.packages(resolved),
+    )
+    _stop(seen.findings)
+    if by_models:
+        notebook.check(config.notebook, image, target(config, seen), weights=bool(weights))
+    return seen
+
+
+def target(config: Config, seen: Trained | None = None) -> notebook.Target:
+    """Return what the notebook is of, as far as the configuration and the trained files tell."""
+    return notebook.Target(
+        project=config.project,
+        name=config.name,
+        version=config.version,
+        competition=config.competition,
+        dataset=config.dataset,
+        accelerator=config.accelerator,
+        members=seen.members if seen else (),
+        preprocessing=kit_layout.preprocessing_names(seen.preprocessing) if seen else {},
+    )
+
+
+def _stop(findings: tuple[Finding, ...]) -> None:
+    bad = [each for each in findings if each.severity is Severity.STOP]
+    if bad:
+        raise ProjectError(
+            f"{len(bad)} problem{'s' * (len(bad) > 1)} with the trained files",
+            hint=bad[0].remedy or "see each line",
+            details=[f"'{each.about}' {each.what}{': ' * bool(each.remedy)}{each.remedy}" for each in bad],
+        )
