@@ -136,7 +136,7 @@ def _check_name(file: Path, name: str, text: str) -> None:
     tree = parse(file)
     if tree is None:
         return
-    names, open_ended = _names(tree.body)
+    names, open_ended = bound_names(tree.body)
     if name not in names and not open_ended:
         raise UsageError(
             f"'{text}': '{file.name}' defines no '{name}'{_guess(name, names)}",
@@ -144,7 +144,7 @@ def _check_name(file: Path, name: str, text: str) -> None:
         )
 
 
-def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
+def bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
     """Return the names that statements bind, and whether there may be more that cannot be seen."""
     names: set[str] = set()
     open_ended = False
@@ -164,7 +164,7 @@ def _names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
         else:
             # if, try, with: what their branches bind counts
             inner = [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
-            more, more_open = _names(inner) if inner else (set(), False)
+            more, more_open = bound_names(inner) if inner else (set(), False)
             names, open_ended = names | more, open_ended | more_open
     return names, open_ended
 
