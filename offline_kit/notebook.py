@@ -22,15 +22,20 @@ from offline_kit.report import SILENT, Reporter
 
 CODE_FILE = "inference.ipynb"
 METADATA_FILE = "kernel-metadata.json"
-NEEDED = {"lightning": ("model", "data"), "function": ("function",)}
+NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
 """Modules whose source goes into every notebook, in this order."""
-PREDICTING = (*RUNTIME, "kit_preprocess", "kit_tasks", "kit_ensemble", "kit_postprocess")
-"""What the template `predict` gets."""
-RUNTIME_OF = {"function": RUNTIME, "plain": RUNTIME, "predict": PREDICTING}
-ALL_RUNTIME = (*RUNTIME, "kit_lightning")
-"""What the template `lightning` and the user's own templates get."""
+PREDICTING = ("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess")
+"""What the template `predict` gets besides; the pictures' where the task is pictures."""
+RUNTIME_OF = {
+    "function": RUNTIME,
+    "plain": RUNTIME,
+    "lightning": (*RUNTIME, "kit_lightning"),
+    "server": (*RUNTIME, "kit_server"),
+}
+ALL_RUNTIME = (*RUNTIME, "kit_lightning", "kit_server")
+"""What the user's own templates get."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +117,7 @@ def check(settings: NotebookSettings, image: Image, target: Target, *, weights: 
 def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str) -> dict[str, Any]:
     _check_settings(kit, settings)
     entries = [entry for part in kit.parts for entry in part.entries]
-    modules = RUNTIME_OF.get(settings.template, PREDICTING if target.members else ALL_RUNTIME)
+    predicts = predicting.facts(settings, target.members, target.preprocessing, target.project)
     return {
         "title": title,
         "project": " ".join(word for word in (_name(target), target.version) if word),
@@ -130,9 +135,18 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
             for entry in entries
             if entry.role is Role.CHECKPOINT
         ],
-        **predicting.facts(settings, target.members, target.preprocessing, target.project),
-        "runtime": [{"name": module, "source": pasted(module)} for module in modules],
+        **predicts,
+        "runtime": [
+            {"name": module, "source": pasted(module)} for module in _runtime(settings, target, predicts)
+        ],
     }
+
+
+def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    if settings.template == "predict" or target.members:
+        return (*RUNTIME, *(name for name in PREDICTING if name != "kit_images" or facts["task"] == "images"))
+    modules = RUNTIME_OF.get(settings.template, ALL_RUNTIME)
+    return (*modules, "kit_preprocess") if target.preprocessing else modules
 
 
 def _check_settings(kit: Kit, settings: NotebookSettings) -> None:

@@ -72,7 +72,7 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.calls",
         "kaggle_gateway.uploads",
     },  # the door of that room
-    {"kit_ensemble"},
+    {"kit_ensemble", "kit_images"},
     {"kit_postprocess"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.client"},
