@@ -50,7 +50,7 @@ def measure(bench: Bench, files: Mapping[str, bytes]) -> dict[str, float]:
     make_kit(project / "dist" / "offline-kit", files)
     (project / "offline-kit.toml").write_text('dataset = "bench-kit"\n')
     ours = {**os.environ, "HOME": str(bench.folder), "OFFLINE_KIT_CACHE": str(bench.folder / "cache")}
-    push = ("push", "--no-build", "--to", "local", "--at", bench.server.url, project)
+    push = ("push", "--data-only", "--no-build", "--to", "local", "--at", bench.server.url, project)
     facts = {"offline_kit": seconds(sys.executable, "-m", "offline_kit", *push, env=ours)}
     flat = bench.dataset({Path(name).name: data for name, data in files.items()}, "flat")
     plain = ("datasets", "create", "-p", flat, "--quiet")

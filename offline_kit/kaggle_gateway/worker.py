@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-THREADS = 8
+THREADS = 16
 """Requests under way at once; Kaggle's client has no locks, but each of its sessions serves one thread well."""
 
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})

@@ -22,7 +22,7 @@ from offline_kit.push.journal import Effect, Phase
 from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Advance, Reporter
 
-THREADS = 8
+THREADS = 16
 """Uploads at once: small files are slow one after the other, by the way of each request."""
 
 
