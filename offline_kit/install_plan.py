@@ -7,7 +7,18 @@ from dataclasses import dataclass, field
 from offline_kit import import_names
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
-from offline_kit.model import Checkpoint, Fate, Freeze, Member, OwnCode, Part, Pin, SettledSdist, Wheel, Wheelhouse
+from offline_kit.model import (
+    Checkpoint,
+    Fate,
+    Freeze,
+    Member,
+    OwnCode,
+    Part,
+    Pin,
+    SettledSdist,
+    Wheel,
+    Wheelhouse,
+)
 
 FORMAT = 1
 PLAN = "packages/install.json"
@@ -61,7 +72,7 @@ def make(contents: Contents) -> str:
         *(_from_wheel(wheel, "own") for wheel in own.values()),
     ]
     provided = [_provided(pin, wheels) for pin in contents.freeze.having(Fate.PROVIDED)]
-    plan = {
+    plan: dict[str, object] = {
         "format": FORMAT,
         "image": contents.image.name,
         "python": contents.image.python_minor,
@@ -69,6 +80,13 @@ def make(contents: Contents) -> str:
         "provided": sorted(provided, key=lambda item: str(item["name"])),
         "roots": list(contents.own.roots),
     }
+    trained = [
+        {"path": member.kit_path, "framework": member.framework, "version": member.version}
+        for member in contents.members
+        if member.version_said
+    ]
+    if trained:  # what the files themselves say: the plan is the same on every machine
+        plan["trained"] = trained
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
 
 

@@ -194,7 +194,8 @@ def _member(
         weight=spec.weight,
         params=dict(spec.params),
     )
-    return replace(member, version=framework.version(member) or _installed(framework.library))
+    said = framework.version(member)
+    return replace(member, version=said or _installed(framework.library), version_said=bool(said))
 
 
 def _installed(library: str) -> str:

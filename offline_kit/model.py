@@ -267,6 +267,8 @@ class Member:
     """Where the files are: empty for the kit, else as in `ModelSpec`."""
     version: str = ""
     """Version of the training library; empty where nothing tells it."""
+    version_said: bool = False
+    """The file itself says the version; else it is the one that is installed beside the tool."""
 
 
 class Role(StrEnum):
@@ -322,10 +324,13 @@ class Kit:
     """Hash of the part ids."""
     parts: tuple[Part, ...]
     """Its parts, sorted by name."""
+    split: bool | None = None
+    """Whether each part lies in a folder of its own; None: where there are several."""
 
     def part_folder(self, part: Part) -> Path:
         """Return the folder whose content is uploaded for this part."""
-        return self.folder / "dataset" if len(self.parts) == 1 else self.folder / "dataset" / part.name
+        split = len(self.parts) > 1 if self.split is None else self.split
+        return self.folder / "dataset" / part.name if split else self.folder / "dataset"
 
 
 @dataclass(frozen=True, kw_only=True)

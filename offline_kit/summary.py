@@ -1,13 +1,14 @@
 """What a command shows when it is done: tables for a person, one object for a script."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit import image as images
 from offline_kit.console import Console
 from offline_kit.files import human_size
-from offline_kit.model import Fate, Freeze, Kit
+from offline_kit.model import Fate, Finding, Freeze, Kit, Severity
 
 if TYPE_CHECKING:
     # Only named: showing the images must not import what a build needs.
@@ -92,14 +93,27 @@ def show_build(built: "Built", console: Console, *, final: bool = True) -> None:
     _show_checkpoints([(one.original, one.size, str(one.kind)) for one in contents.checkpoints], console)
     for line in built.advice:
         console.warn(line)
+    _show_findings(built.findings, console)
     state = "built" if built.changed else "unchanged"
     console.step(f"kit {kit.id[:12]} {state}: {_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)")
     if final:
         console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
         console.note("next:          offline-kit rehearse")
         console.result(
-            {"ok": True, "changed": built.changed, **_kit_facts(kit), **_freeze_facts(contents.freeze)}
+            {
+                "ok": True,
+                "changed": built.changed,
+                **_kit_facts(kit),
+                **_freeze_facts(contents.freeze),
+                "findings": [asdict(each) for each in built.findings],
+            }
         )
+
+
+def _show_findings(findings: Iterable[Finding], console: Console) -> None:
+    for each in findings:
+        tell = console.warn if each.severity is Severity.WARN else console.note
+        tell(f"'{each.about}' {each.what}{'; ' * bool(each.remedy)}{each.remedy}")
 
 
 def show_rehearsal(passed: "Rehearsal", console: Console) -> None:

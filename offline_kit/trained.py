@@ -6,8 +6,9 @@ from pathlib import Path
 from offline_kit import checkpoints, kit_layout, members, notebook
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
+from offline_kit.frameworks.versions import compare
 from offline_kit.image import Image
-from offline_kit.model import Checkpoint, Finding, Member, Severity
+from offline_kit.model import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Member, Severity
 from offline_kit.report import SILENT, Reporter
 
 
@@ -69,6 +70,25 @@ def target(config: Config, seen: Trained | None = None) -> notebook.Target:
         members=seen.members if seen else (),
         preprocessing=kit_layout.preprocessing_names(seen.preprocessing) if seen else {},
     )
+
+
+def advice(seen: Trained) -> tuple[str, ...]:
+    """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
+    trusted = seen.config.notebook.params.get("weights_only") is False
+    pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
+    known = {file.original for member in seen.members for file in member.files if file.kind in pickles}
+    return tuple(
+        line
+        for one in seen.checkpoints
+        if one.original not in known
+        for line in checkpoints.advice(one, trusted=trusted)
+    )
+
+
+def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:
+    """Return what the notebook's versions of the training libraries mean for the models."""
+    there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
+    return compare(seen.members, there)
 
 
 def _stop(findings: tuple[Finding, ...]) -> None:

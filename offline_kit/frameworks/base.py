@@ -21,8 +21,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from packaging.version import Version
+
 from offline_kit.checkpoint_kinds import Sniffed
-from offline_kit.model import Finding, Member
+from offline_kit.model import Finding, Member, Severity
 from offline_kit.weights import streams
 
 SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
@@ -35,6 +37,11 @@ def _nothing(_member: Member) -> tuple[Finding, ...]:
 
 def _silent(_member: Member) -> str:
     return ""
+
+
+def newer_than_reader(trained: Version, reads: Version) -> Severity | None:
+    """Warn of a file of a newer minor version than the one that reads it; older files are read for years."""
+    return Severity.WARN if trained.release[:2] > reads.release[:2] else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,8 @@ class Framework:
     """What is seen in a member at build time; `member.version` is set already."""
     version: Callable[[Member], str] = _silent
     """The version of the library that the file itself tells; empty where it does not."""
+    judge: Callable[[Version, Version], Severity | None] = newer_than_reader
+    """How bad it is that the notebook's version, the second one, is another than training's; None for harmless."""
     needs: tuple[str, ...] = ()
     """Keys of a member that must be set: ("model",) where the file holds weights alone."""
     task: str = ""

@@ -8,9 +8,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from packaging.version import Version
+
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks.base import LIKELY, PERHAPS, Framework, tops_of
-from offline_kit.model import CheckpointKind, Member
+from offline_kit.model import CheckpointKind, Member, Severity
 
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _SUFFIXES = frozenset(
@@ -45,6 +47,13 @@ def version(member: Member) -> str:
     return ""
 
 
+def judge(trained: Version, reads: Version) -> Severity | None:
+    """Warn of another minor version: an estimator's insides change between them, and nothing translates them."""
+    if trained.release[:2] != reads.release[:2]:
+        return Severity.WARN
+    return None
+
+
 def _unpacked(path: Path) -> Iterator[bytes]:
     with path.open("rb") as stream:
         head = stream.read(6)
@@ -66,5 +75,6 @@ SKLEARN = Framework(
     library="scikit-learn",
     claims=claims,
     version=version,
+    judge=judge,
     task="tabular",
 )

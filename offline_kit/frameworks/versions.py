@@ -1,0 +1,54 @@
+"""The version that a model was trained with, beside the one that the notebook will have."""
+
+from collections.abc import Iterable, Mapping
+
+from packaging.version import InvalidVersion, Version
+
+from offline_kit.frameworks import table
+from offline_kit.frameworks.base import Framework
+from offline_kit.model import Finding, Member, Severity
+
+
+def compare(members: Iterable[Member], there: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return a finding for each library whose version at training and in the notebook do not go together.
+
+    `there` are the versions of the notebook, by normalized name. Members of one library and version share
+    a finding, which names the first of them.
+    """
+    found: dict[tuple[str, str], list[Member]] = {}
+    for member in members:
+        framework = table.named(member.framework)
+        if framework and member.version and there.get(framework.library):
+            found.setdefault((framework.name, member.version), []).append(member)
+    findings = (
+        _finding(table.named(name), version, group, there) for (name, version), group in found.items()
+    )
+    return tuple(each for each in findings if each)
+
+
+def _finding(
+    framework: Framework | None, trained: str, group: list[Member], there: Mapping[str, str]
+) -> Finding | None:
+    if framework is None:
+        return None
+    has = there[framework.library]
+    try:
+        severity = framework.judge(Version(trained), Version(has))
+    except InvalidVersion:
+        return None
+    if severity is None:
+        return None
+    first, library = group[0], framework.library
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    if not first.version_said:
+        # Beside the tool lies this version; whether the model was trained with it nobody knows.
+        severity = Severity.NOTE
+    verb = "were" if more else "was"
+    how = f"{verb} trained with" if first.version_said else f"{verb}, if trained here, trained with"
+    return Finding(
+        severity=severity,
+        about=f"{first.name}",
+        what=f"{more.lstrip()} {how} {library} {trained}, and the notebook has {has}".strip(),
+        remedy=f'train it again with {library}=={has}, or take the other version along: "{library}=={trained}" in the '
+        f'requirements, and replace = ["{library}"]',
+    )
