@@ -172,7 +172,7 @@ class Console:
         """Ask on a terminal; elsewhere the answer is no."""
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             return False
-        self._err.print(f"{question} [y/N] ", end="")
+        self._err.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 

@@ -159,9 +159,10 @@ def push_data(
 
     def approve(plan: PushPlan) -> None:
         lines = shipping.disturbed(port, kit, plan)
-        for line in lines:
-            report.warn(line)
-        if lines and not (asking.yes or asking.confirm("Send a new version of its data all the same?")):
+        if asking.yes:
+            for line in lines:
+                report.warn(line)
+        elif lines and not asking.confirm(_lines(*lines, "Send a new version of its data all the same?")):
             raise OutsideError(
                 "a submission under way needs the data as it is; nothing was sent",
                 hint="wait for its score, or send all the same with --yes",
@@ -169,6 +170,10 @@ def push_data(
             )
 
     return shipping.push_data(port, kit, wishes, report, approve)
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines)
 
 
 def request_of(

@@ -1,0 +1,253 @@
+"""`ship` and `submit` as a user runs them, from a project to its score at a local Kaggle."""
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_kaggle_case import HASTY
+from ship_case import DATASET, HURRIED, WEIGHTS, Yard, make_project, retrain, yard
+from test_local_kaggle_competitions import competition
+
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.traffic import Event
+
+PENDING = Fault(on="SCORE", stuck="PENDING", times=0)
+
+
+def built_project(place: Path, more: str = "") -> Path:
+    """Return a project whose kit is built."""
+    project = make_project(place / "project", more=more)
+    (place / "first").mkdir()
+    with yard(place / "first", project) as here:
+        here.run("build").good()
+        return here.project
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with one dataset."""
+    return built_project(tmp_path_factory.mktemp("one"))
+
+
+@pytest.fixture(scope="module")
+def built_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with split parts."""
+    return built_project(tmp_path_factory.mktemp("split"), 'parts = "split"\n')
+
+
+@pytest.fixture
+def here(tmp_path: Path, built: Path) -> Iterator[Yard]:
+    """The built project and a local Kaggle."""
+    with yard(tmp_path, built) as made:
+        yield made
+
+
+@pytest.fixture
+def split(tmp_path: Path, built_split: Path) -> Iterator[Yard]:
+    """The same with split parts."""
+    with yard(tmp_path, built_split) as made:
+        yield made
+
+
+def on_a_terminal(here: Yard, answer: str, command: str, *words: str) -> tuple[int, str]:
+    """Run a command on a terminal, answer its question, and return exit code and all that was shown."""
+    ours, theirs = pty.openpty()
+    code = HURRIED.format(grace=here.grace, processing=here.processing, answer=here.answer)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, command, *words, str(here.project)],
+        env=dict(here.env), cwd=here.project, stdin=theirs, stdout=theirs, stderr=theirs,
+    )  # fmt: skip
+    os.close(theirs)
+    said, answered, end = b"", False, time.monotonic() + 40
+    while time.monotonic() < end:
+        if not select.select([ours], [], [], 1)[0]:
+            continue
+        try:
+            said += os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if b"[y/N]" in said and not answered:
+            answered = True
+            os.write(ours, f"{answer}\n".encode())
+    os.close(ours)  # whoever still runs is hung up
+    return process.wait(10), said.decode()
+
+
+def test_from_a_project_to_its_score_and_again(here: Yard) -> None:
+    """Private data, an offline notebook, the hidden test's score; again at once nothing is sent, which is said."""
+    first = here.ship("--json").good()
+    told = first.facts
+    assert (told["parts"][0]["action"], told["notebook"]["action"]) == ("create", "new")
+    assert told["submission"]["score"].endswith("(LOCAL)")
+    assert (told["submission"]["already"], told["submission"]["place"]) == (False, "the local Kaggle")
+    assert "left today: 5 of 5" in first.err, "what is left is shown before one is spent"
+    owner, slug = DATASET.split("/")
+    seen = here.bench.rpc("GetDataset", "alice", ownerSlug=owner, datasetSlug=slug)
+    assert seen["status_code"] == 403, "nobody else sees it"
+    assert here.holds_the_kit()
+    sent = here.uploaded()
+    again = here.ship().good()
+    assert (here.made(), here.uploaded()) == ((1, 1, 1), sent)
+    for words in ("unchanged, nothing uploaded", "unchanged, not run again", "nothing was submitted again"):
+        assert words in again.out
+    assert "runs on" not in again.err, "its run had ended before"
+    assert " Kaggle " not in again.err.replace("the local Kaggle", "").replace("a local Kaggle", "")
+    quiet = here.ship("-q").good()
+    assert (quiet.err, quiet.out) == ("", again.out)
+
+
+def test_only_the_changed_part_travels(split: Yard) -> None:
+    """Of split parts, a new checkpoint sends its bytes alone; a new parameter none at all."""
+    split.ship().good()
+    before = split.uploaded()
+    retrain(split.project, b"2")
+    told = split.ship("--json").good().facts
+    done = {part["part"]: part["action"] for part in told["parts"]}
+    assert done == {"checkpoints": "version", "code": "nothing", "packages": "nothing"}
+    sent = split.uploaded() - before
+    marker = split.kit.folder / "dataset" / "checkpoints" / "offline-kit.json"
+    assert sent == WEIGHTS + marker.stat().st_size
+    assert split.holds_the_kit(f"{DATASET}-checkpoints", "checkpoints")
+    split.params("some = 1")
+    told = split.ship("--json").good().facts
+    assert {part["action"] for part in told["parts"]} == {"nothing"}
+    assert told["notebook"]["action"] == "version"
+    assert split.uploaded() - before == sent
+
+
+def test_a_submission_is_spent_only_when_somebody_agrees(here: Yard) -> None:
+    """Without --yes and a terminal it stops at the last step; on one, what is left and the deadline are shown first."""
+    alone = here.run("ship", *here.to, "--no-rehearsal")
+    alone.failed(2, "nobody agreed to spend a submission", "--yes", "left today: 5 of 5")
+    assert here.made() == (1, 1, 0)
+    code, said = on_a_terminal(here, "n", "ship", *here.to, "--no-rehearsal")
+    assert (code, here.made()) == (2, (1, 1, 0)), said
+    assert said.index("left today") < said.index("Spend one of 5 submissions? [y/N]")
+    code, said = on_a_terminal(here, "y", "ship", *here.to, "--no-rehearsal")
+    assert (code, here.made()) == (0, (1, 1, 1)), said
+
+
+@pytest.mark.slow
+def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> None:
+    """Nothing is built, sent or spent; what would be is known as far as a kit lies there."""
+    with yard(tmp_path, built) as here:
+        retrain(here.project, b"9")
+        kit = here.kit.id
+        told = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good()
+        facts = told.facts
+        assert (facts["dry_run"], facts["rehearsal"]) == (True, "none, as asked")
+        assert (facts["parts"][0]["action"], facts["notebook"]["action"]) == ("create", "new")
+        assert (facts["submission"]["version"], facts["submission"]["left"]) == (0, 5)
+        assert "nothing was built, sent or submitted" in told.err
+        assert (here.kit.id, here.uploaded(), here.made()) == (kit, 0, (0, 0, 0))
+        here.ship().good()
+        facts = here.run("ship", *here.to, "--dry-run", "--json").good().facts
+        assert facts["rehearsal"] == "to be done, with --env matching"
+        assert (facts["parts"][0]["action"], facts["submission"]["already"]) == ("nothing", 1001)
+
+
+@pytest.mark.slow
+def test_a_dry_run_without_a_kit(here: Yard) -> None:
+    """What would be pushed is not known then; the build and the submissions left are."""
+    words = ("--no-rehearsal", "--dry-run", "--out", str(here.bench.folder / "nowhere"))
+    told = here.run("ship", *here.to, *words, "--json").good()
+    assert (told.facts["kit"], told.facts["parts"], told.facts["submission"]["left"]) == (None, [], 5)
+    assert "once it is built" in told.err
+    assert not (here.bench.folder / "nowhere").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [("entered = false", "has not accepted the rules"), ("deadline = 2020-01-01T00:00:00Z", "the deadline")],
+)
+def test_what_cannot_be_submitted_is_told_before_the_work(here: Yard, extra: str, words: str) -> None:
+    """Rules that nobody accepted stop it at once; a deadline that is over is said first."""
+    here.bench.kaggle.catalog.add(competition(here.bench.folder, extra))
+    told = here.ship()
+    said = next(line for line in told.err.splitlines() if words in line)
+    assert told.code == 4
+    assert "•" not in told.err[: told.err.index(said)], "before any step"
+
+
+@pytest.mark.slow
+def test_no_competition_is_told_before_the_work(here: Yard) -> None:
+    """Without one there is nothing to submit to; `push` is named."""
+    config = here.project / "offline-kit.toml"
+    config.write_text(config.read_text().replace('competition = "small-digits"', ""))
+    here.ship().failed(2, "there is no competition", "--competition", "offline-kit push")
+    assert here.made() == (0, 0, 0)
+
+
+@pytest.mark.slow
+def test_submit_pushes_nothing(here: Yard) -> None:
+    """What is not there, or not this kit, is refused with the way to it; an earlier version is named by number."""
+    here.run("submit", *here.to).failed(1, "is not on the local Kaggle", "offline-kit push", "--version")
+    here.run("submit", *here.to, "--version", "3").failed(1, "there is no such notebook")
+    here.push().good()
+    plan = here.run("submit", *here.to, "--dry-run", "--json").good().facts["submission"]
+    assert (plan["version"], plan["left"], plan["already"]) == (1, 5, None)
+    here.run("submit", *here.to, "--version", "3").failed(1, "its newest is version 1")
+    assert here.made() == (1, 1, 0)
+    told = here.run("submit", *here.to, "--wait", "--json", "-m", "by hand").good().facts["submission"]
+    assert (told["state"], told["message"].startswith("by hand [offline-kit")) == ("complete", True)
+    earlier = here.run("submit", *here.to, "--version", "1", "--json").good().facts["submission"]
+    assert (earlier["already"], here.made()) == (True, (1, 1, 1))
+
+
+@pytest.mark.slow
+def test_a_submission_under_way_is_not_disturbed_unasked(here: Yard) -> None:
+    """New data for a queued submission: said and refused, asked on a terminal, sent with --yes."""
+    here.bench.kaggle.faults.add(PENDING)
+    here.run("ship", *here.to, "--no-rehearsal", "--yes").good()
+    retrain(here.project, b"2")
+    plan = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--no-rehearsal").good()
+    assert "nothing" in plan.err
+    refused = here.push()
+    refused.failed(4, "submission 1001 is not run yet", "nothing was sent", "--yes")
+    assert here.made() == (1, 1, 1)
+    code, said = on_a_terminal(here, "n", "push", *here.to)
+    assert (code, here.made()) == (4, (1, 1, 1)), said
+    assert "Send a new version of its data all the same?" in " ".join(said.split())
+    code, said = on_a_terminal(here, "y", "push", *here.to, "--data-only")
+    assert (code, here.made()) == (0, (2, 1, 1)), said
+    retrain(here.project, b"3")
+    here.push("--yes", "--data-only").good()
+    assert here.datasets() == [1, 2, 3]
+
+
+@pytest.mark.slow
+def test_interrupted_it_goes_on_where_it_was(tmp_path: Path, built: Path) -> None:
+    """^C while the notebook runs: 130, and the same command ends with one of each."""
+    with yard(tmp_path, built, HASTY) as here:
+        here.bench.kaggle.faults.add(Fault(on="RUN", delay=2))
+        seen = threading.Event()
+
+        def interrupt(event: Event) -> None:
+            if event.name.endswith("/GetKernelSessionStatus") and not seen.is_set():
+                seen.set()
+                process.send_signal(signal.SIGINT)
+
+        here.bench.server.traffic.listeners.append(interrupt)
+        process = here.start("ship", *here.to, "--yes", "--wait", "--no-rehearsal", "--json")
+        out, err = process.communicate(timeout=60)
+        assert (process.returncode, json.loads(out)["error"]) == (130, "interrupted"), err
+        here.ship().good()
+        assert here.made() == (1, 1, 1)
+
+
+@pytest.mark.slow
+def test_an_environment_that_would_be_ignored_is_refused(here: Yard) -> None:
+    """--env is for a local Kaggle that the command itself serves."""
+    for command in ("push", "submit"):
+        here.run(command, *here.to, "--env", "current").failed(2, "offline-kit local --env")
+        here.run(command, "--env", "current").failed(2, "--to local")
