@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, notebook, pip_settings, proc
+from offline_kit import files, homes, notebook, pip_settings, proc
 from offline_kit.config import Config
-from offline_kit.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
-from offline_kit.kaggle_gateway.nouns import Account, Kaggle, NewNotebook, RefusedError
+from offline_kit.kaggle_gateway.nouns import Account, Kaggle, NewNotebook, RefusedError, UnsentError
 from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
@@ -58,8 +58,15 @@ class Port:
     """What was seen last."""
 
     def datasets(self, kit: Kit) -> dict[str, str]:
-        """Return the configured dataset of each part of a kit, by the part's name."""
-        return {part.name: notebook.dataset_of(part, kit, self.config.dataset) for part in kit.parts}
+        """Return the configured dataset of each part of a kit that is one, by the part's name."""
+        parts = self.in_datasets(kit).parts
+        return {part.name: notebook.dataset_of(part, kit, self.config.dataset) for part in parts}
+
+    def in_datasets(self, kit: Kit) -> Kit:
+        """Return the kit without the parts that are somewhere else than in datasets."""
+        elsewhere = homes.of(self.config)
+        kept = tuple(part for part in kit.parts if part.name not in elsewhere)
+        return replace(kit, parts=kept, split=len(kit.parts) > 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +134,11 @@ def _served(competition: Path | None, *, current: bool) -> Iterator[str]:
 
 @contextmanager
 def port(config: Config, there: Where) -> Iterator[Port]:
-    """Log in; raises NotLoggedInError with the accepted sources of credentials."""
-    with Client(there) as kaggle:
+    """Log in; raises NotLoggedInError with the accepted sources of credentials.
+
+    A local Kaggle that does not answer to what is done in the block is an OutsideError with its address.
+    """
+    with _named(there), Client(there) as kaggle:
         account = kaggle.account()
         state = _state(config, there, account.username)
         yield Port(
@@ -140,6 +150,22 @@ def port(config: Config, there: Where) -> Iterator[Port]:
             ledger=Ledger(ledger_path(config, state, local=bool(there.local))),
             memory=Memory(state),
         )
+
+
+@contextmanager
+def _named(there: Where) -> Iterator[None]:
+    """Name the local Kaggle that does not answer: the network is not to blame, nor is Kaggle."""
+    try:
+        yield
+    except UnsentError as lost:
+        if not there.local:
+            raise
+        raise OutsideError(
+            f"no local Kaggle answers at '{there.local}'",
+            hint="start it with 'offline-kit local' and run the same command again; without an address"
+            f" (--at, {LOCAL_ADDRESS}) one is served meanwhile",
+            details=lost.details,
+        ) from lost
 
 
 def _state(config: Config, there: Where, username: str) -> Path:
@@ -175,7 +201,8 @@ def checked(kit: Kit) -> Kit:
 
 def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
-    return datasets.plan(checked(kit), port.datasets(kit), port.kaggle, port.ways, wishes, report)
+    whole = port.in_datasets(checked(kit))
+    return datasets.plan(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report)
 
 
 def push_data(
@@ -187,7 +214,8 @@ def push_data(
 ) -> tuple[Pushed, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
-    done = datasets.push(checked(kit), port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
+    whole = port.in_datasets(checked(kit))
+    done = datasets.push(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     parts = [
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
         for each in done
