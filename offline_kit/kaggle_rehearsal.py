@@ -5,13 +5,15 @@ It is a notebook of its own beside the kit's, so that the versions of that stay 
 
 import json
 import re
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from offline_kit import notebook, shipping
+from offline_kit import kit_rows, notebook, shipping
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import NewNotebook
 from offline_kit.kaggle_names import TITLE_LENGTH, slug_of
+from offline_kit.kit_runtime import KitError
 from offline_kit.model import Kit
 from offline_kit.push import notebooks
 from offline_kit.rehearsal import mounts, submission
@@ -55,7 +57,8 @@ def rehearse(port: Port, kit: Kit, rows: int | None, report: Reporter = SILENT) 
     ran = shipping.follow_notebook(port, kit, new, report, remember="last-rehearsal")
     if ran.submission is None:
         return Rehearsed(ran=ran, rows=0, limit=port.config.time_limit, notes=ran.notes)
-    checked = submission.check(ran.submission, None if rows else _sample(port))
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        checked = submission.check(ran.submission, _sample(port, rows, Path(scratch)))
     if checked.problems:
         raise ProjectError(
             f"'{ran.submission.name}' would not be scored as it is",
@@ -93,7 +96,14 @@ def with_rows(text: str, rows: int) -> str:
     return json.dumps({**content, "cells": [*cells[: place + 1], cell, *cells[place + 1 :]]}, indent=1)
 
 
-def _sample(port: Port) -> Path | None:
+def _sample(port: Port, rows: int | None, scratch: Path) -> Path | None:
+    """Return the sample as it lies here, cut as the notebook cut its own."""
     config = port.config
-    data = config.competition_data
-    return config.sample_submission or (mounts.find_sample(data) if data and data.is_dir() else None)
+    data = config.competition_data if config.competition_data and config.competition_data.is_dir() else None
+    sample = config.sample_submission or (mounts.find_sample(data) if data else None)
+    if not (sample and rows and sample.suffix.lower() == ".csv"):
+        return sample
+    try:
+        return kit_rows.cut_rows(data or sample.parent, sample, rows, scratch, lambda _from, _to: None)[1]
+    except KitError:
+        return None  # an empty list here is nothing to compare with
