@@ -1,0 +1,96 @@
+"""The sample project from a fresh state to its score, and what goes to Kaggle when something or nothing changed."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import run
+
+from offline_kit.local_kaggle import start
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.server import Server
+from offline_kit.pip_settings import read
+from offline_kit.rehearsal.environments import Workshop
+
+pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
+
+SAMPLE = Path(__file__).parent.parent.parent / "sample_project"
+SHIP = ("--yes", "--wait", "--env", "current", "--json")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
+    workshop = Workshop(settings=read({}), cache=tmp_path / "runs", yes=True)
+    wanted = start.Wanted(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
+    with start.running(wanted, SandboxRunner(workshop, current=True)) as made:
+        yield made
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A copy of the sample project without what was built there."""
+    copy = tmp_path / "which-digits"
+    shutil.copytree(SAMPLE, copy, ignore=shutil.ignore_patterns("dist", ".offline-kit*"))
+    return copy
+
+
+def ship(server: Server, project: Path) -> tuple[dict[str, Any], str]:
+    """Ship the project; return what was told to scripts and to people."""
+    env = {"HOME": str(project.parent), "OFFLINE_KIT_CACHE": str(project.parent / "cache")}
+    done = run("ship", project, "--to", "local", "--at", server.url, *SHIP, env=env).good()
+    return done.facts, done.err
+
+
+def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: Server, project: Path) -> None:
+    """Private data, a notebook run offline, a score on the hidden test; again at once: nothing sent, and said so."""
+    told, said = ship(server, project)
+    assert [part["action"] for part in told["parts"]] == ["create"]
+    assert server.kaggle.datasets.mounted("local/which-digits-kit", "somebody") is None, "it is private"
+    assert "is private, has no internet, and all of its sources" in said
+    assert told["rehearsal"]["passed"]
+    score = told["submission"]["score"]
+    assert score.endswith(" (LOCAL)")
+    assert 0.9 < float(score.split()[0]) < 1
+    sent = server.traffic.uploaded()
+    assert sent > 1_000_000
+    again, said = ship(server, project)
+    assert server.traffic.uploaded() == sent
+    assert [part["action"] for part in again["parts"]] == ["nothing"]
+    assert (again["notebook"]["action"], again["submission"]["already"]) == ("nothing", True)
+    assert again["submission"]["score"] == score
+    assert "nothing to upload" in said
+    assert "nothing submitted" in said
+    assert len(list(server.kaggle.store.records("submissions"))) == 1
+
+
+def test_of_split_parts_only_the_checkpoint_travels(server: Server, project: Path) -> None:
+    """A retrained checkpoint costs its own bytes and its marker's, counted at the server, and is scored anew."""
+    config = project / "pyproject.toml"
+    config.write_text(
+        config.read_text().replace("[tool.offline-kit]\n", '[tool.offline-kit]\nparts = "split"\n')
+    )
+    ship(server, project)
+    before = server.traffic.uploaded()
+    (checkpoint,) = (project / "checkpoints").glob("*.ckpt")
+    retrain(checkpoint)
+    told, _ = ship(server, project)
+    done = {part["part"]: part["action"] for part in told["parts"]}
+    assert done.pop("checkpoints") == "version"
+    assert set(done.values()) == {"nothing"}
+    marker = project / "dist/offline-kit/dataset/checkpoints/offline-kit.json"
+    assert server.traffic.uploaded() - before == checkpoint.stat().st_size + marker.stat().st_size
+    assert (told["submission"]["already"], told["submission"]["state"]) == (False, "complete")
+
+
+def retrain(checkpoint: Path) -> None:
+    """Move every weight a little."""
+    import torch
+
+    held = torch.load(checkpoint, weights_only=False)
+    for weights in held["state_dict"].values():
+        if weights.is_floating_point():
+            weights += 1e-4
+    torch.save(held, checkpoint)
