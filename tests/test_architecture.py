@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
-    {"errors", "model", "report", "redaction", "kaggle_names", "resources", "config_keys"},  # words
+    {"errors", "model", "report", "redaction", "kaggle_names", "resources", "adopting.nouns", "config_keys"},  # words
     {
         "proc",
         "files",
@@ -44,6 +44,8 @@ FLOORS: list[set[str]] = [
         "kit_preprocess",
         "kit_rows",
         "kit_lightning",
+        "kit_capture",
+        "kit_wheelhouse",
         "kit_main",
         "kit_sources",
         "sources",
@@ -56,6 +58,12 @@ FLOORS: list[set[str]] = [
         "package_lists",
         "cache",
         "checkpoint_kinds",
+        "adopting.cells",
+        "adopting.literals",
+        "adopting.reading",
+        "adopting.rewriting",
+        "adopting.shell",
+        "kit_adopted",
         "import_names",
         "references",
         "weights.joblib_stream",
@@ -86,7 +94,16 @@ FLOORS: list[set[str]] = [
     {"push.rendered_for"},
     {"push.submission_remote"},
     {"frameworks.base"},  # the room of frameworks
-    {"frameworks.sklearn"},  # each beside the others
+    {"frameworks.peek"},
+    {
+        "frameworks.catboost",
+        "frameworks.keras",
+        "frameworks.lightgbm",
+        "frameworks.onnx",
+        "frameworks.skops",
+        "frameworks.sklearn",
+        "frameworks.xgboost",
+    },  # each beside the others
     {"frameworks.table"},
     {"predicting"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
@@ -103,7 +120,8 @@ FLOORS: list[set[str]] = [
     {"freeze.stubs", "freeze.walk"},
     {"freeze.fates"},
     {"freeze.checks", "freeze.solve", "freeze.gather"},
-    {"freeze.making"},
+    {"freeze.making", "chained.asked"},
+    {"chained.house"},
     {"sdist_closure"},
     {"sdist_wheel"},
     {"own_wheel"},
@@ -118,6 +136,11 @@ FLOORS: list[set[str]] = [
         "rehearsal.pythons",
         "rehearsal.submission",
     },
+    {"adopting.calls", "adopting.places"},  # the room of notebooks that others wrote
+    {"adopting.deciding", "adopting.lines"},
+    {"adopting.beside", "adopting.lacking", "adopting.mounts"},
+    {"adopting.looking"},
+    {"adopting.rendering"},
     {"rehearsal.fidelity", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
     {
         "freeze.stage",
@@ -162,10 +185,13 @@ FLOORS: list[set[str]] = [
     {"finding.proposal", "finding.tree"},  # the room of what `init` finds
     {"finding.text", "finding.weights", "finding.contest", "finding.code", "finding.needs"},
     {"finding.predicting"},
-    {"init"},
-    {"members"},
+    {"init", "adopt"},
+    {"members", "chained.job"},
     {"trained"},
+    {"homes"},
     {"pipeline", "shipping"},  # conductors
+    {"chained_build"},
+    {"capture"},
     {"ship", "kaggle_rehearsal", "whereabouts"},
     {"ship_plan"},
     {"checks.nouns"},  # the room of what `doctor` looks at
@@ -183,9 +209,9 @@ FLOORS: list[set[str]] = [
         "checks.weights",
     },
     {"doctor"},
-    {"summary", "summary_kaggle", "summary_compare", "summary_start"},
+    {"summary", "summary_kaggle", "summary_compare", "summary_start", "summary_adopt"},
     {"commands.options"},
-    {"commands.kit", "commands.kaggle", "commands.stores", "commands.start", "commands.compare"},
+    {"commands.adopt", "commands.kit", "commands.kaggle", "commands.stores", "commands.start", "commands.compare"},
     {"cli"},  # front door
     {"__main__"},
 ]

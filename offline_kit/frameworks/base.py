@@ -16,7 +16,7 @@ of the fragment: a rehearsal reads from the cells which packages of the image th
 model calls its classes is read from `model.classes_` where it has them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +32,10 @@ SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
 
 
 def _nothing(_member: Member) -> tuple[Finding, ...]:
+    return ()
+
+
+def _fitting(_member: Member, _versions: Mapping[str, str]) -> tuple[Finding, ...]:
     return ()
 
 
@@ -67,6 +71,8 @@ class Framework:
     """The version of the library that the file itself tells; empty where it does not."""
     judge: Callable[[Version, Version], Severity | None] = newer_than_reader
     """How bad it is that the notebook's version, the second one, is another than training's; None for harmless."""
+    fits: Callable[[Member, Mapping[str, str]], tuple[Finding, ...]] = _fitting
+    """What else the notebook's versions, by normalized name, mean for a member: its very format decides."""
     needs: tuple[str, ...] = ()
     """Keys of a member that must be set: ("model",) where the file holds weights alone."""
     task: str = ""

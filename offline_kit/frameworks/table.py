@@ -4,10 +4,16 @@ from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed, sniff
 from offline_kit.frameworks.base import Framework
+from offline_kit.frameworks.catboost import CATBOOST
+from offline_kit.frameworks.keras import KERAS
+from offline_kit.frameworks.lightgbm import LIGHTGBM
+from offline_kit.frameworks.onnx import ONNX
 from offline_kit.frameworks.sklearn import SKLEARN
+from offline_kit.frameworks.skops import SKOPS
+from offline_kit.frameworks.xgboost import XGBOOST
 from offline_kit.model import CheckpointKind
 
-FRAMEWORKS: tuple[Framework, ...] = (SKLEARN,)
+FRAMEWORKS: tuple[Framework, ...] = (SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS)
 """In this order where two are equally sure."""
 
 

@@ -1,6 +1,6 @@
 """The version that a model was trained with, beside the one that the notebook will have."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from packaging.version import InvalidVersion, Version
 
@@ -9,7 +9,7 @@ from offline_kit.frameworks.base import Framework
 from offline_kit.model import Finding, Member, Severity
 
 
-def compare(members: Iterable[Member], there: Mapping[str, str]) -> tuple[Finding, ...]:
+def compare(members: Sequence[Member], there: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return a finding for each library whose version at training and in the notebook do not go together.
 
     `there` are the versions of the notebook, by normalized name. Members of one library and version share
@@ -23,7 +23,13 @@ def compare(members: Iterable[Member], there: Mapping[str, str]) -> tuple[Findin
     findings = (
         _finding(table.named(name), version, group, there) for (name, version), group in found.items()
     )
-    return tuple(each for each in findings if each)
+    formats = (
+        each
+        for member in members
+        if (framework := table.named(member.framework))
+        for each in framework.fits(member, there)
+    )
+    return tuple(each for each in (*findings, *formats) if each)
 
 
 def _finding(
