@@ -1,4 +1,7 @@
-"""`ship` killed at every point that the server sees: repeated, it ends with one of each, and with the kit's bytes."""
+"""`ship` killed at every point that the server sees: repeated, it ends with one of each, and with the kit's bytes.
+
+Interrupted by ^C likewise; and two of them at once do the work of one.
+"""
 
 import signal
 import subprocess
@@ -61,6 +64,8 @@ class Trap:
 
     meets: Meets
     """Recognises the point."""
+    by: signal.Signals = signal.SIGKILL
+    """How it kills."""
     process: "subprocess.Popen[str] | None" = None
     """Who is killed; None while nobody is to be."""
     seen: set[str] = field(default_factory=set)
@@ -78,8 +83,8 @@ class Trap:
             if self.hits or not self.meets(self, event):
                 return
             self.hits.append(event)
-            self.process.send_signal(signal.SIGKILL)
-            self.process.wait()
+            self.process.send_signal(self.by)
+            self.process.wait(5)  # an interrupt, too, is obeyed at once
 
     def run(self, job: Job) -> Result:
         """Run a notebook, having told of it."""
@@ -88,18 +93,20 @@ class Trap:
 
     def spring(self, here: Yard) -> None:
         """Ship, and be killed; return when the server has done what it had in hand."""
-        with self.lock:  # not before the process is known
-            self.process = here.start("ship", *here.to, *SHIP)
+        self.process = here.start("ship", *here.to, *SHIP)
         self.process.communicate(timeout=120)
-        assert (len(self.hits), self.process.returncode) == (1, -signal.SIGKILL), "it was never there"
+        code = 130 if self.by is signal.SIGINT else -self.by
+        assert (len(self.hits), self.process.returncode) == (1, code), "it was never there"
         self.process = None
         time.sleep(0.5)
 
 
 @contextmanager
-def trapped(folder: Path, built: Path, meets: Meets) -> Iterator[tuple[Yard, Trap]]:
+def trapped(
+    folder: Path, built: Path, meets: Meets, by: signal.Signals = signal.SIGKILL
+) -> Iterator[tuple[Yard, Trap]]:
     """Serve a local Kaggle that kills whoever comes to a point."""
-    trap = Trap(meets)
+    trap = Trap(meets, by)
     with yard(folder, built, runner=trap.run) as here:
         here.bench.server.traffic.listeners.append(trap.tell)
         yield here, trap
@@ -153,6 +160,35 @@ def test_killed_and_rebuilt_in_equal_size_the_new_bytes_arrive(
         datasets, notebooks, submissions = here.made()
         data = retrain(here.project, b"3", BIG)
         arrived(here, (datasets + 1, notebooks + 1, submissions + 1), data)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "in the middle of a blob",
+        "after a version, before its answer",
+        "while the notebook runs",
+        "after the submission, before its answer",
+        "while the score is waited for",
+    ],
+)
+def test_interrupted_it_stops_at_once_and_goes_on(tmp_path: Path, built: Path, point: str) -> None:
+    """^C ends it with 130, and the same command afterwards does the rest and no more."""
+    with trapped(tmp_path, built, POINTS[point], signal.SIGINT) as (here, trap):
+        here.ship().good()
+        data = retrain(here.project, b"2", BIG)
+        trap.spring(here)
+        arrived(here, (2, 2, 2), data)
+
+
+def test_two_at_once_do_the_work_of_one(tmp_path: Path, built: Path) -> None:
+    """The second waits for the first at each step, and finds it done."""
+    with yard(tmp_path, built) as here:
+        both = [here.start("ship", *here.to, *SHIP) for _ in range(2)]
+        ends = [(process.communicate(timeout=120)[1], process.returncode) for process in both]
+        assert [code for _, code in ends] == [0, 0], ends
+        assert here.made() == (1, 1, 1)
+        assert here.holds_the_kit()
 
 
 @pytest.mark.parametrize("phase", ["begun", "done", "ended"])

@@ -100,7 +100,7 @@ def planted(here: Yard, index: LocalIndex, source: str, *, in_file: bool) -> dic
         (home / ".kaggle" / "access_token").write_text(TOKEN)
     address = index.with_credentials(INDEX_USER, PASSWORD)
     config = here.bench.folder / "pip.conf"
-    config.write_text(f"[global]\nindex-url = {address.replace('%', '%%')}\n" if in_file else "")
+    config.write_text(f"[global]\nindex-url = {address}\n" if in_file else "")
     env: dict[str, str | None] = {**here.bench.environment()}
     env |= {"KAGGLE_USERNAME": None, "KAGGLE_KEY": None, "KAGGLE_CONFIG_DIR": None}
     env |= {"HOME": str(home), "TMPDIR": str(temporary), "PIP_CONFIG_FILE": str(config), "VERBOSE": "1"}
@@ -174,6 +174,38 @@ def test_a_crash_report_has_none(tmp_path: Path, project: Path, index: LocalInde
         report = here.project / "offline-kit-crash.log"
         assert "this is not foreseen" in report.read_text()
         assert told((done.out + done.err).encode()) == set()
+        assert left(tmp_path, aside(here)) == {}
+
+
+@pytest.mark.index
+@pytest.mark.sandbox
+def test_the_notebook_sees_none(tmp_path: Path, project: Path, index: LocalIndex) -> None:
+    """Rehearsed here or run by the local Kaggle, it tells all of its environment, and no secret is in it."""
+    with yard(tmp_path, project) as here:
+        env = planted(here, index, "key in variables", in_file=False) | {"KAGGLE_API_TOKEN": TOKEN}
+        # What runs the notebook comes from the ordinary index.
+        env |= {"PIP_EXTRA_INDEX_URL": env["PIP_INDEX_URL"]}
+        env |= {
+            name: os.environ.get(name)
+            for name in ("PIP_INDEX_URL", "PIP_CONFIG_FILE", "no_proxy", "NO_PROXY")
+        }
+        env |= {"http_proxy": os.environ.get("http_proxy"), "https_proxy": os.environ.get("https_proxy")}
+        code = here.project / "predict.py"
+        code.write_text(
+            code.read_text().replace(
+                "context):\n", "context):\n    import os; print('SEEN', dict(os.environ))\n"
+            )
+        )
+        data = ("--competition-data", str(here.bench.folder / "small-digits" / "public"))
+        here.run("build", env=env).good()
+        here.run("rehearse", "--env", "current", "--yes", *data, env=env).good()
+        assert "SEEN" in (here.project / "dist/offline-kit/rehearsal/executed.ipynb").read_text()
+        served = here.run(
+            "push", "--to", "local", "--env", "current", "--competition", "", "--no-build", env=env
+        )
+        assert told((served.out + served.err).encode()) == set()
+        logs = [path.read_text() for path in here.project.rglob("log.txt")]
+        assert any("SEEN" in log for log in logs), served.err
         assert left(tmp_path, aside(here)) == {}
 
 
