@@ -63,6 +63,8 @@ class Config:
     """Files, folders or globs that travel beside the checkpoints and are loaded by name."""
     trust: tuple[str, ...] = ()
     """Globs of pickles that may travel although they import what could do harm."""
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    """Local copies of other sources for the rehearsal, by "dataset:owner/slug", "notebook:..." or "model:..."."""
     slim: bool = False
     """Whether checkpoints travel without the state of optimizer and trainer."""
     precision: str = "keep"
@@ -184,6 +186,8 @@ def _said(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
             said[key] = root / Path(value).expanduser()
         elif key in PATH_LISTS:
             said[key] = tuple(root / Path(item).expanduser() for item in value)
+        elif key == "copies":
+            said[key] = {source: root / Path(item).expanduser() for source, item in value.items()}
         elif key != "notebook":
             said[key] = tuple(value) if isinstance(value, list) else value
     return said

@@ -58,6 +58,17 @@ def _origin(value: Any) -> str:
     )
 
 
+def _copies(value: Any) -> str:
+    if not isinstance(value, dict) or not all(isinstance(path, str) for path in value.values()):
+        return 'must be a table of folders: "dataset:owner/slug" = "folder"'
+    problems = [f"'{source}' {wrong}" for source in value if (wrong := _origin(source) or _none(source))]
+    return f"is wrong: {'; '.join(problems)}" if problems else ""
+
+
+def _none(value: str) -> str:
+    return "" if value else "is no source"
+
+
 def _table(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a table"
 
@@ -85,6 +96,7 @@ KEYS: dict[str, Check] = {
     "main_from": _text,
     "preprocessing": _texts,
     "trust": _texts,
+    "copies": _copies,
     "slim": _flag,
     "precision": _one_of("keep", "half"),
     "weights_format": _one_of("keep", "safetensors"),

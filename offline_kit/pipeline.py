@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from offline_kit import (
     bundle,
-    checkpoints,
     files,
+    homes,
     image,
     manifest,
     notebook,
@@ -22,6 +22,9 @@ from offline_kit import (
     wheelhouse,
 )
 from offline_kit.cache import Cache
+from offline_kit.chained import asked, house
+from offline_kit.chained.asked import Asked
+from offline_kit.chained.house import House
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.freeze import inputs
@@ -46,6 +49,8 @@ class Ground:
     """Where packages come from."""
     cache: Path
     """Where downloads and built things are kept."""
+    chained: House | None = None
+    """The packages as they were made on Kaggle, for its image; None where they are made here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +119,31 @@ class Status:
     """The report of the last rehearsal of this very kit."""
 
 
-def ground(config: Config) -> Ground:
-    """Find the image, the index and the cache that the configuration means."""
+def ground(config: Config, *, chained: bool = True) -> Ground:
+    """Find the image, the index and the cache that the configuration means.
+
+    Where the project's packages were made on Kaggle, the image is the one that was captured there; not so
+    without `chained`.
+    """
+    settings, cache = pip_settings.read(proc.environment()), files.made(files.cache_dir())
+    record = house.read(config.project) if chained else None
+    made = house.load(record, cache) if record else None
+    if made:
+        return Ground(image=made.image, settings=settings, cache=cache, chained=made)
     chosen = image.load(config.image, accelerator=config.accelerator, project=config.project)
-    return Ground(
-        image=chosen, settings=pip_settings.read(proc.environment()), cache=files.made(files.cache_dir())
-    )
+    return Ground(image=chosen, settings=settings, cache=cache)
+
+
+def asked_of(config: Config, base: Ground, report: Reporter = SILENT) -> Asked:
+    """Return what a build on Kaggle would be asked for; raises as `asked.asked`."""
+    assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    seen = trained.look(config, assumed, cache=base.cache, report=report)
+    return _asked(seen, replace(base, image=assumed), _own_code(config, base, report))
+
+
+def _asked(seen: Trained, base: Ground, own: OwnCode) -> Asked:
+    names = tuple(wheel.name for wheel in own.wheels)
+    return asked.asked(_freeze_request(seen, own), base.image, names)
 
 
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
@@ -143,9 +167,8 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         before = _kit_id(config.out)
 
         def texts(kit: Kit) -> dict[str, str]:
-            rendered = notebook.render(
-                kit, config.notebook, base.image, trained.target(config, seen), report=report
-            )
+            target = replace(trained.target(config, seen), homes=homes.of(config))
+            rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
             return {f"notebook/{name}": text for name, text in rendered.texts().items()}
 
         kit = bundle.assemble(contents, config.out, also=texts, report=report)
@@ -154,8 +177,8 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         contents=contents,
         kit=kit,
         changed=kit.id != before,
-        advice=_advice(config, contents),
-        findings=seen.findings,
+        advice=trained.advice(seen),
+        findings=(*seen.findings, *trained.versions(seen, contents.freeze)),
         seconds=time.monotonic() - began,
     )
 
@@ -185,6 +208,8 @@ def _check_notebook(config: Config, base: Ground) -> None:
 def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:
     config = seen.config
     own = _own_code(config, base, report)
+    if base.chained:
+        return _chained(seen, base, base.chained, own)
     frozen = _freeze(seen, base, own, upgrade=upgrade, keep=True, report=report)
     # requirements files may name indexes of their own
     settings = freezing.index_settings(config.requirements, config.project, base.settings)
@@ -208,8 +233,31 @@ def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
-        split=config.parts == "split",
+        split=_split(config),
     )
+
+
+def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> bundle.Contents:
+    """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
+    config = seen.config
+    assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    wanted = _asked(seen, replace(base, image=assumed), own)
+    house.check(made.record, wanted.digest)
+    return bundle.Contents(
+        freeze=made.freeze(wanted.requirements),
+        image=base.image,
+        house=made.wheels,
+        own=own,
+        checkpoints=seen.checkpoints,
+        preprocessing=seen.preprocessing,
+        members=seen.members,
+        split=_split(config),
+        elsewhere=(made.part,) if made.part.entries else (),
+    )
+
+
+def _split(config: Config) -> bool:
+    return config.parts == "split" or bool(config.publish_model)
 
 
 def _freeze(
@@ -271,11 +319,6 @@ def _travelling(frozen: Freeze) -> list[Pin]:
     return [pin for pin in frozen.pins if pin.fate is Fate.BUNDLED or pin.spare]
 
 
-def _advice(config: Config, contents: bundle.Contents) -> tuple[str, ...]:
-    trusted = config.notebook.params.get("weights_only") is False
-    return tuple(line for one in contents.checkpoints for line in checkpoints.advice(one, trusted=trusted))
-
-
 def _kit_id(folder: Path) -> str:
     try:
         return manifest.read_kit(folder).id
@@ -313,6 +356,8 @@ def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SIL
         timeout=wishes.timeout or config.time_limit,
         yes=wishes.yes,
         confirm=wishes.confirm,
+        copies=config.copies,
+        homes=homes.of(config),
     )
     return rehearsing.rehearse(request, base.settings, cache=base.cache, report=report)
 

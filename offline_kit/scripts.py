@@ -17,13 +17,15 @@ KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 """Without it papermill, with which Kaggle runs notebooks, refuses to start."""
 FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 """What an expression in a template may raise besides jinja's own errors."""
+JOBS = ("adopt", "wheelhouse")
+"""Templates of notebooks that nobody chooses by name."""
 WIDTH, INDENT = 90, "    "
 
 
 def built_in() -> tuple[str, ...]:
     """Return the names of the built-in templates."""
     found = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates().glob(f"*{SUFFIX}"))
-    return tuple(name for name in found if name != "base")
+    return tuple(name for name in found if name not in ("base", *JOBS))
 
 
 def check_template(template: str, project: Path) -> None:
@@ -39,11 +41,13 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
     """
     import jinja2
 
-    check_template(template, project)
+    ours = template in (*built_in(), *JOBS)
+    if not ours:
+        check_template(template, project)
     own = project / template
     name = f"{template}{SUFFIX}"
     folders = [resources.templates()]
-    if template not in built_in():
+    if not ours:
         name, folders = own.name, [own.parent, *folders]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
@@ -58,7 +62,7 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
         script = environment.get_template(name).render(facts)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
-    if template not in built_in():
+    if not ours:
         _check_blocks(environment, name, template)
     _check_cells(script, template, folders)
     return script

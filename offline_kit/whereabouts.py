@@ -120,7 +120,7 @@ def _refresh(port: Port) -> None:
 
 def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
     owner = port.account.username
-    for part in kit.parts:
+    for part in port.in_datasets(kit).parts:
         dataset = port.datasets(kit)[part.name]
         yield _dataset(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
     try:

@@ -41,7 +41,7 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     kit = pipeline.kit_of(config)
     scope = verifying.Scope(deep=deep, notebook=not no_notebook)
     with shipping.where(to, at, console) as there, shipping.port(config, there) as port:
-        found = verifying.verify(kit, port.datasets(kit), port.kaggle, scope, console)
+        found = verifying.verify(port.in_datasets(kit), port.datasets(kit), port.kaggle, scope, console)
     summary_compare.show_verification(found, console)
     if found.problems:
         sys.exit(Exit.PROJECT)

@@ -24,13 +24,30 @@ from offline_kit.errors import Exit
 @project_argument
 @BUILD_OPTIONS
 @click.option("--dry-run", is_flag=True, help="Say what would be built; write nothing.")
+@click.option(
+    "--on",
+    type=click.Choice(["here", "kaggle", "local"]),
+    default="here",
+    show_default=True,
+    help="Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine.",
+)
+@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
 @common
 def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Freeze, download, pack and render: the kit and its notebook."""
     from offline_kit import pipeline, summary
 
     console = Console(quiet=quiet, as_json=as_json)
+    on, at = take(flags, "on", "at").values()
     config = load_config(project, flags)
+    if on != "here" and not dry_run:
+        from offline_kit import chained_build
+
+        with port_of(config, on, at, console, current=True) as port:
+            chained = chained_build.build(config, port, upgrade=upgrade, report=console)
+        console.note(f"the packages:  '{chained.record.notebook}', version {chained.record.version}")
+        summary.show_build(chained.built, console)
+        return
     if dry_run:
         summary.show_plan(pipeline.plan(config, upgrade=upgrade, report=console), console)
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import image, sandbox
-from offline_kit.errors import OfflineKitError
+from offline_kit.errors import OfflineKitError, UsageError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.pip_settings import IndexSettings
@@ -77,7 +77,12 @@ class SandboxRunner:
         """Return the kernel for the kit that is mounted."""
         kits = [] if self.current else list(_kits(job))
         if kits:
-            chosen = image.load(str(kits[0][1]["image"]), accelerator="none", project=job.folder)
+            name = str(kits[0][1]["image"])
+            try:
+                chosen = image.load(name, accelerator="none", project=job.folder)
+            except UsageError:  # captured, or of a file of the user's
+                job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
+                return kernel.of_running(self.shop)
             if not chosen.local:
                 return kernel.of_image(chosen, sorted(_used(kits, source, chosen)), self.shop)
         return kernel.of_running(self.shop)

@@ -1,0 +1,103 @@
+"""Capture the image that this code runs in: Python, platform, every installed package at its version.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders. It reads, and asks no
+network; what it writes is an image file for `offline-kit build --image`.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+TOLD = ("BUILD_DATE", "GIT_COMMIT", "KAGGLE_DOCKER_IMAGE", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "CUDA_VERSION")  # fmt: skip
+"""Variables that tell of the image; no other is read, since others may hold keys."""
+NOTES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
+"""Files in which Kaggle's image tells about itself."""
+
+
+def capture(name: str) -> dict[str, Any]:
+    """Return what an image file holds, as plain values; `name` becomes the image's."""
+    library, version = platform.libc_ver()
+    return {
+        "name": name,
+        "python": platform.python_version(),
+        "accelerator": "gpu" if shutil.which("nvidia-smi") else "none",
+        "machine": platform.machine(),
+        "glibc": version if library == "glibc" else "",
+        "system": system_name(),
+        "tags": wheel_tags(),
+        "told": about_the_image(),
+        "packages": installed(),
+    }
+
+
+def installed() -> dict[str, str]:
+    """Return the version of every package by its normalized name, as `pip list` does."""
+    found: dict[str, str] = {}
+    for distribution in importlib.metadata.distributions():
+        name = distribution.metadata["Name"] if distribution.metadata else None
+        if name and distribution.version:  # the first one found is the one that imports
+            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return dict(sorted(found.items()))
+
+
+def system_name() -> str:
+    """Return the name of the system, such as "Ubuntu 24.04.1 LTS"."""
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "")
+    except OSError:
+        return platform.platform()
+
+
+def wheel_tags() -> list[str]:
+    """Return the best tags of wheels that can be installed here; none where pip is missing."""
+    try:
+        from pip._vendor.packaging.tags import sys_tags
+    except ImportError:
+        return []
+    return [str(tag) for tag, _ in zip(sys_tags(), range(5), strict=False)]
+
+
+def about_the_image() -> dict[str, str]:
+    """Return what the image tells about itself in variables and files."""
+    found = {name: os.environ[name] for name in TOLD if os.environ.get(name)}
+    for path in map(Path, NOTES):
+        if path.is_file():
+            found[str(path)] = path.read_text(encoding="utf-8", errors="replace").strip()[:200]
+    return found
+
+
+def image_text(facts: Mapping[str, Any], digest: str = "", where: str = "Kaggle") -> str:
+    """Return the image file: TOML that `--image` takes."""
+    told = [f"{name}: {value}" for name, value in facts["told"].items()]
+    provenance = [f"captured in a run on {where}, on {facts['system']}", *told, *facts["tags"][:1]]
+    kind = "GPU" if facts["accelerator"] == "gpu" else "CPU"
+    head = {
+        "name": facts["name"],
+        "title": f"{where}: Python {facts['python']}, {kind}, {len(facts['packages'])} packages (captured)",
+        "accelerator": facts["accelerator"],
+        "python": facts["python"],
+        "machine": facts["machine"],
+        **({"glibc": facts["glibc"]} if facts["glibc"] else {}),
+        "digest": digest,
+        "provenance": "; ".join(provenance),
+        "confidence": "captured: exact for the image of that run",
+    }
+    # JSON's strings are TOML's, too.
+    lines = ["format = 1", *(f"{key} = {json.dumps(value)}" for key, value in head.items()), "", "[packages]"]
+    lines += [f"{json.dumps(name)} = {json.dumps(version)}" for name, version in facts["packages"].items()]
+    return "\n".join(lines) + "\n"
+
+
+def write_capture(facts: Mapping[str, Any], folder: Path, where: str = "Kaggle") -> Path:
+    """Write image.toml, and the facts as image.json, into a folder; return the former."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "image.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    path = folder / "image.toml"
+    path.write_text(image_text(facts, where=where), encoding="utf-8")
+    return path

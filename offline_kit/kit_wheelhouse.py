@@ -1,0 +1,152 @@
+"""Make the wheelhouse where the notebook will run: what this image lacks, downloaded or built by its own pip.
+
+This file is part of offline-kit and is pasted into the one notebook that it runs with the internet on. The
+offline notebook attaches the output of that one, and checks every file against the manifest written here.
+"""
+
+import fnmatch
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PART = "wheelhouse"
+"""The name of the part of the kit that the output is."""
+TIMEOUT = 6 * 3600
+"""Seconds for one call of pip; a large sdist takes its time."""
+Say = Callable[[str], object]
+
+
+class WheelhouseError(RuntimeError):
+    """What is wrong, and what to do next."""
+
+
+def held_names(protected: Sequence[str], has: Mapping[str, str]) -> list[str]:
+    """Return the packages of the image that must stay at their versions; `protected` may hold patterns."""
+    return [name for name in has if any(fnmatch.fnmatchcase(name, pattern) for pattern in protected)]
+
+
+def pinned(name: str, has: Mapping[str, str]) -> dict[str, str]:
+    """Return a package of the image as one that travels all the same."""
+    return {"name": name, "version": has[name], "url": "", "sha256": ""}
+
+
+def lacking(
+    requirements: Sequence[str],
+    constraints: Sequence[str],
+    exclude: Sequence[str],
+    scratch: Path,
+    say: Say = print,
+) -> list[dict[str, str]]:
+    """Return what pip would install for the requirements beside what the image has, sorted by name.
+
+    Each has "name", "version", "url" (empty for a package of the index) and "sha256" of the file it comes
+    from. Nothing is installed.
+    """
+    if not requirements:
+        return []
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
+    (scratch / "constraints.txt").write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
+    report = scratch / "report.json"
+    asked = ["-r", str(scratch / "requirements.txt"), "-c", str(scratch / "constraints.txt")]
+    _pip(
+        ["install", "--dry-run", "--report", str(report), *asked],
+        "the requirements cannot be met in this image",
+        "loosen a requirement, or let the kit replace the image's package with `replace`",
+        say,
+    )
+    found = []
+    for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
+        name = _normalized(item["metadata"]["name"])
+        info = item["download_info"]
+        sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256", "")
+        direct = _reference(info) if item.get("is_direct") else ""
+        if name not in exclude:
+            version = item["metadata"]["version"]
+            found.append({"name": name, "version": version, "url": direct, "sha256": sha256})
+    return sorted(found, key=lambda one: one["name"])
+
+
+def fetch_wheels(
+    packages: Sequence[Mapping[str, str]], folder: Path, scratch: Path, say: Say = print
+) -> list[Path]:
+    """Put a wheel of each package into a folder: the index's where one fits, else built here from its source."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not packages:
+        return []
+    pins = [f"{one['name']} @ {one['url']}" if one["url"] else f"{one['name']}=={one['version']}" for one in packages]  # fmt: skip
+    (scratch / "pins.txt").write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
+    _pip(
+        ["wheel", "--no-deps", "--wheel-dir", str(folder), "-r", str(scratch / "pins.txt")],
+        "a package could not be downloaded or built",
+        "read the compiler's words above; a newer version may have a wheel",
+        say,
+    )
+    wheels = sorted(folder.glob("*.whl"))
+    if len(wheels) != len(packages):
+        raise WheelhouseError(
+            f"{len(wheels)} wheels came of {len(packages)} packages: {[w.name for w in wheels]}"
+        )
+    return wheels
+
+
+def write_part(folder: Path, packages: Sequence[Mapping[str, str]], say: Say = print) -> str:
+    """Write the manifest of `folder`/packages, by which the offline notebook finds and checks it; return its id."""
+    files = []
+    for path in sorted((folder / "packages").glob("*.whl")):
+        original, data = f"packages/{path.name}", path.read_bytes()
+        stored = f"packages/{re.sub(r'[^A-Za-z0-9._-]', '_', path.name)}"  # "+" does not survive everywhere
+        path.rename(folder / stored)
+        digest = hashlib.sha256(data).hexdigest()
+        files.append(
+            {"role": "wheel", "original": original, "stored": stored, "size": len(data), "sha256": digest}
+        )
+    lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**each) for each in files)
+    part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
+    manifest = {"format": 1, "part": PART, "id": part_id, "files": files}
+    (folder / "offline-kit.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    (folder / "wheelhouse.json").write_text(json.dumps(list(packages), indent=1) + "\n", encoding="utf-8")
+    say(
+        f"wheelhouse: {len(files)} wheels, {sum(path.stat().st_size for path in (folder / 'packages').iterdir()) / 1e6:.1f} MB, id {part_id[:12]}"
+    )
+    return part_id
+
+
+def _pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:
+    """Run this Python's pip and show what it says; no overlay and no user's packages take part."""
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "PIP_TARGET", "PIP_USER")
+    }
+    quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    command = [sys.executable, "-m", "pip", *words, *quiet]
+    said: list[str] = []
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
+        for line in process.stdout or ():
+            said.append(line.rstrip())
+            say(said[-1])
+        code = process.wait(TIMEOUT)
+    if code:
+        problems = [line for line in said if line.startswith("ERROR")] or said[-5:]
+        if any("name resolution" in line or "NewConnectionError" in line for line in said):
+            remedy = "see that the internet is on for this notebook (Settings), which needs a verified phone number"
+        raise WheelhouseError("\n".join([failure, *problems[-10:], f"NEXT: {remedy}"]))
+
+
+def _reference(info: Mapping[str, Any]) -> str:
+    """Return the address of a package that comes from no index, as a requirement names it."""
+    vcs = info.get("vcs_info")
+    return f"{vcs['vcs']}+{info['url']}@{vcs['commit_id']}" if vcs else str(info["url"])
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
