@@ -3,6 +3,7 @@
 blobs/ab/abcd…      whole files, never written in place, so that others may link them
 records/KIND/….json small answers: "the file chosen for this pin on this image"
 parts/KEY.part      half a download, kept so that the next run goes on where this one stopped
+slim/KEY/…          checkpoints made light, under their names: links to blobs and to files of the project
 locks/KEY.lock      one process at a time for one key
 logs/               what failed builds said
 """
@@ -136,6 +137,7 @@ class Cache:
             *self.root.glob("environments/*"),
             *self.root.glob("freeze/*"),
             *self.root.glob("freeze/direct/*"),
+            *self.root.glob("slim/*"),
         ]
         return [path for path in found if path.is_dir() and path.name not in ("direct", "locks")]
 

@@ -13,6 +13,7 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 
 import importlib
 import inspect
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -70,7 +71,12 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
             f"'{path.name}' is a safetensors file, and safetensors cannot be imported: {error}",
             hint="add safetensors to the requirements, and build the kit again",
         ) from error
-    return dict(safetensors.load_file(path, device="cpu"))
+    weights = dict(safetensors.load_file(path, device="cpu"))
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
+    rest = json.loads(header.get("__metadata__", {}).get("checkpoint", "{}"))
+    return {**rest, "state_dict": weights} if rest else weights
 
 
 def _refused(torch: Any, path: Path) -> list[str]:

@@ -20,6 +20,7 @@ FLOORS: list[set[str]] = [
         "accelerators",
         "kaggle_rules",
         "pickles",
+        "weights.slim_worker",
         "sandboxes.box",
         "kaggle_gateway.worker",
         "kaggle_gateway.nouns",
@@ -141,7 +142,7 @@ FLOORS: list[set[str]] = [
     {"adopting.beside", "adopting.lacking", "adopting.mounts"},
     {"adopting.looking"},
     {"adopting.rendering"},
-    {"rehearsal.fidelity", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
+    {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
     {
         "freeze.stage",
         "wheelhouse",
