@@ -34,7 +34,7 @@ class Prediction:
 
     ids: list[Any]
     values: Any
-    """A float32 array, one row for each id."""
+    """A float32 array, one row for each of them."""
     classes: list[Any]
     """What the columns stand for, where the models tell; else empty."""
 
@@ -46,22 +46,23 @@ def predict_all(
     how: str = "mean",
     *,
     tta: Callable[[Any], Iterable[Any]] | None = None,
+    each: bool = False,
     say: Say = print,
 ) -> Prediction:
     """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
 
-    `frameworks` has for each name the functions that load and predict; `data` yields batches, and is a
+    `each` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for each name the functions that load and predict; `data` yields batches, and is a
     function of the member where members want different ones. Raises KitError where members do not fit.
     """
     if not members:
         raise KitError("no model is there to predict with", hint="name `checkpoints` in the configuration")
     ids: list[Any] = []
     classes: list[Any] = []
-    blend = Blend(how)
+    blend = Blend(how, each=each)
     for member in members:
         load, predict = frameworks[member.framework]
         model = load(member.path, member)
-        own = [str(each) for each in getattr(model, "classes_", ())]
+        own = [str(one) for one in getattr(model, "classes_", ())]
         batches = data(member) if callable(data) else data
         names, values = _run(member, model, predict, batches, tta, say)
         classes = classes or list(getattr(model, "classes_", ()))
@@ -74,7 +75,7 @@ def predict_all(
             )
         ids = names
         blend.add(
-            ordered(values, own, [str(each) for each in classes], member.name), member.weight, member.name
+            ordered(values, own, [str(one) for one in classes], member.name), member.weight, member.name
         )
     return Prediction(ids, blend.result(), classes)
 
@@ -141,8 +142,9 @@ def ordered(values: Any, own: Sequence[str], wanted: Sequence[str], name: str) -
 class Blend:
     """Several predictions made into one, taken in one at a time and not kept."""
 
-    def __init__(self, how: str = "mean") -> None:
+    def __init__(self, how: str = "mean", *, each: bool = False) -> None:
         self.how = how
+        self.each = each  # every output is a yes or no of its own
         self.weight = 0.0
         self.total: Any = None
         self.votes: Any = None
@@ -155,7 +157,7 @@ class Blend:
             values = self._same_width(values, name)
         weight = weight if self.how in ("weighted", "vote") else 1.0
         if self.how == "vote":
-            vote = votes_of(values) * weight
+            vote = votes_of(values, each=self.each) * weight
             self.votes = vote if self.votes is None else self.votes + vote
         values = ranks_of(values) if self.how == "rank" else values
         share = values.astype(np.float64) * weight
@@ -185,7 +187,7 @@ class Blend:
             return (self.total / self.weight).astype(np.float32)
         # Where votes are equal, the means decide.
         spread = self.total / self.weight
-        if self.votes.shape[1] == 1:
+        if self.each or self.votes.shape[1] == 1:
             half = self.weight / 2
             return ((self.votes > half) | ((self.votes == half) & (spread > 0.5))).astype(np.float32)
         best = self.votes == self.votes.max(axis=1, keepdims=True)
@@ -193,11 +195,11 @@ class Blend:
         return np.eye(self.votes.shape[1], dtype=np.float32)[chosen]
 
 
-def votes_of(values: Any) -> Any:
-    """Return 1 for the largest column of each row, or for a single column above one half."""
+def votes_of(values: Any, *, each: bool = False) -> Any:
+    """Return 1 for the largest column of each row; where each is a yes or no of its own, for those above one half."""
     import numpy as np
 
-    if values.shape[1] == 1:
+    if each or values.shape[1] == 1:
         return (values > 0.5).astype(np.float64)
     return np.eye(values.shape[1])[values.argmax(axis=1)]
 

@@ -41,6 +41,8 @@ def facts(
         "batch_size": settings.batch_size or BATCHES[task],
         "columns": columns_of(project / settings.columns) if settings.columns else {},
         "preprocessing": dict(preprocessing),
+        # Several outputs under a threshold are questions of their own; under anything else they are classes.
+        "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
         "postprocess_word": not is_reference(settings.postprocess),
         "frameworks": [
             {

@@ -1,0 +1,212 @@
+"""Ensembles: means, ranks and votes as their definitions say, one model in memory at a time."""
+
+import gc
+import weakref
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from offline_kit.kit_ensemble import Blend, Member, as_rows, ordered, predict_all, ranks_of, votes_of
+from offline_kit.kit_runtime import KitError
+from offline_kit.kit_tasks import Batch
+
+SHARES = st.floats(0, 1, width=32)
+MATRICES = st.integers(1, 4).flatmap(
+    lambda columns: st.lists(arrays.arrays(np.float32, (6, columns), elements=SHARES), min_size=1, max_size=5)
+)
+ROWS = [Batch([1, 2], np.array([[1.0], [2.0]])), Batch([3], np.array([[3.0]]))]
+
+
+def blended(how: str, values: list[Any], weights: list[float] | None = None) -> Any:
+    blend = Blend(how)
+    for number, each in enumerate(values):
+        blend.add(each, weights[number] if weights else 1.0)
+    return blend.result()
+
+
+class Times:
+    """A model that multiplies; it has learnt `classes_` where they are given."""
+
+    def __init__(self, factor: float, classes: list[str] | None = None) -> None:
+        self.factor = factor
+        if classes:
+            self.classes_ = classes
+
+
+def members(*factors: float, **more: Any) -> list[Member]:
+    return [Member(f"m{n}", "times", Path(str(factor)), **more) for n, factor in enumerate(factors)]
+
+
+def times(model: Times, batch: Any) -> Any:
+    return batch * model.factor
+
+
+TIMES = {"times": (lambda path, _member: Times(float(str(path))), times)}
+
+
+def quiet(_text: str) -> None:
+    """Say nothing."""
+
+
+@given(MATRICES)
+def test_the_mean_is_the_mean(values: list[Any]) -> None:
+    """Members count alike, whatever their weight."""
+    expected = np.mean(np.stack(values).astype(np.float64), axis=0)
+    assert np.allclose(blended("mean", values, [3.0] * len(values)), expected, atol=1e-6)
+
+
+@given(MATRICES, st.data())
+def test_the_weighted_mean_follows_the_weights(values: list[Any], data: st.DataObject) -> None:
+    """A weight of two is as good as the model twice, and only ratios count."""
+    weights = data.draw(st.lists(st.integers(1, 4), min_size=len(values), max_size=len(values)))
+    twice = [each for each, weight in zip(values, weights, strict=True) for _ in range(weight)]
+    assert np.allclose(
+        blended("weighted", values, [weight / 7 for weight in weights]), blended("mean", twice), atol=1e-5
+    )
+
+
+@given(MATRICES, st.randoms())
+def test_the_order_of_members_does_not_matter(values: list[Any], random: Any) -> None:
+    """Any order of the members gives the same, but for the last digit."""
+    shuffled = list(values)
+    random.shuffle(shuffled)
+    for how in ("mean", "rank"):
+        assert np.allclose(blended(how, values), blended(how, shuffled), atol=1e-6), how
+
+
+@given(arrays.arrays(np.float32, (7, 2), elements=st.floats(-1e3, 1e3, width=32)))
+def test_ranks_know_order_alone(values: Any) -> None:
+    """Ranks are between 0 and 1, equal values share one, and stretching the values changes nothing."""
+    ranks = ranks_of(values)
+    assert ranks.min() > 0
+    assert ranks.max() <= 1
+    assert np.allclose(ranks.mean(axis=0), 8 / 14)  # the mean of 1..7, whoever ties
+    assert np.array_equal(ranks, ranks_of(values.astype(np.float64) * 4))
+    for column in range(2):
+        for one in range(7):
+            for other in range(7):
+                a, b = values[one, column], values[other, column]
+                assert (a < b) == (ranks[one, column] < ranks[other, column])
+
+
+@given(MATRICES.filter(lambda values: len(values) % 2 == 1))
+def test_the_majority_wins_the_vote(values: list[Any]) -> None:
+    """What most members choose is chosen."""
+    result = blended("vote", values)
+    chosen = sum(votes_of(each) for each in values)
+    assert set(np.unique(result)) <= {0.0, 1.0}
+    for row, votes in zip(result, chosen, strict=True):
+        if len(votes) == 1:
+            assert bool(row[0]) == (votes[0] > len(values) / 2)
+        else:
+            assert row.sum() == 1
+            assert votes[row.argmax()] == votes.max()
+
+
+def test_where_votes_are_equal_the_means_decide() -> None:
+    """Two members of two minds: the surer one wins; with weights, the heavier one."""
+    one, other = np.array([[0.9, 0.1]], np.float32), np.array([[0.4, 0.6]], np.float32)
+    assert blended("vote", [one, other]).tolist() == [[1, 0]]
+    assert blended("vote", [one, other], [1, 2]).tolist() == [[0, 1]]
+
+
+def test_several_labels_are_voted_on_one_by_one() -> None:
+    """Where each output is a yes or no of its own, each has its own majority."""
+    votes = [np.array([row], np.float32) for row in ([0.9, 0.8, 0.1], [0.7, 0.2, 0.1], [0.1, 0.9, 0.4])]
+    blend = Blend("vote", each=True)
+    for each in votes:
+        blend.add(each)
+    assert blend.result().tolist() == [[1, 1, 0]]
+
+
+def test_one_column_and_two_columns_of_two_classes_are_one_thing() -> None:
+    """A binary classifier may answer with the second class alone, in any place of the ensemble."""
+    two, one = np.array([[0.2, 0.8]], np.float32), np.array([[0.6]], np.float32)
+    assert np.allclose(blended("mean", [two, one]), [[0.3, 0.7]])
+    assert np.allclose(blended("mean", [one, two]), [[0.7]])
+    with pytest.raises(KitError, match="3 columns"):
+        blended("mean", [two, np.zeros((1, 3), np.float32)])
+
+
+def test_members_are_averaged_over_all_batches() -> None:
+    """Ids stand in the order of the batches, predictions beside them."""
+    found = predict_all(members(1, 3), TIMES, ROWS, say=quiet)
+    assert found.ids == [1, 2, 3]
+    assert found.values.dtype == np.float32
+    assert found.values.tolist() == [[2], [4], [6]]
+
+
+def test_one_model_is_in_memory_at_a_time() -> None:
+    """When a model is loaded, those before it are gone."""
+    alive: list[Any] = []
+
+    def load(path: Path, _member: Member) -> Times:
+        gc.collect()
+        assert all(model() is None for model in alive)
+        model = Times(float(str(path)))
+        alive.append(weakref.ref(model))
+        return model
+
+    predict_all(members(1, 2, 3), {"times": (load, times)}, ROWS, say=quiet)
+    assert len(alive) == 3
+
+
+def test_classes_are_brought_into_one_order() -> None:
+    """Models that learnt the same classes in another order agree on columns; others are refused."""
+    orders = iter([["a", "b"], ["b", "a"], ["a", "c"]])
+    frameworks = {
+        "times": (
+            lambda _path, _member: Times(1, next(orders)),
+            lambda model, batch: np.array([[float(each == "a") for each in model.classes_]] * len(batch)),
+        )
+    }
+    found = predict_all(members(1, 1), frameworks, ROWS, say=quiet)
+    assert found.classes == ["a", "b"]
+    assert found.values.tolist() == [[1, 0]] * 3
+    with pytest.raises(KitError, match="other classes"):
+        ordered(np.zeros((1, 2)), ["a", "c"], ["a", "b"], "m")
+
+
+def test_views_of_a_batch_are_averaged() -> None:
+    """A `tta` yields batches, and their answers are one; a `tta` that yields nothing is refused."""
+    found = predict_all(members(1), TIMES, ROWS, tta=lambda batch: (batch, batch * 3), say=quiet)
+    assert found.values.tolist() == [[2], [4], [6]]
+    with pytest.raises(KitError, match="no batch"):
+        predict_all(members(1), TIMES, ROWS, tta=lambda _batch: (), say=quiet)
+
+
+def test_another_number_of_rows_is_told() -> None:
+    """A model that answers with fewer rows is named, with both numbers."""
+    with pytest.raises(KitError, match="'m0' answered a batch of 2 rows with 1"):
+        predict_all(members(1), {"times": (TIMES["times"][0], lambda _model, _batch: [1.0])}, ROWS, say=quiet)
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 3)), elements=SHARES))
+def test_answers_of_any_shape_become_rows(values: Any) -> None:
+    """Lists, tensors, single columns and arrays of more axes have one row for each row."""
+    torch = pytest.importorskip("torch")
+    rows = len(values)
+    for answer in (values, values.tolist(), torch.tensor(values), values[:, :, None]):
+        made = as_rows(answer, rows, "m")
+        assert made.shape == values.shape
+        assert made.dtype == np.float32
+        assert np.allclose(made, values)
+    assert as_rows(values[:, 0], rows, "m").shape == (rows, 1)
+
+
+def test_several_targets_of_a_classifier_are_columns() -> None:
+    """scikit-learn answers with a list of arrays, one for each target: the second class of each counts."""
+    answer = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.3, 0.7], [0.6, 0.4]])]
+    assert np.allclose(as_rows(answer, 2, "m"), [[0.9, 0.7], [0.2, 0.4]])
+
+
+def test_no_member_is_told() -> None:
+    """An ensemble of nothing names the key to set."""
+    with pytest.raises(KitError, match="checkpoints"):
+        predict_all([], TIMES, ROWS, say=quiet)
