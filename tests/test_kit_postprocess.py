@@ -1,0 +1,171 @@
+"""From predictions to rows: each word does what it says, and outputs that do not fit are told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from offline_kit.kit_ensemble import Prediction
+from offline_kit.kit_postprocess import label_list, to_rows
+from offline_kit.kit_preprocess import Preprocessing, labels_of, load_file
+from offline_kit.kit_runtime import KitError
+from offline_kit.kit_tasks import Sample
+
+SHARES = st.floats(0, 1, width=32)
+
+
+def rows(
+    values: Any, targets: list[str], word: str = "", *, classes: list[Any] | None = None, **more: Any
+) -> Any:
+    """Return the columns of the submission, and what was said, under "said"."""
+    said: list[str] = []
+    values = np.asarray(values, dtype=np.float32)
+    ids = [f"r{number}" for number in range(len(values))]
+    sample = Sample(Path("sample_submission.csv"), ("id", *targets), ids)
+    frame = to_rows(Prediction(ids, values, classes or []), sample, word, say=said.append, **more)
+    assert isinstance(frame, pd.DataFrame)
+    assert list(frame.columns) == list(sample.columns)
+    assert frame["id"].tolist() == ids
+    return {name: frame[name].tolist() for name in targets} | {"said": said}
+
+
+@given(arrays.arrays(np.float32, (4, 3), elements=SHARES))
+def test_one_output_for_each_column(values: Any) -> None:
+    """Without a word the predictions are the columns."""
+    made = rows(values, ["a", "b", "c"])
+    assert np.array_equal(np.array([made["a"], made["b"], made["c"]], np.float32).T, values)
+
+
+def test_columns_go_by_the_names_of_the_classes() -> None:
+    """Where the classes are the columns' names, or their endings, order does not matter; else it is told."""
+    assert rows([[0.1, 0.9]], ["y", "x"], classes=["x", "y"]) | {"said": 0} == {
+        "y": [pytest.approx(0.9)],
+        "x": [pytest.approx(0.1)],
+        "said": 0,
+    }
+    made = rows([[1, 2, 3]], ["Status_D", "Status_C", "Status_CL"], classes=["C", "CL", "D"])
+    assert [made[name][0] for name in ("Status_D", "Status_C", "Status_CL")] == [3, 1, 2]
+    made = rows([[1, 2]], ["p", "q"], classes=[0, 1])
+    assert made["said"] == ["note: columns by position: p = 0, q = 1"]
+
+
+def test_of_two_classes_the_second_fills_one_column() -> None:
+    """A binary classifier's two columns become the probability of the second class, and it is said."""
+    made = rows([[0.25, 0.75]], ["target"], classes=["no", "yes"])
+    assert made["target"] == [0.75]
+    assert made["said"] == ["column 'target': the probability of yes"]
+
+
+@given(arrays.arrays(np.float32, (5, 4), elements=SHARES))
+def test_argmax_names_the_best_output(values: Any) -> None:
+    """The label of the largest output, by the names given, the model's own, or numbers."""
+    best = values.argmax(axis=1)
+    assert rows(values, ["label"], "argmax")["label"] == best.tolist()
+    assert rows(values, ["label"], "argmax", classes=list("abcd"))["label"] == ["abcd"[each] for each in best]
+    assert rows(values, ["label"], "argmax", classes=list("abcd"), labels=list("wxyz"))["label"] == [
+        "wxyz"[each] for each in best
+    ]
+
+
+def test_argmax_of_one_column_is_its_threshold() -> None:
+    """A single probability is one of two classes."""
+    assert rows([[0.4], [0.6]], ["label"], "argmax", classes=["no", "yes"])["label"] == ["no", "yes"]
+    assert rows([[0.4], [0.6]], ["label"], "argmax")["label"] == [0, 1]
+
+
+@given(arrays.arrays(np.float32, (4, 2), elements=SHARES), st.sampled_from([0.25, 0.5, 0.75]))
+def test_a_threshold_makes_yes_and_no(values: Any, limit: float) -> None:
+    """Each column is 1 above the threshold, else 0."""
+    made = rows(values, ["a", "b"], f"threshold:{limit}")
+    assert made["a"] == (values[:, 0] > limit).astype(int).tolist()
+    assert made["b"] == (values[:, 1] > limit).astype(int).tolist()
+
+
+def test_a_threshold_names_the_classes_where_it_knows_two() -> None:
+    """Spaceships and passengers want True and False, which is what the model learnt."""
+    made = rows([[0.2, 0.8], [0.7, 0.3]], ["Transported"], "threshold:0.5", classes=[False, True])
+    assert made["Transported"] == [True, False]
+
+
+def test_labels_above_the_threshold_are_joined() -> None:
+    """All that pass stand in one cell; where none does, the best one."""
+    values = [[0.9, 0.1, 0.8], [0.2, 0.3, 0.1]]
+    assert rows(values, ["labels"], "labels:0.5", labels=["rust", "scab", "spot"])["labels"] == [
+        "rust spot",
+        "scab",
+    ]
+
+
+@given(arrays.arrays(np.float32, (5, 1), elements=st.floats(-100, 100, width=32)))
+def test_clipping_and_rounding(values: Any) -> None:
+    """Clipped values lie within, rounded ones are whole."""
+    clipped = rows(values, ["y"], "clip:0:10")["y"]
+    assert all(0 <= each <= 10 for each in clipped)
+    rounded = rows(values, ["y"], "round")["y"]
+    assert all(isinstance(each, int) for each in rounded)
+    assert np.allclose(rounded, values[:, 0], atol=0.5)
+
+
+@pytest.mark.parametrize(
+    ("width", "targets", "word", "said"),
+    [
+        (3, ["label"], "", "3 outputs"),
+        (3, ["a", "b"], "", "3 outputs"),
+        (3, ["a", "b"], "argmax", "fills one column"),
+        (3, ["a", "b"], "labels:0.5", "fills one column"),
+        (3, ["a"], "round", "3 outputs"),
+    ],
+)
+def test_outputs_that_do_not_fit_are_told(width: int, targets: list[str], word: str, said: str) -> None:
+    """The numbers of outputs and columns are named, and what would fit."""
+    with pytest.raises(KitError, match=said):
+        rows(np.zeros((2, width)), targets, word)
+
+
+def test_labels_come_in_many_shapes() -> None:
+    """A list, a map to numbers, a map from numbers, an encoder."""
+    assert label_list(["a", "b"]) == ["a", "b"]
+    assert label_list({"b": 1, "a": 0}) == ["a", "b"]
+    assert label_list({"10": "c", "9": "b"}) == ["b", "c"]
+    assert label_list(type("Encoder", (), {"classes_": np.array(["x", "y"])})) == ["x", "y"]
+    with pytest.raises(KitError, match="2 labels for 3 outputs"):
+        rows(np.zeros((1, 3)), ["a"], "argmax", labels=["x", "y"])
+
+
+def test_preprocessing_files_are_loaded_by_name(tmp_path: Path) -> None:
+    """Each kind as what it is, once, and only when it is asked for; a folder by its path."""
+    (tmp_path / "map.json").write_text(json.dumps({"a": 0}))
+    (tmp_path / "words.txt").write_text("one\ntwo\n")
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / "vocab.bin").write_bytes(b"x")
+    np.save(tmp_path / "means.npy", np.arange(3))
+    names = ["map.json", "words.txt", "means.npy", "tok/vocab.bin"]
+    files = Preprocessing({name: tmp_path / name for name in names})
+    assert list(files) == names
+    assert files["map.json"] == {"a": 0}
+    assert files["map.json"] is files["map.json"]
+    assert files["words.txt"] == ["one", "two"]
+    assert files["means.npy"].tolist() == [0, 1, 2]
+    assert files["tok"] == tmp_path / "tok"
+    assert files["tok/vocab.bin"] == tmp_path / "tok" / "vocab.bin"
+    assert labels_of("map.json", files) == {"a": 0}
+    assert labels_of(["a"], files) == ["a"]
+    with pytest.raises(KitError, match=r"it has: map\.json"):
+        files["scaler.joblib"]
+
+
+def test_pickled_preprocessing_is_the_object(tmp_path: Path) -> None:
+    """A scaler comes back as it was, by joblib or pickle."""
+    import pickle
+
+    joblib = pytest.importorskip("joblib")
+    joblib.dump({"mean": 1}, tmp_path / "a.joblib", compress=3)
+    (tmp_path / "b.pkl").write_bytes(pickle.dumps({"mean": 2}))
+    assert load_file(tmp_path / "a.joblib") == {"mean": 1}
+    assert load_file(tmp_path / "b.pkl") == {"mean": 2}
