@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TOLD = ("BUILD_DATE", "GIT_COMMIT", "KAGGLE_DOCKER_IMAGE", "KAGGLE_KERNEL_RUN_TYPE", "COLAB_RELEASE_TAG", "CUDA_VERSION")  # fmt: skip
+TOLD = ("BUILD_DATE", "GIT_COMMIT", "KAGGLE_DOCKER_IMAGE", "COLAB_RELEASE_TAG", "CUDA_VERSION")  # fmt: skip
 """Variables that tell of the image; no other is read, since others may hold keys."""
 NOTES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
 """Files in which Kaggle's image tells about itself."""

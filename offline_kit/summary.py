@@ -51,6 +51,13 @@ def show_image(name: str, package: str | None, console: Console) -> None:
     console.result({"ok": True, **facts, "packages": dict(shown.packages)})
 
 
+def show_captured(item: images.Image, path: Path, console: Console) -> None:
+    """Show an image that was captured, and how it is used."""
+    console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
+    console.step(f"written to '{path}'; build for it with --image {path}")
+    console.result({"ok": True, "file": str(path), **_image_facts(item)})
+
+
 def _image_facts(item: images.Image) -> dict[str, Any]:
     return {
         "name": item.name,

@@ -1,8 +1,10 @@
 """The commands about images, and about what is kept between builds."""
 
+from pathlib import Path
+
 import click
 
-from offline_kit.commands.options import common
+from offline_kit.commands.options import PATH, common, port_of
 from offline_kit.console import Console
 
 
@@ -29,6 +31,37 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool) ->
     from offline_kit import summary
 
     summary.show_image(name, package, Console(quiet=quiet, as_json=as_json))
+
+
+@image.command("capture")
+@click.option(
+    "--on",
+    type=click.Choice(["kaggle", "local", "here"]),
+    default="kaggle",
+    show_default=True,
+    help="By a private notebook on Kaggle or on a local one, or of the running environment.",
+)
+@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
+@click.option(
+    "--accelerator", metavar="NAME", help="Machine shape whose image is wanted; default none (CPU)."
+)
+@click.option(
+    "-o", "--output", type=PATH, metavar="FILE", help="Where to; default the image's name with .toml."
+)
+@common
+def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
+    """Write down what an image is and holds, as a file for --image."""
+    from offline_kit import capture, config, summary
+
+    console = Console(quiet=quiet, as_json=as_json)
+    if on == "here":
+        text = capture.here()
+    else:
+        settings = config.load(Path.cwd(), {"accelerator": accelerator})
+        with port_of(settings, on, at, console, current=True) as port:
+            text = capture.there(settings, port, console)
+    path = output or Path(f"{capture.name_of(text)}.toml")
+    summary.show_captured(capture.keep(text, path), path, console)
 
 
 @click.group()
