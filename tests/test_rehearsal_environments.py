@@ -1,5 +1,6 @@
 """The environments of a rehearsal: the image's versions, made once, sized before."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -146,3 +147,13 @@ def test_wheels_that_cannot_run_here_are_named_unless_an_sdist_stands_in() -> No
     here = kernel._tags(image(), running=True)
     assert plan.unfit(whole, here) == ("a-1-cp399-cp399-linux_x86_64.whl",)
     assert plan.built_from_sdist(whole, here) == ("b",)
+
+
+def test_what_runs_the_notebook_has_no_way_around(tmp_path: Path) -> None:
+    """--env current needs papermill too: it is not named as a remedy where that cannot be had."""
+    (tmp_path / "simple").mkdir()
+    empty = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (tmp_path / "simple").as_uri()}
+    nothing = Workshop(settings=pip_settings.read(empty), cache=tmp_path)
+    with pytest.raises(OutsideError, match="could not be resolved") as caught:
+        environments.papermill(nothing)
+    assert "--env" not in caught.value.hint

@@ -59,6 +59,11 @@ class _Question:
     overrides: Mapping[str, str]
     python: Path
 
+    @property
+    def way_around(self) -> str:
+        """What helps where this environment cannot be had; nothing does where it is no image's."""
+        return "; with --env current the running environment is taken instead" if self.overrides else ""
+
     def key(self, settings: IndexSettings) -> str:
         overrides = sorted(self.overrides.items())
         words = (self.names, overrides, str(self.python), settings.index_urls())
@@ -129,7 +134,7 @@ def _install(lock: Path, env: Path, question: _Question, shop: Workshop) -> None
     except OfflineKitError as error:
         raise OutsideError(
             "the rehearsal's environment could not be installed",
-            hint="read uv's words above; with --env current the running environment is taken instead",
+            hint=f"read uv's words above{question.way_around}",
             details=[redact(line) for line in error.details] or [error.what],
         ) from error
 
@@ -207,7 +212,7 @@ def _lock(question: _Question, shop: Workshop) -> Path:
         if not done.ok:
             raise OutsideError(
                 "the rehearsal's environment could not be resolved",
-                hint="check the network and the index; with --env current the running environment is taken instead",
+                hint=f"check the network and the index{question.way_around}",
                 details=[redact(line) for line in done.tail()],
             )
         if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not shop.settings.no_index:
