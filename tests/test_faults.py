@@ -149,10 +149,13 @@ def test_a_dead_token_beside_a_good_key(here: Yard) -> None:
 
 
 def test_nobody_listens(here: Yard) -> None:
-    """Exit 4 after a few attempts; once there is a Kaggle it succeeds."""
-    here.run("push", *DATA, "--to", "local", "--at", "http://127.0.0.1:9").failed(4, "network")
-    here.push(*DATA).good()
-    assert here.datasets() == [1]
+    """Exit 4 after a few attempts, with who does not answer; once there is a Kaggle it succeeds."""
+    nowhere = "http://127.0.0.1:9"
+    here.run("push", *DATA, "--to", "local", "--at", nowhere).failed(4, nowhere, "offline-kit local")
+    away = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), nowhere)
+    as_user(here, **GOOD, **away).failed(4, "Kaggle cannot be reached", "check the network")
+    as_user(here, **GOOD).good()
+    assert here.datasets(SMALL) == [1]
 
 
 @pytest.mark.slow
