@@ -1,0 +1,288 @@
+"""What becomes of each wish: a requirement, a checkpoint, a source, nothing at all, or a question to the person."""
+
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from offline_kit.adopting import places, shell
+from offline_kit.adopting.calls import Code
+from offline_kit.adopting.nouns import Became, Found, Kind, Sources, Wish
+from offline_kit.adopting.places import Ground
+from offline_kit.package_lists import normalized
+
+_PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
+_SPACY = "https://github.com/explosion/spacy-models/releases/download/{0}-{1}/{0}-{1}-py3-none-any.whl"
+_SHORT = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What becomes of one wish."""
+
+    found: Found
+    """For the person."""
+    off: bool = False
+    """Whether its line can be switched off: what it fetches is there."""
+    stand_in: str | None = None
+    """What is written in its place, where the wish does not say it."""
+
+
+@dataclass
+class Basket:
+    """What was gathered so far, in the notebook's order."""
+
+    requirements: dict[str, None] = field(default_factory=dict)
+    files: dict[str, None] = field(default_factory=dict)
+    packages: dict[str, None] = field(default_factory=dict)
+    checkpoints: dict[str, None] = field(default_factory=dict)
+    modules: dict[str, None] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
+    clones: dict[str, str] = field(default_factory=dict)
+    """Folder of each clone: its address."""
+    sources: Sources = field(default_factory=Sources)
+
+    def attach(self, kind: str, name: str) -> None:
+        """Add a source."""
+        key = {
+            "competition": "competitions",
+            "dataset": "datasets",
+            "notebook": "notebooks",
+            "model": "models",
+        }[kind]
+        there = getattr(self.sources, key)
+        self.sources = replace(self.sources, **{key: tuple(dict.fromkeys((*there, name)))})
+
+
+def found_of(wish: Wish, became: Became, value: str = "", remedy: str = "") -> Found:
+    """Return what is told of a wish."""
+    text = " ".join(wish.text.split())
+    return Found(
+        kind=wish.kind,
+        cell=wish.cell,
+        line=wish.line,
+        text=text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…",
+        became=became,
+        value=value,
+        remedy=remedy,
+    )
+
+
+def decide(wish: Wish, code: Code, ground: Ground, basket: Basket, others: Sequence[Wish]) -> Verdict:
+    """Return what becomes of a wish, and put what it needs into the basket; `others` are all wishes."""
+    if wish.kind is Kind.INSTALL:
+        return _install(wish, ground, basket)
+    if wish.kind is Kind.CLONE:
+        return _clone(wish, ground, basket, others)
+    if wish.kind is Kind.DOWNLOAD:
+        return _download(wish, ground, basket)
+    if wish.kind is Kind.KAGGLE:
+        return _kaggle(wish, basket)
+    if wish.kind is Kind.HUB:
+        return _hub(wish, ground, basket)
+    if wish.kind is Kind.PRETRAINED:
+        return _pretrained(wish, code)
+    if wish.kind is Kind.CORPUS:
+        return _corpus(wish, ground, basket)
+    if wish.kind is Kind.ACCOUNT:
+        return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "no account is needed offline"), off=True)
+    return _asked(
+        wish, "programs of the system cannot be installed offline: do without, or find a Python package"
+    )
+
+
+def _asked(wish: Wish, remedy: str, value: str = "") -> Verdict:
+    return Verdict(found=found_of(wish, Became.ASKED, value or wish.target, remedy))
+
+
+def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
+    words = shlex.split(wish.target)
+    wanted = shell.pip_of(words)
+    if wanted is None:
+        if wish.detail == "uninstall":
+            return Verdict(found=found_of(wish, Became.KEPT, "needs no internet"))
+        return _asked(
+            wish, "bundle the packages instead: write them into the requirements, and remove the line"
+        )
+    if wanted.offline or (wanted.local and not (wanted.requirements or wanted.files or wanted.folders)):
+        return Verdict(found=found_of(wish, Became.KEPT, "installs from mounted files"))
+    if holes := [each for each in wanted.requirements if shell.has_holes(each)]:
+        return _asked(wish, f"what '{holes[0]}' is is known only when it runs: write it out")
+    lines = list(wanted.requirements)
+    problems: list[str] = []
+    for folder in wanted.folders:
+        _folder(_below(wish.into, folder), ground, basket, lines, problems)
+    for file in wanted.files:
+        hits = ground.beside(_below(wish.into, file))
+        if hits:
+            basket.files[ground.name(hits[0])] = None
+        else:
+            problems.append(f"put '{file}' beside the notebook, and adopt again")
+    if problems:
+        return _asked(wish, "; ".join(problems))
+    basket.requirements |= dict.fromkeys(lines)
+    note = f"it asked '{wanted.index}': name that index in pip's configuration" if wanted.index else ""
+    value = ", ".join([*lines, *(f"-r {file}" for file in wanted.files), *wanted.folders])
+    return Verdict(found=found_of(wish, Became.REQUIREMENT, value, note), off=True)
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}".removesuffix("/.") if folder and not name.startswith("/") else name
+
+
+def _folder(folder: str, ground: Ground, basket: Basket, lines: list[str], problems: list[str]) -> None:
+    """Take a folder that pip installs: a clone by its address, a package of the project as it is."""
+    name = re.sub(r"\[.*\]$", "", folder).removeprefix("./").rstrip("/")
+    if name in basket.clones:
+        lines.append(f"{_project_of(name)} @ git+{basket.clones[name]}")
+        return
+    hits = ground.bases if name in ("", ".") else ground.beside(name)
+    if hits and any((hits[0] / each).is_file() for each in _PACKAGE_FILES):
+        basket.packages[ground.name(hits[0]) or "."] = None
+    else:
+        problems.append(f"put the source of '{folder}' beside the notebook, and adopt again")
+
+
+def _project_of(folder: str) -> str:
+    return normalized(folder.rpartition("/")[2])
+
+
+def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -> Verdict:
+    basket.clones[wish.into] = wish.target
+    installed = [
+        each for each in others if each.kind is Kind.INSTALL and each is not wish and _names(wish.into, each)
+    ]
+    if installed:
+        return Verdict(
+            found=found_of(wish, Became.REQUIREMENT, f"git+{wish.target}", "installed from there"), off=True
+        )
+    hits = ground.beside(wish.into)
+    if hits and hits[0].is_dir():
+        name = ground.name(hits[0])
+        basket.modules[name] = None
+        return Verdict(found=found_of(wish, Became.MODULE, name), off=True)
+    return _asked(
+        wish, f"run `git clone {wish.target} {wish.into}` beside the notebook, and adopt again: it travels"
+    )
+
+
+def _names(folder: str, install: Wish) -> bool:
+    wanted = shell.pip_of(shlex.split(install.target))
+    named = [_below(install.into, each) for each in wanted.folders] if wanted else []
+    return folder in [re.sub(r"\[.*\]$", "", each).removeprefix("./").rstrip("/") for each in named]
+
+
+def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
+    name = wish.into or re.split(r"[?#]", wish.target)[0].rpartition("/")[2]
+    hits = ground.beside(name) if name and "*" not in name else ()
+    if not hits or not hits[0].is_file():
+        where = f"'{name}'" if name else "a file"
+        return _asked(
+            wish, f"download it to {where} beside the notebook, and adopt again: it travels as a checkpoint"
+        )
+    serve(name, hits[0], ground, basket)
+    return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True)
+
+
+def serve(path: str, file: Path, ground: Ground, basket: Basket) -> None:
+    """Have a file or folder of the project travel, and be found at a path of the notebook's."""
+    name = ground.name(file)
+    basket.checkpoints[name] = None
+    basket.served[path.removeprefix("./")] = name
+
+
+def _kaggle(wish: Wish, basket: Basket) -> Verdict:
+    name = wish.target.strip("/")
+    parts = len(name.split("/"))
+    wanted = {"competition": 1, "dataset": 2, "notebook": 2, "model": 5}[wish.detail]
+    if "*" in name or not name:
+        return _asked(wish, "write its name out, so that it can be attached")
+    if wish.detail == "model" and parts == 4:
+        return _asked(wish, f"pin its version, as in '{name}/1': offline, a model is attached at one version")
+    if parts > wanted and wish.detail != "model":
+        name = "/".join(name.split("/")[:wanted])  # a version, which cannot be attached
+    elif parts != wanted:
+        return _asked(wish, f"'{name}' is no {wish.detail} as Kaggle names them")
+    basket.attach(wish.detail, name)
+    if wish.stand_in:  # the command line unpacks into the working folder, where nothing will be
+        return _asked(wish, f"it is attached now: read it below {places.INPUT}, and take this line out", name)
+    group = f"{wish.detail}s"
+    path = f"{places.SHOWN}/{group}/{name}{f'/{wish.into}' if wish.into else ''}"
+    return Verdict(
+        found=found_of(wish, Became.SOURCE, f"{wish.detail} {name}"), off=True, stand_in=f'"{path}"'
+    )
+
+
+def _hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
+    name = wish.target
+    if wish.detail == "from_pretrained" and _is_path(name, ground):
+        return Verdict(found=found_of(wish, Became.KEPT, name))
+    candidates = [wish.into, name, name.replace("/", "--"), name.rpartition("/")[2]]
+    for folder in filter(None, candidates):
+        for place in (folder, f"models/{folder}", f"checkpoints/{folder}", f"weights/{folder}"):
+            hits = ground.beside(place) if "*" not in place else ()
+            if hits and hits[0].is_dir() and wish.detail == "from_pretrained" and wish.start >= 0:
+                path = ground.name(hits[0])
+                serve(path, hits[0], ground, basket)
+                return Verdict(
+                    found=found_of(wish, Became.CHECKPOINT, path),
+                    off=True,
+                    stand_in=f'"{places.WORKING}/{path}"',
+                )
+    if wish.detail == "torch.hub":
+        return _asked(wish, "clone the repository beside the notebook and load it with source='local'")
+    folder = name.rpartition("/")[2].strip("*") or "model"
+    if "*" in name:
+        return _asked(
+            wish, f"write the id out, or load from a folder: what '{name}' is is known only when it runs"
+        )
+    return _asked(
+        wish, f"run `hf download {name} --local-dir models/{folder}` here, and adopt again: it travels"
+    )
+
+
+def _is_path(name: str, ground: Ground) -> bool:
+    if places.MOUNT.match(name) or name.startswith(("/", "./", "../", "~")):
+        return True
+    return bool(ground.beside(name))  # told of where paths are looked at
+
+
+def _pretrained(wish: Wish, code: Code) -> Verdict:
+    what = f"`{wish.into}`"
+    loaded = wish.detail in code.loaded if wish.detail else bool(code.loaded)
+    if loaded and wish.start >= 0:
+        value = f"{wish.into}={wish.stand_in}: a checkpoint replaces the weights"
+        return Verdict(found=found_of(wish, Became.SWITCHED_OFF, value), off=True)
+    if wish.detail in code.loosely or (not wish.detail and code.loosely):
+        return _asked(
+            wish,
+            f"`load_state_dict(strict=False)` may leave weights as they were built: see that no key is missing,"
+            f" then write {wish.into}={wish.stand_in}",
+        )
+    return _asked(
+        wish,
+        f"the weights of '{wish.target}' are fetched: save them here (torch.save(model.state_dict(), ...)), load them"
+        f" in the notebook, and switch {what} off",
+    )
+
+
+def _corpus(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
+    if wish.detail == "spacy":
+        if re.fullmatch(r"[a-z]{2}_\w+", wish.target) and (version := ground.image.public_version("spacy")):
+            series = ".".join(version.split(".")[:2])
+            line = f"{wish.target} @ {_SPACY.format(wish.target, series + '.0')}"
+            basket.requirements[line] = None
+            return Verdict(found=found_of(wish, Became.REQUIREMENT, line), off=True)
+        return _asked(
+            wish, "name the wheel of the model in the requirements: its address stands on its release page"
+        )
+    hits = ground.beside("nltk_data")
+    if not hits:
+        names = wish.target or "..."
+        return _asked(
+            wish,
+            f"run `python -m nltk.downloader -d nltk_data {names}` beside the notebook, and adopt again: it travels",
+        )
+    serve("nltk_data", hits[0], ground, basket)
+    return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True)

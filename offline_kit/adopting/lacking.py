@@ -1,0 +1,126 @@
+"""What a notebook imports and nobody brings: neither the image, nor its own installs, nor the project."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterable, Iterator
+
+from offline_kit.adopting.calls import Code
+from offline_kit.adopting.deciding import Basket, found_of
+from offline_kit.adopting.nouns import Became, Found, Kind, Wish
+from offline_kit.adopting.places import Ground
+from offline_kit.package_lists import normalized
+from offline_kit.rehearsal import imports
+
+_KAGGLES = frozenset(
+    {"kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
+)
+"""Modules of Kaggle's that no list of packages names."""
+_NAMED = re.compile(r"^[A-Za-z0-9][\w.-]*")
+
+
+def look(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
+    """Yield the imports that lack a package, each with what was done about it."""
+    names: set[str] = set()
+    for number, tree in code.trees.items():
+        for node in _imports(tree):
+            for name in _tops(node):
+                if name not in names and not _is_there(name, ground, basket):
+                    names.add(name)
+                    text = code.reads[number].source.split("\n")[node.lineno - 1].strip()
+                    wish = Wish(kind=Kind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
+                    yield _found(wish, ground, basket)
+
+
+def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Yield the imports that are meant to succeed: one in a `try` may fail."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop(0)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif not isinstance(node, ast.Try):
+            waiting += ast.iter_child_nodes(node)
+
+
+def _tops(node: ast.Import | ast.ImportFrom) -> list[str]:
+    if isinstance(node, ast.Import):
+        return [one.name.partition(".")[0] for one in node.names]
+    return [node.module.partition(".")[0]] if node.module and not node.level else []
+
+
+def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
+    if name in sys.stdlib_module_names or name in _KAGGLES or name == "IPython":
+        return True
+    if imports.distributions([name], ground.image.packages):
+        return True
+    wanted = normalized(name)
+    if any(each.startswith(f"{wanted}-") for each in ground.image.packages):
+        return True
+    asked = {found[0] for line in basket.requirements if (found := _NAMED.match(line))}
+    guesses = {wanted, *map(normalized, imports.DISTRIBUTIONS.get(name, ()))}
+    if guesses & set(map(normalized, asked)) or any(wanted in normalized(each) for each in asked):
+        return True
+    inside = [folder for each in (*basket.modules, *basket.packages) for folder in (each, f"{each}/src")]
+    return any(_module(ground, f"{folder}/{name}") for folder in inside)
+
+
+def _module(ground: Ground, place: str) -> str:
+    """Return the name of a module or package of the project, relative to it; "" for none."""
+    for candidate in (f"{place}.py", place):
+        for hit in ground.beside(candidate):
+            if hit.is_file() or any(hit.glob("*.py")):
+                return ground.name(hit)
+    return ""
+
+
+def _found(wish: Wish, ground: Ground, basket: Basket) -> Found:
+    for folder in ("", "src/"):
+        if module := _module(ground, f"{folder}{wish.target}"):
+            basket.modules[module] = None
+            return found_of(wish, Became.MODULE, module)
+    if wish.target == "google":
+        return found_of(wish, Became.ASKED, "google.colab", "Colab's modules are nowhere else: take them out")
+    known = imports.DISTRIBUTIONS.get(wish.target, ())
+    line = known[0] if known else wish.target.replace("_", "-")
+    basket.requirements[line] = None
+    remedy = "" if known else "the name is a guess from the import: see that the package is called so"
+    return found_of(wish, Became.REQUIREMENT, line, remedy)
+
+
+def unread(code: Code) -> Iterator[Found]:
+    """Yield the cells that this Python cannot read."""
+    for number, read in code.reads.items():
+        if number not in code.trees:
+            first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
+            wish = Wish(kind=Kind.UNREAD, cell=number, line=1, text=first)
+            minor = "{}.{}".format(*sys.version_info)
+            yield found_of(
+                wish,
+                Became.KEPT,
+                f"no Python as Python {minor} reads it: it was looked through for magics and mounts alone",
+            )
+
+
+def path_folders(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
+    """Yield the folders that are put on sys.path and lie in the project: they travel as modules."""
+    for number, tree in code.trees.items():
+        for call in _path_calls(tree.body):
+            for node in call.args:
+                text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+                hits = [hit for hit in ground.beside(text) if hit.is_dir()] if text.strip("./") else []
+                for hit in hits:
+                    basket.modules[ground.name(hit)] = None
+                    line = code.reads[number].source.split("\n")[call.lineno - 1].strip()
+                    wish = Wish(kind=Kind.FILE, cell=number, line=call.lineno, text=line)
+                    yield found_of(wish, Became.MODULE, ground.name(hit))
+
+
+def _path_calls(body: Iterable[ast.stmt]) -> Iterator[ast.Call]:
+    for statement in body:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+                "sys.path.append",
+                "sys.path.insert",
+            ):
+                yield node

@@ -1,0 +1,68 @@
+"""Strings of a notebook's Python whose value is known without running it; unknown parts become "*"."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+_PATHS = frozenset({"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"})
+
+
+def text(node: ast.expr | None, known: Mapping[str, str]) -> str:
+    """Return the string that an expression is, with "*" for what is not known; "" for no string at all."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else ""
+    if isinstance(node, ast.Name):
+        return known.get(node.id, "")
+    if isinstance(node, ast.Attribute):
+        dotted = ast.unparse(node)
+        return known.get(dotted, known.get(node.attr, "") if isinstance(node.value, ast.Name) else "")
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_part(each, known) for each in node.values)
+    if isinstance(node, ast.BinOp):
+        return _joined(node, known)
+    return _called(node, known) if isinstance(node, ast.Call) else ""
+
+
+def _part(node: ast.expr, known: Mapping[str, str]) -> str:
+    if isinstance(node, ast.FormattedValue):
+        plain = node.conversion < 0 and node.format_spec is None
+        return (text(node.value, known) if plain else "") or "*"
+    return text(node, known)
+
+
+def _joined(node: ast.BinOp, known: Mapping[str, str]) -> str:
+    left, right = text(node.left, known), text(node.right, known)
+    if isinstance(node.op, ast.Add) and (left or right):
+        return (left or "*") + (right or "*")
+    if isinstance(node.op, ast.Div) and left:
+        return f"{left.rstrip('/')}/{right or '*'}"
+    return ""
+
+
+def _called(node: ast.Call, known: Mapping[str, str]) -> str:
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    parts = [text(each, known) for each in node.args]
+    if name == "join" and parts and parts[0]:
+        return "/".join([parts[0].rstrip("/"), *(part or "*" for part in parts[1:])])
+    if name in _PATHS and len(parts) == 1:
+        return parts[0]
+    return "/".join(part or "*" for part in parts) if name == "Path" and parts and parts[0] else ""
+
+
+def constants(trees: Iterable[ast.Module]) -> dict[str, str]:
+    """Return the names, of variables and of class attributes, that are assigned one string and nothing else."""
+    values: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                times[node.id] += 1
+            if isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                if (
+                    len(targets) == 1
+                    and isinstance(targets[0], ast.Name)
+                    and (said := text(node.value, values))
+                ):
+                    values[targets[0].id] = said
+    return {name: said for name, said in values.items() if times[name] == 1}

@@ -1,0 +1,164 @@
+"""Look a notebook through: what it wants from the internet, what becomes of each thing, and the cells that remain."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from offline_kit.adopting import beside, calls, deciding, lacking, mounts, reading, rewriting
+from offline_kit.adopting.calls import Code
+from offline_kit.adopting.deciding import Basket, Verdict, found_of
+from offline_kit.adopting.lines import ShellLine, shell_lines
+from offline_kit.adopting.nouns import Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
+from offline_kit.adopting.places import Ground
+from offline_kit.image import Image
+
+NO_EDIT = "take it out by hand: its place in the line cannot be told"
+
+
+def look(notebook: Path, project: Path, image: Image, attached: Sources | None = None) -> Adoption:
+    """Look a notebook through against a project and an image; nothing of it is run and nothing is fetched.
+
+    Raises UsageError where there is no such notebook, ProjectError for what is none.
+    """
+    cells = reading.cells(notebook)
+    said = reading.beside(notebook)
+    basket = Basket(sources=_together(said.sources, attached or Sources()))
+    ground = Ground(project=project, notebook=notebook, image=image, sources=basket.sources)
+    code = calls.code_of((cell.number, cell.source) for cell in cells if cell.kind == "code")
+    found, edits = _decided(code, ground, basket)
+    for one, edit in beside.look(code, ground, basket):
+        found.append(one)
+        edits += [edit] if edit else []
+    found += lacking.path_folders(code, ground, basket)
+    found += lacking.look(code, ground, basket)
+    found += lacking.unread(code)
+    edits += mounts.edits(code)
+    found += mounts.resolve(code, replace(ground, sources=basket.sources), basket)
+    found += _settings(said)
+    return Adoption(
+        notebook=notebook,
+        cells=cells,
+        changed=tuple(_changed(cell, edits) for cell in cells),
+        found=_ordered(found),
+        requirements=tuple(basket.requirements),
+        requirement_files=tuple(basket.files),
+        packages=tuple(basket.packages),
+        checkpoints=tuple(basket.checkpoints),
+        modules=tuple(basket.modules),
+        served=tuple(sorted((_below(path), name) for path, name in basket.served.items())),
+        sources=basket.sources,
+        accelerator=said.accelerator,
+    )
+
+
+def _together(said: Sources, attached: Sources) -> Sources:
+    def both(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*getattr(attached, name), *getattr(said, name))))
+
+    return Sources(
+        competitions=both("competitions"),
+        datasets=both("datasets"),
+        notebooks=both("notebooks"),
+        models=both("models"),
+    )
+
+
+def _below(path: str) -> str:
+    """Return a served path below the folder that shows everything."""
+    return path if path.startswith("input/") else f"working/{path}"
+
+
+def _changed(cell: Cell, edits: Sequence[Edit]) -> str:
+    own = [edit for edit in edits if edit.cell == cell.number]
+    return rewriting.applied(cell.source, own) if own else cell.source
+
+
+def _ordered(found: Iterable[Found]) -> tuple[Found, ...]:
+    return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.cell or 1 << 30, one.line)))
+
+
+def _decided(code: Code, ground: Ground, basket: Basket) -> tuple[list[Found], list[Edit]]:
+    """Decide on all wishes of shell lines and calls, in the notebook's order."""
+    lines = list(shell_lines(code))
+    called = list(calls.wishes(code))
+    everything = [*(wish for line in lines for wish in line.wishes), *called]
+    found: list[Found] = []
+    edits: list[Edit] = []
+    verdicts: dict[int, Verdict] = {}
+    for wish in sorted(everything, key=lambda one: (one.cell, one.line, one.start)):
+        verdicts[id(wish)] = deciding.decide(wish, code, ground, basket, everything)
+    for line in lines:
+        own = [verdicts[id(wish)] for wish in line.wishes]
+        found += [verdict.found for verdict in own]
+        edits += _line_edits(line, own, code)
+    for _, group in groupby(called, key=lambda wish: (wish.cell, wish.start, wish.end)):
+        wishes = list(group)
+        own = [verdicts[id(wish)] for wish in wishes]
+        off = all(verdict.off for verdict in own)
+        edit = _call_edit(wishes[0], own, code) if off else None
+        for wish, verdict in zip(wishes, own, strict=True):
+            found.append(_by_hand(wish, verdict) if off and not edit else verdict.found)
+        edits += [edit] if edit else []
+    return found, edits
+
+
+def _by_hand(wish: Wish, verdict: Verdict) -> Found:
+    return found_of(wish, Became.ASKED, verdict.found.value, NO_EDIT)
+
+
+def _line_edits(line: ShellLine, verdicts: Sequence[Verdict], code: Code) -> Iterator[Edit]:
+    """Yield the changes of a shell line: all of it goes, or those of its commands that can."""
+    magic, source = line.magic, code.reads[line.wishes[0].cell].source
+    if line.alone and all(verdict.off for verdict in verdicts) and not line.script:
+        text = source[magic.start + len(magic.before) : magic.end]
+        off = rewriting.statement_off(text, magic.indent, magic.before)
+        yield Edit(cell=line.wishes[0].cell, start=magic.start, end=magic.end, text=off)
+        return
+    spans: dict[tuple[int, int], bool] = {}
+    for wish, verdict in zip(line.wishes, verdicts, strict=True):
+        spans[wish.start, wish.end] = spans.get((wish.start, wish.end), True) and verdict.off
+    for (start, end), gone in spans.items():
+        if gone:
+            yield Edit(cell=line.wishes[0].cell, start=start, end=end, text="true")
+
+
+def _call_edit(wish: Wish, verdicts: Sequence[Verdict], code: Code) -> Edit | None:
+    """Return the change of a call, or of one argument of it; None where nothing can stand for it."""
+    if wish.start < 0:
+        return None
+    source = code.reads[wish.cell].source
+    if wish.whole and wish.kind is not Kind.KAGGLE:
+        text = rewriting.statement_off(source[wish.start : wish.end], rewriting.indent_at(source, wish.start))
+        return Edit(cell=wish.cell, start=wish.start, end=wish.end, text=text)
+    stand_in = verdicts[0].stand_in or wish.stand_in
+    return Edit(cell=wish.cell, start=wish.start, end=wish.end, text=stand_in) if stand_in else None
+
+
+def _settings(said: reading.Said) -> Iterator[Found]:
+    """Yield what of the metadata is worth a word."""
+
+    def one(text: str, became: Became, value: str, remedy: str = "") -> Found:
+        return Found(kind=Kind.SETTING, cell=0, line=0, text=text, became=became, value=value, remedy=remedy)
+
+    if said.internet:
+        yield one("enable_internet", Became.SWITCHED_OFF, "the adopted notebook runs without")
+    if said.accelerator == "tpu":
+        yield one(
+            "enable_tpu", Became.ASKED, "TPU", "no image here knows TPUs: choose an `accelerator`, or the CPU"
+        )
+    elif "p100" in said.accelerator.lower():
+        yield one(
+            "machine_shape", Became.ASKED, said.accelerator, 'the P100 is retired: take accelerator = "t4x2"'
+        )
+    elif said.accelerator:
+        yield one("accelerator", Became.KEPT, said.accelerator)
+    own = said.sources
+    for kind, names in (
+        ("competition", own.competitions),
+        ("dataset", own.datasets),
+        ("notebook", own.notebooks),
+        ("model", own.models),
+    ):
+        for name in names:
+            yield one(f"{kind}_sources", Became.SOURCE, f"{kind} {name}")

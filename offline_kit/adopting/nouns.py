@@ -1,0 +1,184 @@
+"""What is found in a notebook, and what becomes of it."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+
+class Kind(StrEnum):
+    """What a line of a notebook asks of the internet, or of a folder that is elsewhere now."""
+
+    INSTALL = "install"
+    """Installs packages."""
+    IMPORT = "import"
+    """Imports what the image lacks."""
+    CLONE = "clone"
+    """Copies a repository."""
+    DOWNLOAD = "download"
+    """Fetches a file."""
+    KAGGLE = "kaggle"
+    """Fetches a dataset, model, notebook output or competition of Kaggle's."""
+    HUB = "hub"
+    """Loads a model or tokenizer of a hub by its id."""
+    PRETRAINED = "pretrained"
+    """Builds a model with weights that are fetched."""
+    CORPUS = "corpus"
+    """Fetches data of NLTK or spaCy."""
+    FILE = "file"
+    """Reads a file that lies with the notebook."""
+    MOUNT = "mount"
+    """Reads below /kaggle/input."""
+    SYSTEM = "system"
+    """Installs programs of the system."""
+    ACCOUNT = "account"
+    """Logs in somewhere."""
+    UNREAD = "unread"
+    """Could not be read here."""
+    SETTING = "setting"
+    """Stands in the notebook's metadata."""
+
+
+class Became(StrEnum):
+    """What a found thing became."""
+
+    REQUIREMENT = "requirement"
+    CHECKPOINT = "checkpoint"
+    MODULE = "module"
+    SOURCE = "source"
+    SWITCHED_OFF = "switched off"
+    SERVED = "served"
+    KEPT = "kept"
+    """Stays as it is and does no harm."""
+    ASKED = "asked"
+    """Stays as it is and fails offline: the person has to do something."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One cell of the notebook."""
+
+    number: int
+    """Its place in the notebook, from 1."""
+    kind: str
+    """"code", "markdown" or "raw"."""
+    source: str
+    """Its text, to the letter."""
+    node: dict[str, Any] = field(default_factory=dict)
+    """What else it holds: id, metadata, attachments."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """Something that a line wants from outside, before anybody decided what becomes of it."""
+
+    kind: Kind
+    """What it asks for."""
+    cell: int
+    """Number of the cell."""
+    line: int
+    """Line of the cell, from 1."""
+    text: str
+    """The line or the command as it stands."""
+    target: str = ""
+    """What is fetched: requirement, address, hub id, slug, path."""
+    into: str = ""
+    """Where it goes: a file or folder, as the notebook calls it; empty where nobody says."""
+    detail: str = ""
+    """More about it: "dataset", "model", "competition", "notebook"; or the argument to change."""
+    start: int = -1
+    """Where in the cell's text stands what can be taken out; -1 where nothing can."""
+    end: int = -1
+    """Where that ends."""
+    stand_in: str = ""
+    """What may stand there instead."""
+    whole: bool = False
+    """Whether the place is one whole statement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A wish, and what became of it."""
+
+    kind: Kind
+    """What was asked for."""
+    cell: int
+    """Number of the cell; 0 for the notebook's metadata."""
+    line: int
+    """Line of the cell, from 1."""
+    text: str
+    """The line as it stands, shortened."""
+    became: Became
+    """What became of it."""
+    value: str = ""
+    """The requirement, the checkpoint, the source, ..."""
+    remedy: str = ""
+    """What the person has to do, where anything is left to do."""
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for a person."""
+        return f"cell {self.cell}, line {self.line}" if self.cell else "kernel-metadata.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One change of a cell's text."""
+
+    cell: int
+    """Number of the cell."""
+    start: int
+    """Where it begins."""
+    end: int
+    """Where it ends."""
+    text: str
+    """What stands there afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """What is attached to the notebook on Kaggle."""
+
+    competitions: tuple[str, ...] = ()
+    """Slugs."""
+    datasets: tuple[str, ...] = ()
+    """"owner/slug"."""
+    notebooks: tuple[str, ...] = ()
+    """"owner/slug"."""
+    models: tuple[str, ...] = ()
+    """"owner/model/framework/variation/version"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adoption:
+    """A notebook that was looked through, and all that follows from it."""
+
+    notebook: Path
+    """The notebook."""
+    cells: tuple[Cell, ...]
+    """Its cells as they are."""
+    changed: tuple[str, ...]
+    """The text of every cell in the adopted notebook."""
+    found: tuple[Found, ...]
+    """All that was found, in the order of the notebook."""
+    requirements: tuple[str, ...] = ()
+    """Lines of a requirements file, in the notebook's order."""
+    requirement_files: tuple[str, ...] = ()
+    """Requirements files that the notebook installs, relative to the project."""
+    packages: tuple[str, ...] = ()
+    """Folders that it installs as packages, relative to the project."""
+    checkpoints: tuple[str, ...] = ()
+    """Files and folders of the project that have to travel."""
+    modules: tuple[str, ...] = ()
+    """Its own modules beside the notebook."""
+    served: tuple[tuple[str, str], ...] = ()
+    """Pairs: path in the adopted notebook, and the project's file or folder that is to be found there."""
+    sources: Sources = field(default_factory=Sources)
+    """What has to be attached."""
+    accelerator: str = ""
+    """The accelerator that its metadata asks for; empty for none."""
+
+    @property
+    def asked(self) -> tuple[Found, ...]:
+        """What the person has to do something about."""
+        return tuple(one for one in self.found if one.became is Became.ASKED)

@@ -1,0 +1,112 @@
+"""The notebook that is adopted, and what lies beside it: its cells and its kernel-metadata.json."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offline_kit.adopting.nouns import Cell, Sources
+from offline_kit.errors import ProjectError, UsageError
+
+METADATA = "kernel-metadata.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What the kernel-metadata.json beside a notebook says; all empty where there is none."""
+
+    sources: Sources = field(default_factory=Sources)
+    """What is attached."""
+    accelerator: str = ""
+    """The machine shape, or "gpu", or "tpu"; empty for the CPU."""
+    internet: bool = False
+    """Whether the internet was on."""
+
+
+def cells(path: Path) -> tuple[Cell, ...]:
+    """Return the cells of a notebook of any version, their text to the letter.
+
+    Raises UsageError where there is no such file, ProjectError for what is no notebook, or not one in Python.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UsageError(
+            f"cannot read the notebook '{path}': {error.strerror}", hint="name the .ipynb file to adopt"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise _no_notebook(path, "it is not in UTF-8") from error
+    notebook = _parsed(path, text)
+    language = (notebook["metadata"].get("kernelspec") or {}).get("language") or "python"
+    if language.lower() not in ("python", "python3", "ipython"):
+        raise ProjectError(
+            f"'{path}' is a notebook in {language}", hint="only notebooks in Python can be adopted"
+        )
+    return tuple(_cell(number, node) for number, node in enumerate(notebook["cells"], 1))
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    import nbformat as untyped
+
+    nbformat: Any = untyped
+    try:
+        return dict(nbformat.reads(text, as_version=4))
+    except Exception as error:
+        raise _no_notebook(path, str(error).partition("\n")[0][:200]) from error
+
+
+def _no_notebook(path: Path, why: str) -> ProjectError:
+    return ProjectError(
+        f"'{path}' is no notebook: {why}", hint="open it in Jupyter and save it again, or name another file"
+    )
+
+
+def _cell(number: int, node: Any) -> Cell:
+    kept = {"metadata": _metadata(dict(node.get("metadata") or {}))}
+    kept |= {name: node[name] for name in ("id", "attachments") if name in node}
+    return Cell(number=number, kind=node["cell_type"], source=str(node["source"]), node=kept)
+
+
+def _metadata(said: dict[str, Any]) -> dict[str, Any]:
+    """Return a cell's metadata without what earlier runs left in it."""
+    return {name: value for name, value in said.items() if name not in ("execution", "papermill", "trusted")}
+
+
+def beside(notebook: Path) -> Said:
+    """Read the kernel-metadata.json in the notebook's folder; ProjectError for one that is none."""
+    path = notebook.parent / METADATA
+    if not path.is_file():
+        return Said()
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        lists = {
+            name: tuple(map(str, said.get(f"{name}_sources") or ()))
+            for name in ("competition", "dataset", "kernel", "model")
+        }
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise ProjectError(
+            f"'{path}' is no metadata of a notebook: {error}", hint="mend it, or move it away"
+        ) from error
+    return Said(
+        sources=Sources(
+            competitions=lists["competition"],
+            datasets=lists["dataset"],
+            notebooks=lists["kernel"],
+            models=lists["model"],
+        ),
+        accelerator=_accelerator(said),
+        internet=_is_on(said.get("enable_internet")),
+    )
+
+
+def _accelerator(said: dict[str, Any]) -> str:
+    if _is_on(said.get("enable_tpu")):
+        return "tpu"
+    shape = str(said.get("machine_shape") or "")
+    if shape.lower() in ("", "none", "cpu"):
+        return "gpu" if _is_on(said.get("enable_gpu")) else ""
+    return shape
+
+
+def _is_on(value: object) -> bool:
+    return value is True or str(value).lower() == "true"  # Kaggle's client writes both

@@ -1,0 +1,172 @@
+"""The adopted notebook as it is written: one setup cell on top, and the cells of the notebook, never through jinja."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit import scripts
+from offline_kit.adopting import looking
+from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.image import Image
+from offline_kit.model import Kit, NotebookSettings, Role
+from offline_kit.package_lists import normalized
+from offline_kit.report import SILENT, Reporter
+
+TEMPLATE = "adopt"
+RUNTIME = ("kit_runtime", "kit_install", "kit_adopted")
+"""Modules whose source goes into the setup cell."""
+AGAIN = "`offline-kit adopt {} --write` writes it, or shows the line to add"
+_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
+
+
+def adopted(settings: NotebookSettings, competition: str, project: Path, image: Image) -> Adoption:
+    """Look through the notebook that the configuration names; raises as `looking.look` does."""
+    competitions = (*([competition] if competition else []), *settings.competition_sources)
+    attached = Sources(
+        competitions=competitions,
+        datasets=settings.dataset_sources,
+        notebooks=settings.kernel_sources,
+        models=settings.model_sources,
+    )
+    return looking.look(project / settings.source, project, image, attached)
+
+
+def with_sources(settings: NotebookSettings, competition: str, adoption: Adoption) -> NotebookSettings:
+    """Return the settings with all that the notebook attaches, and our own template."""
+    own = adoption.sources
+    return replace(
+        settings,
+        template=TEMPLATE,
+        competition_sources=tuple(each for each in own.competitions if each != competition),
+        dataset_sources=own.datasets,
+        kernel_sources=own.notebooks,
+        model_sources=own.models,
+    )
+
+
+def check(adoption: Adoption, kit: Kit, image: Image, source: str, report: Reporter = SILENT) -> None:
+    """Raise for what a line fetched that is switched off now, and that neither the kit nor the image has.
+
+    What the person was asked for and has not done is warned of.
+    """
+    lacking = [
+        *(f"the package '{name}'" for name in _lacking_packages(adoption, kit, image)),
+        *(f"the file '{name}'" for _, name in adoption.served if not _entries(kit, name)),
+    ]
+    if lacking:
+        raise UsageError(
+            f"'{source}' needs what the configuration does not name: {', '.join(dict.fromkeys(lacking))}",
+            hint=AGAIN.format(source),
+        )
+    for one in adoption.asked:
+        report.warn(f"'{source}', {one.place}: {one.text}: {one.remedy}")
+
+
+def _lacking_packages(adoption: Adoption, kit: Kit, image: Image) -> list[str]:
+    own = {
+        normalized(entry.original.rpartition("/")[2].split("-")[0])
+        for part in kit.parts
+        for entry in part.entries
+        if entry.role in (Role.WHEEL, Role.SDIST)
+    }
+    named = [
+        found[1] for line in adoption.requirements if (found := _NAME.match(line)) and "://" not in found[1]
+    ]
+    return [name for name in named if normalized(name) not in own and normalized(name) not in image.packages]
+
+
+def _entries(kit: Kit, name: str) -> list[str]:
+    """Return the kit's original names of a file or folder of the project."""
+    wanted = f"checkpoints/{name}"
+    return [
+        entry.original
+        for part in kit.parts
+        for entry in part.entries
+        if entry.original == wanted or entry.original.startswith(f"{wanted}/")
+    ]
+
+
+def facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
+    """Return what the setup's template is told of the notebook."""
+    served = {
+        path + original.removeprefix(f"checkpoints/{name}"): original
+        for path, name in adoption.served
+        for original in _entries(kit, name)
+    }
+    own = adoption.sources
+    attached: Mapping[str, tuple[str, ...]] = {
+        "competitions": own.competitions,
+        "datasets": own.datasets,
+        "notebooks": own.notebooks,
+        "models": own.models,
+    }
+    return {
+        "notebook": adoption.notebook.name,
+        "served": dict(sorted(served.items())),
+        "attached": {group: list(names) for group, names in attached.items() if names},
+        "changes": [
+            {"cell": one.cell, "line": one.line, "text": one.text, "now": now(one)}
+            for one in adoption.found
+            if one.cell and one.became is not Became.KEPT
+        ],
+    }
+
+
+def now(one: Found) -> str:
+    """Return what became of something, in a few words."""
+    words = {
+        Became.REQUIREMENT: f"in the requirements: {one.value}",
+        Became.CHECKPOINT: f"in the kit: {one.value}",
+        Became.MODULE: f"code in the kit: {one.value}",
+        Became.SOURCE: f"attached: {one.value}",
+        Became.SERVED: f"shown, from '{one.value}'",
+        Became.SWITCHED_OFF: one.value,
+        Became.KEPT: f"left as it is: {one.value}",
+        Became.ASKED: f"NOT DONE: {one.remedy}",
+    }
+    return words[one.became]
+
+
+def text(adoption: Adoption, script: str) -> str:
+    """Return the notebook's JSON: the cells of the setup's script, then the adopted ones; outputs are left out.
+
+    Raises ProjectError where a notebook breaks the rules of its format.
+    """
+    import nbformat as untyped
+
+    nbformat: Any = untyped
+    notebook = nbformat.reads(scripts.to_notebook(script), as_version=4)
+    made = {
+        "code": nbformat.v4.new_code_cell,
+        "markdown": nbformat.v4.new_markdown_cell,
+        "raw": nbformat.v4.new_raw_cell,
+    }
+    taken = {cell["id"] for cell in notebook.cells}
+    for cell, source in zip(adoption.cells, adoption.changed, strict=True):
+        node = made[cell.kind](source, **cell.node)
+        node["id"] = _id(str(cell.node.get("id", "")), cell.number, taken)
+        taken.add(node["id"])
+        notebook.cells.append(node)
+    try:
+        nbformat.validate(notebook)
+    except nbformat.ValidationError as error:
+        raise ProjectError(
+            f"'{adoption.notebook}' breaks the rules of notebooks: {str(error).partition(chr(10))[0]}",
+            hint="open it in Jupyter and save it again",
+        ) from error
+    return str(nbformat.writes(notebook)) + "\n"
+
+
+def _id(wanted: str, number: int, taken: set[str]) -> str:
+    """Return a cell's id: its own where it is one, else of its number."""
+    if re.fullmatch(r"[\w-]{1,64}", wanted, re.ASCII) and wanted not in taken:
+        return wanted
+    return f"cell-{number}"
+
+
+def is_shown(one: Found) -> bool:
+    """Whether a finding is worth a line of its own: a requirement that the image has already is not."""
+    return one.kind is not Kind.SETTING or one.became is Became.ASKED

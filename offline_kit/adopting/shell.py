@@ -1,0 +1,281 @@
+"""Shell lines of a notebook: which of their commands want something from the internet, and what."""
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+_SPLIT = re.compile(
+    r"""(?P<quoted>"(?:\\.|[^"\\])*"|'[^']*')|(?P<escaped>\\.)|(?P<comment>(?:^|(?<=\s))\#[^\n]*)
+    |(?P<end>&&|\|\||;|\||\n|(?<!>)&(?!>))""",
+    re.VERBOSE | re.DOTALL,
+)
+_REDIRECTED = re.compile(r"\s+\d?&?>>?\s*(&\d|\S+)")
+_SETS = re.compile(r"[A-Za-z_]\w*=")
+_BEFORE = frozenset({"sudo", "time", "nohup", "exec", "then", "do", "else", "yes"})
+_WITH_VALUE = frozenset(
+    {"-c", "--constraint", "-f", "--find-links", "-i", "--index-url", "--extra-index-url", "-t", "--target"}
+    | {"--prefix", "--root", "--python", "-p", "--no-binary", "--only-binary", "--platform", "--timeout"}
+    | {"--retries", "--proxy", "--log", "--cache-dir", "--progress-bar", "--upgrade-strategy", "--src"}
+    | {"--trusted-host", "-C", "--config-settings", "--python-version", "--implementation", "--abi"}
+)
+"""pip's options that take a word of their own."""
+_ELSEWHERE = ("-i", "--index-url", "--extra-index-url")
+_HOLE = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W\d]\w*)\}?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command of a shell line."""
+
+    words: tuple[str, ...]
+    """Its words without what stands before the program; the program first, without its folder."""
+    start: int
+    """Where it begins in the line."""
+    end: int
+    """Where it ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pip:
+    """What a call of pip installs."""
+
+    requirements: tuple[str, ...] = ()
+    """Lines for a requirements file."""
+    files: tuple[str, ...] = ()
+    """Requirements files."""
+    folders: tuple[str, ...] = ()
+    """Folders of source, editable or not."""
+    local: tuple[str, ...] = ()
+    """Wheels and sdists on a disk."""
+    offline: bool = False
+    """Whether it asks no index already."""
+    index: str = ""
+    """Another index that it asks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """A file or repository that a command brings."""
+
+    address: str
+    """What is asked for."""
+    into: str
+    """The file or folder that it becomes."""
+
+
+def commands(text: str, known: Mapping[str, str] | None = None) -> Iterator[Command]:
+    """Yield the commands of a shell line or script, in their order; comments are none.
+
+    `known` are strings of the notebook by name: `{name}` and `$name` are filled in.
+    """
+    start = 0
+    cut = text
+    for found in _SPLIT.finditer(text):
+        if found.lastgroup == "comment":
+            cut = cut[: found.start()] + " " * len(found[0]) + cut[found.end() :]
+        elif found.lastgroup == "end":
+            yield from _command(cut, start, found.start(), known or {})
+            start = found.end()
+    yield from _command(cut, start, len(text), known or {})
+
+
+def _command(text: str, start: int, end: int, known: Mapping[str, str]) -> Iterator[Command]:
+    part = text[start:end]
+    left = len(part) - len(part.lstrip())
+    plain = _REDIRECTED.sub("", part.strip().replace("\\\n", " "))
+    try:
+        words = shlex.split(plain)
+    except ValueError:
+        words = plain.split()
+    words = [filled(word, known) for word in words]
+    while words and (words[0] in _BEFORE or _SETS.match(words[0])):
+        words = words[1:]
+    if words:
+        program = words[0].rpartition("/")[2]
+        yield Command(words=(program, *words[1:]), start=start + left, end=start + left + len(part.strip()))
+
+
+def filled(text: str, known: Mapping[str, str]) -> str:
+    """Return a shell line with `{name}` and `$name` of the notebook filled in, as far as they are known."""
+
+    def fill(found: "re.Match[str]") -> str:
+        if found[0] in ("{{", "}}"):
+            return found[0][0]
+        name = (found["braced"] or found["dollar"] or "").strip()
+        return "python" if name == "sys.executable" else known.get(name, found[0])
+
+    return _HOLE.sub(fill, text)
+
+
+def has_holes(text: str) -> bool:
+    """Whether something in a filled line is known only when the notebook runs."""
+    return bool(re.search(r"\{[^{}]*\}|\$[\w{(]", text))
+
+
+def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
+    """Return pip's own words ("install", ...), however it is called; None for another program."""
+    rest = list(words)
+    if re.fullmatch(r"(python|pypy)[\d.]*", rest[0]) and rest[1:3] == ["-m", "pip"]:
+        return tuple(rest[3:])
+    if rest[0] == "uv" and rest[1:2] == ["pip"]:
+        return tuple(rest[2:])
+    return tuple(rest[1:]) if re.fullmatch(r"pip[\d.]*", rest[0]) else None
+
+
+def pip_of(words: Sequence[str]) -> Pip | None:
+    """Return what a command installs with pip; None for another command, and for pip's other verbs."""
+    own = pip_words(words)
+    if not own or own[0] != "install":
+        return None
+    kinds: dict[str, list[str]] = {"requirements": [], "files": [], "folders": [], "local": []}
+    rest, offline, index = list(own[1:]), False, ""
+    while rest:
+        word = rest.pop(0)
+        option, _, joined = word.partition("=") if word.startswith("--") else (word, "", "")
+        if option == "--no-index":
+            offline = True
+        elif option in ("-r", "--requirement", "-e", "--editable"):
+            value = joined or (rest.pop(0) if rest else "")
+            kinds["files" if "r" in option[:3] else _place_of(value)].append(value)
+        elif option in _WITH_VALUE:
+            value = joined or (rest.pop(0) if rest else "")
+            index = value if option in _ELSEWHERE else index
+        elif not word.startswith("-"):
+            kinds[_place_of(word)].append(word)
+    lists = {
+        name: tuple(_named(word) if name == "requirements" else word for word in found)
+        for name, found in kinds.items()
+    }
+    return Pip(**lists, offline=offline, index=index)
+
+
+def _place_of(word: str) -> str:
+    if re.match(r"(git|hg|svn|bzr)\+|https?://", word) or " @ " in word:
+        return "requirements"
+    if re.search(r"\.(whl|zip|tar\.gz)(\[|$)", word):
+        return "local"
+    return "folders" if word.startswith((".", "/", "~")) or "/" in word else "requirements"
+
+
+def _named(word: str) -> str:
+    """Return a requirement as a requirements file takes it: an address gets its name in front where it tells one."""
+    if not re.match(r"(git|hg|svn|bzr)\+|https?://", word):
+        return word
+    told = re.search(r"[#&]egg=([\w.-]+)", word)
+    if told:
+        return f"{told[1]} @ {word.partition('#')[0]}"
+    return word
+
+
+def cloned(words: Sequence[str]) -> Fetched | None:
+    """Return the repository that a command clones, and its folder."""
+    if list(words[:2]) != ["git", "clone"]:
+        return None
+    plain = _plain(
+        words[2:], with_value={"-b", "--branch", "--depth", "-c", "--config", "-o", "--origin", "-j"}
+    )
+    if not plain:
+        return None
+    folder = plain[1] if len(plain) > 1 else plain[0].rstrip("/").rpartition("/")[2].removesuffix(".git")
+    return Fetched(address=plain[0], into=folder.rstrip("/"))
+
+
+def downloaded(words: Sequence[str]) -> tuple[Fetched, ...]:
+    """Return the files that wget, curl or gdown bring."""
+    program = words[0]
+    if program not in ("wget", "curl", "gdown", "aria2c"):
+        return ()
+    named = {"-O", "--output-document", "-o", "--output"} - ({"-o"} if program == "wget" else set())
+    named -= {"-O"} if program == "curl" else set()
+    into, folder = _value(words, named), _value(words, {"-P", "--directory-prefix", "-d", "--dir"})
+    takes = {
+        "-H",
+        "--header",
+        "-U",
+        "--user-agent",
+        "-e",
+        "-t",
+        "-T",
+        "-x",
+        "-s",
+        "-d",
+        "--dir",
+        "-P",
+        "--retry",
+    }
+    takes -= {"-s", "-t"} if program == "curl" else {"-s", "-x"} if program == "gdown" else {"-x"}
+    plain = _plain(words[1:], with_value=named | takes | {"--directory-prefix"})
+    found = []
+    for address in plain:
+        name = into or _last(address)
+        place = f"{folder.rstrip('/')}/{name}" if folder and not into else name
+        found.append(Fetched(address=address, into=place))
+    return tuple(found)
+
+
+def _last(address: str) -> str:
+    return re.split(r"[?#]", address)[0].rstrip("/").rpartition("/")[2]
+
+
+def _value(words: Sequence[str], options: set[str]) -> str:
+    for number, word in enumerate(words):
+        option, _, joined = word.partition("=")
+        if option in options and (joined or number + 1 < len(words)):
+            return joined or words[number + 1]
+    return ""
+
+
+def _plain(words: Sequence[str], *, with_value: set[str]) -> list[str]:
+    found, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in with_value and rest:
+            rest.pop(0)
+        elif not word.startswith("-"):
+            found.append(word)
+    return found
+
+
+def of_kaggle(words: Sequence[str]) -> tuple[str, str] | None:
+    """Return the kind of source ("dataset", ...) and its name that Kaggle's command line fetches."""
+    if words[0] != "kaggle" or ("download" not in words and "output" not in words):
+        return None
+    kind = {"datasets": "dataset", "d": "dataset", "competitions": "competition", "c": "competition"}.get(
+        words[1], {"kernels": "notebook", "k": "notebook", "models": "model"}.get(words[1], "")
+    )
+    rest = [
+        word
+        for word in words[2:]
+        if word not in ("download", "output", "instances", "versions", "variations")
+    ]
+    named = _value(rest, {"-d", "--dataset", "-c", "--competition"})
+    plain = _plain(rest, with_value={"-p", "--path", "-f", "--file"})
+    name = named or (plain[0] if plain else "")
+    return (kind, name) if kind and name else None
+
+
+def of_hub(words: Sequence[str]) -> Fetched | None:
+    """Return the repository that the hub's command line downloads."""
+    if words[0] not in ("huggingface-cli", "hf") or words[1:2] != ("download",):
+        return None
+    plain = _plain(
+        words[2:], with_value={"--local-dir", "--revision", "--include", "--exclude", "--repo-type"}
+    )
+    return Fetched(address=plain[0], into=_value(words, {"--local-dir"})) if plain else None
+
+
+def of_corpus(words: Sequence[str]) -> tuple[str, str] | None:
+    """Return the library ("nltk", "spacy") and the data of it that a command downloads."""
+    if not re.fullmatch(r"python[\d.]*", words[0]) or words[1:2] != ("-m",) or len(words) < 4:
+        return None
+    if words[2:4] == ("spacy", "download") and len(words) > 4:
+        return "spacy", _plain(words[4:], with_value=set())[0]
+    if words[2] == "nltk.downloader":
+        return "nltk", " ".join(_plain(words[3:], with_value={"-d"}))
+    return None
+
+
+def is_system(words: Sequence[str]) -> bool:
+    """Whether a command installs programs of the system, or with conda."""
+    return words[0] in ("apt", "apt-get", "conda", "mamba", "dpkg", "yum") and "install" in words

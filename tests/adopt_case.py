@@ -1,0 +1,47 @@
+"""Notebooks to adopt."""
+
+import json
+from pathlib import Path
+
+from offline_kit import image
+from offline_kit.adopting import looking
+from offline_kit.adopting.nouns import Adoption, Became, Sources
+
+
+def notebook_of(folder: Path, *sources: str, name: str = "inference.ipynb") -> Path:
+    """Write a notebook with these code cells."""
+    cells = [
+        {
+            "cell_type": "code",
+            "source": source,
+            "metadata": {},
+            "outputs": [],
+            "execution_count": 7,
+            "id": f"c{number}",
+        }
+        for number, source in enumerate(sources, 1)
+    ]
+    about = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    whole = {"cells": cells, "metadata": about, "nbformat": 4, "nbformat_minor": 5}
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    return path
+
+
+def put(folder: Path, *names: str, text: str = "x\n") -> None:
+    """Write small files."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def looked(folder: Path, *sources: str, attached: Sources | None = None) -> Adoption:
+    """Write a notebook and look it through against Kaggle's CPU image."""
+    chosen = image.load("", accelerator="none", project=folder)
+    return looking.look(notebook_of(folder, *sources), folder, chosen, attached)
+
+
+def became(adoption: Adoption) -> list[tuple[Became, str]]:
+    """Return what each found thing became."""
+    return [(one.became, one.value) for one in adoption.found]
