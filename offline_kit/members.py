@@ -68,7 +68,7 @@ def chosen(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> Not
     That is: no template, model or function is named, and each checkpoint is claimed by a framework that
     needs nothing more to be said and whose usual task is the same.
     """
-    if not settings.automatic or settings.template != "plain" or not checkpoints:
+    if not settings.automatic or settings.template != "plain" or settings.source or not checkpoints:
         return settings
     claimed = [each.framework for each in _candidates(checkpoints)]
     tasks = {framework.task if framework and not framework.needs else "" for framework in claimed}

@@ -14,11 +14,13 @@ from typing import Any
 
 from offline_kit import __version__, files, predicting, resources, scripts
 from offline_kit.accelerators import machine_shape
+from offline_kit.adopting import rendering as adopting
 from offline_kit.errors import UsageError
 from offline_kit.image import Image
 from offline_kit.kaggle_names import TITLE_LENGTH, slug_of, slug_problems, title_problems
 from offline_kit.model import FileEntry, Kit, Member, NotebookSettings, Part, Role
 from offline_kit.report import SILENT, Reporter
+from offline_kit.weights.main_names import Lent
 
 CODE_FILE = "inference.ipynb"
 METADATA_FILE = "kernel-metadata.json"
@@ -29,6 +31,7 @@ RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
 PREDICTING = ("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess")
 """What the template `predict` gets besides; the pictures' where the task is pictures."""
 RUNTIME_OF = {
+    adopting.TEMPLATE: adopting.RUNTIME,
     "function": RUNTIME,
     "plain": RUNTIME,
     "lightning": (*RUNTIME, "kit_lightning"),
@@ -56,6 +59,8 @@ class Target:
     """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
     members: tuple[Member, ...] = ()
     """The models of the template `predict`."""
+    lent: Lent = Lent()
+    """The names of `__main__` that pickles look up, and the file that gives them."""
     preprocessing: Mapping[str, str] = field(default_factory=dict)
     """What a cell asks for, and the name in the kit: "scaler.joblib"."""
     homes: Mapping[str, str] = field(default_factory=dict)
@@ -90,12 +95,28 @@ def render(
     Raises UsageError for settings that the template cannot work with, and for names and titles that
     Kaggle would refuse; ProjectError for a template of the user's that is wrong, with its line.
     """
+    if settings.source:
+        return _adopted(kit, settings, image, target, report)
     report.step(f"Rendering the notebook from the template '{settings.template}'")
     metadata = kernel_metadata(kit, settings, image, target)
     script = scripts.fill(
         settings.template, target.project, _facts(kit, settings, image, target, metadata["title"])
     )
     return Rendered(text=scripts.to_notebook(script), metadata=metadata)
+
+
+def _adopted(
+    kit: Kit, settings: NotebookSettings, image: Image, target: Target, report: Reporter
+) -> Rendered:
+    """Return the notebook that the configuration adopts: its own cells, with ours on top."""
+    report.step(f"Adopting '{settings.source}'")
+    found = adopting.adopted(settings, target.competition, target.project, image)
+    adopting.check(found, kit, image, settings.source, report)
+    settings = adopting.with_sources(settings, target.competition, found)
+    metadata = kernel_metadata(kit, settings, image, target)
+    facts = _facts(kit, settings, image, target, metadata["title"])
+    script = scripts.fill(settings.template, target.project, facts | {"adopted": adopting.facts(found, kit)})
+    return Rendered(text=adopting.text(found, script), metadata=metadata)
 
 
 def check(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
@@ -108,6 +129,9 @@ def check(settings: NotebookSettings, image: Image, target: Target, *, weights: 
     )
     draft = Kit(folder=target.project, id="", parts=(Part(name="kit", id="", entries=entries * weights),))
     metadata = kernel_metadata(draft, settings, image, target)
+    if settings.source:
+        adopting.adopted(settings, target.competition, target.project, image)
+        return
     scripts.check_template(settings.template, target.project)
     facts = _facts(draft, settings, image, target, metadata["title"])
     if settings.template not in scripts.built_in():
@@ -128,6 +152,7 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
         "settings": settings,
         "kit_id": kit.id,
         "parts": kit.parts,
+        "lent": target.lent,
         "part_ids": {part.name: part.id for part in kit.parts},
         "packages": _package_names(kit),
         "checkpoints": [
@@ -143,9 +168,11 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
 
 
 def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    lending = ("kit_main",) if target.lent.names else ()
     if settings.template == "predict" or target.members:
-        return (*RUNTIME, *(name for name in PREDICTING if name != "kit_images" or facts["task"] == "images"))
-    modules = RUNTIME_OF.get(settings.template, ALL_RUNTIME)
+        predicting = (name for name in PREDICTING if name != "kit_images" or facts["task"] == "images")
+        return (*RUNTIME, *lending, *predicting)
+    modules = (*RUNTIME_OF.get(settings.template, ALL_RUNTIME), *lending)
     return (*modules, "kit_preprocess") if target.preprocessing else modules
 
 

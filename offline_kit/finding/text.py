@@ -38,6 +38,8 @@ def _lines(one: Setting) -> list[str]:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{_value(key)} = {_value(item)}' for key, item in value.items())}}}"
     # JSON's strings and lists of strings are TOML's as well
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 

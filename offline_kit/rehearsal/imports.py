@@ -3,13 +3,14 @@
 import ast
 import importlib.metadata
 import json
-import re
 import sys
 import zipfile
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
+
+from offline_kit.adopting import cells
 
 DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "attr": ("attrs",),
@@ -41,8 +42,6 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "zmq": ("pyzmq",),
 }
 """Import names that say nothing of their distribution; the first that the image has is taken."""
-
-_MAGIC = re.compile(r"^\s*[!%?].*$", re.MULTILINE)
 
 
 def of_source(text: str) -> frozenset[str]:
@@ -76,7 +75,7 @@ def _texts(path: Path) -> Iterator[str]:
     elif path.suffix == ".ipynb":
         for cell in json.loads(path.read_text(encoding="utf-8")).get("cells", ()):
             if cell.get("cell_type") == "code":
-                yield _MAGIC.sub("pass", "".join(cell.get("source", "")))
+                yield cells.imports_of("".join(cell.get("source", "")))
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wheel:
             for name in wheel.namelist():
