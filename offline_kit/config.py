@@ -200,6 +200,8 @@ def _notebook(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSet
     said |= {key: value for key, value in flags.items() if value not in (None, (), {})}
     said["automatic"] = "template" not in said
     said.setdefault("template", _template_for(said))
+    if said["template"] == "server":
+        said.setdefault("submission", "submission.parquet")  # what gateways write
     said["models"] = tuple(map(_model, said.get("models", ())))
     return NotebookSettings(**said)
 

@@ -8,7 +8,16 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "offline_kit"
 
 FLOORS: list[set[str]] = [
-    {"errors", "model", "report", "redaction", "kaggle_names", "resources", "adopting.nouns", "config_keys"},  # words
+    {
+        "errors",
+        "model",
+        "report",
+        "redaction",
+        "kaggle_names",
+        "resources",
+        "adopting.nouns",
+        "config_keys",
+    },  # words
     {
         "proc",
         "files",
@@ -42,6 +51,8 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.session",
         "kit_install",
         "kit_submission",
+        "kit_server",
+        "rehearsal.gateway_standin",
         "kit_preprocess",
         "kit_rows",
         "kit_lightning",
@@ -85,9 +96,16 @@ FLOORS: list[set[str]] = [
     {"kit_postprocess"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.client"},
-    {"weights.streams", "weights.left_out", "weights.torch_python"},  # the room of what the weights hold
+    {
+        "weights.streams",
+        "weights.left_out",
+        "weights.hub_folders",
+        "weights.torch_python",
+        "weights.downloads",
+    },  # the room of what the weights hold
     {"weights.scan", "weights.slim"},
     {"weights.main_names"},
+    {"rehearsal.gateway_driver"},
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
@@ -106,7 +124,7 @@ FLOORS: list[set[str]] = [
         "frameworks.xgboost",
     },  # each beside the others
     {"frameworks.table"},
-    {"predicting"},
+    {"predicting", "weights.stage"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {
         "diff_sides",
@@ -212,7 +230,14 @@ FLOORS: list[set[str]] = [
     {"doctor"},
     {"summary", "summary_kaggle", "summary_compare", "summary_start", "summary_adopt"},
     {"commands.options"},
-    {"commands.adopt", "commands.kit", "commands.kaggle", "commands.stores", "commands.start", "commands.compare"},
+    {
+        "commands.adopt",
+        "commands.kit",
+        "commands.kaggle",
+        "commands.stores",
+        "commands.start",
+        "commands.compare",
+    },
     {"cli"},  # front door
     {"__main__"},
 ]

@@ -48,6 +48,8 @@ class Bench:
     """Variables of this run besides those that every run has."""
     network: bool = False
     """Whether it may use this machine's network: for notebooks whose internet is on."""
+    around: tuple[str, ...] = ()
+    """Words before papermill's, of a program that starts it; paths as the box sees them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
         f"{before}/kaggle/working",
     ]
     box = Box(
-        argv=(str(bench.papermill), *words),
+        argv=(*_around(bench, before), str(bench.papermill), *words),
         mounts=tuple(mounts),
         links=bench.links,
         env=_environment(bench, before),
@@ -111,6 +113,11 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
         log=log,
         working=folder / "working",
     )
+
+
+def _around(bench: Bench, before: str) -> tuple[str, ...]:
+    own = ("/rehearsal/", "/kaggle/")
+    return tuple(f"{before}{word}" if word.startswith(own) else word for word in bench.around)
 
 
 def _prepare(bench: Bench, folder: Path, before: str) -> int:

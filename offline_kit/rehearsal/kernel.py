@@ -1,7 +1,7 @@
 """The kernel's side of a rehearsal: which Python, with what in it, and whether the kit can run on it."""
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -38,13 +38,14 @@ class Ready:
     """What is worth knowing about it."""
 
 
-def make_ready(kit: Kit, notebook: Path, image: Image, shop: Workshop, *, current: bool) -> Ready:
+def make_ready(kit: Kit, code: Sequence[Path], image: Image, shop: Workshop, *, current: bool) -> Ready:
     """Return the kernel for this kit: the running interpreter under `current`, else one made for the image.
 
+    `code` is what runs in it besides the kit's own: the notebook, and what that is rehearsed with.
     Raises ProjectError where the kit's wheels cannot be installed on this machine or this Python.
     """
     install = plan.read(kit)
-    used = _used(kit, install, notebook, image)
+    used = _used(kit, install, code, image)
     running = current or image.local
     here = _tags(image, running=running)
     _can_run(install, image, here, running=running)
@@ -78,13 +79,13 @@ def of_running(shop: Workshop) -> Ready:
     return Ready(python=python, launch=launch, mounts=mounts, used=(), notes=tuple(notes))
 
 
-def _used(kit: Kit, install: Plan, notebook: Path, image: Image) -> tuple[str, ...]:
+def _used(kit: Kit, install: Plan, code: Sequence[Path], image: Image) -> tuple[str, ...]:
     """Return what of the image the run needs.
 
     That is: provided pins, what the user's own code imports, what the kit's packages import undeclared.
     """
     archives = [path for entry, path in plan.files_of(kit) if entry.role in (Role.WHEEL, Role.SDIST)]
-    found = imports.of_files([notebook, *_own_code(kit, install)])
+    found = imports.of_files([*code, *_own_code(kit, install)])
     found |= import_chains.unavoidable(archives, install.imports())
     found |= imports.of_formats(entry.original for entry, _ in plan.files_of(kit))
     own = install.top_levels() | frozenset(_own_names(kit))

@@ -26,6 +26,8 @@ class Inputs:
     """The sample to compare the submission with, cut where rows were asked for."""
     notes: tuple[str, ...]
     """What differs from Kaggle, or is worth knowing."""
+    data: str = ""
+    """Where the competition's data is mounted; empty: nowhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,8 @@ class Wanted:
     """Local copies of other sources by "dataset:owner/slug", "notebook:owner/slug", "model:..."; mounted as they are."""
     homes: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
+    laid: Mapping[str, Path] = field(default_factory=dict)
+    """Folders that the competition's mount has besides the copy's, by name."""
 
 
 def lay_out(wanted: Wanted, folder: Path) -> Inputs:
@@ -77,7 +81,11 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
     place = f"competitions/{slug}" if wanted.layout == "new" else slug
     (folder / place).mkdir(parents=True, exist_ok=True)
     inside = f"/kaggle/input/{place}"
-    mounts.append(Mount(inside=inside, source=wanted.data.resolve()))
+    mounts += (
+        _among(wanted.data, wanted.laid, folder / place, inside)
+        if wanted.laid
+        else [Mount(inside=inside, source=wanted.data.resolve())]
+    )
     mounts += _behind_links(wanted.data)
     sample = sample or find_sample(wanted.data)
     if wanted.rows is not None:
@@ -88,7 +96,7 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
             or "nothing: no test*.csv, test* folder or sample was found"
         )
         notes.append(f"test set of {wanted.rows} rows: {cut}")
-    return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
+    return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes), data=inside)
 
 
 def _mount_kit(wanted: Wanted, folder: Path) -> list[Mount]:
@@ -107,7 +115,7 @@ def _mount_kit(wanted: Wanted, folder: Path) -> list[Mount]:
 
 def _dataset(wanted: Wanted, part: Part) -> str:
     dataset = wanted.dataset or "offline-kit"
-    return dataset if len(wanted.kit.parts) == 1 else f"{dataset}-{part.name}"
+    return dataset if len(wanted.kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
 
 
 def _mount(copy: Path, source: Source, layout: str, folder: Path) -> Mount:
@@ -136,6 +144,14 @@ def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]
             )
         mounts.append(_mount(copy, source, wanted.layout, folder))
     return mounts, notes
+
+
+def _among(data: Path, laid: Mapping[str, Path], place: Path, inside: str) -> list[Mount]:
+    """Return the entries of the data one by one, and what is laid among them, with a place to mount each at."""
+    entries = {path.name: path for path in sorted(data.iterdir()) if path.exists()} | dict(laid)
+    for name, path in entries.items():
+        (place / name).mkdir() if path.is_dir() else (place / name).touch()
+    return [Mount(inside=f"{inside}/{name}", source=path.resolve()) for name, path in entries.items()]
 
 
 def _behind_links(data: Path) -> list[Mount]:

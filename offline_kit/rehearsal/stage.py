@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,23 @@ from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import Kit
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.rehearsal import environments, execution, fidelity, kernel, mounts, plan, pythons, verdict
+from offline_kit.rehearsal import (
+    environments,
+    execution,
+    fidelity,
+    gateway,
+    kernel,
+    mounts,
+    plan,
+    pythons,
+    verdict,
+)
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.rehearsal.gateway import Service
+from offline_kit.rehearsal.verdict import Verdict
 from offline_kit.report import SILENT, Reporter
+from offline_kit.sandbox import Sandbox
 
 ENVIRONMENTS = ("matching", "current")
 INSTALLERS = ("auto", "uv", "pip")
@@ -63,6 +76,8 @@ class RehearsalRequest:
     """Local copies of what is attached besides the kit; see `mounts.Wanted`."""
     homes: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets; see `mounts.Wanted`."""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The notebook's params: those of an inference server say how its gateway is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +136,14 @@ def rehearse(
     notebook, metadata = plan.notebook_of(request.kit)
     chosen = sandbox.find(request.sandboxes, report=report)
     shop = Workshop(settings=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report)
-    ready = kernel.make_ready(request.kit, notebook, request.image, shop, current=request.env == "current")
-    papermill = pythons.look(environments.papermill(shop))
-    level, differences = fidelity.compare(request.image, ready.python, ready.used)
-    report.step(f"rehearsing in {chosen.kind}, fidelity {level}, Python {ready.python.version}")
     with files.staged(request.kit.folder / "rehearsal") as folder:
-        inputs = mounts.lay_out(_wanted(request, metadata), folder / "run" / "input")
+        service = _service(request, notebook, folder / "run" / "gateway")
+        code = (notebook, *(service.code if service else ()))
+        ready = kernel.make_ready(request.kit, code, request.image, shop, current=request.env == "current")
+        papermill = pythons.look(environments.papermill(shop))
+        level, differences = fidelity.compare(request.image, ready.python, ready.used)
+        report.step(f"rehearsing in {chosen.kind}, fidelity {level}, Python {ready.python.version}")
+        inputs = mounts.lay_out(_wanted(request, metadata, service), folder / "run" / "input")
         bench = Bench(
             notebook=notebook,
             inputs=inputs.mounts,
@@ -141,6 +158,8 @@ def rehearse(
         )
         ran = execution.run(bench, chosen, folder / "run" / "box", report=report)
         judged = verdict.judge(ran, bench, request.submission, inputs.sample)
+        if service and judged.problem is None:
+            ran, judged = _scored(service, bench, chosen, inputs, ran, judged, report)
         outcome = Rehearsal(
             kit=request.kit.id,
             notebook=files.sha256_of(notebook),
@@ -177,7 +196,36 @@ def _check(request: RehearsalRequest) -> None:
             raise UsageError(f"unknown {what} '{said}' for a rehearsal", hint=f"one of {', '.join(known)}")
 
 
-def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any]) -> mounts.Wanted:
+def _service(request: RehearsalRequest, notebook: Path, folder: Path) -> Service | None:
+    """Return the gateway's side where the notebook serves one."""
+    if not gateway.serves(notebook):
+        return None
+    data = request.competition_data
+    return gateway.prepare(data, request.params, Path(request.submission).name, folder)
+
+
+def _scored(
+    service: Service,
+    bench: Bench,
+    chosen: Sandbox,
+    inputs: mounts.Inputs,
+    ran: Ran,
+    judged: Verdict,
+    report: Reporter,
+) -> tuple[Ran, Verdict]:
+    """Run a server's notebook once more, as when Kaggle scores; returns the run that counts, and its verdict."""
+    report.step("once more with the gateway in a process of its own, as in the scoring run")
+    place = ran.log.parents[1]
+    again = gateway.scoring(bench, service, inputs.data, place / "driver")
+    second = execution.run(again, chosen, place / "scoring", report=report)
+    gateway.collect(second, service.submission)
+    verdict_of_it = verdict.judge(second, again, service.submission, inputs.sample)
+    if problem := gateway.problem_of(second) or verdict_of_it.problem:
+        return second, replace(verdict_of_it, problem=problem)
+    return ran, replace(judged, notes=(*judged.notes, *gateway.notes_of(ran, second, service)))
+
+
+def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Service | None) -> mounts.Wanted:
     return mounts.Wanted(
         kit=request.kit,
         metadata=metadata,
@@ -189,6 +237,7 @@ def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any]) -> mounts.Wa
         rows=request.rows,
         copies=request.copies,
         homes=request.homes,
+        laid=service.laid() if service else {},
     )
 
 

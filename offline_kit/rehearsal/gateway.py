@@ -1,0 +1,189 @@
+"""Inference-server competitions: the gateway of a rehearsal, and its second run, as the scoring run will be.
+
+Where the local copy of the data brings the competition's own kaggle_evaluation, that is used; else a stand-in is
+laid into the mount. The first run has the gateway in the notebook's process, the second in one of its own.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit import files, resources
+from offline_kit.errors import ProjectError, UsageError
+from offline_kit.kit_server import PACKAGE
+from offline_kit.rehearsal import gateway_driver, gateway_standin
+from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.sandboxes.box import Mount
+
+_SERVE = re.compile(r"\d+-serve")
+_PLACE = "/rehearsal/gateway"
+_OUT = "/rehearsal/out/gateway"
+_SERVER = """from kaggle_evaluation.core import standin
+
+
+class {name}InferenceServer(standin.{base}):
+    pass
+"""
+_GATEWAY = """from kaggle_evaluation.core import standin
+
+
+class {name}Gateway(standin.Gateway):
+    pass
+"""
+_REMEDIES = {
+    "SERVER_NEVER_STARTED": "load models in the first call, and nothing large before the cell that serves",
+    "SERVER_RAISED_EXCEPTION": "correct the function: what it does must not depend on the order of the batches",
+    "INVALID_SUBMISSION": "return a data frame or a series with exactly one row for each row that is asked for",
+    "GRPC_DEADLINE_EXCEEDED": "answer faster: only the first batch may take as long as it needs",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """The gateway's side of a rehearsal."""
+
+    package: Path | None
+    """The stand-in for kaggle_evaluation; None where the data brings the competition's own."""
+    code: tuple[Path, ...]
+    """Its Python files: what they import has to be in the kernel's environment."""
+    paths: tuple[str, ...]
+    """What the gateway is told of the data, names below it; none: it finds it itself."""
+    submission: str
+    """What it writes."""
+
+    def laid(self) -> dict[str, Path]:
+        """Return what is laid into the competition's mount, by name."""
+        return {PACKAGE: self.package} if self.package else {}
+
+
+def serves(notebook: Path) -> bool:
+    """Whether a notebook has the cell that serves a gateway."""
+    cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
+    return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells)
+
+
+def prepare(data: Path | None, params: Mapping[str, Any], submission: str, folder: Path) -> Service:
+    """Return the gateway for this copy of the competition's data; a stand-in is written into `folder`.
+
+    `params` are the notebook's: "gateway" has the stand-in's options. Raises ProjectError without any data,
+    UsageError for unknown options.
+    """
+    if data is None:
+        raise ProjectError(
+            "an inference server cannot be rehearsed without a test set",
+            hint="set competition_data to a local copy of the competition's data, or a part of it",
+        )
+    paths = tuple(map(str, params.get("data_paths", ())))
+    own = [place for place in (data / PACKAGE, *sorted(data.glob(f"*/{PACKAGE}"))) if place.is_dir()]
+    if own:
+        code = [*own[0].rglob("*.py"), *own[0].parent.glob("*_gateway.py")]
+        return Service(package=None, code=tuple(sorted(code)), paths=paths, submission=submission)
+    options = {"submission": submission, **_options(params.get("gateway", {}))}
+    package = write_standin(folder, options)
+    code = [package / "core" / "standin.py"]
+    return Service(package=package, code=tuple(code), paths=paths, submission=submission)
+
+
+def _options(said: Any) -> dict[str, Any]:
+    known = [each.name for each in fields(gateway_standin.Options)]
+    unknown = sorted(set(said) - set(known)) if isinstance(said, Mapping) else ["(no table)"]
+    if unknown:
+        raise UsageError(
+            f"[tool.offline-kit.notebook.params.gateway] has what the stand-in gateway does not know: {', '.join(unknown)}",
+            hint=f"its options are {', '.join(known)}",
+        )
+    return dict(said)
+
+
+def write_standin(
+    folder: Path, options: Mapping[str, Any], *, name: str = "Standin", new: bool = False
+) -> Path:
+    """Write the stand-in for kaggle_evaluation into `folder` and return the package; `new`: with the one call `run`."""
+    package = files.made(folder / PACKAGE / "core").parent
+    base = "NewInferenceServer" if new else "InferenceServer"
+    texts = {
+        "__init__.py": "",
+        "core/__init__.py": "",
+        "core/standin.py": resources.source("rehearsal/gateway_standin"),
+        f"{name.lower()}_inference_server.py": _SERVER.format(name=name, base=base),
+        f"{name.lower()}_gateway.py": _GATEWAY.format(name=name),
+        gateway_standin.OPTIONS: json.dumps(dict(options)),
+    }
+    for file, text in texts.items():
+        (package / file).write_text(text, encoding="utf-8")
+    return package
+
+
+def scoring(bench: Bench, service: Service, root: str, folder: Path) -> Bench:
+    """Return the bench of the second run: notebook and gateway as two processes, as when Kaggle scores.
+
+    `root` is where the competition's data is mounted; the driver's files are written into `folder`.
+    """
+    runtime = files.made(folder / "offline_kit")
+    (runtime / "__init__.py").write_text("")
+    for module in ("kit_runtime", "kit_server"):
+        (runtime / f"{module}.py").write_text(resources.source(module), encoding="utf-8")
+    driver = "driver.py"
+    (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
+    around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(list(service.paths)))
+    return replace(bench, inputs=(*bench.inputs, Mount(inside=_PLACE, source=folder)), around=around)
+
+
+def problem_of(ran: Ran) -> ProjectError | None:
+    """Return what the gateway of a second run was not content with; None: it was, or the notebook failed first."""
+    folder = ran.executed.parent / "gateway"
+    try:
+        told = json.loads((folder / gateway_driver.OUTCOME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None  # ended by a limit, or a notebook that never came that far
+    if told["gateway"] == 0:
+        return None
+    result = _result(folder)
+    log = (folder / gateway_driver.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
+    tail = [line for line in log if line.strip()][-6:]
+    if told["first"] == "notebook":
+        if told["notebook"]:
+            return None
+        return ProjectError(
+            "the notebook ended while the gateway of the scoring run still waited for it",
+            hint="serve in the scoring run: the cell that serves has to come to its turn, and to stay",
+            details=tail,
+        )
+    kind, text = result.get("ErrorType", ""), result.get("ErrorDetails", "")
+    return ProjectError(
+        f"in two processes, as in the scoring run, the gateway ended with {kind or 'an error'}",
+        hint=_REMEDIES.get(kind, "read what it says; on Kaggle you would see no more than this word"),
+        details=[text] if text else tail,
+    )
+
+
+def collect(ran: Ran, submission: str) -> None:
+    """Lay the gateway's submission where a notebook's is looked for."""
+    written = ran.executed.parent / "gateway" / submission
+    if written.is_file():
+        shutil.copyfile(written, ran.working / submission)
+
+
+def notes_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:
+    """Return what two runs that went well tell."""
+    one, two = _result(first.working), _result(second.executed.parent / "gateway")
+    whose = "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
+    notes = [f"served {whose} in its own process, then in two processes as in the scoring run"]
+    if "Batches" in two:
+        notes.append(f"{two['Batches']} batches in random order, {two.get('Rows', 0)} rows")
+    if one.get("Digest") and two.get("Digest") and one["Digest"] != two["Digest"]:
+        notes.append(
+            "the two runs predicted different values: predict depends on the order of the batches, or on chance"
+        )
+    return tuple(notes)
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,98 @@
+"""A scoring run on one machine: the notebook with the re-run variable set, and the gateway in a process of its own.
+
+A rehearsal lays a copy of this file into its sandbox and starts it there with the kernel's Python:
+
+    driver.py FOLDER ROOT NAMES COMMAND...   runs COMMAND, the notebook, against a gateway that works in FOLDER
+    driver.py --gateway ROOT NAMES           is that gateway: the competition's own, or the stand-in for it
+
+ROOT is the competition's data, NAMES a JSON list of what the gateway is told of it. Nothing but the standard
+library and the runtime is needed. Ends with 0 where the gateway was content.
+"""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_kit.kit_server import PACKAGE, data_paths, find_package
+
+RERUN = "KAGGLE_IS_COMPETITION_RERUN"
+SEED = "KAGGLE_EVALUATION_STANDIN_SEED"
+"""Our own gateway sends the batches in another order than in the notebook's process."""
+OUTCOME, LOG = "outcome.json", "log.txt"
+GRACE = 15
+"""Seconds for a process to end by itself."""
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one of the two sides; returns the exit code."""
+    if words[0] == "--gateway":
+        ask(Path(words[1]), json.loads(words[2]))
+        return 0
+    return score(Path(words[0]), words[1:3], words[3:])
+
+
+def score(folder: Path, data: Sequence[str], command: Sequence[str]) -> int:
+    """Run notebook and gateway side by side until one of the two ends, and write down how."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # Not the variable for the gateway: its errors shall come out as they are, and it asks this machine, not another.
+    calm = {name: value for name, value in os.environ.items() if name != RERUN} | {SEED: "1"}
+    began = time.monotonic()
+    notebook = subprocess.Popen(command, env={**os.environ, RERUN: "1"})
+    with (folder / LOG).open("wb") as log:
+        words = [sys.executable, __file__, "--gateway", *data]
+        gateway = subprocess.Popen(words, cwd=folder, env=calm, stdout=log, stderr=log)
+        while notebook.poll() is None and gateway.poll() is None:
+            time.sleep(0.1)
+        first = "notebook" if gateway.poll() is None else "gateway"
+        # A notebook that failed has nothing to serve with any more; a server may end a moment before its gateway.
+        _end(gateway, patience=0 if notebook.returncode else GRACE)
+        _end(notebook, patience=1)
+    told = {"first": first, "gateway": gateway.returncode, "notebook": notebook.returncode}
+    told["seconds"] = f"{time.monotonic() - began:.2f}"
+    (folder / OUTCOME).write_text(json.dumps(told), encoding="utf-8")
+    if first == "notebook" and notebook.returncode > 0:
+        return notebook.returncode
+    return 0 if gateway.returncode == 0 else 1
+
+
+def _end(process: "subprocess.Popen[bytes]", *, patience: float) -> None:
+    """Wait so long for a process to end by itself, then end it."""
+    for seconds, harder in ((patience, process.terminate), (GRACE, process.kill)):
+        try:
+            process.wait(seconds)
+            return
+        except subprocess.TimeoutExpired:
+            harder()
+    process.wait()
+
+
+def ask(root: Path, names: Sequence[str]) -> None:
+    """Be the gateway: find its class in the competition's package and run it."""
+    package = find_package(root)
+    sys.path += [str(package.parent), str(package)]
+    paths = data_paths(root, names)
+    inside = [f"{PACKAGE}.{path.stem}" for path in sorted(package.glob("*_gateway.py"))]
+    beside = [path.stem for path in sorted(package.parent.glob("*_gateway.py"))]
+    for name in inside or beside:
+        if found := _gateways(importlib.import_module(name)):
+            found[0](paths).run()
+            return
+    raise SystemExit(f"no gateway was found in '{package}'")
+
+
+def _gateways(module: Any) -> list[Any]:
+    return [
+        value
+        for name, value in vars(module).items()
+        if name.endswith("Gateway") and getattr(value, "__module__", "") == module.__name__
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,338 @@
+"""A stand-in for a competition's kaggle_evaluation package: the same Python interface, and a transport of our own.
+
+A rehearsal lays a copy of this file into the competition's mount, as kaggle_evaluation/core/standin.py, where
+the local copy of the data has no such package. It holds the public test set, sends it in batches in random order,
+and is as strict about the answers as the gateways of competitions are. Standard library only at import; both
+sides of a rehearsal run in one sandbox, where nobody else can connect.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import random
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from multiprocessing.connection import Client, Listener
+from pathlib import Path
+from typing import Any
+
+RERUN = "KAGGLE_IS_COMPETITION_RERUN"
+SEED = "KAGGLE_EVALUATION_STANDIN_SEED"
+"""Wins over the option, so that a second run sends the batches in another order."""
+OPTIONS = "standin.json"
+Call = Callable[[str, Sequence[Any]], Any]
+
+
+class GatewayRuntimeError(Exception):
+    """Why the gateway ended the run: one of Kaggle's words, and what happened."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind, self.text = kind, text
+
+
+@dataclass(frozen=True)
+class Options:
+    """How this gateway differs from another; [tool.offline-kit.notebook.params.gateway] sets them."""
+
+    batches: str = "polars"
+    """"polars" or "pandas": what a batch is."""
+    rows: int = 50
+    """Rows of a batch."""
+    by: str = ""
+    """Column whose values make the batches, instead of a number of rows: "date_id"."""
+    sends: Sequence[str] = ("test",)
+    """What `predict` is called with: "test", "sample_submission"."""
+    ids: str = ""
+    """Column of the row ids; empty: the first one of the sample, else of the test set."""
+    submission: str = "submission.parquet"
+    """What is written, .parquet or .csv."""
+    seed: int = 0
+    """Decides on the order of the batches."""
+    start_limit: float = 900
+    """Seconds from the first call until the server has to be up."""
+    call_limit: float = 3600
+    """Seconds for each batch but the first."""
+    port: int = 50051
+    """Where the server listens."""
+
+    @classmethod
+    def read(cls, path: Path) -> "Options":
+        """Return the options of a file; ValueError for one that is unknown."""
+        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        known = [each.name for each in fields(cls)]
+        if unknown := sorted(set(said) - set(known)):
+            raise ValueError(
+                f"unknown options of the gateway: {', '.join(unknown)}; known: {', '.join(known)}"
+            )
+        if turn := os.environ.get(SEED):
+            said["seed"] = int(turn)
+        return cls(**said)
+
+
+class _Server:
+    package: Path = Path(__file__).parents[1]
+
+    def __init__(self, *listeners: Callable[..., Any]) -> None:
+        self.listeners = {listener.__name__: listener for listener in listeners}
+        self.options = Options.read(self.package / OPTIONS)
+
+    def _serve(self) -> None:
+        with Listener(("localhost", self.options.port)) as listener, listener.accept() as connection:
+            while True:
+                try:
+                    name, batch = connection.recv()
+                except EOFError:
+                    return
+                connection.send(self._answer(name, batch))
+
+    def _answer(self, name: str, batch: Sequence[Any]) -> tuple[str, Any]:
+        if name not in self.listeners:
+            return "SERVER_MISSING_ENDPOINT", f"there is no '{name}', only {', '.join(self.listeners)}"
+        try:
+            return "", self.listeners[name](*batch)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway hears of it
+            traceback.print_exc()
+            return "SERVER_RAISED_EXCEPTION", f"{type(error).__name__}: {error}"
+
+    def _run_here(self, data_paths: Sequence[str] | None) -> None:
+        gateway = Gateway(data_paths)
+        gateway.call = lambda name, batch: self.listeners[name](*batch)
+        gateway.run()
+
+
+class InferenceServer(_Server):
+    """The notebook's side, with the pair of ways to run it."""
+
+    def serve(self) -> None:
+        """In a scoring run, answer a gateway in another process until that is done; else return at once."""
+        if os.environ.get(RERUN):
+            self._serve()
+
+    def run_local_gateway(self, data_paths: Sequence[str] | None = None) -> None:
+        """Run the gateway in this very process; errors come out as they are."""
+        self._run_here(data_paths)
+
+
+class NewInferenceServer(_Server):
+    """The same for competitions whose server has the one call `run`."""
+
+    def run(self, competition_data_folder: str = "") -> None:
+        """Serve in a scoring run, else run the gateway on the data of this folder."""
+        if os.environ.get(RERUN):
+            self._serve()
+        else:
+            self._run_here([competition_data_folder] if competition_data_folder else None)
+
+
+class Gateway:
+    """Kaggle's side: it has the test set, asks for the answers, checks them and keeps them."""
+
+    package: Path = Path(__file__).parents[1]
+    """Where the stand-in lies."""
+
+    def __init__(self, data_paths: Sequence[str] | None = None) -> None:
+        self.options = Options.read(self.package / OPTIONS)
+        self.root = Path(data_paths[0]) if data_paths else self.package.parent
+        self.frames: Any = PandasFrames() if self.options.batches == "pandas" else PolarsFrames()
+        self.call: Call | None = None
+        self.sent = 0
+
+    def run(self) -> None:
+        """Send every batch, write the submission and result.json into the current folder."""
+        result: dict[str, Any] = {"Succeeded": False}
+        try:
+            columns = self._predictions()
+            lines = sorted(map(repr, zip(*columns.values(), strict=True)))
+            digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            result |= {"Succeeded": True, "Rows": len(lines), "Digest": digest}
+        except GatewayRuntimeError as error:
+            result |= {"ErrorType": error.kind, "ErrorDetails": error.text}
+            raise
+        finally:
+            result["Batches"] = self.sent
+            Path("result.json").write_text(json.dumps(result), encoding="utf-8")
+
+    def _predictions(self) -> dict[str, list[Any]]:
+        call = self.call or _Remote(self.options).send
+        test, sample = self._read("test"), self._read("sample_submission")
+        if test is None:
+            kind = "GATEWAY_RAISED_EXCEPTION"
+            raise GatewayRuntimeError(kind, f"'{self.root}' has no test.csv and no test.parquet")
+        key = self.options.ids or next(iter((test if sample is None else sample).columns))
+        ids = self.frames.column(test if key in test.columns else sample, key)
+        targets = [name for name in sample.columns if name != key] if sample is not None else []
+        keeper = Answers(key=key, targets=targets)
+        for rows in self._batches(test, ids):
+            self.sent += 1
+            known = {"test": test, "sample_submission": sample}
+            batch = [self.frames.take(known[name], rows) for name in self.options.sends]
+            began = time.monotonic()
+            answer = call("predict", batch)
+            if self.sent > 1 and time.monotonic() - began > self.options.call_limit:
+                text = f"batch {self.sent} took longer than {self.options.call_limit:g} s"
+                raise GatewayRuntimeError("GRPC_DEADLINE_EXCEEDED", text)
+            keeper.add(answer, [ids[row] for row in rows], f"batch {self.sent}")
+        self.frames.write(keeper.columns, Path(self.options.submission))
+        return keeper.columns
+
+    def _read(self, name: str) -> Any:
+        for path in (self.root / f"{name}.csv", self.root / f"{name}.parquet"):
+            if path.is_file():
+                return self.frames.read(path)
+        return None
+
+    def _batches(self, test: Any, ids: Sequence[Any]) -> Iterator[list[int]]:
+        """Yield the rows of each batch, the batches in random order."""
+        if self.options.by:
+            groups: dict[Any, list[int]] = {}
+            for row, value in enumerate(self.frames.column(test, self.options.by)):
+                groups.setdefault(value, []).append(row)
+            batches = list(groups.values())
+        else:
+            size = self.options.rows
+            batches = [list(range(at, min(at + size, len(ids)))) for at in range(0, len(ids), size)]
+        random.Random(self.options.seed).shuffle(batches)  # noqa: S311 - an order, no secret
+        yield from batches
+
+
+class Answers:
+    """What was predicted so far, each answer checked as it comes."""
+
+    def __init__(self, *, key: str, targets: Sequence[str]) -> None:
+        self.key, self.targets = key, list(targets)
+        self.columns: dict[str, list[Any]] = {key: []}
+
+    def add(self, answer: Any, ids: Sequence[Any], batch: str) -> None:
+        """Keep an answer; raises GatewayRuntimeError for one that Kaggle's gateways would not take."""
+        table = self._table(answer, batch)
+        rows = len(next(iter(table.values()), ()))
+        if rows != len(ids):
+            shown = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
+            text = (
+                f"{batch}: {len(ids)} rows were asked for ({self.key}: {shown}), and predict returned {rows}"
+            )
+            raise GatewayRuntimeError("INVALID_SUBMISSION", text)
+        own = table.pop(self.key, None)
+        if own is not None and list(map(str, own)) != list(map(str, ids)):
+            text = f"{batch}: column '{self.key}' is not that of the batch, in the order of its rows"
+            raise GatewayRuntimeError("INVALID_SUBMISSION", text)
+        self.targets = self.targets or list(table)
+        if set(table) != set(self.targets):
+            text = f"{batch}: columns {', '.join(table)} instead of {', '.join(self.targets)}"
+            raise GatewayRuntimeError("INVALID_SUBMISSION", text)
+        for name, values in {self.key: list(ids), **{name: table[name] for name in self.targets}}.items():
+            self.columns.setdefault(name, []).extend(values)
+
+    def _table(self, answer: Any, batch: str) -> dict[str, list[Any]]:
+        """Return the columns of an answer: a data frame's own, those of a series or a single value under the target's."""
+        family = type(answer).__module__.partition(".")[0]
+        name = self.targets[0] if self.targets else "prediction"
+        if isinstance(answer, int | float | str):
+            return {name: [answer]}
+        if family == "numpy" and getattr(answer, "ndim", 1) == 0:
+            return {name: [answer.item()]}
+        if family in ("pandas", "polars"):
+            if hasattr(answer, "columns"):
+                return {str(column): list(answer[column]) for column in answer.columns}
+            return {name: list(answer)}
+        kind = "None" if answer is None else f"a {type(answer).__name__}"
+        text = f"{batch}: predict returned {kind}; a data frame, a series, a number or a string is taken"
+        raise GatewayRuntimeError("INVALID_SUBMISSION", text)
+
+
+class PolarsFrames:
+    """Batches that are polars data frames."""
+
+    def read(self, path: Path) -> Any:
+        """Return a table."""
+        import polars as pl
+
+        return pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
+
+    def take(self, frame: Any, rows: list[int]) -> Any:
+        """Return these rows of it."""
+        return frame[rows]
+
+    def column(self, frame: Any, name: str) -> list[Any]:
+        """Return the values of a column."""
+        return list(frame[name])
+
+    def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
+        """Write a table."""
+        if written_as_csv(columns, path):
+            return
+        import polars as pl
+
+        pl.DataFrame(dict(columns)).write_parquet(path)
+
+
+class PandasFrames:
+    """Batches that are pandas data frames."""
+
+    def read(self, path: Path) -> Any:
+        """Return a table."""
+        import pandas as pd
+
+        return pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+
+    def take(self, frame: Any, rows: list[int]) -> Any:
+        """Return these rows of it."""
+        return frame.iloc[rows].reset_index(drop=True)
+
+    def column(self, frame: Any, name: str) -> list[Any]:
+        """Return the values of a column."""
+        return list(frame[name])
+
+    def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
+        """Write a table; pandas leaves parquet to pyarrow."""
+        if written_as_csv(columns, path):
+            return
+        import pandas as pd
+        import pyarrow as pa  # noqa: F401 - so that a rehearsal's environment has it
+
+        pd.DataFrame(dict(columns)).to_parquet(path, index=False)
+
+
+def written_as_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
+    """Write a table where a CSV is wanted; tells whether it did."""
+    if path.suffix != ".csv":
+        return False
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return True
+
+
+class _Remote:
+    """A server in another process, waited for when it is first called."""
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.connection: Any = None
+
+    def send(self, name: str, batch: Sequence[Any]) -> Any:
+        self.connection = self.connection or self._connected()
+        try:
+            self.connection.send((name, batch))
+            kind, answer = self.connection.recv()
+        except (EOFError, OSError) as error:
+            text = f"the server is gone: {type(error).__name__} {error}"
+            raise GatewayRuntimeError("SERVER_CONNECTION_FAILED", text) from error
+        if kind:
+            raise GatewayRuntimeError(kind, answer)
+        return answer
+
+    def _connected(self) -> Any:
+        limit = time.monotonic() + self.options.start_limit
+        while time.monotonic() < limit:
+            try:
+                return Client(("localhost", self.options.port))
+            except OSError:
+                time.sleep(0.1)
+        text = f"the server was not up {self.options.start_limit:g} s after the gateway's first call"
+        raise GatewayRuntimeError("SERVER_NEVER_STARTED", text)

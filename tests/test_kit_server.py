@@ -1,0 +1,319 @@
+"""The notebook's side of an inference server, against the stand-in package of a rehearsal."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from offline_kit import kit_server
+from offline_kit.errors import UsageError
+from offline_kit.kit_runtime import KitError
+from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin
+
+ROWS = 23
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A competition's data, and a working folder to stand in."""
+    root = tmp_path / "input" / "digits"
+    root.mkdir(parents=True)
+    table = pd.DataFrame(
+        {"row_id": range(ROWS), "x": [n / 10 for n in range(ROWS)], "day": [n // 4 for n in range(ROWS)]}
+    )
+    table.to_csv(root / "test.csv", index=False)
+    pd.DataFrame({"row_id": range(ROWS), "y": 0.0}).to_csv(root / "sample_submission.csv", index=False)
+    (tmp_path / "working").mkdir()
+    monkeypatch.chdir(tmp_path / "working")
+    monkeypatch.delenv(gateway_standin.RERUN, raising=False)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> Iterator[None]:
+    """Each test imports the package of its own data."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    for name in [name for name in sys.modules if name.partition(".")[0] == kit_server.PACKAGE]:
+        del sys.modules[name]
+
+
+def standin(data: Path, *, new: bool = False, **options: Any) -> None:
+    gateway.write_standin(data, {"batches": "pandas", "rows": 5, **options}, name="Digits", new=new)
+
+
+def serve(data: Path, predict: Callable[..., Any], name: str = "submission.csv", **params: Any) -> Path:
+    said: list[str] = []
+    path = kit_server.serve(predict, data, Path.cwd() / name, params, said.append)
+    assert path
+    return path
+
+
+def half(test: Any) -> Any:
+    return pd.DataFrame({"row_id": test["row_id"], "y": test["x"] / 2})
+
+
+@pytest.mark.parametrize("new", [False, True], ids=["the pair", "run"])
+@pytest.mark.parametrize("name", ["submission.csv", "submission.parquet"])
+def test_every_batch_is_answered(data: Path, name: str, new: bool) -> None:
+    """With the older pair of calls and with `run`, batches come in random order and every row is predicted."""
+    standin(data, new=new, submission=name)
+    seen: list[int] = []
+
+    def predict(test: Any) -> Any:
+        seen.extend(test["row_id"])
+        return half(test)
+
+    path = serve(data, predict, name)
+    written = pd.read_csv(path) if path.suffix == ".csv" else pd.read_parquet(path)
+    assert sorted(seen) == list(range(ROWS))
+    assert seen != sorted(seen)
+    assert list(written["row_id"]) == seen
+    assert list(written["y"]) == pytest.approx([row / 20 for row in seen])
+
+
+def test_polars_batches_come_as_polars(data: Path) -> None:
+    """Where the gateway sends polars frames, polars answers are taken, and pandas ones too."""
+    pl = pytest.importorskip("polars")
+    standin(data, batches="polars", submission="submission.parquet")
+    kinds = set()
+
+    def predict(test: Any) -> Any:
+        kinds.add(type(test))
+        answer = test.select("row_id", (pl.col("x") / 2).alias("y"))
+        return answer if len(test) == 5 else answer.to_pandas()
+
+    written = pd.read_parquet(serve(data, predict, "submission.parquet"))
+    assert kinds == {pl.DataFrame}
+    assert dict(zip(written["row_id"], written["y"], strict=True)) == pytest.approx(
+        {n: n / 20 for n in range(ROWS)}
+    )
+
+
+def test_batches_by_a_column_with_their_sample(data: Path) -> None:
+    """Batches may be days, and may come with their part of the sample; a series is an answer."""
+    standin(data, by="day", sends=["test", "sample_submission"], submission="submission.csv")
+    days = []
+
+    def predict(test: Any, sample: Any) -> Any:
+        days.append(set(test["day"]))
+        assert list(sample["row_id"]) == list(test["row_id"])
+        return test["x"]
+
+    written = pd.read_csv(serve(data, predict))
+    assert all(len(day) == 1 for day in days)
+    assert len(days) == 6
+    assert list(written.columns) == ["row_id", "y"]
+
+
+@pytest.mark.parametrize("kept", [4, 0, 6])
+def test_a_wrong_number_of_rows_is_explained(data: Path, kept: int) -> None:
+    """It is told how many rows were asked for, how many came back, and in which batch."""
+    standin(data, submission="submission.csv")
+    calls = []
+
+    def predict(test: Any) -> Any:
+        calls.append(len(test))
+        answer = half(test)
+        return answer if len(calls) < 3 else pd.concat([answer, answer])[:kept]
+
+    with pytest.raises(KitError) as caught:
+        serve(data, predict)
+    text = str(caught.value)
+    assert "batch 3" in text
+    assert f"{calls[-1]} rows were asked for" in text
+    assert f"predict returned {kept}" in text
+    assert f"returned: DataFrame of {kept} rows" in text
+    assert "exactly one row for each row" in text
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (None, "predict returned None"),
+        ([1.0] * 5, "predict returned a list"),
+        ({"y": [1.0] * 5}, "predict returned a dict"),
+        (pd.DataFrame({"z": [1.0] * 5}), "columns z instead of y"),
+        (pd.DataFrame({"row_id": [99] * 5, "y": [1.0] * 5}), "column 'row_id' is not that of the batch"),
+        (0.5, "5 rows were asked for"),
+    ],
+)
+def test_answers_that_kaggle_refuses_are_refused_here(data: Path, answer: Any, words: str) -> None:
+    """None, plain lists, foreign columns and foreign ids do not get through."""
+    pd.read_csv(data / "test.csv")[:20].to_csv(data / "test.csv", index=False)
+    standin(data)
+    with pytest.raises(KitError) as caught:
+        serve(data, lambda test: answer)
+    assert words in str(caught.value)
+
+
+def test_an_error_in_predict_names_the_batch_and_stays_in_the_chain(data: Path) -> None:
+    """What was raised is not hidden behind the gateway's words."""
+    standin(data)
+
+    def predict(test: Any) -> Any:
+        raise ZeroDivisionError("no days")
+
+    with pytest.raises(KitError, match=r"predict raised ZeroDivisionError at batch 1: no days") as caught:
+        serve(data, predict)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_the_package_is_found_and_its_absence_told(data: Path) -> None:
+    """It may lie one folder deeper; a competition without it is named with what its data has."""
+    with pytest.raises(KitError, match=r"has no kaggle_evaluation(.|\n)*test\.csv"):
+        kit_server.find_package(data)
+    with pytest.raises(KitError, match="names none"):
+        kit_server.find_package(None)
+    gateway.write_standin(data / "more", {})
+    assert kit_server.find_package(data) == data / "more" / "kaggle_evaluation"
+
+
+def test_two_servers_in_one_package_have_to_be_chosen_from(data: Path) -> None:
+    """The error shows both, and `server` in the params decides."""
+    standin(data)
+    gateway.write_standin(data, {"batches": "pandas"}, name="Letters")
+    with pytest.raises(KitError, match=r"digits_inference_server:DigitsInferenceServer(.|\n)*Letters"):
+        kit_server.server_class(data)
+    name = "kaggle_evaluation.letters_inference_server:LettersInferenceServer"
+    assert kit_server.server_class(data, name).__name__ == "LettersInferenceServer"
+
+
+GATEWAY = """
+class G:
+    def unpack_data_paths(self):
+        if not self.data_paths:
+            self.test = '/kaggle/input/{place}/test.parquet'
+            self.lags = "/kaggle/input/{place}/lags.parquet"
+        else:
+            self.test, self.lags = self.data_paths
+
+    def other(self):
+        return '/kaggle/input/another/thing.csv'
+"""
+
+
+@pytest.mark.parametrize("place", ["digits", "competitions/digits"])
+def test_data_is_looked_for_where_it_is_mounted(data: Path, place: str) -> None:
+    """A gateway written for another mount layout is told the paths that it names itself, or those of the params."""
+    package = data / "kaggle_evaluation"
+    package.mkdir()
+    assert kit_server.data_paths(data) is None
+    (package / "digits_gateway.py").write_text(GATEWAY.format(place=place))
+    assert kit_server.data_paths(data) == (str(data / "test.parquet"), str(data / "lags.parquet"))
+    assert kit_server.data_paths(data, ["a", "b"]) == (str(data / "a"), str(data / "b"))
+
+
+def test_another_format_than_the_notebook_submits_is_told(data: Path) -> None:
+    """A gateway that writes CSV where parquet is to be submitted: the setting is named."""
+    standin(data, submission="submission.csv")
+    with pytest.raises(KitError, match=r'set `submission = "submission.csv"`'):
+        serve(data, half, "submission.parquet")
+
+
+def test_unknown_options_of_the_gateway_are_refused(data: Path, tmp_path: Path) -> None:
+    """A typing error in params.gateway does not pass in silence."""
+    with pytest.raises(UsageError, match="batch_rows"):
+        gateway.prepare(data, {"gateway": {"batch_rows": 3}}, "submission.csv", tmp_path / "side")
+
+
+def test_the_competitions_own_package_is_preferred(data: Path, tmp_path: Path) -> None:
+    """Nothing is laid over what the data brings, and its imports count."""
+    own = gateway.write_standin(data, {})
+    service = gateway.prepare(data, {}, "submission.csv", tmp_path / "side")
+    assert service.package is None
+    assert service.laid() == {}
+    assert own / "core" / "standin.py" in service.code
+
+
+NOTEBOOK = """
+import os, sys, time
+from pathlib import Path
+import pandas as pd
+from offline_kit import kit_server
+{before}
+def predict(test):
+    {body}
+assert os.environ["KAGGLE_IS_COMPETITION_RERUN"]
+kit_server.serve(predict, Path(sys.argv[1]), Path("submission.csv"))
+"""
+
+
+def scored(data: Path, body: str, before: str = "") -> tuple[int, dict[str, Any], dict[str, Any], str]:
+    """Run notebook and gateway as two processes; return code, outcome, result and the gateway's log."""
+    folder = data.parents[1] / "gateway"
+    script = data.parents[1] / "notebook.py"
+    script.write_text(NOTEBOOK.format(body=body, before=before))
+    words = [gateway_driver.__file__, str(folder), str(data), "[]", sys.executable, str(script), str(data)]
+    env = {**os.environ, "PYTHONPATH": str(Path(kit_server.__file__).parents[1])}
+    done = subprocess.run([sys.executable, *words], env=env, timeout=60, check=False)
+    outcome = json.loads((folder / "outcome.json").read_text())
+    written = folder / "result.json"
+    result = json.loads(written.read_text()) if written.is_file() else {}
+    return done.returncode, outcome, result, (folder / "log.txt").read_text()
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_processes_with_the_rerun_variable(data: Path) -> None:
+    """As in the scoring run: the notebook serves, the gateway asks and writes, and then the notebook is ended."""
+    standin(data, submission="submission.csv", port=free_port())
+    code, outcome, result, log = scored(data, "return pd.DataFrame({'y': test['x'] * 2})")
+    assert code == 0, log
+    assert outcome["gateway"] == 0
+    assert result["Succeeded"] is True
+    assert (result["Rows"], result["Batches"]) == (ROWS, 5)
+    written = pd.read_csv(data.parents[1] / "gateway" / "submission.csv")
+    assert dict(zip(written["row_id"], written["y"], strict=True)) == pytest.approx(
+        {n: n / 5 for n in range(ROWS)}
+    )
+
+
+def test_two_processes_and_a_wrong_number_of_rows(data: Path) -> None:
+    """The gateway says which batch, how many rows were asked for and how many came."""
+    standin(data, submission="submission.csv", port=free_port())
+    code, _, result, _ = scored(data, "return pd.DataFrame({'y': test['x'][1:]})")
+    assert code == 1
+    assert result["ErrorType"] == "INVALID_SUBMISSION"
+    assert "batch 1: 5 rows were asked for" in result["ErrorDetails"]
+    assert "predict returned 4" in result["ErrorDetails"]
+
+
+def test_two_processes_and_an_error_in_predict(data: Path) -> None:
+    """The gateway passes on what was raised."""
+    standin(data, port=free_port())
+    code, _, result, _ = scored(data, "raise KeyError('day')")
+    assert code == 1
+    assert result["ErrorType"] == "SERVER_RAISED_EXCEPTION"
+    assert "KeyError: 'day'" in result["ErrorDetails"]
+
+
+def test_a_server_that_comes_up_too_late(data: Path) -> None:
+    """What is loaded before the cell that serves counts against the start limit."""
+    standin(data, port=free_port(), start_limit=1.5)
+    code, outcome, result, _ = scored(data, "return test['x']", before="time.sleep(30)")
+    assert code == 1
+    assert outcome["first"] == "gateway"
+    assert result["ErrorType"] == "SERVER_NEVER_STARTED"
+    assert float(outcome["seconds"]) < 20
+
+
+def test_a_notebook_that_fails_first_ends_the_run(data: Path) -> None:
+    """Its own code is what the run ends with; the gateway does not wait for its limit."""
+    standin(data, port=free_port())
+    code, outcome, _, _ = scored(data, "return test['x']", before="raise SystemExit(7)")
+    assert code == 7
+    assert (outcome["first"], outcome["notebook"]) == ("notebook", 7)
