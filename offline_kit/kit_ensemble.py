@@ -64,7 +64,7 @@ def predict_all(
         model = load(member.path, member)
         own = [str(one) for one in getattr(model, "classes_", ())]
         batches = data(member) if callable(data) else data
-        names, values = _run(member, model, predict, batches, tta, say)
+        names, values = _answers_of(member, model, predict, batches, tta, say)
         classes = classes or list(getattr(model, "classes_", ()))
         del model
         free_memory()
@@ -80,7 +80,7 @@ def predict_all(
     return Prediction(ids, blend.result(), classes)
 
 
-def _run(
+def _answers_of(
     member: Member, model: Any, predict: Callable[..., Any], batches: Any, tta: Any, say: Say
 ) -> tuple[list[Any], Any]:
     import numpy as np
