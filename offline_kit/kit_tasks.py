@@ -118,7 +118,7 @@ class Table:
 
     def _data(self, piece: Any, first: bool) -> Any:
         if self.text is not None:
-            texts = ["" if text != text or text is None else str(text) for text in piece[self.text]]
+            texts = piece[self.text].fillna("").astype(str).tolist()
             return self.prepare(texts) if self.prepare else texts
         if self.prepare:
             piece = self.prepare(piece)

@@ -14,6 +14,7 @@ BATCHES = {"tabular": 65536, "images": 32, "text": 256}
 """Rows, pictures or texts at once, where nothing else is said."""
 WORDS = {"": 0, "argmax": 0, "threshold": 1, "labels": 1, "clip": 2, "round": 0}
 """The built-in words of `postprocess`, and how many numbers each takes."""
+REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
 
 
 def facts(
@@ -116,9 +117,9 @@ def _word_problems(settings: NotebookSettings) -> list[str]:
         shown = ":".join([word, *["0.5"] * WORDS[word]])
         return [] if good else [f"postprocess = '{text}' should be as in '{shown}'"]
     known = ", ".join(f"'{each}'" for each in WORDS if each)
-    return (
-        [] if ":" in text else [f"postprocess = '{text}' is neither one of {known} nor a 'file.py:function'"]
-    )
+    if re.fullmatch(REFERENCE, text):
+        return []
+    return [f"postprocess = '{text}' is neither one of {known} nor a reference such as 'file.py:function'"]
 
 
 def _reference_problems(settings: NotebookSettings) -> list[str]:
@@ -127,7 +128,7 @@ def _reference_problems(settings: NotebookSettings) -> list[str]:
     return [
         f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
         for key, value in references.items()
-        if value and not re.fullmatch(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*", value)
+        if value and not re.fullmatch(REFERENCE, value)
     ]
 
 
