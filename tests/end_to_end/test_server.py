@@ -1,0 +1,142 @@
+"""A competition with an inference server, from a project to a rehearsal of both ways to run it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench import Done, run
+
+from offline_kit.rehearsal import gateway
+
+pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
+
+CONFIG = """
+competition = "rainfall"
+competition_data = "input"
+dataset = "rainfall-kit"
+image = "{image}"
+accelerator = "none"
+checkpoints = ["weights/*.json"]
+modules = ["answer.py"]
+
+[notebook]
+template = "server"
+function = "answer.py:Forecast"
+submission = "{submission}"
+
+[notebook.params.gateway]
+batches = "{batches}"
+rows = 4
+"""
+ANSWER = """
+import json
+import time
+
+class Forecast:
+    loaded = 0
+
+    def __init__(self, context):
+        Forecast.loaded += 1
+        print("loading", context.checkpoints[0].name, "on", context.device)
+        self.slope = json.loads(context.checkpoints[0].read_text())["slope"]
+
+    def __call__(self, test):
+        assert Forecast.loaded == 1
+        {before}
+        values = [self.slope * float(x) for x in test["x"]]
+        answer = type(test)({{"row_id": test["row_id"], "rain": values}})
+        return answer{after}
+"""
+ROWS = 18
+
+
+def project(
+    folder: Path, *, batches: str = "pandas", before: str = "pass", after: str = "", **more: str
+) -> Path:
+    """Write a project whose model is a line, and its competition's data."""
+    data = folder / "input"
+    data.mkdir(parents=True)
+    (data / "test.csv").write_text("row_id,x\n" + "".join(f"r{n},{n}.5\n" for n in range(ROWS)))
+    (data / "sample_submission.csv").write_text("row_id,rain\n" + "".join(f"r{n},0.0\n" for n in range(ROWS)))
+    (folder / "weights").mkdir()
+    (folder / "weights" / "line.json").write_text('{"slope": 3}')
+    (folder / "answer.py").write_text(ANSWER.format(before=before, after=after))
+    said = {"image": "local", "submission": "submission.csv", "batches": batches} | more
+    (folder / "offline-kit.toml").write_text(CONFIG.format(**said))
+    return folder
+
+
+def rehearse(folder: Path, *words: str, env: str = "current") -> Done:
+    return run("rehearse", folder, "--json", "--env", env, *words)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    path = folder / "dist" / "offline-kit" / "rehearsal" / "report.json"
+    return dict(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize(("batches", "layout"), [("pandas", "new"), ("polars", "old")])
+def test_both_ways_are_rehearsed(tmp_path: Path, batches: str, layout: str) -> None:
+    """One process, then two with the re-run variable set: every row predicted, batches in random order."""
+    folder = project(tmp_path / "project", batches=batches)
+    done = rehearse(folder, "--layout", layout).good()
+    told = done.facts["rehearsal"]
+    assert told["rows"] == ROWS
+    notes = " ".join(report(folder)["notes"])
+    assert "a stand-in for the competition's gateway" in notes
+    assert "then in two processes as in the scoring run" in notes
+    assert "5 batches in random order" in notes
+    assert "different values" not in notes
+    lines = (folder / "dist/offline-kit/rehearsal/submission.csv").read_text().splitlines()
+    found = dict(line.split(",") for line in lines[1:])
+    assert {name: float(value) for name, value in found.items()} == {
+        f"r{n}": 3 * (n + 0.5) for n in range(ROWS)
+    }
+    assert list(found) != [f"r{n}" for n in range(ROWS)]
+    log = (folder / "dist/offline-kit/rehearsal/log.txt").read_text()
+    assert "loading line.json on cpu" in log
+
+
+def test_a_predict_that_returns_too_few_rows_is_explained(tmp_path: Path) -> None:
+    """The batch, the rows asked for and the rows returned are in the error, and what to do."""
+    folder = project(tmp_path / "project", after="[1:]")
+    done = rehearse(folder)
+    assert done.code == 1
+    text = done.err
+    assert "batch 1: 4 rows were asked for" in text
+    assert "predict returned 3" in text
+    assert "exactly one row for each row" in text
+
+
+def test_what_fails_only_in_the_scoring_run_is_found(tmp_path: Path) -> None:
+    """An error behind the re-run variable, which on Kaggle would be one word, is shown with its text."""
+    before = (
+        'import os\n        assert not os.environ.get("KAGGLE_IS_COMPETITION_RERUN"), "only in the morning"'
+    )
+    folder = project(tmp_path / "project", before=before)
+    done = rehearse(folder)
+    assert done.code == 1
+    assert "SERVER_RAISED_EXCEPTION" in done.err
+    assert "only in the morning" in done.err
+    assert report(folder)["passed"] is False
+
+
+def test_the_competitions_own_package_is_used(tmp_path: Path) -> None:
+    """What lies in the data is served, whatever it is called, with the newer call `run` as well."""
+    folder = project(tmp_path / "project", submission="submission.parquet")
+    options = {"batches": "pandas", "rows": 7, "submission": "submission.parquet"}
+    gateway.write_standin(folder / "input", options, name="Rain", new=True)
+    done = rehearse(folder).good()
+    assert done.facts["rehearsal"]["submission"].endswith("submission.parquet")
+    assert "the competition's own gateway" in " ".join(report(folder)["notes"])
+    assert "server: RainInferenceServer" in (folder / "dist/offline-kit/rehearsal/log.txt").read_text()
+
+
+@pytest.mark.usefixtures("python_313")
+def test_in_the_versions_of_the_image(tmp_path: Path) -> None:
+    """Python 3.13 with the image's polars, which only the gateway imports."""
+    folder = project(tmp_path / "project", batches="polars", image="kaggle-2026-10-cpu")
+    done = rehearse(folder, "--yes", env="matching").good()
+    assert done.facts["rehearsal"]["python"].startswith("3.13.")
+    assert done.facts["rehearsal"]["rows"] == ROWS
