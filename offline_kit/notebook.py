@@ -20,7 +20,7 @@ from offline_kit.image import Image
 from offline_kit.kaggle_names import TITLE_LENGTH, slug_of, slug_problems, title_problems
 from offline_kit.model import FileEntry, Kit, Member, NotebookSettings, Part, Role
 from offline_kit.report import SILENT, Reporter
-from offline_kit.weights.main_names import Lent
+from offline_kit.weights.main_names import NOBODY, Lent
 
 CODE_FILE = "inference.ipynb"
 METADATA_FILE = "kernel-metadata.json"
@@ -59,7 +59,7 @@ class Target:
     """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
     members: tuple[Member, ...] = ()
     """The models of the template `predict`."""
-    lent: Lent = Lent()
+    lent: Lent = NOBODY
     """The names of `__main__` that pickles look up, and the file that gives them."""
     preprocessing: Mapping[str, str] = field(default_factory=dict)
     """What a cell asks for, and the name in the kit: "scaler.joblib"."""

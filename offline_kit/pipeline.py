@@ -37,6 +37,7 @@ from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.stage import Rehearsal
 from offline_kit.report import SILENT, Reporter
 from offline_kit.trained import Trained
+from offline_kit.weights import main_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,7 +312,9 @@ def _named(config: Config) -> tuple[str, ...]:
     said = config.notebook
     hooks = [said.transform, said.tta, said.postprocess if predicting.is_reference(said.postprocess) else ""]
     models = [each.model for each in said.models]
-    return tuple(dict.fromkeys(ref for ref in (said.model, said.data, said.function, *hooks, *models) if ref))
+    lending = main_names.shipped(config.project, config.main_from)
+    named = (said.model, said.data, said.function, *hooks, *models, *lending)
+    return tuple(dict.fromkeys(ref for ref in named if ref))
 
 
 def _travelling(frozen: Freeze) -> list[Pin]:
@@ -358,6 +361,7 @@ def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SIL
         confirm=wishes.confirm,
         copies=config.copies,
         homes=homes.of(config),
+        params=config.notebook.params,
     )
     return rehearsing.rehearse(request, base.settings, cache=base.cache, report=report)
 

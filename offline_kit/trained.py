@@ -10,6 +10,8 @@ from offline_kit.frameworks.versions import compare
 from offline_kit.image import Image
 from offline_kit.model import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Member, Severity
 from offline_kit.report import SILENT, Reporter
+from offline_kit.weights import stage as weighing
+from offline_kit.weights.main_names import NOBODY, Lent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Trained:
     """What was seen in them; none that stops a build."""
     packages: tuple[str, ...] = ()
     """Distributions that the notebook imports to predict with them."""
+    lent: Lent = NOBODY
+    """The names of `__main__` that their pickles look up."""
 
 
 def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT) -> Trained:
@@ -41,6 +45,8 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
     aside = {each.path for each in beside}
     weights = tuple(each for each in weights if each.path not in aside)
+    ready = weighing.prepare(config, weights, beside, cache=cache, report=report)
+    config, weights = ready.config, ready.checkpoints
     config = replace(config, notebook=members.chosen(config.notebook, weights))
     by_models = config.notebook.template == "predict" or bool(config.notebook.models)
     resolved = members.resolve(config.notebook, weights) if by_models else ()
@@ -49,7 +55,8 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         checkpoints=weights,
         preprocessing=beside,
         members=resolved,
-        findings=members.findings(resolved),
+        findings=(*ready.findings, *members.findings(resolved)),
+        lent=ready.lent,
         packages=members.packages(resolved),
     )
     _stop(seen.findings)
@@ -68,6 +75,7 @@ def target(config: Config, seen: Trained | None = None) -> notebook.Target:
         dataset=config.dataset,
         accelerator=config.accelerator,
         members=seen.members if seen else (),
+        lent=seen.lent if seen else NOBODY,
         preprocessing=kit_layout.preprocessing_names(seen.preprocessing) if seen else {},
     )
 

@@ -95,6 +95,7 @@ FLOORS: list[set[str]] = [
     {"kit_ensemble", "kit_images"},
     {"kit_postprocess"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
+    {"kaggle_gateway.models"},
     {"kaggle_gateway.client"},
     {
         "weights.streams",
@@ -109,7 +110,7 @@ FLOORS: list[set[str]] = [
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"index", "loose_modules", "wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
-    {"push.dataset_remote", "push.notebook_remote"},
+    {"push.dataset_remote", "push.notebook_remote", "push.sending"},
     {"push.rendered_for"},
     {"push.submission_remote"},
     {"frameworks.base"},  # the room of frameworks
@@ -170,6 +171,7 @@ FLOORS: list[set[str]] = [
         "bundle",
         "notebook",
         "push.datasets",
+        "push.models",
         "push.verify",
         "push.submissions",
         "push.queued",

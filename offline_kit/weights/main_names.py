@@ -50,6 +50,10 @@ class Lent:
         return tuple(f"{self.path}:{name}" for name in self.names)
 
 
+NOBODY = Lent()
+"""No pickle asks for any name."""
+
+
 def settle(project: Path, main_from: Path | None, scanned: Sequence[Scanned]) -> Lent:
     """Return which names of `__main__` the pickles ask for, and the file that gives them.
 
@@ -59,7 +63,7 @@ def settle(project: Path, main_from: Path | None, scanned: Sequence[Scanned]) ->
     asking = {each.original: each.main_names for each in scanned if each.main_names}
     names = sorted({name for some in asking.values() for name in some})
     if not names:
-        return Lent()
+        return NOBODY
     if main_from is None:
         raise _unnamed(project, asking, names)
     lacking = [name for name in names if not _may_define(main_from, name)]
@@ -200,3 +204,14 @@ def _calls(node: ast.AST) -> Iterator[ast.Call]:
         yield node
     for child in ast.iter_child_nodes(node):
         yield from _calls(child)
+
+
+def shipped(project: Path, main_from: Path | None) -> tuple[str, ...]:
+    """Return a reference to something that the lending file defines, so that it travels; nothing without one."""
+    if main_from is None or not main_from.resolve().is_relative_to(project.resolve()):
+        return ()
+    tree = references.parse(main_from)
+    names = [
+        node.name for node in (tree.body if tree else ()) if isinstance(node, ast.ClassDef | ast.FunctionDef)
+    ] or sorted(references.bound_names(tree.body)[0] if tree else ())
+    return (f"{main_from.resolve().relative_to(project.resolve()).as_posix()}:{names[0]}",) if names else ()

@@ -1,0 +1,76 @@
+"""The weights before they travel: scanned, without the training's files, light where that is wished, and complete."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from offline_kit.config import Config
+from offline_kit.model import Checkpoint, Finding, ModelSpec
+from offline_kit.report import SILENT, Reporter
+from offline_kit.weights import hub_folders, left_out, main_names, scan, slim
+from offline_kit.weights.main_names import Lent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What travels, and what was seen."""
+
+    config: Config
+    """The configuration, with the models' files under the names that they travel by."""
+    checkpoints: tuple[Checkpoint, ...]
+    """The checkpoints."""
+    lent: Lent
+    """The names of `__main__` that their pickles look up."""
+    findings: tuple[Finding, ...]
+    """What was seen in them, and what was saved."""
+
+
+def prepare(
+    config: Config,
+    checkpoints: Sequence[Checkpoint],
+    preprocessing: Sequence[Checkpoint],
+    *,
+    cache: Path,
+    report: Reporter = SILENT,
+) -> Prepared:
+    """Scan all files, leave out what only the training needs, make the checkpoints light.
+
+    Raises ProjectError for pickles that run something, for names of `__main__` that no file gives, and
+    where `slim` is wished and no interpreter has torch.
+    """
+    kept = left_out.without_training(checkpoints, config.checkpoints, report=report)
+    scanned = scan.scan([*kept, *preprocessing], trust=config.trust, cache=cache, report=report)
+    lent = main_names.settle(config.project, config.main_from, scanned)
+    wish = slim.Wish(slim=config.slim, precision=config.precision, weights_format=config.weights_format)
+    at_home = hub_folders.findings(kept, preprocessing)
+    light = slim.slimmed(kept, wish, _yard(config, cache), report=report)
+    return Prepared(
+        config=_renamed(config, light),
+        checkpoints=light.checkpoints,
+        lent=lent,
+        findings=(*main_names.findings(config.project, lent), *at_home, *light.findings),
+    )
+
+
+def _yard(config: Config, cache: Path) -> slim.Yard:
+    anything = config.notebook.params.get("weights_only") is False
+    return slim.Yard(
+        project=config.project,
+        cache=cache,
+        trusted=lambda original: anything or scan.is_trusted(original, config.trust),
+    )
+
+
+def _renamed(config: Config, light: slim.Slimmed) -> Config:
+    """Follow files to their new names in the entries of the models."""
+    suffixes = {PurePosixPath(old).suffix for old, _ in light.renamed}
+
+    def followed(spec: ModelSpec) -> ModelSpec:
+        path = PurePosixPath(spec.files)
+        ours = not spec.origin and path.suffix and path.suffix in suffixes
+        return replace(spec, files=path.with_suffix(".safetensors").as_posix()) if ours else spec
+
+    if not light.renamed or not config.notebook.models:
+        return config
+    models = tuple(followed(spec) for spec in config.notebook.models)
+    return replace(config, notebook=replace(config.notebook, models=models))
