@@ -120,6 +120,7 @@ def test_without_credentials(here: Yard) -> None:
     assert here.datasets(SMALL) == [1]
 
 
+@pytest.mark.slow
 def test_a_dead_token(here: Yard) -> None:
     """Exit 4, and the token is in no word of it; a good one succeeds."""
     told = as_user(here, KAGGLE_API_TOKEN="KGAT_dead").failed(4, "credentials", "KAGGLE_API_TOKEN")
@@ -366,15 +367,12 @@ def test_a_rejected_source(here: Yard) -> None:
     assert (here.datasets(), here.notebooks()) == ([1], [1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
         ({"answer": {"error": "Maximum weekly GPU quota of 30.00 hours reached."}}, ("quota", "each week")),
-        pytest.param(
-            {"status": 409, "message": "ALREADY_EXISTS"},
-            ("title or slug", "choose another `title`"),
-            marks=pytest.mark.slow,
-        ),
+        ({"status": 409, "message": "ALREADY_EXISTS"}, ("title or slug", "choose another `title`")),
     ],
     ids=["quota", "title"],
 )
