@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from offline_kit import __version__, crash, proc
-from offline_kit.commands import compare, kaggle, kit, start, stores
+from offline_kit.commands import adopt, compare, kaggle, kit, start, stores
 from offline_kit.console import Console
 from offline_kit.errors import Exit, OfflineKitError
 
@@ -29,6 +29,7 @@ def cli() -> None:
 
 for command in (
     start.init,
+    adopt.adopt,
     kit.build,
     kit.rehearse,
     kaggle.push,

@@ -44,9 +44,10 @@ def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
 
 
 def _tops(node: ast.Import | ast.ImportFrom) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [one.name.partition(".")[0] for one in node.names]
-    return [node.module.partition(".")[0]] if node.module and not node.level else []
+    names = [one.name for one in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+    if isinstance(node, ast.ImportFrom) and (node.level or not node.module):
+        return []
+    return [name.partition(".")[0] for name in names]
 
 
 def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
@@ -79,8 +80,6 @@ def _found(wish: Wish, ground: Ground, basket: Basket) -> Found:
         if module := _module(ground, f"{folder}{wish.target}"):
             basket.modules[module] = None
             return found_of(wish, Became.MODULE, module)
-    if wish.target == "google":
-        return found_of(wish, Became.ASKED, "google.colab", "Colab's modules are nowhere else: take them out")
     known = imports.DISTRIBUTIONS.get(wish.target, ())
     line = known[0] if known else wish.target.replace("_", "-")
     basket.requirements[line] = None

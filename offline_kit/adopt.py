@@ -1,0 +1,300 @@
+"""Adopt a notebook that works with the internet on: what it needs becomes configuration, its cells stay."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit import config, files, image, proc
+from offline_kit.accelerators import RETIRED, machine_shape
+from offline_kit.adopting import looking, reading, rewriting
+from offline_kit.adopting.nouns import Adoption, Sources
+from offline_kit.config import Config
+from offline_kit.config_keys import KEYS
+from offline_kit.errors import OfflineKitError, UsageError
+from offline_kit.finding import contest, text, tree
+from offline_kit.finding.proposal import Setting
+from offline_kit.image import Image
+from offline_kit.kaggle_names import dataset_slug
+from offline_kit.report import SILENT, Reporter
+
+_HEAD = "# What {} installs and imports; written by `offline-kit adopt`, and yours to change.\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """What adopting a notebook would write, and why."""
+
+    adoption: Adoption
+    """The notebook, looked through."""
+    image: Image
+    """The image that it was looked at against."""
+    file: Path
+    """The file of the configuration."""
+    old: str
+    """Its text; empty where there is none."""
+    new: str
+    """Its whole new text; the old one where nothing is to be added."""
+    requirements: Path
+    """The requirements file of the notebook."""
+    lines: str
+    """Its whole new text; empty where none is needed."""
+    by_hand: tuple[str, ...] = ()
+    """What has to be added to keys that are there already."""
+
+    @property
+    def diff(self) -> str:
+        """All changes as one unified diff: the configuration, the requirements, the notebook's percent script."""
+        old = _read(self.requirements)
+        parts = (
+            _diff(self.old, self.new, self.file.name),
+            _diff(old, self.lines or old, self.requirements.name),
+            rewriting.diff(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
+        )
+        return "".join(parts)
+
+
+def propose(notebook: Path, project: Path, report: Reporter = SILENT) -> Proposal:
+    """Look a notebook through and return what adopting it would write; nothing is written, run or fetched.
+
+    Raises UsageError for a notebook that is not there or lies elsewhere than the project, and for a wrong
+    configuration; ProjectError for a file that is no notebook in Python.
+    """
+    root = project.expanduser().absolute()
+    source = _source(notebook, root)
+    report.step(f"Looking through '{source}'")
+    loaded = config.load(root, {})
+    seen = tree.scan(root)
+    accelerator, said = _accelerator(loaded, root / source)
+    chosen = image.load(loaded.image, accelerator=accelerator or "none", project=root)
+    found = {one.key: one for one in contest.find(seen).settings}
+    attached = _attached(loaded, str(found["competition"].value or ""))
+    adoption = replace(looking.look(root / source, root, chosen, attached), accelerator=said)
+    return _proposal(loaded, source, adoption, chosen, found)
+
+
+def write(proposal: Proposal) -> tuple[Path, ...]:
+    """Write what was proposed and return the files that changed; OutsideError where one cannot be written."""
+    written = []
+    for path, old, new in (
+        (proposal.requirements, _read(proposal.requirements), proposal.lines),
+        (proposal.file, proposal.old, proposal.new),
+    ):
+        if new and new != old:
+            files.write_atomic(path.resolve(), new.encode("utf-8"))
+            written.append(path)
+    return tuple(written)
+
+
+def _source(notebook: Path, root: Path) -> str:
+    path = notebook.expanduser().absolute()
+    if not path.is_file():
+        raise UsageError(f"there is no notebook '{notebook}'", hint="name the .ipynb file to adopt")
+    if not path.is_relative_to(root):
+        raise UsageError(
+            f"'{notebook}' lies outside of the project '{root}'",
+            hint="name the project's folder behind the notebook, or copy the notebook into it",
+        )
+    return path.relative_to(root).as_posix()
+
+
+def _accelerator(loaded: Config, notebook: Path) -> tuple[str, str]:
+    """Return the accelerator to choose an image for, and the one to write into the configuration."""
+    wanted = reading.beside(notebook).accelerator
+    if loaded.accelerator not in ("", "none"):
+        return loaded.accelerator, ""
+    if any(word in wanted.lower() for word in (*RETIRED, "p100", "tpu")):
+        return "", ""
+    try:
+        return (wanted, wanted) if machine_shape(wanted) else ("", "")
+    except OfflineKitError:
+        return "", ""
+
+
+def _attached(loaded: Config, competition: str) -> Sources:
+    competitions = (loaded.competition or competition, *loaded.notebook.competition_sources)
+    return Sources(
+        competitions=tuple(filter(None, competitions)),
+        datasets=loaded.notebook.dataset_sources,
+        notebooks=loaded.notebook.kernel_sources,
+        models=loaded.notebook.model_sources,
+    )
+
+
+def _proposal(
+    loaded: Config, source: str, adoption: Adoption, chosen: Image, found: Mapping[str, Setting]
+) -> Proposal:
+    root = loaded.project
+    place = loaded.source or _default_place(root)
+    old = _read(place)
+    told = tomllib.loads(old)
+    nested = place.name == "pyproject.toml" or "offline-kit" in told.get("tool", {})
+    table = told.get("tool", {}).get("offline-kit", {}) if nested else told
+    needed, lines = _requirements(root, source, adoption)
+    settings = [*_settings(root, source, adoption, chosen, found), *_needs(needed, lines, adoption, root)]
+    by_hand: tuple[str, ...] = ()
+    if loaded.source is None:
+        new = text.begun(old, settings, nested=nested, where=str(place))
+    else:
+        new, by_hand = _extended(old, table, settings, nested=nested, where=str(place))
+    return Proposal(
+        adoption=adoption,
+        image=chosen,
+        file=place,
+        old=old,
+        new=new,
+        requirements=needed,
+        lines=lines,
+        by_hand=by_hand,
+    )
+
+
+def _default_place(root: Path) -> Path:
+    pyproject = root / "pyproject.toml"
+    return pyproject if pyproject.is_file() else root / "offline-kit.toml"
+
+
+def _extended(
+    old: str, table: Mapping[str, Any], settings: Iterable[Setting], *, nested: bool, where: str
+) -> tuple[str, tuple[str, ...]]:
+    """Return the file with the keys that it lacks, and what is missing in keys that it has."""
+    notebook = table.get("notebook", {})
+    fresh, by_hand = [], []
+    for one in settings:
+        there = notebook if one.notebook else table
+        if one.value is None or (one.key == "image" and "accelerator" in table):
+            continue
+        if one.key not in there:
+            fresh.append(one)
+        elif missing := _missing(there[one.key], one.value):
+            by_hand.append(f"`{one.key}` in '{Path(where).name}' lacks {missing}: add it there ({one.why})")
+    return (text.extended(old, fresh, nested=nested, where=where) if fresh else old), tuple(by_hand)
+
+
+def _missing(there: object, wanted: object) -> str:
+    if isinstance(there, list) and isinstance(wanted, list):
+        return ", ".join(repr(each) for each in wanted if each not in there)
+    if isinstance(there, dict) and isinstance(wanted, dict):
+        return ", ".join(repr(each) for each in wanted if each not in there)
+    return repr(wanted) if there != wanted and isinstance(there, str) and not there else ""
+
+
+def _requirements(root: Path, source: str, adoption: Adoption) -> tuple[Path, str]:
+    """Return the notebook's requirements file and its new text."""
+    own = root / f"{Path(source).stem}-requirements.in"
+    plain = root / "requirements.in"
+    taken = (root / "requirements.txt").is_file() or (plain.is_file() and not _is_ours(plain))
+    path = own if own.is_file() or taken else plain
+    if not adoption.requirements:
+        return path, ""
+    there = _read(path)
+    stripped = {line.partition(" #")[0].strip() for line in there.splitlines()}
+    fresh = [line for line in adoption.requirements if line not in stripped]
+    head = there if not there or there.endswith("\n") else f"{there}\n"
+    return path, (head or _HEAD.format(source)) + "".join(f"{line}\n" for line in fresh)
+
+
+def _is_ours(path: Path) -> bool:
+    return _read(path).startswith(_HEAD.partition("{")[0])
+
+
+def _settings(
+    root: Path, source: str, adoption: Adoption, chosen: Image, found: Mapping[str, Setting]
+) -> list[Setting]:
+    own = adoption.sources
+    competition = next(iter(own.competitions), None)
+    lists = (
+        ("competition_sources", own.competitions[1:]),
+        ("dataset_sources", own.datasets),
+        ("kernel_sources", own.notebooks),
+        ("model_sources", own.models),
+    )
+    machine = (
+        Setting(key="accelerator", value=adoption.accelerator, why="from kernel-metadata.json")
+        if adoption.accelerator
+        else Setting(key="image", value=chosen.name, why="what the notebook was looked at against")
+    )
+    return [
+        replace(found["competition"], value=competition, why="where the notebook reads its data", more=())
+        if competition
+        else found["competition"],
+        _data(root, competition, found["competition_data"]),
+        Setting(key="dataset", value=dataset_slug(root.name), why="private, and yours"),
+        machine,
+        *_copies(root, adoption),
+        Setting(key="source", value=source, why="adopted: its cells stay", notebook=True),
+        *(
+            Setting(key=key, value=list(names), why="attached, as it was", notebook=True)
+            for key, names in lists
+            if names
+        ),
+    ]
+
+
+def _data(root: Path, competition: str | None, found: Setting) -> Setting:
+    if competition and (root / "input" / competition).is_dir():
+        return replace(found, value=f"input/{competition}", why="a local copy, or part of it, for rehearsals")
+    return found
+
+
+def _needs(needed: Path, lines: str, adoption: Adoption, root: Path) -> list[Setting]:
+    """Return the settings that say what travels; none of a kind is said where something would be found otherwise."""
+    wanted = [*([needed.name] if lines else []), *adoption.requirement_files]
+    pyproject = root / "pyproject.toml"
+    about = tomllib.loads(_read(pyproject)).get("project", {}) if pyproject.is_file() else {}
+    settings = []
+    if wanted or about or any((root / name).is_file() for name in ("requirements.in", "requirements.txt")):
+        settings.append(
+            Setting(key="requirements", value=wanted, why="what the notebook installs and imports")
+        )
+    if adoption.packages or about:
+        settings.append(Setting(key="packages", value=list(adoption.packages), why="built to wheels"))
+    if adoption.modules:
+        settings.append(Setting(key="modules", value=list(adoption.modules), why="imported by the notebook"))
+    if adoption.checkpoints:
+        settings.append(
+            Setting(key="checkpoints", value=list(adoption.checkpoints), why="read by the notebook")
+        )
+    return settings
+
+
+def _copies(root: Path, adoption: Adoption) -> Iterable[Setting]:
+    """Yield where local copies of the attached sources lie, for rehearsals."""
+    own = adoption.sources
+    named = [("dataset", name) for name in own.datasets]
+    named += [("notebook", name) for name in own.notebooks] + [("model", name) for name in own.models]
+    found = {f"{kind}:{name}": place for kind, name in named if (place := _copy(root, kind, name))}
+    if found and "copies" in KEYS:
+        yield Setting(key="copies", value=found, why="local copies of what is attached, for rehearsals")
+
+
+def _copy(root: Path, kind: str, name: str) -> str:
+    rest = name.partition("/")[2]
+    for place in (f"input/{kind}s/{name}", f"input/{rest}", f"input/{rest.partition('/')[0]}"):
+        if (root / place).is_dir():
+            return place
+    environment = proc.environment()
+    home = Path(environment.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
+    if kind == "model":
+        return str(home / "models" / name) if (home / "models" / name).is_dir() else ""
+    versions = home / f"{kind}s" / name / ("versions" if kind == "dataset" else "output/versions")
+    numbers = sorted((int(each.name) for each in versions.glob("*") if each.name.isdigit()), reverse=True)
+    return str(versions / str(numbers[0])) if numbers else ""
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read '{path}': {error}", hint="mend the file, or move it away") from error
+
+
+def _diff(old: str, new: str, name: str) -> str:
+    lines = difflib.unified_diff(
+        old.splitlines(), new.splitlines(), f"{name} (as it is)", f"{name} (adopted)", lineterm=""
+    )
+    return "".join(f"{line}\n" for line in lines)

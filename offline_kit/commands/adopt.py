@@ -1,0 +1,32 @@
+"""The command for people who have a notebook already."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from offline_kit.commands.options import PATH, common, project_argument
+from offline_kit.console import Console
+
+
+@click.command()
+@click.argument("notebook", type=PATH)
+@project_argument
+@click.option("--write", is_flag=True, help="Write the configuration and the requirements without asking.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; write nothing and ask nothing.")
+@common
+def adopt(notebook: Path, project: Path, *, quiet: bool, as_json: bool, write: bool, dry_run: bool) -> None:
+    """Take over a notebook that works with the internet on."""
+    from offline_kit import adopt as adopting
+    from offline_kit import summary_adopt
+
+    console = Console(quiet=quiet, as_json=as_json)
+    proposal = adopting.propose(notebook, project, console)
+    summary_adopt.show_proposal(proposal, console)
+    changes = proposal.new != proposal.old or bool(proposal.lines)
+    asks = not (write or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
+    agreed = changes and write and not dry_run
+    if changes and asks:
+        agreed = console.confirm(f"Write this into '{proposal.file}' and '{proposal.requirements.name}'?")
+    written = adopting.write(proposal) if agreed else ()
+    summary_adopt.show_adopted(proposal, console, written=written, dry_run=dry_run)

@@ -1,0 +1,270 @@
+"""What becomes of a notebook's lines: requirements, checkpoints, sources, or a question with its remedy."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from adopt_case import became, looked, put
+
+from offline_kit.adopting import cells
+from offline_kit.adopting.nouns import Adoption, Became, Kind, Sources
+
+REQUIREMENT, CHECKPOINT, SOURCE, ASKED = Became.REQUIREMENT, Became.CHECKPOINT, Became.SOURCE, Became.ASKED
+
+
+def one(adoption: Adoption) -> str:
+    """Return the text of the first cell, proved to be something that runs."""
+    assert cells.read(adoption.changed[0]).tree() is not None
+    return adoption.changed[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("!pip install -q einops==0.8.1 'ttach>=0.0.3' > /dev/null 2>&1", ("einops==0.8.1", "ttach>=0.0.3")),
+        ("%pip install -U einops", ("einops",)),
+        ("!python -m pip install einops --no-deps", ("einops",)),
+        ("!{sys.executable} -m pip install einops", ("einops",)),
+        ("!uv pip install --system einops", ("einops",)),
+        ("pip install einops", ("einops",)),
+        ("out = !pip install einops", ("einops",)),
+        ("import os\nos.system('pip install einops')", ("einops",)),
+        (
+            "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip', 'install', 'einops'], check=True)",
+            ("einops",),
+        ),
+        ("V = '0.8'\n!pip install einops=={V}", ("einops==0.8",)),
+        ("!pip install git+https://github.com/a/b.git#egg=b", ("b @ git+https://github.com/a/b.git",)),
+        ("!git clone https://github.com/a/b\n!cd b && pip install -e .", ("b @ git+https://github.com/a/b",)),
+        ("!python -m spacy download en_core_web_sm", None),
+        ("if True:\n    !pip install einops \\\n        ttach\nelse:\n    x = 1", ("einops", "ttach")),
+        ("%%capture\n!pip install einops", ("einops",)),
+    ],
+)
+def test_what_is_installed_becomes_a_requirement(
+    tmp_path: Path, line: str, wanted: tuple[str, ...] | None
+) -> None:
+    """However pip is called, its packages become requirements, and the line does nothing any more."""
+    found = looked(tmp_path, line)
+    assert {one.became for one in found.found} == {REQUIREMENT}
+    if wanted is not None:
+        assert found.requirements == wanted
+    else:
+        assert found.requirements[0].startswith("en_core_web_sm @ https://")
+    left = cells.read(one(found))
+    assert not any(
+        "pip" in magic.text or "clone" in magic.text for magic in left.magics if magic.sign != "%%"
+    )
+    assert one(found).count("\n") == line.count("\n"), (
+        "errors of the run name the lines that the person knows"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("!pip install einops && ls", "!true && ls"),
+        ("%%bash\nset -e\npip install einops\nls", "%%bash\nset -e\ntrue\nls"),
+        ("if x: os.system('pip install einops')\nimport os", "if x: 0\nimport os"),
+        (
+            "import subprocess\nr = subprocess.run('pip install einops', shell=True)",
+            "import subprocess\nr = subprocess.CompletedProcess([], 0, '', '')",
+        ),
+    ],
+)
+def test_what_stands_beside_it_stays(tmp_path: Path, line: str, left: str) -> None:
+    """Of a line that does more than to install, the rest goes on doing it."""
+    assert one(looked(tmp_path, line)) == left
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "!pip install einops=={version()}",
+        "!pip install -r requirements.txt",
+        "!pip install ./package",
+        "!apt-get install -y libgl1",
+        "!conda install einops",
+        "!wget https://example.org/model.pth",
+        "!gdown 1AbC -O model.pth",
+        "!git clone https://github.com/a/b",
+        "!kaggle datasets download -d me/weights",
+        "from transformers import AutoModel\nAutoModel.from_pretrained('bert-base-uncased')",
+        "import timm\nm = timm.create_model('resnet18', pretrained=True)",
+        "import torch\nm = torch.hub.load('pytorch/vision', 'resnet18')",
+        "import nltk\nnltk.download('punkt')",
+        "import kagglehub\np = kagglehub.model_download('o/m/pyTorch/v')",
+        "import kagglehub\np = kagglehub.dataset_download(name)",
+        "import torch\nw = torch.load('/kaggle/input/my-weights/a.pth')",
+        "from huggingface_hub import snapshot_download\nsnapshot_download('o/m')",
+    ],
+)
+def test_what_is_not_there_is_asked_for(tmp_path: Path, line: str) -> None:
+    """What nobody has here stays in its line, and the finding says cell, line and remedy."""
+    found = looked(tmp_path, line)
+    (asked,) = found.asked
+    assert (asked.cell, asked.line) == (1, line.count("\n") + 1)
+    assert asked.remedy
+    if asked.kind is not Kind.MOUNT:
+        assert found.changed == (line,)
+
+
+def test_a_checkpoint_replaces_pretrained_weights(tmp_path: Path) -> None:
+    """`pretrained=True` is switched off where this very model loads a checkpoint, in any cell."""
+    put(tmp_path, "model.pth")
+    build = "import timm\nmodel = timm.create_model(\n    'resnet18', pretrained=True, num_classes=3,\n)"
+    load = "import torch\nmodel.load_state_dict(torch.load('model.pth'))"
+    found = looked(tmp_path, build, load)
+    assert found.changed[0] == build.replace("True", "False")
+    assert found.changed[1] == load.replace("'model.pth'", "'/tmp/kaggle/working/model.pth'")
+    assert (found.checkpoints, found.served) == (("model.pth",), (("working/model.pth", "model.pth"),))
+
+
+@pytest.mark.parametrize(
+    "load", ["other.load_state_dict(w)", "model.load_state_dict(w, strict=False)", "model.eval()"]
+)
+def test_weights_that_nothing_surely_replaces_are_asked_for(tmp_path: Path, load: str) -> None:
+    """Another model's checkpoint, a loose one, or none: the argument stays, and a person decides."""
+    found = looked(tmp_path, f"import timm\nmodel = timm.create_model('resnet18', pretrained=True)\n{load}")
+    assert [one.kind for one in found.asked] == [Kind.PRETRAINED]
+    assert "pretrained=True" in found.changed[0]
+
+
+@pytest.mark.parametrize(
+    ("build", "off"),
+    [
+        ("import torchvision\nm = torchvision.models.resnet18(weights='DEFAULT')", "weights=None"),
+        (
+            "import segmentation_models_pytorch as smp\nm = smp.Unet('resnet34', encoder_weights='imagenet')",
+            "encoder_weights=None",
+        ),
+        ("class Net:\n    def __init__(self, pretrained=True):\n        pass\nm = Net()", "pretrained=False"),
+    ],
+)
+def test_other_names_of_the_same_argument(tmp_path: Path, build: str, off: str) -> None:
+    """torchvision, segmentation models and a class of one's own say it otherwise."""
+    assert off in looked(tmp_path, f"{build}\nm.load_state_dict(w)").changed[0]
+
+
+def test_files_of_the_project_travel(tmp_path: Path) -> None:
+    """What is read beside the notebook travels, f-strings as patterns, folders of hubs whole; what is written does not."""
+    put(
+        tmp_path,
+        "weights/fold0.pth",
+        "weights/fold1.pth",
+        "submission.csv",
+        "labels.json",
+        "models/bert/config.json",
+    )
+    source = (
+        "for i in range(2):\n    torch.load(f'weights/fold{i}.pth')\njson.load(open('labels.json'))\n"
+        "open('labels.json', 'w')\ndf.to_csv('submission.csv')\nAutoModel.from_pretrained('me/bert')"
+    )
+    found = looked(tmp_path, "from transformers import AutoModel\n" + source)
+    assert set(found.checkpoints) == {"weights/fold0.pth", "weights/fold1.pth", "labels.json", "models/bert"}
+    text = found.changed[0]
+    assert "f'/tmp/kaggle/working/weights/fold{i}.pth'" in text
+    assert "open('labels.json', 'w')" in text
+    assert "to_csv('submission.csv')" in text
+    assert 'from_pretrained("/tmp/kaggle/working/models/bert")' in text
+
+
+def test_mounts_are_shown_under_the_old_and_the_new_path(tmp_path: Path) -> None:
+    """Every path below the mounts changes its beginning alone, in strings, shells and scripts; comments stay."""
+    source = (
+        "N = 'plants'\nD = '/kaggle/input/plants'  # /kaggle/input/plants\n!ls ../input/plants\n"
+        "x = f'/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass"
+    )
+    found = looked(
+        tmp_path, source, "%%bash\nls /kaggle/input/plants", attached=Sources(competitions=("plants",))
+    )
+    assert found.changed[0] == (
+        "N = 'plants'\nD = '/tmp/kaggle/input/plants'  # /kaggle/input/plants\n!ls /tmp/kaggle/input/plants\n"
+        "x = f'/tmp/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass"
+    )
+    assert found.changed[1] == "%%bash\nls /tmp/kaggle/input/plants"
+    assert not found.asked
+
+
+def test_paths_tell_sources(tmp_path: Path) -> None:
+    """A path of the newer layout names its source, and so does a download by kagglehub."""
+    source = (
+        "import kagglehub\na = '/kaggle/input/competitions/plants/test.csv'\nb = '/kaggle/input/datasets/me/weights/a'\n"
+        "c = kagglehub.model_download('o/m/pyTorch/v/1')\nd = kagglehub.notebook_output_download('me/train', 'a.pth')"
+    )
+    found = looked(tmp_path, source)
+    assert found.sources == Sources(
+        competitions=("plants",),
+        datasets=("me/weights",),
+        notebooks=("me/train",),
+        models=("o/m/pyTorch/v/1",),
+    )
+    assert 'c = "/tmp/kaggle/input/models/o/m/pyTorch/v/1"' in found.changed[0]
+    assert 'd = "/tmp/kaggle/input/notebooks/me/train/a.pth"' in found.changed[0]
+
+
+def test_a_copy_of_a_mount_travels(tmp_path: Path) -> None:
+    """Weights of a dataset whose owner nobody knows come out of the kit, from a copy or a file of that name."""
+    put(tmp_path, "trained/a.pth", "input/my-maps/one.json")
+    source = (
+        "DIR = '/kaggle/input/my-weights'\ntorch.load(f'{DIR}/a.pth')\nopen('/kaggle/input/my-maps/one.json')"
+    )
+    found = looked(tmp_path, source)
+    assert set(found.served) == {
+        ("input/my-weights/a.pth", "trained/a.pth"),
+        ("input/my-maps/one.json", "input/my-maps/one.json"),
+    }
+    assert not found.asked
+
+
+def test_imports_that_nobody_brings(tmp_path: Path) -> None:
+    """A module beside the notebook travels; what the image lacks is asked of the index, under its usual name."""
+    put(tmp_path, "helpers.py", "lib/deep.py")
+    source = (
+        "import sys, os, numpy, torch, cv2, PIL\nimport helpers\nsys.path.append('lib')\nimport deep\n"
+        "try:\n    import cudf\nexcept ImportError:\n    cudf = None\nimport faiss_wrong_name"
+    )
+    found = looked(tmp_path, source)
+    assert found.modules == ("lib", "helpers.py")
+    assert found.requirements == ("faiss-wrong-name",)
+    assert "guess" in [one for one in found.found if one.kind is Kind.IMPORT][-1].remedy
+
+
+def test_the_metadata_beside_it_is_kept(tmp_path: Path) -> None:
+    """Sources and machine of kernel-metadata.json come along, in both spellings of its truths."""
+    put(
+        tmp_path,
+        "kernel-metadata.json",
+        text='{"dataset_sources": ["me/weights"], "competition_sources": ["plants"], "enable_gpu": "true",'
+        ' "enable_internet": "true", "machine_shape": "NvidiaTeslaT4"}',
+    )
+    found = looked(tmp_path, "torch.load('/kaggle/input/weights/a.pth')")
+    assert found.sources == Sources(competitions=("plants",), datasets=("me/weights",))
+    assert found.accelerator == "NvidiaTeslaT4"
+    assert not found.asked
+
+
+def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:
+    """A cell that cannot be read here keeps its text but for magics and mounts, and a finding says so."""
+    found = looked(tmp_path, "!pip install einops\nthis is no Python '/kaggle/input/competitions/plants'")
+    assert [one.kind for one in found.found] == [Kind.INSTALL, Kind.UNREAD, Kind.MOUNT] or Kind.UNREAD in {
+        one.kind for one in found.found
+    }
+    assert found.changed[0].startswith("pass  # offline-kit: !pip install einops\nthis is no Python")
+
+
+def test_nothing_is_found_in_an_offline_notebook(tmp_path: Path) -> None:
+    """A notebook that needs nothing comes out as it went in."""
+    source = "import numpy as np\nprint(f'{np.pi:.2f} {{}}')"
+    found = looked(tmp_path, source)
+    assert (found.changed, became(found)) == ((source,), [])
+
+
+def test_adopted_python_runs(tmp_path: Path) -> None:
+    """Whatever was taken out, what remains is Python: in branches, loops and behind semicolons."""
+    source = (
+        "import os, kagglehub, nltk\nif os.environ.get('X'):\n    nltk.download('punkt')\nelse:\n    os.system('pip install einops')\n"
+        "for a in (1,): os.system('pip install ttach'); b = kagglehub.dataset_download('me/x')"
+    )
+    put(tmp_path, "nltk_data/tokenizers/punkt.zip")
+    ast.parse(one(looked(tmp_path, source)))
