@@ -97,7 +97,7 @@ def _alone(folder: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         raise OutsideError(
             f"another local Kaggle serves '{folder}'",
-            hint="use that one, end it, or give this one a folder of its own with --state",
+            hint="name the address that it told with --at, end it, or serve a folder of its own: 'offline-kit local --state DIR'",
         ) from error
 
 
