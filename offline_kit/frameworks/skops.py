@@ -19,6 +19,10 @@ _KNOWN = frozenset(
     {"builtins", "collections", "datetime", "functools", "numpy", "operator", "scipy", "sklearn"}
 )
 """Packages whose types skops takes by itself."""
+_NODES = frozenset(
+    {"sklearn.tree._tree.Tree", "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor"}
+)
+"""Types that it does not take all the same: numbers in them that are not checked could reach any memory."""
 
 
 def claims(path: Path, _sniffed: Sniffed) -> float:
@@ -47,11 +51,13 @@ def findings(member: Member) -> tuple[Finding, ...]:
         return (peek.stop(member, "is damaged: its schema is no JSON", "save the file again"),)
     trusted = member.params.get("trusted", ())
     allowed = set(map(str, trusted)) if isinstance(trusted, list | tuple) else set()
-    strange = sorted(name for name in names if name.partition(".")[0] not in _KNOWN and name not in allowed)
+    strange = sorted(
+        name for name in names - allowed if name in _NODES or name.partition(".")[0] not in _KNOWN
+    )
     if not strange:
         return ()
     quoted = ", ".join(f'"{name}"' for name in strange)
-    remedy = f"where you know them, set trusted = [{quoted}] in its `params`"
+    remedy = f"if you made the file yourself, set trusted = [{quoted}] in the `params` of its `models` entry"
     return (
         peek.warn(member, f"holds types that skops does not trust by itself: {', '.join(strange)}", remedy),
     )
