@@ -18,6 +18,7 @@ ALIASES = {
     "gpu": "NvidiaTeslaT4",
     "t4": "NvidiaTeslaT4",
     "t4x2": "NvidiaTeslaT4",
+    "t4highmem": "NvidiaTeslaT4Highmem",
     "l4": "NvidiaL4",
     "l4x4": "NvidiaL4",
     "l4x1": "NvidiaL4X1",
