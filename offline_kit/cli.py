@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from offline_kit import __version__, crash, proc
-from offline_kit.commands import adopt, compare, kaggle, kit, start, stores
+from offline_kit.commands import adopt, compare, kaggle, kit, render, start, stores
 from offline_kit.console import Console
 from offline_kit.errors import Exit, OfflineKitError
 
@@ -31,6 +31,7 @@ for command in (
     start.init,
     adopt.adopt,
     kit.build,
+    render.notebook,
     kit.rehearse,
     kaggle.push,
     kaggle.submit,

@@ -52,7 +52,7 @@ BUILD_OPTIONS = options(
     click.option("--accelerator", metavar="NAME", help="Machine shape on Kaggle; default none (CPU)."),
     click.option("--package", "packages", multiple=True, type=PATH, metavar="DIR", help="Own package to build as a wheel."),
     click.option("--module", "modules", multiple=True, type=PATH, metavar="PATH", help="Folder of modules or .py file to ship as it is."),
-    click.option("--template", metavar="NAME|FILE", help="Notebook template: lightning, function, plain, or your own file."),
+    click.option("--template", metavar="NAME|FILE", help="Notebook template: lightning, predict, function, server, plain, or your own file."),
     click.option("--model", metavar="REF", help="Model class: package.module:Class or file.py:Class."),
     click.option("--data", metavar="REF", help="Data class, written likewise."),
     click.option("--function", metavar="REF", help="For the template `function`: module:function or file.py:function."),

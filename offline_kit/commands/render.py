@@ -1,0 +1,44 @@
+"""The command that renders the notebook alone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offline_kit.commands.options import BUILD_OPTIONS, PATH, common, load_config, project_argument
+from offline_kit.console import Console
+
+
+@click.command()
+@project_argument
+@BUILD_OPTIONS
+@click.option("--to", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")
+@click.option("--dry-run", is_flag=True, help="Say whether it would change; write nothing.")
+@common
+def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, to: Path | None, upgrade: bool, **flags: Any) -> None:  # fmt: skip  # noqa: ARG001
+    """Render the notebook of the kit that is there, after a change of template or params."""
+    from offline_kit import pipeline
+    from offline_kit.files import locked
+
+    console = Console(quiet=quiet, as_json=as_json)
+    config = load_config(project, flags)
+    with locked(config.out.parent / f".{config.out.name}.lock"):
+        kit, rendered = pipeline.render(config, report=console)
+        folder = to.absolute() if to else config.out / "notebook"
+        before = {name: _text(folder / name) for name in rendered.texts()}
+        changed = before != rendered.texts()
+        if changed and not dry_run:
+            rendered.write(folder)
+    place = folder / "inference.ipynb"
+    words = "would change" if dry_run else "written"
+    console.step(f"'{place}' {words if changed else 'is as it was'}")
+    console.result(
+        {"ok": True, "notebook": str(place), "changed": changed, "dry_run": dry_run, "kit": kit.id}
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
