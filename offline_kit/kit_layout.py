@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -72,18 +72,25 @@ def arrange(contents: Contents) -> Layout:
         for name, item in items.items()
         if name not in elsewhere
     ]
-    parts = (*_parts(entries, split=contents.split), *contents.elsewhere)
+    own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
+    parts = (*(_parts(entries, own) if contents.split else _whole(entries)), *contents.elsewhere)
     return Layout(parts=tuple(sorted(parts, key=lambda part: part.name)), items=items)
 
 
-def _parts(entries: Sequence[FileEntry], *, split: bool) -> tuple[Part, ...]:
-    if not split:
-        return (manifest.make_part("kit", entries),)
-    names = sorted({entry.original.partition("/")[0] for entry in entries})
-    return tuple(
-        manifest.make_part(name, (entry for entry in entries if entry.original.startswith(f"{name}/")))
-        for name in names
-    )
+def _whole(entries: Sequence[FileEntry]) -> tuple[Part, ...]:
+    return (manifest.make_part("kit", entries),)
+
+
+def _parts(entries: Sequence[FileEntry], own: Collection[str]) -> tuple[Part, ...]:
+    """Return a part for each top folder; own wheels and the plan that names them count as code.
+
+    So a changed line of code sends the code again, and not the wheels of others beside it.
+    """
+    found: dict[str, list[FileEntry]] = {}
+    for entry in entries:
+        name = "code" if entry.original in own else entry.original.partition("/")[0]
+        found.setdefault(name, []).append(entry)
+    return tuple(manifest.make_part(name, found[name]) for name in sorted(found))
 
 
 def _packages(contents: Contents) -> Iterator[Item]:

@@ -326,6 +326,18 @@ def test_split_parts_have_their_own_ids(contents: Contents, tmp_path: Path) -> N
     assert manifest.read_kit(tmp_path / "out") == second
 
 
+def test_a_changed_own_package_leaves_the_other_packages_alone(contents: Contents, tmp_path: Path) -> None:
+    """The project's own wheel, and the plan that names it, travel with the code: others' wheels are not sent again."""
+    first = bundle.assemble(replace(contents, split=True), tmp_path / "out")
+    rebuilt = wheel(
+        tmp_path / "home/built", "plants-0.2-py3-none-any.whl", "plants/__init__.py", "plants/new.py"
+    )
+    own = replace(contents.own, wheels=(rebuilt,))
+    second = bundle.assemble(replace(contents, split=True, own=own), tmp_path / "out")
+    changed = [a.name for a, b in zip(first.parts, second.parts, strict=True) if a.id != b.id]
+    assert changed == ["code"]
+
+
 def test_split_and_whole_replace_each_other(contents: Contents, tmp_path: Path) -> None:
     """A kit that becomes split, or whole again, leaves nothing of the other form behind."""
     whole = bundle.assemble(contents, tmp_path / "out")

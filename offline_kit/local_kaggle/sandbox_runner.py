@@ -118,23 +118,23 @@ def _inputs(job: Job) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def _kits(job: Job) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield the packages folder and the install plan of every kit that is mounted."""
-    for _, folder in job.inputs:
-        for path in folder.glob("packages/install.json") if folder.is_dir() else ():
-            with suppress(OSError, ValueError):
-                plan = json.loads(path.read_text("utf-8"))
-                if {"image", "provided", "install"} <= set(plan):
-                    yield path.parent, plan
+def _kits(job: Job) -> Iterator[tuple[list[Path], dict[str, Any]]]:
+    """Yield the install plan of every kit that is mounted, with all packages that are: its own may be in other parts."""
+    folders = [folder / "packages" for _, folder in job.inputs if (folder / "packages").is_dir()]
+    archives = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
+    for folder in folders:
+        with suppress(OSError, ValueError):
+            plan = json.loads((folder / "install.json").read_text("utf-8"))
+            if {"image", "provided", "install"} <= set(plan):
+                yield archives, plan
 
 
-def _used(kits: list[tuple[Path, dict[str, Any]]], notebook: Path, chosen: Image) -> set[str]:
+def _used(kits: list[tuple[list[Path], dict[str, Any]]], notebook: Path, chosen: Image) -> set[str]:
     """Return what of the image a run needs: provided to the kits, imported by the notebook or the packages."""
     found, names = set(imports.of_files([notebook])), set()
-    for folder, plan in kits:
+    for archives, plan in kits:
         names |= {str(item["name"]) for item in plan["provided"]}
         roots = [name for item in plan["install"] for name in item.get("imports", ())]
-        archives = [path for path in folder.iterdir() if path.is_file()]
         found |= import_chains.unavoidable(archives, roots)
         own = {item.get("wheel") for item in plan["install"] if item.get("role") == "own"}
         found |= imports.of_files([path for path in archives if path.name in own])
