@@ -3,7 +3,7 @@
 import difflib
 import importlib.metadata
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -29,30 +29,39 @@ class _Candidate:
     """Who claims it."""
 
 
-def resolve(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Member, ...]:
+def resolve(
+    settings: NotebookSettings,
+    checkpoints: Sequence[Checkpoint],
+    elsewhere: Mapping[str, Sequence[Checkpoint]] | None = None,
+) -> tuple[Member, ...]:
     """Return the members, in the order of the configuration, else of the checkpoints' names.
 
-    A folder that a framework claims as a whole is one member. Raises ProjectError with every entry that
-    names no file, every file that no framework knows, and every key that is missing.
+    A folder that a framework claims as a whole is one member. `elsewhere` holds what lies in local copies of
+    other sources, by source. Raises ProjectError with every entry that names no file, every file that no
+    framework knows, and every key that is missing.
     """
-    inside = kit_layout.checkpoint_names(checkpoints)
-    candidates = _candidates(checkpoints)
+    places = {"": _Place(checkpoints, kit_layout.checkpoint_names(checkpoints))}
+    for origin, files in (elsewhere or {}).items():
+        places[origin] = _Place(files, {each.original: each.original for each in files})
+    candidates = places[""].candidates
     specs = settings.models or tuple(ModelSpec(files=each.original) for each in candidates)
     problems: list[str] = []
     members: list[Member] = []
     for spec in specs:
-        if spec.origin:
-            continue  # its files are not in this kit: whoever brings them in resolves it
-        found = [each for each in candidates if _meant(spec.files, each)]
+        place = places.get(spec.origin)
+        if place is None:
+            problems += _unseen(settings, spec, members)
+            continue
+        found = [each for each in place.candidates if _meant(spec.files, each)]
         if not found:
-            problems.append(_no_file(spec, candidates))
+            problems.append(_no_file(spec, place.candidates))
         for each in found:
             framework = table.named(spec.framework) if spec.framework else each.framework
             problem = _problem(spec, each, framework)
             if problem or framework is None:
                 problems.append(problem)
                 continue
-            members.append(_member(settings, spec, each, framework, inside))
+            members.append(_member(settings, spec, each, framework, place.inside))
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the models of the notebook",
@@ -60,6 +69,38 @@ def resolve(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tu
             details=problems,
         )
     return _named_apart(members)
+
+
+class _Place:
+    """Where files are that members can be: the kit, or another source."""
+
+    def __init__(self, files: Sequence[Checkpoint], inside: dict[str, str]) -> None:
+        self.candidates = _candidates(files)
+        self.inside = inside
+
+
+def _unseen(settings: NotebookSettings, spec: ModelSpec, members: list[Member]) -> list[str]:
+    """Take a member of a source without a local copy on trust, if its framework is said."""
+    framework = table.named(spec.framework)
+    if framework is None:
+        known = ", ".join(each.name for each in table.FRAMEWORKS)
+        ways = f"name a local copy of the source under `copies`, or set `framework` (one of {known})"
+        return [f"'{spec.files}' of '{spec.origin}': nothing tells its framework; {ways}"]
+    if problem := _lacking(spec, spec.files, framework):
+        return [problem]
+    members.append(
+        Member(
+            name=spec.files,
+            framework=framework.name,
+            path=Path(spec.files),
+            kit_path=spec.files,
+            model=spec.model or settings.model,
+            weight=spec.weight,
+            params=dict(spec.params),
+            origin=spec.origin,
+        )
+    )
+    return []
 
 
 def chosen(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> NotebookSettings:
@@ -166,6 +207,10 @@ def _problem(spec: ModelSpec, candidate: _Candidate, framework: Framework | None
         return (
             f"'{name}': no framework is known to have made it{seen}; set `framework` for it (one of {known})"
         )
+    return _lacking(spec, name, framework)
+
+
+def _lacking(spec: ModelSpec, name: str, framework: Framework) -> str:
     lacking = [key for key in framework.needs if not getattr(spec, key)]
     return (
         f"'{name}': {framework.title} needs {' and '.join(f'`{key}`' for key in lacking)} for it, "
@@ -193,6 +238,7 @@ def _member(
         model=spec.model or settings.model,
         weight=spec.weight,
         params=dict(spec.params),
+        origin=spec.origin,
     )
     said = framework.version(member)
     return replace(member, version=said or _installed(framework.library), version_said=bool(said))

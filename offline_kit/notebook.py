@@ -28,8 +28,11 @@ NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": (
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
 """Modules whose source goes into every notebook, in this order."""
-PREDICTING = ("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess")
-"""What the template `predict` gets besides; the pictures' where the task is pictures."""
+PREDICTING = (
+    *("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess"),
+    *("kit_sources", "kit_attached"),
+)
+"""What the template `predict` gets besides, as far as the task and the members need it."""
 RUNTIME_OF = {
     adopting.TEMPLATE: adopting.RUNTIME,
     "function": RUNTIME,
@@ -169,9 +172,11 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
 
 def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
     lending = ("kit_main",) if target.lent.names else ()
-    if settings.template == "predict" or target.members:
-        predicting = (name for name in PREDICTING if name != "kit_images" or facts["task"] == "images")
-        return (*RUNTIME, *lending, *predicting)
+    own = settings.template not in scripts.built_in()
+    if settings.template == "predict" or (own and target.members):
+        unneeded = {"kit_images"} if facts["task"] != "images" else set()
+        unneeded |= set() if facts["elsewhere"] else {"kit_sources", "kit_attached"}
+        return (*RUNTIME, *lending, *(name for name in PREDICTING if name not in unneeded))
     modules = (*RUNTIME_OF.get(settings.template, ALL_RUNTIME), *lending)
     return (*modules, "kit_preprocess") if target.preprocessing else modules
 

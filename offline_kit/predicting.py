@@ -44,6 +44,7 @@ def facts(
         "preprocessing": dict(preprocessing),
         # Several outputs under a threshold are questions of their own; under anything else they are classes.
         "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
+        "elsewhere": any(member.origin for member in members),
         "postprocess_word": not is_reference(settings.postprocess),
         "frameworks": [
             {
@@ -95,6 +96,9 @@ def _no_columns(path: Path, why: str) -> ProjectError:
 
 def _written(member: Member) -> dict[str, Any]:
     said: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
+    if member.origin:
+        said["source"] = member.origin
+        said["known"] = {each.original: [each.size, each.sha256] for each in member.files}
     if member.model:
         said["model"] = member.model
     if member.weight != 1:

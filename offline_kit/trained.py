@@ -2,13 +2,23 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from offline_kit import checkpoints, kit_layout, members, notebook
+from offline_kit import checkpoints, kit_layout, members, notebook, sources
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.frameworks.versions import compare
 from offline_kit.image import Image
-from offline_kit.model import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Member, Severity
+from offline_kit.model import (
+    Checkpoint,
+    CheckpointKind,
+    Fate,
+    Finding,
+    Freeze,
+    Member,
+    NotebookSettings,
+    Severity,
+)
 from offline_kit.report import SILENT, Reporter
 from offline_kit.weights import stage as weighing
 from offline_kit.weights.main_names import NOBODY, Lent
@@ -49,7 +59,8 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     config, weights = ready.config, ready.checkpoints
     config = replace(config, notebook=members.chosen(config.notebook, weights))
     by_models = config.notebook.template == "predict" or bool(config.notebook.models)
-    resolved = members.resolve(config.notebook, weights) if by_models else ()
+    config = replace(config, notebook=_attaching(config.notebook))
+    resolved = members.resolve(config.notebook, weights, _copied(config, cache)) if by_models else ()
     seen = Trained(
         config=config,
         checkpoints=weights,
@@ -63,6 +74,27 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     if by_models:
         notebook.check(config.notebook, image, target(config, seen), weights=bool(weights))
     return seen
+
+
+def _attaching(settings: NotebookSettings) -> NotebookSettings:
+    """Return the settings with the sources of the models among those that the notebook attaches."""
+    wanted = sources.keys_of(sources.parse(each.origin) for each in settings.models if each.origin)
+    more: dict[str, Any] = {
+        key: tuple(dict.fromkeys((*getattr(settings, key), *refs))) for key, refs in wanted.items()
+    }
+    return replace(settings, **more)
+
+
+def _copied(config: Config, cache: Path) -> dict[str, tuple[Checkpoint, ...]]:
+    """Return the models' files in the local copies of other sources, by source."""
+    patterns: dict[str, list[str]] = {}
+    for each in config.notebook.models:
+        if each.origin in config.copies:
+            patterns.setdefault(each.origin, []).append(each.files)
+    return {
+        origin: checkpoints.collect(config.copies[origin], named, cache=cache)
+        for origin, named in patterns.items()
+    }
 
 
 def target(config: Config, seen: Trained | None = None) -> notebook.Target:

@@ -93,7 +93,7 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.uploads",
     },  # the door of that room
     {"kit_ensemble", "kit_images"},
-    {"kit_postprocess"},
+    {"kit_postprocess", "kit_attached"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.models"},
     {"kaggle_gateway.client"},
@@ -102,15 +102,15 @@ FLOORS: list[set[str]] = [
         "weights.left_out",
         "weights.hub_folders",
         "weights.torch_python",
-        "weights.downloads",
+        "weights.hyper_parameters",
     },  # the room of what the weights hold
-    {"weights.scan", "weights.slim"},
+    {"weights.scan", "weights.slim", "weights.downloads"},
     {"weights.main_names"},
     {"rehearsal.gateway_driver"},
     {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
-    {"index", "loose_modules", "wheel_fit"},
+    {"index", "cuda_abi", "loose_modules", "wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
-    {"push.dataset_remote", "push.notebook_remote", "push.sending"},
+    {"push.dataset_remote", "push.notebook_remote", "push.sending", "push.parts_elsewhere"},
     {"push.rendered_for"},
     {"push.submission_remote"},
     {"frameworks.base"},  # the room of frameworks
@@ -235,6 +235,7 @@ FLOORS: list[set[str]] = [
     {
         "commands.adopt",
         "commands.kit",
+        "commands.render",
         "commands.kaggle",
         "commands.stores",
         "commands.start",
