@@ -3,6 +3,8 @@
 from offline_kit.chained import house
 from offline_kit.config import Config
 
+MODEL_PART = "checkpoints"
+"""The part that may be a model."""
 VARIATION = "other/checkpoints"
 """Framework and variation of the model that holds a kit's checkpoints."""
 _NOBODY = "you"  # the owner is known at the push
@@ -17,5 +19,5 @@ def of(config: Config) -> dict[str, str]:
     found = {house.PART: record.home} if record and record.files else {}
     if config.publish_model:
         owner, _, slug = config.publish_model.rpartition("/")
-        found["checkpoints"] = f"model:{owner or _NOBODY}/{slug}/{VARIATION}/1"
+        found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{VARIATION}/1"
     return found

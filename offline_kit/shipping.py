@@ -16,8 +16,8 @@ from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.manifest import verify
-from offline_kit.model import Kit
-from offline_kit.push import datasets, notebooks, outputs, queued, runs
+from offline_kit.model import Kit, Part
+from offline_kit.push import datasets, models, notebooks, outputs, queued, runs
 from offline_kit.push.dataset_plan import MODEST, Action, PushPlan, Wishes
 from offline_kit.push.datasets import Pushed
 from offline_kit.push.ledger import Ledger
@@ -202,6 +202,9 @@ def checked(kit: Kit) -> Kit:
 def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
     whole = port.in_datasets(checked(kit))
+    for part, ref in _models(port, kit):
+        found = models.plan(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        report.note(f"the model '{ref}': {found.action.value}, {found.why}")
     return datasets.plan(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report)
 
 
@@ -216,12 +219,33 @@ def push_data(
     ids = {part.name: part.id for part in kit.parts}
     whole = port.in_datasets(checked(kit))
     done = datasets.push(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
+    done = (*done, *_push_model(port, kit, wishes, report))
     parts = [
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
         for each in done
     ]
     port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": _now()})
     return done
+
+
+def _models(port: Port, kit: Kit) -> tuple[tuple[Part, str], ...]:
+    """Return the part that is a model instead of a dataset, with the model's variation; nothing for none."""
+    wanted = port.config.publish_model
+    if not wanted:
+        return ()
+    ref = models.target(wanted, homes.VARIATION, port.account)
+    return tuple((part, ref) for part in kit.parts if part.name == homes.MODEL_PART)
+
+
+def _push_model(port: Port, kit: Kit, wishes: Wishes, report: Reporter) -> tuple[Pushed, ...]:
+    """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
+    found = []
+    for part, ref in _models(port, kit):
+        done = models.push(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        notebooks.pin(kit, done.source)
+        version = int(done.source.rpartition("/")[2])
+        found.append(Pushed(part=part.name, ref=ref, version=version, action=done.action, url=done.url))
+    return tuple(found)
 
 
 def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from offline_kit.kaggle_gateway.calls import PAGE, READ_SECONDS, Calls
 from offline_kit.kaggle_gateway.competitions import Competitions
 from offline_kit.kaggle_gateway.datasets import Datasets
+from offline_kit.kaggle_gateway.models import Models
 from offline_kit.kaggle_gateway.notebooks import Notebooks
 from offline_kit.kaggle_gateway.nouns import Account
 from offline_kit.kaggle_gateway.session import Session
@@ -13,7 +14,7 @@ from offline_kit.kaggle_gateway.where import Where
 from offline_kit.patience import PATIENT, Patience
 
 
-class Client(Datasets, Notebooks, Competitions):
+class Client(Datasets, Models, Notebooks, Competitions):
     """`nouns.Kaggle` over Kaggle's own client."""
 
     def __init__(

@@ -43,9 +43,9 @@ class Datasets(Asking):
         ]
         return tuple(sorted(found, key=lambda each: each.name))
 
-    def start_blob(self, name: str, size: int, modified: int) -> Blob:
-        """Open a place for the bytes of a file."""
-        body: dict[str, Any] = {"type": "DATASET", "name": name, "lastModifiedEpochSeconds": modified}
+    def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
+        """Open a place for the bytes of a file of a dataset or a model."""
+        body: dict[str, Any] = {"type": kind, "name": name, "lastModifiedEpochSeconds": modified}
         if size:
             body["contentLength"] = size
         answer = self._calls.read("blobs.BlobApiService/StartBlobUpload", body)
@@ -65,13 +65,13 @@ class Datasets(Asking):
             "licenseName": _LICENCE,
             "isPrivate": True,
             "description": new.notes,
-            **_tree(new.tokens),
+            **tree(new.tokens),
         }
         return str(self._calls.effect(_SERVICE + "CreateDataset", body).get("url") or "")
 
     def add_version(self, new: NewVersion) -> str:
         """Add a version to a dataset and return its page."""
-        body = {**_named(new.ref), "body": {"versionNotes": new.notes, **_tree(new.tokens)}}
+        body = {**_named(new.ref), "body": {"versionNotes": new.notes, **tree(new.tokens)}}
         return str(self._calls.effect(_SERVICE + "CreateDatasetVersion", body).get("url") or "")
 
     def download(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
@@ -85,7 +85,7 @@ def _named(ref: str) -> dict[str, Any]:
     return {"ownerSlug": owner, "datasetSlug": slug}
 
 
-def _tree(tokens: Mapping[str, str]) -> dict[str, Any]:
+def tree(tokens: Mapping[str, str]) -> dict[str, Any]:
     """Return files and folders as Kaggle takes them: `files` here, `directories` of the same shape below."""
     top: dict[str, Any] = {"files": [], "directories": []}
     folders = {"": top}

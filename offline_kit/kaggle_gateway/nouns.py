@@ -99,6 +99,30 @@ class NewVersion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RemoteModel:
+    """A model as Kaggle describes it."""
+
+    ref: str
+    """"owner/slug"."""
+    private: bool
+    """Whether only its owner sees it."""
+    url: str = ""
+    """Its page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewModelVersion:
+    """What a variation of a model is created or continued with: a full snapshot."""
+
+    ref: str
+    """"owner/model/framework/variation"."""
+    notes: str
+    """Version notes; at creation the overview."""
+    tokens: Mapping[str, str]
+    """Blob token of every file by its posix path."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sources:
     """What a notebook has attached."""
 
@@ -293,8 +317,8 @@ class Kaggle(Protocol):
     def files(self, ref: str, version: int | None = None) -> tuple[RemoteFile, ...]:
         """Return all files of a version, sorted by name; None means the current one."""
 
-    def start_blob(self, name: str, size: int, modified: int) -> Blob:
-        """Open a place for the bytes of a file; safe to repeat."""
+    def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
+        """Open a place for the bytes of a file of a "DATASET" or a "MODEL"; safe to repeat."""
 
     def create(self, new: NewVersion) -> str:
         """Create a private dataset and return its page. Never repeated once it may have had an effect."""
@@ -307,6 +331,27 @@ class Kaggle(Protocol):
 
     def proxies(self) -> Mapping[str, str] | None:
         """Return the proxies that the bytes of a blob must take; None for what the environment says."""
+
+    def model(self, ref: str) -> RemoteModel | None:
+        """Return the model "owner/slug", or None where there is none that we may see."""
+
+    def model_version(self, ref: str) -> int:
+        """Return the newest version of "owner/model/framework/variation", 0 where there is none."""
+
+    def model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
+        """Return all files of a version of a variation, sorted by name; none while it does not show."""
+
+    def fetch_model_file(self, ref: str, version: int, name: str, into: Path) -> int:
+        """Write one file of a version to `into`, which must not exist yet; return its size in bytes."""
+
+    def create_model(self, ref: str, title: str, notes: str) -> str:
+        """Create a private model "owner/slug" without variations and return its page. Never repeated."""
+
+    def create_variation(self, new: NewModelVersion) -> str:
+        """Create a variation with its first version and return its page. Never repeated."""
+
+    def add_model_version(self, new: NewModelVersion) -> str:
+        """Add a version to a variation and return its page. Never repeated."""
 
     def notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a version of a notebook (None: the newest), or None where there is none that we may see."""

@@ -4,26 +4,18 @@ Before each effect the journal says what is about to happen and which version wa
 lost, or a run that is killed, is settled by looking, at once or by the next run; nothing is sent twice.
 """
 
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from offline_kit import manifest
-from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
-from offline_kit.files import human_size, locked, sha256_of
+from offline_kit.errors import OutsideError
+from offline_kit.files import human_size, locked
 from offline_kit.kaggle_gateway.nouns import Kaggle, NewVersion, RefusedError, UnansweredError
-from offline_kit.kaggle_gateway.uploads import Upload, Uploader
-from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Kit
-from offline_kit.push import dataset_remote
+from offline_kit.push import dataset_remote, sending
 from offline_kit.push.dataset_plan import MODEST, Action, PartPlan, PushPlan, Wishes, plan_push, targets
 from offline_kit.push.journal import Effect, Phase
 from offline_kit.push.ways import Ways
-from offline_kit.report import SILENT, Advance, Reporter
-
-THREADS = 16
-"""Uploads at once: small files are slow one after the other, by the way of each request."""
+from offline_kit.report import SILENT, Reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,77 +105,15 @@ def _send(part: PartPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> Effec
     """Upload a part and make a version of it; return the effect, which may not show yet."""
     for warning in part.warnings:
         report.warn(f"'{part.ref}': {warning}")
-    uploads = _uploads(part)
+    uploads = sending.uploads(part.part, part.folder)
     uploader = ways.uploader(kaggle, part.ref)
     report.step(f"Uploading {len(uploads)} files, {human_size(part.size)}, to '{part.ref}': {part.why}")
-    tokens = _upload_all(uploads, uploader, f"Uploading {part.part.name}", report)
+    tokens = sending.upload_all(uploads, uploader, f"Uploading {part.part.name}", report)
     new = NewVersion(ref=part.ref, title=part.title, notes=part.notes, tokens=tokens)
     effect = Effect(action=part.action.value, target=part.ref, before=part.before, content=part.part.id)
     _act(effect, new, kaggle, ways, report)
     uploader.forget()
     return effect
-
-
-def _uploads(part: PartPlan) -> tuple[Upload, ...]:
-    """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
-    folder = part.folder
-    if manifest.read(folder).id != part.part.id:
-        raise ProjectError(f"'{folder}' was built anew meanwhile", hint="run the same command again")
-    marker = folder / MARKER
-    files = [
-        Upload(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
-        for entry in part.part.entries
-    ]
-    missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
-    if missing:
-        raise ProjectError(
-            f"the kit in '{folder}' is not whole",
-            hint="build it again with 'offline-kit build'",
-            details=missing,
-        )
-    size = marker.stat().st_size
-    return (*files, Upload(path=marker, name=MARKER, size=size, sha256=sha256_of(marker)))
-
-
-class _StoppedError(OfflineKitError):
-    """Another upload failed, or we were interrupted."""
-
-
-def _upload_all(
-    uploads: tuple[Upload, ...], uploader: Uploader, text: str, report: Reporter
-) -> dict[str, str]:
-    stop = threading.Event()
-
-    def one(file: Upload, advance: Advance) -> str:
-        def go_on(count: int) -> None:
-            if stop.is_set():
-                raise _StoppedError("stopped", hint="run the same command again")
-            advance(count)
-
-        try:
-            go_on(0)
-            return uploader.upload(file, go_on)
-        except BaseException:
-            stop.set()
-            raise
-
-    with report.progress(text, sum(file.size for file in uploads)) as advance:
-        pool = ThreadPoolExecutor(THREADS)
-        try:
-            # The largest first, so that none is left alone at the end.
-            order = sorted(uploads, key=lambda file: -file.size)
-            waiting = {file.name: pool.submit(one, file, advance) for file in order}
-            return {name: future.result() for name, future in waiting.items()}
-        except _StoppedError:
-            # Met before its cause: the cause is among the others.
-            raise next(
-                error
-                for future in waiting.values()
-                if (error := future.exception()) and not isinstance(error, _StoppedError)
-            ) from None
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
 
 
 def _act(effect: Effect, new: NewVersion, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:

@@ -4,12 +4,14 @@ A push runs the notebook at once, so one too many costs hours. The journal says 
 happen; an answer that is lost, or a run of ours that is killed, is settled by looking.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
+from offline_kit import files
 from offline_kit.errors import OutsideError, UsageError
 from offline_kit.files import locked
 from offline_kit.kaggle_gateway.nouns import (
@@ -103,6 +105,28 @@ def of_kit(kit: Kit, username: str) -> NewNotebook:
         image=str(metadata.get("docker_image") or ""),
         pinning=str(metadata.get("docker_image_pinning_type") or ""),
     )
+
+
+def pin(kit: Kit, source: str) -> None:
+    """Have the kit's notebook attach a model at exactly this version, and no other version of it.
+
+    `source` is "owner/model/framework/variation/version". Raises ProjectError where the kit has no notebook.
+    """
+    _, metadata = kit_plan.notebook_of(kit)
+    variation = source.rpartition("/")[0]
+    others = [
+        each
+        for each in metadata.get("model_sources") or ()
+        if _unowned(each.rpartition("/")[0]) != _unowned(variation)
+    ]
+    pinned = {**metadata, "model_sources": [*others, source]}
+    if pinned != metadata:
+        path = kit.folder / "notebook" / "kernel-metadata.json"
+        files.write_atomic(path, json.dumps(pinned, indent=2) + "\n")
+
+
+def _unowned(ref: str) -> str:
+    return ref.partition("/")[2].casefold()
 
 
 def _sources(metadata: Mapping[str, Any], username: str) -> Sources:

@@ -1,7 +1,7 @@
 """Looking at Kaggle for all that a submission depends on, and for those that were made."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from offline_kit.errors import OutsideError
@@ -14,6 +14,7 @@ from offline_kit.kaggle_gateway.nouns import (
     Submission,
 )
 from offline_kit.patience import PassingError
+from offline_kit.push import parts_elsewhere
 from offline_kit.push.ledger import Ledger
 from offline_kit.push.rendered_for import missing, parts_of
 from offline_kit.push.submission_marks import Mark, exactly, of_same, read
@@ -51,8 +52,16 @@ def look(
         size=_size(request, sizes[request.file], kaggle) if request.file in sizes else None,
         outputs=tuple(sizes),
         parts=parts,
-        missing=missing(parts, datasets, kaggle, ways.waiting, report) if datasets else {},
+        missing=_missing(parts, notebook, kaggle, ways, report) if datasets else {},
     )
+
+
+def _missing(
+    parts: Mapping[str, str], notebook: RemoteNotebook, kaggle: Kaggle, ways: Ways, report: Reporter
+) -> dict[str, str]:
+    """Return the parts that none of the notebook's sources holds now."""
+    left = missing(parts, notebook.sources.datasets, kaggle, ways.waiting, report)
+    return parts_elsewhere.lacking(left, notebook.sources, kaggle) if left else left
 
 
 def _limits(kaggle: Kaggle, contest: Competition | None) -> Limits | RefusedError | None:

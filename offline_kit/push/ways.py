@@ -26,8 +26,7 @@ class Ways:
         """The journal of effects."""
         return Journal(self.state / "journal.jsonl")
 
-    def uploader(self, kaggle: Kaggle, ref: str) -> Uploader:
-        """Return what uploads for one dataset."""
-        return Uploader(
-            kaggle, self.state / "uploads" / ref.lower().replace("/", "--"), patience=self.patience
-        )
+    def uploader(self, kaggle: Kaggle, ref: str, *, kind: str = "DATASET") -> Uploader:
+        """Return what uploads for one dataset, or one variation of a "MODEL"."""
+        state = self.state / "uploads" / ref.lower().replace("/", "--")
+        return Uploader(kaggle, state, patience=self.patience, kind=kind)

@@ -127,9 +127,10 @@ def _mount(copy: Path, source: Source, layout: str, folder: Path) -> Mount:
 def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]:
     """Return mounts of the local copies of what else is attached, and a note for each source without one."""
     own = {f"dataset:{_dataset(wanted, part)}" for part in wanted.kit.parts} | set(wanted.homes.values())
+    ours = {_unversioned(home) for home in wanted.homes.values() if home.startswith("model:")}
     mounts, notes = [], []
     for source in sources.of_metadata(wanted.metadata):
-        if str(source) in own:
+        if str(source) in own or _unversioned(str(source)) in ours:
             continue
         copy = wanted.copies.get(str(source))
         if copy is None:
@@ -144,6 +145,11 @@ def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]
             )
         mounts.append(_mount(copy, source, wanted.layout, folder))
     return mounts, notes
+
+
+def _unversioned(model: str) -> str:
+    """Return what is the same of a model of ours before and after its push, which gives owner and version."""
+    return model.partition("/")[2].rpartition("/")[0]
 
 
 def _among(data: Path, laid: Mapping[str, Path], place: Path, inside: str) -> list[Mount]:

@@ -1,0 +1,62 @@
+"""Parts of a kit that lie in no dataset: the marker in a version of a model, or in a notebook's output."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from offline_kit import manifest
+from offline_kit.errors import ProjectError
+from offline_kit.kaggle_gateway.nouns import Kaggle, RefusedError, Sources
+from offline_kit.kaggle_names import MARKER
+from offline_kit.model import Part
+
+_MAX_MARKER = 64 << 20
+_WORDS = 5  # of a model that is attached: owner/model/framework/variation/version
+
+
+def of_model(kaggle: Kaggle, ref: str, version: int) -> Part | None:
+    """Return the part in a version of "owner/model/framework/variation", None where it shows none of ours."""
+    if not any(each.name == MARKER for each in kaggle.model_files(ref, version)):
+        return None
+    return _read(ref, lambda into: kaggle.fetch_model_file(ref, version, MARKER, into))
+
+
+def of_notebook(kaggle: Kaggle, ref: str) -> Part | None:
+    """Return the part in the output of the newest version of "owner/slug", None where it shows none of ours."""
+    there = kaggle.notebook(ref)
+    if there is None or not any(each.name == MARKER for each in kaggle.outputs(ref, there.current)):
+        return None
+    return _read(ref, lambda into: kaggle.fetch_output(ref, there.current, MARKER, into))
+
+
+def lacking(wanted: Mapping[str, str], sources: Sources, kaggle: Kaggle) -> dict[str, str]:
+    """Return those of the parts (id by name) that neither models nor notebooks among the sources hold."""
+    left = dict(wanted)
+    looks: list[Callable[[], Part | None]] = []
+    for source in sources.models:
+        *words, version = source.split("/")
+        if len(words) == _WORDS - 1 and version.isdecimal():
+            looks.append(partial(of_model, kaggle, "/".join(words), int(version)))
+    for source in sources.notebooks:
+        looks.append(partial(of_notebook, kaggle, "/".join(source.split("/")[:2])))
+    for look in looks:
+        part = look() if left else None
+        if part and left.get(part.name) == part.id:
+            del left[part.name]
+    return left
+
+
+def _read(ref: str, fetch: Callable[[Path], int]) -> Part | None:
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        path = Path(folder) / MARKER
+        try:
+            if fetch(path) > _MAX_MARKER:
+                return None
+            return manifest.parse(path.read_text(encoding="utf-8"), f"{ref}/{MARKER}")
+        except (ProjectError, UnicodeDecodeError):
+            return None
+        except RefusedError as no:
+            if no.status != 404:
+                raise
+            return None  # listed, and not ready to be downloaded

@@ -1,0 +1,197 @@
+"""A part of a kit as a private Kaggle Model, against the local Kaggle."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from local_kaggle_case import Bench, serving
+from notebook_case import written
+from push_case import FILES, client, make_kit, ways
+
+from offline_kit.errors import OutsideError, ProjectError, UsageError
+from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.models import framework_word
+from offline_kit.kaggle_gateway.nouns import Account, Sources
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.model import Kit, Part
+from offline_kit.push import models, notebooks, parts_elsewhere
+from offline_kit.push.dataset_plan import MODEST, Action, Wishes
+from offline_kit.push.journal import Phase
+from offline_kit.push.models import PushedModel
+
+REF = "alice/plant-weights/other/checkpoints"
+CHANGED = {**FILES, "checkpoints/model.ckpt": b"W" * 300_000}
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A local Kaggle."""
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def alice(bench: Bench) -> Iterator[Client]:
+    """Alice's client."""
+    with client(bench) as mine:
+        yield mine
+
+
+def weights(kit: Kit) -> Part:
+    """Return the part that goes to the model."""
+    (part,) = [each for each in kit.parts if each.name == "checkpoints"]
+    return part
+
+
+def pushed(bench: Bench, kit: Kit, kaggle: Client, wishes: Wishes = MODEST) -> PushedModel:
+    """Push the checkpoints of a kit."""
+    return models.push(kit, weights(kit), REF, kaggle, ways(bench), wishes)
+
+
+def content(bench: Bench, source: str) -> dict[str, bytes]:
+    """Return what a notebook would find of a version."""
+    found = bench.kaggle.models.mounted(source, "alice")
+    assert found
+    files = [path for path in found[1].rglob("*") if path.is_file()]
+    return {path.relative_to(found[1]).as_posix(): path.read_bytes() for path in files}
+
+
+def made(bench: Bench) -> tuple[int, ...]:
+    """Return how many models, variations and versions the server was asked to make."""
+    calls = ("/CreateModel", "/CreateModelInstance", "/CreateModelInstanceVersion")
+    return tuple(len(bench.server.traffic.ended(call)) for call in calls)
+
+
+def test_the_first_push_makes_a_private_model(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """Model, variation and its first version are made once, private, with every byte and the marker."""
+    kit = make_kit(tmp_path / "kit", split=True)
+    done = pushed(bench, kit, alice)
+    assert (done.source, done.action) == (f"{REF}/1", Action.CREATE)
+    folder = kit.part_folder(weights(kit))
+    there = content(bench, done.source)
+    assert there == {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    model = alice.model("alice/plant-weights")
+    assert model
+    assert model.private
+    assert made(bench) == (1, 1, 0)
+
+
+def test_the_same_part_is_not_sent_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """With the marker of this part in the newest version nothing is uploaded, and the version stays pinned."""
+    kit = make_kit(tmp_path / "kit", split=True)
+    pushed(bench, kit, alice)
+    before = bench.server.traffic.uploaded()
+    done = pushed(bench, kit, alice)
+    assert (done.source, done.action) == (f"{REF}/1", Action.NOTHING)
+    assert bench.server.traffic.uploaded() == before
+    assert made(bench) == (1, 1, 0)
+
+
+def test_changed_checkpoints_are_a_new_version(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """Only a version is added, and the earlier one stays as it was for the notebooks that pin it."""
+    first = make_kit(tmp_path / "first", split=True)
+    pushed(bench, first, alice)
+    before = content(bench, f"{REF}/1")
+    done = pushed(bench, make_kit(tmp_path / "second", CHANGED, split=True), alice)
+    assert (done.source, done.action) == (f"{REF}/2", Action.VERSION)
+    assert content(bench, f"{REF}/1") == before
+    assert content(bench, f"{REF}/2")["checkpoints/model.ckpt"] == CHANGED["checkpoints/model.ckpt"]
+    assert made(bench) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("call", ["CreateModel", "CreateModelInstance"])
+def test_a_lost_answer_is_settled_by_looking(bench: Bench, alice: Client, tmp_path: Path, call: str) -> None:
+    """What happened without an answer is seen, and made once."""
+    bench.kaggle.faults.add(Fault(on=call, lose_answer=True))
+    kit = make_kit(tmp_path / "kit", split=True)
+    assert pushed(bench, kit, alice).source == f"{REF}/1"
+    assert pushed(bench, kit, alice).action is Action.NOTHING
+    assert bench.kaggle.models.mounted(f"{REF}/2", "alice") is None
+
+
+def test_an_interrupted_push_goes_on(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """A run that never saw its version looks for it first, and sends nothing twice."""
+    kit = make_kit(tmp_path / "kit", split=True)
+    pushed(bench, kit, alice)
+    journal = ways(bench).journal
+    last = [each for each in journal.entries() if each.effect.action == models.VARIATION][-1]
+    journal.write(last.effect, Phase.BEGUN)
+    assert pushed(bench, kit, alice).action is Action.NOTHING
+    phases = [each.phase for each in journal.entries() if each.effect == last.effect]
+    assert phases == [Phase.BEGUN, Phase.ANSWERED, Phase.DONE, Phase.BEGUN, Phase.DONE]
+    assert made(bench) == (1, 1, 0)
+
+
+def test_a_refusal_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """Kaggle's words reach the user, and the journal knows that nothing happened."""
+    bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="bad licence"))
+    kit = make_kit(tmp_path / "kit", split=True)
+    with pytest.raises(OutsideError, match="bad licence"):
+        pushed(bench, kit, alice)
+    assert ways(bench).journal.entries()[-1].phase is Phase.REFUSED
+    assert pushed(bench, kit, alice).source == f"{REF}/1"
+    assert made(bench)[0] == 1
+
+
+def test_a_public_model_is_never_written_to(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """Everybody would see the checkpoints; --public allows it."""
+    bench.rpc(
+        "models.ModelApiService/CreateModel",
+        ownerSlug="alice",
+        slug="plant-weights",
+        title="Plants",
+        isPrivate=False,
+    )
+    kit = make_kit(tmp_path / "kit", split=True)
+    with pytest.raises(ProjectError, match="public"):
+        pushed(bench, kit, alice)
+    assert made(bench)[1] == 0
+    assert pushed(bench, kit, alice, Wishes(public=True)).source == f"{REF}/1"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "says"), [("bob/plants-x", "belongs to 'bob'"), ("Plants!", "may hold only")]
+)
+def test_names_that_cannot_be(wanted: str, says: str) -> None:
+    """A model of somebody else and a slug that Kaggle would not take are refused beforehand."""
+    with pytest.raises(UsageError) as caught:
+        models.target(wanted, "other/checkpoints", Account(username="alice", method="", client=""))
+    assert any(says in line for line in caught.value.details)
+
+
+def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The version goes into the kit's metadata, takes the place of the one before, and is attached and mounted."""
+    kit = written(
+        make_kit(tmp_path / "kit", split=True),
+        "import os; print([f for _, _, fs in os.walk(os.environ['INPUT'], followlinks=True) for f in fs if 'ckpt' in f])",
+        dataset_sources=[],
+        model_sources=["bob/other/pyTorch/base/1", "somebody/plant-weights/other/checkpoints/7"],
+    )
+    notebooks.pin(kit, pushed(bench, kit, alice).source)
+    told = json.loads((kit.folder / "notebook" / "kernel-metadata.json").read_text())
+    assert told["model_sources"] == ["bob/other/pyTorch/base/1", f"{REF}/1"]
+    mine = dataclasses.replace(notebooks.of_kit(kit, "alice"), sources=Sources(models=(f"{REF}/1",)))
+    done = notebooks.push(mine, alice, ways(bench))
+    bench.until(lambda: (run := alice.run(done.ref, 1)) is not None and run.state == "complete")
+    assert alice.log(done.ref, 1)[0].text == "['model.ckpt']\n"
+    assert parts_elsewhere.lacking({"checkpoints": weights(kit).id, "code": "0"}, mine.sources, alice) == {
+        "code": "0"
+    }
+
+
+@pytest.mark.parametrize(
+    ("framework", "word"),
+    [
+        ("other", "OTHER"),
+        ("pyTorch", "PY_TORCH"),
+        ("tensorFlow2", "TENSOR_FLOW_2"),
+        ("scikitLearn", "SCIKIT_LEARN"),
+    ],
+)
+def test_frameworks_as_requests_name_them(framework: str, word: str) -> None:
+    """The word in a handle becomes the member of Kaggle's enumeration."""
+    assert framework_word(framework) == f"MODEL_FRAMEWORK_{word}"
