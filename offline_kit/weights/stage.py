@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit.config import Config
 from offline_kit.model import Checkpoint, Finding, ModelSpec
 from offline_kit.report import SILENT, Reporter
-from offline_kit.weights import hub_folders, left_out, main_names, scan, slim
+from offline_kit.weights import hub_folders, hyper_parameters, left_out, main_names, scan, slim
 from offline_kit.weights.main_names import Lent
 
 
@@ -42,13 +42,16 @@ def prepare(
     scanned = scan.scan([*kept, *preprocessing], trust=config.trust, cache=cache, report=report)
     lent = main_names.settle(config.project, config.main_from, scanned)
     wish = slim.Wish(slim=config.slim, precision=config.precision, weights_format=config.weights_format)
-    at_home = hub_folders.findings(kept, preprocessing)
+    fetched = [
+        *hub_folders.findings(kept, preprocessing),
+        *hyper_parameters.findings(kept, config.notebook.params),
+    ]
     light = slim.slimmed(kept, wish, _yard(config, cache), report=report)
     return Prepared(
         config=_renamed(config, light),
         checkpoints=light.checkpoints,
         lent=lent,
-        findings=(*main_names.findings(config.project, lent), *at_home, *light.findings),
+        findings=(*main_names.findings(config.project, lent), *fetched, *light.findings),
     )
 
 
