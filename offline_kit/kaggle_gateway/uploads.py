@@ -51,8 +51,12 @@ class Upload:
 class Uploader:
     """Uploads files, remembering in `state` what is under way; safe for several threads."""
 
-    def __init__(self, kaggle: Kaggle, state: Path, *, patience: Patience = PATIENT) -> None:
+    def __init__(
+        self, kaggle: Kaggle, state: Path, *, patience: Patience = PATIENT, kind: str = "DATASET"
+    ) -> None:
+        """`kind` is what the bytes are for: "DATASET" or "MODEL"."""
         self._kaggle = kaggle
+        self._kind = kind
         self._state = state
         self._patience = patience
         self._wire = _Wire(kaggle.proxies())
@@ -67,7 +71,7 @@ class Uploader:
         OutsideError where Kaggle does not take it.
         """
         counted = _Counted(advance)
-        going = _Going(file, self._kaggle, self._wire, self._state / _key(file))
+        going = _Going(file, self._kaggle, self._wire, self._state / _key(file), self._kind)
         for attempt in attempts(
             self._patience, may_pass=_may_pass, give_up=lambda e: _give_up(file, e), progress=counted.far
         ):
@@ -105,8 +109,9 @@ class _Counted:
 class _Going:
     """One file on its way."""
 
-    def __init__(self, file: Upload, kaggle: Kaggle, wire: "_Wire", note: Path) -> None:
+    def __init__(self, file: Upload, kaggle: Kaggle, wire: "_Wire", note: Path, kind: str) -> None:
         self._file = file
+        self._kind = kind
         self._kaggle = kaggle
         self._wire = wire
         self._note = note
@@ -122,7 +127,7 @@ class _Going:
             return found
         file = self._file
         blob = self._kaggle.start_blob(
-            PurePosixPath(file.name).name, file.size, int(file.path.stat().st_mtime)
+            PurePosixPath(file.name).name, file.size, int(file.path.stat().st_mtime), self._kind
         )
         note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": int(time.time())}
         note["time"] = file.path.stat().st_mtime_ns
