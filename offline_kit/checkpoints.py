@@ -211,7 +211,9 @@ def _without_twin_links(files: list[_Found], report: Reporter) -> list[_Found]:
     real = {each.path.resolve() for each in files if not each.path.is_symlink()}
     kept = []
     for each in files:
-        if each.path.is_symlink() and not each.named and each.path.resolve() in real:
+        # The hub's cache is made of links; of its twins the files that they lead to stay at home, later.
+        kept_link = each.named or each.original.startswith("caches/")
+        if each.path.is_symlink() and not kept_link and each.path.resolve() in real:
             report.note(f"'{each.original}' is a link to '{each.path.readlink()}', which goes along already")
         else:
             kept.append(each)

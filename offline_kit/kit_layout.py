@@ -143,8 +143,10 @@ def checkpoint_names(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
 def preprocessing_names(files: Sequence[Checkpoint]) -> dict[str, str]:
     """Return the name in the kit of each preprocessing file, by the name that a notebook asks for.
 
-    That is its bare name, and where two have the same one, the path in the project.
+    That is its bare name, and where two have the same one, the path in the project. Caches of libraries,
+    below "caches/", are found by those libraries themselves.
     """
+    files = [each for each in files if not each.original.startswith("caches/")]
     counts = Counter(PurePosixPath(each.original).name for each in files)
     found = {}
     for each in files:

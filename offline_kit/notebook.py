@@ -156,6 +156,7 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
         "kit_id": kit.id,
         "parts": kit.parts,
         "lent": target.lent,
+        "caches": _has_caches(kit),
         "part_ids": {part.name: part.id for part in kit.parts},
         "packages": _package_names(kit),
         "checkpoints": [
@@ -165,13 +166,19 @@ def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, t
         ],
         **predicts,
         "runtime": [
-            {"name": module, "source": pasted(module)} for module in _runtime(settings, target, predicts)
+            {"name": module, "source": pasted(module)}
+            for module in _runtime(settings, target, predicts | {"caches": _has_caches(kit)})
         ],
     }
 
 
+def _has_caches(kit: Kit) -> bool:
+    names = (entry.original for part in kit.parts for entry in part.entries)
+    return any(name.startswith("checkpoints/preprocessing/caches/") for name in names)
+
+
 def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
-    lending = ("kit_main",) if target.lent.names else ()
+    lending = ("kit_caches",) * facts["caches"] + ("kit_main",) * bool(target.lent.names)
     own = settings.template not in scripts.built_in()
     if settings.template == "predict" or (own and target.members):
         unneeded = {"kit_images"} if facts["task"] != "images" else set()

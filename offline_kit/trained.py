@@ -56,7 +56,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     aside = {each.path for each in beside}
     weights = tuple(each for each in weights if each.path not in aside)
     ready = weighing.prepare(config, weights, beside, cache=cache, report=report)
-    config, weights = ready.config, ready.checkpoints
+    config, weights, beside = ready.config, ready.checkpoints, ready.preprocessing
     config = replace(config, notebook=members.chosen(config.notebook, weights))
     by_models = config.notebook.template == "predict" or bool(config.notebook.models)
     config = replace(config, notebook=_attaching(config.notebook))

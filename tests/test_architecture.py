@@ -59,6 +59,7 @@ FLOORS: list[set[str]] = [
         "kit_capture",
         "kit_wheelhouse",
         "kit_main",
+        "kit_caches",
         "kit_sources",
         "sources",
         "scripts",

@@ -32,6 +32,15 @@ def without_training(
     return tuple(each for each in checkpoints if each not in left)
 
 
+def without_blobs(files: Sequence[Checkpoint]) -> tuple[Checkpoint, ...]:
+    """Return files beside the models without those of the hub's cache that its snapshots lead to."""
+    return tuple(
+        each
+        for each in files
+        if not (each.original.startswith("caches/") and "blobs" in PurePosixPath(each.original).parts[:-1])
+    )
+
+
 def _folder(checkpoint: Checkpoint) -> PurePosixPath:
     return PurePosixPath(checkpoint.original).parent
 

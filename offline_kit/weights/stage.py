@@ -19,6 +19,8 @@ class Prepared:
     """The configuration, with the models' files under the names that they travel by."""
     checkpoints: tuple[Checkpoint, ...]
     """The checkpoints."""
+    preprocessing: tuple[Checkpoint, ...]
+    """What is loaded by name beside them."""
     lent: Lent
     """The names of `__main__` that their pickles look up."""
     findings: tuple[Finding, ...]
@@ -39,17 +41,19 @@ def prepare(
     where `slim` is wished and no interpreter has torch.
     """
     kept = left_out.without_training(checkpoints, config.checkpoints, report=report)
-    scanned = scan.scan([*kept, *preprocessing], trust=config.trust, cache=cache, report=report)
+    beside = left_out.without_blobs(preprocessing)
+    scanned = scan.scan([*kept, *beside], trust=config.trust, cache=cache, report=report)
     lent = main_names.settle(config.project, config.main_from, scanned)
     wish = slim.Wish(slim=config.slim, precision=config.precision, weights_format=config.weights_format)
     fetched = [
-        *hub_folders.findings(kept, preprocessing),
+        *hub_folders.findings(kept, beside),
         *hyper_parameters.findings(kept, config.notebook.params),
     ]
     light = slim.slimmed(kept, wish, _yard(config, cache), report=report)
     return Prepared(
         config=_renamed(config, light),
         checkpoints=light.checkpoints,
+        preprocessing=beside,
         lent=lent,
         findings=(*main_names.findings(config.project, lent), *fetched, *light.findings),
     )
