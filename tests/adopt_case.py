@@ -1,6 +1,8 @@
 """Notebooks to adopt."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from offline_kit import image
@@ -34,6 +36,14 @@ def put(folder: Path, *names: str, text: str = "x\n") -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
+
+
+def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+    """Run offline-kit in a folder, as a person does; it has to end well."""
+    command = [sys.executable, "-m", "offline_kit", *words]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def looked(folder: Path, *sources: str, attached: Sources | None = None) -> Adoption:

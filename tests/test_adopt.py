@@ -260,6 +260,18 @@ def test_nothing_is_found_in_an_offline_notebook(tmp_path: Path) -> None:
     assert (found.changed, became(found)) == ((source,), [])
 
 
+def test_a_magic_that_the_image_cannot_read_is_rewritten(tmp_path: Path) -> None:
+    """`x = !ls` is a SyntaxError for IPython 7 on Python 3.13, as Kaggle has them: it says the same in Python."""
+    source = "files = !ls ../input/plants | wc -l\n!ls\nout = !pip install einops\n%load_ext autoreload\n%autoreload 2"
+    found = looked(tmp_path, source, attached=Sources(competitions=("plants",)))
+    assert found.changed[0] == (
+        "files = get_ipython().getoutput('ls /tmp/kaggle/input/plants | wc -l')\n!ls\n"
+        "out = []  # offline-kit: !pip install einops\n"
+        "pass  # offline-kit: %load_ext autoreload\npass  # offline-kit: %autoreload 2"
+    )
+    assert Became.REWRITTEN in [what for what, _ in became(found)]
+
+
 def test_adopted_python_runs(tmp_path: Path) -> None:
     """Whatever was taken out, what remains is Python: in branches, loops and behind semicolons."""
     source = (

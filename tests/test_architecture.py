@@ -27,6 +27,7 @@ FLOORS: list[set[str]] = [
         "crash",
         "kit_runtime",
         "accelerators",
+        "runtime_cells",
         "kaggle_rules",
         "pickles",
         "weights.slim_worker",
@@ -159,7 +160,7 @@ FLOORS: list[set[str]] = [
     },
     {"adopting.calls", "adopting.places"},  # the room of notebooks that others wrote
     {"adopting.deciding", "adopting.lines"},
-    {"adopting.beside", "adopting.lacking", "adopting.mounts"},
+    {"adopting.beside", "adopting.dialect", "adopting.lacking", "adopting.mounts"},
     {"adopting.looking"},
     {"adopting.rendering"},
     {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},

@@ -48,18 +48,20 @@ def with_sources(settings: NotebookSettings, competition: str, adoption: Adoptio
 
 
 def check(adoption: Adoption, kit: Kit, image: Image, source: str, report: Reporter = SILENT) -> None:
-    """Raise for what a line fetched that is switched off now, and that neither the kit nor the image has.
+    """Raise for files that cells are to find in the kit, and that it does not hold.
 
-    What the person was asked for and has not done is warned of.
+    A package that a line installed and that neither kit nor image has is warned of (a person may have taken it
+    out, knowing better), and so is what was asked for and not done.
     """
-    lacking = [
-        *(f"the package '{name}'" for name in _lacking_packages(adoption, kit, image)),
-        *(f"the file '{name}'" for _, name in adoption.served if not _entries(kit, name)),
-    ]
+    lacking = [f"'{name}'" for _, name in adoption.served if not _entries(kit, name)]
     if lacking:
         raise UsageError(
-            f"'{source}' needs what the configuration does not name: {', '.join(dict.fromkeys(lacking))}",
+            f"'{source}' reads {', '.join(dict.fromkeys(lacking))}, which `checkpoints` does not name",
             hint=AGAIN.format(source),
+        )
+    for name in dict.fromkeys(_lacking_packages(adoption, kit, image)):
+        report.warn(
+            f"'{source}' installs '{name}', which neither the kit nor the image has: ask for it in `requirements`"
         )
     for one in adoption.asked:
         report.warn(f"'{source}', {one.place}: {one.text}: {one.remedy}")
@@ -124,6 +126,7 @@ def now(one: Found) -> str:
         Became.SOURCE: f"attached: {one.value}",
         Became.SERVED: f"shown, from '{one.value}'",
         Became.SWITCHED_OFF: one.value,
+        Became.REWRITTEN: one.value,
         Became.KEPT: f"left as it is: {one.value}",
         Became.ASKED: f"NOT DONE: {one.remedy}",
     }
