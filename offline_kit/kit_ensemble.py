@@ -3,9 +3,11 @@
 This file is part of offline-kit and is pasted into the notebooks that it renders.
 """
 
+import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,7 @@ def predict_all(
     for member in members:
         load, predict = frameworks[member.framework]
         model = load(member.path, member)
+        free_memory()
         own = [str(one) for one in getattr(model, "classes_", ())]
         batches = data(member) if callable(data) else data
         names, values = _answers_of(member, model, predict, batches, tta, say)
@@ -217,8 +220,10 @@ def ranks_of(values: Any) -> Any:
 
 
 def free_memory() -> None:
-    """Give back what the last model held, on the accelerator too."""
+    """Give back what nothing holds any more: of the last model, and of loading this one; the accelerator's too."""
     gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # not every system has it
+        ctypes.CDLL(None).malloc_trim(0)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

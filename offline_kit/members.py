@@ -10,9 +10,12 @@ from pathlib import Path, PurePosixPath
 from offline_kit import kit_layout
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.errors import ProjectError
-from offline_kit.frameworks import table
+from offline_kit.frameworks import sklearn, table
 from offline_kit.frameworks.base import Framework
 from offline_kit.model import Checkpoint, CheckpointKind, Finding, Member, ModelSpec, NotebookSettings
+
+_TEXTS = frozenset({".json", ".csv", ".tsv", ".txt", ".yaml", ".yml"})
+"""Files beside models that code may read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +114,28 @@ def chosen(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> Not
     """
     if not settings.automatic or settings.template != "plain" or settings.source or not checkpoints:
         return settings
-    claimed = [each.framework for each in _candidates(checkpoints)]
+    besides = aside(settings, checkpoints)
+    claimed = [each.framework for each in _candidates(checkpoints) if each.original not in besides]
     tasks = {framework.task if framework and not framework.needs else "" for framework in claimed}
     return settings if "" in tasks or len(tasks) > 1 else replace(settings, template="predict")
+
+
+def aside(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+    """Return the checkpoints that are no models, by original name, and what each is instead.
+
+    These are scalers and encoders of scikit-learn, and texts that no framework claims, such as a map of
+    labels; not what an entry of `models` names outright.
+    """
+    named = {each.files for each in settings.models}
+    found = {}
+    for each in _candidates(checkpoints):
+        if len(each.files) > 1 or each.original in named:
+            continue
+        if each.framework is None and each.path.suffix.lower() in _TEXTS:
+            found[each.original] = "is a text, and no model"
+        elif each.framework and each.framework.name == "sklearn" and sklearn.is_preprocessor(each.path):
+            found[each.original] = "prepares data, and cannot predict"
+    return found
 
 
 def findings(members: Iterable[Member]) -> tuple[Finding, ...]:

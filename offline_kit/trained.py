@@ -1,7 +1,8 @@
 """The trained files of a project, looked at before anything is downloaded, and the notebook that follows from them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from offline_kit import checkpoints, kit_layout, members, notebook, sources
@@ -60,13 +61,16 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     config = replace(config, notebook=members.chosen(config.notebook, weights))
     by_models = config.notebook.template == "predict" or bool(config.notebook.models)
     config = replace(config, notebook=_attaching(config.notebook))
+    no_models = members.aside(config.notebook, weights) if by_models else {}
+    beside += tuple(each for each in weights if each.original in no_models)
+    weights = tuple(each for each in weights if each.original not in no_models)
     resolved = members.resolve(config.notebook, weights, _copied(config, cache)) if by_models else ()
     seen = Trained(
         config=config,
         checkpoints=weights,
         preprocessing=beside,
         members=resolved,
-        findings=(*ready.findings, *members.findings(resolved)),
+        findings=(*ready.findings, *_moved(no_models), *members.findings(resolved)),
         lent=ready.lent,
         packages=members.packages(resolved),
     )
@@ -74,6 +78,17 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     if by_models:
         notebook.check(config.notebook, image, target(config, seen), weights=bool(weights))
     return seen
+
+
+def _moved(no_models: Mapping[str, str]) -> tuple[Finding, ...]:
+    return tuple(
+        Finding(
+            severity=Severity.NOTE,
+            about=name,
+            what=f'{what}: it travels as preprocessing["{PurePosixPath(name).name}"]',
+        )
+        for name, what in no_models.items()
+    )
 
 
 def _attaching(settings: NotebookSettings) -> NotebookSettings:

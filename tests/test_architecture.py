@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
         "crash",
         "kit_runtime",
         "accelerators",
-        "runtime_cells",
+        "cell_imports",
         "kaggle_rules",
         "pickles",
         "weights.slim_worker",
@@ -127,6 +127,7 @@ FLOORS: list[set[str]] = [
         "frameworks.xgboost",
     },  # each beside the others
     {"frameworks.table"},
+    {"frameworks.versions"},
     {"predicting", "weights.stage"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {

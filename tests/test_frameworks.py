@@ -137,6 +137,28 @@ def test_the_template_follows_where_all_is_told(project: Path) -> None:
     assert members.chosen(plain, found(project, "models")).template == "plain"
 
 
+def test_what_prepares_data_is_no_member(project: Path) -> None:
+    """A scaler or a map of labels that a glob takes in is set aside; a pipeline with a scaler is a model."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OrdinalEncoder, StandardScaler
+
+    for name, thing in {
+        "scaler.joblib": StandardScaler().fit([[0.0], [1.0]]),
+        "encoder.pkl": OrdinalEncoder().fit([["a"]]),
+        "pipe.joblib": make_pipeline(StandardScaler(), linear.LinearRegression()).fit([[0.0]], [0.0]),
+    }.items():
+        joblib.dump(thing, project / "models" / name)
+    (project / "models" / "labels.json").write_text("{}")
+    weights = found(project, "models")
+    said = NotebookSettings(template="plain", automatic=True)
+    assert set(members.aside(said, weights)) == {
+        "models/scaler.joblib",
+        "models/encoder.pkl",
+        "models/labels.json",
+    }
+    assert members.chosen(said, weights).template == "predict"
+
+
 @pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("bz2", 3), ("xz", 3)])
 def test_scikit_learns_files_tell_their_version(tmp_path: Path, compress: Any) -> None:
     """A pipeline is recognised, and says with which version it was made, however joblib packed it."""

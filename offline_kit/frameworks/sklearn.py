@@ -11,7 +11,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from offline_kit.checkpoint_kinds import Sniffed
-from offline_kit.frameworks.base import LIKELY, PERHAPS, Framework, tops_of
+from offline_kit.frameworks.base import LIKELY, PERHAPS, Framework, globals_of, tops_of
 from offline_kit.model import CheckpointKind, Member, Severity
 
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
@@ -21,6 +21,14 @@ _SUFFIXES = frozenset(
 """How such files are called, compressed ones too."""
 _ALIKE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
 """Libraries whose estimators have scikit-learn's methods."""
+_PREPARING = tuple(
+    f"sklearn.{name}."
+    for name in (
+        *("preprocessing", "impute", "feature_extraction", "feature_selection", "decomposition"),
+        *("random_projection", "compose"),
+    )
+)
+"""Where what only prepares data is defined; a pipeline's own class stands elsewhere."""
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
 _CHUNK = 1 << 20
 _OVERLAP = 64
@@ -34,6 +42,16 @@ def claims(path: Path, sniffed: Sniffed) -> float:
     if "sklearn" in tops or tops & _ALIKE:
         return LIKELY
     return PERHAPS if tops and "torch" not in tops else 0.0
+
+
+def is_preprocessor(path: Path) -> bool:
+    """Tell whether a pickle holds a scaler, an encoder or the like alone: something that cannot predict."""
+    mine = [
+        name
+        for name in globals_of(path)
+        if name.startswith("sklearn.") and name.rpartition(".")[2][:1].isupper()
+    ]
+    return bool(mine) and all(name.startswith(_PREPARING) for name in mine) and not tops_of(path) & _ALIKE
 
 
 def version(member: Member) -> str:

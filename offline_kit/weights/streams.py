@@ -30,7 +30,7 @@ _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dil
 _ZLIB = frozenset({b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"})
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-_DAMAGE_TOO = (RuntimeError, NotImplementedError, ValueError, struct.error)
+_DAMAGE_TOO = (RuntimeError, NotImplementedError, ValueError, IndexError, SyntaxError, struct.error)
 
 
 @dataclass(frozen=True, kw_only=True)
