@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from offline_kit import resources
+from offline_kit import cell_imports, resources
 from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 
 SUFFIX = ".py.j2"
@@ -215,12 +215,14 @@ def to_notebook(script: str) -> str:
 
     nbformat: Any = untyped
     cells = []
+    known: cell_imports.Known = set()
     for number, cell in enumerate(cells_of(script), 1):
+        source = cell_imports.once(cell.source, known) if cell.cell_type == "code" else cell.source
         made = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
         title = str(cell.metadata.get("title") or cell.source.lstrip("# ").partition("\n")[0])
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40]
         metadata = {key: value for key, value in cell.metadata.items() if key != "lines_to_next_cell"}
-        cells.append(made(cell.source, id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
+        cells.append(made(source, id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
     about = {"kernelspec": KERNEL, "language_info": {"name": "python", "file_extension": ".py"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)
     nbformat.validate(notebook)
