@@ -95,6 +95,8 @@ def test_what_stands_beside_it_stays(tmp_path: Path, line: str, left: str) -> No
         "import nltk\nnltk.download('punkt')",
         "import kagglehub\np = kagglehub.model_download('o/m/pyTorch/v')",
         "import kagglehub\np = kagglehub.dataset_download(name)",
+        "import pandas as pd\np = pd.read_csv('https://example.org/a.csv')",
+        "from transformers import pipeline\np = pipeline('ner', model='o/m')",
         "import torch\nw = torch.load('/kaggle/input/my-weights/a.pth')",
         "from huggingface_hub import snapshot_download\nsnapshot_download('o/m')",
     ],
@@ -138,6 +140,10 @@ def test_weights_that_nothing_surely_replaces_are_asked_for(tmp_path: Path, load
             "import segmentation_models_pytorch as smp\nm = smp.Unet('resnet34', encoder_weights='imagenet')",
             "encoder_weights=None",
         ),
+        (
+            "class CFG:\n    pretrained = True\nm = timm.create_model('a', pretrained=CFG.pretrained)",
+            "    pretrained = False\n",
+        ),
         ("class Net:\n    def __init__(self, pretrained=True):\n        pass\nm = Net()", "pretrained=False"),
     ],
 )
@@ -169,18 +175,37 @@ def test_files_of_the_project_travel(tmp_path: Path) -> None:
     assert 'from_pretrained("/tmp/kaggle/working/models/bert")' in text
 
 
+def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
+    """An address whose file lies beside the notebook is read from the kit; a snapshot's folder likewise."""
+    put(tmp_path, "a.csv", "models/m/config.json")
+    source = (
+        "import pandas as pd\nfrom huggingface_hub import snapshot_download\nfrom transformers import AutoModel\n"
+        "ID = 'o/m'\np = pd.read_csv('https://example.org/a.csv?dl=1')\nd = snapshot_download(ID)\n"
+        "m = AutoModel.from_pretrained(ID)\n!pip install --upgrade pip"
+    )
+    found = looked(tmp_path, source)
+    assert found.changed[0].splitlines()[4:] == [
+        'p = pd.read_csv("/tmp/kaggle/working/a.csv")',
+        'd = "/tmp/kaggle/working/models/m"',
+        'm = AutoModel.from_pretrained("/tmp/kaggle/working/models/m")',
+        "pass  # offline-kit: !pip install --upgrade pip",
+    ]
+    assert found.requirements == ()
+    assert not found.asked
+
+
 def test_mounts_are_shown_under_the_old_and_the_new_path(tmp_path: Path) -> None:
     """Every path below the mounts changes its beginning alone, in strings, shells and scripts; comments stay."""
     source = (
         "N = 'plants'\nD = '/kaggle/input/plants'  # /kaggle/input/plants\n!ls ../input/plants\n"
-        "x = f'/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass"
+        "x = f'/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass\nPath('/kaggle/input/').rglob('a')"
     )
     found = looked(
         tmp_path, source, "%%bash\nls /kaggle/input/plants", attached=Sources(competitions=("plants",))
     )
     assert found.changed[0] == (
         "N = 'plants'\nD = '/tmp/kaggle/input/plants'  # /kaggle/input/plants\n!ls /tmp/kaggle/input/plants\n"
-        "x = f'/tmp/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass"
+        "x = f'/tmp/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass\nPath('/kaggle/input/').rglob('a')"
     )
     assert found.changed[1] == "%%bash\nls /tmp/kaggle/input/plants"
     assert not found.asked

@@ -38,7 +38,16 @@ _DOWNLOADS = {
 }
 """Calls that fetch a file: where the address and the place stand."""
 _OF_HUB = ("huggingface_hub.", "datasets.")
-_MODELS = {"sentence_transformers.SentenceTransformer": 0, "sentence_transformers.CrossEncoder": 0}
+_MODELS = {
+    "sentence_transformers.SentenceTransformer": ("model_name_or_path", 0),
+    "sentence_transformers.CrossEncoder": ("model_name", 0),
+    "transformers.pipeline": ("model", 1),
+}
+"""Calls that load from a hub by an id, and where it stands."""
+_READERS = frozenset(
+    {"read_csv", "read_json", "read_parquet", "read_table", "read_excel", "imread", "open_url"}
+)
+"""Calls that take an address for a path."""
 _KAGGLE = {
     "kagglehub.dataset_download": "dataset",
     "kagglehub.model_download": "model",
@@ -62,6 +71,8 @@ class Code:
     """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
     known: Mapping[str, str] = field(default_factory=dict)
     """Strings that are assigned to a name once and for all."""
+    flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
+    """Names, of variables and class attributes, that are set to True once and for all, and where."""
     loaded: frozenset[str] = frozenset()
     """Names whose `load_state_dict` is called, strictly."""
     loosely: frozenset[str] = frozenset()
@@ -79,6 +90,7 @@ def code_of(sources: Iterable[tuple[int, str]]) -> Code:
         reads=reads,
         aliases=_aliases(trees.values()),
         known=literals.constants(trees.values()),
+        flags=literals.flags(trees),
         loaded=frozenset(_owner(call) for call in loads) - loose,
         loosely=frozenset(loose),
     )
@@ -158,7 +170,8 @@ class _Look:
             (first, at), (second, into_at) = _DOWNLOADS[name]
             address, into = self._text(call, first, at), self._text(call, second, into_at)
             kind = Kind.HUB if name.startswith(_OF_HUB) else Kind.DOWNLOAD
-            yield self._wish(kind, call, target=address or "?", into=into)
+            detail = "snapshot" if name.endswith("snapshot_download") else ""
+            yield self._wish(kind, call, target=address or "?", into=into, detail=detail)
         elif name in _KAGGLE:
             target, path = self._text(call, "handle", 0), self._text(call, "path", 1)
             yield self._wish(Kind.KAGGLE, call, target=target, into=path, detail=_KAGGLE[name])
@@ -178,23 +191,38 @@ class _Look:
 
     def _model(self, call: ast.Call, name: str) -> Iterator[Wish]:
         if name.endswith(".from_pretrained") or name in _MODELS:
-            node = _argument(call, "pretrained_model_name_or_path", 0)
-            target = literals.text(node, self.code.known) if node is not None else ""
-            if target:
-                place = self._span(node) if isinstance(node, ast.Constant) else (-1, -1)
-                yield self._wish(Kind.HUB, call, target=target, detail="from_pretrained", span=place)
-            return
-        for keyword in call.keywords:
-            if keyword.arg and (stand_in := _switched_off(keyword.arg, keyword.value, name)):
+            argument, at = _MODELS.get(name, ("pretrained_model_name_or_path", 0))
+            node = _argument(call, argument, at)
+            if target := literals.text(node, self.code.known):
                 yield self._wish(
-                    Kind.PRETRAINED,
-                    call,
-                    target=self._text(call, "model_name", 0) or name,
-                    detail=self._built(call),
-                    stand_in=stand_in,
-                    span=self._span(keyword.value),
-                    into=keyword.arg,
+                    Kind.HUB, call, target=target, detail="from_pretrained", span=self._span(node)
                 )
+        elif name.rpartition(".")[2] in _READERS and call.args:
+            address = literals.text(call.args[0], self.code.known)
+            if address.startswith(("http://", "https://")):
+                place = self._span(call.args[0])
+                yield self._wish(Kind.DOWNLOAD, call, target=address, detail="read", span=place)
+        else:
+            for keyword in call.keywords:
+                yield from self._weights(call, name, keyword)
+
+    def _weights(self, call: ast.Call, name: str, keyword: ast.keyword) -> Iterator[Wish]:
+        """Yield an argument that fetches weights; one that is a setting, where that is made."""
+        look, value = self, keyword.value
+        flag = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
+        if keyword.arg == "pretrained" and flag in self.code.flags:
+            number, value = self.code.flags[flag]
+            look = _Look(self.code, number, self.code.reads[number])
+        if keyword.arg and (stand_in := _switched_off(keyword.arg, value, name)):
+            yield look._wish(
+                Kind.PRETRAINED,
+                value if look is not self else call,
+                target=self._text(call, "model_name", 0) or name,
+                detail=self._built(call),
+                stand_in=stand_in,
+                span=look._span(value),
+                into=flag if look is not self else keyword.arg,
+            )
 
     def _defaults(self, node: ast.FunctionDef) -> Iterator[Wish]:
         """Yield `def __init__(self, pretrained=True)`."""

@@ -14,6 +14,9 @@ from offline_kit.package_lists import normalized
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _SPACY = "https://github.com/explosion/spacy-models/releases/download/{0}-{1}/{0}-{1}-py3-none-any.whl"
+_LOADS = ("from_pretrained", "snapshot")
+_TOOLS = frozenset({"pip", "uv", "wheel"})
+"""What installs, and is of no use where nothing is installed."""
 _SHORT = 120
 
 
@@ -109,7 +112,7 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
         return Verdict(found=found_of(wish, Became.KEPT, "installs from mounted files"))
     if holes := [each for each in wanted.requirements if shell.has_holes(each)]:
         return _asked(wish, f"what '{holes[0]}' is is known only when it runs: write it out")
-    lines = list(wanted.requirements)
+    lines = [line for line in wanted.requirements if line.lower() not in _TOOLS]
     problems: list[str] = []
     for folder in wanted.folders:
         _folder(_below(wish.into, folder), ground, basket, lines, problems)
@@ -123,6 +126,8 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
         return _asked(wish, "; ".join(problems))
     basket.requirements |= dict.fromkeys(lines)
     note = f"it asked '{wanted.index}': name that index in pip's configuration" if wanted.index else ""
+    if not (lines or wanted.files or wanted.folders):
+        return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "nothing is installed offline"), off=True)
     value = ", ".join([*lines, *(f"-r {file}" for file in wanted.files), *wanted.folders])
     return Verdict(found=found_of(wish, Became.REQUIREMENT, value, note), off=True)
 
@@ -182,7 +187,8 @@ def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
             wish, f"download it to {where} beside the notebook, and adopt again: it travels as a checkpoint"
         )
     serve(name, hits[0], ground, basket)
-    return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True)
+    stand_in = f'"{places.WORKING}/{name}"' if wish.detail == "read" else None
+    return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True, stand_in=stand_in)
 
 
 def serve(path: str, file: Path, ground: Ground, basket: Basket) -> None:
@@ -222,7 +228,7 @@ def _hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     for folder in filter(None, candidates):
         for place in (folder, f"models/{folder}", f"checkpoints/{folder}", f"weights/{folder}"):
             hits = ground.beside(place) if "*" not in place else ()
-            if hits and hits[0].is_dir() and wish.detail == "from_pretrained" and wish.start >= 0:
+            if hits and hits[0].is_dir() and wish.detail in _LOADS and wish.start >= 0:
                 path = ground.name(hits[0])
                 serve(path, hits[0], ground, basket)
                 return Verdict(

@@ -66,3 +66,22 @@ def constants(trees: Iterable[ast.Module]) -> dict[str, str]:
                 ):
                     values[targets[0].id] = said
     return {name: said for name, said in values.items() if times[name] == 1}
+
+
+def flags(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast.expr]]:
+    """Return the names that are assigned True and nothing else, each with its cell and the place of the value."""
+    found: dict[str, tuple[int, ast.expr]] = {}
+    times: Counter[str] = Counter()
+    for number, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                times[node.id] += 1
+            if (
+                isinstance(node, ast.Assign)
+                and isinstance(node.value, ast.Constant)
+                and node.value.value is True
+            ):
+                found |= {
+                    each.id: (number, node.value) for each in node.targets if isinstance(each, ast.Name)
+                }
+    return {name: place for name, place in found.items() if times[name] == 1}

@@ -17,6 +17,7 @@ _END = re.compile(r"[\s\"'\\,;|&<>)]")
 _OF_COMPETITION = re.compile(r"(sample_?sub\w*|test|train)([._/-]|$)", re.IGNORECASE)
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
 _LISTS = re.compile(r"walk\(\s*$")
+_WALKS = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,9 @@ def edits(code: Code) -> Iterator[Edit]:
     """
     for mention in mentions(code):
         source = code.reads[mention.cell].source
-        before = source[: mention.start].rstrip("\"'rRfF")
-        if mention.path.rstrip("/") not in (places.INPUT, "../input") or not _LISTS.search(before):
+        before, behind = source[: mention.start].rstrip("\"'rRfF"), source[mention.end :]
+        walks = _LISTS.search(before) or _WALKS.match(behind)
+        if mention.path.rstrip("/") not in (places.INPUT, "../input") or not walks:
             yield Edit(cell=mention.cell, start=mention.start, end=mention.end, text=places.SHOWN)
 
 
