@@ -199,9 +199,9 @@ STOPPED = {
     ),
     "a LightGBM text cut short": ("model.txt", LIGHTGBM[:60], "cut short"),
     "a dump of XGBoost": ("dump.txt", b"booster[0]:\n0:[f0<2.5] yes=1,no=2\n", "dump_model"),
-    "XGBoost's old format": ("model.model", old_xgboost(), "gone since 3.1"),
     "weights of Keras": ("net.weights.h5", HDF5, "weights alone"),
     "a lambda of Keras": ("l.keras", keras({"layers": [{"class_name": "__lambda__"}]}), "refuses to run"),
+    "a lambda in Keras' HDF5": ("l.h5", WHOLE_H5 + b'{"class_name": "__lambda__"}', "refuses to run"),
     "an ONNX graph without its weights": (
         "model.onnx",
         onnx(beside="model.data"),
@@ -222,6 +222,7 @@ def test_a_file_that_cannot_load_stops_the_build(case: str, tmp_path: Path) -> N
 
 WARNED = {
     "categories that XGBoost did not keep": ("m.json", XGBOOST % (b"c", b"2,1,4"), "names of its categories"),
+    "XGBoost's old format": ("model.model", old_xgboost(), "3.1 and newer do not read"),
     "types that skops does not trust": ("m.skops", skops("mine.Scaler"), "mine.Scaler"),
     "trees that skops does not trust": (
         "m.skops",
@@ -231,6 +232,11 @@ WARNED = {
     "classes of the user's in Keras": (
         "m.keras",
         keras({"class_name": "Gate", "module": "layers", "registered_name": "Gate"}),
+        "Gate",
+    ),
+    "classes of the training script in Keras": (
+        "m.keras",
+        keras({"class_name": "Gate", "module": None, "registered_name": "Gate"}),
         "Gate",
     ),
     "operators of strangers": ("m.onnx", onnx(domain=b"ai.onnx.contrib"), "ai.onnx.contrib"),

@@ -87,7 +87,11 @@ def findings(member: Member) -> tuple[Finding, ...]:
         return () if whole else (peek.stop(member, "is a SavedModel without its variables", remedy),)
     if zipfile.is_zipfile(member.path):
         return _of_config(member, _json(member.path, "config.json"))
-    if not _in_h5(member.path, b"model_config") and not member.model:
+    if member.model:
+        return ()  # the user's code builds it; nothing but the weights is read
+    if _in_h5(member.path, b'"__lambda__"'):
+        return _refused(member)
+    if not _in_h5(member.path, b"model_config"):
         remedy = 'name the function that builds the model: model = "src/model.py:build", or save it whole'
         return (peek.stop(member, "holds weights alone", f"{remedy}: model.save('model.keras')"),)
     return ()
@@ -104,11 +108,15 @@ def _of_config(member: Member, config: dict[str, Any]) -> tuple[Finding, ...]:
             'name the function that builds the model, and its weights are read: model = "src/model.py:build"'
         )
         found.append(peek.warn(member, what, remedy))
-    if lambdas and member.params.get("safe_mode") is not False:
-        what = "has a Lambda layer, whose code lies in the file: Keras refuses to run it"
-        remedy = "if you made the file yourself, set safe_mode = false in its `params`"
-        found.append(peek.stop(member, what, remedy))
-    return tuple(found)
+    return (*found, *_refused(member)) if lambdas else tuple(found)
+
+
+def _refused(member: Member) -> tuple[Finding, ...]:
+    if member.params.get("safe_mode") is False:
+        return ()
+    what = "has a Lambda layer, whose code lies in the file: Keras refuses to run it"
+    remedy = "if you made the file yourself, set safe_mode = false in the `params` of its `models` entry"
+    return (peek.stop(member, what, remedy),)
 
 
 def _foreign(node: Any) -> tuple[set[str], bool]:
@@ -120,9 +128,10 @@ def _foreign(node: Any) -> tuple[set[str], bool]:
         if isinstance(each, dict):
             name, module = each.get("class_name"), each.get("module")
             lambdas |= name == "__lambda__"
-            registered = str(each.get("registered_name") or "")
+            registered = each.get("registered_name")
             strange = isinstance(module, str) and not module.startswith(_OWN_MODULES)
-            if isinstance(name, str) and (strange or ">" in registered):
+            # A class of the training script itself has a registered name and no module.
+            if isinstance(name, str) and (strange or (module is None and registered)):
                 classes.add(name)
             waiting += each.values()
         elif isinstance(each, list):

@@ -50,7 +50,9 @@ def findings(member: Member) -> tuple[Finding, ...]:
     start = peek.head(member.path, 1024)
     if _is_old(start):
         remedy = f"load it with 'xgboost<3.1', save it as JSON or UBJSON ({_SAVE}), and ship that file"
-        return (peek.stop(member, "is in XGBoost's old binary format, gone since 3.1", remedy),)
+        return (
+            peek.warn(member, "is in XGBoost's old binary format, which 3.1 and newer do not read", remedy),
+        )
     if _TEXT_DUMP.match(start):
         remedy = f"save the model itself: {_SAVE}"
         what = "is a dump for people (dump_model), from which XGBoost cannot make a model again"
