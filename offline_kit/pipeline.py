@@ -8,6 +8,7 @@ from typing import Any
 
 from offline_kit import (
     bundle,
+    cuda_abi,
     files,
     homes,
     image,
@@ -31,13 +32,14 @@ from offline_kit.freeze import inputs
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
-from offline_kit.model import Checkpoint, Fate, Finding, Freeze, Kit, OwnCode, Pin
+from offline_kit.model import Checkpoint, Fate, Finding, Freeze, Kit, OwnCode, Pin, Wheel
+from offline_kit.notebook import Rendered
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.stage import Rehearsal
 from offline_kit.report import SILENT, Reporter
 from offline_kit.trained import Trained
-from offline_kit.weights import main_names
+from offline_kit.weights import downloads, main_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,9 +181,23 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         kit=kit,
         changed=kit.id != before,
         advice=trained.advice(seen),
-        findings=(*seen.findings, *trained.versions(seen, contents.freeze)),
+        findings=(
+            *seen.findings,
+            *trained.versions(seen, contents.freeze),
+            *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
+            *downloads.of_code(config.project, config.packages, contents.own, config.notebook.params),
+        ),
         seconds=time.monotonic() - began,
     )
+
+
+def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]:
+    """Render the notebook of the kit as it lies there, and write nothing; raises as a build's rendering does."""
+    base = ground(config)
+    seen = trained.look(config, base.image, cache=base.cache, report=report)
+    config, kit = seen.config, kit_of(config)
+    target = replace(trained.target(config, seen), homes=homes.of(config))
+    return kit, notebook.render(kit, config.notebook, base.image, target, report=report)
 
 
 def check_notebook(config: Config) -> None:
@@ -255,6 +271,10 @@ def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> bundle.C
         split=_split(config),
         elsewhere=(made.part,) if made.part.entries else (),
     )
+
+
+def _wheels_of(contents: bundle.Contents) -> list[Wheel]:
+    return [*contents.house.wheels, *(each.wheel for each in contents.settled if each.wheel)]
 
 
 def _split(config: Config) -> bool:
