@@ -1,18 +1,33 @@
 """The build on Kaggle's machine: a notebook with the internet on, and what is captured there."""
 
+import ast
 import dataclasses
+import io
+import json
+import platform
 import socket
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kit_builder import wheel
 from local_kaggle_case import Bench, serving
 from notebook_case import REF, new
 from push_case import client, ways
 
-from offline_kit import sandbox
+from offline_kit import capture, config, image, kit_capture, kit_wheelhouse, manifest, sandbox
+from offline_kit.chained import asked, house, job
+from offline_kit.chained.asked import Asked
+from offline_kit.chained.house import Record
+from offline_kit.errors import ProjectError
+from offline_kit.freeze.gather import FreezeRequest
 from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.nouns import NewNotebook
+from offline_kit.kit_runtime import find_parts, read_part, verify
 from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.model import Fate
+from offline_kit.pip_settings import IndexSettings
 from offline_kit.push import notebooks
 from offline_kit.push.notebook_same import content_id, lacks
 from offline_kit.sandboxes.box import Box
@@ -95,3 +110,193 @@ def test_a_box_has_the_network_only_where_it_may(tmp_path: Path, kind: str, *, n
             network=network,
         )
         assert sandbox.run(chosen, box).ok is network, (tmp_path / "log").read_text()
+
+
+# ------------------------------------------------------------------ what is asked for
+
+
+def ask(folder: Path, text: str, **more: object) -> Asked:
+    """Return what these requirements ask for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "requirements.in").write_text(text)
+    said = {"requirements": (folder / "requirements.in",), "written": folder / "lock", **more}
+    chosen = image.load("", accelerator="none", project=folder)
+    return asked.asked(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
+
+
+def test_requirements_go_as_text(tmp_path: Path) -> None:
+    """Lines, public indexes and git references travel; own packages and those that are excluded do not."""
+    text = "docopt>=0.6\n--extra-index-url https://example.org/simple\nthing @ git+https://example.org/t.git@v1\nmine\n"
+    found = ask(tmp_path, text, exclude=("Idna",))
+    assert found.requirements == (
+        "--extra-index-url https://example.org/simple",
+        "docopt>=0.6",
+        "thing @ git+https://example.org/t.git@v1",
+    )
+    assert set(found.exclude) == {"idna", "mine"}
+    assert "numpy" in found.protected
+    assert "numpy" not in ask(tmp_path, text, replace=("numpy",)).protected
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--index-url https://me:hunter2@example.org/simple", "password"),
+        ("thing @ git+https://me:hunter2@example.org/t.git", "password"),
+        ("./folder", "on this machine"),
+        ("--find-links ./wheels", "folder of this machine"),
+    ],
+)
+def test_secrets_and_paths_never_go(tmp_path: Path, line: str, says: str) -> None:
+    """They are refused before anything is rendered, and the password is not in the words."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "pyproject.toml").write_text("[project]\nname = 'x'\nversion = '1'\n")
+    with pytest.raises(ProjectError) as caught:
+        ask(tmp_path, f"{line}\n")
+    assert any(says in each for each in caught.value.details), caught.value.details
+    assert "hunter2" not in str([caught.value.what, *caught.value.details, caught.value.hint])
+
+
+def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:
+    """Whoever builds from an index of their own reads that Kaggle does not know it."""
+    assert asked.index_note(IndexSettings()) == ""
+    assert "pypi.org" in asked.index_note(IndexSettings(index_url="https://me:hunter2@example.org/simple"))
+    assert "hunter2" not in asked.index_note(IndexSettings(index_url="https://me:hunter2@example.org/simple"))
+
+
+# ------------------------------------------------------------------ the notebook
+
+
+def rendered(folder: Path, wanted: Asked | None) -> NewNotebook:
+    """Return the notebook of a job."""
+    folder.mkdir(exist_ok=True)
+    settings = config.load(folder, {"accelerator": "none"})
+    return job.new_notebook(job.Job(config=settings, username="alice", where="Kaggle", asked=wanted))
+
+
+def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:
+    """The notebook that captures an image is offline; both are private, and have nothing attached."""
+    makes = rendered(tmp_path / "plants", ask(tmp_path / "plants", "docopt\n"))
+    looks = rendered(tmp_path / "plants", None)
+    assert (makes.internet, looks.internet) == (True, False)
+    assert (makes.ref, looks.ref) == ("alice/plants-wheelhouse", "alice/plants-image")
+    for each in (makes, looks):
+        assert each.private
+        assert each.sources == type(each.sources)()
+        for cell in json.loads(each.text)["cells"]:
+            if cell["cell_type"] == "code":
+                ast.parse("".join(cell["source"]))
+    assert "pip" not in "".join("".join(c["source"]) for c in json.loads(looks.text)["cells"][-1:])
+
+
+def test_the_same_requirements_make_the_same_notebook(tmp_path: Path) -> None:
+    """So that nothing is pushed where nothing changed."""
+    texts = {rendered(tmp_path / "plants", ask(tmp_path / "plants", "docopt\n")).text for _ in range(2)}
+    assert len(texts) == 1
+    assert rendered(tmp_path / "plants", ask(tmp_path / "plants", "cowsay\n")).text not in texts
+
+
+# ------------------------------------------------------------------ what comes back
+
+
+def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
+    """What is written down is read by --image, with every package, and nothing of the environment but names."""
+    facts = kit_capture.capture("mine")
+    text = kit_capture.image_text(facts, "gcr.io/kaggle-images/python@sha256:1", "Kaggle")
+    (tmp_path / "image.toml").write_text(text)
+    found = image.load("image.toml", accelerator="none", project=tmp_path)
+    assert (found.name, found.python) == ("mine", platform.python_version())
+    assert found.packages == facts["packages"]
+    assert found.packages["pytest"]
+    assert found.digest == "gcr.io/kaggle-images/python@sha256:1"
+    assert "numpy" in found.protected
+    assert capture.name_of(capture.here()) == "captured-here"
+
+
+def made(folder: Path, *wheels: tuple[str, bytes]) -> str:
+    """Make the output of a wheelhouse notebook; return its part's id."""
+    (folder / "packages").mkdir(parents=True)
+    for name, data in wheels:
+        (folder / "packages" / name).write_bytes(data)
+    return kit_wheelhouse.write_part(folder, [], lambda _text: None)
+
+
+def test_the_output_is_a_part_of_a_kit(tmp_path: Path) -> None:
+    """The notebook's own manifest is one that the kit's search finds, checks, and restores names by."""
+    folder = tmp_path / "notebooks" / "alice" / "plants-wheelhouse"
+    ident = made(folder, wheel("torchy", "1.0+cu1"), wheel("plain"))
+    part = manifest.read(folder)
+    assert (part.name, part.id) == (house.PART, ident)
+    names = {entry.original: entry.stored for entry in part.entries}
+    assert names["packages/torchy-1.0+cu1-py3-none-any.whl"] == "packages/torchy-1.0_cu1-py3-none-any.whl"
+    found = find_parts({"wheelhouse": ident}, tmp_path)
+    assert set(verify(read_part(found["wheelhouse"]))[0]) == set(names)
+
+
+def record(**more: object) -> Record:
+    """Return a record of a wheelhouse."""
+    base: dict[str, object] = {
+        "notebook": "alice/plants-wheelhouse",
+        "version": 2,
+        "asked": "a",
+        "part": "p" * 64,
+    }
+    return Record(**base | {"image": "i" * 64, "files": 1, "local": False} | more)  # type: ignore[arg-type]
+
+
+def test_the_record_beside_the_project(tmp_path: Path) -> None:
+    """It is read back as it was written, and a damaged one is told instead of taken."""
+    assert house.read(tmp_path) is None
+    house.write(record(), tmp_path)
+    assert house.read(tmp_path) == record()
+    (tmp_path / house.RECORD).write_text("{}")
+    with pytest.raises(ProjectError, match="cannot be read"):
+        house.read(tmp_path)
+
+
+def test_a_wheelhouse_that_is_not_here_or_outdated(tmp_path: Path) -> None:
+    """Both name the command that helps."""
+    with pytest.raises(ProjectError, match="not on this machine") as caught:
+        house.load(record(), tmp_path)
+    assert "build --on kaggle" in (caught.value.hint or "")
+    with pytest.raises(ProjectError, match="requirements changed"):
+        house.check(record(), "another")
+    house.check(record(), "a")
+
+
+def needing(*requirements: str) -> tuple[str, bytes]:
+    """Return a wheel with requirements."""
+    name, data = wheel("needy")
+    told = "".join(f"Requires-Dist: {line}\n" for line in requirements)
+    into = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(into, "w") as fresh:
+        for each in old.namelist():
+            more = told.encode() if each.endswith("/METADATA") else b""
+            fresh.writestr(each, old.read(each) + more)
+    return name, into.getvalue()
+
+
+def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
+    """Its wheels are bundled; what they and the project ask of the image is provided, markers minded."""
+    name, data = needing("pytest>=1", "nothing; python_version < '3'")
+    output = tmp_path / "output"
+    ident = made(output, (name, data))
+    text = kit_capture.image_text(kit_capture.capture("mine"))
+    whole = record(part=ident, image="0" * 64)
+    place = house.place(whole, tmp_path / "cache")
+    (place / house.PART).mkdir(parents=True)
+    (output / "packages").rename(place / house.PART / "packages")
+    (output / "offline-kit.json").rename(place / house.PART / "offline-kit.json")
+    (place / "image.toml").write_text(text)
+    found = house.load(whole, tmp_path / "cache")
+    frozen = found.freeze(("needy", "packaging>=20", "--index-url https://example.org"))
+    fates = {pin.name: (pin.fate, pin.requires) for pin in frozen.pins}
+    assert fates == {
+        "needy": (Fate.BUNDLED, ("needy",)),
+        "packaging": (Fate.PROVIDED, ("packaging>=20",)),
+        "pytest": (Fate.PROVIDED, ("pytest>=1",)),
+    }
+    assert frozen.text.splitlines()[1:] == ["needy==1.0"]
+    (place / house.PART / "packages" / name).unlink()
+    with pytest.raises(ProjectError, match="damaged"):
+        house.load(whole, tmp_path / "cache")

@@ -1,0 +1,170 @@
+"""Chained notebooks, as a user runs them against a local Kaggle: packages and weights out of other notebooks."""
+
+import base64
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_kaggle_case import notebook
+from test_matrix import Row, rows, train
+from workbench import project, run
+
+from offline_kit import files, manifest, pip_settings
+from offline_kit.kaggle_gateway.client import Client
+from offline_kit.kaggle_gateway.nouns import NewNotebook
+from offline_kit.kaggle_gateway.where import Where
+from offline_kit.local_kaggle import start
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.push import runs
+from offline_kit.push.ways import Ways
+from offline_kit.rehearsal.environments import Workshop
+
+pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
+
+WORDS = """
+import docopt
+
+def evidence(context):
+    return {"docopt": docopt.__version__, "file": docopt.__file__}
+"""
+FOREST = Row(script="sklearn_joblib", framework="sklearn")
+MEMBER = """
+[[notebook.models]]
+files = "folds/*.joblib"
+from = "notebook:local/train-the-forest"
+
+[copies]
+"notebook:local/train-the-forest" = "copy"
+"""
+COMPETITION = """
+slug = "some-competition"
+public = "input"
+hidden = "input"
+solution = "expected.csv"
+metric = "score.py:nothing"
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A local Kaggle that runs notebooks in its sandbox, at once."""
+    shop = Workshop(settings=pip_settings.read(os.environ), cache=files.made(files.cache_dir()), yes=True)
+    wanted = start.Wanted(folder=tmp_path / "state", port=0, settings=Settings().slowed(0))
+    with start.running(wanted, SandboxRunner(shop)) as running:
+        yield running
+
+
+def versions(server: Server, slug: str) -> list[int]:
+    """Return the versions of a notebook that the server made."""
+    return sorted(map(int, server.kaggle.store.names("kernels", "local", slug, "versions")))
+
+
+def metadata(folder: Path) -> dict[str, Any]:
+    """Return the kernel-metadata of a built kit."""
+    found = json.loads((folder / "dist/offline-kit/notebook/kernel-metadata.json").read_text())
+    assert isinstance(found, dict)
+    return found
+
+
+def test_packages_made_on_kaggle_are_attached_by_the_offline_notebook(server: Server, tmp_path: Path) -> None:
+    """A notebook with the internet on builds an sdist there; the offline one restores it from that output."""
+    folder = project(tmp_path / "plants", ["docopt==0.6.2", "packaging>=20"], WORDS)
+    on = ("--on", "local", "--at", server.url)
+    built = run("build", folder, *on, "--json").good()
+    assert [pin["name"] for pin in built.facts["bundled"]] == ["docopt"], built.facts
+    assert versions(server, "plants-wheelhouse") == [1]
+    key = ("kernels", "local", "plants-wheelhouse", "versions", "1")
+    made = server.kaggle.store.read(*key)
+    assert made
+    assert (made["enableInternet"], made["isPrivate"]) == (True, True)
+    told = metadata(folder)
+    assert (told["enable_internet"], told["kernel_sources"]) == (False, ["local/plants-wheelhouse"])
+    kit = manifest.read_kit(folder / "dist" / "offline-kit")
+    assert [part.name for part in kit.parts] == ["kit", "wheelhouse"]
+    assert [entry.original for entry in kit.parts[1].entries] == [
+        "packages/docopt-0.6.2-py2.py3-none-any.whl"
+    ]
+
+    run("rehearse", folder, "--no-build", "--env", "current", "--json").good()
+    config = folder / "offline-kit.toml"
+    config.write_text(config.read_text().replace('competition = "some-competition"\n', ""))
+    pushed = run("push", folder, "--to", "local", "--at", server.url, "--json").good()
+    there = server.kaggle.datasets.mounted("local/some-kit", "local")
+    assert there
+    assert not list(there[-1].rglob("docopt*"))
+    assert [each["dataset"] for each in pushed.facts["parts"]] == ["local/some-kit"], pushed.facts
+    run_of = server.kaggle.store.place("kernels", "local", "plants-inference", "versions", "1")
+    assert "0.5" in (run_of / "output" / "submission.csv").read_text()
+
+    # The same again runs nothing; other requirements are refused until they are made there, too.
+    run("build", folder, *on).good()
+    assert versions(server, "plants-wheelhouse") == [1]
+    (folder / "requirements.in").write_text("docopt==0.6.1\n")
+    stale = run("build", folder)
+    assert (stale.code, "requirements changed" in stale.err) == (1, True), stale.err
+    run("build", folder, *on).good()
+    assert versions(server, "plants-wheelhouse") == [1, 2]
+
+
+def test_what_cannot_be_met_on_kaggle_is_told_from_there(server: Server, tmp_path: Path) -> None:
+    """pip's words come back, with the cell that failed and what to do; no kit is made."""
+    folder = project(tmp_path / "plants", ["docopt==99.9"])
+    failed = run("build", folder, "--on", "local", "--at", server.url)
+    assert failed.code == 1
+    assert "docopt==99.9" in failed.err
+    assert not (folder / "dist" / "offline-kit").exists()
+    assert not (folder / "offline-kit.wheelhouse.json").exists()
+
+
+def test_an_image_is_captured_and_built_for(server: Server, tmp_path: Path) -> None:
+    """What a notebook without internet writes down is an image that `build --image` takes."""
+    folder = project(tmp_path / "plants", ["packaging>=20"])
+    taken = run(
+        "image", "capture", "--on", "local", "--at", server.url, "-o", folder / "image.toml", cwd=folder
+    )
+    taken.good()
+    told = tomllib.loads((folder / "image.toml").read_text())
+    assert "packaging" in told["packages"]
+    made = server.kaggle.store.read("kernels", "local", "plants-image", "versions", "1")
+    assert made
+    assert made["enableInternet"] is False
+    built = run("build", folder, "--image", folder / "image.toml", "--json").good()
+    assert built.facts["bundled"] == []
+
+
+@pytest.mark.usefixtures("python_313")
+def test_weights_out_of_another_notebook(server: Server, tmp_path: Path) -> None:
+    """A forest that a training notebook left in its output predicts in the rehearsal and on Kaggle as in memory."""
+    folder = train(FOREST, tmp_path / "project")
+    forest = (folder / "models" / "forest.joblib").read_bytes()
+    cell = (
+        "import base64, pathlib; pathlib.Path('folds').mkdir()\n"
+        f"pathlib.Path('folds/forest.joblib').write_bytes(base64.b64decode({base64.b64encode(forest).decode()!r}))"
+    )
+    text = json.dumps(notebook(cell))
+    training = NewNotebook(ref="local/train-the-forest", title="Train the forest", text=text)
+    ways = Ways(state=tmp_path / "state-of-push")
+    with Client(Where(local=server.url)) as kaggle:
+        _, trained = runs.push_and_follow(training, kaggle, ways)
+        runs.fetch(trained, kaggle, folder / "copy", ["folds/forest.joblib"])
+    config = folder / "offline-kit.toml"
+    config.write_text(config.read_text().replace('checkpoints = ["models"]\n', "") + MEMBER)
+
+    run("build", folder, "--json").good()
+    assert metadata(folder)["kernel_sources"] == ["local/train-the-forest"]
+    kit = folder / "dist" / "offline-kit"
+    run("rehearse", folder, "--no-build", "--yes", "--json").good()
+    assert rows(kit / "rehearsal" / "submission.csv") == rows(folder / "expected.csv")
+
+    (folder / "competition.toml").write_text(COMPETITION)
+    (folder / "score.py").write_text("def nothing(solution, submission):\n    return 0.0\n")
+    server.kaggle.catalog.add(folder)
+    run("push", folder, "--to", "local", "--at", server.url, "--json").good()
+    output = server.kaggle.store.place("kernels", "local", "project-inference", "versions", "1") / "output"
+    assert rows(output / "submission.csv") == rows(folder / "expected.csv")
