@@ -4,9 +4,9 @@ import ast
 from pathlib import Path
 
 import pytest
-from adopt_case import became, looked, put
+from adopt_case import became, looked, notebook_of, put
 
-from offline_kit.adopting import cells
+from offline_kit.adopting import cells, reading
 from offline_kit.adopting.nouns import Adoption, Became, Kind, Sources
 
 REQUIREMENT, CHECKPOINT, SOURCE, ASKED = Became.REQUIREMENT, Became.CHECKPOINT, Became.SOURCE, Became.ASKED
@@ -95,6 +95,8 @@ def test_what_stands_beside_it_stays(tmp_path: Path, line: str, left: str) -> No
         "import nltk\nnltk.download('punkt')",
         "import kagglehub\np = kagglehub.model_download('o/m/pyTorch/v')",
         "import kagglehub\np = kagglehub.dataset_download(name)",
+        "from google.colab import drive\ndrive.mount('/content/drive')",
+        "!git clone -q https://github.com/a/b /kaggle/working/b",
         "import pandas as pd\np = pd.read_csv('https://example.org/a.csv')",
         "from transformers import pipeline\np = pipeline('ner', model='o/m')",
         "import torch\nw = torch.load('/kaggle/input/my-weights/a.pth')",
@@ -181,7 +183,7 @@ def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
     source = (
         "import pandas as pd\nfrom huggingface_hub import snapshot_download\nfrom transformers import AutoModel\n"
         "ID = 'o/m'\np = pd.read_csv('https://example.org/a.csv?dl=1')\nd = snapshot_download(ID)\n"
-        "m = AutoModel.from_pretrained(ID)\n!pip install --upgrade pip"
+        "m = AutoModel.from_pretrained(ID)\n!pip install --upgrade pip\n!pip uninstall -y numpy"
     )
     found = looked(tmp_path, source)
     assert found.changed[0].splitlines()[4:] == [
@@ -189,6 +191,7 @@ def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
         'd = "/tmp/kaggle/working/models/m"',
         'm = AutoModel.from_pretrained("/tmp/kaggle/working/models/m")',
         "pass  # offline-kit: !pip install --upgrade pip",
+        "pass  # offline-kit: !pip uninstall -y numpy",
     ]
     assert found.requirements == ()
     assert not found.asked
@@ -269,6 +272,16 @@ def test_the_metadata_beside_it_is_kept(tmp_path: Path) -> None:
     assert not found.asked
 
 
+def test_the_notebooks_own_metadata_tells_the_machine(tmp_path: Path) -> None:
+    """What Kaggle's editor wrote into the notebook counts where no kernel-metadata.json lies beside it."""
+    path = notebook_of(tmp_path, "x = 1")
+    text = path.read_text()
+    path.write_text(
+        text.replace('"metadata": {"kern', '"metadata": {"kaggle": {"accelerator": "nvidiaTeslaT4"}, "kern')
+    )
+    assert reading.beside(path).accelerator == "nvidiaTeslaT4"
+
+
 def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:
     """A cell that cannot be read here keeps its text but for magics and mounts, and a finding says so."""
     found = looked(tmp_path, "!pip install einops\nthis is no Python '/kaggle/input/competitions/plants'")
@@ -280,7 +293,7 @@ def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:
 
 def test_nothing_is_found_in_an_offline_notebook(tmp_path: Path) -> None:
     """A notebook that needs nothing comes out as it went in."""
-    source = "import numpy as np\nprint(f'{np.pi:.2f} {{}}')"
+    source = "import numpy as np, timm\nprint(f'{np.pi:.2f} {{}}', timm.list_models(pretrained=True))"
     found = looked(tmp_path, source)
     assert (found.changed, became(found)) == ((source,), [])
 

@@ -56,6 +56,7 @@ _KAGGLE = {
 }
 _CORPORA = {"nltk.download": "nltk", "spacy.cli.download": "spacy"}
 _ACCOUNTS = ("wandb.login", "huggingface_hub.login", "huggingface_hub.notebook_login", "kagglehub.login")
+_COLAB = ("google.colab.drive.mount", "google.colab.files.upload")
 _WEIGHTS = {"weights": ("torchvision.", "tensorflow.keras.applications.", "keras.applications.")}
 
 
@@ -178,6 +179,8 @@ class _Look:
         elif name in _CORPORA:
             target = self._text(call, "info_or_id" if name == "nltk.download" else "model", 0)
             yield self._wish(Kind.CORPUS, call, target=target, detail=_CORPORA[name], stand_in="True")
+        elif name in _COLAB:
+            yield self._wish(Kind.ACCOUNT, call, target=name, detail="colab")
         elif name in _ACCOUNTS:
             yield self._wish(Kind.ACCOUNT, call, target=name, stand_in="None")
         elif name == "torch.hub.load":
@@ -202,7 +205,7 @@ class _Look:
             if address.startswith(("http://", "https://")):
                 place = self._span(call.args[0])
                 yield self._wish(Kind.DOWNLOAD, call, target=address, detail="read", span=place)
-        else:
+        elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
             for keyword in call.keywords:
                 yield from self._weights(call, name, keyword)
 

@@ -88,6 +88,10 @@ def decide(wish: Wish, code: Code, ground: Ground, basket: Basket, others: Seque
         return _pretrained(wish, code)
     if wish.kind is Kind.CORPUS:
         return _corpus(wish, ground, basket)
+    if wish.detail == "colab":
+        return _asked(
+            wish, "put the files that it brings beside the notebook, read them from there, and take this out"
+        )
     if wish.kind is Kind.ACCOUNT:
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "no account is needed offline"), off=True)
     return _asked(
@@ -104,7 +108,9 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     wanted = shell.pip_of(words)
     if wanted is None:
         if wish.detail == "uninstall":
-            return Verdict(found=found_of(wish, Became.KEPT, "needs no internet"))
+            # It made way for what the line behind it installed; the kit's packages come first as it is.
+            value = "nothing is taken out: the kit's packages come before the image's"
+            return Verdict(found=found_of(wish, Became.SWITCHED_OFF, value), off=True)
         return _asked(
             wish, "bundle the packages instead: write them into the requirements, and remove the line"
         )
@@ -138,7 +144,7 @@ def _below(folder: str, name: str) -> str:
 
 def _folder(folder: str, ground: Ground, basket: Basket, lines: list[str], problems: list[str]) -> None:
     """Take a folder that pip installs: a clone by its address, a package of the project as it is."""
-    name = re.sub(r"\[.*\]$", "", folder).removeprefix("./").rstrip("/")
+    name = _folder_name(folder)
     if name in basket.clones:
         lines.append(f"{_project_of(name)} @ git+{basket.clones[name]}")
         return
@@ -154,28 +160,35 @@ def _project_of(folder: str) -> str:
 
 
 def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -> Verdict:
-    basket.clones[wish.into] = wish.target
+    folder = wish.into.removeprefix("/kaggle/working/")
+    basket.clones[folder] = wish.target
     installed = [
-        each for each in others if each.kind is Kind.INSTALL and each is not wish and _names(wish.into, each)
+        each for each in others if each.kind is Kind.INSTALL and each is not wish and _names(folder, each)
     ]
     if installed:
         return Verdict(
             found=found_of(wish, Became.REQUIREMENT, f"git+{wish.target}", "installed from there"), off=True
         )
-    hits = ground.beside(wish.into)
+    hits = ground.beside(folder)
     if hits and hits[0].is_dir():
         name = ground.name(hits[0])
         basket.modules[name] = None
         return Verdict(found=found_of(wish, Became.MODULE, name), off=True)
     return _asked(
-        wish, f"run `git clone {wish.target} {wish.into}` beside the notebook, and adopt again: it travels"
+        wish, f"run `git clone {wish.target} {folder}` beside the notebook, and adopt again: it travels"
     )
 
 
 def _names(folder: str, install: Wish) -> bool:
     wanted = shell.pip_of(shlex.split(install.target))
     named = [_below(install.into, each) for each in wanted.folders] if wanted else []
-    return folder in [re.sub(r"\[.*\]$", "", each).removeprefix("./").rstrip("/") for each in named]
+    return folder in map(_folder_name, named)
+
+
+def _folder_name(word: str) -> str:
+    """Return a folder that pip is given as the notebook's other lines call it: no extras, no dots."""
+    plain = re.sub(r"\[.*\]$", "", word).removeprefix("/kaggle/working/")
+    return plain.removeprefix("./").rstrip("/")
 
 
 def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:

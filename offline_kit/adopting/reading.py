@@ -73,10 +73,14 @@ def _metadata(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def beside(notebook: Path) -> Said:
-    """Read the kernel-metadata.json in the notebook's folder; ProjectError for one that is none."""
+    """Read the kernel-metadata.json in the notebook's folder; ProjectError for one that is none.
+
+    Without one, what Kaggle's editor wrote into the notebook itself: it names sources by numbers alone, so
+    that only the machine and the internet are told.
+    """
     path = notebook.parent / METADATA
     if not path.is_file():
-        return Said()
+        return _inside(notebook)
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         lists = {
@@ -97,6 +101,17 @@ def beside(notebook: Path) -> Said:
         accelerator=_accelerator(said),
         internet=_is_on(said.get("enable_internet")),
     )
+
+
+def _inside(notebook: Path) -> Said:
+    try:
+        said = json.loads(notebook.read_text(encoding="utf-8-sig"))["metadata"]["kaggle"]
+        machine = str(said.get("accelerator") or "none")
+        return Said(
+            accelerator="" if machine == "none" else machine, internet=_is_on(said.get("isInternetEnabled"))
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Said()
 
 
 def _accelerator(said: dict[str, Any]) -> str:
