@@ -76,11 +76,14 @@ class Table:
     """Rows of a batch."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Names and dtypes of the training's columns; empty when they were not recorded."""
+    categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The categories of the training's columns, as far as they were recorded."""
     prepare: Callable[[Any], Any] | None = None
     """Makes the model's columns of a piece of the table."""
     text: str | None = None
     """The column of the texts; None where the model gets a table."""
     say: Say = print
+    _said: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[Batch]:
         done = 0
@@ -106,6 +109,11 @@ class Table:
         """The column of the ids; None where the table has none, and the sample's order counts."""
         return self.sample.columns[0] if self.sample.columns[0] in header_of(self.path) else None
 
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self.say(text)
+
     def _as_text(self) -> list[str]:
         # An id "007" stays itself, and so does a category that looks like a number.
         kept = [name for name, dtype in self.columns.items() if kind_of(dtype) == "text"]
@@ -123,7 +131,8 @@ class Table:
         if self.prepare:
             piece = self.prepare(piece)
         if self.columns:
-            return fitted(piece, self.columns, self.key, self.say if first else None)
+            piece = fitted(piece, self.columns, self.key, self.say if first else None)
+            return as_trained(piece, self.categories, self._say_once)
         if self.prepare or self.key is None:
             return piece
         return piece.drop(columns=[self.key])
@@ -240,6 +249,25 @@ def fitted(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | N
     if extra and say:
         say(f"note: columns that training did not have are left out: {', '.join(extra)}")
     return type(piece)(made, index=piece.index)
+
+
+def as_trained(piece: Any, categories: Mapping[str, Sequence[Any]], say: Say) -> Any:
+    """Return a piece whose categorical columns have the categories of training, in their order.
+
+    A batch alone would have its own, and some models know categories by number only. A category that
+    training did not have becomes a missing value, and is told: hidden data may well have one.
+    """
+    import pandas as pd
+
+    for name, known in categories.items():
+        if name in piece.columns:
+            new = [each for each in piece[name].dropna().unique() if each not in known]
+            if new:
+                say(f"note: column '{name}' has categories that training did not have: {shown(new)}")
+            column = piece[name].astype("object")
+            column = pd.Categorical(column.where(column.isin(known)), categories=list(known))
+            piece = piece.assign(**{name: column})
+    return piece
 
 
 def cast(column: Any, dtype: str) -> tuple[Any, str]:

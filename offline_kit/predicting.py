@@ -34,13 +34,15 @@ def facts(
             details=problems,
         )
     task = task_of(settings, members) if members else settings.task or "tabular"  # a draft has no members yet
+    columns, categories = columns_of(project / settings.columns) if settings.columns else ({}, {})
     used = dict.fromkeys(member.framework for member in members)
     return {
         "task": task,
         "members": [_written(member) for member in members],
         "ensemble": settings.ensemble or ("weighted" if any(m.weight != 1 for m in members) else "mean"),
         "batch_size": settings.batch_size or BATCHES[task],
-        "columns": columns_of(project / settings.columns) if settings.columns else {},
+        "columns": columns,
+        "categories": categories,
         "preprocessing": dict(preprocessing),
         # Several outputs under a threshold are questions of their own; under anything else they are classes.
         "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
@@ -50,6 +52,7 @@ def facts(
             {
                 "name": name,
                 "title": framework.title,
+                "runtime": framework.runtime,
                 "members": [member.name for member in members if member.framework == name],
             }
             for name in used
@@ -74,16 +77,21 @@ def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
     )
 
 
-def columns_of(path: Path) -> dict[str, str]:
-    """Read names and dtypes of the training's columns; raises ProjectError for a file of another kind."""
+def columns_of(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """Read names and dtypes of the training's columns, and the categories of those that have some.
+
+    Raises ProjectError for a file of another kind.
+    """
     try:
-        columns = json.loads(path.read_text(encoding="utf-8"))["columns"]
-        good = isinstance(columns, dict) and all(isinstance(dtype, str) for dtype in columns.values())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        columns, categories = said["columns"], said.get("categories", {})
+        good = all(isinstance(dtype, str) for dtype in columns.values())
+        good = good and all(isinstance(each, list) and name in columns for name, each in categories.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_columns(path, str(error)) from error
     if not good or not columns:
-        raise _no_columns(path, "it has no table of columns")
-    return dict(columns)
+        raise _no_columns(path, "it has no table of columns, or categories of none")
+    return dict(columns), dict(categories)
 
 
 def _no_columns(path: Path, why: str) -> ProjectError:

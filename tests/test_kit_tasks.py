@@ -181,6 +181,19 @@ def test_a_transform_makes_the_columns(tmp_path: Path) -> None:
     assert batch.data["twice"].tolist() == [2, 4]
 
 
+def test_categories_are_those_of_training_in_every_batch(tmp_path: Path) -> None:
+    """A batch that lacks some has them all the same; a new one is missing, and told once."""
+    said: list[str] = []
+    data_of(tmp_path, {"id": [1, 2, 3, 4], "city": ["b", "a", "x", "x"]})
+    sample = read_sample(tmp_path)
+    table = Table(
+        tmp_path / "test.csv", sample, 1, {"city": "category"}, {"city": ["a", "b"]}, say=said.append
+    )
+    codes = [batch.data["city"].cat.codes.tolist()[0] for batch in table]
+    assert codes == [1, 0, -1, -1]
+    assert said == ["note: column 'city' has categories that training did not have: x"]
+
+
 def test_the_test_table_is_found_or_asked_for(tmp_path: Path) -> None:
     """test.csv is taken, a lone test_x.csv too; of several, or of none, the key to set is named."""
     with pytest.raises(KitError, match="no test table"):
