@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import (
+    asking,
     bundle,
     cuda_abi,
     files,
@@ -16,7 +17,6 @@ from offline_kit import (
     notebook,
     own_code,
     pip_settings,
-    predicting,
     proc,
     sdists,
     trained,
@@ -28,7 +28,6 @@ from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import House
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
-from offline_kit.freeze import inputs
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
@@ -39,7 +38,7 @@ from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.stage import Rehearsal
 from offline_kit.report import SILENT, Reporter
 from offline_kit.trained import Trained
-from offline_kit.weights import downloads, main_names
+from offline_kit.weights import downloads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +145,7 @@ def asked_of(config: Config, base: Ground, report: Reporter = SILENT) -> Asked:
 
 def _asked(seen: Trained, base: Ground, own: OwnCode) -> Asked:
     names = tuple(wheel.name for wheel in own.wheels)
-    return asked.asked(_freeze_request(seen, own), base.image, names)
+    return asked.asked(asking.freeze_request(seen, own), base.image, names)
 
 
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
@@ -203,7 +202,7 @@ def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]
 def check_notebook(config: Config) -> None:
     """Raise what a build would raise about the notebook's settings and references, without building anything."""
     _check_notebook(config, ground(config))
-    own_code.modules_of(config.project, config.packages, config.modules, _named(config))
+    own_code.modules_of(config.project, config.packages, config.modules, asking.named(config))
 
 
 def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
@@ -215,7 +214,7 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     own = _own_code(config, base, report)
     names = tuple(wheel.name for wheel in own.wheels)
-    return freezing.is_current(_freeze_request(seen, own), base.image, names)
+    return freezing.is_current(asking.freeze_request(seen, own), base.image, names)
 
 
 def _check_notebook(config: Config, base: Ground) -> None:
@@ -285,56 +284,15 @@ def _freeze(
     seen: Trained, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
     names = tuple(wheel.name for wheel in own.wheels)
-    request = _freeze_request(seen, own, upgrade=upgrade, keep=keep)
+    request = asking.freeze_request(seen, own, upgrade=upgrade, keep=keep)
     return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
 
 
-def _freeze_request(
-    seen: Trained, own: OwnCode, *, upgrade: bool = False, keep: bool = False
-) -> freezing.FreezeRequest:
-    config = seen.config
-    return freezing.FreezeRequest(
-        project=config.project,
-        requirements=config.requirements,
-        inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own), *seen.packages))),
-        locks=config.locks,
-        exclude=config.exclude,
-        include=config.include,
-        replace=config.replace,
-        pins=config.pins,
-        engine=config.engine,
-        upgrade=upgrade,
-        written=config.lock,
-        keep=keep,
-    )
-
-
-def _inline(config: Config) -> tuple[str, ...]:
-    if not (config.project_dependencies or config.extras or config.groups):
-        return ()
-    return inputs.project_requirements(
-        config.project / "pyproject.toml",
-        extras=config.extras,
-        groups=config.groups,
-        dependencies=config.project_dependencies,
-    )
-
-
 def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
-    modules = own_code.modules_of(config.project, config.packages, config.modules, _named(config))
+    modules = own_code.modules_of(config.project, config.packages, config.modules, asking.named(config))
     return own_code.build(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
     )
-
-
-def _named(config: Config) -> tuple[str, ...]:
-    """Return the references of the configuration."""
-    said = config.notebook
-    hooks = [said.transform, said.tta, said.postprocess if predicting.is_reference(said.postprocess) else ""]
-    models = [each.model for each in said.models]
-    lending = main_names.shipped(config.project, config.main_from)
-    named = (said.model, said.data, said.function, *hooks, *models, *lending)
-    return tuple(dict.fromkeys(ref for ref in named if ref))
 
 
 def _travelling(frozen: Freeze) -> list[Pin]:

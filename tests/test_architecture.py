@@ -212,7 +212,7 @@ FLOORS: list[set[str]] = [
     {"init", "adopt"},
     {"members", "chained.job"},
     {"trained"},
-    {"homes"},
+    {"homes", "asking"},
     {"pipeline", "shipping"},  # conductors
     {"chained_build"},
     {"capture"},

@@ -1,0 +1,51 @@
+"""What a project asks of the indexes, and which of its own code its notebook names."""
+
+from offline_kit import own_code, predicting
+from offline_kit.config import Config
+from offline_kit.freeze import inputs
+from offline_kit.freeze.stage import FreezeRequest
+from offline_kit.model import OwnCode
+from offline_kit.trained import Trained
+from offline_kit.weights import main_names
+
+
+def freeze_request(
+    seen: Trained, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+) -> FreezeRequest:
+    """Return the request for a freeze; `keep` writes it beside the project."""
+    config = seen.config
+    return FreezeRequest(
+        project=config.project,
+        requirements=config.requirements,
+        inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own), *seen.packages))),
+        locks=config.locks,
+        exclude=config.exclude,
+        include=config.include,
+        replace=config.replace,
+        pins=config.pins,
+        engine=config.engine,
+        upgrade=upgrade,
+        written=config.lock,
+        keep=keep,
+    )
+
+
+def _inline(config: Config) -> tuple[str, ...]:
+    if not (config.project_dependencies or config.extras or config.groups):
+        return ()
+    return inputs.project_requirements(
+        config.project / "pyproject.toml",
+        extras=config.extras,
+        groups=config.groups,
+        dependencies=config.project_dependencies,
+    )
+
+
+def named(config: Config) -> tuple[str, ...]:
+    """Return the references of the configuration."""
+    said = config.notebook
+    hooks = [said.transform, said.tta, said.postprocess if predicting.is_reference(said.postprocess) else ""]
+    models = [each.model for each in said.models]
+    lending = main_names.shipped(config.project, config.main_from)
+    named = (said.model, said.data, said.function, *hooks, *models, *lending)
+    return tuple(dict.fromkeys(ref for ref in named if ref))
