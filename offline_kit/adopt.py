@@ -133,7 +133,7 @@ def _proposal(
     nested = place.name == "pyproject.toml" or "offline-kit" in told.get("tool", {})
     table = told.get("tool", {}).get("offline-kit", {}) if nested else told
     needed, lines = _requirements(root, source, adoption)
-    settings = [*_settings(root, source, adoption, chosen, found), *_needs(needed, lines, adoption, root)]
+    settings = [*_settings(loaded, source, adoption, chosen, found), *_needs(needed, lines, adoption, root)]
     by_hand: tuple[str, ...] = ()
     if loaded.source is None:
         new = text.begun(old, settings, nested=nested, where=str(place))
@@ -201,9 +201,9 @@ def _is_ours(path: Path) -> bool:
 
 
 def _settings(
-    root: Path, source: str, adoption: Adoption, chosen: Image, found: Mapping[str, Setting]
+    loaded: Config, source: str, adoption: Adoption, chosen: Image, found: Mapping[str, Setting]
 ) -> list[Setting]:
-    own = adoption.sources
+    root, own = loaded.project, adoption.sources
     competition = next(iter(own.competitions), None)
     lists = (
         ("competition_sources", own.competitions[1:]),
@@ -221,7 +221,7 @@ def _settings(
         if competition
         else found["competition"],
         _data(root, competition, found["competition_data"]),
-        Setting(key="dataset", value=dataset_slug(root.name), why="private, and yours"),
+        Setting(key="dataset", value=dataset_slug(loaded.name), why="private, and yours"),
         machine,
         *_copies(root, adoption),
         Setting(key="source", value=source, why="adopted: its cells stay", notebook=True),
@@ -246,11 +246,15 @@ def _needs(needed: Path, lines: str, adoption: Adoption, root: Path) -> list[Set
     about = tomllib.loads(_read(pyproject)).get("project", {}) if pyproject.is_file() else {}
     settings = []
     if wanted or about or any((root / name).is_file() for name in ("requirements.in", "requirements.txt")):
-        settings.append(
-            Setting(key="requirements", value=wanted, why="what the notebook installs and imports")
+        why = (
+            "what the notebook installs and imports"
+            if wanted
+            else "the image has all that the notebook needs"
         )
+        settings.append(Setting(key="requirements", value=wanted, why=why))
     if adoption.packages or about:
-        settings.append(Setting(key="packages", value=list(adoption.packages), why="built to wheels"))
+        why = "built to wheels" if adoption.packages else "the notebook installs nothing of the project"
+        settings.append(Setting(key="packages", value=list(adoption.packages), why=why))
     if adoption.modules:
         settings.append(Setting(key="modules", value=list(adoption.modules), why="imported by the notebook"))
     if adoption.checkpoints:
