@@ -13,7 +13,7 @@ from offline_kit import cell_imports, notebook
 from offline_kit.errors import UsageError
 from offline_kit.frameworks import table
 from offline_kit.image import Image
-from offline_kit.model import FileEntry, Kit, Member, NotebookSettings, Part, Role
+from offline_kit.model import FileEntry, Kit, Member, ModelSpec, NotebookSettings, Part, Role
 from offline_kit.notebook import Rendered, Target, render
 
 IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
@@ -25,6 +25,9 @@ TEMPLATES = {
     "function": NotebookSettings(template="function", function="work.py:main"),
     "plain": NotebookSettings(template="plain"),
     "server": NotebookSettings(template="server", function="work.py:Answer", params={"gateway": {"rows": 3}}),
+    "server by models": NotebookSettings(
+        template="server", task="tabular", models=(ModelSpec(files="*.joblib"),)
+    ),
     "predict": NotebookSettings(template="predict", task="tabular"),
     "predict images": NotebookSettings(template="predict", task="images", postprocess="labels:0.5"),
     "predict text": NotebookSettings(template="predict", task="text", postprocess="work.py:finish"),
@@ -36,7 +39,7 @@ def rendered(folder: Path, name: str, **more: Any) -> Rendered:
     part = Part(name="kit", id="1" * 64, entries=(ENTRY,))
     kit = Kit(folder=folder, id="0" * 64, parts=(part,))
     member = Member(name="a", framework="sklearn", path=folder / "a.joblib", kit_path="checkpoints/a.joblib")
-    members = (member,) if name.startswith("predict") else ()
+    members = (member,) if name.startswith("predict") or "models" in name else ()
     more = {"name": "plants", "dataset": "plants-kit", "competition": "plants", "members": members, **more}
     return render(kit, TEMPLATES[name], IMAGE, Target(project=folder, **more))
 

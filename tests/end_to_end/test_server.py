@@ -140,3 +140,51 @@ def test_in_the_versions_of_the_image(tmp_path: Path) -> None:
     done = rehearse(folder, "--yes", env="matching").good()
     assert done.facts["rehearsal"]["python"].startswith("3.13.")
     assert done.facts["rehearsal"]["rows"] == ROWS
+
+
+MODELS = """
+competition = "rainfall"
+competition_data = "input"
+dataset = "rainfall-kit"
+image = "local"
+accelerator = "none"
+checkpoints = ["weights/*.joblib"]
+
+[notebook]
+template = "server"
+task = "tabular"
+submission = "submission.csv"
+
+[[notebook.models]]
+files = "weights/*.joblib"
+
+[notebook.params.gateway]
+batches = "{batches}"
+rows = 7
+"""
+
+
+@pytest.mark.parametrize("batches", ["pandas", "polars"])
+def test_the_models_answer_without_a_function(tmp_path: Path, batches: str) -> None:
+    """Two models, loaded once, give every batch the mean that they gave at training time."""
+    import joblib
+    import pandas as pd
+    from sklearn.ensemble import RandomForestRegressor
+    from sklearn.linear_model import LinearRegression
+
+    folder = project(tmp_path / "project")
+    (folder / "offline-kit.toml").write_text(MODELS.format(batches=batches))
+    train = pd.DataFrame({"x": [n / 3 for n in range(60)]})
+    target = train["x"] ** 2
+    models = [
+        LinearRegression().fit(train, target),
+        RandomForestRegressor(5, random_state=0).fit(train, target),
+    ]
+    for number, model in enumerate(models):
+        joblib.dump(model, folder / "weights" / f"m{number}.joblib")
+    test = pd.read_csv(folder / "input" / "test.csv")
+    wanted = sum(model.predict(test[["x"]]) for model in models) / 2
+    done = rehearse(folder).good()
+    assert done.facts["rehearsal"]["rows"] == ROWS
+    written = pd.read_csv(folder / "dist/offline-kit/rehearsal/submission.csv").set_index("row_id")
+    assert list(written.loc[test["row_id"], "rain"]) == pytest.approx(list(wanted), rel=1e-5)

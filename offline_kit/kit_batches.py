@@ -1,0 +1,78 @@
+"""Predict one batch of an inference server's gateway with all models, which are loaded once and kept.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from offline_kit.kit_ensemble import Blend, Member, Prediction, as_rows, ordered, sum_of
+from offline_kit.kit_runtime import KitError
+from offline_kit.kit_tasks import Batch, Table
+
+Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
+
+
+class Sent(Table):
+    """What a gateway sends, made ready for the models as the test table would be."""
+
+    names: Sequence[str] = ()
+
+    @property
+    def key(self) -> str | None:
+        """The column of the ids; None where the last batch had none."""
+        return self.sample.columns[0] if self.sample.columns[0] in self.names else None
+
+    def take(self, sent: Any) -> Batch:
+        """Return a data frame of pandas or polars as a batch."""
+        table = sent.to_pandas() if is_polars(sent) else sent
+        first, self.names = not self.names, list(table.columns)
+        ids = list(table[self.key]) if self.key else list(range(len(table)))
+        return Batch(ids, self._data(table, first))
+
+
+class Ensemble:
+    """The models of an ensemble, all in memory: a gateway waits for each batch."""
+
+    def __init__(self, members: Sequence[Member], frameworks: Frameworks, how: str = "mean") -> None:
+        if how == "rank":
+            raise KitError(
+                "a rank mean needs the whole test set, and a gateway shows one batch at a time",
+                hint='set `ensemble` to "mean", "weighted" or "vote"',
+            )
+        self.members, self.how, self.frameworks = members, how, frameworks
+        self.models = [frameworks[each.framework][0](each.path, each) for each in members]
+
+    def predict(
+        self,
+        batch: Batch,
+        tta: Callable[[Any], Iterable[Any]] | None = None,
+        *,
+        each: bool = False,
+    ) -> Prediction:
+        """Return what all models together say about one batch."""
+        blend = Blend(self.how, each=each)
+        classes: list[Any] = []
+        for member, model in zip(self.members, self.models, strict=True):
+            predict = self.frameworks[member.framework][1]
+            views = tta(batch.data) if tta else [batch.data]
+            values = sum_of(as_rows(predict(model, view), len(batch.ids), member.name) for view in views)
+            own = list(getattr(model, "classes_", ()))
+            classes = classes or own
+            values = ordered(values, list(map(str, own)), list(map(str, classes)), member.name)
+            blend.add(values, member.weight, member.name)
+        return Prediction(list(batch.ids), blend.result(), classes)
+
+
+def is_polars(frame: Any) -> bool:
+    """Whether a data frame is of polars."""
+    return type(frame).__module__.partition(".")[0] == "polars"
+
+
+def as_sent(result: Any, sent: Any) -> Any:
+    """Return an answer as the kind of data frame that the gateway sent."""
+    if not is_polars(sent):
+        return result
+    import polars as pl
+
+    return pl.DataFrame(result.to_dict("list"))
