@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_kit import scripts
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.frameworks import table
 from offline_kit.model import Member, NotebookSettings
@@ -24,7 +25,8 @@ def facts(
 
     Raises UsageError for settings that do not fit each other, ProjectError for a file of columns that is none.
     """
-    if settings.template != "predict" and not members:
+    others = set(scripts.built_in()) - {"predict"}
+    if settings.template in others and not members:
         return {"preprocessing": dict(preprocessing)}
     problems = [*_word_problems(settings), *_reference_problems(settings), *_share_problems(settings)]
     if problems:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from offline_kit import checkpoints, kit_layout, members, notebook, sources
+from offline_kit import checkpoints, kit_layout, members, notebook, scripts, sources
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.frameworks.versions import compare
@@ -59,7 +59,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     ready = weighing.prepare(config, weights, beside, cache=cache, report=report)
     config, weights, beside = ready.config, ready.checkpoints, ready.preprocessing
     config = replace(config, notebook=members.chosen(config.notebook, weights))
-    by_models = config.notebook.template == "predict" or bool(config.notebook.models)
+    by_models = _goes_by_models(config.notebook)
     config = replace(config, notebook=_attaching(config.notebook))
     no_models = members.aside(config.notebook, weights) if by_models else {}
     beside += tuple(each for each in weights if each.original in no_models)
@@ -78,6 +78,12 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     if by_models:
         notebook.check(config.notebook, image, target(config, seen), weights=bool(weights))
     return seen
+
+
+def _goes_by_models(settings: NotebookSettings) -> bool:
+    """Whether the notebook predicts with members; a template of the user's may extend ours, and then says the task."""
+    own = settings.template not in scripts.built_in()
+    return settings.template == "predict" or bool(settings.models) or (own and bool(settings.task))
 
 
 def _moved(no_models: Mapping[str, str]) -> tuple[Finding, ...]:

@@ -10,6 +10,7 @@ from offline_kit.config import KEYS, Config, load
 from offline_kit.config_keys import problems_of
 from offline_kit.errors import UsageError
 from offline_kit.kaggle_names import slug_problems
+from offline_kit.model import ModelSpec
 
 TABLE = """
 [project]
@@ -207,3 +208,51 @@ def test_the_default_dataset_is_a_slug_that_kaggle_takes(tmp_path: Path, name: s
     dataset = load(tmp_path / name, {}).dataset
     assert dataset == slug
     assert not slug_problems(f"{dataset}-checkpoints")
+
+
+def test_models_are_an_array_of_tables(tmp_path: Path) -> None:
+    """Each entry is a frozen noun; `from` is its origin, and a weight may be a whole number."""
+    (tmp_path / "offline-kit.toml").write_text(
+        "[[notebook.models]]\nfiles = 'folds/*.pkl'\nweight = 2\n"
+        "[[notebook.models]]\nfiles = 'a.onnx'\nframework = 'onnx'\nfrom = 'dataset:me/other'\nparams = {x = 1}\n"
+    )
+    settings = load(tmp_path, {}).notebook
+    assert settings.models == (
+        ModelSpec(files="folds/*.pkl", weight=2.0),
+        ModelSpec(files="a.onnx", framework="onnx", origin="dataset:me/other", params={"x": 1}),
+    )
+    assert (settings.template, settings.automatic) == ("predict", True)
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("weight = 1", "files is missing"),
+        ("files = 'a'\nfile = 'b'", "unknown key 'file', did you mean 'files'?"),
+        ("files = 'a'\nweight = 0", "weight must be a number above 0"),
+        ("files = 'a'\nfrom = 'kaggle:x'", "'dataset:owner/slug'"),
+        ("files = 'a'\nfrom = 'model:me/net/pytorch/base'", "version"),
+    ],
+)
+def test_wrong_models_are_told(tmp_path: Path, entry: str, words: str) -> None:
+    """What is wrong in an entry is named, with a guess or the right form."""
+    (tmp_path / "offline-kit.toml").write_text(f"[[notebook.models]]\n{entry}\n")
+    with pytest.raises(UsageError) as caught:
+        load(tmp_path, {})
+    assert words in "\n".join(caught.value.details)
+
+
+@pytest.mark.parametrize(
+    ("table", "template"),
+    [
+        ("task = 'images'", "predict"),
+        ("function = 'a.py:f'\ntask = 'images'", "function"),
+        ("model = 'a:B'\ndata = 'a:C'", "lightning"),
+        ("template = 'plain'\ntask = 'text'", "plain"),
+        ("title = 'A title'", "plain"),
+    ],
+)
+def test_the_template_follows_from_what_is_said(tmp_path: Path, table: str, template: str) -> None:
+    """A function wins, then models and tasks, then a LightningModule; a word of the user's over all."""
+    (tmp_path / "offline-kit.toml").write_text(f"[notebook]\n{table}\n")
+    assert load(tmp_path, {}).notebook.template == template
