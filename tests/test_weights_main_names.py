@@ -95,6 +95,13 @@ def test_a_file_outside_the_project(tmp_path: Path) -> None:
     assert "outside the project" in refusal(tmp_path / "inner", tmp_path / "train.py").what
 
 
+def test_an_adopted_notebook_defines_them_itself(tmp_path: Path) -> None:
+    """Names that the notebook's own cells define are not asked for."""
+    assert settle(tmp_path, None, [PICKLE], {"Cleaner", "price"}).names == ()
+    with pytest.raises(ProjectError, match="needs 'price'"):
+        settle(tmp_path, None, [PICKLE], {"Cleaner"})
+
+
 def found(folder: Path, text: str) -> list[Finding]:
     """Return the findings of a training script."""
     project(folder, train=text)

@@ -7,7 +7,7 @@ notebook. The file that defines it travels, and `kit_main` lends its names to th
 import ast
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,13 +54,19 @@ NOBODY = Lent()
 """No pickle asks for any name."""
 
 
-def settle(project: Path, main_from: Path | None, scanned: Sequence[Scanned]) -> Lent:
+def settle(
+    project: Path, main_from: Path | None, scanned: Sequence[Scanned], known: Collection[str] = ()
+) -> Lent:
     """Return which names of `__main__` the pickles ask for, and the file that gives them.
 
+    `known` are names that the notebook defines itself: those of an adopted one.
     Raises ProjectError where no file is named, naming those of the project that would do, and where the
     named one lies outside the project or does not define them all.
     """
-    asking = {each.original: each.main_names for each in scanned if each.main_names}
+    lacking_in = {
+        each.original: tuple(name for name in each.main_names if name not in known) for each in scanned
+    }
+    asking = {original: names for original, names in lacking_in.items() if names}
     names = sorted({name for some in asking.values() for name in some})
     if not names:
         return NOBODY
@@ -162,21 +168,24 @@ def _defining(project: Path) -> Iterator[tuple[str, set[str]]]:
 
 def _in_notebooks(project: Path) -> Iterator[tuple[str, set[str]]]:
     for path in _files(project, ".ipynb"):
+        yield path.relative_to(project).as_posix(), defined_in_notebook(path)
+
+
+def defined_in_notebook(path: Path) -> set[str]:
+    """Return the names that the cells of a notebook bind; cells that are no Python bind none."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    known: set[str] = set()
+    for source in sources:
+        plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
         try:
-            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-            sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-        except (OSError, ValueError, KeyError, TypeError):
+            known |= references.bound_names(ast.parse(plain).body)[0]
+        except (SyntaxError, ValueError):
             continue
-        known: set[str] = set()
-        for source in sources:
-            plain = "\n".join(
-                line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))
-            )
-            try:
-                known |= references.bound_names(ast.parse(plain).body)[0]
-            except (SyntaxError, ValueError):
-                continue
-        yield path.relative_to(project).as_posix(), known
+    return known
 
 
 def _work(body: Sequence[ast.stmt]) -> Iterator[tuple[int, str, bool]]:

@@ -43,7 +43,9 @@ def prepare(
     kept = left_out.without_training(checkpoints, config.checkpoints, report=report)
     beside = left_out.without_blobs(preprocessing)
     scanned = scan.scan([*kept, *beside], trust=config.trust, cache=cache, report=report)
-    lent = main_names.settle(config.project, config.main_from, scanned)
+    source = config.notebook.source
+    known = main_names.defined_in_notebook(config.project / source) if source else set()
+    lent = main_names.settle(config.project, config.main_from, scanned, known)
     wish = slim.Wish(slim=config.slim, precision=config.precision, weights_format=config.weights_format)
     fetched = [
         *hub_folders.findings(kept, beside),
