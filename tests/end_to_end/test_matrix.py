@@ -78,8 +78,10 @@ ROWS = (
 def test_the_rehearsed_notebook_predicts_what_the_model_did_at_training(row: Row, tmp_path: Path) -> None:
     """The same numbers for each row of the test set, at fidelity matching, with the internet off."""
     project = train(row, tmp_path / "project")
-    built = run("build", project, "--json").good().facts
-    rehearsed = run("rehearse", project, "--no-build", "--yes", "--json").good().facts["rehearsal"]
+    built = run("build", project, "--json", cwd=project).good().facts
+    rehearsed = (
+        run("rehearse", project, "--no-build", "--yes", "--json", cwd=project).good().facts["rehearsal"]
+    )
     assert built["kit"]
     assert rehearsed["fidelity"] == "matching"
     assert rehearsed["python"].startswith("3.13.")
