@@ -2,12 +2,29 @@
 
 from offline_kit.chained import house
 from offline_kit.config import Config
+from offline_kit.errors import ProjectError
 
 MODEL_PART = "checkpoints"
 """The part that may be a model."""
 VARIATION = "other/checkpoints"
 """Framework and variation of the model that holds a kit's checkpoints."""
 _NOBODY = "you"  # the owner is known at the push
+
+
+def check(config: Config, username: str, *, local: bool) -> None:
+    """Raise ProjectError where the packages were made at another Kaggle, or for another account, than the kit goes to."""
+    record = house.read(config.project)
+    if record is None or not record.files:
+        return
+    owner = record.notebook.partition("/")[0]
+    if record.local is local and owner.casefold() == username.casefold():
+        return
+    made, goes = (("the local Kaggle" if each else "Kaggle") for each in (record.local, local))
+    raise ProjectError(
+        f"the packages were made on {made} by '{owner}', and this kit goes to {goes} as '{username}'",
+        hint=f"'offline-kit build --on {'local' if local else 'kaggle'}' makes them there;"
+        f" or remove '{house.RECORD}' to build them here",
+    )
 
 
 def of(config: Config) -> dict[str, str]:

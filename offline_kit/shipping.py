@@ -201,6 +201,7 @@ def checked(kit: Kit) -> Kit:
 
 def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
+    homes.check(port.config, port.account.username, local=port.local)
     whole = port.in_datasets(checked(kit))
     for part, ref in _models(port, kit):
         found = models.plan(kit, part, ref, port.kaggle, port.ways, wishes, report)
@@ -217,6 +218,7 @@ def push_data(
 ) -> tuple[Pushed, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
+    homes.check(port.config, port.account.username, local=port.local)
     whole = port.in_datasets(checked(kit))
     done = datasets.push(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     done = (*done, *_push_model(port, kit, wishes, report))

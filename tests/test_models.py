@@ -9,6 +9,7 @@ import pytest
 from local_kaggle_case import Bench, serving
 from notebook_case import written
 from push_case import FILES, client, make_kit, ways
+from ship_case import Yard, make_project, retrain, yard
 
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
@@ -195,3 +196,64 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: Client, tmp
 def test_frameworks_as_requests_name_them(framework: str, word: str) -> None:
     """The word in a handle becomes the member of Kaggle's enumeration."""
     assert framework_word(framework) == f"MODEL_FRAMEWORK_{word}"
+
+
+# ------------------------------------------------------------------ as a user does
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Yard]:
+    """A project whose checkpoint is to be a model, and a local Kaggle with its competition."""
+    project = make_project(tmp_path / "one" / "project", more='publish_model = "small-weights"\n')
+    with yard(tmp_path, project) as made:
+        yield made
+
+
+MINE = "local/small-weights/other/checkpoints"
+
+
+def pinned(here: Yard, version: int) -> list[str]:
+    """Return the models that a version of the notebook has attached."""
+    record = here.bench.kaggle.store.read("kernels", "local", "project-inference", "versions", str(version))
+    assert record
+    return list(record["modelDataSources"])
+
+
+def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
+    """To the score: the code is a dataset, the checkpoint a model at a pinned version; then nothing again."""
+    first = here.ship("--json").good().facts
+    assert {each["dataset"] for each in first["parts"]} == {
+        "local/small-kit-code",
+        MINE,
+    }
+    assert pinned(here, 1) == [f"{MINE}/1"]
+    assert here.calls("CreateModelInstance") == 1
+    before = here.uploaded()
+    here.ship().good()
+    assert (here.uploaded(), here.notebooks(), len(here.submissions())) == (before, [1], 1)
+
+    data = retrain(here.project, b"2")
+    here.push("--json").good()
+    assert pinned(here, 2) == [f"{MINE}/2"]
+    assert pinned(here, 1) == [f"{MINE}/1"]
+    found = here.bench.kaggle.models.mounted(f"{MINE}/2", "local")
+    assert found
+    assert (found[1] / "checkpoints" / "model.ckpt").read_bytes() == data
+    assert here.datasets("local/small-kit-code") == [1]
+
+
+def test_packages_that_were_made_elsewhere_are_not_pushed_around(here: Yard) -> None:
+    """A wheelhouse on another Kaggle, or of another account, is told before anything is sent."""
+    here.run("build").good()
+    away = {
+        "notebook": "ann/small-wheelhouse",
+        "version": 1,
+        "asked": "a",
+        "part": "p" * 64,
+        "image": "i" * 64,
+    }
+    (here.project / "offline-kit.wheelhouse.json").write_text(
+        json.dumps({"format": 1, **away, "files": 2, "local": False})
+    )
+    here.push("--no-build").failed(1, "the packages were made on Kaggle by 'ann'", "build --on local")
+    assert here.uploaded() == 0
