@@ -13,99 +13,18 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 
 import importlib
 import inspect
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from offline_kit.kit_runtime import KitError, Say
+from offline_kit.kit_torch import arguments_of, constructed, names_of, with_weights
+from offline_kit.kit_torch import load_checkpoint as load_checkpoint
 
 OURS = frozenset({"weights_only"})
 """Params that the template itself reads."""
 LIBRARIES = ("lightning", "pytorch_lightning", "torch")
-
-
-def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
-    """Load a checkpoint on the CPU; raises KitError that names the classes that a safe load refuses."""
-    if path.suffix == ".safetensors":
-        return _load_safetensors(path)
-    torch = importlib.import_module("torch")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=weights_only)
-    except Exception as error:
-        if not weights_only or "weights_only" not in str(error).lower().replace(" ", "_"):
-            raise KitError(
-                f"'{path.name}' cannot be loaded: {type(error).__name__}",
-                str(error).splitlines()[:3],
-                hint="save it again with this version of torch, and build the kit again",
-            ) from error
-        refused = _refused(torch, path)
-        if not refused and "unsupported operand" in str(error).lower():
-            with path.open("rb") as stream:
-                begins = stream.read(20)
-            raise KitError(
-                f"'{path.name}' is no checkpoint that PyTorch wrote",
-                [f"it begins with {begins!r}"],
-                hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
-            ) from error
-        raise KitError(
-            f"'{path.name}' holds more than weights, and a safe load refuses it",
-            refused or str(error).splitlines()[-3:],
-            hint="if you made this file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
-            "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
-        ) from error
-    if not isinstance(loaded, Mapping):
-        raise KitError(
-            f"'{path.name}' holds a {type(loaded).__name__}, not a checkpoint",
-            hint="save `model.state_dict()`, or let Lightning save it",
-        )
-    return dict(loaded)
-
-
-def _load_safetensors(path: Path) -> dict[str, Any]:
-    try:
-        safetensors = importlib.import_module("safetensors.torch")
-    except ImportError as error:
-        raise KitError(
-            f"'{path.name}' is a safetensors file, and safetensors cannot be imported: {error}",
-            hint="add safetensors to the requirements, and build the kit again",
-        ) from error
-    weights = dict(safetensors.load_file(path, device="cpu"))
-    with path.open("rb") as stream:
-        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
-    rest = json.loads(header.get("__metadata__", {}).get("checkpoint", "{}"))
-    return {**rest, "state_dict": weights} if rest else weights
-
-
-def _refused(torch: Any, path: Path) -> list[str]:
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except (AttributeError, ValueError, OSError):  # torch before 2.6, and the file format before 1.6
-        return []
-
-
-def names_of(call: Any) -> set[str]:
-    """Return the names of a constructor's parameters."""
-    stars = (
-        inspect.Parameter.VAR_POSITIONAL,
-        inspect.Parameter.VAR_KEYWORD,
-        inspect.Parameter.POSITIONAL_ONLY,
-    )
-    return {each.name for each in inspect.signature(call).parameters.values() if each.kind not in stars}
-
-
-def arguments_of(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the constructor's arguments: what was saved, the params laid over it.
-
-    A constructor with **kwargs gets all that was saved, as Lightning would give it, but no other param:
-    `batch_size` may be the data's.
-    """
-    kinds = {each.kind for each in inspect.signature(call).parameters.values()}
-    named = names_of(call)
-    known = named | set(saved) if inspect.Parameter.VAR_KEYWORD in kinds else named
-    return {name: value for name, value in {**saved, **params}.items() if name in known}
 
 
 def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], takers: Sequence[Any]) -> None:
@@ -121,46 +40,23 @@ def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], taker
         )
 
 
-def _construct(call: Any, arguments: Mapping[str, Any], *first: Any, advice: str) -> Any:
-    try:
-        inspect.signature(call).bind(*first, **arguments)
-    except TypeError as error:
-        raise KitError(f"'{call.__name__}' cannot be made: {error}", hint=advice) from None
-    return call(*first, **arguments)
-
-
 def build_model(
     model_class: Any, checkpoint: Mapping[str, Any], params: Mapping[str, Any], device: str
 ) -> Any:
     """Construct the model, load its weights strictly, move it to the device, ready to predict."""
     weights = checkpoint.get("state_dict", checkpoint)
-    model = _construct(
+    model = constructed(
         model_class,
         arguments_of(model_class, _plain(checkpoint, "hyper_parameters"), params),
         advice="call save_hyperparameters() in the model, or give the values in [tool.offline-kit.notebook.params]",
     )
-    have, want = set(weights), set(model.state_dict())
-    try:
-        model.load_state_dict(weights, strict=True)
-    except RuntimeError as error:
-        details = [f"in the model only: {_few(want - have)}"] * bool(want - have)
-        details += [f"in the checkpoint only: {_few(have - want)}"] * bool(have - want)
-        raise KitError(
-            f"the checkpoint does not fit '{model_class.__name__}'",
-            details or [line.strip() for line in str(error).splitlines()[1:6]],
-            hint="take the code that the checkpoint was trained with, or the hyper-parameters that it was made from",
-        ) from None
+    with_weights(model, weights)
     return model.to(device).eval()
 
 
 def _plain(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:
     values = checkpoint.get(key) or {}
     return {str(name): value for name, value in dict(values).items()}
-
-
-def _few(names: set[str]) -> str:
-    shown = ", ".join(sorted(names)[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def build_data(
@@ -177,7 +73,7 @@ def build_data(
                 hint="set `competition` in the configuration, or give the value in [tool.offline-kit.notebook.params]",
             )
         arguments[first.name] = str(root) if first.annotation in (str, "str") else root
-    data = _construct(
+    data = constructed(
         data_class,
         arguments,
         advice="its first parameter gets the competition's folder; the others need a default, "

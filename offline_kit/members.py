@@ -48,23 +48,24 @@ def resolve(
         places[origin] = _Place(files, {each.original: each.original for each in files})
     candidates = places[""].candidates
     specs = settings.models or tuple(ModelSpec(files=each.original) for each in candidates)
+    specs = tuple(replace(each, model=each.model or settings.model) for each in specs)
     problems: list[str] = []
     members: list[Member] = []
     for spec in specs:
         place = places.get(spec.origin)
         if place is None:
-            problems += _unseen(settings, spec, members)
+            problems += _unseen(spec, members)
             continue
         found = [each for each in place.candidates if _meant(spec.files, each)]
         if not found:
             problems.append(_no_file(spec, place.candidates))
         for each in found:
-            framework = table.named(spec.framework) if spec.framework else each.framework
+            framework = _framework_of(spec, each)
             problem = _problem(spec, each, framework)
             if problem or framework is None:
                 problems.append(problem)
                 continue
-            members.append(_member(settings, spec, each, framework, place.inside))
+            members.append(_member(spec, each, framework, place.inside))
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the models of the notebook",
@@ -72,6 +73,12 @@ def resolve(
             details=problems,
         )
     return _named_apart(members)
+
+
+def _framework_of(spec: ModelSpec, candidate: _Candidate) -> Framework | None:
+    if spec.framework:
+        return table.named(spec.framework)
+    return table.of_model(spec.model, candidate.framework) or candidate.framework
 
 
 class _Place:
@@ -82,7 +89,7 @@ class _Place:
         self.inside = inside
 
 
-def _unseen(settings: NotebookSettings, spec: ModelSpec, members: list[Member]) -> list[str]:
+def _unseen(spec: ModelSpec, members: list[Member]) -> list[str]:
     """Take a member of a source without a local copy on trust, if its framework is said."""
     framework = table.named(spec.framework)
     if framework is None:
@@ -97,7 +104,7 @@ def _unseen(settings: NotebookSettings, spec: ModelSpec, members: list[Member]) 
             framework=framework.name,
             path=Path(spec.files),
             kit_path=spec.files,
-            model=spec.model or settings.model,
+            model=spec.model,
             weight=spec.weight,
             params=dict(spec.params),
             origin=spec.origin,
@@ -242,13 +249,7 @@ def _lacking(spec: ModelSpec, name: str, framework: Framework) -> str:
     )
 
 
-def _member(
-    settings: NotebookSettings,
-    spec: ModelSpec,
-    candidate: _Candidate,
-    framework: Framework,
-    inside: dict[str, str],
-) -> Member:
+def _member(spec: ModelSpec, candidate: _Candidate, framework: Framework, inside: dict[str, str]) -> Member:
     first = candidate.files[0]
     below = first.original.removeprefix(candidate.original)
     member = Member(
@@ -257,7 +258,7 @@ def _member(
         path=candidate.path,
         kit_path=inside[first.original].removesuffix(below) if below else inside[first.original],
         files=candidate.files,
-        model=spec.model or settings.model,
+        model=spec.model,
         weight=spec.weight,
         params=dict(spec.params),
         origin=spec.origin,

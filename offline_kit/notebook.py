@@ -37,10 +37,10 @@ RUNTIME_OF = {
     adopting.TEMPLATE: adopting.RUNTIME,
     "function": RUNTIME,
     "plain": RUNTIME,
-    "lightning": (*RUNTIME, "kit_lightning"),
+    "lightning": (*RUNTIME, "kit_torch", "kit_lightning"),
     "server": (*RUNTIME, "kit_server"),
 }
-ALL_RUNTIME = (*RUNTIME, "kit_lightning", "kit_server")
+ALL_RUNTIME = (*RUNTIME, "kit_torch", "kit_lightning", "kit_server")
 """What the user's own templates get."""
 
 
@@ -183,7 +183,8 @@ def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any
     if settings.template == "predict" or (own and target.members):
         unneeded = {"kit_images"} if facts["task"] != "images" else set()
         unneeded |= set() if facts["elsewhere"] else {"kit_sources", "kit_attached"}
-        return (*RUNTIME, *lending, *(name for name in PREDICTING if name not in unneeded))
+        theirs = dict.fromkeys(name for each in facts["frameworks"] for name in each["runtime"])
+        return (*RUNTIME, *lending, *(name for name in PREDICTING if name not in unneeded), *theirs)
     modules = (*RUNTIME_OF.get(settings.template, ALL_RUNTIME), *lending)
     return (*modules, "kit_preprocess") if target.preprocessing else modules
 

@@ -77,6 +77,8 @@ class Framework:
     """Keys of a member that must be set: ("model",) where the file holds weights alone."""
     task: str = ""
     """The usual task, where none is configured; empty for none."""
+    runtime: tuple[str, ...] = ()
+    """Modules of the runtime that its fragment uses, besides those of every notebook that predicts."""
 
 
 def globals_of(path: Path) -> frozenset[str]:

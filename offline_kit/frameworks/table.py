@@ -7,19 +7,36 @@ from offline_kit.frameworks.base import Framework
 from offline_kit.frameworks.catboost import CATBOOST
 from offline_kit.frameworks.keras import KERAS
 from offline_kit.frameworks.lightgbm import LIGHTGBM
+from offline_kit.frameworks.lightning import LIGHTNING
 from offline_kit.frameworks.onnx import ONNX
+from offline_kit.frameworks.safetensors import SAFETENSORS
 from offline_kit.frameworks.sklearn import SKLEARN
 from offline_kit.frameworks.skops import SKOPS
+from offline_kit.frameworks.timm import PREFIX, TIMM
+from offline_kit.frameworks.torch_export import TORCH_EXPORT
+from offline_kit.frameworks.torch_module import TORCH_MODULE
+from offline_kit.frameworks.torch_state_dict import TORCH_STATE_DICT
+from offline_kit.frameworks.torchscript import TORCHSCRIPT
+from offline_kit.frameworks.transformers import TRANSFORMERS
 from offline_kit.frameworks.xgboost import XGBOOST
 from offline_kit.model import CheckpointKind
 
-FRAMEWORKS: tuple[Framework, ...] = (SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS)
+FRAMEWORKS: tuple[Framework, ...] = (
+    *(SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS),
+    *(LIGHTNING, TORCH_MODULE, TORCHSCRIPT, TORCH_EXPORT, TRANSFORMERS, TIMM, SAFETENSORS, TORCH_STATE_DICT),
+)
 """In this order where two are equally sure."""
 
 
 def named(name: str) -> Framework | None:
     """Return the framework of this name; None for none."""
     return next((each for each in FRAMEWORKS if each.name == name), None)
+
+
+def of_model(reference: str, claimant: Framework | None) -> Framework | None:
+    """Return the framework that `model` names for weights alone, as "timm:resnet18" does; None for the user's code."""
+    weights_alone = claimant in (None, LIGHTNING, SAFETENSORS, TORCH_STATE_DICT)
+    return TIMM if weights_alone and reference.startswith(PREFIX) else None
 
 
 def find(path: Path, sniffed: Sniffed | None = None) -> Framework | None:

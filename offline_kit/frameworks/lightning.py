@@ -1,0 +1,30 @@
+"""Lightning: checkpoints of a Trainer, with the hyper-parameters that the model is made from."""
+
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks import torch_pickles
+from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.model import CheckpointKind, Member
+
+
+def claims(_path: Path, sniffed: Sniffed) -> float:
+    """Claim checkpoints with Lightning's keys."""
+    return SURE if sniffed.kind is CheckpointKind.LIGHTNING else 0.0
+
+
+def version(member: Member) -> str:
+    """Return the version that the checkpoint states."""
+    return torch_pickles.lightning_version(member.path)
+
+
+LIGHTNING = Framework(
+    name="lightning",
+    title="Lightning",
+    packages=("torch",),
+    library="pytorch-lightning",
+    claims=claims,
+    version=version,
+    needs=("model",),
+    runtime=("kit_torch",),
+)

@@ -1,0 +1,22 @@
+"""safetensors: weights alone, without pickle; the user's code builds the model."""
+
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks.base import LIKELY, Framework
+from offline_kit.model import CheckpointKind
+
+
+def claims(_path: Path, sniffed: Sniffed) -> float:
+    """Claim single files; those in the folder of a library that knows how to load them are the folder's."""
+    return LIKELY if sniffed.kind is CheckpointKind.SAFETENSORS else 0.0
+
+
+SAFETENSORS = Framework(
+    name="safetensors",
+    title="safetensors",
+    packages=("safetensors", "torch"),
+    claims=claims,
+    needs=("model",),
+    runtime=("kit_torch",),
+)

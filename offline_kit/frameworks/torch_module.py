@@ -1,0 +1,59 @@
+"""PyTorch: whole models, pickled with torch.save(model), pickle or joblib; their code must be importable."""
+
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks import peek, torch_pickles
+from offline_kit.frameworks.base import SURE, Framework, globals_of, tops_of
+from offline_kit.model import CheckpointKind, Finding, Member
+from offline_kit.pickles import packages_of
+
+_SAVE = "torch.save(model.state_dict(), 'weights.pt')"
+
+
+def claims(path: Path, sniffed: Sniffed) -> float:
+    """Claim files in which a module itself is pickled, of Lightning's checkpoints none."""
+    if path.is_dir() or torch_pickles.is_script(sniffed) or sniffed.kind is CheckpointKind.LIGHTNING:
+        return 0.0
+    plain = (
+        sniffed.kind in torch_pickles.PICKLES and "torch" in tops_of(path) and "sklearn" not in tops_of(path)
+    )
+    if not plain and sniffed.kind not in torch_pickles.TORCH:
+        return 0.0
+    return SURE if torch_pickles.holds_module(path) else 0.0
+
+
+def findings(member: Member) -> tuple[Finding, ...]:
+    """Return that loading it runs code, where the user has not said so, and whose classes it needs."""
+    trusted = member.params.get("weights_only") is False
+    if not trusted:
+        remedy = (
+            "if you saved it yourself, set weights_only = false in the `params` of its `models` entry; better, "
+            f'save its weights ({_SAVE}) and name its class: model = "src/model.py:Net"'
+        )
+        return (
+            peek.stop(member, "is a whole model, and loading it may run any code that lies in it", remedy),
+        )
+    tops = packages_of(globals_of(member.path) - {"__main__"})
+    strange = [name for name in tops if name not in ("torch", "__main__", "collections", "builtins")]
+    if not strange:
+        return ()
+    what = (
+        f"needs its own code to load, from {', '.join(strange)}, at about the version that it was saved with"
+    )
+    return (
+        peek.note(
+            member, what, "name what is yours in `packages` or `modules`, the rest in the requirements"
+        ),
+    )
+
+
+TORCH_MODULE = Framework(
+    name="torch_module",
+    title="PyTorch (whole model)",
+    packages=("torch", "joblib"),
+    library="torch",
+    claims=claims,
+    findings=findings,
+    runtime=("kit_torch",),
+)

@@ -1,0 +1,60 @@
+"""What torch.save wrote, told from the pickle inside: weights, or whole models with their code's names."""
+
+import re
+import zipfile
+from functools import lru_cache
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.model import CheckpointKind
+
+TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
+"""Kinds that torch.load reads."""
+PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
+_MODULE = (b"_backward_hooks", b"_modules", b"_parameters")
+"""Names that the state of every nn.Module has."""
+_LIGHTNING_VERSION = re.compile(
+    rb"pytorch-lightning_version(?:q.|r.{4}|\x94)?(?:X(.)\x00\x00\x00|\x8c(.))(\d[\w.]*)", re.DOTALL
+)
+_MOST = 256 << 20
+
+
+def is_script(sniffed: Sniffed) -> bool:
+    """Whether a file is a TorchScript archive."""
+    return any("TorchScript" in what for what in sniffed.refused)
+
+
+def holds_module(path: Path) -> bool:
+    """Whether a model itself is pickled in a file, and not only its weights."""
+    stat = path.stat()
+    return _holds_module(path, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=512)
+def _holds_module(path: Path, _size: int, _changed: int) -> bool:
+    content = pickled(path)
+    return all(word in content for word in _MODULE)
+
+
+def lightning_version(path: Path) -> str:
+    """Return the version of Lightning that wrote a checkpoint; empty where it is not told."""
+    found = _LIGHTNING_VERSION.search(pickled(path))
+    return found[3].decode() if found else ""
+
+
+def pickled(path: Path) -> bytes:
+    """Return the pickle inside of torch's format, at most its first part; nothing for damaged files."""
+    if zipfile.is_zipfile(path):
+        try:
+            with zipfile.ZipFile(path) as archive:
+                name = next(
+                    (each for each in archive.namelist() if each.rpartition("/")[2] == "data.pkl"), ""
+                )
+                if not name:
+                    return b""
+                with archive.open(name) as stream:
+                    return stream.read(_MOST)
+        except (zipfile.BadZipFile, OSError, RuntimeError, NotImplementedError):
+            return b""
+    with path.open("rb") as plain:
+        return plain.read(_MOST)

@@ -1,0 +1,24 @@
+"""PyTorch: weights alone (state_dict), under any key of a checkpoint; the user's code builds the model."""
+
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks import torch_pickles
+from offline_kit.frameworks.base import LIKELY, Framework
+
+
+def claims(path: Path, sniffed: Sniffed) -> float:
+    """Claim what torch.save wrote, but models themselves and scripts."""
+    if path.is_dir() or sniffed.kind not in torch_pickles.TORCH or torch_pickles.is_script(sniffed):
+        return 0.0
+    return 0.0 if torch_pickles.holds_module(path) else LIKELY
+
+
+TORCH_STATE_DICT = Framework(
+    name="torch_state_dict",
+    title="PyTorch (state_dict)",
+    packages=("torch",),
+    claims=claims,
+    needs=("model",),
+    runtime=("kit_torch",),
+)

@@ -1,0 +1,22 @@
+"""TorchScript: models of torch.jit.save, which bring their own code."""
+
+from pathlib import Path
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks import torch_pickles
+from offline_kit.frameworks.base import SURE, Framework
+
+
+def claims(_path: Path, sniffed: Sniffed) -> float:
+    """Claim the archives of torch.jit.save."""
+    return SURE if torch_pickles.is_script(sniffed) else 0.0
+
+
+TORCHSCRIPT = Framework(
+    name="torchscript",
+    title="TorchScript",
+    packages=("torch",),
+    library="torch",
+    claims=claims,
+    runtime=("kit_torch",),
+)

@@ -1,0 +1,71 @@
+"""transformers: folders of save_pretrained, with their tokenizer or processor."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks import peek
+from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.model import Finding, Member
+
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+
+
+def claims(path: Path, _sniffed: Sniffed) -> float:
+    """Claim folders with a configuration of transformers and weights beside it."""
+    if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
+        return 0.0
+    return SURE if "model_type" in settings_of(path) else 0.0
+
+
+def version(member: Member) -> str:
+    """Return the version of transformers that saved it."""
+    return str(settings_of(member.path).get("transformers_version") or "")
+
+
+def findings(member: Member) -> tuple[Finding, ...]:
+    """Return parts of the weights that are missing, and a model without a head."""
+    found = []
+    for index in sorted(member.path.glob("*.index.json")):
+        parts = set(map(str, _json(index).get("weight_map", {}).values()))
+        lacking = sorted(name for name in parts if not (member.path / name).is_file())
+        if lacking:
+            what = f"lacks parts of its weights: {', '.join(lacking[:3])}"
+            found.append(peek.stop(member, what, "ship all files that save_pretrained wrote"))
+    architectures = settings_of(member.path).get("architectures") or [""]
+    if "For" not in str(architectures[0]) and not member.model:
+        what = f"is a {architectures[0] or 'model'} without a head, which has no logits to predict with"
+        remedy = 'name your class with the head: model = "src/model.py:Net" (with from_pretrained)'
+        found.append(peek.warn(member, what, remedy))
+    return tuple(found)
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """Return what config.json says; nothing where there is none."""
+    return _json(folder / "config.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+TRANSFORMERS = Framework(
+    name="transformers",
+    title="transformers",
+    packages=("torch", "transformers"),
+    library="transformers",
+    claims=claims,
+    findings=findings,
+    version=version,
+    runtime=("kit_torch",),
+)
