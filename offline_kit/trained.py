@@ -21,6 +21,7 @@ from offline_kit.model import (
     Severity,
 )
 from offline_kit.report import SILENT, Reporter
+from offline_kit.weights import scan
 from offline_kit.weights import stage as weighing
 from offline_kit.weights.main_names import NOBODY, Lent
 
@@ -112,10 +113,13 @@ def _copied(config: Config, cache: Path) -> dict[str, tuple[Checkpoint, ...]]:
     for each in config.notebook.models:
         if each.origin in config.copies:
             patterns.setdefault(each.origin, []).append(each.files)
-    return {
+    found = {
         origin: checkpoints.collect(config.copies[origin], named, cache=cache)
         for origin, named in patterns.items()
     }
+    # They do not travel, but the notebook loads them all the same.
+    scan.scan([each for files in found.values() for each in files], trust=config.trust, cache=cache)
+    return found
 
 
 def target(config: Config, seen: Trained | None = None) -> notebook.Target:

@@ -1,6 +1,8 @@
-"""A five-fold ensemble of two kinds, rehearsed: its mean, and the memory of its largest member alone."""
+"""Ensembles, rehearsed: of two kinds, of several sources, and at the memory of their largest member alone."""
 
 import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from test_matrix import Row, rows, train
 from workbench import run
 
-pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, pytest.mark.usefixtures("python_313")]
+pytestmark = [pytest.mark.index, pytest.mark.sandbox]
 
 FOLDS = Row(script="ensemble_folds", framework="xgboost", alone=("xgboost",))
 ALONE = """
@@ -25,6 +27,8 @@ def rehearsed(project: Path) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("python_313")
 def test_five_folds_of_two_kinds_take_little_more_memory_than_the_largest(tmp_path: Path) -> None:
     """The notebook predicts the mean of all five, at a peak of at most 1.25 times that of its largest model alone."""
     project = train(FOLDS, tmp_path / "project")
@@ -48,3 +52,73 @@ def test_five_folds_of_two_kinds_take_little_more_memory_than_the_largest(tmp_pa
     # The figure means something: the model itself is a good part of that peak, and five were more than the limit.
     assert largest.stat().st_size > 0.4 * alone["peak_memory"]
     assert whole["peak_memory"] <= 1.25 * alone["peak_memory"], (whole["peak_memory"], alone["peak_memory"])
+
+
+MIXED = """
+competition = "some-competition"
+competition_data = "input"
+dataset = "some-kit"
+image = "kaggle-2026-10-cpu"
+checkpoints = ["models"]
+copies = {"dataset:me/folds" = "elsewhere"}
+
+[[notebook.models]]
+files = "models/*"
+
+[[notebook.models]]
+files = "folds/*.pkl"
+from = "dataset:me/folds"
+weight = 3
+"""
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Make a project whose models lie in its kit and in a dataset, with a scaler among them."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    preprocessing = pytest.importorskip("sklearn.preprocessing")
+    for name, thing in {
+        "models/one.pkl": linear.LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]),
+        "models/scaler.pkl": preprocessing.StandardScaler().fit([[0.0], [1.0]]),
+        "elsewhere/folds/five.pkl": linear.LinearRegression().fit([[0.0], [1.0]], [0.0, 5.0]),
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(pickle.dumps(thing))
+    (tmp_path / "offline-kit.toml").write_text(MIXED)
+    (tmp_path / "requirements.in").touch()
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "test.csv").write_text("id,x\n007,1\n008,2\n")
+    (tmp_path / "input" / "sample_submission.csv").write_text("id,target\n007,0\n008,0\n")
+    return tmp_path
+
+
+def test_models_of_the_kit_and_of_a_dataset_are_one_ensemble(mixed: Path) -> None:
+    """The weighted mean of both, the dataset attached; the scaler among the models travels, and is none."""
+    done = run("rehearse", mixed, "--env", "current").good()
+    kit = mixed / "dist" / "offline-kit"
+    assert rows(kit / "rehearsal" / "submission.csv") == {"007": [4.0], "008": [8.0]}
+    metadata = json.loads((kit / "notebook" / "kernel-metadata.json").read_text())
+    assert metadata["dataset_sources"] == ["some-kit", "me/folds"]
+    said = " ".join(done.err.split())
+    assert "'models/scaler.pkl' prepares data, and cannot predict" in said
+    assert "were trained with scikit-learn" in said
+    roles = {
+        each["original"]: each["role"]
+        for each in json.loads((kit / "dataset" / "offline-kit.json").read_text())["files"]
+    }
+    assert roles["checkpoints/preprocessing/models/scaler.pkl"] == "preprocessing"
+    assert roles["checkpoints/models/one.pkl"] == "checkpoint"
+
+
+def test_a_poisoned_pickle_of_a_dataset_stops_the_build(mixed: Path) -> None:
+    """What is loaded from another source is scanned in its copy, though it does not travel."""
+
+    class Poison:
+        def __reduce__(self) -> Any:
+            return (os.system, ("true",))
+
+    (mixed / "elsewhere" / "folds" / "five.pkl").write_bytes(pickle.dumps(Poison()))
+    done = run("build", mixed)
+    assert done.code == 1
+    assert "folds/five.pkl" in done.err
+    assert "system" in done.err
