@@ -1,8 +1,12 @@
 """Where the parts of a kit are on Kaggle: in datasets, but for those that have another home."""
 
+import json
+
+from offline_kit import manifest
 from offline_kit.chained import house
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
+from offline_kit.model import Kit
 
 MODEL_PART = "checkpoints"
 """The part that may be a model."""
@@ -25,6 +29,25 @@ def check(config: Config, username: str, *, local: bool) -> None:
         hint=f"'offline-kit build --on {'local' if local else 'kaggle'}' makes them there;"
         f" or remove '{house.RECORD}' to build them here",
     )
+
+
+def pinned(config: Config, kit: Kit) -> tuple[str, ...]:
+    """Return the version of our model that the last push pinned, while this kit has the same checkpoints."""
+    if not config.publish_model:
+        return ()
+    try:
+        before = manifest.read_kit(config.out)
+        metadata = json.loads((config.out / "notebook" / "kernel-metadata.json").read_text(encoding="utf-8"))
+    except (ProjectError, OSError, ValueError):
+        return ()
+    if _weights(before) != _weights(kit):
+        return ()
+    ours = f"/{config.publish_model.rpartition('/')[2]}/{VARIATION}/"
+    return tuple(str(each) for each in metadata.get("model_sources") or () if ours in str(each))
+
+
+def _weights(kit: Kit) -> str:
+    return next((part.id for part in kit.parts if part.name == MODEL_PART), "")
 
 
 def of(config: Config) -> dict[str, str]:

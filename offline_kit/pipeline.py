@@ -171,6 +171,8 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         def texts(kit: Kit) -> dict[str, str]:
             target = replace(trained.target(config, seen), homes=homes.of(config))
             rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
+            models = [*rendered.metadata["model_sources"], *homes.pinned(config, kit)]
+            rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
             return {f"notebook/{name}": text for name, text in rendered.texts().items()}
 
         kit = bundle.assemble(contents, config.out, also=texts, report=report)

@@ -232,6 +232,10 @@ def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
     here.ship().good()
     assert (here.uploaded(), here.notebooks(), len(here.submissions())) == (before, [1], 1)
 
+    # A build of the same checkpoints keeps the pin, so that what is there is known without a push.
+    here.run("build").good()
+    assert "nothing" in str(here.push("--dry-run", "--json").good().facts["notebook"])
+
     data = retrain(here.project, b"2")
     here.push("--json").good()
     assert pinned(here, 2) == [f"{MINE}/2"]
