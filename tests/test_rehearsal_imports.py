@@ -49,6 +49,12 @@ def test_distributions_are_those_that_the_image_has() -> None:
     )
 
 
+def test_what_an_inference_server_speaks_through_is_found() -> None:
+    """The competitions' own package imports grpc and google.protobuf."""
+    names = imports.of_source("import grpc\nfrom google.protobuf import descriptor\n")
+    assert imports.distributions(names, {"grpcio", "protobuf", "numpy"}) == ("grpcio", "protobuf")
+
+
 def test_weights_ask_for_the_package_that_reads_them() -> None:
     """A kit with safetensors is rehearsed with the image's safetensors, whatever the code imports."""
     assert imports.of_formats(["checkpoints/a.ckpt", "checkpoints/b.safetensors"]) == {"safetensors"}

@@ -23,6 +23,8 @@ DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
     "faiss": ("faiss-cpu",),
     "fitz": ("pymupdf",),
     "git": ("gitpython",),
+    "google": ("protobuf",),
+    "grpc": ("grpcio",),
     "hydra": ("hydra-core",),
     "igraph": ("python-igraph", "igraph"),
     "imblearn": ("imbalanced-learn",),
