@@ -277,6 +277,7 @@ GOOD = words("""
     sklearn.pipeline.Pipeline __main__.Cleaner torch._utils._rebuild_tensor_v2 collections.OrderedDict
     copyreg._reconstructor _codecs.encode pathlib.PosixPath pathlib._local.PosixPath datetime.datetime builtins.set
     zoneinfo.ZoneInfo._unpickle pandas._libs.tslibs.timestamps._unpickle_timestamp train.test nltk.tokenize.punkt.X
+    _operator.or_ types.GenericAlias typing.Literal functools.reduce dill._dill._create_type
     lightning.fabric.utilities.data.AttributeDict omegaconf.dictconfig.DictConfig xgboost.core.Booster
 """)
 BAD = words("""

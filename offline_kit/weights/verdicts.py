@@ -41,14 +41,20 @@ _SINGLE = frozenset(
     *(
         f"{module}.{name}"
         for module in ("_operator", "operator")
-        for name in words("add sub mul eq lt gt le ge ne")
+        for name in words("add sub mul truediv pow neg and_ or_ xor not_ eq lt gt le ge ne")
     ),
     *("_codecs.encode", "_codecs.decode", "array._array_reconstructor", "zoneinfo.ZoneInfo._unpickle"),
     *("functools.reduce", "types.SimpleNamespace", "types.MappingProxyType", "argparse.Namespace"),
     *("re._compile", "re.compile", "re.RegexFlag", "logging.getLogger", "logging.Logger", "inspect._empty"),
     *("copy.copy", "copy.deepcopy", "contextlib.nullcontext", "queue.Queue", "string.Template"),
     *("dataclasses.MISSING", "dataclasses._MISSING_TYPE", "weakref.WeakValueDictionary"),
-    *(f"typing.{name}" for name in ("Any", "Optional", "Union", "List", "Dict", "Tuple", "Callable")),
+    *(
+        f"typing.{name}"
+        for name in words(
+            "Any Optional Union List Dict Tuple Set FrozenSet Type Callable Literal Sequence Mapping Iterable"
+        )
+    ),
+    "types.GenericAlias",
     # These four picklescan names. Alone they reach nothing: what they are given has a name of its own.
     *("functools.partial", "operator.itemgetter", "_operator.itemgetter", "uuid.UUID"),
 }
