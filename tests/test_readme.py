@@ -61,16 +61,17 @@ def test_every_exit_code_is_documented() -> None:
     assert [int(code) for code in codes] == sorted(Exit)
 
 
-def test_the_example_configuration_is_valid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_example_configurations_are_valid(tmp_path: Path, number: int) -> None:
     """What the README tells to put into pyproject.toml is accepted as it stands."""
-    (example,) = blocks("toml")
+    example = blocks("toml")[number]
     assert tomllib.loads(example)
     (tmp_path / "pyproject.toml").write_text(example)
-    (tmp_path / "requirements.in").touch()
+    for name in ("requirements.in", "train.py"):
+        (tmp_path / name).touch()
     (tmp_path / "input").mkdir()
     loaded = config.load(tmp_path, {})
-    assert loaded.notebook.model == "plants.model:LitPlants"
-    assert loaded.packages == (tmp_path,) or loaded.packages == (tmp_path / ".",)
+    assert (loaded.notebook.model, loaded.notebook.ensemble) in (("plants.model:LitPlants", ""), ("", "rank"))
 
 
 def test_options_in_the_examples_exist() -> None:
