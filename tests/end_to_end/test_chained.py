@@ -1,6 +1,7 @@
 """Chained notebooks, as a user runs them against a local Kaggle: packages and weights out of other notebooks."""
 
 import base64
+import hashlib
 import json
 import os
 import tomllib
@@ -15,7 +16,8 @@ from workbench import project, run
 
 from offline_kit import files, manifest, pip_settings
 from offline_kit.kaggle_gateway.client import Client
-from offline_kit.kaggle_gateway.nouns import NewNotebook
+from offline_kit.kaggle_gateway.nouns import NewModelVersion, NewNotebook, NewVersion
+from offline_kit.kaggle_gateway.uploads import Upload
 from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
@@ -34,14 +36,11 @@ def evidence(context):
     return {"docopt": docopt.__version__, "file": docopt.__file__}
 """
 FOREST = Row(script="sklearn_joblib", framework="sklearn")
-MEMBER = """
-[[notebook.models]]
-files = "folds/*.joblib"
-from = "notebook:local/train-the-forest"
-
-[copies]
-"notebook:local/train-the-forest" = "copy"
-"""
+SOURCES = {
+    "notebook:local/train-the-forest": "folds/*.joblib",
+    "dataset:local/forest-data": "*.joblib",
+    "model:local/forest-model/scikitLearn/default/1": "**/*.joblib",
+}
 COMPETITION = """
 slug = "some-competition"
 public = "input"
@@ -138,33 +137,76 @@ def test_an_image_is_captured_and_built_for(server: Server, tmp_path: Path) -> N
     assert built.facts["bundled"] == []
 
 
-@pytest.mark.usefixtures("python_313")
-def test_weights_out_of_another_notebook(server: Server, tmp_path: Path) -> None:
-    """A forest that a training notebook left in its output predicts in the rehearsal and on Kaggle as in memory."""
-    folder = train(FOREST, tmp_path / "project")
-    forest = (folder / "models" / "forest.joblib").read_bytes()
+def publish(forest: Path, server: Server, folder: Path) -> None:
+    """Put the forest into a dataset, a model, and the output of a notebook that writes it."""
+    data = forest.read_bytes()
     cell = (
         "import base64, pathlib; pathlib.Path('folds').mkdir()\n"
-        f"pathlib.Path('folds/forest.joblib').write_bytes(base64.b64decode({base64.b64encode(forest).decode()!r}))"
+        f"pathlib.Path('folds/forest.joblib').write_bytes(base64.b64decode({base64.b64encode(data).decode()!r}))"
     )
-    text = json.dumps(notebook(cell))
-    training = NewNotebook(ref="local/train-the-forest", title="Train the forest", text=text)
-    ways = Ways(state=tmp_path / "state-of-push")
+    training = NewNotebook(
+        ref="local/train-the-forest", title="Train the forest", text=json.dumps(notebook(cell))
+    )
+    ways = Ways(state=folder / "state-of-push")
+    upload = Upload(
+        path=forest, name="forest.joblib", size=len(data), sha256=hashlib.sha256(data).hexdigest()
+    )
     with Client(Where(local=server.url)) as kaggle:
-        _, trained = runs.push_and_follow(training, kaggle, ways)
-        runs.fetch(trained, kaggle, folder / "copy", ["folds/forest.joblib"])
+        token = ways.uploader(kaggle, "dataset").upload(upload)
+        new = NewVersion(
+            ref="local/forest-data", title="Forest data", notes="", tokens={"forest.joblib": token}
+        )
+        kaggle.create(new)
+        token = ways.uploader(kaggle, "model", kind="MODEL").upload(upload)
+        kaggle.create_model("local/forest-model", "Forest model", "")
+        kaggle.create_variation(
+            NewModelVersion(
+                ref="local/forest-model/scikitLearn/default",
+                notes="",
+                tokens={"deep/down/forest.joblib": token},
+            )
+        )
+        runs.push_and_follow(training, kaggle, ways)
+
+
+@pytest.mark.usefixtures("python_313")
+def test_weights_out_of_other_sources(server: Server, tmp_path: Path) -> None:
+    """A forest in a notebook's output, a dataset and a model predicts in the rehearsal and on Kaggle as in memory."""
+    folder = train(FOREST, tmp_path / "project")
+    forest = (folder / "models").rename(folder / "trained") / "forest.joblib"
+    publish(forest, server, tmp_path)
+    for place in ("notebook/folds", "dataset", "model/deep/down"):
+        (folder / "copies" / place).mkdir(parents=True)
+        (folder / "copies" / place / "forest.joblib").write_bytes(forest.read_bytes())
     config = folder / "offline-kit.toml"
-    config.write_text(config.read_text().replace('checkpoints = ["models"]\n', "") + MEMBER)
+    members = [
+        f'[[notebook.models]]\nfiles = "{files}"\nfrom = "{name}"\n' for name, files in SOURCES.items()
+    ]
+    copies = [f'"{name}" = "copies/{name.partition(":")[0]}"\n' for name in SOURCES]
+    said = config.read_text().replace('checkpoints = ["models"]\n', "")
+    config.write_text("\n".join([said, *members, "[copies]", *copies]))
 
     run("build", folder, "--json").good()
-    assert metadata(folder)["kernel_sources"] == ["local/train-the-forest"]
+    told = metadata(folder)
+    attached = {key: told[key] for key in ("kernel_sources", "dataset_sources", "model_sources")}
+    assert attached == {
+        "kernel_sources": ["local/train-the-forest"],
+        "dataset_sources": ["some-kit", "local/forest-data"],
+        "model_sources": ["local/forest-model/scikitLearn/default/1"],
+    }
     kit = folder / "dist" / "offline-kit"
-    run("rehearse", folder, "--no-build", "--yes", "--json").good()
-    assert rows(kit / "rehearsal" / "submission.csv") == rows(folder / "expected.csv")
+    run("rehearse", folder, "--no-build", "--yes", "--layout", "old", "--json").good()
+    assert same(kit / "rehearsal" / "submission.csv", folder / "expected.csv")
 
     (folder / "competition.toml").write_text(COMPETITION)
     (folder / "score.py").write_text("def nothing(solution, submission):\n    return 0.0\n")
     server.kaggle.catalog.add(folder)
     run("push", folder, "--to", "local", "--at", server.url, "--json").good()
     output = server.kaggle.store.place("kernels", "local", "project-inference", "versions", "1") / "output"
-    assert rows(output / "submission.csv") == rows(folder / "expected.csv")
+    assert same(output / "submission.csv", folder / "expected.csv")
+
+
+def same(ours: Path, theirs: Path) -> bool:
+    """Tell whether two submissions hold the same numbers."""
+    one, other = rows(ours), rows(theirs)
+    return list(one) == list(other) and all(one[key] == pytest.approx(other[key], abs=1e-9) for key in one)
