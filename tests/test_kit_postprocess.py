@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from offline_kit.kit_ensemble import Prediction
-from offline_kit.kit_postprocess import label_list, to_rows
+from offline_kit.kit_postprocess import for_sample, label_list, to_rows
 from offline_kit.kit_preprocess import Preprocessing, labels_of, load_file
 from offline_kit.kit_runtime import KitError
 from offline_kit.kit_tasks import Sample
@@ -33,6 +33,24 @@ def rows(
     assert list(frame.columns) == list(sample.columns)
     assert frame["id"].tolist() == ids
     return {name: frame[name].tolist() for name in targets} | {"said": said}
+
+
+def test_rows_that_nobody_asks_for_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sample's ids count; a small public sample in the scoring run does not."""
+    said: list[str] = []
+    whole = Prediction(["a", "b", "c"], np.arange(6, dtype=np.float32).reshape(3, 2), [])
+
+    def ids_for(*wanted: str) -> list[str]:
+        return for_sample(whole, Sample(Path("s.csv"), ("id", "x"), list(wanted)), said.append).ids
+
+    assert ids_for("c", "b", "a") == ["a", "b", "c"]
+    assert said == []
+    some = for_sample(whole, Sample(Path("s.csv"), ("id", "x"), ["c"]), said.append)
+    assert (some.ids, some.values.tolist()) == (["c"], [[4, 5]])
+    assert said == ["note: 2 rows of the test set are not in 's.csv', and are left out"]
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    assert ids_for("c") == ["a", "b", "c"]
+    assert ids_for("c", "a") == ["a", "c"]
 
 
 @given(arrays.arrays(np.float32, (4, 3), elements=SHARES))
