@@ -180,18 +180,21 @@ def _has_caches(kit: Kit) -> bool:
 def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
     lending = ("kit_caches",) * facts["caches"] + ("kit_main",) * bool(target.lent.names)
     own = settings.template not in scripts.built_in()
-    if settings.template == "predict" or (own and target.members):
+    serves = settings.template == "server" and not settings.function
+    if settings.template == "predict" or (target.members and (own or serves)):
         unneeded = {"kit_images"} if facts["task"] != "images" else set()
         unneeded |= set() if facts["elsewhere"] else {"kit_sources", "kit_attached"}
         theirs = dict.fromkeys(name for each in facts["frameworks"] for name in each["runtime"])
-        return (*RUNTIME, *lending, *(name for name in PREDICTING if name not in unneeded), *theirs)
+        serving = () if settings.template == "predict" else ("kit_batches", "kit_server")
+        predicting_ = (name for name in PREDICTING if name not in unneeded)
+        return (*RUNTIME, *lending, *predicting_, *theirs, *serving)
     modules = (*RUNTIME_OF.get(settings.template, ALL_RUNTIME), *lending)
     return (*modules, "kit_preprocess") if target.preprocessing else modules
 
 
 def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
     lacking = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
-    if lacking:
+    if lacking and not (settings.template == "server" and settings.models):
         raise UsageError(
             f"the template '{settings.template}' needs {' and '.join(map(repr, lacking))}",
             hint=f'set {lacking[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
