@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit import kit_layout
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.errors import ProjectError
-from offline_kit.frameworks import sklearn, table
+from offline_kit.frameworks import pickled, sklearn, table
 from offline_kit.frameworks.base import Framework
 from offline_kit.model import Checkpoint, CheckpointKind, Finding, Member, ModelSpec, NotebookSettings
 
@@ -154,11 +154,16 @@ def findings(members: Iterable[Member]) -> tuple[Finding, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def packages(members: Iterable[Member]) -> tuple[str, ...]:
-    """Return the distributions that the notebook imports to load these members, sorted."""
+def packages(members: Iterable[Member], beside: Iterable[Checkpoint] = ()) -> tuple[str, ...]:
+    """Return the distributions that the notebook imports to load these members and what is beside them, sorted.
+
+    Pickles name the libraries of all that is in them: an encoder, a booster at the end of a pipeline.
+    """
+    members = tuple(members)
+    inside = pickled.packages([*(file for member in members for file in member.files), *beside])
     used = [framework for member in members if (framework := table.named(member.framework))]
     always = ("numpy", "pandas") if used else ()
-    return tuple(sorted({*always, *(name for framework in used for name in framework.packages)}))
+    return tuple(sorted({*always, *inside, *(name for framework in used for name in framework.packages)}))
 
 
 def _candidates(checkpoints: Sequence[Checkpoint]) -> list[_Candidate]:

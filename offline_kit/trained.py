@@ -73,7 +73,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         members=resolved,
         findings=(*ready.findings, *_moved(no_models), *members.findings(resolved)),
         lent=ready.lent,
-        packages=members.packages(resolved),
+        packages=members.packages(resolved, beside if by_models else ()),
     )
     _stop(seen.findings)
     if by_models:

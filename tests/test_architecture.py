@@ -117,7 +117,7 @@ FLOORS: list[set[str]] = [
     {"push.rendered_for"},
     {"push.submission_remote"},
     {"frameworks.base"},  # the room of frameworks
-    {"frameworks.peek", "frameworks.torch_pickles"},
+    {"frameworks.peek", "frameworks.pickled", "frameworks.torch_pickles"},
     {
         "frameworks.catboost",
         "frameworks.keras",

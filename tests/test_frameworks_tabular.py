@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from predict_case import Stage
 
+from offline_kit import members
+from offline_kit.checkpoints import collect
 from offline_kit.frameworks import table, versions
 from offline_kit.frameworks.onnx import read
-from offline_kit.model import Finding, Member, Severity
+from offline_kit.model import Finding, Member, NotebookSettings, Severity
 
 LIGHTGBM = b"tree\nversion=v4\nnum_class=1\nfeature_names=a b\n\nTree=0\nnum_leaves=1\n\nend of trees\n\npandas_categorical:null\n"
 XGBOOST = b'{"learner":{"attributes":{},"feature_names":["a"],"feature_types":["%s"]},"version":[%s]}'
@@ -340,6 +342,19 @@ def test_the_version_of_training_is_compared_with_the_notebooks(case: str, tmp_p
     for each in found:
         assert each.severity is Severity.WARN
         assert each.remedy
+
+
+def test_what_a_pickle_is_made_of_is_required(tmp_path: Path) -> None:
+    """A booster or an encoder inside of a pipeline is a package of the notebook; the user's own modules are not."""
+    inside = pickled("sklearn.pipeline.Pipeline", "xgboost.sklearn.XGBClassifier", "mine.Scaler")
+    (tmp_path / "model.pkl").write_bytes(inside)
+    (tmp_path / "encoder.pkl").write_bytes(pickled("category_encoders.target_encoder.TargetEncoder"))
+    weights = collect(tmp_path, ["model.pkl"], cache=tmp_path / "cache")
+    beside = collect(tmp_path, ["encoder.pkl"], cache=tmp_path / "cache")
+    resolved = members.resolve(NotebookSettings(task="tabular"), weights)
+    found = members.packages(resolved, beside)
+    assert {"scikit-learn", "xgboost", "category-encoders", "pandas"} <= set(found)
+    assert not {"mine", "lightgbm"} & set(found)
 
 
 def test_a_notebook_of_all_frameworks_holds_each_name_once(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ is kept in the cache; saved as people save; built and rehearsed by the command l
 import csv
 import hashlib
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uv
@@ -30,9 +32,9 @@ competition_data = "input"
 dataset = "some-kit"
 image = {image!r}
 checkpoints = ["models"]
-
+{top}
 [notebook]
-task = "tabular"
+task = "{task}"
 """
 TRUSTED = """
 [[notebook.models]]
@@ -56,8 +58,41 @@ class Row:
     """Packages that are installed without what they ask for."""
     more: str = ""
     """What the [notebook] table says besides the task."""
+    task: str = "tabular"
+    """What it predicts on."""
+    top: str = ""
+    """What the configuration says at its top."""
+    code: tuple[str, ...] = ()
+    """Modules that the project has as its own."""
     optional: bool = False
     """An index may lack its packages."""
+
+
+SOFTMAX = 'params = { activation = "softmax" }\n'
+NET = 'model = "torch_net.py:Net"\n' + COLUMNS + SOFTMAX
+TRUSTED_MODULE = """
+[[notebook.models]]
+files = "models/model.pth"
+params = { weights_only = false }
+"""
+WIDTH = """
+[[notebook.models]]
+files = "models/*"
+params = { width = %d }
+"""
+PICTURES = """
+[[notebook.models]]
+files = "models/best.pth"
+model = "timm:test_resnet"
+params = { num_classes = 4 }
+"""
+TORCH = ("torch", "torchvision", "transformers", "timm", "safetensors", "pytorch-lightning", "pillow")
+"""One environment for all rows of torch."""
+
+
+def torch_row(script: str, framework: str, more: str, **others: Any) -> Row:
+    """Return a row of torch's, in the environment that they share."""
+    return Row(script=script, framework=framework, packages=TORCH, more=more, **others)
 
 
 ROWS = (
@@ -67,10 +102,34 @@ ROWS = (
     Row(script="xgboost_ubj", framework="xgboost", alone=("xgboost",)),
     Row(script="xgboost_json", framework="xgboost", alone=("xgboost",)),
     Row(script="lightgbm_text", framework="lightgbm", packages=("lightgbm",)),
-    Row(script="lightgbm_pickle", framework="lightgbm", packages=("lightgbm",)),
+    Row(script="pipeline_joblib", framework="sklearn", packages=("lightgbm",)),
     Row(script="catboost_cbm", framework="catboost", packages=("catboost",), optional=True),
     Row(script="onnx_sklearn", framework="onnx", packages=("onnx", "onnxruntime", "skl2onnx"), more=COLUMNS),
     Row(script="keras_all", framework="keras", packages=("keras", "tensorflow"), more=COLUMNS, optional=True),
+    torch_row("torch_state_dict", "torch_state_dict", NET + WIDTH % 48, code=("torch_net.py",)),
+    torch_row(
+        "torch_module",
+        "torch_module",
+        COLUMNS + SOFTMAX + TRUSTED_MODULE,
+        top='modules = ["torch_net.py"]',
+        code=("torch_net.py",),
+    ),
+    torch_row("torch_script", "torchscript", COLUMNS + SOFTMAX),
+    torch_row("torch_export", "torch_export", COLUMNS + SOFTMAX),
+    torch_row("torch_safetensors", "safetensors", NET + WIDTH % 40, code=("torch_net.py",)),
+    torch_row(
+        "torch_lightning",
+        "lightning",
+        'model = "torch_lit.py:Lit"\n' + COLUMNS,
+        code=("torch_net.py", "torch_lit.py"),
+    ),
+    torch_row(
+        "torch_timm",
+        "timm",
+        SOFTMAX + PICTURES,
+        task="images",
+    ),
+    torch_row("torch_transformers", "transformers", SOFTMAX, task="text"),
 )
 
 
@@ -96,7 +155,10 @@ def test_the_rehearsed_notebook_predicts_what_the_model_did_at_training(row: Row
 def train(row: Row, project: Path) -> Path:
     """Run the training script in an environment of its own; it leaves models, data, and what it expects."""
     (project / "models").mkdir(parents=True)
-    (project / "offline-kit.toml").write_text(CONFIG.format(image=IMAGE) + row.more)
+    config = CONFIG.format(image=IMAGE, task=row.task, top=row.top)
+    (project / "offline-kit.toml").write_text(config + row.more)
+    for name in row.code:
+        shutil.copy(SCRIPTS / name, project)
     script = SCRIPTS / f"{row.script}.py"
     env = dict(os.environ) | {
         "CUDA_VISIBLE_DEVICES": "-1",
