@@ -51,26 +51,21 @@ def ruff(*words: str | Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def check_style(path: Path) -> None:
-    """Fail where ruff would change a cell or has something to say about one."""
-    common: list[str | Path] = ["--isolated", "--no-cache", "--line-length", "110", path]
+def framework_notebook(folder: Path, framework: str) -> Rendered:
+    files: Any = {"path": folder / "a", "kit_path": "checkpoints/a", "model": "net.py:Net"}
+    return rendered(folder, "predict", members=(Member(name="a", framework=framework, **files),))
+
+
+def test_notebooks_are_formatted_and_lint_clean(tmp_path: Path) -> None:
+    """Of no template and no framework would a formatter change a cell, and a linter has nothing to say."""
+    for name in TEMPLATES:
+        rendered(tmp_path, name).write(tmp_path / "notebooks" / name.replace(" ", "-"))
+    for each in table.FRAMEWORKS:
+        framework_notebook(tmp_path, each.name).write(tmp_path / "notebooks" / f"framework-{each.name}")
+    common: list[str | Path] = ["--isolated", "--no-cache", "--line-length", "110", tmp_path / "notebooks"]
     assert ruff("format", "--diff", *common) == ""
     rules = "E4,E7,E9,F,I,W,B,C4,PIE,UP"
     assert ruff("check", "--select", rules, "--target-version", "py310", "-q", *common) == ""
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_notebooks_are_formatted_and_lint_clean(tmp_path: Path, name: str) -> None:
-    """Not one cell would be changed by a formatter, and a linter has nothing to say."""
-    check_style(rendered(tmp_path, name).write(tmp_path))
-
-
-@pytest.mark.parametrize("framework", [each.name for each in table.FRAMEWORKS])
-def test_the_cells_of_a_framework_are_so_too(tmp_path: Path, framework: str) -> None:
-    """Whatever a framework's own cell imports is used, and none is imported twice."""
-    files: Any = {"path": tmp_path / "a", "kit_path": "checkpoints/a", "model": "net.py:Net"}
-    members = (Member(name="a", framework=framework, **files),)
-    check_style(rendered(tmp_path, "predict", members=members).write(tmp_path))
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
