@@ -44,7 +44,7 @@ def findings(member: Member) -> tuple[Finding, ...]:
                 f"save the model itself: {_TRAINED_WITH}",
             ),
         )
-    if b"end of trees" not in member.path.read_bytes():
+    if b"end of trees" not in peek.tail(member.path, 64 << 20):
         return (
             peek.stop(
                 member, "is cut short: LightGBM's text has no 'end of trees'", "copy or save the file again"

@@ -97,7 +97,6 @@ def torch_row(script: str, framework: str, more: str, **others: Any) -> Row:
 
 ROWS = (
     Row(script="sklearn_pickle", framework="sklearn"),
-    Row(script="sklearn_joblib", framework="sklearn"),
     Row(script="skops_regression", framework="skops", packages=("skops",), more=TRUSTED, optional=True),
     Row(script="xgboost_ubj", framework="xgboost", alone=("xgboost",)),
     Row(script="xgboost_json", framework="xgboost", alone=("xgboost",)),

@@ -1,4 +1,4 @@
-"""A booster at the end of a pipeline of scikit-learn's, by joblib: the file needs a library that it does not show."""
+"""A booster at the end of a pipeline of scikit-learn's, by joblib, compressed: the file needs a library that it does not show."""
 
 import joblib
 import lightgbm
@@ -12,5 +12,5 @@ model = make_pipeline(
     lightgbm.LGBMClassifier(n_estimators=20, min_child_samples=5, verbose=-1),
 ).fit(X, y)
 
-joblib.dump(model, "models/pipeline.joblib")
+joblib.dump(model, "models/pipeline.joblib", compress=3)
 competition(test, model.predict_proba(test))
