@@ -3,12 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from offline_kit import files
-from offline_kit.errors import ProjectError, UsageError
-from offline_kit.report import SILENT, Reporter
+from offline_kit.errors import UsageError
 
 KEYS = {"dataset": "dataset_sources", "notebook": "kernel_sources", "model": "model_sources"}
 """Under which key of kernel-metadata.json a source of each kind is attached."""
@@ -74,28 +71,3 @@ def keys_of(sources: Iterable[Source]) -> dict[str, tuple[str, ...]]:
     for source in sources:
         found[KEYS[source.kind]][source.ref] = None
     return {key: tuple(refs) for key, refs in found.items()}
-
-
-def recorded(copy: Path, pattern: str, report: Reporter = SILENT) -> dict[str, list[int | str]]:
-    """Return size and SHA-256 of what a glob pattern names in a local copy of a source, by path in it.
-
-    What lies in a matching folder counts. Raises UsageError for a copy that is no folder, ProjectError where
-    nothing matches.
-    """
-    if not copy.is_dir():
-        raise UsageError(f"there is no folder '{copy}'", hint="correct `copies` in [tool.offline-kit]")
-    matched = sorted(copy.glob(pattern))
-    found = sorted({file for path in matched for file in _files(path)})
-    if not found:
-        raise ProjectError(
-            f"nothing in '{copy}' matches '{pattern}'", hint="correct `files`, or bring the copy up to date"
-        )
-    with report.progress("hashing the local copies", sum(path.stat().st_size for path in found)) as advance:
-        return {
-            path.relative_to(copy).as_posix(): [path.stat().st_size, files.sha256_of(path, advance)]
-            for path in found
-        }
-
-
-def _files(path: Path) -> list[Path]:
-    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
