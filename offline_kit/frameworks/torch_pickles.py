@@ -14,8 +14,9 @@ PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _MODULE = (b"_backward_hooks", b"_modules", b"_parameters")
 """Names that the state of every nn.Module has."""
 _LIGHTNING_VERSION = re.compile(
-    rb"pytorch-lightning_version(?:q.|r.{4}|\x94)?(?:X(.)\x00\x00\x00|\x8c(.))(\d[\w.]*)", re.DOTALL
+    rb"pytorch-lightning_version(?:q.|r.{4}|\x94)?(?:X(.)\x00\x00\x00|\x8c(.))", re.DOTALL
 )
+"""The key, where the pickle memorises it, and the length of the text that is its value."""
 _MOST = 256 << 20
 
 
@@ -38,8 +39,12 @@ def _holds_module(path: Path, _size: int, _changed: int) -> bool:
 
 def lightning_version(path: Path) -> str:
     """Return the version of Lightning that wrote a checkpoint; empty where it is not told."""
-    found = _LIGHTNING_VERSION.search(pickled(path))
-    return found[3].decode() if found else ""
+    content = pickled(path)
+    found = _LIGHTNING_VERSION.search(content)
+    if found is None:
+        return ""
+    length = (found[1] or found[2])[0]
+    return content[found.end() : found.end() + length].decode("utf-8", "replace")
 
 
 def pickled(path: Path) -> bytes:
