@@ -141,13 +141,20 @@ def advice(seen: Trained) -> tuple[str, ...]:
     """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
     trusted = seen.config.notebook.params.get("weights_only") is False
     pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
+    looked = [each for each in seen.members if _loads_whole(each)]
     known = {file.original for member in seen.members for file in member.files if file.kind in pickles}
+    known |= {file.original for member in looked for file in member.files}
     return tuple(
         line
         for one in seen.checkpoints
         if one.original not in known
         for line in checkpoints.advice(one, trusted=trusted)
     )
+
+
+def _loads_whole(member: Member) -> bool:
+    """Whether a member's framework loads what torch.load with weights_only would refuse, and has said what that takes."""
+    return member.framework in ("torch_module", "torchscript") or member.params.get("weights_only") is False
 
 
 def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:

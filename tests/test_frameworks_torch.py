@@ -1,5 +1,6 @@
 """PyTorch's family: told from bytes, with findings and remedies; weights find their places in the notebook."""
 
+import dataclasses
 import json
 import pickle
 import struct
@@ -15,6 +16,8 @@ from test_frameworks_tabular import findings, seen
 torch: Any = pytest.importorskip("torch", reason="the frameworks of torch need it, the tool does not")
 
 from offline_kit import members  # noqa: E402 - only where torch is
+from offline_kit.checkpoints import collect  # noqa: E402
+from offline_kit.config import load  # noqa: E402
 from offline_kit.errors import ProjectError  # noqa: E402
 from offline_kit.frameworks import table, versions  # noqa: E402
 from offline_kit.kit_runtime import KitError  # noqa: E402
@@ -28,6 +31,7 @@ from offline_kit.kit_torch import (  # noqa: E402
     with_weights,
 )
 from offline_kit.model import ModelSpec, NotebookSettings, Severity  # noqa: E402
+from offline_kit.trained import Trained, advice  # noqa: E402
 
 NET = """
 from torch import nn
@@ -352,6 +356,16 @@ def test_all_kinds_of_one_model_predict_the_same(tmp_path: Path) -> None:
     with torch.inference_mode():
         expected = torch.softmax(model(rows), dim=-1).numpy()
     assert stage.submission()[["x", "y", "z"]].to_numpy() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_script_gets_no_advice_for_torch_load(tmp_path: Path) -> None:
+    """What its framework loads is no trouble; as a file of nobody's it is told of."""
+    torch.jit.trace(net().eval(), torch.zeros(1, 2)).save(tmp_path / "m.pt")
+    found = collect(tmp_path, ["m.pt"], cache=tmp_path / "cache")
+    plain = Trained(config=load(tmp_path, {}), checkpoints=found, preprocessing=())
+    resolved = members.resolve(NotebookSettings(template="predict"), found)
+    assert "torch.jit.load" in "".join(advice(plain))
+    assert not advice(dataclasses.replace(plain, members=resolved))
 
 
 def test_timm_never_fetches(tmp_path: Path) -> None:
