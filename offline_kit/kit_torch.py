@@ -258,22 +258,14 @@ def as_tensors(batch: Any, device: str) -> Any:
 def answer_of(model: Any, batch: Any, activation: str = "") -> Any:
     """Return what the model says about a batch of tensors: its only or first output, its logits.
 
-    `activation` is "", "softmax" or "sigmoid", and is laid over the answer.
+    A LightningModule answers with its predict_step, which is forward where it defines none. `activation` is
+    "", "softmax" or "sigmoid", and is laid over the answer.
     """
     torch = importlib.import_module("torch")
-    answer = (
-        model(**batch)
-        if isinstance(batch, dict)
-        else model(*batch)
-        if isinstance(batch, tuple)
-        else model(batch)
-    )
-    if hasattr(answer, "logits") or isinstance(answer, Mapping):
-        answer = (
-            answer["logits"]
-            if isinstance(answer, Mapping) and "logits" in answer
-            else getattr(answer, "logits", answer)
-        )
+    answer = _said_by(model, batch)
+    if isinstance(answer, Mapping):
+        answer = answer.get("logits", answer)
+    answer = getattr(answer, "logits", answer)
     answer = answer[0] if isinstance(answer, list | tuple) else answer
     if not hasattr(answer, "detach"):
         raise KitError(
@@ -281,6 +273,14 @@ def answer_of(model: Any, batch: Any, activation: str = "") -> Any:
             hint="let `model` name a function that builds one whose forward returns a tensor, one row for each row",
         )
     return activated(answer.float(), activation, torch)
+
+
+def _said_by(model: Any, batch: Any) -> Any:
+    if hasattr(model, "predict_step"):
+        return model.predict_step(batch, 0)
+    if isinstance(batch, dict):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple) else model(batch)
 
 
 def activated(answer: Any, activation: str, torch: Any) -> Any:

@@ -308,6 +308,16 @@ def test_answers_are_logits_or_probabilities() -> None:
         answer_of(lambda x: x, rows, "relu")
 
 
+def test_a_lightning_module_answers_with_its_predict_step() -> None:
+    """In whatever file its weights came: softmax in there is not lost with the format."""
+
+    class Lit(torch.nn.Module):  # type: ignore[misc]
+        def predict_step(self, batch: Any, _index: int) -> Any:
+            return batch + 1
+
+    assert torch.equal(answer_of(Lit(), torch.zeros(1, 1)), torch.ones(1, 1))
+
+
 def test_half_precision_becomes_single_on_the_cpu() -> None:
     """A model in bfloat16 predicts there, and is no longer in training mode."""
     model = ready(net().bfloat16(), "cpu")
