@@ -129,6 +129,7 @@ ROWS = (
         task="images",
     ),
     torch_row("torch_transformers", "transformers", SOFTMAX, task="text"),
+    torch_row("torch_vit", "transformers", SOFTMAX, task="images"),
 )
 
 
