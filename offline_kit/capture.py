@@ -4,12 +4,13 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from offline_kit import chained_build, files, image, kit_capture
+from offline_kit import chained_build, files, image
 from offline_kit.chained import job
 from offline_kit.chained.job import Job
 from offline_kit.config import Config
 from offline_kit.image import Image
 from offline_kit.report import SILENT, Reporter
+from offline_kit.runtime import kit_capture
 from offline_kit.shipping import Port
 
 

@@ -9,15 +9,16 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from offline_kit import kit_rows, notebook, shipping
+from offline_kit import notebook, shipping
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import NewNotebook
 from offline_kit.kaggle_names import TITLE_LENGTH, slug_of
-from offline_kit.kit_runtime import KitError
 from offline_kit.model import Kit
 from offline_kit.push import notebooks
 from offline_kit.rehearsal import mounts, submission
 from offline_kit.report import SILENT, Reporter
+from offline_kit.runtime import kit_rows
+from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.shipping import Port, Ran
 
 SUFFIX = " rehearsal"

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.kit_adopted import forget, show
-from offline_kit.kit_runtime import OpenKit, Places
+from offline_kit.runtime.kit_adopted import forget, show
+from offline_kit.runtime.kit_runtime import OpenKit, Places
 
 ATTACHED = {
     "competitions": ["plants"],

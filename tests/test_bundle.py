@@ -22,7 +22,6 @@ from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.files import sha256_of, tree
 from offline_kit.image import Image
 from offline_kit.kaggle_rules import treat
-from offline_kit.kit_runtime import Places, open_kit
 from offline_kit.model import (
     Checkpoint,
     CheckpointKind,
@@ -39,6 +38,7 @@ from offline_kit.model import (
     Wheelhouse,
 )
 from offline_kit.report import SILENT
+from offline_kit.runtime.kit_runtime import Places, open_kit
 
 IMAGE = Image(
     name="kaggle-2026-10-cpu", title="", accelerator="none", python="3.13.7", packages={"numpy": "2.1.3"}

@@ -16,7 +16,7 @@ from local_kaggle_case import Bench, serving
 from notebook_case import REF, new
 from push_case import client, ways
 
-from offline_kit import capture, config, image, kit_capture, kit_wheelhouse, manifest, sandbox
+from offline_kit import capture, config, image, manifest, sandbox
 from offline_kit.chained import asked, house, job
 from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import Record
@@ -24,12 +24,13 @@ from offline_kit.errors import ProjectError
 from offline_kit.freeze.gather import FreezeRequest
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import NewNotebook
-from offline_kit.kit_runtime import find_parts, read_part, verify
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.model import Fate
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.push import notebooks
 from offline_kit.push.notebook_same import content_id, lacks
+from offline_kit.runtime import kit_capture, kit_wheelhouse
+from offline_kit.runtime.kit_runtime import find_parts, read_part, verify
 from offline_kit.sandboxes.box import Box
 
 

@@ -20,8 +20,9 @@ from offline_kit.checkpoints import collect  # noqa: E402
 from offline_kit.config import load  # noqa: E402
 from offline_kit.errors import ProjectError  # noqa: E402
 from offline_kit.frameworks import table, versions  # noqa: E402
-from offline_kit.kit_runtime import KitError  # noqa: E402
-from offline_kit.kit_torch import (  # noqa: E402
+from offline_kit.model import ModelSpec, NotebookSettings, Severity  # noqa: E402
+from offline_kit.runtime.kit_runtime import KitError  # noqa: E402
+from offline_kit.runtime.kit_torch import (  # noqa: E402
     answer_of,
     as_tensors,
     build_for,
@@ -30,7 +31,6 @@ from offline_kit.kit_torch import (  # noqa: E402
     weights_in,
     with_weights,
 )
-from offline_kit.model import ModelSpec, NotebookSettings, Severity  # noqa: E402
 from offline_kit.trained import Trained, advice  # noqa: E402
 
 NET = """

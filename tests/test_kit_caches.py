@@ -8,8 +8,8 @@ import pytest
 
 from offline_kit import kit_layout
 from offline_kit.checkpoints import collect
-from offline_kit.kit_caches import use_caches
-from offline_kit.kit_runtime import OpenKit, Places
+from offline_kit.runtime.kit_caches import use_caches
+from offline_kit.runtime.kit_runtime import OpenKit, Places
 from offline_kit.weights.left_out import without_blobs
 
 
@@ -53,8 +53,8 @@ def test_torch_finds_its_files_there(tmp_path: Path) -> None:
         "import torch, sys\n"
         "from pathlib import Path\n"
         "torch.save({'w': torch.ones(2)}, sys.argv[2] + '/net.pth')\n"
-        "from offline_kit.kit_caches import use_caches\n"
-        "from offline_kit.kit_runtime import OpenKit, Places\n"
+        "from offline_kit.runtime.kit_caches import use_caches\n"
+        "from offline_kit.runtime.kit_runtime import OpenKit, Places\n"
         "use_caches(OpenKit(Path(sys.argv[1]), Places()), say=str)\n"
         "print(torch.hub.load_state_dict_from_url('https://nowhere.invalid/net.pth')['w'].sum().item())\n"
     )

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from offline_kit.kit_ensemble import Blend, Member, as_rows, ordered, predict_all, ranks_of, votes_of
-from offline_kit.kit_runtime import KitError
-from offline_kit.kit_tasks import Batch
+from offline_kit.runtime.kit_ensemble import Blend, Member, as_rows, ordered, predict_all, ranks_of, votes_of
+from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_tasks import Batch
 
 SHARES = st.floats(0, 1, width=32)
 MATRICES = st.integers(1, 4).flatmap(

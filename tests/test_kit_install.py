@@ -19,16 +19,16 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
-from offline_kit.kit_install import _simply_satisfies, choose, find_installers, fits, satisfies
-from offline_kit.kit_runtime import KitError
+from offline_kit.runtime.kit_install import _simply_satisfies, choose, find_installers, fits, satisfies
+from offline_kit.runtime.kit_runtime import KitError
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {package!r})
-from offline_kit.kit_runtime import Places, open_kit
-from offline_kit.kit_install import install
+from offline_kit.runtime.kit_runtime import Places, open_kit
+from offline_kit.runtime.kit_install import install
 places = Places(inputs=Path("input"), working=Path("working"), scratch=Path("scratch").absolute())
 kit = open_kit({{"kit": {identity!r}}}, places)
 {before}

@@ -12,7 +12,7 @@ import pytest
 
 torch: Any = pytest.importorskip("torch", reason="the lightning template needs torch, the tool does not")
 
-from offline_kit.kit_lightning import (  # noqa: E402 - only where torch is
+from offline_kit.runtime.kit_lightning import (  # noqa: E402 - only where torch is
     build_data,
     build_model,
     check_params,
@@ -21,7 +21,7 @@ from offline_kit.kit_lightning import (  # noqa: E402 - only where torch is
     predict,
     to_device,
 )
-from offline_kit.kit_runtime import KitError  # noqa: E402
+from offline_kit.runtime.kit_runtime import KitError  # noqa: E402
 
 
 class LightningModule(torch.nn.Module):  # type: ignore[misc]

@@ -9,9 +9,9 @@ from typing import Any
 import joblib
 import pytest
 
-from offline_kit.kit_main import LentMain, lend_to_pickles
-from offline_kit.kit_runtime import KitError, OpenKit, Places
 from offline_kit.notebook import pasted
+from offline_kit.runtime.kit_main import LentMain, lend_to_pickles
+from offline_kit.runtime.kit_runtime import KitError, OpenKit, Places
 
 SCRIPT = """
 import pickle, sys

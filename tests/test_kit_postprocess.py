@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from offline_kit.kit_ensemble import Prediction
-from offline_kit.kit_postprocess import for_sample, label_list, to_rows
-from offline_kit.kit_preprocess import Preprocessing, labels_of, load_file
-from offline_kit.kit_runtime import KitError
-from offline_kit.kit_tasks import Sample
+from offline_kit.runtime.kit_ensemble import Prediction
+from offline_kit.runtime.kit_postprocess import for_sample, label_list, to_rows
+from offline_kit.runtime.kit_preprocess import Preprocessing, labels_of, load_file
+from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_tasks import Sample
 
 SHARES = st.floats(0, 1, width=32)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.kit_rows import cut_rows, fewer_rows, wanted_ids
-from offline_kit.kit_runtime import KitError
+from offline_kit.runtime.kit_rows import cut_rows, fewer_rows, wanted_ids
+from offline_kit.runtime.kit_runtime import KitError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from kit_builder import Workshop
 
-from offline_kit.kit_runtime import (
+from offline_kit.runtime.kit_runtime import (
     KitError,
     OpenKit,
     Places,
@@ -232,7 +232,7 @@ def test_the_cpu_needs_no_torch() -> None:
 
 def test_an_accelerator_needs_no_torch(tmp_path: Path) -> None:
     """A kit of gradient boosters asks for a GPU too: without torch the driver's own tool tells whether there is one."""
-    code = "import sys; sys.modules['torch'] = None; from offline_kit.kit_runtime import pick_device; print('answer', pick_device('T4'))"
+    code = "import sys; sys.modules['torch'] = None; from offline_kit.runtime.kit_runtime import pick_device; print('answer', pick_device('T4'))"
     for path, answer in ((tmp_path, "cpu"), (tmp_path / "bin", "cuda")):
         path.mkdir(exist_ok=True)
         if answer == "cuda":

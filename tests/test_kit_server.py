@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from offline_kit import kit_server
 from offline_kit.errors import UsageError
-from offline_kit.kit_runtime import KitError
 from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin
+from offline_kit.runtime import kit_server
+from offline_kit.runtime.kit_runtime import KitError
 
 ROWS = 23
 
@@ -237,7 +237,7 @@ NOTEBOOK = """
 import os, sys, time
 from pathlib import Path
 import pandas as pd
-from offline_kit import kit_server
+from offline_kit.runtime import kit_server
 {before}
 def predict(test):
     {body}

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from offline_kit.kit_runtime import KitError
-from offline_kit.kit_submission import check_submission, find_sample, write_submission
+from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_submission import check_submission, find_sample, write_submission
 
 SAMPLE = "id,label\na,0\nb,0\nc,0\n"
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offline_kit.kit_images import Images, image_files, stacked
-from offline_kit.kit_runtime import KitError
-from offline_kit.kit_tasks import (
+from offline_kit.runtime.kit_images import Images, image_files, stacked
+from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_tasks import (
     Batch,
     Sample,
     Table,
@@ -308,7 +308,7 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 
     code = (
         "import sys; from pathlib import Path\n"
-        "from offline_kit.kit_tasks import Table, read_sample, find_table\n"
+        "from offline_kit.runtime.kit_tasks import Table, read_sample, find_table\n"
         "root = Path(sys.argv[1]); n = 0\n"
         "for batch in Table(find_table(root), read_sample(root), 5000): n += len(batch.data)\n"
         "words = Path('/proc/self/status').read_text().split()\n"

@@ -17,7 +17,6 @@ from local_kaggle_case import HASTY, Bench, notebook, serving
 from notebook_case import REF, WRITES, new, push_elsewhere, pushes, versions
 from push_case import EAGER, client, make_kit, pushed, ways
 
-from offline_kit import kit_runtime
 from offline_kit.errors import OutsideError, ProjectError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import LogLine, Sources
@@ -27,6 +26,7 @@ from offline_kit.local_kaggle.traffic import Event
 from offline_kit.push import notebooks, run_logs, runs
 from offline_kit.push.runs import Finished, NotMountedError
 from offline_kit.report import SILENT, Reporter, Say
+from offline_kit.runtime import kit_runtime
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from offline_kit.kit_runtime import KitError
 from offline_kit.rehearsal import causes
+from offline_kit.runtime.kit_runtime import KitError
 
 REAL = [
     ("ModuleNotFoundError: No module named 'monai'", "'monai' is neither", "requirements"),

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from offline_kit import files, kit_sources, manifest, sources
+from offline_kit import files, manifest, sources
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.kit_runtime import KitError, find_parts
 from offline_kit.model import FileEntry, Kit, Role
 from offline_kit.rehearsal import mounts
+from offline_kit.runtime import kit_sources
+from offline_kit.runtime.kit_runtime import KitError, find_parts
 
 DATASET, NOTEBOOK = "dataset:ann/plants", "notebook:bob/train-folds"
 MODEL = "model:ann/resnet/pyTorch/base/3"

@@ -13,9 +13,9 @@ import torch
 from offline_kit.checkpoint_kinds import sniff
 from offline_kit.errors import ProjectError
 from offline_kit.files import sha256_of
-from offline_kit.kit_lightning import load_checkpoint
 from offline_kit.model import Checkpoint, Severity
 from offline_kit.model import CheckpointKind as Kind
+from offline_kit.runtime.kit_lightning import load_checkpoint
 from offline_kit.weights import slim_worker, torch_python
 from offline_kit.weights.slim import Slimmed, Wish, Yard, slimmed
 from offline_kit.weights.slim_worker import TRAINING

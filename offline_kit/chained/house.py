@@ -8,10 +8,11 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
-from offline_kit import archives, files, image, kit_capture, manifest
+from offline_kit import archives, files, image, manifest
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
 from offline_kit.model import Fate, Freeze, Part, Pin, Wheel, Wheelhouse
+from offline_kit.runtime import kit_capture
 
 RECORD = "offline-kit.wheelhouse.json"
 """What remembers, beside the project, that its packages come from Kaggle; to be committed."""

@@ -14,9 +14,9 @@ from typing import Any
 
 from offline_kit import files, resources
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.kit_server import PACKAGE
 from offline_kit.rehearsal import gateway_driver, gateway_standin
 from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.runtime.kit_server import PACKAGE
 from offline_kit.sandboxes.box import Mount
 
 _SERVE = re.compile(r"\d+-serve")
@@ -123,10 +123,11 @@ def scoring(bench: Bench, service: Service, root: str, folder: Path) -> Bench:
 
     `root` is where the competition's data is mounted; the driver's files are written into `folder`.
     """
-    runtime = files.made(folder / "offline_kit")
-    (runtime / "__init__.py").write_text("")
+    runtime = files.made(folder / "offline_kit" / "runtime")
+    for place in (runtime, runtime.parent):
+        (place / "__init__.py").write_text("")
     for module in ("kit_runtime", "kit_server"):
-        (runtime / f"{module}.py").write_text(resources.source(module), encoding="utf-8")
+        (runtime / f"{module}.py").write_text(resources.source(f"runtime/{module}"), encoding="utf-8")
     driver = "driver.py"
     (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
     around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(list(service.paths)))

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_server import PACKAGE, data_paths, find_package
+from offline_kit.runtime.kit_server import PACKAGE, data_paths, find_package
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 SEED = "KAGGLE_EVALUATION_STANDIN_SEED"

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, kaggle_rules, kit_rows, sources
+from offline_kit import files, kaggle_rules, sources
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.kit_runtime import KitError
 from offline_kit.model import Kit, Part
+from offline_kit.runtime import kit_rows
+from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.sandboxes.box import Mount
 from offline_kit.sources import Source
 

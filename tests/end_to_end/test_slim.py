@@ -10,8 +10,8 @@ import torch
 
 from offline_kit.checkpoint_kinds import sniff
 from offline_kit.files import sha256_of
-from offline_kit.kit_lightning import build_model, load_checkpoint
 from offline_kit.model import Checkpoint
+from offline_kit.runtime.kit_lightning import build_model, load_checkpoint
 from offline_kit.weights.slim import Slimmed, Wish, Yard, slimmed
 
 pytestmark = pytest.mark.slow

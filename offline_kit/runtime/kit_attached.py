@@ -6,9 +6,9 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from offline_kit.kit_ensemble import Member
-from offline_kit.kit_runtime import OpenKit
-from offline_kit.kit_sources import source_files
+from offline_kit.runtime.kit_ensemble import Member
+from offline_kit.runtime.kit_runtime import OpenKit
+from offline_kit.runtime.kit_sources import source_files
 
 
 def attached(members: Sequence[Mapping[str, Any]], kit: OpenKit) -> list[Member]:

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, Say
-from offline_kit.kit_torch import arguments_of, constructed, names_of, with_weights
-from offline_kit.kit_torch import load_checkpoint as load_checkpoint
+from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_torch import arguments_of, constructed, names_of, with_weights
+from offline_kit.runtime.kit_torch import load_checkpoint as load_checkpoint
 
 OURS = frozenset({"weights_only"})
 """Params that the template itself reads."""

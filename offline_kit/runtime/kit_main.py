@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from offline_kit.kit_runtime import OpenKit, Say, load_object
+from offline_kit.runtime.kit_runtime import OpenKit, Say, load_object
 
 
 class LentMain(ModuleType):

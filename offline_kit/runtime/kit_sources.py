@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import Entry, KitError, Say, listing, verify
+from offline_kit.runtime.kit_runtime import Entry, KitError, Say, listing, verify
 
 HOW_TO_ATTACH = {
     "dataset": "attach the dataset (Add Input), and see that it is yours, shared with you, or public",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, Say
 
 PACKAGE = "kaggle_evaluation"
 WRITTEN = ("submission.parquet", "submission.csv")

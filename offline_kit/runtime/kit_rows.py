@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from offline_kit.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, Say
 
 TEST = "[tT][eE][sS][tT]*"
 """How the test set's lists and folders are called, at the top of the data."""

@@ -7,9 +7,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from offline_kit.kit_ensemble import Prediction
-from offline_kit.kit_runtime import KitError, Say
-from offline_kit.kit_tasks import Sample, shown
+from offline_kit.runtime.kit_ensemble import Prediction
+from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_tasks import Sample, shown
 
 
 def to_rows(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, Say
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, Say
-from offline_kit.kit_submission import find_sample
+from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_submission import find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
 ROWS, TEXTS = 65536, 256

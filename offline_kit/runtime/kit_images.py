@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError
-from offline_kit.kit_tasks import Batch, Sample, shown
+from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_tasks import Batch, Sample, shown
 
 PICTURES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}

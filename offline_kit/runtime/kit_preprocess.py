@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, OpenKit, load_object
+from offline_kit.runtime.kit_runtime import KitError, OpenKit, load_object
 
 PICKLES = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
 

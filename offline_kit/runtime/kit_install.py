@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, OpenKit, Say
+from offline_kit.runtime.kit_runtime import KitError, OpenKit, Say
 
 INSTALLERS = ("auto", "uv", "pip")
 PROOF = """

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, Say
 
 WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
 """Where a checkpoint of a training has its weights, the likeliest first."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import KitError, Say
-from offline_kit.kit_tasks import progress
+from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_tasks import progress
 
 
 @dataclass(frozen=True)

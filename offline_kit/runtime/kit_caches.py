@@ -7,7 +7,7 @@ This file is part of offline-kit and is pasted into the notebooks whose kit hold
 import os
 from typing import Any
 
-from offline_kit.kit_runtime import OpenKit, Say
+from offline_kit.runtime.kit_runtime import OpenKit, Say
 
 CACHES = {
     "torch": "TORCH_HOME",

@@ -6,9 +6,9 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from offline_kit.kit_ensemble import Blend, Member, Prediction, as_rows, ordered, sum_of
-from offline_kit.kit_runtime import KitError
-from offline_kit.kit_tasks import Batch, Table
+from offline_kit.runtime.kit_ensemble import Blend, Member, Prediction, as_rows, ordered, sum_of
+from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_tasks import Batch, Table
 
 Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kit_runtime import OpenKit, Say, sources
+from offline_kit.runtime.kit_runtime import OpenKit, Say, sources
 
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Below it: input (the mounts, as the cells call them) and working (files that lay beside the notebook)."""
