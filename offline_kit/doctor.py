@@ -49,7 +49,7 @@ CHECKS = (
     Check(code="K201", title="configuration", run=configuration.run),
     Check(code="K202", title="image", run=configuration.run_image, needs="config"),
     Check(code="K203", title="requirements", run=requirements.run, needs="image"),
-    Check(code="K204", title="checkpoints", run=weights.run, needs="config"),
+    Check(code="K204", title="checkpoints", run=weights.run, needs="image"),
     Check(code="K205", title="notebook", run=notebook.run, needs="image"),
     Check(code="K206", title="freeze", run=frozen.run, needs="image"),
     Check(code="K301", title="package index", run=index.run, online=True),

@@ -102,6 +102,15 @@ def test_a_good_project(project: Path) -> None:
     assert not (project / "offline-kit.lock.txt").exists()
 
 
+def test_a_pickle_that_runs_something_is_found(project: Path) -> None:
+    """The doctor looks into trained files as a build does, and executes nothing of them."""
+    (project / "checkpoints/best.npz").unlink()
+    (project / "checkpoints/model.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    told = checked(project=project, code=1)
+    assert "system" in str(told["K204"])
+    assert not (project / "ran").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code", "says"),
     [

@@ -1,22 +1,32 @@
-"""The checkpoints: whether they are there, whole, and load in the notebook."""
+"""The trained files: whether they are there, whole and harmless, and load in the notebook."""
 
-from offline_kit import checkpoints, files
+from dataclasses import replace
+
+from offline_kit import files, trained
 from offline_kit.checks.nouns import Ground, Said, warning
 from offline_kit.files import human_size
+from offline_kit.model import Finding, Severity
 
 
 def run(ground: Ground) -> Said:
-    """Look into every checkpoint, executing nothing; raises for those that are missing or damaged."""
+    """Look into every trained file as a build does, executing nothing; raises for those that would stop it."""
     config = ground.settings
     if not config.checkpoints:
         return warning(
             "no checkpoint is named", 'name what was trained, like checkpoints = ["checkpoints/*.ckpt"]'
         )
-    found = checkpoints.collect(
-        config.project, config.checkpoints, cache=files.made(ground.cache), report=ground.report
-    )
-    trusted = config.notebook.params.get("weights_only") is False
-    advice = [line for one in found for line in checkpoints.advice(one, trusted=trusted)]
-    kinds = ", ".join(sorted({str(one.kind) for one in found}))
-    said = f"{len(found)} of kind {kinds}, {human_size(sum(one.size for one in found))}"
-    return warning(said, "see each line: it may not load as it is", *advice) if advice else Said(what=said)
+    # What makes them lighter takes minutes and an interpreter with torch: not to be found out here.
+    as_they_are = replace(config, slim=False, precision="keep", weights_format="keep")
+    seen = trained.look(as_they_are, ground.target, cache=files.made(ground.cache), report=ground.report)
+    told = [
+        *trained.advice(seen),
+        *(_line(each) for each in seen.findings if each.severity is not Severity.NOTE),
+    ]
+    kinds = ", ".join(sorted({str(one.kind) for one in seen.checkpoints}))
+    size = human_size(sum(one.size for one in seen.checkpoints))
+    said = f"{len(seen.checkpoints)} of kind {kinds}, {size}"
+    return warning(said, "see each line: it may not load as it is", *told) if told else Said(what=said)
+
+
+def _line(found: Finding) -> str:
+    return f"'{found.about}' {found.what}" + (f": {found.remedy}" if found.remedy else "")
