@@ -273,6 +273,9 @@ def test_scoring_goes_on_after_the_server_was_started_again(tmp_path: Path) -> N
     [
         ("", "metric"),
         ('metric = "f1_score"\nhiden = "x"', "hiden"),
+        ('metric = "accuracy"', "did you mean 'accuracy_score'"),
+        ('metric = "gone.py:right"', "gone.py"),
+        ('metric = "share.py:wrong"', "defines no 'wrong'"),
         ('metric = "x"\npublic = "gone"', "gone"),
         ('metric = "x"\ndeadline = "soon"', "soon"),
     ],

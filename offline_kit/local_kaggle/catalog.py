@@ -20,6 +20,10 @@ A folder has a `competition.toml`; every key has a default but `metric`:
     hours = 9                         # of the hidden run
 """
 
+import ast
+import difflib
+import importlib
+import importlib.util
 import tomllib
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -35,6 +39,7 @@ from offline_kit.local_kaggle.packing import packed
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.references import bound_names
 
 SERVICE = "competitions.CompetitionApiService/"
 _KEYS = {
@@ -159,6 +164,29 @@ def _names(folder: Path) -> Iterator[str]:
     return (path.as_posix() for path in files.tree(folder))
 
 
+def _about_metric(metric: str, folder: Path) -> list[str]:
+    """Return what is wrong with a metric, before a submission is spent on it; nothing of the file's is run."""
+    if not metric:
+        return ["`metric` is missing"]
+    place, colon, function = metric.partition(":")
+    if colon:
+        try:
+            body = ast.parse((folder / place).read_text(encoding="utf-8")).body
+        except (OSError, SyntaxError, ValueError) as error:
+            return [f"the metric's file '{place}' cannot be read: {error}"]
+        names, open_ended = bound_names(body)
+        return [] if function in names or open_ended else [f"'{place}' defines no '{function}'"]
+    if importlib.util.find_spec("sklearn") is None:
+        return [f"the metric '{metric}' is scikit-learn's, and that is not installed here"]
+    known = dir(importlib.import_module("sklearn.metrics"))
+    guess = difflib.get_close_matches(metric, known, n=1)
+    return (
+        []
+        if metric in known
+        else [f"unknown metric '{metric}'" + (f", did you mean '{guess[0]}'?" if guess else "")]
+    )
+
+
 def _read(folder: Path) -> Record:
     """Read a competition's folder into a record of absolute paths."""
     place = folder / "competition.toml"
@@ -169,7 +197,7 @@ def _read(folder: Path) -> Record:
             f"'{folder}' is no competition: {error}", hint="write a competition.toml into it"
         ) from error
     problems = [f"unknown key '{key}'" for key in sorted(set(told) - _KEYS)]
-    problems += [] if told.get("metric") else ["`metric` is missing"]
+    problems += _about_metric(str(told.get("metric", "")), folder)
     hidden = folder / told.get("hidden", "hidden")
     record = {
         "slug": told.get("slug") or slug_of(folder.name),
