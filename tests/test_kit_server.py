@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -164,6 +165,98 @@ def test_an_error_in_predict_names_the_batch_and_stays_in_the_chain(data: Path) 
     with pytest.raises(KitError, match=r"predict raised ZeroDivisionError at batch 1: no days") as caught:
         serve(data, predict)
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+FUNCTIONS = """
+from offline_kit.runtime.kit_submission import Context
+
+NUMBER = 3
+
+def predict(test):
+    return test["x"] / 2
+
+def later(context):
+    return lambda test: test["x"] / context.params["by"]
+
+def annotated(session: "Context"):
+    return later(session)
+
+class Answer:
+    def __init__(self, context):
+        self.by = context.params["by"]
+
+    def __call__(self, test):
+        return test["x"] / self.by
+
+answer = Answer(Context(None, {}, None, (), None, None, {"by": 2}, "cpu"))
+
+class Bare:
+    pass
+
+def nothing(context):
+    return None
+
+def broken(context):
+    return {}["weights"]
+
+def unnamed(ctx):
+    return predict
+
+def fails(test):
+    raise ValueError("a bad day")
+"""
+
+
+def function_of(data: Path, name: str) -> Callable[..., Any]:
+    """Return a predict as the template's: made of the user's function at the first batch."""
+    code = data.parents[1] / "kit" / "code"
+    code.mkdir(parents=True)
+    (code / "answer.py").write_text(FUNCTIONS)
+    kit: Any = SimpleNamespace(folder=code.parent)
+    context: Any = SimpleNamespace(params={"by": 2})
+    made: list[Callable[..., Any]] = []
+
+    def predict(*batch: Any) -> Any:
+        made.extend([] if made else [kit_server.predictor_of(f"answer.py:{name}", kit, context)])
+        return made[0](*batch)
+
+    return predict
+
+
+@pytest.mark.parametrize("name", ["predict", "later", "annotated", "Answer", "answer"])
+def test_a_function_is_the_predict_or_makes_it(data: Path, name: str) -> None:
+    """Kaggle's own predict(test), what takes a context and returns one, and classes: the signature decides."""
+    standin(data, submission="submission.csv")
+    written = pd.read_csv(serve(data, function_of(data, name)))
+    assert list(written["y"]) == pytest.approx([row / 20 for row in written["row_id"]])
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("NUMBER", "'answer.py:NUMBER' cannot be called: its type is int"),
+        ("nothing", "calling 'answer.py:nothing' with the context gave a NoneType, which cannot be called"),
+        ("broken", "calling 'answer.py:broken' with the context raised KeyError: 'weights'"),
+        ("Bare", "constructing 'answer.py:Bare' with the context raised TypeError"),
+        ("unnamed", "predict returned a function for batch 1"),
+    ],
+)
+def test_what_makes_no_predict_is_told_apart_from_a_wrong_answer(data: Path, name: str, words: str) -> None:
+    """The error names the function and what became of it; the remedy is the rule."""
+    standin(data)
+    with pytest.raises(KitError) as caught:
+        serve(data, function_of(data, name))
+    assert str(caught.value).startswith(words)
+    assert kit_server.RULE in str(caught.value)
+    assert str(caught.value).count("NEXT:") == 1
+
+
+def test_an_error_of_an_answer_is_no_error_of_the_construction(data: Path) -> None:
+    """A predict that raises is told with its batch, and without the rule."""
+    standin(data)
+    with pytest.raises(KitError, match="predict raised ValueError at batch 1: a bad day") as caught:
+        serve(data, function_of(data, "fails"))
+    assert kit_server.RULE not in str(caught.value)
 
 
 def test_the_package_is_found_and_its_absence_told(data: Path) -> None:

@@ -119,7 +119,7 @@ def test_the_server_template_defines_predict_and_serves_it(tmp_path: Path) -> No
     code = [text for name, text in cells.items() if name.endswith("-predict") and "def " in text]
     (function,) = [node for node in ast.parse(code[0]).body if isinstance(node, ast.FunctionDef)]
     assert function.name == "predict"
-    assert "load_object(FUNCTION, kit)(context)" in code[0]
+    assert "predictor_of(FUNCTION, kit, context)" in code[0]
     assert any(
         name.endswith("-serve") and text.startswith("result = serve(predict") for name, text in cells.items()
     )

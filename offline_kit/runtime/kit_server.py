@@ -6,6 +6,7 @@ kaggle_evaluation, lies in the competition's data.
 """
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -14,13 +15,61 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, OpenKit, Say, load_object
 
 PACKAGE = "kaggle_evaluation"
 WRITTEN = ("submission.parquet", "submission.csv")
 """What gateways write."""
 DEFAULT = re.compile(r"""["'](/kaggle/input/(?:competitions/)?[\w-]+/?([^"']*))["']""")
 """Where a gateway looks for the data when it is not told: in the mount layout of its own year."""
+RULE = (
+    "`function` is either predict(test) itself, called with each batch; or a function of `context`, called once, "
+    "which returns such a predict; or a class constructed with the context, whose __call__(self, test) is the predict"
+)
+"""What the template calls, for a person."""
+
+
+def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
+    """Return what is called with each batch: the object `name` itself, or what it makes of the context.
+
+    Raises KitError for what fails while it is made, and for what cannot be called.
+    """
+    function = load_object(name, kit)
+    if not callable(function):
+        raise KitError(f"'{name}' cannot be called: its type is {type(function).__name__}", hint=RULE)
+    if not takes_context(function):
+        return function  # type: ignore[no-any-return]
+    done = "constructing" if isinstance(function, type) else "calling"
+    try:
+        made = function(context)
+    except KitError:
+        raise
+    except Exception as error:
+        raise KitError(
+            f"{done} '{name}' with the context raised {type(error).__name__}: {error}",
+            ["this was before any batch was answered; the error itself stands above"],
+            hint=f"correct it; {RULE}",
+        ) from error
+    if not callable(made):
+        raise KitError(
+            f"{done} '{name}' with the context gave a {type(made).__name__}, which cannot be called",
+            hint=RULE,
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def takes_context(function: Callable[..., Any]) -> bool:
+    """Whether this makes the predict: a class, or what has a first parameter named or annotated as the context."""
+    if isinstance(function, type):
+        return True
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):
+        return False  # compiled code may tell nothing of its parameters
+    if first is None:
+        return False
+    said = getattr(first.annotation, "__name__", str(first.annotation))
+    return first.name == "context" or said.strip("'\"").rpartition(".")[2] == "Context"
 
 
 class Batches:
@@ -42,6 +91,9 @@ class Batches:
             self.error = error
             raise
         self.returned = shape_of(answer)
+        if inspect.isroutine(answer):
+            self.error = KitError(f"predict returned a function for batch {self.number}", hint=RULE)
+            raise self.error
         if self.number == 1:
             self.say(f"first batch: {self.asked} -> {self.returned} in {time.monotonic() - began:.1f} s")
         return answer
@@ -174,6 +226,8 @@ def serve(
         else:
             server.run_local_gateway(data_paths(Path(str(root)), params.get("data_paths", ())))
     except Exception as error:
+        if isinstance(batches.error, KitError) and batches.number == 1:
+            raise batches.error from batches.error.__cause__  # it says what to do, whatever the gateway made of it
         raise batches.explained(error) from error
     say(f"server: {batches.number} batches answered in {time.time() - began:.1f} s")
     return None if scoring else written(submission, began)
