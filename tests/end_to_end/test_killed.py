@@ -136,6 +136,7 @@ def arrived(here: Yard, made: tuple[int, int, int], data: bytes) -> None:
         assert here.uploaded() == sent
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_the_same_command_ends_with_one_of_each(
     tmp_path: Path, built: Path, point: str

@@ -133,7 +133,21 @@ ROWS = (
 )
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.script)
+EVERY_TIME = frozenset(
+    {"sklearn_pickle", "pipeline_joblib", "xgboost_ubj", "lightgbm_text", "onnx_sklearn", "torch_state_dict"}
+)
+"""Rows for each run of CI; the others, gigabytes of frameworks among them, are for a release."""
+
+
+def marked() -> list[Any]:
+    """Return the rows with their marks."""
+    return [
+        pytest.param(row, id=row.script, marks=() if row.script in EVERY_TIME else pytest.mark.exhaustive)
+        for row in ROWS
+    ]
+
+
+@pytest.mark.parametrize("row", marked())
 def test_the_rehearsed_notebook_predicts_what_the_model_did_at_training(row: Row, tmp_path: Path) -> None:
     """The same numbers for each row of the test set, at fidelity matching, with the internet off."""
     project = train(row, tmp_path / "project")
