@@ -102,6 +102,35 @@ def test_a_good_project(project: Path) -> None:
     assert not (project / "offline-kit.lock.txt").exists()
 
 
+def test_the_template_is_that_of_a_build(project: Path) -> None:
+    """Where no template is named the checkpoints decide it, here as in a build; broken ones decide nothing."""
+    (project / "checkpoints/best.npz").unlink()
+    booster = project / "checkpoints/fold0.txt"
+    booster.write_text("tree\nversion=v4\nnum_class=1\nend of trees\n")
+    told = project / "offline-kit.toml"
+    told.write_text(told.read_text().partition("[notebook]")[0])
+    assert checked(project=project)["K205"]["what"] == "template 'predict' for 'some-competition'"
+    booster.rename(project / "checkpoints/best.npz").write_text("weights")
+    found = checked(project=project)["K205"]
+    assert found["state"] == "warning"
+    assert 'task = "tabular"' in found["remedy"]
+    assert found["remedy"].endswith("in [notebook]")
+    (project / "checkpoints/model.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    assert checked(project=project, code=1)["K205"]["state"] == "skipped"
+
+
+def test_an_adopted_notebook_is_not_plain(project: Path) -> None:
+    """A notebook with a source predicts with its own cells, whatever the checkpoints are."""
+    cell = {"cell_type": "code", "source": "print(1)", "metadata": {}, "outputs": [], "execution_count": None}
+    book = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
+    (project / "mine.ipynb").write_text(json.dumps(book))
+    told = project / "offline-kit.toml"
+    told.write_text(told.read_text().replace('function = "predict.py:predict"', 'source = "mine.ipynb"'))
+    found = checked(project=project)["K205"]
+    assert found["state"] == "ok", found
+    assert "mine.ipynb" in found["what"]
+
+
 def test_a_pickle_that_runs_something_is_found(project: Path) -> None:
     """The doctor looks into trained files as a build does, and executes nothing of them."""
     (project / "checkpoints/best.npz").unlink()

@@ -1,7 +1,7 @@
 """What a check looks at, and what it says."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -61,6 +61,17 @@ class Ground:
         if self.config is None:
             raise AssertionError("a check that needs the configuration was run without one")
         return self.config
+
+    @property
+    def light(self) -> Config:
+        """The configuration without what makes checkpoints lighter: that takes minutes and a torch, too long here."""
+        return replace(self.settings, slim=False, precision="keep", weights_format="keep")
+
+    @property
+    def notebook_table(self) -> str:
+        """How the notebook's table is headed in the file that the project has."""
+        nested = not (self.project / "offline-kit.toml").is_file()
+        return "[tool.offline-kit.notebook]" if nested else "[notebook]"
 
     @property
     def target(self) -> Image:

@@ -1,7 +1,5 @@
 """The trained files: whether they are there, whole and harmless, and load in the notebook."""
 
-from dataclasses import replace
-
 from offline_kit import files, trained
 from offline_kit.checks.nouns import Ground, Said, warning
 from offline_kit.files import human_size
@@ -15,9 +13,7 @@ def run(ground: Ground) -> Said:
         return warning(
             "no checkpoint is named", 'name what was trained, like checkpoints = ["checkpoints/*.ckpt"]'
         )
-    # What makes them lighter takes minutes and an interpreter with torch: not to be found out here.
-    as_they_are = replace(config, slim=False, precision="keep", weights_format="keep")
-    seen = trained.look(as_they_are, ground.target, cache=files.made(ground.cache), report=ground.report)
+    seen = trained.look(ground.light, ground.target, cache=files.made(ground.cache), report=ground.report)
     told = [
         *trained.advice(seen),
         *(_line(each) for each in seen.findings if each.severity is not Severity.NOTE),
