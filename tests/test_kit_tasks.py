@@ -181,6 +181,43 @@ def test_a_transform_makes_the_columns(tmp_path: Path) -> None:
     assert batch.data["twice"].tolist() == [2, 4]
 
 
+def test_a_transform_gets_what_the_model_would_get(tmp_path: Path) -> None:
+    """The ids are left out of the table for both, and are there under their own name for who asks."""
+    data_of(tmp_path, {"x": [1, 2], "id": ["007", "008"], "y": [3, 4]})
+    seen: list[Any] = []
+
+    def prepare(piece: Any, ids: list[str]) -> Any:
+        seen.append((list(piece.columns), ids))
+        return piece
+
+    batches = list(table_of(tmp_path, size=1, prepare=prepare))
+    assert seen == [(["x", "y"], ["007"]), (["x", "y"], ["008"])]
+    bare = list(table_of(tmp_path, size=1, prepare=lambda ids: ids))
+    for other in (batches, bare):
+        assert [list(each.data.columns) for each in other] == [
+            list(each.data.columns) for each in table_of(tmp_path, size=1)
+        ]
+
+
+def test_ids_that_training_had_as_a_column_stay(tmp_path: Path) -> None:
+    """Where the recorded columns have the ids, the model and `transform` get them."""
+    data_of(tmp_path, {"id": [1, 2], "x": [3, 4]})
+    for prepare in (None, lambda piece: piece[["x", "id"]]):
+        (batch,) = table_of(tmp_path, columns={"id": "int64", "x": "int64"}, prepare=prepare)
+        assert batch.data["id"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("prepare", [lambda piece: piece.drop(columns=["id"]), lambda piece: piece["id"]])
+def test_a_transform_that_looks_for_the_ids_is_told_where_they_are(tmp_path: Path, prepare: Any) -> None:
+    """A function that takes the id column from the table learns of the parameter; other columns are its own affair."""
+    data_of(tmp_path, {"id": [1, 2], "x": [3, 4]})
+    with pytest.raises(KitError, match="asks for the id column 'id'") as caught:
+        list(table_of(tmp_path, prepare=prepare))
+    assert "parameter `ids`" in str(caught.value)
+    with pytest.raises(KeyError, match="'z'"):
+        list(table_of(tmp_path, prepare=lambda piece: piece["z"]))
+
+
 def test_categories_are_those_of_training_in_every_batch(tmp_path: Path) -> None:
     """A batch that lacks some has them all the same; a new one is missing, and told once."""
     said: list[str] = []

@@ -102,7 +102,7 @@ def test_hooks_get_what_they_name(stage: Stage, iris: Any) -> None:
     (stage.project / "shift.json").write_text("[0.5]")
     stage.code["hooks.py"] = (
         "def widen(piece, preprocessing):\n"
-        "    return piece.drop(columns=['id']) + preprocessing['shift.json'][0] - 0.5\n\n"
+        "    return piece + preprocessing['shift.json'][0] - 0.5\n\n"
         "def twice(batch):\n"
         "    yield batch\n"
         "    yield batch\n\n"

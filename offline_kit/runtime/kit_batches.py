@@ -28,7 +28,7 @@ class Sent(Table):
         table = sent.to_pandas() if is_polars(sent) else sent
         first, self.names = not self.names, list(table.columns)
         ids = list(table[self.key]) if self.key else list(range(len(table)))
-        return Batch(ids, self._data(table, first))
+        return Batch(ids, self._data(table, ids, first))
 
 
 class Ensemble:

@@ -4,6 +4,7 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 """
 
 import csv
+import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,11 @@ def read_sample(root: Path | None) -> Sample:
 
 @dataclass
 class Table:
-    """The rows of the test table, batch by batch; it can be gone through again for the next model."""
+    """The rows of the test table, batch by batch; it can be gone through again for the next model.
+
+    The model and `prepare` get the same columns: all but the ids, unless training recorded these among its
+    own. A `prepare` that needs the ids has a parameter `ids`, and gets those of the piece.
+    """
 
     path: Path
     """The test set."""
@@ -78,8 +83,8 @@ class Table:
     """Names and dtypes of the training's columns; empty when they were not recorded."""
     categories: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     """The categories of the training's columns, as far as they were recorded."""
-    prepare: Callable[[Any], Any] | None = None
-    """Makes the model's columns of a piece of the table."""
+    prepare: Callable[..., Any] | None = None
+    """Makes the model's columns of a piece of the table, which has no id column; its parameter `ids` is optional."""
     text: str | None = None
     """The column of the texts; None where the model gets a table."""
     say: Say = print
@@ -89,7 +94,7 @@ class Table:
         done = 0
         for piece in pieces(self.path, self.size, self._as_text()):
             ids = self._ids(piece, done)
-            yield Batch(ids, self._data(piece, done == 0))
+            yield Batch(ids, self._data(piece, ids, done == 0))
             done += len(piece)
         if done == 0:
             raise KitError(f"'{self.path.name}' has no rows", hint="check the competition's data")
@@ -124,18 +129,32 @@ class Table:
             return self.sample.ids[done : done + len(piece)]
         return list(piece[self.key])
 
-    def _data(self, piece: Any, first: bool) -> Any:
+    def _data(self, piece: Any, ids: Sequence[Any], first: bool) -> Any:
         if self.text is not None:
-            texts = piece[self.text].fillna("").astype(str).tolist()
-            return self.prepare(texts) if self.prepare else texts
-        if self.prepare:
-            piece = self.prepare(piece)
+            return self._prepared(piece[self.text].fillna("").astype(str).tolist(), ids)
+        if self.key is not None and self.key not in self.columns:
+            piece = piece.drop(columns=[self.key])
+        piece = self._prepared(piece, ids)
         if self.columns:
             piece = fitted(piece, self.columns, self.key, self.say if first else None)
             return as_trained(piece, self.categories, self._say_once)
-        if self.prepare or self.key is None:
-            return piece
-        return piece.drop(columns=[self.key])
+        return piece
+
+    def _prepared(self, data: Any, ids: Sequence[Any]) -> Any:
+        if self.prepare is None:
+            return data
+        try:
+            # The first parameter takes the data, whatever its name is.
+            if "ids" in list(inspect.signature(self.prepare).parameters)[1:]:
+                return self.prepare(data, ids=ids)
+            return self.prepare(data)
+        except KeyError as error:
+            if self.key is None or self.key in self.columns or repr(self.key) not in str(error):
+                raise
+            raise KitError(
+                f"`transform` asks for the id column '{self.key}', which is not among the model's columns",
+                hint="leave it out of `transform`, or give the function a parameter `ids`, which gets the ids",
+            ) from error
 
 
 def find_table(root: Path, name: str = "") -> Path:
