@@ -88,6 +88,16 @@ REAL = [
         "num_workers",
     ),
     (
+        "ValueError: The feature names should match those of fit.\nFeature names unseen at fit time:\n- id\n",
+        "other columns than it was trained with",
+        "`columns`",
+    ),
+    (
+        "ValueError: feature_names mismatch: ['a', 'b'] ['b', 'a']",
+        "other columns than it was trained with",
+        "`transform`",
+    ),
+    (
         "ValueError: No kernel name found in notebook and no override provided.",
         "names no kernel",
         "kernelspec",

@@ -116,6 +116,13 @@ CAUSES: tuple[Cause, ...] = (
         " code are in the kit",
     ),
     Cause(
+        r"Feature names (?:unseen at fit time|seen at fit time, yet now missing|must be in the same order)"
+        r"|feature[ _]names (?:should match|mismatch)",
+        "a model or a scaler gets other columns than it was trained with, or in another order",
+        "name the columns of training with `columns`, or choose them in `transform`:"
+        ' `piece[scaler.feature_names_in_]`; the error lists what is too much ("unseen at fit time") and what is missing',
+    ),
+    Cause(
         r"DeadKernelError|Kernel died|kernel .*died|Cannot allocate memory|MemoryError|DefaultCPUAllocator"
         r"|allocate more memory than is available",
         "the kernel was ended or ran out of memory",
