@@ -101,15 +101,19 @@ def collect(
     )
 
 
-def advice(checkpoint: Checkpoint, *, trusted: bool = False) -> tuple[str, ...]:
+def advice(checkpoint: Checkpoint, *, trusted: bool = False, inside: Sequence[str] = ()) -> tuple[str, ...]:
     """Return what to do about a checkpoint so that it loads in the notebook; empty where it just loads.
 
-    `trusted`: the user lets the notebook load it with weights_only=False.
+    `trusted`: the user lets the notebook load it with weights_only=False. `inside`: the distributions whose objects a
+    pickle holds, which the notebook gets.
     """
     name = checkpoint.original
     if checkpoint.kind is CheckpointKind.OTHER and Path(name).suffix.lower() in _TORCHS:
         return (f"'{name}' is no checkpoint of a known format: see what was saved or downloaded there",)
     if checkpoint.kind in (CheckpointKind.PICKLE, CheckpointKind.JOBLIB):
+        if inside:
+            needs = f"it loads only with {', '.join(inside)}, which the notebook gets, at about the versions that it was saved with"
+            return (f"'{name}' is a {checkpoint.kind} file: {needs}; name those in the requirements",)
         needs = "it loads only with the packages, at about the versions, that it was saved with"
         return (f"'{name}' is a {checkpoint.kind} file: {needs}; name them in the requirements",)
     if not checkpoint.refused:

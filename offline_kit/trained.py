@@ -8,6 +8,7 @@ from typing import Any
 from offline_kit import checkpoints, kit_layout, members, notebook, scripts, sources
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
+from offline_kit.frameworks import pickled
 from offline_kit.frameworks.versions import compare
 from offline_kit.image import Image
 from offline_kit.model import (
@@ -73,7 +74,8 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         members=resolved,
         findings=(*ready.findings, *_moved(no_models), *members.findings(resolved)),
         lent=ready.lent,
-        packages=members.packages(resolved, beside if by_models else ()),
+        # Code of the person's own loads them where no models do, and names no library for a pickle.
+        packages=members.packages(resolved, beside if by_models else (*weights, *beside)),
     )
     _stop(seen.findings)
     if by_models:
@@ -148,7 +150,7 @@ def advice(seen: Trained) -> tuple[str, ...]:
         line
         for one in seen.checkpoints
         if one.original not in known
-        for line in checkpoints.advice(one, trusted=trusted)
+        for line in checkpoints.advice(one, trusted=trusted, inside=pickled.packages((one,)))
     )
 
 

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from adopt_case import notebook_of, put, run
 
-from offline_kit import adopt, config, image, notebook
+from offline_kit import adopt, config, image, notebook, trained
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.model import FileEntry, Kit, Part, Role
 
@@ -196,3 +196,20 @@ def test_the_command(project: Path) -> None:
     assert json.loads((project / "inference.ipynb").read_text())["cells"][0]["source"] == CELLS[0], (
         "never touched"
     )
+
+
+@pytest.mark.parametrize(
+    "how", ['source = "inference.ipynb"', 'template = "function"\nfunction = "own.py:run"']
+)
+def test_what_a_pickle_imports_is_asked_for(tmp_path: Path, how: str) -> None:
+    """Code that loads a pickle names no library of it: the notebook gets those that the file names."""
+    joblib, tree = pytest.importorskip("joblib"), pytest.importorskip("sklearn.tree")
+    put(tmp_path, "own.py", text="def run(kit, data, out): ...\n")
+    notebook_of(tmp_path, "import joblib\nmodel = joblib.load('models/model.joblib')")
+    (tmp_path / "models").mkdir()
+    joblib.dump(tree.DecisionTreeClassifier().fit([[0], [1]], [0, 1]), tmp_path / "models/model.joblib")
+    (tmp_path / "offline-kit.toml").write_text(f'checkpoints = ["models/model.joblib"]\n[notebook]\n{how}\n')
+    chosen = image.load("", accelerator="none", project=tmp_path)
+    seen = trained.look(config.load(tmp_path, {}), chosen, cache=tmp_path / "cache")
+    assert "scikit-learn" in seen.packages
+    assert any("scikit-learn, which the notebook gets" in line for line in trained.advice(seen))
