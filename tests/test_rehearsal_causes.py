@@ -147,7 +147,14 @@ def test_the_notebooks_own_errors_speak_for_themselves() -> None:
 
 def test_a_missing_module_may_be_missing_here_only() -> None:
     """Under --env current the image may well have it: no reason to put pandas into the kit."""
-    cause, remedy = causes.explain("ModuleNotFoundError: No module named 'pandas'")
+    cause, remedy = causes.explain("ModuleNotFoundError: No module named 'pandas'", current=True)
     assert "'pandas'" in cause
     assert "requirements" in remedy
     assert "--env matching" in remedy
+
+
+def test_a_missing_module_of_a_matching_run_is_missing() -> None:
+    """The environment that ran had what the image has: another --env is no remedy."""
+    _, remedy = causes.explain("ModuleNotFoundError: No module named 'pandas'")
+    assert "requirements" in remedy
+    assert "--env" not in remedy

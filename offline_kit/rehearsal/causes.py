@@ -14,6 +14,8 @@ class Cause:
     """Why it happens."""
     remedy: str
     """What to do about it."""
+    here: str = ""
+    """More of that, for a run in the running environment."""
 
 
 UNKNOWN = Cause("", "not a failure that is known here", "read the cell and its error; the whole log is kept")
@@ -67,8 +69,8 @@ CAUSES: tuple[Cause, ...] = (
     Cause(
         r"No module named '([^']+)'",
         "the module '{0}' is neither in the kit nor in the environment that the notebook ran in",
-        "add its package to the requirements (or the project's own package to `packages`) and build again; under"
-        " `rehearse --env current` it may be lacking here only, and `--env matching` has what the image has",
+        "add its package to the requirements (or the project's own package to `packages`) and build again",
+        "; under `--env current` it may be lacking here only, and `--env matching` has what the image has",
     ),
     Cause(
         r"cannot import name '([^']+)' from '([^']+)'",
@@ -158,13 +160,16 @@ CAUSES: tuple[Cause, ...] = (
 """In the order in which they are tried: the special before the general."""
 
 
-def explain(text: str) -> tuple[str, str]:
-    """Return the cause and the remedy of an error's text; the first known failure that fits."""
+def explain(text: str, *, current: bool = False) -> tuple[str, str]:
+    """Return the cause and the remedy of an error's text; the first known failure that fits.
+
+    `current`: it failed in the running environment, which may lack what the image has.
+    """
     for known in CAUSES:
         found = re.search(known.pattern, text, re.IGNORECASE)
         if found:
             groups = [group for group in found.groups() if group]
-            return _filled(known.cause, groups), _filled(known.remedy, groups)
+            return _filled(known.cause, groups), _filled(known.remedy + known.here * current, groups)
     return UNKNOWN.cause, UNKNOWN.remedy
 
 

@@ -48,6 +48,8 @@ class Bench:
     """Variables of this run besides those that every run has."""
     network: bool = False
     """Whether it may use this machine's network: for notebooks whose internet is on."""
+    current: bool = False
+    """Whether the kernel is of the running environment, which may lack what the image has."""
     around: tuple[str, ...] = ()
     """Words before papermill's, of a program that starts it; paths as the box sees them."""
 

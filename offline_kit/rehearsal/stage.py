@@ -117,7 +117,7 @@ class Rehearsal:
     submission: Path
     """The submission, kept."""
     rows: int
-    """Its rows; 0 for another format than CSV."""
+    """Its rows; 0 where neither a CSV nor a gateway of ours tells."""
     folder: Path
     """Executed notebook, log, submission and report."""
 
@@ -155,6 +155,7 @@ def rehearse(
             installer=request.installer,
             timeout=request.timeout,
             memory=request.memory,
+            current=request.env == "current",
         )
         ran = execution.run(bench, chosen, folder / "run" / "box", report=report)
         judged = verdict.judge(ran, bench, request.submission, inputs.sample)
@@ -222,7 +223,8 @@ def _scored(
     verdict_of_it = verdict.judge(second, again, service.submission, inputs.sample)
     if problem := gateway.problem_of(second) or verdict_of_it.problem:
         return second, replace(verdict_of_it, problem=problem)
-    return ran, replace(judged, notes=(*judged.notes, *gateway.notes_of(ran, second, service)))
+    rows = judged.rows or gateway.rows_of(second)
+    return ran, replace(judged, rows=rows, notes=(*judged.notes, *gateway.notes_of(ran, second, service)))
 
 
 def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Service | None) -> mounts.Wanted:

@@ -64,7 +64,7 @@ def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
             details=quoted,
         )
     if cell and cell.status == "failed":
-        cause, remedy = causes.explain(cell.message)
+        cause, remedy = causes.explain(cell.message, current=bench.current)
         details = (*quoted, "", *_shortened(cell.error), "", f"cause: {cause}")
         return ProjectError(f"cell {cell.number} of the notebook failed", hint=remedy, details=details)
     return None
