@@ -128,13 +128,14 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
     memory = (
         f"{human_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
     )
+    rows_told = f" ({_count(passed.rows, 'row')})" if passed.rows else ""
     rows = [
         ("fidelity", passed.fidelity),
         ("sandbox", passed.sandbox),
         ("Python", passed.python),
         ("time", f"{passed.seconds:.1f} s"),
         ("peak memory", memory),
-        ("submission", f"{passed.submission} ({passed.rows} rows)"),
+        ("submission", f"{passed.submission}{rows_told}"),
         ("evidence", str(passed.folder)),
     ]
     for difference in passed.differences:

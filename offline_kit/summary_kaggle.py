@@ -167,10 +167,11 @@ def show_shipped(shipped: "Shipped", account: "Account", console: Console) -> No
 def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) -> None:
     """Show how a rehearsal on Kaggle went, and what it lets expect."""
     ran = passed.ran
+    rows_told = f" ({passed.rows} row{'s' * (passed.rows != 1)})" if passed.rows else ""
     rows = [
         ("where", f"{account.place}, '{ran.pushed.ref}' version {ran.pushed.version}"),
         ("time", f"{ran.seconds:.1f} s"),
-        ("submission", f"{ran.submission or 'none'} ({passed.rows} rows)"),
+        ("submission", f"{ran.submission or 'none'}{rows_told}"),
         ("log", str(ran.log)),
     ]
     if passed.forecast:

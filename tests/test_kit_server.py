@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from offline_kit import summary
+from offline_kit.console import Console
 from offline_kit.errors import UsageError
-from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin
+from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin, stage
 from offline_kit.runtime import kit_server
 from offline_kit.runtime.kit_runtime import KitError
 
@@ -131,7 +134,7 @@ def test_a_wrong_number_of_rows_is_explained(data: Path, kept: int) -> None:
     assert "batch 3" in text
     assert f"{calls[-1]} rows were asked for" in text
     assert f"predict returned {kept}" in text
-    assert f"returned: DataFrame of {kept} rows" in text
+    assert f"returned: pandas.DataFrame of {kept} rows" in text
     assert "exactly one row for each row" in text
 
 
@@ -153,6 +156,54 @@ def test_answers_that_kaggle_refuses_are_refused_here(data: Path, answer: Any, w
     with pytest.raises(KitError) as caught:
         serve(data, lambda test: answer)
     assert words in str(caught.value)
+
+
+def test_frames_are_told_with_their_library() -> None:
+    """A polars frame is not taken for a pandas one; one row is no rows."""
+    pl = pytest.importorskip("polars")
+    assert kit_server.shape_of(pl.DataFrame({"y": [1, 2]})) == "polars.DataFrame of 2 rows (y)"
+    assert kit_server.shape_of(pd.DataFrame({"y": [1]})) == "pandas.DataFrame of 1 row (y)"
+    assert kit_server.shape_of(pd.Series([1, 2])) == "pandas.Series of 2"
+    assert kit_server.shape_of([1.0]) == "list of 1"
+
+
+@pytest.mark.parametrize(("size", "words"), [(ROWS, "server: 1 batch answered"), (12, "2 batches answered")])
+def test_batches_are_counted(data: Path, size: int, words: str) -> None:
+    """The last line of the server's tells how many there were."""
+    standin(data, rows=size, submission="submission.csv")
+    said: list[str] = []
+    kit_server.serve(half, data, Path.cwd() / "submission.csv", {}, said.append)
+    assert words in said[-1]
+
+
+def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_path: Path) -> None:
+    """Of one batch too, and where a gateway tells nothing there is no number."""
+    ran: Any = SimpleNamespace(executed=tmp_path / "scoring" / "executed.ipynb", working=tmp_path)
+    service = gateway.prepare(data, {}, "submission.parquet", tmp_path / "side")
+    assert gateway.rows_of(ran) == 0
+    assert len(gateway.notes_of(ran, ran, service)) == 1
+    folder = tmp_path / "scoring" / "gateway"
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"Batches": 1, "Rows": ROWS}))
+    assert gateway.rows_of(ran) == ROWS
+    assert gateway.notes_of(ran, ran, service)[-1] == f"1 batch, {ROWS} rows"
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"), [(0, "submission.parquet"), (1, "submission.parquet (1 row)"), (7, "(7 rows)")]
+)
+def test_a_rehearsals_summary_tells_rows_only_when_known(
+    rows: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A parquet of unknown length is not told to have 0 rows."""
+    known: dict[str, Any] = {each.name: "" for each in fields(stage.Rehearsal)}
+    known |= {"differences": (), "notes": (), "seconds": 1.0, "peak_memory": 0, "rows": rows}
+    passed = stage.Rehearsal(
+        **{**known, "submission": Path("submission.parquet"), "folder": Path("evidence")}
+    )
+    summary.show_rehearsal(passed, Console())
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "submission.parquet" in line]
+    assert line.endswith(words)
 
 
 def test_an_error_in_predict_names_the_batch_and_stays_in_the_chain(data: Path) -> None:

@@ -175,12 +175,19 @@ def notes_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:
     whose = "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
     notes = [f"served {whose} in its own process, then in two processes as in the scoring run"]
     if "Batches" in two:
-        notes.append(f"{two['Batches']} batches in random order, {two.get('Rows', 0)} rows")
+        batches, rows = two["Batches"], two.get("Rows", 0)
+        sent = "1 batch" if batches == 1 else f"{batches} batches in random order"
+        notes.append(f"{sent}, {rows} row{'s' * (rows != 1)}")
     if one.get("Digest") and two.get("Digest") and one["Digest"] != two["Digest"]:
         notes.append(
             "the two runs predicted different values: predict depends on the order of the batches, or on chance"
         )
     return tuple(notes)
+
+
+def rows_of(ran: Ran) -> int:
+    """Return how many rows the gateway of a second run was answered; 0 where it does not tell."""
+    return int(_result(ran.executed.parent / "gateway").get("Rows", 0))
 
 
 def _result(folder: Path) -> dict[str, Any]:

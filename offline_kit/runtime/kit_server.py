@@ -122,9 +122,10 @@ class Batches:
 
 def shape_of(value: Any) -> str:
     """Return what a batch or an answer is, for a person."""
-    kind = type(value).__name__
+    kind, family = type(value).__name__, type(value).__module__.partition(".")[0]
+    kind = f"{family}.{kind}" if family in ("pandas", "polars", "numpy") else kind
     if hasattr(value, "columns"):
-        return f"{kind} of {len(value)} rows ({', '.join(map(str, list(value.columns)[:8]))})"
+        return f"{kind} of {len(value)} row{'s' * (len(value) != 1)} ({', '.join(map(str, list(value.columns)[:8]))})"
     if isinstance(value, str) or not hasattr(value, "__len__"):
         return kind
     return f"{kind} of {len(value)}"
@@ -229,7 +230,9 @@ def serve(
         if isinstance(batches.error, KitError) and batches.number == 1:
             raise batches.error from batches.error.__cause__  # it says what to do, whatever the gateway made of it
         raise batches.explained(error) from error
-    say(f"server: {batches.number} batches answered in {time.time() - began:.1f} s")
+    say(
+        f"server: {batches.number} batch{'es' * (batches.number != 1)} answered in {time.time() - began:.1f} s"
+    )
     return None if scoring else written(submission, began)
 
 
