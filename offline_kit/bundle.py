@@ -44,15 +44,17 @@ def assemble(
     folder: Path,
     *,
     also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {},
+    by_function: bool = False,
     report: Reporter = SILENT,
 ) -> Kit:
     """Write the kit: `folder`/dataset, the freeze as requirements.txt, and the texts that `also` makes of it.
 
     Ids are over content and names alone. The old kit stands until the new one is whole, then gives way
     with all that was in its folder; one that already is what was asked for is left untouched. Files are
-    hashed while they are copied. Raises ProjectError for what must not go along or changed meanwhile,
-    UsageError for a folder that holds other things, OutsideError where the disk is full or refuses. The
-    caller sees to it that no other build writes to `folder` at the same time.
+    hashed while they are copied. `by_function`: the notebook calls a function of the user's, and a kit
+    without checkpoints is nothing to remark. Raises ProjectError for what must not go along or changed
+    meanwhile, UsageError for a folder that holds other things, OutsideError where the disk is full or
+    refuses. The caller sees to it that no other build writes to `folder` at the same time.
     """
     _check_place(folder)
     _sweep(folder)
@@ -60,7 +62,7 @@ def assemble(
     kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
     # Made before anything is written: what is wrong with the notebook's settings costs no kit.
     texts = {"requirements.txt": contents.freeze.text, **also(kit)}
-    _tell(contents, kit, report)
+    _tell(contents, kit, report, by_function=by_function)
     old = _old_kit(folder)
     if old and _stands(old, kit):
         _refresh(texts, folder)
@@ -92,8 +94,8 @@ def _check_place(folder: Path) -> None:
         )
 
 
-def _tell(contents: Contents, kit: Kit, report: Reporter) -> None:
-    if not contents.checkpoints:
+def _tell(contents: Contents, kit: Kit, report: Reporter, *, by_function: bool) -> None:
+    if not contents.checkpoints and not by_function:
         report.note("the kit holds no checkpoints; name them in 'checkpoints' or with -c if there are some")
     for part in kit.parts:
         size = sum(entry.size for entry in part.entries)

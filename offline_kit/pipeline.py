@@ -175,7 +175,8 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
             return {f"notebook/{name}": text for name, text in rendered.texts().items()}
 
-        kit = bundle.assemble(contents, config.out, also=texts, report=report)
+        by_function = config.notebook.template in ("server", "function")
+        kit = bundle.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
     return Built(
         ground=base,
         contents=contents,

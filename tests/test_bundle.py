@@ -638,6 +638,14 @@ def test_what_a_user_should_know_is_said(tmp_path: Path) -> None:
     assert any("903 loose files" in said for said in listener.said)
 
 
+def test_a_function_needs_no_checkpoints(tmp_path: Path) -> None:
+    """Where the notebook calls a function, a kit without trained files is no news."""
+    listener = Listener()
+    none = Contents(freeze=freeze(), image=IMAGE)
+    bundle.assemble(none, tmp_path / "out", by_function=True, report=listener)
+    assert not any("no checkpoints" in said for said in listener.said)
+
+
 @pytest.mark.parametrize("name", ["out", "out/dataset"])
 def test_a_file_in_the_way_is_named(contents: Contents, tmp_path: Path, name: str) -> None:
     """A file where the folder should be is left alone and told."""
