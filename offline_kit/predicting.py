@@ -8,13 +8,15 @@ from typing import Any
 
 from offline_kit import scripts
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.frameworks import table
-from offline_kit.model import Member, NotebookSettings
+from offline_kit.frameworks import sklearn, table
+from offline_kit.model import Checkpoint, Finding, Member, NotebookSettings, Severity
 
 BATCHES = {"tabular": 65536, "images": 32, "text": 256}
 """Rows, pictures or texts at once, where nothing else is said."""
 WORDS = {"": 0, "argmax": 0, "threshold": 1, "labels": 1, "clip": 2, "round": 0}
 """The built-in words of `postprocess`, and how many numbers each takes."""
+GIVEN = {"images": "the path of a picture", "text": "the texts"}
+"""What `transform` gets, by task; a table in any other."""
 REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
 
 
@@ -61,6 +63,42 @@ def facts(
             if (framework := table.named(name))
         ],
     }
+
+
+def unused(
+    settings: NotebookSettings, members: Sequence[Member], beside: Sequence[Checkpoint]
+) -> tuple[Finding, ...]:
+    """Warn of each scaler or encoder of scikit-learn beside the models that nothing applies.
+
+    Not where a function of the user's may do so, a param names the file, or a model's own pickle has one of the
+    same classes, as a pipeline has.
+    """
+    by_word = settings.template in ("predict", "server") and not settings.function
+    reference = settings.postprocess if is_reference(settings.postprocess) else ""
+    if not (by_word and members) or settings.transform or settings.tta or reference:
+        return ()
+    inside = {name for member in members for file in member.files for name in sklearn.preparing(file.path)}
+    said = {value for value in settings.params.values() if isinstance(value, str)}
+    found = []
+    for each in beside:
+        classes = sklearn.preparing(each.path)
+        if classes - inside and not said & {each.original, Path(each.original).name}:
+            # The encoder of a target has its turn when the predictions are there.
+            after = all(name.startswith("sklearn.preprocessing._label.") for name in classes)
+            key, given = (
+                ("postprocess", "the predictions, the ids")
+                if after
+                else ("transform", GIVEN.get(settings.task, "the table"))
+            )
+            found.append(
+                Finding(
+                    severity=Severity.WARN,
+                    about=each.original,
+                    what="travels, but nothing in the notebook uses it",
+                    remedy=f'set {key} = "file.py:function"; it gets {given} and `preprocessing`',
+                )
+            )
+    return tuple(found)
 
 
 def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:

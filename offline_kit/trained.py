@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from offline_kit import checkpoints, kit_layout, members, notebook, scripts, sources
+from offline_kit import checkpoints, kit_layout, members, notebook, predicting, scripts, sources
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.frameworks import pickled
@@ -72,7 +72,12 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         checkpoints=weights,
         preprocessing=beside,
         members=resolved,
-        findings=(*ready.findings, *_moved(no_models), *members.findings(resolved)),
+        findings=(
+            *ready.findings,
+            *_moved(no_models),
+            *members.findings(resolved),
+            *predicting.unused(config.notebook, resolved, beside),
+        ),
         lent=ready.lent,
         # Code of the person's own loads them where no models do, and names no library for a pickle.
         packages=members.packages(resolved, beside if by_models else (*weights, *beside)),

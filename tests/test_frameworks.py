@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from offline_kit import members, notebook
+from offline_kit import members, notebook, predicting
 from offline_kit.checkpoint_kinds import Sniffed, sniff
 from offline_kit.checkpoints import collect
 from offline_kit.errors import ProjectError
@@ -157,6 +157,61 @@ def test_what_prepares_data_is_no_member(project: Path) -> None:
         "models/labels.json",
     }
     assert members.chosen(said, weights).template == "predict"
+
+
+@pytest.fixture
+def scaled(project: Path) -> Path:
+    """Add a scaler, the encoder of a target and a map of labels to the project."""
+    from sklearn.preprocessing import LabelEncoder, StandardScaler
+
+    joblib.dump(StandardScaler().fit([[0.0], [1.0]]), project / "scaler.joblib", compress=3)
+    joblib.dump(LabelEncoder().fit(["a", "b"]), project / "classes.pkl")
+    (project / "labels.json").write_text("[]")
+    return project
+
+
+def unused(project: Path, pattern: str = "models", **settings: Any) -> dict[str, str]:
+    """Return what nothing applies among the files beside the models, with the remedy."""
+    said = NotebookSettings(**{"template": "predict", **settings})
+    beside = found(project, "scaler.joblib", "classes.pkl", "labels.json")
+    warned = predicting.unused(said, members.resolve(said, found(project, pattern)), beside)
+    assert all(each.severity is Severity.WARN for each in warned)
+    return {each.about: each.remedy for each in warned}
+
+
+def test_a_scaler_that_nothing_applies_is_warned_of(scaled: Path) -> None:
+    """It would travel, and the predictions be wrong without a word; the key to set is named with what it gets."""
+    assert unused(scaled) == {
+        "classes.pkl": 'set postprocess = "file.py:function"; it gets the predictions, the ids and `preprocessing`',
+        "scaler.joblib": 'set transform = "file.py:function"; it gets the table and `preprocessing`',
+    }
+    assert "gets the texts and" in unused(scaled, task="text")["scaler.joblib"]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"transform": "a.py:f"},
+        {"tta": "a.py:f"},
+        {"postprocess": "a.py:f"},
+        {"template": "function", "function": "a.py:f"},
+        {"params": {"labels": "classes.pkl", "scaler": "scaler.joblib"}},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_a_scaler_that_something_may_apply_is_not(scaled: Path, settings: dict[str, Any]) -> None:
+    """A function of the user's, or a param that names the file, may use it."""
+    assert unused(scaled, **settings) == {}
+
+
+def test_a_scaler_that_the_model_has_is_not_missed(scaled: Path) -> None:
+    """A pipeline scales by itself; the copy beside it is for others. A word of `postprocess` applies nothing."""
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pipeline = make_pipeline(StandardScaler(), linear.LinearRegression()).fit([[0.0]], [0.0])
+    joblib.dump(pipeline, scaled / "pipe.joblib")
+    assert set(unused(scaled, "pipe.joblib", postprocess="clip:0:1")) == {"classes.pkl"}
 
 
 @pytest.mark.parametrize("compress", [0, 3, ("gzip", 3), ("bz2", 3), ("xz", 3)])

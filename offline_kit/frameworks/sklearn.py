@@ -44,6 +44,15 @@ def claims(path: Path, sniffed: Sniffed) -> float:
     return PERHAPS if tops and "torch" not in tops else 0.0
 
 
+def preparing(path: Path) -> frozenset[str]:
+    """Return the classes of a pickle that only prepare data: scalers, encoders and the like."""
+    return frozenset(
+        name
+        for name in globals_of(path)
+        if name.startswith(_PREPARING) and name.rpartition(".")[2][:1].isupper()
+    )
+
+
 def is_preprocessor(path: Path) -> bool:
     """Tell whether a pickle holds a scaler, an encoder or the like alone: something that cannot predict."""
     mine = [
