@@ -123,6 +123,35 @@ def test_hooks_get_what_they_name(stage: Stage, iris: Any) -> None:
     assert stage.submission()["species"].tolist() == [short[each] for each in names_of(iris.mean(axis=0))]
 
 
+def test_a_scaler_beside_the_model_is_applied_by_transform(stage: Stage, iris: Any) -> None:
+    """One that was fitted on a table takes what `transform` gets as it is: the ids are not among the columns."""
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.tree import DecisionTreeClassifier
+
+    assert iris.shape == (3, 50, 3)
+    table_ = pd.read_csv(stage.data / "test.csv").drop(columns=["id"])
+    scaler = StandardScaler().set_output(transform="pandas").fit(table_)
+    names = names_of(iris[1])
+    joblib.dump(scaler, stage.project / "scaler.joblib")
+    model = DecisionTreeClassifier(random_state=0).fit(scaler.transform(table_), names)
+    joblib.dump(model, stage.project / "models" / "scaled.joblib")
+    stage.code["hooks.py"] = (
+        "def scale(piece, preprocessing, ids):\n"
+        "    assert len(ids) == len(piece)\n"
+        "    return preprocessing['scaler.joblib'].transform(piece)\n"
+    )
+    rendered = stage.notebook(
+        "models/scaled.joblib",
+        "scaler.joblib",
+        transform="hooks.py:scale",
+        postprocess="argmax",
+        batch_size=20,
+    )
+    said = stage.run(rendered)
+    assert "agrees with" in said, said
+    assert stage.submission()["species"].tolist() == list(model.predict(scaler.transform(table_)))
+
+
 def test_a_test_set_unlike_the_training_is_explained(stage: Stage, iris: Any) -> None:
     """A column that is missing stops the notebook with its name and dtype."""
     assert iris.shape == (3, 50, 3)
