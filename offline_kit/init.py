@@ -15,7 +15,7 @@ from offline_kit.report import SILENT, Reporter
 
 ORDER = (
     *("competition", "competition_data", "dataset", "image", "requirements", "locks", "packages", "modules"),
-    *("checkpoints", "parts", "template", "model", "data", "function"),
+    *("checkpoints", "preprocessing", "parts", "template", "task", "transform", "model", "data", "function"),
 )
 """In which the settings are written: a person reads them from what it is about to how it is done."""
 
@@ -93,7 +93,7 @@ def propose(request: Request, report: Reporter = SILENT) -> Proposal:
         )
     _check_said(request, place)
     report.step(f"Looking at '{root}'")
-    found = _said(_find(root, tomllib.loads(pyproject or "")), request)
+    found = _said(_find(root, tomllib.loads(pyproject or ""), nested=place.nested), request)
     _check_names(found.settings)
     return _proposal(place, found)
 
@@ -146,14 +146,20 @@ def _check_said(request: Request, place: _Place) -> None:
             )
 
 
-def _find(root: Path, pyproject: Mapping[str, Any]) -> Findings:
+def _find(root: Path, pyproject: Mapping[str, Any], *, nested: bool) -> Findings:
     seen = tree.scan(root)
+    trained = weights.choose(seen)
+    refer = predicting.Refer(
+        seen,
+        packaged=needs.is_package(seen, pyproject),
+        table="[tool.offline-kit.notebook]" if nested else "[notebook]",
+    )
     parts = (
         Findings(settings=_names(root, pyproject), notes=seen.notes),
         contest.find(seen),
         needs.find(seen, pyproject),
-        weights.find(seen),
-        predicting.find(seen, code.find(seen), packaged=needs.is_package(seen, pyproject)),
+        weights.find(seen, trained),
+        predicting.find(code.find(seen), trained.kinds, refer),
     )
     settings = sorted((one for part in parts for one in part.settings), key=lambda one: ORDER.index(one.key))
     return Findings(settings=tuple(settings), notes=tuple(note for part in parts for note in part.notes))
@@ -228,7 +234,12 @@ def _would_change(one: Setting, table: Mapping[str, Any]) -> bool:
         # an accelerator chooses its own image, and what was pushed as one dataset would become three
         return one.key == "parts" or "accelerator" in table
     if one.notebook:
-        return bool({"template", "model", "data", "function"} & set(table.get("notebook", {})))
+        return bool(
+            {"template", "task", "models", "source", "model", "data", "function"}
+            & set(table.get("notebook", {}))
+        )
+    if one.key == "preprocessing":
+        return "checkpoints" in table
     if one.key in ("packages", "modules"):
         return bool({"packages", "modules"} & set(table))
     return False

@@ -121,10 +121,15 @@ def chosen(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> Not
     """
     if not settings.automatic or settings.template != "plain" or settings.source or not checkpoints:
         return settings
-    besides = aside(settings, checkpoints)
-    claimed = [each.framework for each in _candidates(checkpoints) if each.original not in besides]
+    claimed = claimants(settings, checkpoints)
     tasks = {framework.task if framework and not framework.needs else "" for framework in claimed}
-    return settings if "" in tasks or len(tasks) > 1 else replace(settings, template="predict")
+    return settings if "" in tasks or len(tasks) != 1 else replace(settings, template="predict")
+
+
+def claimants(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Framework | None, ...]:
+    """Return who claims each model among the checkpoints, None for nobody; what `aside` names is no model."""
+    besides = aside(settings, checkpoints)
+    return tuple(each.framework for each in _candidates(checkpoints) if each.original not in besides)
 
 
 def aside(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:

@@ -215,11 +215,12 @@ FLOORS: list[set[str]] = [
     {"local_kaggle.service"},
     {"local_kaggle.server"},
     {"local_kaggle.start"},
+    {"members", "chained.job"},
     {"finding.proposal", "finding.tree"},  # the room of what `init` finds
+    {"finding.kinds"},
     {"finding.text", "finding.weights", "finding.contest", "finding.code", "finding.needs"},
     {"finding.predicting"},
     {"init", "adopt"},
-    {"members", "chained.job"},
     {"trained"},
     {"homes", "asking"},
     {"pipeline", "shipping"},  # conductors

@@ -121,7 +121,13 @@ def test_the_template_is_that_of_a_build(project: Path) -> None:
 
 def test_an_adopted_notebook_is_not_plain(project: Path) -> None:
     """A notebook with a source predicts with its own cells, whatever the checkpoints are."""
-    cell = {"cell_type": "code", "source": "print(1)", "metadata": {}, "outputs": [], "execution_count": None}
+    cell: dict[str, object] = {
+        "cell_type": "code",
+        "source": "print(1)",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
     book = {"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4}
     (project / "mine.ipynb").write_text(json.dumps(book))
     told = project / "offline-kit.toml"

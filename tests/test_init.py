@@ -339,6 +339,61 @@ def test_functions_called_predict(tmp_path: Path, code: str, template: str, says
     assert says in made.block + "\n".join(made.notes)
 
 
+def test_models_of_a_framework_need_no_code(tmp_path: Path) -> None:
+    """The commonest tabular project: `predict` follows, and what only prepares data travels beside the models."""
+    joblib = pytest.importorskip("joblib")
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    csv = "id,a,b\n1,2,3\n"
+    tables = dict.fromkeys(("train.csv", "test.csv", "sample_submission.csv"), csv)
+    write(tmp_path, {**tables, "models/labels.json": '{"0": "no"}', "requirements.txt": "scikit-learn\n"})
+    joblib.dump(StandardScaler().fit([[1.0], [2.0]]), tmp_path / "models/scaler.joblib")
+    for fold in (0, 1):
+        joblib.dump(LogisticRegression().fit([[1.0], [2.0]], [0, 1]), tmp_path / f"models/fold{fold}.joblib")
+    made = proposed(tmp_path)
+    found = values(tmp_path)
+    assert found["checkpoints"] == ["models/fold0.joblib", "models/fold1.joblib"]
+    assert found["preprocessing"] == ["models/labels.json", "models/scaler.joblib"]
+    assert found["task"] == "tabular"
+    assert "template" not in found
+    assert "# transform = " in made.block
+    assert "`predict`" in made.block
+    assert any("`predict`" in note and " [notebook]" in note for note in made.notes)
+    init.write(made)
+    assert config.load(tmp_path, {}).notebook.template == "predict"
+
+
+@pytest.mark.parametrize(
+    ("data", "task"),
+    [
+        ({"data/test_images/a.png": b""}, "images"),
+        ({"data/test.csv": "id,full_text\n"}, "text"),
+        ({"data/test.csv": "id,a\n"}, "tabular"),
+        ({}, None),
+    ],
+)
+def test_the_data_shows_the_task(tmp_path: Path, data: dict[str, str | bytes], task: str | None) -> None:
+    """Where a framework is for anything, the data says what for; without any the person is asked."""
+    model: dict[str, str | bytes] = {
+        "models/deberta/config.json": '{"model_type": "deberta"}',
+        "models/deberta/model.safetensors": b"w",
+    }
+    write(tmp_path, {**data, **model})
+    made = proposed(tmp_path)
+    told = next(one for one in made.settings if one.key == "task")
+    assert told.value == task
+    assert (told in made.missing) is (task is None)
+    assert values(tmp_path)["checkpoints"] == ["models/deberta"]
+
+
+def test_notes_name_the_table_of_the_file_that_is_written(tmp_path: Path) -> None:
+    """In a file of our own the notebook's table is [notebook]; in pyproject.toml it is below [tool]."""
+    assert " [notebook]" in "".join(proposed(tmp_path).notes)
+    write(tmp_path, {"pyproject.toml": ""})
+    assert "[tool.offline-kit.notebook]" in "".join(proposed(tmp_path).notes)
+
+
 def test_a_model_without_lightning_is_a_candidate(tmp_path: Path) -> None:
     """An nn.Module works in the template too, and which of them is the model only its owner knows: a comment."""
     write(tmp_path, {"net.py": "class Net(nn.Module): ...", "parts/layer.py": "class Layer(nn.Module): ..."})

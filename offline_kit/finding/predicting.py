@@ -3,6 +3,7 @@
 from pathlib import PurePosixPath
 
 from offline_kit.finding.code import ClassFound, Code, FunctionFound
+from offline_kit.finding.kinds import Kinds
 from offline_kit.finding.proposal import Findings, Setting
 from offline_kit.finding.tree import Tree
 
@@ -12,27 +13,30 @@ _CONTEXTS = frozenset({"context", "ctx", "kit", "kaggle"})
 """What the argument of a function is called that was written for the template."""
 
 
-def find(tree: Tree, code: Code, *, packaged: bool) -> Findings:
-    """Return `template`, `model`, `data` and `function`; those that are not used become commented lines.
+def find(code: Code, kinds: Kinds, refer: "Refer") -> Findings:
+    """Return `template` or `task`, `model`, `data` and `function`; those that are not used become commented lines.
 
     A model with data that knows its submission comes first, then a function written for the template, then
-    a model with other data, then any `predict` that takes one argument. `packaged`: the project is built to a wheel.
+    a model with other data, then trained files that a framework loads, then any `predict` that takes one argument.
     """
-    refer = _Refer(tree, packaged)
     complete = bool(code.models and code.data and code.submitting)
     usable = [one for one in code.functions if one.callable_with_one]
     meant = [one for one in usable if set(one.takes) & _CONTEXTS]
     if complete or (code.models and code.data and not meant):
         return _lightning(code, refer)
+    if kinds.frameworks and not meant:
+        return _predict(code, kinds, refer)
     if chosen := (meant or usable)[:1]:
         return _function(chosen[0], code, refer)
     return _plain(code, refer)
 
 
-class _Refer:
-    """Writes references to code of one project."""
+class Refer:
+    """Writes references to code of one project, and to its configuration."""
 
-    def __init__(self, tree: Tree, packaged: bool) -> None:
+    def __init__(self, tree: Tree, *, packaged: bool, table: str) -> None:
+        """Take what references follow from; `packaged`: the project is built to a wheel; `table`: how the notebook's table is headed."""
+        self.table = table
         self._files = frozenset(tree.files)
         self._packaged = packaged
 
@@ -58,7 +62,7 @@ class _Refer:
         return (inside[0] if inside else top.parent) if good else None
 
 
-def _lightning(code: Code, refer: _Refer) -> Findings:
+def _lightning(code: Code, refer: Refer) -> Findings:
     model, data = code.models[0], code.data[0]
     notes = [*_on_import(model), *_on_import(data)]
     why = "reads the competition's folder and writes the submission"
@@ -77,7 +81,7 @@ def _lightning(code: Code, refer: _Refer) -> Findings:
     return Findings(settings=settings, notes=tuple(dict.fromkeys((*notes, *code.notes))))
 
 
-def _function(chosen: FunctionFound, code: Code, refer: _Refer) -> Findings:
+def _function(chosen: FunctionFound, code: Code, refer: Refer) -> Findings:
     others = [refer(one) for one in code.functions if one is not chosen]
     settings = (
         Setting(key="template", value="function", why="calls the function below", notebook=True),
@@ -93,16 +97,37 @@ def _function(chosen: FunctionFound, code: Code, refer: _Refer) -> Findings:
     return Findings(settings=settings, notes=tuple(notes))
 
 
-def _plain(code: Code, refer: _Refer) -> Findings:
+def _predict(code: Code, kinds: Kinds, refer: Refer) -> Findings:
+    """Leave the template out: `predict` follows from the task."""
+    of = " and ".join(kinds.frameworks)
+    task = Setting(
+        key="task",
+        value=kinds.task or None,
+        example="images",
+        why=f'what the models of {of} predict on ("tabular", "images", "text"): the template is `predict`',
+        needed="" if kinds.task else "so that the template `predict` predicts with the models",
+        notebook=True,
+    )
+    classes = _unused_classes(code, refer) if code.models or code.data else ()
+    functions = (_unused_function(code, refer),) if code.functions else ()
+    note = (
+        f"the checkpoints are models of {of}: the template `predict` loads them, predicts on the competition's "
+        f"test data and writes the submission; `transform` and `models` in {refer.table} say more"
+    )
+    return Findings(settings=(task, *classes, *functions), notes=(note, *code.notes))
+
+
+def _plain(code: Code, refer: Refer) -> Findings:
     template = Setting(
         key="template",
         value="plain",
-        why="restores the kit and predicts nothing yet; lightning or function predict",
+        why="restores the kit and predicts nothing yet; predict, lightning and function predict",
         notebook=True,
     )
     nothing = (
-        "no LightningModule with a data class and no function `predict` were found: the notebook would restore "
-        "the kit and predict nothing; name them in [tool.offline-kit.notebook]"
+        "no LightningModule with a data class, no function `predict` and no models that a framework loads by "
+        "itself were found: the notebook would restore the kit and predict nothing; name them in "
+        f"{refer.table}, or take the template `predict` (task, models) for models in files"
     )
     return Findings(
         settings=(template, *_unused_classes(code, refer), _unused_function(code, refer)),
@@ -122,7 +147,7 @@ def _also(others: list[str]) -> tuple[str, ...]:
     return (f"also found: {', '.join(others[:SHOWN])}{rest}",)
 
 
-def _unused_classes(code: Code, refer: _Refer) -> tuple[Setting, Setting]:
+def _unused_classes(code: Code, refer: Refer) -> tuple[Setting, Setting]:
     models = [refer(one) for one in code.models or code.plain_models]
     data = [refer(one) for one in code.data]
     why = "for the template lightning"
@@ -144,7 +169,7 @@ def _unused_classes(code: Code, refer: _Refer) -> tuple[Setting, Setting]:
     )
 
 
-def _unused_function(code: Code, refer: _Refer) -> Setting:
+def _unused_function(code: Code, refer: Refer) -> Setting:
     if not code.functions:
         return Setting(
             key="function", example="predict.py:predict", why="for the template function", notebook=True

@@ -1,11 +1,14 @@
 """The trained files of a project, as patterns for its configuration."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from offline_kit.files import human_size
+from offline_kit.finding.kinds import Kinds, look
 from offline_kit.finding.proposal import Findings, Setting
 from offline_kit.finding.tree import DATA, Tree, top_of
+from offline_kit.frameworks import table
 
 SPLIT_ABOVE = 100_000_000
 """Bytes of checkpoints above which they deserve a dataset of their own."""
@@ -14,8 +17,13 @@ SHOWN = 12
 
 _SURE = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
 """Trained files wherever they lie."""
-_LIKELY = frozenset({".onnx", ".keras", ".h5", ".hdf5", ".joblib", ".pkl", ".pickle", ".bin", ".npz", ".cbm"})
+_LIKELY = frozenset(
+    {".onnx", ".keras", ".h5", ".hdf5", ".joblib", ".pkl", ".pickle", ".bin", ".npz", ".cbm"}
+    | {".sav", ".skops", ".ubj"}
+)
 """Trained files in a folder that is called like one."""
+_TEXTS = frozenset({".json", ".txt"})
+"""Trained files in such a folder where a framework claims them, as boosters are saved."""
 _HOMES = frozenset(
     {"checkpoint", "checkpoints", "ckpt", "ckpts", "model", "models", "weight", "weights"}
     | {"saved_models", "trained", "trained_models", "artifacts", "pretrained"}
@@ -25,13 +33,44 @@ _RUNS = frozenset({"lightning_logs", "tb_logs", "logs", "runs", "outputs", "mult
 _WILD = frozenset("*?[")
 
 
-def find(tree: Tree) -> Findings:
-    """Return `checkpoints` and `parts`: those of the folders kept for them, else those of the newest training.
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The trained files that travel."""
 
-    The `last` beside others is left out (it is one of them, or worse), and so are other trainings; the
-    comments and notes say so.
+    models: tuple[str, ...]
+    """The models."""
+    left: tuple[str, ...]
+    """What is left out."""
+    kinds: Kinds
+    """What they are."""
+
+
+def choose(tree: Tree) -> Chosen:
+    """Return the files of the folders kept for them, else those of the newest training.
+
+    The `last` beside others is left out (it is one of them, or worse), and so are other trainings. Scalers,
+    encoders and maps of labels are no models where a framework loads the models without a class.
     """
     chosen, left = _chosen(tree)
+    kinds = look(tree, chosen) if chosen else Kinds()
+    if kinds.frameworks:
+        kinds = look(tree, [*chosen, *_maps_beside(tree, chosen)])
+    models = tuple(name for name in chosen if name not in kinds.aside)
+    return Chosen(models=models, left=tuple(left), kinds=kinds)
+
+
+def _maps_beside(tree: Tree, chosen: Sequence[str]) -> list[str]:
+    """Return the JSON files in the folders of models, but for a folder that is itself one model."""
+    folders = dict.fromkeys(name.rpartition("/")[0] for name in chosen)
+    inside = [
+        tree.at(folder) for folder in folders if folder and f"{folder}/config.json" not in tree.at(folder)
+    ]
+    return [name for names in inside for name in names if name.endswith(".json") and name not in chosen]
+
+
+def find(tree: Tree, found: Chosen) -> Findings:
+    """Return `checkpoints`, `preprocessing` and `parts`; the comments and notes say what is left out."""
+    chosen, left = found.models, found.left
     if not chosen:
         nothing = Setting(
             key="checkpoints",
@@ -49,7 +88,19 @@ def find(tree: Tree) -> Findings:
         more=(*_listing("newest first", tree, newest * (len(newest) > 1)), *_listing("left out", tree, left)),
     )
     notes = [f"{_count(len(left))} left out of `checkpoints`: see the comment there"] if left else []
-    return Findings(settings=(setting, _parts(total)), notes=tuple(notes))
+    beside = _preprocessing(found.kinds) if found.kinds.aside else ()
+    return Findings(settings=(setting, *beside, _parts(total)), notes=tuple(notes))
+
+
+def _preprocessing(kinds: Kinds) -> tuple[Setting, ...]:
+    why = "no models: they travel beside them, and the notebook loads them by name"
+    transform = Setting(
+        key="transform",
+        example="src/features.py:transform",
+        why='a function from the data to what the models take; preprocessing["file name"] is what was loaded',
+        notebook=True,
+    )
+    return (Setting(key="preprocessing", value=sorted(kinds.aside), why=why), transform)
 
 
 def _parts(total: int) -> Setting:
@@ -84,15 +135,22 @@ def _sorted_out(tree: Tree) -> tuple[list[str], list[str], list[str]]:
     for name in tree.files:
         suffix = PurePosixPath(name).suffix.lower()
         folders = {part.lower() for part in PurePosixPath(name).parts[:-1]}
-        if top_of(name) in DATA or suffix not in _SURE | _LIKELY or not tree.size(name):
+        if top_of(name) in DATA or suffix not in _SURE | _LIKELY | _TEXTS or not tree.size(name):
             continue
         if folders & _RUNS and suffix in _SURE:
             runs.append(name)
-        elif folders & _HOMES and not folders & _RUNS:
+        elif folders & _HOMES and not folders & _RUNS and (suffix not in _TEXTS or _is_claimed(tree, name)):
             homes.append(name)
         elif suffix in _SURE:
             others.append(name)
     return homes, runs, others
+
+
+def _is_claimed(tree: Tree, name: str) -> bool:
+    try:
+        return table.find(tree.root / name) is not None
+    except OSError:
+        return False
 
 
 def _without_last(tree: Tree, names: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -1,0 +1,89 @@
+"""What the trained files of a project are: models that a framework loads without the user's code, or other."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from offline_kit import members
+from offline_kit.checkpoint_kinds import sniff
+from offline_kit.finding.tree import DATA, Tree, top_of
+from offline_kit.frameworks.base import Framework
+from offline_kit.model import Checkpoint, NotebookSettings
+
+_PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_TABLES = frozenset({".csv", ".feather", ".parquet", ".tsv"})
+_TEXTS = frozenset(
+    {"abstract", "comment", "comment_text", "content", "discourse_text", "essay", "excerpt", "full_text"}
+    | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
+)
+"""How columns are called that hold what a model of texts reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """What was seen of them, nothing of it by loading it."""
+
+    frameworks: tuple[str, ...] = ()
+    """Titles of those that load every model without a class; empty where one of the models needs more."""
+    task: str = ""
+    """What the models predict on, as far as they and the data tell."""
+    aside: Mapping[str, str] = field(default_factory=dict)
+    """The files that are no models, and what each is instead."""
+
+
+def look(tree: Tree, names: Sequence[str]) -> Kinds:
+    """Return what these files are; nothing is known of them where one cannot be read."""
+    try:
+        files = [_checkpoint(tree, name) for name in names]
+        plain = NotebookSettings(template="plain")
+        claimed = members.claimants(plain, files)
+        aside = members.aside(plain, files)
+    except OSError:
+        return Kinds()
+    sure = [each for each in claimed if each is not None and not each.needs]
+    if not sure or len(sure) < len(claimed):
+        return Kinds()
+    titles = tuple(sorted({each.title for each in sure}))
+    return Kinds(frameworks=titles, task=_task(tree, sure), aside=aside)
+
+
+def _checkpoint(tree: Tree, name: str) -> Checkpoint:
+    path = tree.root / name
+    seen = sniff(path)
+    # no digest: nothing asks for it here, and large files take a while
+    return Checkpoint(
+        original=name, path=path, size=tree.size(name), sha256="", kind=seen.kind, refused=seen.refused
+    )
+
+
+def _task(tree: Tree, frameworks: Sequence[Framework]) -> str:
+    usual = {each.task for each in frameworks if each.task}
+    if usual:
+        return usual.pop() if len(usual) == 1 else ""
+    if any(PurePosixPath(name).suffix.lower() in _PICTURES and _is_data(name) for name in tree.files):
+        return "images"
+    tables = [name for name in tree.files if _is_test(name)]
+    if any(_columns(tree, name) & _TEXTS for name in tables):
+        return "text"
+    return "tabular" if tables else ""
+
+
+def _is_data(name: str) -> bool:
+    return top_of(name) in DATA or top_of(name).startswith("test")
+
+
+def _is_test(name: str) -> bool:
+    path = PurePosixPath(name)
+    near = top_of(name) in DATA or not top_of(name)
+    return near and path.suffix.lower() in _TABLES and path.name.lower().startswith("test")
+
+
+def _columns(tree: Tree, name: str) -> set[str]:
+    if PurePosixPath(name).suffix.lower() != ".csv":
+        return set()
+    try:
+        with (tree.root / name).open(encoding="utf-8", newline="") as stream:
+            return {each.strip().lower() for each in next(csv.reader([stream.readline(65536)]), [])}
+    except (OSError, ValueError, csv.Error):
+        return set()
