@@ -2,8 +2,9 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,22 @@ from offline_kit.kaggle_names import dataset_slug
 from offline_kit.report import SILENT, Reporter
 
 _HEAD = "# What {} installs and imports; written by `offline-kit adopt`, and yours to change.\n"
+
+
+_SURE = frozenset({"checkpoints", "modules"})
+"""Keys that a build or the notebook's imports cannot do without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lack:
+    """What a key that is there lacks."""
+
+    key: str
+    """The key."""
+    said: str
+    """What it lacks, and why that is wanted."""
+    line: str
+    """Its line as it has to be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +60,15 @@ class Proposal:
     """Its whole new text; empty where none is needed."""
     by_hand: tuple[str, ...] = ()
     """What has to be added to keys that are there already."""
+    paste: tuple[str, ...] = ()
+    """The line of each of these keys as it has to be."""
+    fails: bool = False
+    """Whether a build or the notebook fails for sure as long as they are not added."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether there is anything to write."""
+        return self.new != self.old or self.lines not in ("", _read(self.requirements))
 
     @property
     def diff(self) -> str:
@@ -134,11 +160,11 @@ def _proposal(
     table = told.get("tool", {}).get("offline-kit", {}) if nested else told
     needed, lines = _requirements(root, source, adoption)
     settings = [*_settings(loaded, source, adoption, chosen, found), *_needs(needed, lines, adoption, root)]
-    by_hand: tuple[str, ...] = ()
+    lacks: tuple[_Lack, ...] = ()
     if loaded.source is None:
         new = text.begun(old, settings, nested=nested, where=str(place))
     else:
-        new, by_hand = _extended(old, table, settings, nested=nested, where=str(place))
+        new, lacks = _extended(old, table, settings, nested=nested, where=str(place))
     return Proposal(
         adoption=adoption,
         image=chosen,
@@ -147,7 +173,9 @@ def _proposal(
         new=new,
         requirements=needed,
         lines=lines,
-        by_hand=by_hand,
+        by_hand=tuple(one.said for one in lacks),
+        paste=tuple(one.line for one in lacks),
+        fails=any(one.key in _SURE for one in lacks),
     )
 
 
@@ -158,10 +186,10 @@ def _default_place(root: Path) -> Path:
 
 def _extended(
     old: str, table: Mapping[str, Any], settings: Iterable[Setting], *, nested: bool, where: str
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str, tuple[_Lack, ...]]:
     """Return the file with the keys that it lacks, and what is missing in keys that it has."""
     notebook = table.get("notebook", {})
-    fresh, by_hand = [], []
+    fresh, lacks = [], []
     for one in settings:
         there = notebook if one.notebook else table
         if one.value is None or (one.key == "image" and "accelerator" in table):
@@ -169,16 +197,34 @@ def _extended(
         if one.key not in there:
             fresh.append(one)
         elif missing := _missing(there[one.key], one.value):
-            by_hand.append(f"`{one.key}` in '{Path(where).name}' lacks {missing}: add it there ({one.why})")
-    return (text.extended(old, fresh, nested=nested, where=where) if fresh else old), tuple(by_hand)
+            lacks.append(_lack(one, there[one.key], missing, Path(where).name))
+    return (text.extended(old, fresh, nested=nested, where=where) if fresh else old), tuple(lacks)
 
 
-def _missing(there: object, wanted: object) -> str:
+def _lack(one: Setting, there: object, missing: Sequence[str], file: str) -> _Lack:
+    whole: object = one.value
+    if isinstance(there, list):
+        whole = [*there, *missing]
+    elif isinstance(there, dict) and isinstance(one.value, dict):
+        whole = {**there, **{name: one.value[name] for name in missing}}
+    line = text.block([Setting(key=one.key, value=whole, why="")], nested=False).strip()
+    said = ", ".join(repr(each) for each in missing)
+    return _Lack(
+        key=one.key, said=f"`{one.key}` in '{file}' lacks {said}: add it there ({one.why})", line=line
+    )
+
+
+def _missing(there: object, wanted: object) -> list[str]:
     if isinstance(there, list) and isinstance(wanted, list):
-        return ", ".join(repr(each) for each in wanted if each not in there)
+        return [each for each in wanted if not any(_covers(own, each) for own in there)]
     if isinstance(there, dict) and isinstance(wanted, dict):
-        return ", ".join(repr(each) for each in wanted if each not in there)
-    return repr(wanted) if there != wanted and isinstance(there, str) and not there else ""
+        return [each for each in wanted if each not in there]
+    return [str(wanted)] if there != wanted and isinstance(there, str) and not there else []
+
+
+def _covers(own: str, name: str) -> bool:
+    """Whether an entry of a list means this name: itself, a folder above it, a pattern."""
+    return own == name or name.startswith(f"{own.rstrip('/')}/") or fnmatchcase(name, own)
 
 
 def _requirements(root: Path, source: str, adoption: Adoption) -> tuple[Path, str]:

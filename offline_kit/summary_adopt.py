@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from offline_kit.adopting import places
 from offline_kit.adopting.nouns import Became, Found, Kind
 from offline_kit.console import Console
 
@@ -16,12 +17,16 @@ def show_proposal(proposal: "Proposal", console: Console) -> None:
     console.lines(proposal.diff.splitlines())
     told = [one for one in proposal.adoption.found if one.became not in (Became.ASKED, Became.SERVED)]
     rows = [(one.place, one.text, f"{one.became}: {one.value}", one.remedy) for one in told if _is_news(one)]
+    if any(places.SHOWN in cell for cell in proposal.adoption.changed):
+        same = "the same files: the first cell shows there what is attached and what the kit brings"
+        rows.append(("every cell", f"{places.INPUT}/...", f"{Became.REWRITTEN}: {places.SHOWN}/...", same))
     console.table("What became of it", ("where", "there", "now", ""), rows)
     for one in proposal.adoption.asked:
         console.warn(f"{one.place}: {one.text}")
         console.note(f"    {one.remedy}")
-    for line in proposal.by_hand:
-        console.warn(line)
+    for said, line in zip(proposal.by_hand, proposal.paste, strict=True):
+        console.warn(said)
+        console.note(f"    {line}")
 
 
 def _is_news(one: Found) -> bool:
@@ -29,7 +34,7 @@ def _is_news(one: Found) -> bool:
 
 
 def show_adopted(
-    proposal: "Proposal", console: Console, *, written: "tuple[Path, ...]", dry_run: bool
+    proposal: "Proposal", console: Console, *, written: "tuple[Path, ...]", dry_run: bool, ok: bool = True
 ) -> None:
     """Say what was written and what to do next."""
     asked = len(proposal.adoption.asked)
@@ -39,17 +44,21 @@ def show_adopted(
         )
     if written:
         console.step(f"written: {', '.join(str(path) for path in written)}")
+        first = f"add by hand to '{proposal.file}' {' and '.join(proposal.paste)}, then   "
         console.note(
-            "next:          offline-kit rehearse   (builds the kit and runs the adopted notebook offline)"
+            f"next:          {first * proposal.fails}offline-kit rehearse   (builds the kit and runs the adopted"
+            " notebook offline)"
         )
-    elif proposal.new != proposal.old or proposal.lines:
+    elif proposal.changes:
         console.step("nothing was written; --write does it")
+    elif proposal.by_hand:
+        console.step(f"nothing was written: add by hand to '{proposal.file}' {' and '.join(proposal.paste)}")
     else:
         console.step("the configuration says all that already; nothing was written")
     adoption = proposal.adoption
     console.result(
         {
-            "ok": True,
+            "ok": ok,
             "dry_run": dry_run,
             "written": [str(path) for path in written],
             "notebook": str(adoption.notebook),
@@ -59,6 +68,7 @@ def show_adopted(
             "found": [_facts(one) for one in adoption.found],
             "asked": asked,
             "by_hand": list(proposal.by_hand),
+            "paste": list(proposal.paste),
             "requirements": list(adoption.requirements),
             "checkpoints": list(adoption.checkpoints),
             "modules": list(adoption.modules),

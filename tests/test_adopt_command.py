@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -213,3 +215,36 @@ def test_what_a_pickle_imports_is_asked_for(tmp_path: Path, how: str) -> None:
     seen = trained.look(config.load(tmp_path, {}), chosen, cache=tmp_path / "cache")
     assert "scikit-learn" in seen.packages
     assert any("scikit-learn, which the notebook gets" in line for line in trained.advice(seen))
+
+
+def test_what_only_a_person_can_add_is_ready_to_paste(project: Path) -> None:
+    """A list that is there is the person's: --write says its whole line, and ends with 1 where a build would fail."""
+    file = project / "offline-kit.toml"
+    run(project, "adopt", "inference.ipynb", "--write")
+    put(project, "other.pth")
+    whole = file.read_text()
+    file.write_text(whole.replace('checkpoints = ["weights/net.pth"]', 'checkpoints = ["other.pth"]'))
+    command = [sys.executable, "-m", "offline_kit", "adopt", "inference.ipynb", "--write"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    said = " ".join(done.stderr.split())
+    assert done.returncode == 1, done.stderr
+    assert "nothing was written: add by hand" in said
+    assert 'checkpoints = ["other.pth", "weights/net.pth"]' in said
+    assert "--write does it" not in said
+    file.write_text(whole.replace('["weights/net.pth"]', '["other.pth", "weights/net.pth"]'))
+    assert "says all that already" in run(project, "adopt", "inference.ipynb", "--write").stderr
+
+
+@pytest.mark.parametrize("own", ["weights", "weights/*.pth"])
+def test_a_folder_or_a_pattern_names_what_is_in_it(project: Path, own: str) -> None:
+    """What an entry of a list means already needs nobody."""
+    (project / "offline-kit.toml").write_text(f'checkpoints = ["{own}"]\n')
+    proposal = adopt.propose(project / "inference.ipynb", project)
+    assert proposal.by_hand == ()
+    assert not proposal.fails
+
+
+def test_the_folder_that_shows_the_inputs_is_explained(project: Path) -> None:
+    """The table says why the diff's paths lie below /tmp."""
+    said = run(project, "adopt", "inference.ipynb")
+    assert "the same files" in " ".join((said.stdout + said.stderr).split())

@@ -7,6 +7,7 @@ import click
 
 from offline_kit.commands.options import PATH, common, project_argument
 from offline_kit.console import Console
+from offline_kit.errors import Exit
 
 
 @click.command()
@@ -23,10 +24,13 @@ def adopt(notebook: Path, project: Path, *, quiet: bool, as_json: bool, write: b
     console = Console(quiet=quiet, as_json=as_json)
     proposal = adopting.propose(notebook, project, console)
     summary_adopt.show_proposal(proposal, console)
-    changes = proposal.new != proposal.old or bool(proposal.lines)
+    changes = proposal.changes
     asks = not (write or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
     agreed = changes and write and not dry_run
     if changes and asks:
         agreed = console.confirm(f"Write this into '{proposal.file}' and '{proposal.requirements.name}'?")
     written = adopting.write(proposal) if agreed else ()
-    summary_adopt.show_adopted(proposal, console, written=written, dry_run=dry_run)
+    ok = dry_run or not (write and proposal.fails)
+    summary_adopt.show_adopted(proposal, console, written=written, dry_run=dry_run, ok=ok)
+    if not ok:
+        sys.exit(Exit.PROJECT)
