@@ -116,7 +116,13 @@ def aside(here: Yard) -> frozenset[Path]:
 
 
 @pytest.mark.parametrize("source", CREDENTIALS)
-@pytest.mark.parametrize("in_file", [False, True], ids=["index in a variable", "index in pip.conf"])
+@pytest.mark.parametrize(
+    "in_file",
+    [
+        pytest.param(False, id="index in a variable", marks=pytest.mark.exhaustive),
+        pytest.param(True, id="index in pip.conf"),
+    ],
+)
 def test_secrets_stay_where_they_were_planted(
     tmp_path: Path, project: Path, index: LocalIndex, source: str, *, in_file: bool
 ) -> None:
