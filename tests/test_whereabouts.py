@@ -80,7 +80,7 @@ def test_of_split_parts_the_changed_one_is_told(tmp_path: Path, built: Path) -> 
         for words in ((), here.to):
             lines = here.run("status", *words).good().out.splitlines()
             held = {line.split()[0]: "holds this kit" in line for line in lines if f"{DATASET}-" in line}
-            assert held == {"checkpoints": False, "code": True, "packages": True}, lines
+            assert held == {"checkpoints": False, "code": True}, lines
 
 
 def test_looked_at_now(here: Yard) -> None:
