@@ -1,10 +1,11 @@
 """What a project asks of the indexes, and which of its own code its notebook names."""
 
-from offline_kit import own_code, predicting
+from offline_kit import predicting
 from offline_kit.config import Config
 from offline_kit.freeze import inputs
 from offline_kit.freeze.stage import FreezeRequest
 from offline_kit.model import OwnCode
+from offline_kit.own import code as own_code
 from offline_kit.trained import Trained
 from offline_kit.weights import main_names
 

@@ -15,13 +15,12 @@ from offline_kit import (
     image,
     manifest,
     notebook,
-    own_code,
     pip_settings,
     proc,
-    sdists,
     trained,
     wheelhouse,
 )
+from offline_kit.building import sdists
 from offline_kit.cache import Cache
 from offline_kit.chained import asked, house
 from offline_kit.chained.asked import Asked
@@ -33,6 +32,7 @@ from offline_kit.image import Image
 from offline_kit.index import Index
 from offline_kit.model import Checkpoint, Fate, Finding, Freeze, Kit, OwnCode, Pin, Wheel
 from offline_kit.notebook import Rendered
+from offline_kit.own import code as own_code
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.stage import Rehearsal

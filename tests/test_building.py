@@ -9,7 +9,14 @@ import pytest
 from local_index import make_wheel
 from sdist_makers import own_backend
 
-from offline_kit.building import BuildFailed, clean_environment, failure, network_cut, unpack, workshop
+from offline_kit.building.workshop import (
+    BuildFailed,
+    clean_environment,
+    failure,
+    network_cut,
+    unpack,
+    workshop,
+)
 from offline_kit.errors import ProjectError
 from offline_kit.model import Sdist, Wheel
 

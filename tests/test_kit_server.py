@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from offline_kit import summary
 from offline_kit.console import Console
 from offline_kit.errors import UsageError
 from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin, stage
 from offline_kit.runtime import kit_server
 from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.summaries import kit as summary
 
 ROWS = 23
 

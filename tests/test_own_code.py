@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from listener import Listener
 
-from offline_kit import image, own_code, pip_settings, proc
+from offline_kit import image, pip_settings, proc
 from offline_kit.config import LOCK_NAME
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.freeze import written
 from offline_kit.image import Image
 from offline_kit.model import Freeze, OwnCode
+from offline_kit.own import code as own_code
 from offline_kit.pip_settings import IndexSettings
 
 LOCAL = image.load("local", accelerator="none", project=Path())

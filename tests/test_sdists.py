@@ -17,7 +17,8 @@ from local_index import LocalIndex, make_sdist, make_wheel, unreachable
 from sdist_makers import own_backend, wheel_of_installed
 
 from offline_kit import interpreters
-from offline_kit.building import network_cut
+from offline_kit.building.sdists import settle
+from offline_kit.building.workshop import network_cut
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
 from offline_kit.image import load as load_image
@@ -25,7 +26,6 @@ from offline_kit.index import Index
 from offline_kit.model import Sdist, SettledSdist
 from offline_kit.patience import Patience
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.sdists import settle
 
 IMAGE = Image(name="test", title="", accelerator="none", python=platform.python_version(), packages={})
 needs_cut = pytest.mark.skipif(not network_cut(), reason="this system cannot cut a network")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit import summary
+from offline_kit.summaries import kit as summary
 
 
 def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:

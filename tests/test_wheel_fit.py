@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from local_index import make_wheel
 
+from offline_kit.building.wheel_fit import DoesNotFit, fitted
 from offline_kit.image import Image
-from offline_kit.wheel_fit import DoesNotFit, fitted
 
 IMAGE = Image(name="test", title="", accelerator="none", python="3.13.5", packages={})
 compiles = pytest.mark.skipif(

@@ -19,7 +19,7 @@ from offline_kit.errors import Exit
 def adopt(notebook: Path, project: Path, *, quiet: bool, as_json: bool, write: bool, dry_run: bool) -> None:
     """Take over a notebook that works with the internet on."""
     from offline_kit import adopt as adopting
-    from offline_kit import summary_adopt
+    from offline_kit.summaries import adopt as summary_adopt
 
     console = Console(quiet=quiet, as_json=as_json)
     proposal = adopting.propose(notebook, project, console)

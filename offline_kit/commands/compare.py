@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 @common
 def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook: bool, **flags: Any) -> None:
     """Compare what is on Kaggle with the kit on this disk, file by file."""
-    from offline_kit import pipeline, shipping, summary_compare
+    from offline_kit import pipeline, shipping
     from offline_kit.push import verify as verifying
+    from offline_kit.summaries import compare as summary_compare
 
     console = Console(quiet=quiet, as_json=as_json)
     to, at = flags.pop("to"), flags.pop("at")
@@ -55,7 +56,8 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
 def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -> None:
     """Compare two kits, each named by its own folder or its project's; NEW is by default this project's."""
     from offline_kit import diff as differing
-    from offline_kit import diff_sides, summary_compare
+    from offline_kit import diff_sides
+    from offline_kit.summaries import compare as summary_compare
 
     sides = [diff_sides.read(_kit(place)) for place in (old, new)]
     found = differing.compare(*sides)

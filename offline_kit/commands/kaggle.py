@@ -51,8 +51,9 @@ SUBMIT_OPTIONS = options(
 @common
 def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and fetch what it wrote."""
-    from offline_kit import ship, shipping, summary_kaggle
+    from offline_kit import ship, shipping
     from offline_kit.push.dataset_plan import Wishes
+    from offline_kit.summaries import kaggle as summary_kaggle
 
     console = Console(quiet=quiet, as_json=as_json)
     wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend"))
@@ -93,7 +94,8 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
 @common
 def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:  # noqa: ARG001
     """Submit the finished version of the kit's notebook, once."""
-    from offline_kit import ship, summary_kaggle
+    from offline_kit import ship
+    from offline_kit.summaries import kaggle as summary_kaggle
 
     console = Console(quiet=quiet, as_json=as_json)
     sending = ship.Sending(**take(flags, "message", "wait", "again", "late"))
@@ -128,8 +130,10 @@ def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags:
 @common
 def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit: whatever of it is not done yet."""
-    from offline_kit import pipeline, ship, ship_plan, summary, summary_kaggle
+    from offline_kit import pipeline, ship, ship_plan
     from offline_kit.push.dataset_plan import Wishes
+    from offline_kit.summaries import kaggle as summary_kaggle
+    from offline_kit.summaries import kit as summary
 
     console = Console(quiet=quiet, as_json=as_json)
     to, at, yes, env = take(flags, "to", "at", "yes", "env").values()

@@ -35,7 +35,8 @@ from offline_kit.errors import Exit
 @common
 def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Freeze, download, pack and render: the kit and its notebook."""
-    from offline_kit import pipeline, summary
+    from offline_kit import pipeline
+    from offline_kit.summaries import kit as summary
 
     console = Console(quiet=quiet, as_json=as_json)
     on, at = take(flags, "on", "at").values()
@@ -98,8 +99,10 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
 @common
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit import kaggle_rehearsal, pipeline, ship, summary, summary_kaggle
+    from offline_kit import kaggle_rehearsal, pipeline, ship
     from offline_kit.push.dataset_plan import MODEST
+    from offline_kit.summaries import kaggle as summary_kaggle
+    from offline_kit.summaries import kit as summary
 
     console = Console(quiet=quiet, as_json=as_json)
     on, at = take(flags, "on", "at").values()
@@ -155,7 +158,9 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
 @common
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
-    from offline_kit import pipeline, summary, summary_kaggle, whereabouts
+    from offline_kit import pipeline, whereabouts
+    from offline_kit.summaries import kaggle as summary_kaggle
+    from offline_kit.summaries import kit as summary
 
     console = Console(quiet=quiet, as_json=as_json)
     to, at, _ = take(flags, "to", "at", "upgrade").values()

@@ -27,7 +27,7 @@ from offline_kit.errors import Exit
 def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool, **flags: Any) -> None:
     """Write a first configuration from what is found."""
     from offline_kit import init as starting
-    from offline_kit import summary_start
+    from offline_kit.summaries import start as summary_start
 
     console = Console(quiet=quiet, as_json=as_json)
     proposal = starting.propose(starting.Request(project=project, **flags), console)
@@ -51,8 +51,8 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
 def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: tuple[str, ...]) -> None:
     """Check this machine and the project, with a remedy for each problem."""
     from offline_kit import doctor as examining
-    from offline_kit import summary_start
     from offline_kit.checks.nouns import State
+    from offline_kit.summaries import start as summary_start
 
     console = Console(quiet=quiet, as_json=as_json)
     findings = examining.examine(project, online=online, ignore=ignore, report=console)

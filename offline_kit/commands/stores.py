@@ -17,7 +17,7 @@ def image() -> None:
 @common
 def image_list(*, quiet: bool, as_json: bool) -> None:
     """List the built-in images."""
-    from offline_kit import summary
+    from offline_kit.summaries import kit as summary
 
     summary.show_images(Console(quiet=quiet, as_json=as_json))
 
@@ -28,7 +28,7 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
 @common
 def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool) -> None:
     """Show an image, or one package in it."""
-    from offline_kit import summary
+    from offline_kit.summaries import kit as summary
 
     summary.show_image(name, package, Console(quiet=quiet, as_json=as_json))
 
@@ -51,7 +51,8 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool) ->
 @common
 def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
     """Write down what an image is and holds, as a file for --image."""
-    from offline_kit import capture, config, summary
+    from offline_kit import capture, config
+    from offline_kit.summaries import kit as summary
 
     console = Console(quiet=quiet, as_json=as_json)
     if on == "here":
@@ -76,6 +77,7 @@ def cache() -> None:
 @common
 def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
     """Remove what was not used lately."""
-    from offline_kit import pipeline, summary
+    from offline_kit import pipeline
+    from offline_kit.summaries import kit as summary
 
     summary.show_pruned(pipeline.prune(days), Console(quiet=quiet, as_json=as_json))

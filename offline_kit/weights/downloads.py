@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit import own_sources, references
+from offline_kit import references
 from offline_kit.model import Finding, OwnCode, Severity
+from offline_kit.own import sources as own_sources
 from offline_kit.weights.hub_folders import is_hub_id
 
 _UNKNOWN = object()

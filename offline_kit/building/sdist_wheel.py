@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.building import BuildFailed, Workshop, unpack, workshop
+from offline_kit.building.closure import Sources, obtain
+from offline_kit.building.wheel_fit import DoesNotFit, fitted
+from offline_kit.building.workshop import BuildFailed, Workshop, unpack, workshop
 from offline_kit.cache import key_of
 from offline_kit.model import Artifact, Sdist, Wheel
 from offline_kit.report import Reporter
-from offline_kit.sdist_closure import Sources, obtain
-from offline_kit.wheel_fit import DoesNotFit, fitted
 from offline_kit.wheel_tools import normalise_wheel
 
 _FORMAT = 1  # raise it when the same input shall give another result

@@ -4,13 +4,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from offline_kit import archives, loose_modules, own_wheel
+from offline_kit import archives
 from offline_kit.cache import Cache
 from offline_kit.config import LOCK_NAME
 from offline_kit.errors import ProjectError
 from offline_kit.freeze import written
 from offline_kit.image import Image
 from offline_kit.model import OwnCode, Wheel
+from offline_kit.own import loose_modules
+from offline_kit.own import wheel as own_wheel
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.report import SILENT, Reporter
 

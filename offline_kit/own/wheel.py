@@ -7,19 +7,21 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from offline_kit import interpreters, own_sources, proc, sdist_wheel
-from offline_kit.building import BuildFailed, Workshop, workshop
+from offline_kit import interpreters, proc
+from offline_kit.building import sdist_wheel
+from offline_kit.building.closure import Sources, obtain
+from offline_kit.building.wheel_fit import DoesNotFit, fitted
+from offline_kit.building.workshop import BuildFailed, Workshop, workshop
 from offline_kit.cache import Cache, key_of
 from offline_kit.choosing import Target
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
 from offline_kit.index import Index
 from offline_kit.model import Sdist, Wheel
+from offline_kit.own import sources as own_sources
 from offline_kit.package_lists import normalized
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.report import Reporter
-from offline_kit.sdist_closure import Sources, obtain
-from offline_kit.wheel_fit import DoesNotFit, fitted
 from offline_kit.wheel_tools import normalise_wheel
 
 _FORMAT = 1  # raise it when the same sources shall give another wheel

@@ -6,10 +6,11 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from offline_kit import interpreters, own_sources, proc, references
+from offline_kit import interpreters, proc, references
 from offline_kit.errors import OfflineKitError, ProjectError
 from offline_kit.image import Image
 from offline_kit.model import SourceFile
+from offline_kit.own import sources as own_sources
 from offline_kit.report import SILENT, Reporter
 
 _TOOLS = frozenset(["setup.py", "conftest.py", "noxfile.py", "fabfile.py", "tasks.py"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from offline_kit import proc
-from offline_kit.building import BuildFailed, clean_environment
+from offline_kit.building.workshop import BuildFailed, clean_environment
 from offline_kit.cache import Cache
 from offline_kit.choosing import Target
 from offline_kit.errors import OutsideError

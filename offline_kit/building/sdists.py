@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from offline_kit import interpreters, proc, sdist_wheel
+from offline_kit import interpreters, proc
+from offline_kit.building import sdist_wheel
+from offline_kit.building.closure import Sources
+from offline_kit.building.sdist_wheel import Made
 from offline_kit.choosing import Target
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
 from offline_kit.index import Index
 from offline_kit.model import Sdist, SettledSdist
 from offline_kit.report import SILENT, Reporter
-from offline_kit.sdist_closure import Sources
-from offline_kit.sdist_wheel import Made
 
 _RUNNING = "{}.{}".format(*sys.version_info)
 POLICIES = ("both", "rename", "wheel")
