@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from listener import Listener
+from local_index import LocalIndex, make_wheel
 
 from offline_kit import pip_settings, proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.image import Image
+from offline_kit.pip_settings import IndexSettings
 from offline_kit.rehearsal import environments, kernel, plan, pythons
 from offline_kit.rehearsal.environments import Workshop
 
@@ -95,6 +97,23 @@ def test_what_no_index_has_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     assert "--env current" in caught.value.hint
     assert any("ipykernel" in line for line in caught.value.details)
     assert not list((tmp_path / "environments" / "locks").glob("*/pylock.toml"))
+
+
+def test_no_index_is_asked_where_pip_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With pip's no-index an environment comes from find-links alone, and other folders are another question."""
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    with LocalIndex() as index:
+        index.add(make_wheel(tmp_path / "built", "gamma", "4.0"))
+        for version in ("2.0", "3.0"):
+            folder = make_wheel(tmp_path / version, "gamma", version).parent
+            # Whatever asks for uv's own default index meets the proxy, which leads nowhere.
+            settings = IndexSettings(
+                index_url=index.url, no_index=True, find_links=(str(folder),), proxy=index.root
+            )
+            workshop = Workshop(settings=settings, cache=tmp_path / "cache")
+            made = environments.layer(["gamma"], Path(sys.executable), workshop)
+            assert (made / f"gamma-{version}.dist-info").is_dir()
+    assert index.requests == []
 
 
 def test_a_python_that_is_not_here_is_told(tmp_path: Path) -> None:

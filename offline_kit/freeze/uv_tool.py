@@ -13,7 +13,6 @@ _IN_CONFIG = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
     "UV_FIND_LINKS",
-    "UV_NO_INDEX",
     "UV_INDEX_STRATEGY",
     "UV_NO_CONFIG",
 )

@@ -66,7 +66,8 @@ class _Question:
 
     def key(self, settings: IndexSettings) -> str:
         overrides = sorted(self.overrides.items())
-        words = (self.names, overrides, str(self.python), settings.index_urls())
+        places = (settings.index_urls(), *settings.find_links)
+        words = (self.names, overrides, str(self.python), *places)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:20]
 
 
@@ -251,5 +252,5 @@ def _uv(
     if hasty:
         # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    argv = [uv.find_uv_bin(), *words]
+    argv = [uv.find_uv_bin(), *words, *settings.uv_arguments()]
     return proc.run(argv, cwd=cwd, env=proc.environment(**changes), timeout=3600, check=check)
