@@ -62,6 +62,19 @@ class Port:
         parts = self.in_datasets(kit).parts
         return {part.name: notebook.dataset_of(part, kit, self.config.dataset) for part in parts}
 
+    def elsewhere(self, kit: Kit) -> dict[str, str]:
+        """Return where a kit's other parts are, by the part's name: "notebook:owner/slug", "model:...".
+
+        A model is named at the version that the kit's notebook is pinned to, at 0 where it is to none yet.
+        Raises UsageError as `models.target`.
+        """
+        found = {part.name: homes.of(self.config).get(part.name, "") for part in kit.parts}
+        for part, ref in _models(self, kit):
+            pinned = homes.pinned(self.config, kit)
+            version = pinned[0].rpartition("/")[2] if pinned else "0"
+            found[part.name] = f"model:{ref}/{version}"
+        return {name: home for name, home in found.items() if home}
+
     def in_datasets(self, kit: Kit) -> Kit:
         """Return the kit without the parts that are somewhere else than in datasets."""
         elsewhere = homes.of(self.config)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import shipping
+from offline_kit.chained import house
 from offline_kit.config import Config
 from offline_kit.errors import OfflineKitError
 from offline_kit.kaggle_gateway.nouns import Kaggle
 from offline_kit.model import Kit, Part
-from offline_kit.push import dataset_remote, notebooks
+from offline_kit.push import dataset_remote, notebooks, verify_elsewhere
 from offline_kit.push.ledger import Entry, Ledger
 from offline_kit.push.memory import Memory
 from offline_kit.shipping import Port
@@ -21,14 +22,14 @@ SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A dataset or a notebook on Kaggle."""
+    """A dataset, a model or a notebook on Kaggle."""
 
     name: str
     """The part's name, or "notebook"."""
     ref: str
-    """"owner/slug"."""
+    """"owner/slug", of a model "owner/model/framework/variation"."""
     version: int
-    """The newest version; 0 where there is none."""
+    """The newest version, of a model the pinned one; 0 where there is none."""
     state: str
     """The processing state of a dataset or the state of a run; empty where it was not looked at."""
     holds: str
@@ -48,7 +49,7 @@ class Whereabouts:
     at: str
     """When the data was pushed last from here: ISO 8601 in UTC; empty for never."""
     pieces: tuple[Piece, ...]
-    """Datasets, then the notebook."""
+    """Datasets, what lies elsewhere, then the notebook."""
     run: dict[str, Any] | None
     """The last run of the notebook that we followed, or the problem that it ended with."""
     submissions: tuple[Entry, ...]
@@ -74,6 +75,11 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
         )
         for part in pushed.get("parts") or ()
     ]
+    made = house.read(config.project)
+    if pushed and made and made.files and made.local is local:
+        pieces.append(
+            Piece(name=house.PART, ref=made.notebook, version=made.version, state="", holds=made.part)
+        )
     if run and run.get("version"):
         pieces.append(
             Piece(
@@ -123,6 +129,10 @@ def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
     for part in port.in_datasets(kit).parts:
         dataset = port.datasets(kit)[part.name]
         yield _dataset(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
+    homes = port.elsewhere(kit)
+    for part in kit.parts:
+        if part.name in homes:
+            yield _elsewhere(port.kaggle, homes[part.name], part)
     try:
         new = notebooks.of_kit(kit, owner)
     except OfflineKitError:
@@ -148,6 +158,18 @@ def _dataset(kaggle: Kaggle, ref: str, part: Part) -> Piece:
     holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
     return Piece(
         name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
+    )
+
+
+def _elsewhere(kaggle: Kaggle, home: str, part: Part) -> Piece:
+    there = verify_elsewhere.look(part, home, kaggle)
+    holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
+    return Piece(
+        name=part.name,
+        ref=there.ref,
+        version=there.version,
+        state=there.state,
+        holds=holds if there.version else "nothing",
     )
 
 

@@ -114,7 +114,7 @@ FLOORS: list[set[str]] = [
     {"index", "cuda_abi", "own.loose_modules", "building.wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
     {"push.dataset_remote", "push.notebook_remote", "push.sending", "push.parts_elsewhere"},
-    {"push.rendered_for"},
+    {"push.rendered_for", "push.verify_elsewhere"},
     {"push.submission_remote"},
     {"frameworks.base"},  # the room of frameworks
     {"frameworks.peek", "frameworks.pickled", "frameworks.torch_pickles"},

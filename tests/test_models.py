@@ -246,6 +246,33 @@ def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
     assert here.datasets("local/small-kit-code") == [1]
 
 
+def test_the_pinned_version_is_shown_and_verified(here: Yard) -> None:
+    """`status` and `verify` look at the version that the notebook is pinned to, whatever came after it."""
+    here.run("build").good()
+    said = here.run("verify", *here.to).failed(1, f"there is no version of the model '{MINE}'")
+    assert "offline-kit push" in said.out
+    assert f"{MINE}: not there" in here.run("status", *here.to).good().out
+    here.push().good()
+    for words in ((), here.to):
+        assert f"{MINE} version 1" in here.run("status", *words).good().out
+    found = here.run("verify", *here.to, "--deep", "--json").good().facts
+    (weights,) = [part for part in found["parts"] if part["part"] == "checkpoints"]
+    told = {"kind": "model", "dataset": MINE, "version": 1, "private": True, "state": "ready", "hashed": 1}
+    assert {key: weights[key] for key in told} == told
+
+    there = here.bench.kaggle.models.mounted(f"{MINE}/1", "local")
+    assert there
+    checkpoint = there[1] / "checkpoints" / "model.ckpt"
+    size = checkpoint.stat().st_size
+    checkpoint.unlink()
+    checkpoint.write_bytes(b"x" * size)
+    here.run("verify", *here.to).good()
+    said = here.run("verify", *here.to, "--deep").failed(1, "'checkpoints/model.ckpt' has other bytes")
+    assert "push --resend" in said.out
+    here.push("--resend").good()
+    assert here.run("verify", *here.to, "--deep", "--json").good().facts["parts"][0]["version"] == 2
+
+
 def test_packages_that_were_made_elsewhere_are_not_pushed_around(here: Yard) -> None:
     """A wheelhouse on another Kaggle, or of another account, is told before anything is sent."""
     here.run("build").good()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle.")
 @click.option("--out", type=PATH, metavar="DIR", help="Where the kit is; default dist/offline-kit.")
 @click.option("--deep", is_flag=True, help="Download every file and compare its bytes.")
-@click.option("--no-notebook", is_flag=True, help="Compare the datasets alone.")
+@click.option("--no-notebook", is_flag=True, help="Compare the data alone.")
 @common
 def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook: bool, **flags: Any) -> None:
     """Compare what is on Kaggle with the kit on this disk, file by file."""
@@ -42,7 +42,8 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     kit = pipeline.kit_of(config)
     scope = verifying.Scope(deep=deep, notebook=not no_notebook)
     with shipping.where(to, at, console) as there, shipping.port(config, there) as port:
-        found = verifying.verify(port.in_datasets(kit), port.datasets(kit), port.kaggle, scope, console)
+        places = (port.datasets(kit), port.kaggle, scope, console, port.elsewhere(kit))
+        found = verifying.verify(kit, *places)
     summary_compare.show_verification(found, console)
     if found.problems:
         sys.exit(Exit.PROJECT)

@@ -39,6 +39,8 @@ class Remote:
     """The files of its current version."""
     url: str = ""
     """Its page."""
+    kind: str = "dataset"
+    """"dataset"; "model" or "notebook" for a part that lies there."""
 
 
 @dataclass(frozen=True, kw_only=True)

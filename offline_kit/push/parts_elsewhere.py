@@ -13,6 +13,7 @@ from offline_kit.model import Part
 
 _MAX_MARKER = 64 << 20
 _WORDS = 5  # of a model that is attached: owner/model/framework/variation/version
+_BACK = 20  # versions without an output that are passed over
 
 
 def of_model(kaggle: Kaggle, ref: str, version: int) -> Part | None:
@@ -23,11 +24,26 @@ def of_model(kaggle: Kaggle, ref: str, version: int) -> Part | None:
 
 
 def of_notebook(kaggle: Kaggle, ref: str) -> Part | None:
-    """Return the part in the output of the newest version of "owner/slug", None where it shows none of ours."""
+    """Return the part in the output of "owner/slug" that is attached, None where it shows none of ours."""
     there = kaggle.notebook(ref)
-    if there is None or not any(each.name == MARKER for each in kaggle.outputs(ref, there.current)):
+    version = attached(kaggle, ref, there.current) if there else 0
+    return of_output(kaggle, ref, version) if version else None
+
+
+def of_output(kaggle: Kaggle, ref: str, version: int) -> Part | None:
+    """Return the part in the output of a version of "owner/slug", None where it shows none of ours."""
+    if not any(each.name == MARKER for each in kaggle.outputs(ref, version)):
         return None
-    return _read(ref, lambda into: kaggle.fetch_output(ref, there.current, MARKER, into))
+    return _read(ref, lambda into: kaggle.fetch_output(ref, version, MARKER, into))
+
+
+def attached(kaggle: Kaggle, ref: str, newest: int) -> int:
+    """Return the version of "owner/slug" whose output a notebook gets: the newest that ran to its end; 0 for none."""
+    for version in range(newest, max(0, newest - _BACK), -1):
+        run = kaggle.run(ref, version)
+        if run and run.state == "complete":
+            return version
+    return 0
 
 
 def lacking(wanted: Mapping[str, str], sources: Sources, kaggle: Kaggle) -> dict[str, str]:

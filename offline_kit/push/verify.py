@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from offline_kit import manifest
 from offline_kit.errors import OutsideError, ProjectError, UsageError
@@ -16,7 +17,7 @@ from offline_kit.kaggle_gateway.nouns import (
 )
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Kit, Part
-from offline_kit.push import dataset_remote, notebooks, verify_bytes
+from offline_kit.push import dataset_remote, notebooks, verify_bytes, verify_elsewhere
 from offline_kit.push.dataset_plan import Remote, placed, targets
 from offline_kit.push.notebook_same import extra, lacks
 from offline_kit.push.verify_bytes import CutShortError, Wanted
@@ -106,14 +107,17 @@ def verify(
     kaggle: Kaggle,
     scope: Scope,
     report: Reporter = SILENT,
+    homes: Mapping[str, str] = MappingProxyType({}),
 ) -> Verification:
     """Compare a kit with its datasets (by part name), and its notebook, where it has one, with the newest version.
+
+    `homes` tells where the parts are that are in no dataset, as `verify_elsewhere.look` takes it.
 
     Raises UsageError as `targets`; OutsideError where Kaggle cannot be asked about something, with all the
     differences that were found so far as details.
     """
     account = kaggle.account()
-    refs = targets(datasets, account)
+    refs = {**targets(datasets, account), **homes}
     local = {part.name: _local(kit, part, report) for part in kit.parts}
     report.step(f"Looking at {account.place} as '{account.username}'")
     looked = _Looked()
@@ -144,11 +148,14 @@ class _Looked:
         return any(isinstance(each, nobody) for each in self.troubles)
 
     def at(self, part: Part, ref: str, kaggle: Kaggle, scope: Scope, report: Reporter) -> None:
-        """Look at the dataset of a part."""
+        """Look at the dataset of a part, or at its home."""
         if self.gone:
             return
         try:
-            self.remotes[part.name] = dataset_remote.look(kaggle, ref, scope.waiting, report)
+            if ":" in ref:
+                self.remotes[part.name] = verify_elsewhere.look(part, ref, kaggle)
+            else:
+                self.remotes[part.name] = dataset_remote.look(kaggle, ref, scope.waiting, report)
         except OutsideError as error:
             self.troubles.append(error)
 
@@ -205,7 +212,7 @@ def _worth_hashing(part: Part, remote: Remote) -> Iterable[Wanted]:
 
 
 def _wanted(file: RemoteFile, remote: Remote) -> Wanted:
-    return Wanted(ref=remote.ref, version=remote.version, listed=file.name, size=file.size)
+    return Wanted(kind=remote.kind, ref=remote.ref, version=remote.version, listed=file.name, size=file.size)
 
 
 def _by_path(part: Part, remote: Remote) -> Iterable[tuple[RemoteFile, str]]:
@@ -219,7 +226,7 @@ def _by_path(part: Part, remote: Remote) -> Iterable[tuple[RemoteFile, str]]:
 def _check(part: Part, local: list[Problem], looked: _Looked, ref: str) -> PartCheck:
     remote = looked.remotes.get(part.name)
     if remote is None:
-        return PartCheck(part=part, remote=Remote(ref=ref), problems=tuple(local))
+        return PartCheck(part=part, remote=Remote(ref=ref.partition(":")[2] or ref), problems=tuple(local))
     shown = {path: looked.digests.get(_wanted(file, remote), "") for file, path in _by_path(part, remote)}
     renamed = _renamed(part, shown)
     mended = dataclasses.replace(
@@ -231,10 +238,10 @@ def _check(part: Part, local: list[Problem], looked: _Looked, ref: str) -> PartC
     return PartCheck(
         part=part,
         remote=remote,
-        problems=(*local, *_whole(part, remote), *_files(part, mended, shown)),
+        problems=(*local, *_whole(part, remote, ref), *_files(part, mended, shown)),
         hashed=sum(map(bool, shown.values())),
         notes=tuple(
-            f"'{ref}': '{stored}' is there as '{path}', and the notebook finds it by its bytes"
+            f"'{remote.ref}': '{stored}' is there as '{path}', and the notebook finds it by its bytes"
             for path, stored in renamed.items()
         ),
     )
@@ -249,8 +256,11 @@ def _renamed(part: Part, shown: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _whole(part: Part, remote: Remote) -> list[Problem]:
-    """Return what is wrong with a dataset as a whole."""
+def _whole(part: Part, remote: Remote, home: str) -> list[Problem]:
+    """Return what is wrong with a dataset, or another home, as a whole."""
+    if remote.kind != "dataset":
+        seen = verify_elsewhere.problems(part, home, remote)
+        return [Problem(what=what, remedy=remedy) for what, remedy in seen]
     ref, number = f"'{remote.ref}'", remote.version
     if not number:
         return [Problem(what=f"there is no dataset {ref} that this account may see", remedy=PUSH)]
@@ -281,7 +291,10 @@ def _files(part: Part, remote: Remote, shown: Mapping[str, str]) -> list[Problem
         digest = shown.get(entry.stored) or told.get(entry.stored, entry.sha256)
         if digest != entry.sha256 and sizes.get(entry.stored) == entry.size:
             lines.append(f"'{entry.stored}' has other bytes (sha256 {digest[:12]}, not {entry.sha256[:12]})")
-    return [Problem(what=f"'{remote.ref}': {line}", remedy=RESEND if same else PUSH) for line in lines]
+    remedy = RESEND if same else PUSH
+    if remote.kind == "notebook":
+        remedy = verify_elsewhere.MAKE
+    return [Problem(what=f"'{remote.ref}': {line}", remedy=remedy) for line in lines]
 
 
 def _unasked(troubles: list[OutsideError], found: Verification) -> OutsideError:

@@ -26,13 +26,15 @@ class Wanted:
     """A file of a version."""
 
     ref: str
-    """Its dataset."""
+    """Its dataset, model or notebook."""
     version: int
     """The version of it."""
     listed: str
     """Its name in Kaggle's listing."""
     size: int
     """Bytes, as listed."""
+    kind: str = "dataset"
+    """What it is a file of: "dataset", "model" or "notebook"."""
 
 
 class CutShortError(OutsideError):
@@ -109,11 +111,20 @@ def _digest(file: Wanted, into: Path, kaggle: Kaggle) -> str:
     """Return the digest of one file; where Kaggle wrapped it into a zip of its own, of what is inside."""
     with disk_errors(into.parent):
         try:
-            kaggle.download(file.ref, file.listed, into, file.version)
+            _fetch(file, into, kaggle)
             inner = None if into.stat().st_size == file.size else _wrapped(into, file)
             return inner or sha256_of(into)
         finally:
             into.unlink(missing_ok=True)
+
+
+def _fetch(file: Wanted, into: Path, kaggle: Kaggle) -> None:
+    if file.kind == "model":
+        kaggle.fetch_model_file(file.ref, file.version, file.listed, into)
+    elif file.kind == "notebook":
+        kaggle.fetch_output(file.ref, file.version, file.listed, into)
+    else:
+        kaggle.download(file.ref, file.listed, into, file.version)
 
 
 def _wrapped(path: Path, file: Wanted) -> str | None:

@@ -19,7 +19,7 @@ _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 
 def show_verification(found: "Verification", console: Console) -> None:
     """Show what is on Kaggle as in the kit, and what is not, with what to do about it."""
-    columns = ("part", "dataset", "version", "state", "private", "files", "as in the kit")
+    columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
     console.table(f"On {found.place}", columns, [_part_row(part) for part in found.parts])
     for note in (note for part in found.parts for note in part.notes):
         console.note(note)
@@ -38,11 +38,12 @@ def show_verification(found: "Verification", console: Console) -> None:
 
 def _part_row(check: "PartCheck") -> tuple[str, ...]:
     remote = check.remote
+    where = remote.ref if remote.kind == "dataset" else f"{remote.kind} {remote.ref}"
     if not remote.version:
-        return (check.part.name, remote.ref, "none", "", "", "", "no")
+        return (check.part.name, where, "none", "", "", "", "no")
     return (
         check.part.name,
-        remote.ref,
+        where,
         str(remote.version),
         remote.state,
         "yes" if remote.private else "NO",
@@ -78,6 +79,7 @@ def _part_facts(check: "PartCheck") -> dict[str, Any]:
     return {
         "part": check.part.name,
         "id": check.part.id,
+        "kind": remote.kind,
         "dataset": remote.ref,
         "version": remote.version,
         "state": remote.state,

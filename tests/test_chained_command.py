@@ -1,0 +1,104 @@
+"""`build --on`, as a user runs it: the packages are made by a notebook at a local Kaggle, out of wheels at hand."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from kit_builder import wheel
+from ship_case import PREDICT, Yard, in_places, make_project, yard
+
+from offline_kit.local_kaggle.running import Job, Result, Runner
+
+WHEELHOUSE = "local/project-wheelhouse"
+WHEEL = "plain-1.0-py3-none-any.whl"
+
+
+def with_index(wheels: Path) -> Runner:
+    """Return what runs notebooks as `in_places`, and those with the internet on beside a folder of wheels."""
+
+    def run(job: Job) -> Result:
+        if not job.internet:
+            return in_places(job)
+        output = job.folder / "output"
+        output.mkdir()
+        cells = json.loads(job.notebook)["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "OFFLINE_KIT_WORKING": str(output)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=output, env={"PATH": os.environ["PATH"], **env},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        job.say(done.stdout)
+        return Result(failure=done.stdout.splitlines()[-1] if done.returncode else "")
+
+    return run
+
+
+def make(folder: Path) -> Path:
+    """Write a project that asks for one package, and that package's wheel beside it."""
+    project = make_project(folder / "project", more='requirements = ["requirements.in"]\n')
+    (project / "requirements.in").write_text("plain\n")
+    (project / "predict.py").write_text(PREDICT.replace("import csv", "import plain, csv"))
+    (folder / "wheels").mkdir()
+    name, data = wheel("plain")
+    (folder / "wheels" / name).write_bytes(data)
+    return project
+
+
+@contextmanager
+def served(folder: Path, project: Path) -> Iterator[Yard]:
+    """Serve a local Kaggle that has the package, with a copy of the project and a cache of its own."""
+    folder.mkdir(exist_ok=True)
+    with yard(folder, project, runner=with_index(project.parent / "wheels")) as here:
+        here.env["OFFLINE_KIT_CACHE"] = str(folder / "cache")  # type: ignore[index]
+        yield here
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Iterator[Yard]:
+    """The project and a local Kaggle."""
+    with served(tmp_path / "yard", make(tmp_path / "one")) as made:
+        yield made
+
+
+def on(here: Yard) -> tuple[str, ...]:
+    """Return the words that have the packages made at the local Kaggle."""
+    return ("--on", "local", "--at", here.bench.server.url)
+
+
+def output(here: Yard, version: int = 1) -> Path:
+    """Return the output of the wheelhouse notebook at the server."""
+    return (
+        here.bench.kaggle.store.place("kernels", *WHEELHOUSE.split("/"), "versions", str(version)) / "output"
+    )
+
+
+def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
+    """The notebook's output counts as a part: its version, that it is private, every wheel by name, size and bytes."""
+    here.run("build", *on(here)).good()
+    here.push().good()
+    for words in ((), here.to):
+        assert f"{WHEELHOUSE} version 1" in here.run("status", *words).good().out
+    assert f"{WHEELHOUSE} version 1, ready, holds this kit" in here.run("status", *here.to).good().out
+    found = here.run("verify", *here.to, "--deep", "--json").good().facts
+    (made,) = [part for part in found["parts"] if part["part"] == "wheelhouse"]
+    assert (made["kind"], made["dataset"], made["version"]) == ("notebook", WHEELHOUSE, 1)
+    assert (made["private"], made["state"], made["hashed"]) == (True, "ready", 1)
+
+    wheel_there = output(here) / "packages" / WHEEL
+    data = wheel_there.read_bytes()
+    wheel_there.write_bytes(data[:-1] + b"x")
+    here.run("verify", *here.to).good()
+    said = here.run("verify", *here.to, "--deep").failed(1, f"'packages/{WHEEL}' has other bytes")
+    assert "--upgrade" in said.out
+    wheel_there.unlink()
+    here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': 'packages/{WHEEL}' is missing")
+    shutil.rmtree(output(here))
+    output(here).mkdir()
+    here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': version 1 holds no part of a kit")
