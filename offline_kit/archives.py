@@ -2,6 +2,7 @@
 
 import tarfile
 import zipfile
+from collections.abc import Iterable
 from email.parser import BytesHeaderParser
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def metadata_of(path: Path, filename: str) -> bytes | None:
     return raw if raw is not None and is_static(raw) else None
 
 
+def dist_info_member(names: Iterable[str], name: str) -> str | None:
+    """Return the member of a wheel that is `name` ("METADATA") of its own dist-info; None where it has none.
+
+    Wheels may hold those of the distributions that they vendor, deeper down, and ahead of their own.
+    """
+    ending = f".dist-info/{name}"
+    return next((one for one in names if one.endswith(ending) and one.count("/") == 1), None)
+
+
 def is_static(metadata: bytes) -> bool:
     """Whether an sdist's PKG-INFO says the same of dependencies as every wheel built from it will."""
     headers = BytesHeaderParser().parsebytes(metadata)
@@ -41,9 +51,8 @@ def is_static(metadata: bytes) -> bool:
 
 def _of_wheel(path: Path, filename: str) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
-                return archive.read(name)
+        if member := dist_info_member(archive.namelist(), "METADATA"):
+            return archive.read(member)
     raise ProjectError(f"'{filename}' is no wheel: it has no METADATA", hint="use another version of it")
 
 

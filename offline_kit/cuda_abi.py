@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from offline_kit.accelerators import machine_shape
+from offline_kit.archives import dist_info_member
 from offline_kit.image import Image
 from offline_kit.model import Artifact, Finding, Severity
 
@@ -174,11 +175,9 @@ def _torch_in(text: str) -> str:
 
 
 def _pinned(archive: zipfile.ZipFile) -> str:
-    for name in archive.namelist():
-        if re.fullmatch(r"[^/]+\.dist-info/METADATA", name):
-            found = _PINNED.search(archive.read(name).decode("utf-8", errors="replace"))
-            return found[1] if found else ""
-    return ""
+    member = dist_info_member(archive.namelist(), "METADATA")
+    found = member and _PINNED.search(archive.read(member).decode("utf-8", errors="replace"))
+    return found[1] if found else ""
 
 
 def _cuda_of_code(archive: zipfile.ZipFile) -> tuple[str, ...]:

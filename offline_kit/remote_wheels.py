@@ -3,7 +3,7 @@
 import io
 import zipfile
 
-from offline_kit import web
+from offline_kit import archives, web
 from offline_kit.errors import OfflineKitError
 
 TAIL = 1 << 16
@@ -22,13 +22,11 @@ def metadata_of(url: str, size: int, *, settings: web.Connection, patience: web.
         return None
     try:
         with zipfile.ZipFile(_Ranges(url, size, settings, patience)) as archive:
-            for name in archive.namelist():
-                if name.endswith(".dist-info/METADATA") and name.count("/") == 1:
-                    return archive.read(name)
+            member = archives.dist_info_member(archive.namelist(), "METADATA")
+            return archive.read(member) if member else None
     except (OfflineKitError, zipfile.BadZipFile, OSError):
         # A server without ranges, or one that answers them oddly: the plain way says what is wrong.
         return None
-    return None
 
 
 class _Ranges(io.RawIOBase):

@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from offline_kit.archives import dist_info_member
 from offline_kit.errors import ProjectError
 from offline_kit.files import sha256_of
 
@@ -27,7 +28,7 @@ def normalise_wheel(path: Path) -> str:
     must keep its id on a colleague's machine. Raises ProjectError for what is no wheel.
     """
     members = _members(path)
-    record = next((name for name in members if name.endswith(".dist-info/RECORD")), None)
+    record = dist_info_member(members, "RECORD")
     if record is None:
         raise ProjectError(f"'{path.name}' has no RECORD, so it is no wheel", hint="build it again")
     folder = record.removesuffix("RECORD")

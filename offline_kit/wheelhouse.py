@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from offline_kit.archives import dist_info_member
 from offline_kit.cache import Cache
 from offline_kit.choosing import Target, choose
 from offline_kit.errors import ProjectError
@@ -66,8 +67,10 @@ def _problems(pin: Pin, target: Target, report: Reporter) -> list[str]:
         return [f"the wheel '{path.name}' is for another Python or platform"]
     try:
         wanted = _requires_python(path)
-    except (zipfile.BadZipFile, StopIteration, OSError) as error:
-        return [f"the wheel '{path.name}' cannot be read: {error or 'it has no METADATA'}"]
+    except (zipfile.BadZipFile, OSError) as error:
+        return [f"the wheel '{path.name}' cannot be read: {error}"]
+    if wanted is None:
+        return [f"the wheel '{path.name}' cannot be read: it has no METADATA"]
     if not target.accepts(wanted):
         return [f"the wheel '{path.name}' wants Python {wanted}"]
     if path.stem.split("-")[-1].startswith("linux_"):
@@ -75,12 +78,15 @@ def _problems(pin: Pin, target: Target, report: Reporter) -> list[str]:
     return []
 
 
-def _requires_python(wheel: Path) -> str:
+def _requires_python(wheel: Path) -> str | None:
+    """Return what the wheel asks of Python; None where it has no METADATA."""
     from email.parser import BytesHeaderParser
 
     with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        return str(BytesHeaderParser().parsebytes(archive.read(name)).get("Requires-Python", ""))
+        member = dist_info_member(archive.namelist(), "METADATA")
+        if member is None:
+            return None
+        return str(BytesHeaderParser().parsebytes(archive.read(member)).get("Requires-Python", ""))
 
 
 def _error(problems: dict[Pin, list[str]], missing: Sequence[Missing], target: Target) -> ProjectError:

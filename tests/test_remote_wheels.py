@@ -11,11 +11,18 @@ from offline_kit.remote_wheels import LARGE, metadata_of
 
 
 def large_wheel(folder: Path) -> Path:
-    """Write a wheel that is too large to be fetched for its metadata alone."""
+    """Write a wheel that is too large to be fetched for its metadata alone, with a vendored one ahead of it."""
     import random
 
     return make_wheel(
-        folder, "big", "1.0", requires=["alpha>=2"], files={"big.bin": random.Random(1).randbytes(LARGE * 3)}
+        folder,
+        "big",
+        "1.0",
+        requires=["alpha>=2"],
+        files={
+            "big/_vendor/old-0.1.dist-info/METADATA": "Name: old\nRequires-Dist: beta\n",
+            "big/big.bin": random.Random(1).randbytes(LARGE * 3),
+        },
     )
 
 

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from local_index import make_wheel
 
 from offline_kit.errors import ProjectError
 from offline_kit.wheel_tools import normalise_wheel
@@ -60,6 +61,27 @@ def test_record_is_true_afterwards(tmp_path: Path) -> None:
             assert digest == "sha256=" + base64.urlsafe_b64encode(raw).decode().rstrip("=")
             assert int(size) == len(data)
         assert rows[-1][1:] == ["", ""]
+
+
+def test_a_vendored_distribution_keeps_its_record(tmp_path: Path) -> None:
+    """RECORD is made anew for the wheel's own distribution, and not for one that it brings along inside."""
+    vendored = {"demo/_vendor/old-0.1.dist-info/RECORD": "old/__init__.py,,\n"}
+    path = make_wheel(tmp_path, "demo", "1.0", files=vendored)
+    normalise_wheel(path)
+    with zipfile.ZipFile(path) as archive:
+        assert archive.read("demo/_vendor/old-0.1.dist-info/RECORD") == b"old/__init__.py,,\n"
+        rows = list(csv.reader(io.StringIO(archive.read("demo-1.0.dist-info/RECORD").decode())))
+        assert [row[0] for row in rows] == archive.namelist()
+        assert rows[-1][0] == "demo-1.0.dist-info/RECORD"
+
+
+def test_a_wheel_with_nothing_but_a_vendored_record_is_none(tmp_path: Path) -> None:
+    """A file whose only RECORD is that of what it vendors is no wheel."""
+    path = tmp_path / "demo-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("demo/_vendor/old-0.1.dist-info/RECORD", "")
+    with pytest.raises(ProjectError, match="has no RECORD"):
+        normalise_wheel(path)
 
 
 def test_scripts_stay_executable(tmp_path: Path) -> None:

@@ -421,6 +421,21 @@ def test_local_wheels_must_fit_too(cache: Cache, tmp_path: Path) -> None:
         assert words in text
 
 
+def test_a_local_wheel_speaks_for_itself(cache: Cache, tmp_path: Path) -> None:
+    """What a wheel wants of Python is what its own METADATA says, not that of a distribution inside of it."""
+
+    def wheel(name: str, inside: str, own: str = "") -> Path:
+        files = {f"{name}/_vendor/old-0.1.dist-info/METADATA": f"Name: old\nRequires-Python: {inside}\n"}
+        return make_wheel(tmp_path, name, "1.0", requires_python=own, files=files)
+
+    fits = pin("fits", local=wheel("fits", "<3"))
+    nowhere = asking(unreachable(), cache)
+    assert fetch([fits], IMAGE, nowhere, cache=cache).wheels
+    with pytest.raises(ProjectError) as caught:
+        fetch([pin("new", local=wheel("new", ">=3", ">=3.14"))], IMAGE, nowhere, cache=cache)
+    assert any("wants Python >=3.14" in line for line in caught.value.details)
+
+
 @pytest.mark.index
 def test_a_real_choice_from_pypi(cache: Cache) -> None:
     """markupsafe for Python 3.13 on Kaggle's glibc, from wherever we run."""

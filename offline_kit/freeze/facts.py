@@ -12,7 +12,7 @@ from threading import Lock
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from offline_kit import files, web
+from offline_kit import archives, files, web
 from offline_kit.cache import key_of
 from offline_kit.choosing import Target, choose, is_sdist, same_version
 from offline_kit.errors import OfflineKitError, ProjectError
@@ -58,13 +58,11 @@ def of_wheel(path: Path, name: str, version: str) -> Facts:
 def _metadata_of(path: Path) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
-            member = next(
-                one
-                for one in archive.namelist()
-                if one.endswith(".dist-info/METADATA") and one.count("/") == 1
-            )
+            member = archives.dist_info_member(archive.namelist(), "METADATA")
+            if member is None:
+                raise zipfile.BadZipFile("it has no METADATA")
             return archive.read(member)
-    except (zipfile.BadZipFile, OSError, StopIteration) as error:
+    except (zipfile.BadZipFile, OSError) as error:
         raise ProjectError(
             f"'{path.name}' cannot be read as a wheel", hint="get or build it again"
         ) from error
