@@ -67,11 +67,20 @@ class Uploader:
     def upload(self, file: Upload, advance: Advance = lambda _bytes: None) -> str:
         """Bring a file's bytes to Kaggle and return the token that names them there.
 
-        Goes on where an earlier run was cut. Raises ProjectError where the file is not what it should be,
-        OutsideError where Kaggle does not take it.
+        Goes on where an earlier run was cut; a place of an earlier run that does not answer is given up for
+        a new one. Raises ProjectError where the file is not what it should be, OutsideError where Kaggle
+        does not take it.
         """
         counted = _Counted(advance)
         going = _Going(file, self._kaggle, self._wire, self._state / _key(file), self._kind)
+        while True:
+            try:
+                return self._brought(file, going, counted)
+            except _GivenUpError:
+                if not going.elsewhere():
+                    raise
+
+    def _brought(self, file: Upload, going: "_Going", counted: "_Counted") -> str:
         for attempt in attempts(
             self._patience, may_pass=_may_pass, give_up=lambda e: _give_up(file, e), progress=counted.far
         ):
@@ -80,14 +89,20 @@ class Uploader:
                 held = going.held(blob)
                 if held < file.size or (file.size == 0 and not going.complete):
                     going.send(blob, held, counted)
+                going.arrived()
                 counted.reach(file.size)
                 return blob.token
         raise AssertionError("unreachable")
 
     def forget(self) -> None:
         """Forget all that was under way: the bytes are in a dataset now, and no token is used twice."""
-        for note in self._state.glob("*.json"):
-            note.unlink(missing_ok=True)
+        for pattern in ("*.json", "*.whole"):
+            for note in self._state.glob(pattern):
+                note.unlink(missing_ok=True)
+
+
+class _GivenUpError(OutsideError):
+    """Patience with a place has ended."""
 
 
 class _Counted:
@@ -115,14 +130,20 @@ class _Going:
         self._kaggle = kaggle
         self._wire = wire
         self._note = note
+        self._whole = note.with_suffix(".whole")
         self._fresh = False
+        self._of_before = self._remembered() is not None
+        self._doubted = False
+        self._known: int | None = None
+        self._grew = False
+        self._cut: bool | None = None
         self.complete = False
         """Whether Kaggle says that it has all bytes."""
 
     def blob(self) -> Blob:
         """Return the place of an earlier attempt or run, or a new one."""
         self.complete = False
-        if found := self._remembered():
+        if not self._doubted and (found := self._remembered()):
             self._fresh = False
             return found
         file = self._file
@@ -131,14 +152,36 @@ class _Going:
         )
         note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": int(time.time())}
         note["time"] = file.path.stat().st_mtime_ns
+        self._whole.unlink(missing_ok=True)
         write_atomic(self._note, json.dumps(note))
         self._note.chmod(0o600)
-        self._fresh = True
+        self._fresh, self._doubted, self._of_before = True, False, False
+        self._known, self._grew, self._cut = 0, False, None
         return blob
+
+    def elsewhere(self) -> bool:
+        """Return whether another place is worth a try, now that this one was given up.
+
+        One that took bytes of us is kept for the next run. One that never did is forgotten, the one of an
+        earlier run as soon as there is a new one: where Kaggle cannot be reached at all, nothing is lost.
+        """
+        if self._grew or self._cut:
+            return False
+        self._doubted = self._of_before
+        if not self._of_before:
+            self._forget()
+        return self._of_before
+
+    def arrived(self) -> None:
+        """Remember that Kaggle has all bytes: whatever becomes of their place, they are not sent again."""
+        if self._note.exists():
+            with disk_errors(self._note.parent):
+                self._note.replace(self._whole)
 
     def _remembered(self) -> Blob | None:
         try:
-            raw: dict[str, Any] = json.loads(self._note.read_bytes())
+            note = self._whole if self._whole.exists() else self._note
+            raw: dict[str, Any] = json.loads(note.read_bytes())
             file = self._file
             same = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
             same = same and raw["time"] == file.path.stat().st_mtime_ns  # nobody wrote to it in between
@@ -152,9 +195,24 @@ class _Going:
         if self._fresh:
             return 0
         size = self._file.size
-        answer = self._wire.put(blob, b"", {"Content-Range": f"bytes */{size}"})
-        self.complete = answer.status_code in _DONE
-        return size if self.complete else self._range_of(answer)
+        answer = self._asked(blob)
+        self.complete = answer is None or answer.status_code in _DONE
+        held = self._range_of(answer) if answer is not None and not self.complete else size
+        self._grew = self._grew or (self._known is not None and held > self._known)
+        self._known = held
+        # It has told what became of a cut: later ones are not taken for bytes that are there.
+        self._cut = None if self._cut is None else False
+        return held
+
+    def _asked(self, blob: Blob) -> "requests.Response | None":
+        """Return the answer to a question; None where there is none, and none is needed: it has all bytes."""
+        try:
+            answer = self._wire.put(blob, b"", {"Content-Range": f"bytes */{self._file.size}"})
+        except OSError as error:
+            if _may_pass(error) and self._whole.exists():
+                return None
+            raise
+        return None if answer.status_code in _AGAIN and self._whole.exists() else answer
 
     def send(self, blob: Blob, start: int, counted: _Counted) -> None:
         """Send what is missing and check on the way that the bytes are the ones that were meant."""
@@ -166,7 +224,12 @@ class _Going:
         try:
             answer = self._wire.put(blob, body, headers)
         except ProjectError:
-            self._note.unlink(missing_ok=True)
+            self._forget()
+            raise
+        except OSError:
+            # Only the place can tell how much of it is there; a little is not worth asking for.
+            if self._cut is None and isinstance(body, _Bytes) and body.sent >= CHUNK:
+                self._cut = True
             raise
         if answer.status_code == 308:
             raise PassingError(f"Kaggle took only {self._range_of(answer)} bytes")
@@ -182,16 +245,20 @@ class _Going:
     def _refuse(self, answer: "requests.Response") -> None:
         code = answer.status_code
         if code in _GONE:
-            self._note.unlink(missing_ok=True)
+            self._forget()
             raise PassingError("the upload's place has expired", after=0.0)
         if code in _AGAIN:
             wait = answer.headers.get("Retry-After", "")
             raise PassingError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
-        self._note.unlink(missing_ok=True)
+        self._forget()
         raise OutsideError(
             f"Kaggle's storage refused '{self._file.name}' with status {code}",
             hint="run the same command again; nothing was made of an incomplete upload",
         )
+
+    def _forget(self) -> None:
+        for note in (self._note, self._whole):
+            note.unlink(missing_ok=True)
 
 
 class _Wire:
@@ -234,6 +301,8 @@ class _Bytes:
         self._file = file
         self._start = start
         self._counted = counted
+        self.sent = 0
+        """Bytes that have left."""
 
     def __len__(self) -> int:
         return self._file.size - self._start
@@ -252,6 +321,7 @@ class _Bytes:
                     raise _changed(file)
                 if position > self._start:
                     yield chunk
+                    self.sent += len(chunk)
                 self._counted.reach(position)
 
 
@@ -266,7 +336,7 @@ def _may_pass(error: Exception) -> bool:
 
 
 def _give_up(file: Upload, trouble: Exception) -> OfflineKitError:
-    return OutsideError(
+    return _GivenUpError(
         f"'{file.name}' could not be uploaded: {redact(str(trouble))}",
         hint="check the network and run the same command again; what has arrived is not sent again",
     )
