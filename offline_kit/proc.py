@@ -101,20 +101,9 @@ def run(
     """
     words = tuple(str(word) for word in argv)
     sink = log.open("ab") if log else None
+    streams = _Streams(stdout=sink, stderr=subprocess.STDOUT) if sink else _Streams()
     try:
-        process = subprocess.Popen(
-            words,
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=sink or subprocess.PIPE,
-            stderr=subprocess.STDOUT if sink else subprocess.PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise OutsideError(
-            f"cannot start '{words[0]}': {error.strerror}", hint="install it, or check PATH"
-        ) from error
+        process = _begin(words, streams, env, cwd)
     finally:
         if sink:
             sink.close()
@@ -155,17 +144,12 @@ def end(process: "subprocess.Popen[bytes]", grace: float = 5.0) -> None:
 def start(
     argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, log: Path
 ) -> "subprocess.Popen[bytes]":
-    """Start a command whose life the caller watches; both streams go to `log`."""
+    """Start a command whose life the caller watches; both streams go to `log`.
+
+    It gets a process group of its own; `end` it. Raises OutsideError where it cannot be started.
+    """
     with log.open("ab") as sink:
-        return subprocess.Popen(
-            [str(word) for word in argv],
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        return _begin(argv, _Streams(stdout=sink, stderr=subprocess.STDOUT), env, cwd)
 
 
 def converse(
@@ -176,14 +160,33 @@ def converse(
     It gets a process group of its own, so that an interrupt at the terminal reaches us alone; `end` it.
     Raises OutsideError where it cannot be started.
     """
+    return _begin(argv, _Streams(stdin=subprocess.PIPE, stderr=errors), env)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Streams:
+    """What a command is connected to: open files, or one of subprocess's numbers."""
+
+    stdin: int | IO[bytes] = subprocess.DEVNULL
+    stdout: int | IO[bytes] = subprocess.PIPE
+    stderr: int | IO[bytes] = subprocess.PIPE
+
+
+def _begin(
+    argv: Sequence[str | Path],
+    streams: _Streams,
+    env: Mapping[str, str] | None,
+    cwd: Path | None = None,
+) -> "subprocess.Popen[bytes]":
     words = [str(word) for word in argv]
     try:
         return subprocess.Popen(
             words,
+            cwd=cwd,
             env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
+            stdin=streams.stdin,
+            stdout=streams.stdout,
+            stderr=streams.stderr,
             start_new_session=True,
         )
     except OSError as error:

@@ -26,10 +26,20 @@ def test_a_failing_command_carries_its_last_words() -> None:
     assert caught.value.details == ("no luck",)
 
 
-def test_a_program_that_is_not_there() -> None:
-    """A missing program is an outside error, not a traceback."""
-    with pytest.raises(OutsideError, match="cannot start"):
-        proc.run(["no-such-program-here"])
+@pytest.mark.parametrize("way", ["run", "run with a log", "start", "converse"])
+def test_a_program_that_is_not_there(way: str, tmp_path: Path) -> None:
+    """A missing program is an outside error, not a traceback, however it is begun."""
+    argv, log = ["no-such-program-here"], tmp_path / "log"
+    with log.open("ab") as sink, pytest.raises(OutsideError, match="cannot start 'no-such-program-here'"):
+        match way:
+            case "run":
+                proc.run(argv)
+            case "run with a log":
+                proc.run(argv, log=log)
+            case "start":
+                proc.start(argv, log=log)
+            case _:
+                proc.converse(argv, errors=sink)
 
 
 def test_the_log_holds_both_streams_as_they_came(tmp_path: Path) -> None:
