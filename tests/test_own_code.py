@@ -176,10 +176,12 @@ def test_a_build_that_fails_is_told_with_its_last_words(tmp_path: Path) -> None:
     with pytest.raises(ProjectError, match="cannot be built") as caught:
         build(tmp_path, tmp_path / "cache", packages=(bad,))
     assert any("no luck" in line for line in caught.value.details)
-    with pytest.raises(ProjectError, match="2 own packages") as both:
-        build(tmp_path, tmp_path / "cache", packages=(bad, empty))
-    told = "\n".join(both.value.details)
+    torn = plants(tmp_path / "torn", **{"pyproject.toml": "[build-system]\nrequires = 3\n"})
+    with pytest.raises(ProjectError, match="3 own packages") as every:
+        build(tmp_path, tmp_path / "cache", packages=(bad, empty, torn))
+    told = "\n".join(every.value.details)
     assert "holds no module" in told
+    assert "pyproject.toml is not valid" in told
     assert "no luck" in told
     with pytest.raises(ProjectError, match="neither pyproject"):
         build(tmp_path, tmp_path / "cache", packages=(tmp_path,))

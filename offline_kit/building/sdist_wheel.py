@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.building.closure import Sources, obtain
-from offline_kit.building.wheel_fit import DoesNotFit, fitted
-from offline_kit.building.workshop import BuildFailed, Workshop, unpack, workshop
+from offline_kit.building.wheel_fit import DoesNotFit, fitted, kept
+from offline_kit.building.workshop import BuildFailed, Workshop, static_requires, unpack, workshop
 from offline_kit.cache import key_of
 from offline_kit.model import Artifact, Sdist, Wheel
 from offline_kit.report import Reporter
-from offline_kit.wheel_tools import normalise_wheel
 
 _FORMAT = 1  # raise it when the same input shall give another result
 
@@ -102,17 +101,8 @@ class _Attempt:
             return self._build(shop, source)
 
     def _static(self) -> set[str]:
-        import build
-
         with tempfile.TemporaryDirectory(prefix="offline-kit-sdist-") as name:
-            source = unpack(self.sdist, Path(name))
-            try:
-                asked = build.ProjectBuilder(source).build_system_requires
-            except build.BuildException as error:
-                raise BuildFailed("its pyproject.toml is not valid", [str(error)]) from error
-            # Old setuptools need wheel to make one; the standard default leaves it to them to ask.
-            bare = not (source / "pyproject.toml").is_file()
-            return asked | {"wheel"} if bare else asked
+            return static_requires(unpack(self.sdist, Path(name)))
 
     def _wheels(self, asked: Iterable[str]) -> tuple[Wheel, ...]:
         wheels, sdists = obtain(tuple(asked), self.sources, self.report)
@@ -132,17 +122,7 @@ class _Attempt:
             path = fitted(path, self.sources.target.image, shop.scratch / "audited")
         except DoesNotFit as error:
             raise BuildFailed(f"the wheel built from it does not fit: {error}", [path.name]) from error
-        digest = normalise_wheel(path)
-        size = path.stat().st_size
-        blob, _ = self.sources.cache.adopt(path, digest)
-        return Wheel(
-            name=self.sdist.name,
-            version=self.sdist.version,
-            filename=path.name,
-            sha256=digest,
-            size=size,
-            path=blob,
-        )
+        return kept(path, self.sdist.name, self.sdist.version, self.sources.cache)
 
 
 def _check(wheel: Path, sdist: Sdist) -> None:

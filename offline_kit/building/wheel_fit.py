@@ -1,11 +1,14 @@
-"""Does a wheel that was built here run in the image? Pure ones do; compiled ones are audited."""
+"""What becomes of a wheel that was built here: one that runs in the image is kept, and compiled ones are audited."""
 
 import sys
 import zipfile
 from pathlib import Path
 
 from offline_kit import proc
+from offline_kit.cache import Cache
 from offline_kit.image import Image
+from offline_kit.model import Wheel
+from offline_kit.wheel_tools import normalise_wheel
 
 _ELF = b"\x7fELF"
 
@@ -33,6 +36,14 @@ def fitted(wheel: Path, image: Image, into: Path) -> Path:
     if image.local or not _has_machine_code(wheel):
         return wheel
     return _audited(wheel, image, into)
+
+
+def kept(path: Path, name: str, version: str, cache: Cache) -> Wheel:
+    """Make a fitting wheel the same bytes everywhere, move it into the cache, and return it as it lies there."""
+    digest = normalise_wheel(path)
+    size = path.stat().st_size
+    blob, _ = cache.adopt(path, digest)
+    return Wheel(name=name, version=version, filename=path.name, sha256=digest, size=size, path=blob)
 
 
 def _has_machine_code(wheel: Path) -> bool:

@@ -117,6 +117,18 @@ def unpack(sdist: Sdist, into: Path) -> Path:
     return top
 
 
+def static_requires(source: Path) -> set[str]:
+    """Return what a build asks for before any of its code runs; BuildFailed for a pyproject.toml that is none."""
+    import build
+
+    try:
+        asked = build.ProjectBuilder(source).build_system_requires
+    except build.BuildException as error:
+        raise BuildFailed("its pyproject.toml is not valid", [str(error)]) from error
+    # Old setuptools need wheel to make one; the standard default leaves it to them to ask.
+    return asked if (source / "pyproject.toml").is_file() else asked | {"wheel"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Workshop:
     """A throwaway environment with exactly the wheels that were put into it."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from offline_kit import interpreters, proc
 from offline_kit.building import sdist_wheel
 from offline_kit.building.closure import Sources, obtain
-from offline_kit.building.wheel_fit import DoesNotFit, fitted
-from offline_kit.building.workshop import BuildFailed, Workshop, workshop
+from offline_kit.building.wheel_fit import DoesNotFit, fitted, kept
+from offline_kit.building.workshop import BuildFailed, Workshop, static_requires, workshop
 from offline_kit.cache import Cache, key_of
 from offline_kit.choosing import Target
 from offline_kit.errors import ProjectError
@@ -22,7 +22,6 @@ from offline_kit.own import sources as own_sources
 from offline_kit.package_lists import normalized
 from offline_kit.pip_settings import IndexSettings
 from offline_kit.report import Reporter
-from offline_kit.wheel_tools import normalise_wheel
 
 _FORMAT = 1  # raise it when the same sources shall give another wheel
 _AN_INSTANT = timedelta(hours=1)
@@ -111,7 +110,7 @@ class _Build:
             return self._wheel(network=True)
 
     def _wheel(self, *, network: bool) -> Wheel:
-        asked = self._static()
+        asked = static_requires(self.tree.root)
         with workshop(self.sources.python, self._wheels(asked), log=self.log, network=network) as shop:
             shop, source = self._open(shop)
             more = {text for text in shop.asks(source) if text not in asked}
@@ -127,16 +126,6 @@ class _Build:
         env = {**shop.env, **self.given, "GIT_OPTIONAL_LOCKS": "0"}
         source = own_sources.copy(self.tree, shop.scratch / "source" / self.tree.root.resolve().name)
         return replace(shop, env=env), source
-
-    def _static(self) -> set[str]:
-        import build
-
-        try:
-            asked = build.ProjectBuilder(self.tree.root).build_system_requires
-        except build.BuildException as error:
-            raise BuildFailed("its pyproject.toml is not valid", [str(error)]) from error
-        # Old setuptools need wheel to make one; the standard default leaves it to them to ask.
-        return asked if (self.tree.root / "pyproject.toml").is_file() else asked | {"wheel"}
 
     def _wheels(self, asked: Iterable[str]) -> tuple[Wheel, ...]:
         wheels, sdists = obtain(tuple(asked), self.sources, self.report)
@@ -158,17 +147,7 @@ class _Build:
             name, version, _, _ = parse_wheel_filename(path.name)
         except (DoesNotFit, InvalidWheelFilename) as error:
             raise BuildFailed(f"its wheel does not fit the image: {error}", [path.name]) from error
-        digest = normalise_wheel(path)
-        size = path.stat().st_size
-        blob, _ = self.sources.cache.adopt(path, digest)
-        return Wheel(
-            name=normalized(name),
-            version=str(version),
-            filename=path.name,
-            sha256=digest,
-            size=size,
-            path=blob,
-        )
+        return kept(path, normalized(name), str(version), self.sources.cache)
 
 
 def _check_modules(wheel: Path) -> None:
