@@ -136,11 +136,6 @@ class Image:
         """Return the version that the image has, local part removed; empty when it lacks the package."""
         return self.packages.get(normalized(name), "").partition("+")[0]
 
-    def provides(self, name: str, version: str) -> bool:
-        """Whether the image has the package at this version; torch's family compares without local parts."""
-        here = self.packages.get(normalized(name))
-        return here is not None and same_version(name, here, version)
-
     def is_protected(self, name: str) -> bool:
         """Whether the kit must not replace this package unless the user says so."""
         return normalized(name) in self.protected

@@ -1,8 +1,8 @@
 """What the package indexes have: files of a project from all of them together, and metadata of a file."""
 
 import threading
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +18,6 @@ from offline_kit.redaction import redact
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
 
-THREADS = 16
-"""Pages asked for at a time: they are small, and most of the time is waiting."""
 _JSON = "application/vnd.pypi.simple.v1+json"
 _ACCEPT = f"{_JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _SUFFIXES = (".whl", ".tar.gz", ".zip")
@@ -79,15 +77,6 @@ class Index:
         """
         return self._once(normalized(name))
 
-    def prefetch(self, names: Iterable[str]) -> None:
-        """Ask for many projects side by side; raises as `files` does."""
-        wanted = sorted({normalized(name) for name in names})
-        if len(wanted) > 1:
-            with ThreadPoolExecutor(min(THREADS, len(wanted)), thread_name_prefix="offline-kit") as pool:
-                list(pool.map(self.files, wanted))
-        elif wanted:
-            self.files(wanted[0])
-
     def metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist that does not state its dependencies itself.
 
@@ -110,11 +99,6 @@ class Index:
             text = None if found is None else found.decode(errors="surrogateescape")
             self.cache.remember("metadata", file.sha256, {"filename": file.filename, "text": text})
         return found
-
-    def prefetch_metadata(self, wanted: Sequence[IndexFile]) -> None:
-        """Get the metadata of many files side by side; raises as `metadata` does."""
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="offline-kit") as pool:
-            list(pool.map(self.metadata, wanted))
 
     def fetch(self, file: IndexFile) -> Path:
         """Return the file's verified bytes in the cache, downloaded if need be; a local file stays where it is."""

@@ -102,17 +102,6 @@ def ask(
     raise AssertionError("unreachable")
 
 
-def fetch_bytes(url: str, *, settings: Connection, sha256: str = "", patience: Patience = PATIENT) -> bytes:
-    """Return the small file at a URL, its hash checked where one is given.
-
-    Raises OutsideError where it is not there, ProjectError where its hash is another.
-    """
-    answer = ask(url, settings=settings, patience=patience, headers={"Accept-Encoding": "identity"})
-    if answer is None:
-        raise _missing(url)
-    return verified(answer.content, url, sha256)
-
-
 def verified(content: bytes, url: str, sha256: str) -> bytes:
     """Return the content that a URL gave, or raise ProjectError where its hash is another than promised."""
     got = hashlib.sha256(content).hexdigest()

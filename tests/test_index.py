@@ -144,9 +144,8 @@ def test_each_project_is_asked_once(served: LocalIndex, tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         served.add(make_wheel(tmp_path, name, "1.0"))
     index = index_of(tmp_path, served.url)
-    threads = [
-        threading.Thread(target=index.prefetch, args=(["one", "two", "Three", "one"],)) for _ in range(8)
-    ]
+    names = ("one", "two", "Three", "one")
+    threads = [threading.Thread(target=index.files, args=(name,)) for name in names * 8]
     for thread in threads:
         thread.start()
     for thread in threads:

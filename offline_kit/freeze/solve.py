@@ -80,7 +80,7 @@ def solve(case: Case, report: Reporter) -> Solution:
     """
     image = case.image
     if not case.roots:
-        return Solution(reached=Reached(asks={}, shadowed=frozenset(), lost=(), mute=()), resolved={})
+        return Solution(reached=Reached(asks={}, shadowed=frozenset(), lost=()), resolved={})
     state = _State(stubbed=set(stubs.with_local_versions(image)) - case.policy.bundle - _freed(case))
     state.held = {
         name

@@ -51,8 +51,6 @@ class Reached:
     """Reached packages that the image has, but not as wanted: the kit brings its own."""
     lost: tuple[Ask, ...]
     """Requirements on packages that the resolver did not pin."""
-    mute: tuple[str, ...]
-    """Packages whose metadata nobody knows."""
 
     def provided(self, name: str, image: Image) -> bool:
         """Whether the image's version serves all who ask."""
@@ -114,7 +112,6 @@ def _pass(roots: tuple[Ask, ...], world: World, shadowed: frozenset[str]) -> Rea
     asks: dict[str, list[Ask]] = {}
     seen: set[tuple[str, str]] = set()
     lost: list[Ask] = []
-    mute: list[str] = []
     waiting = list(reversed(roots))
     while waiting:
         ask = waiting.pop()
@@ -136,16 +133,13 @@ def _pass(roots: tuple[Ask, ...], world: World, shadowed: frozenset[str]) -> Rea
                 lost += [] if provided else [ask]
                 continue
             facts = world.look(name, version)
-            if facts is None:
-                mute.append(name)
-                continue
-            new = [Ask(by=name, requirement=one) for one in _asked(facts.requires, environment, extra)]
-            waiting += reversed(new)
+            if facts is not None:
+                new = [Ask(by=name, requirement=one) for one in _asked(facts.requires, environment, extra)]
+                waiting += reversed(new)
     return Reached(
         asks={name: tuple(dict.fromkeys(found)) for name, found in sorted(asks.items())},
         shadowed=frozenset(shadowed & asks.keys()),
         lost=tuple(lost),
-        mute=tuple(sorted(set(mute))),
     )
 
 
