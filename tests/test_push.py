@@ -248,6 +248,18 @@ def test_stuck_processing_ends_at_the_deadline_and_is_waited_for_again(
     assert versions(bench) == [1]
 
 
+def test_other_words_for_the_state_are_understood_or_waited_for(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """The name of its kind in front does not matter, and a word that is new is no end."""
+    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", words="NOT_QUITE_READY", times=3))
+    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", words="DATABUNDLE_VERSION_STATUS_{}", times=0))
+    (done,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
+    assert done.version == 1
+    (again,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
+    assert again.action is Action.NOTHING
+
+
 def test_a_failed_upload_makes_no_version(bench: Bench, alice: Client, tmp_path: Path) -> None:
     """One file that Kaggle refuses: the cause is told, nothing is created, the same push then succeeds."""
     kit = make_kit(tmp_path / "kit")

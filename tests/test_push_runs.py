@@ -198,6 +198,27 @@ def test_what_a_run_left_may_show_late(bench: Bench, alice: Client, late: str) -
     assert [file.name for file in done.outputs] == ["submission.csv"]
 
 
+def test_a_state_with_the_name_of_its_kind_in_front_is_understood(bench: Bench, alice: Client) -> None:
+    """Kaggle writes COMPLETE and KERNEL_WORKER_STATUS_COMPLETE; both are the end."""
+    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", words="KERNEL_WORKER_STATUS_{}", times=0))
+    assert ran(bench, alice).version == 1
+    assert ran(bench, alice).version == 1
+    assert pushes(bench) == 1
+
+
+def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(bench: Bench, alice: Client) -> None:
+    """A word of Kaggle's that is new is said; it is neither an end nor a failure."""
+    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", words="ALMOST_COMPLETE", times=0))
+    report, said = listener()
+    for _ in range(2):
+        with pytest.raises(
+            OutsideError, match=r"has not ended in time: it is still 'unknown \('ALMOST_COMPLETE'\)'"
+        ):
+            runs.push_and_follow(new(), alice, ways(bench), report, longest=0.5)
+    assert len([line for line in said if "whether it has ended cannot be told" in line]) == 2
+    assert versions(bench) == [1]
+
+
 def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: Client) -> None:
     """Exit 4, and the same command pushes a new version."""
     bench.kaggle.faults.add(Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"))

@@ -469,6 +469,15 @@ def told(**facts: object) -> Fault:
     return Fault(on="GetSubmission", answer={"ref": FIRST, "url": "https://k/1", **facts}, times=0)
 
 
+def test_other_words_for_the_state_are_understood_or_waited_for(held: Contest) -> None:
+    """The name of its kind in front does not matter, and a word that is new is no score."""
+    held.bench.kaggle.faults.add(Fault(on="GetSubmission", words="IN_REVIEW", times=3))
+    held.bench.kaggle.faults.add(Fault(on="GetSubmission", words="SUBMISSION_STATUS_{}", times=0))
+    held.finished()
+    made = held.submit()
+    assert held.wait(made.ref).state == "complete"
+
+
 def test_complete_with_an_error_is_an_error(held: Contest) -> None:
     """A score is not believed where an error stands beside it."""
     done = held.submit()

@@ -4,13 +4,14 @@ An effect is sent again only where Kaggle said that it did nothing (429) or was 
 UnansweredError looks what became of it before sending it again.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_kit.errors import OfflineKitError, OutsideError
-from offline_kit.kaggle_gateway.nouns import RefusedError, UnansweredError, UnsentError
+from offline_kit.kaggle_gateway.nouns import UNKNOWN, RefusedError, UnansweredError, UnsentError
 from offline_kit.kaggle_gateway.session import Session, refusal
 from offline_kit.patience import PATIENT, PassingError, Patience, attempts
 
@@ -19,6 +20,7 @@ EFFECT_SECONDS = 300.0
 """Creating a dataset of many files takes the service a while."""
 DOWNLOAD_SECONDS = 3600.0
 PAGE = 200
+_LONGEST_WORD = 60
 
 ABSENT = frozenset({403, 404})
 """What Kaggle answers for what is not there: to strangers it does not tell private from missing."""
@@ -133,9 +135,16 @@ def moment(text: object) -> datetime | None:
     return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def state(text: object, default: str) -> str:
-    """Return a state in lower case without underscores; one left out is the first of them, as everywhere here."""
-    return str(text or default).replace("_", "").lower()
+def state(text: object, known: Sequence[str]) -> str:
+    """Return the one of the `known` states that a word of Kaggle's means; one left out is the first of them.
+
+    Kaggle writes a state in any case, with underscores, and at times with the name of its kind in front
+    (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')": whether it is an end, or which,
+    nobody can tell, so that whoever waits goes on waiting.
+    """
+    said = str(text or "")
+    word = re.sub(r"[^a-z]", "", said.lower()).rpartition("status")[2]
+    return known[0] if not said else word if word in known else f"{UNKNOWN} ('{said[:_LONGEST_WORD]}')"
 
 
 def _request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:

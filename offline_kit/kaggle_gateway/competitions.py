@@ -8,6 +8,7 @@ from offline_kit.kaggle_gateway.calls import Asking, moment, state
 from offline_kit.kaggle_gateway.nouns import Competition, Limits, NewSubmission, Submission
 
 _SERVICE = "competitions.CompetitionApiService/"
+_STATES = ("pending", "complete", "error")
 _MOST_PAGES = 20
 """Of the list of submissions: the latest come first, and nobody looks for older ones."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
@@ -74,7 +75,7 @@ def _submission(raw: Mapping[str, Any]) -> Submission:
     return Submission(
         ref=int(raw.get("ref") or 0),
         date=moment(raw.get("date")),
-        state=state(raw.get("status"), "PENDING"),
+        state=state(raw.get("status"), _STATES),
         message=text("description"),
         file=text("fileName"),
         error=text("errorDescription"),

@@ -9,6 +9,17 @@ from offline_kit.kaggle_gateway.nouns import Blob, NewVersion, RemoteDataset, Re
 
 _SERVICE = "datasets.DatasetApiService/"
 _LICENCE = "unknown"
+_STATES = (
+    "notyetpersisted",
+    "blobsreceived",
+    "blobsdecompressed",
+    "blobscopiedtosds",
+    "individualblobscompressed",
+    "ready",
+    "failed",
+    "deleted",
+    "reprocessing",
+)
 
 
 class Datasets(Asking):
@@ -29,9 +40,9 @@ class Datasets(Asking):
         )
 
     def status(self, ref: str) -> str:
-        """Return the processing state in lower case without underscores, "" where there is no dataset."""
+        """Return the processing state as `calls.state` has it, "" where there is no dataset."""
         answer = self._calls.read_or_none(_SERVICE + "GetDatasetStatus", _named(ref))
-        return "" if answer is None else state(answer.get("status"), "NOT_YET_PERSISTED")
+        return "" if answer is None else state(answer.get("status"), _STATES)
 
     def files(self, ref: str, version: int | None = None) -> tuple[RemoteFile, ...]:
         """Return all files of a version, sorted by name."""

@@ -21,6 +21,15 @@ from offline_kit.kaggle_gateway.nouns import (
 
 _SERVICE = "kernels.KernelsApiService/"
 _STATUS = _SERVICE + "GetKernelSessionStatus"
+_STATES = (
+    "queued",
+    "running",
+    "complete",
+    "error",
+    "cancelrequested",
+    "cancelacknowledged",
+    "newscript",
+)
 _REJECTED = {
     "invalidDatasetSources": "dataset",
     "invalidCompetitionSources": "competition",
@@ -78,7 +87,7 @@ class Notebooks(Asking):
         if answer is None:
             return None
         return Run(
-            state=state(answer.get("status"), "QUEUED"), failure=str(answer.get("failureMessage") or "")
+            state=state(answer.get("status"), _STATES), failure=str(answer.get("failureMessage") or "")
         )
 
     def log(self, ref: str, version: int) -> tuple[LogLine, ...]:

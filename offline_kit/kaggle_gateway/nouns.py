@@ -8,6 +8,9 @@ from typing import Protocol
 
 from offline_kit.errors import OutsideError
 
+UNKNOWN = "unknown"
+"""How a state begins that Kaggle calls by a word that we do not know; the word follows in brackets."""
+
 
 class RefusedError(OutsideError):
     """Kaggle answered no."""
@@ -211,9 +214,14 @@ class Run:
     """How far the run of a version is."""
 
     state: str
-    """"queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged" or "newscript"."""
+    """"queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged", "newscript" or UNKNOWN."""
     failure: str = ""
     """Kaggle's sentence about a failure."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether it certainly comes, or came, to no good end."""
+        return self.state in ("error", "cancelrequested", "cancelacknowledged")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +295,7 @@ class Submission:
     date: datetime | None
     """When it was made, in UTC."""
     state: str
-    """"pending", "complete" or "error"."""
+    """"pending", "complete", "error" or UNKNOWN."""
     message: str
     """What it was sent with."""
     file: str = ""
@@ -300,6 +308,11 @@ class Submission:
     """Private score as Kaggle writes it; empty for none yet."""
     url: str = ""
     """Its page."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has come to an end, good or bad."""
+        return self.state in ("complete", "error")
 
 
 class Kaggle(Protocol):

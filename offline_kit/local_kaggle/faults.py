@@ -12,6 +12,7 @@ them), and does, in this order:
     forget        true: the upload session has expired (404 from now on)
     status        this HTTP status instead of the call, with `message`, and `retry_after` seconds as header
     answer        this JSON object with status 200 instead of the call
+    words         how the answer writes every "status": "KERNEL_WORKER_STATUS_{}", or a word without {} for all
     lose_answer   true: the call has its effect, then the connection is reset without an answer
     twice         true: the call is delivered twice; the second answer goes back
     stuck         a processing state at which versions made by this call stay ("BLOBS_RECEIVED"), or "FAILED"
@@ -64,6 +65,8 @@ class Fault:
     """Seconds for a Retry-After header."""
     answer: Mapping[str, Any] | None = None
     """JSON to answer instead of the call."""
+    words: str = ""
+    """How the answer writes a status, with {} for its own word; "" for as it is."""
     lose_answer: bool = False
     """The effect happens, the answer is lost."""
     twice: bool = False

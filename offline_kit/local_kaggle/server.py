@@ -142,7 +142,8 @@ class _Handler(BaseHTTPRequestHandler):
             if fault.answer is not None:
                 body.drain()
                 return wire.json_answer(fault.answer)
-            return self._routed(target, name, body, fault)
+            answer = self._routed(target, name, body, fault)
+            return wire.reworded(answer, fault.words) if fault.words else answer
         except Refusal as refusal:
             body.drain()
             return wire.refusal_answer(refusal, shape)

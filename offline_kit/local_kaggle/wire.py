@@ -109,6 +109,19 @@ def json_answer(value: Mapping[str, Any], status: int = 200) -> Answer:
     return Answer(status=status, body=json.dumps(value).encode(), headers=headers)
 
 
+def reworded(answer: Answer, form: str) -> Answer:
+    """Return a JSON answer in which every "status" is written in this form, with {} for its own word."""
+
+    def told(value: Any) -> Any:
+        if isinstance(value, list):
+            return [told(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        return {name: form.format(each) if name == "status" else told(each) for name, each in value.items()}
+
+    return json_answer(told(json.loads(answer.body)), answer.status)
+
+
 def refusal_answer(refusal: Refusal, shape: str = "nested") -> Answer:
     """Return an error in one of the shapes of `Settings.error_shape`."""
     code, message = refusal.status, refusal.message

@@ -36,8 +36,6 @@ from offline_kit.report import SILENT, Reporter
 
 ACTION = "notebook"
 """What the journal calls the push of a notebook."""
-GOOD = frozenset({"complete", "queued", "running", "newscript"})
-"""States of a run that need no other run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +206,7 @@ def _why_not(new: NewNotebook, seen: RemoteNotebook, number: int, kaggle: Kaggle
         return ""  # it was pushed by us a moment ago, and its run does not show yet
     if run is None:
         return f"version {number} was saved without a run"
-    return "" if run.state in GOOD else f"the run of version {number} ended with '{run.state}'"
+    return f"the run of version {number} ended with '{run.state}'" if run.lost else ""
 
 
 def _check_title(new: NewNotebook) -> None:

@@ -34,7 +34,7 @@ def queued(kaggle: Kaggle, competition: str, ledger: Ledger) -> tuple[Queued, ..
     found = []
     for submission in kaggle.submissions(competition):
         ledger.update(submission)
-        if submission.state == "pending":
+        if not submission.ended:
             found.append(_queued(submission, kaggle, ledger))
     return tuple(found)
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 from offline_kit import files
 from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.kaggle_gateway.nouns import (
+    UNKNOWN,
     Kaggle,
     LogLine,
     NewNotebook,
@@ -101,7 +102,7 @@ def follow(
     end in time. `logs` is a folder that gets the log, of a failed run too.
     """
     began = time.monotonic()
-    watch = _Watch(ref, version, kaggle, ways)
+    watch = _Watch(ref, version, kaggle, ways, report)
     try:
         run = watch.ended()
     except PassingError:
@@ -156,13 +157,14 @@ class _NothingError(OutsideError):
 class _Watch:
     """Looks at a run again and again, and tells what it sees."""
 
-    def __init__(self, ref: str, version: int, kaggle: Kaggle, ways: Ways) -> None:
-        self._ref, self._version, self._kaggle = ref, version, kaggle
+    def __init__(self, ref: str, version: int, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
+        self._ref, self._version, self._kaggle, self._report = ref, version, kaggle, report
         self._waiting = ways.waiting
         self.say: Say = lambda _words: None
         self._began = self._seen = self._answered = time.monotonic()
         self._logged = float("-inf")
         self._last = ""
+        self._foreign = ""
 
     def ended(self) -> Run:
         """Return a run that has ended; raises PassingError while it goes on."""
@@ -184,6 +186,13 @@ class _Watch:
         self._seen = now
         if run.state in ("complete", "error", "cancelacknowledged"):
             return run
+        if run.state.startswith(UNKNOWN) and run.state != self._foreign:
+            self._foreign = run.state
+            page = self._kaggle.account().place
+            self._report.warn(
+                f"the state of version {self._version} of '{self._ref}' is {run.state}: whether it has ended"
+                f" cannot be told, so it is waited for; {page} may show more"
+            )
         self._tell(run.state, now)
         raise PassingError(f"it is still '{run.state}'")
 

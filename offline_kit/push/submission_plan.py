@@ -16,8 +16,6 @@ from offline_kit.kaggle_gateway.nouns import (
 from offline_kit.manifest import kit_id
 from offline_kit.push.submission_marks import LONGEST_MESSAGE, Mark, described
 
-_UNDER_WAY = frozenset({"queued", "running", "newscript"})
-
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitRequest:
@@ -259,7 +257,7 @@ def _version(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
 def _run(name: str, seen: Seen) -> OfflineKitError | None:
     if seen.run and seen.run.state == "complete":
         return None
-    if seen.run is None or seen.run.state in _UNDER_WAY:
+    if seen.run is None or not seen.run.lost:
         return OutsideError(
             f"the run of {name} is not complete: {seen.run.state if seen.run else 'Kaggle shows none (yet)'}",
             hint="'offline-kit push' waits for it; then run the same command again",

@@ -138,7 +138,7 @@ def _already(
     # An interrupted --again is finished, not repeated; nor is what is waited for.
     if settled and _again(settled):
         return settled
-    return next((each for each in same if each.state == "pending"), None)
+    return next((each for each in same if not each.ended), None)
 
 
 def _again(submission: Submission) -> int:
@@ -307,12 +307,12 @@ def wait(
                     f"{place} shows no submission of number {ref}",
                     hint="see the list of submissions on the competition's page, then run the same command again",
                 )
-            if found is None or found.state == "pending":
+            if found is None or not found.ended:
                 if not says:  # what has its score already is not waited for
                     says.append(line.enter_context(report.waiting(f"{place} scores submission {ref}")))
                 seen.extend([found] if found else [])
-                says[0](f"{'pending' if found else 'not visible yet'} {_since(found, began)}")
-                raise PassingError("it is still pending" if found else "it does not show yet")
+                says[0](f"{found.state if found else 'not visible yet'} {_since(found, began)}")
+                raise PassingError(f"it is still {found.state}" if found else "it does not show yet")
             return found
 
         found = poll(ended, waiting.until(deadline), lambda e: _never(ref, str(e)))
