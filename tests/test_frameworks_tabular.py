@@ -285,14 +285,14 @@ def test_a_folder_with_a_graph_and_its_weights_is_one_model(tmp_path: Path) -> N
 
 
 def test_a_graph_is_read_without_its_weights(tmp_path: Path) -> None:
-    """Producer, operator sets, file format and the rows of its input, from the protobuf itself."""
+    """Operator sets, file format and the rows of its input, from the protobuf itself."""
     path = tmp_path / "m.onnx"
     path.write_bytes(onnx(opset=19, form=9, rows=300, domain=b"ai.onnx.ml"))
     graph = read(path)
-    assert (graph.producer, graph.format, graph.fixed_rows) == ("pytorch 2.11.0", 9, 300)
+    assert (graph.format, graph.fixed_rows) == (9, 300)
     assert graph.opsets == {"": 19, "ai.onnx.ml": 1}
     path.write_bytes(path.read_bytes()[:-3])
-    assert read(path).producer == ""
+    assert read(path).format == 9
 
 
 def test_a_saved_model_is_a_folder_with_its_variables(tmp_path: Path) -> None:

@@ -253,8 +253,3 @@ class _Spans:
         if closed:
             return closed.end()
         return len(self.source) if len(quote) == 3 else self._line_end(found.end())
-
-
-def is_shell(magic: Magic) -> bool:
-    """Whether a magic hands its text to a shell."""
-    return magic.sign in ("!", "!!") or (magic.sign == "%%" and magic.name in SHELL_BODIES)

@@ -8,7 +8,7 @@ from typing import Any
 
 from offline_kit import scripts
 from offline_kit.adopting import looking
-from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
+from offline_kit.adopting.nouns import Adoption, Became, Found, Sources
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import Kit, NotebookSettings, Role
@@ -168,8 +168,3 @@ def _id(wanted: str, number: int, taken: set[str]) -> str:
     if re.fullmatch(r"[\w-]{1,64}", wanted, re.ASCII) and wanted not in taken:
         return wanted
     return f"cell-{number}"
-
-
-def is_shown(one: Found) -> bool:
-    """Whether a finding is worth a line of its own: a requirement that the image has already is not."""
-    return one.kind is not Kind.SETTING or one.became is Became.ASKED

@@ -35,8 +35,6 @@ class Graph:
 
     format: int = 0
     """Version of the file format (IR)."""
-    producer: str = ""
-    """Which tool wrote it: "pytorch 2.11.0"."""
     opsets: dict[str, int] = field(default_factory=dict)
     """Version of each operator set, by its domain; the ordinary one is "" ."""
     external: set[str] = field(default_factory=set)
@@ -117,18 +115,14 @@ def read(path: Path) -> Graph:
 
 
 def _model(stream: IO[bytes], end: int, graph: Graph) -> None:
-    names = ["", ""]
     for number, value in peek.fields(stream, end):
         if number == 1:
             graph.format = value
-        elif number in (2, 3):
-            names[number - 2] = peek.text(stream, value)
         elif number == 7:
             _graph(stream, stream.tell() + value, graph)
         elif number == 8:
             domain, version = _opset(io.BytesIO(stream.read(value)), value)
             graph.opsets[domain] = version
-    graph.producer = " ".join(name for name in names if name)
 
 
 def _opset(stream: IO[bytes], end: int) -> tuple[str, int]:
