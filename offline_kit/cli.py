@@ -12,6 +12,7 @@ from offline_kit import __version__, crash, proc
 from offline_kit.commands import adopt, compare, kaggle, kit, render, start, stores
 from offline_kit.console import Console
 from offline_kit.errors import Exit, OfflineKitError
+from offline_kit.wording import Words
 
 
 class _InOrder(click.Group):
@@ -54,11 +55,12 @@ def _terminated(_signal: int, _frame: object) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that errors.py tells."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    console = Console(as_json="--json" in words)
+    wording = Words()
+    console = Console(as_json="--json" in words, words=wording)
     signal.signal(signal.SIGTERM, _terminated)  # a CI's or scheduler's end is an interrupt: nothing half made
     code: int = Exit.DONE
     try:
-        cli.main(args=words, prog_name="offline-kit", standalone_mode=False)
+        cli.main(args=words, prog_name="offline-kit", standalone_mode=False, obj=wording)
     except OfflineKitError as error:
         console.error(error)
         code = error.exit_code

@@ -131,6 +131,15 @@ def load(project: Path, flags: Mapping[str, Any]) -> Config:
     return _with_defaults(root, pyproject, said, source)
 
 
+def on_top(project: Path) -> bool:
+    """Tell whether a project's tables stand at the top of an offline-kit.toml, not below [tool.offline-kit]."""
+    try:
+        text = (project / "offline-kit.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return "[tool.offline-kit" not in text
+
+
 def _toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

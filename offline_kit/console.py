@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from offline_kit.errors import OfflineKitError
 from offline_kit.report import Advance, Say
+from offline_kit.wording import Words
 
 if TYPE_CHECKING:
     import rich.console
@@ -24,9 +25,11 @@ LOG_SECONDS = 300.0
 class Console:
     """A `Reporter` for a person; with `as_json` the result is one object on stdout."""
 
-    def __init__(self, *, quiet: bool = False, as_json: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, words: Words | None = None) -> None:
+        """`words` say how commands and tables are called in what is said."""
         self.quiet = quiet
         self.as_json = as_json
+        self.words = words or Words()
         self._rich: rich.console.Console | None = None
 
     @property
@@ -42,7 +45,7 @@ class Console:
     def _say(self, mark: str, style: str, text: str) -> None:
         import rich.text
 
-        self._err.print(rich.text.Text.assemble((mark, style), " ", text))
+        self._err.print(rich.text.Text.assemble((mark, style), " ", self.words(text)))
 
     def step(self, text: str) -> None:
         """Say that a new piece of work begins."""
@@ -155,18 +158,19 @@ class Console:
         for head in heads:
             table.add_column(head, overflow="fold")
         for row in rows:
-            table.add_row(*map(_plain, row))
+            table.add_row(*(_plain(self.words(cell)) for cell in row))
         self._err.print(table, soft_wrap=False)
 
     def lines(self, lines: Sequence[str]) -> None:
-        """Print a command's result for a person to stdout; JSON callers get none of it."""
+        """Print a command's result for a person to stdout, word for word; JSON callers get none of it."""
         if not self.as_json:
             sys.stdout.writelines(f"{line}\n" for line in lines)
 
     def result(self, data: dict[str, Any]) -> None:
         """Print the one JSON object to stdout; says nothing to people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(data, indent=2, sort_keys=True, default=str) + "\n")
+            told = self.words.within(data)
+            sys.stdout.write(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
 
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; elsewhere the answer is no."""

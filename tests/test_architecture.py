@@ -13,6 +13,7 @@ FLOORS: list[set[str]] = [
         "model",
         "report",
         "redaction",
+        "wording",
         "kaggle_names",
         "resources",
         "adopting.nouns",

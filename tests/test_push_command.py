@@ -120,6 +120,7 @@ def test_a_foreign_dataset_is_refused_before_anything_is_sent(bench: Bench) -> N
     done = push(bench, *local(bench))
     assert done.returncode == 2
     assert "belongs to 'bob'" in done.stderr
+    assert "change 'dataset' in offline-kit.toml" in done.stderr
     assert not bench.server.traffic.ended("/StartBlobUpload")
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import click
 
-from offline_kit.commands.options import PATH, common, project_argument
-from offline_kit.console import Console
+from offline_kit.commands.options import PATH, common, console_of, project_argument
 from offline_kit.errors import Exit
 
 
@@ -21,7 +20,7 @@ def adopt(notebook: Path, project: Path, *, quiet: bool, as_json: bool, write: b
     from offline_kit import adopt as adopting
     from offline_kit.summaries import adopt as summary_adopt
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     proposal = adopting.propose(notebook, project, console)
     summary_adopt.show_proposal(proposal, console)
     changes = proposal.changes

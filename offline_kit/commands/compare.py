@@ -11,10 +11,10 @@ from offline_kit.commands.options import (
     PATH,
     TO_OPTIONS,
     common,
+    console_of,
     load_config,
     project_argument,
 )
-from offline_kit.console import Console
 from offline_kit.errors import Exit
 from offline_kit.kaggle_names import MARKER
 
@@ -36,7 +36,7 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     from offline_kit.push import verify as verifying
     from offline_kit.summaries import compare as summary_compare
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     to, at = flags.pop("to"), flags.pop("at")
     config = load_config(project, {**dict.fromkeys(NOTEBOOK_FLAGS), **flags})
     kit = pipeline.kit_of(config)
@@ -62,7 +62,7 @@ def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -
 
     sides = [diff_sides.read(_kit(place)) for place in (old, new)]
     found = differing.compare(*sides)
-    summary_compare.show_difference(found, Console(quiet=quiet, as_json=as_json))
+    summary_compare.show_difference(found, console_of(quiet=quiet, as_json=as_json))
     if exit_code and not found.same:
         sys.exit(Exit.PROJECT)
 

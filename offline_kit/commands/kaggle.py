@@ -13,6 +13,7 @@ from offline_kit.commands.options import (
     YES,
     asking,
     common,
+    console_of,
     current,
     kit_of,
     load_config,
@@ -21,7 +22,6 @@ from offline_kit.commands.options import (
     project_argument,
     take,
 )
-from offline_kit.console import Console
 
 PUSH_OPTIONS = options(
     click.option("--title", default="", help="Title of a new dataset; default its slug."),
@@ -55,7 +55,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     from offline_kit.push.dataset_plan import Wishes
     from offline_kit.summaries import kaggle as summary_kaggle
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend"))
     to, at, yes, dry_run, env = take(flags, "to", "at", "yes", "dry_run", "env").values()
     data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
@@ -97,7 +97,7 @@ def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags:
     from offline_kit import ship
     from offline_kit.summaries import kaggle as summary_kaggle
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     sending = ship.Sending(**take(flags, "message", "wait", "again", "late"))
     to, at, version, dry_run, env = take(flags, "to", "at", "version", "dry_run", "env").values()
     config = load_config(project, flags)
@@ -135,7 +135,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     from offline_kit.summaries import kaggle as summary_kaggle
     from offline_kit.summaries import kit as summary
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     to, at, yes, env = take(flags, "to", "at", "yes", "env").values()
     no_rehearsal, dry_run = take(flags, "no_rehearsal", "dry_run").values()
     orders = ship.Orders(
@@ -205,4 +205,4 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
         competitions=flags["competitions"],
         settings=Settings(layout=flags["layout"]).slowed(flags["slow"]),
     )
-    start.serve(Console(quiet=quiet, as_json=as_json), wanted, current=flags["env"] == "current")
+    start.serve(console_of(quiet=quiet, as_json=as_json), wanted, current=flags["env"] == "current")

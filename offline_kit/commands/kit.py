@@ -11,12 +11,13 @@ from offline_kit.commands.options import (
     YES,
     asking,
     common,
+    console_of,
     load_config,
     port_of,
     project_argument,
     take,
+    target,
 )
-from offline_kit.console import Console
 from offline_kit.errors import Exit
 
 
@@ -29,16 +30,17 @@ from offline_kit.errors import Exit
     type=click.Choice(["here", "kaggle", "local"]),
     default="here",
     show_default=True,
+    callback=target,
     help="Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine.",
 )
-@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
+@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
 @common
 def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Freeze, download, pack and render: the kit and its notebook."""
     from offline_kit import pipeline
     from offline_kit.summaries import kit as summary
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     on, at = take(flags, "on", "at").values()
     config = load_config(project, flags)
     if on != "here" and not dry_run:
@@ -92,19 +94,20 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     type=click.Choice(["here", "kaggle", "local"]),
     default="here",
     show_default=True,
+    callback=target,
     help="Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.",
 )
-@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
+@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
 @YES
 @common
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit import kaggle_rehearsal, pipeline, ship
+    from offline_kit import chained_build, kaggle_rehearsal, pipeline, ship
     from offline_kit.push.dataset_plan import MODEST
     from offline_kit.summaries import kaggle as summary_kaggle
     from offline_kit.summaries import kit as summary
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     on, at = take(flags, "on", "at").values()
     _check_place(on, at, flags)
     wishes = pipeline.Wishes(
@@ -118,6 +121,9 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
         summary.show_build(built, console, final=False)
         kit = built.kit
     if on == "here":
+        if chained_build.lacking(kit):
+            with port_of(config, chained_build.place(config), "", console) as port:
+                chained_build.fetch(kit, port, console)
         summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
         return
     with port_of(config, on, at, console, current=wishes.env == "current") as port:
@@ -152,9 +158,12 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
 @project_argument
 @BUILD_OPTIONS
 @click.option(
-    "--to", type=click.Choice(["kaggle", "local"]), help="Ask this Kaggle; by default what was seen last."
+    "--to",
+    type=click.Choice(["kaggle", "local"]),
+    callback=target,
+    help="Ask this Kaggle; by default what was seen last.",
 )
-@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
+@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
 @common
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
@@ -162,7 +171,7 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit.summaries import kaggle as summary_kaggle
     from offline_kit.summaries import kit as summary
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     to, at, _ = take(flags, "to", "at", "upgrade").values()
     config = load_config(project, flags)
     found = pipeline.status(config)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from offline_kit.console import Console
+from offline_kit.wording import Words
+
 if TYPE_CHECKING:
     from offline_kit.config import Config
-    from offline_kit.console import Console
     from offline_kit.model import Kit
     from offline_kit.ship import Asking
     from offline_kit.shipping import Port
@@ -26,9 +28,27 @@ def common(command: Command) -> Command:
     return click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors.")(command)
 
 
+def console_of(*, quiet: bool, as_json: bool) -> Console:
+    """Return the console of the running command, which words what it says as its errors are worded."""
+    return Console(quiet=quiet, as_json=as_json, words=_words())
+
+
+def _words() -> Words:
+    found = click.get_current_context().obj
+    return found if isinstance(found, Words) else Words()
+
+
+def _tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
+    """Have the command's words name the tables as the project's file does."""
+    from offline_kit import config
+
+    _words().on_top = config.on_top(project)
+    return project
+
+
 def project_argument(command: Command) -> Command:
     """Add the project's folder, by default the current one."""
-    return click.argument("project", default=".", type=PATH)(command)
+    return click.argument("project", default=".", type=PATH, callback=_tables)(command)
 
 
 def options(*options: Command) -> Command:
@@ -80,9 +100,18 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
     return config.load(project, flags | {"notebook": notebook})
 
 
+def target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Have the command's words name the Kaggle that it was given."""
+    if parameter.name == "at":
+        _words().at = value
+    else:
+        _words().local = value == "local"
+    return value
+
+
 TO_OPTIONS = options(
-    click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, help="The real Kaggle, or one on this machine."),
-    click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle; without one, it is served meanwhile."),
+    click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, callback=target, help="The real Kaggle, or one on this machine."),
+    click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle; without one, it is served meanwhile."),
 )  # fmt: skip
 
 LOCAL_ENV = click.option(
@@ -115,14 +144,14 @@ def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: flags.pop(name) for name in names}
 
 
-def asking(console: "Console", *, yes: bool) -> "Asking":
+def asking(console: Console, *, yes: bool) -> "Asking":
     """Return how to ask before something is spent."""
     from offline_kit.ship import Asking
 
     return Asking(yes=yes, confirm=console.confirm)
 
 
-def kit_of(config: "Config", console: "Console", *, as_it_lies: bool, upgrade: bool) -> "Kit":
+def kit_of(config: "Config", console: Console, *, as_it_lies: bool, upgrade: bool) -> "Kit":
     """Return the kit as it lies there, or build what changed of it first."""
     from offline_kit import pipeline
 
@@ -133,7 +162,7 @@ def kit_of(config: "Config", console: "Console", *, as_it_lies: bool, upgrade: b
 
 @contextmanager
 def port_of(
-    config: "Config", to: str, at: str, console: "Console", *, current: bool = False
+    config: "Config", to: str, at: str, console: Console, *, current: bool = False
 ) -> "Iterator[Port]":
     """Give a Kaggle that we are logged in to, while the block lasts."""
     from offline_kit import shipping

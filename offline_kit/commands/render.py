@@ -5,8 +5,14 @@ from typing import Any
 
 import click
 
-from offline_kit.commands.options import BUILD_OPTIONS, PATH, common, load_config, project_argument
-from offline_kit.console import Console
+from offline_kit.commands.options import (
+    BUILD_OPTIONS,
+    PATH,
+    common,
+    console_of,
+    load_config,
+    project_argument,
+)
 
 
 @click.command()
@@ -20,7 +26,7 @@ def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, to: Pa
     from offline_kit import pipeline
     from offline_kit.files import locked
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     config = load_config(project, flags)
     with locked(config.out.parent / f".{config.out.name}.lock"):
         kit, rendered = pipeline.render(config, report=console)

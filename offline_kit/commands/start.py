@@ -6,8 +6,7 @@ from typing import Any
 
 import click
 
-from offline_kit.commands.options import common, project_argument
-from offline_kit.console import Console
+from offline_kit.commands.options import common, console_of, project_argument
 from offline_kit.errors import Exit
 
 
@@ -29,7 +28,7 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
     from offline_kit import init as starting
     from offline_kit.summaries import start as summary_start
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     proposal = starting.propose(starting.Request(project=project, **flags), console)
     summary_start.show_proposal(proposal, console)
     asks = not (yes or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
@@ -54,7 +53,7 @@ def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: t
     from offline_kit.checks.nouns import State
     from offline_kit.summaries import start as summary_start
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     findings = examining.examine(project, online=online, ignore=ignore, report=console)
     summary_start.show_findings(findings, console)
     if any(one.said.state is State.FAILED for one in findings):

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from offline_kit.commands.options import PATH, common, port_of
-from offline_kit.console import Console
+from offline_kit.commands.options import PATH, common, console_of, port_of, target
 
 
 @click.group()
@@ -19,7 +18,7 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
     """List the built-in images."""
     from offline_kit.summaries import kit as summary
 
-    summary.show_images(Console(quiet=quiet, as_json=as_json))
+    summary.show_images(console_of(quiet=quiet, as_json=as_json))
 
 
 @image.command("show")
@@ -30,7 +29,7 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool) ->
     """Show an image, or one package in it."""
     from offline_kit.summaries import kit as summary
 
-    summary.show_image(name, package, Console(quiet=quiet, as_json=as_json))
+    summary.show_image(name, package, console_of(quiet=quiet, as_json=as_json))
 
 
 @image.command("capture")
@@ -39,9 +38,10 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool) ->
     type=click.Choice(["kaggle", "local", "here"]),
     default="kaggle",
     show_default=True,
+    callback=target,
     help="By a private notebook on Kaggle or on a local one, or of the running environment.",
 )
-@click.option("--at", metavar="URL", default="", help="Address of a running local Kaggle.")
+@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
 @click.option(
     "--accelerator", metavar="NAME", help="Machine shape whose image is wanted; default none (CPU)."
 )
@@ -54,7 +54,7 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
     from offline_kit import capture, config
     from offline_kit.summaries import kit as summary
 
-    console = Console(quiet=quiet, as_json=as_json)
+    console = console_of(quiet=quiet, as_json=as_json)
     if on == "here":
         text = capture.here()
     else:
@@ -80,4 +80,4 @@ def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
     from offline_kit import pipeline
     from offline_kit.summaries import kit as summary
 
-    summary.show_pruned(pipeline.prune(days), Console(quiet=quiet, as_json=as_json))
+    summary.show_pruned(pipeline.prune(days), console_of(quiet=quiet, as_json=as_json))

@@ -31,7 +31,7 @@ def show_verification(found: "Verification", console: Console) -> None:
         console.warn(problem.what)
     what = _disagreement(found)
     remedies = list(dict.fromkeys(problem.remedy for problem in found.problems))
-    console.lines([what, *(f"  {remedy}" for remedy in remedies)])
+    console.lines([what, *(f"  {console.words(remedy)}" for remedy in remedies)])
     told = {"error": what, "hint": "; ".join(remedies), "details": [each.what for each in found.problems]}
     console.result({"ok": False, **told, **_verification_facts(found)})
 

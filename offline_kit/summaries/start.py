@@ -60,7 +60,7 @@ def show_findings(findings: "Sequence[Finding]", console: Console) -> None:
         inner = " " * (wide + 14)
         lines += [f"{inner}{detail}" for detail in one.said.details]
         lines += [f"{inner}→ {one.said.remedy}"] if one.said.remedy else []
-    console.lines(lines)
+    console.lines([console.words(line) for line in lines])
     states = [str(one.said.state) for one in findings]
     failed, warned = states.count("failed"), states.count("warning")
     words = [f"{failed} failed" if failed else "", f"{warned} to look at" if warned else ""]

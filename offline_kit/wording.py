@@ -1,0 +1,44 @@
+"""Our own words as whoever reads them has to write them: the Kaggle of this command, the tables of this project.
+
+Messages name commands and tables in their full form, `'offline-kit push'` and `[tool.offline-kit.notebook]`;
+the console, which says all of them, asks here what they are called for this command.
+"""
+
+import re
+from typing import Any
+
+_TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
+_ON = re.compile(r"('offline-kit [^']*--on )kaggle\b")
+_TABLE = re.compile(r"\[tool\.offline-kit\.([\w.-]+)\]")
+_TOLD = frozenset({"error", "hint", "details", "what", "remedy", "notes", "problem", "problems"})
+"""Keys of a JSON object whose values are sentences of ours; all others are data."""
+
+
+class Words:
+    """How one command words what it says; changed while the command learns what it is about."""
+
+    def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False) -> None:
+        """`local` as --to local, `at` as --at; `on_top` for tables at the top of an offline-kit.toml."""
+        self.local = local
+        self.at = at
+        self.on_top = on_top
+
+    def __call__(self, text: str) -> str:
+        """Return a text of ours as this command's user has to read it."""
+        if self.local:
+            target = f"--to local --at {self.at}" if self.at else "--to local"
+            text = _TO.sub(rf"'offline-kit \1 {target}", text)
+            text = _ON.sub(r"\1local", text)
+        if self.on_top:
+            text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")
+        return text
+
+    def within(self, value: Any, *, told: bool = False) -> Any:
+        """Return data for a script with the sentences of ours in it worded, and nothing else changed."""
+        if isinstance(value, str):
+            return self(value) if told else value
+        if isinstance(value, dict):
+            return {name: self.within(each, told=told or name in _TOLD) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.within(each, told=told) for each in value]
+        return value

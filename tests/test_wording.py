@@ -1,0 +1,66 @@
+"""Commands and tables are called in a message as the person who reads it has to write them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from offline_kit.wording import Words
+
+AT = "http://127.0.0.1:8642"
+
+
+@pytest.mark.parametrize(
+    ("words", "text", "said"),
+    [
+        (Words(), "run 'offline-kit push'", "run 'offline-kit push'"),
+        (Words(local=True), "run 'offline-kit push': new", "run 'offline-kit push --to local': new"),
+        (Words(local=True), "'offline-kit push --resend'", "'offline-kit push --to local --resend'"),
+        (Words(local=True, at=AT), "'offline-kit verify'", f"'offline-kit verify --to local --at {AT}'"),
+        (Words(local=True), "'offline-kit push --to kaggle'", "'offline-kit push --to kaggle'"),
+        (Words(local=True), "'offline-kit build --on kaggle'", "'offline-kit build --on local'"),
+        (Words(local=True), "'offline-kit build'", "'offline-kit build'"),
+        (Words(local=True), "'offline-kit pushed'", "'offline-kit pushed'"),
+        (Words(on_top=True), "in [tool.offline-kit.notebook.params]", "in [notebook.params]"),
+        (Words(on_top=True), "[[tool.offline-kit.notebook.models]]", "[[notebook.models]]"),
+        (Words(on_top=True), "set it in [tool.offline-kit]", "set it in offline-kit.toml"),
+        (Words(), "in [tool.offline-kit.notebook]", "in [tool.offline-kit.notebook]"),
+    ],
+)
+def test_a_text_is_worded_for_its_command(words: Words, text: str, said: str) -> None:
+    """The target of the command is in each command that has one; tables are called as in the file."""
+    assert words(text) == said
+
+
+def test_data_of_a_script_is_left_alone() -> None:
+    """Only what is a sentence of ours is worded: a notebook's text with the same words is data."""
+    data = {
+        "hint": "'offline-kit push'",
+        "text": ["'offline-kit push'"],
+        "problems": [{"what": "[tool.offline-kit.x]"}],
+    }
+    assert Words(local=True, on_top=True).within(data) == {
+        "hint": "'offline-kit push --to local'",
+        "text": ["'offline-kit push'"],
+        "problems": [{"what": "[x]"}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "table"),
+    [
+        ("offline-kit.toml", "", "[notebook]"),
+        ("offline-kit.toml", "tool.offline-kit.", "[tool.offline-kit.notebook]"),
+        ("pyproject.toml", "tool.offline-kit.", "[tool.offline-kit.notebook]"),
+    ],
+)
+def test_an_error_names_the_table_as_it_is_written(
+    tmp_path: Path, name: str, before: str, table: str
+) -> None:
+    """Whoever has an offline-kit.toml looks for [notebook] in it."""
+    (tmp_path / name).write_text(f'[{before}notebook]\ntemplte = "plain"\n')
+    words = [sys.executable, "-m", "offline_kit", "build", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert f" {table} unknown key 'templte'" in done.stderr
