@@ -1,4 +1,4 @@
-"""Finding the image's Python among the interpreters of this machine."""
+"""Finding the image's Python among the interpreters of this machine, and uv, which we bring."""
 
 import os
 import sys
@@ -6,13 +6,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from offline_kit import proc
-from offline_kit.errors import OfflineKitError
+from offline_kit.errors import OfflineKitError, OutsideError
 
 _PROBE = (
     "import sys, sysconfig, platform\n"
     "print('%d.%d' % sys.version_info[:2], platform.python_implementation(),"
     " sysconfig.get_config_var('Py_GIL_DISABLED') or 0, getattr(sys, '_base_executable', '') or sys.executable, sep='\\t')"
 )
+
+
+def uv() -> Path:
+    """Return the program uv, as it was installed with us; OutsideError where it is gone."""
+    from uv import find_uv_bin
+
+    try:
+        return Path(find_uv_bin())
+    except FileNotFoundError as error:
+        raise OutsideError(
+            "uv is not there, though it belongs to offline-kit", hint="pip install --force-reinstall uv"
+        ) from error
 
 
 def find(minor: str, env: Mapping[str, str]) -> Path | None:
@@ -60,16 +72,10 @@ def _of_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
 
 
 def _of_uv(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
-    import uv
-
+    words = ["python", "find", "--no-python-downloads", "--managed-python", minor]
     try:
-        done = proc.run(
-            [uv.find_uv_bin(), "python", "find", "--no-python-downloads", "--managed-python", minor],
-            env=env,
-            check=False,
-            timeout=30,
-        )
-    except (OfflineKitError, FileNotFoundError):
+        done = proc.run([uv(), *words], env=env, check=False, timeout=30)
+    except OfflineKitError:
         return
     if done.ok and done.out.strip():
         yield Path(done.out.strip())

@@ -4,7 +4,11 @@ import os
 import sys
 from pathlib import Path
 
-from offline_kit.interpreters import find
+import pytest
+
+from offline_kit import proc
+from offline_kit.errors import OutsideError
+from offline_kit.interpreters import find, uv
 
 RUNNING = "{}.{}".format(*sys.version_info)
 ELSEWHERE = {"PATH": "", "HOME": "/nonexistent", "UV_PYTHON_INSTALL_DIR": "/nonexistent"}
@@ -21,6 +25,20 @@ def script(path: Path, text: str) -> Path:
 def answering(path: Path, minor: str, implementation: str = "CPython", gil: str = "0") -> Path:
     """Write an interpreter that answers the probe with this version."""
     return script(path, f"printf '%s\\t%s\\t%s\\t%s\\n' {minor} {implementation} {gil} {path}")
+
+
+def test_uv_is_the_one_that_came_with_us(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv is found beside us, not on PATH; where it is gone the error says how it comes back."""
+    monkeypatch.setenv("PATH", "")
+    assert proc.run([uv(), "--version"]).out.startswith("uv ")
+
+    def gone() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("uv.find_uv_bin", gone)
+    with pytest.raises(OutsideError, match="uv is not there") as caught:
+        uv()
+    assert caught.value.hint == "pip install --force-reinstall uv"
 
 
 def test_the_running_interpreter_serves_its_own_version() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from offline_kit import proc
+from offline_kit import interpreters, proc
 from offline_kit.building.workshop import BuildFailed, clean_environment
 from offline_kit.cache import Cache
 from offline_kit.choosing import Target
@@ -116,8 +116,6 @@ def _resolve(requirements: Sequence[str], sources: Sources) -> list[Pin]:
 
 
 def _uv(words: Sequence[str | Path], sources: Sources, folder: Path, undated: Collection[str]) -> proc.Done:
-    import uv
-
     settings = sources.index.settings
     config = uv_tool.write_config(settings, folder / "uv.toml", undated=undated)
     # uv runs the builds of sdists that keep their metadata to themselves: none of our secrets in there.
@@ -125,7 +123,7 @@ def _uv(words: Sequence[str | Path], sources: Sources, folder: Path, undated: Co
     env = clean_environment(folder, told) | {
         name: value for name, value in told.items() if name.upper().startswith(_TOLD)
     }
-    argv = [uv.find_uv_bin(), *words, "--config-file", config]
+    argv = [interpreters.uv(), *words, "--config-file", config]
     return proc.run(argv, cwd=folder, env=env, timeout=1800, check=False)
 
 

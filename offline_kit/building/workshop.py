@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offline_kit import files, proc
+from offline_kit import files, interpreters, proc
 from offline_kit.errors import OfflineKitError, ProjectError
 from offline_kit.model import Sdist, Wheel
 from offline_kit.wheel_tools import EPOCH
@@ -160,14 +160,13 @@ class Workshop:
 
     def uv(self, *words: str | Path) -> None:
         """Run uv without network and configuration; BuildFailed where it does not do as told."""
-        import uv
-
         outside = proc.environment()
         kept = ("UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
         env = {**self.env, **{name: outside[name] for name in kept if name in outside}}
         env |= {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_OFFLINE": "1", "NO_COLOR": "1"}
+        argv = [interpreters.uv(), *words]
         try:
-            proc.run([uv.find_uv_bin(), *words], env=env, cwd=self.scratch, log=self.log, timeout=600)
+            proc.run(argv, env=env, cwd=self.scratch, log=self.log, timeout=600)
         except OfflineKitError as error:
             raise self.failure("; ".join((error.what, *error.details))) from error
 

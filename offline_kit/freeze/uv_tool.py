@@ -4,7 +4,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from offline_kit import proc
+from offline_kit import interpreters, proc
 from offline_kit.pip_settings import IndexSettings
 
 KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
@@ -69,9 +69,7 @@ def run(
     timeout: float = 1800,
 ) -> proc.Done:
     """Run uv with `words`; returns what it said, whatever its exit code. `timeout` is in seconds."""
-    import uv
-
-    argv = [uv.find_uv_bin(), *words, "--config-file", config]
+    argv = [interpreters.uv(), *words, "--config-file", config]
     return proc.run(
         argv, cwd=cwd, env={**environment(settings), **(extra or {})}, timeout=timeout, check=False
     )

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from offline_kit import image, sandbox
+from offline_kit import image, interpreters, sandbox
 from offline_kit.errors import OfflineKitError, UsageError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
@@ -58,7 +58,7 @@ class SandboxRunner:
             papermill=papermill.path,
             shown=(*ready.python.mounts, *ready.mounts, *papermill.mounts),
             links={**papermill.links, **ready.python.links},
-            uv=_uv(),
+            uv=interpreters.uv(),
             installer="auto",
             timeout=job.timeout,
             env=(_index(self.shop.settings) if job.internet else {})
@@ -186,9 +186,3 @@ def _beyond(path: Path, place: int) -> bytes:
             return stream.read()
     except FileNotFoundError:
         return b""
-
-
-def _uv() -> Path:
-    import uv
-
-    return Path(uv.find_uv_bin())

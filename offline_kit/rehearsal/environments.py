@@ -242,8 +242,6 @@ def _uv(
     hasty: bool = False,
     check: bool = True,
 ) -> proc.Done:
-    import uv
-
     changes = settings.uv_environment()
     changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
     changes["UV_PREVIEW_FEATURES"] = "pylock"
@@ -252,5 +250,5 @@ def _uv(
     if hasty:
         # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    argv = [uv.find_uv_bin(), *words, *settings.uv_arguments()]
+    argv = [interpreters.uv(), *words, *settings.uv_arguments()]
     return proc.run(argv, cwd=cwd, env=proc.environment(**changes), timeout=3600, check=check)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, sandbox
+from offline_kit import files, interpreters, sandbox
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import Kit
@@ -151,7 +151,7 @@ def rehearse(
             papermill=papermill.path,
             shown=(*ready.python.mounts, *ready.mounts, *papermill.mounts),
             links={**papermill.links, **ready.python.links},
-            uv=None if request.installer == "pip" else _uv(),
+            uv=None if request.installer == "pip" else interpreters.uv(),
             installer=request.installer,
             timeout=request.timeout,
             memory=request.memory,
@@ -241,12 +241,6 @@ def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Ser
         homes=request.homes,
         laid=service.laid() if service else {},
     )
-
-
-def _uv() -> Path:
-    import uv
-
-    return Path(uv.find_uv_bin())
 
 
 def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | None, *, written: str) -> None:
