@@ -67,7 +67,7 @@ def assemble(
     if old and _stands(old, kit):
         _refresh(texts, folder)
     else:
-        report.step(f"Packing {len(layout.items)} files into '{folder}'")
+        report.step(f"Packing {len(layout.items) - len(layout.away)} files into '{folder}'")
         _write(kit, layout, texts, old, report)
     return kit
 
@@ -126,21 +126,25 @@ def _stands(old: Kit, new: Kit) -> bool:
         return False
     if [part.entries for part in old.parts] != [part.entries for part in new.parts]:
         return False
-    if any(manifest.verify(old.part_folder(part), part, hashes=False) for part in old.parts):
+    lying = [(place := old.part_folder(part), manifest.lying(place, part)) for part in old.parts]
+    if any(manifest.verify(place, part, hashes=False) for place, part in lying):
         return False
-    return all(_is_sealed(old.part_folder(p) / e.stored, e) for p in old.parts for e in p.entries)
+    return all(_is_sealed(place / each.stored, each) for place, part in lying for each in part.entries)
 
 
 def _write(kit: Kit, layout: Layout, texts: Mapping[str, str], old: Kit | None, report: Reporter) -> None:
     reusable = _reusable(old) if old else {}
     _check_space(kit, layout, reusable)
-    total = sum(item.size for item in layout.items.values())
+    total = sum(item.size for name, item in layout.items.items() if name not in layout.away)
     with files.staged(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
             place = stage / kit.part_folder(part).relative_to(kit.folder)
             place.mkdir(parents=True, exist_ok=True)
             for entry in part.entries:
-                _put(layout.items[entry.original], place / entry.stored, reusable, advance)
+                if entry.original not in layout.away:
+                    _put(layout.items[entry.original], place / entry.stored, reusable, advance)
+                elif entry.sha256 in reusable:  # fetched for a rehearsal before
+                    _put(layout.items[entry.original], place / entry.stored, reusable, lambda _bytes: None)
             _seal(manifest.write(place, part), part.id)
         _refresh(texts, stage)
         for path in (stage, *(each for each in stage.rglob("*") if each.is_dir())):
@@ -159,7 +163,8 @@ def _reusable(old: Kit) -> dict[str, Path]:
 
 
 def _check_space(kit: Kit, layout: Layout, reusable: dict[str, Path]) -> None:
-    needed = sum(i.size for i in layout.items.values() if i.sha256 not in reusable and not _is_blob(i))
+    items = [item for name, item in layout.items.items() if name not in layout.away]
+    needed = sum(i.size for i in items if i.sha256 not in reusable and not _is_blob(i))
     place = next(each for each in (kit.folder, *kit.folder.absolute().parents) if each.exists())
     free = shutil.disk_usage(place).free
     if free < needed + _SPARE_SPACE:

@@ -1,26 +1,31 @@
 """The build on Kaggle: its own machine makes the packages, for its own image, and keeps them for the notebook.
 
-A notebook with the internet on is pushed and run; what it wrote is fetched and checked, and remembered beside
-the project. From then on a build takes the packages from there, and the offline notebook attaches them there.
+A notebook with the internet on is pushed and run; what it made is remembered beside the project. From then on
+a build takes its packages to be there, and the offline notebook attaches them there. The wheels themselves come
+here only for a rehearsal here.
 """
 
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit import files, manifest, pipeline
+from offline_kit import files, homes, manifest, pipeline
+from offline_kit.cache import Cache
 from offline_kit.chained import asked, house, job
 from offline_kit.chained.house import Record
 from offline_kit.chained.job import Job
 from offline_kit.config import Config
-from offline_kit.errors import OutsideError, UsageError
-from offline_kit.kaggle_gateway.nouns import NewNotebook
+from offline_kit.errors import OutsideError, ProjectError, UsageError
+from offline_kit.kaggle_gateway.nouns import NewNotebook, RemoteFile
 from offline_kit.kaggle_names import MARKER
+from offline_kit.model import FileEntry, Kit
 from offline_kit.pipeline import Built
-from offline_kit.push import notebooks, runs
+from offline_kit.push import notebooks, run_files, runs
 from offline_kit.push.runs import Finished
 from offline_kit.report import SILENT, Reporter
+from offline_kit.runtime import kit_wheelhouse
 from offline_kit.shipping import Port
 
 FACTS = "image.json"
@@ -42,7 +47,7 @@ class Chained:
 
 
 def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> Chained:
-    """Have Kaggle make what its image lacks, fetch it, and build the kit around it.
+    """Have Kaggle make what its image lacks, and build the kit around it.
 
     With the same requirements as last time nothing runs again, unless `upgrade` is wanted. Raises
     ProjectError for requirements that cannot travel as text and for a run that failed, else what pushes,
@@ -61,7 +66,7 @@ def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter
         Job(config=config, username=port.account.username, where=_where(port), asked=wanted)
     )
     pushed_now, finished = run(port, new, upgrade=upgrade, report=report)
-    record = _fetched(port, finished, wanted.digest, base.cache, report)
+    record = _known(port, finished, wanted.digest, base.cache, report)
     house.write(record, config.project)
     return Chained(
         built=pipeline.build(config, report=report),
@@ -91,11 +96,11 @@ def image_text(port: Port, finished: Finished, folder: Path, report: Reporter = 
     return house.image_of(path.read_text(encoding="utf-8"), there.image if there else "", _where(port))
 
 
-def _fetched(port: Port, finished: Finished, digest: str, cache: Path, report: Reporter) -> Record:
-    """Bring what a run made into the cache, checked against its manifest; what is there is not fetched again."""
+def _known(port: Port, finished: Finished, digest: str, cache: Path, report: Reporter) -> Record:
+    """Bring what a kit is built from into the cache: manifest, outlines and image, and none of the wheels."""
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         folder = Path(name)
-        (marker,) = runs.fetch(finished, port.kaggle, folder, [MARKER], report)
+        marker, facts = runs.fetch(finished, port.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report)
         part = manifest.parse(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
         text = image_text(port, finished, folder, report)
         record = Record(
@@ -107,23 +112,72 @@ def _fetched(port: Port, finished: Finished, digest: str, cache: Path, report: R
             files=len(part.entries),
             local=port.local,
         )
-        place = house.place(record, cache)
-        if not place.is_dir() or manifest.verify(place / house.PART, part):
-            names = [entry.stored for entry in part.entries]
-            runs.fetch(finished, port.kaggle, folder, names, report)
-            with files.staged(place) as stage:
-                manifest.write(stage / house.PART, part)
-                for entry in part.entries:
-                    target = stage / house.PART / entry.stored
-                    files.made(target.parent)
-                    shutil.move(folder / entry.stored, target)
-                (stage / "image.toml").write_text(text, encoding="utf-8")
-                if wrong := manifest.verify(stage / house.PART, part, report=report):
+        with files.staged(house.place(record, cache)) as stage:
+            house.keep(stage, part, facts.read_text(encoding="utf-8"), text)
+    return record
+
+
+def lacking(kit: Kit) -> tuple[FileEntry, ...]:
+    """Return the wheels of a kit that are on Kaggle alone; those that were fetched once are laid into the kit."""
+    cache, found = Cache(files.cache_dir()), []
+    for part in (part for part in kit.parts if part.name == manifest.AWAY):
+        for entry in part.entries:
+            target = kit.part_folder(part) / entry.stored
+            if target.exists():
+                continue
+            if blob := cache.find(entry.sha256, size=entry.size):
+                files.link_or_copy(blob, target)
+                os.utime(target, ns=(target.stat().st_atime_ns, blob.stat().st_mtime_ns))
+            else:
+                found.append(entry)
+    return tuple(found)
+
+
+def place(config: Config) -> str:
+    """Return where the project's packages were made, as --to means it; ProjectError where nothing tells."""
+    return "local" if _record(config).local else "kaggle"
+
+
+def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
+    """Bring the wheels that a rehearsal here lacks, each checked and kept; an interrupted one goes on.
+
+    Raises ProjectError where they are at another Kaggle or of another account, OutsideError where what comes
+    is not what the run wrote.
+    """
+    wanted, cache = lacking(kit), Cache(files.cache_dir())
+    if not wanted:
+        return
+    record = _record(port.config)
+    homes.check(port.config, port.account.username, local=port.local)
+    run = (record.notebook, record.version)
+    total = sum(entry.size for entry in wanted)
+    text = f"Fetching {len(wanted)} wheels, {files.human_size(total)}, from '{record.notebook}'"
+    scratch = cache.part(f"wheels-{os.getpid()}").with_suffix("")
+    with report.progress(text, total) as advance:
+        try:
+            for entry in wanted:
+                listed = RemoteFile(name=entry.stored, size=entry.size)
+                came = run_files.bring(run, listed, port.kaggle, scratch, report)
+                if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
-                        f"what came of '{finished.ref}' is not what its run wrote",
-                        hint="run the same command again",
-                        details=wrong,
+                        f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
+                        hint="run the same command again; 'offline-kit verify --deep' looks at all of them",
+                        details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
                     )
+                cache.adopt(came, digest)
+                advance(entry.size)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    lacking(kit)  # lays them into the kit
+
+
+def _record(config: Config) -> Record:
+    record = house.read(config.project)
+    if record is None:
+        raise ProjectError(
+            f"the kit's packages are on Kaggle, and nothing tells where: '{house.RECORD}' is gone",
+            hint="bring it back, or build again: 'offline-kit build' makes the packages here",
+        )
     return record
 
 

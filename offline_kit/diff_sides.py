@@ -9,6 +9,7 @@ from typing import Any
 
 from offline_kit.errors import ProjectError
 from offline_kit.install_plan import PLAN
+from offline_kit.manifest import AWAY
 from offline_kit.model import FileEntry, Kit, Role
 
 _BUILD = "build the kit again with 'offline-kit build'"
@@ -125,7 +126,8 @@ def _path(kit: Kit, original: str) -> Path | None:
     for part in kit.parts:
         for entry in part.entries:
             if entry.original == original:
-                return kit.part_folder(part) / entry.stored
+                path = kit.part_folder(part) / entry.stored
+                return path if path.exists() or part.name != AWAY else None
     return None
 
 

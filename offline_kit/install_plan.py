@@ -47,7 +47,7 @@ class Contents:
     split: bool = False
     """A dataset for packages, code and checkpoints each, instead of one for all."""
     elsewhere: tuple[Part, ...] = ()
-    """Parts that are on Kaggle already, as the manifests there describe them; their files are here, too."""
+    """Parts that are on Kaggle already, as the manifests there describe them; their wheels are outlined here."""
 
 
 def make(contents: Contents) -> str:

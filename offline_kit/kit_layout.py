@@ -49,6 +49,8 @@ class Layout:
     """The parts with their ids, sorted by name."""
     items: dict[str, Item]
     """Every file by its original name."""
+    away: frozenset[str] = frozenset()
+    """Original names of the files that stay on Kaggle, until a rehearsal needs them."""
 
 
 def arrange(contents: Contents) -> Layout:
@@ -65,7 +67,7 @@ def arrange(contents: Contents) -> Layout:
             hint="move them out of the packages, modules and checkpoints that are shipped, or rename them",
             details=problems,
         )
-    elsewhere = {entry.original for part in contents.elsewhere for entry in part.entries}
+    elsewhere = frozenset(entry.original for part in contents.elsewhere for entry in part.entries)
     stored = safe_paths(items.keys() - elsewhere)
     entries = [
         FileEntry(role=item.role, original=name, stored=stored[name], size=item.size, sha256=item.sha256)
@@ -74,7 +76,7 @@ def arrange(contents: Contents) -> Layout:
     ]
     own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
     parts = (*(_parts(entries, own) if contents.split else _whole(entries)), *contents.elsewhere)
-    return Layout(parts=tuple(sorted(parts, key=lambda part: part.name)), items=items)
+    return Layout(parts=tuple(sorted(parts, key=lambda part: part.name)), items=items, away=elsewhere)
 
 
 def _whole(entries: Sequence[FileEntry]) -> tuple[Part, ...]:

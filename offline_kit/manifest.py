@@ -19,6 +19,8 @@ from offline_kit.model import FileEntry, Kit, Part, Role
 from offline_kit.report import SILENT, Reporter
 
 FORMAT = 1
+AWAY = "wheelhouse"
+"""The part that a notebook on Kaggle made: it stays there, and a kit on disk has what was fetched of it."""
 THREADS = 8
 """Kaggle's mount is slow for one reader and fast for many; two cores hash four files well too."""
 
@@ -135,6 +137,13 @@ def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = 
     known = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
     extra = sorted({path.as_posix() for path in tree(folder)} - known) if folder.is_dir() else []
     return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))
+
+
+def lying(folder: Path, part: Part) -> Part:
+    """Return what of a part must lie in its folder: all of it, and of packages that are on Kaggle what was fetched."""
+    if part.name != AWAY:
+        return part
+    return make_part(part.name, (entry for entry in part.entries if (folder / entry.stored).exists()))
 
 
 def _problem(folder: Path, entry: FileEntry, *, hashes: bool) -> str:

@@ -367,8 +367,11 @@ def status(config: Config) -> Status:
     except ProjectError as error:
         said = (error.what, *error.details) if config.out.exists() else ()
         return Status(config=config, kit=None, problems=said, rehearsal=None)
+    folders = [(kit.part_folder(part), part) for part in kit.parts]
     problems = tuple(
-        line for part in kit.parts for line in manifest.verify(kit.part_folder(part), part, hashes=False)
+        line
+        for place, part in folders
+        for line in manifest.verify(place, manifest.lying(place, part), hashes=False)
     )
     return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.last(kit))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from offline_kit import git_state, pipeline, shipping
+from offline_kit import chained_build, git_state, pipeline, shipping
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import Competition, Submission
@@ -101,7 +101,7 @@ def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) 
     if contest.deadline and contest.deadline < datetime.now(UTC) and not orders.sending.late:
         report.warn(f"the deadline of '{contest.slug}' is over: what was not submitted before is refused")
     built = pipeline.build(config, upgrade=orders.upgrade, report=report)
-    rehearsal = _rehearsed(config, built.kit, orders, report)
+    rehearsal = _rehearsed(port, built.kit, orders, report)
     shipping.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded
     pushed = push_data(port, built.kit, orders.data, orders.asking, report)
     ran = shipping.run_notebook(port, built.kit, report)
@@ -140,15 +140,15 @@ def competition_of(port: Port) -> Competition:
     return contest
 
 
-def _rehearsed(
-    config: Config, kit: Kit, orders: Orders, report: Reporter
-) -> Rehearsal | dict[str, Any] | None:
+def _rehearsed(port: Port, kit: Kit, orders: Orders, report: Reporter) -> Rehearsal | dict[str, Any] | None:
+    config = port.config
     if orders.rehearsal is None:
         report.note("not rehearsed, as asked")
         return None
     if (last := pipeline.rehearsed(config, kit, orders.rehearsal)) is not None:
         report.note(f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s")
         return last
+    chained_build.fetch(kit, port, report)
     return pipeline.rehearse(config, kit, orders.rehearsal, report=report)
 
 

@@ -15,7 +15,7 @@ from offline_kit.kaggle_gateway.nouns import Account, Kaggle, NewNotebook, Refus
 from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
-from offline_kit.manifest import verify
+from offline_kit.manifest import lying, verify
 from offline_kit.model import Kit, Part
 from offline_kit.push import datasets, models, notebooks, outputs, queued, runs
 from offline_kit.push.dataset_plan import MODEST, Action, PushPlan, Wishes
@@ -202,7 +202,8 @@ def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
 
 def checked(kit: Kit) -> Kit:
     """Return a kit that is whole; ProjectError where its files on disk are damaged."""
-    problems = [line for part in kit.parts for line in verify(kit.part_folder(part), part, hashes=False)]
+    folders = [(kit.part_folder(part), part) for part in kit.parts]
+    problems = [line for place, part in folders for line in verify(place, lying(place, part), hashes=False)]
     if problems:
         raise ProjectError(
             f"the kit in '{kit.folder}' is damaged",
@@ -356,13 +357,11 @@ def rehearsed(kit: Kit) -> Path | None:
 
 def _fetched(port: Port, finished: Finished, folder: Path, report: Reporter, *, keep: bool) -> Path | None:
     name = port.config.notebook.submission
-    listed = {file.name: file.size for file in finished.outputs}
-    if name not in listed and not port.config.competition:
+    if name not in finished.outputs and not port.config.competition:
         report.note(f"it wrote no '{name}', and no competition is configured that would want one")
         return None
-    there = folder / name
-    if keep and there.is_file() and there.stat().st_size == listed.get(name):
-        return there  # fetched when this version was pushed, and its output does not change
+    if keep and (there := runs.fetched_before(finished, folder, name)):
+        return there
     return runs.fetch(finished, port.kaggle, folder, [name], report)[0]
 
 

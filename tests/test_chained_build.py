@@ -16,7 +16,7 @@ from local_kaggle_case import Bench, serving
 from notebook_case import REF, new
 from push_case import client, ways
 
-from offline_kit import capture, config, image, manifest, sandbox
+from offline_kit import archives, capture, config, cuda_abi, image, import_names, manifest, sandbox
 from offline_kit.chained import asked, house, job
 from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import Record
@@ -255,6 +255,33 @@ def test_the_record_beside_the_project(tmp_path: Path) -> None:
         house.read(tmp_path)
 
 
+def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
+    """Requirements, what it can be imported as, and the CUDA of its libraries, out of a few bytes."""
+    code = {f"flash_attn/m{number}.py": "#" * 9999 for number in range(9)}
+    library = {"flash_attn/core.cpython-311-x86_64-linux-gnu.so": "..libcudart.so.12.."}
+    code["flash_attn/__init__.py"] = ""
+    data = {**code, **library, "flash_attn-1.0.data/purelib/beside.py": "", "flash_attn/weights.bin": "w"}
+    name, content = wheel("flash_attn", files=data)
+    (tmp_path / name).write_bytes(content)
+    output = tmp_path / "output"
+    ident = made(output, (name, content))
+    known = record(part=ident)
+    text = kit_capture.image_text(kit_capture.capture("mine"))
+    place = house.place(known, tmp_path / "cache")
+    house.keep(place, manifest.read(output), (output / kit_wheelhouse.FACTS).read_text(), text)
+    (outlined,) = house.load(known, tmp_path / "cache").wheels.wheels
+    whole = dataclasses.replace(outlined, path=tmp_path / name)
+    assert outlined.path.stat().st_size < len(content) / 10
+    assert (
+        import_names.of_wheel(outlined.path) == import_names.of_wheel(whole.path) == ("beside", "flash_attn")
+    )
+    assert cuda_abi.bond_of(outlined) == cuda_abi.bond_of(whole)
+    assert cuda_abi.bond_of(outlined).cuda == ("12",)
+    told = archives.metadata_of(outlined.path, name)
+    assert told
+    assert told.strip() == (archives.metadata_of(whole.path, name) or b"").strip()
+
+
 def test_a_wheelhouse_that_is_not_here_or_outdated(tmp_path: Path) -> None:
     """Both name the command that helps."""
     with pytest.raises(ProjectError, match="not on this machine") as caught:
@@ -285,10 +312,8 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     text = kit_capture.image_text(kit_capture.capture("mine"))
     whole = record(part=ident, image="0" * 64)
     place = house.place(whole, tmp_path / "cache")
-    (place / house.PART).mkdir(parents=True)
-    (output / "packages").rename(place / house.PART / "packages")
-    (output / "offline-kit.json").rename(place / house.PART / "offline-kit.json")
-    (place / "image.toml").write_text(text)
+    facts = (output / kit_wheelhouse.FACTS).read_text()
+    house.keep(place, manifest.read(output), facts, text)
     found = house.load(whole, tmp_path / "cache")
     frozen = found.freeze(("needy", "packaging>=20", "--index-url https://example.org"))
     fates = {pin.name: (pin.fate, pin.requires) for pin in frozen.pins}
@@ -298,6 +323,8 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
         "pytest": (Fate.PROVIDED, ("pytest>=1",)),
     }
     assert frozen.text.splitlines()[1:] == ["needy==1.0"]
-    (place / house.PART / "packages" / name).unlink()
+    with pytest.raises(ProjectError, match="makes no sense"):
+        house.keep(place, manifest.read(output), '{"wheels": []}', text)
+    (place / house.OUTLINES / name).unlink()
     with pytest.raises(ProjectError, match="damaged"):
         house.load(whole, tmp_path / "cache")

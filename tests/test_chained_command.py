@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 from kit_builder import wheel
-from ship_case import PREDICT, Yard, in_places, make_project, yard
+from ship_case import PREDICT, Yard, in_places, make_project, retrain, yard
 
 from offline_kit.local_kaggle.running import Job, Result, Runner
 
 WHEELHOUSE = "local/project-wheelhouse"
-WHEEL = "plain-1.0-py3-none-any.whl"
+WHEEL, OTHER = "plain-1.0-py3-none-any.whl", "zweite-1.0-py3-none-any.whl"
+
+MORE = 'requirements = ["requirements.in"]\ncompetition_data = "../small-digits/public"\n'
 
 
 def with_index(wheels: Path) -> Runner:
@@ -41,13 +43,13 @@ def with_index(wheels: Path) -> Runner:
 
 
 def make(folder: Path) -> Path:
-    """Write a project that asks for one package, and that package's wheel beside it."""
-    project = make_project(folder / "project", more='requirements = ["requirements.in"]\n')
-    (project / "requirements.in").write_text("plain\n")
+    """Write a project that asks for two packages, and their wheels beside it."""
+    project = make_project(folder / "project", more=MORE)
+    (project / "requirements.in").write_text("plain\nzweite\n")
     (project / "predict.py").write_text(PREDICT.replace("import csv", "import plain, csv"))
     (folder / "wheels").mkdir()
-    name, data = wheel("plain")
-    (folder / "wheels" / name).write_bytes(data)
+    for name, data in (wheel("plain"), wheel("zweite", files={"zweite.py": "#" * 50_000})):
+        (folder / "wheels" / name).write_bytes(data)
     return project
 
 
@@ -89,7 +91,7 @@ def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     found = here.run("verify", *here.to, "--deep", "--json").good().facts
     (made,) = [part for part in found["parts"] if part["part"] == "wheelhouse"]
     assert (made["kind"], made["dataset"], made["version"]) == ("notebook", WHEELHOUSE, 1)
-    assert (made["private"], made["state"], made["hashed"]) == (True, "ready", 1)
+    assert (made["private"], made["state"], made["hashed"]) == (True, "ready", 2)
 
     wheel_there = output(here) / "packages" / WHEEL
     data = wheel_there.read_bytes()
@@ -102,3 +104,62 @@ def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     shutil.rmtree(output(here))
     output(here).mkdir()
     here.run("verify", *here.to).failed(1, f"'{WHEELHOUSE}': version 1 holds no part of a kit")
+
+
+def kept(here: Yard) -> list[str]:
+    """Return the wheels of the wheelhouse that lie in the kit."""
+    folder = here.project / "dist" / "offline-kit" / "dataset" / "wheelhouse"
+    return sorted(path.name for path in folder.rglob("*.whl"))
+
+
+@pytest.mark.sandbox
+def test_the_wheels_stay_there_until_a_rehearsal_needs_them(here: Yard) -> None:
+    """A build fetches what tells of them; the first rehearsal here fetches them, checked, and no later one."""
+    here.run("build", *on(here)).good()
+    downloads = "DownloadKernelOutput"
+    assert (here.calls(downloads), kept(here)) == (3, [])  # manifest, outlines, image
+    plan = json.loads((here.project / "dist/offline-kit/dataset/kit/packages/install.json").read_text())
+    assert {each["name"]: each["imports"] for each in plan["install"]} == {
+        "plain": ["plain"],
+        "zweite": ["zweite"],
+    }
+    here.run("build").good()
+    here.push().good()
+    assert "damaged" not in here.run("status").good().out
+    assert here.calls(downloads) == 4  # the submission of the run
+    local = {"OFFLINE_KIT_LOCAL_KAGGLE": here.bench.server.url}
+    words = ("--no-build", "--env", "current")
+
+    there = output(here) / "packages" / OTHER
+    data = there.read_bytes()
+    there.write_bytes(data[:-1] + b"x")
+    here.run("rehearse", *words, env=local).failed(
+        4, f"'packages/{OTHER}' of '{WHEELHOUSE}' is not what its run wrote"
+    )
+    assert here.calls(downloads) == 6
+    there.write_bytes(data)
+    said = here.run("rehearse", *words, env=local).good()
+    assert f"Fetching 1 wheels, {len(data) / 1000:.1f} kB" in said.err
+    assert (here.calls(downloads), kept(here)) == (7, [WHEEL, OTHER])
+    for command in (("build", *on(here)), ("status",), ("verify", *here.to, "--deep")):
+        here.run(*command).good()
+    assert kept(here) == [WHEEL, OTHER]
+
+    # A new kit takes them along, one whose wheels were removed finds them in the cache.
+    retrain(here.project, b"2")
+    here.run("build").good()
+    assert kept(here) == [WHEEL, OTHER]
+    shutil.rmtree(here.project / "dist")
+    here.run("build").good()
+    before = here.calls(downloads)
+    here.run("rehearse", *words, env=local).good()
+    assert (here.calls(downloads), kept(here)) == (before, [WHEEL, OTHER])
+
+
+def test_a_later_run_that_failed_takes_nothing_away(here: Yard) -> None:
+    """What is attached is the newest output: a version without one is passed over."""
+    here.run("build", *on(here)).good()
+    here.push().good()
+    (here.project / "requirements.in").write_text("plain==9\n")
+    here.run("build", *on(here)).failed(1, "plain==9")
+    here.run("verify", *here.to).good()

@@ -1,6 +1,11 @@
-"""A wheelhouse that was made on Kaggle, as it lies here: its files checked, its pins, its image."""
+"""A wheelhouse that was made on Kaggle, as it is known here: its manifest, outlines of its wheels, its image.
+
+The wheels themselves stay there; an outline is a zip with the wheel's METADATA and the names of its code,
+all that a kit is built from.
+"""
 
 import json
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +21,9 @@ from offline_kit.runtime import kit_capture
 
 RECORD = "offline-kit.wheelhouse.json"
 """What remembers, beside the project, that its packages come from Kaggle; to be committed."""
-PART = "wheelhouse"
+PART = manifest.AWAY
+OUTLINES = "outlines"
+"""The folder of the outlines, below that of a wheelhouse."""
 _FORMAT = 1
 _AGAIN = "'offline-kit build --on kaggle' makes it, or fetches what is there already"
 
@@ -60,18 +67,18 @@ class House:
     part: Part
     """Its files, as their manifest there says."""
     folder: Path
-    """Where they lie here: the part in a folder of its name, the image's file beside it."""
+    """Where its manifest, the outlines and the image's file lie here."""
     image: Image
     """The image that it was made for, as it was captured."""
 
     @property
     def wheels(self) -> Wheelhouse:
-        """Its wheels, with their original names."""
+        """Its wheels, with their original names; each path is that of an outline."""
         found = []
         for entry in self.part.entries:
             filename = entry.original.rpartition("/")[2]
             name, version, _, _ = parse_wheel_filename(filename)
-            path = self.folder / PART / entry.stored
+            path = self.folder / OUTLINES / filename
             found.append(
                 Wheel(
                     name=str(name),
@@ -135,28 +142,53 @@ def read(project: Path) -> Record | None:
 
 
 def place(record: Record, cache: Path) -> Path:
-    """Return where the files of a wheelhouse lie here, or would."""
+    """Return where that lies here which a wheelhouse is known by, or would."""
     return cache / "wheelhouses" / record.key
 
 
 def load(record: Record, cache: Path) -> House:
-    """Return a wheelhouse whose files are here; ProjectError where they are not, or not whole."""
+    """Return a wheelhouse that is known here; ProjectError where it is not, or not whole."""
     folder = place(record, cache)
     if not folder.is_dir():
         raise ProjectError(
             f"the wheelhouse of '{record.notebook}' (version {record.version}) is not on this machine",
             hint=f"{_AGAIN}; or remove '{RECORD}' to build the packages here",
         )
-    part = manifest.read(folder / PART)
-    wrong = manifest.verify(folder / PART, part, hashes=False)
-    if wrong or part.id != record.part:
+    part = manifest.read(folder)
+    wrong = [] if part.id == record.part else ["it has another id than the record says"]
+    names = [entry.original.rpartition("/")[2] for entry in part.entries]
+    wrong += [f"'{OUTLINES}/{name}' is missing" for name in names if not (folder / OUTLINES / name).is_file()]
+    if wrong:
         raise ProjectError(
             f"the wheelhouse in '{folder}' is damaged",
             hint=f"remove this folder; {_AGAIN}",
-            details=wrong or ["it has another id than the record says"],
+            details=wrong,
         )
     captured = image.load(str(folder / "image.toml"), accelerator="none", project=folder)
     return House(record=record, part=part, folder=folder, image=captured)
+
+
+def keep(folder: Path, part: Part, facts: str, captured: str) -> None:
+    """Write what a wheelhouse is known by into a folder.
+
+    `facts` is what its notebook told of the wheels, `captured` the image's file. Raises ProjectError where
+    the facts make no sense, or are not of this part.
+    """
+    try:
+        told = {each["original"]: each for each in json.loads(facts)["wheels"]}
+        wheels = {entry.original.rpartition("/")[2]: told[entry.original] for entry in part.entries}
+        files.made(folder / OUTLINES)
+        for name, each in wheels.items():
+            with zipfile.ZipFile(folder / OUTLINES / name, "w") as archive:
+                archive.writestr(str(each["info"]), str(each["metadata"]))
+                for member, text in dict(each["code"]).items():
+                    archive.writestr(str(member), str(text))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProjectError(
+            f"what the run says of its wheels makes no sense: {error!r}", hint="run the same command again"
+        ) from error
+    (folder / "image.toml").write_text(captured, encoding="utf-8")
+    manifest.write(folder, part)
 
 
 def check(record: Record, digest: str) -> None:

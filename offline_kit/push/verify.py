@@ -198,7 +198,8 @@ class _Looked:
 
 
 def _local(kit: Kit, part: Part, report: Reporter) -> list[Problem]:
-    wrong = manifest.verify(kit.part_folder(part), part, report=report)
+    folder = kit.part_folder(part)
+    wrong = manifest.verify(folder, manifest.lying(folder, part), report=report)
     return [Problem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
 
 

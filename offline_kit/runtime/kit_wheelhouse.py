@@ -11,12 +11,15 @@ import os
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 PART = "wheelhouse"
 """The name of the part of the kit that the output is."""
+FACTS = "wheelhouse.json"
+"""What tells the machine that builds the kit about the wheels, so that it need not fetch them."""
 TIMEOUT = 6 * 3600
 """Seconds for one call of pip; a large sdist takes its time."""
 Say = Callable[[str], object]
@@ -98,10 +101,11 @@ def fetch_wheels(
 
 def write_part(folder: Path, packages: Sequence[Mapping[str, str]], say: Say = print) -> str:
     """Write the manifest of `folder`/packages, by which the offline notebook finds and checks it; return its id."""
-    files = []
+    files, outlines = [], []
     for path in sorted((folder / "packages").glob("*.whl")):
         original, data = f"packages/{path.name}", path.read_bytes()
         stored = f"packages/{re.sub(r'[^A-Za-z0-9._-]', '_', path.name)}"  # "+" does not survive everywhere
+        outlines.append({"original": original, **outline(path)})
         path.rename(folder / stored)
         digest = hashlib.sha256(data).hexdigest()
         files.append(
@@ -111,11 +115,37 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]], say: Say = p
     part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
     manifest = {"format": 1, "part": PART, "id": part_id, "files": files}
     (folder / "offline-kit.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-    (folder / "wheelhouse.json").write_text(json.dumps(list(packages), indent=1) + "\n", encoding="utf-8")
+    facts = {"format": 1, "packages": list(packages), "wheels": outlines}
+    (folder / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     say(
         f"wheelhouse: {len(files)} wheels, {sum(path.stat().st_size for path in (folder / 'packages').iterdir()) / 1e6:.1f} MB, id {part_id[:12]}"
     )
     return part_id
+
+
+def outline(wheel: Path) -> dict[str, Any]:
+    """Return what a kit is built from beside a wheel's bytes: the headers of its METADATA, the names of its code.
+
+    Of a compiled library the CUDA runtimes that it names are told, too.
+    """
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith((".py", ".pyc", ".so", ".pyd"))]
+        info = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+        headers = archive.read(info[0]).decode("utf-8", errors="replace") if info else ""
+        code = {name: _runtimes(archive, name) for name in names}
+    said = re.split(r"\r?\n\r?\n", headers, maxsplit=1)[0]
+    return {"info": info[0] if info else "", "metadata": f"{said}\n", "code": code}
+
+
+def _runtimes(archive: zipfile.ZipFile, name: str) -> str:
+    found: set[bytes] = set()
+    if name.endswith(".so"):
+        with archive.open(name) as stream:
+            rest = b""
+            while chunk := stream.read(1 << 22):
+                found |= set(re.findall(rb"libcudart\.so\.\d+", rest + chunk))
+                rest = chunk[-32:]
+    return " ".join(sorted(each.decode() for each in found))
 
 
 def _pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:

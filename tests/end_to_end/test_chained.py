@@ -90,7 +90,8 @@ def test_packages_made_on_kaggle_are_attached_by_the_offline_notebook(server: Se
         "packages/docopt-0.6.2-py2.py3-none-any.whl"
     ]
 
-    run("rehearse", folder, "--no-build", "--env", "current", "--json").good()
+    env = {"OFFLINE_KIT_LOCAL_KAGGLE": server.url}  # where the wheels are fetched
+    run("rehearse", folder, "--no-build", "--env", "current", "--json", env=env).good()
     config = folder / "offline-kit.toml"
     config.write_text(config.read_text().replace('competition = "some-competition"\n', ""))
     pushed = run("push", folder, "--to", "local", "--at", server.url, "--json").good()
