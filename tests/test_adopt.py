@@ -177,6 +177,18 @@ def test_files_of_the_project_travel(tmp_path: Path) -> None:
     assert 'from_pretrained("/tmp/kaggle/working/models/bert")' in text
 
 
+def test_the_folder_that_it_runs_in_is_no_file_of_the_project(tmp_path: Path) -> None:
+    """A look around in the working folder, however that is written, stays: the whole project does not travel."""
+    put(tmp_path, "models/a.pth")
+    source = "import os\nfrom pathlib import Path\n" + "\n".join(
+        f"{call}('{name}')"
+        for call in ("os.walk", "os.listdir", "Path")
+        for name in (".", "./", "models/..", "./.")
+    )
+    found = looked(tmp_path, source)
+    assert (found.changed, found.checkpoints, found.found) == ((source,), (), ())
+
+
 def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
     """An address whose file lies beside the notebook is read from the kit; a snapshot's folder likewise."""
     put(tmp_path, "a.csv", "models/m/config.json")

@@ -1,6 +1,7 @@
 """Where the files of a notebook lie: on Kaggle, in the adopted notebook, and in the project."""
 
 import os
+import posixpath
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -83,8 +84,10 @@ class Ground:
 
     def beside(self, path: str) -> tuple[Path, ...]:
         """Return what a relative path of the notebook ("*" for what is not known) is in the project."""
-        clean = path.removeprefix("./").rstrip("/")
-        if not clean.strip("*/") or clean.startswith(("/", "~", "..")) or "://" in clean or "\n" in clean:
+        clean = (
+            posixpath.normpath(path) if path else ""
+        )  # "." is where the notebook writes: nothing beside it
+        if not clean.strip("*/.") or clean.startswith(("/", "~", "..")) or "://" in path or "\n" in clean:
             return ()
         for base in self.bases:
             found = self._matching(base, clean)
