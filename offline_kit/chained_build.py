@@ -11,18 +11,20 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit import files, homes, manifest, pipeline
+from offline_kit import files, homes, manifest, notebook, pipeline, trained
 from offline_kit.cache import Cache
 from offline_kit.chained import asked, house, job
+from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import Record
 from offline_kit.chained.job import Job
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
-from offline_kit.kaggle_gateway.nouns import NewNotebook, RemoteFile
+from offline_kit.kaggle_gateway.nouns import NewNotebook
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import FileEntry, Kit
 from offline_kit.pipeline import Built
 from offline_kit.push import notebooks, run_files, runs
+from offline_kit.push.notebooks import NotebookPlan
 from offline_kit.push.runs import Finished
 from offline_kit.report import SILENT, Reporter
 from offline_kit.runtime import kit_wheelhouse
@@ -46,6 +48,37 @@ class Chained:
     """How long the run took."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChainedPlan:
+    """What a build on Kaggle would do."""
+
+    notebook: NotebookPlan
+    """The notebook that makes the packages, and whether it would be pushed and run."""
+    asked: Asked
+    """What it is asked for; which wheels that comes to, the image's own pip decides there."""
+    offline: str
+    """"owner/slug" of the kit's notebook, which attaches its output."""
+    upgrade: bool
+    """Whether it would run again although nothing changed."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether a run would be made."""
+        return self.notebook.action != "nothing" or self.upgrade
+
+
+def plan(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> ChainedPlan:
+    """Look at Kaggle and return what `build` would do; pushes, fetches and writes nothing, raises as `build`."""
+    wanted, new = _job(config, port, report)
+    _, slug = notebook.title_and_slug(config.notebook, trained.target(config))
+    return ChainedPlan(
+        notebook=notebooks.plan(new, port.kaggle, port.ways, report),
+        asked=wanted,
+        offline=f"{port.account.username}/{slug}",
+        upgrade=upgrade,
+    )
+
+
 def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> Chained:
     """Have Kaggle make what its image lacks, and build the kit around it.
 
@@ -53,6 +86,20 @@ def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter
     ProjectError for requirements that cannot travel as text and for a run that failed, else what pushes,
     runs and builds raise.
     """
+    wanted, new = _job(config, port, report)
+    pushed_now, finished = run(port, new, upgrade=upgrade, report=report)
+    record = _known(port, finished, wanted.digest, files.made(files.cache_dir()), report)
+    house.write(record, config.project)
+    return Chained(
+        built=pipeline.build(config, report=report),
+        record=record,
+        ran=pushed_now,
+        seconds=finished.seconds,
+    )
+
+
+def _job(config: Config, port: Port, report: Reporter) -> tuple[Asked, NewNotebook]:
+    """Return what Kaggle is to make, and the notebook that does."""
     base = pipeline.ground(config, chained=False)
     wanted = pipeline.asked_of(config, base, report)
     if not wanted.requirements:
@@ -62,18 +109,8 @@ def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter
         )
     if note := asked.index_note(base.settings):
         report.note(note)
-    new = job.new_notebook(
-        Job(config=config, username=port.account.username, where=_where(port), asked=wanted)
-    )
-    pushed_now, finished = run(port, new, upgrade=upgrade, report=report)
-    record = _known(port, finished, wanted.digest, base.cache, report)
-    house.write(record, config.project)
-    return Chained(
-        built=pipeline.build(config, report=report),
-        record=record,
-        ran=pushed_now,
-        seconds=finished.seconds,
-    )
+    made = Job(config=config, username=port.account.username, where=_where(port), asked=wanted)
+    return wanted, job.new_notebook(made)
 
 
 def run(
@@ -156,8 +193,7 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
     with report.progress(text, total) as advance:
         try:
             for entry in wanted:
-                listed = RemoteFile(name=entry.stored, size=entry.size)
-                came = run_files.bring(run, listed, port.kaggle, scratch, report)
+                came = run_files.bring(run, entry.stored, port.kaggle, scratch)
                 if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",

@@ -17,13 +17,13 @@ FLOORS: list[set[str]] = [
         "kaggle_names",
         "resources",
         "adopting.nouns",
-        "config_keys",
     },  # words
     {
         "proc",
         "files",
         "patience",
         "archives",
+        "config_keys",
         "console",
         "crash",
         "runtime.kit_runtime",
@@ -244,7 +244,14 @@ FLOORS: list[set[str]] = [
         "checks.weights",
     },
     {"doctor"},
-    {"summaries.kit", "summaries.kaggle", "summaries.compare", "summaries.start", "summaries.adopt"},
+    {
+        "summaries.chained",
+        "summaries.kit",
+        "summaries.kaggle",
+        "summaries.compare",
+        "summaries.start",
+        "summaries.adopt",
+    },
     {"commands.options"},
     {
         "commands.adopt",

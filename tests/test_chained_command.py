@@ -163,3 +163,32 @@ def test_a_later_run_that_failed_takes_nothing_away(here: Yard) -> None:
     (here.project / "requirements.in").write_text("plain==9\n")
     here.run("build", *on(here)).failed(1, "plain==9")
     here.run("verify", *here.to).good()
+
+
+def test_a_plan_of_the_build_there(here: Yard) -> None:
+    """--dry-run says which notebook would be pushed, with the internet on, for what and for whom; nothing happens."""
+    before = sorted(path for path in here.project.rglob("*") if ".git" not in path.parts)
+    said = " ".join(here.run("build", *on(here), "--dry-run").good().err.split())
+    for words in (
+        f"'{WHEELHOUSE}' on the local Kaggle: pushed for the first time and run",
+        "on there: its pip downloads and builds",
+        "asked for plain",
+        "its output to 'local/project-inference', which has the internet off",
+        "nothing was pushed, run, fetched or written",
+    ):
+        assert words in said
+    told = here.run("build", *on(here), "--dry-run", "--json").good().facts["chained"]
+    facts = {"notebook": WHEELHOUSE, "action": "new", "runs": True, "private": True, "internet": True}
+    assert {key: told[key] for key in facts} == facts
+    assert told["requirements"] == ["plain", "zweite"]
+    assert here.calls("SaveKernel") == here.calls("DownloadKernelOutput") == 0
+    ours = {path for path in here.project.rglob("*") if ".git" not in path.parts}
+    assert {path for path in ours - set(before) if "offline-kit.push" not in str(path)} <= {
+        here.project / "dist"
+    }
+
+    here.run("build", *on(here)).good()
+    again = here.run("build", *on(here), "--dry-run", "--json").good().facts["chained"]
+    assert (again["action"], again["runs"], again["version"]) == ("nothing", False, 1)
+    assert "run again, as --upgrade asks" in here.run("build", *on(here), "--dry-run", "--upgrade").good().err
+    assert here.calls("SaveKernel") == 1

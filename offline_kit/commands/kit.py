@@ -43,10 +43,15 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     console = console_of(quiet=quiet, as_json=as_json)
     on, at = take(flags, "on", "at").values()
     config = load_config(project, flags)
-    if on != "here" and not dry_run:
+    if on != "here":
         from offline_kit import chained_build
+        from offline_kit.summaries import chained as summary_chained
 
         with port_of(config, on, at, console, current=True) as port:
+            if dry_run:
+                found = chained_build.plan(config, port, upgrade=upgrade, report=console)
+                summary_chained.show_plan(found, port.account, console)
+                return
             chained = chained_build.build(config, port, upgrade=upgrade, report=console)
         console.note(f"the packages:  '{chained.record.notebook}', version {chained.record.version}")
         summary.show_build(chained.built, console)
