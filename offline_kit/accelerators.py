@@ -1,8 +1,6 @@
 """What the word after --accelerator means on Kaggle."""
 
-import difflib
-
-from offline_kit.errors import UsageError
+from offline_kit.errors import UsageError, close_to
 
 SHAPES = (
     "NvidiaTeslaT4",
@@ -51,8 +49,7 @@ def machine_shape(accelerator: str) -> str:
             f"the accelerator '{accelerator}' is a TPU, which no template and no image here knows",
             hint="take 't4x2', or 'none' for a CPU notebook",
         )
-    guess = difflib.get_close_matches(word, known, n=1)
     raise UsageError(
-        f"unknown accelerator '{accelerator}'" + (f", did you mean '{guess[0]}'?" if guess else ""),
+        f"unknown accelerator '{accelerator}'{close_to(word, known)}",
         hint=f"take 'none', one of {', '.join(map(repr, ALIASES))}, or a machine shape of Kaggle's",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from offline_kit.cache import Cache, key_of
 from offline_kit.checkpoint_kinds import sniff
-from offline_kit.errors import ProjectError
+from offline_kit.errors import ProjectError, close_to
 from offline_kit.files import human_size, sha256_of
 from offline_kit.model import Checkpoint, CheckpointKind
 from offline_kit.pickles import packages_of
@@ -200,14 +200,11 @@ def _original(project: Path, root: Path, path: Path) -> str:
 
 
 def _guess(path: Path) -> str:
-    import difflib
-
     try:
         names = [each.name for each in path.parent.iterdir()]
     except OSError:
         return ""
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean '{close[0]}'?" if close else ""
+    return close_to(path.name, names)
 
 
 def _without_twin_links(files: list[_Found], report: Reporter) -> list[_Found]:

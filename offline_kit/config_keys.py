@@ -1,9 +1,10 @@
 """What the configuration's tables may hold, key by key."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
+
+from offline_kit.errors import close_to
 
 Check = Callable[[Any], str]
 """Returns what is wrong with a value, or an empty string."""
@@ -158,7 +159,6 @@ def problems_of(table: Mapping[str, Any], keys: Mapping[str, Check], where: str)
     """Yield every unknown key of a table, with a guess, and every value that its key does not take."""
     for key, value in table.items():
         if key not in keys:
-            near = difflib.get_close_matches(key.replace("-", "_"), keys, n=1)
-            yield f"{where} unknown key '{key}'" + (f", did you mean '{near[0]}'?" if near else "")
+            yield f"{where} unknown key '{key}'{close_to(key.replace('-', '_'), keys)}"
         elif wrong := keys[key](value):
             yield f"{where} {key} {wrong}, not {value!r}"

@@ -9,7 +9,7 @@ Anything else that escapes is our bug (exit 3, with a crash report); an interrup
 Every error names the thing and carries the next step as its hint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 
@@ -55,3 +55,14 @@ class OutsideError(OfflineKitError):
     """Kaggle, the network, an index or the disk said no; the same command may work later."""
 
     exit_code = Exit.OUTSIDE
+
+
+def close_to(name: str, known: Iterable[str], *, cutoff: float = 0.6, most: int = 1) -> str:
+    """Return how a sentence on an unknown name ends: "; did you mean 'this'?", or nothing where none is near.
+
+    `cutoff` is how near a known name must be, 1.0 is equal; at most `most` of them are named.
+    """
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
+    return f"; did you mean {' or '.join(repr(one) for one in near)}?" if near else ""

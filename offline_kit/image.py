@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offline_kit.errors import UsageError
+from offline_kit.errors import UsageError, close_to
 from offline_kit.package_lists import normalized, read
 
 if TYPE_CHECKING:
@@ -205,7 +205,7 @@ def load(name_or_file: str, *, accelerator: str, project: Path) -> Image:
         return _built_in(name)
     path = project / Path(name).expanduser()
     if not path.is_file():
-        raise UsageError(f"there is no image '{name}'{_guess(name, names())}", hint=_choices())
+        raise UsageError(f"there is no image '{name}'{close_to(name, names())}", hint=_choices())
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -220,7 +220,7 @@ def package(image: Image, name: str) -> ImagePackage:
     wanted = normalized(name)
     if wanted not in image.packages and wanted not in image.unversioned:
         raise UsageError(
-            f"'{image.name}' has no package '{name}'{_guess(wanted, image.packages)}",
+            f"'{image.name}' has no package '{name}'{close_to(wanted, image.packages)}",
             hint=f"see them all with 'offline-kit image show {image.name}'",
         )
     return ImagePackage(
@@ -234,13 +234,6 @@ def package(image: Image, name: str) -> ImagePackage:
 def packages(image: Image) -> tuple[ImagePackage, ...]:
     """Return what the image says of every package, sorted by name."""
     return tuple(package(image, name) for name in sorted({*image.packages, *image.unversioned}))
-
-
-def _guess(name: str, known: "Mapping[str, str] | tuple[str, ...]") -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def _choices() -> str:
@@ -291,7 +284,7 @@ def _from_toml(text: str, *, source: str) -> Image:
 
 def _problems(data: Mapping[str, Any]) -> list[str]:
     known = tuple(sorted(_KEYS))
-    found = [f"unknown key '{key}'{_guess(key, known)}" for key in data if key not in _KEYS]
+    found = [f"unknown key '{key}'{close_to(key, known)}" for key in data if key not in _KEYS]
     if data.get("format", 1) != 1:
         found.append(f"format is {data['format']!r}, and this version reads 1")
     if not _PYTHON.fullmatch(str(data.get("python", ""))):

@@ -1,6 +1,5 @@
 """The members of the notebook's ensemble: which files are a model, and which framework loads it."""
 
-import difflib
 import importlib.metadata
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from offline_kit import kit_layout
 from offline_kit.checkpoint_kinds import Sniffed
-from offline_kit.errors import ProjectError
+from offline_kit.errors import ProjectError, close_to
 from offline_kit.frameworks import pickled, sklearn, table
 from offline_kit.frameworks.base import Framework
 from offline_kit.model import Checkpoint, CheckpointKind, Finding, Member, ModelSpec, NotebookSettings
@@ -228,8 +227,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _no_file(spec: ModelSpec, candidates: Sequence[_Candidate]) -> str:
     names = [each.original for each in candidates]
-    near = difflib.get_close_matches(spec.files, names, n=1)
-    guess = f"; did you mean '{near[0]}'?" if near else f"; there are: {', '.join(names[:5]) or 'none'}"
+    guess = close_to(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
     return f"files = '{spec.files}' names none of the kit's checkpoints{guess}"
 
 
@@ -237,9 +235,8 @@ def _problem(spec: ModelSpec, candidate: _Candidate, framework: Framework | None
     name = candidate.original
     known = ", ".join(each.name for each in table.FRAMEWORKS)
     if spec.framework and not framework:
-        near = difflib.get_close_matches(spec.framework, [each.name for each in table.FRAMEWORKS], n=1)
-        guess = f"did you mean '{near[0]}'?" if near else f"take one of {known}"
-        return f"'{name}': there is no framework '{spec.framework}'; {guess}"
+        guess = close_to(spec.framework, [each.name for each in table.FRAMEWORKS])
+        return f"'{name}': there is no framework '{spec.framework}'{guess or f'; take one of {known}'}"
     if framework is None:
         kind = candidate.files[0].kind
         seen = "" if kind is CheckpointKind.OTHER else f" (its format is {kind})"

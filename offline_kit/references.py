@@ -4,10 +4,9 @@ import ast
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from offline_kit.errors import ProjectError, UsageError
+from offline_kit.errors import ProjectError, UsageError, close_to
 
 _SHAPE = re.compile(r"(?P<where>[^:]+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -66,7 +65,7 @@ def _file(project: Path, where: str, text: str) -> Path:
     if not path.is_file():
         known = [one.relative_to(project).as_posix() for one in _python_files(project)]
         raise UsageError(
-            f"'{text}': there is no file '{where}' in the project{_guess(where, known)}",
+            f"'{text}': there is no file '{where}' in the project{close_to(where, known)}",
             hint="write its path relative to the project's folder",
         )
     if not path.resolve().is_relative_to(project.resolve()):
@@ -86,12 +85,12 @@ def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
         if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file():
             known = list(_modules_below(root, parts[0]))
             raise UsageError(
-                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{_guess(dotted, known)}",
+                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{close_to(dotted, known)}",
                 hint="correct the module's name",
             )
     tops = {name for root in roots for name in _tops(root)}
     # near enough to be a slip: a dependency with a name like one of the project's own must pass
-    if guess := _guess(parts[0], tops, cutoff=0.8):
+    if guess := close_to(parts[0], tops, cutoff=0.8):
         raise UsageError(
             f"'{text}': the project has no module '{parts[0]}'{guess}",
             hint="correct the name, or add the package to the requirements",
@@ -139,7 +138,7 @@ def _check_name(file: Path, name: str, text: str) -> None:
     names, open_ended = bound_names(tree.body)
     if name not in names and not open_ended:
         raise UsageError(
-            f"'{text}': '{file.name}' defines no '{name}'{_guess(name, names)}",
+            f"'{text}': '{file.name}' defines no '{name}'{close_to(name, names)}",
             hint=f"it defines {', '.join(sorted(names)[:12]) or 'nothing'}",
         )
 
@@ -189,8 +188,3 @@ def imported(file: Path) -> set[tuple[str, ...]]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {(*node.module.split("."), one.name) for one in node.names}
     return found
-
-
-def _guess(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    close = get_close_matches(name, list(known), n=1, cutoff=cutoff)
-    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,7 +1,6 @@
 """Templates of percent scripts: filled with jinja2, cut into cells, each proved to be Python."""
 
 import ast
-import difflib
 import json
 import re
 import traceback
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import cell_imports, resources
-from offline_kit.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.errors import OfflineKitError, ProjectError, UsageError, close_to
 
 SUFFIX = ".py.j2"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -100,10 +99,9 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
         above, tree = parsed(above)
         known |= {node.name for node in tree.find_all(nodes.Block)}
     for block in sorted(said - known):
-        guess = difflib.get_close_matches(block, known, n=1)
         raise ProjectError(
             f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
-            + (f"; did you mean '{guess[0]}'?" if guess else ""),
+            f"{close_to(block, known)}",
             hint=f"take one of its blocks: {', '.join(sorted(known))}",
         )
 
@@ -136,9 +134,8 @@ def one_line(value: object) -> str:
 
 
 def _no_template(template: str) -> OfflineKitError:
-    guess = difflib.get_close_matches(template, built_in(), n=1)
     return UsageError(
-        f"there is no template '{template}'" + (f", did you mean '{guess[0]}'?" if guess else ""),
+        f"there is no template '{template}'{close_to(template, built_in())}",
         hint=f"take one of {', '.join(map(repr, built_in()))}, or the path of your own below the project",
     )
 

@@ -91,10 +91,10 @@ def test_all_problems_are_named_at_once_with_guesses(project: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load(project, {})
     text = "\n".join(caught.value.details)
-    assert "unknown key 'chekpoints', did you mean 'checkpoints'?" in text
+    assert "unknown key 'chekpoints'; did you mean 'checkpoints'?" in text
     assert "sdists must be one of 'both', 'rename', 'wheel'" in text
     assert "rows must be a whole number above 0, not 0" in text
-    assert "unknown key 'templat', did you mean 'template'?" in text
+    assert "unknown key 'templat'; did you mean 'template'?" in text
 
 
 def test_two_configurations_are_refused(project: Path) -> None:
@@ -228,7 +228,7 @@ def test_models_are_an_array_of_tables(tmp_path: Path) -> None:
     ("entry", "words"),
     [
         ("weight = 1", "files is missing"),
-        ("files = 'a'\nfile = 'b'", "unknown key 'file', did you mean 'files'?"),
+        ("files = 'a'\nfile = 'b'", "unknown key 'file'; did you mean 'files'?"),
         ("files = 'a'\nweight = 0", "weight must be a number above 0"),
         ("files = 'a'\nfrom = 'kaggle:x'", "'dataset:owner/slug'"),
         ("files = 'a'\nfrom = 'model:me/net/pytorch/base'", "version"),

@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.choosing import choose, is_sdist, outlook, same_version
-from offline_kit.errors import ProjectError
+from offline_kit.errors import ProjectError, close_to
 from offline_kit.freeze.facts import Library
 from offline_kit.freeze.fates import Policy, wording
 from offline_kit.freeze.lines import Wanted
@@ -60,7 +60,7 @@ def _problem(one: Wanted, library: Library, policy: Policy, image: Image) -> str
     if serves and one.name not in policy.include:
         return ""
     if not files and not policy.include & {one.name}:
-        return f"{shown}: {UNKNOWN} '{one.name}'{_guess(one.name, image)}"
+        return f"{shown}: {UNKNOWN} '{one.name}'{close_to(one.name, image.packages, cutoff=0.75, most=2)}"
     if here and not policy.may_replace(one.name, image):
         return f"{shown}: the image has {here}, which is protected"
     return _unfit(requirement, files, library, here, shown)
@@ -129,13 +129,6 @@ def _is_pure(files: Iterable[IndexFile], version: str) -> bool:
         one.filename for one in files if same_version(one.version, version) and one.filename.endswith(".whl")
     ]
     return all(name.endswith("-any.whl") for name in wheels)
-
-
-def _guess(name: str, image: Image) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, image.packages, n=2, cutoff=0.75)
-    return f"; did you mean {' or '.join(repr(one) for one in close)}?" if close else ""
 
 
 def check_directs(policy: Policy, image: Image) -> None:
