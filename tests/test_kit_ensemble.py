@@ -133,6 +133,16 @@ def test_one_column_and_two_columns_of_two_classes_are_one_thing() -> None:
         blended("mean", [two, np.zeros((1, 3), np.float32)])
 
 
+@given(arrays.arrays(np.float64, (5, 2), elements=st.floats(0, 1)))
+def test_ranks_of_one_and_two_columns_do_not_depend_on_their_order(shares: Any) -> None:
+    """Two columns of two classes and a single one have the same mean rank, whichever comes first."""
+    two, one = np.stack([-shares[:, 0], shares[:, 0]], axis=1), shares[:, 1:]
+    first, last = blended("rank", [two, one]), blended("rank", [one, two])
+    assert np.allclose(first[:, 1:], last)
+    assert np.allclose(first[:, 1], ranks_of(shares).mean(axis=1))
+    assert np.allclose(first.sum(axis=1), 6 / 5)  # what one class gains the other loses
+
+
 def test_members_are_averaged_over_all_batches() -> None:
     """Ids stand in the order of the batches, predictions beside them."""
     found = predict_all(members(1, 3), TIMES, ROWS, say=quiet)

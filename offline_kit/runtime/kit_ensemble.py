@@ -175,8 +175,9 @@ class Blend:
             return values
         if have == 1 and new == 2:
             return values[:, 1:]  # two classes: the second one's probability says it all
-        if have == 2 and new == 1 and self.how != "rank":
-            return np.concatenate([1 - values, values], axis=1)
+        if have == 2 and new == 1:
+            # Ranks need the order alone, and 1 - p would make the smallest p equal.
+            return np.concatenate([-values if self.how == "rank" else 1 - values, values], axis=1)
         raise KitError(
             f"'{name}' answers with {new} columns, and the models before it with {have}",
             hint="put models with the same outputs into one ensemble",
