@@ -272,11 +272,11 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
         {"status": 503},
         {"lose_answer": True},
     ):
-        for method in ("GetKernelSessionStatus", "GetKernel", "ListKernelFiles"):
+        for method in ("GetKernelSessionStatus", "GetKernel", "ListKernelSessionOutput"):
             bench.kaggle.faults.add(Fault(on=method, **trouble))
     assert alice.run(KERNEL, 1) == Run(state="complete")
     assert alice.notebook(KERNEL) is not None
-    assert [each.name for each in alice.outputs(KERNEL, 1)] == ["submission.csv"]
+    assert alice.outputs(KERNEL, 1) == ("submission.csv",)
 
 
 def test_the_log_comes_in_pieces(bench: Bench, alice: Client) -> None:
@@ -307,16 +307,19 @@ def test_logs_of_any_form_are_shown(bench: Bench, alice: Client, said: str, text
     assert [line.text for line in alice.log(KERNEL, 1)] == texts
 
 
+DEEP = ("0.txt", "1.txt", "in/0.txt", "in/1.txt")
+
+
 def test_outputs_are_listed_to_their_end_and_fetched_by_version(
     bench: Bench, alice: Client, tmp_path: Path
 ) -> None:
     """All pages, files in folders, and each version its own bytes."""
-    ran(bench, alice, "import os; os.mkdir('deep')", *(f"open('{n}.txt', 'w').write('1')" for n in range(4)))
+    ran(bench, alice, "import os; os.mkdir('in')", *(f"open('{n}', 'w').write('1')" for n in DEEP))
     ran(bench, alice, "open('0.txt', 'w').write('22')")
     where = Where(local=bench.server.url, username="alice", key="key-of-alice")
     with Client(where, page=2) as paged:
-        assert [each.name for each in paged.outputs(KERNEL, 1)] == ["0.txt", "1.txt", "2.txt", "3.txt"]
-    assert [(each.name, each.size) for each in alice.outputs(KERNEL, 2)] == [("0.txt", 2)]
+        assert paged.outputs(KERNEL, 1) == DEEP
+    assert alice.outputs(KERNEL, 2) == ("0.txt",)
     assert alice.fetch_output(KERNEL, 1, "0.txt", tmp_path / "one") == 1
     assert alice.fetch_output(KERNEL, 2, "0.txt", tmp_path / "two") == 2
     assert (tmp_path / "two").read_text() == "22"

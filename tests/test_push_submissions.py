@@ -224,13 +224,6 @@ def test_a_file_that_is_missing_or_empty_is_told(seen: Contest, cell: str, told:
     assert "other.txt" in error.details[0]
 
 
-def test_a_listing_without_sizes_is_no_empty_file(held: Contest) -> None:
-    """Where the listing says 0, the file itself is looked at."""
-    listing = {"files": [{"name": "submission.csv", "size": 0}]}
-    held.bench.kaggle.faults.add(Fault(on="ListKernelFiles", answer=listing, times=0))
-    assert held.plan().left == 5
-
-
 def test_internet_that_is_on_is_told(seen: Contest) -> None:
     """Kaggle would not score it."""
     body = {"slug": KERNEL, "newTitle": "My inference", "language": "python", "kernelType": "notebook"}

@@ -11,7 +11,6 @@ from offline_kit.kaggle_gateway.nouns import (
     LogLine,
     NewNotebook,
     RefusedError,
-    RemoteFile,
     RemoteNotebook,
     Run,
     Saved,
@@ -100,21 +99,20 @@ class Notebooks(Asking):
             return ()  # no run, no log
         return _log(str(answer.get("log") or ""))
 
-    def outputs(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
-        """Return the output files of a version's run, sorted by name."""
-        method = _SERVICE + "ListKernelFiles"
+    def outputs(self, ref: str, version: int) -> tuple[str, ...]:
+        """Return the paths of the output files of a version's run, sorted.
+
+        Not of ListKernelFiles, which shows bare names, sizes that are not the files' and at times nothing.
+        """
+        method = _SERVICE + "ListKernelSessionOutput"
         try:
             pages = list(self._calls.pages(method, _named(ref, version)))
         except RefusedError as no:
             if no.status != 404 or self._newest(ref) != version:
                 raise
             pages = list(self._calls.pages(method, _named(ref)))
-        found = [
-            RemoteFile(name=str(raw.get("name") or ""), size=int(raw.get("size") or 0))
-            for page in pages
-            for raw in page.get("files") or []
-        ]
-        return tuple(sorted(found, key=lambda each: each.name))
+        names = (str(raw.get("fileName") or "") for page in pages for raw in page.get("files") or [])
+        return tuple(sorted({name for name in names if name}))
 
     def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
         """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""

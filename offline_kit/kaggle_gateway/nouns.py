@@ -378,8 +378,8 @@ class Kaggle(Protocol):
     def log(self, ref: str, version: int) -> tuple[LogLine, ...]:
         """Return the log of a version's run as far as it goes."""
 
-    def outputs(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
-        """Return the output files of a version's run, sorted by name."""
+    def outputs(self, ref: str, version: int) -> tuple[str, ...]:
+        """Return the paths of a version's output files, sorted; their sizes Kaggle does not tell reliably."""
 
     def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
         """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""

@@ -32,7 +32,7 @@ def of_notebook(kaggle: Kaggle, ref: str) -> Part | None:
 
 def of_output(kaggle: Kaggle, ref: str, version: int) -> Part | None:
     """Return the part in the output of a version of "owner/slug", None where it shows none of ours."""
-    if not any(each.name == MARKER for each in kaggle.outputs(ref, version)):
+    if MARKER not in kaggle.outputs(ref, version):
         return None
     return _read(ref, lambda into: kaggle.fetch_output(ref, version, MARKER, into))
 

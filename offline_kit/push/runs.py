@@ -14,7 +14,6 @@ from offline_kit.kaggle_gateway.nouns import (
     LogLine,
     NewNotebook,
     RefusedError,
-    RemoteFile,
     Run,
     UnansweredError,
     UnsentError,
@@ -55,8 +54,8 @@ class Finished:
     """How long it took by its own log, else by our clock."""
     log: tuple[LogLine, ...]
     """Its log."""
-    outputs: tuple[RemoteFile, ...]
-    """What it wrote, sorted by name."""
+    outputs: tuple[str, ...]
+    """Paths of what it wrote, sorted."""
 
 
 def push_and_follow(
@@ -222,24 +221,31 @@ def fetch(
     A file takes its name when it is whole. Raises ProjectError for a name that the run did not write,
     OutsideError where what comes is not the file.
     """
-    listed = {file.name: file.size for file in finished.outputs}
-    missing = [name for name in names if name not in listed]
-    if missing:
+    if missing := [name for name in names if name not in finished.outputs]:
         raise _not_written(finished, missing)
     keep_log(finished.log, folder)
     run = (finished.ref, finished.version)
-    with report.progress("fetching the output", sum(listed[name] for name in names)) as advance:
-        found = []
+    found = []
+    with report.progress("fetching the output", len(names), unit="files") as advance:
         for name in names:
-            found.append(
-                run_files.bring(run, RemoteFile(name=name, size=listed[name]), kaggle, folder, report)
-            )
-            advance(listed[name])
+            found.append(run_files.bring(run, name, kaggle, folder))
+            advance(1)
     return tuple(found)
 
 
+def fetched_before(finished: Finished, folder: Path, name: str) -> Path | None:
+    """Return an output that `fetch` put into `folder` of this very run, told by its log; None for none.
+
+    The version's number alone does not tell: a notebook that is deleted and made anew begins at 1 again.
+    """
+    place, log = folder / name, folder / LOG_NAME
+    if not place.is_file() or not log.is_file():
+        return None
+    return place if log.read_text(encoding="utf-8") == run_logs.plain(finished.log) else None
+
+
 def _not_written(finished: Finished, missing: Sequence[str]) -> ProjectError:
-    others = [file.name for file in finished.outputs]
+    others = finished.outputs
     more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
     return ProjectError(
         f"version {finished.version} of '{finished.ref}' ran to its end and wrote no '{missing[0]}'",

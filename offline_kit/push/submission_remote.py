@@ -14,7 +14,7 @@ from offline_kit.kaggle_gateway.nouns import (
     Submission,
 )
 from offline_kit.patience import PassingError
-from offline_kit.push import parts_elsewhere
+from offline_kit.push import parts_elsewhere, run_files
 from offline_kit.push.ledger import Ledger
 from offline_kit.push.rendered_for import missing, parts_of
 from offline_kit.push.submission_marks import Mark, exactly, of_same, read
@@ -39,7 +39,6 @@ def look(
         return Seen(competition=contest, limits=limits, newest=newest.current if newest else 0)
     run = kaggle.run(request.notebook, request.version)
     files = kaggle.outputs(request.notebook, request.version) if run and run.state == "complete" else ()
-    sizes = {file.name: file.size for file in files}
     parts = parts_of(notebook.text)
     # Its run was complete, so there were datasets: where none is told, nothing can be compared.
     datasets = notebook.sources.datasets if parts else ()
@@ -49,8 +48,8 @@ def look(
         notebook=notebook,
         newest=notebook.current,
         run=run,
-        size=_size(request, sizes[request.file], kaggle) if request.file in sizes else None,
-        outputs=tuple(sizes),
+        size=_size(request, kaggle) if request.file in files else None,
+        outputs=files,
         parts=parts,
         missing=_missing(parts, notebook, kaggle, ways, report) if datasets else {},
     )
@@ -75,12 +74,11 @@ def _limits(kaggle: Kaggle, contest: Competition | None) -> Limits | RefusedErro
         return no
 
 
-def _size(request: SubmitRequest, listed: int, kaggle: Kaggle) -> int:
-    """Return the size of the file; a listing that says 0 may mean that it does not tell sizes."""
-    if listed:
-        return listed
+def _size(request: SubmitRequest, kaggle: Kaggle) -> int:
+    """Return the size of the file, which is fetched for that: Kaggle's listings show sizes that are not true."""
+    run = (request.notebook, request.version)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-        return kaggle.fetch_output(request.notebook, request.version, request.file, Path(folder) / "file")
+        return run_files.bring(run, request.file, kaggle, Path(folder)).stat().st_size
 
 
 def earlier(

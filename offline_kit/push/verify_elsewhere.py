@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from offline_kit.kaggle_gateway.nouns import Kaggle
+from offline_kit.kaggle_gateway.nouns import Kaggle, RemoteFile
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
 from offline_kit.push import parts_elsewhere
@@ -52,8 +52,12 @@ def _notebook(part: Part, ref: str, kaggle: Kaggle) -> Remote:
         return replace(found, version=there.current, state=run.state if run else "hidden")
     held = parts_elsewhere.of_output(kaggle, ref, version)
     # Beside the part, a run leaves its log and what it wrote for us; none of it is in anybody's way.
-    ours = {entry.stored for each in (part, held) if each for entry in each.entries} | {MARKER}
-    files = tuple(file for file in kaggle.outputs(ref, version) if file.name in ours)
+    # Sizes of outputs Kaggle does not tell: the marker's stand for them, and whoever downloads sees the bytes.
+    sizes = {entry.stored: entry.size for each in (part, held) if each for entry in each.entries} | {
+        MARKER: 0
+    }
+    names = [name for name in kaggle.outputs(ref, version) if name in sizes]
+    files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names)
     return replace(found, version=version, state="ready", part=held, files=files)
 
 
