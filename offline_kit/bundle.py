@@ -3,7 +3,6 @@
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit import files, manifest
@@ -11,32 +10,11 @@ from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.install_plan import Contents as Contents
 from offline_kit.kaggle_names import limit_warnings
 from offline_kit.kit_layout import Item, Layout, arrange
-from offline_kit.model import FileEntry, Kit, Role
+from offline_kit.model import FileEntry, Kit
 from offline_kit.report import SILENT, Advance, Reporter
 
 _SPARE_SPACE = 16 << 20
 """Bytes to leave free: manifests, folders, the notebook."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Total:
-    """What a kit holds of one role."""
-
-    role: Role
-    """The role."""
-    files: int
-    """How many."""
-    size: int
-    """Bytes."""
-
-
-def totals(kit: Kit) -> tuple[Total, ...]:
-    """Return files and bytes of a kit by role, in the order of Role, roles without files left out."""
-    entries = [entry for part in kit.parts for entry in part.entries]
-    groups = {role: [entry.size for entry in entries if entry.role is role] for role in Role}
-    return tuple(
-        Total(role=role, files=len(sizes), size=sum(sizes)) for role, sizes in groups.items() if sizes
-    )
 
 
 def assemble(
