@@ -216,6 +216,19 @@ def test_several_targets_of_a_classifier_are_columns() -> None:
     assert np.allclose(as_rows(answer, 2, "m"), [[0.9, 0.7], [0.2, 0.4]])
 
 
+@pytest.mark.parametrize("widths", [(3, 3), (2, 3), (2, 1)])
+def test_targets_of_other_than_two_classes_are_told(widths: tuple[int, ...]) -> None:
+    """Of three classes the last one's probability says nothing, and of a single one it is always 1."""
+    answer = [np.full((2, width), 1 / width) for width in widths]
+    with pytest.raises(KitError, match=f"'m' answers for 2 targets with {widths[0]}, {widths[1]} columns"):
+        as_rows(answer, 2, "m")
+
+
+def test_heads_of_one_number_are_columns() -> None:
+    """A network with several outputs of one number each answers with a list of columns."""
+    assert as_rows([np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])], 2, "m").tolist() == [[1, 3], [2, 4]]
+
+
 def test_no_member_is_told() -> None:
     """An ensemble of nothing names the key to set."""
     with pytest.raises(KitError, match="checkpoints"):

@@ -114,8 +114,7 @@ def as_rows(answer: Any, rows: int, name: str) -> Any:
     import numpy as np
 
     if isinstance(answer, list) and answer and getattr(answer[0], "ndim", 0) == 2:
-        # Several targets of a classifier: the probability of each one's second class.
-        answer = np.stack([np.asarray(each)[:, -1] for each in answer], axis=1)
+        answer = _of_targets([np.asarray(each) for each in answer], name)
     if hasattr(answer, "detach"):
         answer = answer.detach().float().cpu().numpy()
     values = np.asarray(answer, dtype=np.float32)
@@ -127,6 +126,20 @@ def as_rows(answer: Any, rows: int, name: str) -> Any:
             hint="the model, or the functions `transform` and `tta`, must keep one row for each row",
         )
     return values
+
+
+def _of_targets(answers: Sequence[Any], name: str) -> Any:
+    """Return one column for each target: its number, or of its two classes the probability of the second."""
+    import numpy as np
+
+    widths = [each.shape[1] for each in answers]
+    if set(widths) not in ({1}, {2}):
+        raise KitError(
+            f"'{name}' answers for {len(widths)} targets with {', '.join(map(str, widths))} columns",
+            ["a table has room for one number of each target: the probability of the second of two classes"],
+            hint="save one model for each target, or write a `function` that makes the rows",
+        )
+    return np.stack([each[:, -1] for each in answers], axis=1)
 
 
 def ordered(values: Any, own: Sequence[str], wanted: Sequence[str], name: str) -> Any:
