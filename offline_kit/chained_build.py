@@ -28,7 +28,7 @@ from offline_kit.push.notebooks import NotebookPlan
 from offline_kit.push.runs import Finished
 from offline_kit.report import SILENT, Reporter
 from offline_kit.runtime import kit_wheelhouse
-from offline_kit.shipping import Port
+from offline_kit.shipping import LOCAL_ADDRESS, Port
 
 FACTS = "image.json"
 """What a run tells about its image."""
@@ -186,6 +186,8 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
         return
     record = _record(port.config)
     homes.check(port.config, port.account.username, local=port.local)
+    if port.kaggle.notebook(record.notebook) is None:
+        raise _gone(record, port)
     run = (record.notebook, record.version)
     total = sum(entry.size for entry in wanted)
     text = f"Fetching {len(wanted)} wheels, {files.human_size(total)}, from '{record.notebook}'"
@@ -205,6 +207,18 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     lacking(kit)  # lays them into the kit
+
+
+def _gone(record: Record, port: Port) -> OutsideError:
+    another = (
+        f"name the one that has them by its address in {LOCAL_ADDRESS}, or have them made there again with"
+    )
+    return OutsideError(
+        f"'{record.notebook}', which made the kit's packages, is not on {port.account.place}",
+        hint=f"{another} 'offline-kit build --on local'"
+        if port.local
+        else "have them made again with 'offline-kit build --on kaggle'",
+    )
 
 
 def _record(config: Config) -> Record:

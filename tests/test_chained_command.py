@@ -192,3 +192,26 @@ def test_a_plan_of_the_build_there(here: Yard) -> None:
     assert (again["action"], again["runs"], again["version"]) == ("nothing", False, 1)
     assert "run again, as --upgrade asks" in here.run("build", *on(here), "--dry-run", "--upgrade").good().err
     assert here.calls("SaveKernel") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.sandbox
+def test_ship_fetches_them_for_its_rehearsal(here: Yard) -> None:
+    """On the way to the score the wheels come from where they are attached; once rehearsed, nothing comes again."""
+    here.run("build", *on(here)).good()
+    here.run("ship", *here.to, "--yes", "--wait", "--env", "current").good()
+    assert kept(here) == [WHEEL, OTHER]
+    calls = here.calls("DownloadKernelOutput")
+    here.run("ship", *here.to, "--yes", "--wait", "--env", "current").good()
+    assert here.calls("DownloadKernelOutput") == calls
+
+
+@pytest.mark.slow
+def test_wheels_that_cannot_be_had_are_told(here: Yard) -> None:
+    """Without the Kaggle that has them a rehearsal here says which one, and how it is named."""
+    here.run("build", *on(here)).good()
+    away = {"OFFLINE_KIT_LOCAL_KAGGLE": "http://127.0.0.1:9"}
+    said = here.run("rehearse", "--no-build", "--env", "current", env=away)
+    said.failed(4, "no local Kaggle answers at 'http://127.0.0.1:9'")
+    said = here.run("rehearse", "--no-build", "--env", "current")
+    said.failed(4, f"'{WHEELHOUSE}', which made the kit's packages, is not on", "OFFLINE_KIT_LOCAL_KAGGLE")

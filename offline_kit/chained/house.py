@@ -143,7 +143,7 @@ def read(project: Path) -> Record | None:
 
 def place(record: Record, cache: Path) -> Path:
     """Return where that lies here which a wheelhouse is known by, or would."""
-    return cache / "wheelhouses" / record.key
+    return cache / "outlines" / record.key
 
 
 def load(record: Record, cache: Path) -> House:
