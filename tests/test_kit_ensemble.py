@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from offline_kit.runtime.kit_ensemble import Blend, Member, as_rows, ordered, predict_all, ranks_of, votes_of
+from offline_kit.runtime.kit_batches import Ensemble
+from offline_kit.runtime.kit_ensemble import (
+    Blend,
+    Member,
+    as_rows,
+    classes_of,
+    ordered,
+    predict_all,
+    ranks_of,
+    votes_of,
+)
 from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.runtime.kit_tasks import Batch
 
@@ -32,7 +42,7 @@ def blended(how: str, values: list[Any], weights: list[float] | None = None) -> 
 class Times:
     """A model that multiplies; it has learnt `classes_` where they are given."""
 
-    def __init__(self, factor: float, classes: list[str] | None = None) -> None:
+    def __init__(self, factor: float, classes: list[Any] | None = None) -> None:
         self.factor = factor
         if classes:
             self.classes_ = classes
@@ -180,6 +190,19 @@ def test_classes_are_brought_into_one_order() -> None:
     assert found.values.tolist() == [[1, 0]] * 3
     with pytest.raises(KitError, match="other classes"):
         ordered(np.zeros((1, 2)), ["a", "c"], ["a", "b"], "m")
+
+
+@pytest.mark.parametrize("classes", [[np.array([0, 1]), np.array([0, 1])], [["a", "b"], ["a", "b"]]])
+def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
+    """A classifier of several targets lists the classes of each: its columns have no names by that."""
+    frameworks = {
+        "times": (lambda _path, _member: Times(1, classes), lambda _model, batch: [[0.1, 0.9]] * len(batch))
+    }
+    assert predict_all(members(1, 2), frameworks, ROWS, say=quiet).classes == []
+    there = Ensemble(members(1, 2), frameworks)
+    assert there.predict(ROWS[0]).classes == []
+    assert classes_of(Times(1, ["a", "b"])) == ["a", "b"]
+    assert classes_of(Times(1)) == []
 
 
 def test_views_of_a_batch_are_averaged() -> None:

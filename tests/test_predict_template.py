@@ -203,6 +203,37 @@ def test_pictures_are_predicted(stage: Stage) -> None:
     assert (stage.folder / "working" / "submission.csv").read_text() == "id,labels\nb,a b c\na,a b c\n"
 
 
+@pytest.mark.parametrize("postprocess", ["", "labels:0.5"])
+def test_models_of_several_targets_fill_a_column_each(stage: Stage, postprocess: str) -> None:
+    """A forest tells each target's classes, a ridge alone what it chose: their mean is a column, or a name."""
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.linear_model import RidgeClassifier
+
+    random = np.random.default_rng(1)
+    x = pd.DataFrame(random.normal(size=(120, 3)), columns=list("abc"))
+    y = np.stack([x.a > 0, x.b > 0.3, x.a + x.c > 0], axis=1).astype(int)
+    forest, ridge = RandomForestClassifier(9, random_state=0).fit(x, y), RidgeClassifier().fit(x, y)
+    (stage.project / "models").mkdir()
+    joblib.dump(forest, stage.project / "models" / "forest.joblib")
+    joblib.dump(ridge, stage.project / "models" / "ridge.joblib")
+    shares = np.stack([each[:, 1] for each in forest.predict_proba(x)], axis=1)
+    expected = (shares + ridge.predict(x)) / 2
+    targets = ["labels"] if postprocess else ["x", "y", "z"]
+    x.assign(id=[f"r{number}" for number in range(120)]).to_csv(stage.data / "test.csv", index=False)
+    sample = pd.DataFrame({"id": [f"r{number}" for number in range(120)]})
+    sample.assign(**dict.fromkeys(targets, "two three")).to_csv(
+        stage.data / "sample_submission.csv", index=False
+    )
+    said = stage.run(stage.notebook(postprocess=postprocess, params={"labels": ["one", "two", "three"]}))
+    assert "agrees with" in said, said
+    if not postprocess:
+        assert np.allclose(stage.submission()[targets], expected, atol=1e-6)
+        return
+    for cell, row in zip(stage.submission()["labels"], expected, strict=True):
+        named = [name for name, value in zip(("one", "two", "three"), row, strict=True) if value > 0.5]
+        assert cell.split() == (named or [("one", "two", "three")[row.argmax()]])
+
+
 def test_a_template_of_ones_own_extends_it(stage: Stage, iris: Any) -> None:
     """Its blocks can be overridden one by one: here the cell that reads the test set, and that which predicts."""
     (stage.project / "mine.py.j2").write_text(

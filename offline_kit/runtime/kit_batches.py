@@ -6,7 +6,7 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from offline_kit.runtime.kit_ensemble import Blend, Member, Prediction, as_rows, ordered, sum_of
+from offline_kit.runtime.kit_ensemble import Blend, Member, Prediction, as_rows, classes_of, ordered, sum_of
 from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.runtime.kit_tasks import Batch, Table
 
@@ -57,9 +57,9 @@ class Ensemble:
             predict = self.frameworks[member.framework][1]
             views = tta(batch.data) if tta else [batch.data]
             values = sum_of(as_rows(predict(model, view), len(batch.ids), member.name) for view in views)
-            own = list(getattr(model, "classes_", ()))
+            own = classes_of(model)
             classes = classes or own
-            values = ordered(values, list(map(str, own)), list(map(str, classes)), member.name)
+            values = ordered(values, own, classes, member.name)
             blend.add(values, member.weight, member.name)
         return Prediction(list(batch.ids), blend.result(), classes)
 

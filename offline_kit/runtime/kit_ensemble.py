@@ -65,10 +65,10 @@ def predict_all(
         load, predict = frameworks[member.framework]
         model = load(member.path, member)
         free_memory()
-        own = [str(one) for one in getattr(model, "classes_", ())]
+        own = classes_of(model)
         batches = data(member) if callable(data) else data
         names, values = _answers_of(member, model, predict, batches, tta, say)
-        classes = classes or list(getattr(model, "classes_", ()))
+        classes = classes or own
         del model
         free_memory()
         if ids and names != ids:
@@ -77,9 +77,7 @@ def predict_all(
                 hint="read the test set in a fixed order",
             )
         ids = names
-        blend.add(
-            ordered(values, own, [str(one) for one in classes], member.name), member.weight, member.name
-        )
+        blend.add(ordered(values, own, classes, member.name), member.weight, member.name)
     return Prediction(ids, blend.result(), classes)
 
 
@@ -142,9 +140,18 @@ def _of_targets(answers: Sequence[Any], name: str) -> Any:
     return np.stack([each[:, -1] for each in answers], axis=1)
 
 
-def ordered(values: Any, own: Sequence[str], wanted: Sequence[str], name: str) -> Any:
+def classes_of(model: Any) -> list[Any]:
+    """Return what a classifier's columns stand for; nothing where it does not tell, or tells it for several targets."""
+    known = getattr(model, "classes_", None)
+    own = [] if known is None else list(known)
+    several = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
+    return [] if several else own
+
+
+def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -> Any:
     """Return the columns in the order of the first model's classes; raises KitError where the classes differ."""
-    if not own or list(own) == list(wanted) or values.shape[1] != len(own):
+    own, wanted = [str(one) for one in own], [str(one) for one in wanted]
+    if not own or own == wanted or values.shape[1] != len(own):
         return values
     if sorted(own) != sorted(wanted):
         raise KitError(
@@ -152,7 +159,7 @@ def ordered(values: Any, own: Sequence[str], wanted: Sequence[str], name: str) -
             [f"the first: {', '.join(wanted)}", f"'{name}': {', '.join(own)}"],
             hint="put models of the same classes into one ensemble",
         )
-    return values[:, [list(own).index(each) for each in wanted]]
+    return values[:, [own.index(each) for each in wanted]]
 
 
 class Blend:
