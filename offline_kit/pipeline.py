@@ -30,7 +30,7 @@ from offline_kit.errors import ProjectError
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
-from offline_kit.model import Checkpoint, Fate, Finding, Freeze, Kit, OwnCode, Pin, Wheel
+from offline_kit.model import Checkpoint, Finding, Freeze, Kit, OwnCode, Wheel
 from offline_kit.notebook import Rendered
 from offline_kit.own import code as own_code
 from offline_kit.pip_settings import IndexSettings
@@ -233,7 +233,7 @@ def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -
     # requirements files may name indexes of their own
     settings = freezing.index_settings(config.requirements, config.project, base.settings)
     index = Index(settings, cache=base.cache)
-    house = wheelhouse.fetch(_travelling(frozen), base.image, index, cache=base.cache, report=report)
+    house = wheelhouse.fetch(frozen.pins, base.image, index, cache=base.cache, report=report)
     settled = sdists.settle(
         house.sdists,
         base.image,
@@ -296,11 +296,6 @@ def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
     return own_code.build(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
     )
-
-
-def _travelling(frozen: Freeze) -> list[Pin]:
-    """Return the pins whose files go along: the bundled ones and the spares."""
-    return [pin for pin in frozen.pins if pin.fate is Fate.BUNDLED or pin.spare]
 
 
 def _kit_id(folder: Path) -> str:
