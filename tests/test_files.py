@@ -3,6 +3,7 @@
 import errno
 import io
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_copying_hashes_what_was_written(data: bytes) -> None:
     into = io.BytesIO()
     assert files.copy_hashed(io.BytesIO(data), into) == (hashlib.sha256(data).hexdigest(), len(data))
     assert into.getvalue() == data
+
+
+def test_a_timestamp_has_its_zone() -> None:
+    """The present is written to the second and in UTC, so that it can be compared with what servers say."""
+    written = files.timestamp()
+    told = datetime.fromisoformat(written)
+    assert written.endswith("+00:00")
+    assert told.microsecond == 0
+    assert abs(datetime.now(UTC) - told) < timedelta(minutes=1)
 
 
 def test_a_lock_keeps_others_out(tmp_path: Path) -> None:

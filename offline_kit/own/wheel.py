@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from offline_kit import interpreters, proc
+from offline_kit import files, interpreters, proc
 from offline_kit.building import sdist_wheel
 from offline_kit.building.closure import Sources, obtain
 from offline_kit.building.wheel_fit import DoesNotFit, fitted, kept
@@ -86,7 +86,7 @@ def built(package: Path, yard: Yard, report: Reporter) -> Wheel:
                 details=error.tail,
             ) from error
         lines = {name: getattr(wheel, name) for name in ("name", "version", "filename", "sha256", "size")}
-        yard.cache.remember("own", key, {**lines, "cutoff": yard.cutoff or _now()})
+        yard.cache.remember("own", key, {**lines, "cutoff": yard.cutoff or files.timestamp()})
         return wheel
 
 
@@ -186,10 +186,6 @@ def _recalled(key: str, yard: Yard) -> Wheel | None:
         return None
     path = yard.cache.find(words["sha256"], size=size)
     return Wheel(**words, size=size, path=path) if path else None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _same_time(built: str, cutoff: str) -> bool:
