@@ -9,7 +9,7 @@ import pytest
 from packaging.tags import parse_tag
 from packaging.version import Version
 
-from offline_kit import image
+from offline_kit import image, package_lists
 from offline_kit.errors import UsageError
 
 
@@ -83,6 +83,16 @@ def test_markers_are_the_images_own() -> None:
     assert Marker("python_full_version >= '3.13.5' and sys_platform == 'linux'").evaluate(environment)
     assert not Marker("python_version < '3.13' or platform_machine == 'aarch64'").evaluate(environment)
     assert load().platform_for_uv == "x86_64-manylinux_2_35"
+
+
+@pytest.mark.parametrize(
+    "name", ["numpy", "Ruamel.yaml", "zope__interface", "a-_.b", "PyYAML", "Flask-SQLAlchemy"]
+)
+def test_names_are_compared_as_indexes_do(name: str) -> None:
+    """Our way to compare names, which needs no import, gives what packaging's gives."""
+    from packaging.utils import canonicalize_name
+
+    assert package_lists.normalized(name) == canonicalize_name(name)
 
 
 def test_torch_compares_without_its_local_version() -> None:
