@@ -101,6 +101,11 @@ class Faults:
         with self._lock:
             self._added.append(fault)
 
+    def clear(self) -> None:
+        """Let all that was added go wrong no more."""
+        with self._lock:
+            self._added.clear()
+
     def meet(self, name: str) -> Fault:
         """Return what goes wrong at this call ("package.Service/Method", "PUT", "RUN" ...); counts it."""
         with self._lock:

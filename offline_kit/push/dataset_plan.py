@@ -1,15 +1,16 @@
 """What a push would do to each dataset: decided from what was seen on Kaggle, before anything is sent."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from offline_kit.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import Account, RemoteFile
 from offline_kit.kaggle_names import MARKER, limit_warnings, slug_problems, title_problems
 from offline_kit.model import Kit, Part
 
+RESEND = "run 'offline-kit push --resend': it makes a new version of the same files"
 _SHOWN = 10
 
 
@@ -140,7 +141,7 @@ def plan_push(kit: Kit, remotes: Mapping[str, Remote], wishes: Wishes) -> PushPl
     """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
 
     Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
-    for a public dataset, unless `wishes` allow it.
+    for a public dataset, unless `wishes` allow it, OutsideError for a part that is there without all files.
     """
     problems = [each for part in kit.parts for each in _problems(part, remotes[part.name], wishes)]
     if problems:
@@ -171,9 +172,43 @@ def placed(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int
     return found
 
 
+def damage(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return a line for each file of the part that is not on Kaggle, or has another size there."""
+    wanted = {entry.stored: entry.size for entry in part.entries}
+    there = placed(remote.files, wanted)
+    return (
+        *(f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())),
+        *(
+            f"'{name}' has {there[name]} bytes, not {wanted[name]}"
+            for name in sorted(wanted.keys() & there.keys())
+            if there[name] != wanted[name]
+        ),
+    )
+
+
+def differences(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return the damage, and a line for each file on Kaggle that is not the part's."""
+    wanted = {entry.stored for entry in part.entries} | {MARKER}
+    more = sorted(placed(remote.files, wanted).keys() - wanted)
+    return (*damage(part, remote), *(f"'{name}' is not of the kit" for name in more))
+
+
+def not_whole(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
+    """Return the error for a version with a part's marker and without all of its files."""
+    return OutsideError(
+        f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
+        hint=f"a notebook would refuse it; look at its page, and {RESEND}",
+        details=wrong[:_SHOWN],
+    )
+
+
 def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
     if _same(part, remote) and not wishes.resend:
-        return [] if remote.private or wishes.public else [_public(remote)]
+        wrong = damage(part, remote)
+        return [
+            *([not_whole(remote.ref, remote.version, wrong)] if wrong else []),
+            *([] if remote.private or wishes.public else [_public(remote)]),
+        ]
     if not remote.version:
         return [
             UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")

@@ -12,7 +12,7 @@ from offline_kit.kaggle_gateway.nouns import Kaggle
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
 from offline_kit.patience import PassingError
-from offline_kit.push.dataset_plan import Remote, placed
+from offline_kit.push.dataset_plan import Remote, differences, not_whole
 from offline_kit.push.journal import Effect
 from offline_kit.push.waiting import WAITING, Waiting, poll
 from offline_kit.report import SILENT, Reporter, Say
@@ -132,7 +132,7 @@ def until_there(
         if wrong := differences(part, Remote(ref=ref, files=files)):
             seen.append(time.monotonic())
             if seen[-1] - seen[0] > waiting.grace:
-                raise _not_whole(ref, found.version, wrong)
+                raise not_whole(ref, found.version, wrong)
             raise PassingError(f"its files are not all there: {wrong[0]}")
         return Remote(
             ref=ref,
@@ -146,22 +146,6 @@ def until_there(
 
     with _Line(kaggle, ref, report) as line:
         return poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
-
-
-def differences(part: Part, remote: Remote) -> tuple[str, ...]:
-    """Return a line for each file whose name or size on Kaggle is not the part's."""
-    wanted = {entry.stored: entry.size for entry in part.entries}
-    there = placed(remote.files, wanted)
-    lines = [f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())]
-    lines += [
-        f"'{name}' has {there[name]} bytes, not {wanted[name]}"
-        for name in sorted(wanted.keys() & there.keys())
-        if there[name] != wanted[name]
-    ]
-    return (
-        *lines,
-        *(f"'{name}' is not of the kit" for name in sorted(there.keys() - wanted.keys() - {MARKER})),
-    )
 
 
 class _Line(ExitStack):
@@ -183,14 +167,6 @@ def _never_ready(ref: str, why: str) -> OutsideError:
     return OutsideError(
         f"'{ref}' is not ready in time: {why}",
         hint="run the same command again later: it goes on waiting, and nothing is sent twice",
-    )
-
-
-def _not_whole(ref: str, version: int, wrong: tuple[str, ...]) -> OutsideError:
-    return OutsideError(
-        f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
-        hint="look at its page; a notebook would refuse it. A changed kit makes a new version",
-        details=wrong[:10],
     )
 
 

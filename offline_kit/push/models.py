@@ -23,8 +23,7 @@ from offline_kit.kaggle_names import slug_problems
 from offline_kit.model import Kit, Part
 from offline_kit.patience import PassingError
 from offline_kit.push import parts_elsewhere, sending
-from offline_kit.push.dataset_plan import MODEST, Action, Remote, Wishes
-from offline_kit.push.dataset_remote import differences
+from offline_kit.push.dataset_plan import MODEST, Action, Remote, Wishes, differences
 from offline_kit.push.journal import Effect, Phase
 from offline_kit.push.waiting import poll
 from offline_kit.push.ways import Ways

@@ -18,14 +18,13 @@ from offline_kit.kaggle_gateway.nouns import (
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Kit, Part
 from offline_kit.push import dataset_remote, notebooks, verify_bytes, verify_elsewhere
-from offline_kit.push.dataset_plan import Remote, placed, targets
+from offline_kit.push.dataset_plan import RESEND, Remote, differences, placed, targets
 from offline_kit.push.notebook_same import extra, lacks
 from offline_kit.push.verify_bytes import CutShortError, Wanted
 from offline_kit.push.waiting import WAITING, Waiting
 from offline_kit.report import SILENT, Reporter
 
 PUSH = "run 'offline-kit push': it makes a version that holds this kit"
-RESEND = "run 'offline-kit push --resend': it makes a new version of the same files"
 BUILD = "build the kit again with 'offline-kit build'"
 
 
@@ -286,7 +285,7 @@ def _files(part: Part, remote: Remote, shown: Mapping[str, str]) -> list[Problem
         return []
     same = remote.part is not None and remote.part.id == part.id
     told = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
-    lines = list(dataset_remote.differences(part, remote))
+    lines = list(differences(part, remote))
     sizes = {file.name: file.size for file in remote.files}
     for entry in part.entries:
         digest = shown.get(entry.stored) or told.get(entry.stored, entry.sha256)
