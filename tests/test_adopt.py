@@ -189,6 +189,37 @@ def test_the_folder_that_it_runs_in_is_no_file_of_the_project(tmp_path: Path) ->
     assert (found.changed, found.checkpoints, found.found) == ((source,), (), ())
 
 
+def test_what_was_fetched_is_laid_where_it_was_put(tmp_path: Path) -> None:
+    """Lines and paths that are not changed find clones and downloads at their old place, below the working folder."""
+    put(tmp_path, "aug/run.py", "weights/a.pth", "b.json", "texts/readme.txt")
+    source = (
+        "!git clone https://example.org/me/aug /kaggle/working/aug\n!git clone https://example.org/me/texts.git\n"
+        "!wget -P weights https://example.org/a.pth\n!wget https://example.org/b.json -O /tmp/b.json\n"
+        "!python /kaggle/working/aug/run.py\nopen('/kaggle/working/weights/a.pth')"
+    )
+    found = looked(tmp_path, source)
+    assert dict(found.made) == {
+        "aug": "aug",
+        "texts": "texts",
+        "weights/a.pth": "weights/a.pth",
+        "/tmp/b.json": "b.json",
+    }
+    assert (found.modules, set(found.checkpoints)) == (("aug",), {"texts", "weights/a.pth", "b.json"})
+    assert found.changed[0].split("\n")[4:] == source.split("\n")[4:]
+    assert not found.asked
+
+
+def test_an_installed_clone_leaves_a_place_to_go_to(tmp_path: Path) -> None:
+    """What steps into its folder goes on; where the clone lies beside the notebook, its files are there as well."""
+    script = "%%bash\ngit clone https://example.org/me/b\ncd b && pip install ."
+    found = looked(tmp_path, script)
+    assert found.changed[0] == "%%bash\ntrue\ncd b && true"
+    assert found.made == (("b", ""),)
+    put(tmp_path, "b/tools/run.py")
+    again = looked(tmp_path, script)
+    assert (again.made, again.checkpoints, again.modules) == ((("b", "b"),), ("b",), ())
+
+
 def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
     """An address whose file lies beside the notebook is read from the kit; a snapshot's folder likewise."""
     put(tmp_path, "a.csv", "models/m/config.json")

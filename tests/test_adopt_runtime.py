@@ -1,10 +1,11 @@
 """What the setup of an adopted notebook shows its cells."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from offline_kit.runtime.kit_adopted import forget, show
+from offline_kit.runtime.kit_adopted import forget, lay_out, show
 from offline_kit.runtime.kit_runtime import OpenKit, Places
 
 ATTACHED = {
@@ -73,6 +74,45 @@ def test_a_missing_source_is_told(tmp_path: Path) -> None:
     kit = OpenKit(tmp_path / "kit", Places(inputs=tmp_path))
     show(kit, {"datasets": ["me/maps"]}, {}, root=tmp_path / "shown", say=said.append)
     assert said[0].startswith("note: dataset 'me/maps' is not mounted: attach it")
+
+
+def test_what_lines_would_have_fetched_lies_where_they_put_it(tmp_path: Path) -> None:
+    """A clone is a folder of files that can be written to, a download a link, an installed clone a place to go to."""
+    for name, text in (
+        ("code/aug/run.sh", "#!/bin/sh\n"),
+        ("code/aug/deep/a.py", "A"),
+        ("checkpoints/w/a.pth", "W"),
+    ):
+        (tmp_path / "kit" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "kit" / name).write_text(text)
+    working = tmp_path / "working"
+    kit = OpenKit(tmp_path / "kit", Places(inputs=tmp_path, working=working))
+    made = [
+        ("aug", "code/aug"),
+        ("aug/w", "checkpoints/w"),
+        ("far/b.pth", "checkpoints/w/a.pth"),
+        ("installed", ""),
+    ]
+    for _again in range(2):
+        lay_out(kit, made, say=lambda _line: None)
+        assert (working / "aug/deep/a.py").read_text() == "A"
+        assert os.access(working / "aug/run.sh", os.X_OK)
+        assert (working / "aug/w/a.pth").is_symlink()
+        assert (working / "far/b.pth").read_text() == "W"
+        assert not any((working / "installed").iterdir())
+    assert not any(path.is_symlink() for path in working.iterdir()), "`cd aug` and `cd ..` lead back"
+    (working / "aug/deep/a.py").write_text("mine")
+    lay_out(kit, made, say=lambda _line: None)
+    assert (working / "aug/deep/a.py").read_text() == "mine"
+    assert (tmp_path / "kit/code/aug/deep/a.py").read_text() == "A"
+
+
+def test_a_place_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """The notebook goes on: its own line will say what it misses."""
+    (tmp_path / "working").write_text("no folder")
+    said: list[str] = []
+    lay_out(OpenKit(tmp_path, Places(working=tmp_path / "working")), [("aug", "")], say=said.append)
+    assert said[0].startswith("note: cannot make")
 
 
 def test_the_setup_leaves_no_name_behind() -> None:

@@ -42,6 +42,8 @@ class Basket:
     checkpoints: dict[str, None] = field(default_factory=dict)
     modules: dict[str, None] = field(default_factory=dict)
     served: dict[str, str] = field(default_factory=dict)
+    made: dict[str, str] = field(default_factory=dict)
+    """What lines that are switched off would have made, and the project's file or folder that is laid there."""
     clones: dict[str, str] = field(default_factory=dict)
     """Folder of each clone: its address."""
     sources: Sources = field(default_factory=Sources)
@@ -160,23 +162,34 @@ def _project_of(folder: str) -> str:
 
 
 def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -> Verdict:
-    folder = wish.into.removeprefix("/kaggle/working/")
+    folder = places.joined("", wish.into)
     basket.clones[folder] = wish.target
+    hits = ground.beside(places.beside_name(folder))
+    name = ground.name(hits[0]) if hits and hits[0].is_dir() else ""
     installed = [
         each for each in others if each.kind is Kind.INSTALL and each is not wish and _names(folder, each)
     ]
     if installed:
-        return Verdict(
-            found=found_of(wish, Became.REQUIREMENT, f"git+{wish.target}", "installed from there"), off=True
+        basket.made[folder] = name  # lines step into it, and may run what lies in it
+        basket.checkpoints |= {name: None} if name else {}
+        note = (
+            "installed from there; if cells read its files, clone it beside the notebook too, and adopt again"
         )
-    hits = ground.beside(folder)
-    if hits and hits[0].is_dir():
-        name = ground.name(hits[0])
-        basket.modules[name] = None
-        return Verdict(found=found_of(wish, Became.MODULE, name), off=True)
-    return _asked(
-        wish, f"run `git clone {wish.target} {folder}` beside the notebook, and adopt again: it travels"
-    )
+        return Verdict(
+            found=found_of(wish, Became.REQUIREMENT, f"git+{wish.target}", "" if name else note), off=True
+        )
+    if not name:
+        return _asked(
+            wish,
+            f"run `git clone {wish.target} {places.beside_name(folder)}` beside the notebook, and adopt again:"
+            " it travels",
+        )
+    basket.made[folder] = name
+    if not any(hits[0].rglob("*.py")):
+        serve(places.beside_name(folder), hits[0], ground, basket)
+        return Verdict(found=found_of(wish, Became.CHECKPOINT, name), off=True)
+    basket.modules[name] = None
+    return Verdict(found=found_of(wish, Became.MODULE, name), off=True)
 
 
 def _names(folder: str, install: Wish) -> bool:
@@ -192,7 +205,8 @@ def _folder_name(word: str) -> str:
 
 
 def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
-    name = wish.into or re.split(r"[?#]", wish.target)[0].rpartition("/")[2]
+    into = places.joined("", wish.into) if wish.into else ""
+    name = places.beside_name(into) or re.split(r"[?#]", wish.target)[0].rpartition("/")[2]
     hits = ground.beside(name) if name and "*" not in name else ()
     if not hits or not hits[0].is_file():
         where = f"'{name}'" if name else "a file"
@@ -200,6 +214,8 @@ def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
             wish, f"download it to {where} beside the notebook, and adopt again: it travels as a checkpoint"
         )
     serve(name, hits[0], ground, basket)
+    if into:
+        basket.made[into] = ground.name(hits[0])
     stand_in = f'"{places.WORKING}/{name}"' if wish.detail == "read" else None
     return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True, stand_in=stand_in)
 

@@ -51,6 +51,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
         checkpoints=tuple(basket.checkpoints),
         modules=tuple(basket.modules),
         served=tuple(sorted((_below(path), name) for path, name in basket.served.items())),
+        made=tuple(sorted(basket.made.items())),
         sources=basket.sources,
         accelerator=said.accelerator,
     )

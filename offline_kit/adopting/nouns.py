@@ -177,6 +177,9 @@ class Adoption:
     """Its own modules beside the notebook."""
     served: tuple[tuple[str, str], ...] = ()
     """Pairs: path in the adopted notebook, and the project's file or folder that is to be found there."""
+    made: tuple[tuple[str, str], ...] = ()
+    """Pairs: what a line would have fetched into the working folder (or elsewhere, where the path is absolute), and
+    the project's file or folder that is laid there; "" for an empty folder."""
     sources: Sources = field(default_factory=Sources)
     """What has to be attached."""
     accelerator: str = ""

@@ -14,6 +14,8 @@ INPUT, SHOWN = "/kaggle/input", "/tmp/kaggle/input"  # noqa: S108 - a path of th
 """The mounts, and the folder that shows them under old and new paths alike, with the kit's files among them."""
 WORKING = "/tmp/kaggle/working"  # noqa: S108
 """Where the adopted notebook finds the files that lay beside it."""
+_OUT = "/kaggle/working"
+"""Where a notebook runs, and what Kaggle keeps of it."""
 _GROUPS = {"competitions": 1, "datasets": 2, "notebooks": 2, "models": 5}
 """Folders of the newer layout, and how many names behind them tell the source."""
 MOUNT = re.compile(r"(?<![\w/.~-])(?:/kaggle/input|(?:\.\./)+input)(?=/|$|[\"'\s])")
@@ -51,6 +53,21 @@ def mounted(path: str) -> Mounted:
             rest="/".join(parts[depth + 1 :]),
         )
     return Mounted(kind="", name=parts[0] if parts else "", rest="/".join(parts[1:]))
+
+
+def joined(folder: str, path: str) -> str:
+    """Return where a path leads from a folder of the run, without dots: relative to the working folder in it.
+
+    "" is the working folder itself; what lies outside is absolute.
+    """
+    plain = path.replace("~", "/root", 1) if re.match(r"~(/|$)", path) else path
+    whole = posixpath.normpath(posixpath.join(_OUT, folder, plain))
+    return whole.removeprefix(_OUT).lstrip("/") if f"{whole}/".startswith(f"{_OUT}/") else whole
+
+
+def beside_name(path: str) -> str:
+    """Return how a fetched file or folder is called beside the notebook: outside the working folder, its last part."""
+    return path.rpartition("/")[2] if path.startswith("/") else path
 
 
 @dataclass(frozen=True, kw_only=True)

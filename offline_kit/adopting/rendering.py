@@ -59,6 +59,12 @@ def check(adoption: Adoption, kit: Kit, image: Image, source: str, report: Repor
             f"'{source}' reads {', '.join(dict.fromkeys(lacking))}, which `checkpoints` does not name",
             hint=AGAIN.format(source),
         )
+    lacking = [f"'{name}'" for _, name in adoption.made if name and not _laid(kit, name)]
+    if lacking:
+        raise UsageError(
+            f"'{source}' fetches {', '.join(dict.fromkeys(lacking))}, which neither `modules` nor `checkpoints` names",
+            hint=AGAIN.format(source),
+        )
     for name in dict.fromkeys(_lacking_packages(adoption, kit, image)):
         report.warn(
             f"'{source}' installs '{name}', which neither the kit nor the image has: ask for it in `requirements`"
@@ -91,6 +97,18 @@ def _entries(kit: Kit, name: str) -> list[str]:
     ]
 
 
+def _laid(kit: Kit, name: str) -> list[str]:
+    """Return the kit's folders, or files, that together are a folder or file of the project."""
+    found = {
+        f"{top}/{name}": None
+        for part in kit.parts
+        for entry in part.entries
+        for top in ("code", "checkpoints")
+        if entry.original == f"{top}/{name}" or entry.original.startswith(f"{top}/{name}/")
+    }
+    return sorted(found, reverse=True)  # code first: of a file that is in both, the copy can be written to
+
+
 def facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
     """Return what the setup's template is told of the notebook."""
     served = {
@@ -108,6 +126,11 @@ def facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:
     return {
         "notebook": adoption.notebook.name,
         "served": dict(sorted(served.items())),
+        "made": [
+            (place, original)
+            for place, name in adoption.made
+            for original in (_laid(kit, name) if name else [""])
+        ],
         "attached": {group: list(names) for group, names in attached.items() if names},
         "changes": [
             {"cell": one.cell, "line": one.line, "text": one.text, "now": now(one)}

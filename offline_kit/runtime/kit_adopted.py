@@ -52,6 +52,44 @@ def show(
     return root
 
 
+def lay_out(kit: OpenKit, made: Sequence[tuple[str, str]], say: Say = print) -> None:
+    """Lay what lines would have fetched where they would have put it, below the working folder.
+
+    `made` has pairs: the place, and the kit's file or folder; "" for an empty folder. Folders are real ones, so that
+    `cd ..` leads back. Code is copied, since it may be written to; the rest are links. What is there already stays.
+    """
+    for place, name in made:
+        target, source = kit.places.working / place, kit.folder / name
+        whole = not name or source.is_dir()
+        found = [path for path in sorted(source.rglob("*")) if path.is_file()] if name and whole else []
+        try:
+            (target if whole else target.parent).mkdir(parents=True, exist_ok=True)
+            for file in found if whole else [source]:
+                _lay(
+                    file,
+                    target / file.relative_to(source) if whole else target,
+                    copied=name.startswith("code/"),
+                )
+        except OSError as error:
+            say(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
+    say(f"made: {', '.join(sorted({place for place, _ in made}))}")
+
+
+def _lay(file: Path, target: Path, *, copied: bool) -> None:
+    """Make a copy of a file, or a link to it, where nothing is yet."""
+    if target.is_symlink() and not target.exists():
+        target.unlink()  # of a kit that is gone
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not copied:
+        target.symlink_to(file.resolve())
+        return
+    shutil.copyfile(file, target)
+    with target.open("rb") as opened:
+        target.chmod(0o755 if opened.read(2) == b"#!" else 0o644)
+
+
 def paths_of(group: str, name: str) -> list[str]:
     """Return the paths of a source below the inputs: in the layout of 2026, then in the older one."""
     return [f"{group}/{name}", name if group == "competitions" else name.partition("/")[2]]
