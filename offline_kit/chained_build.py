@@ -8,6 +8,8 @@ here only for a rehearsal here.
 import os
 import shutil
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +21,21 @@ from offline_kit.chained.house import Record
 from offline_kit.chained.job import Job
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
-from offline_kit.kaggle_gateway.nouns import NewNotebook
+from offline_kit.kaggle_gateway.nouns import Kaggle, NewNotebook
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import FileEntry, Kit
 from offline_kit.pipeline import Built
 from offline_kit.push import notebooks, run_files, runs
 from offline_kit.push.notebooks import NotebookPlan
 from offline_kit.push.runs import Finished
-from offline_kit.report import SILENT, Reporter
+from offline_kit.report import SILENT, Advance, Reporter
 from offline_kit.runtime import kit_wheelhouse
 from offline_kit.shipping import LOCAL_ADDRESS, Port
 
 FACTS = "image.json"
 """What a run tells about its image."""
+LOOK = 0.2
+"""Seconds between two looks at how much of a wheel has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,7 +199,7 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
     with report.progress(text, total) as advance:
         try:
             for entry in wanted:
-                came = run_files.bring(run, entry.stored, port.kaggle, scratch)
+                came = _come(run, entry, port.kaggle, scratch, advance)
                 if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
@@ -203,10 +207,33 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
                         details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
                     )
                 cache.adopt(came, digest)
-                advance(entry.size)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     lacking(kit)  # lays them into the kit
+
+
+def _come(run: tuple[str, int], entry: FileEntry, kaggle: Kaggle, scratch: Path, advance: Advance) -> Path:
+    """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
+    pool, shown = ThreadPoolExecutor(1), 0
+    try:
+        coming = pool.submit(run_files.bring, run, entry.stored, kaggle, scratch)
+        while wait((coming,), timeout=LOOK).not_done:
+            now = min(entry.size, max(shown, _landed(scratch)))
+            advance(now - shown)
+            shown = now
+        came = coming.result()
+        advance(entry.size - shown)
+        return came
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # on ^C a silent server would hold us
+
+
+def _landed(folder: Path) -> int:
+    total = 0
+    for name in files.tree(folder) if folder.is_dir() else ():
+        with suppress(FileNotFoundError):
+            total += (folder / name).stat().st_size
+    return total
 
 
 def _gone(record: Record, port: Port) -> OutsideError:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 from kit_builder import wheel
+from listener import Listener
 from ship_case import PREDICT, Yard, in_places, make_project, retrain, yard
 
+from offline_kit import chained_build, config, shipping
+from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle.running import Job, Result, Runner
 
 WHEELHOUSE = "local/project-wheelhouse"
@@ -112,6 +115,7 @@ def kept(here: Yard) -> list[str]:
     return sorted(path.name for path in folder.rglob("*.whl"))
 
 
+@pytest.mark.slow
 @pytest.mark.sandbox
 def test_the_wheels_stay_there_until_a_rehearsal_needs_them(here: Yard) -> None:
     """A build fetches what tells of them; the first rehearsal here fetches them, checked, and no later one."""
@@ -156,6 +160,7 @@ def test_the_wheels_stay_there_until_a_rehearsal_needs_them(here: Yard) -> None:
     assert (here.calls(downloads), kept(here)) == (before, [WHEEL, OTHER])
 
 
+@pytest.mark.slow
 def test_a_later_run_that_failed_takes_nothing_away(here: Yard) -> None:
     """What is attached is the newest output: a version without one is passed over."""
     here.run("build", *on(here)).good()
@@ -192,6 +197,23 @@ def test_a_plan_of_the_build_there(here: Yard) -> None:
     assert (again["action"], again["runs"], again["version"]) == ("nothing", False, 1)
     assert "run again, as --upgrade asks" in here.run("build", *on(here), "--dry-run", "--upgrade").good().err
     assert here.calls("SaveKernel") == 1
+
+
+@pytest.mark.slow
+def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bar moves while it comes, and ends at the size of all wheels."""
+    name, data = wheel("zweite", files={"zweite.bin": "#" * 60_000_000})
+    (here.project.parent.parent / "one" / "wheels" / name).write_bytes(data)
+    here.run("build", *on(here)).good()
+    monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
+    monkeypatch.setattr(chained_build, "LOOK", 0.01)
+    listener = Listener()
+    with shipping.port(config.load(here.project, {}), Where(local=here.bench.server.url)) as port:
+        chained_build.fetch(here.kit, port, listener)
+    ((total, amounts),) = listener.bars
+    assert sum(amounts) == total > 60_000_000
+    assert len([amount for amount in amounts if amount]) > 2
+    assert kept(here) == [WHEEL, OTHER]
 
 
 @pytest.mark.slow
