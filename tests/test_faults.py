@@ -338,7 +338,7 @@ def test_slow_processing(tmp_path: Path, built: Path) -> None:
 def test_failed_processing(here: Yard) -> None:
     """Exit 4 with the usual causes and the page that knows the reason; the same command makes a version."""
     here.breaks(on="CreateDataset", stuck="FAILED")
-    here.push(*DATA).failed(4, "could not process version 1", "usual causes", "kaggle.com")
+    here.push(*DATA).failed(4, "could not process version 1", "usual causes", "its page, http")
     here.push(*DATA).good()
     assert here.datasets() == [1, 2]
     assert here.holds_the_kit()

@@ -195,7 +195,7 @@ def test_what_stands_in_the_way_of_a_submission_is_told_beforehand(bench: Bench)
     """Deadline, rules, closed and code-only are in GetCompetition; a submission in spite of them is refused."""
     ask = {"competitionName": "small-digits"}
     told = bench.rpc("GetCompetition", **ask)
-    assert told["url"] == told["ref"] == "https://www.kaggle.com/competitions/small-digits"
+    assert told["url"] == told["ref"] == f"{bench.server.url}/competitions/small-digits"
     assert (told["title"], told["maxDailySubmissions"]) == ("Small digits", 5)
     assert (told["userHasEntered"], told["isKernelsSubmissionsOnly"]) == (True, True)
     assert (told["submissionsDisabled"], told["deadline"]) == (False, "2099-01-01T00:00:00.000Z")

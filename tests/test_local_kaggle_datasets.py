@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import tarfile
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -134,6 +135,16 @@ def test_a_plain_request_for_another_host_goes_nowhere(bench: Bench) -> None:
         line.sendall(b"GET http://www.kaggle.com/ HTTP/1.1\r\nHost: www.kaggle.com\r\n\r\n")
         assert line.recv(100).startswith(b"HTTP/1.1 403")
     assert bench.server.traffic.refused() == ["www.kaggle.com"]
+
+
+def test_no_page_at_kaggle_is_named(bench: Bench) -> None:
+    """What is here is not there: addresses are the server's own, and say what to do instead of looking."""
+    create(bench, {"b.txt": b"b"})
+    bench.ready()
+    page = bench.rpc("GetDataset", **ASK)["url"]
+    assert page == f"{bench.server.url}/datasets/{SLUG}"
+    with urllib.request.urlopen(page, timeout=10) as answer:
+        assert "no pages" in answer.read().decode()
 
 
 def test_without_credentials_nothing_is_told(bench: Bench) -> None:

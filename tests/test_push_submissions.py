@@ -29,7 +29,7 @@ from offline_kit.push.submission_plan import human_time
 from offline_kit.push.submissions import failure
 from offline_kit.report import _Silent
 
-LOCAL = "https://www.kaggle.com/competitions/small-digits"
+PAGE = "/competitions/small-digits"
 FIRST = 1001
 """The number of the first submission."""
 STATES = [Phase.BEGUN, Phase.ANSWERED, Phase.DONE]
@@ -156,8 +156,8 @@ def stopped(held: Contest, **changes: object) -> OfflineKitError:
 @pytest.mark.parametrize(
     ("extra", "what", "hint"),
     [
-        ("entered = false", "has not accepted the rules of 'small-digits'", f"{LOCAL}/rules"),
-        ("closed = true", "takes no submissions", "see https"),
+        ("entered = false", "has not accepted the rules of 'small-digits'", f"{PAGE}/rules"),
+        ("closed = true", "takes no submissions", "see http"),
         ("deadline = 2024-05-06T07:08:00Z", "2024-05-06 07:08 UTC, over since", "--late"),
         (
             "daily = 0",
@@ -280,7 +280,7 @@ def test_late_submissions_go_where_they_are_taken(held: Contest) -> None:
 
 REFUSALS = [
     (400, "Your team has used its daily Submission allowance (5) today", "the day of Kaggle turns"),
-    (403, "You must accept this competition's rules", f"{LOCAL}/rules"),
+    (403, "You must accept this competition's rules", f"{PAGE}/rules"),
     (404, "Notebook version not found", "'offline-kit push' pushes another"),
     (400, "Submission not allowed: too large", "nothing was spent"),
 ]
@@ -451,7 +451,7 @@ def test_a_submission_that_fails_is_told_with_cause_and_remedy(
     assert f"submission {done.ref} failed" in caught.value.what
     assert words in caught.value.what
     assert remedy in caught.value.hint
-    assert f"https://www.kaggle.com/submissions/{done.ref}" in caught.value.details[1]
+    assert f"{held.bench.server.url}/submissions/{done.ref}" in caught.value.details[1]
     (entry,) = held.ledger.entries()
     assert (entry.state, words in entry.error) == ("error", True)
     assert held.submit(version=version).already

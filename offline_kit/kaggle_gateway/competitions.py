@@ -30,7 +30,7 @@ class Competitions(Asking):
             entered=bool(answer.get("userHasEntered")),
             closed=bool(answer.get("submissionsDisabled")),
             daily=int(answer.get("maxDailySubmissions") or 0),
-            url=str(answer.get("url") or f"https://www.kaggle.com/competitions/{slug}"),
+            url=str(answer.get("url") or f"{self._calls.session.site}/competitions/{slug}"),
         )
 
     def limits(self, slug: str) -> Limits:

@@ -51,7 +51,7 @@ class Notebooks(Asking):
                 if no.status not in ABSENT:
                     raise
                 answer = None
-        return None if answer is None else _notebook(ref, answer)
+        return None if answer is None else _notebook(ref, answer, self._calls.session.site)
 
     def save_notebook(self, new: NewNotebook) -> Saved:
         """Push a version, which begins to run."""
@@ -66,7 +66,7 @@ class Notebooks(Asking):
         return Saved(
             ref=ref,
             version=version,
-            url=_page(ref, answer.get("url")),
+            url=_page(ref, answer.get("url"), self._calls.session.site),
             rejected=tuple(
                 f"{kind} '{source}'"
                 for field, kind in _REJECTED.items()
@@ -199,7 +199,7 @@ def _simplify(cell: dict[str, Any]) -> bool:
     return cell != before
 
 
-def _notebook(ref: str, answer: Mapping[str, Any]) -> RemoteNotebook:
+def _notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
     told = answer.get("metadata") or {}
 
     def refs(field: str) -> tuple[str, ...]:
@@ -221,7 +221,7 @@ def _notebook(ref: str, answer: Mapping[str, Any]) -> RemoteNotebook:
         gpu=bool(told.get("enableGpu")),
         machine=str(told.get("machineShape") or ""),
         image=str(told.get("dockerImage") or ""),
-        url=_page(_ref(told) or ref, told.get("url")),
+        url=_page(_ref(told) or ref, told.get("url"), site),
     )
 
 
@@ -236,9 +236,9 @@ def _ref(answer: Mapping[str, Any]) -> str:
     return ""
 
 
-def _page(ref: str, url: object) -> str:
+def _page(ref: str, url: object, site: str) -> str:
     said = str(url or "")
-    return said if said.startswith("http") else f"https://www.kaggle.com/code/{ref}"
+    return said if said.startswith("http") else f"{site}/code/{ref}"
 
 
 def _log(text: str) -> tuple[LogLine, ...]:

@@ -71,6 +71,11 @@ class Session:
         """Log in, where that is not done yet, and return who we are."""
         return self._logged_in().account
 
+    @property
+    def site(self) -> str:
+        """Where this Kaggle's pages are."""
+        return self._where.local or "https://www.kaggle.com"
+
     def ask(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
         """Return the answer to a request, within `deadline` seconds after the login.
 

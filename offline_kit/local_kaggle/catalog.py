@@ -139,7 +139,7 @@ class Catalog:
         return wire.redirect(self.links.give(call.base, final, f"{record['slug']}.zip"))
 
     def _told(self, record: Record) -> dict[str, Any]:
-        url = f"https://www.kaggle.com/competitions/{record['slug']}"
+        url = f"{wire.HERE}/competitions/{record['slug']}"
         return {
             "id": record["id"],
             "ref": url,

@@ -302,7 +302,7 @@ def _key_of(record: Record) -> Key:
 
 
 def _url(record: Record) -> str:
-    return f"https://www.kaggle.com/datasets/{record['owner']}/{record['slug']}"
+    return f"{wire.HERE}/datasets/{record['owner']}/{record['slug']}"
 
 
 def _accepted(record: Record) -> dict[str, Any]:

@@ -268,7 +268,7 @@ def _version_id(instance: Record, number: int) -> int:
 
 
 def _url(record: Record) -> str:
-    return f"https://www.kaggle.com/models/{record['owner']}/{record['slug']}"
+    return f"{wire.HERE}/models/{record['owner']}/{record['slug']}"
 
 
 def _named(record: Record) -> dict[str, Any]:

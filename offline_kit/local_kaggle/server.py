@@ -160,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             return kaggle.blobs.put(target.after("/upload/"), self._headers(), body)
         if name == "GET":
             body.drain()
+            if target.path.split("/")[1] in wire.PAGES:
+                return wire.page()
             return Answer(file=kaggle.links.find(target.after("/files/")))
         if name == "LOGS":
             body.drain()

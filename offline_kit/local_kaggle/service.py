@@ -74,7 +74,7 @@ class LocalKaggle:
         answer = rpc(call)
         if fault.twice:
             answer = rpc(call)
-        return answer if isinstance(answer, Answer) else wire.json_answer(answer)
+        return answer if isinstance(answer, Answer) else wire.json_answer(wire.placed(answer, base))
 
     def follow_log(self, asked: Mapping[str, str], headers: Mapping[str, str], base: str) -> Answer:
         """Answer who follows the log of a run; raises Refusal."""

@@ -233,6 +233,6 @@ def _told(record: Record) -> dict[str, Any]:
         "submittedBy": record["user"],
         "submittedByRef": record["user"],
         "teamName": "LOCAL",
-        "url": f"https://www.kaggle.com/submissions/{record['ref']}",
+        "url": f"{wire.HERE}/submissions/{record['ref']}",
         **scores,
     }

@@ -20,6 +20,17 @@ _WORDS = {
 }
 
 
+HERE = "here:"
+"""How the address of a page begins in what is told about a thing; `placed` puts the server's own there."""
+_PLACED = frozenset({"url", "ref"})
+PAGES = frozenset({"datasets", "models", "code", "competitions", "submissions"})
+"""How the paths of pages begin."""
+_NO_PAGES = (
+    "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
+    " the rules of a competition are accepted in its competition.toml (entered = true).\n"
+)
+
+
 class Refusal(Exception):  # noqa: N818 - a word of the service, not of ours
     """The service says no: a status and a sentence; the server makes the answer of it."""
 
@@ -101,6 +112,25 @@ def items(body: Mapping[str, Any], name: str) -> list[Any]:
     if not isinstance(value, list):
         raise Refusal(400, f"Invalid value for {name}")
     return value
+
+
+def placed(value: Any, base: str) -> Any:
+    """Return what is told with the server's own address in it: nothing of it is on kaggle.com."""
+    if isinstance(value, list):
+        return [placed(each, base) for each in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        name: base + each.removeprefix(HERE)
+        if name in _PLACED and isinstance(each, str) and each.startswith(HERE)
+        else placed(each, base)
+        for name, each in value.items()
+    }
+
+
+def page() -> Answer:
+    """Return what stands at the address of any page."""
+    return Answer(body=_NO_PAGES.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
 
 
 def json_answer(value: Mapping[str, Any], status: int = 200) -> Answer:

@@ -248,7 +248,7 @@ def _notebook_line(pushed: "PushedNotebook", ran: "Ran | None") -> str:
 
 
 def _page(url: str, account: "Account") -> str | None:
-    """Return a page on Kaggle; a local one has none, though it names Kaggle's as Kaggle would."""
+    """Return a page on Kaggle; a local one has none that is worth a look."""
     return url if account.place == "Kaggle" else None
 
 
