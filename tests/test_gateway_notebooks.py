@@ -85,6 +85,34 @@ def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alic
         assert bob.run(KERNEL, 1) is None
 
 
+@pytest.mark.parametrize(
+    ("field", "said", "source"),
+    [
+        ("datasets", "datasets/alice/kit", "alice/kit"),
+        ("datasets", "/datasets/alice/kit", "alice/kit"),
+        ("datasets", "datasets/kit", "datasets/kit"),
+        ("datasets", "alice/kit/3", "alice/kit/3"),
+        ("notebooks", "https://www.kaggle.com/code/alice/made", "alice/made"),
+        ("competitions", "c/small-digits", "small-digits"),
+        ("competitions", "competitions", "competitions"),
+        ("models", "models/alice/m/pyTorch/base/2", "alice/m/pyTorch/base/2"),
+        ("models", "models/m/pyTorch/base/2", "models/m/pyTorch/base/2"),
+    ],
+)
+def test_a_source_is_told_as_it_is_pushed(
+    bench: Bench, alice: Client, field: str, said: str, source: str
+) -> None:
+    """The name of its kind in front is dropped, and an owner of that name is not."""
+    name = {"datasets": "dataset", "notebooks": "kernel", "competitions": "competition", "models": "model"}[
+        field
+    ]
+    told = {"metadata": {"ref": KERNEL, f"{name}DataSources": [said]}, "blob": {"source": "{}"}}
+    bench.kaggle.faults.add(Fault(on="GetKernel", answer=told))
+    found = alice.notebook(KERNEL)
+    assert found
+    assert getattr(found.sources, field) == (source,)
+
+
 def test_internet_is_switched_off_in_words() -> None:
     """The flag is always sent: left out, Kaggle's client would switch the internet on."""
     plain = as_request(new())
@@ -180,7 +208,7 @@ def test_every_form_of_a_ref_is_understood(bench: Bench, alice: Client, answer: 
     bench.kaggle.faults.add(Fault(on="SaveKernel", answer=answer))
     saved = alice.save_notebook(new())
     assert (saved.ref, saved.version) == (KERNEL, 4)
-    assert f"/code/{KERNEL}" in saved.url
+    assert saved.url.startswith(f"https://www.kaggle.com/code/{KERNEL}")
 
 
 def test_a_push_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client) -> None:

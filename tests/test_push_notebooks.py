@@ -10,13 +10,14 @@ import pytest
 from local_kaggle_case import HASTY, Bench, notebook, serving
 from notebook_case import METADATA, REF, WRITES, new, pushes, versions, written
 from push_case import EAGER, client, make_kit, pushed, ways
+from test_local_kaggle_competitions import competition
 
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import NewNotebook, Sources
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
-from offline_kit.push import notebooks
+from offline_kit.push import notebooks, runs
 from offline_kit.push.journal import Phase
 from offline_kit.push.notebook_same import content_id, extra, lacks
 
@@ -350,6 +351,23 @@ def test_kaggles_own_way_to_write_a_notebook_is_no_failure(bench: Bench, alice: 
     assert notebooks.push(new("print(2)"), alice, ways(bench)).version == 2
     ended(bench, 2)
     assert notebooks.push(new(), alice, ways(bench)).version == 3
+
+
+def test_sources_with_their_kind_in_front_are_the_same_sources(tmp_path: Path) -> None:
+    """Kaggle tells 'dataset/owner/slug' for what was pushed as 'owner/slug': nothing is missing or too many."""
+    settings = dataclasses.replace(HASTY, kinds_in_sources=True)
+    with serving(tmp_path, settings) as bench, client(bench) as alice:
+        bench.kaggle.catalog.add(competition(tmp_path))
+        pushed(bench, make_kit(tmp_path / "kit"), alice)
+        runs.push_and_follow(new(ref="alice/made-there", title="Made there"), alice, ways(bench))
+        wanted = Sources(
+            datasets=("alice/plant-kit",), competitions=("small-digits",), notebooks=("alice/made-there",)
+        )
+        assert notebooks.push(new(sources=wanted), alice, ways(bench)).version == 1
+        there = alice.notebook(REF)
+        assert there
+        assert there.sources == wanted
+        assert notebooks.push(new(sources=wanted), alice, ways(bench)).action == "nothing"
 
 
 def test_a_source_too_many_is_another_content(bench: Bench, alice: Client) -> None:

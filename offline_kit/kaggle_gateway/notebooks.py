@@ -36,6 +36,14 @@ _REJECTED = {
     "invalidModelSources": "model",
 }
 
+_KINDS = {
+    "datasetDataSources": (("dataset", "datasets"), 2),
+    "competitionDataSources": (("competition", "competitions", "c"), 1),
+    "kernelDataSources": (("code", "kernel", "kernels", "notebooks"), 2),
+    "modelDataSources": (("model", "models"), 5),
+}
+"""Fields of a notebook's sources: what Kaggle may put in front of one, and of how many words one is at least."""
+
 
 class Notebooks(Asking):
     """The part of `nouns.Kaggle` about notebooks."""
@@ -203,7 +211,7 @@ def _notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
     told = answer.get("metadata") or {}
 
     def refs(field: str) -> tuple[str, ...]:
-        return tuple(str(each) for each in told.get(field) or [])
+        return tuple(_source(field, str(each)) for each in told.get(field) or [])
 
     return RemoteNotebook(
         ref=_ref(told) or ref,
@@ -223,6 +231,14 @@ def _notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
         image=str(told.get("dockerImage") or ""),
         url=_page(_ref(told) or ref, told.get("url"), site),
     )
+
+
+def _source(field: str, said: str) -> str:
+    """Return a source as it is pushed, "owner/slug"; Kaggle tells it with the name of its kind in front, too."""
+    kinds, words = _KINDS[field]
+    steps = [step for step in said.removeprefix("https://www.kaggle.com").split("/") if step]
+    named = len(steps) > words and steps[0].lower() in kinds
+    return "/".join(steps[1:] if named else steps)
 
 
 def _ref(answer: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ class Kernels:
             f"invalid{kind.capitalize()}Sources": self.runs.invalid(kind, call.texts(field), call.user)
             for kind, field in SOURCES.items()
         }
-        url = f"{wire.HERE}{ref}"
+        url = f"https://www.kaggle.com{ref}"
         told = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
         return {**told, "invalidTags": [], **refused}
 
@@ -282,6 +282,9 @@ class Kernels:
 
     def _told(self, record: Record, version: Record) -> dict[str, Any]:
         same = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
+        if self.runs.settings.kinds_in_sources:
+            for kind, field in SOURCES.items():
+                same[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
         latest = max(self._numbers(_key_of(record)), default=0)
         own = {
             "id": record["id"],

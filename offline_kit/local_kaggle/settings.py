@@ -27,6 +27,8 @@ class Settings:
     """From the end of a hidden run to its score."""
     layout: str = "new"
     """Mounts below /kaggle/input: "new" (datasets/<owner>/<slug>) or "old" (<slug>)."""
+    kinds_in_sources: bool = False
+    """Whether a notebook tells its sources with their kind in front: "dataset/<owner>/<slug>"."""
     error_shape: str = "nested"
     """Bodies of errors: "nested" as the live service, "flat" as the client understands, "html" or "empty"."""
 
