@@ -157,8 +157,37 @@ def test_members_are_averaged_over_all_batches() -> None:
     """Ids stand in the order of the batches, predictions beside them."""
     found = predict_all(members(1, 3), TIMES, ROWS, say=quiet)
     assert found.ids == [1, 2, 3]
-    assert found.values.dtype == np.float32
     assert found.values.tolist() == [[2], [4], [6]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"),
+    [
+        ("float64", "float64"),
+        ("int64", "float64"),
+        ("int32", "float64"),
+        ("float32", "float32"),
+        ("bool", "float32"),
+    ],
+)
+def test_answers_are_kept_as_exact_as_they_are(kind: str, kept: str) -> None:
+    """A large whole number comes out as the model said it; what is float32 takes no more room."""
+    frameworks = {
+        "times": (TIMES["times"][0], lambda _model, batch: np.array([123456789] * len(batch), kind))
+    }
+    found = predict_all(members(1, 2), frameworks, ROWS, say=quiet)
+    assert found.values.dtype == kept
+    expected = np.array([123456789], kind).astype(np.float64)
+    assert np.array_equal(found.values[:, 0], np.repeat(expected, 3))
+
+
+def test_tensors_of_any_kind_become_numbers() -> None:
+    """Half precision is made float32, which numpy knows; double and whole numbers stay what they are."""
+    torch = pytest.importorskip("torch")
+    for kind in (torch.bfloat16, torch.float16, torch.float32):
+        assert as_rows(torch.ones(2, dtype=kind, requires_grad=True), 2, "m").dtype == np.float32
+    for kind in (torch.float64, torch.int64):
+        assert as_rows(torch.full((2,), 123456789, dtype=kind), 2, "m").tolist() == [[123456789]] * 2
 
 
 def test_one_model_is_in_memory_at_a_time() -> None:
@@ -228,7 +257,7 @@ def test_answers_of_any_shape_become_rows(values: Any) -> None:
     for answer in (values, values.tolist(), torch.tensor(values), values[:, :, None]):
         made = as_rows(answer, rows, "m")
         assert made.shape == values.shape
-        assert made.dtype == np.float32
+        assert made.dtype == np.float64
         assert np.allclose(made, values)
     assert as_rows(values[:, 0], rows, "m").shape == (rows, 1)
 

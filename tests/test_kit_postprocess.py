@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from offline_kit.runtime.kit_ensemble import Prediction
+from offline_kit.runtime.kit_ensemble import Member, Prediction, predict_all
 from offline_kit.runtime.kit_postprocess import for_sample, label_list, to_rows
 from offline_kit.runtime.kit_preprocess import Preprocessing, labels_of, load_file
 from offline_kit.runtime.kit_runtime import KitError
-from offline_kit.runtime.kit_tasks import Sample
+from offline_kit.runtime.kit_tasks import Batch, Sample
 
 SHARES = st.floats(0, 1, width=32)
 
@@ -128,6 +128,15 @@ def test_clipping_and_rounding(values: Any) -> None:
     rounded = rows(values, ["y"], "round")["y"]
     assert all(isinstance(each, int) for each in rounded)
     assert np.allclose(rounded, values[:, 0], atol=0.5)
+
+
+def test_large_numbers_are_rounded_to_themselves() -> None:
+    """A number of nine digits, which float32 has not, is not another one in the submission."""
+    frameworks = {"any": (lambda _path, _member: None, lambda _model, batch: batch + 0.2)}
+    batches = [Batch(["a", "b"], np.array([123456789.0, 123456791.0]))]
+    found = predict_all([Member("m", "any", Path("m"))], frameworks, batches, say=lambda _text: None)
+    made = to_rows(found, Sample(Path("s.csv"), ("id", "y"), ["a", "b"]), "round")
+    assert made["y"].tolist() == [123456789, 123456791]
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ class Prediction:
 
     ids: list[Any]
     values: Any
-    """A float32 array, one row for each of them."""
+    """An array, one row for each of them: float32, or float64 where the models' answers need it."""
     classes: list[Any]
     """What the columns stand for, where the models tell; else empty."""
 
@@ -108,14 +108,18 @@ def sum_of(views: Iterable[Any]) -> Any:
 
 
 def as_rows(answer: Any, rows: int, name: str) -> Any:
-    """Return a model's answer as a float32 array of `rows` rows; raises KitError for any other number."""
+    """Return a model's answer as an array of `rows` rows, as exact as it is; raises KitError for any other number."""
     import numpy as np
 
     if isinstance(answer, list) and answer and getattr(answer[0], "ndim", 0) == 2:
         answer = _of_targets([np.asarray(each) for each in answer], name)
     if hasattr(answer, "detach"):
-        answer = answer.detach().float().cpu().numpy()
-    values = np.asarray(answer, dtype=np.float32)
+        short = answer.is_floating_point() and answer.element_size() < 4  # numpy has no bfloat16
+        answer = (answer.detach().float() if short else answer.detach()).cpu().numpy()
+    values = np.asarray(answer)
+    # float32 where nothing is lost by it: it has not every whole number above 16 777 216.
+    number = values.dtype.kind in "fiub"
+    values = values.astype(np.result_type(values.dtype, np.float32) if number else np.float64)
     values = values.reshape(1, 1) if values.ndim == 0 else values
     values = values.reshape(len(values), -1)
     if len(values) != rows:
@@ -171,6 +175,7 @@ class Blend:
         self.weight = 0.0
         self.total: Any = None
         self.votes: Any = None
+        self.exact: Any = "float32"  # the least dtype that loses nothing of the answers
 
     def add(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
         """Take in the prediction of one member."""
@@ -183,6 +188,7 @@ class Blend:
             vote = votes_of(values, each=self.each) * weight
             self.votes = vote if self.votes is None else self.votes + vote
         values = ranks_of(values) if self.how == "rank" else values
+        self.exact = np.result_type(self.exact, values.dtype)
         share = values.astype(np.float64) * weight
         self.total = share if self.total is None else self.total + share
         self.weight += weight
@@ -208,7 +214,7 @@ class Blend:
         import numpy as np
 
         if self.how != "vote":
-            return (self.total / self.weight).astype(np.float32)
+            return (self.total / self.weight).astype(self.exact)
         # Where votes are equal, the means decide.
         spread = self.total / self.weight
         if self.each or self.votes.shape[1] == 1:
