@@ -208,7 +208,7 @@ def test_every_form_of_a_ref_is_understood(bench: Bench, alice: Client, answer: 
     bench.kaggle.faults.add(Fault(on="SaveKernel", answer=answer))
     saved = alice.save_notebook(new())
     assert (saved.ref, saved.version) == (KERNEL, 4)
-    assert saved.url.startswith(f"https://www.kaggle.com/code/{KERNEL}")
+    assert f"/code/{KERNEL}" in saved.url
 
 
 def test_a_push_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client) -> None:

@@ -86,7 +86,7 @@ class Kernels:
             f"invalid{kind.capitalize()}Sources": self.runs.invalid(kind, call.texts(field), call.user)
             for kind, field in SOURCES.items()
         }
-        url = f"https://www.kaggle.com{ref}"
+        url = f"{wire.HERE}{ref}"
         told = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
         return {**told, "invalidTags": [], **refused}
 
