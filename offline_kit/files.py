@@ -79,10 +79,25 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 def _unwritable(place: Path, error: OSError) -> OutsideError:
+    if (kind := _no_folder(place)) is not None:
+        return OutsideError(
+            f"'{kind[0]}' is {kind[1]}, where a folder should be",
+            hint="move it away or remove it, or choose another place with --out or OFFLINE_KIT_CACHE",
+        )
     return OutsideError(
         f"cannot write below '{place}': {error.strerror}",
         hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
     )
+
+
+def _no_folder(place: Path) -> tuple[Path, str] | None:
+    """Return what stands in the way of a folder at this place, and what it is; None for nothing."""
+    for step in (place, *place.parents):
+        if step.is_symlink() and not step.exists():
+            return step, "a link that leads nowhere"
+        if step.exists():
+            return None if step.is_dir() else (step, "a file")
+    return None
 
 
 def made(folder: Path) -> Path:

@@ -60,9 +60,9 @@ def test_an_unwritable_place_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
     """Neither a lock nor a written file crashes where its folder is a file."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutsideError, match="cannot write below"), files.locked(tmp_path / "file" / "lock"):
+    with pytest.raises(OutsideError, match="is a file"), files.locked(tmp_path / "file" / "lock"):
         pass
-    with pytest.raises(OutsideError, match="cannot write below"):
+    with pytest.raises(OutsideError, match="is a file"):
         files.write_atomic(tmp_path / "file" / "deep" / "name", b"")
 
 
@@ -139,3 +139,20 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 def test_sizes_for_a_person(size: float, text: str) -> None:
     """Decimal units, one digit after the point."""
     assert files.human_size(size) == text
+
+
+@pytest.mark.parametrize("below", ["", "a/b"], ids=["itself", "on the way"])
+def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path: Path, below: str) -> None:
+    """Nothing is to be made writable: the file is named, and what to do with it."""
+    (tmp_path / "dist").write_text("")
+    for make in (files.made, lambda place: files.write_atomic(place / "x", "")):
+        with pytest.raises(OutsideError, match="dist' is a file, where a folder should be") as caught:
+            make(tmp_path / "dist" / below)
+        assert "remove it" in caught.value.hint
+
+
+def test_a_link_that_leads_nowhere_is_called_one(tmp_path: Path) -> None:
+    """It is neither a file nor a folder, and nothing can be made at its place."""
+    (tmp_path / "dist").symlink_to(tmp_path / "gone")
+    with pytest.raises(OutsideError, match="dist' is a link that leads nowhere"):
+        files.made(tmp_path / "dist")
