@@ -234,6 +234,37 @@ def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
     assert classes_of(Times(1)) == []
 
 
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    ("classes", "columns", "told"),
+    [
+        (["bird", "cat", "dog"], 3, "note: the columns of 'booster' are taken in the order bird, cat, dog"),
+        (["no", "yes"], 1, "note: the column of 'booster' is taken for the probability of yes"),
+        ([1, 2, 3], 3, "note: the columns of 'booster' are taken in the order 1, 2, 3"),
+        ([0, 1, 2], 3, ""),
+        ([False, True], 2, ""),
+    ],
+)
+def test_columns_without_names_are_told_once(first: int, classes: list[Any], columns: int, told: str) -> None:
+    """A model that knows no names goes by place beside one that does, and that is said, whichever comes first."""
+    width = {"booster": columns, "forest": len(classes)}
+    frameworks = {
+        name: (
+            lambda _path, member: Times(1, classes if member.name == "forest" else None),
+            lambda _model, batch, count=count: np.full((len(batch), count), 1 / count),
+        )
+        for name, count in width.items()
+    }
+    both = [Member(name, name, Path(name)) for name in width][:: -1 if first else 1]
+    said: list[str] = []
+    predict_all(both, frameworks, ROWS, say=said.append)
+    assert [line for line in said if "taken" in line] == [told] * bool(told)
+    said.clear()
+    served = Ensemble(both, frameworks, say=said.append)
+    assert [served.predict(batch).classes for batch in ROWS] == [classes, classes]
+    assert said == [told] * bool(told)
+
+
 def test_views_of_a_batch_are_averaged() -> None:
     """A `tta` yields batches, and their answers are one; a `tta` that yields nothing is refused."""
     found = predict_all(members(1), TIMES, ROWS, tta=lambda batch: (batch, batch * 3), say=quiet)

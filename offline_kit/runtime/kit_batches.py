@@ -6,8 +6,8 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from offline_kit.runtime.kit_ensemble import Blend, Member, Prediction, as_rows, classes_of, ordered, sum_of
-from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_ensemble import Blend, Classes, Member, Prediction, as_rows, classes_of, sum_of
+from offline_kit.runtime.kit_runtime import KitError, Say
 from offline_kit.runtime.kit_tasks import Batch, Table
 
 Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
@@ -34,13 +34,16 @@ class Sent(Table):
 class Ensemble:
     """The models of an ensemble, all in memory: a gateway waits for each batch."""
 
-    def __init__(self, members: Sequence[Member], frameworks: Frameworks, how: str = "mean") -> None:
+    def __init__(
+        self, members: Sequence[Member], frameworks: Frameworks, how: str = "mean", say: Say = print
+    ) -> None:
         if how == "rank":
             raise KitError(
                 "a rank mean needs the whole test set, and a gateway shows one batch at a time",
                 hint='set `ensemble` to "mean", "weighted" or "vote"',
             )
         self.members, self.how, self.frameworks = members, how, frameworks
+        self.classes = Classes(say)
         self.models = [frameworks[each.framework][0](each.path, each) for each in members]
 
     def predict(
@@ -52,16 +55,13 @@ class Ensemble:
     ) -> Prediction:
         """Return what all models together say about one batch."""
         blend = Blend(self.how, each=each)
-        classes: list[Any] = []
         for member, model in zip(self.members, self.models, strict=True):
             predict = self.frameworks[member.framework][1]
             views = tta(batch.data) if tta else [batch.data]
             values = sum_of(as_rows(predict(model, view), len(batch.ids), member.name) for view in views)
-            own = classes_of(model)
-            classes = classes or own
-            values = ordered(values, own, classes, member.name)
+            values = self.classes.ordered(values, classes_of(model), member.name)
             blend.add(values, member.weight, member.name)
-        return Prediction(list(batch.ids), blend.result(), classes)
+        return Prediction(list(batch.ids), blend.result(), self.classes.names)
 
 
 def is_polars(frame: Any) -> bool:

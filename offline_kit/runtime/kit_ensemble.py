@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.runtime.kit_runtime import KitError, Say
-from offline_kit.runtime.kit_tasks import progress
+from offline_kit.runtime.kit_tasks import progress, shown
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def predict_all(
     if not members:
         raise KitError("no model is there to predict with", hint="name `checkpoints` in the configuration")
     ids: list[Any] = []
-    classes: list[Any] = []
+    classes = Classes(say)
     blend = Blend(how, each=each)
     for member in members:
         load, predict = frameworks[member.framework]
@@ -68,7 +68,6 @@ def predict_all(
         own = classes_of(model)
         batches = data(member) if callable(data) else data
         names, values = _answers_of(member, model, predict, batches, tta, say)
-        classes = classes or own
         del model
         free_memory()
         if ids and names != ids:
@@ -77,8 +76,8 @@ def predict_all(
                 hint="read the test set in a fixed order",
             )
         ids = names
-        blend.add(ordered(values, own, classes, member.name), member.weight, member.name)
-    return Prediction(ids, blend.result(), classes)
+        blend.add(classes.ordered(values, own, member.name), member.weight, member.name)
+    return Prediction(ids, blend.result(), classes.names)
 
 
 def _answers_of(
@@ -164,6 +163,34 @@ def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -
             hint="put models of the same classes into one ensemble",
         )
     return values[:, [own.index(each) for each in wanted]]
+
+
+class Classes:
+    """What the columns of an ensemble stand for, as the first model says that knows it."""
+
+    def __init__(self, say: Say = print) -> None:
+        self.names: list[Any] = []
+        self._say = say
+        self._silent: dict[str, int] = {}  # members that tell nothing, and their columns until it is told
+
+    def ordered(self, values: Any, own: Sequence[Any], name: str) -> Any:
+        """Return a member's columns in this order; of one that does not know it, tell once how they are taken."""
+        self.names = self.names or list(own)
+        if not own:
+            self._silent.setdefault(name, values.shape[1])
+        self._tell()
+        return ordered(values, own, self.names, name)
+
+    def _tell(self) -> None:
+        known = [str(each) for each in self.names]
+        if known in ([], ["False", "True"], [str(place) for place in range(len(known))]):
+            return  # numbers stand for themselves, in any model
+        for name, columns in self._silent.items():
+            if columns == len(known):
+                self._say(f"note: the columns of '{name}' are taken in the order {shown(known, 20)}")
+            elif columns == 1 and len(known) == 2:
+                self._say(f"note: the column of '{name}' is taken for the probability of {known[1]}")
+            self._silent[name] = 0
 
 
 class Blend:
