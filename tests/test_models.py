@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from local_kaggle_case import Bench, serving
 from notebook_case import written
-from push_case import FILES, client, make_kit, ways
+from push_case import EAGER, FILES, client, make_kit, ways
 from ship_case import Yard, make_project, retrain, yard
 
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.models import framework_word
 from offline_kit.kaggle_gateway.nouns import Account, Sources
+from offline_kit.kaggle_names import MARKER
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.model import Kit, Part
 from offline_kit.push import models, notebooks, parts_elsewhere
@@ -196,6 +197,29 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: Client, tmp
 def test_frameworks_as_requests_name_them(framework: str, word: str) -> None:
     """The word in a handle becomes the member of Kaggle's enumeration."""
     assert framework_word(framework) == f"MODEL_FRAMEWORK_{word}"
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500])
+@pytest.mark.parametrize("method", ["DownloadModelInstanceVersion", "ListModelInstanceVersionFiles"])
+def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
+    bench: Bench, alice: Client, tmp_path: Path, method: str, status: int
+) -> None:
+    """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
+    bench.kaggle.faults.add(Fault(on=method, status=status, times=6, message="Not found"))
+    assert pushed(bench, make_kit(tmp_path / "kit", split=True), alice).source == f"{REF}/1"
+
+
+def test_a_version_that_lost_a_file_is_told_each_time(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The marker is there and a file is not: an error that names it and --resend, at the next push, too."""
+    kit = make_kit(tmp_path / "kit", split=True)
+    listing = {"files": [{"name": MARKER, "size": 10}]}
+    bench.kaggle.faults.add(Fault(on="ListModelInstanceVersionFiles", answer=listing, times=0))
+    short = ways(bench, dataclasses.replace(EAGER, grace=0.4))
+    for _ in range(2):
+        with pytest.raises(OutsideError, match="not all of its files") as caught:
+            models.push(kit, weights(kit), REF, alice, short)
+        assert "--resend" in caught.value.hint
+    assert made(bench) == (1, 1, 0)
 
 
 # ------------------------------------------------------------------ as a user does

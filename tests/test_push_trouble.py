@@ -62,3 +62,54 @@ def test_a_damaged_version_is_sent_once_more_when_asked(bench: Bench, alice: Cli
     bench.kaggle.faults.clear()
     (done,) = pushed(bench, kit, alice, Wishes(resend=True))
     assert (done.version, done.action) == (2, Action.VERSION)
+
+
+@pytest.mark.parametrize("status", [403, 404, 429, 500])
+@pytest.mark.parametrize("method", ["DownloadDataset", "ListDatasetFiles", "GetDatasetStatus"])
+def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
+    bench: Bench, alice: Client, tmp_path: Path, method: str, status: int
+) -> None:
+    """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
+    bench.kaggle.faults.add(Fault(on=method, status=status, times=6, message="Not found"))
+    (done,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
+    assert (done.version, versions(bench)) == (1, [1])
+
+
+def test_a_dataset_that_is_there_may_be_hidden_for_a_while_too(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """The look before a push waits likewise, and finds that nothing is to be done."""
+    kit = make_kit(tmp_path / "kit")
+    pushed(bench, kit, alice)
+    for method in ("DownloadDataset", "GetDatasetStatus"):
+        bench.kaggle.faults.add(Fault(on=method, status=404, times=3))
+    (again,) = pushed(bench, kit, alice)
+    assert again.action is Action.NOTHING
+
+
+def test_an_answer_that_is_lost_is_not_given_up_in_the_dark(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """While nobody can look whether it happened, it is not called lost; the next push finds it and sends nothing."""
+    kit = make_kit(tmp_path / "kit")
+    bench.kaggle.faults.add(Fault(on="CreateDataset", lose_answer=True))
+    bench.kaggle.faults.add(Fault(on="GetDataset", after=1, times=0, status=503))
+    with pytest.raises(OutsideError):
+        pushing.push(kit, datasets(kit), alice, ways(bench, SHORT))
+    bench.kaggle.faults.clear()
+    sent = bench.server.traffic.uploaded()
+    (done,) = pushed(bench, kit, alice)
+    assert (done.action, versions(bench)) == (Action.NOTHING, [1])
+    assert bench.server.traffic.uploaded() == sent
+
+
+def test_what_a_cut_run_sent_may_be_listed_late(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The next run waits for the listing within the grace before it calls the version damaged."""
+    kit = make_kit(tmp_path / "kit")
+    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=401, times=2))
+    with pytest.raises(OutsideError):
+        pushed(bench, kit, alice)
+    bench.kaggle.faults.clear()
+    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=3))
+    (done,) = pushed(bench, kit, alice)
+    assert (done.action, done.version) == (Action.NOTHING, 1)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from offline_kit import manifest
 from offline_kit.errors import OutsideError, ProjectError
-from offline_kit.kaggle_gateway.nouns import Kaggle
+from offline_kit.kaggle_gateway.nouns import Kaggle, RemoteDataset
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
 from offline_kit.patience import PassingError
-from offline_kit.push.dataset_plan import Remote, differences, not_whole
+from offline_kit.push.dataset_plan import Remote, damage, differences, not_whole
 from offline_kit.push.journal import Effect
-from offline_kit.push.waiting import WAITING, Waiting, poll
+from offline_kit.push.waiting import WAITING, Waiting, cause, poll, shown, tolerant
 from offline_kit.report import SILENT, Reporter, Say
 
 ENDED = frozenset({"ready", "failed", "deleted"})
@@ -22,10 +22,18 @@ ENDED = frozenset({"ready", "failed", "deleted"})
 _MAX_MARKER = 64 << 20
 
 
-def look(kaggle: Kaggle, ref: str, waiting: Waiting = WAITING, report: Reporter = SILENT) -> Remote:
+def look(
+    kaggle: Kaggle,
+    ref: str,
+    waiting: Waiting = WAITING,
+    report: Reporter = SILENT,
+    *,
+    expected: bool = False,
+) -> Remote:
     """Return a dataset as it is; what is still being processed is waited for first.
 
-    Raises OutsideError where that takes longer than it may.
+    A listing that lags behind is waited for where a new version is `expected`. Raises OutsideError where any
+    of it takes longer than it may.
     """
     if kaggle.dataset(ref) is None:
         return Remote(ref=ref)
@@ -38,19 +46,33 @@ def look(kaggle: Kaggle, ref: str, waiting: Waiting = WAITING, report: Reporter 
                 raise PassingError(f"it is still in the state '{state or 'hidden'}'")
             return state
 
-        state = poll(ended, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
-    found = kaggle.dataset(ref)
-    if found is None:
-        return Remote(ref=ref)
-    ready = state == "ready"
-    files = kaggle.files(ref, found.version) if ready else ()
+        patience = waiting.until(waiting.processing)
+        state = poll(tolerant(ended, line.tell), patience, lambda e: _never_ready(ref, str(e)))
+        found = kaggle.dataset(ref)
+        if found is None:
+            return Remote(ref=ref)
+        until = time.monotonic() + waiting.grace if expected else 0.0
+
+        def held() -> Remote:
+            there = _seen(kaggle, found, state)
+            if there.part and damage(there.part, there) and time.monotonic() < until:
+                line.tell("its files do not all show yet")
+                raise PassingError("its files do not all show yet")
+            return there
+
+        return poll(tolerant(held, line.tell), waiting.until(2 * waiting.grace), cause)
+
+
+def _seen(kaggle: Kaggle, found: RemoteDataset, state: str) -> Remote:
+    """Return a dataset that has come to a state, with its files and what its marker says."""
+    files = kaggle.files(found.ref, found.version) if state == "ready" else ()
     marked = any(each.name == MARKER for each in files)
     return Remote(
-        ref=ref,
+        ref=found.ref,
         version=found.version,
         state=state,
         private=found.private,
-        part=marker(kaggle, ref) if marked else None,
+        part=marker(kaggle, found.ref) if marked else None,
         files=files,
         url=found.url,
     )
@@ -88,19 +110,11 @@ def _text(path: Path) -> str:
 def appeared(kaggle: Kaggle, effect: Effect, waiting: Waiting = WAITING) -> bool:
     """Wait until something newer than before the effect shows; False where nothing does within the grace."""
 
-    def newer() -> bool:
+    def newer() -> bool | None:
         found = kaggle.dataset(effect.target)
-        if found is None or found.version <= effect.before:
-            raise PassingError("nothing newer shows yet")
-        return True
+        return True if found and found.version > effect.before else None
 
-    class _NothingError(OutsideError):
-        pass
-
-    try:
-        return poll(newer, waiting.until(waiting.grace), lambda e: _NothingError(str(e), hint="look again"))
-    except _NothingError:
-        return False
+    return shown(newer, waiting.until(waiting.grace)) is not None
 
 
 def until_there(
@@ -145,7 +159,8 @@ def until_there(
         )
 
     with _Line(kaggle, ref, report) as line:
-        return poll(there, waiting.until(waiting.processing), lambda e: _never_ready(ref, str(e)))
+        patience = waiting.until(waiting.processing)
+        return poll(tolerant(there, line.tell), patience, lambda e: _never_ready(ref, str(e)))
 
 
 class _Line(ExitStack):

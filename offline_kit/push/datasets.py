@@ -73,9 +73,11 @@ def plan(
         )
     report.step(f"Looking at {account.place} as '{account.username}'")
     refs = targets(datasets, account)
-    for ref in refs.values():
-        _settle(ref, kaggle, ways, report)
-    remotes = {part: dataset_remote.look(kaggle, ref, ways.waiting, report) for part, ref in refs.items()}
+    settled = {ref for ref in refs.values() if _settle(ref, kaggle, ways, report)}
+    remotes = {
+        part: dataset_remote.look(kaggle, ref, ways.waiting, report, expected=ref in settled)
+        for part, ref in refs.items()
+    }
     return plan_push(kit, remotes, wishes)
 
 
@@ -139,18 +141,18 @@ def _look_for(effect: Effect, trouble: OutsideError, kaggle: Kaggle, ways: Ways,
         raise trouble
 
 
-def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
-    """Wait for what an earlier run sent without seeing it arrive."""
+def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> bool:
+    """Wait for what an earlier run sent without seeing it arrive; return whether it has appeared."""
     entry = ways.journal.open(ref)
     if entry is None:
-        return
+        return False
     report.note(f"an earlier push of '{ref}' was interrupted; looking what became of it")
-    if not dataset_remote.appeared(kaggle, entry.effect, ways.waiting):
-        ways.journal.write(entry.effect, Phase.LOST)
-        return
-    # Its uploads are in the version that appeared.
-    ways.uploader(kaggle, ref).forget()
-    ways.journal.write(entry.effect, Phase.DONE)
+    there = dataset_remote.appeared(kaggle, entry.effect, ways.waiting)
+    if there:
+        # Its uploads are in the version that appeared.
+        ways.uploader(kaggle, ref).forget()
+    ways.journal.write(entry.effect, Phase.DONE if there else Phase.LOST)
+    return there
 
 
 def _arrived(

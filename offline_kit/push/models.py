@@ -23,9 +23,17 @@ from offline_kit.kaggle_names import slug_problems
 from offline_kit.model import Kit, Part
 from offline_kit.patience import PassingError
 from offline_kit.push import parts_elsewhere, sending
-from offline_kit.push.dataset_plan import MODEST, Action, Remote, Wishes, differences
+from offline_kit.push.dataset_plan import (
+    MODEST,
+    Action,
+    Remote,
+    Wishes,
+    damage,
+    differences,
+    not_whole,
+)
 from offline_kit.push.journal import Effect, Phase
-from offline_kit.push.waiting import poll
+from offline_kit.push.waiting import poll, shown, tolerant
 from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter
 
@@ -112,6 +120,9 @@ def plan(
     before = kaggle.model_version(ref) if model else 0
     held = parts_elsewhere.of_model(kaggle, ref, before) if before else None
     same = held is not None and held.id == part.id and not wishes.resend
+    there = Remote(ref=ref, files=kaggle.model_files(ref, before)) if same else Remote(ref=ref)
+    if same and (wrong := damage(part, there)):
+        raise not_whole(ref, before, wrong)
     why = f"version {before} holds exactly this part" if same else f"version {before} holds something else"
     return ModelPlan(
         part=part,
@@ -221,22 +232,9 @@ def _appeared(effect: Effect, ref: str, kaggle: Kaggle, ways: Ways) -> bool:
     return _shows(lambda: kaggle.model_version(ref) > effect.before, ways)
 
 
-class _NothingError(OutsideError):
-    """What was looked for did not show."""
-
-
 def _shows(true: Callable[[], bool], ways: Ways) -> bool:
     """Tell whether something comes true within the grace."""
-
-    def see() -> bool:
-        if not true():
-            raise PassingError("it does not show yet")
-        return True
-
-    try:
-        return poll(see, ways.waiting.until(ways.waiting.grace), lambda e: _NothingError(str(e), hint=_AGAIN))
-    except _NothingError:
-        return False
+    return shown(lambda: true() or None, ways.waiting.until(ways.waiting.grace)) is not None
 
 
 def _until_there(found: ModelPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> int:
@@ -255,17 +253,13 @@ def _until_there(found: ModelPlan, kaggle: Kaggle, ways: Ways, report: Reporter)
         if wrong := differences(part, remote):
             seen.append(time.monotonic())
             if seen[-1] - seen[0] > ways.waiting.grace:
-                raise OutsideError(
-                    f"version {version} of '{found.ref}' has not all files as they were sent",
-                    hint="look at its page, and send it again with --resend",
-                    details=wrong[:10],
-                )
+                raise not_whole(found.ref, version, wrong)
             raise PassingError(wrong[0])
         return version
 
     with report.waiting(f"{kaggle.account().place} processes '{found.ref}'") as say:
         return poll(
-            there,
+            tolerant(there, say),
             ways.waiting.until(ways.waiting.processing),
             lambda e: OutsideError(f"the model '{found.ref}' is not ready in time: {e}", hint=_AGAIN),
         )

@@ -5,10 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from offline_kit.errors import OfflineKitError
-from offline_kit.patience import Patience, attempts
+from offline_kit.errors import OfflineKitError, OutsideError
+from offline_kit.kaggle_gateway.nouns import RefusedError, UnansweredError, UnsentError
+from offline_kit.patience import PassingError, Patience, attempts
+from offline_kit.report import Say
 
 _NEVER = 10**6
+_ABSENT = frozenset({403, 404})
+"""What Kaggle answers about what was made a moment ago, too."""
 _T = TypeVar("_T")
 
 
@@ -43,3 +47,49 @@ def poll(see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception
         with attempt:
             return see()
     raise AssertionError("unreachable")
+
+
+def tolerant(see: Callable[[], _T], say: Say = lambda _words: None) -> Callable[[], _T]:
+    """Return a look that trouble of Kaggle's does not end, nor "there is no such thing": both may pass, and are said."""
+
+    def look() -> _T:
+        try:
+            return see()
+        except RefusedError as no:
+            if no.status in _ABSENT or no.status == 429 or no.status >= 500:
+                say(f"no answer at the moment: {no.what}")
+                raise PassingError(no.what, no.after) from no
+            raise
+        except (UnansweredError, UnsentError) as lost:
+            say(f"no answer at the moment: {lost.what}")
+            raise PassingError(lost.what) from lost
+
+    return look
+
+
+def shown(see: Callable[[], _T | None], patience: Patience) -> _T | None:
+    """Return what a look sees once that is something; None where it saw nothing until patience ended.
+
+    Raises Kaggle's own error where the last look was in trouble: nobody knows then whether it is there.
+    """
+
+    def look() -> _T:
+        found = see()
+        if found is None:
+            raise PassingError("it does not show yet")
+        return found
+
+    try:
+        return poll(tolerant(look), patience, cause)
+    except _NothingError:
+        return None
+
+
+def cause(trouble: Exception) -> OfflineKitError:
+    """Return the error of Kaggle's behind passing trouble."""
+    behind = trouble.__cause__
+    return behind if isinstance(behind, OfflineKitError) else _NothingError(str(trouble), hint="look again")
+
+
+class _NothingError(OutsideError):
+    """What was looked for did not show."""
