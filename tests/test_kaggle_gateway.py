@@ -13,7 +13,13 @@ from local_kaggle_case import SLUG, Bench, serving
 
 from offline_kit.errors import OutsideError, UsageError
 from offline_kit.kaggle_gateway.client import Client
-from offline_kit.kaggle_gateway.nouns import NewVersion, NotLoggedInError, RefusedError, UnansweredError
+from offline_kit.kaggle_gateway.nouns import (
+    NewVersion,
+    NotLoggedInError,
+    RefusedError,
+    UnansweredError,
+    UnsentError,
+)
 from offline_kit.kaggle_gateway.where import GUARD, Where
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.patience import Patience
@@ -270,13 +276,14 @@ def test_an_environment_that_the_client_would_ignore_is_refused(bench: Bench, sa
         client.account()
 
 
-def test_an_unreachable_kaggle_is_told_as_such(tmp_path: Path) -> None:
-    """A closed port is no crash."""
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:9"])
+def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
+    """A closed port or a name that is not known is no crash, and certainly had no effect."""
     with (
-        Client(Where(local="http://127.0.0.1:9", username="alice", key="key"), patience=BRISK) as client,
-        pytest.raises(OutsideError, match="cannot be reached"),
+        Client(Where(local=address, username="alice", key="key"), patience=BRISK) as client,
+        pytest.raises(UnsentError, match="cannot be reached"),
     ):
-        client.status(SLUG)
+        client.create(NewVersion(ref=SLUG, title="My offline kit", notes="", tokens={}))
 
 
 def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ THREADS = 16
 
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
 """How a store of files answers for a link that has expired."""
+_UNSENT = ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
+"""What the client's transport says where nobody was reached: nobody listens, no such name, nobody to trust."""
 _TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
 
 
@@ -200,8 +202,8 @@ def _told(error: Exception) -> dict[str, Any]:
         }
     names = {each.__name__ for each in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
-        refused = "NewConnectionError" in str(error) or "ConnectTimeout" in names
-        return {"kind": "unsent" if refused else "connection", "message": str(error)}
+        unsent = "ConnectTimeout" in names or any(word in str(error) for word in _UNSENT)
+        return {"kind": "unsent" if unsent else "connection", "message": str(error)}
     if isinstance(error, ValueError):
         return {"kind": "garbled", "message": f"the answer is no JSON: {error}"}
     return {"kind": "other", "message": f"{type(error).__name__}: {error}"}
