@@ -64,7 +64,7 @@ class Kernels:
             if record is None:
                 return {"error": "Notebook not found"}
             key = _key_of(record)
-            number = max(self._numbers(key), default=0) + 1
+            number = max(self.store.numbers(*key), default=0) + 1
             version = {
                 "number": number,
                 "owner": record["owner"],
@@ -208,7 +208,7 @@ class Kernels:
         record = self.store.read(*_key(owner, slug)) if owner and slug else None
         if record is None or (record["private"] and record["owner"] != user):
             return None
-        for number in reversed(self._numbers(_key_of(record))):
+        for number in reversed(self.store.numbers(*_key_of(record))):
             key = (*_key_of(record), "versions", str(number))
             if (self.store.read(*key) or {}).get("state") == "COMPLETE":
                 return f"notebooks/{record['owner']}/{record['slug']}", self.runs.output(key)
@@ -219,14 +219,18 @@ class Kernels:
         record = self.store.read(*_key(owner, slug))
         if record is None:
             return None
-        key = (*_key_of(record), "versions", str(number or max(self._numbers(_key_of(record)), default=0)))
+        key = (
+            *_key_of(record),
+            "versions",
+            str(number or max(self.store.numbers(*_key_of(record)), default=0)),
+        )
         found = self.store.read(*key)
         return (key, found) if found else None
 
     def resume(self) -> None:
         """Run anew what was queued or running when the server ended."""
         for record in self._all():
-            for number in self._numbers(_key_of(record)):
+            for number in self.store.numbers(*_key_of(record)):
                 key = (*_key_of(record), "versions", str(number))
                 if (self.store.read(*key) or {}).get("state") in ("QUEUED", "RUNNING"):
                     self.runs.begin(key)
@@ -242,7 +246,7 @@ class Kernels:
 
     def _version_key(self, record: Record, call: Call) -> Key:
         """Return the key of the version that `versionLabel` names; only "vN" is understood."""
-        label, numbers = call.text("versionLabel"), self._numbers(_key_of(record))
+        label, numbers = call.text("versionLabel"), self.store.numbers(*_key_of(record))
         number = max(numbers, default=0)
         if label:
             number = int(label[1:]) if re.fullmatch(r"v\d{1,9}", label) else 0
@@ -264,11 +268,8 @@ class Kernels:
         return record
 
     def _latest(self, record: Record) -> Record | None:
-        number = max(self._numbers(_key_of(record)), default=0)
+        number = max(self.store.numbers(*_key_of(record)), default=0)
         return self.store.read(*_key_of(record), "versions", str(number))
-
-    def _numbers(self, key: Key) -> list[int]:
-        return [int(name) for name in self.store.names(*key, "versions")]
 
     def _all(self) -> Iterator[Record]:
         for owner in self.store.names("kernels"):
@@ -285,7 +286,7 @@ class Kernels:
         if self.runs.settings.kinds_in_sources:
             for kind, field in SOURCES.items():
                 same[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
-        latest = max(self._numbers(_key_of(record)), default=0)
+        latest = max(self.store.numbers(*_key_of(record)), default=0)
         own = {
             "id": record["id"],
             "ref": f"{record['owner']}/{record['slug']}",

@@ -60,6 +60,10 @@ class Store:
         """Remove a record with all that lies below it; one that is not there is no error."""
         shutil.rmtree(self.place(*key), ignore_errors=True)
 
+    def numbers(self, *key: str) -> list[int]:
+        """Return the numbers of a thing's versions, in order."""
+        return [int(name) for name in self.names(*key, "versions")]
+
     def names(self, *key: str) -> list[str]:
         """Return the words below a key, sorted; numbers by size."""
         folder = self.place(*key)

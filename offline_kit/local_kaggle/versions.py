@@ -49,7 +49,7 @@ class Versions:
 
     def numbers(self, key: Key) -> list[int]:
         """Return the numbers of all versions, deleted ones too."""
-        return [int(name) for name in self.store.names(*key, "versions")]
+        return self.store.numbers(*key)
 
     def get(self, key: Key, number: int) -> Record:
         """Return a version's record; 404 where it is not there, not yet, or no more."""
