@@ -21,7 +21,6 @@ A folder has a `competition.toml`; every key has a default but `metric`:
 """
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import tomllib
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import files
-from offline_kit.errors import UsageError
+from offline_kit.errors import UsageError, close_to
 from offline_kit.kaggle_names import slug_of
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.links import Links
@@ -179,12 +178,7 @@ def _about_metric(metric: str, folder: Path) -> list[str]:
     if importlib.util.find_spec("sklearn") is None:
         return [f"the metric '{metric}' is scikit-learn's, and that is not installed here"]
     known = dir(importlib.import_module("sklearn.metrics"))
-    guess = difflib.get_close_matches(metric, known, n=1)
-    return (
-        []
-        if metric in known
-        else [f"unknown metric '{metric}'" + (f", did you mean '{guess[0]}'?" if guess else "")]
-    )
+    return [] if metric in known else [f"unknown metric '{metric}'{close_to(metric, known)}"]
 
 
 def _read(folder: Path) -> Record:
