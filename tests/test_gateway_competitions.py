@@ -89,7 +89,7 @@ def test_a_competition_is_described(bench: Bench, alice: Client, tmp_path: Path)
     assert found is not None
     assert (found.slug, found.title, found.daily) == (SLUG, "Small digits", 3)
     assert found.deadline == datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
-    assert (found.code_only, found.closed, found.entered) == (True, True, False)
+    assert (found.closed, found.entered) == (True, False)
     assert found.url.endswith(SLUG)
 
 
@@ -101,12 +101,26 @@ def test_a_competition_that_is_not_there_is_none(bench: Bench, alice: Client, st
     assert alice.competition("no-such") is None
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["You must accept this competition's rules", "Permission 'competitions.participate' was denied"],
+)
+def test_a_competition_that_shows_after_its_rules_are_accepted(
+    bench: Bench, alice: Client, words: str
+) -> None:
+    """It is not taken for a wrong name: the sentence says what lacks, the hint where."""
+    bench.kaggle.faults.add(Fault(on="GetCompetition", status=403, message=words))
+    with pytest.raises(RefusedError, match=f"has not accepted the rules of '{SLUG}'") as caught:
+        alice.competition(SLUG)
+    assert f"{bench.server.url}/competitions/{SLUG}/rules" in caught.value.hint
+
+
 def test_what_kaggle_leaves_out_is_the_default(bench: Bench, alice: Client) -> None:
     """A sparse answer is no crash."""
     bench.kaggle.faults.add(Fault(on="GetCompetition", answer={"title": "T"}))
     found = alice.competition(SLUG)
     assert found is not None
-    assert (found.deadline, found.code_only, found.entered, found.closed) == (None, False, False, False)
+    assert (found.deadline, found.entered, found.closed) == (None, False, False)
     bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", answer={"numToday": 2}))
     assert alice.limits(SLUG) == Limits(today=2, total=0, left=0)
     bench.kaggle.faults.add(Fault(on="GetSubmission", answer={}))

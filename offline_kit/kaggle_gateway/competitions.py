@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from offline_kit.kaggle_gateway.calls import Asking, moment, state
-from offline_kit.kaggle_gateway.nouns import Competition, Limits, NewSubmission, Submission
+from offline_kit.kaggle_gateway.calls import ABSENT, Asking, moment, state
+from offline_kit.kaggle_gateway.nouns import Competition, Limits, NewSubmission, RefusedError, Submission
 
 _SERVICE = "competitions.CompetitionApiService/"
 _STATES = ("pending", "complete", "error")
 _MOST_PAGES = 20
 """Of the list of submissions: the latest come first, and nobody looks for older ones."""
+_RULES = ("competition's rules", "competitions.participate")
+"""What Kaggle's words have in common where rules are not accepted."""
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
@@ -18,19 +20,31 @@ class Competitions(Asking):
     """The part of `nouns.Kaggle` about competitions and submissions."""
 
     def competition(self, slug: str) -> Competition | None:
-        """Return a competition, or None where there is none of this name."""
-        answer = self._calls.read_or_none(_SERVICE + "GetCompetition", {"competitionName": slug})
-        if answer is None:
+        """Return a competition, or None where there is none of this name that we may see.
+
+        Raises RefusedError with the page to go to where it is shown only to who has accepted its rules.
+        """
+        page = f"{self._calls.session.site}/competitions/{slug}"
+        try:
+            answer = self._calls.read(_SERVICE + "GetCompetition", {"competitionName": slug})
+        except RefusedError as no:
+            if no.status not in ABSENT:
+                raise
+            if any(words in no.what.lower() for words in _RULES):
+                raise RefusedError(
+                    f"this account has not accepted the rules of '{slug}'",
+                    hint=f"accept them at {page}/rules (only a person can), then run the same command again",
+                    status=no.status,
+                ) from no
             return None
         return Competition(
             slug=slug,
             title=str(answer.get("title") or ""),
             deadline=moment(answer.get("deadline")),
-            code_only=bool(answer.get("isKernelsSubmissionsOnly")),
             entered=bool(answer.get("userHasEntered")),
             closed=bool(answer.get("submissionsDisabled")),
             daily=int(answer.get("maxDailySubmissions") or 0),
-            url=str(answer.get("url") or f"{self._calls.session.site}/competitions/{slug}"),
+            url=str(answer.get("url") or page),
         )
 
     def limits(self, slug: str) -> Limits:

@@ -246,8 +246,6 @@ class Competition:
     """Its title."""
     deadline: datetime | None
     """When it ends, in UTC; None where Kaggle does not say."""
-    code_only: bool
-    """Whether it takes submissions from notebooks alone."""
     entered: bool
     """Whether this account has accepted its rules."""
     closed: bool
