@@ -220,6 +220,57 @@ def test_an_installed_clone_leaves_a_place_to_go_to(tmp_path: Path) -> None:
     assert (again.made, again.checkpoints, again.modules) == ((("b", "b"),), ("b",), ())
 
 
+STEPS = {
+    "%cd": "!git clone -q https://example.org/me/aug.git\n%cd aug\n!pip install -q -r requirements.txt\n{}\n%cd ..",
+    "chdir": "import os\n!git clone https://example.org/me/aug\nos.chdir('/kaggle/working/aug')\n"
+    "!pip install -r requirements.txt\n{}\nos.chdir('..')",
+    "script": "%%bash\ngit clone https://example.org/me/aug\ncd aug\npip install -r requirements.txt",
+    "names": "R = '/kaggle/working/aug'\n!git clone https://example.org/me/aug {R}\n%cd $R\n"
+    "!pip install -r requirements.txt\n{}\n%cd -",
+}
+
+
+@pytest.mark.parametrize("how", STEPS)
+def test_a_step_into_a_clone_is_followed(tmp_path: Path, how: str) -> None:
+    """What is installed and read there is the clone's; the lines that step stay, and find its folder."""
+    put(tmp_path, "aug/aug.py", "requirements.txt", "aug/conf.json", "conf.json", "a.json")
+    put(tmp_path, "aug/requirements.txt", text="einops\n")
+    inside = "import json\njson.load(open('conf.json'))"
+    found = looked(tmp_path, STEPS[how].replace("{}", inside), "json.load(open('a.json'))")
+    assert (found.requirement_files, found.made) == (("aug/requirements.txt",), (("aug", "aug"),))
+    steps = [line for line in STEPS[how].split("\n") if "cd" in line or "chdir" in line]
+    assert [line for line in found.changed[0].split("\n") if "cd" in line or "chdir" in line] == steps
+    if how != "script":
+        assert inside in found.changed[0]
+        assert set(found.checkpoints) == {"aug/conf.json", "a.json"}
+    assert "'/tmp/kaggle/working/a.json'" in found.changed[1]
+    assert not found.asked
+
+
+def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> None:
+    """One clone beside the notebook answers all questions: nothing of its files is looked for in the project."""
+    put(tmp_path, "requirements.txt")
+    found = looked(tmp_path, STEPS["%cd"].replace("{}", "!pip install -e ./deep"))
+    assert [one.remedy.partition(",")[0] for one in found.asked] == [
+        "run `git clone https://example.org/me/aug.git aug` beside the notebook",
+        "clone 'aug' beside the notebook",
+        "clone 'aug' beside the notebook",
+    ]
+    assert found.requirement_files == ()
+
+
+def test_folders_of_modules_by_any_name(tmp_path: Path) -> None:
+    """A folder of a clone that goes on sys.path travels as code, however it is called, and the line stays."""
+    put(tmp_path, "aug/lib/deep.py", "aug/run.py")
+    source = (
+        "import os, sys\nR = '/kaggle/working/aug'\n!git clone https://example.org/me/aug\n"
+        "sys.path.append(f'{R}/lib')\nsys.path.insert(0, 'aug/lib')\nimport deep"
+    )
+    found = looked(tmp_path, source)
+    assert (set(found.modules), found.checkpoints, found.requirements) == ({"aug", "aug/lib"}, (), ())
+    assert found.changed[0].split("\n")[3:] == source.split("\n")[3:]
+
+
 def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
     """An address whose file lies beside the notebook is read from the kit; a snapshot's folder likewise."""
     put(tmp_path, "a.csv", "models/m/config.json")

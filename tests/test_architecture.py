@@ -170,6 +170,7 @@ FLOORS: list[set[str]] = [
         "rehearsal.submission",
     },
     {"adopting.calls", "adopting.places"},  # the room of notebooks that others wrote
+    {"adopting.folders"},
     {"adopting.deciding", "adopting.lines"},
     {"adopting.beside", "adopting.dialect", "adopting.lacking", "adopting.mounts"},
     {"adopting.looking"},

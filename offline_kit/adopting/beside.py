@@ -7,6 +7,7 @@ from offline_kit.adopting import literals, places
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Read
 from offline_kit.adopting.deciding import Basket, found_of, serve
+from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
 from offline_kit.adopting.places import Ground
 
@@ -33,10 +34,11 @@ _FOLDERS = frozenset(
 _CODE = (".py", ".ipynb")
 
 
-def look(code: Code, ground: Ground, basket: Basket) -> Iterator[tuple[Found, Edit | None]]:
+def look(code: Code, ground: Ground, basket: Basket, folders: Folders) -> Iterator[tuple[Found, Edit | None]]:
     """Yield every relative path that means a file of the project, with the change of its string.
 
-    Where the string cannot be changed (it comes from somewhere else), the finding asks for it.
+    Where the string cannot be changed (it comes from somewhere else), the finding asks for it; where the notebook
+    has stepped into a folder that is laid out for it, nothing has to be changed.
     """
     seen: set[tuple[int, int]] = set()
     for number, tree in code.trees.items():
@@ -49,7 +51,9 @@ def look(code: Code, ground: Ground, basket: Basket) -> Iterator[tuple[Found, Ed
             ):
                 continue
             text = literals.text(node, code.known)
-            hits = ground.beside(text) if _is_path(text, node, parents, ground) else ()
+            folder = "" if text.startswith("/") else folders.at(number, node.lineno)
+            path = places.joined(folder, text) if folder and text else text
+            hits = ground.beside(path) if _is_path(text, path, node, parents, ground) else ()
             if not hits:
                 continue
             place = _opening(node, number, code)
@@ -62,6 +66,11 @@ def look(code: Code, ground: Ground, basket: Basket) -> Iterator[tuple[Found, Ed
                 text=code.reads[number].source.split("\n")[node.lineno - 1].strip(),
                 target=text,
             )
+            names = ", ".join(ground.name(hit) for hit in hits)
+            if folder and any(f"{path}/".startswith(f"{made}/") for made in basket.made):
+                basket.checkpoints |= dict.fromkeys(map(ground.name, hits))
+                yield found_of(wish, Became.CHECKPOINT, names), None
+                continue
             if place is None:
                 yield (
                     found_of(
@@ -71,12 +80,12 @@ def look(code: Code, ground: Ground, basket: Basket) -> Iterator[tuple[Found, Ed
                 )
                 continue
             seen.add(place)
+            prefix = f"{places.WORKING}/{folder}".rstrip("/")
             for hit in hits:
-                serve(_served(text, hit.name), hit, ground, basket)
-            names = ", ".join(ground.name(hit) for hit in hits)
+                serve(_served(path, hit.name), hit, ground, basket)
             yield (
                 found_of(wish, Became.CHECKPOINT, names),
-                Edit(cell=place[0], start=place[1], end=place[1], text=f"{places.WORKING}/"),
+                Edit(cell=place[0], start=place[1], end=place[1], text=f"{prefix}/"),
             )
 
 
@@ -103,6 +112,8 @@ def _is_made(node: ast.expr, parents: dict[ast.AST, ast.AST]) -> bool:
     if not isinstance(above, ast.Call):
         return isinstance(above, ast.Subscript | ast.Compare)
     name = _name(above)
+    if name == "chdir" or ast.unparse(above.func) in ("sys.path.append", "sys.path.insert"):
+        return True  # a folder of the run, and one of modules
     modes = [
         each.value
         for each in (*above.args[1:2], *(k.value for k in above.keywords if k.arg == "mode"))
@@ -115,8 +126,11 @@ def _name(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def _is_path(text: str, node: ast.expr, parents: dict[ast.AST, ast.AST], ground: Ground) -> bool:
-    """Whether a string is meant as a path that is read: a file's, or a folder's where only a path makes sense."""
+def _is_path(text: str, path: str, node: ast.expr, parents: dict[ast.AST, ast.AST], ground: Ground) -> bool:
+    """Whether a string is meant as a path that is read: a file's, or a folder's where only a path makes sense.
+
+    `path` is the same as the working folder sees it.
+    """
     if (
         not text
         or text.endswith(_CODE)
@@ -124,7 +138,7 @@ def _is_path(text: str, node: ast.expr, parents: dict[ast.AST, ast.AST], ground:
         or text.rpartition("/")[2] == "submission.csv"
     ):
         return False
-    hits = ground.beside(text)
+    hits = ground.beside(path)
     if not hits or "*" in text.partition("/")[0]:
         return False
     if all(hit.is_file() for hit in hits):

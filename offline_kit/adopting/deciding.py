@@ -123,13 +123,13 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     lines = [line for line in wanted.requirements if line.lower() not in _TOOLS]
     problems: list[str] = []
     for folder in wanted.folders:
-        _folder(_below(wish.into, folder), ground, basket, lines, problems)
+        _folder(_in_run(wish, folder), ground, basket, lines, problems)
     for file in wanted.files:
-        hits = ground.beside(_below(wish.into, file))
-        if hits:
+        path = _in_run(wish, file)
+        if hits := ground.beside(path):
             basket.files[ground.name(hits[0])] = None
         else:
-            problems.append(f"put '{file}' beside the notebook, and adopt again")
+            problems.append(_put(path, f"put '{path}'", basket))
     if problems:
         return _asked(wish, "; ".join(problems))
     basket.requirements |= dict.fromkeys(lines)
@@ -140,21 +140,27 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     return Verdict(found=found_of(wish, Became.REQUIREMENT, value, note), off=True)
 
 
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}".removesuffix("/.") if folder and not name.startswith("/") else name
+def _in_run(install: Wish, word: str) -> str:
+    """Return a folder or file that pip is given as `places.joined` writes it: no extras, no dots."""
+    return places.joined(install.into, re.sub(r"\[.*\]$", "", word))
+
+
+def _put(path: str, words: str, basket: Basket) -> str:
+    clone = next((each for each in basket.clones if f"{path}/".startswith(f"{each}/")), "")
+    wanted = f"clone '{places.beside_name(clone)}'" if clone else words
+    return f"{wanted} beside the notebook, and adopt again"
 
 
 def _folder(folder: str, ground: Ground, basket: Basket, lines: list[str], problems: list[str]) -> None:
     """Take a folder that pip installs: a clone by its address, a package of the project as it is."""
-    name = _folder_name(folder)
-    if name in basket.clones:
-        lines.append(f"{_project_of(name)} @ git+{basket.clones[name]}")
+    if folder in basket.clones:
+        lines.append(f"{_project_of(folder)} @ git+{basket.clones[folder]}")
         return
-    hits = ground.bases if name in ("", ".") else ground.beside(name)
+    hits = ground.beside(folder) if folder else ground.bases
     if hits and any((hits[0] / each).is_file() for each in _PACKAGE_FILES):
         basket.packages[ground.name(hits[0]) or "."] = None
     else:
-        problems.append(f"put the source of '{folder}' beside the notebook, and adopt again")
+        problems.append(_put(folder, f"put the source of '{folder}'", basket))
 
 
 def _project_of(folder: str) -> str:
@@ -194,14 +200,7 @@ def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -
 
 def _names(folder: str, install: Wish) -> bool:
     wanted = shell.pip_of(shlex.split(install.target))
-    named = [_below(install.into, each) for each in wanted.folders] if wanted else []
-    return folder in map(_folder_name, named)
-
-
-def _folder_name(word: str) -> str:
-    """Return a folder that pip is given as the notebook's other lines call it: no extras, no dots."""
-    plain = re.sub(r"\[.*\]$", "", word).removeprefix("/kaggle/working/")
-    return plain.removeprefix("./").rstrip("/")
+    return wanted is not None and folder in [_in_run(install, each) for each in wanted.folders]
 
 
 def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:

@@ -5,8 +5,10 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
+from offline_kit.adopting import literals, places
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.deciding import Basket, found_of
+from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.nouns import Became, Found, Kind, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.package_lists import normalized
@@ -101,13 +103,15 @@ def unread(code: Code) -> Iterator[Found]:
             )
 
 
-def path_folders(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
+def path_folders(code: Code, ground: Ground, basket: Basket, folders: Folders) -> Iterator[Found]:
     """Yield the folders that are put on sys.path and lie in the project: they travel as modules."""
     for number, tree in code.trees.items():
         for call in _path_calls(tree.body):
             for node in call.args:
-                text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
-                hits = [hit for hit in ground.beside(text) if hit.is_dir()] if text.strip("./") else []
+                text = literals.text(node, code.known)
+                known = text and "*" not in text
+                path = places.joined(folders.at(number, call.lineno), text) if known else ""
+                hits = [hit for hit in ground.beside(path) if hit.is_dir()]
                 for hit in hits:
                     basket.modules[ground.name(hit)] = None
                     line = code.reads[number].source.split("\n")[call.lineno - 1].strip()

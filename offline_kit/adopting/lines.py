@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from offline_kit.adopting import shell
+from offline_kit.adopting import places, shell
 from offline_kit.adopting.calls import Code, of_command
-from offline_kit.adopting.cells import Magic, Read
-from offline_kit.adopting.nouns import Wish
+from offline_kit.adopting.cells import Magic
+from offline_kit.adopting.folders import Folders, moved
+from offline_kit.adopting.nouns import Kind, Wish
 
 HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
 """Commands that matter only to those beside them."""
@@ -26,31 +27,36 @@ class ShellLine:
     """Whether it is a line of a script, which is no Python at all."""
 
 
-def shell_lines(code: Code) -> Iterator[ShellLine]:
+def shell_lines(code: Code, folders: Folders) -> Iterator[ShellLine]:
     """Yield the shell lines of a notebook that want something from outside, cell by cell."""
     for number, read in code.reads.items():
         for magic in read.magics:
             if magic.shell:
-                yield from _line(code, number, magic, magic.end - len(magic.shell), magic.shell)
+                folder = folders.at(number, read.line(magic.start))
+                found, _ = _line(code, number, magic, (magic.end - len(magic.shell), magic.shell), folder)
+                yield from found
             elif read.script and magic.sign == "%%":
-                yield from _script(code, number, read, magic)
+                yield from _script(code, number, magic, folders.at(number, 1))
 
 
-def _script(code: Code, number: int, read: Read, magic: Magic) -> Iterator[ShellLine]:
+def _script(code: Code, number: int, magic: Magic, folder: str) -> Iterator[ShellLine]:
+    read = code.reads[number]
     start, end = read.script or (0, 0)
     place = start
     for line in read.source[start:end].replace("\\\n", "\\ ").split("\n"):
-        yield from _line(code, number, magic, place, line, script=True)
+        found, folder = _line(code, number, magic, (place, line), folder, script=True)
+        yield from found
         place += len(line) + 1
 
 
 def _line(
-    code: Code, number: int, magic: Magic, at: int, text: str, *, script: bool = False
-) -> Iterator[ShellLine]:
-    read, wishes, alone, folder = code.reads[number], [], True, ""
+    code: Code, number: int, magic: Magic, said: tuple[int, str], folder: str, *, script: bool = False
+) -> tuple[list[ShellLine], str]:
+    """Return a line that wants something, if it does, and the folder that it ends in."""
+    (at, text), read, wishes, alone = said, code.reads[number], [], True
     for command in shell.commands(text, code.known):
         if command.words[0] == "cd" and len(command.words) > 1:
-            folder = command.words[1].rstrip("/")
+            folder = moved(folder, command.words[1])
         made = list(of_command(command.words))
         alone = alone and (bool(made) or command.words[0] in HARMLESS)
         start, end = at + command.start, at + command.end
@@ -62,9 +68,16 @@ def _line(
                 start=start,
                 end=end,
                 stand_in="true",
-                **{**each, "into": each.get("into") or folder},
+                **{**each, "into": placed(each["kind"], each.get("into", ""), folder)},
             )
             for each in made
         ]
-    if wishes:
-        yield ShellLine(magic=magic, wishes=tuple(wishes), alone=alone, script=script)
+    line = ShellLine(magic=magic, wishes=tuple(wishes), alone=alone, script=script)
+    return ([line] if wishes else []), folder
+
+
+def placed(kind: Kind, into: str, folder: str) -> str:
+    """Return where something goes that is fetched from a folder of the run; what is installed: that folder."""
+    if kind is Kind.INSTALL:
+        return folder
+    return places.joined(folder, into) if into and kind in (Kind.CLONE, Kind.DOWNLOAD) else into

@@ -8,7 +8,8 @@ from pathlib import Path
 from offline_kit.adopting import beside, calls, deciding, dialect, lacking, mounts, reading, rewriting
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.deciding import Basket, Verdict, found_of
-from offline_kit.adopting.lines import ShellLine, shell_lines
+from offline_kit.adopting.folders import Folders
+from offline_kit.adopting.lines import ShellLine, placed, shell_lines
 from offline_kit.adopting.nouns import Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.image import Image
@@ -26,15 +27,16 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
     basket = Basket(sources=_together(said.sources, attached or Sources()))
     ground = Ground(project=project, notebook=notebook, image=image, sources=basket.sources)
     code = calls.code_of((cell.number, cell.source) for cell in cells if cell.kind == "code")
-    found, edits = _decided(code, ground, basket)
-    for one, edit in beside.look(code, ground, basket):
+    folders = Folders(code)
+    found, edits = _decided(code, ground, basket, folders)
+    for one, edit in beside.look(code, ground, basket, folders):
         found.append(one)
         edits += [edit] if edit else []
     for one, change in dialect.look(code, image):
         if not any(edit.cell == change.cell and edit.start <= change.start < edit.end for edit in edits):
             found.append(one)
             edits.append(change)
-    found += lacking.path_folders(code, ground, basket)
+    found += lacking.path_folders(code, ground, basket, folders)
     found += lacking.look(code, ground, basket)
     found += lacking.unread(code)
     edits += mounts.edits(code)
@@ -83,10 +85,13 @@ def _ordered(found: Iterable[Found]) -> tuple[Found, ...]:
     return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.cell or 1 << 30, one.line)))
 
 
-def _decided(code: Code, ground: Ground, basket: Basket) -> tuple[list[Found], list[Edit]]:
+def _decided(code: Code, ground: Ground, basket: Basket, folders: Folders) -> tuple[list[Found], list[Edit]]:
     """Decide on all wishes of shell lines and calls, in the notebook's order."""
-    lines = list(shell_lines(code))
-    called = list(calls.wishes(code))
+    lines = list(shell_lines(code, folders))
+    called = [
+        replace(wish, into=placed(wish.kind, wish.into, folders.at(wish.cell, wish.line)))
+        for wish in calls.wishes(code)
+    ]
     everything = [*(wish for line in lines for wish in line.wishes), *called]
     found: list[Found] = []
     edits: list[Edit] = []
