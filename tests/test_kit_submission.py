@@ -90,6 +90,18 @@ def test_empty_cells_that_the_sample_has_too_are_fine(tmp_path: Path) -> None:
     assert "agrees" in check(tmp_path, "id,boxes\na,\nb,1 2\n", "id,boxes\na,\nb,\n")
 
 
+def test_numbers_in_place_of_words_are_told(tmp_path: Path) -> None:
+    """Probabilities where the sample names labels are no error by themselves, but hardly what is meant."""
+    sample = "id,label,p\na,pos,0\nb,neg,0\n"
+    said = check(tmp_path, "id,label,p\na,0.75,1\nb,0.5,1\n", sample)
+    assert said.startswith("note: column 'label' has numbers (0.75), and the sample words (pos)")
+    assert said.endswith("agrees with 'sample_submission.csv' in columns and ids")
+    for good in ("id,label,p\na,neg,1\nb,neg,1\n", "id,label,p\na,7,1\nb,neg,1\n"):
+        assert check(tmp_path, good, sample) == "submission: agrees with 'sample_submission.csv'"
+    lists = "id,label\na,1 2\nb,\n"
+    assert "note" not in check(tmp_path, "id,label\na,\nb,\n", lists)
+
+
 def test_ids_that_repeat_in_the_sample_may_repeat(tmp_path: Path) -> None:
     """One row for each box of an image is a usual format."""
     assert "agrees" in check(tmp_path, "id,box\na,1\na,2\n", "id,box\na,0\na,0\n")

@@ -57,6 +57,15 @@ def test_each_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in " | ".join(problems(tmp_path, text))
 
 
+def test_numbers_in_place_of_words_are_noted(tmp_path: Path) -> None:
+    """Probabilities where the sample names labels may be meant, so they are told and not refused."""
+    (tmp_path / "sample.csv").write_text("id,label,p\nx,pos,0\ny,neg,0\n")
+    for text, told in (("x,0.7,1\ny,0.2,1\n", True), ("x,pos,1\ny,7,1\n", False), ("x,,1\ny,,1\n", False)):
+        (tmp_path / "submission.csv").write_text(f"id,label,p\n{text}")
+        checked = submission.check(tmp_path / "submission.csv", tmp_path / "sample.csv")
+        assert any("numbers ('0.7'), and the sample words ('pos')" in note for note in checked.notes) == told
+
+
 def test_all_problems_come_at_once(tmp_path: Path) -> None:
     """One run tells everything that is wrong."""
     assert len(problems(tmp_path, "id,a,b\nx,nan,inf\nx,2,0\nq,3,dog\n")) == 6

@@ -60,6 +60,7 @@ def check(submission: Path, sample: Path | None) -> Checked:
                 problems.append(text)
             else:
                 notes.append(f"{text}; the sample has whole numbers there")
+        notes += _no_words(table, wanted)
         notes.append(f"compared with '{sample.name}': {len(wanted.rows)} rows, {len(wanted.head)} columns")
     else:
         notes.append("no sample_submission.csv to compare with")
@@ -119,6 +120,22 @@ def _no_numbers(table: _Table, wanted: _Table) -> dict[str, list[str]]:
         if odd and all(_number(value) for value in wanted.column(name)):
             found[name] = odd
     return found
+
+
+def _no_words(table: _Table, wanted: _Table) -> list[str]:
+    """Tell of the columns of numbers alone where the sample has words alone, as where a label was to be named."""
+    notes = []
+    for name in wanted.head[1:] if table.head == wanted.head else ():
+        have, want = (
+            [value for value in each.column(name) if value.strip().lower() not in _NOTHING]
+            for each in (table, wanted)
+        )
+        if have and want and all(map(_number, have)) and not any(map(_number, want)):
+            notes.append(
+                f"column '{name}' has numbers ({_some(have[:1])}), and the sample words ({_some(want[:1])}): "
+                'is `postprocess` missing, such as "argmax"?'
+            )
+    return notes
 
 
 def _columns(have: Sequence[str], want: Sequence[str]) -> str:

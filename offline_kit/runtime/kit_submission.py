@@ -19,6 +19,8 @@ EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf"
 BEGINS = frozenset({"", " ", *"nNiI-<"})
 """How they begin: most cells need no second look."""
 SHOWN = 5
+LOOKED = 1000
+"""Rows that tell whether a column has numbers or words."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,8 @@ def check_submission(submission: Path, data: Path | None, say: Say = print) -> N
         say(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
         return
     scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
-    problems, doubts = compare(digest(submission), digest(sample))
+    ours, theirs = digest(submission), digest(sample)
+    problems, doubts = compare(ours, theirs)
     if scoring:
         for line in doubts:
             say(f"note: differs from '{sample.name}': {line}")
@@ -101,7 +104,10 @@ def check_submission(submission: Path, data: Path | None, say: Say = print) -> N
             found,
             hint="correct what makes the rows, then run again",
         )
-    say(f"submission: agrees with '{sample.name}'")
+    kinds = other_kinds(ours, theirs)
+    for line in kinds:
+        say(f"note: {line}")
+    say(f"submission: agrees with '{sample.name}'{' in columns and ids' if kinds else ''}")
 
 
 def find_sample(data: Path) -> Path | None:
@@ -121,6 +127,8 @@ class Digest:
     """For each column, the lines whose cell is empty."""
     ragged: list[int]
     """Lines of another width than the header's."""
+    kinds: list[dict[str, str]]
+    """For each column, a first "number" and a first "word" of its first rows, where it has some."""
 
     @property
     def rows(self) -> int:
@@ -133,7 +141,7 @@ def digest(path: Path) -> Digest:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream)
         header = next(reader, [])
-        found = Digest(header, Counter(), [[] for _ in header], [])
+        found = Digest(header, Counter(), [[] for _ in header], [], [{} for _ in header])
         for row in reader:
             if row and len(row) != len(header):
                 found.ragged.append(reader.line_num)
@@ -142,7 +150,20 @@ def digest(path: Path) -> Digest:
                 for cell, lines in zip(row, found.empty, strict=True):
                     if cell[:1] in BEGINS and cell.strip().lower() in EMPTY:
                         lines.append(reader.line_num)
+                if reader.line_num <= LOOKED:
+                    for cell, kinds in zip(row, found.kinds, strict=True):
+                        kinds.setdefault(_kind(cell), cell)
     return found
+
+
+def _kind(cell: str) -> str:
+    if cell.strip().lower() in EMPTY:
+        return "empty"
+    try:
+        float(cell)
+    except ValueError:
+        return "word"
+    return "number"
 
 
 def compare(ours: Digest, sample: Digest) -> tuple[list[str], list[str]]:
@@ -170,6 +191,16 @@ def compare(ours: Digest, sample: Digest) -> tuple[list[str], list[str]]:
         if names:
             doubts.append(f"{len(names)} {text} ids: {_shown(sorted(names))}")
     return problems, doubts
+
+
+def other_kinds(ours: Digest, sample: Digest) -> list[str]:
+    """Return the columns of numbers where the sample has words alone, as where a label was to be named."""
+    return [
+        f"column '{name}' has numbers ({have['number']}), and the sample words ({want['word']}): "
+        'is `postprocess` missing, such as "argmax"?'
+        for name, have, want in list(zip(ours.header, ours.kinds, sample.kinds, strict=False))[1:]
+        if "word" in want and "number" not in want and "number" in have and "word" not in have
+    ]
 
 
 def _shown(values: Sequence[object]) -> str:
