@@ -1,6 +1,7 @@
 """What the template `predict` is filled with: the members, the columns of training, the words for them."""
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +14,11 @@ from offline_kit.model import Checkpoint, Finding, Member, NotebookSettings, Sev
 
 BATCHES = {"tabular": 65536, "images": 32, "text": 256}
 """Rows, pictures or texts at once, where nothing else is said."""
-WORDS = {"": 0, "argmax": 0, "threshold": 1, "labels": 1, "clip": 2, "round": 0}
-"""The built-in words of `postprocess`, and how many numbers each takes."""
+WORDS = {
+    word.partition(":")[0]: word
+    for word in ("", "argmax", "threshold:0.5", "labels:0.5", "clip:0:1", "round")
+}
+"""The built-in words of `postprocess`, each with the numbers that it takes."""
 GIVEN = {"images": "the path of a picture", "text": "the texts"}
 """What `transform` gets, by task; a table in any other."""
 REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
@@ -165,13 +169,25 @@ def _word_problems(settings: NotebookSettings) -> list[str]:
     text = settings.postprocess
     word, *numbers = text.split(":")
     if word in WORDS:
-        good = len(numbers) == WORDS[word] and all(re.fullmatch(r"-?\d+(\.\d+)?", each) for each in numbers)
-        shown = ":".join([word, *["0.5"] * WORDS[word]])
-        return [] if good else [f"postprocess = '{text}' should be as in '{shown}'"]
+        example = WORDS[word]
+        good = len(numbers) == example.count(":") and _are_numbers(numbers, one_sided=word == "clip")
+        more = ", or with one limit as in 'clip:0:'" if word == "clip" else ""
+        return [] if good else [f"postprocess = '{text}' should be as in '{example}'{more}"]
     known = ", ".join(f"'{each}'" for each in WORDS if each)
     if re.fullmatch(REFERENCE, text):
         return []
     return [f"postprocess = '{text}' is neither one of {known} nor a reference such as 'file.py:function'"]
+
+
+def _are_numbers(words: Sequence[str], *, one_sided: bool) -> bool:
+    """Tell whether these are numbers that rise; of two limits, one may be left out."""
+    said = [word for word in words if word]
+    try:
+        numbers = [float(word) for word in said]
+    except ValueError:
+        return False
+    whole = len(said) == len(words) or (one_sided and bool(said))
+    return whole and all(map(math.isfinite, numbers)) and numbers == sorted(numbers)
 
 
 def _reference_problems(settings: NotebookSettings) -> list[str]:
@@ -185,8 +201,6 @@ def _reference_problems(settings: NotebookSettings) -> list[str]:
 
 
 def _share_problems(settings: NotebookSettings) -> list[str]:
-    if settings.ensemble in ("mean", "rank") and any(each.weight != 1 for each in settings.models):
-        return [
-            f"ensemble = '{settings.ensemble}' ignores the weights of `models`: take 'weighted' or 'vote'"
-        ]
+    if settings.ensemble == "mean" and any(each.weight != 1 for each in settings.models):
+        return ["ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"]
     return []

@@ -71,13 +71,14 @@ def test_the_mean_is_the_mean(values: list[Any]) -> None:
 
 
 @given(MATRICES, st.data())
-def test_the_weighted_mean_follows_the_weights(values: list[Any], data: st.DataObject) -> None:
-    """A weight of two is as good as the model twice, and only ratios count."""
+def test_weighted_means_follow_the_weights(values: list[Any], data: st.DataObject) -> None:
+    """A weight of two is as good as the model twice, of values and of ranks, and only ratios count."""
     weights = data.draw(st.lists(st.integers(1, 4), min_size=len(values), max_size=len(values)))
     twice = [each for each, weight in zip(values, weights, strict=True) for _ in range(weight)]
     assert np.allclose(
         blended("weighted", values, [weight / 7 for weight in weights]), blended("mean", twice), atol=1e-5
     )
+    assert np.allclose(blended("rank", values, [weight / 7 for weight in weights]), blended("rank", twice))
 
 
 @given(MATRICES, st.randoms())

@@ -125,6 +125,8 @@ def test_clipping_and_rounding(values: Any) -> None:
     """Clipped values lie within, rounded ones are whole."""
     clipped = rows(values, ["y"], "clip:0:10")["y"]
     assert all(0 <= each <= 10 for each in clipped)
+    assert rows(values, ["y"], "clip:0:")["y"] == np.maximum(values[:, 0], 0).tolist()
+    assert rows(values, ["y"], "clip::1e1")["y"] == np.minimum(values[:, 0], 10).tolist()
     rounded = rows(values, ["y"], "round")["y"]
     assert all(isinstance(each, int) for each in rounded)
     assert np.allclose(rounded, values[:, 0], atol=0.5)

@@ -301,7 +301,11 @@ def test_a_picture_notebook_alone_has_the_code_for_pictures(stage: Stage) -> Non
         ({"postprocess": "treshold:0.5"}, "treshold"),
         ({"postprocess": "threshold"}, "threshold:0.5"),
         ({"postprocess": "softmax"}, "neither one of"),
-        ({"postprocess": "clip:0"}, "clip:0.5:0.5"),
+        ({"postprocess": "clip:0"}, "'clip:0:1', or with one limit as in 'clip:0:'"),
+        ({"postprocess": "clip:1:0"}, "'clip:0:1'"),
+        ({"postprocess": "clip::"}, "'clip:0:1'"),
+        ({"postprocess": "labels:"}, "'labels:0.5'"),
+        ({"postprocess": "labels:nan"}, "'labels:0.5'"),
         ({"tta": "flip"}, "tta = 'flip'"),
         ({"transform": "prep.py"}, "transform = 'prep.py'"),
         ({"ensemble": "mean", "models": (ModelSpec(files="a", weight=2.0),)}, "ignores the weights"),
@@ -314,6 +318,23 @@ def test_settings_that_do_not_fit_are_told(stage: Stage, settings: dict[str, Any
     with pytest.raises(UsageError) as caught:
         facts(said, (member("a", "sklearn"),), {}, stage.project)
     assert words in "\n".join(caught.value.details)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(
+            {"postprocess": word}
+            for word in ("clip:0:", "clip::1", "clip:-1e3:.5", "labels:.5", "threshold:5e-1")
+        ),
+        {"ensemble": "rank", "models": (ModelSpec(files="a", weight=2.0),)},
+        {"ensemble": "vote", "models": (ModelSpec(files="a", weight=2.0),)},
+    ],
+)
+def test_settings_that_fit_are_taken(stage: Stage, settings: dict[str, Any]) -> None:
+    """Numbers as Python writes them, a clip with one limit, weights of ranks and votes."""
+    said = NotebookSettings(template="predict", **settings)
+    assert facts(said, (member("a", "sklearn"),), {}, stage.project)["postprocess_word"]
 
 
 @pytest.mark.parametrize(

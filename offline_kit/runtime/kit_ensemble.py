@@ -210,7 +210,7 @@ class Blend:
 
         if self.total is not None:
             values = self._same_width(values, name)
-        weight = weight if self.how in ("weighted", "vote") else 1.0
+        weight = 1.0 if self.how == "mean" else weight
         if self.how == "vote":
             vote = votes_of(values, each=self.each) * weight
             self.votes = vote if self.votes is None else self.votes + vote

@@ -17,13 +17,15 @@ def to_rows(
 ) -> Any:
     """Return the submission as a data frame with the sample's columns.
 
-    `word` is "" (the predictions as they are), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" or
-    "round"; `labels` are the names of the model's outputs, where the model itself does not tell them.
+    `word` is "" (the predictions as they are), "argmax", "threshold:T", "labels:T", "clip:LOW:HIGH" (one
+    may be left out) or "round"; `labels` are the names of the model's outputs, where the model itself does not tell them.
     Raises KitError where outputs and columns do not fit.
     """
     names = label_list(labels) or list(prediction.classes)
     kind, *numbers = word.split(":")
-    made = POSTPROCESSES[kind](prediction.values, names, sample, [float(each) for each in numbers], say)
+    made = POSTPROCESSES[kind](
+        prediction.values, names, sample, [float(each) if each else None for each in numbers], say
+    )
     return frame(prediction.ids, made, sample)
 
 
@@ -147,7 +149,9 @@ def _labels(
     return [rows]
 
 
-def _clip(values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float], say: Say) -> list[Any]:
+def _clip(
+    values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float | None], say: Say
+) -> list[Any]:
     return [column.clip(*numbers) for column in _plain(values, names, sample, (), say)]
 
 
