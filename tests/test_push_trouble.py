@@ -113,3 +113,28 @@ def test_what_a_cut_run_sent_may_be_listed_late(bench: Bench, alice: Client, tmp
     bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=3))
     (done,) = pushed(bench, kit, alice)
     assert (done.action, done.version) == (Action.NOTHING, 1)
+
+
+def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> None:
+    """Also where it has no number then: the failure is told at once, and the next push adds a version."""
+    kit = make_kit(tmp_path / "kit")
+    with serving(tmp_path, dataclasses.replace(HASTY, numbers_failed=False)) as bench, client(bench) as alice:
+        bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED"))
+        bench.kaggle.faults.add(Fault(on="CreateDatasetVersion", stuck="FAILED"))
+        with pytest.raises(OutsideError, match="could not process version 1"):
+            pushed(bench, kit, alice)
+        with pytest.raises(OutsideError, match="could not process"):
+            pushing.push(kit, datasets(kit), alice, ways(bench, SHORT))
+        (done,) = pushed(bench, kit, alice)
+        assert (done.version, done.action) == (3, Action.VERSION)
+
+
+def test_a_lost_answer_about_a_version_that_fails(tmp_path: Path) -> None:
+    """The dataset is there without a number: it is not created twice."""
+    kit = make_kit(tmp_path / "kit")
+    with serving(tmp_path, dataclasses.replace(HASTY, numbers_failed=False)) as bench, client(bench) as alice:
+        bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED", lose_answer=True))
+        with pytest.raises(OutsideError, match="could not process version 1"):
+            pushed(bench, kit, alice)
+        assert pushed(bench, kit, alice)[0].version == 2
+        assert len(bench.server.traffic.ended("/CreateDataset")) == 1

@@ -262,6 +262,7 @@ class Datasets(Shelf):
     def _told(self, record: Record) -> dict[str, Any]:
         key = _key_of(record)
         shown = self._shown(record)
+        numbered = self.versions.settings.numbers_failed or self.versions.newest(key, ready=True)
         versions = [
             {
                 "versionNumber": number,
@@ -288,7 +289,7 @@ class Datasets(Shelf):
             "licenseName": record["license"],
             "lastUpdated": wire.stamp(shown["created"]),
             "totalBytes": sum(size for _, size in self.versions.listing(key, shown)),
-            "currentVersionNumber": shown["number"],
+            **({"currentVersionNumber": shown["number"]} if numbered else {}),
             "versions": versions,
         }
 

@@ -11,6 +11,8 @@ class Settings:
     """Until then a new dataset answers 403, and a new version is not there: the old one still says READY."""
     processing: float = 3.0
     """From visible to READY, through all the states that the service has."""
+    numbers_failed: bool = True
+    """Whether a dataset tells a number for its current version although none was ever READY."""
     unpack_pt: bool = True
     """Whether .pt, .pth and the like are unpacked, which Kaggle does on some days."""
     session: float = 6 * 86400.0

@@ -29,7 +29,7 @@ class Remote:
     ref: str
     """"owner/slug"."""
     version: int = 0
-    """Number of the current version; 0 where there is no dataset."""
+    """Number of the current version; 0 where there is none, as while its first has failed."""
     state: str = ""
     """Processing state, lower case: "ready", "failed", ...; empty where there is no dataset."""
     private: bool = True
@@ -42,6 +42,11 @@ class Remote:
     """Its page."""
     kind: str = "dataset"
     """"dataset"; "model" or "notebook" for a part that lies there."""
+
+    @property
+    def there(self) -> bool:
+        """Whether there is such a dataset, with or without a version."""
+        return bool(self.version or self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +214,7 @@ def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitErro
             *([not_whole(remote.ref, remote.version, wrong)] if wrong else []),
             *([] if remote.private or wishes.public else [_public(remote)]),
         ]
-    if not remote.version:
+    if not remote.there:
         return [
             UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
             for problem in title_problems(_title(remote, wishes))
@@ -266,7 +271,7 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
     )
     if _same(part, remote) and not wishes.resend:
         return base
-    new = not remote.version
+    new = not remote.there
     size = sum(entry.size for entry in part.entries)
     stored = {entry.stored for entry in part.entries} | {MARKER}
     changes = _changes(part, remote.part)
@@ -289,7 +294,9 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
 
 def _why(remote: Remote, changes: str) -> str:
     if remote.state == "failed":
-        return f"version {remote.version} failed on Kaggle"
+        return f"version {remote.version} failed on Kaggle" if remote.version else "its first version failed"
+    if not remote.version:
+        return "it has no version"
     return changes if remote.part else f"version {remote.version} holds no part of a kit"
 
 

@@ -12,12 +12,13 @@ from offline_kit.kaggle_gateway.nouns import Kaggle, RemoteDataset
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
 from offline_kit.patience import PassingError
-from offline_kit.push.dataset_plan import Remote, damage, differences, not_whole
+from offline_kit.push.dataset_plan import Action, Remote, damage, differences, not_whole
 from offline_kit.push.journal import Effect
 from offline_kit.push.waiting import WAITING, Waiting, cause, poll, shown, tolerant
 from offline_kit.report import SILENT, Reporter, Say
 
-ENDED = frozenset({"ready", "failed", "deleted"})
+BAD = frozenset({"failed", "deleted"})
+ENDED = BAD | {"ready"}
 """States that do not change by themselves."""
 _MAX_MARKER = 64 << 20
 
@@ -112,7 +113,11 @@ def appeared(kaggle: Kaggle, effect: Effect, waiting: Waiting = WAITING) -> bool
 
     def newer() -> bool | None:
         found = kaggle.dataset(effect.target)
-        return True if found and found.version > effect.before else None
+        if found is None or found.version > effect.before:
+            return True if found else None
+        # A version that fails may never get a number.
+        made = effect.action == Action.CREATE.value
+        return True if made or (not effect.before and kaggle.status(effect.target) not in ENDED) else None
 
     return shown(newer, waiting.until(waiting.grace)) is not None
 
@@ -127,15 +132,21 @@ def until_there(
     """
     ref = effect.target
     seen: list[float] = []  # when the marker was there and the files were not
+    failed: list[float] = []  # when it had failed and no newer version was there
 
     def there() -> Remote:
         found = kaggle.dataset(ref)
         if found is None or found.version <= effect.before:
+            # A version that fails may never get a number; the state may be the one of the version before, too.
+            if found and kaggle.status(ref) in BAD:
+                failed.append(time.monotonic())
+                if effect.action == Action.CREATE.value or failed[-1] - failed[0] > waiting.grace:
+                    raise _failed(ref, effect.before + 1, "failed", found.url)
             line.tell("the new version does not show yet")
             raise PassingError("the new version does not show yet")
         state = kaggle.status(ref)
         line.tell(f"version {found.version}, {state or 'hidden'}")
-        if state in ("failed", "deleted"):
+        if state in BAD:
             raise _failed(ref, found.version, state, found.url)
         if state != "ready":
             raise PassingError(f"it is still in the state '{state}'")

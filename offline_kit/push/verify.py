@@ -262,14 +262,15 @@ def _whole(part: Part, remote: Remote, home: str) -> list[Problem]:
         seen = verify_elsewhere.problems(part, home, remote)
         return [Problem(what=what, remedy=remedy) for what, remedy in seen]
     ref, number = f"'{remote.ref}'", remote.version
-    if not number:
+    if not remote.there:
         return [Problem(what=f"there is no dataset {ref} that this account may see", remedy=PUSH)]
     found = []
     if not remote.private:
         remedy = f"make it private at once in the settings of {remote.url or 'its page'}"
         found.append(Problem(what=f"{ref} is PUBLIC: everybody sees the kit", remedy=remedy))
     if remote.state != "ready":
-        what = f"{ref}: version {number} is not ready on Kaggle, but '{remote.state}'"
+        version = f"version {number}" if number else "its first version"
+        what = f"{ref}: {version} is not ready on Kaggle, but '{remote.state}'"
         return [*found, Problem(what=what, remedy=PUSH)]
     if remote.part is None:
         found.append(Problem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
