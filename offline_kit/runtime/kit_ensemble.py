@@ -53,8 +53,9 @@ def predict_all(
 ) -> Prediction:
     """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
 
-    `each` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for each name the functions that load and predict; `data` yields batches, and is a
-    function of the member where members want different ones. Raises KitError where members do not fit.
+    `each` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for
+    each name the functions that load and predict; `data` yields batches, and is a function of the member where
+    members want different ones. Raises KitError where members do not fit.
     """
     if not members:
         raise KitError("no model is there to predict with", hint="name `checkpoints` in the configuration")
