@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +165,26 @@ def test_a_hanging_service_ends_within_the_deadline(bench: Bench) -> None:
             client.status(SLUG)
         assert time.monotonic() - began < 20
         assert client.status(SLUG) == ""
+
+
+def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Bench, tmp_path: Path) -> None:
+    """A download takes as long as bytes come; one that gets none is asked for anew, and the others go on."""
+    with client_of(bench, seconds=0.5) as client:
+        client.create(new(bench, client, {"big.bin": b"x" * 655_360}))
+        bench.ready()
+        client.account()
+        bench.kaggle.faults.add(Fault(on="GET", delay=30))
+        bench.kaggle.faults.add(Fault(on="GET", pause=0.45))
+        asked = threading.Event()
+        bench.server.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
+        with ThreadPoolExecutor(2) as pool:
+            silent = pool.submit(client.download, SLUG, "big.bin", tmp_path / "silent")
+            assert asked.wait(20)
+            began = time.monotonic()
+            assert client.download(SLUG, "big.bin", tmp_path / "slow") == 655_360
+            assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
+            assert silent.result() == 655_360
+    assert len(bench.server.traffic.ended("/DownloadDataset")) == 3
 
 
 def test_an_expired_login_is_renewed(bench: Bench, alice: Client) -> None:

@@ -18,7 +18,8 @@ from offline_kit.patience import PATIENT, PassingError, Patience, attempts
 READ_SECONDS = 60.0
 EFFECT_SECONDS = 300.0
 """Creating a dataset of many files takes the service a while."""
-DOWNLOAD_SECONDS = 3600.0
+_SILENCE = 5
+"""A download may take as long as it takes; it is given up where nothing more comes for so many reads' time."""
 PAGE = 200
 _LONGEST_WORD = 60
 
@@ -95,7 +96,7 @@ class Calls:
 
         def fetch() -> Any:
             into.unlink(missing_ok=True)
-            return self.session.ask("download", request, deadline=DOWNLOAD_SECONDS)
+            return self.session.ask("download", request, deadline=_SILENCE * self._seconds)
 
         return int(self._patiently(fetch, _may_pass)["size"])
 

@@ -27,7 +27,7 @@ class Client(Datasets, Models, Notebooks, Competitions):
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:
-        """`python` runs the client and has the kaggle package; a read may take `seconds`, a listing's page hold `page` things."""
+        """`python` runs the client and has the kaggle package; a read may take `seconds`, a download be silent for five times that, a listing's page hold `page` things."""
         self._where = where
         self._session = Session(where, env=env, python=python)
         super().__init__(Calls(self._session, patience=patience, seconds=seconds, page=page))

@@ -4,6 +4,7 @@ import json
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotInTime
@@ -77,7 +78,7 @@ class Session:
         return self._where.local or "https://www.kaggle.com"
 
     def ask(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
-        """Return the answer to a request, within `deadline` seconds after the login.
+        """Return the answer to a request, within `deadline` seconds after the login or a sign of life.
 
         Raises RefusedError with Kaggle's own words, UnansweredError, UnsentError or NotLoggedInError. A login that expired
         meanwhile is renewed once.
@@ -100,7 +101,8 @@ class Session:
 
     def _ask_once(self, talk: "_Talk", op: str, request: Mapping[str, Any], deadline: float) -> Any:
         try:
-            told = talk.ask({"op": op, **request}, deadline)
+            # It ends by itself; only a client that does not even do that is ended, with all that it does.
+            told = talk.ask({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
         except UnansweredError:
             self._forget(talk)
             raise
@@ -153,31 +155,30 @@ class _Talk:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = proc.converse(argv, env=env, errors=self._said)
         self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self._heard: dict[int, float] = {}
         self._lock = threading.Lock()
         self._count = 0
         self._dead = False
         threading.Thread(target=self._listen, daemon=True).start()
 
     def ask(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        """Return what the worker tells about a request; raises UnansweredError."""
+        """Return what the worker tells about a request; raises UnansweredError after so long a silence."""
         future: Future[dict[str, Any]] = Future()
         with self._lock:
             self._count += 1
             number = self._count
-            self._waiting[number] = future
+            self._waiting[number], self._heard[number] = future, time.monotonic()
             with suppress(OSError, ValueError):  # the listener tells of the end
                 if self._process.stdin and not self._dead:
                     self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
                     self._process.stdin.flush()
             if self._dead:
                 self._fail_all()
-        try:
-            return future.result(deadline)
-        except NotInTime as error:
-            what = request.get("method", request["op"])
-            raise UnansweredError(
-                f"Kaggle did not answer '{what}' within {deadline:.0f} s", hint=_AGAIN
-            ) from error
+        while (left := self._heard[number] + deadline - time.monotonic()) > 0:
+            with suppress(NotInTime):
+                return future.result(left)
+        what = request.get("method", request["op"])
+        raise UnansweredError(f"Kaggle did not answer '{what}' within {deadline:.0f} s", hint=_AGAIN)
 
     def end(self) -> None:
         """End the process; whoever still waits for it is told."""
@@ -191,8 +192,12 @@ class _Talk:
         with suppress(OSError, ValueError):
             for line in self._process.stdout or ():
                 told = json.loads(line)
+                number = told.pop("id")
+                self._heard[number] = time.monotonic()
+                if "so_far" in told:
+                    continue
                 with self._lock:
-                    future = self._waiting.pop(told.pop("id"), None)
+                    future = self._waiting.pop(number, None)
                 if future:
                     future.set_result(told)
         with self._lock:
@@ -235,6 +240,8 @@ def _error(told: dict[str, Any], what: str) -> OfflineKitError:
             hint="pip install --upgrade kaggle may help",
             details=(said,),
         )
+    if kind == "silent":
+        return UnansweredError(f"Kaggle did not answer '{what}' in time", hint=_AGAIN, details=(said,))
     if kind == "link":
         return UnansweredError(f"no link of '{what}' works", hint=_AGAIN, details=(said,))
     return UnansweredError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))

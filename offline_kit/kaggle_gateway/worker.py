@@ -7,7 +7,10 @@ come as JSON lines on stdin, answers leave as JSON lines, in any order, on what 
     {"id": 1, "op": "login"}
     {"id": 2, "op": "call", "service": "datasets.DatasetApiService", "method": "GetDataset", "body": {...}}
     {"id": 3, "op": "download", ... as call, "into": "/path/of/a/new/file"}
+    -> {"id": 3, "so_far": 123456}  now and then, while a download goes on
     -> {"id": 2, "answer": {...}}  or  {"id": 2, "kind": "http", "status": 403, "message": "...", "after": null}
+
+With "silence", a request ends by itself once nothing came for so many seconds; the others go on.
 
 Login, address and transport are the client's own; the messages are ours, since the client's typed ones
 fail on values that are younger than it.
@@ -18,6 +21,8 @@ import json
 import os
 import sys
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -25,6 +30,9 @@ from typing import Any
 THREADS = 16
 """Requests under way at once; Kaggle's client has no locks, but each of its sessions serves one thread well."""
 
+_PIECE = 1 << 16
+_SIGN_SECONDS = 1.0
+"""Between two signs of life of a download."""
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
 """How a store of files answers for a link that has expired."""
 _UNSENT = ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
@@ -62,13 +70,16 @@ class _Raw:
 class Worker:
     """The client, logged in once, with a session for each thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        """`tell` takes what is to be said before the answer to a request."""
+        self._tell = tell
         self._api: Any = None
         self._mine = threading.local()
         self._secrets: tuple[str, ...] = ()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; every failure is an answer too."""
+        self._mine.silence = request.get("silence")
         try:
             ops = {"login": self._login, "call": self._call, "download": self._download}
             return {"answer": ops[request["op"]](request)}
@@ -107,7 +118,21 @@ class Worker:
         if getattr(self._mine, "http", None) is None:
             self._mine.client = self._api.build_kaggle_client()
             self._mine.http = _leave_files_alone(self._mine.client.http_client())
+            self._end_silence(self._mine.http)
         return self._mine.http
+
+    def _end_silence(self, http: Any) -> None:
+        """Have the client's transport, which waits for ever, end a request that hears nothing for too long."""
+        http._init_session()
+        mine = self._mine
+        for adapter in http._session.adapters.values():
+
+            def send(
+                *words: Any, timeout: Any = None, usual: Callable[..., Any] = adapter.send, **more: Any
+            ) -> Any:
+                return usual(*words, timeout=timeout or mine.silence, **more)
+
+            adapter.send = send
 
     def _call(self, request: dict[str, Any]) -> Any:
         return self._http().call(request["service"], request["method"], _Body(request["body"]), _Raw)
@@ -127,11 +152,14 @@ class Worker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with found as response:
-            size = 0
+            size, told = 0, time.monotonic()
             with open(request["into"], "xb") as into:  # noqa: PTH123 - the standard library only, and plainly
-                for chunk in response.iter_content(1 << 20):
+                for chunk in response.iter_content(_PIECE):
                     into.write(chunk)
                     size += len(chunk)
+                    if time.monotonic() - told > _SIGN_SECONDS:
+                        told = time.monotonic()
+                        self._tell({"id": request["id"], "so_far": size})
             expected = response.headers.get("Content-Length")
             if expected and not response.headers.get("Content-Encoding") and int(expected) != size:
                 raise WorkerError("connection", f"the download ended after {size} of {expected} bytes")
@@ -202,6 +230,8 @@ def _told(error: Exception) -> dict[str, Any]:
         }
     names = {each.__name__ for each in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
+        if "ConnectTimeout" not in names and ("Timeout" in names or "Read timed out" in str(error)):
+            return {"kind": "silent", "message": str(error)}
         unsent = "ConnectTimeout" in names or any(word in str(error) for word in _UNSENT)
         return {"kind": "unsent" if unsent else "connection", "message": str(error)}
     if isinstance(error, ValueError):
@@ -253,12 +283,16 @@ def main() -> None:
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever the client prints goes where its errors go
     writing = threading.Lock()
-    worker = Worker()
 
-    def serve(request: dict[str, Any]) -> None:
-        line = json.dumps({"id": request["id"], **worker.handle(request)}) + "\n"
+    def tell(words: dict[str, Any]) -> None:
+        line = json.dumps(words) + "\n"
         with writing:
             out.write(line.encode())
+
+    worker = Worker(tell)
+
+    def serve(request: dict[str, Any]) -> None:
+        tell({"id": request["id"], **worker.handle(request)})
 
     pool = ThreadPoolExecutor(THREADS)
     for line in sys.stdin.buffer:

@@ -9,6 +9,7 @@ them), and does, in this order:
     delay         seconds to wait first
     cut           bytes of the request's body after which the connection is reset (an upload keeps those);
                   at GET and LOGS: bytes of the answer after which it is
+    pause         at GET: seconds before each 64 KiB of the answer
     forget        true: the upload session has expired (404 from now on)
     status        this HTTP status instead of the call, with `message`, and `retry_after` seconds as header
     answer        this JSON object with status 200 instead of the call
@@ -55,6 +56,8 @@ class Fault:
     """Seconds to wait before anything else."""
     cut: int = -1
     """Bytes after which the connection is reset; -1 for never."""
+    pause: float = 0.0
+    """Seconds before each piece of a file that is sent."""
     forget: bool = False
     """The upload session is gone."""
     status: int = 0

@@ -22,6 +22,7 @@ from offline_kit.local_kaggle.wire import Answer, Refusal
 
 _MAX_RPC = 128 << 20  # a notebook with its pictures fits
 _CHUNK = 1 << 18
+_SLOW_CHUNK = 1 << 16
 _SENDING = ("GET", "LOGS")  # where a cut is one of the answer
 
 
@@ -120,7 +121,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._tell("done", name, received=body.received, status=answer.status)
             if fault.lose_answer:
                 raise _LostError
-            status, sent = answer.status, self._send(answer, cut=fault.cut if name in _SENDING else -1)
+            status, sent = answer.status, self._send(answer, fault if name in _SENDING else NONE)
         except (_LostError, OSError):  # also a sender or receiver that went away
             self._reset()
         finally:
@@ -174,12 +175,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _headers(self) -> Mapping[str, str]:
         return _Headers(self.headers.items())
 
-    def _send(self, answer: Answer, *, cut: int = -1) -> int:
+    def _send(self, answer: Answer, fault: Fault = NONE) -> int:
         """Send an answer; return the bytes of its body."""
         if answer.file:
-            return self._send_file(answer.file, cut)
+            return self._send_file(answer.file, fault)
         if answer.stream:
-            return self._send_stream(answer, answer.stream, cut)
+            return self._send_stream(answer, answer.stream, fault.cut)
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)
@@ -204,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"0\r\n\r\n")
         return sent
 
-    def _send_file(self, path: Path, cut: int) -> int:
+    def _send_file(self, path: Path, fault: Fault) -> int:
         """Send a file, or the rest of it that `Range` asks for."""
         told = path.stat()
         etag = f'"{told.st_mtime_ns:x}-{told.st_size:x}"'
@@ -218,10 +219,11 @@ class _Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{told.st_size - 1}/{told.st_size}")
         self.end_headers()
-        sent = 0
+        sent, cut, most = 0, fault.cut, _SLOW_CHUNK if fault.pause else _CHUNK
         with path.open("rb") as stream:
             stream.seek(start)
-            while chunk := stream.read(_CHUNK if cut < 0 else min(_CHUNK, cut - sent)):
+            while chunk := stream.read(most if cut < 0 else min(most, cut - sent)):
+                time.sleep(fault.pause)
                 self.wfile.write(chunk)
                 sent += len(chunk)
         if 0 <= cut < told.st_size - start:
