@@ -62,9 +62,8 @@ def _check_place(folder: Path) -> None:
                 hint="remove it, or choose another --out",
             )
     # The folder is replaced as a whole: nothing of the user's may be in it.
-    foreign = (
-        sorted(each.name for each in folder.iterdir() if each.name not in OURS) if folder.exists() else []
-    )
+    mine = OURS | {stage.name for name in OURS for stage in files.stages(folder / name)}
+    foreign = sorted({each.name for each in folder.iterdir()} - mine) if folder.exists() else []
     if foreign:
         raise UsageError(
             f"'{folder}' holds other things than a kit: {', '.join(map(repr, foreign[:3]))}",
@@ -82,13 +81,9 @@ def _tell(contents: Contents, kit: Kit, report: Reporter, *, by_function: bool) 
 
 
 def _sweep(folder: Path) -> None:
-    """Clear away what a killed build left beside the kit; a kit caught between two names gets its own back."""
-    for orphan in folder.parent.glob(f".{folder.name}.*.old"):
-        if not folder.exists() and (orphan / folder.name).is_dir():
-            (orphan / folder.name).rename(folder)
-        shutil.rmtree(orphan, ignore_errors=True)
-    for orphan in folder.parent.glob(f".{folder.name}.*.part"):
-        shutil.rmtree(orphan, ignore_errors=True)
+    """Clear away what killed runs left beside the kit and in it."""
+    for final in (folder, *(folder / name for name in sorted(OURS))):
+        files.sweep(final)
 
 
 def _old_kit(folder: Path) -> Kit | None:
@@ -111,6 +106,11 @@ def _stands(old: Kit, new: Kit) -> bool:
 
 
 def _write(kit: Kit, layout: Layout, texts: Mapping[str, str], old: Kit | None, report: Reporter) -> None:
+    if files.in_work(kit.folder / "rehearsal"):
+        raise UsageError(
+            f"the kit in '{kit.folder}' is being rehearsed by another run, and would be replaced",
+            hint="wait until that has ended, or build elsewhere with --out",
+        )
     reusable = _reusable(old) if old else {}
     _check_space(kit, layout, reusable)
     total = sum(item.size for name, item in layout.items.items() if name not in layout.away)

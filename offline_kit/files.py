@@ -3,10 +3,13 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -14,7 +17,11 @@ from typing import IO
 from offline_kit.errors import OutsideError
 from offline_kit.report import Advance
 
+if sys.platform != "win32":
+    import fcntl
+
 CHUNK = 1 << 20
+_DAY = 86_400
 
 
 def cache_dir() -> Path:
@@ -133,18 +140,92 @@ def staged(final: Path) -> Iterator[Path]:
     """Give an empty folder beside `final` that takes its name when the block ends well.
 
     An old folder of that name is kept until then and removed after; on an error or an interrupt the new
-    one is removed and the old one stands as it was.
+    one is removed and the old one stands as it was. What a killed run leaves is for `sweep`.
     """
     with disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
         fresh.chmod(0o755)
-        try:
-            yield fresh
-            _swap(fresh, final)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+        with _held(fresh):
+            try:
+                yield fresh
+                _swap(fresh, final)
+            except BaseException:
+                remove(fresh)
+                raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Show to other processes, as long as this one lives, that the folder is in use."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: `_in_use` goes by age there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _in_use(stage: Path) -> bool | None:
+    """Whether a living process works in a folder of `staged`; None where the system cannot tell."""
+    if sys.platform == "win32":
+        return None
+    try:
+        handle = os.open(stage, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+def stages(final: Path) -> tuple[Path, ...]:
+    """Return what lies beside `final` of works on it that are going on, or were killed."""
+    name = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}\.(part|old)")
+    return (
+        tuple(each for each in sorted(final.parent.iterdir()) if name.fullmatch(each.name))
+        if final.parent.is_dir()
+        else ()
+    )
+
+
+def in_work(final: Path) -> bool:
+    """Whether another process, or this one, is making `final` at this moment."""
+    return any(_in_use(stage) for stage in stages(final))
+
+
+def sweep(final: Path) -> None:
+    """Clear away what killed runs left beside `final`; where they were between two names, it gets its own back."""
+    for stage in stages(final):
+        used = _in_use(stage) if stage.is_dir() else None
+        young = time.time() - stage.lstat().st_mtime < _DAY
+        if used or (used is None and young and stage.is_dir()):
+            continue
+        if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
+            (stage / final.name).rename(final)
+        remove(stage)
+
+
+def remove(place: Path) -> None:
+    """Remove a file, or a folder in which somebody may have taken rights away; what resists stays."""
+    if not place.is_dir() or place.is_symlink():
+        with suppress(OSError):
+            place.unlink()
+        return
+    for folder, _, _ in os.walk(place):
+        with suppress(OSError):
+            Path(folder).chmod(0o700)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _swap(fresh: Path, final: Path) -> None:
@@ -152,14 +233,15 @@ def _swap(fresh: Path, final: Path) -> None:
         fresh.replace(final)
         return
     old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".old"))
-    final.replace(old / final.name)
-    try:
-        fresh.replace(final)
-    except BaseException:
-        (old / final.name).replace(final)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    with _held(old):
+        final.replace(old / final.name)
+        try:
+            fresh.replace(final)
+        except BaseException:
+            (old / final.name).replace(final)
+            raise
+        finally:
+            remove(old)
 
 
 @contextmanager

@@ -517,12 +517,58 @@ def test_a_killed_build_leaves_nothing_for_long(contents: Contents, tmp_path: Pa
     """Half a kit of a killed build goes with the next build, and a kit without its name gets it back."""
     bundle.assemble(contents, tmp_path / "out")
     before = state(tmp_path / "out" / "dataset")
-    (tmp_path / ".out.abc.part/packages").mkdir(parents=True)
-    (tmp_path / ".out.def.old").mkdir()
-    (tmp_path / "out").rename(tmp_path / ".out.def.old/out")
+    (tmp_path / ".out.abcdefgh.part/packages").mkdir(parents=True)
+    (tmp_path / ".out.ijklmnop.old").mkdir()
+    (tmp_path / "out").rename(tmp_path / ".out.ijklmnop.old/out")
     bundle.assemble(contents, tmp_path / "out")
     assert state(tmp_path / "out" / "dataset") == before
     assert sorted(path.name for path in tmp_path.glob(".out*")) == []
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from offline_kit import files
+with files.staged(Path(sys.argv[1])) as stage:
+    (stage / "run").mkdir(mode=0o500)
+    print("in it", flush=True)
+    time.sleep(60)
+"""
+
+
+def begun(final: Path) -> "subprocess.Popen[str]":
+    """Start a process that makes this folder, and wait until it is in the middle of that."""
+    words = [sys.executable, "-c", KILLED, str(final)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    process.stdout.readline()
+    return process
+
+
+def test_a_killed_rehearsal_is_no_foreign_thing(contents: Contents, tmp_path: Path) -> None:
+    """What `kill -9` leaves of a rehearsal in the kit goes with the next build, which is not refused for it."""
+    kit = bundle.assemble(contents, tmp_path / "out")
+    killed = begun(tmp_path / "out" / "rehearsal")
+    killed.kill()
+    killed.wait()
+    assert [path for path in (tmp_path / "out").iterdir() if path.suffix == ".part"]
+    assert bundle.assemble(contents, tmp_path / "out").id == kit.id
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset", "requirements.txt"]
+
+
+def test_a_kit_is_not_replaced_below_a_rehearsal(contents: Contents, tmp_path: Path) -> None:
+    """A build that changes nothing goes on beside another run's rehearsal; one that would replace the kit waits."""
+    bundle.assemble(contents, tmp_path / "out")
+    living = begun(tmp_path / "out" / "rehearsal")
+    try:
+        bundle.assemble(contents, tmp_path / "out")
+        with pytest.raises(UsageError, match="is being rehearsed by another run"):
+            bundle.assemble(replace(contents, checkpoints=()), tmp_path / "out")
+        assert [path for path in (tmp_path / "out").iterdir() if path.suffix == ".part"]
+    finally:
+        living.kill()
+        living.wait()
+    bundle.assemble(replace(contents, checkpoints=()), tmp_path / "out")
 
 
 def test_what_is_made_of_the_kit_comes_and_goes_with_it(contents: Contents, tmp_path: Path) -> None:

@@ -194,6 +194,15 @@ print("FOUND" + json.dumps(found))
     assert (theatre.data / "test.csv").read_text().startswith("id,width")
 
 
+def test_what_a_killed_rehearsal_left_goes_with_the_next(theatre: Theatre) -> None:
+    """Half a run's folder of a killed process does not stay in the kit."""
+    kit = theatre.kit(WRITE)
+    left = kit.folder / ".rehearsal.abcd1234.part" / "run"
+    left.mkdir(parents=True)
+    theatre.rehearse(kit)
+    assert sorted(path.name for path in kit.folder.iterdir()) == ["dataset", "notebook", "rehearsal"]
+
+
 def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> None:
     """The error names the cell, quotes it and its error, and says what helps; the evidence is kept."""
     error = theatre.failure("x = 1", "import not_in_the_kit\nprint(x)")

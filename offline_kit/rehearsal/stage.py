@@ -1,10 +1,8 @@
 """Rehearse a kit: its notebook, run offline in a sandbox laid out as Kaggle's, and its submission checked."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -136,6 +134,7 @@ def rehearse(
     notebook, metadata = plan.notebook_of(request.kit)
     chosen = sandbox.find(request.sandboxes, report=report)
     shop = Workshop(settings=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report)
+    files.sweep(request.kit.folder / "rehearsal")
     with files.staged(request.kit.folder / "rehearsal") as folder:
         service = _service(request, notebook, folder / "run" / "gateway")
         code = (notebook, *(service.code if service else ()))
@@ -256,15 +255,7 @@ def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | No
     told = {"passed": problem is None, "problem": said, **asdict(outcome)}
     text = json.dumps(told, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    _remove(folder / "run")
-
-
-def _remove(folder: Path) -> None:
-    """Remove a folder in which a run may have taken rights away from itself."""
-    for place, _, _ in os.walk(folder):
-        with suppress(OSError):
-            Path(place).chmod(0o700)
-    shutil.rmtree(folder, ignore_errors=True)
+    files.remove(folder / "run")
 
 
 def last(kit: Kit) -> dict[str, Any] | None:
