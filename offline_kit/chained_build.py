@@ -51,6 +51,12 @@ class Chained:
     seconds: float
     """How long the run took."""
 
+    @property
+    def size(self) -> int:
+        """Bytes of the wheels, which stay there."""
+        away = [part for part in self.built.kit.parts if part.name == manifest.AWAY]
+        return sum(entry.size for part in away for entry in part.entries)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChainedPlan:

@@ -53,7 +53,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
                 summary_chained.show_plan(found, port.account, console)
                 return
             chained = chained_build.build(config, port, upgrade=upgrade, report=console)
-        console.note(f"the packages:  '{chained.record.notebook}', version {chained.record.version}")
+        summary_chained.show_made(chained, console)
         summary.show_build(chained.built, console)
         return
     if dry_run:

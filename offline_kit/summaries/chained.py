@@ -3,12 +3,22 @@
 from typing import TYPE_CHECKING
 
 from offline_kit.console import Console
+from offline_kit.files import human_size
 
 if TYPE_CHECKING:
-    from offline_kit.chained_build import ChainedPlan
+    from offline_kit.chained_build import Chained, ChainedPlan
     from offline_kit.kaggle_gateway.nouns import Account
 
 _DO = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
+
+
+def show_made(made: "Chained", console: Console) -> None:
+    """Say where the packages are."""
+    record = made.record
+    console.note(
+        f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
+        f" {human_size(made.size)}, stay there until a rehearsal here needs them"
+    )
 
 
 def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None:
