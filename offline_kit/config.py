@@ -101,11 +101,19 @@ class Config:
     """The [notebook] table."""
     source: Path | None = None
     """The file that the configuration was read from; None when only flags spoke."""
+    from_flags: frozenset[str] = frozenset()
+    """Keys that the command line has set, whatever stands in the file."""
 
     @property
     def lock(self) -> Path:
         """Where the committed freeze lies, beside the project."""
         return self.project / LOCK_NAME
+
+    def set_by(self, key: str) -> str:
+        """Return where a person finds what a key is set to: a flag, or the key and its file."""
+        if self.source is None or key in self.from_flags:
+            return f"--{key.replace('_', '-')}"
+        return f"`{key}` in '{self.source}'"
 
 
 PATHS = {"competition_data", "sample_submission", "out", "main_from"}
@@ -126,7 +134,8 @@ def load(project: Path, flags: Mapping[str, Any]) -> Config:
     pyproject = _toml(root / "pyproject.toml")
     table, source = _own_table(root, pyproject)
     _complain(table, source)
-    said = _said(table, root) | {key: value for key, value in flags.items() if value not in (None, (), {})}
+    given = {key: value for key, value in flags.items() if value not in (None, (), {})}
+    said = _said(table, root) | given | {"from_flags": frozenset(given) - {"notebook"}}
     said["notebook"] = _notebook(table.get("notebook", {}), flags.get("notebook") or {})
     return _with_defaults(root, pyproject, said, source)
 

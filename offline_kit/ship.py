@@ -115,8 +115,8 @@ def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) 
 def competition_of(port: Port) -> Competition:
     """Return the competition that the project takes part in: asked for before minutes of work.
 
-    Raises UsageError where none is configured, OutsideError where there is none of this name, or its rules
-    are not accepted.
+    Raises UsageError where none is configured, ProjectError where there is none of this name, OutsideError
+    where its rules are not accepted.
     """
     slug = port.config.competition
     if not slug:
@@ -126,11 +126,11 @@ def competition_of(port: Port) -> Competition:
         )
     contest = port.kaggle.competition(slug)
     if contest is None:
-        raise OutsideError(
-            f"{port.account.place} knows no competition '{slug}'",
+        raise ProjectError(
+            f"{port.account.place} knows no competition '{slug}', which {port.config.set_by('competition')} names",
             hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
             if port.local
-            else "set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
+            else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
         )
     if not contest.entered:
         raise OutsideError(

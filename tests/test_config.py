@@ -189,7 +189,7 @@ def test_every_field_of_the_config_has_a_key() -> None:
     """A field nobody can set, or a key nobody reads, is a mistake."""
     from dataclasses import fields
 
-    found = {"project", "name", "version", "project_dependencies", "source"}
+    found = {"project", "name", "version", "project_dependencies", "source", "from_flags"}
     assert {item.name for item in fields(Config)} - found == set(KEYS)
 
 

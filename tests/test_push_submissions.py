@@ -180,7 +180,7 @@ def test_what_the_competition_does_not_allow_is_told_before(
 def test_a_competition_that_is_not_there_is_told(seen: Contest) -> None:
     """With what its name should be."""
     error = stopped(seen, competition="no-such-thing")
-    assert error.exit_code is Exit.OUTSIDE
+    assert error.exit_code is Exit.PROJECT
     assert "no competition 'no-such-thing'" in error.what
     assert "www.kaggle.com/competitions/" in error.hint
 

@@ -188,6 +188,21 @@ def test_no_competition_is_told_before_the_work(here: Yard) -> None:
     assert here.made() == (0, 0, 0)
 
 
+def test_a_wrong_name_of_a_competition_is_told_with_where_it_is_set(tmp_path: Path) -> None:
+    """It is the person's to mend (1), be it in the file or a flag; an outage is not (4)."""
+    project = make_project(tmp_path / "made" / "project")
+    config = project / "offline-kit.toml"
+    config.write_text(config.read_text().replace('"small-digits"', '"smal-digits"'))
+    with yard(tmp_path, project) as here:
+        config = here.project / "offline-kit.toml"
+        told = f"knows no competition 'smal-digits', which `competition` in '{config}' names"
+        here.run("submit", *here.to).failed(1, told, "offline-kit local --competition DIR")
+        flag = ("--competition", "other-digits")
+        here.run("submit", *here.to, *flag).failed(1, "'other-digits', which --competition names")
+        here.breaks(on="GetCompetition", status=503, times=0)
+        here.run("submit", *here.to).failed(4, "Kaggle says")
+
+
 @pytest.mark.slow
 def test_submit_pushes_nothing(here: Yard) -> None:
     """What is not there, or not this kit, is refused with the way to it; an earlier version is named by number."""

@@ -197,7 +197,7 @@ def _when(deadline: datetime, left: timedelta) -> str:
 def _competition(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
     contest, slug = seen.competition, request.competition
     if contest is None:
-        yield OutsideError(
+        yield ProjectError(
             f"Kaggle knows no competition '{slug}'",
             hint="set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
         )
