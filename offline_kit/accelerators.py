@@ -4,19 +4,17 @@ from offline_kit.errors import UsageError, close_to
 
 SHAPES = (
     "NvidiaTeslaT4",
-    "NvidiaTeslaT4Highmem",
     "NvidiaL4",
     "NvidiaL4X1",
     "NvidiaTeslaA100",
     "NvidiaH100",
     "NvidiaRtxPro6000",
 )
-"""Machine shapes with a GPU that Kaggle's client lists; some are for certain competitions only."""
+"""Machine shapes with a GPU that Kaggle's client lists and a user may have; some are for certain competitions only."""
 ALIASES = {
     "gpu": "NvidiaTeslaT4",
     "t4": "NvidiaTeslaT4",
     "t4x2": "NvidiaTeslaT4",
-    "t4highmem": "NvidiaTeslaT4Highmem",
     "l4": "NvidiaL4",
     "l4x4": "NvidiaL4",
     "l4x1": "NvidiaL4X1",
@@ -26,6 +24,8 @@ ALIASES = {
 }
 """The words that people use for them."""
 RETIRED = ("p100", "nvidiateslap100")
+RESERVED = ("t4highmem", "nvidiateslat4highmem")
+"""What Kaggle's client lists and the service gives to its own administrators alone."""
 
 
 def machine_shape(accelerator: str) -> str:
@@ -42,6 +42,11 @@ def machine_shape(accelerator: str) -> str:
     if word in RETIRED:
         raise UsageError(
             f"the accelerator '{accelerator}' is retired: Kaggle's images no longer support the P100",
+            hint="take 't4x2', or 'none' for a CPU notebook",
+        )
+    if word in RESERVED:
+        raise UsageError(
+            f"the accelerator '{accelerator}' is for Kaggle's administrators alone: a push with it is refused",
             hint="take 't4x2', or 'none' for a CPU notebook",
         )
     if "tpu" in word:

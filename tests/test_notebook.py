@@ -377,7 +377,14 @@ def test_accelerators_have_kaggles_names(word: str, shape: str) -> None:
 
 @pytest.mark.parametrize(
     ("word", "words"),
-    [("p100", "retired"), ("TpuV5E8", "TPU"), ("t4x3", "did you mean 't4x2'"), ("abacus", "unknown")],
+    [
+        ("p100", "retired"),
+        ("t4highmem", "administrators"),
+        ("NvidiaTeslaT4Highmem", "administrators"),
+        ("TpuV5E8", "TPU"),
+        ("t4x3", "did you mean 't4x2'"),
+        ("abacus", "unknown"),
+    ],
 )
 def test_accelerators_that_are_not_there_are_refused(word: str, words: str) -> None:
     """Retired, unsupported and unknown machines each have their sentence."""
