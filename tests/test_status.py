@@ -31,6 +31,16 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_kind_of_a_checkpoint_is_its_format_or_its_framework(project: Path) -> None:
+    """A booster's own file is called by its name, "other" is what nobody knows."""
+    (project / "booster.txt").write_text("tree\nversion=v4\nnum_class=1\n")
+    (project / "notes.bin").write_bytes(b"\x00\x01 nothing")
+    words = ("build", "--dry-run", "-c", "booster.txt", "-c", "notes.bin")
+    said = run(project, *words).stderr
+    kinds = {line.split()[0]: line.split()[-1] for line in said.splitlines() if " B " in line}
+    assert kinds == {"booster.txt": "LightGBM", "notes.bin": "other"}, said
+
+
 def test_a_damaged_kit_is_a_problem_for_a_script_too(project: Path) -> None:
     """No kit yet is no problem, a whole one neither; a changed file is, in the exit code as well."""
     before = run(project, "status")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from offline_kit import image as images
 from offline_kit.console import Console
 from offline_kit.files import human_size
-from offline_kit.model import Fate, Finding, Freeze, Kit, Severity
+from offline_kit.model import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Kit, Severity
 
 if TYPE_CHECKING:
     # Only named: showing the images must not import what a build needs.
@@ -74,7 +74,7 @@ def _image_facts(item: images.Image) -> dict[str, Any]:
 def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
     """Show what a build would put into the kit; `final` also prints the JSON object."""
     _show_freeze(plan.freeze, {}, console)
-    _show_checkpoints([(one.original, one.size, str(one.kind)) for one in plan.checkpoints], console)
+    _show_checkpoints(plan.checkpoints, console)
     console.step(f"a build would write '{plan.config.out}' and '{plan.config.lock}'; nothing was written")
     if final:
         console.result({"ok": True, "dry_run": True, **plan_facts(plan)})
@@ -97,7 +97,7 @@ def show_build(built: "Built", console: Console, *, final: bool = True) -> None:
     own = [(wheel.filename, human_size(wheel.size)) for wheel in contents.own.wheels]
     own += [(source.original, human_size(source.path.stat().st_size)) for source in contents.own.sources]
     console.table("Own code", ("file", "size"), own)
-    _show_checkpoints([(one.original, one.size, str(one.kind)) for one in contents.checkpoints], console)
+    _show_checkpoints(contents.checkpoints, console)
     for line in built.advice:
         console.warn(line)
     _show_findings(built.findings, console)
@@ -218,10 +218,20 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
         console.note(line)
 
 
-def _show_checkpoints(rows: Iterable[tuple[str, int, str]], console: Console) -> None:
-    console.table(
-        "Checkpoints", ("file", "size", "kind"), [(name, human_size(size), kind) for name, size, kind in rows]
-    )
+def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
+    rows = [(one.original, human_size(one.size), _kind(one)) for one in checkpoints]
+    console.table("Checkpoints", ("file", "size", "kind"), rows)
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    """Return what a file is: its format, or the framework whose own format that is."""
+    from offline_kit.checkpoint_kinds import Sniffed
+    from offline_kit.frameworks import table
+
+    if checkpoint.kind is not CheckpointKind.OTHER:
+        return str(checkpoint.kind)
+    found = table.find(checkpoint.path, Sniffed(kind=checkpoint.kind, refused=checkpoint.refused))
+    return found.title if found else str(checkpoint.kind)
 
 
 def _asked(names: tuple[str, ...]) -> str:
