@@ -24,6 +24,9 @@ from offline_kit.report import SILENT, Reporter
 _HEAD = "# What {} installs and imports; written by `offline-kit adopt`, and yours to change.\n"
 
 
+_GUESS = "# guessed from `import "
+"""What stands behind a line that nobody named; as long as it does, the next look may take it back."""
+
 _SURE = frozenset({"checkpoints", "modules"})
 """Keys that a build or the notebook's imports cannot do without."""
 
@@ -233,13 +236,22 @@ def _requirements(root: Path, source: str, adoption: Adoption) -> tuple[Path, st
     plain = root / "requirements.in"
     taken = (root / "requirements.txt").is_file() or (plain.is_file() and not _is_ours(plain))
     path = own if own.is_file() or taken else plain
-    if not adoption.requirements:
-        return path, ""
     there = _read(path)
-    stripped = {line.partition(" #")[0].strip() for line in there.splitlines()}
-    fresh = [line for line in adoption.requirements if line not in stripped]
-    head = there if not there or there.endswith("\n") else f"{there}\n"
-    return path, (head or _HEAD.format(source)) + "".join(f"{line}\n" for line in fresh)
+    lines = [line for line in there.splitlines() if not _is_taken_back(line, adoption)]
+    if not adoption.requirements and len(lines) == len(there.splitlines()):
+        return path, ""
+    stripped = {line.partition(" #")[0].strip() for line in lines}
+    guessed = dict(adoption.guessed)
+    for line in adoption.requirements:
+        if line not in stripped:
+            lines.append(f"{line}  {_GUESS}{guessed[line]}`" if line in guessed else line)
+    head = "" if there else _HEAD.format(source)
+    return path, head + "".join(f"{line}\n" for line in lines)
+
+
+def _is_taken_back(line: str, adoption: Adoption) -> bool:
+    """Whether a line is a guess of an earlier look that this one does not make."""
+    return _GUESS in line and line.partition(_GUESS)[0].strip() not in adoption.requirements
 
 
 def _is_ours(path: Path) -> bool:

@@ -35,7 +35,7 @@ def one(adoption: Adoption) -> str:
         ),
         ("V = '0.8'\n!pip install einops=={V}", ("einops==0.8",)),
         ("!pip install git+https://github.com/a/b.git#egg=b", ("b @ git+https://github.com/a/b.git",)),
-        ("!git clone https://github.com/a/b\n!cd b && pip install -e .", ("b @ git+https://github.com/a/b",)),
+        ("!git clone https://github.com/a/b\n!cd b && pip install -e .", ("git+https://github.com/a/b",)),
         ("!python -m spacy download en_core_web_sm", None),
         ("if True:\n    !pip install einops \\\n        ttach\nelse:\n    x = 1", ("einops", "ttach")),
         ("%%capture\n!pip install einops", ("einops",)),
@@ -250,13 +250,57 @@ def test_a_step_into_a_clone_is_followed(tmp_path: Path, how: str) -> None:
 def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> None:
     """One clone beside the notebook answers all questions: nothing of its files is looked for in the project."""
     put(tmp_path, "requirements.txt")
-    found = looked(tmp_path, STEPS["%cd"].replace("{}", "!pip install -e ./deep"))
+    found = looked(tmp_path, STEPS["%cd"].replace("{}", "!pip install -r deep/more.txt"))
     assert [one.remedy.partition(",")[0] for one in found.asked] == [
         "run `git clone https://example.org/me/aug.git aug` beside the notebook",
         "clone 'aug' beside the notebook",
         "clone 'aug' beside the notebook",
     ]
     assert found.requirement_files == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (
+            "!git clone -b v2 https://e.org/a/b.git && cd b && pip install -e .",
+            "git+https://e.org/a/b.git@v2",
+        ),
+        (
+            "!git clone https://e.org/b --branch=v2 x\n!pip install ./x/py",
+            "git+https://e.org/b@v2#subdirectory=py",
+        ),
+        ("!git clone git@e.org:a/b.git\n%cd b\n!pip install .", "git+ssh://git@e.org/a/b.git"),
+    ],
+)
+def test_a_cloned_package_has_the_name_that_it_gives_itself(tmp_path: Path, source: str, line: str) -> None:
+    """Its address alone is asked for, at the branch that was cloned: its folder may be called otherwise."""
+    found = looked(tmp_path, f"{source}\nimport the_real_name, cv2")
+    assert found.requirements == (line,)
+    assert not found.asked
+    assert f"taken to come with {line}" in [one.value for one in found.found]
+
+
+def test_extras_of_a_cloned_package_are_told(tmp_path: Path) -> None:
+    """An address cannot say them; a person can."""
+    found = looked(tmp_path, "!git clone https://e.org/b\n!pip install -e b[dev]")
+    assert "without extras" in found.found[1].remedy
+
+
+def test_a_branch_is_cloned_beside_the_notebook(tmp_path: Path) -> None:
+    """What a person is asked to clone is what the line clones."""
+    (asked,) = looked(tmp_path, "!git clone --depth 1 -b v2 https://e.org/a/b").asked
+    assert "`git clone -b v2 https://e.org/a/b b`" in asked.remedy
+
+
+def test_no_package_is_guessed_while_a_clone_is_missing(tmp_path: Path) -> None:
+    """What the clone may bring is a question; once it is there, it is answered."""
+    source = "!git clone https://e.org/me/cool-aug\nimport sys\nsys.path.append('cool-aug')\nimport coolaug"
+    found = looked(tmp_path, source)
+    assert (found.requirements, len(found.asked)) == ((), 2)
+    put(tmp_path, "cool-aug/coolaug.py")
+    again = looked(tmp_path, source)
+    assert (again.requirements, again.asked, again.modules) == ((), (), ("cool-aug",))
 
 
 def test_folders_of_modules_by_any_name(tmp_path: Path) -> None:

@@ -120,6 +120,24 @@ def test_requirements_of_others_are_left_alone(project: Path) -> None:
     assert tomllib.loads(proposal.new)["requirements"] == ["inference-requirements.in"]
 
 
+def test_a_guess_is_taken_back(project: Path) -> None:
+    """A package that was guessed from an import goes when its module is there; a line that a person wrote stays."""
+    notebook = notebook_of(project, "!pip install einops\nimport coolaug, other_guess")
+    adopt.write(adopt.propose(notebook, project))
+    file = project / "requirements.in"
+    assert "coolaug  # guessed from `import coolaug`\n" in file.read_text()
+    assert not adopt.propose(notebook, project).changes
+    file.write_text(
+        file.read_text().replace("other-guess  # guessed from `import other_guess`", "other-name")
+    )
+    put(project, "coolaug.py", "other_guess.py")
+    adopt.write(adopt.propose(notebook, project))
+    assert file.read_text().splitlines()[1:] == ["einops", "other-name"]
+    notebook_of(project, "import coolaug")
+    file.write_text("coolaug  # guessed from `import coolaug`\n")
+    assert adopt.propose(notebook, project).lines == ""
+
+
 def test_the_rendered_notebook_is_the_persons_own(project: Path) -> None:
     """One markdown and one setup cell on top; below them each cell as it was, but for the lines that are told."""
     adopt.write(adopt.propose(project / "inference.ipynb", project))

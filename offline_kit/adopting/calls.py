@@ -360,7 +360,12 @@ def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     if own is not None and (not own or own[0] in ("install", "uninstall", "download", "wheel")):
         yield {"kind": Kind.INSTALL, "target": shlex.join(words), "detail": own[0] if own else ""}
     elif repository := shell.cloned(words):
-        yield {"kind": Kind.CLONE, "target": repository.address, "into": repository.into}
+        yield {
+            "kind": Kind.CLONE,
+            "target": repository.address,
+            "into": repository.into,
+            "detail": repository.ref,
+        }
     elif files := shell.downloaded(words):
         yield from ({"kind": Kind.DOWNLOAD, "target": each.address, "into": each.into} for each in files)
     elif source := shell.of_kaggle(words):

@@ -10,7 +10,6 @@ from offline_kit.adopting import places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.nouns import Became, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
-from offline_kit.package_lists import normalized
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _SPACY = "https://github.com/explosion/spacy-models/releases/download/{0}-{1}/{0}-{1}-py3-none-any.whl"
@@ -45,7 +44,9 @@ class Basket:
     made: dict[str, str] = field(default_factory=dict)
     """What lines that are switched off would have made, and the project's file or folder that is laid there."""
     clones: dict[str, str] = field(default_factory=dict)
-    """Folder of each clone: its address."""
+    """Folder of each clone: the line that installs it."""
+    guesses: dict[str, str] = field(default_factory=dict)
+    """Requirements that are guessed from an import, and its name."""
     sources: Sources = field(default_factory=Sources)
 
     def attach(self, kind: str, name: str) -> None:
@@ -133,11 +134,21 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     if problems:
         return _asked(wish, "; ".join(problems))
     basket.requirements |= dict.fromkeys(lines)
-    note = f"it asked '{wanted.index}': name that index in pip's configuration" if wanted.index else ""
     if not (lines or wanted.files or wanted.folders):
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "nothing is installed offline"), off=True)
-    value = ", ".join([*lines, *(f"-r {file}" for file in wanted.files), *wanted.folders])
-    return Verdict(found=found_of(wish, Became.REQUIREMENT, value, note), off=True)
+    own = [each for each in wanted.folders if not _clone_of(_in_run(wish, each), basket)]
+    value = ", ".join([*lines, *(f"-r {_in_run(wish, file)}" for file in wanted.files), *own])
+    return Verdict(
+        found=found_of(wish, Became.REQUIREMENT, value, _left_out(wanted, len(own) < len(wanted.folders))),
+        off=True,
+    )
+
+
+def _left_out(wanted: shell.Pip, clones: bool) -> str:
+    """Return what of a call of pip its requirements do not say; `clones` is whether it installs some."""
+    if clones and any("[" in each for each in wanted.folders):
+        return "its repository is asked for without extras: name the package with them in the requirements"
+    return f"it asked '{wanted.index}': name that index in pip's configuration" if wanted.index else ""
 
 
 def _in_run(install: Wish, word: str) -> str:
@@ -146,15 +157,16 @@ def _in_run(install: Wish, word: str) -> str:
 
 
 def _put(path: str, words: str, basket: Basket) -> str:
-    clone = next((each for each in basket.clones if f"{path}/".startswith(f"{each}/")), "")
+    clone = _clone_of(path, basket)
     wanted = f"clone '{places.beside_name(clone)}'" if clone else words
     return f"{wanted} beside the notebook, and adopt again"
 
 
 def _folder(folder: str, ground: Ground, basket: Basket, lines: list[str], problems: list[str]) -> None:
     """Take a folder that pip installs: a clone by its address, a package of the project as it is."""
-    if folder in basket.clones:
-        lines.append(f"{_project_of(folder)} @ git+{basket.clones[folder]}")
+    if clone := _clone_of(folder, basket):
+        below = folder.removeprefix(clone).strip("/")
+        lines.append(basket.clones[clone] + (f"#subdirectory={below}" if below else ""))
         return
     hits = ground.beside(folder) if folder else ground.bases
     if hits and any((hits[0] / each).is_file() for each in _PACKAGE_FILES):
@@ -163,13 +175,16 @@ def _folder(folder: str, ground: Ground, basket: Basket, lines: list[str], probl
         problems.append(_put(folder, f"put the source of '{folder}'", basket))
 
 
-def _project_of(folder: str) -> str:
-    return normalized(folder.rpartition("/")[2])
+def _clone_of(path: str, basket: Basket) -> str:
+    """Return the folder of the clone that a path leads into; "" for none."""
+    return next((each for each in basket.clones if f"{path}/".startswith(f"{each}/")), "")
 
 
 def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -> Verdict:
     folder = places.joined("", wish.into)
-    basket.clones[folder] = wish.target
+    if shell.has_holes(wish.target):
+        return _asked(wish, "write its address out: what it is is known only when it runs")
+    line = basket.clones[folder] = shell.of_repository(wish.target, wish.detail)
     hits = ground.beside(places.beside_name(folder))
     name = ground.name(hits[0]) if hits and hits[0].is_dir() else ""
     installed = [
@@ -181,14 +196,12 @@ def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -
         note = (
             "installed from there; if cells read its files, clone it beside the notebook too, and adopt again"
         )
-        return Verdict(
-            found=found_of(wish, Became.REQUIREMENT, f"git+{wish.target}", "" if name else note), off=True
-        )
+        return Verdict(found=found_of(wish, Became.REQUIREMENT, line, "" if name else note), off=True)
     if not name:
         return _asked(
             wish,
-            f"run `git clone {wish.target} {places.beside_name(folder)}` beside the notebook, and adopt again:"
-            " it travels",
+            f"run `git clone {f'-b {wish.detail} ' if wish.detail else ''}{wish.target}"
+            f" {places.beside_name(folder)}` beside the notebook, and adopt again: it travels",
         )
     basket.made[folder] = name
     if not any(hits[0].rglob("*.py")):
@@ -200,7 +213,8 @@ def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -
 
 def _names(folder: str, install: Wish) -> bool:
     wanted = shell.pip_of(shlex.split(install.target))
-    return wanted is not None and folder in [_in_run(install, each) for each in wanted.folders]
+    named = [_in_run(install, each) for each in wanted.folders] if wanted else []
+    return any(f"{each}/".startswith(f"{folder}/") for each in named)
 
 
 def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 
-from offline_kit.adopting import literals, places
+from offline_kit.adopting import literals, places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.deciding import Basket, found_of
 from offline_kit.adopting.folders import Folders
@@ -60,7 +60,8 @@ def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
     wanted = normalized(name)
     if any(each.startswith(f"{wanted}-") for each in ground.image.packages):
         return True
-    asked = {found[0] for line in basket.requirements if (found := _NAMED.match(line))}
+    named = [line for line in basket.requirements if not shell.is_nameless(line)]
+    asked = {found[0] for line in named if (found := _NAMED.match(line))}
     guesses = {wanted, *map(normalized, imports.DISTRIBUTIONS.get(name, ()))}
     if guesses & set(map(normalized, asked)) or any(wanted in normalized(each) for each in asked):
         return True
@@ -83,10 +84,25 @@ def _found(wish: Wish, ground: Ground, basket: Basket) -> Found:
             basket.modules[module] = None
             return found_of(wish, Became.MODULE, module)
     known = imports.DISTRIBUTIONS.get(wish.target, ())
+    if not known and (found := _unnamed(wish, basket)):
+        return found
     line = known[0] if known else wish.target.replace("_", "-")
     basket.requirements[line] = None
+    if not known:
+        basket.guesses[line] = wish.target
     remedy = "" if known else "the name is a guess from the import: see that the package is called so"
     return found_of(wish, Became.REQUIREMENT, line, remedy)
+
+
+def _unnamed(wish: Wish, basket: Basket) -> Found | None:
+    """Return what an import probably comes from, where repositories are there whose packages nobody names."""
+    waiting = [folder for folder in basket.clones if folder not in basket.made]
+    if waiting:
+        folder = places.beside_name(waiting[0])
+        remedy = f"clone '{folder}' beside the notebook, and adopt again: it may bring '{wish.target}'"
+        return found_of(wish, Became.ASKED, wish.target, remedy)
+    nameless = [line for line in basket.requirements if shell.is_nameless(line)]
+    return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}") if nameless else None
 
 
 def unread(code: Code) -> Iterator[Found]:

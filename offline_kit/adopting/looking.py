@@ -48,6 +48,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
         changed=tuple(_changed(cell, edits) for cell in cells),
         found=_ordered(found),
         requirements=tuple(basket.requirements),
+        guessed=tuple(basket.guesses.items()),
         requirement_files=tuple(basket.files),
         packages=tuple(basket.packages),
         checkpoints=tuple(basket.checkpoints),

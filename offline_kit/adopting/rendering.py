@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import scripts
-from offline_kit.adopting import looking
+from offline_kit.adopting import looking, shell
 from offline_kit.adopting.nouns import Adoption, Became, Found, Sources
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
@@ -81,7 +81,9 @@ def _lacking_packages(adoption: Adoption, kit: Kit, image: Image) -> list[str]:
         if entry.role in (Role.WHEEL, Role.SDIST)
     }
     named = [
-        found[1] for line in adoption.requirements if (found := _NAME.match(line)) and "://" not in found[1]
+        found[1]
+        for line in adoption.requirements
+        if not shell.is_nameless(line) and (found := _NAME.match(line))
     ]
     return [name for name in named if normalized(name) not in own and normalized(name) not in image.packages]
 

@@ -62,6 +62,8 @@ class Fetched:
     """What is asked for."""
     into: str
     """The file or folder that it becomes."""
+    ref: str = ""
+    """The branch or tag of a repository, where one is named."""
 
 
 def commands(text: str, known: Mapping[str, str] | None = None) -> Iterator[Command]:
@@ -137,7 +139,8 @@ def pip_of(words: Sequence[str]) -> Pip | None:
             offline = True
         elif option in ("-r", "--requirement", "-e", "--editable"):
             value = joined or (rest.pop(0) if rest else "")
-            kinds["files" if "r" in option[:3] else _place_of(value)].append(value)
+            plain = "requirements" if is_nameless(value) or "://" in value else "folders"
+            kinds["files" if "r" in option[:3] else plain].append(value)
         elif option in _WITH_VALUE:
             value = joined or (rest.pop(0) if rest else "")
             index = value if option in _ELSEWHERE else index
@@ -178,7 +181,20 @@ def cloned(words: Sequence[str]) -> Fetched | None:
     if not plain:
         return None
     folder = plain[1] if len(plain) > 1 else plain[0].rstrip("/").rpartition("/")[2].removesuffix(".git")
-    return Fetched(address=plain[0], into=folder.rstrip("/"))
+    ref = _value(words[2:], {"-b", "--branch"})
+    return Fetched(address=plain[0], into=folder.rstrip("/"), ref=ref)
+
+
+def of_repository(address: str, ref: str = "") -> str:
+    """Return the line of a requirements file that installs a repository; the package's name is its own to tell."""
+    short = re.fullmatch(r"([\w.-]+@[\w.-]+):(?!/)(.+)", address)
+    whole = f"ssh://{short[1]}/{short[2]}" if short else address
+    return f"git+{whole}{f'@{ref}' if ref else ''}"
+
+
+def is_nameless(line: str) -> bool:
+    """Whether a line of a requirements file is an address alone."""
+    return bool(re.match(r"(git|hg|svn|bzr)\+|\w+://", line)) and "egg=" not in line
 
 
 def downloaded(words: Sequence[str]) -> tuple[Fetched, ...]:
