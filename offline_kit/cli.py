@@ -5,12 +5,13 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import click
 
 from offline_kit import __version__, crash, proc
 from offline_kit.commands import adopt, compare, kaggle, kit, render, start, stores
-from offline_kit.console import Console
+from offline_kit.console import Console, ReaderGoneError, unwritable
 from offline_kit.errors import Exit, OfflineKitError
 from offline_kit.wording import Words
 
@@ -58,26 +59,72 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wording = Words()
     console = Console(as_json="--json" in words, words=wording)
     signal.signal(signal.SIGTERM, _terminated)  # a CI's or scheduler's end is an interrupt: nothing half made
-    code: int = Exit.DONE
+    try:
+        code = _run(words, console, wording)
+    except OSError:
+        if _refusal(sys.stderr, probe=b"\n") is None:
+            raise
+        code = Exit.OUTSIDE  # stderr takes no word about what went wrong
+    for stream in (sys.stdout, sys.stderr):
+        _let_go(stream)
+    sys.exit(code)
+
+
+def _run(words: list[str], console: Console, wording: Words) -> int:
+    """Run one command and return its exit code, having said what went wrong."""
     try:
         cli.main(args=words, prog_name="offline-kit", standalone_mode=False, obj=wording)
     except OfflineKitError as error:
         console.error(error)
-        code = error.exit_code
+        return error.exit_code
     except click.ClickException as error:
         error.show()
         console.usage(error.format_message())
-        code = Exit.USAGE
+        return Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
         console.interrupted()
         # Python would first wait for every thread that still reads from a silent server.
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            _refusal(stream)
         os._exit(Exit.INTERRUPTED)
-    except BrokenPipeError:
-        code = Exit.DONE  # `offline-kit image show … | head` is no failure
+    except ReaderGoneError:
+        return Exit.DONE  # `offline-kit image show … | head` is no failure
     except Exception as error:  # noqa: BLE001 - whatever escapes is our bug, and leaves a report
-        place = crash.write_report(error, words, Path.cwd(), crash.secrets_of(proc.environment()))
-        console.bug(type(error).__name__, place)
-        code = Exit.BUG
-    sys.exit(code)
+        return _escaped(error, words, console)
+    return _told(console) or Exit.DONE
+
+
+def _escaped(error: Exception, words: list[str], console: Console) -> int:
+    """Say what no command foresaw: a stream that takes nothing is not our bug, all else is."""
+    if isinstance(error, OSError) and (code := _told(console, probe=b"\n")):
+        return code
+    place = crash.write_report(error, words, Path.cwd(), crash.secrets_of(proc.environment()))
+    console.bug(type(error).__name__, place)
+    return Exit.BUG
+
+
+def _told(console: Console, probe: bytes = b"") -> int:
+    """Return 0 where the standard streams take what is written, else the code, having said so."""
+    refused = _refusal(sys.stdout, probe)
+    if refused and not isinstance(refused, BrokenPipeError):
+        console.error(unwritable(refused.strerror or str(refused)))
+        return Exit.OUTSIDE
+    return Exit.OUTSIDE if _refusal(sys.stderr, probe) else 0
+
+
+def _refusal(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
+    """Return why a standard stream does not take what it still holds, nor a `probe`; None where it does."""
+    try:
+        if stream is not None:
+            stream.flush()
+            if probe:
+                os.write(stream.fileno(), probe)
+    except OSError as error:
+        return error
+    return None
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Send what a stream cannot write nowhere: Python tries once more at its end, with words of its own."""
+    if stream is not None and _refusal(stream):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -4,11 +4,11 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offline_kit.errors import OfflineKitError
+from offline_kit.errors import OfflineKitError, OutsideError
 from offline_kit.report import Advance, Say
 from offline_kit.wording import Words
 
@@ -20,6 +20,10 @@ WIDTH = 140
 """Columns of a table that goes to a log."""
 LOG_SECONDS = 300.0
 """Seconds between two words in a log about something that is waited for."""
+
+
+class ReaderGoneError(Exception):
+    """Whoever reads our stdout has seen enough."""
 
 
 class Console:
@@ -110,10 +114,7 @@ class Console:
             self._say("  ", "", line)
         self._say("ERROR", "bold red", error.what)
         self._say("TIP  ", "bold green", error.hint)
-        if self.as_json:
-            self.result(
-                {"ok": False, "error": error.what, "hint": error.hint, "details": list(error.details)}
-            )
+        self._failed({"error": error.what, "hint": error.hint, "details": list(error.details)})
 
     def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Show named facts one to a line, never broken: paths stay whole to be copied."""
@@ -128,22 +129,23 @@ class Console:
 
     def usage(self, said: str) -> None:
         """Give a script the words that the command line's own parser showed to people."""
-        self.result({"ok": False, "error": said, "hint": "see --help", "details": []})
+        self._failed({"error": said, "hint": "see --help", "details": []})
 
     def bug(self, kind: str, place: Path) -> None:
         """Say that this is our bug, and where its report lies."""
         self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
-        self.result(
-            {"ok": False, "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
-        )
+        self._failed({"error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []})
 
     def interrupted(self) -> None:
         """Say that the person or the system ended us."""
         said = "interrupted; nothing is half made, and the same command goes on from here"
         self.warn(said)
-        self.result(
-            {"ok": False, "error": "interrupted", "hint": "run the same command again", "details": []}
-        )
+        self._failed({"error": "interrupted", "hint": "run the same command again", "details": []})
+
+    def _failed(self, data: dict[str, Any]) -> None:
+        """Give a script the failure; where stdout is what failed, stderr has said it."""
+        with suppress(OutsideError, ReaderGoneError):
+            self.result({"ok": False, **data})
 
     def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table among the human words; nothing when it has no rows."""
@@ -164,13 +166,13 @@ class Console:
     def lines(self, lines: Sequence[str]) -> None:
         """Print a command's result for a person to stdout, word for word; JSON callers get none of it."""
         if not self.as_json:
-            sys.stdout.writelines(f"{line}\n" for line in lines)
+            _put("".join(f"{line}\n" for line in lines))
 
     def result(self, data: dict[str, Any]) -> None:
         """Print the one JSON object to stdout; says nothing to people."""
         if self.as_json:
             told = self.words.within(data)
-            sys.stdout.write(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
+            _put(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
 
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; elsewhere the answer is no."""
@@ -178,6 +180,27 @@ class Console:
             return False
         self._err.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
         return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def unwritable(why: str) -> OutsideError:
+    """Return the error for a stdout that takes no results."""
+    return OutsideError(
+        f"stdout cannot be written: {why}",
+        hint="send it to a place that has room; what the command did is done, and run again it says so",
+    )
+
+
+def _put(text: str) -> None:
+    """Write to stdout and see it arrive; ReaderGoneError where nobody reads it any more."""
+    if sys.stdout is None:  # closed before we began
+        raise unwritable("it is closed")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+    except OSError as error:
+        raise unwritable(error.strerror or str(error)) from error
 
 
 def _plain(cell: str) -> str:

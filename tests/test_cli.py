@@ -109,6 +109,52 @@ def test_a_bug_of_ours_leaves_a_report_and_ends_with_3(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", ["image list", "--help", "status", "status --json", "nothing --json"])
+def test_a_full_disk_behind_stdout_is_no_bug(words: str, tmp_path: Path) -> None:
+    """Results that cannot be written are an error of the machine, without a traceback or a crash report."""
+    done = shell(f"{sys.executable} -m offline_kit {words} >/dev/full", tmp_path)
+    assert done.returncode == (2 if words.startswith("nothing") else 4), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    if not words.startswith("nothing"):
+        assert "ERROR stdout cannot be written: No space left on device" in done.stderr
+    assert not (tmp_path / "offline-kit-crash.log").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+@pytest.mark.parametrize("words", ["status", "status --json"])
+def test_a_closed_stdout_is_no_bug(words: str, tmp_path: Path) -> None:
+    """`>&-` is said, and is no bug of ours."""
+    done = shell(f"{sys.executable} -m offline_kit {words} >&-", tmp_path)
+    assert done.returncode == 4, done.stderr
+    assert "ERROR stdout cannot be written: it is closed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("words", ["doctor", "nothing"])
+def test_a_full_disk_behind_stderr_ends_without_a_bug(words: str, tmp_path: Path) -> None:
+    """Where not even an error can be said, the exit code says it."""
+    done = shell(f"{sys.executable} -m offline_kit {words} 2>/dev/full", tmp_path)
+    assert done.returncode == 4
+    assert not (tmp_path / "offline-kit-crash.log").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell")
+def test_a_reader_that_goes_away_is_no_failure(tmp_path: Path) -> None:
+    """`offline-kit image show … | head` ends well and says nothing of pipes."""
+    words = f"{sys.executable} -m offline_kit image show kaggle-2026-10-cpu"
+    done = shell(f"({words}; echo code $? >&2) | head -1", tmp_path)
+    assert done.stderr.strip() == "code 0"
+
+
+def shell(line: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a line of shell as a user does."""
+    env = os.environ | {"OFFLINE_KIT_CACHE": str(cwd / "cache"), "HOME": str(cwd)}
+    return subprocess.run(["/bin/sh", "-c", line], cwd=cwd, env=env, capture_output=True, text=True)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGINT is sent otherwise there")
 def test_an_interrupt_does_not_wait_for_a_silent_server(tmp_path: Path) -> None:
     """^C while a download hangs ends with 130 at once, as one object for a script, and leaves no kit."""
