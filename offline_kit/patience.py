@@ -1,9 +1,12 @@
 """Trying again: how often, how long to wait, when to give up. The only place that waits."""
 
 import random
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 
 from offline_kit.errors import OfflineKitError
 
@@ -18,13 +21,38 @@ class Patience:
     """Seconds before the second attempt, doubled for each further one."""
     longest: float = 60.0
     """The longest single wait, whatever the far side asks for."""
+    obeyed: float = 0.0
+    """The longest wait that the far side may ask for, where that is more than `longest`."""
     deadline: float = 300.0
     """Seconds after which no further attempt is made, unless there was progress since the last."""
     sleep: Callable[[float], None] = time.sleep
     """Waits."""
 
+    def slower(self) -> "Patience":
+        """Return the patience with a far side that asks for fewer requests: minutes, and as long as it says."""
+        return replace(
+            self, attempts=max(self.attempts, _BUSY_ATTEMPTS), obeyed=_OBEYED, deadline=4 * self.deadline
+        )
 
+
+_BUSY_ATTEMPTS = 12
+_OBEYED = 600.0
 PATIENT = Patience()
+_STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+class StoppedError(Exception):
+    """Nobody wants this thread's work any more."""
+
+
+@contextmanager
+def stoppable(stop: threading.Event) -> Iterator[None]:
+    """Have this thread's waits end with StoppedError once `stop` is set, while the block lasts."""
+    before = _STOP.set(stop)
+    try:
+        yield
+    finally:
+        _STOP.reset(before)
 
 
 class PassingError(Exception):
@@ -79,12 +107,46 @@ def attempts(
         late = failed > 1 and time.monotonic() - start > patience.deadline
         if failed >= patience.attempts or late:
             raise give_up(trouble) from trouble
-        patience.sleep(min(_wait(trouble, failed, patience), patience.longest))
+        asked = trouble.after if isinstance(trouble, PassingError) else None
+        _pause(_wait(asked, failed, patience), patience.sleep)
 
 
-def _wait(trouble: Exception, failed: int, patience: Patience) -> float:
-    asked = trouble.after if isinstance(trouble, PassingError) else None
+class Turns:
+    """Lets work go side by side until the far side asks for less; from then on one after the other.
+
+    All keep the pause that it asked one of them for.
+    """
+
+    def __init__(self) -> None:
+        self.narrow = False
+        """Whether it goes one after the other."""
+        self._turn = threading.RLock()
+        self._until = 0.0
+
+    def slow_down(self, asked: float | None, patience: Patience) -> None:
+        """Take turns from now on, the first after so many seconds, or those that patience says."""
+        self.narrow = True
+        self._until = max(self._until, time.monotonic() + _wait(asked, 1, patience))
+
+    @contextmanager
+    def turn(self, patience: Patience) -> Iterator[None]:
+        """Wait until nobody else works and the pause is over; raises StoppedError."""
+        with self._turn:
+            _pause(max(0.0, self._until - time.monotonic()), patience.sleep)
+            yield
+
+
+def _pause(seconds: float, sleep: Callable[[float], None]) -> None:
+    stop = _STOP.get()
+    if stop is None:
+        sleep(seconds)
+    elif stop.wait(seconds):
+        raise StoppedError
+
+
+def _wait(asked: float | None, failed: int, patience: Patience) -> float:
     if asked is not None:
-        return asked
+        return min(asked, max(patience.longest, patience.obeyed))
     # A little chance, so that parallel downloads do not all come back at one moment.
-    return patience.backoff * 2.0 ** min(failed - 1, 30) * random.uniform(0.8, 1.2)  # noqa: S311
+    wait = patience.backoff * 2.0 ** min(failed - 1, 30) * random.uniform(0.8, 1.2)  # noqa: S311
+    return min(wait, patience.longest)

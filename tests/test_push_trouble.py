@@ -138,3 +138,26 @@ def test_a_lost_answer_about_a_version_that_fails(tmp_path: Path) -> None:
             pushed(bench, kit, alice)
         assert pushed(bench, kit, alice)[0].version == 2
         assert len(bench.server.traffic.ended("/CreateDataset")) == 1
+
+
+def test_many_uploads_outlast_a_kaggle_that_asks_to_slow_down(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """429 without a time, often and to all at once: fewer requests, more patience, each file sent once."""
+    kit = make_kit(tmp_path / "kit", {f"packages/{n}.whl": b"%d" % n for n in range(30)})
+    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, after=5, times=24))
+    (done,) = pushed(bench, kit, alice)
+    assert done.version == 1
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 30 + 1 + 24
+
+
+def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """One of them gives up, and the others do not begin to wait as long after it."""
+    kit = make_kit(tmp_path / "kit", {f"packages/{n}.whl": b"%d" % n for n in range(30)})
+    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, times=0, message="Too many requests"))
+    alice.account()
+    with pytest.raises(OutsideError, match="Too many requests"):
+        pushed(bench, kit, alice)
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) < 16 + 13 + 16

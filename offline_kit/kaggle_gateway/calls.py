@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from offline_kit.errors import OfflineKitError, OutsideError
 from offline_kit.kaggle_gateway.nouns import UNKNOWN, RefusedError, UnansweredError, UnsentError
 from offline_kit.kaggle_gateway.session import Session, refusal
-from offline_kit.patience import PATIENT, PassingError, Patience, attempts
+from offline_kit.patience import PATIENT, PassingError, Patience, Turns, attempts
 
 READ_SECONDS = 60.0
 EFFECT_SECONDS = 300.0
@@ -42,6 +42,7 @@ class Calls:
         """Give a read `seconds`, and a page of a listing `page` things."""
         self.session = session
         self._patience = patience
+        self._turns = Turns()
         self._seconds = seconds
         self._page = page
 
@@ -109,7 +110,27 @@ class Calls:
         return answer
 
     def _patiently(self, act: Callable[[], _T], may_pass: Callable[[Exception], bool]) -> _T:
-        for attempt in attempts(self._patience, may_pass=may_pass, give_up=_give_up):
+        """Do it until trouble passes; from the first 429 on one call at a time, each with far more patience."""
+
+        def at_once() -> _T:
+            return self._tried(act, lambda error: may_pass(error) and not _busy(error))
+
+        if not self._turns.narrow:
+            try:
+                return at_once()
+            except RefusedError as no:
+                if not _busy(no) or not may_pass(no):
+                    raise
+                self._turns.slow_down(no.after, self._patience.slower())
+        with self._turns.turn(self._patience):
+            return self._tried(
+                at_once, lambda error: _busy(error) and may_pass(error), self._patience.slower()
+            )
+
+    def _tried(
+        self, act: Callable[[], _T], may_pass: Callable[[Exception], bool], patience: Patience | None = None
+    ) -> _T:
+        for attempt in attempts(patience or self._patience, may_pass=may_pass, give_up=_give_up):
             with attempt:
                 try:
                     return act()
@@ -155,12 +176,16 @@ def _request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _may_pass(error: Exception) -> bool:
     if isinstance(error, RefusedError):
-        return error.status == 429 or error.status >= 500
+        return _busy(error) or error.status >= 500
     return isinstance(error, UnansweredError | UnsentError)
 
 
+def _busy(error: Exception) -> bool:
+    return isinstance(error, RefusedError) and error.status == 429
+
+
 def _had_no_effect(error: Exception) -> bool:
-    return isinstance(error, UnsentError) or (isinstance(error, RefusedError) and error.status == 429)
+    return isinstance(error, UnsentError) or _busy(error)
 
 
 def _give_up(trouble: Exception) -> OfflineKitError:

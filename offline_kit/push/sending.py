@@ -5,11 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from offline_kit import manifest
-from offline_kit.errors import OfflineKitError, ProjectError
+from offline_kit.errors import ProjectError
 from offline_kit.files import sha256_of
 from offline_kit.kaggle_gateway.uploads import Upload, Uploader
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
+from offline_kit.patience import StoppedError, stoppable
 from offline_kit.report import SILENT, Advance, Reporter
 
 THREADS = 16
@@ -36,10 +37,6 @@ def uploads(part: Part, folder: Path) -> tuple[Upload, ...]:
     return (*files, Upload(path=marker, name=MARKER, size=size, sha256=sha256_of(marker)))
 
 
-class _StoppedError(OfflineKitError):
-    """Another upload failed, or we were interrupted."""
-
-
 def upload_all(
     uploads: tuple[Upload, ...], uploader: Uploader, text: str, report: Reporter = SILENT
 ) -> dict[str, str]:
@@ -49,12 +46,13 @@ def upload_all(
     def one(file: Upload, advance: Advance) -> str:
         def go_on(count: int) -> None:
             if stop.is_set():
-                raise _StoppedError("stopped", hint="run the same command again")
+                raise StoppedError
             advance(count)
 
         try:
             go_on(0)
-            return uploader.upload(file, go_on)
+            with stoppable(stop):
+                return uploader.upload(file, go_on)
         except BaseException:
             stop.set()
             raise
@@ -66,12 +64,12 @@ def upload_all(
             order = sorted(uploads, key=lambda file: -file.size)
             waiting = {file.name: pool.submit(one, file, advance) for file in order}
             return {name: future.result() for name, future in waiting.items()}
-        except _StoppedError:
+        except StoppedError:
             # Met before its cause: the cause is among the others.
             raise next(
                 error
                 for future in waiting.values()
-                if (error := future.exception()) and not isinstance(error, _StoppedError)
+                if (error := future.exception()) and not isinstance(error, StoppedError)
             ) from None
         finally:
             stop.set()
