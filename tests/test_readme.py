@@ -33,6 +33,7 @@ def test_the_help_is_the_commands_own() -> None:
     printed = subprocess.run(words, capture_output=True, text=True, check=True, env=env).stdout
     shown = README.split("<!-- help -->\n```text\n")[1].split("```")[0]
     assert shown.strip() == printed.strip()
+    assert "..." not in printed.partition("Commands:")[2], "what a command does is told to its end"
 
 
 @pytest.mark.parametrize("number", [0, 1])

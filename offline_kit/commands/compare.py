@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offline_kit.model import Kit
 
 
-@click.command()
+@click.command(short_help="Compare what is on Kaggle with the kit here.")
 @project_argument
 @TO_OPTIONS
 @click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle.")
@@ -49,7 +49,7 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
         sys.exit(Exit.PROJECT)
 
 
-@click.command()
+@click.command(short_help="Compare two kits.")
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH, default=".")
 @click.option("--exit-code", is_flag=True, help="End with 1 where the kits differ.")

@@ -37,7 +37,7 @@ SUBMIT_OPTIONS = options(
 )  # fmt: skip
 
 
-@click.command()
+@click.command(short_help="Build, upload what Kaggle lacks, run the notebook.")
 @project_argument
 @BUILD_OPTIONS
 @TO_OPTIONS
@@ -111,7 +111,7 @@ def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags:
         summary_kaggle.show_outcome(outcome, port.account, console)
 
 
-@click.command("ship")
+@click.command("ship", short_help="Do all of it: build, rehearse, push, run, submit.")
 @project_argument
 @BUILD_OPTIONS
 @TO_OPTIONS
@@ -155,7 +155,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
         summary_kaggle.show_shipped(ship.ship(config, port, orders, console), port.account, console)
 
 
-@click.command("local")
+@click.command("local", short_help="Serve a local Kaggle, for `--to local` and clients.")
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),

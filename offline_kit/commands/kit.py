@@ -62,7 +62,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     summary.show_build(pipeline.build(config, upgrade=upgrade, report=console), console)
 
 
-@click.command()
+@click.command(short_help="Build, then run the notebook offline and check it.")
 @project_argument
 @BUILD_OPTIONS
 @click.option("--no-build", is_flag=True, help="Rehearse the kit as it lies there.")
@@ -159,7 +159,7 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
         )
 
 
-@click.command()
+@click.command(short_help="Say what is built, rehearsed, pushed and submitted.")
 @project_argument
 @BUILD_OPTIONS
 @click.option(

@@ -80,7 +80,7 @@ BUILD_OPTIONS = options(
     click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it."),
     click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's."),
     click.option("--engine", type=click.Choice(["auto", "uv", "pip-tools"]), help="Resolver of the freeze."),
-    click.option("--sdists", type=click.Choice(["both", "rename", "wheel"]), help="How packages without wheels travel."),
+    click.option("--sdists", type=click.Choice(["both", "rename", "wheel"]), help="Packages without wheels travel as a wheel built here, as their renamed source, or as both."),
     click.option("--out", type=PATH, metavar="DIR", help="Where the kit goes; default dist/offline-kit."),
     click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
 )  # fmt: skip

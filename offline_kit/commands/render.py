@@ -15,7 +15,7 @@ from offline_kit.commands.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Render the notebook of the kit anew.")
 @project_argument
 @BUILD_OPTIONS
 @click.option("--to", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")

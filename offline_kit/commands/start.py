@@ -40,11 +40,14 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
     summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run)
 
 
-@click.command()
+@click.command(short_help="Check this machine and the project.")
 @project_argument
 @click.option("--online", is_flag=True, help="Ask the package index and Kaggle as well.")
 @click.option(
-    "--ignore", multiple=True, metavar="CODE", help="Leave out checks whose code begins so; repeat for more."
+    "--ignore",
+    multiple=True,
+    metavar="CODE",
+    help="Leave out the checks whose code begins with this; repeat for more.",
 )
 @common  # fmt: skip
 def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: tuple[str, ...]) -> None:

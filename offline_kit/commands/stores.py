@@ -65,14 +65,18 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
     summary.show_captured(capture.keep(text, path), path, console)
 
 
-@click.group()
+@click.group(short_help="Look after what is kept between builds.")
 def cache() -> None:
     """Look after the downloads, built wheels and environments kept between builds."""
 
 
 @cache.command("prune")
 @click.option(
-    "--days", type=click.IntRange(min=0), default=30, show_default=True, help="Keep what was used so lately."
+    "--days",
+    type=click.IntRange(min=0),
+    default=30,
+    show_default=True,
+    help="Keep what was used within so many days.",
 )
 @common
 def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
