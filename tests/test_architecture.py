@@ -172,7 +172,7 @@ FLOORS: list[set[str]] = [
     {"adopting.calls", "adopting.places"},  # the room of notebooks that others wrote
     {"adopting.folders"},
     {"adopting.deciding", "adopting.lines"},
-    {"adopting.beside", "adopting.dialect", "adopting.lacking", "adopting.mounts"},
+    {"adopting.beside", "adopting.dialect", "adopting.lacking", "adopting.mounts", "adopting.preparing"},
     {"adopting.looking"},
     {"adopting.rendering"},
     {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
@@ -226,7 +226,7 @@ FLOORS: list[set[str]] = [
     {"trained"},
     {"homes", "asking"},
     {"pipeline", "shipping"},  # conductors
-    {"chained_build"},
+    {"chained_build", "stale"},
     {"capture"},
     {"ship", "kaggle_rehearsal", "whereabouts"},
     {"ship_plan"},

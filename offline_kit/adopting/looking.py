@@ -5,7 +5,17 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
-from offline_kit.adopting import beside, calls, deciding, dialect, lacking, mounts, reading, rewriting
+from offline_kit.adopting import (
+    beside,
+    calls,
+    deciding,
+    dialect,
+    lacking,
+    mounts,
+    preparing,
+    reading,
+    rewriting,
+)
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.deciding import Basket, Verdict, found_of
 from offline_kit.adopting.folders import Folders
@@ -32,7 +42,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
     for one, edit in beside.look(code, ground, basket, folders):
         found.append(one)
         edits += [edit] if edit else []
-    for one, change in dialect.look(code, image):
+    for one, change in (*preparing.look(code, basket.made, folders), *dialect.look(code, image)):
         if not any(edit.cell == change.cell and edit.start <= change.start < edit.end for edit in edits):
             found.append(one)
             edits.append(change)

@@ -1,0 +1,88 @@
+"""What makes room for a clone or a download, or takes it away: the first cell lays it out, so that this must not."""
+
+import ast
+from collections.abc import Iterator, Mapping
+
+from offline_kit.adopting import literals, places, shell
+from offline_kit.adopting.calls import Code
+from offline_kit.adopting.cells import Magic
+from offline_kit.adopting.deciding import found_of
+from offline_kit.adopting.folders import Folders, moved
+from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
+
+WHY = "what it is about is laid out by the first cell"
+_TAKES = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
+"""Calls and commands that take away what they name."""
+_OPENS = frozenset({"mkdir", "os.mkdir", "os.makedirs"})
+"""Those that fail where a folder is already."""
+
+
+def look(code: Code, made: Mapping[str, str], folders: Folders) -> Iterator[tuple[Found, Edit]]:
+    """Yield the commands and calls that remove something laid out, or that make a folder which is there by then."""
+    for number, read in code.reads.items():
+        for magic in read.magics:
+            line = read.line(magic.start)
+            for start, end in _commands(code, number, magic, folders.at(number, line), made):
+                yield _off(code, number, (start, end), "true")
+        for call, name in _calls(code, number):
+            path = _path(call, code)
+            if path and _is_about(name, [places.joined(folders.at(number, call.lineno), path)], made):
+                start = read.offset(call.lineno, call.col_offset)
+                end = read.offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
+                yield _off(code, number, (start, end), "None")
+
+
+def _off(code: Code, number: int, place: tuple[int, int], stand_in: str) -> tuple[Found, Edit]:
+    read, (start, end) = code.reads[number], place
+    wish = Wish(kind=Kind.FILE, cell=number, line=read.line(start), text=read.source[start:end])
+    edit = Edit(cell=number, start=start, end=end, text=stand_in)
+    return found_of(wish, Became.SWITCHED_OFF, WHY), edit
+
+
+def _commands(
+    code: Code, number: int, magic: Magic, folder: str, made: Mapping[str, str]
+) -> Iterator[tuple[int, int]]:
+    """Yield where such commands of a shell line or script stand."""
+    read = code.reads[number]
+    start, end = (magic.end - len(magic.shell), magic.end) if magic.shell else (read.script or (0, 0))
+    for command in shell.commands(read.source[start:end], code.known):
+        program, *words = command.words
+        if program == "cd" and words:
+            folder = moved(folder, words[0])
+        named = [places.joined(folder, word) for word in words if not word.startswith("-")]
+        if _is_about(program, named, made):
+            yield start + command.start, start + command.end
+
+
+def _is_about(what: str, named: list[str], made: Mapping[str, str]) -> bool:
+    """Whether a command or call is about nothing but what is laid out."""
+    if what in _TAKES:
+        return bool(named) and all(path in made for path in named)
+    return (
+        what in _OPENS
+        and bool(named)
+        and all(any(f"{each}/".startswith(f"{path}/") for each in made) for path in named)
+    )
+
+
+def _calls(code: Code, number: int) -> Iterator[tuple[ast.Call, str]]:
+    """Yield the calls of a cell that may be such ones, as `os` and `shutil` name them."""
+    tree = code.trees.get(number)
+    for node in ast.walk(tree) if tree else ():
+        if not isinstance(node, ast.Call) or any(each.arg == "exist_ok" for each in node.keywords):
+            continue
+        name = ast.unparse(node.func)
+        if (
+            isinstance(node.func, ast.Attribute)
+            and node.func.attr in ("mkdir", "unlink")
+            and name[:3] != "os."
+        ):
+            name = {"mkdir": "os.mkdir", "unlink": "os.unlink"}[node.func.attr]
+        if name in _TAKES | _OPENS:
+            yield node, name
+
+
+def _path(call: ast.Call, code: Code) -> str:
+    own = call.func.value if isinstance(call.func, ast.Attribute) else None
+    text = literals.text(own, code.known) or (literals.text(call.args[0], code.known) if call.args else "")
+    return "" if "*" in text else text
