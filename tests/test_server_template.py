@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,6 +126,53 @@ def test_the_server_template_defines_predict_and_serves_it(tmp_path: Path) -> No
     )
     assert any(name.endswith("-kit-server") for name in cells)
     assert not any(name.endswith("-kit-lightning") for name in cells)
+
+
+def code_of(folder: Path, framework: str = "sklearn", **settings: Any) -> str:
+    """Return the cells of a notebook with one member, without the runtime's."""
+    models = (ModelSpec(files="a"),)
+    said = NotebookSettings(**{"template": "predict", "task": "tabular", "models": models} | settings)
+    member = Member(name="a", framework=framework, path=folder / "a", kit_path="checkpoints/a")
+    kit = Kit(folder=folder, id="0" * 64, parts=())
+    text = render(kit, said, IMAGE, Target(project=folder, name="plants", members=(member,))).text
+    cells = [cell for cell in json.loads(text)["cells"] if "_kg_hide-input" not in cell["metadata"]]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
+HOOKS = ("TRANSFORM", "TTA", "transform", "tta", "hook", "labels", "preprocessing")
+
+
+@pytest.mark.parametrize("template", ["predict", "server"])
+@pytest.mark.parametrize(
+    ("settings", "used"),
+    [
+        ({}, ()),
+        ({"task": "images"}, ()),
+        ({"transform": "a.py:f"}, ("TRANSFORM", "transform", "hook", "preprocessing")),
+        ({"tta": "a.py:f"}, ("TTA", "tta", "hook", "preprocessing")),
+        ({"postprocess": "a.py:f"}, ("hook", "preprocessing")),
+        ({"params": {"labels": ["a", "b"]}}, ("labels", "preprocessing")),
+        (
+            {"framework": "transformers", "task": "text", "params": {"text": "body"}},
+            ("preprocessing",),
+        ),
+    ],
+)
+def test_a_notebook_has_the_hooks_that_it_uses(
+    tmp_path: Path, template: str, settings: dict[str, Any], used: tuple[str, ...]
+) -> None:
+    """No empty setting, no function that is None, no table of preprocessing files where there are none."""
+    code = code_of(tmp_path, **{"template": template} | settings)
+    assert [word for word in HOOKS if re.search(rf"\b{word}\b", code)] == [
+        word for word in HOOKS if word in used
+    ]
+
+
+def test_a_template_of_ones_own_finds_all_hooks(tmp_path: Path) -> None:
+    """Its blocks may use them, set or not."""
+    (tmp_path / "mine.py.j2").write_text('{% extends "predict.py.j2" %}\n')
+    code = code_of(tmp_path, template="mine.py.j2")
+    assert [word for word in HOOKS if re.search(rf"\b{word}\b", code)] == list(HOOKS)
 
 
 def test_a_template_of_the_users_may_extend_the_server(tmp_path: Path) -> None:
