@@ -26,7 +26,7 @@ from offline_kit.chained import asked, house
 from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import House
 from offline_kit.config import Config
-from offline_kit.errors import ProjectError
+from offline_kit.errors import ProjectError, UsageError
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
@@ -150,6 +150,7 @@ def _asked(seen: Trained, base: Ground, own: OwnCode) -> Asked:
 
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
     """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
+    _check_project(config)
     base = ground(config)
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config, found = seen.config, seen.checkpoints
@@ -159,8 +160,12 @@ def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) ->
 
 
 def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Built:
-    """Make the kit and its notebook; what did not change since the last build is not done again."""
+    """Make the kit and its notebook; what did not change since the last build is not done again.
+
+    Raises UsageError for a folder without a project, before anything is written, and what the stages raise.
+    """
     began = time.monotonic()
+    _check_project(config)
     base = ground(config)
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config = seen.config
@@ -191,6 +196,18 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         ),
         seconds=time.monotonic() - began,
     )
+
+
+def _check_project(config: Config) -> None:
+    """Refuse a folder that holds nothing to build: mostly it is the wrong one."""
+    said = config.notebook
+    packed = (config.requirements, config.project_dependencies, config.locks, config.packages, config.modules)
+    ran = (config.checkpoints, config.preprocessing, said.model, said.data, said.function, said.models)
+    if not (config.source or any(packed) or any(ran)):
+        raise UsageError(
+            f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
+            hint="go to the project's folder or name it, or begin one here with 'offline-kit init'",
+        )
 
 
 def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]:
@@ -252,7 +269,7 @@ def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
-        split=_split(config),
+        split=is_split(config),
     )
 
 
@@ -270,7 +287,7 @@ def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> bundle.C
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
-        split=_split(config),
+        split=is_split(config),
         elsewhere=(made.part,) if made.part.entries else (),
     )
 
@@ -279,7 +296,8 @@ def _wheels_of(contents: bundle.Contents) -> list[Wheel]:
     return [*contents.house.wheels, *(each.wheel for each in contents.settled if each.wheel)]
 
 
-def _split(config: Config) -> bool:
+def is_split(config: Config) -> bool:
+    """Whether packages, code and checkpoints go into a dataset each."""
     return config.parts == "split" or bool(config.publish_model)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from offline_kit import pipeline, ship, shipping
+from offline_kit import pipeline, ship, shipping, stale
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.kaggle_gateway.nouns import Competition
@@ -23,7 +23,11 @@ class ShipPlan:
     build: pipeline.Plan
     """What a build would put into the kit."""
     kit: Kit | None
-    """The kit as it lies there, which the steps below are about; None where none was built yet."""
+    """The kit as it lies there, which the steps below are about; None where none was built yet, or a new one would be."""
+    outdated: str
+    """The id of the kit that lies there and would be replaced; empty where it stands or there is none."""
+    changed: tuple[str, ...]
+    """What a build would take otherwise than that kit has it."""
     rehearsal: str
     """What would become of the rehearsal."""
     data: PushPlan | None
@@ -45,11 +49,15 @@ def plan(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) 
     except ProjectError as error:
         report.note(f"{error.what}: what would be pushed is known when it is built")
         kit = None
+    changed = stale.changes(config, kit, built.freeze) if kit else ()
+    outdated, kit = (kit.id, None) if kit and changed else ("", kit)
     data = shipping.plan_data(port, kit, orders.data, report) if kit else None
     notebook = shipping.plan_notebook(port, kit, report) if kit else None
     return ShipPlan(
         build=built,
         kit=kit,
+        outdated=outdated,
+        changed=changed,
         rehearsal=_rehearsal(config, kit, orders),
         data=data,
         notebook=notebook,

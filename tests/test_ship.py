@@ -142,6 +142,11 @@ def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> 
     with yard(tmp_path, built) as here:
         retrain(here.project, b"9")
         kit = here.kit.id
+        changed = here.run("ship", *here.to, "--dry-run", "--json").good().facts
+        assert (changed["kit"], changed["outdated"], changed["parts"]) == (None, kit, [])
+        assert changed["rehearsal"].startswith("to be done")
+        here.run("build").good()
+        kit = here.kit.id
         told = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good()
         facts = told.facts
         assert (facts["dry_run"], facts["rehearsal"]) == (True, "none, as asked")
@@ -153,6 +158,24 @@ def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> 
         facts = here.run("ship", *here.to, "--dry-run", "--json").good().facts
         assert facts["rehearsal"] == "to be done, with --env matching"
         assert (facts["parts"][0]["action"], facts["submission"]["already"]) == ("nothing", 1001)
+
+
+def test_a_dry_run_after_a_change_answers_nothing_for_the_old_kit(tmp_path: Path, built: Path) -> None:
+    """What changed is named; of the kit that lies there neither rehearsal, push nor submission is told as done."""
+    with yard(tmp_path, built) as here:
+        here.ship().good()
+        same = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good().facts
+        assert (same["kit"], same["changed"], same["submission"]["already"]) == (here.kit.id, [], 1001)
+        retrain(here.project, b"7")
+        here.params("some = 2")
+        told = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good()
+        assert told.facts["changed"] == [
+            "'model.ckpt' changed",
+            "the notebook's configuration, template or code changed",
+        ]
+        assert f"since kit {here.kit.id[:12]}: a new kit would be built, rehearsed, pushed" in told.err
+        assert (told.facts["kit"], told.facts["parts"], told.facts["notebook"]) == (None, [], None)
+        assert (told.facts["submission"]["already"], told.facts["submission"]["version"]) == (None, 0)
 
 
 @pytest.mark.slow

@@ -48,6 +48,24 @@ def build(
     return OwnCode(wheels=wheels, sources=files, roots=roots)
 
 
+def as_built(
+    project: Path,
+    packages: Sequence[Path],
+    modules: Sequence[Path],
+    image: Image,
+    settings: IndexSettings,
+    *,
+    cache: Path,
+) -> tuple[OwnCode, tuple[str, ...]]:
+    """Return the same without building anything, and the names of the packages' folders that no build has seen so yet."""
+    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=_cutoff(project))
+    found = {package: own_wheel.as_built(package, yard) for package in dict.fromkeys(packages)}
+    files, roots = loose_modules.listed(project, modules, image)
+    wheels = sorted((wheel for wheel in found.values() if wheel), key=lambda wheel: wheel.filename)
+    fresh = tuple(package.resolve().name for package, wheel in found.items() if wheel is None)
+    return OwnCode(wheels=tuple(wheels), sources=files, roots=roots), fresh
+
+
 def requirements(own: OwnCode) -> tuple[str, ...]:
     """Return what the own wheels ask for in every case (no extras), sorted; nothing else brings it into the kit."""
     from email.parser import BytesHeaderParser

@@ -90,6 +90,13 @@ def built(package: Path, yard: Yard, report: Reporter) -> Wheel:
         return wheel
 
 
+def as_built(package: Path, yard: Yard) -> Wheel | None:
+    """Return the wheel of a package as it lies there now; None where it was not built so yet. Builds nothing."""
+    tree = own_sources.package_tree(package)
+    given = {name: value for name, value in proc.environment().items() if name.startswith(_VERSION_GIVEN)}
+    return _recalled(_key(tree, given, yard.image), yard)
+
+
 class _Build:
     """The two rounds of one isolated build, as pip and uv go through them."""
 

@@ -69,9 +69,14 @@ def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, A
 
 def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -> None:
     """Show what each step of shipping would do; `build` are the facts of what was shown of the build."""
+    if plan.outdated:
+        console.step(
+            f"{', '.join(plan.changed[:5])} since kit {plan.outdated[:12]}: a new kit would be built, rehearsed,"
+            " pushed and submitted"
+        )
     console.step(f"rehearsal: {plan.rehearsal}")
     if plan.kit and plan.data:
-        console.step(f"the kit as it lies there is {plan.kit.id[:12]}; a build may make another one")
+        console.step(f"kit {plan.kit.id[:12]} is what a build would make")
         _say_push_plan(plan.data, plan.notebook, console)
     else:
         console.step("push: all of the kit, once it is built")
@@ -89,6 +94,8 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
     told = {
         "build": build,
         "kit": plan.kit.id if plan.kit else None,
+        "outdated": plan.outdated or None,
+        "changed": list(plan.changed),
         "rehearsal": plan.rehearsal,
         **pushed,
         "disturbed": list(plan.disturbed),
