@@ -140,15 +140,13 @@ def test_a_lost_answer_about_a_version_that_fails(tmp_path: Path) -> None:
         assert len(bench.server.traffic.ended("/CreateDataset")) == 1
 
 
-def test_many_uploads_outlast_a_kaggle_that_asks_to_slow_down(
-    bench: Bench, alice: Client, tmp_path: Path
-) -> None:
-    """429 without a time, often and to all at once: fewer requests, more patience, each file sent once."""
-    kit = make_kit(tmp_path / "kit", {f"packages/{n}.whl": b"%d" % n for n in range(30)})
-    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, after=5, times=24))
+def test_uploads_outlast_a_kaggle_that_asks_to_slow_down(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """429 without a time, more often than other trouble is borne: each file is sent once in the end."""
+    kit = make_kit(tmp_path / "kit", {"packages/a.whl": b"a"})
+    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, times=11))
     (done,) = pushed(bench, kit, alice)
     assert done.version == 1
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 30 + 1 + 24
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 + 11
 
 
 def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
