@@ -150,7 +150,7 @@ def _asked(seen: Trained, base: Ground, own: OwnCode) -> Asked:
 
 def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
     """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
-    _check_project(config)
+    check_project(config)
     base = ground(config)
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config, found = seen.config, seen.checkpoints
@@ -165,7 +165,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     Raises UsageError for a folder without a project, before anything is written, and what the stages raise.
     """
     began = time.monotonic()
-    _check_project(config)
+    check_project(config)
     base = ground(config)
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config = seen.config
@@ -198,8 +198,8 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     )
 
 
-def _check_project(config: Config) -> None:
-    """Refuse a folder that holds nothing to build: mostly it is the wrong one."""
+def check_project(config: Config) -> None:
+    """Raise UsageError for a folder that holds nothing to build: mostly it is the wrong one."""
     said = config.notebook
     packed = (config.requirements, config.project_dependencies, config.locks, config.packages, config.modules)
     ran = (config.checkpoints, config.preprocessing, said.model, said.data, said.function, said.models)

@@ -52,8 +52,22 @@ def test_asking_for_something_wrong_ends_with_2(words: list[str], says: str, tmp
 def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:
     """OFFLINE_KIT_CACHE may point anywhere: exit 4 and its name, before anything is downloaded."""
     (tmp_path / "cache").write_text("")
+    (tmp_path / "requirements.txt").write_text("")
     done = offline_kit("build", cwd=tmp_path)
     assert (done.returncode, str(tmp_path / "cache") in done.stderr) == (4, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["build"], ["build", "--dry-run"], ["rehearse"], ["ship", "--to", "local"]]
+)
+def test_a_folder_without_a_project_is_not_built(words: list[str], tmp_path: Path) -> None:
+    """In the wrong folder nothing is written, and it is said that there is no project."""
+    place = tmp_path / "wrong"
+    place.mkdir()
+    done = offline_kit(*words, str(place), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert f"there is no project in '{place}'" in done.stderr
+    assert list(place.iterdir()) == []
 
 
 def test_json_errors_are_one_object_on_stdout(tmp_path: Path) -> None:

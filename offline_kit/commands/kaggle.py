@@ -146,6 +146,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
         upgrade=upgrade,
     )
     config = load_config(project, flags)
+    pipeline.check_project(config)
     with port_of(config, to, at, console, current=env == "current") as port:
         if dry_run:
             plan = ship_plan.plan(config, port, orders, console)
