@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from local_kaggle_case import HASTY, Bench, serving
-from push_case import EAGER, client, datasets, make_kit, pushed, ways
+from push_case import EAGER, FILES, client, datasets, make_kit, pushed, ways
 
 from offline_kit.errors import OutsideError
 from offline_kit.kaggle_gateway.client import Client
@@ -44,7 +44,8 @@ def test_a_version_that_lost_a_file_on_kaggle_is_told_each_time(
 ) -> None:
     """The marker is there and a file is not: an error that names it, again at the next push; --resend mends it."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
+    for listing in ("ListDatasetFiles", "ListTreeDatasetFiles"):
+        bench.kaggle.faults.add(Fault(on=listing, answer=ONLY_MARKER, times=0))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
             pushing.push(kit, datasets(kit), alice, ways(bench, SHORT))
@@ -56,7 +57,8 @@ def test_a_version_that_lost_a_file_on_kaggle_is_told_each_time(
 def test_a_damaged_version_is_sent_once_more_when_asked(bench: Bench, alice: Client, tmp_path: Path) -> None:
     """What the first push could not see whole, the same command with --resend makes a second version of."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
+    for listing in ("ListDatasetFiles", "ListTreeDatasetFiles"):
+        bench.kaggle.faults.add(Fault(on=listing, answer=ONLY_MARKER, times=0))
     with pytest.raises(OutsideError, match="not all of its files"):
         pushing.push(kit, datasets(kit), alice, ways(bench, SHORT))
     bench.kaggle.faults.clear()
@@ -111,6 +113,7 @@ def test_what_a_cut_run_sent_may_be_listed_late(bench: Bench, alice: Client, tmp
         pushed(bench, kit, alice)
     bench.kaggle.faults.clear()
     bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=3))
+    bench.kaggle.faults.add(Fault(on="ListTreeDatasetFiles", answer=ONLY_MARKER, times=3))
     (done,) = pushed(bench, kit, alice)
     assert (done.action, done.version) == (Action.NOTHING, 1)
 
@@ -159,3 +162,27 @@ def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
     with pytest.raises(OutsideError, match="Too many requests"):
         pushed(bench, kit, alice)
     assert len(bench.server.traffic.ended("/StartBlobUpload")) < 16 + 13 + 16
+
+
+def test_files_below_folders_may_be_missing_in_the_listing(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """Each folder is asked for then, at the push, before the next one, and where the kit is verified."""
+    kit = make_kit(tmp_path / "kit", {**FILES, "checkpoints/fold/0/model.ckpt": b"0"})
+    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
+    (done,) = pushed(bench, kit, alice)
+    (again,) = pushed(bench, kit, alice)
+    assert (done.version, again.action) == (1, Action.NOTHING)
+    listed = {each.name: each.size for each in alice.files(REF, 1, by_folder=True)}
+    assert listed.pop(MARKER)
+    assert listed == {entry.stored: entry.size for entry in kit.parts[0].entries}
+
+
+def test_a_listing_by_folder_that_kaggle_refuses_is_done_without(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """The error is about the files that are missing, not about that question."""
+    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
+    bench.kaggle.faults.add(Fault(on="ListTreeDatasetFiles", status=400, times=0))
+    with pytest.raises(OutsideError, match="not all of its files"):
+        pushing.push(kit := make_kit(tmp_path / "kit"), datasets(kit), alice, ways(bench, SHORT))

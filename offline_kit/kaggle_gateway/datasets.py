@@ -1,6 +1,6 @@
 """Datasets on Kaggle: our questions in the words of its API, its answers in ours."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -44,15 +44,26 @@ class Datasets(Asking):
         answer = self._calls.read_or_none(_SERVICE + "GetDatasetStatus", _named(ref))
         return "" if answer is None else state(answer.get("status"), _STATES)
 
-    def files(self, ref: str, version: int | None = None) -> tuple[RemoteFile, ...]:
-        """Return all files of a version, sorted by name."""
+    def files(
+        self, ref: str, version: int | None = None, *, by_folder: bool = False
+    ) -> tuple[RemoteFile, ...]:
+        """Return all files of a version, sorted by name; `by_folder` asks for each folder alone."""
         body = {**_named(ref), **({"datasetVersionNumber": version} if version else {})}
+        if by_folder:
+            return tuple(sorted(self._below("", body), key=lambda each: each.name))
         found = [
-            RemoteFile(name=str(raw.get("name", "")), size=int(raw.get("totalBytes") or 0))
+            _file(raw)
             for page in self._calls.pages(_SERVICE + "ListDatasetFiles", body)
             for raw in page.get("datasetFiles") or []
         ]
         return tuple(sorted(found, key=lambda each: each.name))
+
+    def _below(self, folder: str, body: Mapping[str, Any]) -> Iterator[RemoteFile]:
+        for page in self._calls.pages(_SERVICE + "ListTreeDatasetFiles", {**body, "path": folder}):
+            for raw in page.get("files") or []:
+                yield _file(raw, folder)
+            for raw in page.get("directories") or []:
+                yield from self._below(_path(raw, folder), body)
 
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
         """Open a place for the bytes of a file of a dataset or a model."""
@@ -89,6 +100,15 @@ class Datasets(Asking):
         """Write one file to `into` and return its size in bytes."""
         body = {**_named(ref), "fileName": name, **({"datasetVersionNumber": version} if version else {})}
         return self._calls.download(_SERVICE + "DownloadDataset", body, into)
+
+
+def _file(raw: Mapping[str, Any], folder: str = "") -> RemoteFile:
+    return RemoteFile(name=_path(raw, folder), size=int(raw.get("totalBytes") or 0))
+
+
+def _path(raw: Mapping[str, Any], folder: str) -> str:
+    name = str(raw.get("name", ""))
+    return f"{folder}/{PurePosixPath(name).name}" if folder else name
 
 
 def _named(ref: str) -> dict[str, Any]:

@@ -325,8 +325,10 @@ class Kaggle(Protocol):
     def status(self, ref: str) -> str:
         """Return the processing state in lower case without underscores, "" where there is no dataset."""
 
-    def files(self, ref: str, version: int | None = None) -> tuple[RemoteFile, ...]:
-        """Return all files of a version, sorted by name; None means the current one."""
+    def files(
+        self, ref: str, version: int | None = None, *, by_folder: bool = False
+    ) -> tuple[RemoteFile, ...]:
+        """Return all files of a version, sorted by name; None means the current one, `by_folder` many questions."""
 
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
         """Open a place for the bytes of a file of a "DATASET" or a "MODEL"; safe to repeat."""

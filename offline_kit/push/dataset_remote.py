@@ -4,11 +4,12 @@ import tempfile
 import time
 import zipfile
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from offline_kit import manifest
 from offline_kit.errors import OutsideError, ProjectError
-from offline_kit.kaggle_gateway.nouns import Kaggle, RemoteDataset
+from offline_kit.kaggle_gateway.nouns import Kaggle, RefusedError, RemoteDataset, RemoteFile
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
 from offline_kit.patience import PassingError
@@ -66,17 +67,28 @@ def look(
 
 def _seen(kaggle: Kaggle, found: RemoteDataset, state: str) -> Remote:
     """Return a dataset that has come to a state, with its files and what its marker says."""
-    files = kaggle.files(found.ref, found.version) if state == "ready" else ()
-    marked = any(each.name == MARKER for each in files)
-    return Remote(
-        ref=found.ref,
-        version=found.version,
-        state=state,
-        private=found.private,
-        part=marker(kaggle, found.ref) if marked else None,
-        files=files,
-        url=found.url,
-    )
+    there = Remote(ref=found.ref, version=found.version, state=state, private=found.private, url=found.url)
+    if state != "ready":
+        return there
+    there = replace(there, files=kaggle.files(found.ref, found.version))
+    if not any(each.name == MARKER for each in there.files):
+        return there
+    part = marker(kaggle, found.ref)
+    return replace(there, part=part, files=_all(kaggle, part, there) if part else there.files)
+
+
+def _all(kaggle: Kaggle, part: Part, there: Remote) -> tuple[RemoteFile, ...]:
+    """Return the files of a version; where the listing lacks some, as each folder tells them."""
+    lacking = damage(part, there)
+    if not lacking:
+        return there.files
+    try:
+        deeper = kaggle.files(there.ref, there.version, by_folder=True)
+    except RefusedError as no:
+        if no.status >= 500 or no.status == 429:
+            raise
+        return there.files
+    return deeper if len(damage(part, replace(there, files=deeper))) < len(lacking) else there.files
 
 
 def marker(kaggle: Kaggle, ref: str) -> Part | None:
@@ -134,7 +146,7 @@ def until_there(
     seen: list[float] = []  # when the marker was there and the files were not
     failed: list[float] = []  # when it had failed and no newer version was there
 
-    def there() -> Remote:
+    def arrived() -> Remote:
         found = kaggle.dataset(ref)
         if found is None or found.version <= effect.before:
             # A version that fails may never get a number; the state may be the one of the version before, too.
@@ -150,28 +162,20 @@ def until_there(
             raise _failed(ref, found.version, state, found.url)
         if state != "ready":
             raise PassingError(f"it is still in the state '{state}'")
-        files = kaggle.files(ref, found.version)
-        part = marker(kaggle, ref) if any(each.name == MARKER for each in files) else None
+        there = _seen(kaggle, found, state)
+        part = there.part
         if part is None or part.id != effect.content:
             raise PassingError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
-        if wrong := differences(part, Remote(ref=ref, files=files)):
+        if wrong := differences(part, there):
             seen.append(time.monotonic())
             if seen[-1] - seen[0] > waiting.grace:
                 raise not_whole(ref, found.version, wrong)
             raise PassingError(f"its files are not all there: {wrong[0]}")
-        return Remote(
-            ref=ref,
-            version=found.version,
-            state=state,
-            private=found.private,
-            part=part,
-            files=files,
-            url=found.url,
-        )
+        return there
 
     with _Line(kaggle, ref, report) as line:
         patience = waiting.until(waiting.processing)
-        return poll(tolerant(there, line.tell), patience, lambda e: _never_ready(ref, str(e)))
+        return poll(tolerant(arrived, line.tell), patience, lambda e: _never_ready(ref, str(e)))
 
 
 class _Line(ExitStack):
