@@ -117,6 +117,20 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def made_apart(folder: Path) -> Path:
+    """Return the folder; where it is not there yet it is made, and kept out of git: all in it can be made again."""
+    if not folder.exists():
+        made(folder)
+        keep_from_git(folder)
+    return folder
+
+
+def keep_from_git(folder: Path) -> None:
+    """Have git leave out a folder of ours, where it is there and says nothing of its own about that."""
+    if folder.is_dir() and not (folder / ".gitignore").exists():
+        write_atomic(folder / ".gitignore", "*\n")
+
+
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that its name only ever shows the old or the new content whole."""
     raw = data.encode() if isinstance(data, str) else data

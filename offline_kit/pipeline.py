@@ -169,7 +169,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     base = ground(config)
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config = seen.config
-    with files.locked(config.out.parent / f".{config.out.name}.lock"):
+    with files.locked(files.made_apart(config.out.parent) / f".{config.out.name}.lock"):
         contents = _contents(seen, base, upgrade=upgrade, report=report)
         before = _kit_id(config.out)
 

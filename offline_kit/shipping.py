@@ -154,15 +154,18 @@ def port(config: Config, there: Where) -> Iterator[Port]:
     with _named(there), Client(there) as kaggle:
         account = kaggle.account()
         state = _state(config, there, account.username)
-        yield Port(
-            config=config,
-            kaggle=kaggle,
-            account=account,
-            local=bool(there.local),
-            ways=Ways(state=state),
-            ledger=Ledger(ledger_path(config, state, local=bool(there.local))),
-            memory=Memory(state),
-        )
+        try:
+            yield Port(
+                config=config,
+                kaggle=kaggle,
+                account=account,
+                local=bool(there.local),
+                ways=Ways(state=state),
+                ledger=Ledger(ledger_path(config, state, local=bool(there.local))),
+                memory=Memory(state),
+            )
+        finally:
+            files.keep_from_git(_memories(config))  # addresses of uploads are among what is remembered
 
 
 @contextmanager

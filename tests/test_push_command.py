@@ -75,8 +75,10 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     assert plan.returncode == 0, plan.stderr
     assert json.loads(plan.stdout)["parts"][0]["action"] == "create"
     assert not bench.server.traffic.ended("PUT")
+    memory = project(bench) / "dist" / ".offline-kit.push"
     first = push(bench, *local(bench))
     assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
+    assert (memory / ".gitignore").read_text() == "*\n", "addresses of uploads are nothing for git"
     again = push(bench, *local(bench), "--json")
     assert json.loads(again.stdout)["parts"][0]["action"] == "nothing"
     assert "nothing to upload" in again.stderr

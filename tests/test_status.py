@@ -56,6 +56,31 @@ def test_a_damaged_kit_is_a_problem_for_a_script_too(project: Path) -> None:
     assert "predict.py" in told["problems"][0]
 
 
+def tracked(project: Path) -> list[str]:
+    """Return what `git add -A` takes."""
+    for words in (["init", "-q"], ["add", "-A", "--", ":!cache"]):
+        subprocess.run(["git", *words], cwd=project, check=True)
+    listed = subprocess.run(["git", "ls-files"], cwd=project, check=True, capture_output=True, text=True)
+    return listed.stdout.split()
+
+
+def test_git_leaves_out_what_a_build_made(project: Path) -> None:
+    """The folder of the kit, when a build makes it, says to git that nothing in it is for it."""
+    assert run(project, "notebook").returncode == 1
+    assert not (project / "dist").exists()
+    assert run(project, "build").returncode == 0
+    assert sorted(tracked(project)) == ["offline-kit.lock.txt", "offline-kit.toml", "predict.py"]
+
+
+def test_a_folder_of_the_users_own_stays_as_git_knows_it(project: Path) -> None:
+    """Where dist/ was there before, a build does not decide about all that is in it."""
+    (project / "dist").mkdir()
+    (project / "dist" / "mine.txt").write_text("mine")
+    assert run(project, "build").returncode == 0
+    assert not (project / "dist" / ".gitignore").exists()
+    assert "dist/mine.txt" in tracked(project)
+
+
 def test_a_failed_rehearsal_is_told_in_words() -> None:
     """What went wrong and what to do, not the report's data."""
     problem = {"what": "cell 3 of the notebook failed", "hint": "mend it", "details": ["a", "b"]}

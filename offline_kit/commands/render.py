@@ -28,6 +28,7 @@ def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, to: Pa
 
     console = console_of(quiet=quiet, as_json=as_json)
     config = load_config(project, flags)
+    pipeline.kit_of(config)  # before the lock makes a folder for one that is not there
     with locked(config.out.parent / f".{config.out.name}.lock"):
         kit, rendered = pipeline.render(config, report=console)
         folder = to.absolute() if to else config.out / "notebook"
