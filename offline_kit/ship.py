@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from offline_kit import chained_build, git_state, pipeline, shipping
+from offline_kit import chained_build, git_state, pipeline, shipping, stale
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import Competition, Submission
@@ -241,6 +241,8 @@ def request_for(
     kit = shipping.checked(pipeline.kit_of(port.config))
     if version is not None:
         return _any_version(port, kit, version, sending)
+    for line in stale.told(port.config, kit):
+        report.warn(line)
     plan = shipping.plan_notebook(port, kit, report)
     if not plan.version:
         raise ProjectError(

@@ -179,6 +179,26 @@ def test_a_dry_run_after_a_change_answers_nothing_for_the_old_kit(tmp_path: Path
 
 
 @pytest.mark.slow
+def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
+    """By `status`, `submit` and `push --dry-run`, which are about the kit as it lies there; not where nothing changed."""
+    here.push().good()
+    assert "after this kit was built" not in here.run("status").good().out
+    assert "newer" not in here.run("submit", *here.to, "--dry-run").good().err
+    retrain(here.project, b"8")
+    line = "'model.ckpt' changed after this kit was built: 'offline-kit ship' takes it along"
+    assert here.run("status", "--json").good().facts["newer"] == [line]
+    assert line in here.run("status").good().out
+    for command in ("submit", "push"):
+        said = here.run(command, *here.to, "--dry-run").good().err
+        assert f"{line.partition(':')[0]}: 'offline-kit ship --to local" in said
+    retrain(here.project, b"1")
+    here.params("other = 1")
+    assert "configuration, template or code changed after" in here.run("status").good().out
+    (here.project / "model.ckpt").unlink()
+    assert "a build would stop now: 1 problem with the checkpoints" in here.run("status").good().out
+
+
+@pytest.mark.slow
 def test_a_dry_run_without_a_kit(here: Yard) -> None:
     """What would be pushed is not known then; the build and the submissions left are."""
     words = ("--no-rehearsal", "--dry-run", "--out", str(here.bench.folder / "nowhere"))

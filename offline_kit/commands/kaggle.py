@@ -51,7 +51,7 @@ SUBMIT_OPTIONS = options(
 @common
 def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and fetch what it wrote."""
-    from offline_kit import ship, shipping
+    from offline_kit import ship, shipping, stale
     from offline_kit.push.dataset_plan import Wishes
     from offline_kit.summaries import kaggle as summary_kaggle
 
@@ -65,6 +65,8 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     kit = kit_of(config, console, as_it_lies=no_build or dry_run, upgrade=upgrade)
     with port_of(config, to, at, console, current=in_current) as port:
         if dry_run:
+            for line in stale.told(config, kit):
+                console.warn(line)
             plan = shipping.plan_data(port, kit, wishes, console)
             cells = None if data_only else shipping.plan_notebook(port, kit, console)
             summary_kaggle.show_push_plan(plan, cells, console)

@@ -172,7 +172,7 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
 @common
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
-    from offline_kit import pipeline, whereabouts
+    from offline_kit import pipeline, stale, whereabouts
     from offline_kit.summaries import kaggle as summary_kaggle
     from offline_kit.summaries import kit as summary
 
@@ -180,12 +180,13 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     to, at, _ = take(flags, "to", "at", "upgrade").values()
     config = load_config(project, flags)
     found = pipeline.status(config)
+    newer = stale.told(config, found.kit) if found.kit else ()
     if to:
         with port_of(config, to, at, console) as port:
             there: tuple[whereabouts.Whereabouts, ...] = (whereabouts.look(port, found.kit),)
     else:
         there = whereabouts.remembered(config)
-    console.lines([*summary.status_lines(found), *summary_kaggle.whereabouts_lines(there, found.kit)])
-    console.result(summary.status_facts(found) | {"there": summary_kaggle.whereabouts_facts(there)})
+    console.lines([*summary.status_lines(found, newer), *summary_kaggle.whereabouts_lines(there, found.kit)])
+    console.result(summary.status_facts(found, newer) | {"there": summary_kaggle.whereabouts_facts(there)})
     if found.problems:
         sys.exit(Exit.PROJECT)

@@ -148,8 +148,8 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
     console.result({"ok": True, "rehearsal": facts})
 
 
-def status_lines(status: "Status") -> list[str]:
-    """Return what lies on disk, for a person."""
+def status_lines(status: "Status", newer: Iterable[str] = ()) -> list[str]:
+    """Return what lies on disk, for a person; `newer` is what changed since the kit was built."""
     lines = [f"project     {status.config.project}"]
     if status.kit is None:
         lines.append(f"kit         none in '{status.config.out}': make one with 'offline-kit build'")
@@ -160,16 +160,18 @@ def status_lines(status: "Status") -> list[str]:
             for part in status.kit.parts
         ]
         lines.append(f"rehearsal   {_rehearsal_line(status.rehearsal)}")
+    lines += [f"  newer     {line}" for line in newer]
     return lines + [f"  problem   {problem}" for problem in status.problems]
 
 
-def status_facts(status: "Status") -> dict[str, Any]:
+def status_facts(status: "Status", newer: Iterable[str] = ()) -> dict[str, Any]:
     """Return what lies on disk, for a script."""
     kit = _kit_facts(status.kit) if status.kit else {"kit": None}
     return {
         "ok": not status.problems,
         **kit,
         "problems": list(status.problems),
+        "newer": list(newer),
         "rehearsal": status.rehearsal,
     }
 
