@@ -132,6 +132,22 @@ def test_clipping_and_rounding(values: Any) -> None:
     assert np.allclose(rounded, values[:, 0], atol=0.5)
 
 
+@pytest.mark.parametrize("word", ["argmax", "threshold:0.5", "labels:0.5", "round", "clip:0:1"])
+def test_of_nothing_no_answer_is_made(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NaN would be a label, a no, or a whole number of 19 digits, and no check would see it."""
+    with pytest.raises(KitError, match=r"the models answer nan for 1 of 3 rows\n.*: r1"):
+        rows([[0.5], [np.nan], [1.0]], ["y"], word)
+    assert rows([[0.5, 0.6], [-np.inf, 1]], ["y"], "argmax")["y"] == [1, 1]
+    with pytest.raises(KitError, match="the models answer inf for 1 of 2 rows"):
+        rows([[0.5], [np.inf]], ["y"], "round")
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    said = rows([[0.5], [np.nan]], ["y"], "threshold:0.4")
+    assert said == {
+        "y": [1, 0],
+        "said": ["note: the models answer nan for 1 of 2 rows; the first of them: r1"],
+    }
+
+
 def test_large_numbers_are_rounded_to_themselves() -> None:
     """A number of nine digits, which float32 has not, is not another one in the submission."""
     frameworks = {"any": (lambda _path, _member: None, lambda _model, batch: batch + 0.2)}
