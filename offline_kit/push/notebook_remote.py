@@ -102,9 +102,10 @@ def rejected(saved: Saved, new: NewNotebook) -> OutsideError | None:
     if not saved.rejected:
         return None
     remedies = {}
+    site = saved.url.partition("/code/")[0]
     for source in saved.rejected:
         kind, _, ref = source.partition(" ")
-        remedies[source] = remedy_for(kind, ref.strip("'"))
+        remedies[source] = remedy_for(kind, ref.strip("'"), site)
     first = next(iter(remedies.values()))
     return OutsideError(
         f"Kaggle did not attach {len(remedies)} of the sources of '{new.ref}':"

@@ -73,8 +73,9 @@ def lacks(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
         found.append(Difference(what=what, remedy=remedy, grave=new.private))
     if cells(there.text) != cells(new.text):
         found.append(Difference(what="its cells are others", soft=True))
+    site = there.url.partition("/code/")[0]
     found += [
-        Difference(what=f"the {kind} '{ref}' is not attached", remedy=remedy_for(kind, ref))
+        Difference(what=f"the {kind} '{ref}' is not attached", remedy=remedy_for(kind, ref, site))
         for kind, ref in _missing(new.sources, there.sources)
     ]
     return (*found, *_machine(new, there), *_image(new, there))
@@ -88,13 +89,13 @@ def extra(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
     )
 
 
-def remedy_for(kind: str, ref: str) -> str:
-    """Return what to do about a source that Kaggle does not attach."""
+def remedy_for(kind: str, ref: str, site: str) -> str:
+    """Return what to do about a source that the Kaggle whose pages are at `site` does not attach."""
     remedies = {
         "dataset": "see that it is ready ('offline-kit push' waits for the kit's), and yours or public",
-        "competition": f"accept its rules at https://www.kaggle.com/competitions/{ref}/rules",
+        "competition": f"see that it is called so, and accept its rules at {site}/competitions/{ref}/rules",
         "notebook": "see that it has a run that is finished, and is yours or public",
-        "model": f"see that this version exists, and accept its licence at https://www.kaggle.com/models/{ref}",
+        "model": f"see that this version exists, and accept its licence at {site}/models/{ref}",
     }
     return remedies.get(kind, "see that it is there, and that this account may use it")
 
