@@ -13,7 +13,7 @@ from offline_kit.kit_layout import Item, Layout, arrange
 from offline_kit.model import FileEntry, Kit
 from offline_kit.report import SILENT, Advance, Reporter
 
-_SPARE_SPACE = 16 << 20
+_SPARE_SPACE = 16_000_000
 """Bytes to leave free: manifests, folders, the notebook."""
 
 
@@ -147,8 +147,8 @@ def _check_space(kit: Kit, layout: Layout, reusable: dict[str, Path]) -> None:
     free = shutil.disk_usage(place).free
     if free < needed + _SPARE_SPACE:
         raise OutsideError(
-            f"the kit needs {files.human_size(needed)} more below '{kit.folder}', "
-            f"where {files.human_size(free)} are free",
+            f"the kit needs {files.human_size(needed)} below '{kit.folder}', and "
+            f"{files.human_size(_SPARE_SPACE)} to spare; {files.human_size(free)} are free",
             hint="free some space, or choose another place with --out",
         )
 

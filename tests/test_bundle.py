@@ -702,9 +702,11 @@ def test_a_file_in_the_way_is_named(contents: Contents, tmp_path: Path, name: st
 
 
 def test_a_full_disk_is_told_before_copying(contents: Contents, tmp_path: Path) -> None:
-    """A kit that cannot fit is refused with both sizes, before a byte is written."""
+    """A kit that cannot fit is refused with all sizes that count, before a byte is written."""
     huge = replace(contents.checkpoints[0], size=10**18)
     with pytest.raises(OfflineKitError, match="are free") as caught:
         bundle.assemble(replace(contents, checkpoints=(huge,)), tmp_path / "out", report=SILENT)
+    assert "needs 1000000000.0 GB below" in caught.value.what
+    assert "and 16.0 MB to spare;" in caught.value.what
     assert "--out" in caught.value.hint
     assert not (tmp_path / "out").exists()
