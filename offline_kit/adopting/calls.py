@@ -55,7 +55,12 @@ _KAGGLE = {
     "kagglehub.competition_download": "competition",
 }
 _CORPORA = {"nltk.download": "nltk", "spacy.cli.download": "spacy"}
-_ACCOUNTS = ("wandb.login", "huggingface_hub.login", "huggingface_hub.notebook_login", "kagglehub.login")
+_ACCOUNTS = frozenset(
+    {"wandb.login", "kagglehub.login", "comet_ml.login"}
+    | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
+)
+_LOGINS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
+"""Programs whose `login` wants an account."""
 _COLAB = ("google.colab.drive.mount", "google.colab.files.upload")
 _WEIGHTS = {"weights": ("torchvision.", "tensorflow.keras.applications.", "keras.applications.")}
 
@@ -374,5 +379,7 @@ def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield {"kind": Kind.HUB, "target": hub.address, "into": hub.into}
     elif corpus := shell.of_corpus(words):
         yield {"kind": Kind.CORPUS, "target": corpus[1], "detail": corpus[0]}
+    elif "login" in words[1:3] and words[0] in _LOGINS:
+        yield {"kind": Kind.ACCOUNT, "target": f"{words[0]} login"}
     elif shell.is_system(words):
         yield {"kind": Kind.SYSTEM, "target": shlex.join(words)}

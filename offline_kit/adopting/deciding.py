@@ -10,6 +10,7 @@ from offline_kit.adopting import places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.nouns import Became, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
+from offline_kit.redaction import without_secrets
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _SPACY = "https://github.com/explosion/spacy-models/releases/download/{0}-{1}/{0}-{1}-py3-none-any.whl"
@@ -62,16 +63,16 @@ class Basket:
 
 
 def found_of(wish: Wish, became: Became, value: str = "", remedy: str = "") -> Found:
-    """Return what is told of a wish."""
-    text = " ".join(wish.text.split())
+    """Return what is told of a wish; on screens, in logs and in the notebook: tokens and passwords are left out."""
+    text = " ".join(without_secrets(wish.text).split())
     return Found(
         kind=wish.kind,
         cell=wish.cell,
         line=wish.line,
         text=text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…",
         became=became,
-        value=value,
-        remedy=remedy,
+        value=without_secrets(value),
+        remedy=without_secrets(remedy),
     )
 
 

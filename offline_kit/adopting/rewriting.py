@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from offline_kit.adopting.nouns import Cell, Edit
+from offline_kit.redaction import without_secrets
 
 MARK = "# offline-kit:"
 """How a comment begins that keeps what stood there."""
@@ -23,9 +24,10 @@ def applied(source: str, edits: Iterable[Edit]) -> str:
 def statement_off(text: str, indent: str, before: str = "") -> str:
     """Return what stands for a whole statement: nothing, and the statement itself as a comment.
 
-    `before` is what it was assigned to, with the sign of equality; the statement keeps its number of lines.
+    `before` is what it was assigned to, with the sign of equality; the statement keeps its number of lines. Tokens
+    and passwords do not stay: the notebook is pushed.
     """
-    first, *rest = text.split("\n")
+    first, *rest = without_secrets(text).split("\n")
     lines = [f"{before}[]" if before else "pass"]
     lines[0] += f"  {MARK} {first.strip()}"
     lines += [f"{indent}#{_room(line, indent)}" for line in rest]
@@ -45,11 +47,14 @@ def indent_at(source: str, place: int) -> str:
 
 
 def diff(cells: Sequence[Cell], changed: Sequence[str], name: str) -> str:
-    """Return the changes as one unified diff of the notebook's percent script; empty where nothing changes."""
+    """Return the changes as one unified diff of the notebook's percent script; empty where nothing changes.
+
+    It is shown: tokens and passwords are left out.
+    """
     before = list(_script(cells, [cell.source for cell in cells]))
     after = list(_script(cells, changed))
     lines = difflib.unified_diff(before, after, f"{name} (as it is)", f"{name} (adopted)", lineterm="")
-    return "".join(f"{line}\n" for line in lines)
+    return "".join(f"{without_secrets(line)}\n" for line in lines)
 
 
 def _script(cells: Sequence[Cell], sources: Sequence[str]) -> Iterator[str]:
