@@ -57,6 +57,19 @@ def test_each_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
     assert said in " | ".join(problems(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("sample", "text"),
+    [
+        ("id,box\nx,0\nx,0\ny,0\n", "id,box\nx,1\nx,2\ny,3\n"),
+        ("id,boxes\nx,\ny,1 2\n", "id,boxes\nx,3 4\ny,\n"),
+    ],
+    ids=["several rows of an id", "nothing found"],
+)
+def test_what_the_sample_does_is_allowed(tmp_path: Path, sample: str, text: str) -> None:
+    """Ids that repeat and cells that are empty in the sample may do so in the submission, as in the notebook's check."""
+    assert problems(tmp_path, text, sample) == ()
+
+
 def test_numbers_in_place_of_words_are_noted(tmp_path: Path) -> None:
     """Probabilities where the sample names labels may be meant, so they are told and not refused."""
     (tmp_path / "sample.csv").write_text("id,label,p\nx,pos,0\ny,neg,0\n")

@@ -36,10 +36,10 @@ class _Table:
 def check(submission: Path, sample: Path | None) -> Checked:
     """Compare a submission with the sample of the test set that it was made for.
 
-    Columns and their order, ids (the first column), number of rows, repeats, empty values, NaN and
-    infinities, and numbers where the sample has some with a decimal point (whole ones may stand for lists
-    of labels: there, other values are only noted). Without a sample, or for another format than
-    CSV, only that there is something in it.
+    Columns and their order, ids (the first column), number of rows, repeats and empty values where the sample
+    has none, infinities, and numbers where the sample has some with a decimal point (whole ones may stand for
+    lists of labels: there, other values are only noted). Without a sample, or for another format than CSV, only
+    that there is something in it.
     """
     if submission.stat().st_size == 0:
         return Checked(rows=0, problems=(f"'{submission.name}' is empty",))
@@ -49,10 +49,10 @@ def check(submission: Path, sample: Path | None) -> Checked:
     table, broken = _read(submission)
     if not table.rows:
         return Checked(rows=0, problems=(f"'{submission.name}' has a head, but no rows",))
-    problems = [*broken, *_repeats(table), *_holes(table)]
+    wanted = _read(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
+    problems = [*broken, *_repeats(table, wanted), *_holes(table, wanted)]
     notes = []
-    if sample and sample.suffix.lower() == ".csv":
-        wanted, _ = _read(sample)
+    if sample and wanted:
         problems += _against(table, wanted)
         for name, odd in _no_numbers(table, wanted).items():
             text = f"column '{name}' has {len(odd)} values that are no numbers ({_some(odd)})"
@@ -79,17 +79,22 @@ def _read(path: Path) -> tuple[_Table, list[str]]:
     return _Table(head=head, rows=table[1:]), problems
 
 
-def _repeats(table: _Table) -> list[str]:
+def _repeats(table: _Table, wanted: _Table | None) -> list[str]:
+    asked = wanted.column(wanted.head[0]) if wanted and wanted.head else []
+    if len(set(asked)) < len(asked):
+        return []  # as one row for each box of a picture
     seen: set[str] = set()
     twice = [name for name in table.column(table.head[0]) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
     return [f"{len(twice)} ids occur more than once ({_some(twice)})"] if twice else []
 
 
-def _holes(table: _Table) -> list[str]:
+def _holes(table: _Table, wanted: _Table | None) -> list[str]:
     problems = []
     for name in table.head:
         values = table.column(name)
-        empty = sum(value.strip().lower() in _NOTHING for value in values)
+        asked = wanted.column(name) if wanted and name in wanted.head else []
+        may = any(value.strip().lower() in _NOTHING for value in asked)  # as where nothing is found
+        empty = 0 if may else sum(value.strip().lower() in _NOTHING for value in values)
         endless = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
         problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
         problems += [f"column '{name}' has {endless} infinite values"] if endless else []
