@@ -24,6 +24,7 @@ from offline_kit.kaggle_gateway.nouns import (
 )
 from offline_kit.kaggle_gateway.where import GUARD, Where
 from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.traffic import Event
 from offline_kit.patience import Patience
 
 PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
@@ -185,6 +186,54 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
             assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
             assert silent.result() == 655_360
     assert len(bench.server.traffic.ended("/DownloadDataset")) == 3
+
+
+def test_a_download_that_is_cut_goes_on_where_it_ended(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """However often it is cut, as long as it gets further; what has come does not come again."""
+    data = bytes(range(256)) * 4096
+    alice.create(new(bench, alice, {"big.bin": data}))
+    bench.ready()
+    bench.kaggle.faults.add(Fault(on="GET", cut=140_000, times=6))
+    assert alice.download(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
+    assert (tmp_path / "big.bin").read_bytes() == data
+    cuts = bench.server.traffic.ended("GET")
+    assert len(cuts) == 7, "more attempts than it has without getting further"
+    assert cuts[-1].sent <= len(data) - 6 * 65_536
+
+
+@pytest.mark.parametrize(("size", "asked"), [(400_000, 3), (1000, 2)])
+def test_a_file_that_changed_since_it_was_cut_comes_whole(
+    bench: Bench, alice: Client, tmp_path: Path, size: int, asked: int
+) -> None:
+    """The rest of another file is not put behind the beginning of the first."""
+    alice.create(new(bench, alice, {"a.bin": b"1" * 400_000}))
+    bench.ready()
+    mounted = bench.kaggle.datasets.mounted(SLUG, "alice")
+    assert mounted
+
+    def change(event: Event) -> None:
+        if (event.phase, event.name, event.status) == ("ended", "GET", 0):
+            (mounted[-1] / "a.bin").write_bytes(b"2" * size)
+
+    bench.server.traffic.listeners.append(change)
+    bench.kaggle.faults.add(Fault(on="GET", cut=300_000))
+    assert alice.download(SLUG, "a.bin", tmp_path / "a.bin") == size
+    assert (tmp_path / "a.bin").read_bytes() == b"2" * size
+    assert len(bench.server.traffic.ended("GET")) == asked
+
+
+def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """What was held is gone with the failure; the same file asked for again is whole."""
+    data = bytes(range(256)) * 2048
+    alice.create(new(bench, alice, {"big.bin": data}))
+    bench.ready()
+    bench.kaggle.faults.add(Fault(on="GET", cut=140_000))
+    bench.kaggle.faults.add(Fault(on="GET", status=403, times=4))
+    with pytest.raises(UnansweredError):
+        alice.download(SLUG, "big.bin", tmp_path / "big.bin")
+    assert not (tmp_path / "big.bin").exists()
+    assert alice.download(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
+    assert (tmp_path / "big.bin").read_bytes() == data
 
 
 def test_an_expired_login_is_renewed(bench: Bench, alice: Client) -> None:

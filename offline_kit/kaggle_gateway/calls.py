@@ -91,15 +91,23 @@ class Calls:
     def download(self, method: str, body: Mapping[str, Any], into: Path) -> int:
         """Write the file that a call leads to, and return its size in bytes.
 
-        Every attempt asks for the file anew, so that a link that expired meanwhile does no harm.
+        Every attempt asks for a link anew, since one may have expired, and goes on where the last one ended if
+        what is there is still the same.
         """
         request = {**_request(method, body), "into": str(into)}
 
         def fetch() -> Any:
-            into.unlink(missing_ok=True)
             return self.session.ask("download", request, deadline=_SILENCE * self._seconds)
 
-        return int(self._patiently(fetch, _may_pass)["size"])
+        def far() -> int:
+            return into.stat().st_size if into.exists() else 0
+
+        into.unlink(missing_ok=True)
+        try:
+            return int(self._patiently(fetch, _may_pass, far)["size"])
+        except BaseException:
+            into.unlink(missing_ok=True)
+            raise
 
     def _ask(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         answer = self.session.ask("call", request, deadline=deadline)
@@ -109,11 +117,13 @@ class Calls:
             )
         return answer
 
-    def _patiently(self, act: Callable[[], _T], may_pass: Callable[[Exception], bool]) -> _T:
+    def _patiently(
+        self, act: Callable[[], _T], may_pass: Callable[[Exception], bool], far: Callable[[], int] = lambda: 0
+    ) -> _T:
         """Do it until trouble passes; from the first 429 on one call at a time, each with far more patience."""
 
         def at_once() -> _T:
-            return self._tried(act, lambda error: may_pass(error) and not _busy(error))
+            return self._tried(act, lambda error: may_pass(error) and not _busy(error), far=far)
 
         if not self._turns.narrow:
             try:
@@ -128,9 +138,15 @@ class Calls:
             )
 
     def _tried(
-        self, act: Callable[[], _T], may_pass: Callable[[Exception], bool], patience: Patience | None = None
+        self,
+        act: Callable[[], _T],
+        may_pass: Callable[[Exception], bool],
+        patience: Patience | None = None,
+        far: Callable[[], int] = lambda: 0,
     ) -> _T:
-        for attempt in attempts(patience or self._patience, may_pass=may_pass, give_up=_give_up):
+        for attempt in attempts(
+            patience or self._patience, may_pass=may_pass, give_up=_give_up, progress=far
+        ):
             with attempt:
                 try:
                     return act()

@@ -35,6 +35,8 @@ _SIGN_SECONDS = 1.0
 """Between two signs of life of a download."""
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
 """How a store of files answers for a link that has expired."""
+_NO_SUCH_RANGE = 416
+_CHANGED = "the file has changed since its download was cut"
 _UNSENT = ("NewConnectionError", "NameResolutionError", "CERTIFICATE_VERIFY_FAILED")
 """What the client's transport says where nobody was reached: nobody listens, no such name, nobody to trust."""
 _TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
@@ -75,11 +77,13 @@ class Worker:
         self._tell = tell
         self._api: Any = None
         self._mine = threading.local()
+        self._parts: dict[str, tuple[str, int]] = {}
+        """Tag and bytes of files whose download was cut, by their place."""
         self._secrets: tuple[str, ...] = ()
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; every failure is an answer too."""
-        self._mine.silence = request.get("silence")
+        self._mine.silence, self._mine.start = request.get("silence"), 0
         try:
             ops = {"login": self._login, "call": self._call, "download": self._download}
             return {"answer": ops[request["op"]](request)}
@@ -118,19 +122,21 @@ class Worker:
         if getattr(self._mine, "http", None) is None:
             self._mine.client = self._api.build_kaggle_client()
             self._mine.http = _leave_files_alone(self._mine.client.http_client())
-            self._end_silence(self._mine.http)
+            self._equip(self._mine.http)
         return self._mine.http
 
-    def _end_silence(self, http: Any) -> None:
-        """Have the client's transport, which waits for ever, end a request that hears nothing for too long."""
+    def _equip(self, http: Any) -> None:
+        """Have the client's transport end a request that hears nothing, and go on with a file that was cut."""
         http._init_session()
         mine = self._mine
         for adapter in http._session.adapters.values():
 
             def send(
-                *words: Any, timeout: Any = None, usual: Callable[..., Any] = adapter.send, **more: Any
+                request: Any, usual: Callable[..., Any] = adapter.send, timeout: Any = None, **more: Any
             ) -> Any:
-                return usual(*words, timeout=timeout or mine.silence, **more)
+                if mine.start and request.method == "GET":
+                    request.headers["Range"] = f"bytes={mine.start}-"
+                return usual(request, timeout=timeout or mine.silence, **more)
 
             adapter.send = send
 
@@ -140,11 +146,18 @@ class Worker:
     def _download(self, request: dict[str, Any]) -> dict[str, Any]:
         from kagglesdk.common.types.file_download import FileDownload
 
-        body = _Body(request["body"])
+        body, place = _Body(request["body"]), request["into"]
+        tag, held = self._parts.pop(place, ("", 0))
+        # Whoever gave up has removed the file, and another one may have its place.
+        self._mine.start = held if os.path.exists(place) and os.path.getsize(place) == held else 0  # noqa: PTH110, PTH202
         try:
             found = self._http().call(request["service"], request["method"], body, FileDownload)
         except Exception as error:
             refused = getattr(error, "response", None)
+            if refused is not None and refused.status_code == _NO_SUCH_RANGE:
+                raise WorkerError("connection", _CHANGED) from error
+            if self._mine.start:
+                self._parts[place] = (tag, self._mine.start)
             if refused is None or not refused.history or refused.status_code not in _DEAD_LINK:
                 raise
             # The service said yes; what it led us to says no. Asked again, it gives another link.
@@ -152,18 +165,32 @@ class Worker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with found as response:
-            size, told = 0, time.monotonic()
-            with open(request["into"], "xb") as into:  # noqa: PTH123 - the standard library only, and plainly
+            start = _start(response, tag, self._mine.start)
+            size = self._write(response, request, start)
+            expected = response.headers.get("Content-Length")
+            if expected and not response.headers.get("Content-Encoding") and int(expected) != size - start:
+                raise WorkerError(
+                    "connection", f"the download ended after {size - start} of {expected} bytes"
+                )
+            return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
+
+    def _write(self, response: Any, request: dict[str, Any], size: int) -> int:
+        """Write what comes to its place, behind the first `size` bytes of it, and return the size of it all."""
+        told = time.monotonic()
+        with open(request["into"], "ab" if size else "wb") as into:  # noqa: PTH123 - the standard library only
+            try:
                 for chunk in response.iter_content(_PIECE):
                     into.write(chunk)
                     size += len(chunk)
                     if time.monotonic() - told > _SIGN_SECONDS:
                         told = time.monotonic()
                         self._tell({"id": request["id"], "so_far": size})
-            expected = response.headers.get("Content-Length")
-            if expected and not response.headers.get("Content-Encoding") and int(expected) != size:
-                raise WorkerError("connection", f"the download ended after {size} of {expected} bytes")
-            return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
+            except Exception:
+                tag = response.headers.get("ETag")
+                if tag and not response.headers.get("Content-Encoding"):
+                    self._parts[request["into"]] = (tag, size)
+                raise
+        return size
 
     def _scrub(self, text: str) -> str:
         for secret in self._secrets:
@@ -193,6 +220,16 @@ def _leave_files_alone(http: Any) -> Any:
 
     http._prepare_response = prepare
     return http
+
+
+def _start(response: Any, tag: str, held: int) -> int:
+    """Return how many of the bytes that are held the answer goes on behind; 0 where it has the whole file."""
+    if response.status_code != 206:
+        return 0
+    range_, same = response.headers.get("Content-Range", ""), response.headers.get("ETag") == tag
+    if not same or not range_.startswith(f"bytes {held}-"):
+        raise WorkerError("connection", _CHANGED)
+    return held
 
 
 def _token() -> tuple[str, str]:
