@@ -3,7 +3,7 @@
 Every step looks first at what is there, so that the same command goes on wherever an earlier one stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -155,19 +155,30 @@ def _rehearsed(port: Port, kit: Kit, orders: Orders, report: Reporter) -> Rehear
 def push_data(
     port: Port, kit: Kit, wishes: Wishes, asking: Asking, report: Reporter = SILENT
 ) -> tuple[Pushed, ...]:
-    """Push a kit's data, having warned where a submission under way would meet other data than its own."""
+    """Push a kit's data, having asked where that may be in vain or spoil a submission under way."""
 
-    def approve(plan: PushPlan) -> None:
-        lines = shipping.disturbed(port, kit, plan)
+    def ask(lines: Sequence[str], question: str, refused: OutsideError) -> None:
         if asking.yes:
             for line in lines:
                 report.warn(line)
-        elif lines and not asking.confirm(_lines(*lines, "Send a new version of its data all the same?")):
-            raise OutsideError(
-                "a submission under way needs the data as it is; nothing was sent",
-                hint="wait for its score, or send all the same with --yes",
-                details=lines,
-            )
+        elif lines and not asking.confirm(_lines(*lines, question)):
+            raise refused
+
+    def approve(plan: PushPlan) -> None:
+        crowded = [part.crowded for part in plan.parts if part.crowded]
+        refused = OutsideError(
+            "Kaggle may not take so many files in one dataset; nothing was sent",
+            hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
+            details=crowded,
+        )
+        ask(crowded, "Upload them all the same?", refused)
+        spoilt = shipping.disturbed(port, kit, plan)
+        refused = OutsideError(
+            "a submission under way needs the data as it is; nothing was sent",
+            hint="wait for its score, or send all the same with --yes",
+            details=spoilt,
+        )
+        ask(spoilt, "Send a new version of its data all the same?", refused)
 
     return shipping.push_data(port, kit, wishes, report, approve)
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,3 +166,13 @@ def test_secrets_stay_where_they_are(bench: Bench, fault: Fault | None) -> None:
     assert not [word for word in (*planted, "/upload/") if word in done.stdout + done.stderr]
     ours = [path for path in bench.folder.rglob("*") if path.is_file() and "state" not in path.parts]
     assert not [path for path in ours for word in planted if word.encode() in path.read_bytes()]
+
+
+def test_more_files_than_kaggle_may_take_are_asked_about(bench: Bench) -> None:
+    """Before a byte is sent; a script has to say --yes."""
+    shutil.rmtree(project(bench) / "dist")
+    make_kit(project(bench) / "dist" / "offline-kit", {f"packages/{n}.txt": b"" for n in range(1000)})
+    done = push(bench, *local(bench))
+    assert done.returncode == 4
+    assert "may refuse more than 1000" in " ".join(done.stderr.replace("│", " ").split())
+    assert bench.server.traffic.ended("/StartBlobUpload") == []

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import Account, RemoteFile
-from offline_kit.kaggle_names import MARKER, limit_warnings, slug_problems, title_problems
+from offline_kit.kaggle_names import (
+    MARKER,
+    MAX_LOOSE_FILES,
+    limit_warnings,
+    slug_problems,
+    title_problems,
+)
 from offline_kit.model import Kit, Part
 
 RESEND = "run 'offline-kit push --resend': it makes a new version of the same files"
@@ -96,6 +102,13 @@ class PartPlan:
     """What may go wrong."""
     url: str = ""
     """The dataset's page, where there is one."""
+
+    @property
+    def crowded(self) -> str:
+        """What to ask about before so many files are sent; "" where Kaggle takes them."""
+        if self.files <= MAX_LOOSE_FILES:
+            return ""
+        return f"'{self.ref}' would get {self.files} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
 
 
 @dataclass(frozen=True, kw_only=True)
