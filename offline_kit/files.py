@@ -22,6 +22,8 @@ if sys.platform != "win32":
 
 CHUNK = 1 << 20
 _DAY = 86_400
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""What the system says where nothing may be written."""
 
 
 def cache_dir() -> Path:
@@ -80,7 +82,7 @@ def disk_errors(place: Path) -> Iterator[None]:
                 f"no space left while writing below '{place}'",
                 hint="free some space, or choose another place with --out or OFFLINE_KIT_CACHE; nothing half made was kept",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (*REFUSED, errno.ENOTDIR, errno.EEXIST):
             raise _unwritable(place, error) from error
         raise
 

@@ -14,7 +14,7 @@ from local_index import LocalIndex, folder_index, make_wheel, unreachable
 from offline_kit import proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.freeze import engines
-from offline_kit.freeze.stage import index_settings
+from offline_kit.freeze.stage import FreezeRequest, freeze, index_settings
 from offline_kit.model import Fate, Freeze
 from offline_kit.pip_settings import IndexSettings
 
@@ -499,3 +499,19 @@ def test_both_engines_give_the_same_pins(case: Case) -> None:
     assert re.sub("(engine|inputs|content): .*", "", frozen[0].text) == re.sub(
         "(engine|inputs|content): .*", "", frozen[1].text
     )
+
+
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that refuses even root")
+def test_a_project_that_takes_no_lock_is_told_what_to_do(case: Case) -> None:
+    """The lock lies beside the project, so another --out is no remedy: it may be made elsewhere and copied."""
+    case.freeze("alpha")
+    asked = FreezeRequest(
+        project=case.project, requirements=(case.project / "requirements.in",), now=NOW, engine="uv",
+        written=Path("/sys/offline-kit.lock.txt"),
+    )  # fmt: skip
+    with pytest.raises(
+        OutsideError, match=r"'offline-kit\.lock\.txt' is written beside the project"
+    ) as caught:
+        freeze(asked, case.image, case.settings, cache=case.folder / "cache")
+    assert "put the file" in caught.value.hint
+    assert "--out" not in caught.value.hint

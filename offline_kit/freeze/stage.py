@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from offline_kit import files, proc
-from offline_kit.errors import ProjectError
+from offline_kit.errors import OutsideError, ProjectError
 from offline_kit.freeze import direct, inputs, locks, written
 from offline_kit.freeze.direct import Settled, Yard
 from offline_kit.freeze.gather import FreezeRequest as FreezeRequest
@@ -56,8 +56,22 @@ def freeze(
     made = replace(made, input_hash=hashed)
     made = replace(made, text=written.render(made))
     if request.keep:
-        files.write_atomic(request.written, made.text)
+        _keep(request.written, made.text)
     return made
+
+
+def _keep(place: Path, text: str) -> None:
+    try:
+        files.write_atomic(place, text)
+    except OutsideError as error:
+        if getattr(error.__cause__, "errno", None) not in files.REFUSED:
+            raise
+        # Neither --out nor the cache has to do with it.
+        raise OutsideError(
+            f"'{place.name}' is written beside the project, and '{place.parent}' takes no files",
+            hint="build once in a copy of the project that can be written to, then put the file that it"
+            " makes there beside this one: while the requirements stay, a build only reads it",
+        ) from error
 
 
 def is_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
