@@ -10,6 +10,7 @@ import joblib
 import pytest
 
 from offline_kit.notebook import pasted
+from offline_kit.rehearsal import causes
 from offline_kit.runtime.kit_main import LentMain, lend_to_pickles
 from offline_kit.runtime.kit_runtime import KitError, OpenKit, Places
 
@@ -75,6 +76,21 @@ def test_the_notebooks_own_names_stay(tmp_path: Path) -> None:
     assert lent.notebook is main
     assert not hasattr(main, "Cleaner")
     assert lent.__spec__ is None or lent.__spec__ == main.__spec__
+
+
+def test_a_script_that_does_its_work_at_the_top(tmp_path: Path) -> None:
+    """What fails there is told with the file, its line, why it was run at all, and what helps."""
+    code = tmp_path / "kit" / "code"
+    code.mkdir(parents=True)
+    (code / "train_it.py").write_text("class Shrink: pass\n\ndata = open('input/train.csv').read()\n")
+    with pytest.raises(KitError) as caught:
+        lend_to_pickles("train_it.py", ["Shrink"], OpenKit(tmp_path / "kit", Places()), str)
+    cause, remedy = causes.explain(f"KitError: {caught.value}")
+    assert cause.startswith(
+        "'train_it.py' (`main_from`) was run to find 'Shrink', and its own top level fails"
+    )
+    assert "in line 3, `data = open('input/train.csv').read()`: FileNotFoundError" in cause
+    assert '`if __name__ == "__main__":`' in remedy
 
 
 def test_a_name_that_the_file_lacks(tmp_path: Path) -> None:

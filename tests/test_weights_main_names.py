@@ -129,6 +129,28 @@ def test_a_script_that_trains_when_it_is_imported_stops_the_build(tmp_path: Path
     assert "main_from" in lines[0].remedy
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data = load_houses('input/train.csv')",
+        "data = np.genfromtxt(fname=WHERE)",
+        "data = list(csv.reader(open(HOME)))",
+    ],
+)
+def test_a_script_that_reads_its_data_stops_the_build(tmp_path: Path, line: str) -> None:
+    """Whatever function takes it: a file of data in the project is not there when a notebook runs the script."""
+    project(tmp_path, **{"input__train.csv": "a,b\n"})
+    head = "WHERE = 'input/train.csv'\nHOME = Path('input/train.csv')\nclass Cleaner: pass\n"
+    first = found(tmp_path, f"{head}{line}\n")[0]
+    assert (first.about, first.severity) == ("train.py:4", Severity.STOP)
+    assert "('input/train.csv') when it is imported, as the notebook will to find 'Cleaner'" in first.what
+    lines = found(tmp_path, f"{head}try:\n    {line}\nexcept OSError:\n    data = None\n")
+    assert all(each.severity is not Severity.STOP for each in lines), (
+        "the script knows that it may be missing"
+    )
+    assert found(tmp_path, f"{head}sys.path.append('src')\nlog = Log('input/train.csv', 'w')\n") == []
+
+
 def test_a_tidy_script_has_no_finding(tmp_path: Path) -> None:
     """Seeds, loggers, constants, functions and what stands below the guard are no work."""
     assert not found(

@@ -7,11 +7,12 @@ first. The notebook's own names stay as they are.
 """
 
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from offline_kit.runtime.kit_runtime import OpenKit, Say, load_object
+from offline_kit.runtime.kit_runtime import KitError, OpenKit, Say, load_object
 
 
 class LentMain(ModuleType):
@@ -27,9 +28,28 @@ class LentMain(ModuleType):
 
 
 def lend_to_pickles(path: str, names: Sequence[str], kit: OpenKit, say: Say = print) -> None:
-    """Import a file of the kit's code and lend these names of it to `__main__`; call it again at any time."""
-    lent = {name: load_object(f"{path}:{name}", kit) for name in names}
+    """Import a file of the kit's code and lend these names of it to `__main__`; call it again at any time.
+
+    Raises KitError where the file, when it is imported, does what fails here, with its line.
+    """
+    try:
+        lent = {name: load_object(f"{path}:{name}", kit) for name in names}
+    except (KitError, ImportError):
+        raise
+    except (Exception, SystemExit) as error:
+        raise KitError(
+            f"'{path}' (`main_from`) was run to find {', '.join(map(repr, names))}, and its own top level fails"
+            f"{_where(error, path)}: {type(error).__name__}: {error}",
+            hint='put the training below `if __name__ == "__main__":`, or move what the pickles need into a module of'
+            " its own and name that in `main_from`; then build again",
+        ) from error
     main = sys.modules["__main__"]
     notebook = main.notebook if isinstance(main, LentMain) else main
     sys.modules["__main__"] = sys.modules["__mp_main__"] = LentMain(notebook, lent)
     say(f"lent to pickles, from {path}: {', '.join(names)}")
+
+
+def _where(error: BaseException, path: str) -> str:
+    """Return the line of the file that an error came through."""
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.endswith(path)]
+    return f" in line {frames[-1].lineno}, `{frames[-1].line}`" if frames else ""

@@ -33,6 +33,10 @@ _READS = frozenset(
     words("open load loadtxt listdir glob imread read_text read_bytes predict init to_csv save")
 )
 """Last names of calls that may fail in the notebook, where the files of the training are not."""
+_DATA = frozenset(
+    words(".csv .tsv .parquet .feather .json .jsonl .npy .npz .xlsx .pkl .joblib .h5 .db .sqlite .zip")
+)
+"""Suffixes of what a call reads when it is given the name of such a file of the project."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +95,12 @@ def findings(project: Path, lent: Lent) -> tuple[Finding, ...]:
     """Return what the lending file does when it is imported, which the notebook has to do too."""
     tree = references.parse(project / lent.path) if lent.path else None
     found = []
-    for line, call, trains in _work(tree.body if tree else ()):
+    for line, call, trains in _work(tree.body if tree else (), _Data(project, tree)):
         found.append(
             Finding(
                 severity=Severity.STOP if trains else Severity.WARN,
                 about=f"{lent.path}:{line}",
-                what=f"calls {call}() when it is imported, as the notebook will to find {_quoted(lent.names)}",
+                what=f"calls {call} when it is imported, as the notebook will to find {_quoted(lent.names)}",
                 remedy='put it below `if __name__ == "__main__":`, or copy the definitions into a file of their '
                 "own and name that in `main_from`; the pickle need not be made again",
             )
@@ -188,17 +192,55 @@ def defined_in_notebook(path: Path) -> set[str]:
     return known
 
 
-def _work(body: Sequence[ast.stmt]) -> Iterator[tuple[int, str, bool]]:
+class _Data:
+    """The files of data that a script names, as far as they lie in the project: in a notebook they are not there."""
+
+    def __init__(self, project: Path, tree: ast.Module | None) -> None:
+        self._project = project
+        self._texts = {
+            target.id: node.value
+            for node in (tree.body if tree else ())
+            if isinstance(node, ast.Assign)
+            for target in node.targets
+            if isinstance(target, ast.Name)
+        }
+
+    def read_by(self, call: ast.Call) -> str:
+        """Return the file of data that a call is given to read; empty for none."""
+        given = [*call.args, *(word.value for word in call.keywords)]
+        texts = [self._text(each) for each in given]
+        if ast.unparse(call.func).rpartition(".")[2] == "Path" or any(
+            text[:1] in tuple("wax") and len(text) < 4 for text in texts
+        ):
+            return ""  # it reads nothing, or writes
+        return next((text for text in texts if self._is_data(text)), "")
+
+    def _text(self, node: ast.expr) -> str:
+        if isinstance(node, ast.Name):
+            node = self._texts.get(node.id, node)
+        if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] == "Path":
+            node = node.args[0]
+        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+    def _is_data(self, text: str) -> bool:
+        suffix = os.path.splitext(text)[1].lower()  # noqa: PTH122 - a text, which may be no path at all
+        return suffix in _DATA and "\0" not in text and (self._project / text).is_file()
+
+
+def _work(body: Sequence[ast.stmt], data: _Data) -> Iterator[tuple[int, str, bool]]:
     """Yield line, call and gravity of what statements do at import level; definitions do nothing yet."""
     for node in body:
         if isinstance(node, ast.If) and _is_guard(node.test):
-            yield from _work(node.orelse)
+            yield from _work(node.orelse, data)
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             for call in _calls(node):
                 name = ast.unparse(call.func)
                 last = name.rpartition(".")[2]
-                if last in _TRAINS or last in _READS:
-                    yield call.lineno, name if len(name) < 50 else last, last in _TRAINS
+                read = data.read_by(call)
+                if last in _TRAINS or last in _READS or read:
+                    given = f"{read!r}" if read else ""
+                    grave = last in _TRAINS or bool(read and not isinstance(node, ast.Try))
+                    yield call.lineno, f"{name if len(name) < 50 else last}({given})", grave
 
 
 def _is_guard(test: ast.expr) -> bool:
