@@ -4,10 +4,9 @@ from collections.abc import Sequence
 
 from offline_kit.errors import OutsideError
 from offline_kit.kaggle_gateway.nouns import Kaggle, NewNotebook, RefusedError, Saved
-from offline_kit.patience import PassingError
 from offline_kit.push.journal import Effect
 from offline_kit.push.notebook_same import Difference, lacks, remedy_for
-from offline_kit.push.waiting import Waiting, poll
+from offline_kit.push.waiting import Waiting, shown
 
 AGAIN = "run the same command again: it goes on, and nothing is pushed twice"
 _LOOK_BACK = 5  # versions that others may have saved on top of ours
@@ -16,23 +15,16 @@ _LOOK_BACK = 5  # versions that others may have saved on top of ours
 def appeared(effect: Effect, new: NewNotebook | None, kaggle: Kaggle, waiting: Waiting) -> int:
     """Return the version that came of an effect, 0 where none shows within the grace; without `new` any newer one."""
 
-    def newer() -> int:
+    def newer() -> int | None:
         newest = kaggle.notebook(effect.target)
         current = newest.current if newest else 0
         for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
             seen = newest if number == current else kaggle.notebook(effect.target, number)
             if new is None or (seen and not lacks(new, seen)):
                 return number
-        raise PassingError("nothing newer shows yet")
+        return None
 
-    try:
-        return poll(newer, waiting.until(waiting.grace), lambda e: _NothingError(str(e), hint=AGAIN))
-    except _NothingError:
-        return 0
-
-
-class _NothingError(OutsideError):
-    """What was looked for did not show."""
+    return shown(newer, waiting.until(waiting.grace)) or 0
 
 
 def read_back(new: NewNotebook, saved: Saved, kaggle: Kaggle, waiting: Waiting) -> tuple[Difference, ...]:
@@ -42,22 +34,17 @@ def read_back(new: NewNotebook, saved: Saved, kaggle: Kaggle, waiting: Waiting) 
     """
     last: list[tuple[Difference, ...]] = []
 
-    def seen() -> tuple[Difference, ...]:
+    def right() -> tuple[Difference, ...] | None:
         there = kaggle.notebook(new.ref, saved.version)
         if there is None:
-            raise PassingError("it does not show yet")
+            return None
         last[:] = [lacks(new, there)]
-        if last[0] and not any(each.grave for each in last[0]):
-            raise PassingError(last[0][0].what)
-        return last[0]
+        return last[0] if not last[0] or any(each.grave for each in last[0]) else None
 
-    hidden = f"version {saved.version} of '{new.ref}' cannot be read back yet"
-    try:
-        return poll(seen, waiting.until(waiting.grace), lambda _: _NothingError(hidden, hint=AGAIN))
-    except _NothingError:
-        if last:
-            return last[0]
-        raise
+    shown(right, waiting.until(waiting.grace))
+    if not last:
+        raise OutsideError(f"version {saved.version} of '{new.ref}' cannot be read back yet", hint=AGAIN)
+    return last[0]
 
 
 def not_as_pushed(saved: Saved, differences: Sequence[Difference]) -> OutsideError:

@@ -22,7 +22,7 @@ from offline_kit.patience import PassingError
 from offline_kit.push import notebooks, run_files, run_logs
 from offline_kit.push.notebooks import PushedNotebook
 from offline_kit.push.run_logs import Trouble
-from offline_kit.push.waiting import poll
+from offline_kit.push.waiting import poll, shown
 from offline_kit.push.ways import Ways
 from offline_kit.rehearsal import causes
 from offline_kit.report import SILENT, Reporter, Say
@@ -134,23 +134,7 @@ def follow(
 
 def _at_last(ask: Callable[[], tuple[_T, ...]], ways: Ways) -> tuple[_T, ...]:
     """Return what a run that has ended left; nothing may mean that it does not show yet."""
-
-    def there() -> tuple[_T, ...]:
-        found = ask()
-        if not found:
-            raise PassingError("nothing shows yet")
-        return found
-
-    try:
-        return poll(
-            there, ways.waiting.until(ways.waiting.grace / 6), lambda e: _NothingError(str(e), hint=_AGAIN)
-        )
-    except _NothingError:
-        return ()
-
-
-class _NothingError(OutsideError):
-    """What was looked for did not show."""
+    return shown(lambda: ask() or None, ways.waiting.until(ways.waiting.grace / 6)) or ()
 
 
 class _Watch:

@@ -4,7 +4,6 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from offline_kit.errors import OutsideError
 from offline_kit.kaggle_gateway.nouns import (
     Competition,
     Kaggle,
@@ -13,13 +12,12 @@ from offline_kit.kaggle_gateway.nouns import (
     RemoteNotebook,
     Submission,
 )
-from offline_kit.patience import PassingError
 from offline_kit.push import parts_elsewhere, run_files
 from offline_kit.push.ledger import Ledger
 from offline_kit.push.rendered_for import missing, parts_of
 from offline_kit.push.submission_marks import Mark, exactly, of_same, read
 from offline_kit.push.submission_plan import Seen, SubmitRequest
-from offline_kit.push.waiting import Waiting, poll
+from offline_kit.push.waiting import Waiting, shown
 from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter
 
@@ -99,19 +97,8 @@ def earlier(
     return ()
 
 
-def shown(text: str, competition: str, kaggle: Kaggle, waiting: Waiting, seconds: float) -> Submission | None:
+def listed(
+    text: str, competition: str, kaggle: Kaggle, waiting: Waiting, seconds: float
+) -> Submission | None:
     """Wait until a submission with this very mark is listed; None where none is within so many seconds."""
-
-    class _NothingError(OutsideError):
-        pass
-
-    def listed() -> Submission:
-        found = exactly(text, kaggle.submissions(competition))
-        if found is None:
-            raise PassingError("it does not show yet")
-        return found
-
-    try:
-        return poll(listed, waiting.until(seconds), lambda e: _NothingError(str(e), hint="look again"))
-    except _NothingError:
-        return None
+    return shown(lambda: exactly(text, kaggle.submissions(competition)), waiting.until(seconds))

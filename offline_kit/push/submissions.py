@@ -36,7 +36,7 @@ from offline_kit.push.submission_plan import (
     human_time,
     rules_page,
 )
-from offline_kit.push.submission_remote import earlier, look, shown
+from offline_kit.push.submission_remote import earlier, listed, look
 from offline_kit.push.waiting import poll
 from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter, Say
@@ -165,7 +165,7 @@ def _settle(request: SubmitRequest, kaggle: Kaggle, ways: Ways, report: Reporter
     report.note(f"an earlier submission of '{request.notebook}' was interrupted; looking what became of it")
     age = max(0.0, time.time() - entry.at)
     left = max(0.0, ways.waiting.grace - age)
-    found = shown(entry.effect.content, request.competition, kaggle, ways.waiting, left)
+    found = listed(entry.effect.content, request.competition, kaggle, ways.waiting, left)
     if found is None and entry.phase is Phase.ANSWERED and age < ways.waiting.processing:
         raise _unseen(request)
     ways.journal.write(entry.effect, Phase.DONE if found else Phase.LOST)
@@ -201,7 +201,7 @@ def _send(plan: SubmitPlan, kaggle: Kaggle, ways: Ways, ledger: Ledger, report: 
         ref = found.ref
     ways.journal.write(effect, Phase.ANSWERED)
     entry = ledger.add(_entry(plan, ref, ledger))
-    found = found or shown(text, request.competition, kaggle, ways.waiting, ways.waiting.grace)
+    found = found or listed(text, request.competition, kaggle, ways.waiting, ways.waiting.grace)
     if found:
         ledger.update(found)
         ways.journal.write(effect, Phase.DONE)
@@ -218,7 +218,7 @@ def _look_for(
     """Return a submission that came without an answer; raises the trouble where there is none."""
     competition = effect.target.partition(":")[0]
     report.warn(f"no answer from '{competition}': looking whether the submission is there all the same")
-    found = shown(effect.content, competition, kaggle, ways.waiting, ways.waiting.grace)
+    found = listed(effect.content, competition, kaggle, ways.waiting, ways.waiting.grace)
     if found is None:
         ways.journal.write(effect, Phase.LOST)
         raise trouble
