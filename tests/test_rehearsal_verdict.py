@@ -11,6 +11,7 @@ from offline_kit.image import Image
 from offline_kit.rehearsal import execution, fidelity, verdict
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.rehearsal.pythons import Python
+from offline_kit.runtime.kit_runtime import Entry, KitError, verify
 from offline_kit.sandboxes.box import Outcome
 
 BENCH = Bench(
@@ -70,6 +71,16 @@ def test_a_failing_cell_is_counted_as_its_reader_counts(tmp_path: Path) -> None:
     assert error.what == "cell 3 of the notebook failed"
     assert "    x" in error.details
     assert "ValueError: boom" in error.details
+
+
+def test_a_kit_that_is_damaged_here_is_built_again(tmp_path: Path) -> None:
+    """The notebook's own words are for Kaggle; in a rehearsal nothing was pushed."""
+    entry = Entry(part=tmp_path, role="checkpoint", original="a", stored="a", size=1, sha256="0" * 64)
+    with pytest.raises(KitError) as caught:
+        verify([entry])
+    assert "push the kit again" in str(caught.value)
+    error = problem(ran(tmp_path, cell("open_kit()", "failed", error=f"KitError: {caught.value}"), code=1))
+    assert error.hint == "build the kit again with 'offline-kit build'"
 
 
 def test_long_cells_and_errors_are_shortened_and_colours_removed(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
 @common
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit import chained_build, kaggle_rehearsal, pipeline, ship
+    from offline_kit import chained_build, kaggle_rehearsal, pipeline, ship, shipping
     from offline_kit.push.dataset_plan import MODEST
     from offline_kit.summaries import kaggle as summary_kaggle
     from offline_kit.summaries import kit as summary
@@ -120,7 +120,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     )
     config = load_config(project, flags)
     if no_build:
-        kit = pipeline.kit_of(config)
+        kit = shipping.checked(pipeline.kit_of(config))
     else:
         built = pipeline.build(config, upgrade=upgrade, report=console)
         summary.show_build(built, console, final=False)

@@ -1,5 +1,6 @@
 """What a run amounts to: passed, or one error that quotes the cell, says the cause and the remedy."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from offline_kit.rehearsal.execution import Bench, Cell, Ran
 
 _HEAD = 8  # lines of a quoted cell
 _TAIL = 12  # lines of an error
+_PUSH_AGAIN = re.compile("push the kit again(?: and wait until Kaggle has processed it)?")
+"""What a notebook on Kaggle advises about a kit that is not whole; in a rehearsal, the kit is the one here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
         )
     if cell and cell.status == "failed":
         cause, remedy = causes.explain(cell.message, current=bench.current)
+        remedy = _PUSH_AGAIN.sub("build the kit again with 'offline-kit build'", remedy)
         details = (*quoted, "", *_shortened(cell.error), "", f"cause: {cause}")
         return ProjectError(f"cell {cell.number} of the notebook failed", hint=remedy, details=details)
     return None
