@@ -81,6 +81,24 @@ def test_a_folder_of_the_users_own_stays_as_git_knows_it(project: Path) -> None:
     assert "dist/mine.txt" in tracked(project)
 
 
+def test_a_damaged_kit_is_not_rehearsed(project: Path) -> None:
+    """A file that somebody deleted is told before anything runs, and is built again rather than pushed."""
+    assert run(project, "build").returncode == 0
+    (project / "dist/offline-kit/dataset/code/predict.py").unlink()
+    done = run(project, "rehearse", "--no-build")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["hint"]) == (1, "build it again with 'offline-kit build'")
+    assert told["details"] == ["'code/predict.py' is missing"]
+
+
+@pytest.mark.parametrize("words", [["submit"], ["verify"], ["push", "--no-build"]])
+def test_without_a_kit_nobody_has_to_log_in(project: Path, words: list[str]) -> None:
+    """That there is no kit comes before what Kaggle asks for."""
+    done = run(project, *words)
+    assert done.returncode == 1, done.stderr
+    assert "there is no kit in" in json.loads(done.stdout)["error"]
+
+
 def test_a_failed_rehearsal_is_told_in_words() -> None:
     """What went wrong and what to do, not the report's data."""
     problem = {"what": "cell 3 of the notebook failed", "hint": "mend it", "details": ["a", "b"]}

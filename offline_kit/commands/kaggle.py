@@ -96,13 +96,14 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
 @common
 def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:  # noqa: ARG001
     """Submit the finished version of the kit's notebook, once."""
-    from offline_kit import ship
+    from offline_kit import pipeline, ship
     from offline_kit.summaries import kaggle as summary_kaggle
 
     console = console_of(quiet=quiet, as_json=as_json)
     sending = ship.Sending(**take(flags, "message", "wait", "again", "late"))
     to, at, version, dry_run, env = take(flags, "to", "at", "version", "dry_run", "env").values()
     config = load_config(project, flags)
+    pipeline.kit_of(config)  # who has none need not log in to hear it
     with port_of(config, to, at, console, current=current(env, to, at)) as port:
         request = ship.request_for(port, version, sending, console, follow=not dry_run)
         if dry_run:
