@@ -287,6 +287,22 @@ def test_extras_of_a_cloned_package_are_told(tmp_path: Path) -> None:
     assert "without extras" in found.found[1].remedy
 
 
+def test_what_of_a_clone_does_not_travel_is_told(tmp_path: Path) -> None:
+    """Code travels with its small companions; of trained files in the clone a person knows whether they are read."""
+    put(tmp_path, "b/run.py", "b/ckpt/a.pth", "b/ckpt/b.pth")
+    (found,) = looked(tmp_path, "!git clone https://e.org/b").found
+    assert (
+        found.remedy == "'b/ckpt/a.pth' and 1 more stays behind: if cells read it, name it in `checkpoints`"
+    )
+
+
+@pytest.mark.parametrize("line", ["!git clone {url()}", "import os\nos.system(f'git clone {url()} b')"])
+def test_an_address_that_nobody_knows_is_asked_for(tmp_path: Path, line: str) -> None:
+    """It cannot be cloned here, nor installed."""
+    (asked,) = looked(tmp_path, f"{line}\n!pip install ./b" if "b'" in line else line).asked[:1]
+    assert "write its address out" in asked.remedy
+
+
 def test_a_branch_is_cloned_beside_the_notebook(tmp_path: Path) -> None:
     """What a person is asked to clone is what the line clones."""
     (asked,) = looked(tmp_path, "!git clone --depth 1 -b v2 https://e.org/a/b").asked

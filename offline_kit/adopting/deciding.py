@@ -10,6 +10,7 @@ from offline_kit.adopting import places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.nouns import Became, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
+from offline_kit.own import sources as own_sources
 from offline_kit.redaction import without_secrets
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -17,6 +18,23 @@ _SPACY = "https://github.com/explosion/spacy-models/releases/download/{0}-{1}/{0
 _LOADS = ("from_pretrained", "snapshot")
 _TOOLS = frozenset({"pip", "uv", "wheel"})
 """What installs, and is of no use where nothing is installed."""
+_TRAINED = frozenset(
+    {
+        ".bin",
+        ".ckpt",
+        ".h5",
+        ".joblib",
+        ".keras",
+        ".npy",
+        ".npz",
+        ".onnx",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".safetensors",
+    }
+)
+"""How trained files end."""
 _SHORT = 120
 
 
@@ -183,7 +201,7 @@ def _clone_of(path: str, basket: Basket) -> str:
 
 def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -> Verdict:
     folder = places.joined("", wish.into)
-    if shell.has_holes(wish.target):
+    if shell.has_holes(wish.target) or "*" in wish.target:
         return _asked(wish, "write its address out: what it is is known only when it runs")
     line = basket.clones[folder] = shell.of_repository(wish.target, wish.detail)
     hits = ground.beside(places.beside_name(folder))
@@ -209,7 +227,17 @@ def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -
         serve(places.beside_name(folder), hits[0], ground, basket)
         return Verdict(found=found_of(wish, Became.CHECKPOINT, name), off=True)
     basket.modules[name] = None
-    return Verdict(found=found_of(wish, Became.MODULE, name), off=True)
+    return Verdict(found=found_of(wish, Became.MODULE, name, _stays_behind(hits[0], ground)), off=True)
+
+
+def _stays_behind(clone: Path, ground: Ground) -> str:
+    """Return what to do about trained files of a clone: modules bring code and its small companions alone."""
+    shipped = set(own_sources.module_files(clone))
+    left = sorted(path for path in clone.rglob("*") if path.suffix in _TRAINED and path not in shipped)
+    if not left:
+        return ""
+    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+    return f"'{ground.name(left[0])}'{more} stays behind: if cells read it, name it in `checkpoints`"
 
 
 def _names(folder: str, install: Wish) -> bool:
