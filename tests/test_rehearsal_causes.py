@@ -8,6 +8,8 @@ from offline_kit.rehearsal import causes
 from offline_kit.runtime.kit_runtime import KitError
 
 REAL = [
+    ("KeyError: 'scaler'", "where `slim` is set", "another name"),
+    ("KeyError: 'lr_scheduler_states'", "'lr_scheduler_states'", "take `slim` out"),
     ("ModuleNotFoundError: No module named 'monai'", "'monai' is neither", "requirements"),
     ("gaierror: [Errno -3] Temporary failure in name resolution", "uses the network", "remove the call"),
     ("OSError: [Errno 101] Network is unreachable", "uses the network", "remove the call"),
@@ -88,6 +90,11 @@ REAL = [
         "num_workers",
     ),
     (
+        "NotImplementedError: (<StringDtype(na_value=nan)>, array(['a'], dtype=object))",
+        "another pandas",
+        "--constraints",
+    ),
+    (
         "ValueError: The feature names should match those of fit.\nFeature names unseen at fit time:\n- id\n",
         "other columns than it was trained with",
         "`columns`",
@@ -115,6 +122,7 @@ def test_a_known_failure_has_its_cause_and_remedy(text: str, cause: str, remedy:
 
 def test_an_unknown_failure_says_so() -> None:
     """Nothing is invented for an error that nobody knows."""
+    assert causes.explain("KeyError: 'target'")[0] == causes.UNKNOWN.cause
     assert causes.explain("ValueError: x") == (causes.UNKNOWN.cause, causes.UNKNOWN.remedy)
 
 

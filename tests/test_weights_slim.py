@@ -210,6 +210,26 @@ def test_a_plain_dict_of_a_training_loop(tmp_path: Path, legacy: bool) -> None:
     assert torch.equal(predictions(loaded["model"]), predictions(model.state_dict()))
 
 
+def test_a_scaler_of_the_data_stays(tmp_path: Path) -> None:
+    """Mean and deviation under "scaler" are wanted for predicting; the state of a GradScaler is not."""
+    weights = {"w": torch.zeros(2)}
+    loop = {
+        "model": weights,
+        "scaler": {"mean": torch.ones(3), "std": torch.ones(3)},
+        "scalers": [[0.5, 2.0]],
+    }
+    torch.save(loop | {"optimizer": {}}, tmp_path / "data.pth")
+    assert work(tmp_path / "data.pth", tmp_path / "new.pt")["dropped"] == ["optimizer"]
+    assert list(torch.load(tmp_path / "new.pt", weights_only=True)) == ["model", "scaler", "scalers"]
+    scaling = torch.amp.GradScaler("cpu").state_dict()
+    torch.save(
+        {"model": weights, "scaler": scaling, "scaler_state_dict": scaling, "scalers": [scaling, {}]},
+        tmp_path / "grad.pth",
+    )
+    answer = work(tmp_path / "grad.pth", tmp_path / "new.pt")
+    assert answer["dropped"] == ["scaler", "scaler_state_dict", "scalers"]
+
+
 def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
     """A slice of something larger is written as itself."""
     large = torch.zeros(100_000)

@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from offline_kit.weights.slim_worker import TRAINING
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -18,7 +20,7 @@ class Cause:
     """More of that, for a run in the running environment."""
 
 
-UNKNOWN = Cause("", "not a failure that is known here", "read the cell and its error; the whole log is kept")
+UNKNOWN = Cause("", "not a failure that is known here", "read the cell and its error, and the log")
 
 CAUSES: tuple[Cause, ...] = (
     # The notebook's own errors know best; the text may stand in a traceback with other errors above it.
@@ -28,6 +30,12 @@ CAUSES: tuple[Cause, ...] = (
         "torch.load refuses what is in the checkpoint: since 2.6 it takes tensors and plain containers only",
         "save a plain state_dict (`torch.save(model.state_dict(), ...)`), or allow the classes with"
         " `torch.serialization.add_safe_globals`; `offline-kit build` lists them for each checkpoint",
+    ),
+    Cause(
+        rf"KeyError: '({TRAINING.pattern})'",
+        "nothing has the key '{0}'; checkpoints have none of that name where `slim` is set: it takes it for what"
+        " only going on with the training needs",
+        "save it under another name, or take `slim` out of [tool.offline-kit], and build again",
     ),
     Cause(
         r"Is a directory: '([^']*)'",
@@ -116,6 +124,12 @@ CAUSES: tuple[Cause, ...] = (
         "the checkpoint does not fit the model as it is built here",
         "build the model with the values that it was trained with; check which checkpoint and which version of the"
         " code are in the kit",
+    ),
+    Cause(
+        r"NotImplementedError: \(?<?StringDtype|NDArrayBacked\.__setstate__|_unpickle_block|pandas\._libs\.internals",
+        "a pickle holds something of pandas, and was written by another pandas than the one in the run",
+        "train again with the image's versions: `offline-kit image show NAME --constraints > constraints.txt`, then"
+        " `pip install -c constraints.txt pandas numpy scikit-learn`",
     ),
     Cause(
         r"Feature names (?:unseen at fit time|seen at fit time, yet now missing|must be in the same order)"

@@ -21,7 +21,7 @@ from offline_kit.model import Checkpoint, CheckpointKind, Finding, Severity
 from offline_kit.report import SILENT, Reporter
 from offline_kit.weights import torch_python
 
-_RULES = 1
+_RULES = 2
 """Counted up when the worker writes other bytes."""
 _TORCHS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
 

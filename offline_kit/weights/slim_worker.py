@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 TRAINING = re.compile(
-    r"optim(izers?)?(_states?|_state_dicts?)?|(lr_)?schedulers?(_states?|_state_dicts?)?|lr_sched\w*|scalers?|grad_scaler\w*"
+    r"optim(izers?)?(_states?|_state_dicts?)?|(lr_)?schedulers?(_states?|_state_dicts?)?|lr_sched\w*|scalers?(_states?|_state_dicts?)?|grad_scaler\w*"
     r"|amp(_scaler|_state)?|callbacks|loops|rng\w*|random_states?|\w*_rng_state\w*|trainer_state|sampler\w*|NativeMixed\w+"
     r"|MixedPrecision\w*",
     re.IGNORECASE,
 )
 """Keys of a checkpoint that only going on with the training needs."""
+SCALES = frozenset({"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"})
+"""What the state of torch's GradScaler holds."""
 CODES = {
     "float64": "F64",
     "float32": "F32",
@@ -106,7 +108,16 @@ def _first_line(error: BaseException) -> str:
 
 
 def _is_training(torch: Any, key: Any, value: Any) -> bool:
-    return isinstance(key, str) and TRAINING.fullmatch(key) is not None and not torch.is_tensor(value)
+    if not isinstance(key, str) or TRAINING.fullmatch(key) is None or torch.is_tensor(value):
+        return False
+    return _is_grad_scaler(value) if key.lower().startswith("scaler") else True
+
+
+def _is_grad_scaler(value: Any) -> bool:
+    """Whether it scales gradients: "scaler" is also what people call the mean and deviation of their data."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_grad_scaler, value))
+    return set(value) <= SCALES if isinstance(value, dict) else value is None
 
 
 def _is_weights(torch: Any, thing: Any) -> bool:
