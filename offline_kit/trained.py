@@ -167,7 +167,7 @@ def _loads_whole(member: Member) -> bool:
 def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:
     """Return what the notebook's versions of the training libraries mean for the models."""
     there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
-    return compare(seen.members, there)
+    return compare(seen.members, there, frozen.image)
 
 
 def _stop(findings: tuple[Finding, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,6 +95,15 @@ def test_images_are_listed_and_shown(tmp_path: Path) -> None:
     human = offline_kit("image", "show", "kaggle-v170-cpu", cwd=tmp_path)
     assert "3.12" in human.stdout
     assert "reconstruction" in human.stdout
+
+
+def test_the_versions_of_an_image_can_be_installed(tmp_path: Path) -> None:
+    """`--constraints` prints a file for `pip install -c`, so that a training has what the notebook will have."""
+    printed = offline_kit("image", "show", "kaggle-2026-10-cpu", "--constraints", cwd=tmp_path).stdout
+    first, *lines = printed.splitlines()
+    assert first.startswith("# kaggle-2026-10-cpu, Python 3.")
+    assert "torch==2.11.0" in lines
+    assert all(re.fullmatch(r"[a-z0-9-]+==[0-9][A-Za-z0-9.!]*", line) for line in lines)
 
 
 def test_a_package_that_the_image_lacks(tmp_path: Path) -> None:

@@ -266,6 +266,8 @@ def test_versions_are_compared(project: Path) -> None:
     assert finding.severity is Severity.WARN
     assert "and 2 more were trained with" in finding.what
     assert "scikit-learn==0.24.1" in finding.remedy
+    (finding,) = versions.compare(together, {"scikit-learn": "0.24.1"}, "some-image")
+    assert "'offline-kit image show some-image --constraints'" in finding.remedy
     assert versions.compare(together, {}) == ()
 
 

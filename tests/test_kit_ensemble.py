@@ -32,6 +32,24 @@ MATRICES = st.integers(1, 4).flatmap(
 ROWS = [Batch([1, 2], np.array([[1.0], [2.0]])), Batch([3], np.array([[3.0]]))]
 
 
+def test_a_pickle_of_another_pandas() -> None:
+    """The model, and the versions to train it with again; any other failure stays what it is."""
+    import pandas as pd
+
+    def told(error: Exception) -> str:
+        def load(_path: Path, _member: Member) -> Any:
+            raise error
+
+        with pytest.raises((KitError, NotImplementedError)) as caught:
+            predict_all([Member("ridge.joblib", "some", Path("x"))], {"some": (load, load)}, [])
+        return str(caught.value)
+
+    said = told(NotImplementedError("(<StringDtype(na_value=nan)>, array([]))"))
+    assert f"'ridge.joblib' was written by another pandas than the notebook's {pd.__version__}" in said
+    assert f"pip install pandas=={pd.__version__} numpy=={np.__version__}" in said
+    assert told(NotImplementedError("something else")) == "something else"
+
+
 def blended(how: str, values: list[Any], weights: list[float] | None = None) -> Any:
     blend = Blend(how)
     for number, each in enumerate(values):

@@ -221,7 +221,9 @@ def test_a_missing_submission_is_an_error(theatre: Theatre) -> None:
     """A notebook that writes another file is told which file is wanted."""
     error = theatre.failure("open('result.csv', 'w').write('x')")
     assert "'submission.csv'" in error.what
-    assert error.details == ("written instead: result.csv",)
+    assert error.details[0] == "written instead: result.csv"
+    log = error.details[1].removeprefix("the whole log: ")
+    assert Path(log).is_file()
 
 
 @pytest.mark.slow

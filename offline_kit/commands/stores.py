@@ -24,11 +24,17 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
 @image.command("show")
 @click.argument("name")
 @click.argument("package", required=False)
+@click.option(
+    "--constraints", is_flag=True, help="Print its versions for `pip install -c`: to train with them."
+)
 @common
-def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool) -> None:
+def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, constraints: bool) -> None:
     """Show an image, or one package in it."""
     from offline_kit.summaries import kit as summary
 
+    if constraints and not package:
+        summary.show_constraints(name, console_of(quiet=quiet, as_json=as_json))
+        return
     summary.show_image(name, package, console_of(quiet=quiet, as_json=as_json))
 
 

@@ -9,11 +9,11 @@ from offline_kit.frameworks.base import Framework
 from offline_kit.model import Finding, Member, Severity
 
 
-def compare(members: Sequence[Member], there: Mapping[str, str]) -> tuple[Finding, ...]:
+def compare(members: Sequence[Member], there: Mapping[str, str], image: str = "") -> tuple[Finding, ...]:
     """Return a finding for each library whose version at training and in the notebook do not go together.
 
     `there` are the versions of the notebook, by normalized name. Members of one library and version share
-    a finding, which names the first of them.
+    a finding, which names the first of them. `image` is the image's name, whose versions can be installed.
     """
     found: dict[tuple[str, str], list[Member]] = {}
     for member in members:
@@ -21,7 +21,7 @@ def compare(members: Sequence[Member], there: Mapping[str, str]) -> tuple[Findin
         if framework and member.version and there.get(framework.library):
             found.setdefault((framework.name, member.version), []).append(member)
     findings = (
-        _finding(table.named(name), version, group, there) for (name, version), group in found.items()
+        _finding(table.named(name), version, group, there, image) for (name, version), group in found.items()
     )
     formats = (
         each
@@ -33,7 +33,7 @@ def compare(members: Sequence[Member], there: Mapping[str, str]) -> tuple[Findin
 
 
 def _finding(
-    framework: Framework | None, trained: str, group: list[Member], there: Mapping[str, str]
+    framework: Framework | None, trained: str, group: list[Member], there: Mapping[str, str], image: str
 ) -> Finding | None:
     if framework is None:
         return None
@@ -56,5 +56,9 @@ def _finding(
         about=f"{first.name}",
         what=f"{more.lstrip()} {how} {library} {trained}, and the notebook has {has}".strip(),
         remedy=f'train it again with {library}=={has}, or take the other version along: "{library}=={trained}" in the '
-        f'requirements, and replace = ["{library}"]',
+        f'requirements, and replace = ["{library}"]{_all_of(image)}',
     )
+
+
+def _all_of(image: str) -> str:
+    return f"; all of the image's versions: 'offline-kit image show {image} --constraints'" if image else ""

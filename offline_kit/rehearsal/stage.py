@@ -180,9 +180,10 @@ def rehearse(
             rows=judged.rows,
             folder=request.kit.folder / "rehearsal",
         )
-        _keep(folder, outcome, ran, judged.problem, written=request.submission)
-    if judged.problem:
-        raise judged.problem
+        problem = _with_log(judged.problem, outcome.folder) if judged.problem else None
+        _keep(folder, outcome, ran, problem, written=request.submission)
+    if problem:
+        raise problem
     return outcome
 
 
@@ -240,6 +241,12 @@ def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Ser
         homes=request.homes,
         laid=service.laid() if service else {},
     )
+
+
+def _with_log(problem: ProjectError, folder: Path) -> ProjectError:
+    """Return the problem with where the whole log is."""
+    details = (*problem.details, f"the whole log: {folder / 'log.txt'}")
+    return ProjectError(problem.what, hint=problem.hint, details=details)
 
 
 def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | None, *, written: str) -> None:

@@ -64,7 +64,7 @@ def predict_all(
     blend = Blend(how, each=each)
     for member in members:
         load, predict = frameworks[member.framework]
-        model = load(member.path, member)
+        model = _loaded(load, member)
         free_memory()
         own = classes_of(model)
         batches = data(member) if callable(data) else data
@@ -79,6 +79,28 @@ def predict_all(
         ids = names
         blend.add(classes.ordered(values, own, member.name), member.weight, member.name)
     return Prediction(ids, blend.result(), classes.names)
+
+
+def _loaded(load: Callable[..., Any], member: Member) -> Any:
+    """Load a model; what another pandas wrote into its pickle is told with the versions that would do."""
+    try:
+        return load(member.path, member)
+    except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
+        if not any(word in str(error) for word in ("StringDtype", "NDArrayBacked", "pandas._libs")):
+            raise
+        have = {
+            name: getattr(sys.modules.get(name), "__version__", "") for name in ("pandas", "numpy", "sklearn")
+        }
+        pins = [
+            f"{name.replace('sklearn', 'scikit-learn')}=={version}"
+            for name, version in have.items()
+            if version
+        ]
+        raise KitError(
+            f"'{member.name}' was written by another pandas than the notebook's {have['pandas']}",
+            [f"{type(error).__name__}: {error}"],
+            hint=f"train it again with the image's versions: pip install {' '.join(pins)}",
+        ) from error
 
 
 def _answers_of(

@@ -51,6 +51,14 @@ def show_image(name: str, package: str | None, console: Console) -> None:
     console.result({"ok": True, **facts, "packages": dict(shown.packages)})
 
 
+def show_constraints(name: str, console: Console) -> None:
+    """Show the versions of an image as a file of constraints; local parts, which no index has, are left out."""
+    shown = images.load(name, accelerator="none", project=Path.cwd())
+    pins = [f"{one.name}=={one.version.partition('+')[0]}" for one in images.packages(shown) if one.version]
+    console.lines([f"# {shown.name}, Python {shown.python}", *pins])
+    console.result({"ok": True, "image": shown.name, "python": shown.python, "constraints": pins})
+
+
 def show_captured(item: images.Image, path: Path, console: Console) -> None:
     """Show an image that was captured, and how it is used."""
     console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
