@@ -99,6 +99,27 @@ def test_without_a_kit_nobody_has_to_log_in(project: Path, words: list[str]) -> 
     assert "there is no kit in" in json.loads(done.stdout)["error"]
 
 
+def told(cwd: Path, *words: str) -> str:
+    """Return what a command says to a person who types it in this folder."""
+    done = subprocess.run(
+        [sys.executable, "-m", "offline_kit", *words], capture_output=True, text=True, check=True, cwd=cwd,
+        env={**os.environ, "OFFLINE_KIT_CACHE": str(cwd / "cache")},
+    )  # fmt: skip
+    return done.stderr
+
+
+def test_the_next_step_is_given_what_was_typed(tmp_path: Path) -> None:
+    """The project, another place and all settings are repeated: without them it would be about another kit."""
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "predict.py").write_text("def main(context):\n    return []\n")
+    words = ("a b", "--out", "out/kit", "--template", "function", "--function", "predict.py:main")
+    said = told(tmp_path, "build", *words, "--exclude", "x", "--exclude", "y", "--upgrade")
+    options = "--exclude x --exclude y --out out/kit"
+    settings = "'a b' --template function --function predict.py:main"
+    assert f"next:          offline-kit rehearse {settings} {options}\n" in said
+    assert "next:          offline-kit build 'a b' --dry-run\n" in told(tmp_path, "init", "a b", "--yes")
+
+
 def test_a_failed_rehearsal_is_told_in_words() -> None:
     """What went wrong and what to do, not the report's data."""
     problem = {"what": "cell 3 of the notebook failed", "hint": "mend it", "details": ["a", "b"]}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from offline_kit.commands.options import PATH, common, console_of, project_argument
+from offline_kit.commands.options import PATH, common, console_of, project_argument, typed
 from offline_kit.errors import Exit
 
 
@@ -30,6 +30,8 @@ def adopt(notebook: Path, project: Path, *, quiet: bool, as_json: bool, write: b
         agreed = console.confirm(f"Write this into '{proposal.file}' and '{proposal.requirements.name}'?")
     written = adopting.write(proposal) if agreed else ()
     ok = dry_run or not (write and proposal.fails)
-    summary_adopt.show_adopted(proposal, console, written=written, dry_run=dry_run, ok=ok)
+    summary_adopt.show_adopted(
+        proposal, console, written=written, dry_run=dry_run, ok=ok, typed=typed("project")
+    )
     if not ok:
         sys.exit(Exit.PROJECT)

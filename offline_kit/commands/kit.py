@@ -17,6 +17,7 @@ from offline_kit.commands.options import (
     project_argument,
     take,
     target,
+    typed,
 )
 from offline_kit.errors import Exit
 
@@ -54,12 +55,13 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
                 return
             chained = chained_build.build(config, port, upgrade=upgrade, report=console)
         summary_chained.show_made(chained, console)
-        summary.show_build(chained.built, console)
+        summary.show_build(chained.built, console, typed=typed())
         return
     if dry_run:
         summary.show_plan(pipeline.plan(config, upgrade=upgrade, report=console), console)
         return
-    summary.show_build(pipeline.build(config, upgrade=upgrade, report=console), console)
+    built = pipeline.build(config, upgrade=upgrade, report=console)
+    summary.show_build(built, console, typed=typed())
 
 
 @click.command(short_help="Build, then run the notebook offline and check it.")

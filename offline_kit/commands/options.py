@@ -1,5 +1,6 @@
 """What several commands take, and the configuration that comes of it."""
 
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,6 +143,28 @@ def current(env: str | None, to: str, at: str) -> bool:
 def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     """Take these flags out and return them by name, in this order."""
     return {name: flags.pop(name) for name in names}
+
+
+_NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "upgrade"})
+
+
+def typed(*only: str) -> str:
+    """Return the project and the settings that were typed for this command, as the next one is to be given them."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        by = context.get_parameter_source(name)
+        if (
+            name in _NOT_REPEATED
+            or (only and name not in only)
+            or by is not click.core.ParameterSource.COMMANDLINE
+        ):
+            continue
+        said = context.params[name]
+        for value in said if isinstance(said, tuple) else (said,):
+            words += [*parameter.opts[:1]] * isinstance(parameter, click.Option) + [str(value)]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def asking(console: Console, *, yes: bool) -> "Asking":

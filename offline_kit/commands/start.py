@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from offline_kit.commands.options import common, console_of, project_argument
+from offline_kit.commands.options import common, console_of, project_argument, typed
 from offline_kit.errors import Exit
 
 
@@ -37,7 +37,7 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
         agreed = console.confirm(f"Write this into '{proposal.file}'?")
     if agreed:
         starting.write(proposal)
-    summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run)
+    summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run, typed=typed("project"))
 
 
 @click.command(short_help="Check this machine and the project.")

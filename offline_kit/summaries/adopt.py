@@ -34,9 +34,15 @@ def _is_news(one: Found) -> bool:
 
 
 def show_adopted(
-    proposal: "Proposal", console: Console, *, written: "tuple[Path, ...]", dry_run: bool, ok: bool = True
+    proposal: "Proposal",
+    console: Console,
+    *,
+    written: "tuple[Path, ...]",
+    dry_run: bool,
+    ok: bool = True,
+    typed: str = "",
 ) -> None:
-    """Say what was written and what to do next."""
+    """Say what was written and what to do next, with the project as it was `typed`."""
     asked = len(proposal.adoption.asked)
     if asked:
         console.step(
@@ -46,7 +52,7 @@ def show_adopted(
         console.step(f"written: {', '.join(str(path) for path in written)}")
         first = f"add by hand to '{proposal.file}' {' and '.join(proposal.paste)}, then   "
         console.note(
-            f"next:          {first * proposal.fails}offline-kit rehearse   (builds the kit and runs the adopted"
+            f"next:          {first * proposal.fails}offline-kit rehearse{typed}   (builds the kit and runs the adopted"
             " notebook offline)"
         )
     elif proposal.changes:

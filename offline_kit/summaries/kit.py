@@ -94,8 +94,8 @@ def plan_facts(plan: "Plan") -> dict[str, Any]:
     return {**_freeze_facts(plan.freeze), "checkpoints": weights}
 
 
-def show_build(built: "Built", console: Console, *, final: bool = True) -> None:
-    """Show the kit that was built; `final` also prints the JSON object and what to do next."""
+def show_build(built: "Built", console: Console, *, final: bool = True, typed: str = "") -> None:
+    """Show the kit that was built; `final` also prints the JSON object and what to do next, with what was `typed`."""
     kit, contents = built.kit, built.contents
     sizes = {one.name: one.size for one in (*contents.house.wheels, *contents.own.wheels)}
     sizes |= {
@@ -113,7 +113,7 @@ def show_build(built: "Built", console: Console, *, final: bool = True) -> None:
     console.step(f"kit {kit.id[:12]} {state}: {_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)")
     if final:
         console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
-        console.note("next:          offline-kit rehearse")
+        console.note(f"next:          offline-kit rehearse{typed}")
         console.result(
             {
                 "ok": True,

@@ -20,13 +20,15 @@ def show_proposal(proposal: "Proposal", console: Console) -> None:
         console.warn(f"`{one.key}` was not found: say it {one.needed}")
 
 
-def show_init(proposal: "Proposal", console: Console, *, written: bool, dry_run: bool) -> None:
-    """Say what became of the proposal, and what to do next."""
+def show_init(
+    proposal: "Proposal", console: Console, *, written: bool, dry_run: bool, typed: str = ""
+) -> None:
+    """Say what became of the proposal, and what to do next with the project as it was `typed`."""
     if not proposal.block:
         console.step(f"'{proposal.file}' says all that was found already; nothing was written")
     elif written:
         console.step(f"written into '{proposal.file}': look it over, it is yours to change")
-        console.note("next:          offline-kit build --dry-run")
+        console.note(f"next:          offline-kit build{typed} --dry-run")
     else:
         console.step(f"this would go into '{proposal.file}'; nothing was written")
     console.result(
