@@ -26,6 +26,7 @@ def one(adoption: Adoption) -> str:
         ("!python -m pip install einops --no-deps", ("einops",)),
         ("!{sys.executable} -m pip install einops", ("einops",)),
         ("!uv pip install --system einops", ("einops",)),
+        ("!pip install -qU einops -qe git+https://e.org/b", ("einops", "git+https://e.org/b")),
         ("pip install einops", ("einops",)),
         ("out = !pip install einops", ("einops",)),
         ("import os\nos.system('pip install einops')", ("einops",)),
@@ -224,6 +225,7 @@ STEPS = {
     "%cd": "!git clone -q https://example.org/me/aug.git\n%cd aug\n!pip install -q -r requirements.txt\n{}\n%cd ..",
     "chdir": "import os\n!git clone https://example.org/me/aug\nos.chdir('/kaggle/working/aug')\n"
     "!pip install -r requirements.txt\n{}\nos.chdir('..')",
+    "short": "!git clone https://example.org/me/aug  # a comment\n%cd aug\n%pip install -qr requirements.txt\n{}\n%cd ..",
     "script": "%%bash\ngit clone https://example.org/me/aug\ncd aug\npip install -r requirements.txt",
     "names": "R = '/kaggle/working/aug'\n!git clone https://example.org/me/aug {R}\n%cd $R\n"
     "!pip install -r requirements.txt\n{}\n%cd -",
@@ -301,6 +303,13 @@ def test_an_address_that_nobody_knows_is_asked_for(tmp_path: Path, line: str) ->
     """It cannot be cloned here, nor installed."""
     (asked,) = looked(tmp_path, f"{line}\n!pip install ./b" if "b'" in line else line).asked[:1]
     assert "write its address out" in asked.remedy
+
+
+def test_a_clone_into_the_working_folder_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Its files would lie among the project's: the line is changed by a person, once."""
+    found = looked(tmp_path, "!git clone https://e.org/a/b.git .\nimport deep_b")
+    assert "(`git clone https://e.org/a/b.git b`)" in found.asked[0].remedy
+    assert (found.requirements, len(found.asked)) == ((), 2)
 
 
 def test_a_branch_is_cloned_beside_the_notebook(tmp_path: Path) -> None:

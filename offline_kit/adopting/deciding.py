@@ -203,9 +203,17 @@ def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -
     folder = places.joined("", wish.into)
     if shell.has_holes(wish.target) or "*" in wish.target:
         return _asked(wish, "write its address out: what it is is known only when it runs")
-    line = basket.clones[folder] = shell.of_repository(wish.target, wish.detail)
+    if not folder:
+        basket.clones[folder] = wish.target
+        plain = shell.cloned(("git", "clone", wish.target))
+        return _asked(
+            wish,
+            f"clone it into a folder of its own (`git clone {wish.target} {plain.into if plain else 'repository'}`), step"
+            " into that with %cd, and adopt again",
+        )
     hits = ground.beside(places.beside_name(folder))
     name = ground.name(hits[0]) if hits and hits[0].is_dir() else ""
+    line = basket.clones[folder] = shell.of_repository(wish.target, wish.detail)
     installed = [
         each for each in others if each.kind is Kind.INSTALL and each is not wish and _names(folder, each)
     ]

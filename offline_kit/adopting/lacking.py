@@ -99,7 +99,8 @@ def _unnamed(wish: Wish, basket: Basket) -> Found | None:
     waiting = [folder for folder in basket.clones if folder not in basket.made]
     if waiting:
         folder = places.beside_name(waiting[0])
-        remedy = f"clone '{folder}' beside the notebook, and adopt again: it may bring '{wish.target}'"
+        first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
+        remedy = f"{first}, and adopt again: it may bring '{wish.target}'"
         return found_of(wish, Became.ASKED, wish.target, remedy)
     nameless = [line for line in basket.requirements if shell.is_nameless(line)]
     return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}") if nameless else None

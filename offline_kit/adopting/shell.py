@@ -131,7 +131,7 @@ def pip_of(words: Sequence[str]) -> Pip | None:
     if not own or own[0] != "install":
         return None
     kinds: dict[str, list[str]] = {"requirements": [], "files": [], "folders": [], "local": []}
-    rest, offline, index = list(own[1:]), False, ""
+    rest, offline, index = [part for word in own[1:] for part in _apart(word)], False, ""
     while rest:
         word = rest.pop(0)
         option, _, joined = word.partition("=") if word.startswith("--") else (word, "", "")
@@ -151,6 +151,15 @@ def pip_of(words: Sequence[str]) -> Pip | None:
         for name, found in kinds.items()
     }
     return Pip(**lists, offline=offline, index=index)
+
+
+def _apart(word: str) -> tuple[str, ...]:
+    """Return pip's short options one by one where they are written as one word: "-qr", "-rfile.txt"."""
+    found = re.fullmatch(r"-(?P<flags>[qvUI]*)(?P<option>[re])(?P<value>.*)", word)
+    if not found:
+        return (word,)
+    flags = [f"-{flag}" for flag in found["flags"]]
+    return tuple(filter(None, (*flags, f"-{found['option']}", found["value"])))
 
 
 def _place_of(word: str) -> str:
