@@ -82,6 +82,7 @@ FLOORS: list[set[str]] = [
         "import_names",
         "references",
         "weights.joblib_stream",
+        "weights.fetches",
         "weights.verdicts",
         "own.sources",
         "interpreters",
@@ -93,6 +94,7 @@ FLOORS: list[set[str]] = [
         "sandbox",
         "building.workshop",
         "push.ledger",
+        "push.once",
         "kaggle_gateway.calls",
         "kaggle_gateway.uploads",
     },  # the door of that room
@@ -111,7 +113,8 @@ FLOORS: list[set[str]] = [
     {"weights.scan", "weights.slim", "weights.downloads"},
     {"weights.main_names"},
     {"rehearsal.gateway_driver"},
-    {"config", "image", "manifest", "pip_settings", "remote_wheels"},  # facts
+    {"image", "manifest", "pip_settings", "remote_wheels"},  # facts
+    {"config"},
     {"index", "cuda_abi", "own.loose_modules", "building.wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
     {"push.dataset_remote", "push.notebook_remote", "push.sending", "push.parts_elsewhere"},

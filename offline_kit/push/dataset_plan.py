@@ -255,6 +255,14 @@ def _public(remote: Remote) -> ProjectError:
     )
 
 
+def exposed(name: str, url: str) -> OutsideError:
+    """Return the error for what everybody sees although it was sent as private."""
+    return OutsideError(
+        f"{name} is PUBLIC on Kaggle, although it was sent as private",
+        hint=f"make it private at once in the settings of {url or 'its page'}",
+    )
+
+
 def _error(problems: list[OfflineKitError]) -> OfflineKitError:
     if len(problems) == 1:
         return problems[0]

@@ -7,13 +7,22 @@ lost, or a run that is killed, is settled by looking, at once or by the next run
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from offline_kit.errors import OutsideError
 from offline_kit.files import human_size, locked
-from offline_kit.kaggle_gateway.nouns import Kaggle, NewVersion, RefusedError, UnansweredError
+from offline_kit.kaggle_gateway.nouns import Kaggle, NewVersion
 from offline_kit.model import Kit
 from offline_kit.push import dataset_remote, sending
-from offline_kit.push.dataset_plan import MODEST, Action, PartPlan, PushPlan, Wishes, plan_push, targets
+from offline_kit.push.dataset_plan import (
+    MODEST,
+    Action,
+    PartPlan,
+    PushPlan,
+    Wishes,
+    exposed,
+    plan_push,
+    targets,
+)
 from offline_kit.push.journal import Effect, Phase
+from offline_kit.push.once import once, settled
 from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter
 
@@ -113,46 +122,30 @@ def _send(part: PartPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> Effec
     tokens = sending.upload_all(uploads, uploader, f"Uploading {part.part.name}", report)
     new = NewVersion(ref=part.ref, title=part.title, notes=part.notes, tokens=tokens)
     effect = Effect(action=part.action.value, target=part.ref, before=part.before, content=part.part.id)
-    _act(effect, new, kaggle, ways, report)
+    send = kaggle.create if part.action is Action.CREATE else kaggle.add_version
+    once(
+        ways.journal,
+        effect,
+        lambda: send(new),
+        lambda: "" if dataset_remote.appeared(kaggle, effect, ways.waiting) else None,
+        f"the new version of '{part.ref}'",
+        report,
+    )
     uploader.forget()
     return effect
 
 
-def _act(effect: Effect, new: NewVersion, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
-    """Create or add the version, once; what was answered, or seen to have happened, is in the journal."""
-    ways.journal.write(effect, Phase.BEGUN)
-    try:
-        (kaggle.create if effect.action == Action.CREATE.value else kaggle.add_version)(new)
-    except RefusedError as refusal:
-        if refusal.status < 500:
-            ways.journal.write(effect, Phase.REFUSED)
-            raise
-        _look_for(effect, refusal, kaggle, ways, report)
-    except UnansweredError as lost:
-        _look_for(effect, lost, kaggle, ways, report)
-    ways.journal.write(effect, Phase.ANSWERED)
-
-
-def _look_for(effect: Effect, trouble: OutsideError, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
-    """Find out whether an effect without an answer has happened; raises the trouble where it has not."""
-    report.warn(f"no answer about '{effect.target}': looking whether the new version is there all the same")
-    if not dataset_remote.appeared(kaggle, effect, ways.waiting):
-        ways.journal.write(effect, Phase.LOST)
-        raise trouble
-
-
 def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> bool:
     """Wait for what an earlier run sent without seeing it arrive; return whether it has appeared."""
-    entry = ways.journal.open(ref)
-    if entry is None:
-        return False
-    report.note(f"an earlier push of '{ref}' was interrupted; looking what became of it")
-    there = dataset_remote.appeared(kaggle, entry.effect, ways.waiting)
-    if there:
+
+    def appeared(effect: Effect) -> bool | None:
+        if not dataset_remote.appeared(kaggle, effect, ways.waiting):
+            return None
         # Its uploads are in the version that appeared.
         ways.uploader(kaggle, ref).forget()
-    ways.journal.write(entry.effect, Phase.DONE if there else Phase.LOST)
-    return there
+        return True
+
+    return settled(ways.journal, ref, appeared, report) is not None
 
 
 def _arrived(
@@ -162,9 +155,6 @@ def _arrived(
     found = dataset_remote.until_there(kaggle, effect, ways.waiting, report)
     ways.journal.write(effect, Phase.DONE)
     if not found.private and not wishes.public:
-        raise OutsideError(
-            f"'{part.ref}' is PUBLIC on Kaggle, although it was sent as private",
-            hint=f"make it private at once in the settings of {found.url or 'its page'}",
-        )
+        raise exposed(f"'{part.ref}'", found.url)
     report.note(f"'{part.ref}' version {found.version} is ready and shows this kit")
     return Pushed(part=part.part.name, ref=part.ref, version=found.version, action=part.action, url=found.url)

@@ -15,9 +15,7 @@ from offline_kit.kaggle_gateway.nouns import (
     Account,
     Kaggle,
     NewModelVersion,
-    RefusedError,
     RemoteModel,
-    UnansweredError,
 )
 from offline_kit.kaggle_names import slug_problems
 from offline_kit.model import Kit, Part
@@ -30,9 +28,11 @@ from offline_kit.push.dataset_plan import (
     Wishes,
     damage,
     differences,
+    exposed,
     not_whole,
 )
 from offline_kit.push.journal import Effect, Phase
+from offline_kit.push.once import once, settled
 from offline_kit.push.waiting import poll, shown, tolerant
 from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter
@@ -166,16 +166,21 @@ def _send(found: ModelPlan, kaggle: Kaggle, ways: Ways, wishes: Wishes, report: 
     new = NewModelVersion(ref=ref, notes=f"offline-kit; {part.name} {part.id}", tokens=tokens)
     action = VERSION if found.before else VARIATION
     effect = Effect(action=action, target=_target(ref), before=found.before, content=part.id)
-    _act(effect, new, kaggle, ways, report)
+    send = kaggle.add_model_version if found.before else kaggle.create_variation
+    once(
+        ways.journal,
+        effect,
+        lambda: send(new),
+        lambda: "" if _appeared(effect, ref, kaggle, ways) else None,
+        f"the new version of '{ref}'",
+        report,
+    )
     uploader.forget()
     version = _until_there(found, kaggle, ways, report)
     ways.journal.write(effect, Phase.DONE)
     model = kaggle.model(_model(ref))
     if model and not model.private and not wishes.public:
-        raise OutsideError(
-            f"the model '{_model(ref)}' is PUBLIC on Kaggle, although it was sent as private",
-            hint=f"make it private at once in the settings of {model.url or 'its page'}",
-        )
+        raise exposed(f"the model '{_model(ref)}'", model.url)
     report.note(f"'{ref}' version {version} is ready, private, and shows this kit")
     url = model.url if model else ""
     return PushedModel(part=part.name, source=f"{ref}/{version}", action=found.action, url=url)
@@ -185,47 +190,29 @@ def _create_model(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> Non
     """Create the model, once; where the answer is lost, look whether it is there."""
     name = _model(ref)
     effect = Effect(action=MODEL, target=f"model:{name}", before=0, content="")
-    ways.journal.write(effect, Phase.BEGUN)
-    try:
-        kaggle.create_model(name, name.partition("/")[2], "Checkpoints of a kit of offline-kit.")
-    except (RefusedError, UnansweredError) as trouble:
-        if isinstance(trouble, RefusedError) and trouble.status < 500:
-            ways.journal.write(effect, Phase.REFUSED)
-            raise
-        report.warn(f"no answer about the model '{name}': looking whether it is there all the same")
-        if not _shows(lambda: kaggle.model(name) is not None, ways):
-            ways.journal.write(effect, Phase.LOST)
-            raise
-    if not _shows(lambda: kaggle.model(name) is not None, ways):
+
+    def shows() -> str | None:
+        return "" if _shows(lambda: kaggle.model(name) is not None, ways) else None
+
+    def send() -> str:
+        return kaggle.create_model(name, name.partition("/")[2], "Checkpoints of a kit of offline-kit.")
+
+    once(ways.journal, effect, send, shows, f"the model '{name}'", report)
+    if shows() is None:
         raise OutsideError(f"the model '{name}' does not show yet", hint=_AGAIN)
     ways.journal.write(effect, Phase.DONE)
 
 
-def _act(effect: Effect, new: NewModelVersion, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
-    ways.journal.write(effect, Phase.BEGUN)
-    try:
-        (kaggle.add_model_version if effect.action == VERSION else kaggle.create_variation)(new)
-    except (RefusedError, UnansweredError) as trouble:
-        if isinstance(trouble, RefusedError) and trouble.status < 500:
-            ways.journal.write(effect, Phase.REFUSED)
-            raise
-        report.warn(f"no answer about '{new.ref}': looking whether the new version is there all the same")
-        if not _appeared(effect, new.ref, kaggle, ways):
-            ways.journal.write(effect, Phase.LOST)
-            raise
-    ways.journal.write(effect, Phase.ANSWERED)
-
-
 def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
     """Wait for what an earlier run sent without seeing it arrive."""
-    entry = ways.journal.open(_target(ref))
-    if entry is None:
-        return
-    report.note(f"an earlier push of '{ref}' was interrupted; looking what became of it")
-    there = _appeared(entry.effect, ref, kaggle, ways)
-    if there:
+
+    def appeared(effect: Effect) -> bool | None:
+        if not _appeared(effect, ref, kaggle, ways):
+            return None
         ways.uploader(kaggle, ref, kind="MODEL").forget()
-    ways.journal.write(entry.effect, Phase.DONE if there else Phase.LOST)
+        return True
+
+    settled(ways.journal, _target(ref), appeared, report)
 
 
 def _appeared(effect: Effect, ref: str, kaggle: Kaggle, ways: Ways) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offline_kit import files
-from offline_kit.errors import OutsideError, UsageError
+from offline_kit.errors import UsageError
 from offline_kit.files import locked
 from offline_kit.kaggle_gateway.nouns import (
     Kaggle,
@@ -21,7 +21,6 @@ from offline_kit.kaggle_gateway.nouns import (
     RemoteNotebook,
     Saved,
     Sources,
-    UnansweredError,
 )
 from offline_kit.kaggle_names import slug_of
 from offline_kit.model import Kit
@@ -29,6 +28,7 @@ from offline_kit.patience import PassingError
 from offline_kit.push import notebook_remote
 from offline_kit.push.journal import Effect, Phase
 from offline_kit.push.notebook_same import content_id, extra, lacks
+from offline_kit.push.once import once
 from offline_kit.push.waiting import poll
 from offline_kit.push.ways import Ways
 from offline_kit.rehearsal import plan as kit_plan
@@ -235,7 +235,6 @@ def _send(found: NotebookPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> 
     new, effect = found.new, _effect(found.new, found.before)
     report.step(f"Pushing the notebook '{new.ref}': {found.why}")
     saved = _saved(effect, new, kaggle, ways, report)
-    ways.journal.write(effect, Phase.ANSWERED)
     problem = notebook_remote.rejected(saved, new) or notebook_remote.elsewhere(saved, new)
     if problem:
         ways.journal.write(effect, Phase.VOID)
@@ -274,21 +273,10 @@ def _saved(effect: Effect, new: NewNotebook, kaggle: Kaggle, ways: Ways, report:
 
 
 def _save(effect: Effect, new: NewNotebook, kaggle: Kaggle, ways: Ways, report: Reporter) -> Saved:
-    ways.journal.write(effect, Phase.BEGUN)
-    trouble: OutsideError
-    try:
-        return kaggle.save_notebook(new)
-    except RefusedError as no:
-        if no.status < 500:
-            ways.journal.write(effect, Phase.REFUSED)
-            raise
-        trouble = no
-    except UnansweredError as lost:
-        trouble = lost
-    report.warn(f"no answer about '{new.ref}': looking whether the new version is there all the same")
-    version = notebook_remote.appeared(effect, new, kaggle, ways.waiting)
-    if not version:
-        ways.journal.write(effect, Phase.LOST)
-        raise OutsideError(trouble.what, hint=notebook_remote.AGAIN, details=trouble.details) from trouble
-    seen = kaggle.notebook(new.ref, version)
-    return Saved(ref=new.ref, version=version, url=seen.url if seen else "")
+    def appeared() -> Saved | None:
+        version = notebook_remote.appeared(effect, new, kaggle, ways.waiting)
+        seen = kaggle.notebook(new.ref, version) if version else None
+        return Saved(ref=new.ref, version=version, url=seen.url if seen else "") if version else None
+
+    about = f"the new version of '{new.ref}'"
+    return once(ways.journal, effect, lambda: kaggle.save_notebook(new), appeared, about, report)
