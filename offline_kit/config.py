@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from offline_kit import image
 from offline_kit.config_keys import KEYS as KEYS
 from offline_kit.config_keys import NOTEBOOK_KEYS as NOTEBOOK_KEYS
 from offline_kit.config_keys import problems_of
@@ -133,7 +134,7 @@ def load(project: Path, flags: Mapping[str, Any]) -> Config:
         )
     pyproject = _toml(root / "pyproject.toml")
     table, source = _own_table(root, pyproject)
-    _complain(table, source)
+    _complain(table, source, root)
     given = {key: value for key, value in flags.items() if value not in (None, (), {})}
     said = _said(table, root) | given | {"from_flags": frozenset(given) - {"notebook"}}
     said["notebook"] = _notebook(table.get("notebook", {}), flags.get("notebook") or {})
@@ -184,10 +185,16 @@ def _own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], P
     return (inside, root / "pyproject.toml") if inside is not None else ({}, None)
 
 
-def _complain(table: Mapping[str, Any], source: Path | None) -> None:
+def _complain(table: Mapping[str, Any], source: Path | None, root: Path) -> None:
     problems = list(problems_of(table, KEYS, "[tool.offline-kit]"))
     if isinstance(table.get("notebook"), dict):
         problems += problems_of(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
+    if (
+        problems
+        and isinstance(chosen := table.get("image"), str)
+        and (lacking := image.unknown(chosen, root))
+    ):
+        problems.append(lacking)  # alone, whoever needs the image says it, and which there are
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise UsageError(

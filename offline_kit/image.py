@@ -203,9 +203,9 @@ def load(name_or_file: str, *, accelerator: str, project: Path) -> Image:
         return _local()
     if name in names():
         return _built_in(name)
+    if lacking := unknown(name, project):
+        raise UsageError(lacking, hint=_choices())
     path = project / Path(name).expanduser()
-    if not path.is_file():
-        raise UsageError(f"there is no image '{name}'{close_to(name, names())}", hint=_choices())
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -213,6 +213,13 @@ def load(name_or_file: str, *, accelerator: str, project: Path) -> Image:
     if path.suffix == ".toml":
         return _from_toml(text, source=name)
     return _from_list(text, source=name, accelerator=accelerator)
+
+
+def unknown(name: str, project: Path) -> str:
+    """Return what is wrong with an image's name: it is no built-in one's and no file; "" where nothing is."""
+    if name in ("", "local", *names()) or (project / Path(name).expanduser()).is_file():
+        return ""
+    return f"there is no image '{name}'{close_to(name, names())}"
 
 
 def package(image: Image, name: str) -> ImagePackage:

@@ -84,6 +84,17 @@ def test_flags_alone_are_enough(tmp_path: Path) -> None:
     assert (config.packages, config.source, config.dataset) == ((), None, "my-kit")
 
 
+def test_an_image_that_nobody_knows_is_among_the_problems(tmp_path: Path) -> None:
+    """Who mends the wrong keys does not hear of the image only then; alone, it is told with the choices."""
+    text = 'image = "kaggle-2026-10-cpuu"\n'
+    (tmp_path / "offline-kit.toml").write_text(text + "chekpoints = []\n")
+    with pytest.raises(UsageError, match="2 problems") as caught:
+        load(tmp_path, {})
+    assert any("there is no image 'kaggle-2026-10-cpuu'" in line for line in caught.value.details)
+    (tmp_path / "offline-kit.toml").write_text(text)
+    assert load(tmp_path, {}).image == "kaggle-2026-10-cpuu"
+
+
 def test_all_problems_are_named_at_once_with_guesses(project: Path) -> None:
     """One error lists unknown keys with a guess and wrong types, in both tables."""
     bad = TABLE.replace('checkpoints = ["ckpt/*.ckpt"]', 'chekpoints = ["x"]\nsdists = "maybe"\nrows = 0')
