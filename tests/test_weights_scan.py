@@ -12,6 +12,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,25 @@ def test_a_compressed_file_that_ends_early_tells_what_it_held(tmp_path: Path) ->
     whole = gzip.compress(pickle.dumps([Poison(), os.urandom(200_000)]), 1)
     (tmp_path / "half.pkl.gz").write_bytes(whole[: len(whole) // 2])
     assert "posix.system" in refusal(tmp_path / "half.pkl.gz").what
+
+
+def test_a_file_that_is_cut_off_is_damaged_and_no_matter_of_trust(tmp_path: Path) -> None:
+    """Where it ends, and to save or copy it again; what its first half would run is told before."""
+    whole = pickle.dumps({"a": list(range(90_000)), "b": Decimal(1)})
+    path = tmp_path / "half.pkl"
+    path.write_bytes(whole[:60_000])
+    error = refusal(path)
+    assert error.what == "'half.pkl' is cut off or damaged: the pickle ends in the middle, at byte 60000"
+    assert error.hint == "save or copy it again"
+    path.write_bytes(gzip.compress(whole)[:9000])
+    assert "is cut off or damaged: what it is packed in ends in the middle" in refusal(path).what
+    torch.save(torch.nn.Linear(40, 40).state_dict(), tmp_path / "net.pt")
+    path.write_bytes((tmp_path / "net.pt").read_bytes()[:3000])
+    assert "is cut off or damaged: the archive is not whole" in refusal(path).what
+    path.write_bytes(pickle.dumps([Poison(), whole])[:9000])
+    assert "posix.system" in refusal(path).what
+    path.write_bytes(pickle.dumps([Poison(), Poison()])[:-1] + b"\xff" * 40)
+    assert "trust" in refusal(path).hint
 
 
 def test_files_that_are_no_pickles_pass(tmp_path: Path) -> None:

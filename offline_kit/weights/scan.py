@@ -12,7 +12,7 @@ from offline_kit.model import Checkpoint
 from offline_kit.report import SILENT, Reporter
 from offline_kit.weights import streams, verdicts
 
-_RULES = 1
+_RULES = 2
 """Counted up when files are judged by other rules, so that nothing old is remembered."""
 _MAINS = ("__main__", "__mp_main__")
 
@@ -25,6 +25,8 @@ class Scanned:
     """The file's name in the kit."""
     dangers: tuple[str, ...] = ()
     """What they would run, as "imports 'posix.system': …"; empty for a clean file."""
+    cut: tuple[str, ...] = ()
+    """How they end too early, as "is cut off or damaged: …"; empty for a file that is whole."""
     main_names: tuple[str, ...] = ()
     """Names that they look up in the script that was run: classes and functions of the training."""
     packages: tuple[str, ...] = ()
@@ -36,18 +38,22 @@ def scan(
 ) -> tuple[Scanned, ...]:
     """Scan files for pickles that run something, in their order; nothing is loaded.
 
-    Raises ProjectError with every danger of the files that no glob of `trust` names. Results are remembered
+    Raises ProjectError with every danger of the files that no glob of `trust` names, and for those that are cut
+    off. Results are remembered
     in `cache` by content.
     """
     memory = Cache(cache)
     if weights:
         report.step(f"Scanning {len(weights)} file{'s' * (len(weights) > 1)} for pickles that run something")
     found = tuple(_scanned(each, memory) for each in weights)
-    suspects = [each for each in found if each.dangers]
+    suspects = [each for each in found if each.dangers or each.cut]
     for each in suspects:
         if is_trusted(each.original, trust):
-            report.note(f"'{each.original}' {each.dangers[0]}; it travels, since `trust` names it")
-    _refuse([each for each in suspects if not is_trusted(each.original, trust)])
+            tell = report.warn if each.cut else report.note
+            tell(f"'{each.original}' {(*each.cut, *each.dangers)[0]}; it travels, since `trust` names it")
+    suspects = [each for each in suspects if not is_trusted(each.original, trust)]
+    _refuse([each for each in suspects if each.dangers])
+    _refuse_cut(suspects)
     return found
 
 
@@ -74,13 +80,28 @@ def _refuse(suspects: Sequence[Scanned]) -> None:
     )
 
 
+def _refuse_cut(suspects: Sequence[Scanned]) -> None:
+    """Raise for files that cannot be loaded by anybody: trust is no remedy."""
+    if suspects:
+        several = len(suspects) > 1
+        raise ProjectError(
+            f"{len(suspects)} files are cut off or damaged"
+            if several
+            else f"'{suspects[0].original}' {suspects[0].cut[0]}",
+            hint="save or copy it again" if not several else "save or copy them again",
+            details=[f"'{each.original}' {line}" for each in suspects for line in each.cut[not several :]],
+        )
+
+
 def _scanned(weights: Checkpoint, memory: Cache) -> Scanned:
     key = key_of(_RULES, weights.sha256, weights.path.suffix)
     record = memory.recall("scans", key)
     if record is None:
         record = _look(weights.path)
         memory.remember("scans", key, record)
-    lists = {name: tuple(json.loads(str(record[name]))) for name in ("dangers", "main_names", "packages")}
+    lists = {
+        name: tuple(json.loads(str(record[name]))) for name in ("dangers", "cut", "main_names", "packages")
+    }
     return Scanned(original=weights.original, **lists)
 
 
@@ -98,9 +119,19 @@ def _look(path: Path) -> dict[str, object]:
     dangers += [
         f"cannot be read to its end{f' (its {piece.where!r})' if piece.where else ''}: what lies there is hidden"
         for piece in pieces
-        if not piece.whole
+        if not piece.whole and not piece.cut
     ]
-    lists = {"dangers": dangers, "main_names": sorted(_of_main(every)), "packages": sorted(_tops(every))}
+    cut = [
+        f"is cut off or damaged: {f'in its {piece.where!r}, ' if piece.where else ''}{piece.cut}"
+        for piece in pieces
+        if piece.cut
+    ]
+    lists = {
+        "dangers": dangers,
+        "cut": cut,
+        "main_names": sorted(_of_main(every)),
+        "packages": sorted(_tops(every)),
+    }
     return {name: json.dumps(values) for name, values in lists.items()}
 
 

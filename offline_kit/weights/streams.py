@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
@@ -43,6 +43,8 @@ class Piece:
     """All that it would import."""
     whole: bool
     """It was read to its end."""
+    cut: str = ""
+    """How it ends too early, where all that is there was read: "the pickle ends in the middle, at byte 60000"."""
 
 
 def pieces(path: Path) -> tuple[Piece, ...]:
@@ -54,6 +56,8 @@ def pieces(path: Path) -> tuple[Piece, ...]:
         head = stream.read(64)
     try:
         return tuple(_of_file(path, head))
+    except (zipfile.BadZipFile, tarfile.TarError):
+        return (Piece(where="", globals=frozenset(), whole=False, cut="the archive is not whole"),)
     except (*_DAMAGE, *_DAMAGE_TOO):
         return (Piece(where="", globals=frozenset(), whole=False),)
 
@@ -118,7 +122,7 @@ def _of_member(name: str, opened: Callable[[], Any]) -> Iterator[Piece]:
     except (*_DAMAGE, *_DAMAGE_TOO):
         found = [Piece(where="", globals=frozenset(), whole=False)]
     for piece in found:
-        yield Piece(where=name, globals=piece.globals, whole=piece.whole)
+        yield replace(piece, where=name)
 
 
 def _of_stream(raw: Any, suffixes: list[str]) -> Iterator[Piece]:
@@ -163,10 +167,18 @@ def _one_after_another(stream: io.BufferedReader, most: int | None) -> Iterator[
             )
         if not said.whole and len(said.opcodes) <= 2 and not said.globals:
             return  # bytes that only begin like a pickle
-        yield _piece(said)
+        yield _piece(said) if said.whole else replace(_piece(said), cut=_cut(stream))
         if not said.whole:
             return
         count += 1
+
+
+def _cut(stream: io.BufferedReader) -> str:
+    """Return how a pickle ends early, where nothing comes after what was read; empty where something does."""
+    try:
+        return "" if stream.peek(1) else f"the pickle ends in the middle, at byte {stream.tell()}"
+    except (*_DAMAGE, *_DAMAGE_TOO):
+        return "what it is packed in ends in the middle"
 
 
 def _piece(said: Survey) -> Piece:
