@@ -328,6 +328,14 @@ def test_no_package_is_guessed_while_a_clone_is_missing(tmp_path: Path) -> None:
     assert (again.requirements, again.asked, again.modules) == ((), (), ("cool-aug",))
 
 
+def test_what_a_requirements_file_names_is_not_guessed(tmp_path: Path) -> None:
+    """Its packages are those of the notebook, and a repository in it may bring what else is imported."""
+    put(tmp_path, "r.txt", text="# these\nnice_package==1.0  # pinned\n-e git+https://e.org/b\n")
+    found = looked(tmp_path, "!pip install -r r.txt\nimport nice_package, other")
+    assert (found.requirements, found.requirement_files) == ((), ("r.txt",))
+    assert "taken to come with git+https://e.org/b" in [one.value for one in found.found]
+
+
 def test_folders_of_modules_by_any_name(tmp_path: Path) -> None:
     """A folder of a clone that goes on sys.path travels as code, however it is called, and the line stays."""
     put(tmp_path, "aug/lib/deep.py", "aug/run.py")

@@ -60,7 +60,7 @@ def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
     wanted = normalized(name)
     if any(each.startswith(f"{wanted}-") for each in ground.image.packages):
         return True
-    named = [line for line in basket.requirements if not shell.is_nameless(line)]
+    named = [line for line in _asked_for(ground, basket) if not shell.is_nameless(line)]
     asked = {found[0] for line in named if (found := _NAMED.match(line))}
     guesses = {wanted, *map(normalized, imports.DISTRIBUTIONS.get(name, ()))}
     if guesses & set(map(normalized, asked)) or any(wanted in normalized(each) for each in asked):
@@ -84,7 +84,7 @@ def _found(wish: Wish, ground: Ground, basket: Basket) -> Found:
             basket.modules[module] = None
             return found_of(wish, Became.MODULE, module)
     known = imports.DISTRIBUTIONS.get(wish.target, ())
-    if not known and (found := _unnamed(wish, basket)):
+    if not known and (found := _unnamed(wish, ground, basket)):
         return found
     line = known[0] if known else wish.target.replace("_", "-")
     basket.requirements[line] = None
@@ -94,7 +94,18 @@ def _found(wish: Wish, ground: Ground, basket: Basket) -> Found:
     return found_of(wish, Became.REQUIREMENT, line, remedy)
 
 
-def _unnamed(wish: Wish, basket: Basket) -> Found | None:
+def _asked_for(ground: Ground, basket: Basket) -> list[str]:
+    """Return the lines that the notebook installs: its own, and those of its requirements files."""
+    lines = [*basket.requirements]
+    for name in basket.files:
+        path = ground.project / name
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        found = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
+        lines += [line.removeprefix("-e ").strip() for line in found if line]
+    return lines
+
+
+def _unnamed(wish: Wish, ground: Ground, basket: Basket) -> Found | None:
     """Return what an import probably comes from, where repositories are there whose packages nobody names."""
     waiting = [folder for folder in basket.clones if folder not in basket.made]
     if waiting:
@@ -102,7 +113,7 @@ def _unnamed(wish: Wish, basket: Basket) -> Found | None:
         first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
         remedy = f"{first}, and adopt again: it may bring '{wish.target}'"
         return found_of(wish, Became.ASKED, wish.target, remedy)
-    nameless = [line for line in basket.requirements if shell.is_nameless(line)]
+    nameless = [line for line in _asked_for(ground, basket) if shell.is_nameless(line)]
     return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}") if nameless else None
 
 
