@@ -23,6 +23,7 @@ from offline_kit.push.datasets import Pushed
 from offline_kit.push.ledger import Ledger
 from offline_kit.push.memory import Memory
 from offline_kit.push.notebooks import NotebookPlan, PushedNotebook
+from offline_kit.push.queued import Queued
 from offline_kit.push.runs import Finished
 from offline_kit.push.ways import Ways
 from offline_kit.rehearsal import stage as rehearsing
@@ -269,15 +270,21 @@ def _push_model(port: Port, kit: Kit, wishes: Wishes, report: Reporter) -> tuple
 
 def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
-    competition = port.config.competition
     changed = [part.ref for part in plan.parts if part.action is Action.VERSION]
-    if not competition or not changed:
+    if not changed:
         return ()
+    # The configuration may have another competition by now, or none.
+    waiting = [e.competition for e in port.ledger.entries() if e.state not in ("complete", "error")]
+    competitions = sorted({port.config.competition, *waiting} - {""})
+    found = [each for competition in competitions for each in _queued(port, competition)]
+    return queued.disturbed(found, changed, [part.id for part in kit.parts])
+
+
+def _queued(port: Port, competition: str) -> tuple[Queued, ...]:
     try:
-        waiting = queued.queued(port.kaggle, competition, port.ledger)
+        return queued.queued(port.kaggle, competition, port.ledger)
     except RefusedError:
         return ()  # nobody who has not accepted the rules has submissions
-    return queued.disturbed(waiting, changed, [part.id for part in kit.parts])
 
 
 def notebook_of(port: Port, kit: Kit) -> NewNotebook:

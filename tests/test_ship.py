@@ -128,11 +128,13 @@ def test_a_submission_is_spent_only_when_somebody_agrees(here: Yard) -> None:
     """Without --yes and a terminal it stops at the last step; on one, what is left and the deadline are shown first."""
     alone = here.run("ship", *here.to, "--no-rehearsal")
     alone.failed(2, "nobody agreed to spend a submission", "--yes", "left today: 5 of 5")
+    assert alone.err.startswith("! there is no terminal to ask on: a submission is spent only with --yes")
     assert here.made() == (1, 1, 0)
     code, said = on_a_terminal(here, "n", "ship", *here.to, "--no-rehearsal")
     assert (code, here.made()) == (2, (1, 1, 0)), said
     assert said.index("left today") < said.index("Spend one of 5 submissions? [y/N]")
     code, said = on_a_terminal(here, "y", "ship", *here.to, "--no-rehearsal")
+    assert "no terminal" not in said
     assert (code, here.made()) == (0, (1, 1, 1)), said
 
 
@@ -281,6 +283,17 @@ def test_a_submission_under_way_is_not_disturbed_unasked(here: Yard) -> None:
     retrain(here.project, b"3")
     here.push("--yes", "--data-only").good()
     assert here.datasets() == [1, 2, 3]
+
+
+def test_a_submission_counts_though_its_competition_is_configured_no_more(here: Yard) -> None:
+    """What was submitted to another one, and has no end yet, is as spoilt by new data."""
+    here.bench.kaggle.faults.add(PENDING)
+    here.run("ship", *here.to, "--no-rehearsal", "--yes").good()
+    retrain(here.project, b"2")
+    config = here.project / "offline-kit.toml"
+    config.write_text(config.read_text().replace('competition = "small-digits"', ""))
+    here.push("--data-only").failed(4, "submission 1001 is not run yet", "nothing was sent")
+    assert here.datasets() == [1]
 
 
 @pytest.mark.slow
