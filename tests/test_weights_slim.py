@@ -272,6 +272,16 @@ def test_a_refused_checkpoint_is_left_unless_trusted(tmp_path: Path) -> None:
     assert "optimizer_states" in answer["dropped"]
 
 
+def test_a_name_of_the_script_is_told_in_our_words(tmp_path: Path) -> None:
+    """A class that the training script defined, and nobody gives: its name is said, and what gives it."""
+    code = "import sys, torch\nclass CFG: pass\ntorch.save({'w': torch.zeros(3), 'cfg': CFG()}, sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.pth")], check=True)
+    done = light(tmp_path / "a.pth", slim=True, trusted=True)
+    assert "looks up 'CFG' of the script that saved it (`main_from`)" in done.findings[0].what
+    assert "worker" not in done.findings[0].what
+    assert 'main_from = "train.py"' in done.findings[0].remedy
+
+
 @pytest.mark.parametrize(
     ("thing", "reason"),
     [

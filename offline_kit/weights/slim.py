@@ -57,6 +57,10 @@ class Yard:
     """Where the results are kept."""
     trusted: Callable[[str], bool] = lambda _original: False
     """Whether a checkpoint (by its original name) may be loaded with all that its pickle holds."""
+    main: Path | None = None
+    """The script whose names a trusted checkpoint may look up in `__main__`; None for no script."""
+    main_names: tuple[str, ...] = ()
+    """These names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +112,8 @@ def _made(
     if record is None or (record.get("sha256") and blob is None):
         report.step(f"Making '{checkpoint.original}' light ({human_size(checkpoint.size)})")
         record, blob = _worked(checkpoint, wish, yard, memory, trusted=trusted)
-        memory.remember("slim", key, record)
+        if blob or not trusted:  # what hinders the load of a trusted one may be mended in the project's code
+            memory.remember("slim", key, record)
     if blob is None:
         return None, _left(checkpoint, str(record["left"]), trusted=trusted)
     if record["size"] == checkpoint.size and not record["halved"] and not _renames(checkpoint, wish):
@@ -144,7 +149,11 @@ def _worked(
             "half": wish.precision == "half",
             "safetensors": _as_safetensors(checkpoint, wish),
             "trusted": trusted,
-            "roots": [str(yard.project), str(yard.project / "src")],
+            "roots": list(
+                map(str, (*([yard.main.parent] if yard.main else []), yard.project, yard.project / "src"))
+            ),
+            "main": str(yard.main or ""),
+            "names": yard.main_names,
         }
         (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
         answer = _answer(python, scratch, checkpoint)
@@ -202,12 +211,16 @@ def _saved(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Findi
 
 
 def _left(checkpoint: Checkpoint, reason: str, *, trusted: bool) -> Finding:
-    refused = "weights_only" in reason and not trusted
+    remedy = ""
+    if "weights_only" in reason and not trusted:
+        remedy = f'if you saved it yourself, set trust = ["{checkpoint.original}"]'
+    elif "main_from" in reason:
+        remedy = 'name that script in [tool.offline-kit]: main_from = "train.py"'
     return Finding(
         severity=Severity.WARN,
         about=checkpoint.original,
         what=f"travels as it is: {reason}",
-        remedy=f'if you saved it yourself, set trust = ["{checkpoint.original}"]' if refused else "",
+        remedy=remedy,
     )
 
 

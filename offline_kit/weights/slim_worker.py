@@ -7,6 +7,7 @@ only read. The same request gives the same bytes.
 
 import ctypes
 import importlib
+import importlib.util
 import json
 import re
 import struct
@@ -94,11 +95,33 @@ def _load(torch: Any, path: Path, request: dict[str, Any]) -> Any:
     except Exception as error:  # torch raises whatever its pickles raise
         if not request["trusted"]:
             raise Left(f"torch's weights_only load refuses it: {_first_line(error)}") from error
-    sys.path[:0] = request["roots"]
+    sys.path[:0] = [root for root in request["roots"] if root not in sys.path]
     try:
+        _lend(request.get("main", ""), request.get("names", []))
         return torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        lacking = re.search(r"attribute '(\w+)' on <module '__main__'", str(error))
+        if lacking:
+            raise Left(f"it looks up '{lacking[1]}' of the script that saved it (`main_from`)") from error
         raise Left(f"it cannot be loaded: {type(error).__name__}: {_first_line(error)}") from error
+
+
+def _lend(script: str, names: list[str]) -> None:
+    """Give `__main__` these names of a script, which is imported by its own name, so that its guard holds."""
+    main = sys.modules["__main__"]
+    lacking = [name for name in names if not hasattr(main, name)]
+    if not script or not lacking:
+        return
+    spec = importlib.util.spec_from_file_location(Path(script).stem, script)
+    if spec is None or spec.loader is None:
+        return
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in lacking:
+        thing = getattr(module, name)
+        if getattr(thing, "__module__", "") == spec.name:
+            thing.__module__ = "__main__"  # it is written again under the name that the notebook lends it by
+        setattr(main, name, thing)
 
 
 def _first_line(error: BaseException) -> str:

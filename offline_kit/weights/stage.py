@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from offline_kit.config import Config
-from offline_kit.model import Checkpoint, Finding, ModelSpec
+from offline_kit.model import Checkpoint, Finding, ModelSpec, Severity
 from offline_kit.report import SILENT, Reporter
 from offline_kit.weights import hub_folders, hyper_parameters, left_out, main_names, scan, slim
-from offline_kit.weights.main_names import Lent
+from offline_kit.weights.main_names import NOBODY, Lent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,22 +51,27 @@ def prepare(
         *hub_folders.findings(kept, beside),
         *hyper_parameters.findings(kept, config.notebook.params),
     ]
-    light = slim.slimmed(kept, wish, _yard(config, cache), report=report)
+    lending = main_names.findings(config.project, lent)
+    # A script that would train when it is imported stops the build, and is not imported for it.
+    safe = NOBODY if any(each.severity is Severity.STOP for each in lending) else lent
+    light = slim.slimmed(kept, wish, _yard(config, safe, cache), report=report)
     return Prepared(
         config=_renamed(config, light),
         checkpoints=light.checkpoints,
         preprocessing=beside,
         lent=lent,
-        findings=(*main_names.findings(config.project, lent), *fetched, *light.findings),
+        findings=(*lending, *fetched, *light.findings),
     )
 
 
-def _yard(config: Config, cache: Path) -> slim.Yard:
+def _yard(config: Config, lent: Lent, cache: Path) -> slim.Yard:
     anything = config.notebook.params.get("weights_only") is False
     return slim.Yard(
         project=config.project,
         cache=cache,
         trusted=lambda original: anything or scan.is_trusted(original, config.trust),
+        main=config.project / lent.path if lent.path else None,
+        main_names=lent.names,
     )
 
 
