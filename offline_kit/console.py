@@ -174,9 +174,13 @@ class Console:
             told = self.words.within(data)
             _put(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
 
+    def asks(self) -> bool:
+        """Tell whether there is a person to ask."""
+        return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; elsewhere the answer is no."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not self.asks():
             return False
         self._err.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
         return sys.stdin.readline().strip().lower() in ("y", "yes")

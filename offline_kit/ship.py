@@ -35,6 +35,8 @@ class Asking:
     """It was agreed to beforehand."""
     confirm: Confirm = lambda _question: False
     """Asks a person."""
+    alone: bool = False
+    """There is nobody to ask."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +102,10 @@ def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) 
     contest = competition_of(port)
     if contest.deadline and contest.deadline < datetime.now(UTC) and not orders.sending.late:
         report.warn(f"the deadline of '{contest.slug}' is over: what was not submitted before is refused")
+    if orders.asking.alone and not orders.asking.yes:
+        report.warn(
+            "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
+        )
     built = pipeline.build(config, upgrade=orders.upgrade, report=report)
     rehearsal = _rehearsed(port, built.kit, orders, report)
     shipping.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded

@@ -171,7 +171,7 @@ def asking(console: Console, *, yes: bool) -> "Asking":
     """Return how to ask before something is spent."""
     from offline_kit.ship import Asking
 
-    return Asking(yes=yes, confirm=console.confirm)
+    return Asking(yes=yes, confirm=console.confirm, alone=not console.asks())
 
 
 def kit_of(config: "Config", console: Console, *, as_it_lies: bool, upgrade: bool) -> "Kit":
