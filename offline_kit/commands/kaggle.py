@@ -69,7 +69,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
                 console.warn(line)
             plan = shipping.plan_data(port, kit, wishes, console)
             cells = None if data_only else shipping.plan_notebook(port, kit, console)
-            summary_kaggle.show_push_plan(plan, cells, console)
+            summary_kaggle.show_push_plan(plan, cells, shipping.disturbed(port, kit, plan), console)
             return
         if not data_only:
             shipping.notebook_of(port, kit)  # what is wrong with it is told before anything is uploaded

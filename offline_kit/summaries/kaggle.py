@@ -28,11 +28,16 @@ _DID = {"create": "created", "version": "a new version", "nothing": "unchanged, 
 _NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
 
 
-def show_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
-    """Show what a push would do."""
+def show_push_plan(
+    plan: "PushPlan", notebook: "NotebookPlan | None", disturbed: "Sequence[str]", console: Console
+) -> None:
+    """Show what a push would do, and the lines about submissions under way that it would disturb."""
     _say_push_plan(plan, notebook, console)
+    for line in disturbed:
+        console.warn(line)
     console.step("nothing was sent")
-    console.result({"ok": True, "dry_run": True, "kit": plan.kit, **_push_plan(plan, notebook)})
+    told = {**_push_plan(plan, notebook), "disturbed": list(disturbed)}
+    console.result({"ok": True, "dry_run": True, "kit": plan.kit, **told})
 
 
 def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
