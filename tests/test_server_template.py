@@ -221,5 +221,8 @@ def test_the_notebook_is_rendered_alone(tmp_path: Path) -> None:
     assert run(tmp_path, "notebook")["changed"] is False
     assert {path: path.read_bytes() for path in before} == before
     aside = tmp_path / "aside"
-    run(tmp_path, "notebook", "--to", str(aside))
+    run(tmp_path, "notebook", "--into", str(aside))
+    words = [sys.executable, "-m", "offline_kit", "notebook", "--to", "local", str(tmp_path)]
+    elsewhere = subprocess.run(words, cwd=tmp_path, capture_output=True, check=False, timeout=120)
+    assert (elsewhere.returncode, (tmp_path / "local").exists()) == (2, False), "--to names a Kaggle"
     assert (aside / notebook.CODE_FILE).read_bytes() == (dist / "notebook" / notebook.CODE_FILE).read_bytes()

@@ -18,10 +18,10 @@ from offline_kit.commands.options import (
 @click.command(short_help="Render the notebook of the kit anew.")
 @project_argument
 @BUILD_OPTIONS
-@click.option("--to", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")
+@click.option("--into", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")
 @click.option("--dry-run", is_flag=True, help="Say whether it would change; write nothing.")
 @common
-def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, to: Path | None, upgrade: bool, **flags: Any) -> None:  # fmt: skip  # noqa: ARG001
+def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, upgrade: bool, **flags: Any) -> None:  # fmt: skip  # noqa: ARG001
     """Render the notebook of the kit that is there, after a change of template or params."""
     from offline_kit import pipeline
     from offline_kit.files import locked
@@ -31,7 +31,7 @@ def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, to: Pa
     pipeline.kit_of(config)  # before the lock makes a folder for one that is not there
     with locked(config.out.parent / f".{config.out.name}.lock"):
         kit, rendered = pipeline.render(config, report=console)
-        folder = to.absolute() if to else config.out / "notebook"
+        folder = into.absolute() if into else config.out / "notebook"
         before = {name: _text(folder / name) for name in rendered.texts()}
         changed = before != rendered.texts()
         if changed and not dry_run:
