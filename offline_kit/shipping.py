@@ -270,7 +270,7 @@ def _push_model(port: Port, kit: Kit, wishes: Wishes, report: Reporter) -> tuple
 
 def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
-    changed = [part.ref for part in plan.parts if part.action is Action.VERSION]
+    changed = {part.ref: part.held for part in plan.parts if part.action is Action.VERSION}
     if not changed:
         return ()
     # The configuration may have another competition by now, or none.

@@ -609,11 +609,14 @@ def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: P
         assert [(each.submission.ref, each.datasets, dict(each.parts)) for each in found] == [
             (FIRST, refs, parts)
         ]
-        (line,) = disturbed(found, ["Alice/plant-kit"], ["f" * 64])
+        now, later = {"Alice/plant-kit": parts["kit"]}, ["f" * 64]
+        (line,) = disturbed(found, now, later)
         assert "submission 1001 is not run yet; it uses part kit of alice/plant-kit" in line
-        assert disturbed(found, refs, parts.values()) == ()
-        assert disturbed(found, ["alice/other"], ["f" * 64]) == ()
-        assert disturbed(found, [], ["f" * 64]) == ()
+        assert disturbed(found, now, parts.values()) == ()
+        assert disturbed(found, {"alice/other": parts["kit"]}, later) == ()
+        assert disturbed(found, {}, later) == ()
+        for other in ("e" * 64, ""):
+            assert disturbed(found, {"alice/plant-kit": other}, later) == (), "it is spoilt already"
         held.wait(FIRST)
         assert queued(held.alice, SLUG, held.ledger) == ()
 
@@ -621,7 +624,7 @@ def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: P
 def test_a_pending_submission_by_hand_may_be_disturbed(held: Contest) -> None:
     """What bears no mark of ours is named, as nobody knows what it uses."""
     by_hand = Submission(ref=9, date=None, state="pending", message="from the web page")
-    (line,) = disturbed([Queued(submission=by_hand)], ["alice/plant-kit"], [])
+    (line,) = disturbed([Queued(submission=by_hand)], {"alice/plant-kit": ""}, [])
     assert "made by hand" in line
     assert "from the web page" in line
 

@@ -88,6 +88,8 @@ class PartPlan:
     """Why so, for a person."""
     before: int = 0
     """The version that is current now."""
+    held: str = ""
+    """Id of the part that it holds; "" for none of ours."""
     title: str = ""
     """Title, should it be created."""
     notes: str = ""
@@ -288,6 +290,7 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
         action=Action.NOTHING,
         why=f"version {remote.version} holds exactly this part",
         before=remote.version,
+        held=remote.part.id if remote.part else "",
         url=remote.url,
     )
     if _same(part, remote) and not wishes.resend:
@@ -302,7 +305,8 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
         ref=remote.ref,
         action=Action.CREATE if new else Action.VERSION,
         why="there is no such dataset yet" if new else _why(remote, changes),
-        before=remote.version,
+        before=base.before,
+        held=base.held,
         title=_title(remote, wishes),
         notes=f"offline-kit {kit.id[:12]}; {part.name} {part.id}; {changes}",
         size=size,

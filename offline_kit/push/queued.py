@@ -40,14 +40,15 @@ def queued(kaggle: Kaggle, competition: str, ledger: Ledger) -> tuple[Queued, ..
 
 
 def disturbed(
-    waiting: Iterable[Queued], datasets: Collection[str], parts: Collection[str]
+    waiting: Iterable[Queued], changed: Mapping[str, str], parts: Collection[str]
 ) -> tuple[str, ...]:
-    """Return a line for each queued submission that new versions of `datasets` would spoil, or might.
+    """Return a line for each queued submission that new versions of datasets would spoil, or might.
 
-    `parts` are the ids that the datasets will hold together afterwards.
+    `changed` has the id of the part that each of these datasets holds now, "" for none; `parts` are the ids
+    that the datasets will hold together afterwards. What is spoilt already is not told again.
     """
-    changed = {ref.lower() for ref in datasets}
-    return tuple(line for each in waiting if changed and (line := _line(each, changed, frozenset(parts))))
+    held = {ref.lower(): part for ref, part in changed.items()}
+    return tuple(line for each in waiting if held and (line := _line(each, held, frozenset(parts))))
 
 
 def _queued(submission: Submission, kaggle: Kaggle, ledger: Ledger) -> Queued:
@@ -65,14 +66,15 @@ def _queued(submission: Submission, kaggle: Kaggle, ledger: Ledger) -> Queued:
     )
 
 
-def _line(each: Queued, changed: Collection[str], parts: Collection[str]) -> str:
+def _line(each: Queued, changed: Mapping[str, str], parts: Collection[str]) -> str:
     name = f"submission {each.submission.ref} is not run yet"
     if not each.notebook:
         return f"{name}; it was made by hand, and may use what changes: '{each.submission.message}'"
     used = sorted(ref for ref in each.datasets if ref.lower() in changed)
     if not used and each.datasets:
         return ""
-    lost = sorted(part for part, ident in each.parts.items() if ident not in parts)
+    now = frozenset(changed.values())
+    lost = sorted(part for part, ident in each.parts.items() if ident in now and ident not in parts)
     if each.parts and not lost:
         return ""
     what = f"part {', '.join(lost)}" if lost else "what is there now"
