@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,7 @@ CHUNK = 1 << 20
 _DAY = 86_400
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """What the system says where nothing may be written."""
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|112|122)\)")
 
 
 def cache_dir() -> Path:
@@ -80,11 +81,24 @@ def disk_errors(place: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutsideError(
                 f"no space left while writing below '{place}'",
-                hint="free some space, or choose another place with --out or OFFLINE_KIT_CACHE; nothing half made was kept",
+                hint="free some space ('offline-kit cache prune' does), or choose another place with --out or"
+                " OFFLINE_KIT_CACHE",
             ) from error
         if error.errno in (*REFUSED, errno.ENOTDIR, errno.EEXIST):
             raise _unwritable(place, error) from error
         raise
+
+
+def full_cache(said: Iterable[str], cache: Path) -> OutsideError | None:
+    """Return the error for a program that met a full disk while it wrote below the cache, by what it said; else None."""
+    lines = [line for line in said if _FULL.search(line)]
+    if not lines:
+        return None
+    return OutsideError(
+        f"no space left below '{cache}'",
+        hint="free some ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
+        details=lines[-3:],
+    )
 
 
 def _unwritable(place: Path, error: OSError) -> OutsideError:

@@ -48,6 +48,8 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match="no space left") as caught, files.staged(tmp_path / "kit"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "--out" in caught.value.hint
+    assert "cache prune" in caught.value.hint
+    assert "kept" not in caught.value.hint, "half a download is, to go on from"
     assert list(tmp_path.iterdir()) == []
 
 

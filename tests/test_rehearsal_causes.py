@@ -109,6 +109,7 @@ REAL = [
         "names no kernel",
         "kernelspec",
     ),
+    ("no space left below '/home/me/.cache/offline-kit'", "'/home/me/.cache/offline-kit'", "cache prune"),
 ]
 
 

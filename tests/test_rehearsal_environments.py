@@ -1,6 +1,8 @@
 """The environments of a rehearsal: the image's versions, made once, sized before."""
 
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from offline_kit import pip_settings, proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.rehearsal import environments, kernel, plan, pythons
+from offline_kit.rehearsal import causes, environments, kernel, plan, pythons
 from offline_kit.rehearsal.environments import Workshop
 
 HERE = "{}.{}.{}".format(*sys.version_info)
@@ -176,3 +178,37 @@ def test_what_runs_the_notebook_has_no_way_around(tmp_path: Path) -> None:
     with pytest.raises(OutsideError, match="could not be resolved") as caught:
         environments.papermill(nothing)
     assert "--env" not in caught.value.hint
+
+
+SMALL = r"""
+import sys
+from pathlib import Path
+from offline_kit.errors import OutsideError
+from offline_kit.pip_settings import IndexSettings
+from offline_kit.rehearsal import environments
+from offline_kit.rehearsal.environments import Workshop
+settings = IndexSettings(index_url="", no_index=True, find_links=(sys.argv[1],))
+try:
+    environments.layer(["gamma"], Path(sys.executable), Workshop(settings=settings, cache=Path(sys.argv[2])))
+except OutsideError as error:
+    print(error.what, error.hint, sep="\n")
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="needs bubblewrap for a small disk")
+def test_a_full_cache_is_not_a_matter_of_the_index(tmp_path: Path) -> None:
+    """uv's words about a full disk become ours: which disk it is, and how to get room."""
+    noise = os.urandom(6_000_000)
+    wheels = make_wheel(tmp_path / "wheels", "gamma", "1.0", files={"gamma/noise.bin": noise}).parent
+    (tmp_path / "cache").mkdir()
+    box = ["bwrap", "--dev-bind", "/", "/", "--size", "4000000", "--tmpfs", str(tmp_path / "cache")]
+    words = [*box, sys.executable, "-c", SMALL, str(wheels), str(tmp_path / "cache")]
+    env = {**os.environ, "UV_CACHE_DIR": str(tmp_path / "uv")}
+    done = subprocess.run(words, capture_output=True, text=True, env=env, check=False)
+    what, _, hint = done.stdout.strip().partition("\n")
+    assert what == f"no space left below '{tmp_path / 'cache'}'", done.stderr
+    assert "cache prune" in hint
+    cause, remedy = causes.explain(what)
+    assert str(tmp_path / "cache") in cause
+    assert "OFFLINE_KIT_CACHE" in remedy

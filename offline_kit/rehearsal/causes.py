@@ -44,6 +44,11 @@ CAUSES: tuple[Cause, ...] = (
         " not by their names below /kaggle/input",
     ),
     Cause(
+        r"no space left (?:below|while writing below) '([^']*)'",
+        "the disk of '{0}' on this machine is full",
+        "free some space ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
+    ),
+    Cause(
         r"CUDA out of memory|OutOfMemoryError.*CUDA",
         "the accelerator's memory is too small",
         "use smaller batches",

@@ -133,10 +133,13 @@ def _install(lock: Path, env: Path, question: _Question, shop: Workshop) -> None
         words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
         _uv([*words, _pins(lock)], shop.settings, torch=_is_from_torch(lock))
     except OfflineKitError as error:
+        said = [redact(line) for line in error.details] or [error.what]
+        if full := files.full_cache(said, shop.cache):
+            raise full from error
         raise OutsideError(
             "the rehearsal's environment could not be installed",
             hint=f"read uv's words above{question.way_around}",
-            details=[redact(line) for line in error.details] or [error.what],
+            details=said,
         ) from error
 
 
@@ -211,10 +214,11 @@ def _lock(question: _Question, shop: Workshop) -> Path:
     with files.staged(final.parent) as folder:
         done = _compile(folder, question, shop)
         if not done.ok:
-            raise OutsideError(
+            said = [redact(line) for line in done.tail()]
+            raise files.full_cache(said, shop.cache) or OutsideError(
                 "the rehearsal's environment could not be resolved",
                 hint=f"check the network and the index{question.way_around}",
-                details=[redact(line) for line in done.tail()],
+                details=said,
             )
         if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not shop.settings.no_index:
             whole = (folder / "pylock.toml").read_bytes()
