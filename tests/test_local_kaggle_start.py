@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import os
 import subprocess
 import sys
 import urllib.error
@@ -14,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_kaggle_case import plainly
+from local_kaggle_case import CLIENT, needs_client, plainly
 from test_local_kaggle_competitions import competition
 
 from offline_kit.errors import OutsideError
 from offline_kit.local_kaggle.settings import Settings
-from offline_kit.local_kaggle.start import KEY, USER, Wanted, competition_of, running
+from offline_kit.local_kaggle.start import KEY, USER, Wanted, competition_of, greeting, running
 
 
 @dataclass
@@ -75,6 +76,25 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
         assert listed["competitions"][0]["title"] == "Small digits"
     assert served.code == 130, served.said
     assert "KAGGLE_API_ENVIRONMENT=LOCALHOST" in served.said
+
+
+@needs_client
+def test_the_environment_that_is_told_reaches_it(tmp_path: Path) -> None:
+    """The plain client gets there by the very lines of the greeting, also where NO_PROXY names this machine."""
+    with running(Wanted(folder=tmp_path / "state", port=0), plainly) as server:
+        server.kaggle.catalog.add(competition(tmp_path))
+        told = [line for line in greeting(server.url, "state", []) if line.startswith("  ")]
+        env = {
+            **os.environ,
+            "HOME": str(tmp_path),
+            "NO_PROXY": "localhost,127.0.0.1",
+            "HTTPS_PROXY": "http://127.0.0.1:9",
+        }
+        script = "\n".join([*told, f"exec '{CLIENT}' -m kaggle.cli competitions list"])
+        done = subprocess.run(
+            ["sh", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
+        )
+    assert "small-digits" in done.stdout, done.stderr
 
 
 def test_the_command_makes_it_slow(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Start a local Kaggle as a whole: its folder, the account, the competitions, the sandbox."""
 
+import json
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from offline_kit.rehearsal.environments import Workshop
 
 PORT = 8642
 """Where it listens unless told otherwise."""
+_SERVING = "serving.json"
 USER, KEY = "local", "local-kaggle"
 """The account that is always there; its key opens nothing but this server, and is no secret."""
 
@@ -34,6 +37,8 @@ class Wanted:
     """Folders of competitions to take in, besides those that the state knows."""
     settings: Settings = field(default_factory=Settings)
     """How it behaves."""
+    project: Path | None = None
+    """The project that it is served for, as long as a command runs; None where it is served for all."""
 
 
 def home() -> Path:
@@ -55,7 +60,7 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
         kaggle.accounts.add(USER, key=KEY)
         for folder in wanted.competitions:
             kaggle.catalog.add(folder)
-        with Server(kaggle, port=wanted.port) as server:
+        with Server(kaggle, port=wanted.port) as server, _told(wanted, server.url):
             yield server
 
 
@@ -88,6 +93,28 @@ def serve(console: Console, wanted: Wanted, *, current: bool) -> None:
 
 
 @contextmanager
+def _told(wanted: Wanted, url: str) -> Iterator[None]:
+    """Tell others who serves this state, as long as it is so."""
+    path = wanted.folder / _SERVING
+    served = {"url": url, "pid": os.getpid(), "project": str(wanted.project or "")}
+    files.write_atomic(path, json.dumps(served))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _other(folder: Path) -> str:
+    """Return who serves a state, as far as that is told."""
+    try:
+        told = json.loads((folder / _SERVING).read_text(encoding="utf-8"))
+        whose = f", for '{told['project']}'" if told["project"] else ""
+        return f" at {told['url']} (process {told['pid']}{whose})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+@contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     import filelock
 
@@ -96,8 +123,9 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except filelock.Timeout as error:
         raise OutsideError(
-            f"another local Kaggle serves '{folder}'",
-            hint="name the address that it told with --at, end it, or serve a folder of its own: 'offline-kit local --state DIR'",
+            f"another local Kaggle serves '{folder}'{_other(folder)}",
+            hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
+            " 'offline-kit local --state DIR'",
         ) from error
 
 
@@ -110,7 +138,8 @@ def greeting(url: str, folder: str, competitions: list[str]) -> tuple[str, ...]:
         f"offline-kit reaches it with --to local --at {url}",
         "the unmodified `kaggle` reaches it with this environment:",
         f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
-        f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY} && unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY",
+        f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY}",
+        "  unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
         "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
         f"what is to go wrong stands in '{folder}/faults.json'; its scores are LOCAL; end it with ^C",
     )
