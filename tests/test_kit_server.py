@@ -15,7 +15,7 @@ import pytest
 
 from offline_kit.console import Console
 from offline_kit.errors import UsageError
-from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin, stage
+from offline_kit.rehearsal import gateway, gateway_driver, gateway_standin, stage, submission
 from offline_kit.runtime import kit_server
 from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.summaries import kit as summary
@@ -461,3 +461,32 @@ def test_a_notebook_that_fails_first_ends_the_run(data: Path) -> None:
     code, outcome, _, _ = scored(data, "return test['x']", before="raise SystemExit(7)")
     assert code == 7
     assert (outcome["first"], outcome["notebook"]) == ("notebook", 7)
+
+
+@pytest.mark.parametrize("batches", ["pandas", "polars"])
+def test_a_parquet_submission_is_checked_as_a_csv_is(data: Path, batches: str) -> None:
+    """Holes, infinities and whatever the sample has otherwise are found in what a gateway wrote as parquet too."""
+    standin(data, batches=batches, submission="submission.parquet", port=free_port())
+    body = "return pd.DataFrame({'y': [None, *[float('inf')] * (len(test) - 1)]})"
+    code, _, _, log = scored(data, body)
+    assert code == 0, log
+    place = data.parents[1]
+    ran: Any = SimpleNamespace(executed=place / "executed.ipynb", working=place / "working")
+    table = gateway.collect(ran, "submission.parquet")
+    written = place / "working" / "submission.parquet"
+    checked = submission.check(written, data / "sample_submission.csv", table=table)
+    assert checked.problems == (
+        "column 'y' has 5 empty or NaN values",
+        f"column 'y' has {ROWS - 5} infinite values",
+    )
+    assert (checked.rows, checked.notes[-1]) == (
+        ROWS,
+        f"compared with 'sample_submission.csv': {ROWS} rows, 2 columns",
+    )
+
+
+def test_a_parquet_that_cannot_be_read_is_no_failure(data: Path, tmp_path: Path) -> None:
+    """Its gateway was content; it is only told how little was checked."""
+    (tmp_path / "odd.parquet").write_bytes(b"PAR1")
+    gateway_driver.as_csv(tmp_path / "odd.parquet", tmp_path / "odd.parquet.csv")
+    assert not (tmp_path / "odd.parquet.csv").exists()

@@ -111,6 +111,19 @@ def test_another_format_is_only_looked_at(tmp_path: Path) -> None:
     assert "only CSV" in checked.notes[0]
 
 
+def test_what_the_competitions_own_gateway_chose_is_only_noted(tmp_path: Path) -> None:
+    """It knows which columns and rows there are; values that cannot be scored are the notebook's all the same."""
+    (tmp_path / "submission.parquet").write_bytes(b"PAR1")
+    (tmp_path / "rows.csv").write_text("a,b\n1,0.5\n1,\n")
+    (tmp_path / "sample.csv").write_text(SAMPLE)
+    checked = submission.check(
+        tmp_path / "submission.parquet", tmp_path / "sample.csv", table=tmp_path / "rows.csv", trusted=True
+    )
+    assert checked.problems == ("column 'b' has 1 empty or NaN values",)
+    assert "the columns differ from the sample's: missing 'id'" in checked.notes
+    assert "2 rows instead of 3" in checked.notes
+
+
 IDS = st.lists(st.text("abc123._-", min_size=1, max_size=5), min_size=1, max_size=20, unique=True)
 
 

@@ -162,11 +162,13 @@ def problem_of(ran: Ran) -> ProjectError | None:
     )
 
 
-def collect(ran: Ran, submission: str) -> None:
-    """Lay the gateway's submission where a notebook's is looked for."""
+def collect(ran: Ran, submission: str) -> Path | None:
+    """Lay the gateway's submission where a notebook's is looked for; returns it as CSV where it is none and can be."""
     written = ran.executed.parent / "gateway" / submission
     if written.is_file():
         shutil.copyfile(written, ran.working / submission)
+    table = written.with_name(written.name + gateway_driver.TABLE)
+    return table if table.is_file() else None
 
 
 def notes_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:

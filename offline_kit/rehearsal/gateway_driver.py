@@ -9,13 +9,14 @@ ROOT is the competition's data, NAMES a JSON list of what the gateway is told of
 library and the runtime is needed. Ends with 0 where the gateway was content.
 """
 
+import csv
 import importlib
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 SEED = "KAGGLE_EVALUATION_STANDIN_SEED"
 """Our own gateway sends the batches in another order than in the notebook's process."""
 OUTCOME, LOG = "outcome.json", "log.txt"
+TABLE = ".csv"
+"""Behind the name of a parquet file: the same as CSV, for whoever has no library for it."""
 GRACE = 15
 """Seconds for a process to end by itself."""
 
@@ -82,8 +85,39 @@ def ask(root: Path, names: Sequence[str]) -> None:
     for name in inside or beside:
         if found := _gateways(importlib.import_module(name)):
             found[0](paths).run()
+            for path in Path.cwd().glob("*.parquet"):
+                as_csv(path, path.with_name(path.name + TABLE))
             return
     raise SystemExit(f"no gateway was found in '{package}'")
+
+
+def as_csv(path: Path, target: Path) -> None:
+    """Write a parquet file's rows as CSV, with the library that has written it; without any, or of a strange one, nothing."""
+    for read in (_by_polars, _by_pandas):
+        try:
+            head, rows = read(path)
+        except Exception as error:  # noqa: BLE001 - it is only looked at: its gateway was content
+            sys.stderr.write(f"{path.name} was not read: {type(error).__name__}: {error}\n")
+            continue
+        with target.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(head)
+            writer.writerows(rows)
+        return
+
+
+def _by_polars(path: Path) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    import polars as pl
+
+    table = pl.read_parquet(path)
+    return table.columns, table.iter_rows()
+
+
+def _by_pandas(path: Path) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    import pandas as pd
+
+    table = pd.read_parquet(path)
+    return list(table.columns), table.itertuples(index=False, name=None)
 
 
 def _gateways(module: Any) -> list[Any]:

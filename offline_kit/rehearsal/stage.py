@@ -219,12 +219,14 @@ def _scored(
     place = ran.log.parents[1]
     again = gateway.scoring(bench, service, inputs.data, place / "driver")
     second = execution.run(again, chosen, place / "scoring", report=report)
-    gateway.collect(second, service.submission)
-    verdict_of_it = verdict.judge(second, again, service.submission, inputs.sample)
+    table = gateway.collect(second, service.submission)
+    own = service.package is None
+    verdict_of_it = verdict.judge(second, again, service.submission, inputs.sample, table=table, trusted=own)
     if problem := gateway.problem_of(second) or verdict_of_it.problem:
         return second, replace(verdict_of_it, problem=problem)
-    rows = judged.rows or gateway.rows_of(second)
-    return ran, replace(judged, rows=rows, notes=(*judged.notes, *gateway.notes_of(ran, second, service)))
+    rows = verdict_of_it.rows or gateway.rows_of(second)
+    notes = (*verdict_of_it.notes, *gateway.notes_of(ran, second, service))
+    return ran, replace(judged, rows=rows, notes=notes)
 
 
 def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Service | None) -> mounts.Wanted:

@@ -29,8 +29,19 @@ class Verdict:
     """What was compared."""
 
 
-def judge(ran: Ran, bench: Bench, name: str, sample: Path | None) -> Verdict:
-    """Judge a run: its end, its cells, then the submission `name` against the sample."""
+def judge(
+    ran: Ran,
+    bench: Bench,
+    name: str,
+    sample: Path | None,
+    *,
+    table: Path | None = None,
+    trusted: bool = False,
+) -> Verdict:
+    """Judge a run: its end, its cells, then the submission `name` against the sample.
+
+    `table` and `trusted` are those of `submission.check`.
+    """
     cells = execution.cells(ran.executed)
     problem = _end(ran, bench, execution.stopped_at(cells))
     if problem is None and not ran.outcome.ok:
@@ -40,7 +51,7 @@ def judge(ran: Ran, bench: Bench, name: str, sample: Path | None) -> Verdict:
         problem = _missing(ran.working, name)
     if problem:
         return Verdict(cells=cells, problem=problem)
-    checked = submission.check(written, sample)
+    checked = submission.check(written, sample, table=table, trusted=trusted)
     if checked.problems:
         problem = ProjectError(
             f"'{name}' would not be scored as it is",

@@ -133,6 +133,19 @@ def test_the_competitions_own_package_is_used(tmp_path: Path) -> None:
     assert "server: RainInferenceServer" in (folder / "dist/offline-kit/rehearsal/log.txt").read_text()
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["the stand-in", "the competition's own"])
+def test_answers_of_nothing_do_not_pass_as_parquet(tmp_path: Path, own: bool) -> None:
+    """What Kaggle would score as an error is found in the format that its gateways write, too."""
+    folder = project(tmp_path / "project", after=".assign(rain=None)", submission="submission.parquet")
+    if own:
+        options = {"batches": "pandas", "rows": 7, "submission": "submission.parquet"}
+        gateway.write_standin(folder / "input", options, name="Rain")
+    done = rehearse(folder)
+    assert done.code == 1
+    assert "'submission.parquet' would not be scored as it is" in done.err
+    assert f"column 'rain' has {ROWS} empty or NaN values" in done.err
+
+
 @pytest.mark.usefixtures("python_313")
 def test_in_the_versions_of_the_image(tmp_path: Path) -> None:
     """Python 3.13 with the image's polars, which only the gateway imports."""
