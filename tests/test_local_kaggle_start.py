@@ -120,6 +120,9 @@ def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
     assert competition_of(tmp_path) is None
     place = competition(tmp_path)
     assert competition_of(place) == competition_of(tmp_path) == place
+    wanted = Wanted(folder=tmp_path / "state", port=0, competitions=(tmp_path,))
+    with running(wanted, plainly) as server:
+        assert server.kaggle.store.names("competitions") == ["small-digits"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/competition.toml").touch()
     assert competition_of(tmp_path) is None

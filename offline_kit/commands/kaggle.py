@@ -174,7 +174,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     multiple=True,
     type=PATH,
     metavar="DIR",
-    help="Folder with a competition.toml; repeat for more.",
+    help="Folder with a competition.toml, or a project with one; repeat for more.",
 )
 @click.option(
     "--env",

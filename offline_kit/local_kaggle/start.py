@@ -34,7 +34,7 @@ class Wanted:
     port: int = PORT
     """Where it listens on 127.0.0.1; 0 takes a free port."""
     competitions: tuple[Path, ...] = ()
-    """Folders of competitions to take in, besides those that the state knows."""
+    """Folders of competitions, or of projects that bring one, to take in besides those that the state knows."""
     settings: Settings = field(default_factory=Settings)
     """How it behaves."""
     project: Path | None = None
@@ -59,7 +59,7 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
         kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
         kaggle.accounts.add(USER, key=KEY)
         for folder in wanted.competitions:
-            kaggle.catalog.add(folder)
+            kaggle.catalog.add(competition_of(folder) or folder)
         with Server(kaggle, port=wanted.port) as server, _told(wanted, server.url):
             yield server
 
