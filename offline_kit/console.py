@@ -1,6 +1,7 @@
 """The one door to the person: steps and bars on stderr, results on stdout, errors in one look."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 WIDTH = 140
 """Columns of a table that goes to a log."""
+_NARROWEST = 8
+"""Characters that are left for each column that has to be folded."""
 LOG_SECONDS = 300.0
 """Seconds between two words in a log about something that is waited for."""
 
@@ -42,7 +45,7 @@ class Console:
             import rich.console
 
             self._rich = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
-            if not self._rich.is_terminal:
+            if not self._rich.is_terminal and not os.environ.get("COLUMNS"):
                 self._rich.width = WIDTH  # a log has no width of its own, and 80 breaks wheel names
         return self._rich
 
@@ -157,10 +160,12 @@ class Console:
         table = rich.table.Table(
             title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
         )
-        for head in heads:
-            table.add_column(head, overflow="fold")
-        for row in rows:
-            table.add_row(*(_plain(self.words(cell)) for cell in row))
+        cells = [[self.words(cell) for cell in row] for row in rows]
+        whole = _whole([heads, *cells], self._err.width)
+        for number, head in enumerate(heads):
+            table.add_column(head, overflow="fold", no_wrap=number in whole)
+        for row in cells:
+            table.add_row(*map(_plain, row))
         self._err.print(table, soft_wrap=False)
 
     def lines(self, lines: Sequence[str]) -> None:
@@ -205,6 +210,19 @@ def _put(text: str) -> None:
         raise ReaderGoneError from error
     except OSError as error:
         raise unwritable(error.strerror or str(error)) from error
+
+
+def _whole(rows: Sequence[Sequence[str]], width: int) -> set[int]:
+    """Return the columns of a table that need not be folded at this width: the narrow ones, names before reasons."""
+    wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room, left, found = width - 3 * len(wants), len(wants), set()
+    for number in sorted(range(len(wants)), key=lambda each: wants[each]):
+        left -= 1
+        if wants[number] + _NARROWEST * left > room:
+            break
+        room -= wants[number]
+        found.add(number)
+    return found
 
 
 def _plain(cell: str) -> str:
