@@ -101,6 +101,31 @@ def test_polars_batches_come_as_polars(data: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(23, [4] * 5 + [3]), (1, [1]), (4, [1] * 4), (1000, [50] * 20)],
+)
+def test_there_are_several_batches_unless_told_otherwise(
+    data: Path, monkeypatch: pytest.MonkeyPatch, rows: int, sizes: list[int]
+) -> None:
+    """A small public test set comes in parts as well, and in the second run in the opposite order."""
+    pd.DataFrame({"row_id": range(rows), "x": 0.5}).to_csv(data / "test.csv", index=False)
+    pd.DataFrame({"row_id": range(rows), "y": 0.0}).to_csv(data / "sample_submission.csv", index=False)
+    gateway.write_standin(data, {"batches": "pandas", "submission": "submission.csv"})
+    seen: list[list[int]] = []
+
+    def predict(test: Any) -> Any:
+        seen.append(list(test["row_id"]))
+        return half(test)
+
+    serve(data, predict)
+    assert sorted(map(len, seen), reverse=True) == sizes
+    first, seen = seen, []
+    monkeypatch.setenv(gateway_standin.BACKWARDS, "1")
+    serve(data, predict)
+    assert seen == first[::-1]
+
+
 def test_batches_by_a_column_with_their_sample(data: Path) -> None:
     """Batches may be days, and may come with their part of the sample; a series is an answer."""
     standin(data, by="day", sends=["test", "sample_submission"], submission="submission.csv")
@@ -186,7 +211,7 @@ def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_pat
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"Batches": 1, "Rows": ROWS}))
     assert gateway.rows_of(ran) == ROWS
-    assert gateway.notes_of(ran, ran, service)[-1] == f"1 batch, {ROWS} rows"
+    assert gateway.notes_of(ran, ran, service)[-1].startswith(f"{ROWS} rows in 1 batch: ")
 
 
 @pytest.mark.parametrize(

@@ -178,8 +178,9 @@ def notes_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:
     notes = [f"served {whose} in its own process, then in two processes as in the scoring run"]
     if "Batches" in two:
         batches, rows = two["Batches"], two.get("Rows", 0)
-        sent = "1 batch" if batches == 1 else f"{batches} batches in random order"
-        notes.append(f"{sent}, {rows} row{'s' * (rows != 1)}")
+        one_batch = "1 batch: whether the answers depend on the order of several was not tried"
+        sent = one_batch if batches == 1 else f"{batches} batches in random order, then in the opposite one"
+        notes.append(f"{rows} row{'s' * (rows != 1)} in {sent}")
     if one.get("Digest") and two.get("Digest") and one["Digest"] != two["Digest"]:
         notes.append(
             "the two runs predicted different values: predict depends on the order of the batches, or on chance"

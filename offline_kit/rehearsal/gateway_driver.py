@@ -23,8 +23,8 @@ from typing import Any
 from offline_kit.runtime.kit_server import PACKAGE, data_paths, find_package
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
-SEED = "KAGGLE_EVALUATION_STANDIN_SEED"
-"""Our own gateway sends the batches in another order than in the notebook's process."""
+BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
+"""Our own gateway sends the batches in the opposite order of that in the notebook's process."""
 OUTCOME, LOG = "outcome.json", "log.txt"
 TABLE = ".csv"
 """Behind the name of a parquet file: the same as CSV, for whoever has no library for it."""
@@ -44,7 +44,7 @@ def score(folder: Path, data: Sequence[str], command: Sequence[str]) -> int:
     """Run notebook and gateway side by side until one of the two ends, and write down how."""
     folder.mkdir(parents=True, exist_ok=True)
     # Not the variable for the gateway: its errors shall come out as they are, and it asks this machine, not another.
-    calm = {name: value for name, value in os.environ.items() if name != RERUN} | {SEED: "1"}
+    calm = {name: value for name, value in os.environ.items() if name != RERUN} | {BACKWARDS: "1"}
     began = time.monotonic()
     notebook = subprocess.Popen(command, env={**os.environ, RERUN: "1"})
     with (folder / LOG).open("wb") as log:

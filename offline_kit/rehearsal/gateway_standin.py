@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
-SEED = "KAGGLE_EVALUATION_STANDIN_SEED"
-"""Wins over the option, so that a second run sends the batches in another order."""
+BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
+"""Set for a second run, which sends the batches in the opposite order: as different as it can be."""
+MOST, SHARE = 50, 5
+"""Rows of a batch at most, and how many batches there are at least where the test set has as many rows."""
 OPTIONS = "standin.json"
 Call = Callable[[str, Sequence[Any]], Any]
 
@@ -40,8 +42,8 @@ class Options:
 
     batches: str = "polars"
     """"polars" or "pandas": what a batch is."""
-    rows: int = 50
-    """Rows of a batch."""
+    rows: int = 0
+    """Rows of a batch; 0: a fifth of the test set, at most 50."""
     by: str = ""
     """Column whose values make the batches, instead of a number of rows: "date_id"."""
     sends: Sequence[str] = ("test",)
@@ -68,8 +70,6 @@ class Options:
             raise ValueError(
                 f"unknown options of the gateway: {', '.join(unknown)}; known: {', '.join(known)}"
             )
-        if turn := os.environ.get(SEED):
-            said["seed"] = int(turn)
         return cls(**said)
 
 
@@ -193,10 +193,10 @@ class Gateway:
                 groups.setdefault(value, []).append(row)
             batches = list(groups.values())
         else:
-            size = self.options.rows
+            size = self.options.rows or max(1, min(MOST, len(ids) // SHARE))
             batches = [list(range(at, min(at + size, len(ids)))) for at in range(0, len(ids), size)]
         random.Random(self.options.seed).shuffle(batches)  # noqa: S311 - an order, no secret
-        yield from batches
+        yield from reversed(batches) if os.environ.get(BACKWARDS) else batches
 
 
 class Answers:

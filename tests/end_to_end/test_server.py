@@ -86,7 +86,7 @@ def test_both_ways_are_rehearsed(tmp_path: Path, batches: str, layout: str) -> N
     notes = " ".join(report(folder)["notes"])
     assert "a stand-in for the competition's gateway" in notes
     assert "then in two processes as in the scoring run" in notes
-    assert "5 batches in random order" in notes
+    assert f"{ROWS} rows in 5 batches in random order, then in the opposite one" in notes
     assert "different values" not in notes
     lines = (folder / "dist/offline-kit/rehearsal/submission.csv").read_text().splitlines()
     found = dict(line.split(",") for line in lines[1:])
