@@ -77,7 +77,7 @@ def test_a_missing_source_is_told(tmp_path: Path) -> None:
 
 
 def test_what_lines_would_have_fetched_lies_where_they_put_it(tmp_path: Path) -> None:
-    """A clone is a folder of files that can be written to, a download a link, an installed clone a place to go to."""
+    """A clone is a folder of files that can be written to, a large file a link, an installed clone a place to go to."""
     for name, text in (
         ("code/aug/run.sh", "#!/bin/sh\n"),
         ("code/aug/deep/a.py", "A"),
@@ -85,12 +85,14 @@ def test_what_lines_would_have_fetched_lies_where_they_put_it(tmp_path: Path) ->
     ):
         (tmp_path / "kit" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "kit" / name).write_text(text)
+    os.truncate(tmp_path / "kit/checkpoints/w/a.pth", 65 << 20)
+    (tmp_path / "kit/checkpoints/b.json").write_text("B")
     working = tmp_path / "working"
     kit = OpenKit(tmp_path / "kit", Places(inputs=tmp_path, working=working))
     made = [
         ("aug", "code/aug"),
         ("aug/w", "checkpoints/w"),
-        ("far/b.pth", "checkpoints/w/a.pth"),
+        ("far/b.json", "checkpoints/b.json"),
         ("installed", ""),
     ]
     for _again in range(2):
@@ -98,7 +100,8 @@ def test_what_lines_would_have_fetched_lies_where_they_put_it(tmp_path: Path) ->
         assert (working / "aug/deep/a.py").read_text() == "A"
         assert os.access(working / "aug/run.sh", os.X_OK)
         assert (working / "aug/w/a.pth").is_symlink()
-        assert (working / "far/b.pth").read_text() == "W"
+        assert (working / "far/b.json").read_text() == "B"
+        assert not (working / "far/b.json").is_symlink()
         assert not any((working / "installed").iterdir())
     assert not any(path.is_symlink() for path in working.iterdir()), "`cd aug` and `cd ..` lead back"
     (working / "aug/deep/a.py").write_text("mine")

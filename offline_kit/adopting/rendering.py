@@ -108,7 +108,7 @@ def _laid(kit: Kit, name: str) -> list[str]:
         for top in ("code", "checkpoints")
         if entry.original == f"{top}/{name}" or entry.original.startswith(f"{top}/{name}/")
     }
-    return sorted(found, reverse=True)  # code first: of a file that is in both, the copy can be written to
+    return sorted(found, reverse=True)
 
 
 def facts(adoption: Adoption, kit: Kit) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from offline_kit.runtime.kit_runtime import OpenKit, Say, sources
 
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Below it: input (the mounts, as the cells call them) and working (files that lay beside the notebook)."""
+LARGE = 64 << 20
+"""Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
 
 def show(
@@ -56,7 +58,7 @@ def lay_out(kit: OpenKit, made: Sequence[tuple[str, str]], say: Say = print) -> 
     """Lay what lines would have fetched where they would have put it, below the working folder.
 
     `made` has pairs: the place, and the kit's file or folder; "" for an empty folder. Folders are real ones, so that
-    `cd ..` leads back. Code is copied, since it may be written to; the rest are links. What is there already stays.
+    `cd ..` leads back. Files are copied, since they may be written to; large ones are links. What is there stays.
     """
     for place, name in made:
         target, source = kit.places.working / place, kit.folder / name
@@ -65,24 +67,20 @@ def lay_out(kit: OpenKit, made: Sequence[tuple[str, str]], say: Say = print) -> 
         try:
             (target if whole else target.parent).mkdir(parents=True, exist_ok=True)
             for file in found if whole else [source]:
-                _lay(
-                    file,
-                    target / file.relative_to(source) if whole else target,
-                    copied=name.startswith("code/"),
-                )
+                _lay(file, target / file.relative_to(source) if whole else target)
         except OSError as error:
             say(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
     say(f"made: {', '.join(sorted({place for place, _ in made}))}")
 
 
-def _lay(file: Path, target: Path, *, copied: bool) -> None:
-    """Make a copy of a file, or a link to it, where nothing is yet."""
+def _lay(file: Path, target: Path) -> None:
+    """Make a copy of a file, or a link to a large one, where nothing is yet."""
     if target.is_symlink() and not target.exists():
         target.unlink()  # of a kit that is gone
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not copied:
+    if file.stat().st_size > LARGE:
         target.symlink_to(file.resolve())
         return
     shutil.copyfile(file, target)
