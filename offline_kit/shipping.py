@@ -128,7 +128,7 @@ def where(
             )
         yield Where(local=address.rstrip("/"))
     else:
-        with _served(start.competition_of(project) if project else None, current=current) as url:
+        with _served(project, current=current) as url:
             report.note(
                 f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
             )
@@ -136,11 +136,15 @@ def where(
 
 
 @contextmanager
-def _served(competition: Path | None, *, current: bool) -> Iterator[str]:
+def _served(project: Path | None, *, current: bool) -> Iterator[str]:
+    competition = start.competition_of(project) if project else None
     cache = files.cache_dir()
     workshop = Workshop(settings=pip_settings.read(proc.environment()), cache=cache, yes=True)
     wanted = start.Wanted(
-        folder=cache / "local-kaggle", port=0, competitions=(competition,) if competition else ()
+        folder=cache / "local-kaggle",
+        port=0,
+        competitions=(competition,) if competition else (),
+        project=project,
     )
     with start.running(wanted, SandboxRunner(workshop, current=current)) as server:
         yield server.url
@@ -220,7 +224,7 @@ def checked(kit: Kit) -> Kit:
 def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
     homes.check(port.config, port.account.username, local=port.local)
-    whole = port.in_datasets(checked(kit))
+    whole = port.in_datasets(_asked(checked(kit), wishes))
     for part, ref in _models(port, kit):
         found = models.plan(kit, part, ref, port.kaggle, port.ways, wishes, report)
         report.note(f"the model '{ref}': {found.action.value}, {found.why}")
@@ -237,7 +241,7 @@ def push_data(
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
     homes.check(port.config, port.account.username, local=port.local)
-    whole = port.in_datasets(checked(kit))
+    whole = port.in_datasets(_asked(checked(kit), wishes))
     done = datasets.push(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     done = (*done, *_push_model(port, kit, wishes, report))
     parts = [
@@ -246,6 +250,16 @@ def push_data(
     ]
     port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": _now()})
     return done
+
+
+def _asked(kit: Kit, wishes: Wishes) -> Kit:
+    """Return a kit that has all parts that are to be sent again."""
+    names = [part.name for part in kit.parts]
+    if unknown := [name for name in wishes.resend_part if name not in names]:
+        raise UsageError(
+            f"the kit has no part '{unknown[0]}'", hint=f"--resend-part takes {' or '.join(names)}"
+        )
+    return kit
 
 
 def _models(port: Port, kit: Kit) -> tuple[tuple[Part, str], ...]:

@@ -129,11 +129,14 @@ def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
 
 
 def test_one_server_for_a_folder(tmp_path: Path) -> None:
-    """A second one is refused with the way out."""
-    wanted = Wanted(folder=tmp_path, port=0)
+    """A second one is refused with who is there: its address, its process, its project, and the way out."""
+    wanted = Wanted(folder=tmp_path, port=0, project=tmp_path / "mine")
     refused = pytest.raises(OutsideError, match="another local Kaggle")
-    with running(wanted, plainly), refused as caught, running(wanted, plainly):
+    with running(wanted, plainly) as first, refused as caught, running(wanted, plainly):
         pass
+    whose = f"at {first.url} (process {os.getpid()}, for '{tmp_path / 'mine'}')"
+    assert whose in caught.value.what
+    assert "wait until it has ended" in caught.value.hint
     assert "--state" in caught.value.hint
     with running(wanted, plainly):
         pass
