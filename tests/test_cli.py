@@ -82,6 +82,26 @@ def test_json_errors_are_one_object_on_stdout(tmp_path: Path) -> None:
     assert "did you mean 'checkpoints'?" in answer["details"][0]
 
 
+def test_a_checkpoint_may_be_named_from_here(tmp_path: Path) -> None:
+    """A shell completes names of the current folder; what the project itself has by that name goes first."""
+    models = tmp_path / "house" / "models"
+    models.mkdir(parents=True)
+    (models / "a.ckpt").write_bytes(b"1")
+    (tmp_path / "house/predict.py").write_text("def main(context):\n    return []\n")
+
+    def names(*words: str) -> list[str]:
+        more = ("--function", "predict.py:main", "--dataset", "some-kit", "--dry-run", "--json")
+        done = offline_kit("build", "house", *words, *more, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return [each["name"] for each in json.loads(done.stdout)["checkpoints"]]
+
+    assert names("-c", "house/models/a.ckpt") == names("-c", "models/a.ckpt") == ["models/a.ckpt"]
+    assert names("-c", "house/models/*.ckpt") == ["models/a.ckpt"]
+    (tmp_path / "house/house/models").mkdir(parents=True)
+    (tmp_path / "house/house/models/a.ckpt").write_bytes(b"2")
+    assert names("-c", "house/models/a.ckpt") == ["house/models/a.ckpt"]
+
+
 def test_images_are_listed_and_shown(tmp_path: Path) -> None:
     """`image list` names the built-in images; `image show NAME PACKAGE` tells one version."""
     listed = json.loads(offline_kit("image", "list", "--json", cwd=tmp_path).stdout)

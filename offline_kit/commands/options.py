@@ -1,5 +1,7 @@
 """What several commands take, and the configuration that comes of it."""
 
+import glob
+import os
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,7 +67,7 @@ def options(*options: Command) -> Command:
 
 BUILD_OPTIONS = options(
     click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file; repeat for more."),
-    click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob; repeat for more."),
+    click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or else here; repeat for more."),
     click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
     click.option("--competition", metavar="SLUG", help="Slug of the competition."),
     click.option("--competition-data", type=PATH, metavar="DIR", help="Local copy of its data, for rehearsals."),
@@ -97,8 +99,27 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
         flags[name] = flags[name].absolute() if flags.get(name) else None
     for name in ("requirements", "packages", "modules"):
         flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
+    flags["checkpoints"] = tuple(_in_project(project, each) for each in flags.get("checkpoints", ()))
     notebook = {name: flags.pop(name) for name in NOTEBOOK_FLAGS}
     return config.load(project, flags | {"notebook": notebook})
+
+
+def _in_project(project: Path, pattern: str) -> str:
+    """Return a checkpoint's pattern as the project sees it: a shell completes names of the current folder."""
+    root, here = project.absolute(), Path.cwd()
+    typed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
+    if typed or root == here or _names(root, pattern) or not _names(here, pattern):
+        return pattern
+    found = Path(os.path.normpath(here / pattern))
+    inside = found.is_relative_to(os.path.normpath(root))
+    return found.relative_to(os.path.normpath(root)).as_posix() if inside else str(found)
+
+
+def _names(folder: Path, pattern: str) -> bool:
+    if os.path.lexists(folder / pattern):
+        return True
+    found = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
+    return next(found, None) is not None
 
 
 def target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
