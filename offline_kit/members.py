@@ -11,7 +11,15 @@ from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.errors import ProjectError, close_to
 from offline_kit.frameworks import pickled, sklearn, table
 from offline_kit.frameworks.base import Framework
-from offline_kit.model import Checkpoint, CheckpointKind, Finding, Member, ModelSpec, NotebookSettings
+from offline_kit.model import (
+    Checkpoint,
+    CheckpointKind,
+    Finding,
+    Member,
+    ModelSpec,
+    NotebookSettings,
+    Severity,
+)
 
 _TEXTS = frozenset({".json", ".csv", ".tsv", ".txt", ".yaml", ".yml"})
 """Files beside models that code may read."""
@@ -156,6 +164,34 @@ def findings(members: Iterable[Member]) -> tuple[Finding, ...]:
         framework = table.named(member.framework)
         found += framework.findings(member) if framework else ()
     return tuple(dict.fromkeys(found))
+
+
+def by_position(settings: NotebookSettings, members: Iterable[Member]) -> tuple[Finding, ...]:
+    """Warn that models take a table's columns by their places, where nothing says which these were in training.
+
+    Not where a function of the user's chooses them.
+    """
+    said = settings.columns or settings.transform or settings.function
+    if settings.task != "tabular" or settings.template not in ("predict", "server") or said:
+        return ()
+    blind = [
+        each.name
+        for each in members
+        if (framework := table.named(each.framework)) and framework.by_position(each)
+    ]
+    if not blind:
+        return ()
+    others = f" (and {len(blind) - 1} other{'s' * (len(blind) > 2)})" * (len(blind) > 1)
+    return (
+        Finding(
+            severity=Severity.WARN,
+            about=blind[0],
+            what=f"takes columns by position{others}: a test set that has them in another order than training, or"
+            " others too, is predicted wrongly without a word",
+            remedy='at training, json.dump({"columns": X.dtypes.astype(str).to_dict()}, open("columns.json", "w")), and'
+            ' set columns = "columns.json"; or choose them in a `transform`',
+        ),
+    )
 
 
 def packages(members: Iterable[Member], beside: Iterable[Checkpoint] = ()) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
             *ready.findings,
             *_moved(no_models),
             *members.findings(resolved),
+            *members.by_position(config.notebook, resolved),
             *predicting.unused(config.notebook, resolved, beside),
         ),
         lent=ready.lent,

@@ -74,11 +74,17 @@ def varint(value: int) -> bytes:
 
 
 def onnx(
-    opset: int = 21, form: int = 10, rows: int | None = None, domain: bytes = b"", beside: str = ""
+    opset: int = 21,
+    form: int = 10,
+    rows: int | None = None,
+    domain: bytes = b"",
+    beside: str = "",
+    names: str = "x",
 ) -> bytes:
     first = part(1, rows) if rows else part(2, b"N")
     shape = part(2, part(1, first) + part(1, part(1, 4)))
-    graph = part(11, part(1, b"x") + part(2, part(1, part(1, 1) + shape)))
+    told = part(2, part(1, part(1, 1) + shape))
+    graph = b"".join(part(11, part(1, name.encode()) + told) for name in names)
     if beside:
         location = part(1, b"location") + part(2, beside.encode())
         graph = part(5, part(8, b"w") + part(13, location) + part(14, 1)) + graph

@@ -39,6 +39,15 @@ def _fitting(_member: Member, _versions: Mapping[str, str]) -> tuple[Finding, ..
     return ()
 
 
+def always(_member: Member) -> bool:
+    """Answer `by_position` for models that take numbers without names."""
+    return True
+
+
+def _never(_member: Member) -> bool:
+    return False
+
+
 def _silent(_member: Member) -> str:
     return ""
 
@@ -73,6 +82,8 @@ class Framework:
     """How bad it is that the notebook's version, the second one, is another than training's; None for harmless."""
     fits: Callable[[Member, Mapping[str, str]], tuple[Finding, ...]] = _fitting
     """What else the notebook's versions, by normalized name, mean for a member: its very format decides."""
+    by_position: Callable[[Member], bool] = _never
+    """Whether a member takes the columns of a table by their places, whatever their names."""
     needs: tuple[str, ...] = ()
     """Keys of a member that must be set: ("model",) where the file holds weights alone."""
     task: str = ""

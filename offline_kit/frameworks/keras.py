@@ -19,6 +19,7 @@ _SAVED_MODEL = "saved_model.pb"
 _H5_VERSION = re.compile(rb"(?<![\w.])([23]\.\d{1,2}\.\d{1,2})(?:-tf)?(?=\x00|tensorflow|jax|torch)")
 _TF_VERSION = re.compile(rb"\x2a([\x05-\x09])(\d\.\d{1,2}\.\d{1,3})")
 """Field 5 of the file's head, with its length."""
+_INPUTS = re.compile(rb'("InputLayer".+?"InputLayer")', re.DOTALL)
 _LOOKED_AT = 64 << 20
 """Bytes of an HDF5 file: its attributes are written before the weights."""
 _OWN_MODULES = ("keras", "builtins", "tensorflow", "numpy")
@@ -77,6 +78,13 @@ def tensorflow_version(member: Member) -> str:
         return ""
     found = _TF_VERSION.search((member.path / _SAVED_MODEL).read_bytes())
     return found[2][: found[1][0]].decode() if found else ""
+
+
+def by_position(member: Member) -> bool:
+    """Whether it has one input for all columns; several take one each, by their names."""
+    if member.path.is_file() and zipfile.is_zipfile(member.path):
+        return json.dumps(_json(member.path, "config.json")).count('"InputLayer"') < 2
+    return not (member.path.is_file() and _h5_search(member.path, _INPUTS))
 
 
 def findings(member: Member) -> tuple[Finding, ...]:
@@ -164,6 +172,7 @@ KERAS = Framework(
     packages=("keras",),
     library="keras",
     claims=claims,
+    by_position=by_position,
     findings=findings,
     fits=fits,
     judge=judge,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import torch_pickles
-from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.frameworks.base import SURE, Framework, always
 from offline_kit.model import CheckpointKind, Member
 
 
@@ -24,6 +24,7 @@ LIGHTNING = Framework(
     packages=("torch",),
     library="pytorch-lightning",
     claims=claims,
+    by_position=always,
     version=version,
     needs=("model",),
     runtime=("kit_torch",),

@@ -39,6 +39,8 @@ class Graph:
     """Version of each operator set, by its domain; the ordinary one is "" ."""
     external: set[str] = field(default_factory=set)
     """Files beside it that hold weights."""
+    inputs: int = 0
+    """How many inputs it has, weights not counted."""
     fixed_rows: int = 0
     """How many rows its first input takes at once; 0 for any number."""
 
@@ -75,6 +77,11 @@ def findings(member: Member) -> tuple[Finding, ...]:
         remedy = f"export it with a dynamic first axis, or set batch_size = {graph.fixed_rows}"
         found.append(peek.warn(member, f"takes exactly {graph.fixed_rows} rows at a time", remedy))
     return tuple(found)
+
+
+def by_position(member: Member) -> bool:
+    """Whether its one input takes all columns; several take one each, by their names."""
+    return graph_of(member).is_file() and read(graph_of(member)).inputs == 1
 
 
 def fits(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
@@ -143,8 +150,9 @@ def _graph(stream: IO[bytes], end: int, graph: Graph) -> None:
             weights.add(_tensor(stream, stream.tell() + value, graph))
         elif number == 11:
             inputs.append(_input(stream.read(value)))
-    first = next((rows for name, rows in inputs if name not in weights), 0)
-    graph.fixed_rows = first
+    asked = [rows for name, rows in inputs if name not in weights]
+    graph.inputs = len(asked)
+    graph.fixed_rows = next(iter(asked), 0)
 
 
 def _tensor(stream: IO[bytes], end: int, graph: Graph) -> str:
@@ -192,6 +200,7 @@ ONNX = Framework(
     title="ONNX",
     packages=("onnxruntime",),
     claims=claims,
+    by_position=by_position,
     findings=findings,
     fits=fits,
 )

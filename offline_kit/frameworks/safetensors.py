@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
-from offline_kit.frameworks.base import LIKELY, Framework
+from offline_kit.frameworks.base import LIKELY, Framework, always
 from offline_kit.model import CheckpointKind
 
 
@@ -17,6 +17,7 @@ SAFETENSORS = Framework(
     title="safetensors",
     packages=("safetensors", "torch"),
     claims=claims,
+    by_position=always,
     needs=("model",),
     runtime=("kit_torch",),
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import peek
-from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.frameworks.base import SURE, Framework, always
 from offline_kit.model import Finding, Member
 
 _PROGRAMS = ("serialized_exported_program.json", "models/model.json")
@@ -95,6 +95,7 @@ TORCH_EXPORT = Framework(
     packages=("torch",),
     library="torch",
     claims=claims,
+    by_position=always,
     findings=findings,
     version=version,
     runtime=("kit_torch",),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import peek, torch_pickles
-from offline_kit.frameworks.base import SURE, Framework, globals_of, tops_of
+from offline_kit.frameworks.base import SURE, Framework, always, globals_of, tops_of
 from offline_kit.model import CheckpointKind, Finding, Member
 from offline_kit.pickles import packages_of
 
@@ -54,6 +54,7 @@ TORCH_MODULE = Framework(
     packages=("torch", "joblib"),
     library="torch",
     claims=claims,
+    by_position=always,
     findings=findings,
     runtime=("kit_torch",),
 )

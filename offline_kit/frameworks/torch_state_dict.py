@@ -4,7 +4,7 @@ from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import torch_pickles
-from offline_kit.frameworks.base import LIKELY, Framework
+from offline_kit.frameworks.base import LIKELY, Framework, always
 
 
 def claims(path: Path, sniffed: Sniffed) -> float:
@@ -19,6 +19,7 @@ TORCH_STATE_DICT = Framework(
     title="PyTorch (state_dict)",
     packages=("torch",),
     claims=claims,
+    by_position=always,
     needs=("model",),
     runtime=("kit_torch",),
 )

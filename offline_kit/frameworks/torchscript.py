@@ -4,7 +4,7 @@ from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import torch_pickles
-from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.frameworks.base import SURE, Framework, always
 
 
 def claims(_path: Path, sniffed: Sniffed) -> float:
@@ -18,5 +18,6 @@ TORCHSCRIPT = Framework(
     packages=("torch",),
     library="torch",
     claims=claims,
+    by_position=always,
     runtime=("kit_torch",),
 )
