@@ -192,7 +192,13 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             *seen.findings,
             *trained.versions(seen, contents.freeze),
             *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
-            *downloads.of_code(config.project, config.packages, contents.own, config.notebook.params),
+            *downloads.of_code(
+                config.project,
+                config.packages,
+                contents.own,
+                config.notebook.params,
+                {wheel.name for wheel in _wheels_of(contents)},
+            ),
         ),
         seconds=time.monotonic() - began,
     )

@@ -188,3 +188,16 @@ def imported(file: Path) -> set[tuple[str, ...]]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {(*node.module.split("."), one.name) for one in node.names}
     return found
+
+
+def imported_names(tree: ast.AST) -> dict[str, str]:
+    """Return what a module's absolute imports call things: {"F": "torch.nn.functional", "load": "torch.hub.load"}."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                top = one.name.partition(".")[0]
+                found[one.asname or top] = one.name if one.asname else top
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    return found

@@ -37,6 +37,29 @@ FETCHING = {
     "import nltk\nnltk.download('punkt')": "caches/nltk_data",
     "import spacy.cli\nspacy.cli.download('en_core_web_sm')": "wheel",
     "from huggingface_hub import snapshot_download\nsnapshot_download('org/x')": "save_pretrained",
+    "import timm\nm = timm.create_model('resnet18', True)": "pretrained=False",
+    "from torchvision import models\nm = models.resnet18(True)": "weights=None",
+    "from torchvision.models import resnet50, ResNet50_Weights\nm = resnet50(ResNet50_Weights.DEFAULT)": "weights=None",
+    "from torchvision import models\nm = models.detection.fasterrcnn_resnet50_fpn()": "weights_backbone=None",
+    "from torchvision import models\nm = models.detection.ssd300_vgg16(weights='DEFAULT')": "weights=None and weights_backbone=None",
+    "from torchvision import models\nm = models.segmentation.deeplabv3_resnet50(num_classes=3)": "weights_backbone=None",
+    "from torchvision import models\nm = getattr(models, name)(pretrained=True)": "pretrained=False",
+    "from torchvision import models\nm = models.__dict__[name](weights='DEFAULT')": "weights=None",
+    "import segmentation_models_pytorch as smp\nm = smp.create_model('Unet', 'resnet34')": "encoder_weights=None",
+    "import segmentation_models_pytorch as smp\nm = smp.Unet('resnet34', 5, 'imagenet')": "encoder_weights=None",
+    "import segmentation_models_pytorch as smp\nm = smp.PSPNet('resnet34', 'imagenet')": "encoder_weights=None",
+    "import tensorflow as tf\nm = tf.keras.applications.EfficientNetB0(False, 'imagenet')": "weights=None",
+    "import open_clip\nm = open_clip.create_model_and_transforms('ViT-B-32', 'laion2b')": "pretrained=None",
+    "from transformers import pipeline\np = pipeline('ner', model='org/ner')": "folder",
+    "from transformers import pipeline\np = pipeline('ner')": "folder",
+    "from efficientnet_pytorch import EfficientNet\nm = EfficientNet.from_pretrained('efficientnet-b0')": "from_name",
+    "import spacy\nn = spacy.load('en_core_web_sm')": "wheel",
+    "from nltk.corpus import stopwords\ns = stopwords.words('english')": "caches/nltk_data",
+    "import nltk\ns = nltk.word_tokenize('a b')": "caches/nltk_data",
+    "import tensorflow_hub as hub\nm = hub.load('https://tfhub.dev/google/x/1')": "preprocessing",
+    "from ultralytics import YOLO\nm = YOLO('yolov8n.pt')": "preprocessing",
+    "import easyocr\nr = easyocr.Reader(['en'])": "download_enabled=False",
+    "from sklearn.datasets import fetch_openml\nd = fetch_openml('mnist_784')": "joblib",
     "import kagglehub\nkagglehub.dataset_download('a/b')": "dataset_sources",
 }
 
@@ -66,6 +89,20 @@ def test_what_fetches_is_found(tmp_path: Path, code: str) -> None:
         "import torch\nm = torch.hub.load('code', 'net', source='local')",
         "def create_model(pretrained):\n    pass\ncreate_model(pretrained=True)",
         "import nltk\nif __name__ == '__main__':\n    nltk.download('punkt')",
+        "import segmentation_models_pytorch as smp\nm = smp.Unet('resnet34', None)\nl = smp.losses.DiceLoss('binary')",
+        "import segmentation_models_pytorch as smp\nm = smp.Unet('resnet34', 5, None)",
+        "import segmentation_models_pytorch as smp\nm = smp.create_model('Unet', 'resnet34', None)",
+        "from torchvision import models\nm = models.detection.fasterrcnn_resnet50_fpn(weights_backbone=None)",
+        "from torchvision import models\nm = models.detection.fasterrcnn_resnet50_fpn(pretrained_backbone=False)",
+        "from torchvision import models\nm = models.resnet18(False)\nn = models.get_model('resnet18')\nmodels.resnet.conv3x3(3, 4)",
+        "from torchvision.models import feature_extraction as f\nm = f.create_feature_extractor(net, ['a'])",
+        "import tensorflow as tf\nm = tf.keras.applications.EfficientNetB0(weights='/kaggle/input/e/w.h5')",
+        "from tensorflow.keras import layers\nm = layers.Dense(3, 'relu')",
+        "import open_clip\nm = open_clip.create_model('ViT-B-32', pretrained='local/clip.pt')",
+        "import spacy\nn = spacy.load('local')",
+        "from ultralytics import YOLO\nm = YOLO('best.pt')",
+        "import tensorflow_hub as hub\nm = hub.load('local')",
+        "from transformers import pipeline\np = pipeline('ner', model=net, tokenizer=tok)",
         "this is no python",
     ],
 )
@@ -73,6 +110,18 @@ def test_what_does_not_fetch_is_not(tmp_path: Path, code: str) -> None:
     """Switches that are off, folders, unknown values, functions of other packages."""
     (tmp_path / "local").mkdir()
     assert found(tmp_path, code) == ()
+
+
+def test_a_model_of_spacy_that_the_kit_brings_is_no_finding(tmp_path: Path) -> None:
+    """It is a package: with its wheel in the kit, its name loads it."""
+    (tmp_path / "model.py").write_text("import spacy\nn = spacy.load('en_core_web_sm')")
+    assert findings(tmp_path, [tmp_path / "model.py"], {}, {"en-core-web-sm"}) == ()
+
+
+def test_data_of_nltk_that_travels_is_no_finding(tmp_path: Path) -> None:
+    """What reads it finds it among the caches of the kit."""
+    (tmp_path / "caches/nltk_data").mkdir(parents=True)
+    assert found(tmp_path, "from nltk.corpus import stopwords\ns = stopwords.words('english')") == ()
 
 
 def test_params_that_switch_it_off_are_the_remedy(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ kit and are found through their caches (see `kit_caches`).
 """
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from typing import Any
 from offline_kit import references
 from offline_kit.model import Finding, OwnCode, Severity
 from offline_kit.own import sources as own_sources
+from offline_kit.weights import fetches
+from offline_kit.weights.fetches import UNKNOWN, Switch
 from offline_kit.weights.hub_folders import is_hub_id
 
-_UNKNOWN = object()
 _REPLACED = "the checkpoint replaces these weights"
 _CACHED = (
     "fetch it once, copy its cache into 'caches/{0}' of the project, and set preprocessing = [\"caches\"]"
@@ -26,35 +28,15 @@ _HUB = (
     "save it with save_pretrained(...) into a folder of the project, name that in `checkpoints` or "
     "`preprocessing`, and load it from there; what a checkpoint replaces is made from its config alone (from_config)"
 )
+_WHEEL = "add the model's own wheel to the requirements, by its address, and load it by its name"
 _SHIP = "fetch it once, name the file in `preprocessing`, and read it from there"
 
-_SWITCHES: tuple[tuple[str, str, str], ...] = (
-    ("timm.create_model", "pretrained", "False"),
-    ("timm.models.", "pretrained", "False"),
-    ("torchvision.models.", "pretrained", "False"),
-    ("torchvision.models.", "weights", "None"),
-    ("torchvision.models.", "weights_backbone", "None"),
-    ("segmentation_models_pytorch.", "encoder_weights", "None"),
-    ("pretrainedmodels.", "pretrained", "None"),
-    ("open_clip.create_model", "pretrained", "None"),
-    ("keras.applications.", "weights", "None"),
-    ("tensorflow.keras.applications.", "weights", "None"),
-)
-"""Prefix of the call's full name, its keyword that fetches, and the value that does not."""
-_ON_BY_DEFAULT = {
-    **dict.fromkeys(("keras.applications.", "tensorflow.keras.applications."), "'imagenet'"),
-    "segmentation_models_pytorch.": "'imagenet'",
-}
-"""Prefixes whose keyword fetches when it is not said, and what it stands for then."""
 _ALWAYS: tuple[tuple[str, str], ...] = (
     ("torch.hub.load_state_dict_from_url", _TORCH_CACHE),
     ("torch.hub.load", _TORCH_CACHE),
     ("torch.utils.model_zoo.load_url", _TORCH_CACHE),
     ("nltk.download", _NLTK_CACHE),
-    (
-        "spacy.cli.download",
-        "add the model's own wheel to the requirements, by its address, and load it by its name",
-    ),
+    ("spacy.cli.download", _WHEEL),
     ("huggingface_hub.hf_hub_download", _HUB),
     ("huggingface_hub.snapshot_download", _HUB),
     ("datasets.load_dataset", _SHIP),
@@ -62,20 +44,28 @@ _ALWAYS: tuple[tuple[str, str], ...] = (
     ("gdown.download", _SHIP),
     ("wget.download", _SHIP),
     ("urllib.request.urlretrieve", _SHIP),
-    ("tensorflow_hub.load", _SHIP),
-    ("gensim.downloader.load", _SHIP),
-    ("whisper.load_model", _SHIP),
 )
-"""Prefix of calls that always fetch, and the remedy."""
+"""Prefix of calls that always fetch, and the remedy; more of them, with fewer remedies, stand in `fetches`."""
 _BY_NAME = (
     "transformers.",
     "sentence_transformers.",
     "diffusers.",
     "peft.",
     "efficientnet_pytorch.",
+    "segmentation_models_pytorch.",
     "tokenizers.",
 )
 """Packages whose from_pretrained takes a hub's name or a folder."""
+_OF_HUB = {
+    "transformers.pipeline": ("model", 1),
+    "sentence_transformers.SentenceTransformer": ("model_name_or_path", 0),
+    "sentence_transformers.CrossEncoder": ("model_name", 0),
+}
+"""Other calls that take such a name: which argument, and where it stands."""
+_SPACY = re.compile(r"[a-z]{2,3}_\w+_(?:sm|md|lg|trf)")
+"""The name of a model of spaCy's, which is a package."""
+_CORPUS = re.compile(r"nltk\.(corpus\.\w+\.\w+|(\w+\.)*(word_tokenize|sent_tokenize|pos_tag|ne_chunk))")
+"""What reads data that NLTK fetches apart."""
 _ASIDE = frozenset({"tests", "test", "docs", "examples", "scripts", "notebooks"})
 """Folders of a package that its models do not come from."""
 
@@ -90,36 +80,50 @@ class _Place:
     """What the module and its classes of settings bind: "NAME" and "CFG.name"."""
 
 
-def findings(project: Path, files: Iterable[Path], params: Mapping[str, object]) -> tuple[Finding, ...]:
+def findings(
+    project: Path, files: Iterable[Path], params: Mapping[str, object], bundled: Collection[str] = ()
+) -> tuple[Finding, ...]:
     """Return a finding for each call in these Python files that would fetch something; nothing is imported.
 
-    `params` are those of the notebook: what they switch off is no finding.
+    `params` are those of the notebook: what they switch off is no finding. `bundled` are normalized names of packages
+    in the kit.
     """
     found: list[Finding] = []
     for path in dict.fromkeys(files):
         tree = references.parse(path) if path.suffix == ".py" else None
         if tree is not None:
             shown = path.relative_to(project).as_posix() if path.is_relative_to(project) else path.name
-            found += _Reader(project, shown, tree, params).findings()
+            found += _Reader((project, shown), tree, params, bundled).findings()
     return tuple(found)
 
 
 def of_code(
-    project: Path, packages: Iterable[Path], own: OwnCode, params: Mapping[str, object]
+    project: Path,
+    packages: Iterable[Path],
+    own: OwnCode,
+    params: Mapping[str, object],
+    bundled: Collection[str] = (),
 ) -> tuple[Finding, ...]:
     """Return the findings of all code that travels: loose modules, and what own packages are built from."""
     loose = [source.path for source in own.sources]
     built = [root / name for root in packages for name in own_sources.package_tree(root).names]
     aside = (path for path in (*loose, *built) if not _ASIDE & {part.lower() for part in path.parts[-4:-1]})
-    return findings(project, aside, params)
+    return findings(project, aside, params, bundled)
 
 
 class _Reader:
     """The calls of one module, with the full names that its imports give them."""
 
-    def __init__(self, project: Path, shown: str, tree: ast.Module, params: Mapping[str, object]) -> None:
-        self.project, self.shown, self.tree, self.params = project, shown, tree, params
-        self.names = _imported_names(tree)
+    def __init__(
+        self,
+        place: tuple[Path, str],
+        tree: ast.Module,
+        params: Mapping[str, object],
+        bundled: Collection[str],
+    ) -> None:
+        self.project, self.shown = place
+        self.tree, self.params, self.bundled = tree, params, bundled
+        self.names = references.imported_names(tree)
         self.constants = _constants(tree)
 
     def findings(self) -> Iterator[Finding]:
@@ -129,85 +133,65 @@ class _Reader:
         yield from (finding for _, finding in sorted(found, key=lambda pair: pair[0]))
 
     def of(self, call: ast.Call, place: _Place) -> Iterator[Finding]:
-        name = self.full_name(call.func)
-        for prefix, keyword, off in _SWITCHES:
-            if name.startswith(prefix) and not name.endswith("from_pretrained"):
-                yield from self.switch(call, place, name, (prefix, keyword, off))
+        name = fetches.dotted(call.func, self.names)
+        on = [each for each in fetches.switches(call, name) if self.is_on(each, place)]
+        if on:
+            yield self.switched(call, place, name, on)
+        first = _value(call.args[0], place) if call.args else UNKNOWN
         remedy = next((remedy for prefix, remedy in _ALWAYS if name.startswith(prefix)), "")
+        how = fetches.fetches(name, first if isinstance(first, str) else "")
+        if how is not None and not (self.project / str(first)).exists():
+            remedy = f"{_SHIP}{f': {how}' if how else ''}"
         if remedy and not _is_local(call):
             yield self.told(call, f"calls {name}(), which fetches from the internet", remedy)
-        elif name.startswith(_BY_NAME) and name.endswith((".from_pretrained", ".SentenceTransformer")):
-            yield from self.from_pretrained(call, place, name)
+        elif name in _OF_HUB or (name.startswith(_BY_NAME) and name.endswith(".from_pretrained")):
+            yield from self.of_hub(call, place, name)
+        elif name == "spacy.load" and isinstance(first, str) and _SPACY.fullmatch(first):
+            if not (self.project / first).exists() and first.replace("_", "-") not in self.bundled:
+                yield self.told(call, f"calls spacy.load('{first}'), which is a package of its own", _WHEEL)
+        elif _CORPUS.fullmatch(name) and not (self.project / "caches/nltk_data").exists():
+            yield self.told(call, f"calls {name}(), which reads data that NLTK fetches apart", _NLTK_CACHE)
 
-    def switch(
-        self, call: ast.Call, place: _Place, name: str, rule: tuple[str, str, str]
-    ) -> Iterator[Finding]:
-        """Find a keyword that fetches weights, said outright, by a parameter's default, or by its own default."""
-        prefix, keyword, off = rule
-        said = next((one.value for one in call.keywords if one.arg == keyword), None)
-        if said is None:
-            default = _ON_BY_DEFAULT.get(prefix, "")
-            if default and name.rpartition(".")[2][:1].isupper() and not _has_stars(call):
-                what = f"calls {name}() without {keyword}, which then is {default} and is fetched"
-                yield self.told(call, what, f"write {keyword}={off}: {_REPLACED}")
-            return
-        text = ast.unparse(said)
+    def is_on(self, switch: Switch, place: _Place) -> bool:
+        """Whether an argument fetches, said outright, by a parameter's default, or by its own default."""
+        said = switch.said
         if isinstance(said, ast.Name) and said.id in self.params and not self.params[said.id]:
-            return
-        value = _value(said, place)
-        if value in (False, None, "", "None"):
-            return
-        if value is _UNKNOWN and not text.endswith(("DEFAULT", "_V1", "_V2")) and "Weights" not in text:
-            return
-        parameter = isinstance(said, ast.Name) and said.id in place.defaults
-        remedy = (
-            f"set {text} = {off.lower()} in [tool.offline-kit.notebook.params]"
-            if parameter and off == "False"
-            else f"write {keyword}={off}"
-        )
-        yield self.told(
-            call,
-            f"calls {name}({keyword}={text}), whose weights are fetched from the internet",
-            f"{remedy}: {_REPLACED}",
-        )
+            return False
+        return switch.fetches(_value(said, place) if said is not None else UNKNOWN)
 
-    def from_pretrained(self, call: ast.Call, place: _Place, name: str) -> Iterator[Finding]:
-        said = call.args[0] if call.args else next(
-            (one.value for one in call.keywords if one.arg == "pretrained_model_name_or_path"), None
-        )  # fmt: skip
-        value = _value(said, place) if said is not None else _UNKNOWN
+    def switched(self, call: ast.Call, place: _Place, name: str, on: Sequence[Switch]) -> Finding:
+        """Return the finding of a call with arguments that fetch weights."""
+        first = on[0]
+        off = " and ".join(f"{each.argument}={each.off}" for each in on)
+        if first.said is None:
+            what = f"calls {name}() without {first.argument}, which then is {first.default} and is fetched"
+            return self.told(call, what, f"write {off}: {_REPLACED}")
+        text = ast.unparse(first.said)
+        by_parameter = isinstance(first.said, ast.Name) and first.said.id in place.defaults
+        remedy = f"write {off}"
+        if by_parameter and first.off == "False" and len(on) == 1:
+            remedy = f"set {text} = false in [tool.offline-kit.notebook.params]"
+        shown = text if first.placed else f"{first.argument}={text}"
+        what = f"calls {name}({shown}), whose weights are fetched from the internet"
+        return self.told(call, what, f"{remedy}: {_REPLACED}")
+
+    def of_hub(self, call: ast.Call, place: _Place, name: str) -> Iterator[Finding]:
+        """Find what a hub's name is given to; a pipeline without one takes a model of its task's."""
+        argument, at = _OF_HUB.get(name, ("pretrained_model_name_or_path", 0))
+        said = next((one.value for one in call.keywords if one.arg == argument), None)
+        said = said or (call.args[at] if at < len(call.args) else None)
+        value = _value(said, place) if said is not None else UNKNOWN
+        if said is None and name == "transformers.pipeline" and not _has_stars(call):
+            yield self.told(call, "calls pipeline() without a model, which fetches one for its task", _HUB)
         if not is_hub_id(value) or (self.project / str(value)).exists():
             return
         what = f"calls {name.partition('.')[2]}('{value}'), which fetches it from the hub"
-        yield self.told(call, what, _HUB)
+        by_name = f"write EfficientNet.from_name('{value}'): {_REPLACED}"
+        yield self.told(call, what, by_name if name.startswith("efficientnet_pytorch.") else _HUB)
 
     def told(self, call: ast.Call, what: str, remedy: str) -> Finding:
         where = f"{self.shown}:{call.lineno}"
         return Finding(severity=Severity.WARN, about=where, what=what, remedy=remedy)
-
-    def full_name(self, node: ast.expr) -> str:
-        """Return "torch.hub.load" for what the module's imports call so; empty for anything else."""
-        steps: list[str] = []
-        while isinstance(node, ast.Attribute):
-            steps.append(node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name) or node.id not in self.names:
-            return ""
-        return ".".join([self.names[node.id], *reversed(steps)])
-
-
-def _imported_names(tree: ast.Module) -> dict[str, str]:
-    found = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for one in node.names:
-                found[one.asname or one.name.partition(".")[0]] = (
-                    one.name if one.asname else one.name.partition(".")[0]
-                )
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            for one in node.names:
-                found[one.asname or one.name] = f"{node.module}.{one.name}"
-    return found
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
@@ -251,12 +235,12 @@ def _defaults(arguments: ast.arguments) -> dict[str, ast.expr]:
 
 
 def _value(node: ast.expr, place: _Place, depth: int = 0) -> Any:
-    """Return what an expression stands for, as far as the module tells; _UNKNOWN otherwise."""
+    """Return what an expression stands for, as far as the module tells; UNKNOWN otherwise."""
     if isinstance(node, ast.Constant):
         return node.value
     name = ast.unparse(node) if isinstance(node, ast.Name | ast.Attribute) else ""
     known = place.defaults.get(name) or place.constants.get(name)
-    return _value(known, place, depth + 1) if known is not None and depth < 5 else _UNKNOWN
+    return _value(known, place, depth + 1) if known is not None and depth < 5 else UNKNOWN
 
 
 def _has_stars(call: ast.Call) -> bool:
