@@ -176,3 +176,11 @@ def test_more_files_than_kaggle_may_take_are_asked_about(bench: Bench) -> None:
     assert done.returncode == 4
     assert "may refuse more than 1000" in " ".join(done.stderr.replace("│", " ").split())
     assert bench.server.traffic.ended("/StartBlobUpload") == []
+
+
+def test_a_part_that_the_kit_has_not_is_not_sent_again(bench: Bench) -> None:
+    """The names that there are, are told."""
+    done = push(bench, *local(bench), "--resend-part", "weights")
+    assert done.returncode == 2
+    assert "no part 'weights'" in done.stderr
+    assert "--resend-part takes kit" in done.stderr

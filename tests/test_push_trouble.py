@@ -186,3 +186,13 @@ def test_a_listing_by_folder_that_kaggle_refuses_is_done_without(
     bench.kaggle.faults.add(Fault(on="ListTreeDatasetFiles", status=400, times=0))
     with pytest.raises(OutsideError, match="not all of its files"):
         pushing.push(kit := make_kit(tmp_path / "kit"), datasets(kit), alice, ways(bench, SHORT))
+
+
+def test_one_part_alone_is_sent_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """A damaged part does not cost the bytes of the others."""
+    kit = make_kit(tmp_path / "kit", split=True)
+    pushed(bench, kit, alice)
+    sent = bench.server.traffic.uploaded()
+    done = pushed(bench, kit, alice, Wishes(resend_part=("packages",)))
+    assert [each.action for each in done] == [Action.NOTHING, Action.VERSION]
+    assert bench.server.traffic.uploaded() - sent < 300_000

@@ -28,6 +28,7 @@ PUSH_OPTIONS = options(
     click.option("--drop-foreign", is_flag=True, help="Files on Kaggle that are not ours may go."),
     click.option("--public", is_flag=True, help="A dataset that is public already may take the kit."),
     click.option("--resend", is_flag=True, help="Upload what is there already, too: `verify` found it damaged."),
+    click.option("--resend-part", multiple=True, metavar="NAME", help="Likewise, but of this part; repeat for more."),
 )  # fmt: skip
 SUBMIT_OPTIONS = options(
     click.option("-m", "--message", default="", help="Your words in Kaggle's list of submissions."),
@@ -56,7 +57,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     from offline_kit.summaries import kaggle as summary_kaggle
 
     console = console_of(quiet=quiet, as_json=as_json)
-    wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend"))
+    wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
     to, at, yes, dry_run, env = take(flags, "to", "at", "yes", "dry_run", "env").values()
     data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
     in_current = current(env, to, at)
@@ -143,7 +144,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     no_rehearsal, dry_run = take(flags, "no_rehearsal", "dry_run").values()
     orders = ship.Orders(
         rehearsal=None if no_rehearsal else pipeline.Wishes(env=env, yes=yes, confirm=console.confirm),
-        data=Wishes(**take(flags, "title", "drop_foreign", "public", "resend")),
+        data=Wishes(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part")),
         sending=ship.Sending(**take(flags, "message", "wait", "again", "late")),
         asking=asking(console, yes=yes),
         upgrade=upgrade,

@@ -16,7 +16,7 @@ from offline_kit.kaggle_names import (
 )
 from offline_kit.model import Kit, Part
 
-RESEND = "run 'offline-kit push --resend': it makes a new version of the same files"
+RESEND = "run 'offline-kit push --resend': it makes a new version of the same files (--resend-part NAME: of one part)"
 _SHOWN = 10
 
 
@@ -66,7 +66,13 @@ class Wishes:
     title: str = ""
     """Title of a new dataset; its slug by default."""
     resend: bool = False
-    """A part that is there already is sent once more: its files on Kaggle are damaged."""
+    """Parts that are there already are sent once more: their files on Kaggle are damaged."""
+    resend_part: tuple[str, ...] = ()
+    """Names of those to which that applies, where it is not all."""
+
+    def again(self, part: Part) -> bool:
+        """Tell whether a part is sent although it is there already."""
+        return self.resend or part.name in self.resend_part
 
 
 MODEST = Wishes()
@@ -223,7 +229,7 @@ def not_whole(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
 
 
 def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
-    if _same(part, remote) and not wishes.resend:
+    if _same(part, remote) and not wishes.again(part):
         wrong = damage(part, remote)
         return [
             *([not_whole(remote.ref, remote.version, wrong)] if wrong else []),
@@ -293,7 +299,7 @@ def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
         held=remote.part.id if remote.part else "",
         url=remote.url,
     )
-    if _same(part, remote) and not wishes.resend:
+    if _same(part, remote) and not wishes.again(part):
         return base
     new = not remote.there
     size = sum(entry.size for entry in part.entries)

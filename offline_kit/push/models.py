@@ -119,7 +119,7 @@ def plan(
         raise _public(model)
     before = kaggle.model_version(ref) if model else 0
     held = parts_elsewhere.of_model(kaggle, ref, before) if before else None
-    same = held is not None and held.id == part.id and not wishes.resend
+    same = held is not None and held.id == part.id and not wishes.again(part)
     there = Remote(ref=ref, files=kaggle.model_files(ref, before)) if same else Remote(ref=ref)
     if same and (wrong := damage(part, there)):
         raise not_whole(ref, before, wrong)
