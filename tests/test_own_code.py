@@ -349,6 +349,21 @@ def test_a_file_at_the_top_brings_its_neighbours(tmp_path: Path) -> None:
     )
 
 
+def test_configured_modules_are_not_joined_by_what_nobody_imports(tmp_path: Path) -> None:
+    """With `modules`, a script at the top brings what it imports, and none of the others beside it."""
+    files = {
+        "train.py": "import utils\nfrom house import features\nclass Shrink: ...\n",
+        "utils.py": "",
+        "make_data.py": "",
+        "score.py": "",
+        "src/house/features.py": "",
+    }
+    project = tree(tmp_path / "p", files)
+    places = own_code.modules_of(project, (), (project / "src",), ["train.py:Shrink"])
+    names = [source.original for source in build(project, tmp_path / "cache", modules=places).sources]
+    assert names == ["src/house/features.py", "train.py", "utils.py"]
+
+
 def test_a_folder_that_is_imported_by_name_is_no_root(tmp_path: Path) -> None:
     """`from lib.random import x` must not put lib/ on the path, where its random hides Python's own."""
     files = {"infer.py": "from lib.random import x\ndef predict(): ...\n", "lib/random.py": "x = 1\n"}

@@ -24,7 +24,8 @@ def needed(
 
     `named` are references of the configuration ("src/model.py:Lit", "package.module:Lit"). What a package of
     `packages` holds is not shipped again, unless a reference names its file. A file brings the modules
-    beside it and what it imports from the project. Raises UsageError for references that lead nowhere.
+    beside it and what it imports from the project; one at the top of the project, where `modules` says what is
+    shipped, only the latter. Raises UsageError for references that lead nowhere.
     """
     project, packages = _plain(project), [_plain(path) for path in packages]
     shipped = list(dict.fromkeys(_plain(path) for path in modules))
@@ -36,7 +37,8 @@ def needed(
         if file is None or (".py:" not in reference.text and _in_wheel(file, package_roots)):
             continue
         if not _below_any(file, shipped):
-            shipped += _with_neighbours(file, project, package_roots, shipped)
+            start = _with_neighbours(file, (project, *package_roots), alone=bool(modules))
+            shipped += _closure(start, [project, project / "src"], package_roots, shipped)
     return tuple(dict.fromkeys(shipped))
 
 
@@ -165,19 +167,18 @@ def _in_wheel(path: Path, package_roots: Sequence[Path]) -> bool:
     return any(root.name == "src" and root in path.parents for root in package_roots)
 
 
-def _with_neighbours(
-    file: Path, project: Path, package_roots: Sequence[Path], shipped: Sequence[Path]
-) -> list[Path]:
-    """Return a referenced file with what it may import: its folder, and modules of the project that it names.
+def _with_neighbours(file: Path, roots: Sequence[Path], *, alone: bool) -> list[Path]:
+    """Return a referenced file with what lies beside it: its folder.
 
-    Of a folder that is the project (or a package's), the modules at its top go along, not all below it.
+    Of a folder that is the project (or a package's), the modules at its top go along, not all below it; `alone`,
+    none of them.
     """
     top = _top_of_package(file.parent)
-    if _is_package(top) or top not in (project, *package_roots) or top.name == "src":
-        start = [top]
-    else:
-        start = [path for path in sorted(top.glob("*.py")) if path.name not in _TOOLS]
-    return _closure(start, [project, project / "src"], package_roots, shipped)
+    if _is_package(top) or top not in roots or top.name == "src":
+        return [top]
+    if alone:
+        return [file]
+    return [path for path in sorted(top.glob("*.py")) if path.name not in _TOOLS]
 
 
 def _closure(
