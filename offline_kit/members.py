@@ -158,11 +158,11 @@ def aside(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> dict
 
 
 def findings(members: Iterable[Member]) -> tuple[Finding, ...]:
-    """Return what the frameworks see in their members."""
+    """Return what the frameworks see in their members; those of a source without a local copy are not there to see."""
     found: list[Finding] = []
     for member in members:
         framework = table.named(member.framework)
-        found += framework.findings(member) if framework else ()
+        found += framework.findings(member) if framework and member.path.exists() else ()
     return tuple(dict.fromkeys(found))
 
 

@@ -126,6 +126,16 @@ def test_models_of_other_sources_are_looked_at_in_their_copies(project: Path) ->
     assert (member.kit_path, member.files) == ("folds/*.pkl", ())
 
 
+@pytest.mark.parametrize("framework", [each.name for each in FRAMEWORKS])
+def test_a_model_without_a_local_copy_is_not_looked_into(framework: str) -> None:
+    """Nobody can see what lies on Kaggle alone: no framework stumbles over the file that is not here."""
+    spec = ModelSpec(files="m.x", origin="dataset:me/other", framework=framework, model="src/net.py:Net")
+    said = NotebookSettings(template="predict", task="tabular", models=(spec,))
+    trusted = members.resolve(said, ())
+    assert members.findings(trusted) == ()
+    assert {each.about for each in members.by_position(said, trusted)} <= {"m.x"}
+
+
 def test_the_template_follows_where_all_is_told(project: Path) -> None:
     """Tabular models of known kinds are predicted with; a word of the user's, or an unknown file, leaves it."""
     plain = NotebookSettings(template="plain", automatic=True)
