@@ -74,6 +74,7 @@ FLOORS: list[set[str]] = [
         "cache",
         "checkpoint_kinds",
         "adopting.cells",
+        "adopting.known_calls",
         "adopting.literals",
         "adopting.reading",
         "adopting.rewriting",
@@ -98,7 +99,7 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.calls",
         "kaggle_gateway.uploads",
     },  # the door of that room
-    {"runtime.kit_ensemble", "runtime.kit_images"},
+    {"runtime.kit_ensemble", "runtime.kit_images", "adopting.commands"},
     {"runtime.kit_postprocess", "runtime.kit_batches", "runtime.kit_attached"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.models"},

@@ -1,68 +1,17 @@
 """Calls in a notebook's Python that want something from the internet, found in its syntax: nothing is run."""
 
 import ast
-import shlex
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from offline_kit.adopting import cells, literals, shell
+from offline_kit import references
+from offline_kit.adopting import cells, commands, known_calls, literals, shell
 from offline_kit.adopting.cells import Read
 from offline_kit.adopting.nouns import Kind, Wish
-
-SHELLS = {
-    "subprocess.run": "{before}CompletedProcess([], 0, '', '')",
-    "subprocess.call": "0",
-    "subprocess.check_call": "0",
-    "subprocess.check_output": "''",
-    "subprocess.getoutput": "''",
-    "subprocess.Popen": "",
-    "os.system": "0",
-    "get_ipython().system": "None",
-    "get_ipython().getoutput": "[]",
-    "pip.main": "0",
-    "pip._internal.main": "0",
-}
-"""Calls that run a command, and what may stand for them."""
-_DOWNLOADS = {
-    "urllib.request.urlretrieve": (("url", 0), ("filename", 1)),
-    "wget.download": (("url", 0), ("out", 1)),
-    "gdown.download": (("url", 0), ("output", 1)),
-    "torch.hub.download_url_to_file": (("url", 0), ("dst", 1)),
-    "torch.hub.load_state_dict_from_url": (("url", 0), ("model_dir", 9)),
-    "requests.get": (("url", 0), ("", 9)),
-    "urllib.request.urlopen": (("url", 0), ("", 9)),
-    "huggingface_hub.hf_hub_download": (("repo_id", 0), ("local_dir", 9)),
-    "huggingface_hub.snapshot_download": (("repo_id", 0), ("local_dir", 9)),
-    "datasets.load_dataset": (("path", 0), ("", 9)),
-}
-"""Calls that fetch a file: where the address and the place stand."""
-_OF_HUB = ("huggingface_hub.", "datasets.")
-_MODELS = {
-    "sentence_transformers.SentenceTransformer": ("model_name_or_path", 0),
-    "sentence_transformers.CrossEncoder": ("model_name", 0),
-    "transformers.pipeline": ("model", 1),
-}
-"""Calls that load from a hub by an id, and where it stands."""
-_READERS = frozenset(
-    {"read_csv", "read_json", "read_parquet", "read_table", "read_excel", "imread", "open_url"}
-)
-"""Calls that take an address for a path."""
-_KAGGLE = {
-    "kagglehub.dataset_download": "dataset",
-    "kagglehub.model_download": "model",
-    "kagglehub.notebook_output_download": "notebook",
-    "kagglehub.competition_download": "competition",
-}
-_CORPORA = {"nltk.download": "nltk", "spacy.cli.download": "spacy"}
-_ACCOUNTS = frozenset(
-    {"wandb.login", "kagglehub.login", "comet_ml.login"}
-    | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
-)
-_LOGINS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
-"""Programs whose `login` wants an account."""
-_COLAB = ("google.colab.drive.mount", "google.colab.files.upload")
-_WEIGHTS = {"weights": ("torchvision.", "tensorflow.keras.applications.", "keras.applications.")}
+from offline_kit.weights import fetches
+from offline_kit.weights.fetches import UNKNOWN, Switch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +29,7 @@ class Code:
     flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
     """Names, of variables and class attributes, that are set to True once and for all, and where."""
     loaded: frozenset[str] = frozenset()
-    """Names whose `load_state_dict` is called, strictly."""
+    """Names whose `load_state_dict` or Keras' `load_weights` is called, strictly."""
     loosely: frozenset[str] = frozenset()
     """The same with `strict=False`: what the checkpoint lacks stays as it was built."""
 
@@ -89,12 +38,14 @@ def code_of(sources: Iterable[tuple[int, str]]) -> Code:
     """Read the code cells (number, text) of a notebook."""
     reads = {number: cells.read(source) for number, source in sources}
     trees = {number: tree for number, read in reads.items() if (tree := read.tree()) is not None}
-    loads = [call for tree in trees.values() for call in _named_calls(tree, "load_state_dict")]
-    loose = {_owner(call) for call in loads if _is(_argument(call, "strict", 1), False)}
+    loads = [
+        call for tree in trees.values() for call in _named_calls(tree, "load_state_dict", "load_weights")
+    ]
+    loose = {_owner(call) for call in loads if _is_loose(call)}
     return Code(
         trees=trees,
         reads=reads,
-        aliases=_aliases(trees.values()),
+        aliases=_imported(trees.values()),
         known=literals.constants(trees.values()),
         flags=literals.flags(trees),
         loaded=frozenset(_owner(call) for call in loads) - loose,
@@ -106,28 +57,45 @@ def wishes(code: Code) -> Iterator[Wish]:
     """Yield what the calls of a notebook want from outside, cell by cell."""
     for number, tree in code.trees.items():
         yield from _Look(code, number, code.reads[number]).all(tree)
+    for number, read in code.reads.items():
+        if read.foreign == "writefile":
+            yield from _written(code, number, read)
 
 
-def _aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for tree in trees:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Import):
-                for one in node.names:
-                    found[one.asname or one.name.partition(".")[0]] = (
-                        one.name if one.asname else one.name.partition(".")[0]
-                    )
-            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-                found |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
-    return found
+def _written(code: Code, number: int, read: Read) -> Iterator[Wish]:
+    """Yield the same of a module that a cell writes; its lines may be changed as those of other cells."""
+    line, _, body = read.source.lstrip("\n").partition("\n")
+    own = cells.read(body)
+    tree = own.tree() if line.rstrip().endswith(".py") else None
+    if tree is None or own.magics:
+        return
+    before = len(read.source) - len(body)
+    there = replace(code, aliases={**code.aliases, **references.imported_names(tree)})
+    for wish in _Look(there, number, own).all(tree):
+        if wish.kind is Kind.PRETRAINED:
+            place = (wish.start + before, wish.end + before) if wish.start >= 0 else (-1, -1)
+            yield replace(
+                wish, line=wish.line + read.line(before) - 1, start=place[0], end=place[1], detail=""
+            )
 
 
-def _named_calls(tree: ast.Module, name: str) -> list[ast.Call]:
+def _imported(trees: Iterable[ast.Module]) -> dict[str, str]:
+    return {name: full for tree in trees for name, full in references.imported_names(tree).items()}
+
+
+def _named_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
     return [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == name
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names
     ]
+
+
+def _is_loose(call: ast.Call) -> bool:
+    """Whether a checkpoint may leave weights as they were built."""
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "load_weights":
+        return any(_is(_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
+    return _is(_argument(call, "strict", 1), False)
 
 
 def _owner(call: ast.Call) -> str:
@@ -144,6 +112,17 @@ def _argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
             return keyword.value
     plain = [each for each in call.args if not isinstance(each, ast.Starred)]
     return plain[place] if place < len(plain) else None
+
+
+def _setting(node: ast.expr | None) -> str:
+    """Return what a setting is called: "pretrained" for `CFG.pretrained`, `CFG["pretrained"]` and `pretrained`."""
+    if isinstance(node, ast.Subscript):
+        return (
+            node.slice.value
+            if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
+            else ""
+        )
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
 def _is(node: ast.expr | None, value: object) -> bool:
@@ -170,23 +149,25 @@ class _Look:
                 yield from self._defaults(node)
 
     def _call(self, call: ast.Call, name: str) -> Iterator[Wish]:
-        if name in SHELLS or name == "get_ipython().run_line_magic":
+        if name in known_calls.SHELLS or name == "get_ipython().run_line_magic":
             yield from self._shell(call, name)
-        elif name in _DOWNLOADS:
-            (first, at), (second, into_at) = _DOWNLOADS[name]
+        elif name in known_calls.DOWNLOADS:
+            (first, at), (second, into_at) = known_calls.DOWNLOADS[name]
             address, into = self._text(call, first, at), self._text(call, second, into_at)
-            kind = Kind.HUB if name.startswith(_OF_HUB) else Kind.DOWNLOAD
+            kind = Kind.HUB if name.startswith(known_calls.OF_HUB) else Kind.DOWNLOAD
             detail = "snapshot" if name.endswith("snapshot_download") else ""
             yield self._wish(kind, call, target=address or "?", into=into, detail=detail)
-        elif name in _KAGGLE:
+        elif name in known_calls.KAGGLE:
             target, path = self._text(call, "handle", 0), self._text(call, "path", 1)
-            yield self._wish(Kind.KAGGLE, call, target=target, into=path, detail=_KAGGLE[name])
-        elif name in _CORPORA:
+            yield self._wish(Kind.KAGGLE, call, target=target, into=path, detail=known_calls.KAGGLE[name])
+        elif name in known_calls.CORPORA:
             target = self._text(call, "info_or_id" if name == "nltk.download" else "model", 0)
-            yield self._wish(Kind.CORPUS, call, target=target, detail=_CORPORA[name], stand_in="True")
-        elif name in _COLAB:
+            yield self._wish(
+                Kind.CORPUS, call, target=target, detail=known_calls.CORPORA[name], stand_in="True"
+            )
+        elif name in known_calls.COLAB:
             yield self._wish(Kind.ACCOUNT, call, target=name, detail="colab")
-        elif name in _ACCOUNTS:
+        elif name in known_calls.ACCOUNTS:
             yield self._wish(Kind.ACCOUNT, call, target=name, stand_in="None")
         elif name == "torch.hub.load":
             local = self._text(call, "source", 9) == "local"
@@ -198,39 +179,72 @@ class _Look:
             yield from self._model(call, name)
 
     def _model(self, call: ast.Call, name: str) -> Iterator[Wish]:
-        if name.endswith(".from_pretrained") or name in _MODELS:
-            argument, at = _MODELS.get(name, ("pretrained_model_name_or_path", 0))
+        if name.endswith(".from_pretrained") or name in fetches.BY_HUB_ID:
+            argument, at = fetches.BY_HUB_ID.get(name, ("pretrained_model_name_or_path", 0))
             node = _argument(call, argument, at)
             if target := literals.text(node, self.code.known):
                 yield self._wish(
                     Kind.HUB, call, target=target, detail="from_pretrained", span=self._span(node)
                 )
-        elif name.rpartition(".")[2] in _READERS and call.args:
+        elif name.rpartition(".")[2] in known_calls.READERS and call.args:
             address = literals.text(call.args[0], self.code.known)
             if address.startswith(("http://", "https://")):
                 place = self._span(call.args[0])
                 yield self._wish(Kind.DOWNLOAD, call, target=address, detail="read", span=place)
+        elif name == "spacy.load":
+            yield self._wish(Kind.CORPUS, call, target=self._text(call, "name", 0), detail=name)
+        elif (how := fetches.fetches(name, self._text(call, "", 0))) is not None:
+            yield self._wish(Kind.HUB, call, target=self._text(call, "", 0), detail="call", into=how)
         elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
-            for keyword in call.keywords:
-                yield from self._weights(call, name, keyword)
+            name = name or fetches.dotted(call.func, self.code.aliases)
+            known = list(fetches.switches(call, name))
+            for switch in known or self._likely(call, name):
+                yield from self._weights(call, name, switch)
 
-    def _weights(self, call: ast.Call, name: str, keyword: ast.keyword) -> Iterator[Wish]:
+    def _likely(self, call: ast.Call, name: str) -> Iterator[Switch]:
+        """Yield arguments that mean in calls of one's own what they mean in those of libraries."""
+        for each in call.keywords if name != "dict" else ():
+            if off := {"pretrained": "False", "encoder_weights": "None"}.get(each.arg or ""):
+                yield Switch(argument=each.arg or "", off=off, said=each.value)
+
+    def _weights(self, call: ast.Call, name: str, switch: Switch) -> Iterator[Wish]:
         """Yield an argument that fetches weights; one that is a setting, where that is made."""
-        look, value = self, keyword.value
-        flag = value.attr if isinstance(value, ast.Attribute) else getattr(value, "id", "")
-        if keyword.arg == "pretrained" and flag in self.code.flags:
+        look, value, flag = self, switch.said, _setting(switch.said)
+        text = literals.text(value, self.code.known)
+        told = (
+            value.value if isinstance(value, ast.Constant) else text if text and "*" not in text else UNKNOWN
+        )
+        if value is not None and switch.off == "False" and flag in self.code.flags:
             number, value = self.code.flags[flag]
-            look = _Look(self.code, number, self.code.reads[number])
-        if keyword.arg and (stand_in := _switched_off(keyword.arg, value, name)):
-            yield look._wish(
-                Kind.PRETRAINED,
-                value if look is not self else call,
-                target=self._text(call, "model_name", 0) or name,
-                detail=self._built(call),
-                stand_in=stand_in,
-                span=look._span(value),
-                into=flag if look is not self else keyword.arg,
-            )
+            look, told = _Look(self.code, number, self.code.reads[number]), True
+        if not switch.fetches(told):
+            return
+        missing = value is None
+        yield look._wish(
+            Kind.PRETRAINED,
+            value if look is not self else call,
+            target=self._text(call, "model_name", 0) or name,
+            detail=self._built(call),
+            stand_in=self._added(call, switch) if missing else switch.off,
+            span=self._behind(call) if missing else look._span(value),
+            into=flag if look is not self else switch.argument,
+        )
+
+    def _behind(self, call: ast.Call) -> tuple[int, int]:
+        """Return the place where one more argument can be written."""
+        nodes: list[Any] = [*call.args, *(each.value for each in call.keywords)] or [call.func]
+        _, end = self._span(call)
+        place = self.read.offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
+        if not 0 <= place < end:
+            return -1, -1
+        tail = re.sub(r"#[^\n]*", lambda found: " " * len(found[0]), self.read.source[place : end - 1])
+        place += max(tail.rfind(sign) for sign in "(),") + 1
+        return place, place
+
+    def _added(self, call: ast.Call, switch: Switch) -> str:
+        place, _ = self._behind(call)
+        sign = self.read.source[place - 1 : place]
+        return f"{ {'(': '', ',': ' '}.get(sign, ', ') }{switch.argument}={switch.off}"
 
     def _defaults(self, node: ast.FunctionDef) -> Iterator[Wish]:
         """Yield `def __init__(self, pretrained=True)`."""
@@ -255,7 +269,7 @@ class _Look:
         if not line:
             return
         before = f"{ast.unparse(call.func.value)}." if isinstance(call.func, ast.Attribute) else ""
-        stand_in = SHELLS.get(name, "None").format(before=before)
+        stand_in = known_calls.SHELLS.get(name, "None").format(before=before)
         if "CompletedProcess" in stand_in and not before:
             stand_in = ""
         found = [self._of_command(call, words, stand_in) for words in line]
@@ -266,7 +280,7 @@ class _Look:
             yield from (_untouchable(wish) for wish in wished)
 
     def _of_command(self, call: ast.Call, words: tuple[str, ...], stand_in: str) -> list[Wish]:
-        made = list(of_command(words))
+        made = list(commands.of_command(words))
         return [self._wish(stand_in=stand_in, node=call, **each) for each in made]
 
     def _command(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:
@@ -346,40 +360,3 @@ class _Look:
 
 def _untouchable(wish: Wish) -> Wish:
     return replace(wish, start=-1, end=-1, whole=False)
-
-
-def _switched_off(argument: str, value: ast.expr, name: str) -> str:
-    """Return what to write instead of an argument that fetches weights; "" for one that does not."""
-    if argument == "pretrained" and _is(value, True):
-        return "False"
-    if argument == "encoder_weights" and isinstance(value, ast.Constant) and isinstance(value.value, str):
-        return "None"
-    if argument in _WEIGHTS and name.startswith(_WEIGHTS[argument]) and not _is(value, None):
-        return "None"
-    return ""
-
-
-def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """Yield what one command wants, as fields of wishes; nothing for a command that needs no internet."""
-    own = shell.pip_words(words)
-    if own is not None and (not own or own[0] in ("install", "uninstall", "download", "wheel")):
-        yield {"kind": Kind.INSTALL, "target": shlex.join(words), "detail": own[0] if own else ""}
-    elif repository := shell.cloned(words):
-        yield {
-            "kind": Kind.CLONE,
-            "target": repository.address,
-            "into": repository.into,
-            "detail": repository.ref,
-        }
-    elif files := shell.downloaded(words):
-        yield from ({"kind": Kind.DOWNLOAD, "target": each.address, "into": each.into} for each in files)
-    elif source := shell.of_kaggle(words):
-        yield {"kind": Kind.KAGGLE, "target": source[1], "detail": source[0]}
-    elif hub := shell.of_hub(words):
-        yield {"kind": Kind.HUB, "target": hub.address, "into": hub.into}
-    elif corpus := shell.of_corpus(words):
-        yield {"kind": Kind.CORPUS, "target": corpus[1], "detail": corpus[0]}
-    elif "login" in words[1:3] and words[0] in _LOGINS:
-        yield {"kind": Kind.ACCOUNT, "target": f"{words[0]} login"}
-    elif shell.is_system(words):
-        yield {"kind": Kind.SYSTEM, "target": shlex.join(words)}

@@ -303,6 +303,8 @@ def _hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     name = wish.target
     if wish.detail == "from_pretrained" and _is_path(name, ground):
         return Verdict(found=found_of(wish, Became.KEPT, name))
+    if wish.detail == "call":
+        return _fetched(wish, ground)
     candidates = [wish.into, name, name.replace("/", "--"), name.rpartition("/")[2]]
     for folder in filter(None, candidates):
         for place in (folder, f"models/{folder}", f"checkpoints/{folder}", f"weights/{folder}"):
@@ -327,6 +329,17 @@ def _hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     )
 
 
+def _fetched(wish: Wish, ground: Ground) -> Verdict:
+    """Decide on a call that fetches for itself; `into` is how it reads what is there."""
+    if wish.target and "*" not in wish.target and ground.beside(wish.target):
+        return Verdict(found=found_of(wish, Became.KEPT, wish.target))
+    file = f" as '{wish.target}'" if re.fullmatch(r"[\w.-]+\.\w+", wish.target) else ""
+    how = f" ({wish.into})" if wish.into else ""
+    return _asked(
+        wish, f"put what it fetches beside the notebook{file}, read it from there{how}, and adopt again"
+    )
+
+
 def _is_path(name: str, ground: Ground) -> bool:
     if places.MOUNT.match(name) or name.startswith(("/", "./", "../", "~")):
         return True
@@ -334,31 +347,35 @@ def _is_path(name: str, ground: Ground) -> bool:
 
 
 def _pretrained(wish: Wish, code: Code) -> Verdict:
-    what = f"`{wish.into}`"
+    write = wish.stand_in.lstrip(", ") if "=" in wish.stand_in else f"{wish.into}={wish.stand_in}"
     loaded = wish.detail in code.loaded if wish.detail else bool(code.loaded)
     if loaded and wish.start >= 0:
-        value = f"{wish.into}={wish.stand_in}: a checkpoint replaces the weights"
+        value = f"{write}: a checkpoint replaces the weights"
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, value), off=True)
+    keras = "keras" in wish.target
     if wish.detail in code.loosely or (not wish.detail and code.loosely):
+        loads = "load_weights(skip_mismatch=True)" if keras else "load_state_dict(strict=False)"
         return _asked(
             wish,
-            f"`load_state_dict(strict=False)` may leave weights as they were built: see that no key is missing,"
-            f" then write {wish.into}={wish.stand_in}",
+            f"`{loads}` may leave weights as they were built: see that no key is missing, then write {write}",
         )
+    save = "model.save_weights('model.weights.h5')" if keras else "torch.save(model.state_dict(), ...)"
     return _asked(
         wish,
-        f"the weights of '{wish.target}' are fetched: save them here (torch.save(model.state_dict(), ...)), load them"
-        f" in the notebook, and switch {what} off",
+        f"the weights of '{wish.target}' are fetched: save them here ({save}), load them in the notebook, and write"
+        f" {write}",
     )
 
 
 def _corpus(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
-    if wish.detail == "spacy":
+    if wish.detail.startswith("spacy"):
+        if wish.detail == "spacy.load" and not _is_lacking(wish.target, ground, basket):
+            return Verdict(found=found_of(wish, Became.KEPT, f"'{wish.target}' is there"))
         if re.fullmatch(r"[a-z]{2}_\w+", wish.target) and (version := ground.image.public_version("spacy")):
             series = ".".join(version.split(".")[:2])
             line = f"{wish.target} @ {_SPACY.format(wish.target, series + '.0')}"
             basket.requirements[line] = None
-            return Verdict(found=found_of(wish, Became.REQUIREMENT, line), off=True)
+            return Verdict(found=found_of(wish, Became.REQUIREMENT, line), off=wish.detail == "spacy")
         return _asked(
             wish, "name the wheel of the model in the requirements: its address stands on its release page"
         )
@@ -371,3 +388,13 @@ def _corpus(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
         )
     serve("nltk_data", hits[0], ground, basket)
     return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True)
+
+
+def _is_lacking(model: str, ground: Ground, basket: Basket) -> bool:
+    """Whether a model of spaCy's comes from nowhere: neither image nor requirements, and no folder."""
+    name = model.replace("_", "-")
+    if not re.fullmatch(r"[a-z]{2,3}_\w+_(sm|md|lg|trf)", model) or name in ground.image.packages:
+        return False
+    return not any(re.match(rf"{model}|{name}", line) for line in basket.requirements) and not ground.beside(
+        model
+    )

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from offline_kit.adopting import places, shell
-from offline_kit.adopting.calls import Code, of_command
+from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Magic
+from offline_kit.adopting.commands import of_command
 from offline_kit.adopting.folders import Folders, moved
 from offline_kit.adopting.nouns import Kind, Wish
 

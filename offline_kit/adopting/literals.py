@@ -2,7 +2,7 @@
 
 import ast
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 _PATHS = frozenset({"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"})
 
@@ -69,19 +69,46 @@ def constants(trees: Iterable[ast.Module]) -> dict[str, str]:
 
 
 def flags(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast.expr]]:
-    """Return the names that are assigned True and nothing else, each with its cell and the place of the value."""
+    """Return the names that are assigned True and nothing else, each with its cell and the place of the value.
+
+    Names of variables and class attributes, and what dictionaries of settings call theirs.
+    """
     found: dict[str, tuple[int, ast.expr]] = {}
     times: Counter[str] = Counter()
     for number, tree in trees.items():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                times[node.id] += 1
-            if (
-                isinstance(node, ast.Assign)
-                and isinstance(node.value, ast.Constant)
-                and node.value.value is True
-            ):
-                found |= {
-                    each.id: (number, node.value) for each in node.targets if isinstance(each, ast.Name)
-                }
+            for name, value in _settings(node):
+                times[name] += 1
+                if isinstance(value, ast.Constant) and value.value is True:
+                    found[name] = number, value
     return {name: place for name, place in found.items() if times[name] == 1}
+
+
+def _settings(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
+    """Yield what a node sets: names with what they are assigned, where that is one thing."""
+    if isinstance(node, ast.Assign):
+        yield from ((each.id, node.value) for each in node.targets if isinstance(each, ast.Name))
+        inner = [
+            each for target in node.targets if not isinstance(target, ast.Name) for each in ast.walk(target)
+        ]
+        yield from (
+            (each.id, None)
+            for each in inner
+            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+        )
+        yield from (
+            (str(each.slice.value), node.value)
+            for each in node.targets
+            if isinstance(each, ast.Subscript) and isinstance(each.slice, ast.Constant)
+        )
+        yield from ((each.attr, None) for each in node.targets if isinstance(each, ast.Attribute))
+    elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
+        if isinstance(node.target, ast.Name):
+            yield node.target.id, node.value if isinstance(node, ast.AnnAssign) else None
+    elif isinstance(node, ast.For | ast.comprehension):
+        yield from ((each.id, None) for each in ast.walk(node.target) if isinstance(each, ast.Name))
+    elif isinstance(node, ast.Dict):
+        pairs = zip(node.keys, node.values, strict=True)
+        yield from ((str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant))
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
+        yield from ((each.arg, each.value) for each in node.keywords if each.arg)

@@ -56,12 +56,6 @@ _BY_NAME = (
     "tokenizers.",
 )
 """Packages whose from_pretrained takes a hub's name or a folder."""
-_OF_HUB = {
-    "transformers.pipeline": ("model", 1),
-    "sentence_transformers.SentenceTransformer": ("model_name_or_path", 0),
-    "sentence_transformers.CrossEncoder": ("model_name", 0),
-}
-"""Other calls that take such a name: which argument, and where it stands."""
 _SPACY = re.compile(r"[a-z]{2,3}_\w+_(?:sm|md|lg|trf)")
 """The name of a model of spaCy's, which is a package."""
 _CORPUS = re.compile(r"nltk\.(corpus\.\w+\.\w+|(\w+\.)*(word_tokenize|sent_tokenize|pos_tag|ne_chunk))")
@@ -144,7 +138,7 @@ class _Reader:
             remedy = f"{_SHIP}{f': {how}' if how else ''}"
         if remedy and not _is_local(call):
             yield self.told(call, f"calls {name}(), which fetches from the internet", remedy)
-        elif name in _OF_HUB or (name.startswith(_BY_NAME) and name.endswith(".from_pretrained")):
+        elif name in fetches.BY_HUB_ID or (name.startswith(_BY_NAME) and name.endswith(".from_pretrained")):
             yield from self.of_hub(call, place, name)
         elif name == "spacy.load" and isinstance(first, str) and _SPACY.fullmatch(first):
             if not (self.project / first).exists() and first.replace("_", "-") not in self.bundled:
@@ -177,7 +171,7 @@ class _Reader:
 
     def of_hub(self, call: ast.Call, place: _Place, name: str) -> Iterator[Finding]:
         """Find what a hub's name is given to; a pipeline without one takes a model of its task's."""
-        argument, at = _OF_HUB.get(name, ("pretrained_model_name_or_path", 0))
+        argument, at = fetches.BY_HUB_ID.get(name, ("pretrained_model_name_or_path", 0))
         said = next((one.value for one in call.keywords if one.arg == argument), None)
         said = said or (call.args[at] if at < len(call.args) else None)
         value = _value(said, place) if said is not None else UNKNOWN

@@ -13,6 +13,13 @@ from typing import Any
 UNKNOWN: Any = object()
 """The value of an expression that cannot be told."""
 
+BY_HUB_ID = {
+    "transformers.pipeline": ("model", 1),
+    "sentence_transformers.SentenceTransformer": ("model_name_or_path", 0),
+    "sentence_transformers.CrossEncoder": ("model_name", 0),
+}
+"""Calls, besides from_pretrained, that load what a hub calls by an id: which argument that is, and where it stands."""
+
 _SMP = "Unet|UnetPlusPlus|MAnet|Linknet|FPN|PSPNet|DeepLabV3|DeepLabV3Plus|PAN|UPerNet|Segformer|DPT"
 _KERAS = r"(tensorflow\.keras|tf_keras|keras)\.applications|efficientnet"
 _WEIGHTS = re.compile(r"(?:^|\.)(?:DEFAULT|\w*_V\d)$|Weights")

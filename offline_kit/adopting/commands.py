@@ -1,0 +1,37 @@
+"""What one command of a shell wants from outside, as fields of wishes."""
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+from offline_kit.adopting import shell
+from offline_kit.adopting.nouns import Kind
+
+_LOGINS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
+"""Programs whose `login` wants an account."""
+
+
+def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield what one command wants, as fields of wishes; nothing for a command that needs no internet."""
+    own = shell.pip_words(words)
+    if own is not None and (not own or own[0] in ("install", "uninstall", "download", "wheel")):
+        yield {"kind": Kind.INSTALL, "target": shlex.join(words), "detail": own[0] if own else ""}
+    elif repository := shell.cloned(words):
+        yield {
+            "kind": Kind.CLONE,
+            "target": repository.address,
+            "into": repository.into,
+            "detail": repository.ref,
+        }
+    elif files := shell.downloaded(words):
+        yield from ({"kind": Kind.DOWNLOAD, "target": each.address, "into": each.into} for each in files)
+    elif source := shell.of_kaggle(words):
+        yield {"kind": Kind.KAGGLE, "target": source[1], "detail": source[0]}
+    elif hub := shell.of_hub(words):
+        yield {"kind": Kind.HUB, "target": hub.address, "into": hub.into}
+    elif corpus := shell.of_corpus(words):
+        yield {"kind": Kind.CORPUS, "target": corpus[1], "detail": corpus[0]}
+    elif "login" in words[1:3] and words[0] in _LOGINS:
+        yield {"kind": Kind.ACCOUNT, "target": f"{words[0]} login"}
+    elif shell.is_system(words):
+        yield {"kind": Kind.SYSTEM, "target": shlex.join(words)}
