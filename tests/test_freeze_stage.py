@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from freeze_case import NOW, Case, bundled, fates, pin, stocked
 from local_index import LocalIndex, folder_index, make_wheel, unreachable
+from sdist_makers import own_backend
 
 from offline_kit import proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
@@ -147,6 +148,22 @@ def test_ranges_that_nothing_meets_are_listed_too(case: Case) -> None:
     )
     assert "check the spelling" in error.value.hint
     assert "loosen" in error.value.hint
+
+
+def test_an_sdist_that_does_not_serve_is_told_with_why(case: Case) -> None:
+    """It is of compiled code, never built for this Python; no remedy speaks of an image that lacks the package."""
+    case.add("sql", "2.2", tag="cp38-cp38-win_amd64")
+    case.index.add(own_backend(case.folder, "sql", "2.2"))
+    case.add("sql", "2.3", tag="py3-none-any")
+    with pytest.raises(ProjectError) as error:
+        case.freeze("sql==2.2")
+    (line,) = error.value.details
+    assert line == (
+        "sql==2.2 (requirements.in:1): its wheels are for cp38; there is an sdist, of compiled code, which was never"
+        " built for Python 3.13; what fits: 2.3"
+    )
+    assert "image's version" not in error.value.hint
+    assert "a version that fits" in error.value.hint
 
 
 def test_a_misspelt_name_is_no_matter_of_versions(case: Case) -> None:

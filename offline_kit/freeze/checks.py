@@ -21,8 +21,14 @@ REMEDIES = (
     "all the same, or choose another image ('offline-kit image list'); a file that `pip freeze` wrote goes under `locks`, "
     "where its pins are wishes"
 )
+WITHOUT_IMAGE = (
+    "loosen the requirement to a version that fits, or choose another image ('offline-kit image list'); a file that `pip freeze` wrote goes "
+    "under `locks`, where its pins are wishes"
+)
+"""The same where the image has none of the packages."""
 ANY = "*"
 UNKNOWN = "no index has a package"
+HAS = "the image has"
 SEARCH = "check the spelling, or name the index that has it (--extra-index-url in the requirements, or pip's configuration)"
 
 
@@ -43,7 +49,8 @@ def check(wanted: Iterable[Wanted], library: Library, policy: Policy, image: Ima
     count = len(problems)
     what = "a requirement cannot be met" if count == 1 else f"{count} requirements cannot be met"
     unknown = sum(UNKNOWN in line for line in problems)
-    remedies = [SEARCH] * bool(unknown) + [REMEDIES] * (unknown < count)
+    remedy = REMEDIES if any(HAS in line for line in problems) else WITHOUT_IMAGE
+    remedies = [SEARCH] * bool(unknown) + [remedy] * (unknown < count)
     raise ProjectError(
         f"{what} on the image '{image.name}' (Python {image.python})",
         hint="; ".join(remedies),
@@ -62,7 +69,7 @@ def _problem(one: Wanted, library: Library, policy: Policy, image: Image) -> str
     if not files and not policy.include & {one.name}:
         return f"{shown}: {UNKNOWN} '{one.name}'{close_to(one.name, image.packages, cutoff=0.75, most=2)}"
     if here and not policy.may_replace(one.name, image):
-        return f"{shown}: the image has {here}, which is protected"
+        return f"{shown}: {HAS} {here}, which is protected"
     return _unfit(requirement, files, library, here, shown)
 
 
@@ -82,8 +89,12 @@ def _unfit(
         return ""
     newest = "" if exact(requirement) else f"{version}, the newest: "
     found = outlook(files, version, (), library.target)
-    facts = "; ".join(_brief(line, library) for line in found.lines) or "nothing of it fits"
-    tail = f"; the image has {here}" if here else ""
+    lines = [_brief(line, library) for line in found.lines]
+    if chosen:  # an sdist, which `_is_pure` does not trust
+        why = f"of compiled code, which was never built for Python {library.target.image.python_minor}"
+        lines = [f"{line}, {why}" if line == "there is an sdist" else line for line in lines]
+    facts = "; ".join(lines) or "nothing of it fits"
+    tail = f"; {HAS} {here}" if here else ""
     others = f"; what fits: {', '.join(found.versions[:4])}" if found.versions else ""
     return f"{shown}: {newest}{facts}{others}{tail}"
 
