@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from offline_kit import checkpoints, kit_layout, members, notebook, predicting, scripts, sources
@@ -74,7 +74,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         members=resolved,
         findings=(
             *ready.findings,
-            *_moved(no_models),
+            *_moved(no_models, kit_layout.preprocessing_names(beside)),
             *members.findings(resolved),
             *members.by_position(config.notebook, resolved),
             *predicting.unused(config.notebook, resolved, beside),
@@ -95,12 +95,14 @@ def _goes_by_models(settings: NotebookSettings) -> bool:
     return settings.template == "predict" or bool(settings.models) or (own and bool(settings.task))
 
 
-def _moved(no_models: Mapping[str, str]) -> tuple[Finding, ...]:
+def _moved(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return what is no model, with the name that a notebook asks for it by; `names` leads to those in the kit."""
+    asked = {inside.removeprefix("checkpoints/preprocessing/"): name for name, inside in names.items()}
     return tuple(
         Finding(
             severity=Severity.NOTE,
             about=name,
-            what=f'{what}: it travels as preprocessing["{PurePosixPath(name).name}"]',
+            what=f'{what}: it travels as preprocessing["{asked.get(name, name)}"]',
         )
         for name, what in no_models.items()
     )

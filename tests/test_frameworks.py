@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from offline_kit import members, notebook, predicting
+from offline_kit import config, members, notebook, predicting
+from offline_kit import image as images
 from offline_kit.checkpoint_kinds import Sniffed, sniff
 from offline_kit.checkpoints import collect
 from offline_kit.errors import ProjectError
@@ -23,6 +24,7 @@ from offline_kit.frameworks.table import FRAMEWORKS
 from offline_kit.kit_layout import checkpoint_names, preprocessing_names
 from offline_kit.model import Checkpoint, CheckpointKind, Member, ModelSpec, NotebookSettings, Severity
 from offline_kit.resources import source
+from offline_kit.trained import look
 
 joblib = pytest.importorskip("joblib")
 linear = pytest.importorskip("sklearn.linear_model")
@@ -167,6 +169,20 @@ def test_what_prepares_data_is_no_member(project: Path) -> None:
         "models/labels.json",
     }
     assert members.chosen(said, weights).template == "predict"
+
+
+def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) -> None:
+    """Scalers of one bare name in two folders are asked for by their paths, and so the build says."""
+    from sklearn.preprocessing import StandardScaler
+
+    for fold in ("fold0", "fold1"):
+        joblib.dump(StandardScaler().fit([[0.0]]), project / "models" / fold / "scaler.joblib")
+    (project / "models" / "labels.json").write_text("{}")
+    settings = config.load(project, {"checkpoints": ["models"]})
+    chosen = images.load(settings.image, accelerator=settings.accelerator, project=project)
+    told = " ".join(each.what for each in look(settings, chosen, cache=project / "cache").findings)
+    for name in ("models/fold0/scaler.joblib", "models/fold1/scaler.joblib", "labels.json"):
+        assert f'travels as preprocessing["{name}"]' in told
 
 
 @pytest.fixture

@@ -214,3 +214,18 @@ def test_pickled_preprocessing_is_the_object(tmp_path: Path) -> None:
     (tmp_path / "b.pkl").write_bytes(pickle.dumps({"mean": 2}))
     assert load_file(tmp_path / "a.joblib") == {"mean": 1}
     assert load_file(tmp_path / "b.pkl") == {"mean": 2}
+
+
+def test_a_preprocessing_file_by_a_near_name_is_named(tmp_path: Path) -> None:
+    """A bare name that stands for two files, or a slip, leads to the names that there are."""
+    kit = Preprocessing(
+        {name: tmp_path / name for name in ("fold0/scaler.joblib", "fold1/scaler.joblib", "labels.json")}
+    )
+    for asked, hint in {
+        "scaler.joblib": "did you mean 'fold0/scaler.joblib' or 'fold1/scaler.joblib'? Else add it",
+        "label.json": "did you mean 'labels.json'?",
+        "x": "add it to `preprocessing`",
+    }.items():
+        with pytest.raises(KitError) as caught:
+            kit.path(asked)
+        assert str(caught.value).partition("NEXT: ")[2].startswith(hint)

@@ -3,6 +3,7 @@
 This file is part of offline-kit and is pasted into the notebooks that it renders.
 """
 
+import difflib
 import importlib
 import inspect
 import json
@@ -44,10 +45,13 @@ class Preprocessing(Mapping[str, Any]):
         for known, path in self._files.items():
             if known.startswith(f"{name}/"):
                 return path.parents[known.removeprefix(f"{name}/").count("/")]
+        like = [known for known in self._files if Path(known).name == Path(name).name]
+        like = like or difflib.get_close_matches(name, self._files, n=3)
+        add = "add it to `preprocessing` of the configuration, and build the kit again"
         raise KitError(
             f"the kit has no preprocessing file '{name}'",
             [f"it has: {', '.join(self._files) or 'none'}"],
-            hint="add it to `preprocessing` of the configuration, and build the kit again",
+            hint=f"did you mean {' or '.join(map(repr, like))}? Else {add}" if like else add,
         )
 
 
