@@ -206,12 +206,12 @@ def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_pat
     ran: Any = SimpleNamespace(executed=tmp_path / "scoring" / "executed.ipynb", working=tmp_path)
     service = gateway.prepare(data, {}, "submission.parquet", tmp_path / "side")
     assert gateway.rows_of(ran) == 0
-    assert len(gateway.notes_of(ran, ran, service)) == 1
+    assert len(gateway.notes_of(ran, service)) == 1
     folder = tmp_path / "scoring" / "gateway"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"Batches": 1, "Rows": ROWS}))
     assert gateway.rows_of(ran) == ROWS
-    assert gateway.notes_of(ran, ran, service)[-1].startswith(f"{ROWS} rows in 1 batch: ")
+    assert gateway.notes_of(ran, service)[-1].startswith(f"{ROWS} rows in 1 batch: ")
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,26 @@ def test_what_the_competitions_own_gateway_chose_is_only_noted(tmp_path: Path) -
     assert "2 rows instead of 3" in checked.notes
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "said"),
+    [
+        ("id,v\na,1\nb,2\n", "id,v\nb,2.00000001\na,1.0\n", ""),
+        ("id,v\na,\nb,nan\n", "id,v\nb,NaN\na,\n", ""),
+        ("id,v\na,1\nb,2\n", "id,v\nb,3\na,1\n", "1 of 2 rows, as 'b': 2, then 3"),
+        ("id,v\na,cat\n", "id,v\na,dog\n", "1 of 1 row, as 'a': cat, then dog"),
+        ("id,v\na,1\na,2\n", "id,v\na,2\na,1\n", ""),
+        ("id,v\na,1\na,2\n", "id,v\na,1\na,3\n", "1 of 2 rows, as 'row 2': 2, then 3"),
+        ("id,v\na,1\nb,2\n", "id,v\na,1\n", "1 rows are in one of the two alone"),
+        ("id,v\na,1\n", "id,w\na,1\n", "the columns id, v and then id, w"),
+    ],
+)
+def test_two_submissions_are_compared_by_their_ids(tmp_path: Path, one: str, two: str, said: str) -> None:
+    """The order of the rows and rounding make no difference."""
+    (tmp_path / "one.csv").write_text(one)
+    (tmp_path / "two.csv").write_text(two)
+    assert submission.differing(tmp_path / "one.csv", tmp_path / "two.csv") == said
+
+
 IDS = st.lists(st.text("abc123._-", min_size=1, max_size=5), min_size=1, max_size=20, unique=True)
 
 

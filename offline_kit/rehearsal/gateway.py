@@ -14,7 +14,7 @@ from typing import Any
 
 from offline_kit import files, resources
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.rehearsal import gateway_driver, gateway_standin
+from offline_kit.rehearsal import gateway_driver, gateway_standin, submission
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.runtime.kit_server import PACKAGE
 from offline_kit.sandboxes.box import Mount
@@ -118,10 +118,11 @@ def write_standin(
     return package
 
 
-def scoring(bench: Bench, service: Service, root: str, folder: Path) -> Bench:
+def scoring(bench: Bench, service: Service, root: str, first: Ran, folder: Path) -> Bench:
     """Return the bench of the second run: notebook and gateway as two processes, as when Kaggle scores.
 
-    `root` is where the competition's data is mounted; the driver's files are written into `folder`.
+    `root` is where the competition's data is mounted, `first` the run in one process; the driver's files are
+    written into `folder`.
     """
     runtime = files.made(folder / "offline_kit" / "runtime")
     for place in (runtime, runtime.parent):
@@ -130,6 +131,9 @@ def scoring(bench: Bench, service: Service, root: str, folder: Path) -> Bench:
         (runtime / f"{module}.py").write_text(resources.source(f"runtime/{module}"), encoding="utf-8")
     driver = "driver.py"
     (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
+    written = first.working / service.submission
+    if written.suffix == ".parquet" and written.is_file():
+        shutil.copyfile(written, folder / gateway_driver.FIRST)
     around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(list(service.paths)))
     return replace(bench, inputs=(*bench.inputs, Mount(inside=_PLACE, source=folder)), around=around)
 
@@ -171,21 +175,34 @@ def collect(ran: Ran, submission: str) -> Path | None:
     return table if table.is_file() else None
 
 
-def notes_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:
-    """Return what two runs that went well tell."""
-    one, two = _result(first.working), _result(second.executed.parent / "gateway")
+def notes_of(second: Ran, service: Service) -> tuple[str, ...]:
+    """Return what a second run that went well tells."""
+    told = _result(second.executed.parent / "gateway")
     whose = "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
     notes = [f"served {whose} in its own process, then in two processes as in the scoring run"]
-    if "Batches" in two:
-        batches, rows = two["Batches"], two.get("Rows", 0)
+    if "Batches" in told:
+        batches, rows = told["Batches"], told.get("Rows", 0)
         one_batch = "1 batch: whether the answers depend on the order of several was not tried"
         sent = one_batch if batches == 1 else f"{batches} batches in random order, then in the opposite one"
         notes.append(f"{rows} row{'s' * (rows != 1)} in {sent}")
-    if one.get("Digest") and two.get("Digest") and one["Digest"] != two["Digest"]:
-        notes.append(
-            "the two runs predicted different values: predict depends on the order of the batches, or on chance"
-        )
     return tuple(notes)
+
+
+def warnings_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:
+    """Return what may spoil a score although both runs went well: answers that were not the same twice."""
+    folder = second.executed.parent / "gateway"
+    parquet = service.submission.endswith(".parquet")
+    one = (
+        folder / f"{gateway_driver.FIRST}{gateway_driver.TABLE}"
+        if parquet
+        else first.working / service.submission
+    )
+    two = folder / f"{service.submission}{gateway_driver.TABLE if parquet else ''}"
+    if not (one.is_file() and two.is_file()):
+        return ()
+    odd = submission.differing(one, two)
+    said = f"the two runs answered differently ({odd}): predict depends on the order of the batches, or on chance"
+    return (said,) if odd else ()
 
 
 def rows_of(ran: Ran) -> int:

@@ -28,6 +28,8 @@ BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
 OUTCOME, LOG = "outcome.json", "log.txt"
 TABLE = ".csv"
 """Behind the name of a parquet file: the same as CSV, for whoever has no library for it."""
+FIRST = "of-one-process.parquet"
+"""Beside this file: what the run in one process has written, to be made a CSV of as well."""
 GRACE = 15
 """Seconds for a process to end by itself."""
 
@@ -85,8 +87,9 @@ def ask(root: Path, names: Sequence[str]) -> None:
     for name in inside or beside:
         if found := _gateways(importlib.import_module(name)):
             found[0](paths).run()
-            for path in Path.cwd().glob("*.parquet"):
-                as_csv(path, path.with_name(path.name + TABLE))
+            given = Path(__file__).with_name(FIRST)
+            for path in (*Path.cwd().glob("*.parquet"), *([given] if given.is_file() else [])):
+                as_csv(path, Path.cwd() / f"{path.name}{TABLE}")
             return
     raise SystemExit(f"no gateway was found in '{package}'")
 

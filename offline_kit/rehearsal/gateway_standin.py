@@ -7,7 +7,6 @@ sides of a rehearsal run in one sandbox, where nobody else can connect.
 """
 
 import csv
-import hashlib
 import json
 import os
 import random
@@ -146,9 +145,7 @@ class Gateway:
         result: dict[str, Any] = {"Succeeded": False}
         try:
             columns = self._predictions()
-            lines = sorted(map(repr, zip(*columns.values(), strict=True)))
-            digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-            result |= {"Succeeded": True, "Rows": len(lines), "Digest": digest}
+            result |= {"Succeeded": True, "Rows": len(next(iter(columns.values())))}
         except GatewayRuntimeError as error:
             result |= {"ErrorType": error.kind, "ErrorDetails": error.text}
             raise

@@ -118,6 +118,8 @@ class Rehearsal:
     """Its rows; 0 where neither a CSV nor a gateway of ours tells."""
     folder: Path
     """Executed notebook, log, submission and report."""
+    warnings: tuple[str, ...] = ()
+    """What may spoil the score all the same."""
 
 
 def rehearse(
@@ -179,6 +181,7 @@ def rehearse(
             submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
             rows=judged.rows,
             folder=request.kit.folder / "rehearsal",
+            warnings=judged.warnings,
         )
         problem = _with_log(judged.problem, outcome.folder) if judged.problem else None
         _keep(folder, outcome, ran, problem, written=request.submission)
@@ -217,7 +220,7 @@ def _scored(
     """Run a server's notebook once more, as when Kaggle scores; returns the run that counts, and its verdict."""
     report.step("once more with the gateway in a process of its own, as in the scoring run")
     place = ran.log.parents[1]
-    again = gateway.scoring(bench, service, inputs.data, place / "driver")
+    again = gateway.scoring(bench, service, inputs.data, ran, place / "driver")
     second = execution.run(again, chosen, place / "scoring", report=report)
     table = gateway.collect(second, service.submission)
     own = service.package is None
@@ -225,8 +228,9 @@ def _scored(
     if problem := gateway.problem_of(second) or verdict_of_it.problem:
         return second, replace(verdict_of_it, problem=problem)
     rows = verdict_of_it.rows or gateway.rows_of(second)
-    notes = (*verdict_of_it.notes, *gateway.notes_of(ran, second, service))
-    return ran, replace(judged, rows=rows, notes=notes)
+    notes = (*verdict_of_it.notes, *gateway.notes_of(second, service))
+    warnings = gateway.warnings_of(ran, second, service)
+    return ran, replace(judged, rows=rows, notes=notes, warnings=warnings)
 
 
 def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Service | None) -> mounts.Wanted:

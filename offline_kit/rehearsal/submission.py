@@ -1,6 +1,7 @@
 """A submission against its sample: what Kaggle would score as an error, found before."""
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from offline_kit import files
 
 _SHOWN = 3  # examples of each problem
+_ROUNDING = 1e-4  # between two runs: batches in another order may be summed up in another
 _NOTHING = frozenset({"", "nan", "none", "null", "na"})
 
 
@@ -69,6 +71,44 @@ def check(
     else:
         notes.append("no sample_submission.csv to compare with")
     return Checked(rows=len(have.rows), problems=tuple(problems), notes=tuple(notes))
+
+
+def differing(first: Path, second: Path) -> str:
+    """Return how two submissions of the same rows differ, for a person; empty: not at all, but for rounding.
+
+    Rows are told apart by their ids, the first column; where those repeat, all of the row counts.
+    """
+    one, two = _read(first)[0], _read(second)[0]
+    if one.head != two.head:
+        return f"the columns {', '.join(one.head)} and then {', '.join(two.head)}"
+    mine, yours = _by_id(one), _by_id(two)
+    odd = [(name, *_cells(mine[name], yours[name])) for name in mine if name in yours]
+    changed = [each for each in odd if each[1:] != ("", "")]
+    lost = len(mine.keys() ^ yours.keys())
+    if not changed:
+        return f"{lost} rows are in one of the two alone" if lost else ""
+    name, was, now = changed[0]
+    rows = "row" if len(mine) == 1 else "rows"
+    return f"{len(changed)} of {len(mine)} {rows}, as '{name}': {was}, then {now}"
+
+
+def _by_id(table: _Table) -> dict[str, list[str]]:
+    ids = table.column(table.head[0]) if table.head else []
+    if len(set(ids)) == len(ids):
+        return dict(zip(ids, table.rows, strict=True))
+    return {f"row {number}": row for number, row in enumerate(sorted(table.rows), 1)}
+
+
+def _cells(one: Sequence[str], two: Sequence[str]) -> tuple[str, str]:
+    """Return the first values of two rows that differ."""
+    return next(((a, b) for a, b in zip(one, two, strict=False) if not _same(a, b)), ("", ""))
+
+
+def _same(one: str, two: str) -> bool:
+    if one == two or not (_number(one) and _number(two)):
+        return one == two
+    a, b = float(one), float(two)
+    return math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=_ROUNDING / 100) or (math.isnan(a) and math.isnan(b))
 
 
 def _read(path: Path) -> tuple[_Table, list[str]]:

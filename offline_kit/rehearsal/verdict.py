@@ -27,6 +27,8 @@ class Verdict:
     """Rows of the submission."""
     notes: tuple[str, ...] = ()
     """What was compared."""
+    warnings: tuple[str, ...] = ()
+    """What may spoil the score of a run that passed."""
 
 
 def judge(
