@@ -262,6 +262,38 @@ def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("!rm -rf aug && git clone https://e.org/aug", "!true && true"),
+        (
+            "!rm -rf /kaggle/working/aug\n!git clone https://e.org/aug",
+            "!true\npass  # offline-kit: !git clone https://e.org/aug",
+        ),
+        (
+            "%%bash\nrm -rf out\nrm -rf aug\ngit clone https://e.org/aug",
+            "%%bash\nrm -rf out\ntrue\ntrue",
+        ),
+        ("!mkdir w && cd w && wget https://e.org/a.pth", "!true && cd w && true"),
+        (
+            "os.mkdir('w')\n!wget -P w https://e.org/a.pth",
+            "None\npass  # offline-kit: !wget -P w https://e.org/a.pth",
+        ),
+        (
+            "if 1: shutil.rmtree('aug'); Path('w').mkdir()\n!git clone https://e.org/aug\n!wget -P w https://e.org/a.pth",
+            "if 1: None; None\npass  # offline-kit: !git clone https://e.org/aug\n"
+            + "pass  # offline-kit: !wget -P w https://e.org/a.pth",
+        ),
+        ("os.makedirs('w', exist_ok=True)\n!ls", "os.makedirs('w', exist_ok=True)\n!ls"),
+        ("os.mkdir('out')\n!rm -f out/log.txt", "os.mkdir('out')\n!rm -f out/log.txt"),
+    ],
+)
+def test_what_is_laid_out_is_neither_made_nor_taken_away(tmp_path: Path, line: str, left: str) -> None:
+    """Lines that make room for a clone or a download let what the first cell laid there lie."""
+    put(tmp_path, "aug/a.py", "w/a.pth")
+    assert looked(tmp_path, line).changed == (left,)
+
+
+@pytest.mark.parametrize(
     ("source", "line"),
     [
         (
