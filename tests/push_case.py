@@ -44,7 +44,7 @@ def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = 
             (place / path).write_bytes(data)
         entries = [
             FileEntry(
-                role=Role.CHECKPOINT if path.startswith("ch") else Role.WHEEL,
+                role=Role.CHECKPOINT if path.startswith("ch") else Role.BUILD,
                 original=path,
                 stored=path,
                 size=len(data),
