@@ -280,8 +280,7 @@ def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> No
         ),
         (
             "if 1: shutil.rmtree('aug'); Path('w').mkdir()\n!git clone https://e.org/aug\n!wget -P w https://e.org/a.pth",
-            "if 1: None; None\npass  # offline-kit: !git clone https://e.org/aug\n"
-            + "pass  # offline-kit: !wget -P w https://e.org/a.pth",
+            "if 1: None; None\npass  # offline-kit: !git clone https://e.org/aug\npass  # offline-kit: !wget -P w https://e.org/a.pth",
         ),
         ("os.makedirs('w', exist_ok=True)\n!ls", "os.makedirs('w', exist_ok=True)\n!ls"),
         ("os.mkdir('out')\n!rm -f out/log.txt", "os.mkdir('out')\n!rm -f out/log.txt"),
