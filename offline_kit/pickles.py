@@ -248,6 +248,9 @@ def python3_name(module: str, name: str) -> str:
 
 
 def packages_of(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the top-level packages that these globals come from, without torch and the standard library."""
+    """Return the top-level packages that these globals come from, without torch and the standard library.
+
+    Names of `__main__` come from no package: a script gives them (`main_from`).
+    """
     tops = {name.partition(".")[0] for name in names if "." in name and " " not in name}
-    return tuple(sorted(tops - set(sys.stdlib_module_names) - {"torch"}))
+    return tuple(sorted(tops - set(sys.stdlib_module_names) - {"__main__", "torch"}))

@@ -415,6 +415,14 @@ def test_advice_that_was_taken_is_not_given_again() -> None:
     assert advice(checkpoint(Kind.LIGHTNING, "argparse.Namespace"), trusted=True) == ()
 
 
+def test_a_script_is_no_package() -> None:
+    """What `__main__` gave comes with `main_from`: it is not among the packages that are asked for."""
+    own = checkpoint(Kind.LIGHTNING, "__main__.CFG", "omegaconf.dictconfig.DictConfig")
+    assert advice(own, trusted=True) == ("'a.ckpt' needs these packages in the kit or the image: omegaconf",)
+    assert advice(checkpoint(Kind.LIGHTNING, "__main__.CFG"), trusted=True) == ()
+    assert "packages in the kit" not in "".join(advice(checkpoint(Kind.LIGHTNING, "__main__.CFG")))
+
+
 def test_the_advised_line_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that the advice gives makes a file that torch takes."""
     saved(tmp_path / "a.ckpt", values()["settings"])

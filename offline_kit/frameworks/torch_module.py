@@ -34,8 +34,7 @@ def findings(member: Member) -> tuple[Finding, ...]:
         return (
             peek.stop(member, "is a whole model, and loading it may run any code that lies in it", remedy),
         )
-    tops = packages_of(globals_of(member.path) - {"__main__"})
-    strange = [name for name in tops if name not in ("torch", "__main__", "collections", "builtins")]
+    strange = packages_of(globals_of(member.path))
     if not strange:
         return ()
     what = (
