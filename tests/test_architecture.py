@@ -174,8 +174,9 @@ FLOORS: list[set[str]] = [
         "rehearsal.submission",
     },
     {"adopting.calls", "adopting.places"},  # the room of notebooks that others wrote
-    {"adopting.folders"},
-    {"adopting.deciding", "adopting.lines"},
+    {"adopting.folders", "adopting.verdicts"},
+    {"adopting.lines", "adopting.models"},
+    {"adopting.deciding"},
     {"adopting.beside", "adopting.dialect", "adopting.lacking", "adopting.mounts", "adopting.preparing"},
     {"adopting.looking"},
     {"adopting.rendering"},

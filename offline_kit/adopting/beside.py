@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from offline_kit.adopting import literals, places
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Read
-from offline_kit.adopting.deciding import Basket, found_of, serve
 from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
 from offline_kit.adopting.places import Ground
+from offline_kit.adopting.verdicts import Basket, found_of, serve
 
 _WRITES = frozenset(
     {

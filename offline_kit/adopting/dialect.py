@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from offline_kit.adopting import places, rewriting
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Magic, Read
-from offline_kit.adopting.deciding import found_of
 from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
+from offline_kit.adopting.verdicts import found_of
 from offline_kit.image import Image
 
 

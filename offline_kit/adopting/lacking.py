@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 
 from offline_kit.adopting import literals, places, shell
 from offline_kit.adopting.calls import Code
-from offline_kit.adopting.deciding import Basket, found_of
 from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.nouns import Became, Found, Kind, Wish
 from offline_kit.adopting.places import Ground
+from offline_kit.adopting.verdicts import Basket, found_of
 from offline_kit.package_lists import normalized
 from offline_kit.rehearsal import imports
 

@@ -17,11 +17,11 @@ from offline_kit.adopting import (
     rewriting,
 )
 from offline_kit.adopting.calls import Code
-from offline_kit.adopting.deciding import Basket, Verdict, found_of
 from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.lines import ShellLine, placed, shell_lines
 from offline_kit.adopting.nouns import Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
+from offline_kit.adopting.verdicts import Basket, Verdict, found_of
 from offline_kit.image import Image
 
 NO_EDIT = "take it out by hand: its place in the line cannot be told"

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from offline_kit.adopting import literals, places
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Read
-from offline_kit.adopting.deciding import Basket, found_of
 from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
 from offline_kit.adopting.places import Ground, Mounted
+from offline_kit.adopting.verdicts import Basket, found_of
 
 _HOLE = re.compile(r"\{[^{}]*\}")
 _END = re.compile(r"[\s\"'\\,;|&<>)]")

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from offline_kit.adopting import literals, places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Magic
-from offline_kit.adopting.deciding import found_of
 from offline_kit.adopting.folders import Folders, moved
 from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
+from offline_kit.adopting.verdicts import found_of
 
 WHY = "what it is about is laid out by the first cell"
 _TAKES = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
