@@ -8,24 +8,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from offline_kit import __version__
-from offline_kit.redaction import unsigned
+from offline_kit.redaction import CREDENTIALS, unsigned
 
 NAME = "offline-kit-crash.log"
 
 SECRETS = (
-    (re.compile(r"(\w+://)[^/\s:@]*(?::[^/\s@]*)?@"), r"\1***@"),
+    (CREDENTIALS, r"\g<scheme>://***@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
     (re.compile(r"\bKGAT_\w+"), "KGAT_***"),
     (
         re.compile(
-            r"(?i)([\"']?\b\w*(?:token|secret|password|passwd|api_?key|kaggle_key|\bkey)[\"']?\s*[=:]\s*)[\"']?[^\s\"',}]+[\"']?"
+            r"(?i)([\"']?\b\w*(?:token|secret|password|passwd|signature|credential|api_?key|kaggle_key|\bkey)[\"']?\s*[=:]\s*)[\"']?[^\s\"',}]+[\"']?"
         ),
         r"\1***",
     ),
 )
 """What a secret looks like, and what stands in its place."""
 _NAMED = re.compile(r"(?i)token|secret|passw|key|credential")
-_LOGIN = re.compile(r"://[^/\s:@]*:([^/\s@]+)@")
 _SHORT = 5
 """Values up to so many characters are no secrets, and would blind half of a report."""
 
@@ -33,7 +32,8 @@ _SHORT = 5
 def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values of variables that are secrets by their names, and passwords in the addresses of others."""
     values = [value for name, value in environment.items() if _NAMED.search(name)]
-    values += [found for value in environment.values() for found in _LOGIN.findall(value)]
+    logins = (found["user"] for value in environment.values() for found in CREDENTIALS.finditer(value))
+    values += [login.partition(":")[2] for login in logins]
     return tuple(sorted({value for value in values if len(value) > _SHORT}, key=len, reverse=True))
 
 

@@ -5,13 +5,19 @@ Lines of code and of a shell: without the tokens and passwords that are written 
 
 import re
 
-_CREDENTIALS = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s'\"]*)@", re.IGNORECASE)
+CREDENTIALS = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s'\"]*|[^/\s'\":@\[]*:(?!\d*/)(?:(?!://)[^\s'\"])*)@",
+    re.IGNORECASE,
+)
+"""User and password of an address; a "/" in a password is told from the one behind a port."""
 _FROM_ENVIRONMENT = re.compile(r"\$\{\w+\}(?::\$\{\w+\})?")
 _LINK = re.compile(r"(?P<lead>\burl: )(?P<path>[^\s?'\")]+)(?P<query>\?[^\s'\")]*)?", re.IGNORECASE)
 """As urllib3 and requests name what they asked for in their errors."""
 _WORD = re.compile(r"(?<=/)(?=[^/]*\d)[\w-]{20,}(?=/|$)")
 """A step of a path that nobody can guess: the place of an upload."""
 _SAID = r"(?:token(?!iz)|secret|passw(?:or)?d|api[-_]?key|\bkey|signature|credential)"
+_KEYED = re.compile(rf"(?i)([?&][\w-]*(?:{_SAID}|\bsig)=)[^\s&'\"#)]+")
+"""What in the query of an address lets its bearer in."""
 _TOLD = (
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
     (re.compile(r"(?i)\b(authorization|cookie|[\w-]*-token)(\s*:\s*)[^'\"\n]+"), r"\1\2***"),
@@ -44,11 +50,11 @@ def without_secrets(text: str) -> str:
 
 
 def redact(text: str) -> str:
-    """Return the text with user and password of every URL removed, and links of errors without their key.
+    """Return the text with user and password of every URL removed, and tokens and signatures of its query.
 
     What is no secret stays: the bare user of ssh ("ssh://git@host") and names of environment variables.
     """
-    return unsigned(_CREDENTIALS.sub(_bare, text))
+    return unsigned(_KEYED.sub(r"\1***", CREDENTIALS.sub(_bare, text)))
 
 
 def unsigned(text: str) -> str:

@@ -144,6 +144,12 @@ def test_requirements_go_as_text(tmp_path: Path) -> None:
     [
         ("--index-url https://me:hunter2@example.org/simple", "password"),
         ("thing @ git+https://me:hunter2@example.org/t.git", "password"),
+        ("--extra-index-url https://me:hun/ter2@example.org/simple", "password"),
+        ("--index-url https://example.org/simple?token=hunter2", "query"),
+        ("thing @ https://example.org/thing-1.0-py3-none-any.whl?X-Amz-Signature=hunter2", "query"),
+        ("thing @ https://example.org/thing-1.0-py3-none-any.whl?raw=hunter2", "query"),
+        ("thing @ git+https://${NOT_SET}@example.org/t.git", "the variable ${NOT_SET}, which is not set"),
+        ("--index-url https://me:${NOT_SET}@example.org/simple", "the variable ${NOT_SET}"),
         ("./folder", "on this machine"),
         ("--find-links ./wheels", "folder of this machine"),
     ],
@@ -155,7 +161,9 @@ def test_secrets_and_paths_never_go(tmp_path: Path, line: str, says: str) -> Non
     with pytest.raises(ProjectError) as caught:
         ask(tmp_path, f"{line}\n")
     assert any(says in each for each in caught.value.details), caught.value.details
-    assert "hunter2" not in str([caught.value.what, *caught.value.details, caught.value.hint])
+    words = str([caught.value.what, *caught.value.details, caught.value.hint])
+    assert "hunter2" not in words
+    assert "ter2" not in words
 
 
 def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:

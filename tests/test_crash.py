@@ -18,6 +18,14 @@ def test_credentials_of_urls_are_taken_out(user: str, password: str) -> None:
     assert text == "GET https://***@index.example/simple failed"
 
 
+@pytest.mark.parametrize("login", ["u:p@ss", "u:pa/ss", "u:p/a@ss", "gh0_token"])
+def test_passwords_of_any_letters_are_taken_out(login: str) -> None:
+    """An "@" or a "/" in a password ends neither of the two readings of it."""
+    assert crash.redact(f"GET https://{login}@h/x failed") == "GET https://***@h/x failed"
+    secrets = crash.secrets_of({"PIP_INDEX_URL": f"https://me:long-{login}@h/simple"})
+    assert secrets == (f"long-{login}",)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -28,6 +36,7 @@ def test_credentials_of_urls_are_taken_out(user: str, password: str) -> None:
         '{"token": "s3cretvalue"}',
         "KGAT_s3cretvalue",
         "api_key: s3cretvalue",
+        "https://h/a.whl?X-Amz-Signature=s3cretvalue",
     ],
 )
 def test_tokens_are_taken_out(text: str) -> None:

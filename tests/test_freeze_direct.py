@@ -123,6 +123,20 @@ def test_urls_are_downloaded(case: Case) -> None:
         case.freeze(f"far @ {url}#sha256={'0' * 64}")
 
 
+def test_an_address_is_written_without_its_query(case: Case) -> None:
+    """What a signed link needs to be downloaded is a secret; another query is another file."""
+    case.index.add(make_wheel(case.folder, "far", "2.0"))
+    url = f"{case.index.root}/files/far-2.0-py3-none-any.whl"
+    found = case.freeze(f"far @ {url}?X-Amz-Signature=s3cret")
+    assert pin(found, "far").url == url
+    assert "s3cret" not in case.lock.read_text()
+    asked = len(case.index.requests)
+    assert case.freeze(f"far @ {url}?X-Amz-Signature=s3cret").input_hash == found.input_hash
+    assert len(case.index.requests) == asked
+    assert case.freeze(f"far @ {url}?raw=2").input_hash != found.input_hash
+    assert len(case.index.requests) > asked
+
+
 def test_archives_are_built(case: Case) -> None:
     """A local sdist becomes a wheel."""
     archive = own_backend(case.project, "packed")

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from offline_kit.errors import ProjectError
 from offline_kit.freeze import direct
@@ -12,6 +14,8 @@ from offline_kit.freeze.gather import FreezeRequest, Gathered, gather
 from offline_kit.freeze.lines import Wanted
 from offline_kit.image import Image
 from offline_kit.pip_settings import PYPI, IndexSettings, redact
+
+_VARIABLE = re.compile(r"\$\{\w+\}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +45,7 @@ def asked(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Asked:
     """Return what to ask for; `image` is the one that is assumed, `own` names the project's own packages.
 
     Raises ProjectError with every requirement that cannot travel as text: a path on this machine, an
-    address with a password.
+    address with a password or a query, a variable that is not set.
     """
     read = gather(request, image, own)
     problems = [*_index_problems(read), *(line for one in read.directs for line in _problems(one))]
@@ -95,8 +99,9 @@ def _options(read: Gathered) -> Iterator[str]:
 def _index_problems(read: Gathered) -> Iterator[str]:
     options = read.options
     for place in (options.index_url, *options.extra_index_urls, *options.find_links):
-        if place and redact(place) != place:
-            yield f"the index '{redact(place)}' has a password, which is never written into a notebook"
+        shown = direct.bare_url(place)
+        if problem := _secret(place):
+            yield f"the index '{shown}' {problem}"
         elif place and not place.startswith(("https://", "http://")):
             yield f"'{place}' is a folder of this machine"
 
@@ -106,5 +111,16 @@ def _problems(one: Wanted) -> Iterator[str]:
         return
     if one.direct.kind not in ("git", "url") or one.direct.place.startswith("file:"):
         yield f"{one.where}: a {one.direct.kind} on this machine"
-    elif redact(one.direct.place) != one.direct.place:
-        yield f"{one.where}: an address with a password, which is never written into a notebook"
+    elif problem := _secret(one.direct.place):
+        yield f"{one.where}: '{direct.bare_url(one.direct.place)}' {problem}"
+
+
+def _secret(address: str) -> str:
+    """Return why an address may not go to Kaggle; "" where nothing in it can be a secret."""
+    if unset := _VARIABLE.search(address):
+        return f"names the variable {unset[0]}, which is not set here"
+    if redact(address.partition("?")[0]) != address.partition("?")[0]:
+        return "has a password, which is never written into a notebook"
+    if urlsplit(address).query:
+        return "has a query ('?'), which may be a key, and is never written into a notebook"
+    return ""

@@ -82,9 +82,9 @@ class Yard:
 
 
 def bare_url(url: str) -> str:
-    """Return a url without credentials."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """Return a url without credentials: its user, its password, and its query, which may be a signature."""
+    parts = urlsplit(redact(url))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def address(direct: Direct, project: Path) -> str:
@@ -112,7 +112,12 @@ def reference(direct: Direct, project: Path, commit: str = "") -> str:
 def fingerprint(direct: Direct, project: Path) -> str:
     """Return what a direct reference depends on, as text: its content where that lies on this disk."""
     said = f"{direct.name} {','.join(direct.extras)} {direct.marker} {direct.subdirectory}"
-    return f"{reference(direct, project)} {said} {_content(direct)}"
+    return f"{reference(direct, project)} {said} {_content(direct)}{_query(direct)}"
+
+
+def _query(direct: Direct) -> str:
+    """Return what stands behind the "?" of an address: for digests alone, since it may be a key."""
+    return urlsplit(direct.place).query if direct.kind == "url" else ""
 
 
 def _content(direct: Direct) -> str:
@@ -169,7 +174,8 @@ def _settle_one(wanted: Wanted, yard: Yard, report: Reporter) -> Settled:
     if direct.kind == "wheel":
         wheel = Path(direct.place)
     else:
-        key = f"{reference(direct, Path('/'), commit)} {_content(direct)} {yard.image.python_minor}"
+        asked = f"{reference(direct, Path('/'), commit)}{_query(direct)}"
+        key = f"{asked} {_content(direct)} {yard.image.python_minor}"
         shelf = yard.cache / "freeze" / "direct" / hashlib.sha256(key.encode()).hexdigest()[:32]
         wheel = _shelved(direct, commit, shelf, yard, report)
     settled = Settled(
