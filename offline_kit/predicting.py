@@ -10,6 +10,7 @@ from typing import Any
 from offline_kit import scripts
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.frameworks import sklearn, table
+from offline_kit.frameworks.base import globals_of
 from offline_kit.model import Checkpoint, Finding, Member, NotebookSettings, Severity
 
 BATCHES = {"tabular": 65536, "images": 32, "text": 256}
@@ -21,6 +22,8 @@ WORDS = {
 """The built-in words of `postprocess`, each with the numbers that it takes."""
 GIVEN = {"images": "the path of a picture", "text": "the texts"}
 """What `transform` gets, by task; a table in any other."""
+_REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
+"""Classes of models whose answers are numbers of any size."""
 REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
 
 
@@ -103,6 +106,26 @@ def unused(
                 )
             )
     return tuple(found)
+
+
+def ranked(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:
+    """Warn of a rank mean over models that predict numbers: its ranks lie between 0 and 1, their targets need not."""
+    if settings.ensemble != "rank" or is_reference(settings.postprocess):
+        return ()
+    numbers = [
+        member
+        for member in members
+        if any(re.search(_REGRESSOR, name) for file in member.files for name in globals_of(file.path))
+    ]
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=member.name,
+            what='predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them',
+            remedy='take "mean" or "weighted", unless the metric looks at the order alone (AUC)',
+        )
+        for member in numbers[:1]
+    )
 
 
 def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:

@@ -78,6 +78,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
             *members.findings(resolved),
             *members.by_position(config.notebook, resolved),
             *predicting.unused(config.notebook, resolved, beside),
+            *predicting.ranked(config.notebook, resolved),
         ),
         lent=ready.lent,
         # Code of the person's own loads them where no models do, and names no library for a pickle.

@@ -50,6 +50,20 @@ def test_a_pickle_of_another_pandas() -> None:
     assert told(NotImplementedError("something else")) == "something else"
 
 
+def test_ranks_of_numbers_are_told() -> None:
+    """Where answers are no shares, what is submitted is nothing like them; of shares nothing is said."""
+
+    def said(how: str, factor: float) -> list[str]:
+        lines: list[str] = []
+        frameworks = {
+            "some": (lambda _path, _member: Times(factor), lambda model, batch: batch * model.factor)
+        }
+        predict_all([Member("a", "some", Path("a"))], frameworks, ROWS, how, say=lines.append)
+        return [line for line in lines if "ranks from 0 to 1" in line]
+
+    assert (len(said("rank", 1000.0)), said("rank", 0.1), said("mean", 1000.0)) == (1, [], [])
+
+
 def blended(how: str, values: list[Any], weights: list[float] | None = None) -> Any:
     blend = Blend(how)
     for number, each in enumerate(values):

@@ -76,6 +76,10 @@ def predict_all(
                 f"'{member.name}' predicted other rows than the first model",
                 hint="read the test set in a fixed order",
             )
+        if how == "rank" and not ids and values.size and (values.min() < 0 or values.max() > 1):
+            say(
+                f"note: '{member.name}' predicts other numbers than shares; what is submitted are ranks from 0 to 1"
+            )
         ids = names
         blend.add(classes.ordered(values, own, member.name), member.weight, member.name)
     return Prediction(ids, blend.result(), classes.names)
