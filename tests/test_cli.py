@@ -43,6 +43,7 @@ def test_help_is_always_there(words: list[str], tmp_path: Path) -> None:
 )
 def test_asking_for_something_wrong_ends_with_2(words: list[str], says: str, tmp_path: Path) -> None:
     """Usage errors name the thing, on stderr, without a traceback."""
+    (tmp_path / "requirements.txt").write_text("")
     done = offline_kit(*words, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert says in done.stderr

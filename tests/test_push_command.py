@@ -18,6 +18,11 @@ from push_case import FILES, make_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
 
+KIT = {
+    "packages/a-1.0-py3-none-any.whl": b"a wheel",
+    "checkpoints/model.ckpt": FILES["checkpoints/model.ckpt"],
+}
+
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
@@ -26,7 +31,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         running.kaggle.accounts.add("local", key="local-kaggle")
         project(running).mkdir()
         (project(running) / "offline-kit.toml").write_text('dataset = "plant-kit"\n')
-        make_kit(project(running) / "dist" / "offline-kit")
+        make_kit(project(running) / "dist" / "offline-kit", KIT)
         yield running
 
 
@@ -130,7 +135,7 @@ def test_a_foreign_dataset_is_refused_before_anything_is_sent(bench: Bench) -> N
 def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
     """^C in the middle of an upload ends with 130; the next push sends only what is missing."""
     big = b"3" * 4_000_000
-    make_kit(project(bench) / "dist" / "offline-kit", {**FILES, "checkpoints/model.ckpt": big})
+    make_kit(project(bench) / "dist" / "offline-kit", {**KIT, "checkpoints/model.ckpt": big})
     hit = threading.Event()
 
     def watch(event: Event) -> None:
