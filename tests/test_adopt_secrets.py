@@ -6,7 +6,9 @@ import pytest
 from adopt_case import looked, put
 
 from offline_kit.adopting import rewriting
+from offline_kit.adopting.nouns import Kind
 from offline_kit.redaction import without_secrets
+from offline_kit.rehearsal.causes import explain
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz012345"
 
@@ -55,3 +57,52 @@ def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> Non
 def test_what_is_no_secret_stays_readable(line: str) -> None:
     """Versions, commits, addresses and names of variables are what the person looks for in the comment."""
     assert without_secrets(line) == line
+
+
+@pytest.mark.parametrize(
+    ("cell", "left"),
+    [
+        (
+            "from kaggle_secrets import UserSecretsClient\nkey = UserSecretsClient().get_secret('HF')",
+            "pass  # offline-kit: from kaggle_secrets import UserSecretsClient\nkey = ''",
+        ),
+        (
+            "import kaggle_secrets\nclient = kaggle_secrets.UserSecretsClient()\nkey = client.get_secret('HF')",
+            "pass  # offline-kit: import kaggle_secrets\nclient = None\nkey = ''",
+        ),
+        (
+            "from kaggle_secrets import UserSecretsClient as U\nu = U()\nu.set_gcloud_credentials(project='p')",
+            "u = None\npass  # offline-kit: u.set_gcloud_credentials(project='p')",
+        ),
+        (
+            "from kaggle_secrets import UserSecretsClient, BackendError\nkey = UserSecretsClient().get_secret('HF')",
+            "from kaggle_secrets import UserSecretsClient, BackendError\nkey = ''",
+        ),
+    ],
+)
+def test_secrets_of_the_account_are_not_asked_for(tmp_path: Path, cell: str, left: str) -> None:
+    """They come over the internet: what they are for has no use offline, and their module lies on Kaggle alone."""
+    found = looked(tmp_path, f"{cell}\nimport wandb\nwandb.login(key=key)")
+    assert left in found.changed[0]
+    assert {one.kind for one in found.found} == {Kind.ACCOUNT}
+    assert not found.asked
+
+
+def test_a_name_of_ones_own_is_no_secret(tmp_path: Path) -> None:
+    """Without Kaggle's module, `get_secret` is a function as any other."""
+    cell = "client = Vault()\nkey = client.get_secret('HF')"
+    assert looked(tmp_path, cell).changed == (cell,)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "ModuleNotFoundError: No module named 'kaggle_secrets'",
+        'File "/opt/kaggle_secrets.py", line 60\nConnectionError: Connection error trying to communicate with service.',
+    ],
+)
+def test_a_secret_is_told_in_a_rehearsal(error: str) -> None:
+    """A package for it is no remedy: there is none."""
+    cause, remedy = explain(error)
+    assert "secret" in cause
+    assert "requirements" not in remedy

@@ -147,6 +147,8 @@ class _Look:
                 yield from self._call(node, self._dotted(node.func))
             elif isinstance(node, ast.FunctionDef):
                 yield from self._defaults(node)
+            elif isinstance(node, ast.Import | ast.ImportFrom) and self._is_for_secrets(node):
+                yield self._wish(Kind.ACCOUNT, node, target=known_calls.SECRETS, detail="import")
 
     def _call(self, call: ast.Call, name: str) -> Iterator[Wish]:
         if name in known_calls.SHELLS or name == "get_ipython().run_line_magic":
@@ -169,6 +171,8 @@ class _Look:
             yield self._wish(Kind.ACCOUNT, call, target=name, detail="colab")
         elif name in known_calls.ACCOUNTS:
             yield self._wish(Kind.ACCOUNT, call, target=name, stand_in="None")
+        elif (stand_in := self._secret(call, name)) is not None:
+            yield self._wish(Kind.ACCOUNT, call, target=name, detail="secret", stand_in=stand_in)
         elif name == "torch.hub.load":
             local = self._text(call, "source", 9) == "local"
             if not local:
@@ -177,6 +181,24 @@ class _Look:
                 )
         else:
             yield from self._model(call, name)
+
+    def _secret(self, call: ast.Call, name: str) -> str | None:
+        """Return what stands for a call that asks for a secret of the account; None for others."""
+        if name.startswith(f"{known_calls.SECRETS}.") and "()" not in name:
+            return "None" if not isinstance(self.parents.get(call), ast.Attribute) else None
+        used = any(each.startswith(known_calls.SECRETS) for each in self.code.aliases.values())
+        return known_calls.ASKS.get(name.rpartition(".")[2]) if used else None
+
+    def _is_for_secrets(self, node: ast.Import | ast.ImportFrom) -> bool:
+        """Whether an import is needed by nothing but calls that are stood in for."""
+        names = {each.asname or each.name for each in node.names}
+        module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+        if module != known_calls.SECRETS or len(names) > 1:
+            return False
+        nodes = [each for tree in self.code.trees.values() for each in ast.walk(tree)]
+        calls = [each for each in nodes if isinstance(each, ast.Call) and _owner(each) in names]
+        made = [each for each in calls if self._dotted(each.func).startswith(f"{known_calls.SECRETS}.U")]
+        return len(made) == sum(isinstance(each, ast.Name) and each.id in names for each in nodes)
 
     def _model(self, call: ast.Call, name: str) -> Iterator[Wish]:
         if name.endswith(".from_pretrained") or name in fetches.BY_HUB_ID:
@@ -303,7 +325,7 @@ class _Look:
             return f"{before}.{node.attr}" if before else ""
         if isinstance(node, ast.Call):
             inner = self._dotted(node.func)
-            return "get_ipython()" if inner == "get_ipython" else ""
+            return f"{inner}()" if inner == "get_ipython" or inner.startswith(known_calls.SECRETS) else ""
         return self.code.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def _text(self, call: ast.Call, name: str, place: int) -> str:
@@ -350,7 +372,7 @@ class _Look:
         )
 
     def _is_whole(self, node: ast.AST, start: int, end: int) -> bool:
-        if start < 0 or not isinstance(self.parents.get(node), ast.Expr):
+        if start < 0 or not (isinstance(node, ast.stmt) or isinstance(self.parents.get(node), ast.Expr)):
             return False
         source = self.read.source
         before = source[source.rfind("\n", 0, start) + 1 : start]

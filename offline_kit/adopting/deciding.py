@@ -55,7 +55,9 @@ def decide(wish: Wish, code: Code, ground: Ground, basket: Basket, others: Seque
             wish, "put the files that it brings beside the notebook, read them from there, and take this out"
         )
     if wish.kind is Kind.ACCOUNT:
-        return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "no account is needed offline"), off=True)
+        why = "secrets of the account cannot be asked for offline: empty"
+        value = why if wish.detail == "secret" else "no account is needed offline"
+        return Verdict(found=found_of(wish, Became.SWITCHED_OFF, value), off=True)
     return asked(
         wish, "programs of the system cannot be installed offline: do without, or find a Python package"
     )

@@ -43,4 +43,10 @@ ACCOUNTS = frozenset(
     {"wandb.login", "kagglehub.login", "comet_ml.login"}
     | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
 )
+SECRETS = "kaggle_secrets"
+"""The module of Kaggle's whose every call asks Kaggle for a secret of the account."""
+ASKS = {"get_secret": "''", "get_gcloud_credential": "''"} | dict.fromkeys(
+    ("set_gcloud_credentials", "set_tensorflow_credential"), "None"
+)
+"""Methods that do, and what may stand for them."""
 COLAB = ("google.colab.drive.mount", "google.colab.files.upload")
