@@ -118,6 +118,36 @@ def read_kit(folder: Path) -> Kit:
     return kit
 
 
+def package_sizes(folder: Path) -> dict[tuple[str, str], int]:
+    """Return the bytes of each package in a kit on disk, by normalized name and version; empty without a kit."""
+    from packaging.utils import (
+        InvalidSdistFilename,
+        InvalidWheelFilename,
+        parse_sdist_filename,
+        parse_wheel_filename,
+    )
+
+    try:
+        kit = read_kit(folder)
+    except ProjectError:
+        return {}
+    found: dict[tuple[str, str], int] = {}
+    for entry in (entry for part in kit.parts for entry in part.entries):
+        filename = entry.original.rpartition("/")[2]
+        try:
+            if entry.role is Role.WHEEL:
+                name, version = parse_wheel_filename(filename)[:2]
+            elif entry.role is Role.SDIST:
+                name, version = parse_sdist_filename(filename)
+            else:
+                continue
+        except (InvalidWheelFilename, InvalidSdistFilename):
+            continue
+        key = (str(name), str(version))
+        found[key] = found.get(key, 0) + entry.size
+    return found
+
+
 def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT) -> tuple[str, ...]:
     """Compare a part's folder with its manifest and return a line for each file that is wrong.
 

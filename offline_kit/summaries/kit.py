@@ -81,7 +81,13 @@ def _image_facts(item: images.Image) -> dict[str, Any]:
 
 def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
     """Show what a build would put into the kit; `final` also prints the JSON object."""
-    _show_freeze(plan.freeze, {}, console)
+    from offline_kit.manifest import package_sizes
+
+    there = package_sizes(plan.config.out)  # what the last build brought; of others only the index knows it
+    sizes = {
+        pin.name: there[pin.name, pin.version] for pin in plan.freeze.pins if (pin.name, pin.version) in there
+    }
+    _show_freeze(plan.freeze, sizes, console)
     _show_checkpoints(plan.checkpoints, console)
     console.step(f"a build would write '{plan.config.out}' and '{plan.config.lock}'; nothing was written")
     if final:
