@@ -141,6 +141,18 @@ def load(project: Path, flags: Mapping[str, Any]) -> Config:
     return _with_defaults(root, pyproject, said, source)
 
 
+def copies_of(project: Path) -> Mapping[str, Path]:
+    """Return the folders that a project's file names under `copies`; none where there is no file.
+
+    Raises UsageError for a file that cannot be read; what else it says is not looked at.
+    """
+    root = project.expanduser().absolute()
+    table, source = _own_table(root, _toml(root / "pyproject.toml"))
+    alone = {"copies": table.get("copies", {})}
+    _complain(alone, source, root)
+    return dict(_said(alone, root)["copies"])
+
+
 def on_top(project: Path) -> bool:
     """Tell whether a project's tables stand at the top of an offline-kit.toml, not below [tool.offline-kit]."""
     try:

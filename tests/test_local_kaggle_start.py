@@ -6,16 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_kaggle_case import CLIENT, needs_client, plainly
+from local_kaggle_case import CLIENT, HASTY, needs_client, plainly
 from test_local_kaggle_competitions import competition
 
 from offline_kit.errors import OutsideError
@@ -126,6 +127,43 @@ def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other/competition.toml").touch()
     assert competition_of(tmp_path) is None
+
+
+def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> None:
+    """A notebook attaches what `copies` names, at its place on Kaggle; a folder that is not there is told."""
+    (tmp_path / "lookup").mkdir()
+    (tmp_path / "lookup/table.txt").write_text("seven")
+    (tmp_path / "offline-kit.toml").write_text(
+        '[copies]\n"dataset:owner/Lookup" = "lookup"\n"notebook:owner/made" = "lookup"\n'
+        '"model:owner/net/PyTorch/base/2" = "lookup"\n"dataset:owner/lost" = "lost"\n'
+        '[notebook]\nfunction = "a.py:f"\n'
+    )
+    places = "datasets/owner/Lookup", "notebooks/owner/made", "models/owner/net/pytorch/base/2"
+    code = f"import os; print(*[open(os.environ['INPUT'] + '/' + p + '/table.txt').read() for p in {places}])"
+    words = {"slug": "local/my-inference", "newTitle": "My inference", "text": code}
+    words |= {"language": "python", "kernelType": "script"}
+    sources = {
+        "datasetDataSources": ["owner/lookup/3", "owner/lost"],
+        "kernelDataSources": ["owner/made"],
+        "modelDataSources": ["owner/net/pyTorch/base/2", "owner/net/pyTorch/base/1"],
+    }
+    wanted = Wanted(
+        folder=tmp_path / "state", port=0, project=tmp_path, settings=replace(HASTY, visible_after=0)
+    )
+    with running(wanted, plainly) as server:
+        served = Served({"url": server.url})
+        made = served.rpc("kernels.KernelsApiService/SaveKernel", **words, **sources)
+        assert made["invalidDatasetSources"] == ["owner/lost"]
+        assert made["invalidKernelSources"] == []
+        assert made["invalidModelSources"] == ["owner/net/pyTorch/base/1"]
+        ask = {"userName": "local", "kernelSlug": "my-inference"}
+        end = time.monotonic() + 20
+        while (
+            told := served.rpc("kernels.KernelsApiService/ListKernelSessionOutput", **ask)
+        ) and "seven" not in str(told.get("log")):
+            assert time.monotonic() < end, told
+            time.sleep(0.05)
+        assert "seven seven seven" in told["log"]
 
 
 def test_one_server_for_a_folder(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from offline_kit import sources
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.accounts import Accounts
 from offline_kit.local_kaggle.blobs import Blobs
@@ -24,6 +25,8 @@ from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _OPEN = frozenset({"security.OAuthService/IntrospectToken", "users.AccountService/GenerateAccessToken"})
 """Calls that look at credentials themselves."""
+_KINDS = {"dataset": "dataset", "notebook": "kernel", "model": "model"}
+"""What the words of a configuration's sources are called here."""
 
 
 class LocalKaggle:
@@ -38,13 +41,15 @@ class LocalKaggle:
         self.faults = Faults(folder / "faults.json")
         self.datasets = Datasets(self.store, Versions(self.store, settings), self.blobs, self.links)
         self.catalog = Catalog(self.store, settings, self.links)
-        finders: dict[str, Finder] = {"dataset": self.datasets.mounted, "competition": self.catalog.mounted}
+        self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
+        finders: dict[str, Finder] = {"competition": self.catalog.mounted}
+        finders["dataset"] = self._or_copy("dataset", self.datasets.mounted)
         runs = KernelRuns(self.store, settings, runner, finders, self.faults)
         self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
-        finders["kernel"] = self.kernels.mounted
+        finders["kernel"] = self._or_copy("kernel", self.kernels.mounted)
         verbatim = Versions(self.store, settings, verbatim=True)
         self.models = Models(self.store, verbatim, self.blobs, self.links)
-        finders["model"] = self.models.mounted
+        finders["model"] = self._or_copy("model", self.models.mounted)
         self.submissions = Submissions(self.store, self.catalog, self.kernels, self.blobs, self.faults)
         self._rpcs: dict[str, Rpc] = {
             **self.accounts.rpcs(),
@@ -55,6 +60,27 @@ class LocalKaggle:
             **self.catalog.rpcs(),
             **self.submissions.rpcs(),
         }
+
+    def offer(self, copies: Mapping[str, Path]) -> None:
+        """Let folders stand for sources that nobody pushed here, by "dataset:owner/slug", "notebook:..." or "model:...".
+
+        Notebooks of all accounts can attach them, as long as this server runs. Raises UsageError for another name.
+        """
+        for name, folder in copies.items():
+            source = sources.parse(name)
+            self.copies[_KINDS[source.kind], source.ref.lower()] = (source.place("new"), folder)
+
+    def _or_copy(self, kind: str, finder: Finder) -> Finder:
+        """Return a finder that looks among the copies for what the one given does not have."""
+
+        def find(ref: str, user: str) -> tuple[str, Path] | None:
+            words = ref.lower().split("/")
+            name = "/".join(words if kind == "model" else words[:2])  # others may have a version behind them
+            place, folder = self.copies.get((kind, name), ("", None))
+            copy = (place, folder) if folder and folder.is_dir() else None
+            return finder(ref, user) or copy
+
+        return find
 
     def resume(self) -> None:
         """Go on with what was under way when the server of this folder ended."""

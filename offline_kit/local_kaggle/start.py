@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from offline_kit import files, pip_settings, proc
+from offline_kit import config, files, pip_settings, proc
 from offline_kit.console import Console
 from offline_kit.errors import OutsideError
 from offline_kit.local_kaggle.running import Runner
@@ -50,6 +50,7 @@ def home() -> Path:
 def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
     """Serve until the block ends; one server at a time for a folder.
 
+    The folders that the projects name under `copies` stand for sources that nobody pushed.
     Raises UsageError for a competition that cannot be used, OutsideError where the port or the folder
     is taken.
     """
@@ -60,6 +61,8 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
         kaggle.accounts.add(USER, key=KEY)
         for folder in wanted.competitions:
             kaggle.catalog.add(competition_of(folder) or folder)
+        for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
+            kaggle.offer(config.copies_of(folder))
         with Server(kaggle, port=wanted.port) as server, _told(wanted, server.url):
             yield server
 

@@ -97,7 +97,15 @@ def remedy_for(kind: str, ref: str, site: str) -> str:
         "notebook": "see that it has a run that is finished, and is yours or public",
         "model": f"see that this version exists, and accept its licence at {site}/models/{ref}",
     }
-    return remedies.get(kind, "see that it is there, and that this account may use it")
+    remedy = remedies.get(kind, "see that it is there, and that this account may use it")
+    if not site.startswith("http://127.0.0.1"):
+        return remedy
+    # A local Kaggle has nothing of other people's.
+    return remedy + (
+        "; a local Kaggle knows the folders that have a competition.toml (README, 'A local Kaggle')"
+        if kind == "competition"
+        else f'; for a local Kaggle, name a folder under `copies`: "{kind}:{ref}" = "FOLDER"'
+    )
 
 
 def _internet(there: RemoteNotebook) -> str:
