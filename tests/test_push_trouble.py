@@ -14,6 +14,7 @@ from offline_kit.kaggle_names import MARKER
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.push import datasets as pushing
 from offline_kit.push.dataset_plan import Action, Wishes
+from offline_kit.push.verify import Scope, verify
 
 REF = "alice/plant-kit"
 SHORT = dataclasses.replace(EAGER, grace=0.4)
@@ -126,6 +127,8 @@ def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> N
         bench.kaggle.faults.add(Fault(on="CreateDatasetVersion", stuck="FAILED"))
         with pytest.raises(OutsideError, match="could not process version 1"):
             pushed(bench, kit, alice)
+        (problem,) = verify(kit, datasets(kit), alice, Scope(waiting=EAGER)).problems
+        assert "its first version is not ready on Kaggle, but 'failed'" in problem.what
         with pytest.raises(OutsideError, match="could not process"):
             pushing.push(kit, datasets(kit), alice, ways(bench, SHORT))
         (done,) = pushed(bench, kit, alice)
