@@ -198,6 +198,16 @@ def test_a_model_without_a_head_is_warned_of(tmp_path: Path) -> None:
     assert not findings(seen(tmp_path / "b", model="net.py:WithHead"))
 
 
+def test_code_in_a_folder_of_transformers_is_told(tmp_path: Path) -> None:
+    """It runs only where that is allowed: by a param, or as a class of the user's."""
+    own = {"AutoConfig": "net.Settings", "AutoModelForSequenceClassification": "net.NetForRows"}
+    folder(tmp_path / "b", model_type="mine", architectures=["NetForRows"], auto_map=own)
+    (found,) = findings(seen(tmp_path / "b"))
+    assert (found.severity, "trust_remote_code = true" in found.remedy) == (Severity.WARN, True)
+    assert not findings(seen(tmp_path / "b", params={"trust_remote_code": True}))
+    assert not findings(seen(tmp_path / "b", model="src/net.py:NetForRows"))
+
+
 def test_weights_alone_ask_for_the_class(tmp_path: Path) -> None:
     """The key to set is named; an architecture of timm is one way, without code."""
     stage = Stage(tmp_path)

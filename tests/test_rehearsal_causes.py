@@ -8,8 +8,14 @@ from offline_kit.rehearsal import causes
 from offline_kit.runtime.kit_runtime import KitError
 
 REAL = [
+    (
+        "ValueError: The repository net contains custom code which must be executed. Please pass the argument `trust_remote_code=True` to allow custom code to be run.",
+        "brings code of its own",
+        "trust_remote_code = true",
+    ),
     ("KeyError: 'scaler'", "where `slim` is set", "another name"),
     ("KeyError: 'lr_scheduler_states'", "'lr_scheduler_states'", "take `slim` out"),
+    ("ModuleNotFoundError: No module named 'kaggle_secrets'", "a secret of the account", "take the secret out"),
     ("ModuleNotFoundError: No module named 'monai'", "'monai' is neither", "requirements"),
     ("gaierror: [Errno -3] Temporary failure in name resolution", "uses the network", "remove the call"),
     ("OSError: [Errno 101] Network is unreachable", "uses the network", "remove the call"),

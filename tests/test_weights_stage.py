@@ -132,6 +132,9 @@ def test_code_and_base_models_of_the_hub_are_found(project: Path) -> None:
     found = about(looked(project, 'checkpoints = ["bert", "adapter"]'))
     assert "'org/code'" in found["bert/config.json"]
     assert "'org/base'" in found["adapter/adapter_config.json"]
+    seen = looked(project, 'checkpoints = ["bert"]').findings
+    assert "trust_remote_code = true in the `params`" in seen[0].remedy
+    assert 'model = "src/modeling.py:Class"' in seen[0].remedy
 
 
 def test_a_model_of_pictures_needs_a_processor(project: Path) -> None:

@@ -38,12 +38,28 @@ def findings(member: Member) -> tuple[Finding, ...]:
         if lacking:
             what = f"lacks parts of its weights: {', '.join(lacking[:3])}"
             found.append(peek.stop(member, what, "ship all files that save_pretrained wrote"))
+    found += _own_code(member)
     architectures = settings_of(member.path).get("architectures") or [""]
     if "For" not in str(architectures[0]) and not member.model:
         what = f"is a {architectures[0] or 'model'} without a head, which has no logits to predict with"
         remedy = 'name your class with the head: model = "src/model.py:Net" (with from_pretrained)'
         found.append(peek.warn(member, what, remedy))
     return tuple(found)
+
+
+def _own_code(member: Member) -> tuple[Finding, ...]:
+    """Return that the folder brings code of its own, and nothing says that it may run."""
+    if not settings_of(member.path).get("auto_map") or member.model or member.params.get("trust_remote_code"):
+        return ()
+    remedy = (
+        "if you trust it, set trust_remote_code = true in the `params` of its `models` entry, or name your class: "
+        'model = "src/model.py:Net"'
+    )
+    return (
+        peek.warn(
+            member, "brings code of its own (`auto_map`), which runs only where that is allowed", remedy
+        ),
+    )
 
 
 def settings_of(folder: Path) -> dict[str, Any]:

@@ -49,6 +49,12 @@ CAUSES: tuple[Cause, ...] = (
         "free some space ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
     ),
     Cause(
+        r"trust_remote_code=True",
+        "a model folder brings code of its own (`auto_map`), and nothing says that it may run",
+        "if you trust it, set trust_remote_code = true in the `params` of its `models` entry; in code of yours, pass"
+        " trust_remote_code=True",
+    ),
+    Cause(
         r"CUDA out of memory|OutOfMemoryError.*CUDA",
         "the accelerator's memory is too small",
         "use smaller batches",
@@ -59,6 +65,11 @@ CAUSES: tuple[Cause, ...] = (
         "the code wants a GPU, and there is none: not in a CPU notebook, nor in any rehearsal",
         'load with `map_location="cpu"` and move to the device that is there, or set `accelerator` and look at'
         " whether the code runs on a CPU as well",
+    ),
+    Cause(
+        r"No module named 'kaggle_secrets'|kaggle_secrets\.py|kaggle_web_client|UserSecretsClient",
+        "the code asks Kaggle for a secret of the account, which takes the internet, and there is none",
+        "take the secret out, and the login that it is for: offline nothing needs an account",
     ),
     Cause(
         r"LocalEntryNotFoundError|couldn't connect to 'https://huggingface|huggingface\.co|hf_hub|OfflineModeIsEnabled",

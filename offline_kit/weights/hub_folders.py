@@ -85,8 +85,9 @@ def _of_file(
                 severity=Severity.WARN,
                 about=where,
                 what=f"takes code that lies {origin} (`auto_map`)",
-                remedy=f"copy '{module}.py' into the folder and write \"{module}.…\" without the hub's name into "
-                "`auto_map`, and load it with trust_remote_code=True",
+                remedy=f"copy '{module}.py' into the folder, write \"{module}.…\" without the hub's name into "
+                "`auto_map`, and set trust_remote_code = true in the `params` of its `models` entry (code of yours: "
+                f'from_pretrained(..., trust_remote_code=True)); or name your copy: model = "src/{module}.py:Class"',
             )
     base = content.get("base_model_name_or_path")
     if name == "adapter_config.json" and is_hub_id(base):
