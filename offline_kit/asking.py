@@ -15,10 +15,15 @@ def freeze_request(
 ) -> FreezeRequest:
     """Return the request for a freeze; `keep` writes it beside the project."""
     config = seen.config
+    theirs, own_ask = _inline(config), own_code.requirements(own)
+    origins = dict.fromkeys(seen.packages, "the trained files") | dict.fromkeys(
+        own_ask, "the project's packages"
+    )
     return FreezeRequest(
         project=config.project,
         requirements=config.requirements,
-        inline=tuple(dict.fromkeys((*_inline(config), *own_code.requirements(own), *seen.packages))),
+        inline=tuple(dict.fromkeys((*theirs, *own_ask, *seen.packages))),
+        origins={line: who for line, who in origins.items() if line not in theirs},
         locks=config.locks,
         exclude=config.exclude,
         include=config.include,

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
 
-from offline_kit import config, members, notebook, predicting
+from offline_kit import asking, config, members, notebook, predicting
 from offline_kit import image as images
 from offline_kit.checkpoint_kinds import Sniffed, sniff
 from offline_kit.checkpoints import collect
@@ -22,7 +22,15 @@ from offline_kit.frameworks import sklearn, table, versions
 from offline_kit.frameworks.base import newer_than_reader
 from offline_kit.frameworks.table import FRAMEWORKS
 from offline_kit.kit_layout import checkpoint_names, preprocessing_names
-from offline_kit.model import Checkpoint, CheckpointKind, Member, ModelSpec, NotebookSettings, Severity
+from offline_kit.model import (
+    Checkpoint,
+    CheckpointKind,
+    Member,
+    ModelSpec,
+    NotebookSettings,
+    OwnCode,
+    Severity,
+)
 from offline_kit.resources import source
 from offline_kit.trained import look
 
@@ -183,6 +191,15 @@ def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) ->
     told = " ".join(each.what for each in look(settings, chosen, cache=project / "cache").findings)
     for name in ("models/fold0/scaler.joblib", "models/fold1/scaler.joblib", "labels.json"):
         assert f'travels as preprocessing["{name}"]' in told
+
+
+def test_what_the_models_need_is_asked_for_by_them(project: Path) -> None:
+    """No pyproject.toml is named where there is none."""
+    settings = config.load(project, {"checkpoints": ["models/fold0"]})
+    chosen = images.load(settings.image, accelerator=settings.accelerator, project=project)
+    request = asking.freeze_request(look(settings, chosen, cache=project / "cache"), OwnCode())
+    assert request.inline
+    assert request.origins == dict.fromkeys(request.inline, "the trained files")
 
 
 def test_a_rank_mean_of_regressors_is_told(project: Path) -> None:

@@ -150,6 +150,21 @@ def test_ranges_that_nothing_meets_are_listed_too(case: Case) -> None:
     assert "loosen" in error.value.hint
 
 
+def test_the_freeze_names_who_asks(case: Case) -> None:
+    """What the trained files or own packages need is no requirement of a pyproject.toml that there is not."""
+    asked = ("cmaes", "beta>=1", "einops")
+    origins = {"cmaes": "the trained files", "beta>=1": "the project's packages"}
+    frozen = case.freeze(inline=asked, origins=origins)
+    assert {name: pin(frozen, name).asked_by for name in ("cmaes", "beta", "einops")} == {
+        "cmaes": ("the trained files",),
+        "beta": ("the project's packages",),
+        "einops": ("pyproject.toml",),
+    }
+    assert "cmaes==0.13" in frozen.text
+    assert "# via the trained files" in frozen.text
+    assert case.freeze(inline=asked, origins=origins).pins == frozen.pins, "the same when it is read back"
+
+
 def test_an_sdist_that_does_not_serve_is_told_with_why(case: Case) -> None:
     """It is of compiled code, never built for this Python; no remedy speaks of an image that lacks the package."""
     case.add("sql", "2.2", tag="cp38-cp38-win_amd64")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -31,7 +31,9 @@ class FreezeRequest:
     requirements: tuple[Path, ...] = ()
     """Requirements files; lock files among them are taken as such."""
     inline: tuple[str, ...] = ()
-    """Requirements from pyproject.toml; see `inputs.project_requirements`."""
+    """Requirements that stand in no file of requirements; see `inputs.project_requirements`."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Who asks for a line of them, where that is not pyproject.toml: "the trained files"."""
     locks: tuple[Path, ...] = ()
     """uv.lock, pylock.toml and `pip freeze` files: their pins are liked."""
     exclude: tuple[str, ...] = ()
@@ -80,7 +82,9 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gather
     """Read everything that the freeze depends on. Raises ProjectError and UsageError, without network."""
     lock_files = [path for path in request.requirements if locks.is_lock(path)]
     plain = [path for path in request.requirements if not locks.is_lock(path)]
-    found = inputs.read(plain, request.inline, project=request.project, env=proc.environment())
+    found = inputs.read(
+        plain, request.inline, project=request.project, env=proc.environment(), origins=request.origins
+    )
     engine, beside = _engine(request, image, plain)
     environment = image.environment()
     lock = locks.read([*request.locks, *lock_files, *found.compiled, *beside], environment)

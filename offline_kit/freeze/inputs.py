@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -64,18 +65,26 @@ class _Reading:
     seen: set[tuple[Path, bool]] = field(default_factory=set)
 
 
-def read(files: Iterable[Path], inline: Iterable[str], *, project: Path, env: Mapping[str, str]) -> Inputs:
-    """Read requirements files with all that they include, and `inline` lines (from pyproject.toml).
+def read(
+    files: Iterable[Path],
+    inline: Iterable[str],
+    *,
+    project: Path,
+    env: Mapping[str, str],
+    origins: Mapping[str, str] = MappingProxyType({}),
+) -> Inputs:
+    """Read requirements files with all that they include, and `inline` lines.
 
-    `env` fills in ${VARIABLES}. Raises one ProjectError with file and line of everything that cannot be
+    These are from pyproject.toml, unless `origins` says of a line who else asks. `env` fills in ${VARIABLES}. Raises one ProjectError with file and line of everything that cannot be
     followed.
     """
     reading = _Reading(root=project.absolute(), env=env)
     for path in files:
         _read_file(reading, path.absolute(), constraint=False, asked="the configuration")
     for number, line in enumerate(inline, 1):
-        where = f"pyproject.toml (requirement {number})"
-        _requirement(reading, line, where, "pyproject.toml", project.absolute(), constraint=False)
+        origin = origins.get(line, "pyproject.toml")
+        where = origin if line in origins else f"{origin} (requirement {number})"
+        _requirement(reading, line, where, origin, project.absolute(), constraint=False)
     if reading.problems:
         count = len(reading.problems)
         raise ProjectError(
