@@ -241,11 +241,11 @@ def test_a_wrong_name_of_a_competition_is_told_with_where_it_is_set(tmp_path: Pa
     with yard(tmp_path, project) as here:
         config = here.project / "offline-kit.toml"
         told = f"knows no competition 'smal-digits', which `competition` in '{config}' names"
-        here.run("submit", *here.to).failed(1, told, "offline-kit local --competition DIR")
+        here.ship().failed(1, told, "offline-kit local --competition DIR")
         flag = ("--competition", "other-digits")
-        here.run("submit", *here.to, *flag).failed(1, "'other-digits', which --competition names")
+        here.ship(*flag).failed(1, "'other-digits', which --competition names")
         here.breaks(on="GetCompetition", status=503, times=0)
-        here.run("submit", *here.to).failed(4, "Kaggle says")
+        here.ship().failed(4, "Kaggle says")
 
 
 @pytest.mark.slow
