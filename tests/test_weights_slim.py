@@ -159,6 +159,7 @@ def test_half_precision_is_what_rounding_gives(tmp_path: Path) -> None:
     assert loaded["norm.num_batches_tracked"].dtype == torch.int64
     torch.testing.assert_close(predictions(loaded), predictions(model.state_dict()), rtol=2e-2, atol=2e-2)
     assert "in half precision" in done.findings[0].what
+    assert "predictions change by that much, and none was compared" in done.findings[0].what
 
 
 def test_safetensors_keep_the_hyper_parameters(tmp_path: Path) -> None:

@@ -200,7 +200,8 @@ def _saved(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Findi
     parts += [f"{record['halved']} tensors in half precision"] * bool(record["halved"])
     parts += ["as safetensors"] * (old.original != new.original)
     parts += [f"without {', '.join(map(str, lost))}, which safetensors cannot hold"] * bool(lost)
-    proven = "rounded as they should be" if record["halved"] else "bit for bit the same"
+    rounded = "the old ones rounded, so predictions change by that much, and none was compared"
+    proven = rounded if record["halved"] else "bit for bit the same"
     return Finding(
         severity=Severity.WARN if lost else Severity.NOTE,
         about=old.original,
