@@ -136,7 +136,8 @@ def said(kit: Kit) -> str:
 
 def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
     """The submission, the executed notebook, the log and a report lie in the kit's folder; the run's own files are gone."""
-    kit = theatre.kit("import shutil; print('uv:', bool(shutil.which('uv')))", WRITE)
+    look = "import shutil; print('uv:', bool(shutil.which('uv')))"
+    kit = theatre.kit(look, "print('note: twice'); print('note: twice')", WRITE)
     done = theatre.rehearse(kit)
     assert sorted(path.name for path in done.folder.iterdir()) == [
         "executed.ipynb",
@@ -146,7 +147,8 @@ def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
     ]
     assert done.rows == 5
     assert done.submission.read_text().count("\n") == 6
-    assert len(done.cell_seconds) == 2
+    assert len(done.cell_seconds) == 3
+    assert done.notes.count("twice") == 1
     assert done.peak_memory > 20_000_000
     assert "uv: True" in said(kit)
     assert (stage.last(kit) or {})["passed"] is True

@@ -8,9 +8,10 @@ import pytest
 
 from offline_kit.errors import ProjectError
 from offline_kit.image import Image
-from offline_kit.rehearsal import execution, fidelity, verdict
+from offline_kit.rehearsal import execution, fidelity, submission, verdict
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.rehearsal.pythons import Python
+from offline_kit.runtime import kit_submission
 from offline_kit.runtime.kit_runtime import Entry, KitError, verify
 from offline_kit.sandboxes.box import Outcome
 
@@ -204,3 +205,31 @@ def test_other_versions_make_a_stand_in(found: dict[str, str], said: str) -> Non
     level, differences = compared(**found)
     assert level == "stand-in"
     assert differences[0] == said
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_the_notebook_notes_is_told_once(tmp_path: Path, code: int) -> None:
+    """Notes in the middle of its output, behind a progress bar too; none of them twice, not hundreds of them."""
+    lines = ["kit: 3 files", "note: columns by position: a = b", " 50%|##\r100%|####", "  note: quoted"]
+    lines += [
+        "bar 9/9\rnote: one row is left out",
+        "note: columns by position: a = b",
+        "main.c:3: note: here",
+    ]
+    done = ran(tmp_path, cell("1", "completed"), log="\n".join(lines) + "\n", code=code)
+    said = verdict.judge(done, BENCH, "submission.csv", None).said
+    assert said == ("columns by position: a = b", "one row is left out")
+    done.log.write_text("".join(f"note: number {number}\n" for number in range(100)))
+    said = verdict.judge(done, BENCH, "submission.csv", None).said
+    assert (len(said), said[-1]) == (21, "80 more notes of the notebook stand in its log")
+
+
+def test_a_note_of_both_is_worded_the_same(tmp_path: Path) -> None:
+    """The notebook's check of the submission and the rehearsal's see the same, and it is shown once."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "sample_submission.csv").write_text("id,label\n1,cat\n2,dog\n")
+    (tmp_path / "submission.csv").write_text("id,label\n1,0.25\n2,0.5\n")
+    printed: list[str] = []
+    kit_submission.check_submission(tmp_path / "submission.csv", tmp_path / "data", printed.append)
+    seen = submission.check(tmp_path / "submission.csv", tmp_path / "data" / "sample_submission.csv").notes
+    assert printed[0].removeprefix("note: ") in seen

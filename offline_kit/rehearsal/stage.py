@@ -168,7 +168,7 @@ def rehearse(
             rows_wanted=request.rows,
             fidelity=level,
             differences=differences,
-            notes=(*ready.notes, *inputs.notes, *judged.notes),
+            notes=tuple(dict.fromkeys((*ready.notes, *inputs.notes, *judged.said, *judged.notes))),
             sandbox=chosen.kind,
             env=request.env,
             python=ready.python.version,
@@ -228,9 +228,13 @@ def _scored(
     if problem := gateway.problem_of(second) or verdict_of_it.problem:
         return second, replace(verdict_of_it, problem=problem)
     rows = verdict_of_it.rows or gateway.rows_of(second)
-    notes = (*verdict_of_it.notes, *gateway.notes_of(second, service))
-    warnings = gateway.warnings_of(ran, second, service)
-    return ran, replace(judged, rows=rows, notes=notes, warnings=warnings)
+    return ran, replace(
+        judged,
+        rows=rows,
+        notes=(*verdict_of_it.notes, *gateway.notes_of(second, service)),
+        said=(*judged.said, *verdict_of_it.said),
+        warnings=gateway.warnings_of(ran, second, service),
+    )
 
 
 def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Service | None) -> mounts.Wanted:

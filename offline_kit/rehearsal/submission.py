@@ -181,7 +181,7 @@ def _no_words(table: _Table, wanted: _Table) -> list[str]:
         )
         if have and want and all(map(_number, have)) and not any(map(_number, want)):
             notes.append(
-                f"column '{name}' has numbers ({_some(have[:1])}), and the sample words ({_some(want[:1])}): "
+                f"column '{name}' has numbers ({have[0]}), and the sample words ({want[0]}): "  # as the notebook
                 'is `postprocess` missing, such as "argmax"?'
             )
     return notes

@@ -11,6 +11,8 @@ from offline_kit.rehearsal.execution import Bench, Cell, Ran
 
 _HEAD = 8  # lines of a quoted cell
 _TAIL = 12  # lines of an error
+_SAID = "note: "  # how the runtime in the notebook begins what is worth knowing
+_NOTES = 20  # of them that are shown
 _PUSH_AGAIN = re.compile("push the kit again(?: and wait until Kaggle has processed it)?")
 """What a notebook on Kaggle advises about a kit that is not whole; in a rehearsal, the kit is the one here."""
 
@@ -27,6 +29,8 @@ class Verdict:
     """Rows of the submission."""
     notes: tuple[str, ...] = ()
     """What was compared."""
+    said: tuple[str, ...] = ()
+    """What the notebook itself noted, in its output; each thing once."""
     warnings: tuple[str, ...] = ()
     """What may spoil the score of a run that passed."""
 
@@ -51,8 +55,9 @@ def judge(
     written = ran.working / name
     if problem is None and not written.is_file():
         problem = _missing(ran.working, name)
+    said = _said(ran.log)
     if problem:
-        return Verdict(cells=cells, problem=problem)
+        return Verdict(cells=cells, problem=problem, said=said)
     checked = submission.check(written, sample, table=table, trusted=trusted)
     if checked.problems:
         problem = ProjectError(
@@ -60,7 +65,20 @@ def judge(
             hint="compare it with the sample submission; it is kept beside the executed notebook",
             details=checked.problems,
         )
-    return Verdict(cells=cells, problem=problem, rows=checked.rows, notes=checked.notes)
+    return Verdict(cells=cells, problem=problem, rows=checked.rows, notes=checked.notes, said=said)
+
+
+def _said(log: Path) -> tuple[str, ...]:
+    """Return the notes in a run's log, without what marks them."""
+    if not log.is_file():
+        return ()
+    with log.open(encoding="utf-8", errors="replace") as lines:
+        notes = (line.strip().removeprefix(_SAID) for line in lines if line.startswith(_SAID))
+        found = list(dict.fromkeys(notes))
+    more = (
+        [f"{len(found) - _NOTES} more notes of the notebook stand in its log"] if len(found) > _NOTES else []
+    )
+    return (*found[:_NOTES], *more)
 
 
 def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
