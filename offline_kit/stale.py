@@ -16,6 +16,7 @@ from offline_kit.pipeline import Ground
 from offline_kit.trained import Trained
 
 _TAKEN = "'offline-kit ship' takes it along"
+_STOPPED = "a build would stop now: "
 _SHOWN = 5
 
 
@@ -28,12 +29,19 @@ def changes(config: Config, kit: Kit, freeze: Freeze | None = None) -> tuple[str
     try:
         return tuple(_changes(config, kit, freeze))
     except OfflineKitError as error:
-        return (f"a build would stop now: {error.what}",)
+        return (f"{_STOPPED}{error.what}",)
 
 
 def told(config: Config, kit: Kit) -> tuple[str, ...]:
-    """Return the same for a person who works with the kit as it lies there: what changed, and the way to take it along."""
+    """Return the same for a person who works with the kit as it lies there: what changed, and the way to take it along.
+
+    Nothing where neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
+    """
+    if config.source is None and not config.from_flags:
+        return ()
     found = changes(config, kit)
+    if found and found[0].startswith(_STOPPED):
+        return found
     more = [f"{len(found) - _SHOWN} things more changed"] if len(found) > _SHOWN else []
     return tuple(f"{clause} after this kit was built: {_TAKEN}" for clause in (*found[:_SHOWN], *more))
 

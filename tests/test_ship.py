@@ -197,7 +197,10 @@ def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
     here.params("other = 1")
     assert "configuration, template or code changed after" in here.run("status").good().out
     (here.project / "model.ckpt").unlink()
-    assert "a build would stop now: 1 problem with the checkpoints" in here.run("status").good().out
+    stopped = "  newer     a build would stop now: 1 problem with the checkpoints\n"
+    assert stopped in here.run("status").good().out
+    (here.project / "offline-kit.toml").unlink()
+    assert "  newer  " not in here.run("status").good().out, "the flags that it was made with are not known"
 
 
 @pytest.mark.slow
