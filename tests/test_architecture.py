@@ -79,6 +79,7 @@ FLOORS: list[set[str]] = [
         "adopting.reading",
         "adopting.rewriting",
         "adopting.shell",
+        "adopting.syntax",
         "runtime.kit_adopted",
         "import_names",
         "references",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from offline_kit import references
-from offline_kit.adopting import cells, commands, known_calls, literals, shell
+from offline_kit.adopting import cells, commands, known_calls, literals, shell, syntax
 from offline_kit.adopting.cells import Read
 from offline_kit.adopting.nouns import Kind, Wish
 from offline_kit.weights import fetches
@@ -39,16 +39,18 @@ def code_of(sources: Iterable[tuple[int, str]]) -> Code:
     reads = {number: cells.read(source) for number, source in sources}
     trees = {number: tree for number, read in reads.items() if (tree := read.tree()) is not None}
     loads = [
-        call for tree in trees.values() for call in _named_calls(tree, "load_state_dict", "load_weights")
+        call
+        for tree in trees.values()
+        for call in syntax.named_calls(tree, "load_state_dict", "load_weights")
     ]
-    loose = {_owner(call) for call in loads if _is_loose(call)}
+    loose = {syntax.owner(call) for call in loads if syntax.is_loose(call)}
     return Code(
         trees=trees,
         reads=reads,
         aliases=_imported(trees.values()),
         known=literals.constants(trees.values()),
         flags=literals.flags(trees),
-        loaded=frozenset(_owner(call) for call in loads) - loose,
+        loaded=frozenset(syntax.owner(call) for call in loads) - loose,
         loosely=frozenset(loose),
     )
 
@@ -83,52 +85,6 @@ def _imported(trees: Iterable[ast.Module]) -> dict[str, str]:
     return {name: full for tree in trees for name, full in references.imported_names(tree).items()}
 
 
-def _named_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
-    return [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names
-    ]
-
-
-def _is_loose(call: ast.Call) -> bool:
-    """Whether a checkpoint may leave weights as they were built."""
-    if isinstance(call.func, ast.Attribute) and call.func.attr == "load_weights":
-        return any(_is(_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
-    return _is(_argument(call, "strict", 1), False)
-
-
-def _owner(call: ast.Call) -> str:
-    """Return the name whose method is called: "model" for `model.module.load_state_dict(...)`."""
-    node: ast.expr = call.func
-    while isinstance(node, ast.Attribute | ast.Subscript):
-        node = node.value
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
-    for keyword in call.keywords:
-        if keyword.arg == name:
-            return keyword.value
-    plain = [each for each in call.args if not isinstance(each, ast.Starred)]
-    return plain[place] if place < len(plain) else None
-
-
-def _setting(node: ast.expr | None) -> str:
-    """Return what a setting is called: "pretrained" for `CFG.pretrained`, `CFG["pretrained"]` and `pretrained`."""
-    if isinstance(node, ast.Subscript):
-        return (
-            node.slice.value
-            if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
-            else ""
-        )
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
-
-
-def _is(node: ast.expr | None, value: object) -> bool:
-    return isinstance(node, ast.Constant) and node.value is value
-
-
 class _Look:
     """Looks through one cell."""
 
@@ -156,21 +112,20 @@ class _Look:
         elif name in known_calls.DOWNLOADS:
             (first, at), (second, into_at) = known_calls.DOWNLOADS[name]
             address, into = self._text(call, first, at), self._text(call, second, into_at)
-            kind = Kind.HUB if name.startswith(known_calls.OF_HUB) else Kind.DOWNLOAD
-            detail = "snapshot" if name.endswith("snapshot_download") else ""
-            yield self._wish(kind, call, target=address or "?", into=into, detail=detail)
+            yield self._wish(Kind.DOWNLOAD, call, target=address or "?", into=into)
+        elif name in known_calls.OF_HUB:
+            yield from self._of_hub(call, name)
         elif name in known_calls.KAGGLE:
             target, path = self._text(call, "handle", 0), self._text(call, "path", 1)
             yield self._wish(Kind.KAGGLE, call, target=target, into=path, detail=known_calls.KAGGLE[name])
         elif name in known_calls.CORPORA:
-            target = self._text(call, "info_or_id" if name == "nltk.download" else "model", 0)
+            target = self._texts(call, "info_or_id" if name == "nltk.download" else "model")
             yield self._wish(
                 Kind.CORPUS, call, target=target, detail=known_calls.CORPORA[name], stand_in="True"
             )
-        elif name in known_calls.COLAB:
-            yield self._wish(Kind.ACCOUNT, call, target=name, detail="colab")
-        elif name in known_calls.ACCOUNTS:
-            yield self._wish(Kind.ACCOUNT, call, target=name, stand_in="None")
+        elif name in (*known_calls.COLAB, *known_calls.ACCOUNTS):
+            detail = "colab" if name in known_calls.COLAB else ""
+            yield self._wish(Kind.ACCOUNT, call, target=name, detail=detail, stand_in="None")
         elif (stand_in := self._secret(call, name)) is not None:
             yield self._wish(Kind.ACCOUNT, call, target=name, detail="secret", stand_in=stand_in)
         elif name == "torch.hub.load":
@@ -181,6 +136,20 @@ class _Look:
                 )
         else:
             yield from self._model(call, name)
+
+    def _of_hub(self, call: ast.Call, name: str) -> Iterator[Wish]:
+        """Yield a file, a snapshot or a data set of a hub that is downloaded by its id."""
+        argument, detail = known_calls.OF_HUB[name]
+        target, into = self._text(call, argument, 0) or "*", self._text(call, "local_dir", 99)
+        if detail == "file":
+            folder, file = self._text(call, "subfolder", 2), self._text(call, "filename", 1) or "*"
+            detail = f"file {folder}{'/' if folder else ''}{file}"
+        if name != "datasets.load_dataset":
+            data = "dataset " if self._text(call, "repo_type", 99) == "dataset" else ""
+            yield self._wish(Kind.HUB, call, target=target, into=into, detail=data + detail)
+        elif target not in known_calls.BUILDERS:
+            place = self._span(syntax.argument(call, argument, 0))
+            yield self._wish(Kind.HUB, call, target=target, detail=detail, span=place)
 
     def _secret(self, call: ast.Call, name: str) -> str | None:
         """Return what stands for a call that asks for a secret of the account; None for others."""
@@ -196,18 +165,17 @@ class _Look:
         if module != known_calls.SECRETS or len(names) > 1:
             return False
         nodes = [each for tree in self.code.trees.values() for each in ast.walk(tree)]
-        calls = [each for each in nodes if isinstance(each, ast.Call) and _owner(each) in names]
+        calls = [each for each in nodes if isinstance(each, ast.Call) and syntax.owner(each) in names]
         made = [each for each in calls if self._dotted(each.func).startswith(f"{known_calls.SECRETS}.U")]
         return len(made) == sum(isinstance(each, ast.Name) and each.id in names for each in nodes)
 
     def _model(self, call: ast.Call, name: str) -> Iterator[Wish]:
         if name.endswith(".from_pretrained") or name in fetches.BY_HUB_ID:
             argument, at = fetches.BY_HUB_ID.get(name, ("pretrained_model_name_or_path", 0))
-            node = _argument(call, argument, at)
+            node = syntax.argument(call, argument, at)
             if target := literals.text(node, self.code.known):
-                yield self._wish(
-                    Kind.HUB, call, target=target, detail="from_pretrained", span=self._span(node)
-                )
+                detail = "sentence" if name.endswith(".SentenceTransformer") else "from_pretrained"
+                yield self._wish(Kind.HUB, call, target=target, detail=detail, span=self._span(node))
         elif name.rpartition(".")[2] in known_calls.READERS and call.args:
             address = literals.text(call.args[0], self.code.known)
             if address.startswith(("http://", "https://")):
@@ -231,7 +199,7 @@ class _Look:
 
     def _weights(self, call: ast.Call, name: str, switch: Switch) -> Iterator[Wish]:
         """Yield an argument that fetches weights; one that is a setting, where that is made."""
-        look, value, flag = self, switch.said, _setting(switch.said)
+        look, value, flag = self, switch.said, syntax.setting(switch.said)
         text = literals.text(value, self.code.known)
         told = (
             value.value if isinstance(value, ast.Constant) else text if text and "*" not in text else UNKNOWN
@@ -276,7 +244,7 @@ class _Look:
             *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
         ]
         for argument, default in pairs:
-            if argument.arg == "pretrained" and _is(default, True):
+            if argument.arg == "pretrained" and syntax.is_said(default, True):
                 yield self._wish(
                     Kind.PRETRAINED,
                     node,
@@ -309,7 +277,7 @@ class _Look:
         if name == "get_ipython().run_line_magic":
             word, rest = self._text(call, "magic_name", 0), self._text(call, "line", 1)
             return [each.words for each in shell.commands(f"{word} {rest}")] if word == "pip" else []
-        node = _argument(call, "args", 0) or _argument(call, "command", 0)
+        node = syntax.argument(call, "args", 0) or syntax.argument(call, "command", 0)
         if isinstance(node, ast.List | ast.Tuple):
             words = [
                 literals.text(each, {**self.code.known, "sys.executable": "python"}) for each in node.elts
@@ -329,8 +297,14 @@ class _Look:
         return self.code.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def _text(self, call: ast.Call, name: str, place: int) -> str:
-        node = _argument(call, name, place)
+        node = syntax.argument(call, name, place)
         return literals.text(node, self.code.known) if node is not None else ""
+
+    def _texts(self, call: ast.Call, name: str) -> str:
+        """Return a first argument that is one string or a list of them, with blanks between."""
+        node = syntax.argument(call, name, 0)
+        several = node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else [node]
+        return " ".join(literals.text(each, self.code.known) for each in several)
 
     def _built(self, call: ast.Call) -> str:
         """Return what a call's result is assigned to, "" where it is part of something larger."""

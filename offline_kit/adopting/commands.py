@@ -28,7 +28,8 @@ def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     elif source := shell.of_kaggle(words):
         yield {"kind": Kind.KAGGLE, "target": source[1], "detail": source[0]}
     elif hub := shell.of_hub(words):
-        yield {"kind": Kind.HUB, "target": hub.address, "into": hub.into}
+        detail = "dataset command" if "dataset" in words else "command"
+        yield {"kind": Kind.HUB, "target": hub.address, "into": hub.into, "detail": detail}
     elif corpus := shell.of_corpus(words):
         yield {"kind": Kind.CORPUS, "target": corpus[1], "detail": corpus[0]}
     elif "login" in words[1:3] and words[0] in _LOGINS:

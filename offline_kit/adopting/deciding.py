@@ -197,15 +197,25 @@ def _download(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     name = places.beside_name(into) or re.split(r"[?#]", wish.target)[0].rpartition("/")[2]
     hits = ground.beside(name) if name and "*" not in name else ()
     if not hits or not hits[0].is_file():
-        where = f"'{name}'" if name else "a file"
-        return asked(
-            wish, f"download it to {where} beside the notebook, and adopt again: it travels as a checkpoint"
-        )
+        return asked(wish, _to_download(wish.target, name))
     serve(name, hits[0], ground, basket)
     if into:
         basket.made[into] = ground.name(hits[0])
     stand_in = f'"{places.WORKING}/{name}"' if wish.detail == "read" else None
     return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True, stand_in=stand_in)
+
+
+def _to_download(address: str, name: str) -> str:
+    """Return what a person has to do about a file that is downloaded and not here."""
+    if "*" in name or shell.has_holes(name):
+        return f"write its address out: what '{name}' is is known only when it runs"
+    if "." not in name and ("drive.google.com" in address or "://" not in address) and name:
+        name = ""
+        how = "; say in the line what it is called (`-O NAME`, `output=`)"
+    else:
+        how = ""
+    where = f"'{name}'" if name else "a file"
+    return f"download it to {where} beside the notebook{how}, and adopt again: it travels as a checkpoint"
 
 
 def _kaggle(wish: Wish, basket: Basket) -> Verdict:

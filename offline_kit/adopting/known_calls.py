@@ -22,12 +22,19 @@ DOWNLOADS = {
     "torch.hub.load_state_dict_from_url": (("url", 0), ("model_dir", 9)),
     "requests.get": (("url", 0), ("", 9)),
     "urllib.request.urlopen": (("url", 0), ("", 9)),
-    "huggingface_hub.hf_hub_download": (("repo_id", 0), ("local_dir", 9)),
-    "huggingface_hub.snapshot_download": (("repo_id", 0), ("local_dir", 9)),
-    "datasets.load_dataset": (("path", 0), ("", 9)),
 }
 """Calls that fetch a file: where the address and the place stand."""
-OF_HUB = ("huggingface_hub.", "datasets.")
+OF_HUB = {
+    "huggingface_hub.hf_hub_download": ("repo_id", "file"),
+    "huggingface_hub.snapshot_download": ("repo_id", "snapshot"),
+    "datasets.load_dataset": ("path", "dataset folder"),
+}
+"""Calls that fetch from a hub by an id: the argument that it is, and what they give."""
+BUILDERS = frozenset(
+    {"csv", "json", "parquet", "arrow", "text", "pandas", "xml", "webdataset"}
+    | {f"{kind}folder" for kind in ("image", "audio", "video", "pdf")}
+)
+"""What `load_dataset` takes for kinds of files, not for ids."""
 READERS = frozenset(
     {"read_csv", "read_json", "read_parquet", "read_table", "read_excel", "imread", "open_url"}
 )

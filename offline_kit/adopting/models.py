@@ -1,45 +1,80 @@
 """What becomes of models, weights and data of libraries that a notebook fetches."""
 
 import re
+from pathlib import Path
 
-from offline_kit.adopting import places
+from offline_kit.adopting import places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.nouns import Became, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.adopting.verdicts import Basket, Verdict, asked, found_of, serve
 
 _SPACY = "https://github.com/explosion/spacy-models/releases/download/{0}-{1}/{0}-{1}-py3-none-any.whl"
-_LOADS = ("from_pretrained", "snapshot")
+_PLAIN = re.compile(
+    r"(albert|bert|camembert|distil(bert|gpt2|roberta)|gpt2|openai|roberta|t5|xlm|xlnet)(-|$)"
+)
+_TUNED = re.compile(r"nli|stsb|msmarco|quora|paraphrase|multi-qa|-nq-")
+"""Models that sentence-transformers takes from others: such names, unless they tell of tuning for sentences."""
+_COLLECTIONS = frozenset({"all", "all-corpora", "all-nltk", "book", "popular", "tests", "third-party"})
+"""What NLTK downloads many packages by."""
 
 
 def hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     """Decide on what a hub calls by an id: a folder of it beside the notebook takes its place."""
     name = wish.target
-    if wish.detail == "from_pretrained" and _is_path(name, ground):
+    if wish.detail in ("from_pretrained", "sentence") and _is_path(name, ground):
         return Verdict(found=found_of(wish, Became.KEPT, name))
     if wish.detail == "call":
         return _fetched(wish, ground)
-    candidates = [wish.into, name, name.replace("/", "--"), name.rpartition("/")[2]]
-    for folder in filter(None, candidates):
-        for place in (folder, f"models/{folder}", f"checkpoints/{folder}", f"weights/{folder}"):
-            hits = ground.beside(place) if "*" not in place else ()
-            if hits and hits[0].is_dir() and wish.detail in _LOADS and wish.start >= 0:
-                path = ground.name(hits[0])
-                serve(path, hits[0], ground, basket)
-                return Verdict(
-                    found=found_of(wish, Became.CHECKPOINT, path),
-                    off=True,
-                    stand_in=f'"{places.WORKING}/{path}"',
-                )
     if wish.detail == "torch.hub":
         return asked(wish, "clone the repository beside the notebook and load it with source='local'")
-    folder = name.rpartition("/")[2].strip("*") or "model"
-    if "*" in name:
+    if hits := _beside(wish, ground):
+        return _served(wish, hits[0], ground, basket)
+    folder, file = name.rpartition("/")[2].strip("*") or "model", _file(wish)
+    if "*" in name + file or shell.has_holes(name):
+        unknown = name if "*" in name or shell.has_holes(name) else file
         return asked(
-            wish, f"write the id out, or load from a folder: what '{name}' is is known only when it runs"
+            wish, f"write it out, or load from a folder: what '{unknown}' is is known only when it runs"
         )
-    return asked(
-        wish, f"run `hf download {name} --local-dir models/{folder}` here, and adopt again: it travels"
+    data = wish.detail.startswith("dataset ")
+    words = ["hf download", _id(wish), file, "--repo-type dataset" if data else ""]
+    place = f"--local-dir {'data' if data else 'models'}/{folder}"
+    return asked(wish, f"run `{' '.join(filter(None, [*words, place]))}` here, and adopt again: it travels")
+
+
+def _file(wish: Wish) -> str:
+    """Return the file of a repository that is wanted, "" for all of it."""
+    return wish.detail.partition("file ")[2]
+
+
+def _id(wish: Wish) -> str:
+    """Return what the hub calls a model; sentence-transformers leaves out its own name."""
+    own = wish.detail == "sentence" and "/" not in wish.target
+    plain = _PLAIN.match(wish.target) and not _TUNED.search(wish.target)
+    return f"sentence-transformers/{wish.target}" if own and not plain else wish.target
+
+
+def _beside(wish: Wish, ground: Ground) -> list[Path]:
+    """Return the folders beside the notebook, or the files in them, that a hub would give."""
+    name, file = wish.target, _file(wish)
+    found: list[Path] = []
+    for folder in filter(None, (wish.into, name, name.replace("/", "--"), name.rpartition("/")[2])):
+        for top in ("", "models/", "checkpoints/", "weights/", "data/", "datasets/"):
+            place = f"{top}{folder}{'/' if file else ''}{file}"
+            hits = ground.beside(place) if "*" not in place else ()
+            found += [hit for hit in hits[:1] if (hit.is_file() if file else hit.is_dir())]
+    return found if wish.start >= 0 else []
+
+
+def _served(wish: Wish, there: Path, ground: Ground, basket: Basket) -> Verdict:
+    path = ground.name(there)
+    serve(path, there, ground, basket)
+    if wish.into:
+        basket.made[places.joined("", f"{wish.into}/{_file(wish)}".rstrip("/"))] = path
+    return Verdict(
+        found=found_of(wish, Became.CHECKPOINT, path),
+        off=True,
+        stand_in=None if wish.detail.endswith("command") else f'"{places.WORKING}/{path}"',
     )
 
 
@@ -96,14 +131,21 @@ def corpus(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
             wish, "name the wheel of the model in the requirements: its address stands on its release page"
         )
     hits = ground.beside("nltk_data")
-    if not hits:
-        names = wish.target or "..."
+    names = [each for each in wish.target.split() if each not in _COLLECTIONS and "*" not in each]
+    missing = [each for each in names if not (hits and _has(hits[0], each))]
+    if not hits or missing:
+        wanted = " ".join(missing or wish.target.split()) or "..."
         return asked(
             wish,
-            f"run `python -m nltk.downloader -d nltk_data {names}` beside the notebook, and adopt again: it travels",
+            f"run `python -m nltk.downloader -d nltk_data {wanted}` beside the notebook, and adopt again: it travels",
         )
     serve("nltk_data", hits[0], ground, basket)
     return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])), off=True)
+
+
+def _has(data: Path, name: str) -> bool:
+    """Whether a folder of NLTK's data has a package, zipped or not."""
+    return any(data.glob(f"*/{name}")) or any(data.glob(f"*/{name}.zip"))
 
 
 def _is_lacking(model: str, ground: Ground, basket: Basket) -> bool:
