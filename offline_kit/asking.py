@@ -15,7 +15,7 @@ def freeze_request(
 ) -> FreezeRequest:
     """Return the request for a freeze; `keep` writes it beside the project."""
     config = seen.config
-    theirs, own_ask = _inline(config), own_code.requirements(own)
+    theirs, own_ask = of_project(config), own_code.requirements(own)
     origins = dict.fromkeys(seen.packages, "the trained files") | dict.fromkeys(
         own_ask, "the project's packages"
     )
@@ -36,7 +36,8 @@ def freeze_request(
     )
 
 
-def _inline(config: Config) -> tuple[str, ...]:
+def of_project(config: Config) -> tuple[str, ...]:
+    """Return what the project's own pyproject.toml asks for, as far as the configuration takes it from there."""
     if not (config.project_dependencies or config.extras or config.groups):
         return ()
     return inputs.project_requirements(

@@ -102,6 +102,14 @@ def test_a_good_project(project: Path) -> None:
     assert not (project / "offline-kit.lock.txt").exists()
 
 
+def test_what_the_project_itself_asks_for_counts(project: Path) -> None:
+    """Its groups are read beside the files of requirements, as a build reads them."""
+    (project / "pyproject.toml").write_text('[dependency-groups]\npredict = ["right>=1"]\n')
+    told = project / "offline-kit.toml"
+    told.write_text('groups = ["predict"]\n' + told.read_text())
+    assert "2 requirements: requirements.in" in checked(project=project)["K203"]["what"]
+
+
 def test_the_template_is_that_of_a_build(project: Path) -> None:
     """Where no template is named the checkpoints decide it, here as in a build; broken ones decide nothing."""
     (project / "checkpoints/best.npz").unlink()
