@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from offline_kit import image as images
-from offline_kit import trained
+from offline_kit import members, trained
 from offline_kit.config import Config, load
 from offline_kit.errors import ProjectError
-from offline_kit.model import Severity
+from offline_kit.model import Member, Severity
 from offline_kit.trained import Trained
+from offline_kit.weights.hub_folders import settings_of
 
 TRAIN = """
 import pickle
@@ -135,6 +136,18 @@ def test_code_and_base_models_of_the_hub_are_found(project: Path) -> None:
     seen = looked(project, 'checkpoints = ["bert"]').findings
     assert "trust_remote_code = true in the `params`" in seen[0].remedy
     assert 'model = "src/modeling.py:Class"' in seen[0].remedy
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{", '{"model_type": 1, "weight_map": [1]}', "{}" + " " * (17 << 20)]
+)
+def test_settings_that_are_none_say_nothing(tmp_path: Path, text: str) -> None:
+    """A list, half a file, another kind of table, or a file that is far too large is no configuration of a model."""
+    for name in ("config.json", "model.safetensors.index.json"):
+        (tmp_path / name).write_text(text)
+    made = Member(name="b", framework="transformers", path=tmp_path, kit_path="b", model="net.py:Net")
+    assert members.findings([made]) == ()
+    assert settings_of(tmp_path / "config.json").keys() <= {"model_type", "weight_map"}
 
 
 def test_a_model_of_pictures_needs_a_processor(project: Path) -> None:

@@ -1,13 +1,12 @@
 """timm: its architectures by name, filled from weights alone or from a folder as it is saved for the hub."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import peek
 from offline_kit.frameworks.base import SURE, Framework
 from offline_kit.model import Finding, Member
+from offline_kit.weights.hub_folders import settings_of
 
 PREFIX = "timm:"
 """How `model` names an architecture: "timm:resnet18"."""
@@ -18,7 +17,7 @@ def claims(path: Path, _sniffed: Sniffed) -> float:
     """Claim folders whose configuration names an architecture of timm; of files the reference in `model` decides."""
     if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
-    settings = _settings(path)
+    settings = settings_of(path / "config.json")
     return SURE if "architecture" in settings and "model_type" not in settings else 0.0
 
 
@@ -28,14 +27,6 @@ def findings(member: Member) -> tuple[Finding, ...]:
         return ()
     remedy = 'set model = "timm:resnet18", or architecture = "resnet18" in the `params` of its `models` entry'
     return (peek.stop(member, "holds weights alone, and no architecture of timm is named", remedy),)
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 TIMM = Framework(

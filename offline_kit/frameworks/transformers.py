@@ -1,13 +1,12 @@
 """transformers: folders of save_pretrained, with their tokenizer or processor."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import peek
 from offline_kit.frameworks.base import SURE, Framework
 from offline_kit.model import Finding, Member
+from offline_kit.weights.hub_folders import settings_of
 
 _WEIGHTS = (
     "model.safetensors",
@@ -21,25 +20,26 @@ def claims(path: Path, _sniffed: Sniffed) -> float:
     """Claim folders with a configuration of transformers and weights beside it."""
     if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
-    return SURE if "model_type" in settings_of(path) else 0.0
+    return SURE if "model_type" in settings_of(path / "config.json") else 0.0
 
 
 def version(member: Member) -> str:
     """Return the version of transformers that saved it."""
-    return str(settings_of(member.path).get("transformers_version") or "")
+    return str(settings_of(member.path / "config.json").get("transformers_version") or "")
 
 
 def findings(member: Member) -> tuple[Finding, ...]:
     """Return parts of the weights that are missing, and a model without a head."""
     found = []
     for index in sorted(member.path.glob("*.index.json")):
-        parts = set(map(str, _json(index).get("weight_map", {}).values()))
+        said = settings_of(index).get("weight_map")
+        parts = set(map(str, said.values())) if isinstance(said, dict) else set()
         lacking = sorted(name for name in parts if not (member.path / name).is_file())
         if lacking:
             what = f"lacks parts of its weights: {', '.join(lacking[:3])}"
             found.append(peek.stop(member, what, "ship all files that save_pretrained wrote"))
     found += _own_code(member)
-    architectures = settings_of(member.path).get("architectures") or [""]
+    architectures = settings_of(member.path / "config.json").get("architectures") or [""]
     if "For" not in str(architectures[0]) and not member.model:
         what = f"is a {architectures[0] or 'model'} without a head, which has no logits to predict with"
         remedy = 'name your class with the head: model = "src/model.py:Net" (with from_pretrained)'
@@ -49,7 +49,11 @@ def findings(member: Member) -> tuple[Finding, ...]:
 
 def _own_code(member: Member) -> tuple[Finding, ...]:
     """Return that the folder brings code of its own, and nothing says that it may run."""
-    if not settings_of(member.path).get("auto_map") or member.model or member.params.get("trust_remote_code"):
+    if (
+        not settings_of(member.path / "config.json").get("auto_map")
+        or member.model
+        or member.params.get("trust_remote_code")
+    ):
         return ()
     remedy = (
         "if you trust it, set trust_remote_code = true in the `params` of its `models` entry, or name your class: "
@@ -60,19 +64,6 @@ def _own_code(member: Member) -> tuple[Finding, ...]:
             member, "brings code of its own (`auto_map`), which runs only where that is allowed", remedy
         ),
     )
-
-
-def settings_of(folder: Path) -> dict[str, Any]:
-    """Return what config.json says; nothing where there is none."""
-    return _json(folder / "config.json")
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 TRANSFORMERS = Framework(

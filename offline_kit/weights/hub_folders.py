@@ -31,7 +31,8 @@ _TEXT_FREE = (
     "wav2vec2",
 )
 """Kinds of models that take no text, so need no tokenizer, but a processor."""
-_MOST = 1 << 20
+_MOST = 16 << 20
+"""Bytes: an index of many parts of weights has some, settings have few."""
 
 
 def findings(checkpoints: Sequence[Checkpoint], beside: Sequence[Checkpoint] = ()) -> tuple[Finding, ...]:
@@ -47,9 +48,9 @@ def findings(checkpoints: Sequence[Checkpoint], beside: Sequence[Checkpoint] = (
     found: list[Finding] = []
     for folder, files in sorted(folders.items()):
         for name in ("config.json", "adapter_config.json", "tokenizer_config.json"):
-            content = _json(files.get(name))
+            content = settings_of(files.get(name))
             found += _of_file((folder / name).as_posix(), name, content, files)
-        found += _of_config(folder, _json(files.get("config.json")), files, anywhere)
+        found += _of_config(folder, settings_of(files.get("config.json")), files, anywhere)
     return tuple(found)
 
 
@@ -60,7 +61,8 @@ def is_hub_id(text: object) -> bool:
     return not text.endswith("/") and all(sign.isalnum() or sign in "-_./" for sign in text)
 
 
-def _json(path: Path | None) -> Mapping[str, Any]:
+def settings_of(path: Path | None) -> dict[str, Any]:
+    """Return what a file of settings says; nothing where there is none, or it holds no table, or is no such file."""
     try:
         if path is None or path.stat().st_size > _MOST:
             return {}
