@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from offline_kit.files import sha256_of
 from offline_kit.model import Checkpoint, Severity
 from offline_kit.model import CheckpointKind as Kind
 from offline_kit.runtime.kit_lightning import load_checkpoint
-from offline_kit.weights import slim_worker, torch_python
+from offline_kit.weights import slim_worker
 from offline_kit.weights.slim import Slimmed, Wish, Yard, slimmed
 from offline_kit.weights.slim_worker import TRAINING
 
@@ -124,28 +125,39 @@ def test_the_same_bytes_come_out_every_time(tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
-def test_a_second_build_needs_no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Give a function after which no interpreter has torch; it returns the only one that there is."""
+
+    def taken() -> Path:
+        bare = tmp_path / "venv" / "bin" / "python"
+        bare.parent.mkdir(parents=True)
+        bare.write_text("#!/bin/sh\nexit 3\n")
+        bare.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(bare))
+        monkeypatch.setenv("PATH", str(bare.parent))
+        for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+            monkeypatch.delenv(name, raising=False)
+        return bare
+
+    return taken
+
+
+def test_a_second_build_needs_no_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
     """What was made once comes from the cache: the second time no interpreter is asked for."""
     torch.save(trained()[1], tmp_path / "best.ckpt")
     first = light(tmp_path / "best.ckpt", slim=True)
-    monkeypatch.setattr(torch_python, "_has_torch", lambda _python: False)
+    no_torch()
     assert light(tmp_path / "best.ckpt", slim=True) == first
 
 
-def test_no_interpreter_with_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
     """Without torch anywhere the error says who needs it, what was tried, and what to do."""
     torch.save(trained()[1], tmp_path / "best.ckpt")
-    bare = tmp_path / "venv" / "bin"
-    bare.mkdir(parents=True)
-    (bare / "python").write_text("#!/bin/sh\nexit 3\n")
-    (bare / "python").chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(bare / "python"))
-    monkeypatch.setenv("PATH", str(bare))
-    for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        monkeypatch.delenv(name, raising=False)
+    bare = no_torch()
     with pytest.raises(ProjectError, match="`slim` needs an interpreter with torch") as caught:
         light(tmp_path / "best.ckpt", slim=True)
-    assert caught.value.details == (f"'{bare / 'python'}' has no torch",)
+    assert caught.value.details == (f"'{bare}' has no torch",)
     assert "activate it" in caught.value.hint
 
 
