@@ -254,6 +254,40 @@ def test_classes_are_brought_into_one_order() -> None:
         ordered(np.zeros((1, 2)), ["a", "c"], ["a", "b"], "m")
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        [1.0, 0.0],
+        np.array([1, 0], dtype="int64"),
+        [np.float32(1), np.float32(0)],
+        np.array([True, False]),
+        ["1", "0"],
+        ["True", "False"],
+        ["1.0", "0.0"],
+    ],
+    ids=str,
+)
+def test_the_same_numbers_of_different_libraries_are_the_same_classes(own: Any) -> None:
+    """Some keep whole numbers, some make them floats, truth values or texts; the order is the first model's."""
+    values = np.array([[0.9, 0.1]])
+    for first in ([0, 1], [0.0, 1.0], [False, True], ["0", "1"]):
+        assert ordered(values, own, first, "m").tolist() == [[0.1, 0.9]]
+    assert ordered(np.array([[1, 2, 3]]), [0.5, 2.0, -1], ["-1", 2, np.float32(0.5)], "m").tolist() == [
+        [3, 2, 1]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("own", "first"),
+    [(["01", "02"], [1, 2]), ([0, 2], [0, 1]), (["no", "yes"], [0, 1]), (["nan", "a"], ["inf", "a"])],
+)
+def test_names_are_no_numbers(own: list[Any], first: list[Any]) -> None:
+    """A text that is not how a number is written stays a name, and is told as it is."""
+    with pytest.raises(KitError, match="other classes") as caught:
+        ordered(np.zeros((1, 2)), own, first, "m")
+    assert f"the first: {first[0]}, {first[1]}" in str(caught.value)
+
+
 @pytest.mark.parametrize("classes", [[np.array([0, 1]), np.array([0, 1])], [["a", "b"], ["a", "b"]]])
 def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
     """A classifier of several targets lists the classes of each: its columns have no names by that."""
@@ -276,6 +310,7 @@ def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
         ([1, 2, 3], 3, "note: the columns of 'booster' are taken in the order 1, 2, 3"),
         ([0, 1, 2], 3, ""),
         ([False, True], 2, ""),
+        ([0.0, 1.0], 2, ""),
     ],
 )
 def test_columns_without_names_are_told_once(first: int, classes: list[Any], columns: int, told: str) -> None:

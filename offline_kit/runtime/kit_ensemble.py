@@ -180,16 +180,29 @@ def classes_of(model: Any) -> list[Any]:
 
 def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -> Any:
     """Return the columns in the order of the first model's classes; raises KitError where the classes differ."""
-    own, wanted = [str(one) for one in own], [str(one) for one in wanted]
-    if not own or own == wanted or values.shape[1] != len(own):
+    mine, first = [as_number(one) for one in own], [as_number(one) for one in wanted]
+    if not mine or mine == first or values.shape[1] != len(mine):
         return values
-    if sorted(own) != sorted(wanted):
+    if set(mine) != set(first):
         raise KitError(
             f"'{name}' was trained on other classes than the first model",
-            [f"the first: {', '.join(wanted)}", f"'{name}': {', '.join(own)}"],
+            [f"the first: {', '.join(map(str, wanted))}", f"'{name}': {', '.join(map(str, own))}"],
             hint="put models of the same classes into one ensemble",
         )
-    return values[:, [own.index(each) for each in wanted]]
+    return values[:, [mine.index(each) for each in first]]
+
+
+def as_number(name: Any) -> Any:
+    """Return what a class is to be compared by: 0, 0.0, False and their texts are one class to different libraries."""
+    text = str(name)
+    if text in ("False", "True"):
+        return int(text == "True")
+    for kind in (int, float):
+        with suppress(ValueError):
+            number = kind(text)
+            if str(number) == text and number - number == 0:  # "01" is a name, and NaN is not itself
+                return number
+    return text
 
 
 class Classes:
@@ -210,7 +223,7 @@ class Classes:
 
     def _tell(self) -> None:
         known = [str(each) for each in self.names]
-        if known in ([], ["False", "True"], [str(place) for place in range(len(known))]):
+        if [as_number(each) for each in known] == list(range(len(known))):
             return  # numbers stand for themselves, in any model
         for name, columns in self._silent.items():
             if columns == len(known):
