@@ -15,7 +15,11 @@ REAL = [
     ),
     ("KeyError: 'scaler'", "where `slim` is set", "another name"),
     ("KeyError: 'lr_scheduler_states'", "'lr_scheduler_states'", "take `slim` out"),
-    ("ModuleNotFoundError: No module named 'kaggle_secrets'", "a secret of the account", "take the secret out"),
+    (
+        "ModuleNotFoundError: No module named 'kaggle_secrets'",
+        "a secret of the account",
+        "take the secret out",
+    ),
     ("ModuleNotFoundError: No module named 'monai'", "'monai' is neither", "requirements"),
     ("gaierror: [Errno -3] Temporary failure in name resolution", "uses the network", "remove the call"),
     ("OSError: [Errno 101] Network is unreachable", "uses the network", "remove the call"),
