@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.rehearsal import submission
+from offline_kit.runtime import kit_submission
+from offline_kit.runtime.kit_runtime import KitError
 
 SAMPLE = "id,a,b\nx,0,0.5\ny,0,0.5\nz,0,0.5\n"
 
@@ -68,6 +70,36 @@ def test_each_problem_is_named(tmp_path: Path, text: str, said: str) -> None:
 def test_what_the_sample_does_is_allowed(tmp_path: Path, sample: str, text: str) -> None:
     """Ids that repeat and cells that are empty in the sample may do so in the submission, as in the notebook's check."""
     assert problems(tmp_path, text, sample) == ()
+
+
+@pytest.mark.parametrize(
+    ("sample", "text", "told"),
+    [
+        ("id,v\nx,\ny,\n", "id,v\nx,0.5\ny,nan\n", True),
+        ("id,v\nx,\ny,\n", "id,v\nx,\ny,\n", True),
+        ("id,v\nx,\ny,\n", "id,v\nx,1 4 9 2\ny,\n", False),
+        ("id,v\nx,\ny,\n", "id,v\nx,0.5\ny,1\n", False),
+        ("id,v\nx,\ny,0.5\n", "id,v\nx,0.5\ny,\n", False),
+    ],
+    ids=["a hole among numbers", "nothing at all", "masks, and none", "all filled", "some of the sample's"],
+)
+@pytest.mark.parametrize("scoring", [False, True])
+def test_a_sample_of_empty_cells_only_keeps_the_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: str, text: str, told: bool, scoring: bool
+) -> None:
+    """What is to be predicted may not stay empty; the notebook's check sees the same, and no score is lost by it."""
+    found = problems(tmp_path, text, sample)
+    assert any("empty or NaN" in each for each in found) == told
+    (tmp_path / "sample.csv").rename(tmp_path / "sample_submission.csv")
+    said: list[str] = []
+    if scoring:
+        monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    try:
+        kit_submission.check_submission(tmp_path / "submission.csv", tmp_path, said.append)
+    except KitError as error:
+        assert not scoring
+        said.append(str(error))
+    assert any("column 'v': empty, NaN" in each for each in said) == told
 
 
 def test_numbers_in_place_of_words_are_noted(tmp_path: Path) -> None:

@@ -137,12 +137,26 @@ def _holes(table: _Table, wanted: _Table | None) -> list[str]:
     for name in table.head:
         values = table.column(name)
         asked = wanted.column(name) if wanted and name in wanted.head else []
-        may = any(value.strip().lower() in _NOTHING for value in asked)  # as where nothing is found
-        empty = 0 if may else sum(value.strip().lower() in _NOTHING for value in values)
+        empty = 0 if _may_be_empty(values, asked) else sum(map(_nothing, values))
         endless = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
         problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
         problems += [f"column '{name}' has {endless} infinite values"] if endless else []
     return problems
+
+
+def _may_be_empty(values: Sequence[str], asked: Sequence[str]) -> bool:
+    """Whether empty cells are answers, as where nothing is found in a picture.
+
+    So it is where some of the sample's are empty. Where all are, they only hold the place of what is to be
+    predicted: then they are answers among words (lists, masks), and holes among numbers or alone.
+    """
+    if not any(map(_nothing, asked)):
+        return False
+    return not all(map(_nothing, asked)) or any(not _nothing(each) and not _number(each) for each in values)
+
+
+def _nothing(value: str) -> bool:
+    return value.strip().lower() in _NOTHING
 
 
 def _against(table: _Table, wanted: _Table) -> list[str]:
@@ -161,11 +175,7 @@ def _no_numbers(table: _Table, wanted: _Table) -> dict[str, list[str]]:
     """Return the values that are no numbers in columns where all of the sample's are."""
     found = {}
     for name in wanted.head[1:] if table.head == wanted.head else ():
-        odd = [
-            value
-            for value in table.column(name)
-            if not _number(value) and value.strip().lower() not in _NOTHING
-        ]
+        odd = [value for value in table.column(name) if not _number(value) and not _nothing(value)]
         if odd and all(_number(value) for value in wanted.column(name)):
             found[name] = odd
     return found
@@ -176,8 +186,7 @@ def _no_words(table: _Table, wanted: _Table) -> list[str]:
     notes = []
     for name in wanted.head[1:] if table.head == wanted.head else ():
         have, want = (
-            [value for value in each.column(name) if value.strip().lower() not in _NOTHING]
-            for each in (table, wanted)
+            [value for value in each.column(name) if not _nothing(value)] for each in (table, wanted)
         )
         if have and want and all(map(_number, have)) and not any(map(_number, want)):
             notes.append(

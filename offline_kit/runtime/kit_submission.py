@@ -167,23 +167,26 @@ def _kind(cell: str) -> str:
 
 
 def compare(ours: Digest, sample: Digest) -> tuple[list[str], list[str]]:
-    """Return the problems of a submission, and doubts: differences in ids and rows that hidden data may explain."""
+    """Return the problems of a submission, and doubts: what hidden data may explain, as other ids and rows."""
     if ours.header != sample.header:
         return [f"columns: {_shown(ours.header)} instead of {_shown(sample.header)}"], []
     problems = [] if ours.rows else ["it has no rows"]
     if ours.ragged:
         problems.append(f"rows of another width than {len(ours.header)}: line {_shown(ours.ragged)}")
-    for name, lines, allowed in zip(ours.header, ours.empty, sample.empty, strict=True):
+    doubts = []
+    for name, lines, allowed, kinds in zip(ours.header, ours.empty, sample.empty, ours.kinds, strict=True):
+        told = f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shown(lines)}"
         if lines and not allowed:
-            problems.append(
-                f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shown(lines)}"
-            )
+            problems.append(told)
+        elif lines and len(allowed) == sample.rows and _all_or_numbers(len(lines), ours.rows, kinds):
+            # All of the sample's are empty: they hold the place of what is to be predicted.
+            doubts.append(told)
     twice = [name for name, count in ours.ids.items() if count > 1]
     if twice and max(sample.ids.values(), default=1) == 1:
         problems.append(
             f"column '{ours.header[0]}': {len(twice)} ids stand there more than once: {_shown(twice)}"
         )
-    doubts = [f"{ours.rows} rows instead of {sample.rows}"] if ours.rows != sample.rows else []
+    doubts += [f"{ours.rows} rows instead of {sample.rows}"] if ours.rows != sample.rows else []
     for text, names in (
         ("missing", sample.ids.keys() - ours.ids.keys()),
         ("unknown", ours.ids.keys() - sample.ids.keys()),
@@ -191,6 +194,11 @@ def compare(ours: Digest, sample: Digest) -> tuple[list[str], list[str]]:
         if names:
             doubts.append(f"{len(names)} {text} ids: {_shown(sorted(names))}")
     return problems, doubts
+
+
+def _all_or_numbers(empty: int, rows: int, kinds: Mapping[str, str]) -> bool:
+    """Whether empty cells are holes: among words (lists, masks) they say that nothing was found."""
+    return empty == rows or ("number" in kinds and "word" not in kinds)
 
 
 def other_kinds(ours: Digest, sample: Digest) -> list[str]:
