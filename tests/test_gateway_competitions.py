@@ -153,7 +153,7 @@ def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: Client) -
     """Number, message, scores; the limits count it; nobody else sees it."""
     ready(bench, alice)
     assert alice.limits(SLUG) == Limits(today=0, total=0, left=5)
-    ref = alice.submit(wish())
+    ref = alice.submit(wish()).ref
     found = scored(bench, alice, ref)
     assert (found.ref, found.state, found.message) == (ref, "complete", "kit 1")
     assert (found.public, found.private) == ("0.50000 (LOCAL)", "1.00000 (LOCAL)")
@@ -171,7 +171,7 @@ def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: Client) -
 def test_all_pages_are_read_and_the_latest_comes_first(bench: Bench, alice: Client) -> None:
     """By them a lost answer is recognised, so none may be missing."""
     ready(bench, alice)
-    refs = [alice.submit(wish(f"kit {number}")) for number in range(3)]
+    refs = [alice.submit(wish(f"kit {number}")).ref for number in range(3)]
     bench.until(lambda: len(alice.submissions(SLUG)) == 3)
     with Client(where(bench), page=1) as paged:
         assert [each.ref for each in paged.submissions(SLUG)] == refs[::-1]
@@ -212,7 +212,8 @@ def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alic
     """Some answers have words alone."""
     answer = {"message": "Successfully submitted to Small digits"}
     bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer=answer))
-    assert alice.submit(wish()) == 0
+    made = alice.submit(wish())
+    assert (made.ref, made.state, made.error) == (0, "pending", answer["message"])
 
 
 def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client) -> None:
@@ -229,7 +230,7 @@ def test_a_submission_is_sent_again_after_429(bench: Bench, alice: Client) -> No
     """Slow down means: nothing was done."""
     ready(bench, alice)
     bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=429, retry_after=0.05))
-    assert alice.submit(wish())
+    assert alice.submit(wish()).ref
     assert alice.limits(SLUG).today == 1
 
 

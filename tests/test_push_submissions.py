@@ -299,6 +299,42 @@ def test_a_refusal_is_shown_in_kaggles_words_with_its_remedy(held: Contest) -> N
     assert len(held.made()) == 1
 
 
+def test_a_refusal_in_a_friendly_answer_is_one(held: Contest) -> None:
+    """Words in a 200 without a number, and nothing that shows: told in these words, and no reason to wait."""
+    held = dataclasses.replace(held, grace=0.3)
+    words = "Could not submit: the notebook uses a forbidden data source"
+    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer={"message": words}))
+    with pytest.raises(RefusedError) as caught:
+        held.submit()
+    assert caught.value.what == words
+    assert "nothing was spent" in caught.value.hint
+    assert held.ledger.entries() == ()
+    assert not held.submit().already
+    assert len(held.made()) == 1
+
+
+def test_a_friendly_refusal_that_killed_the_run_is_settled_by_the_next(held: Contest) -> None:
+    """Its words are in the journal, so that nobody waits for what will not come."""
+    held = dataclasses.replace(held, grace=0.3)
+    effect = Effect(action="submit", target=f"{SLUG}:{KERNEL}@v1", before=0, content=held.plan().mark.text)
+    held.ways.journal.write(effect, Phase.BEGUN)
+    held.ways.journal.write(effect, Phase.ANSWERED, "Submission not allowed")
+    assert not held.submit().already
+    assert len(held.made()) == 1
+
+
+def test_the_words_of_a_yes_that_does_not_show_are_told(held: Contest) -> None:
+    """At once, and by the next run."""
+    held = dataclasses.replace(held, grace=0.3)
+    words = "Successfully submitted to Small digits"
+    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer={"message": words}))
+    for _again in range(2):
+        with pytest.raises(OutsideError, match="does not show it yet") as caught:
+            held.submit()
+        assert caught.value.details == (f"Kaggle's words: {words}",)
+    assert held.made() == []
+
+
 @pytest.mark.parametrize("visible", [0.05, pytest.param(0.7, marks=pytest.mark.slow)])
 def test_an_answer_that_is_lost_submits_once(tmp_path: Path, visible: float) -> None:
     """The mark tells, however late it shows."""
@@ -360,7 +396,7 @@ def test_a_number_that_is_not_told_is_found_by_the_mark(held: Contest) -> None:
         competition=SLUG, notebook=KERNEL, version=1, file="submission.csv", message=plan.message
     )
     held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", after=1, answer={"message": "fine"}))
-    assert held.alice.submit(new) == FIRST
+    assert held.alice.submit(new).ref == FIRST
     held.bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={"submissions": []}))
     assert held.submit(plan).ref == FIRST
     assert held.ledger.entries()[0].submission == FIRST

@@ -5,7 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from offline_kit.kaggle_gateway.calls import ABSENT, Asking, moment, state
-from offline_kit.kaggle_gateway.nouns import Competition, Limits, NewSubmission, RefusedError, Submission
+from offline_kit.kaggle_gateway.nouns import (
+    Competition,
+    Limits,
+    NewSubmission,
+    RefusedError,
+    Submission,
+)
 
 _SERVICE = "competitions.CompetitionApiService/"
 _STATES = ("pending", "complete", "error")
@@ -56,8 +62,8 @@ class Competitions(Asking):
             left=int(answer.get("numAllowedNow") or 0),
         )
 
-    def submit(self, new: NewSubmission) -> int:
-        """Queue a code submission; return its number, 0 where Kaggle does not tell it."""
+    def submit(self, new: NewSubmission) -> Submission:
+        """Queue a code submission; its number is 0 where Kaggle does not tell it, `error` has its words then."""
         owner, _, slug = new.notebook.partition("/")
         body = {
             "competitionName": new.competition,
@@ -67,7 +73,10 @@ class Competitions(Asking):
             "fileName": new.file,
             "submissionDescription": new.message,
         }
-        return int(self._calls.effect(_SERVICE + "CreateCodeSubmission", body).get("ref") or 0)
+        answer = self._calls.effect(_SERVICE + "CreateCodeSubmission", body)
+        ref = int(answer.get("ref") or 0)
+        words = "" if ref else str(answer.get("message") or "").strip()
+        return Submission(ref=ref, date=None, state="pending", message=new.message, error=words)
 
     def submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it does not show yet."""

@@ -390,8 +390,8 @@ class Kaggle(Protocol):
     def limits(self, slug: str) -> Limits:
         """Return how many submissions are left."""
 
-    def submit(self, new: NewSubmission) -> int:
-        """Queue a code submission; return its number, 0 where Kaggle does not tell it. Never repeated once it may have had an effect."""
+    def submit(self, new: NewSubmission) -> Submission:
+        """Queue a code submission; its number is 0 where Kaggle does not tell it, `error` has its words then. Never repeated once it may have had an effect."""
 
     def submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it does not show yet."""

@@ -58,6 +58,8 @@ class Entry:
     """How far that is."""
     at: float
     """Seconds since the epoch."""
+    said: str = ""
+    """Kaggle's words, where they are needed to tell how it ended."""
 
 
 class Journal:
@@ -66,10 +68,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, effect: Effect, phase: Phase) -> None:
-        """Add a line and have it on the disk."""
-        at = round(time.time(), 3)
-        append_line(self.path, json.dumps({**asdict(effect), "phase": phase.value, "at": at}))
+    def write(self, effect: Effect, phase: Phase, said: str = "") -> None:
+        """Add a line, with Kaggle's words where there are any, and have it on the disk."""
+        words = {"said": said} if said else {}
+        line = {**asdict(effect), "phase": phase.value, "at": round(time.time(), 3), **words}
+        append_line(self.path, json.dumps(line))
 
     def entries(self) -> tuple[Entry, ...]:
         """Return all lines in their order; those that a crash cut short are left out."""
@@ -88,7 +91,8 @@ class Journal:
 def _entry(line: bytes) -> Entry | None:
     try:
         raw = json.loads(line)
-        return Entry(effect=_effect(raw), phase=Phase(raw["phase"]), at=float(raw["at"]))
+        said = str(raw.get("said") or "")
+        return Entry(effect=_effect(raw), phase=Phase(raw["phase"]), at=float(raw["at"]), said=said)
     except (ValueError, KeyError, TypeError):
         return None
 

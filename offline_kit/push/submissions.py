@@ -25,6 +25,7 @@ from offline_kit.manifest import kit_id
 from offline_kit.patience import PassingError
 from offline_kit.push.journal import Effect, Phase
 from offline_kit.push.ledger import Entry, Ledger
+from offline_kit.push.once import once
 from offline_kit.push.rendered_for import parts_of
 from offline_kit.push.submission_causes import explain
 from offline_kit.push.submission_marks import Mark, exactly, read
@@ -166,8 +167,9 @@ def _settle(request: SubmitRequest, kaggle: Kaggle, ways: Ways, report: Reporter
     age = max(0.0, time.time() - entry.at)
     left = max(0.0, ways.waiting.grace - age)
     found = listed(entry.effect.content, request.competition, kaggle, ways.waiting, left)
-    if found is None and entry.phase is Phase.ANSWERED and age < ways.waiting.processing:
-        raise _unseen(request)
+    taken = entry.phase is Phase.ANSWERED and not _is_no(entry.said)
+    if found is None and taken and age < ways.waiting.processing:
+        raise _unseen(request, entry.said)
     ways.journal.write(entry.effect, Phase.DONE if found else Phase.LOST)
     return found
 
@@ -183,46 +185,33 @@ def _send(plan: SubmitPlan, kaggle: Kaggle, ways: Ways, ledger: Ledger, report: 
         file=request.file,
         message=plan.message,
     )
-    ways.journal.write(effect, Phase.BEGUN)
-    found: Submission | None = None
+
+    def shown() -> Submission | None:
+        return listed(text, request.competition, kaggle, ways.waiting, ways.waiting.grace)
+
+    about = f"the submission to '{request.competition}'"
     try:
-        ref = kaggle.submit(new)
-    except UnsentError:
-        ways.journal.write(effect, Phase.LOST)
-        raise
+        answer = once(ways.journal, effect, lambda: kaggle.submit(new), shown, about, report)
     except RefusedError as no:
-        if no.status < 500:
-            ways.journal.write(effect, Phase.REFUSED)
-            raise _refused(no, plan) from no
-        found = _look_for(effect, no, kaggle, ways, report)
-        ref = found.ref
-    except UnansweredError as lost:
-        found = _look_for(effect, lost, kaggle, ways, report)
-        ref = found.ref
-    ways.journal.write(effect, Phase.ANSWERED)
-    entry = ledger.add(_entry(plan, ref, ledger))
-    found = found or listed(text, request.competition, kaggle, ways.waiting, ways.waiting.grace)
+        raise (_refused(no, plan) if no.status < 500 else no) from no
+    said = "" if answer.ref else answer.error
+    if said:
+        ways.journal.write(effect, Phase.ANSWERED, said)
+    # What Kaggle may have refused is no submission before it shows.
+    entry = None if _is_no(said) else ledger.add(_entry(plan, answer.ref, ledger))
+    found = shown()
+    if not found and entry is None:
+        ways.journal.write(effect, Phase.LOST)
+        raise _refused(RefusedError(said, hint="", status=200), plan)
+    if not found and not answer.ref:
+        raise _unseen(request, said)
+    ref = found.ref if found else answer.ref
+    entry = entry or ledger.add(_entry(plan, ref, ledger))
     if found:
         ledger.update(found)
         ways.journal.write(effect, Phase.DONE)
-    elif not ref:
-        raise _unseen(request)
-    ref = found.ref if found else ref
     report.note(f"submitted as number {ref}: '{entry.message}'")
     return Submitted(ref=ref, version=request.version, message=entry.message, already=False)
-
-
-def _look_for(
-    effect: Effect, trouble: OutsideError, kaggle: Kaggle, ways: Ways, report: Reporter
-) -> Submission:
-    """Return a submission that came without an answer; raises the trouble where there is none."""
-    competition = effect.target.partition(":")[0]
-    report.warn(f"no answer from '{competition}': looking whether the submission is there all the same")
-    found = listed(effect.content, competition, kaggle, ways.waiting, ways.waiting.grace)
-    if found is None:
-        ways.journal.write(effect, Phase.LOST)
-        raise trouble
-    return found
 
 
 def _made(plan: SubmitPlan, found: Submission, ledger: Ledger, report: Reporter) -> Submitted:
@@ -259,10 +248,16 @@ def _entry(plan: SubmitPlan, ref: int, ledger: Ledger) -> Entry:
     )
 
 
-def _unseen(request: SubmitRequest) -> OutsideError:
+def _is_no(said: str) -> bool:
+    """Whether words that came without a number, and without a submission that shows, refuse it."""
+    return bool(said) and "success" not in said.lower()
+
+
+def _unseen(request: SubmitRequest, said: str = "") -> OutsideError:
     return OutsideError(
         f"Kaggle took the submission of version {request.version} of '{request.notebook}', and does not show it yet",
         hint=_LATER,
+        details=(f"Kaggle's words: {said}",) if said else (),
     )
 
 
