@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import config, files, image, proc
-from offline_kit.accelerators import RETIRED, machine_shape
+from offline_kit.accelerators import machine_shape
 from offline_kit.adopting import looking, reading, rewriting
-from offline_kit.adopting.nouns import Adoption, Sources
+from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
 from offline_kit.config import Config
 from offline_kit.config_keys import KEYS
 from offline_kit.errors import OfflineKitError, UsageError
@@ -134,12 +134,10 @@ def _accelerator(loaded: Config, notebook: Path) -> tuple[str, str]:
     wanted = reading.beside(notebook).accelerator
     if loaded.accelerator not in ("", "none"):
         return loaded.accelerator, ""
-    if any(word in wanted.lower() for word in (*RETIRED, "p100", "tpu")):
-        return "", ""
     try:
         return (wanted, wanted) if machine_shape(wanted) else ("", "")
     except OfflineKitError:
-        return "", ""
+        return "", ""  # asked for: see `looking`
 
 
 def _attached(loaded: Config, competition: str) -> Sources:
@@ -161,6 +159,8 @@ def _proposal(
     told = tomllib.loads(old)
     nested = place.name == "pyproject.toml" or "offline-kit" in told.get("tool", {})
     table = told.get("tool", {}).get("offline-kit", {}) if nested else told
+    if "accelerator" in table:
+        adoption = replace(adoption, found=tuple(filter(_is_open, adoption.found)))
     needed, lines = _requirements(root, source, adoption)
     settings = [*_settings(loaded, source, adoption, chosen, found), *_needs(needed, lines, adoption, root)]
     lacks: tuple[_Lack, ...] = ()
@@ -180,6 +180,11 @@ def _proposal(
         paste=tuple(one.line for one in lacks),
         fails=any(one.key in _SURE for one in lacks),
     )
+
+
+def _is_open(one: Found) -> bool:
+    """Whether a thing is found that a configuration with an accelerator does not settle."""
+    return one.kind is not Kind.SETTING or one.became is not Became.ASKED
 
 
 def _default_place(root: Path) -> Path:
@@ -270,7 +275,7 @@ def _settings(
         ("model_sources", own.models),
     )
     machine = (
-        Setting(key="accelerator", value=adoption.accelerator, why="from kernel-metadata.json")
+        Setting(key="accelerator", value=adoption.accelerator, why=f"from {adoption.said_in}")
         if adoption.accelerator
         else Setting(key="image", value=chosen.name, why="what the notebook was looked at against")
     )

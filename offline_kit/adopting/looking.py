@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
+from offline_kit.accelerators import machine_shape
 from offline_kit.adopting import (
     beside,
     calls,
@@ -22,6 +23,7 @@ from offline_kit.adopting.lines import ShellLine, placed, shell_lines
 from offline_kit.adopting.nouns import Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.adopting.verdicts import Basket, Verdict, found_of
+from offline_kit.errors import OfflineKitError
 from offline_kit.image import Image
 
 NO_EDIT = "take it out by hand: its place in the line cannot be told"
@@ -67,6 +69,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
         made=tuple(sorted(basket.made.items())),
         sources=basket.sources,
         accelerator=said.accelerator,
+        said_in=said.where,
     )
 
 
@@ -160,20 +163,25 @@ def _settings(said: reading.Said) -> Iterator[Found]:
     """Yield what of the metadata is worth a word."""
 
     def one(text: str, became: Became, value: str, remedy: str = "") -> Found:
-        return Found(kind=Kind.SETTING, cell=0, line=0, text=text, became=became, value=value, remedy=remedy)
+        return Found(
+            kind=Kind.SETTING,
+            cell=0,
+            line=0,
+            text=text,
+            became=became,
+            value=value,
+            remedy=remedy,
+            where=said.where,
+        )
 
     if said.internet:
         yield one("enable_internet", Became.SWITCHED_OFF, "the adopted notebook runs without")
-    if said.accelerator == "tpu":
-        yield one(
-            "enable_tpu", Became.ASKED, "TPU", "no image here knows TPUs: choose an `accelerator`, or the CPU"
-        )
-    elif "p100" in said.accelerator.lower():
-        yield one(
-            "machine_shape", Became.ASKED, said.accelerator, 'the P100 is retired: take accelerator = "t4x2"'
-        )
-    elif said.accelerator:
-        yield one("accelerator", Became.KEPT, said.accelerator)
+    try:
+        if machine_shape(said.accelerator):
+            yield one("accelerator", Became.KEPT, said.accelerator)
+    except OfflineKitError as error:
+        remedy = f"{error.what}; write `accelerator` into the configuration: {error.hint}"
+        yield one("accelerator", Became.ASKED, said.accelerator, remedy)
     own = said.sources
     for kind, names in (
         ("competition", own.competitions),

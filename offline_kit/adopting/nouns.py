@@ -118,11 +118,13 @@ class Found:
     """The requirement, the checkpoint, the source, ..."""
     remedy: str = ""
     """What the person has to do, where anything is left to do."""
+    where: str = ""
+    """The metadata that it stands in, where it stands in no cell."""
 
     @property
     def place(self) -> str:
         """Where it stands, for a person."""
-        return f"cell {self.cell}, line {self.line}" if self.cell else "kernel-metadata.json"
+        return f"cell {self.cell}, line {self.line}" if self.cell else self.where
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +188,8 @@ class Adoption:
     """What has to be attached."""
     accelerator: str = ""
     """The accelerator that its metadata asks for; empty for none."""
+    said_in: str = ""
+    """The metadata that says so."""
 
     @property
     def asked(self) -> tuple[Found, ...]:

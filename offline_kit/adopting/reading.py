@@ -21,6 +21,8 @@ class Said:
     """The machine shape, or "gpu", or "tpu"; empty for the CPU."""
     internet: bool = False
     """Whether the internet was on."""
+    where: str = METADATA
+    """What says it, for a person."""
 
 
 def cells(path: Path) -> tuple[Cell, ...]:
@@ -108,7 +110,9 @@ def _inside(notebook: Path) -> Said:
         said = json.loads(notebook.read_text(encoding="utf-8-sig"))["metadata"]["kaggle"]
         machine = str(said.get("accelerator") or "none")
         return Said(
-            accelerator="" if machine == "none" else machine, internet=_is_on(said.get("isInternetEnabled"))
+            accelerator="" if machine.lower() in ("none", "cpu") else machine,
+            internet=_is_on(said.get("isInternetEnabled")),
+            where="the notebook's own metadata",
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Said()

@@ -8,7 +8,7 @@ from typing import Any
 
 from offline_kit import scripts
 from offline_kit.adopting import looking, shell
-from offline_kit.adopting.nouns import Adoption, Became, Found, Sources
+from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import Kit, NotebookSettings, Role
@@ -69,7 +69,8 @@ def check(adoption: Adoption, kit: Kit, image: Image, source: str, report: Repor
         report.warn(
             f"'{source}' installs '{name}', which neither the kit nor the image has: ask for it in `requirements`"
         )
-    for one in adoption.asked:
+    # the machine is what the configuration says by now
+    for one in (each for each in adoption.asked if each.kind is not Kind.SETTING):
         report.warn(f"'{source}', {one.place}: {one.text}: {one.remedy}")
 
 
