@@ -6,6 +6,7 @@ happen; an answer that is lost, or a run of ours that is killed, is settled by l
 
 import json
 import re
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -202,7 +203,8 @@ def _why_not(new: NewNotebook, seen: RemoteNotebook, number: int, kaggle: Kaggle
     if last and last.phase is Phase.VOID and number > last.effect.before:
         return f"version {number} does not count: it ran without what it needs"
     run = kaggle.run(new.ref, number)
-    if run is None and last and number > last.effect.before:
+    fresh = last and number > last.effect.before and time.time() - last.at < ways.waiting.grace
+    if run is None and fresh:
         return ""  # it was pushed by us a moment ago, and its run does not show yet
     if run is None:
         return f"version {number} was saved without a run"
