@@ -245,6 +245,18 @@ def test_a_version_without_a_run_is_told(bench: Bench, alice: Client) -> None:
         runs.follow(REF, 7, alice, ways(bench, short))
 
 
+def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(bench: Bench, alice: Client) -> None:
+    """What is told about it comes true: pushed a moment ago it may be hidden, later it has no run."""
+    mine = ways(bench, dataclasses.replace(EAGER, grace=0.4))
+    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=403, times=0))
+    with pytest.raises(OutsideError, match=r"version 1 of .* has no run") as told:
+        runs.push_and_follow(new(), alice, mine)
+    assert "it pushes a new one" in told.value.hint
+    with pytest.raises(OutsideError, match=r"version 2 of .* has no run"):
+        runs.push_and_follow(new(), alice, mine)
+    assert versions(bench) == [1, 2]
+
+
 def test_a_bad_line_does_not_end_the_wait(bench: Bench, alice: Client) -> None:
     """A run of hours outlives minutes without an answer."""
     notebooks.push(new("import time; time.sleep(0.3)"), alice, ways(bench))
@@ -316,7 +328,7 @@ def test_an_error_page_is_never_taken_for_the_submission(bench: Bench, alice: Cl
     bench.kaggle.faults.add(Fault(on="GET", status=403, times=5))
     with pytest.raises(OutsideError):
         runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
-    assert [path.name for path in (tmp_path / "back").iterdir()] == ["log.txt"]
+    assert [path.name for path in (tmp_path / "back").iterdir()] == []
     assert runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
 
 
@@ -355,6 +367,10 @@ def test_what_a_run_left_is_told_apart_from_another_runs_by_its_log(
     other = ran(bench, alice, WRITES + "; print('two')")
     assert other.version == 1
     assert runs.fetched_before(other, tmp_path / "v1", "submission.csv") is None
+    bench.kaggle.faults.add(Fault(on="DownloadKernelOutput", status=400))
+    with pytest.raises(OutsideError):
+        runs.fetch(other, alice, tmp_path / "v1", ["submission.csv"])
+    assert runs.fetched_before(other, tmp_path / "v1", "submission.csv") is None, "the first run's"
 
 
 # ------------------------------------------------------------------ logs alone

@@ -207,13 +207,13 @@ def fetch(
     """
     if missing := [name for name in names if name not in finished.outputs]:
         raise _not_written(finished, missing)
-    keep_log(finished.log, folder)
     run = (finished.ref, finished.version)
     found = []
     with report.progress("fetching the output", len(names), unit="files") as advance:
         for name in names:
             found.append(run_files.bring(run, name, kaggle, folder))
             advance(1)
+    keep_log(finished.log, folder)  # at last: `fetched_before` takes all beside it for this run's
     return tuple(found)
 
 
