@@ -27,7 +27,7 @@ class Words:
         """Return a text of ours as this command's user has to read it."""
         if self.local:
             target = f"--to local --at {self.at}" if self.at else "--to local"
-            text = _TO.sub(rf"'offline-kit \1 {target}", text)
+            text = _TO.sub(lambda found: f"{found[0]} {target}", text)
             text = _ON.sub(r"\1local", text)
         if self.on_top:
             text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")

@@ -18,6 +18,7 @@ AT = "http://127.0.0.1:8642"
         (Words(local=True), "run 'offline-kit push': new", "run 'offline-kit push --to local': new"),
         (Words(local=True), "'offline-kit push --resend'", "'offline-kit push --to local --resend'"),
         (Words(local=True, at=AT), "'offline-kit verify'", f"'offline-kit verify --to local --at {AT}'"),
+        (Words(local=True, at=r"C:\d"), "'offline-kit push'", r"'offline-kit push --to local --at C:\d'"),
         (Words(local=True), "'offline-kit push --to kaggle'", "'offline-kit push --to kaggle'"),
         (Words(local=True), "'offline-kit build --on kaggle'", "'offline-kit build --on local'"),
         (Words(local=True), "'offline-kit build'", "'offline-kit build'"),
