@@ -219,11 +219,16 @@ def test_pickled_preprocessing_is_the_object(tmp_path: Path) -> None:
 def test_a_preprocessing_file_by_a_near_name_is_named(tmp_path: Path) -> None:
     """A bare name that stands for two files, or a slip, leads to the names that there are."""
     kit = Preprocessing(
-        {name: tmp_path / name for name in ("fold0/scaler.joblib", "fold1/scaler.joblib", "labels.json")}
+        {
+            name: tmp_path / name
+            for name in ("models/fold0/scaler.joblib", "models/fold1/scaler.joblib", "labels.json")
+        }
     )
     for asked, hint in {
-        "scaler.joblib": "did you mean 'fold0/scaler.joblib' or 'fold1/scaler.joblib'? Else add it",
+        "scaler.joblib": "did you mean 'models/fold0/scaler.joblib' or 'models/fold1/scaler.joblib'? Else add it",
         "label.json": "did you mean 'labels.json'?",
+        "old/scaler.joblib": "did you mean 'models/fold0/scaler.joblib' or 'models/fold1/scaler.joblib'?",
+        "fold1/scaler.joblib": "did you mean 'models/fold1/scaler.joblib'?",
         "x": "add it to `preprocessing`",
     }.items():
         with pytest.raises(KitError) as caught:

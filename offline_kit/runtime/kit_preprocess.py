@@ -45,7 +45,8 @@ class Preprocessing(Mapping[str, Any]):
         for known, path in self._files.items():
             if known.startswith(f"{name}/"):
                 return path.parents[known.removeprefix(f"{name}/").count("/")]
-        like = [known for known in self._files if Path(known).name == Path(name).name]
+        like = [known for known in self._files if known.endswith(f"/{name}")]
+        like = like or [known for known in self._files if Path(known).name == Path(name).name]
         like = like or difflib.get_close_matches(name, self._files, n=3)
         add = "add it to `preprocessing` of the configuration, and build the kit again"
         raise KitError(
