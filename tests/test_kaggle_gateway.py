@@ -357,6 +357,27 @@ def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
         client.create(NewVersion(ref=SLUG, title="My offline kit", notes="", tokens={}))
 
 
+def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:
+    """A thread that still waits when all is over ends with it: it does not ask a silent server again and again."""
+    bench.kaggle.faults.add(Fault(on="GetDataset", delay=30.0, times=0))
+    troubles: list[Exception] = []
+    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
+    with Client(where, python=PYTHON, patience=BRISK) as client:
+
+        def ask() -> None:
+            try:
+                client.dataset(SLUG)
+            except OutsideError as error:
+                troubles.append(error)
+
+        client.account()
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.5)
+    thread.join(5)
+    assert [str(each) for each in troubles] == ["the talk with Kaggle is over"]
+
+
 def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:
     """Without the kaggle package, or without six that it forgets to ask for, the remedy is told."""
     (tmp_path / "six.py").write_text("raise ModuleNotFoundError(\"No module named 'six'\", name='six')\n")

@@ -53,6 +53,7 @@ class Session:
         self._home = tempfile.TemporaryDirectory(prefix="offline-kit-")
         self._lock = threading.Lock()
         self._talk: _Talk | None = None
+        self._closed = False
 
     def __enter__(self) -> "Session":
         return self
@@ -61,9 +62,9 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """End the process."""
+        """End the process for good: a thread that still asks is told so, and does not begin another one."""
         with self._lock:
-            talk, self._talk = self._talk, None
+            talk, self._talk, self._closed = self._talk, None, True
         if talk:
             talk.end()
         self._home.cleanup()
@@ -110,6 +111,8 @@ class Session:
 
     def _logged_in(self) -> "_Talk":
         with self._lock:
+            if self._closed:
+                raise OutsideError("the talk with Kaggle is over", hint=_AGAIN)
             if self._talk is None:
                 env = self._where.environment(self._env, self._home.name)
                 talk = _Talk([self._python, "-P", str(_WORKER)], env)
