@@ -5,7 +5,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from offline_kit.errors import close_to
+from offline_kit.kaggle_names import SOURCES, is_source
 
+_ORIGINS = ("dataset", "notebook", "model")
+"""Kinds of sources that trained files come from."""
 Check = Callable[[Any], str]
 """Returns what is wrong with a value, or an empty string."""
 
@@ -49,14 +52,11 @@ def _models(value: Any) -> str:
 
 
 def _origin(value: Any) -> str:
-    good = isinstance(value, str) and re.fullmatch(
-        r"|dataset:[\w-]+/[\w-]+|notebook:[\w-]+/[\w-]+|model:[\w-]+/[\w.-]+/[\w.-]+/[\w.-]+/\d+", value
-    )
-    return (
-        ""
-        if good
-        else "must be 'dataset:owner/slug', 'notebook:owner/slug' or 'model:owner/model/framework/variation/version'"
-    )
+    kind, _, ref = value.partition(":") if isinstance(value, str) else ("?", "", "")
+    if not kind or (kind in _ORIGINS and is_source(kind, ref)):
+        return ""
+    *others, last = (f"'{each}:{SOURCES[each][1]}'" for each in _ORIGINS)
+    return f"must be {', '.join(others)} or {last}"
 
 
 def _copies(value: Any) -> str:

@@ -25,6 +25,15 @@ MANY_LOOSE_FILES = 900
 MAX_ACCOUNT_BYTES = 200 * 10**9
 """What one account may hold in private datasets."""
 
+_OWNED, _WORD = r"[A-Za-z0-9_-]+/", r"[A-Za-z0-9_.-]+/"
+SOURCES = {
+    "dataset": (_OWNED + r"[A-Za-z0-9_-]+", "owner/slug"),
+    "competition": (r"[A-Za-z0-9_-]+", "slug"),
+    "notebook": (_OWNED + r"[A-Za-z0-9_-]{5,}", "owner/slug"),
+    "model": (_OWNED + 3 * _WORD + r"[1-9][0-9]*", "owner/model/framework/variation/version"),
+}
+"""What a notebook attaches, by its kind: as a pattern, and as a person is told it."""
+
 TREES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".tbz", ".txz", ".tar", ".zip", ".7z", ".rar")
 """Archives that become a folder; longer suffixes stand first."""
 STREAMS = (".gz", ".bz2", ".xz")
@@ -144,6 +153,11 @@ def _place(path: PurePosixPath, folders: dict[str, str], taken: dict[str, set[st
     name = safe_name(path.name, names)
     names.add(name.lower())
     return f"{parent}/{name}" if parent else name
+
+
+def is_source(kind: str, ref: str) -> bool:
+    """Tell whether Kaggle takes a reference for a source of this kind, one of SOURCES."""
+    return kind in SOURCES and re.fullmatch(SOURCES[kind][0], ref) is not None
 
 
 def slug_of(title: str) -> str:

@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit import __version__, files, predicting, resources, scripts
+from offline_kit import __version__, files, predicting, resources, scripts, sources
 from offline_kit.accelerators import machine_shape
 from offline_kit.adopting import rendering as adopting
 from offline_kit.errors import UsageError
 from offline_kit.image import Image
-from offline_kit.kaggle_names import TITLE_LENGTH, slug_of, slug_problems, title_problems
+from offline_kit.kaggle_names import SOURCES, TITLE_LENGTH, is_source, slug_of, slug_problems, title_problems
 from offline_kit.model import FileEntry, Kit, Member, NotebookSettings, Part, Role
 from offline_kit.report import SILENT, Reporter
 from offline_kit.weights.main_names import NOBODY, Lent
@@ -349,21 +349,18 @@ def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:
     return {"docker_image": image.digest, "docker_image_pinning_type": "original"}
 
 
-SOURCE_FORMS = {
-    "dataset_sources": (r"[\w-]+/[\w-]+", "owner/slug"),
-    "competition_sources": (r"[\w-]+", "slug"),
-    "kernel_sources": (r"[\w-]+/[\w-]{5,}(/\d+)?", "owner/slug"),
-    "model_sources": (r"[\w-]+/[\w.-]+/[\w.-]+/[\w.-]+/\d+", "owner/model/framework/variation/version"),
-}
-"""What Kaggle's client takes as a source; anything else it refuses, or worse, leaves out with a printed line."""
+_VERSION = re.compile(r"(?<=[^/])/[1-9][0-9]*$")
+"""The version behind "owner/slug" whose output is attached."""
 
 
 def _check_sources(settings: NotebookSettings) -> None:
+    # Anything else Kaggle's client refuses, or worse, leaves out with a printed line.
     problems = [
-        f"{key}: '{source}' is not of the form '{form}'"
-        for key, (pattern, form) in SOURCE_FORMS.items()
+        f"{key}: '{source}' is not of the form '{SOURCES[kind][1]}'"
+        for kind, key in (*sources.KEYS.items(), ("competition", "competition_sources"))
         for source in getattr(settings, key)
-        if not re.fullmatch(pattern, source)
+        if not is_source(kind, source)
+        and not (kind == "notebook" and is_source(kind, _VERSION.sub("", source)))
     ]
     if problems:
         raise UsageError(

@@ -1,19 +1,14 @@
 """Where weights and packages may lie besides the kit's own datasets, and where Kaggle mounts each."""
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from offline_kit.errors import UsageError
+from offline_kit.kaggle_names import SOURCES, is_source
 
 KEYS = {"dataset": "dataset_sources", "notebook": "kernel_sources", "model": "model_sources"}
 """Under which key of kernel-metadata.json a source of each kind is attached."""
-_FORMS = {
-    "dataset": (r"[\w-]+/[\w-]+", "owner/slug"),
-    "notebook": (r"[\w-]+/[\w-]+", "owner/slug"),
-    "model": (r"[\w-]+/[\w.-]+/[\w.-]+/[\w.-]+/[1-9]\d*", "owner/model/framework/variation/version"),
-}
 _MODEL_WORDS = 5
 
 
@@ -45,11 +40,10 @@ def parse(text: str) -> Source:
     Raises UsageError for anything else: a model without its version, an address, a missing owner.
     """
     kind, _, ref = text.partition(":")
-    pattern, form = _FORMS.get(kind, ("", ""))
-    if form and re.fullmatch(pattern, ref):
+    if kind in KEYS and is_source(kind, ref):
         return Source(kind=kind, ref=ref)
     unpinned = kind == "model" and len(ref.split("/")) == _MODEL_WORDS - 1
-    forms = ", ".join(f"'{each}:{shape}'" for each, (_, shape) in _FORMS.items())
+    forms = ", ".join(f"'{each}:{shape}'" for each, (_, shape) in SOURCES.items() if each in KEYS)
     raise UsageError(
         f"the source '{text}' is not understood",
         hint=f"put the version behind it ('{text}/1'): a model is always attached at one version"

@@ -16,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kit_builder import Workshop
 
+from offline_kit import sources
 from offline_kit.accelerators import machine_shape
+from offline_kit.config_keys import KEYS, MODEL_KEYS
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import FileEntry, Kit, NotebookSettings, Part, Role
@@ -279,6 +281,7 @@ def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: s
         (dataclasses.replace(LIGHTNING, pin_image=True), "no digest is known"),
         (dataclasses.replace(LIGHTNING, dataset_sources=("datasets/me/x",)), "refuse sources"),
         (dataclasses.replace(LIGHTNING, model_sources=("me/model/pytorch/base",)), "refuse sources"),
+        (dataclasses.replace(LIGHTNING, kernel_sources=("me/other-notebook/0",)), "refuse sources"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(
@@ -287,6 +290,40 @@ def test_settings_that_cannot_work_are_refused(
     """What Kaggle or the template would choke on is an error at build, with what to write instead."""
     with pytest.raises(UsageError, match=words):
         render(kit, settings, IMAGE, target(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("dataset:me/x", True),
+        ("dataset:My_Self/some-data_2", True),
+        ("dataset:x", False),
+        ("dataset:datasets/me/x", False),
+        ("dataset:mé/x", False),
+        ("notebook:me/other-notebook", True),
+        ("notebook:me/four", False),
+        ("notebook:code/me/other-notebook", False),
+        ("model:me/net/pyTorch/base.v1/3", True),
+        ("model:me/net/pyTorch/base/0", False),
+        ("model:me/net/pyTorch/base/03", False),
+        ("model:me/net/pyTorch/base", False),
+    ],
+)
+def test_one_form_of_each_source(kit: Kit, tmp_path: Path, name: str, good: bool) -> None:
+    """A source is one, or none, wherever it is named: in `copies`, in an ensemble's `from`, or attached."""
+    kind, _, ref = name.partition(":")
+    attached: dict[str, Any] = {sources.KEYS[kind]: (ref,)}
+    settings = dataclasses.replace(LIGHTNING, **attached)
+    assert (MODEL_KEYS["from"](name) == "") is good
+    assert (KEYS["copies"]({name: "folder"}) == "") is good
+    if good:
+        assert str(sources.parse(name)) == name
+        assert ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[sources.KEYS[kind]]
+        return
+    with pytest.raises(UsageError, match="not understood"):
+        sources.parse(name)
+    with pytest.raises(UsageError, match="refuse sources"):
+        kernel_metadata(kit, settings, IMAGE, target(tmp_path))
 
 
 def test_lightning_without_checkpoints_is_refused(tmp_path: Path) -> None:
@@ -299,7 +336,9 @@ def test_lightning_without_checkpoints_is_refused(tmp_path: Path) -> None:
 
 def test_metadata_is_what_kaggle_wants(kit: Kit, tmp_path: Path) -> None:
     """Private, internet off, the kit and the competition attached; the owner comes with the push."""
-    settings = dataclasses.replace(LIGHTNING, kernel_sources=("me/other-notebook",), pin_image=True)
+    settings = dataclasses.replace(
+        LIGHTNING, kernel_sources=("me/other-notebook", "me/other-notebook/4"), pin_image=True
+    )
     image = dataclasses.replace(IMAGE, digest="gcr.io/kaggle-images/python@sha256:abc")
     found = kernel_metadata(kit, settings, image, target(tmp_path, competition="leaves", accelerator="t4x2"))
     assert found == {
@@ -315,7 +354,7 @@ def test_metadata_is_what_kaggle_wants(kit: Kit, tmp_path: Path) -> None:
         "keywords": [],
         "dataset_sources": ["plants-kit"],
         "competition_sources": ["leaves"],
-        "kernel_sources": ["me/other-notebook"],
+        "kernel_sources": ["me/other-notebook", "me/other-notebook/4"],
         "model_sources": [],
         "machine_shape": "NvidiaTeslaT4",
         "docker_image": "gcr.io/kaggle-images/python@sha256:abc",
