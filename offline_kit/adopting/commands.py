@@ -1,7 +1,8 @@
 """What one command of a shell wants from outside, as fields of wishes."""
 
+import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from offline_kit.adopting import shell
@@ -9,13 +10,15 @@ from offline_kit.adopting.nouns import Kind
 
 _LOGINS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
 """Programs whose `login` wants an account."""
+_CONDA_VALUES = frozenset({"-c", "--channel", "-n", "--name", "-p", "--prefix", "--solver", "--file"})
+"""conda's options that take a word of their own."""
 
 
 def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Yield what one command wants, as fields of wishes; nothing for a command that needs no internet."""
     own = shell.pip_words(words)
-    if own is not None and (not own or own[0] in ("install", "uninstall", "download", "wheel")):
-        yield {"kind": Kind.INSTALL, "target": shlex.join(words), "detail": own[0] if own else ""}
+    if own and own[0] in ("install", "uninstall", "download", "wheel"):
+        yield {"kind": Kind.INSTALL, "target": shlex.join(words), "detail": own[0]}
     elif repository := shell.cloned(words):
         yield {
             "kind": Kind.CLONE,
@@ -35,4 +38,16 @@ def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     elif "login" in words[1:3] and words[0] in _LOGINS:
         yield {"kind": Kind.ACCOUNT, "target": f"{words[0]} login"}
     elif shell.is_system(words):
-        yield {"kind": Kind.SYSTEM, "target": shlex.join(words)}
+        yield {"kind": Kind.SYSTEM, "target": shlex.join(words), "detail": " ".join(_of_conda(words))}
+
+
+def _of_conda(words: Sequence[str]) -> list[str]:
+    """Return the packages that conda installs, without versions; empty for other programs."""
+    rest, found = list(words[words.index("install") + 1 :]) if words[0] in ("conda", "mamba") else [], []
+    while rest:
+        word = rest.pop(0)
+        if word in _CONDA_VALUES and rest:
+            rest.pop(0)
+        elif not word.startswith("-"):
+            found.append(re.split(r"[=<>! ]", word.rpartition("::")[2])[0])
+    return found

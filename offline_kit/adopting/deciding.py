@@ -58,8 +58,18 @@ def decide(wish: Wish, code: Code, ground: Ground, basket: Basket, others: Seque
         why = "secrets of the account cannot be asked for offline: empty"
         value = why if wish.detail == "secret" else "no account is needed offline"
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, value), off=True)
+    return _system(wish)
+
+
+def _system(wish: Wish) -> Verdict:
+    if not wish.detail:
+        return asked(
+            wish, "programs of the system cannot be installed offline: do without, or find a Python package"
+        )
+    names = " and ".join(f"'{name}'" for name in wish.detail.split())
     return asked(
-        wish, "programs of the system cannot be installed offline: do without, or find a Python package"
+        wish,
+        f"conda installs nothing offline: write {names} into the requirements as PyPI calls it, and take this out",
     )
 
 

@@ -1,10 +1,13 @@
 """Strings of a notebook's Python whose value is known without running it; unknown parts become "*"."""
 
 import ast
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _PATHS = frozenset({"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"})
+_PRINTF = re.compile(r"%(?P<name>\(\w+\))?[-+#0 ]*\d*(?:\.\d+)?[sdifgrx]")
+_BRACES = re.compile(r"\{(?P<name>[^{}]*)\}")
 
 
 def text(node: ast.expr | None, known: Mapping[str, str]) -> str:
@@ -32,6 +35,9 @@ def _part(node: ast.expr, known: Mapping[str, str]) -> str:
 
 def _joined(node: ast.BinOp, known: Mapping[str, str]) -> str:
     left, right = text(node.left, known), text(node.right, known)
+    if isinstance(node.op, ast.Mod) and left:
+        parts = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
+        return _filled(_PRINTF, left, [text(each, known) for each in parts])
     if isinstance(node.op, ast.Add) and (left or right):
         return (left or "*") + (right or "*")
     if isinstance(node.op, ast.Div) and left:
@@ -42,11 +48,19 @@ def _joined(node: ast.BinOp, known: Mapping[str, str]) -> str:
 def _called(node: ast.Call, known: Mapping[str, str]) -> str:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
     parts = [text(each, known) for each in node.args]
+    if name == "format" and isinstance(node.func, ast.Attribute):
+        return _filled(_BRACES, text(node.func.value, known), parts)
     if name == "join" and parts and parts[0]:
         return "/".join([parts[0].rstrip("/"), *(part or "*" for part in parts[1:])])
     if name in _PATHS and len(parts) == 1:
         return parts[0]
     return "/".join(part or "*" for part in parts) if name == "Path" and parts and parts[0] else ""
+
+
+def _filled(hole: "re.Pattern[str]", pattern: str, parts: Sequence[str]) -> str:
+    """Return a pattern with its nameless holes filled in, in their order; what is not known is "*"."""
+    rest = list(parts)
+    return hole.sub(lambda found: (rest.pop(0) if rest and not found["name"] else "") or "*", pattern)
 
 
 def constants(trees: Iterable[ast.Module]) -> dict[str, str]:

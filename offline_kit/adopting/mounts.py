@@ -12,7 +12,7 @@ from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
 from offline_kit.adopting.places import Ground, Mounted
 from offline_kit.adopting.verdicts import Basket, found_of
 
-_HOLE = re.compile(r"\{[^{}]*\}")
+_HOLE = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
 _END = re.compile(r"[\s\"'\\,;|&<>)]")
 _OF_COMPETITION = re.compile(r"(sample_?sub\w*|test|train)([._/-]|$)", re.IGNORECASE)
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
