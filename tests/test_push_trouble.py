@@ -14,6 +14,7 @@ from offline_kit.kaggle_names import MARKER
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.push import datasets as pushing
 from offline_kit.push.dataset_plan import Action, Wishes
+from offline_kit.push.rendered_for import missing
 from offline_kit.push.verify import Scope, verify
 
 REF = "alice/plant-kit"
@@ -199,3 +200,14 @@ def test_one_part_alone_is_sent_again(bench: Bench, alice: Client, tmp_path: Pat
     done = pushed(bench, kit, alice, Wishes(resend_part=("packages",)))
     assert [each.action for each in done] == [Action.NOTHING, Action.VERSION]
     assert bench.server.traffic.uploaded() - sent < 300_000
+
+
+def test_a_kaggle_in_trouble_does_not_say_that_another_ones_dataset_lacks_a_part(
+    bench: Bench, alice: Client
+) -> None:
+    """Whether a team mate's dataset holds it is not known then; where it is hidden from us, it does not."""
+    wanted = {"kit": "a" * 64}
+    assert missing(wanted, ["bob/plant-kit"], alice, SHORT) == wanted
+    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=503, message="down", times=0))
+    with pytest.raises(OutsideError, match="down"):
+        missing(wanted, ["bob/plant-kit"], alice, SHORT)

@@ -67,7 +67,9 @@ def _foreign(kaggle: Kaggle, ref: str) -> str:
         if not any(file.name == MARKER for file in kaggle.files(ref)):
             return ""
         part = dataset_remote.marker(kaggle, ref)
-    except RefusedError:
+    except RefusedError as no:
+        if no.status >= 500 or no.status == 429:
+            raise
         return ""
     return part.id if part else ""
 
