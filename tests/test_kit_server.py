@@ -181,6 +181,9 @@ def test_answers_that_kaggle_refuses_are_refused_here(data: Path, answer: Any, w
     with pytest.raises(KitError) as caught:
         serve(data, lambda test: answer)
     assert words in str(caught.value)
+    assert "NEXT: return a data frame or a series with the columns that are to be predicted" in str(
+        caught.value
+    )
 
 
 def test_frames_are_told_with_their_library() -> None:

@@ -37,7 +37,8 @@ class {name}Gateway(standin.Gateway):
 _REMEDIES = {
     "SERVER_NEVER_STARTED": "load models in the first call, and nothing large before the cell that serves",
     "SERVER_RAISED_EXCEPTION": "correct the function: what it does must not depend on the order of the batches",
-    "INVALID_SUBMISSION": "return a data frame or a series with exactly one row for each row that is asked for",
+    "INVALID_SUBMISSION": "return a data frame or a series with the columns that are to be predicted, and exactly one"
+    " row for each row that is asked for",
     "GRPC_DEADLINE_EXCEEDED": "answer faster: only the first batch may take as long as it needs",
 }
 

@@ -116,7 +116,8 @@ class Batches:
         return KitError(
             f"the gateway did not take what predict returned for batch {self.number}: {error}",
             told,
-            hint="return a data frame or a series with exactly one row for each row that is asked for",
+            hint="return a data frame or a series with the columns that are to be predicted, and exactly one row "
+            "for each row that is asked for",
         )
 
 
