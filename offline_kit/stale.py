@@ -104,17 +104,21 @@ def _same_freeze(seen: Trained, base: Ground, own: OwnCode, kit: Kit, freeze: Fr
 
 
 def _same_notebook(seen: Trained, base: Ground, kit: Kit) -> bool:
-    target = replace(trained.target(seen.config, seen), homes=homes.of(seen.config))
-    made = notebook.render(kit, seen.config.notebook, base.image, target)
+    config = seen.config
+    target = replace(trained.target(config, seen), homes=homes.of(config))
+    made = notebook.render(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"
     try:
         text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")
         metadata = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (made.text, _unpinned(made.metadata)) == (text, _unpinned(metadata))
+    return (made.text, _unpinned(made.metadata, config)) == (text, _unpinned(metadata, config))
 
 
-def _unpinned(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the versions of models: a push writes them there."""
-    return {key: value for key, value in metadata.items() if key != "model_sources"}
+def _unpinned(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
+    """Leave out the version of our own model: a push writes it there."""
+    slug = config.publish_model.rpartition("/")[2]
+    ours = f"/{slug}/{homes.VARIATION}/"
+    models = (str(each) for each in metadata.get("model_sources") or ())
+    return {**metadata, "model_sources": [each for each in models if not (slug and ours in each)]}

@@ -126,3 +126,17 @@ def test_a_damaged_memory_is_no_trouble(here: Yard) -> None:
     for path in (here.project / "dist").glob(".offline-kit.push/*/*/last-*.json"):
         path.write_text("{")
     assert "1001, notebook version 1" in here.run("status").good().out
+
+
+def test_a_model_that_was_named_after_the_build_is_newer_and_our_own_version_is_not(here: Yard) -> None:
+    """A push writes the version of our own model into the kit's notebook; all others come with a build."""
+    config, said = here.project / "offline-kit.toml", "configuration, template or code changed after"
+    config.write_text('publish_model = "small-weights"\n' + config.read_text())
+    here.run("build").good()
+    here.push("--data-only").good()
+    pinned = (here.project / "dist/offline-kit/notebook/kernel-metadata.json").read_text()
+    assert "local/small-weights/other/checkpoints/1" in pinned
+    assert said not in here.run("status").good().out
+    wanted = 'model_sources = ["ann/resnet/pyTorch/base/3"]'
+    config.write_text(config.read_text().replace("[notebook]", f"[notebook]\n{wanted}"))
+    assert said in here.run("status").good().out
