@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import files, interpreters, sandbox
+from offline_kit.config_keys import ENVIRONMENTS, INSTALLERS, LAYOUTS
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import Kit
@@ -29,9 +30,6 @@ from offline_kit.rehearsal.gateway import Service
 from offline_kit.rehearsal.verdict import Verdict
 from offline_kit.report import SILENT, Reporter
 from offline_kit.sandbox import Sandbox
-
-ENVIRONMENTS = ("matching", "current")
-INSTALLERS = ("auto", "uv", "pip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ class Rehearsal:
     folder: Path
     """Executed notebook, log, submission and report."""
     warnings: tuple[str, ...] = ()
-    """What may spoil the score all the same."""
+    """What may spoil the score all the same; told when it passed."""
 
 
 def rehearse(
@@ -187,6 +185,8 @@ def rehearse(
         _keep(folder, outcome, ran, problem, written=request.submission)
     if problem:
         raise problem
+    for warning in outcome.warnings:
+        report.warn(warning)
     return outcome
 
 
@@ -194,7 +194,7 @@ def _check(request: RehearsalRequest) -> None:
     for what, said, known in (
         ("environment", request.env, ENVIRONMENTS),
         ("installer", request.installer, INSTALLERS),
-        ("layout", request.layout, mounts.LAYOUTS),
+        ("layout", request.layout, LAYOUTS),
     ):
         if said not in known:
             raise UsageError(f"unknown {what} '{said}' for a rehearsal", hint=f"one of {', '.join(known)}")

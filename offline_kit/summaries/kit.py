@@ -156,8 +156,6 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         console.note(f"differs from the image: {difference}")
     for note in passed.notes:
         console.note(note)
-    for warning in passed.warnings:
-        console.warn(warning)
     console.facts("Rehearsal passed", rows)
     console.step("the notebook runs with the internet off")
     facts = {name: getattr(passed, name) for name in passed.__dataclass_fields__}
