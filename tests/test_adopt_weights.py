@@ -43,6 +43,10 @@ TF = "import tensorflow as tf\n"
             "{'pre': False}",
         ),
         (
+            "import timm\nCFG = dict(model_name='a', pretrained=True)\nm = timm.create_model(**CFG)",
+            "dict(model_name='a', pretrained=False)",
+        ),
+        (
             "%%writefile model.py\nimport timm\ndef net():\n    return timm.create_model('x', pretrained=True)",
             "timm.create_model('x', pretrained=False)",
         ),
@@ -63,6 +67,8 @@ def test_a_switch_that_fetches_is_turned(tmp_path: Path, build: str, off: str) -
         f"{SMP}m = smp.Unet('resnet34', encoder_weights=None)",
         f"{SMP}m = smp.Unet('resnet34', None)",
         f"{SMP}m = smp.Unet(**args)",
+        "import timm\nCFG = {'pretrained': False}\nm = timm.create_model(**CFG)",
+        "from transformers import pipeline\np = pipeline(**args)",
         f"{TV}m = models.resnet18(False)",
         f"{TV}m = models.resnet18(weights=None)",
         f"{TV}m = models.resnet18(weights=W)",
@@ -86,6 +92,7 @@ def test_a_switch_that_is_off_is_left(tmp_path: Path, build: str) -> None:
             "its folder loads as well",
         ),
         ("from ultralytics import YOLO\nm = YOLO('yolov8n.pt')", "'yolov8n.pt'"),
+        ("from transformers import pipeline\np = pipeline('ner')", "`model=` names its folder"),
         ("import easyocr\nr = easyocr.Reader(['en'])", "download_enabled=False"),
         ("from sklearn.datasets import fetch_openml\nd = fetch_openml('mnist_784')", "joblib.dump"),
         (

@@ -173,6 +173,12 @@ class _Look:
         if name.endswith(".from_pretrained") or name in fetches.BY_HUB_ID:
             argument, at = fetches.BY_HUB_ID.get(name, ("pretrained_model_name_or_path", 0))
             node = syntax.argument(call, argument, at)
+            if (
+                node is None
+                and name == "transformers.pipeline"
+                and not any(each.arg is None for each in call.keywords)
+            ):
+                yield self._wish(Kind.HUB, call, target="", detail="call", into="`model=` names its folder")
             if target := literals.text(node, self.code.known):
                 detail = "sentence" if name.endswith(".SentenceTransformer") else "from_pretrained"
                 yield self._wish(Kind.HUB, call, target=target, detail=detail, span=self._span(node))
@@ -187,9 +193,17 @@ class _Look:
             yield self._wish(Kind.HUB, call, target=self._text(call, "", 0), detail="call", into=how)
         elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
             name = name or fetches.dotted(call.func, self.code.aliases)
-            known = list(fetches.switches(call, name))
+            known = [*fetches.switches(call, name), *self._unpacked(call, name)]
             for switch in known or self._likely(call, name):
                 yield from self._weights(call, name, switch)
+
+    def _unpacked(self, call: ast.Call, name: str) -> Iterator[Switch]:
+        """Yield arguments that `**CFG` brings, where a setting is called so and is on."""
+        if any(each.arg is None for each in call.keywords):
+            said = {each.arg for each in call.keywords}
+            for argument, off in fetches.deciding(name).items():
+                if argument in self.code.flags and argument not in said:
+                    yield Switch(argument=argument, off=off, said=ast.Name(id=argument, ctx=ast.Load()))
 
     def _likely(self, call: ast.Call, name: str) -> Iterator[Switch]:
         """Yield arguments that mean in calls of one's own what they mean in those of libraries."""

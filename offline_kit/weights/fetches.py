@@ -160,6 +160,11 @@ def switches(call: ast.Call, name: str) -> Iterator[Switch]:
                 )
 
 
+def deciding(name: str) -> dict[str, str]:
+    """Return the arguments of a call that decide whether weights are fetched, each with its value that is off."""
+    return {rule.argument: rule.off for rule in reversed(_RULES) if _is_meant(rule, name)}
+
+
 def _is_meant(rule: _Rule, name: str) -> bool:
     return not name.endswith("from_pretrained") and bool(re.fullmatch(rule.calls, name))
 
