@@ -9,6 +9,18 @@ from offline_kit.kaggle_names import SOURCES, is_source
 
 _ORIGINS = ("dataset", "notebook", "model")
 """Kinds of sources that trained files come from."""
+ENGINES = ("auto", "uv", "pip-tools")
+"""Resolvers of a freeze."""
+SDISTS = ("both", "rename", "wheel")
+"""What of a package without a wheel goes into the kit: its renamed source, a wheel built here, or both."""
+ENVIRONMENTS = ("matching", "current")
+"""Versions that a notebook runs in here: the image's, or those of the running environment."""
+INSTALLERS = ("auto", "uv", "pip")
+"""What a rehearsed notebook installs with."""
+LAYOUTS = ("new", "old")
+"""Of 2026: /kaggle/input/datasets/<owner>/<slug>; before, and in some sessions still: /kaggle/input/<slug>."""
+KAGGLES = ("kaggle", "local")
+"""The real one, and one on this machine."""
 Check = Callable[[Any], str]
 """Returns what is wrong with a value, or an empty string."""
 
@@ -106,8 +118,8 @@ KEYS: dict[str, Check] = {
     "include": _names,
     "replace": _names,
     "pins": _one_of("image", "lock"),
-    "engine": _one_of("auto", "uv", "pip-tools"),
-    "sdists": _one_of("both", "rename", "wheel"),
+    "engine": _one_of(*ENGINES),
+    "sdists": _one_of(*SDISTS),
     "allow_unbuilt": _names,
     "parts": _one_of("one", "split"),
     "out": _text,

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 from local_index import LocalIndex, make_wheel
 
@@ -38,6 +39,9 @@ def test_help_is_always_there(words: list[str], tmp_path: Path) -> None:
         (["build", "nowhere"], "there is no folder 'nowhere'"),
         (["build", "--image", "kaggle-2026-10-gpuu"], "kaggle-2026-10-gpu"),
         (["build", "-r", "no.txt"], "no.txt"),
+        (["submit", "--upgrade"], "No such option '--upgrade'"),
+        (["status", "--upgrade"], "No such option '--upgrade'"),
+        (["notebook", "--upgrade"], "No such option '--upgrade'"),
         (["image", "show", "no-image"], "no-image"),
     ],
 )
@@ -49,6 +53,25 @@ def test_asking_for_something_wrong_ends_with_2(words: list[str], says: str, tmp
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_a_command_takes_the_words_that_a_configuration_takes() -> None:
+    """They stand in one place: no command lists words of its own."""
+    from offline_kit import config_keys
+    from offline_kit.cli import cli
+
+    known = {
+        value for name, value in vars(config_keys).items() if name.isupper() and isinstance(value, tuple)
+    }
+    known.add(("here", *config_keys.KAGGLES))
+    taken = {
+        option.name: tuple(option.type.choices)
+        for command in cli.commands.values()
+        for option in command.params
+        if isinstance(option.type, click.Choice)
+    }
+    assert {"engine", "sdists", "env", "installer", "layout", "on", "to"} <= set(taken)
+    assert set(taken.values()) <= known
 
 
 def test_a_cache_that_is_no_folder_is_named(tmp_path: Path) -> None:

@@ -17,8 +17,6 @@ from offline_kit.model import Sdist, SettledSdist
 from offline_kit.report import SILENT, Reporter
 
 _RUNNING = "{}.{}".format(*sys.version_info)
-POLICIES = ("both", "rename", "wheel")
-"""What of an sdist goes into the kit."""
 
 
 def settle(
@@ -33,7 +31,7 @@ def settle(
 ) -> tuple[SettledSdist, ...]:
     """Return each sdist with all that it takes to build it offline, and with the wheel built from it here.
 
-    `policy` is one of POLICIES; `cutoff` (ISO 8601) is the freeze's, so that the same freeze means the same
+    `policy` is one of config_keys.SDISTS; `cutoff` (ISO 8601) is the freeze's, so that the same freeze means the same
     build requirements. What was settled once is taken from the index's cache, without network. Raises
     ProjectError with every sdist of which no wheel that fits the image can be built, unless `allow_unbuilt`
     names it.

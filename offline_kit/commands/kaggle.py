@@ -7,11 +7,13 @@ import click
 
 from offline_kit.commands.options import (
     BUILD_OPTIONS,
+    CONFIG_OPTIONS,
     LOCAL_ENV,
     PATH,
     TO_OPTIONS,
     YES,
     asking,
+    choice,
     common,
     console_of,
     current,
@@ -22,6 +24,7 @@ from offline_kit.commands.options import (
     project_argument,
     take,
 )
+from offline_kit.config_keys import ENVIRONMENTS, LAYOUTS
 
 PUSH_OPTIONS = options(
     click.option("--title", default="", help="Title of a new dataset; default its slug."),
@@ -84,7 +87,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
 
 @click.command()
 @project_argument
-@BUILD_OPTIONS
+@CONFIG_OPTIONS
 @TO_OPTIONS
 @SUBMIT_OPTIONS
 @LOCAL_ENV
@@ -95,7 +98,7 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     "--dry-run", is_flag=True, help="Look at Kaggle and say what would be submitted; spend nothing."
 )
 @common
-def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:  # noqa: ARG001
+def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
     from offline_kit import pipeline, ship
     from offline_kit.summaries import kaggle as summary_kaggle
@@ -121,12 +124,10 @@ def submit(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags:
 @TO_OPTIONS
 @PUSH_OPTIONS
 @SUBMIT_OPTIONS
-@click.option(
+@choice(
     "--env",
-    type=click.Choice(["matching", "current"]),
-    default="matching",
-    show_default=True,
-    help="Rehearse in the image's versions, or in the running environment; a local Kaggle likewise.",
+    ENVIRONMENTS,
+    "Rehearse in the image's versions, or in the running environment; a local Kaggle likewise.",
 )
 @click.option("--no-rehearsal", is_flag=True, help="Trust the notebook, or the rehearsals before.")
 @click.option("--dry-run", is_flag=True, help="Say what each step would do; write, send and spend nothing.")
@@ -177,19 +178,13 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     metavar="DIR",
     help="Folder with a competition.toml, or a project with one; repeat for more.",
 )
-@click.option(
+@choice(
     "--env",
-    type=click.Choice(["matching", "current"]),
-    default="matching",
-    show_default=True,
-    help="Run notebooks in the versions of their kit's image, or in the running environment.",
+    ENVIRONMENTS,
+    "Run notebooks in the versions of their kit's image, or in the running environment.",
 )
-@click.option(
-    "--layout",
-    type=click.Choice(["new", "old"]),
-    default="new",
-    show_default=True,
-    help="Mount a dataset at /kaggle/input/datasets/OWNER/SLUG, or at /kaggle/input/SLUG.",
+@choice(
+    "--layout", LAYOUTS, "Mount a dataset at /kaggle/input/datasets/OWNER/SLUG, or at /kaggle/input/SLUG."
 )
 @click.option(
     "--slow",

@@ -7,18 +7,23 @@ from typing import Any
 import click
 
 from offline_kit.commands.options import (
+    AT,
     BUILD_OPTIONS,
+    CONFIG_OPTIONS,
     YES,
     asking,
+    choice,
     common,
     console_of,
     load_config,
+    on_options,
     port_of,
     project_argument,
     take,
     target,
     typed,
 )
+from offline_kit.config_keys import ENVIRONMENTS, INSTALLERS, KAGGLES, LAYOUTS
 from offline_kit.errors import Exit
 
 
@@ -26,15 +31,9 @@ from offline_kit.errors import Exit
 @project_argument
 @BUILD_OPTIONS
 @click.option("--dry-run", is_flag=True, help="Say what would be built; write nothing.")
-@click.option(
-    "--on",
-    type=click.Choice(["here", "kaggle", "local"]),
-    default="here",
-    show_default=True,
-    callback=target,
-    help="Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine.",
+@on_options(
+    "Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine."
 )
-@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
 @common
 def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Freeze, download, pack and render: the kit and its notebook."""
@@ -68,27 +67,9 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
 @project_argument
 @BUILD_OPTIONS
 @click.option("--no-build", is_flag=True, help="Rehearse the kit as it lies there.")
-@click.option(
-    "--env",
-    type=click.Choice(["matching", "current"]),
-    default="matching",
-    show_default=True,
-    help="Run in the image's versions, or in the running environment.",
-)
-@click.option(
-    "--installer",
-    type=click.Choice(["auto", "uv", "pip"]),
-    default="auto",
-    show_default=True,
-    help="What the notebook installs with.",
-)
-@click.option(
-    "--layout",
-    type=click.Choice(["new", "old"]),
-    default="new",
-    show_default=True,
-    help="Mount layout below /kaggle/input.",
-)
+@choice("--env", ENVIRONMENTS, "Run in the image's versions, or in the running environment.")
+@choice("--installer", INSTALLERS, "What the notebook installs with.")
+@choice("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
 @click.option("--rows", type=click.IntRange(min=1), help="Rehearse on so many rows of the test set.")
 @click.option(
     "--timeout",
@@ -96,15 +77,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     metavar="SECONDS",
     help="Wall-clock limit; default the competition's.",
 )
-@click.option(
-    "--on",
-    type=click.Choice(["here", "kaggle", "local"]),
-    default="here",
-    show_default=True,
-    callback=target,
-    help="Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.",
-)
-@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
+@on_options("Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.")
 @YES
 @common
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
@@ -163,14 +136,14 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
 
 @click.command(short_help="Say what is built, rehearsed, pushed and submitted.")
 @project_argument
-@BUILD_OPTIONS
+@CONFIG_OPTIONS
 @click.option(
     "--to",
-    type=click.Choice(["kaggle", "local"]),
+    type=click.Choice(KAGGLES),
     callback=target,
     help="Ask this Kaggle; by default what was seen last.",
 )
-@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
+@AT
 @common
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
@@ -179,7 +152,7 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit.summaries import kit as summary
 
     console = console_of(quiet=quiet, as_json=as_json)
-    to, at, _ = take(flags, "to", "at", "upgrade").values()
+    to, at = take(flags, "to", "at").values()
     config = load_config(project, flags)
     found = pipeline.status(config)
     newer = stale.told(config, found.kit) if found.kit else ()

@@ -3,13 +3,14 @@
 import glob
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from offline_kit.config_keys import ENGINES, ENVIRONMENTS, KAGGLES, SDISTS
 from offline_kit.console import Console
 from offline_kit.wording import Words
 
@@ -65,7 +66,7 @@ def options(*options: Command) -> Command:
     return add
 
 
-BUILD_OPTIONS = options(
+CONFIG_OPTIONS = options(
     click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file; repeat for more."),
     click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or else here; repeat for more."),
     click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
@@ -82,17 +83,20 @@ BUILD_OPTIONS = options(
     click.option("--exclude", multiple=True, metavar="NAME", help="Package never to bundle."),
     click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it."),
     click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's."),
-    click.option("--engine", type=click.Choice(["auto", "uv", "pip-tools"]), help="Resolver of the freeze."),
-    click.option("--sdists", type=click.Choice(["both", "rename", "wheel"]), help="Packages without wheels travel as a wheel built here, as their renamed source, or as both."),
+    click.option("--engine", type=click.Choice(ENGINES), help="Resolver of the freeze."),
+    click.option("--sdists", type=click.Choice(SDISTS), help="Packages without wheels travel as a wheel built here, as their renamed source, or as both."),
     click.option("--out", type=PATH, metavar="DIR", help="Where the kit goes; default dist/offline-kit."),
-    click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
 )  # fmt: skip
+BUILD_OPTIONS = options(
+    CONFIG_OPTIONS,
+    click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
+)
 
 NOTEBOOK_FLAGS = ("template", "model", "data", "function")
 
 
 def load_config(project: Path, flags: dict[str, Any]) -> "Config":
-    """Return the project's configuration with the flags of BUILD_OPTIONS laid over it."""
+    """Return the project's configuration with the flags of CONFIG_OPTIONS laid over it."""
     from offline_kit import config
 
     for name in ("competition_data", "out"):
@@ -131,14 +135,30 @@ def target(_context: click.Context, parameter: click.Parameter, value: Any) -> A
     return value
 
 
+def choice(
+    name: str, choices: Sequence[str], text: str, callback: Callable[..., Any] | None = None
+) -> Command:
+    """Return an option that takes one of some words, by default the first of them."""
+    known = click.Choice(choices)
+    return click.option(name, type=known, default=choices[0], show_default=True, callback=callback, help=text)
+
+
+def on_options(text: str) -> Command:
+    """Return the options that say where something is done: here, or on a Kaggle."""
+    return options(choice("--on", ("here", *KAGGLES), text, target), AT)
+
+
+AT = click.option(
+    "--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle."
+)
 TO_OPTIONS = options(
-    click.option("--to", type=click.Choice(["kaggle", "local"]), default="kaggle", show_default=True, callback=target, help="The real Kaggle, or one on this machine."),
+    choice("--to", KAGGLES, "The real Kaggle, or one on this machine.", target),
     click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle; without one, it is served meanwhile."),
 )  # fmt: skip
 
 LOCAL_ENV = click.option(
     "--env",
-    type=click.Choice(["matching", "current"]),
+    type=click.Choice(ENVIRONMENTS),
     help="With --to local: run notebooks in the image's versions (the default), or in the running environment.",
 )
 YES = click.option("--yes", is_flag=True, help="Ask nothing: for scripts and CI.")

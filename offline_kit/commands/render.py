@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from offline_kit.commands.options import (
-    BUILD_OPTIONS,
+    CONFIG_OPTIONS,
     PATH,
     common,
     console_of,
@@ -17,11 +17,13 @@ from offline_kit.commands.options import (
 
 @click.command(short_help="Render the notebook of the kit anew.")
 @project_argument
-@BUILD_OPTIONS
+@CONFIG_OPTIONS
 @click.option("--into", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")
 @click.option("--dry-run", is_flag=True, help="Say whether it would change; write nothing.")
 @common
-def notebook(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, upgrade: bool, **flags: Any) -> None:  # fmt: skip  # noqa: ARG001
+def notebook(
+    project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, **flags: Any
+) -> None:
     """Render the notebook of the kit that is there, after a change of template or params."""
     from offline_kit import pipeline
     from offline_kit.files import locked

@@ -11,6 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit import proc
+from offline_kit.config_keys import ENGINES
 from offline_kit.errors import UsageError
 from offline_kit.freeze import direct, engines, inputs, locks, written
 from offline_kit.freeze.fates import Policy, is_doubtful
@@ -142,8 +143,8 @@ def _applies(one: Wanted, environment: Mapping[str, str]) -> bool:
 
 def _engine(request: FreezeRequest, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
     """Return the engine, and the compiled files beside the user's own .in files, which are liked as locks."""
-    if request.engine not in ("auto", "uv", "pip-tools"):
-        raise UsageError(f"there is no engine '{request.engine}'", hint="choose auto, uv or pip-tools")
+    if request.engine not in ENGINES:
+        raise UsageError(f"there is no engine '{request.engine}'", hint=f"choose one of {', '.join(ENGINES)}")
     beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
     beside = [path for path in beside if path.is_file() and path not in plain]
     compiled = [path for path in beside if inputs.is_compiled(path.read_text(errors="replace"))]

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import files, kaggle_rules, sources
+from offline_kit.config_keys import LAYOUTS
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.model import Kit, Part
 from offline_kit.runtime import kit_rows
 from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.sandboxes.box import Mount
 from offline_kit.sources import Source
-
-LAYOUTS = ("new", "old")
-"""Of 2026: /kaggle/input/datasets/<owner>/<slug>; before, and in some sessions still: /kaggle/input/<slug>."""
 
 
 @dataclass(frozen=True, kw_only=True)
