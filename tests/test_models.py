@@ -128,6 +128,15 @@ def test_an_interrupted_push_goes_on(bench: Bench, alice: Client, tmp_path: Path
     assert made(bench) == (1, 1, 0)
 
 
+def test_no_licence_is_named(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """A name that Kaggle does not know would be refused, and a private model needs none."""
+    pushed(bench, make_kit(tmp_path / "kit", split=True), alice)
+    owner, model, framework, variation = REF.split("/")
+    asked = {"ownerSlug": owner, "modelSlug": model, "instanceSlug": variation}
+    asked["framework"] = framework_word(framework)
+    assert bench.rpc("models.ModelApiService/GetModelInstance", **asked)["licenseName"] == ""
+
+
 def test_a_refusal_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
     """Kaggle's words reach the user, and the journal knows that nothing happened."""
     bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="bad licence"))

@@ -9,7 +9,6 @@ from offline_kit.kaggle_gateway.datasets import tree
 from offline_kit.kaggle_gateway.nouns import NewModelVersion, RefusedError, RemoteFile, RemoteModel
 
 _SERVICE = "models.ModelApiService/"
-_LICENCE = "Other"  # one of Kaggle's names; that of a private model is nobody's business
 
 
 class Models(Asking):
@@ -55,13 +54,15 @@ class Models(Asking):
         return str(self._calls.effect(_SERVICE + "CreateModel", body).get("url") or "")
 
     def create_variation(self, new: NewModelVersion) -> str:
-        """Create a variation with its first version and return its page."""
+        """Create a variation with its first version and return its page.
+
+        No licence is named: Kaggle takes names of its own alone, and that of a private model is nobody's business.
+        """
         named = _named(new.ref)
         body = {
             "framework": named.pop("framework"),
             "instanceSlug": named.pop("instanceSlug"),
             "overview": new.notes,
-            "licenseName": _LICENCE,
             "fineTunable": False,
             **tree(new.tokens),
         }
