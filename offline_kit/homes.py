@@ -26,8 +26,7 @@ def check(config: Config, username: str, *, local: bool) -> None:
     made, goes = (("the local Kaggle" if each else "Kaggle") for each in (record.local, local))
     raise ProjectError(
         f"the packages were made on {made} by '{owner}', and this kit goes to {goes} as '{username}'",
-        hint=f"'offline-kit build --on {'local' if local else 'kaggle'}' makes them there;"
-        f" or remove '{house.RECORD}' to build them here",
+        hint=f"{house.again(local=local)} makes them there; or remove '{house.RECORD}' to build them here",
     )
 
 

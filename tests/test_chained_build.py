@@ -291,12 +291,14 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
 
 
 def test_a_wheelhouse_that_is_not_here_or_outdated(tmp_path: Path) -> None:
-    """Both name the command that helps."""
-    with pytest.raises(ProjectError, match="not on this machine") as caught:
-        house.load(record(), tmp_path)
-    assert "build --on kaggle" in (caught.value.hint or "")
-    with pytest.raises(ProjectError, match="requirements changed"):
-        house.check(record(), "another")
+    """Both name the command that helps, for the Kaggle of the record."""
+    for local, name in ((False, "build --on kaggle"), (True, "build --on local")):
+        with pytest.raises(ProjectError, match="not on this machine") as caught:
+            house.load(record(local=local), tmp_path)
+        assert name in (caught.value.hint or "")
+        with pytest.raises(ProjectError, match="requirements changed") as caught:
+            house.check(record(local=local), "another")
+        assert name in (caught.value.hint or "")
     house.check(record(), "a")
 
 

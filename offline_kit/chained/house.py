@@ -25,7 +25,7 @@ PART = manifest.AWAY
 OUTLINES = "outlines"
 """The folder of the outlines, below that of a wheelhouse."""
 _FORMAT = 1
-_AGAIN = "'offline-kit build --on kaggle' makes it, or fetches what is there already"
+_MAKES = "makes it, or fetches what is there already"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,8 @@ def read(project: Path) -> Record | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(
-            f"'{path}' cannot be read: {error}", hint=f"bring it back, or remove it; {_AGAIN}"
+            f"'{path}' cannot be read: {error}",
+            hint=f"bring it back, or remove it; {again(local=False)} {_MAKES}",
         ) from error
 
 
@@ -152,7 +153,7 @@ def load(record: Record, cache: Path) -> House:
     if not folder.is_dir():
         raise ProjectError(
             f"the wheelhouse of '{record.notebook}' (version {record.version}) is not on this machine",
-            hint=f"{_AGAIN}; or remove '{RECORD}' to build the packages here",
+            hint=f"{again(local=record.local)} {_MAKES}; or remove '{RECORD}' to build the packages here",
         )
     part = manifest.read(folder)
     wrong = [] if part.id == record.part else ["it has another id than the record says"]
@@ -161,7 +162,7 @@ def load(record: Record, cache: Path) -> House:
     if wrong:
         raise ProjectError(
             f"the wheelhouse in '{folder}' is damaged",
-            hint=f"remove this folder; {_AGAIN}",
+            hint=f"remove this folder; {again(local=record.local)} {_MAKES}",
             details=wrong,
         )
     captured = image.load(str(folder / "image.toml"), accelerator="none", project=folder)
@@ -191,13 +192,17 @@ def keep(folder: Path, part: Part, facts: str, captured: str) -> None:
     manifest.write(folder, part)
 
 
+def again(*, local: bool) -> str:
+    """Return the command that makes packages at a Kaggle: that of a record, whichever the running command is at."""
+    return f"'offline-kit build --on {'local' if local else 'kaggle'}'"
+
+
 def check(record: Record, digest: str) -> None:
     """Raise ProjectError where the wheelhouse was made for other requirements than those of today."""
     if record.asked != digest:
         raise ProjectError(
             f"the requirements changed since the wheelhouse was made on Kaggle ('{record.notebook}')",
-            hint=f"'offline-kit build --on {'local' if record.local else 'kaggle'}' makes it anew;"
-            f" or remove '{RECORD}' to build the packages here",
+            hint=f"{again(local=record.local)} makes it anew; or remove '{RECORD}' to build the packages here",
         )
 
 
