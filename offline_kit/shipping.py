@@ -297,7 +297,9 @@ def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
 def _queued(port: Port, competition: str) -> tuple[Queued, ...]:
     try:
         return queued.queued(port.kaggle, competition, port.ledger)
-    except RefusedError:
+    except RefusedError as no:
+        if no.status >= 500 or no.status == 429:
+            raise
         return ()  # nobody who has not accepted the rules has submissions
 
 

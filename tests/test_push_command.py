@@ -90,6 +90,19 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     assert "nothing to upload" in again.stderr
 
 
+def test_data_is_not_changed_where_kaggle_does_not_tell_what_waits_for_it(bench: Bench) -> None:
+    """A list of submissions that does not come is no empty one; one that is refused is."""
+    assert push(bench, *local(bench)).returncode == 0
+    (project(bench) / "offline-kit.toml").write_text('dataset = "plant-kit"\ncompetition = "plants"\n')
+    shutil.rmtree(project(bench) / "dist" / "offline-kit")
+    make_kit(project(bench) / "dist" / "offline-kit", KIT | {"checkpoints/model.ckpt": b"another"})
+    bench.kaggle.faults.add(Fault(on="ListSubmissions", status=503, message="down", retry_after=0, times=5))
+    done = push(bench, *local(bench))
+    assert (done.returncode, "Kaggle says: down" in done.stderr) == (4, True), done.stderr
+    assert len(bench.server.traffic.ended("/CreateDatasetVersion")) == 0
+    assert push(bench, *local(bench)).returncode == 0
+
+
 def test_a_local_kaggle_is_served_where_none_is_named(bench: Bench) -> None:
     """`--to local` works from a fresh state, and the state is there the next time."""
     first = push(bench, "--to", "local")
