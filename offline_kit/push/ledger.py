@@ -6,11 +6,10 @@ Each submission has a line; what is learned later (its number, the score) adds a
 import json
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from offline_kit.files import append_line
+from offline_kit.files import append_line, timestamp
 from offline_kit.kaggle_gateway.nouns import Submission
 from offline_kit.push.submission_marks import read
 
@@ -67,7 +66,7 @@ class Ledger:
 
     def add(self, entry: Entry) -> Entry:
         """Write down a submission, on the disk before the call returns; an empty `at` becomes now."""
-        whole = entry if entry.at else replace(entry, at=_now())
+        whole = entry if entry.at else replace(entry, at=timestamp())
         append_line(self.path, json.dumps(asdict(whole)))
         return whole
 
@@ -127,7 +126,3 @@ def _entry(line: bytes) -> Entry | None:
         return Entry(**known) if known.keys() >= _NEEDED else None
     except (ValueError, AttributeError):
         return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
