@@ -134,17 +134,17 @@ def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> N
     (tmp_path / "lookup").mkdir()
     (tmp_path / "lookup/table.txt").write_text("seven")
     (tmp_path / "offline-kit.toml").write_text(
-        '[copies]\n"dataset:owner/Lookup" = "lookup"\n"notebook:owner/made" = "lookup"\n'
+        '[copies]\n"dataset:owner/Lookup" = "lookup"\n"notebook:owner/made-there" = "lookup"\n'
         '"model:owner/net/PyTorch/base/2" = "lookup"\n"dataset:owner/lost" = "lost"\n'
         '[notebook]\nfunction = "a.py:f"\n'
     )
-    places = "datasets/owner/Lookup", "notebooks/owner/made", "models/owner/net/pytorch/base/2"
+    places = "datasets/owner/Lookup", "notebooks/owner/made-there", "models/owner/net/pytorch/base/2"
     code = f"import os; print(*[open(os.environ['INPUT'] + '/' + p + '/table.txt').read() for p in {places}])"
     words = {"slug": "local/my-inference", "newTitle": "My inference", "text": code}
     words |= {"language": "python", "kernelType": "script"}
     sources = {
         "datasetDataSources": ["owner/lookup/3", "owner/lost"],
-        "kernelDataSources": ["owner/made"],
+        "kernelDataSources": ["owner/made-there"],
         "modelDataSources": ["owner/net/pyTorch/base/2", "owner/net/pyTorch/base/1"],
     }
     wanted = Wanted(
