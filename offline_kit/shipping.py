@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -248,7 +247,7 @@ def push_data(
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
         for each in done
     ]
-    port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": _now()})
+    port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
     return done
 
 
@@ -338,7 +337,7 @@ def follow_notebook(
         written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
-        port.memory.keep(remember, {**facts, "at": _now(), "problem": problem})
+        port.memory.keep(remember, {**facts, "at": files.timestamp(), "problem": problem})
         raise
     facts |= {"version": pushed.version, "seconds": finished.seconds}
     _remember_run(port.memory, remember, facts)
@@ -371,7 +370,7 @@ def _remember_run(memory: Memory, name: str, facts: dict[str, Any]) -> None:
     """Remember a run by the time when its end was seen first."""
     last = memory.recall(name) or {}
     if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
-        memory.keep(name, {**facts, "at": _now()})
+        memory.keep(name, {**facts, "at": files.timestamp()})
 
 
 def rehearsed(kit: Kit) -> Path | None:
@@ -389,7 +388,3 @@ def _fetched(port: Port, finished: Finished, folder: Path, report: Reporter, *, 
     if keep and (there := runs.fetched_before(finished, folder, name)):
         return there
     return runs.fetch(finished, port.kaggle, folder, [name], report)[0]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
