@@ -470,7 +470,9 @@ def test_an_expired_link(here: Yard) -> None:
 )
 def test_a_submission_that_is_not_allowed(here: Yard, extra: str, words: tuple[str, ...]) -> None:
     """Exit 4 before anything is spent, the run stays good; once it is allowed, only the submission is made."""
-    here.ship("--competition", "no-such-thing").failed(1, "no competition 'no-such-thing', which --competition")
+    here.ship("--competition", "no-such-thing").failed(
+        1, "no competition 'no-such-thing', which --competition"
+    )
     here.push().good()
     here.bench.kaggle.catalog.add(competition(here.bench.folder, extra))
     here.ship().failed(4, *words)
