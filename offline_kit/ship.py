@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from offline_kit import chained_build, git_state, pipeline, shipping, stale
+from offline_kit import git_state, pipeline, shipping, stale
+from offline_kit.chained import build as chained_build
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import Competition, Submission

@@ -228,12 +228,12 @@ FLOORS: list[set[str]] = [
     {"finding.kinds"},
     {"finding.text", "finding.weights", "finding.contest", "finding.code", "finding.needs"},
     {"finding.predicting"},
-    {"init", "adopt"},
+    {"finding.stage", "adopt"},
     {"trained"},
     {"homes", "asking"},
     {"pipeline", "shipping"},  # conductors
-    {"chained_build", "stale"},
-    {"capture"},
+    {"chained.build", "stale"},
+    {"chained.capture"},
     {"ship", "kaggle_rehearsal", "whereabouts"},
     {"ship_plan"},
     {"checks.nouns"},  # the room of what `doctor` looks at

@@ -16,8 +16,8 @@ from local_kaggle_case import Bench, serving
 from notebook_case import REF, new
 from push_case import client, ways
 
-from offline_kit import archives, capture, config, cuda_abi, image, import_names, manifest, sandbox
-from offline_kit.chained import asked, house, job
+from offline_kit import archives, config, cuda_abi, image, import_names, manifest, sandbox
+from offline_kit.chained import asked, capture, house, job
 from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import Record
 from offline_kit.errors import ProjectError

@@ -14,7 +14,8 @@ from kit_builder import wheel
 from listener import Listener
 from ship_case import PREDICT, Yard, in_places, make_project, retrain, yard
 
-from offline_kit import chained_build, config, shipping
+from offline_kit import config, shipping
+from offline_kit.chained import build as chained_build
 from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle.running import Job, Result, Runner
 
@@ -208,10 +209,9 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     (here.project.parent.parent / "one" / "wheels" / name).write_bytes(data)
     here.run("build", *on(here)).good()
     monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
-    monkeypatch.setattr(chained_build, "LOOK", 0.01)
     listener = Listener()
     with shipping.port(config.load(here.project, {}), Where(local=here.bench.server.url)) as port:
-        chained_build.fetch(here.kit, port, listener)
+        chained_build.fetch(here.kit, port, listener, look=0.01)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from local_index import LocalIndex, make_wheel
 
-from offline_kit import config, init
+from offline_kit import config
 from offline_kit.errors import UsageError
+from offline_kit.finding import stage as init
 from offline_kit.finding import tree
+from offline_kit.finding.stage import Proposal, Request
 from offline_kit.finding.tree import Limits
-from offline_kit.init import Proposal, Request
 
 BACKEND = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
 MODEL = """

@@ -44,7 +44,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     on, at = take(flags, "on", "at").values()
     config = load_config(project, flags)
     if on != "here":
-        from offline_kit import chained_build
+        from offline_kit.chained import build as chained_build
         from offline_kit.summaries import chained as summary_chained
 
         with port_of(config, on, at, console, current=True) as port:
@@ -82,7 +82,8 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
 @common
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
     """Build what changed, then run the notebook offline and check its submission."""
-    from offline_kit import chained_build, kaggle_rehearsal, pipeline, ship, shipping
+    from offline_kit import kaggle_rehearsal, pipeline, ship, shipping
+    from offline_kit.chained import build as chained_build
     from offline_kit.push.dataset_plan import MODEST
     from offline_kit.summaries import kaggle as summary_kaggle
     from offline_kit.summaries import kit as summary

@@ -25,7 +25,7 @@ from offline_kit.errors import Exit
 @common  # fmt: skip
 def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool, **flags: Any) -> None:
     """Write a first configuration from what is found."""
-    from offline_kit import init as starting
+    from offline_kit.finding import stage as starting
     from offline_kit.summaries import start as summary_start
 
     console = console_of(quiet=quiet, as_json=as_json)

@@ -57,7 +57,8 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, co
 @common
 def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
     """Write down what an image is and holds, as a file for --image."""
-    from offline_kit import capture, config
+    from offline_kit import config
+    from offline_kit.chained import capture
     from offline_kit.summaries import kit as summary
 
     console = console_of(quiet=quiet, as_json=as_json)

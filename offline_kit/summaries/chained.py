@@ -6,7 +6,7 @@ from offline_kit.console import Console
 from offline_kit.files import human_size
 
 if TYPE_CHECKING:
-    from offline_kit.chained_build import Chained, ChainedPlan
+    from offline_kit.chained.build import Chained, ChainedPlan
     from offline_kit.kaggle_gateway.nouns import Account
 
 _DO = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}

@@ -8,7 +8,7 @@ from offline_kit.console import Console
 if TYPE_CHECKING:
     from offline_kit.doctor import Finding
     from offline_kit.finding.proposal import Setting
-    from offline_kit.init import Proposal
+    from offline_kit.finding.stage import Proposal
 
 
 def show_proposal(proposal: "Proposal", console: Console) -> None:

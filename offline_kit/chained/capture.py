@@ -4,7 +4,8 @@ import tempfile
 import tomllib
 from pathlib import Path
 
-from offline_kit import chained_build, files, image
+from offline_kit import files, image
+from offline_kit.chained import build as chained_build
 from offline_kit.chained import job
 from offline_kit.chained.job import Job
 from offline_kit.config import Config

@@ -34,8 +34,6 @@ from offline_kit.shipping import LOCAL_ADDRESS, Port
 
 FACTS = "image.json"
 """What a run tells about its image."""
-LOOK = 0.2
-"""Seconds between two looks at how much of a wheel has come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,8 +183,10 @@ def place(config: Config) -> str:
     return "local" if _record(config).local else "kaggle"
 
 
-def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
+def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2) -> None:
     """Bring the wheels that a rehearsal here lacks, each checked and kept; an interrupted one goes on.
+
+    Every `look` seconds the bar is told how much has come.
 
     Raises ProjectError where they are at another Kaggle or of another account, OutsideError where what comes
     is not what the run wrote.
@@ -205,7 +205,7 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
     with report.progress(text, total) as advance:
         try:
             for entry in wanted:
-                came = _come(run, entry, port.kaggle, scratch, advance)
+                came = _come(run, entry, port.kaggle, scratch, advance, look)
                 if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
@@ -218,12 +218,14 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT) -> None:
     lacking(kit)  # lays them into the kit
 
 
-def _come(run: tuple[str, int], entry: FileEntry, kaggle: Kaggle, scratch: Path, advance: Advance) -> Path:
+def _come(
+    run: tuple[str, int], entry: FileEntry, kaggle: Kaggle, scratch: Path, advance: Advance, look: float
+) -> Path:
     """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
     pool, shown = ThreadPoolExecutor(1), 0
     try:
         coming = pool.submit(run_files.bring, run, entry.stored, kaggle, scratch)
-        while wait((coming,), timeout=LOOK).not_done:
+        while wait((coming,), timeout=look).not_done:
             now = min(entry.size, max(shown, _landed(scratch)))
             advance(now - shown)
             shown = now
