@@ -44,6 +44,63 @@ def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> Non
 
 
 @pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("import os\nos.environ['WANDB_API_KEY'] = '{}'", "WANDB_API_KEY"),
+        ("import os\nos.environ.setdefault('WANDB_API_KEY', '{}')", "WANDB_API_KEY"),
+        ("import os\nos.environ.update({{\n    'WANDB_API_KEY':\n    '{}'}})", "WANDB_API_KEY"),
+        ("HF_TOKEN = '{}'", "HF_TOKEN"),
+        ("settings.password: str = '{}'", "password"),
+        ("client = connect(api_key='{}')", "api_key"),
+        ("headers = {{'X_API_KEY': '{0}', 'API_KEY': '{0}'}}", "X_API_KEY"),
+        ("%env WANDB_API_KEY={}", "WANDB_API_KEY"),
+        ("%env WANDB_API_KEY {}", "WANDB_API_KEY"),
+        ("!export WANDB_API_KEY={} && python train.py", "WANDB_API_KEY"),
+    ],
+)
+@pytest.mark.parametrize("value", [SECRET, "0123456789abcdef0123456789abcdef01234567"])
+def test_a_secret_in_a_cell_that_stays_is_told(tmp_path: Path, line: str, name: str, value: str) -> None:
+    """It would be pushed with the notebook: cell, line and variable are named, and what to do; never the value."""
+    found = looked(tmp_path, "x = 1", line.format(value))
+    (one,) = found.asked
+    assert (one.kind, one.cell, one.value) == (Kind.ACCOUNT, 2, name)
+    assert f"'{name}'" in one.remedy
+    assert "take it out" in one.remedy
+    assert value in found.cells[1].source.split("\n")[one.line - 1]
+    assert value not in repr(found.found)
+
+
+@pytest.mark.parametrize("line", ["# {}", "headers = ['Bearer {}']", "%%writefile a.py\nt = '{}'"])
+def test_a_token_without_a_name_is_told(tmp_path: Path, line: str) -> None:
+    """It is known by its shape, in comments and in files that a cell writes too."""
+    found = looked(tmp_path, line.format(SECRET))
+    (one,) = found.asked
+    assert one.remedy.startswith("a token is written here")
+    assert SECRET not in repr(found.found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "os.environ['WANDB_API_KEY'] = ''",
+        "os.environ['WANDB_API_KEY'] = '...'",
+        "os.environ['WANDB_API_KEY'] = '<your key>'",
+        "API_KEY = 'YOUR_API_KEY'",
+        "api_key = 'wandb_api_key'",
+        "HF_TOKEN = os.environ['HF_TOKEN']",
+        "pad_token = '[PAD]'; sep_token = '<|reserved_special_token_0|>'",
+        "join(key='train_fold_0_of_the_year_2024')",
+        "df.merge(a, key='image_id'); tokenizer = 'microsoft/deberta-v3-large-20240101'",
+        "model = 'hf_efficientnet_b0_ns_jft_in1k'; name = 'sk-learn-contrib-of-the-year'",
+        "%env CUDA_VISIBLE_DEVICES=0",
+    ],
+)
+def test_what_is_called_like_a_secret_and_is_none_is_not_told(tmp_path: Path, line: str) -> None:
+    """Blanks to fill in, names of columns and of tokens are written everywhere."""
+    assert not looked(tmp_path, f"import os\n{line}").asked
+
+
+@pytest.mark.parametrize(
     "line",
     [
         "!pip install einops==0.8.1 --index-url https://pypi.org/simple",

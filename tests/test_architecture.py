@@ -1,6 +1,7 @@
 """The floors: a module imports only from floors below its own, and files stay small."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,14 @@ FLOORS: list[set[str]] = [
     {"adopting.folders", "adopting.verdicts"},
     {"adopting.lines", "adopting.models"},
     {"adopting.deciding"},
-    {"adopting.beside", "adopting.dialect", "adopting.lacking", "adopting.mounts", "adopting.preparing"},
+    {
+        "adopting.beside",
+        "adopting.dialect",
+        "adopting.lacking",
+        "adopting.mounts",
+        "adopting.preparing",
+        "adopting.written_secrets",
+    },
     {"adopting.looking"},
     {"adopting.rendering"},
     {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
@@ -275,6 +283,7 @@ FLOORS: list[set[str]] = [
 """From the ground up. A module may import only from sets above its own in this list."""
 
 
+@cache
 def all_modules() -> dict[str, Path]:
     """Return every module but the empty front doors, by its name inside the package."""
     found = {}
@@ -320,11 +329,17 @@ def test_files_and_functions_stay_small(module: str) -> None:
     source = all_modules()[module].read_text()
     assert source.count("\n") <= 400
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.FunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
             assert (node.end_lineno or 0) - body[0].lineno + 1 <= 60, f"{module}.{node.name} is too long"
             arguments = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
             assert len(arguments) <= 7, f"{module}.{node.name}: a frozen object is missing"
+
+
+def test_every_name_on_a_floor_is_a_module_once() -> None:
+    """What moved or went leaves its floor."""
+    names = [name for floor in FLOORS for name in floor]
+    assert sorted(names) == sorted(set(names) & set(all_modules()))
 
 
 def test_front_doors_are_empty() -> None:

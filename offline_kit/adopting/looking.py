@@ -16,6 +16,7 @@ from offline_kit.adopting import (
     preparing,
     reading,
     rewriting,
+    written_secrets,
 )
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.folders import Folders
@@ -54,10 +55,12 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
     edits += mounts.edits(code)
     found += mounts.resolve(code, replace(ground, sources=basket.sources), basket)
     found += _settings(said)
+    changed = tuple(_changed(cell, edits) for cell in cells)
+    found += written_secrets.look(code, cells, changed)
     return Adoption(
         notebook=notebook,
         cells=cells,
-        changed=tuple(_changed(cell, edits) for cell in cells),
+        changed=changed,
         found=_ordered(found),
         requirements=tuple(basket.requirements),
         guessed=tuple(basket.guesses.items()),

@@ -32,7 +32,7 @@ class Kind(StrEnum):
     SYSTEM = "system"
     """Installs programs of the system."""
     ACCOUNT = "account"
-    """Logs in somewhere."""
+    """Logs in somewhere, or holds what one logs in with."""
     MAGIC = "magic"
     """Is written in a way that the image's IPython does not read."""
     UNREAD = "unread"
@@ -55,7 +55,7 @@ class Became(StrEnum):
     KEPT = "kept"
     """Stays as it is and does no harm."""
     ASKED = "asked"
-    """Stays as it is and fails offline: the person has to do something."""
+    """Stays as it is and fails offline, or must not be pushed: the person has to do something."""
 
 
 @dataclass(frozen=True, kw_only=True)
