@@ -117,6 +117,29 @@ def test_what_is_no_secret_stays_readable(line: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (f"!pip install git+https://{SECRET}@github.com/a/b", "git+https://github.com/a/b"),
+        (f"!pip install 'b @ https://me:{SECRET}@e.org/b-1-py3-none-any.whl'", "b @ https://e.org/b-1-py3-none-any.whl"),
+        (f"!git clone https://me:{SECRET}@github.com/a/b\n!pip install ./b", "git+https://github.com/a/b"),
+    ],
+)  # fmt: skip
+def test_requirements_are_written_without_credentials(tmp_path: Path, source: str, line: str) -> None:
+    """The file is committed and shared: it names the address alone, and the person is told where the rest goes."""
+    found = looked(tmp_path, source)
+    assert found.requirements == (line,)
+    assert "without the credentials" in found.found[-1].remedy
+    assert "~/.netrc" in found.found[-1].remedy
+
+
+def test_a_requirement_without_credentials_stays_as_it_is(tmp_path: Path) -> None:
+    """The user of ssh and a variable of the environment are none."""
+    line = "git+ssh://git@github.com/a/b@v1"
+    found = looked(tmp_path, f"!pip install {line}")
+    assert (found.requirements, found.found[0].remedy) == ((line,), "")
+
+
+@pytest.mark.parametrize(
     ("cell", "left"),
     [
         (

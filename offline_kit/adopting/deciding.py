@@ -11,6 +11,7 @@ from offline_kit.adopting.nouns import Became, Kind, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.adopting.verdicts import Basket, Verdict, asked, found_of, serve
 from offline_kit.own import sources as own_sources
+from offline_kit.redaction import redact
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _TOOLS = frozenset({"pip", "uv", "wheel"})
@@ -100,19 +101,27 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
             problems.append(_put(path, f"put '{path}'", basket))
     if problems:
         return asked(wish, "; ".join(problems))
+    bare = [redact(line) for line in lines]
+    secret, lines = bare != lines, bare
     basket.requirements |= dict.fromkeys(lines)
     if not (lines or wanted.files or wanted.folders):
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "nothing is installed offline"), off=True)
     own = [each for each in wanted.folders if not _clone_of(_in_run(wish, each), basket)]
     value = ", ".join([*lines, *(f"-r {_in_run(wish, file)}" for file in wanted.files), *own])
-    return Verdict(
-        found=found_of(wish, Became.REQUIREMENT, value, _left_out(wanted, len(own) < len(wanted.folders))),
-        off=True,
-    )
+    left_out = _left_out(wanted, clones=len(own) < len(wanted.folders), secret=secret)
+    return Verdict(found=found_of(wish, Became.REQUIREMENT, value, left_out), off=True)
 
 
-def _left_out(wanted: shell.Pip, clones: bool) -> str:
-    """Return what of a call of pip its requirements do not say; `clones` is whether it installs some."""
+def _left_out(wanted: shell.Pip, *, clones: bool, secret: bool) -> str:
+    """Return what of a call of pip its requirements do not say.
+
+    `clones` is whether it installs some, `secret` whether an address had user, password or token in it.
+    """
+    if secret:
+        return (
+            "written without the credentials of its address: put them into ~/.netrc, or name a variable of the"
+            " environment in the requirements (https://${NAME}@...)"
+        )
     if clones and any("[" in each for each in wanted.folders):
         return "its repository is asked for without extras: name the package with them in the requirements"
     return f"it asked '{wanted.index}': name that index in pip's configuration" if wanted.index else ""
