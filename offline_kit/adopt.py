@@ -28,7 +28,7 @@ _GUESS = "# guessed from `import "
 """What stands behind a line that nobody named; as long as it does, the next look may take it back."""
 
 _SURE = frozenset({"checkpoints", "modules"})
-"""Keys that a build or the notebook's imports cannot do without."""
+"""Keys that a build or the notebook's imports cannot do without; so are requirements files that it installs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,8 @@ class _Lack:
 
     key: str
     """The key."""
+    missing: tuple[str, ...]
+    """What it lacks."""
     said: str
     """What it lacks, and why that is wanted."""
     line: str
@@ -178,7 +180,7 @@ def _proposal(
         lines=lines,
         by_hand=tuple(one.said for one in lacks),
         paste=tuple(one.line for one in lacks),
-        fails=any(one.key in _SURE for one in lacks),
+        fails=any(_is_sure(one, adoption) for one in lacks),
     )
 
 
@@ -218,8 +220,16 @@ def _lack(one: Setting, there: object, missing: Sequence[str], file: str) -> _La
     line = text.block([Setting(key=one.key, value=whole, why="")], nested=False).strip()
     said = ", ".join(repr(each) for each in missing)
     return _Lack(
-        key=one.key, said=f"`{one.key}` in '{file}' lacks {said}: add it there ({one.why})", line=line
+        key=one.key,
+        missing=tuple(missing),
+        said=f"`{one.key}` in '{file}' lacks {said}: add it there ({one.why})",
+        line=line,
     )
+
+
+def _is_sure(lack: _Lack, adoption: Adoption) -> bool:
+    """Whether the notebook fails without it: packages of the file that adopt writes may stand in another one."""
+    return lack.key in _SURE or bool({*lack.missing} & {*adoption.requirement_files})
 
 
 def _missing(there: object, wanted: object) -> list[str]:

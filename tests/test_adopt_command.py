@@ -274,6 +274,21 @@ def test_what_only_a_person_can_add_is_ready_to_paste(project: Path) -> None:
     assert "says all that already" in run(project, "adopt", "inference.ipynb", "--write").stderr
 
 
+def test_a_requirements_file_that_is_installed_later_is_needed_for_sure(project: Path) -> None:
+    """Its line is switched off in the notebook: until the configuration names it, its packages are missing."""
+    run(project, "adopt", "inference.ipynb", "--write")
+    put(project, "cool-aug/requirements.txt", text="nice_package\n")
+    notebook_of(project, *CELLS, "!pip install -r cool-aug/requirements.txt")
+    command = [sys.executable, "-m", "offline_kit", "adopt", "inference.ipynb", "--write"]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    whole = 'requirements = ["requirements.in", "cool-aug/requirements.txt"]'
+    assert whole in " ".join(done.stderr.split())
+    file = project / "offline-kit.toml"
+    file.write_text(file.read_text().replace('requirements = ["requirements.in"]', whole))
+    run(project, "adopt", "inference.ipynb", "--write")
+
+
 @pytest.mark.parametrize("own", ["weights", "weights/*.pth"])
 def test_a_folder_or_a_pattern_names_what_is_in_it(project: Path, own: str) -> None:
     """What an entry of a list means already needs nobody."""
