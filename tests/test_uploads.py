@@ -172,6 +172,52 @@ def test_the_place_of_a_cut_file_is_kept_while_kaggle_cannot_be_reached(bench: B
 
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=["no answer", "503"])
+def test_the_place_of_a_cut_file_is_kept_while_the_storage_alone_cannot_be_reached(
+    bench: Bench, client: Client, trouble: dict[str, int]
+) -> None:
+    """Kaggle gives another place, which takes nothing either: the next run goes on at the first one."""
+    file = upload_of(bench.folder, BIG)
+    cut_run(bench, client, file)
+    bench.kaggle.faults.add(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
+    with pytest.raises(OutsideError, match="could not be uploaded"):
+        uploader(bench, client, attempts=1).upload(file)
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2
+    before = sent(bench)
+    assert arrived(bench, uploader(bench, client, attempts=1).upload(file)) == BIG
+    assert sent(bench) - before <= len(BIG) - 1_900_000
+
+
+@pytest.mark.parametrize("back", [True, False], ids=["the first is back", "the first stays silent"])
+def test_of_two_places_that_were_cut_none_is_lost(bench: Bench, client: Client, back: bool) -> None:
+    """The run after goes on at the first one; where that is still silent, at the second."""
+    file = upload_of(bench.folder, BIG)
+    cut_run(bench, client, file)
+    bench.kaggle.faults.add(Fault(on="PUT", status=503))
+    cut_run(bench, client, file)
+    before = sent(bench)
+    if not back:
+        bench.kaggle.faults.add(Fault(on="PUT", status=503))
+    assert arrived(bench, uploader(bench, client, attempts=1).upload(file)) == BIG
+    assert sent(bench) - before <= len(BIG) - 1_900_000
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2
+
+
+def test_a_place_that_answers_and_holds_bytes_is_kept_when_it_takes_no_more(
+    bench: Bench, client: Client
+) -> None:
+    """Each further PUT is cut at once: the next run goes on there, nothing is sent to another place."""
+    file = upload_of(bench.folder, BIG)
+    cut_run(bench, client, file, cut=2_900_000)
+    bench.kaggle.faults.add(Fault(on="PUT", after=1, cut=0))
+    with pytest.raises(OutsideError, match="could not be uploaded"):
+        uploader(bench, client, attempts=1).upload(file)
+    before = sent(bench)
+    assert arrived(bench, uploader(bench, client, attempts=1).upload(file)) == BIG
+    assert sent(bench) - before <= len(BIG) - 2_800_000
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 1
+
+
+@pytest.mark.parametrize("trouble", TROUBLE, ids=["no answer", "503"])
 def test_what_was_seen_to_be_complete_is_not_sent_again_when_its_place_is_silent(
     bench: Bench, client: Client, trouble: dict[str, int]
 ) -> None:

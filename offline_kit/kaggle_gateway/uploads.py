@@ -6,6 +6,7 @@ size and time, and was seen to make a dataset of a rebuilt file's old bytes.
 
 import hashlib
 import json
+import math
 import re
 import threading
 import time
@@ -129,13 +130,14 @@ class _Going:
         self._kind = kind
         self._kaggle = kaggle
         self._wire = wire
-        self._note = note
         self._whole = note.with_suffix(".whole")
+        # Two places at most: the one of an earlier run, and beside it the one that is tried in its stead.
+        self._note, self._other = sorted((note, note.with_suffix(".beside.json")), key=self._since)
+        self._untried = self._since(self._other) < math.inf
         self._fresh = False
         self._of_before = self._remembered() is not None
         self._doubted = False
-        self._known: int | None = None
-        self._grew = False
+        self._holds = False
         self._cut: bool | None = None
         self.complete = False
         """Whether Kaggle says that it has all bytes."""
@@ -150,43 +152,63 @@ class _Going:
         blob = self._kaggle.start_blob(
             PurePosixPath(file.name).name, file.size, int(file.path.stat().st_mtime), self._kind
         )
-        note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": int(time.time())}
+        note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": time.time()}
         note["time"] = file.path.stat().st_mtime_ns
+        if self._doubted and self._since(self._other) == math.inf:
+            self._turn()
         self._whole.unlink(missing_ok=True)
         write_atomic(self._note, json.dumps(note))
         self._note.chmod(0o600)
         self._fresh, self._doubted, self._of_before = True, False, False
-        self._known, self._grew, self._cut = 0, False, None
+        self._holds, self._cut = False, None
         return blob
 
     def elsewhere(self) -> bool:
         """Return whether another place is worth a try, now that this one was given up.
 
-        One that took bytes of us is kept for the next run. One that never did is forgotten, the one of an
-        earlier run as soon as there is a new one: where Kaggle cannot be reached at all, nothing is lost.
+        One that holds bytes of us, or may, is kept for the next run. One that never took any is forgotten;
+        the one of an earlier run is kept beside the new one until that has taken bytes: while the storage
+        cannot be reached, nothing is lost.
         """
-        if self._grew or self._cut:
+        if self._holds or self._cut:
             return False
-        self._doubted = self._of_before
         if not self._of_before:
             self._forget()
-        return self._of_before
+            return False
+        if self._untried:
+            self._turn()
+        else:
+            self._doubted = True
+        self._untried = False
+        return True
+
+    def _turn(self) -> None:
+        self._note, self._other = self._other, self._note
 
     def arrived(self) -> None:
         """Remember that Kaggle has all bytes: whatever becomes of their place, they are not sent again."""
         if self._note.exists():
             with disk_errors(self._note.parent):
                 self._note.replace(self._whole)
+                self._other.unlink(missing_ok=True)
 
     def _remembered(self) -> Blob | None:
+        raw = self._read(self._whole if self._whole.exists() else self._note)
+        return Blob(token=raw["token"], url=raw["url"]) if raw else None
+
+    def _since(self, note: Path) -> float:
+        """Return the moment since which a place is remembered, infinity for none."""
+        raw = self._read(note)
+        return float(raw["at"]) if raw else math.inf
+
+    def _read(self, note: Path) -> dict[str, Any] | None:
         try:
-            note = self._whole if self._whole.exists() else self._note
             raw: dict[str, Any] = json.loads(note.read_bytes())
             file = self._file
             same = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
             same = same and raw["time"] == file.path.stat().st_mtime_ns  # nobody wrote to it in between
             young = 0 <= time.time() - raw["at"] < MAX_AGE
-            return Blob(token=raw["token"], url=raw["url"]) if same and young else None
+            return raw if same and young and raw["token"] and raw["url"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -198,8 +220,9 @@ class _Going:
         answer = self._asked(blob)
         self.complete = answer is None or answer.status_code in _DONE
         held = self._range_of(answer) if answer is not None and not self.complete else size
-        self._grew = self._grew or (self._known is not None and held > self._known)
-        self._known = held
+        if held:
+            self._holds = True
+            self._other.unlink(missing_ok=True)
         # It has told what became of a cut: later ones are not taken for bytes that are there.
         self._cut = None if self._cut is None else False
         return held
