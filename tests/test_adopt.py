@@ -367,6 +367,20 @@ def test_what_a_requirements_file_names_is_not_guessed(tmp_path: Path) -> None:
     assert "taken to come with git+https://e.org/b" in [one.value for one in found.found]
 
 
+def test_no_package_is_guessed_while_one_is_installed_for_no_import(tmp_path: Path) -> None:
+    """Packages are not always called as they are imported: what is installed for nothing else brings it."""
+    found = looked(tmp_path, "!pip install iterative-stratification\nfrom iterstrat.ml_stratifiers import A")
+    assert (found.requirements, found.guessed, found.asked) == (("iterative-stratification",), (), ())
+    assert "taken to come with iterative-stratification" in [one.value for one in found.found]
+
+
+@pytest.mark.parametrize("line", ["einops", "scikit-image", "protobuf==4.25.3"])
+def test_what_is_installed_for_something_else_stops_no_guess(tmp_path: Path, line: str) -> None:
+    """A package whose import is there, or known, or that the image has too, does not bring another one."""
+    found = looked(tmp_path, f"!pip install {line}\nimport einops, other_guess, third_guess")
+    assert {"other-guess", "third-guess"} <= set(dict(found.guessed))
+
+
 def test_folders_of_modules_by_any_name(tmp_path: Path) -> None:
     """A folder of a clone that goes on sys.path travels as code, however it is called, and the line stays."""
     put(tmp_path, "aug/lib/deep.py", "aug/run.py")

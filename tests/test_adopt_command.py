@@ -122,7 +122,7 @@ def test_requirements_of_others_are_left_alone(project: Path) -> None:
 
 def test_a_guess_is_taken_back(project: Path) -> None:
     """A package that was guessed from an import goes when its module is there; a line that a person wrote stays."""
-    notebook = notebook_of(project, "!pip install einops\nimport coolaug, other_guess")
+    notebook = notebook_of(project, "!pip install einops\nimport einops, coolaug, other_guess")
     adopt.write(adopt.propose(notebook, project))
     file = project / "requirements.in"
     assert "coolaug  # guessed from `import coolaug`\n" in file.read_text()

@@ -24,6 +24,7 @@ _NAMED = re.compile(r"^[A-Za-z0-9][\w.-]*")
 def look(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
     """Yield the imports that lack a package, each with what was done about it."""
     names: set[str] = set()
+    imported = {name for tree in code.trees.values() for node in _imports(tree) for name in _tops(node)}
     for number, tree in code.trees.items():
         for node in _imports(tree):
             for name in _tops(node):
@@ -31,7 +32,7 @@ def look(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
                     names.add(name)
                     text = code.reads[number].source.split("\n")[node.lineno - 1].strip()
                     wish = Wish(kind=Kind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
-                    yield _found(wish, ground, basket)
+                    yield _found(wish, imported, ground, basket)
 
 
 def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
@@ -60,13 +61,22 @@ def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
     wanted = normalized(name)
     if any(each.startswith(f"{wanted}-") for each in ground.image.packages):
         return True
-    named = [line for line in _asked_for(ground, basket) if not shell.is_nameless(line)]
-    asked = {found[0] for line in named if (found := _NAMED.match(line))}
-    guesses = {wanted, *map(normalized, imports.DISTRIBUTIONS.get(name, ()))}
-    if guesses & set(map(normalized, asked)) or any(wanted in normalized(each) for each in asked):
+    if any(_gives(each, name) for each in _named(_asked_for(ground, basket))):
         return True
     inside = [folder for each in (*basket.modules, *basket.packages) for folder in (each, f"{each}/src")]
     return any(_module(ground, f"{folder}/{name}") for folder in inside)
+
+
+def _named(lines: Iterable[str]) -> list[str]:
+    """Return the names of the packages that lines of a requirements file name."""
+    named = (_NAMED.match(line) for line in lines if not shell.is_nameless(line))
+    return list(dict.fromkeys(found[0] for found in named if found))
+
+
+def _gives(package: str, name: str) -> bool:
+    """Whether a package is called so that it brings an import."""
+    known = map(normalized, imports.DISTRIBUTIONS.get(name, ()))
+    return normalized(package) in known or normalized(name) in normalized(package)
 
 
 def _module(ground: Ground, place: str) -> str:
@@ -78,13 +88,13 @@ def _module(ground: Ground, place: str) -> str:
     return ""
 
 
-def _found(wish: Wish, ground: Ground, basket: Basket) -> Found:
+def _found(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket) -> Found:
     for folder in ("", "src/"):
         if module := _module(ground, f"{folder}{wish.target}"):
             basket.modules[module] = None
             return found_of(wish, Became.MODULE, module)
     known = imports.DISTRIBUTIONS.get(wish.target, ())
-    if not known and (found := _unnamed(wish, ground, basket)):
+    if not known and (found := _unnamed(wish, imported, ground, basket)):
         return found
     line = known[0] if known else wish.target.replace("_", "-")
     basket.requirements[line] = None
@@ -105,16 +115,29 @@ def _asked_for(ground: Ground, basket: Basket) -> list[str]:
     return lines
 
 
-def _unnamed(wish: Wish, ground: Ground, basket: Basket) -> Found | None:
-    """Return what an import probably comes from, where repositories are there whose packages nobody names."""
+def _unnamed(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket) -> Found | None:
+    """Return what an import probably comes from: a clone that is missing, or what is installed for no import else."""
     waiting = [folder for folder in basket.clones if folder not in basket.made]
     if waiting:
         folder = places.beside_name(waiting[0])
         first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
         remedy = f"{first}, and adopt again: it may bring '{wish.target}'"
         return found_of(wish, Became.ASKED, wish.target, remedy)
-    nameless = [line for line in _asked_for(ground, basket) if shell.is_nameless(line)]
-    return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}") if nameless else None
+    lines = [line for line in _asked_for(ground, basket) if line not in basket.guesses]
+    nameless = [line for line in lines if shell.is_nameless(line)]
+    if nameless:
+        return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}")
+    idle = [each for each in _named(lines) if not _is_used(each, imported, ground)]
+    remedy = "where it comes with another package, write that into the requirements"
+    return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(idle)}", remedy) if idle else None
+
+
+def _is_used(package: str, imported: Iterable[str], ground: Ground) -> bool:
+    """Whether it is told what a package is for: an import that it is called like, or one that is known."""
+    known = any(normalized(package) in map(normalized, each) for each in imports.DISTRIBUTIONS.values())
+    # what the image has too brings nothing that the image lacks
+    in_image = normalized(package) in ground.image.packages
+    return known or in_image or any(_gives(package, name) for name in imported)
 
 
 def unread(code: Code) -> Iterator[Found]:
