@@ -536,9 +536,10 @@ def test_kaggles_own_trouble_is_exit_4_and_names_again(held: Contest) -> None:
 
 
 def test_trouble_during_the_wait_is_waited_for_too(held: Contest) -> None:
-    """404 at first, 5xx, a lost answer: hours of waiting are not ended by a minute of trouble."""
+    """404 or 403 at first, 5xx, a lost answer: hours of waiting are not ended by a minute of trouble."""
     done = held.submit()
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=404))
+    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=403))
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=503, times=6))
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", lose_answer=True))
     assert held.wait(done.ref).public == "0.50000 (LOCAL)"
@@ -565,6 +566,16 @@ def test_a_number_that_never_shows_is_told(held: Contest) -> None:
     """After the grace, not after hours."""
     with pytest.raises(OutsideError, match="no submission of number 99"):
         dataclasses.replace(held, grace=0.2).wait(99)
+
+
+def test_a_submission_that_stays_forbidden_is_told_in_kaggles_words(held: Contest) -> None:
+    """After the grace: at first it is what Kaggle says of what does not show yet."""
+    done = held.submit()
+    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=403, times=0, message="Not yours"))
+    began = time.monotonic()
+    with pytest.raises(RefusedError, match="Not yours"):
+        dataclasses.replace(held, grace=0.4).wait(done.ref)
+    assert time.monotonic() - began >= 0.4
 
 
 @pytest.mark.parametrize(

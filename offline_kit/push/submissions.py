@@ -296,8 +296,9 @@ def wait(
         says: list[Say] = []
 
         def ended() -> Submission:
-            found = _glance(ref, kaggle)
-            if found is None and time.monotonic() - began > waiting.grace:
+            late = time.monotonic() - began > waiting.grace
+            found = _glance(ref, kaggle, late=late)
+            if found is None and late:
                 raise OutsideError(
                     f"{place} shows no submission of number {ref}",
                     hint="see the list of submissions on the competition's page, then run the same command again",
@@ -320,7 +321,8 @@ def wait(
     return found
 
 
-def _glance(ref: int, kaggle: Kaggle) -> Submission | None:
+def _glance(ref: int, kaggle: Kaggle, *, late: bool) -> Submission | None:
+    """Return a submission as it is now; None where it does not show, which Kaggle may call forbidden at first."""
     try:
         return kaggle.submission(ref)
     except (UnansweredError, UnsentError) as trouble:
@@ -328,6 +330,8 @@ def _glance(ref: int, kaggle: Kaggle) -> Submission | None:
     except RefusedError as no:
         if no.status >= 500 or no.status == 429:
             raise PassingError(no.what, no.after) from no
+        if no.status == 403 and not late:
+            return None
         raise
 
 
