@@ -218,6 +218,21 @@ def test_a_lost_answer_over_an_older_version_is_told_by_its_content(bench: Bench
     assert versions(bench) == [1, 2]
 
 
+def test_a_lost_answer_is_found_where_kaggle_writes_cells_anew(bench: Bench, alice: Client) -> None:
+    """The version right behind the last one is taken for ours: nothing is pushed again."""
+
+    def rewrite(key: tuple[str, ...], _record: dict[str, Any]) -> None:
+        text = json.dumps(notebook("# a line of Kaggle's own\n" + WRITES))
+        (bench.kaggle.kernels.store.place(*key) / "source.txt").write_text(text)
+
+    changed(bench, rewrite)
+    short = ways(bench, dataclasses.replace(EAGER, grace=0.3))
+    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    assert notebooks.push(new(), alice, short).version == 1
+    assert notebooks.push(new(), alice, short).action == "nothing"
+    assert versions(bench) == [1]
+
+
 def test_a_rejected_source_fails_and_its_version_does_not_count(bench: Bench, alice: Client) -> None:
     """Each source is named with its remedy; once it is there, the same command pushes another version."""
     kit = make_kit(bench.folder / "kit")

@@ -20,7 +20,9 @@ def appeared(effect: Effect, new: NewNotebook | None, kaggle: Kaggle, waiting: W
         current = newest.current if newest else 0
         for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
             seen = newest if number == current else kaggle.notebook(effect.target, number)
-            if new is None or (seen and not lacks(new, seen)):
+            # Kaggle may write cells anew: of the version right behind ours, their text says nothing.
+            next_one = number == effect.before + 1
+            if new is None or (seen and all(next_one and each.soft for each in lacks(new, seen))):
                 return number
         return None
 
