@@ -212,7 +212,7 @@ def check_project(config: Config) -> None:
     if not (config.source or any(packed) or any(ran)):
         raise UsageError(
             f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
-            hint="go to the project's folder or name it, or begin one here with 'offline-kit init'",
+            hint="go to the project's folder or name it, or begin one with 'offline-kit init'",
         )
 
 

@@ -1,27 +1,35 @@
-"""Our own words as whoever reads them has to write them: the Kaggle of this command, the tables of this project.
+"""Our own words as whoever reads them has to write them: the Kaggle and the project of this command, its tables.
 
 Messages name commands and tables in their full form, `'offline-kit push'` and `[tool.offline-kit.notebook]`;
 the console, which says all of them, asks here what they are called for this command.
 """
 
 import re
+import shlex
 from typing import Any
 
 _TO = re.compile(r"'offline-kit (push|submit|ship|verify)\b(?![^']*--to )")
+_ABOUT = re.compile(
+    r"'offline-kit (?:build|doctor|init|notebook|push|rehearse|ship|status|submit|verify)\b[^'\n]*(?=')"
+)
 _ON = re.compile(r"('offline-kit [^']*--on )kaggle\b")
 _TABLE = re.compile(r"\[tool\.offline-kit\.([\w.-]+)\]")
-_TOLD = frozenset({"error", "hint", "details", "what", "remedy", "notes", "problem", "problems"})
+_TOLD = frozenset({"error", "hint", "details", "what", "remedy", "notes", "problem", "problems", "newer"})
 """Keys of a JSON object whose values are sentences of ours; all others are data."""
 
 
 class Words:
     """How one command words what it says; changed while the command learns what it is about."""
 
-    def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False) -> None:
-        """`local` as --to local, `at` as --at; `on_top` for tables at the top of an offline-kit.toml."""
+    def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False, project: str = "") -> None:
+        """`local` as --to local, `at` as --at; `on_top` for tables at the top of an offline-kit.toml.
+
+        `project` as the command was given it; empty where commands without it are about the same one.
+        """
         self.local = local
         self.at = at
         self.on_top = on_top
+        self.project = project
 
     def __call__(self, text: str) -> str:
         """Return a text of ours as this command's user has to read it."""
@@ -29,6 +37,10 @@ class Words:
             target = f"--to local --at {self.at}" if self.at else "--to local"
             text = _TO.sub(lambda found: f"{found[0]} {target}", text)
             text = _ON.sub(r"\1local", text)
+        if self.project:
+            plain = shlex.quote(self.project) == self.project
+            named = self.project if plain else f'"{self.project}"'  # the command stands in single quotes
+            text = _ABOUT.sub(lambda found: f"{found[0]} {named}", text)
         if self.on_top:
             text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")
         return text

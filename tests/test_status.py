@@ -87,7 +87,7 @@ def test_a_damaged_kit_is_not_rehearsed(project: Path) -> None:
     (project / "dist/offline-kit/dataset/code/predict.py").unlink()
     done = run(project, "rehearse", "--no-build")
     told = json.loads(done.stdout)
-    assert (done.returncode, told["hint"]) == (1, "build it again with 'offline-kit build'")
+    assert (done.returncode, told["hint"]) == (1, f"build it again with 'offline-kit build {project}'")
     assert told["details"] == ["'code/predict.py' is missing"]
 
 

@@ -313,7 +313,8 @@ def test_the_command_tells_and_its_exit_code_too(bench: Bench) -> None:
     assert process.returncode == 1, err
     told = json.loads(out)
     assert told["details"] == ["'local/plant-kit': 'packages/a.whl' has 6 bytes, not 7"]
-    assert f"'offline-kit push --to local --at {bench.server.url} --resend'" in told["hint"]
+    about = f"--to local --at {bench.server.url} --resend {bench.folder / 'project'}"
+    assert f"'offline-kit push {about}'" in told["hint"]
     assert told["parts"][0]["version"] == 1
     assert "'packages/a.whl' has 6 bytes" in err
 

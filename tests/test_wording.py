@@ -23,6 +23,11 @@ AT = "http://127.0.0.1:8642"
         (Words(local=True), "'offline-kit build --on kaggle'", "'offline-kit build --on local'"),
         (Words(local=True), "'offline-kit build'", "'offline-kit build'"),
         (Words(local=True), "'offline-kit pushed'", "'offline-kit pushed'"),
+        (Words(project="a/b"), "run 'offline-kit rehearse': it", "run 'offline-kit rehearse a/b': it"),
+        (Words(project="a b"), "'offline-kit build --upgrade'", "'offline-kit build --upgrade \"a b\"'"),
+        (Words(project="a", local=True), "'offline-kit ship'", "'offline-kit ship --to local a'"),
+        (Words(project="a"), "'offline-kit image list'", "'offline-kit image list'"),
+        (Words(project="a"), "'offline-kit cache prune'", "'offline-kit cache prune'"),
         (Words(on_top=True), "in [tool.offline-kit.notebook.params]", "in [notebook.params]"),
         (Words(on_top=True), "[[tool.offline-kit.notebook.models]]", "[[notebook.models]]"),
         (Words(on_top=True), "set it in [tool.offline-kit]", "set it in offline-kit.toml"),
@@ -65,3 +70,20 @@ def test_an_error_names_the_table_as_it_is_written(
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert f" {table} unknown key 'templte'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "said"), [(("p",), "'offline-kit build p'"), ((".",), "'offline-kit build'"), ((), "'offline-kit build'")]
+)  # fmt: skip
+def test_the_project_of_a_command_is_in_the_next_one(
+    tmp_path: Path, given: tuple[str, ...], said: str
+) -> None:
+    """What `status` and errors say to run is about the project that they are about, wherever one stands."""
+    (tmp_path / "p").mkdir()
+    for place in (tmp_path, tmp_path / "p"):
+        (place / "offline-kit.toml").write_text('dataset = "kit"\n')
+    for command, code in (("status", 0), ("notebook", 1)):
+        words = [sys.executable, "-m", "offline_kit", command, *given]
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert f"make one with {said}" in (done.stderr if code else done.stdout)

@@ -162,7 +162,8 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
             there: tuple[whereabouts.Whereabouts, ...] = (whereabouts.look(port, found.kit),)
     else:
         there = whereabouts.remembered(config)
-    console.lines([*summary.status_lines(found, newer), *summary_kaggle.whereabouts_lines(there, found.kit)])
+    lines = [*summary.status_lines(found, newer), *summary_kaggle.whereabouts_lines(there, found.kit)]
+    console.lines([console.words(line) for line in lines])
     console.result(summary.status_facts(found, newer) | {"there": summary_kaggle.whereabouts_facts(there)})
     if found.problems:
         sys.exit(Exit.PROJECT)

@@ -43,10 +43,11 @@ def _words() -> Words:
 
 
 def _tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
-    """Have the command's words name the tables as the project's file does."""
+    """Have the command's words name the tables as the project's file does, and the project as it was given."""
     from offline_kit import config
 
     _words().on_top = config.on_top(project)
+    _words().project = "" if project.absolute() == Path.cwd() else str(project)
     return project
 
 
