@@ -190,6 +190,17 @@ def test_safetensors_keep_the_hyper_parameters(tmp_path: Path) -> None:
     assert torch.equal(predictions(tensors), predictions(model.state_dict()))
 
 
+def test_sizes_that_read_the_same_are_left_out(tmp_path: Path) -> None:
+    """Nothing is saved then; what else happened to the file is said."""
+    torch.save({"state_dict": {"a": torch.zeros(2_500_000)}, "epoch": 3}, tmp_path / "best.pt")
+    (finding,) = light(tmp_path / "best.pt", weights_format="safetensors").findings
+    assert finding.what.startswith("travels as safetensors")
+    assert "instead of" not in finding.what
+    torch.save({"state_dict": {"a": torch.zeros(2_500_000)}}, tmp_path / "half.pt")
+    (finding,) = light(tmp_path / "half.pt", precision="half").findings
+    assert finding.what.startswith("travels with 5.0 MB instead of 10.0 MB: 1 tensors in half precision")
+
+
 def test_the_notebook_reads_such_a_file(tmp_path: Path) -> None:
     """Where safetensors is installed, its own reader gives the same tensors."""
     pytest.importorskip("safetensors")

@@ -202,11 +202,13 @@ def _saved(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Findi
     parts += [f"without {', '.join(map(str, lost))}, which safetensors cannot hold"] * bool(lost)
     rounded = "the old ones rounded, so predictions change by that much, and none was compared"
     proven = rounded if record["halved"] else "bit for bit the same"
+    before, after = human_size(old.size), human_size(new.size)
+    sizes = f"with {after} instead of {before}{': ' * bool(parts)}" if before != after else ""
+    how = f"{sizes}{', '.join(parts)}" or "written anew"
     return Finding(
         severity=Severity.WARN if lost else Severity.NOTE,
         about=old.original,
-        what=f"travels with {human_size(new.size)} instead of {human_size(old.size)}"
-        f"{': ' * bool(parts)}{', '.join(parts)}; its {record['tensors']} tensors are {proven}",
+        what=f"travels {how}; its {record['tensors']} tensors are {proven}",
         remedy="give what the model is made from in [tool.offline-kit.notebook.params]" if lost else "",
     )
 
