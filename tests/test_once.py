@@ -73,3 +73,20 @@ def test_what_an_earlier_run_left_open_is_settled_once(tmp_path: Path) -> None:
         assert settled(journal, "a/kit", lambda _, found=found: found, SILENT) == found  # type: ignore[misc]
         assert phases(journal)[-1] is end
         assert journal.open("a/kit") is None
+
+
+def test_what_was_answered_and_does_not_show_yet_is_not_given_up(tmp_path: Path) -> None:
+    """While it is young it stays open, and the user is told to wait; later it counts as lost."""
+    journal = Journal(tmp_path / "j")
+    for phase in (Phase.BEGUN, Phase.ANSWERED):
+        journal.write(EFFECT, phase)
+    with pytest.raises(OutsideError, match="took the push of 'a/kit', and does not show it yet") as caught:
+        settled(journal, "a/kit", lambda _: None, SILENT, processing=60)
+    assert "later" in caught.value.hint
+    assert journal.open("a/kit")
+    assert settled(journal, "a/kit", lambda _: 4, SILENT, processing=60) == 4
+    for phase in (Phase.BEGUN, Phase.ANSWERED):
+        journal.write(EFFECT, phase)
+    assert settled(journal, "a/kit", lambda _: None, SILENT, processing=0) is None
+    journal.write(EFFECT, Phase.BEGUN)  # nobody said yes
+    assert settled(journal, "a/kit", lambda _: None, SILENT, processing=60) is None

@@ -120,6 +120,20 @@ def test_what_a_cut_run_sent_may_be_listed_late(bench: Bench, alice: Client, tmp
     assert (done.action, done.version) == (Action.NOTHING, 1)
 
 
+def test_what_kaggle_took_and_shows_late_is_not_sent_twice(tmp_path: Path) -> None:
+    """Longer than the grace after its yes: the next run tells so, and the one after finds it."""
+    kit = make_kit(tmp_path / "kit")
+    with serving(tmp_path, dataclasses.replace(HASTY, visible_after=3.0)) as bench, client(bench) as alice:
+        impatient = ways(bench, dataclasses.replace(SHORT, grace=0.2, processing=0.2))
+        with pytest.raises(OutsideError):
+            pushing.push(kit, datasets(kit), alice, impatient)
+        with pytest.raises(OutsideError, match="took the push of 'alice/plant-kit'") as caught:
+            pushing.push(kit, datasets(kit), alice, ways(bench, dataclasses.replace(SHORT, grace=0.2)))
+        assert caught.value.exit_code == 4
+        assert pushing.push(kit, datasets(kit), alice, ways(bench, dataclasses.replace(EAGER, grace=9)))
+        assert versions(bench) == [1]
+
+
 def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> None:
     """Also where it has no number then: the failure is told at once, and the next push adds a version."""
     kit = make_kit(tmp_path / "kit")

@@ -145,7 +145,10 @@ def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> bool:
         ways.uploader(kaggle, ref).forget()
         return True
 
-    return settled(ways.journal, ref, appeared, report) is not None
+    # A version that failed may never show.
+    failed = ways.journal.open(ref) is not None and kaggle.status(ref) in dataset_remote.BAD
+    patience = 0.0 if failed else ways.waiting.processing
+    return settled(ways.journal, ref, appeared, report, processing=patience) is not None
 
 
 def _arrived(

@@ -212,7 +212,7 @@ def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
         ways.uploader(kaggle, ref, kind="MODEL").forget()
         return True
 
-    settled(ways.journal, _target(ref), appeared, report)
+    settled(ways.journal, _target(ref), appeared, report, processing=ways.waiting.processing)
 
 
 def _appeared(effect: Effect, ref: str, kaggle: Kaggle, ways: Ways) -> bool:

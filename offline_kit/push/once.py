@@ -1,8 +1,10 @@
 """Doing once what cannot be asked back: written down before, looked for where its answer is lost."""
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from offline_kit.errors import OutsideError
 from offline_kit.kaggle_gateway.nouns import RefusedError, UnansweredError, UnsentError
 from offline_kit.push.journal import Effect, Journal, Phase
 from offline_kit.report import Reporter
@@ -44,11 +46,17 @@ def once(
 
 
 def settled(
-    journal: Journal, target: str, appeared: Callable[[Effect], _T | None], report: Reporter
+    journal: Journal,
+    target: str,
+    appeared: Callable[[Effect], _T | None],
+    report: Reporter,
+    *,
+    processing: float = 0.0,
 ) -> _T | None:
     """Return what `appeared` finds of the effect that an earlier run left open; None where there is none.
 
-    How it ended is in the journal then.
+    How it ended is in the journal then. Raises OutsideError where Kaggle said yes less than `processing`
+    seconds ago and still shows nothing: it may come yet.
     """
     entry = journal.open(target)
     if entry is None:
@@ -56,5 +64,10 @@ def settled(
     name = target.rpartition(":")[2]
     report.note(f"an earlier push of '{name}' was interrupted; looking what became of it")
     found = appeared(entry.effect)
+    if found is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
+        raise OutsideError(
+            f"Kaggle took the push of '{name}', and does not show it yet",
+            hint="run the same command again later: it looks for it first, and nothing is sent twice",
+        )
     journal.write(entry.effect, Phase.LOST if found is None else Phase.DONE)
     return found
