@@ -148,6 +148,17 @@ def test_a_refusal_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
     assert made(bench)[0] == 1
 
 
+def test_tokens_that_kaggle_refuses_are_not_used_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The next run sends the files again."""
+    bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="Blob token is invalid"))
+    kit = make_kit(tmp_path / "kit", split=True)
+    with pytest.raises(OutsideError, match="Blob token is invalid"):
+        pushed(bench, kit, alice)
+    sent = len(bench.server.traffic.ended("/StartBlobUpload"))
+    assert pushed(bench, kit, alice).source == f"{REF}/1"
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 * sent
+
+
 def test_a_public_model_is_never_written_to(bench: Bench, alice: Client, tmp_path: Path) -> None:
     """Everybody would see the checkpoints; --public allows it."""
     bench.rpc(

@@ -134,6 +134,23 @@ def test_what_kaggle_took_and_shows_late_is_not_sent_twice(tmp_path: Path) -> No
         assert versions(bench) == [1]
 
 
+def test_tokens_that_kaggle_refuses_are_not_used_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """The next run sends the files again; after another refusal it does not."""
+    kit = make_kit(tmp_path / "kit")
+    refusals = ("Title is too short", "Blob token is invalid")
+    for message in refusals:
+        bench.kaggle.faults.add(Fault(on="CreateDataset", status=400, message=message))
+    sent = []
+    for message in refusals:
+        with pytest.raises(OutsideError, match=message) as caught:
+            pushed(bench, kit, alice)
+        sent.append(len(bench.server.traffic.ended("/StartBlobUpload")))
+    assert "sends the files once more" in caught.value.hint
+    assert sent[0] == sent[1]
+    assert pushed(bench, kit, alice)[0].version == 1
+    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 * sent[0]
+
+
 def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> None:
     """Also where it has no number then: the failure is told at once, and the next push adds a version."""
     kit = make_kit(tmp_path / "kit")

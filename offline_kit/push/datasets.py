@@ -123,15 +123,15 @@ def _send(part: PartPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> Effec
     new = NewVersion(ref=part.ref, title=part.title, notes=part.notes, tokens=tokens)
     effect = Effect(action=part.action.value, target=part.ref, before=part.before, content=part.part.id)
     send = kaggle.create if part.action is Action.CREATE else kaggle.add_version
-    once(
-        ways.journal,
-        effect,
-        lambda: send(new),
-        lambda: "" if dataset_remote.appeared(kaggle, effect, ways.waiting) else None,
-        f"the new version of '{part.ref}'",
-        report,
-    )
-    uploader.forget()
+    with sending.spending(uploader):
+        once(
+            ways.journal,
+            effect,
+            lambda: send(new),
+            lambda: "" if dataset_remote.appeared(kaggle, effect, ways.waiting) else None,
+            f"the new version of '{part.ref}'",
+            report,
+        )
     return effect
 
 

@@ -167,15 +167,15 @@ def _send(found: ModelPlan, kaggle: Kaggle, ways: Ways, wishes: Wishes, report: 
     action = VERSION if found.before else VARIATION
     effect = Effect(action=action, target=_target(ref), before=found.before, content=part.id)
     send = kaggle.add_model_version if found.before else kaggle.create_variation
-    once(
-        ways.journal,
-        effect,
-        lambda: send(new),
-        lambda: "" if _appeared(effect, ref, kaggle, ways) else None,
-        f"the new version of '{ref}'",
-        report,
-    )
-    uploader.forget()
+    with sending.spending(uploader):
+        once(
+            ways.journal,
+            effect,
+            lambda: send(new),
+            lambda: "" if _appeared(effect, ref, kaggle, ways) else None,
+            f"the new version of '{ref}'",
+            report,
+        )
     version = _until_there(found, kaggle, ways, report)
     ways.journal.write(effect, Phase.DONE)
     model = kaggle.model(_model(ref))

@@ -1,12 +1,16 @@
 """The files of a part on their way: all at once, and stopped all at once."""
 
+import re
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from offline_kit import manifest
 from offline_kit.errors import ProjectError
 from offline_kit.files import sha256_of
+from offline_kit.kaggle_gateway.nouns import RefusedError
 from offline_kit.kaggle_gateway.uploads import Upload, Uploader
 from offline_kit.kaggle_names import MARKER
 from offline_kit.model import Part
@@ -15,6 +19,27 @@ from offline_kit.report import SILENT, Advance, Reporter
 
 THREADS = 16
 """Uploads at once: small files are slow one after the other, by the way of each request."""
+
+_ITS_TOKENS = re.compile(r"\b(token|blob)", re.IGNORECASE)
+_NOT_THEM = frozenset({401, 403, 429})
+"""Statuses of credentials, which are tokens too, and of haste."""
+
+
+@contextmanager
+def spending(uploader: Uploader) -> Iterator[None]:
+    """Make something of uploads in the block: they are forgotten where it succeeds.
+
+    So they are where Kaggle refuses them: the next run sends the files again, instead of being refused again.
+    """
+    try:
+        yield
+    except RefusedError as no:
+        if no.status >= 500 or no.status in _NOT_THEM or not _ITS_TOKENS.search(no.what):
+            raise
+        uploader.forget()
+        hint = "run the same command again: it sends the files once more"
+        raise RefusedError(no.what, hint=hint, status=no.status, after=no.after) from no
+    uploader.forget()
 
 
 def uploads(part: Part, folder: Path) -> tuple[Upload, ...]:
