@@ -15,7 +15,7 @@ from offline_kit.runtime.kit_ensemble import Member, Prediction, predict_all
 from offline_kit.runtime.kit_postprocess import for_sample, label_list, to_rows
 from offline_kit.runtime.kit_preprocess import Preprocessing, labels_of, load_file
 from offline_kit.runtime.kit_runtime import KitError
-from offline_kit.runtime.kit_tasks import Batch, Sample
+from offline_kit.runtime.kit_tasks import Batch, Sample, read_sample
 
 SHARES = st.floats(0, 1, width=32)
 
@@ -95,6 +95,37 @@ def test_argmax_of_one_column_is_its_threshold() -> None:
     """A single probability is one of two classes."""
     assert rows([[0.4], [0.6]], ["label"], "argmax", classes=["no", "yes"])["label"] == ["no", "yes"]
     assert rows([[0.4], [0.6]], ["label"], "argmax")["label"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "classes", "written"),
+    [
+        (["0", "0"], [0.0, 1.0], ["0", "1"]),
+        (["0", "-3"], [False, True], ["0", "1"]),
+        (["0"], list(np.array([1.0, 2.0])), ["1", "2"]),
+        (["0.0"], [0, 1], ["0.0", "1.0"]),
+        (["False", "True"], [0, 1], ["False", "True"]),
+        (["False"], [False, True], ["False", "True"]),
+        (["False"], [1, 2], ["1", "2"]),
+        (["0"], ["0.0", "1.0"], ["0.0", "1.0"]),
+        (["0"], [0.5, 1.0], ["0.5", "1.0"]),
+        (["0.5"], [0, 1], ["0", "1"]),
+        (["no"], [0, 1], ["0", "1"]),
+        ([], [0.0, 1.0], ["0.0", "1.0"]),
+    ],
+)
+@pytest.mark.parametrize("word", ["argmax", "threshold:0.5"])
+def test_numbers_that_name_classes_are_written_as_in_the_sample(
+    tmp_path: Path, word: str, cells: list[str], classes: list[Any], written: list[str]
+) -> None:
+    """A model that learnt from 0.0 and 1.0, or from truths, answers 0 and 1 where the sample does; words stay."""
+    lines = [f"r{number},{cell}" for number, cell in enumerate(cells)]
+    (tmp_path / "sample_submission.csv").write_text("\n".join(["id,label", *lines, ""]))
+    sample = read_sample(tmp_path)
+    values = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
+    made = to_rows(Prediction(["r0", "r1"], values, classes), sample, word)
+    assert made.to_csv(index=False).split() == ["id,label", f"r0,{written[0]}", f"r1,{written[1]}"]
+    assert sample.ids == [f"r{number}" for number in range(len(cells))]
 
 
 @given(arrays.arrays(np.float32, (4, 2), elements=SHARES), st.sampled_from([0.25, 0.5, 0.75]))

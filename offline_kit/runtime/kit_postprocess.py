@@ -146,8 +146,25 @@ def _argmax(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, sa
     if values.shape[1] == 1:
         return _threshold(values, names, sample, [0.5], say)
     _one_target(sample, "argmax")
-    labels = _named(names, values.shape[1])
+    labels = _written(_named(names, values.shape[1]), sample)
     return [[labels[place] for place in values.argmax(axis=1)]]
+
+
+def _written(names: Sequence[Any], sample: Sample) -> list[Any]:
+    # Names that are whole numbers, as the sample writes its own: 0.0 and False are its "0", 1 is its "True".
+    try:
+        plain = [float("" if isinstance(name, str) else name) for name in names]
+    except (TypeError, ValueError):
+        return list(names)
+    cells = sample.answers
+    if not cells or not all(each.is_integer() for each in plain):
+        return list(names)
+    if cells <= {"False", "True"}:
+        return [bool(each) for each in plain] if {*plain} <= {0, 1} else list(names)
+    if all(each.lstrip("-").isdecimal() for each in cells):
+        return [int(each) for each in plain]
+    whole = all(each.endswith(".0") and each[:-2].lstrip("-").isdecimal() for each in cells)
+    return plain if whole else list(names)
 
 
 def _threshold(
@@ -155,7 +172,8 @@ def _threshold(
 ) -> list[Any]:
     chosen = [column > numbers[0] for column in _plain(values, (), sample, (), lambda _text: None)]
     if len(chosen) == 1 and len(names) == 2:
-        return [[names[bool(each)] for each in chosen[0]]]
+        both = _written(names, sample)
+        return [[both[bool(each)] for each in chosen[0]]]
     order = _places(names, sample.targets, say)
     return [chosen[place].astype(int) for place in order]
 

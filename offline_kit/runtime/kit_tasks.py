@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.runtime.kit_runtime import KitError, Say
-from offline_kit.runtime.kit_submission import find_sample
+from offline_kit.runtime.kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
 ROWS, TEXTS = 65536, 256
@@ -29,6 +29,8 @@ class Sample:
     """Its header: the id column first."""
     ids: list[str]
     """Its ids, as they are written."""
+    answers: frozenset[str] = frozenset()
+    """What its first rows hold in the first column to fill, as it is written."""
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -57,12 +59,13 @@ def read_sample(root: Path | None) -> Sample:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         reader = csv.reader(stream)
         header = next(reader, [])
-        ids = [row[0] for row in reader if row]
+        first = [row for row in islice(reader, LOOKED) if row]
+        ids = [row[0] for row in first] + [row[0] for row in reader if row]
     if len(header) < 2:
         raise KitError(
             f"'{path.name}' has no column beside the ids", hint="write a `function` for this competition"
         )
-    return Sample(path, tuple(header), ids)
+    return Sample(path, tuple(header), ids, frozenset(row[1] for row in first if len(row) > 1))
 
 
 @dataclass
