@@ -11,6 +11,10 @@ from dataclasses import dataclass, replace
 from offline_kit.errors import OfflineKitError
 
 
+def nobody(_seconds: float) -> None:
+    """Listen to nothing."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """How long to go on asking a far side that is in trouble."""
@@ -27,6 +31,8 @@ class Patience:
     """Seconds after which no further attempt is made, unless there was progress since the last."""
     sleep: Callable[[float], None] = time.sleep
     """Waits."""
+    tell: Callable[[float], None] = nobody
+    """Hears of each wait before it, in seconds."""
 
     def slower(self) -> "Patience":
         """Return the patience with a far side that asks for fewer requests: minutes, and as long as it says."""
@@ -108,7 +114,7 @@ def attempts(
         if failed >= patience.attempts or late:
             raise give_up(trouble) from trouble
         asked = trouble.after if isinstance(trouble, PassingError) else None
-        _pause(_wait(asked, failed, patience), patience.sleep)
+        _pause(_wait(asked, failed, patience), patience)
 
 
 class Turns:
@@ -132,14 +138,15 @@ class Turns:
     def turn(self, patience: Patience) -> Iterator[None]:
         """Wait until nobody else works and the pause is over; raises StoppedError."""
         with self._turn:
-            _pause(max(0.0, self._until - time.monotonic()), patience.sleep)
+            _pause(max(0.0, self._until - time.monotonic()), patience)
             yield
 
 
-def _pause(seconds: float, sleep: Callable[[float], None]) -> None:
+def _pause(seconds: float, patience: Patience) -> None:
+    patience.tell(seconds)
     stop = _STOP.get()
     if stop is None:
-        sleep(seconds)
+        patience.sleep(seconds)
     elif stop.wait(seconds):
         raise StoppedError
 

@@ -16,6 +16,7 @@ from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.manifest import lying, verify
 from offline_kit.model import Kit, Part
+from offline_kit.patience import PATIENT
 from offline_kit.push import datasets, models, notebooks, outputs, queued, runs
 from offline_kit.push.dataset_plan import MODEST, Action, PushPlan, Wishes
 from offline_kit.push.datasets import Pushed
@@ -33,6 +34,7 @@ LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
 """Variable that holds the address of a running local Kaggle."""
 
 
+_WORTH_TELLING = 2.0  # seconds of a wait that Kaggle asks for
 LEDGER = "submissions.jsonl"
 LAST_PUSH, LAST_RUN = "last-push", "last-run"
 """What the memory calls the newest push of data and the newest run."""
@@ -150,12 +152,17 @@ def _served(project: Path | None, *, current: bool) -> Iterator[str]:
 
 
 @contextmanager
-def port(config: Config, there: Where) -> Iterator[Port]:
+def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Port]:
     """Log in; raises NotLoggedInError with the accepted sources of credentials.
 
     A local Kaggle that does not answer to what is done in the block is an OutsideError with its address.
     """
-    with _named(there), Client(there) as kaggle:
+
+    def told(seconds: float) -> None:
+        if seconds >= _WORTH_TELLING:
+            report.note(f"Kaggle asks for patience (429): waiting {seconds:.0f} s")
+
+    with _named(there), Client(there, patience=replace(PATIENT, tell=told)) as kaggle:
         account = kaggle.account()
         state = _state(config, there, account.username)
         try:

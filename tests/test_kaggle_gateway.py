@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from listener import Listener
 from local_kaggle_case import SLUG, Bench, serving
 
+from offline_kit import config, shipping
 from offline_kit.errors import OutsideError, UsageError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_gateway.nouns import (
@@ -148,6 +150,31 @@ def test_an_effect_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: C
         alice.create(new(bench, alice, {"a.txt": b"1"}))
     assert len(bench.server.traffic.ended("/CreateDataset")) == 1
     bench.ready()
+
+
+def test_waits_that_kaggle_asks_for_are_told(bench: Bench) -> None:
+    """They may take minutes; a short trouble of its own is none of them."""
+    waits: list[float] = []
+    with client_of(bench, patience=Patience(sleep=lambda _: None, tell=waits.append)) as client:
+        bench.kaggle.faults.add(Fault(on="GetDataset", status=503, times=2))
+        assert client.dataset(SLUG) is None
+        assert waits == []
+        bench.kaggle.faults.add(Fault(on="GetDataset", status=429, times=2, retry_after=30))
+        assert client.dataset(SLUG) is None
+    assert [round(wait) for wait in waits if wait] == [30, 30]
+
+
+def test_the_user_hears_of_a_wait_that_kaggle_asks_for(bench: Bench, tmp_path: Path) -> None:
+    """Silence of minutes would look like a hanging command."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[project]\nname = "plant"\nversion = "1"\n')
+    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
+    listener = Listener()
+    with shipping.port(config.load(project, {}), where, listener) as port:
+        bench.kaggle.faults.add(Fault(on="GetDataset", status=429, retry_after=2.4))
+        assert port.kaggle.dataset(SLUG) is None
+    assert "Kaggle asks for patience (429): waiting 2 s" in listener.notes
 
 
 def test_an_effect_is_sent_again_after_429(bench: Bench, alice: Client) -> None:

@@ -41,7 +41,7 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     config = load_config(project, {**dict.fromkeys(NOTEBOOK_FLAGS), **flags})
     kit = pipeline.kit_of(config)
     scope = verifying.Scope(deep=deep, notebook=not no_notebook)
-    with shipping.where(to, at, console) as there, shipping.port(config, there) as port:
+    with shipping.where(to, at, console) as there, shipping.port(config, there, console) as port:
         places = (port.datasets(kit), port.kaggle, scope, console, port.elsewhere(kit))
         found = verifying.verify(kit, *places)
     summary_compare.show_verification(found, console)

@@ -234,6 +234,6 @@ def port_of(
 
     with (
         shipping.where(to, at, console, project=config.project, current=current) as there,
-        shipping.port(config, there) as port,
+        shipping.port(config, there, console) as port,
     ):
         yield port

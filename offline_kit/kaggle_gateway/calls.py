@@ -6,6 +6,7 @@ UnansweredError looks what became of it before sending it again.
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 from offline_kit.errors import OfflineKitError, OutsideError
 from offline_kit.kaggle_gateway.nouns import UNKNOWN, RefusedError, UnansweredError, UnsentError
 from offline_kit.kaggle_gateway.session import Session, refusal
-from offline_kit.patience import PATIENT, PassingError, Patience, Turns, attempts
+from offline_kit.patience import PATIENT, PassingError, Patience, Turns, attempts, nobody
 
 READ_SECONDS = 60.0
 EFFECT_SECONDS = 300.0
@@ -39,9 +40,13 @@ class Calls:
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:
-        """Give a read `seconds`, and a page of a listing `page` things."""
+        """Give a read `seconds`, and a page of a listing `page` things.
+
+        `patience` tells of those waits alone for which Kaggle asks (429): they may take many minutes.
+        """
         self.session = session
-        self._patience = patience
+        self._patience = replace(patience, tell=nobody)
+        self._slower = patience.slower()
         self._turns = Turns()
         self._seconds = seconds
         self._page = page
@@ -131,11 +136,9 @@ class Calls:
             except RefusedError as no:
                 if not _busy(no) or not may_pass(no):
                     raise
-                self._turns.slow_down(no.after, self._patience.slower())
-        with self._turns.turn(self._patience):
-            return self._tried(
-                at_once, lambda error: _busy(error) and may_pass(error), self._patience.slower()
-            )
+                self._turns.slow_down(no.after, self._slower)
+        with self._turns.turn(self._slower):
+            return self._tried(at_once, lambda error: _busy(error) and may_pass(error), self._slower)
 
     def _tried(
         self,
