@@ -237,7 +237,9 @@ def _package_names(kit: Kit) -> list[str]:
     for part in kit.parts:
         for entry in part.entries:
             if entry.role in (Role.WHEEL, Role.SDIST):
-                name, version, *_ = entry.original.rpartition("/")[2].split("-")
+                name, version, *_ = (*entry.original.rpartition("/")[2].split("-"), "")
+                if not version:
+                    continue  # a name without a version says nothing
                 names.add(
                     f"{name.replace('_', '-').lower()} {version.removesuffix('.tar.gz').removesuffix('.zip')}"
                 )

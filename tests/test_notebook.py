@@ -98,6 +98,17 @@ def test_the_title_cell_says_what_it_is(kit: Kit, tmp_path: Path) -> None:
     assert "`epoch=4.ckpt` (1.5 kB)" in text
 
 
+def test_a_wheel_whose_name_has_no_version_is_not_among_the_packages(kit: Kit, tmp_path: Path) -> None:
+    """Its notebook is written all the same."""
+    (part,) = kit.parts
+    wheel = next(entry for entry in part.entries if entry.role is Role.WHEEL)
+    entries = (*part.entries, dataclasses.replace(wheel, original="packages/plain.whl"))
+    odd = dataclasses.replace(kit, parts=(dataclasses.replace(part, entries=entries),))
+    text = "".join(json.loads(render(odd, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
+    assert "alpha 1.0+cu1, fromsource 2.0" in text
+    assert "plain" not in text
+
+
 def test_notebooks_look_cared_for(kit: Kit, tmp_path: Path) -> None:
     """ruff finds nothing to format, and nothing wrong but imports that cells repeat."""
     settings = dataclasses.replace(
