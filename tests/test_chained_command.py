@@ -85,6 +85,7 @@ def output(here: Yard, version: int = 1) -> Path:
     )
 
 
+@pytest.mark.slow
 def test_what_was_made_there_is_shown_and_verified(here: Yard) -> None:
     """The notebook's output counts as a part: its version, that it is private, every wheel by name, size and bytes."""
     built = here.run("build", *on(here)).good().err

@@ -337,6 +337,7 @@ def test_progress_says_how_far_it_is() -> None:
     assert said[0].startswith("fold 0: 3 rows in ")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     """A table of forty batches takes little more memory at its peak than one of four."""

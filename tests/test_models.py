@@ -263,6 +263,7 @@ def pinned(here: Yard, version: int) -> list[str]:
     return list(record["modelDataSources"])
 
 
+@pytest.mark.slow
 def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
     """To the score: the code is a dataset, the checkpoint a model at a pinned version; then nothing again."""
     first = here.ship("--json").good().facts
@@ -290,6 +291,7 @@ def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
     assert here.datasets("local/small-kit-code") == [1]
 
 
+@pytest.mark.slow
 def test_the_pinned_version_is_shown_and_verified(here: Yard) -> None:
     """`status` and `verify` look at the version that the notebook is pinned to, whatever came after it."""
     here.run("build").good()

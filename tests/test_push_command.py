@@ -90,6 +90,7 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     assert "nothing to upload" in again.stderr
 
 
+@pytest.mark.slow
 def test_data_is_not_changed_where_kaggle_does_not_tell_what_waits_for_it(bench: Bench) -> None:
     """A list of submissions that does not come is no empty one; one that is refused is."""
     assert push(bench, *local(bench)).returncode == 0

@@ -162,6 +162,7 @@ def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> 
         assert (facts["parts"][0]["action"], facts["submission"]["already"]) == ("nothing", 1001)
 
 
+@pytest.mark.slow
 def test_a_dry_run_after_a_change_answers_nothing_for_the_old_kit(tmp_path: Path, built: Path) -> None:
     """What changed is named; of the kit that lies there neither rehearsal, push nor submission is told as done."""
     with yard(tmp_path, built) as here:

@@ -41,6 +41,7 @@ def test_the_kind_of_a_checkpoint_is_its_format_or_its_framework(project: Path) 
     assert kinds == {"booster.txt": "LightGBM", "notes.bin": "other"}, said
 
 
+@pytest.mark.slow
 def test_a_damaged_kit_is_a_problem_for_a_script_too(project: Path) -> None:
     """No kit yet is no problem, a whole one neither; a changed file is, in the exit code as well."""
     before = run(project, "status")

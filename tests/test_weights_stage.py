@@ -178,6 +178,7 @@ weights_only = false
 """
 
 
+@pytest.mark.slow
 def test_slim_knows_the_classes_of_the_training_script(project: Path) -> None:
     """What `main_from` defines is there while a checkpoint is made light, and is written under `__main__` again."""
     pytest.importorskip("torch")

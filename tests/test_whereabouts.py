@@ -93,6 +93,7 @@ def test_looked_at_now(here: Yard) -> None:
     assert "complete: 0.50000 (LOCAL)" in here.run("status").good().out, "it is remembered"
 
 
+@pytest.mark.slow
 def test_a_failed_run_stays_to_be_read(here: Yard) -> None:
     """What was wrong and what to do stand in the status, until a run goes well."""
     here.bench.kaggle.faults.add(Fault(on="RUN", fail="Notebook Out of Memory"))
@@ -108,6 +109,7 @@ def test_a_failed_run_stays_to_be_read(here: Yard) -> None:
     assert "failed: " not in here.run("status").good().out
 
 
+@pytest.mark.slow
 def test_trouble_on_the_way_is_exit_4(here: Yard) -> None:
     """What was seen last can still be told, and is not mistaken for what is."""
     here.push().good()
