@@ -2,10 +2,18 @@
 
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from offline_kit import interpreters
+
+if TYPE_CHECKING:
+    from local_kaggle_case import Bench
+
+    from offline_kit.kaggle_gateway.client import Client
 
 # A run in the background of a script (`.ci/run &`) begins with ^C ignored, and hands that on to the processes that
 # the tests start and interrupt. A handler of our own is not handed on: they begin with the system's.
@@ -21,3 +29,21 @@ def python_313() -> None:
     """Skip where the image's Python is not on this machine: a rehearsal at fidelity `matching` needs it."""
     if interpreters.find("3.13", os.environ) is None:
         pytest.skip("no Python 3.13 on this machine; `uv python install 3.13` brings one")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> "Iterator[Bench]":
+    """A local Kaggle with alice and bob; a file that wants another one has a fixture of its own."""
+    from local_kaggle_case import serving
+
+    with serving(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def alice(bench: "Bench") -> "Iterator[Client]":
+    """Alice's client."""
+    from push_case import client
+
+    with client(bench) as mine:
+        yield mine

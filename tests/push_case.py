@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from local_kaggle_case import Bench
 
@@ -22,6 +23,7 @@ from offline_kit.push.ways import Ways
 from offline_kit.report import SILENT, Reporter
 
 PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
+"""Another Python to run the same tests with the version of the client that it has."""
 BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
 EAGER = Waiting(grace=1.5, processing=20.0, first=0.02, longest=0.1)
 FILES = {
@@ -62,10 +64,10 @@ def datasets(kit: Kit) -> dict[str, str]:
     return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
 
 
-def client(bench: Bench, user: str = "alice") -> Client:
-    """Return a user's client."""
+def client(bench: Bench, user: str = "alice", **manners: Any) -> Client:
+    """Return a user's client; `manners` are more of its arguments."""
     where = Where(local=bench.server.url, username=user, key=f"key-of-{user}")
-    return Client(where, python=PYTHON, patience=BRISK)
+    return Client(where, python=PYTHON, **{"patience": BRISK, **manners})
 
 
 def ways(bench: Bench, waiting: Waiting = EAGER) -> Ways:

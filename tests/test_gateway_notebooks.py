@@ -1,7 +1,6 @@
 """Notebooks through the gateway: the real client before the local Kaggle."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,20 +24,6 @@ from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle.faults import Fault
 
 WRITES = "open('submission.csv', 'w').write('id,label\\n1,0\\n'); print('hello')"
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle with alice and bob."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client(bench) as made:
-        yield made
 
 
 def new(*cells: str, **wishes: Any) -> NewNotebook:

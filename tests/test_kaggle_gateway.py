@@ -5,14 +5,15 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 from listener import Listener
-from local_kaggle_case import SLUG, Bench, serving
+from local_kaggle_case import SLUG, Bench
+from push_case import BRISK, PYTHON
+from push_case import client as client_of
 
 from offline_kit import config, shipping
 from offline_kit.errors import OutsideError, UsageError
@@ -28,30 +29,6 @@ from offline_kit.kaggle_gateway.where import GUARD, Where
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
 from offline_kit.patience import Patience
-
-PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
-"""Another Python to run the same tests with the version of the client that it has."""
-BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle with alice and bob."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client_of(bench) as client:
-        yield client
-
-
-def client_of(bench: Bench, user: str = "alice", **manners: Any) -> Client:
-    """Return a user's client."""
-    where = Where(local=bench.server.url, username=user, key=f"key-of-{user}")
-    return Client(where, python=PYTHON, **{"patience": BRISK, **manners})
 
 
 def put(bench: Bench, client: Client, name: str, data: bytes) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_kaggle_case import Bench, serving
+from local_kaggle_case import Bench
 from notebook_case import written
-from push_case import EAGER, FILES, client, make_kit, ways
+from push_case import EAGER, FILES, make_kit, ways
 from ship_case import Yard, make_project, retrain, yard
 
 from offline_kit.errors import OutsideError, ProjectError, UsageError
@@ -25,20 +25,6 @@ from offline_kit.push.models import PushedModel
 
 REF = "alice/plant-weights/other/checkpoints"
 CHANGED = {**FILES, "checkpoints/model.ckpt": b"W" * 300_000}
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
 
 
 def weights(kit: Kit) -> Part:

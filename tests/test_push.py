@@ -4,7 +4,6 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,20 +31,6 @@ from offline_kit.push.journal import Effect, Phase
 
 ALICE = Account(username="alice", method="LEGACY_API_KEY")
 REF = "alice/plant-kit"
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
 
 
 def versions(bench: Bench, ref: str = REF) -> list[int]:

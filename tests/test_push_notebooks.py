@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,6 @@ from offline_kit.local_kaggle.traffic import Event
 from offline_kit.push import notebooks, runs
 from offline_kit.push.journal import Phase
 from offline_kit.push.notebook_same import content_id, extra, lacks
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
 
 
 def ended(bench: Bench, version: int, state: str = "COMPLETE", ref: str = REF) -> None:

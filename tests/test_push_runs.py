@@ -29,20 +29,6 @@ from offline_kit.report import SILENT, Reporter, Say
 from offline_kit.runtime import kit_runtime
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
-
-
 def ran(bench: Bench, alice: Client, *cells: str) -> Finished:
     """Push cells and follow their run."""
     return runs.push_and_follow(new(*cells), alice, ways(bench))[1]

@@ -7,11 +7,10 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_kaggle_case import Bench, notebook, serving
+from local_kaggle_case import Bench, notebook
 from notebook_case import WRITES, written
 from push_case import EAGER, FILES, client, content, datasets, make_kit, pushed, ways
 
@@ -26,20 +25,6 @@ from offline_kit.push.dataset_plan import Wishes
 from offline_kit.push.verify import Scope, Verification, verify
 
 REF = "alice/plant-kit"
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    """A local Kaggle."""
-    with serving(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
-    """Alice's client."""
-    with client(bench) as mine:
-        yield mine
 
 
 def verified(kit: Kit, kaggle: Client, *, deep: bool = False) -> Verification:
