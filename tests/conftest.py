@@ -12,6 +12,7 @@ from offline_kit import interpreters
 
 if TYPE_CHECKING:
     from local_kaggle_case import Bench
+    from ship_case import Yard
 
     from offline_kit.kaggle_gateway.client import Client
 
@@ -47,3 +48,20 @@ def alice(bench: "Bench") -> "Iterator[Client]":
 
     with client(bench) as mine:
         yield mine
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with one dataset, whose kit is built; tests work on copies."""
+    from ship_case import built_copy, make_project
+
+    return built_copy(make_project(tmp_path_factory.mktemp("built") / "project"))
+
+
+@pytest.fixture
+def here(tmp_path: Path, built: Path) -> "Iterator[Yard]":
+    """A copy of the built project, and a local Kaggle with its competition."""
+    from ship_case import yard
+
+    with yard(tmp_path, built) as made:
+        yield made

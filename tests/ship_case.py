@@ -264,3 +264,12 @@ def yard(
         env = {**os.environ, "HOME": str(home), "OFFLINE_KIT_CACHE": str(built.parent / "cache")}
         env = {name: value for name, value in env.items() if not name.startswith("KAGGLE_")}
         yield Yard(bench=bench, project=project, env=env | {"COLUMNS": "300", "NO_COLOR": "1"}, **times)
+
+
+def built_copy(project: Path) -> Path:
+    """Return a copy of a project, below the folder beside it, whose kit is built."""
+    place = project.parent / "first"
+    place.mkdir()
+    with yard(place, project) as here:
+        here.run("build").good()
+        return here.project

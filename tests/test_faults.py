@@ -7,13 +7,12 @@ succeeds. `FAULTS` says where each is shown.
 import ast
 import dataclasses
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from local_kaggle_case import HASTY
-from ship_case import DATASET, NOTEBOOK, Told, Yard, make_project, retrain, yard
+from ship_case import DATASET, NOTEBOOK, Told, Yard, retrain, yard
 from test_local_kaggle_competitions import competition
 
 from offline_kit.local_kaggle.traffic import Event
@@ -57,24 +56,6 @@ FAULTS: dict[int, tuple[str, tuple[str, ...]]] = {
 }
 """Number and name of each fault, and the tests that show it: here, or in a file that is named."""
 DATA = ("--no-build", "--data-only")
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project, built once."""
-    place = tmp_path_factory.mktemp("built")
-    project = make_project(place / "project")
-    (place / "first").mkdir()
-    with yard(place / "first", project) as here:
-        here.run("build").good()
-        return here.project
-
-
-@pytest.fixture
-def here(tmp_path: Path, built: Path) -> Iterator[Yard]:
-    """The built project and a local Kaggle."""
-    with yard(tmp_path, built) as made:
-        yield made
 
 
 def test_every_fault_has_its_test() -> None:

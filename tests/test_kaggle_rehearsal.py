@@ -1,12 +1,11 @@
 """`rehearse --on`: the kit's notebook on a Kaggle, on as many rows as wanted, without a submission."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from local_kaggle_case import notebook
-from ship_case import NOTEBOOK, Yard, make_project, yard
+from ship_case import NOTEBOOK, Yard, built_copy, make_project
 from test_local_kaggle_competitions import write
 
 from offline_kit.errors import UsageError
@@ -20,21 +19,11 @@ REHEARSAL = f"{NOTEBOOK}-rehearsal"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a local copy of the public data, built once."""
-    place = tmp_path_factory.mktemp("built")
+    place = tmp_path_factory.mktemp("rehearsed")
     project = make_project(place / "project", more='competition_data = "input"\n')
     write(project / "input/test.csv", "id,x", "p1,4")
     write(project / "input/sample_submission.csv", "id,label", "p1,0")
-    (place / "first").mkdir()
-    with yard(place / "first", project) as here:
-        here.run("build").good()
-        return here.project
-
-
-@pytest.fixture
-def here(tmp_path: Path, built: Path) -> Iterator[Yard]:
-    """The built project and a local Kaggle."""
-    with yard(tmp_path, built) as made:
-        yield made
+    return built_copy(project)
 
 
 def rehearse(here: Yard, *words: str) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from local_kaggle_case import HASTY
-from ship_case import DATASET, HURRIED, WEIGHTS, Yard, make_project, retrain, yard
+from ship_case import DATASET, HURRIED, WEIGHTS, Yard, built_copy, make_project, retrain, yard
 from test_local_kaggle_competitions import competition
 
 from offline_kit.local_kaggle.faults import Fault
@@ -23,32 +23,10 @@ from offline_kit.local_kaggle.traffic import Event
 PENDING = Fault(on="SCORE", stuck="PENDING", times=0)
 
 
-def built_project(place: Path, more: str = "") -> Path:
-    """Return a project whose kit is built."""
-    project = make_project(place / "project", more=more)
-    (place / "first").mkdir()
-    with yard(place / "first", project) as here:
-        here.run("build").good()
-        return here.project
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project with one dataset."""
-    return built_project(tmp_path_factory.mktemp("one"))
-
-
 @pytest.fixture(scope="module")
 def built_split(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same with split parts."""
-    return built_project(tmp_path_factory.mktemp("split"), 'parts = "split"\n')
-
-
-@pytest.fixture
-def here(tmp_path: Path, built: Path) -> Iterator[Yard]:
-    """The built project and a local Kaggle."""
-    with yard(tmp_path, built) as made:
-        yield made
+    return built_copy(make_project(tmp_path_factory.mktemp("split") / "project", more='parts = "split"\n'))
 
 
 @pytest.fixture

@@ -1,33 +1,14 @@
 """`status`: what of a kit is on Kaggle, as it was seen last or looked at now."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ship_case import DATASET, NOTEBOOK, Yard, make_project, retrain, yard
+from ship_case import DATASET, NOTEBOOK, Yard, retrain, yard
 
 from offline_kit.local_kaggle.faults import Fault
 
 SPLIT = 'parts = "split"\n'
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project, built once."""
-    place = tmp_path_factory.mktemp("built")
-    project = make_project(place / "project")
-    (place / "first").mkdir()
-    with yard(place / "first", project) as here:
-        here.run("build").good()
-        return here.project
-
-
-@pytest.fixture
-def here(tmp_path: Path, built: Path) -> Iterator[Yard]:
-    """The built project and a local Kaggle."""
-    with yard(tmp_path, built) as made:
-        yield made
 
 
 def calls(here: Yard) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ship_case import SHIP, Yard, in_places, make_project, retrain, yard
+from ship_case import SHIP, Yard, in_places, retrain, yard
 
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.local_kaggle.traffic import Event
@@ -110,17 +110,6 @@ def trapped(
     with yard(folder, built, runner=trap.run) as here:
         here.bench.server.traffic.listeners.append(trap.tell)
         yield here, trap
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project, built once."""
-    place = tmp_path_factory.mktemp("built")
-    project = make_project(place / "project")
-    (place / "first").mkdir()
-    with yard(place / "first", project) as here:
-        here.run("build").good()
-        return here.project
 
 
 def arrived(here: Yard, made: tuple[int, int, int], data: bytes) -> None:
