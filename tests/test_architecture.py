@@ -325,9 +325,9 @@ def test_imports_point_down(module: str) -> None:
 
 @pytest.mark.parametrize("module", all_modules())
 def test_files_and_functions_stay_small(module: str) -> None:
-    """No file over 400 lines, no function over 60 (docstring left out), no more than 7 arguments."""
+    """No file over 600 lines, no function over 60 (docstring left out), no more than 7 arguments."""
     source = all_modules()[module].read_text()
-    assert source.count("\n") <= 400
+    assert source.count("\n") <= 600
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             body = node.body[1:] if ast.get_docstring(node) and len(node.body) > 1 else node.body
