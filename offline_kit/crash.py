@@ -8,22 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from offline_kit import __version__
-from offline_kit.redaction import CREDENTIALS, unsigned
+from offline_kit.redaction import CREDENTIALS, without_secrets
 
 NAME = "offline-kit-crash.log"
 
-SECRETS = (
-    (CREDENTIALS, r"\g<scheme>://***@"),
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
-    (re.compile(r"\bKGAT_\w+"), "KGAT_***"),
-    (
-        re.compile(
-            r"(?i)([\"']?\b\w*(?:token|secret|password|passwd|signature|credential|api_?key|kaggle_key|\bkey)[\"']?\s*[=:]\s*)[\"']?[^\s\"',}]+[\"']?"
-        ),
-        r"\1***",
-    ),
-)
-"""What a secret looks like, and what stands in its place."""
 _NAMED = re.compile(r"(?i)token|secret|passw|key|credential")
 _SHORT = 5
 """Values up to so many characters are no secrets, and would blind half of a report."""
@@ -41,9 +29,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return the text with these secrets, and credentials of URLs, headers, tokens and keys taken out."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    for pattern, instead in SECRETS:
-        text = pattern.sub(instead, text)
-    return unsigned(text)
+    return without_secrets(text)
 
 
 def write_report(

@@ -1,12 +1,15 @@
-"""Addresses shown to a person: without user and password, and without what makes a link one for its bearer.
+"""The one set of patterns for secrets: found in files before an upload, hidden in whatever is shown or written.
 
-Lines of code and of a shell: without the tokens and passwords that are written into them.
+detect-secrets was measured instead (1.5.0): it knows no token of Kaggle, Hugging Face, W&B, Anthropic or Google, its
+keyword detector reports `password=password` and misses `KAGGLE_KEY`, and it reads files, not lines of a diff.
 """
 
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 CREDENTIALS = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s'\"]*|[^/\s'\":@\[]*:(?!\d*/)(?:(?!://)[^\s'\"])*)@",
+    r"(?<![a-z0-9+.-])(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<user>[^/\s'\"]*|[^/\s'\":@\[]*:(?!\d*/)(?:(?!://)[^\s'\"])*)@",
     re.IGNORECASE,
 )
 """User and password of an address; a "/" in a password is told from the one behind a port."""
@@ -15,38 +18,240 @@ _LINK = re.compile(r"(?P<lead>\burl: )(?P<path>[^\s?'\")]+)(?P<query>\?[^\s'\")]
 """As urllib3 and requests name what they asked for in their errors."""
 _WORD = re.compile(r"(?<=/)(?=[^/]*\d)[\w-]{20,}(?=/|$)")
 """A step of a path that nobody can guess: the place of an upload."""
-_SAID = r"(?:token(?!iz)|secret|passw(?:or)?d|api[-_]?key|\bkey|signature|credential)"
-_KEYED = re.compile(rf"(?i)([?&][\w-]*(?:{_SAID}|\bsig)=)[^\s&'\"#)]+")
-"""What in the query of an address lets its bearer in."""
-_TOLD = (
-    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), r"\1 ***"),
-    (re.compile(r"(?i)\b(authorization|cookie|[\w-]*-token)(\s*:\s*)[^'\"\n]+"), r"\1\2***"),
-    (
-        re.compile(r"\b(hf_|gh[opsur]_|github_pat_|glpat-|KGAT_|sk-|xox[abp]-|AKIA|ya29\.)[\w.-]{8,}"),
-        r"\1***",
-    ),
-    (re.compile(rf"(?i)({_SAID}\w*['\"]?\]?\s*[=:,]\s*[rbuf]*)(['\"])(?!\2)[^'\"\n]+\2"), r"\1\2***\2"),
-    (re.compile(rf"(?i)((?:^|[\s?&;])[\w-]*{_SAID}=)(?![\s'\"{{$])[^\s&'\",)]+(?=$|[\s&'\";])"), r"\1***"),
-    (re.compile(rf"(?i)(--[\w-]*{_SAID}\s+)(?![\s{{$-])\S+"), r"\1***"),
+_KEYED = re.compile(
+    r"(?i)([?&][\w-]*(?:token(?!iz)|secret|passw(?:or)?d|api[-_]?key|(?<![a-z0-9])key|signature|credential"
+    r"|(?<![a-z0-9])sig)=)[^\s&'\"#)]+"
 )
-"""What a secret looks like in a line of Python or of a shell, and what stands in its place."""
+"""What in the query of an address lets its bearer in."""
+
+_TOKENS = {
+    "Kaggle token": r"KGAT_\w{8,}",
+    "Hugging Face token": r"(?:hf|api_org)_[A-Za-z0-9]{20,}",
+    # ghs_ tokens may be JSON Web Tokens with dots
+    "GitHub token": r"(?:gh[opsur]_[A-Za-z0-9]{20,}[\w.-]*|github_pat_\w{20,})",
+    "GitLab token": r"gl(?:pat|dt|rt|ptt|cbt)-[\w.-]{16,}",
+    "AWS access key id": r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])",
+    "Google key": r"(?:AIza[\w-]{35}(?![\w-])|GOCSPX-[\w-]{24,}|ya29\.[\w.-]{20,})",
+    "W&B key": r"wandb_v\d_\w{40,}|local-[0-9a-f]{40}(?![\w-])",
+    "Anthropic key": r"sk-ant-[\w-]{20,}",
+    "OpenAI key": r"sk-(?:proj|svcacct|admin|None|or-v\d)-[\w-]{20,}|sk-(?:\w{2,8}-)?(?=[A-Za-z]*\d)[A-Za-z0-9]{20,}",
+    "Slack token": r"xox[a-z]-(?=[\w-]*\d)[\w-]{16,}|xapp-\d-[\w-]{20,}|hooks\.slack\.com/services/T\w+/B\w+/\w{16,}",
+    "Stripe key": r"[rs]k_live_[A-Za-z0-9]{20,}",
+    "PyPI token": r"pypi-AgE[\w-]{40,}",
+    "npm token": r"npm_[A-Za-z0-9]{36}(?![A-Za-z0-9])",
+    "key of a model service": r"(?:gsk_|r8_|nvapi-|pplx-|tvly-)(?=[\w-]*\d)[\w-]{30,}",
+    "Discord webhook": r"discord(?:app)?\.com/api/webhooks/\d+/[\w-]{40,}",
+    "Telegram token": r"\d{8,10}:AA[\w-]{33}(?![\w-])",
+    "Azure storage key": r"AccountKey=[A-Za-z0-9+/=]{80,}",
+    # Neptune's tokens are one part of such a token
+    "JSON Web Token": r"eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}|eyJhcGlfYWRkcmVzcyI6[\w+/=-]{20,}",
+}
+"""Secrets that tell by their shape what they are."""
+_SHAPE = re.compile(
+    # "_" is a letter to \b: a token behind "x_" or "=" is seen all the same
+    "(?<![A-Za-z0-9])(?:" + "|".join(f"(?P<t{n}>{shape})" for n, shape in enumerate(_TOKENS.values())) + ")"
+)
+_PREFIX = re.compile(
+    r"KGAT_|hf_|api_org_|gh[opsur]_|github_pat_|gl[a-z]+-|A[A-Z]{3}|AIza|GOCSPX-|ya29\.|wandb_v\d_|local-|sk-ant-|sk-|xox[a-z]-"
+)
+_PRIVATE_KEY = re.compile(
+    r"-----BEGIN (?:[A-Z0-9]+ ){0,3}PRIVATE KEY(?: BLOCK)?-----"
+    r"(?P<body>(?:\s|\\n|\\r|[\"'+,#>]|[\w-]+: [^\n]*\n)*[A-Za-z0-9+/=]{24}(?:[A-Za-z0-9+/=\s]|\\n|\\r|[\"'+,#>])*)"
+)
+_NAMED = "value of a name that says so"
+_SUFFIX = r"(?:_?\d+|_(?:value|str|string|dev|prod|rw|ro|read|write))?"
+_SURE_NAME = re.compile(
+    r"(?i)(?:passw(?:or)?d|passphrase|pwd|secret|credentials?"
+    r"|(?:api|auth|access|private|secret|client|account|storage|service)[-_]?key"
+    r"|(?:access|auth|api|bearer|refresh|bot)[-_]?token"
+    r"|(?:kaggle|openai|aws|wandb|hf|hub|hugging_?face|github|gh|gitlab|google|gcp|gemini|anthropic|claude|slack|azure"
+    r"|neptune|comet|telegram|discord|cohere|groq|mistral|replicate|pypi|twine)(?:[-_]\w+)?[-_]?(?:key|token))"
+    rf"{_SUFFIX}$"
+)
+"""Names whose value is a secret, unless it reads as a word or as a blank to fill in."""
+_MAYBE_NAME = re.compile(r"(?i:(?:^|[^a-z0-9])(?:key|token|auth|pass)" + _SUFFIX + r"$)|[a-z](?:Key|Token)$")
+"""Names whose value is a secret only if it looks random: keys of columns and tokens of words are called so too."""
+_HARMLESS_NAME = re.compile(
+    r"(?i)(?:cache|hash|image|public|primary|sort|group|foreign|dict|model|file|object|row|item|data|commit|content|unique"
+    r"|lookup|index|state|s3|blob|part|idempotency|checksum|pad|eos|bos|unk|sep|cls|mask|next|special)[-_]?(?:key|token)$"
+)
+_ASSIGNED = re.compile(
+    r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{0,80}+)['\"\\]*\]?\s*(?::\s*[\w.\[\]| ]{1,60}?\s*=|:?=|:|,)\s*(?:\(\s*)?"
+    r"[rbufRBUF]{0,2}\\?(?P<quote>\"\"\"|'{3}|['\"])(?P<value>[^'\"\n]+?)\\?(?P=quote)"
+)
+"""A name and its quoted value: variable, entry, argument or default, in Python, JSON, TOML and YAML."""
+_PLAIN = re.compile(
+    r"(?<![\w.-])(?P<name>[A-Za-z_][\w.-]{0,80}+)(?P<sign>\s*[=:][ \t]*)(?P<value>[^\s'\"&;,(){}\[\]<>]+)(?=$|[\s'\"&;,)}])",
+    re.MULTILINE,
+)
+"""The same without quotes: shell, .env, INI, YAML."""
+_SET = re.compile(
+    r"(?:(?P<option>(?<!\S)--)|\b(?:set_)?env\s+|\bexport\s+|\bmachine\s+\S+\s+login\s+\S+\s+)(?P<name>[A-Za-z_][\w-]*)"
+    r"[ \t=]\s*['\"]?(?P<value>(?!-)[^\s'\"]+)"
+)
+"""An option of a command, `%env NAME value`, and a line of .netrc."""
 _LOGIN_CALL = re.compile(r"\blogin\s*\(")
-_LOGIN_COMMAND = re.compile(r"(?P<lead>[!%\s]|^)(?P<program>[\w.-]+(?:\s+auth)?\s+login)[ \t]+[^\n;&|]+")
-_QUOTED = re.compile(r"(?P<quote>['\"])(?!(?P=quote))[^'\"\n]+(?P=quote)")
+_LOGIN_COMMAND = re.compile(r"(?:[!%\s]|^)[\w.-]+(?:[ \t]+auth)?[ \t]+login[ \t]+(?P<value>[^\n;&|]+)")
+_HEADER = re.compile(
+    r"(?i)\b(?:bearer|basic)\s+(?P<bearer>[\w.~+/=-]{6,})"
+    r"|\b(?:authorization|cookie|[\w-]*-token)\s*:\s*(?P<header>[^'\"\n]+)"
+)
+_QUOTED = re.compile(r"(?P<quote>['\"])(?!(?P=quote))(?P<value>[^'\"\n]+)(?P=quote)")
+_CLASS_OR_PATH = re.compile(r"(?:[A-Z]+[a-z]+)+\d?[A-Z]?|\.{1,2}/.*|/.*\.\w{2,5}")
+"""The annotation of a parameter, and what `pwd` mostly has."""
+_BLANK = re.compile(
+    r"[A-Z_]+|(?i:[^a-z0-9]*|(.)\1*|[<{\[$%].*|none|null|true|false|changeme"
+    r"|.*(?:^|[^a-z])(?:your|my|example|dummy|placeholder|change|insert|replace|enter|fill|fake|redacted|not?)(?![a-z]).*"
+    r"|.*(?:x{4,}|\*{3,}|\.{3,}).*)",
+    re.DOTALL,
+)
+"""What stands where a secret is to be filled in, the name of a variable among it."""
+_RANDOM = re.compile(r"(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9+=]{16,}")
+_CALLED_SECRET = re.compile(r"(?i)key|token|secret|passw|credential")
+_WORD_LIKE = re.compile(r"(?i)[a-z]{1,14}(?:[-_. /][a-z]{1,14})*[-_]?\d{0,2}")
+_MIXED = re.compile(r"[a-z][A-Z]|[^\w\s.:/-]|\d(?=.*[A-Za-z])|[A-Za-z](?=.*\d)")
+_SHORTEST = 6
+"""Shorter values are no secrets worth the name."""
+_KINDS = 5
+"""A token with fewer different characters is a blank to fill in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Secret:
+    """A secret in a text: where it stands, never what it is."""
+
+    kind: str
+    """What it is: "GitHub token", "private key", "password in an address"."""
+    name: str
+    """The variable, entry or argument that holds it; empty if none does."""
+    start: int
+    """Where its value begins in the text."""
+    end: int
+    """Where its value ends."""
+
+
+def secrets_in(text: str) -> list[Secret]:
+    """Return the secrets of a text in its order: those known by their shape, and literals that names call secrets.
+
+    A value that reads as a word, as a blank to fill in ("YOUR_TOKEN"), as a variable or a call is none.
+    """
+    return _without_overlaps([*_shaped(text), *_named(text), *_of_addresses(text), *_of_logins(text)])
 
 
 def without_secrets(text: str) -> str:
-    """Return a line of code or of a shell, or several, without what looks like a token, a key or a password.
+    """Return a text without what may be a token, a key or a password; rather one too many than one too few.
 
     Of a login all that is quoted goes, or all that its command is given; names of variables stay. No end of a
     line is lost.
     """
     text = redact(text)
-    for pattern, instead in _TOLD:
-        text = pattern.sub(instead, text)
-    if found := _LOGIN_CALL.search(text):
-        return text[: found.end()] + _QUOTED.sub(r"\g<quote>***\g<quote>", text[found.end() :])
-    return _LOGIN_COMMAND.sub(r"\g<lead>\g<program> ***", text)
+    found = [*_shaped(text, shown=True), *_named(text, shown=True), *_of_logins(text, shown=True)]
+    for secret in reversed(_without_overlaps(found)):
+        value = text[secret.start : secret.end]
+        prefix = _PREFIX.match(value) if secret.kind in _TOKENS else None
+        hidden = f"{prefix[0] if prefix else ''}***" + "\n" * value.count("\n")
+        text = text[: secret.start] + hidden + text[secret.end :]
+    return text
+
+
+def _without_overlaps(secrets: Iterable[Secret]) -> list[Secret]:
+    """Return the secrets in order; of those that overlap, all of what they cover as one, by the first name."""
+    kept: list[Secret] = []
+    for secret in sorted(secrets, key=lambda one: (one.start, -one.end)):
+        if not kept or secret.start >= kept[-1].end:
+            kept.append(secret)
+            continue
+        last = kept[-1]
+        kind = secret.kind if last.kind == _NAMED else last.kind
+        kept[-1] = replace(last, kind=kind, name=last.name or secret.name, end=max(last.end, secret.end))
+    return kept
+
+
+def _shaped(text: str, *, shown: bool = False) -> Iterator[Secret]:
+    """Yield tokens and private keys."""
+    for found in _SHAPE.finditer(text):
+        kind = tuple(_TOKENS)[int(str(found.lastgroup)[1:])]
+        filled = len(set(found[0])) >= _KINDS and not re.search(r"(?i)your|x{5}|placeholder", found[0])
+        if shown or filled:
+            yield Secret(kind=kind, name="", start=found.start(), end=found.end())
+    for found in _PRIVATE_KEY.finditer(text):
+        yield Secret(kind="private key", name="", start=found.start("body"), end=found.end("body"))
+
+
+def _named(text: str, *, shown: bool = False) -> Iterator[Secret]:
+    """Yield values of names that call them secrets."""
+    for found in _ASSIGNED.finditer(text):
+        if _is_secret(found["name"], found["value"], shown=shown):
+            yield _secret(found, found["name"])
+    for found in _PLAIN.finditer(text):
+        # `password = conf.pass1` is Python: without quotes only what is written as a shell or YAML does is a literal
+        literal = found["sign"] in ("=", ": ") and (found["name"].isupper() or found["sign"] == ": ")
+        if (shown or literal or _RANDOM.search(found["value"])) and _is_secret(
+            found["name"], found["value"], shown=shown
+        ):
+            yield _secret(found, found["name"])
+    for found in _SET.finditer(text):
+        if _is_secret(found["name"], found["value"], shown=shown):
+            yield _secret(found, found["name"])
+    for found in _HEADER.finditer(text):
+        group = str(found.lastgroup)
+        if shown or (not _BLANK.fullmatch(found[group]) and _RANDOM.search(found[group])):
+            yield _secret(found, "", group)
+
+
+def _of_addresses(text: str) -> Iterator[Secret]:
+    """Yield passwords in addresses."""
+    for found in CREDENTIALS.finditer(text) if "://" in text else ():
+        user, _, password = found["user"].partition(":")
+        if not re.fullmatch(r"[\w.%+~-]*", user):
+            continue
+        value = password or user
+        if _FROM_ENVIRONMENT.fullmatch(found["user"]) or _BLANK.fullmatch(value) or "{" in value:
+            continue
+        if _RANDOM.search(value) or (password and _is_secret("password", password)):
+            end = found.end("user")
+            yield Secret(kind="password in an address", name="", start=end - len(value), end=end)
+
+
+def _of_logins(text: str, *, shown: bool = False) -> Iterator[Secret]:
+    """Yield what is quoted in a call of `login`, and what a command of that name is given."""
+    for call in _LOGIN_CALL.finditer(text):
+        for found in _QUOTED.finditer(text, call.end(), _end_of_call(text, call.end())):
+            if shown or _RANDOM.fullmatch(found["value"]):
+                yield _secret(found, "")
+    for found in _LOGIN_COMMAND.finditer(text):
+        if shown or (_RANDOM.search(found["value"]) and not _BLANK.fullmatch(found["value"])):
+            yield _secret(found, "")
+
+
+def _end_of_call(text: str, start: int) -> int:
+    """Return where the parenthesis is closed that was opened before `start`."""
+    depth = 1
+    for found in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if found[0] == "(" else -1
+        if not depth:
+            return found.start()
+    return len(text)
+
+
+def _secret(found: re.Match[str], name: str, group: str = "value") -> Secret:
+    return Secret(kind=_NAMED, name=name.rpartition(".")[2], start=found.start(group), end=found.end(group))
+
+
+def _is_secret(name: str, value: str, *, shown: bool = False) -> bool:
+    sure = _SURE_NAME.search(name)
+    if not sure and (not _MAYBE_NAME.search(name) or _HARMLESS_NAME.search(name)):
+        return False
+    if _BLANK.fullmatch(value) or (_CLASS_OR_PATH.fullmatch(value) and not shown):
+        return False
+    called = bool(_CALLED_SECRET.search(value)) and not _RANDOM.search(value)
+    if shown:
+        return not (called and not re.search(r"\d", value)) if sure else not _WORD_LIKE.fullmatch(value)
+    if re.search(r"\s", value) or (not sure and not _RANDOM.search(value)):
+        return False
+    return bool(_RANDOM.search(value)) or (
+        not called and len(value) >= _SHORTEST and bool(_MIXED.search(value))
+    )
 
 
 def redact(text: str) -> str:

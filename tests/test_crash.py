@@ -15,13 +15,13 @@ word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", min_size=8, max
 def test_credentials_of_urls_are_taken_out(user: str, password: str) -> None:
     """Neither user nor password of an index URL stays."""
     text = crash.redact(f"GET https://{user}:{password}@index.example/simple failed")
-    assert text == "GET https://***@index.example/simple failed"
+    assert text == "GET https://index.example/simple failed"
 
 
 @pytest.mark.parametrize("login", ["u:p@ss", "u:pa/ss", "u:p/a@ss", "gh0_token"])
 def test_passwords_of_any_letters_are_taken_out(login: str) -> None:
     """An "@" or a "/" in a password ends neither of the two readings of it."""
-    assert crash.redact(f"GET https://{login}@h/x failed") == "GET https://***@h/x failed"
+    assert crash.redact(f"GET https://{login}@h/x failed") == "GET https://h/x failed"
     secrets = crash.secrets_of({"PIP_INDEX_URL": f"https://me:long-{login}@h/simple"})
     assert secrets == (f"long-{login}",)
 

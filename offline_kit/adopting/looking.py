@@ -56,7 +56,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
     found += mounts.resolve(code, replace(ground, sources=basket.sources), basket)
     found += _settings(said)
     changed = tuple(_changed(cell, edits) for cell in cells)
-    found += written_secrets.look(code, cells, changed)
+    found += written_secrets.look(cells, changed)
     return Adoption(
         notebook=notebook,
         cells=cells,
