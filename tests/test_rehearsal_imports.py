@@ -5,6 +5,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from adopt_case import notebook_of
 
 from offline_kit.rehearsal import imports
 
@@ -59,3 +60,34 @@ def test_weights_ask_for_the_package_that_reads_them() -> None:
     """A kit with safetensors is rehearsed with the image's safetensors, whatever the code imports."""
     assert imports.of_formats(["checkpoints/a.ckpt", "checkpoints/b.safetensors"]) == {"safetensors"}
     assert imports.of_formats(["checkpoints/a.ckpt"]) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%writefile infer.py\nimport wanted\n!ls",
+        "%%file tools/infer.py\nimport wanted",
+        "%%writefile -a 'infer.py'\nimport wanted",
+        "%%bash\ncat > infer.py <<'EOF'\nimport wanted\nEOF\npython infer.py",
+        "%%bash\ncat <<END > infer.py\nimport wanted\nEND",
+        "with open('infer.py', 'w') as file:\n    file.write('''import wanted\n''')",
+        "open('infer.py', 'w').write('import wanted')",
+        "from pathlib import Path\nPath('infer.py').write_text('import wanted')",
+    ],
+)
+def test_scripts_that_a_cell_writes_are_read(tmp_path: Path, cell: str) -> None:
+    """What a script imports counts, however a cell of the notebook writes it."""
+    assert "wanted" in imports.of_files([notebook_of(tmp_path, cell)])
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%%writefile notes.md\nimport unwanted",
+        "%%writefile broken.py\nimport unwanted\ndef (",
+        "open('notes.txt', 'w').write('import unwanted')",
+    ],
+)
+def test_other_written_files_import_nothing(tmp_path: Path, cell: str) -> None:
+    """Text that is no Python file, and a script that does not parse, add no imports and hide none."""
+    assert imports.of_files([notebook_of(tmp_path, cell, "import json")]) - {"pathlib"} == {"json"}

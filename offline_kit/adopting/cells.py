@@ -31,6 +31,11 @@ _CELL = re.compile(r"\s*?^(?P<sign>%%)(?P<name>\w+)(?!\?)", re.MULTILINE)
 _AUTOMAGIC = re.compile(
     r"(?P<indent>)(?P<before>)(?P<sign>)(pip|pip3|conda|ls|cd|cp|mv|rm|mkdir|cat|pwd)\b(?!\s*[=(.,\[])"
 )
+_HEREDOC = re.compile(
+    r"^(?=[^\n#]*>\s*['\"]?(?P<name>[\w./-]+\.py))[^\n#]*<<-?\s*(?P<quote>['\"]?)(?P<end>\w+)(?P=quote)[^\n]*\n"
+    r"(?P<text>.*?)^\s*(?P=end)[ \t]*$",
+    re.MULTILINE | re.DOTALL,
+)
 _ENDS = {
     quote: re.compile(rf"(?:\\.|[^\\{'' if len(quote) == 3 else chr(10)}])*?{quote}", re.DOTALL)
     for quote in ('"""', "'''", '"', "'")
@@ -128,10 +133,67 @@ def read(source: str) -> Read:
 
 
 def imports_of(source: str) -> str:
-    """Return a cell as Python for whoever looks for its imports alone; some magics import as well."""
-    found = read(source)
-    tail = "\nimport matplotlib\n" if {"matplotlib", "pylab"} & {each.name for each in found.magics} else ""
-    return found.python + tail
+    """Return a cell as Python for import scans: its code, the scripts that it writes, and imports made by magics."""
+    cell = read(source)
+    tail = "\nimport matplotlib\n" if {"matplotlib", "pylab"} & {magic.name for magic in cell.magics} else ""
+    scripts = (read(script.text).python for script in scripts_of(cell) if script.tree() is not None)
+    return "\n".join([cell.python + tail, *scripts])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A Python file that a cell writes."""
+
+    name: str
+    """Its path as the cell writes it."""
+    text: str
+    """What is written, as far as it is one literal string."""
+    start: int = -1
+    """Where the text begins in the cell; -1 where it does not stand there letter by letter."""
+
+    def tree(self) -> ast.Module | None:
+        """Return the script's syntax tree; None for what this Python cannot parse."""
+        return read(self.text).tree()
+
+
+def scripts_of(cell: Read) -> Iterator[Script]:
+    """Yield the Python files that a cell writes: `%%writefile`, `open(...).write`, `write_text`, a shell's heredoc."""
+    if cell.foreign in ("writefile", "file"):
+        line, _, body = cell.source.lstrip("\n").partition("\n")
+        name = line.split()[-1].strip("\"'")
+        if name.endswith(".py"):
+            yield Script(name=name, text=body, start=len(cell.source) - len(body))
+    elif cell.script:
+        for here in _HEREDOC.finditer(cell.source, *cell.script):
+            yield Script(name=here["name"], text=here["text"], start=here.start("text"))
+    elif tree := cell.tree():
+        yield from _written_by_calls(tree)
+
+
+def _written_by_calls(tree: ast.Module) -> Iterator[Script]:
+    handles: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.withitem) and isinstance(node.optional_vars, ast.Name):
+            handles[node.optional_vars.id] = _python_file(node.context_expr)
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            handles[node.targets[0].id] = _python_file(node.value)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
+            continue
+        text, owner = node.args[0], node.func.value
+        if node.func.attr in ("write", "write_text") and isinstance(text, ast.Constant):
+            name = handles.get(owner.id, "") if isinstance(owner, ast.Name) else _python_file(owner)
+            if name and isinstance(text.value, str):
+                yield Script(name=name, text=text.value)
+
+
+def _python_file(node: ast.expr) -> str:
+    """Return the Python file that an expression opens or names: `open("a.py", "w")`, `Path("a.py")`; else ""."""
+    while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args:
+        node = node.func.value
+    first = node.args[0] if isinstance(node, ast.Call) and node.args else None
+    name = first.value if isinstance(first, ast.Constant) else ""
+    return name if isinstance(name, str) and name.endswith(".py") else ""
 
 
 def _foreign(source: str, opened: "re.Match[str]") -> Read:
