@@ -195,11 +195,11 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
 def test_a_download_that_is_cut_goes_on_where_it_ended(bench: Bench, alice: Client, tmp_path: Path) -> None:
     """However often it is cut, as long as it gets further; what has come does not come again."""
     data = bytes(range(256)) * 4096
-    alice.create(new(bench, alice, {"big.bin": data}))
+    alice.create(new(bench, alice, {"big.png": data}))
     bench.ready()
     bench.kaggle.faults.add(Fault(on="GET", cut=140_000, times=6))
-    assert alice.download(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
-    assert (tmp_path / "big.bin").read_bytes() == data
+    assert alice.download(SLUG, "big.png", tmp_path / "big.png") == len(data)
+    assert (tmp_path / "big.png").read_bytes() == data
     bench.until(
         lambda: len(bench.server.traffic.ended("GET")) == 7
     )  # more than it has without getting further

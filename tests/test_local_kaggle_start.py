@@ -32,9 +32,9 @@ class Served:
     said: str = ""
     code: int | None = None
 
-    def rpc(self, method: str, **body: Any) -> dict[str, Any]:
-        """Call it as the account that is always there."""
-        secret = base64.b64encode(f"{USER}:{KEY}".encode()).decode()
+    def rpc(self, method: str, user: str = USER, /, **body: Any) -> dict[str, Any]:
+        """Call it as an account, the one that is always there unless told otherwise."""
+        secret = base64.b64encode(f"{user}:{KEY}".encode()).decode()
         request = urllib.request.Request(
             f"{self.told['url']}/api/v1/{method}",
             data=json.dumps(body).encode(),
@@ -96,6 +96,16 @@ def test_the_environment_that_is_told_reaches_it(tmp_path: Path) -> None:
             ["sh", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60
         )
     assert "small-digits" in done.stdout, done.stderr
+
+
+def test_further_accounts_can_be_asked_for(tmp_path: Path) -> None:
+    """Each logs in with the same key, is told at the start, and is kept by the state."""
+    with command(tmp_path, "--account", "bob", "--account", "carol") as served:
+        assert served.told["accounts"] == ["bob", "carol", "local"]
+        assert served.rpc("api.v1.DiagnosticsService/Hello", "bob") == {"userName": "bob"}
+    assert "bob, carol" in served.said
+    with command(tmp_path) as served:
+        assert served.rpc("api.v1.DiagnosticsService/Hello", "carol") == {"userName": "carol"}
 
 
 def test_the_command_makes_it_slow(tmp_path: Path) -> None:

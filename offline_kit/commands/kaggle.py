@@ -178,6 +178,13 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     metavar="DIR",
     help="Folder with a competition.toml, or a project with one; repeat for more.",
 )
+@click.option(
+    "--account",
+    "accounts",
+    multiple=True,
+    metavar="NAME",
+    help="A further account besides 'local', with the same key; repeat for more.",
+)
 @choice(
     "--env",
     ENVIRONMENTS,
@@ -202,6 +209,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     wanted = start.Wanted(
         folder=(flags["state"] or start.home()).absolute(),
         port=flags["port"],
+        accounts=flags["accounts"],
         competitions=flags["competitions"],
         settings=Settings(layout=flags["layout"]).slowed(flags["slow"]),
     )

@@ -18,6 +18,8 @@ A folder has a `competition.toml`; every key has a default but `metric`:
     closed = false                    # true: it takes no submissions at all
     entered = true                    # false: nobody has accepted its rules
     hours = 9                         # of the hidden run
+    category = "Playground"           # or Featured, Research, Recruitment, Getting Started, Masters, Community, Analytics
+    lower_is_better = false           # of the leaderboard; default: true for a metric named ..._error, _loss or _deviance
 """
 
 import ast
@@ -34,7 +36,7 @@ from offline_kit.errors import UsageError, close_to
 from offline_kit.kaggle_names import slug_of
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.packing import packed
+from offline_kit.local_kaggle.packing import packed, wrapped
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
@@ -43,8 +45,14 @@ from offline_kit.references import bound_names
 SERVICE = "competitions.CompetitionApiService/"
 _KEYS = {
     *("title", "slug", "public", "hidden", "solution", "metric", "options", "id", "submission", "daily"),
-    *("code_only", "deadline", "closed", "entered", "hours"),
+    *("code_only", "deadline", "closed", "entered", "hours", "category", "lower_is_better"),
 }
+_CATEGORIES = (
+    *("Featured", "Research", "Recruitment", "Getting Started", "Masters", "Playground", "Community"),
+    *("Analytics", "LOCAL"),
+)
+_LOWER = ("_error", "_loss", "_deviance")
+"""How scikit-learn ends the names of metrics of which less is better."""
 _FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
@@ -108,10 +116,8 @@ class Catalog:
 
     def list_all(self, call: Call) -> Mapping[str, Any]:
         """List the competitions."""
-        found = [self._told(record) for record in self.store.records("competitions")]
-        search = call.text("search").lower()
-        page, following = wire.page_of([each for each in found if search in each["ref"].lower()], call.body)
-        return {"competitions": page, "nextPageToken": following}
+        page, following = _LISTING.page(self.store.records("competitions"), call.body)
+        return {"competitions": [self._told(record) for record in page], "nextPageToken": following}
 
     def list_files(self, call: Call) -> Mapping[str, Any]:
         """List the public files."""
@@ -125,17 +131,27 @@ class Catalog:
         return {"files": page, "nextPageToken": following}
 
     def download(self, call: Call) -> Answer:
-        """Send to the link of one public file."""
-        public, name = Path(self.get(call.text("competitionName"))["public"]), call.text("fileName")
+        """Send to the link of one public file; a large one comes as NAME.zip."""
+        record, name = self._joined(call), call.text("fileName")
+        public = Path(record["public"])
         if name not in set(_names(public)):
             raise Refusal(404, f"File '{name}' not found")
-        return wire.redirect(self.links.give(call.base, public / name, name.rpartition("/")[2]))
+        beside = self.store.place("competitions", record["slug"]) / "wrapped"
+        path = wrapped(public, Path(name), beside, self.settings.wrapped_from)
+        return wire.redirect(self.links.give(call.base, path, path.name))
 
     def download_all(self, call: Call) -> Answer:
         """Send to the link of a zip of all public files."""
-        record = self.get(call.text("competitionName"))
+        record = self._joined(call)
         final = packed(Path(record["public"]), self.store.place("competitions", record["slug"]) / "all.zip")
         return wire.redirect(self.links.give(call.base, final, f"{record['slug']}.zip"))
+
+    def _joined(self, call: Call) -> Record:
+        """Return a competition whose data the caller may fetch: 403 where nobody has accepted its rules."""
+        record = self.get(call.text("competitionName"))
+        if not call.user or not record["entered"]:
+            raise Refusal(403, "You must accept this competition's rules before you can download its data")
+        return record
 
     def _told(self, record: Record) -> dict[str, Any]:
         url = f"{wire.HERE}/competitions/{record['slug']}"
@@ -145,7 +161,7 @@ class Catalog:
             "url": url,
             "title": record["title"],
             "deadline": record["deadline"],
-            "category": "LOCAL",
+            "category": record.get("category", "LOCAL"),
             "reward": "LOCAL",
             "organizationName": "LOCAL",
             "evaluationMetric": record["metric"],
@@ -157,6 +173,32 @@ class Catalog:
             "isKernelsSubmissionsOnly": record["code_only"],
             "submissionsDisabled": record["closed"],
         }
+
+
+def _in_tab(record: Record, tab: str) -> bool:
+    """Tell whether a competition stands in a tab of the list; none is hosted or unlaunched."""
+    community = record.get("category") == "Community"
+    return {"GENERAL": not community, "COMMUNITY": community, "ENTERED": bool(record["entered"])}.get(
+        tab.rpartition("_TAB_")[2], tab.endswith("_EVERYTHING")
+    )
+
+
+_LISTING = wire.Listing[Record](
+    filters={
+        "group": _in_tab,
+        "category": lambda record, word: word.rpartition("_SEGMENT_")[2] == _segment(record),
+        "search": lambda record, words: wire.matches(words, record["slug"], record["title"]),
+    },
+    orders={
+        "_EARLIEST_DEADLINE": lambda record: record["deadline"],
+        "_LATEST_DEADLINE": lambda record: -datetime.fromisoformat(record["deadline"]).timestamp(),
+        "_RECENTLY_CREATED": lambda record: -record["created"],
+    },
+)
+
+
+def _segment(record: Record) -> str:
+    return str(record.get("category", "")).upper().replace(" ", "_")
 
 
 def _names(folder: Path) -> Iterator[str]:
@@ -208,7 +250,11 @@ def _read(folder: Path) -> Record:
         "closed": bool(told.get("closed", False)),
         "entered": bool(told.get("entered", True)),
         "seconds": 3600.0 * told.get("hours", 9),
+        "category": told.get("category", "LOCAL"),
+        "lower": bool(told.get("lower_is_better", str(told.get("metric", "")).endswith(_LOWER))),
     }
+    if record["category"] not in _CATEGORIES:
+        problems.append(f"unknown category '{record['category']}'{close_to(record['category'], _CATEGORIES)}")
     record["title"] = told.get("title") or str(record["slug"]).replace("-", " ").capitalize()
     problems += [f"no folder '{record['public']}'"] if not Path(str(record["public"])).is_dir() else []
     problems += [f"no folder '{hidden}'"] if "hidden" in told and not hidden.is_dir() else []

@@ -13,6 +13,16 @@ from offline_kit.local_kaggle.versions import Key
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _SERVICE = "datasets.DatasetApiService/"
+_MORE = ("expectedUpdateFrequency", "userSpecifiedSources")
+_SEARCHED = ("title", "slug", "subtitle", "description")
+_FILE_TYPES = {
+    "CSV": (".csv", ".tsv"),
+    "JSON": (".json", ".jsonl"),
+    "SQLITE": (".sqlite", ".sqlite3", ".db"),
+    "PARQUET": (".parquet",),
+    "BIG_QUERY": (".csv", ".json", ".jsonl", ".parquet", ".avro", ".orc"),
+}
+"""Suffixes by type; what BigQuery holds is no file, here it stands for what it loads."""
 
 
 class Datasets(Shelf):
@@ -60,6 +70,7 @@ class Datasets(Shelf):
                 "license": call.text("licenseName") or "unknown",
                 "subtitle": call.text("subtitle"),
                 "description": call.text("description"),
+                "keywords": call.texts("categoryIds"),
                 "created": self.store.now(),
             }
             self.store.write(record, *key)
@@ -80,6 +91,7 @@ class Datasets(Shelf):
                 raise Refusal(403, "Permission 'datasets.update' was denied")
             for name in ("subtitle", "description"):
                 record[name] = wire.text(body, name) or record[name]
+            record["keywords"] = wire.items(body, "categoryIds") or _keywords(record)
             self.store.write(record, *key)
             notes = wire.text(body, "versionNotes")
             number = self.versions.add(key, uploads, notes=notes, stuck=call.stuck)
@@ -149,9 +161,10 @@ class Datasets(Shelf):
             "description": record["description"],
             "isPrivate": record["private"],
             "licenses": [{"name": record["license"]}],
-            "keywords": [],
-            "collaborators": [],
+            "keywords": _keywords(record),
+            "collaborators": record.get("collaborators", []),
             "data": [],
+            **{name: record.get(name, "") for name in _MORE},
         }
         return {"info": info}
 
@@ -159,8 +172,12 @@ class Datasets(Shelf):
         """Change title, texts and privacy; without `isPrivate` the dataset becomes public, as asked."""
         record = self._mine(call, "update")
         settings = call.body.get("settings") or {}
-        for name in ("title", "subtitle", "description"):
-            record[name] = wire.text(settings, name) or record[name]
+        for name in ("title", "subtitle", "description", *_MORE):
+            record[name] = wire.text(settings, name) or record.get(name, "")
+        for name in ("keywords", "collaborators"):
+            record[name] = wire.items(settings, name) or record.get(name, [])
+        for licence in wire.items(settings, "licenses")[:1]:
+            record["license"] = wire.text(licence, "name") or record["license"]
         record["private"] = bool(settings.get("isPrivate"))
         self.store.write(record, *_key_of(record))
         return {}
@@ -174,18 +191,33 @@ class Datasets(Shelf):
 
     def list_all(self, call: Call) -> Mapping[str, Any]:
         """List one's own datasets, or those that one may see."""
-        mine = call.text("group") == "DATASET_SELECTION_GROUP_MY"
-        user, search = call.text("user").lower(), call.text("search").lower()
-        found = [
-            self._told(record)
+        listing = wire.Listing[Record](
+            filters={
+                "group": lambda record, word: _in_group(record, word.rpartition("_GROUP_")[2], call.user),
+                "user": lambda record, name: bool(record["owner"] == name.lower()),
+                "search": lambda record, words: wire.matches(words, *(record[name] for name in _SEARCHED)),
+                "tagIds": lambda record, tags: set(tags.split(",")) <= set(_keywords(record)),
+                "license": lambda record, word: word.endswith(_licence_group(record["license"])),
+                "fileType": lambda record, word: any(
+                    name.lower().endswith(_FILE_TYPES.get(word.rpartition("_GROUP_")[2], ()))
+                    for name, _ in self._shown_files(record)
+                ),
+                "minSize": lambda record, size: self._size(record) >= int(size),
+                "maxSize": lambda record, size: self._size(record) <= int(size),
+            },
+            orders={
+                "_UPDATED": lambda record: -self._shown(record)["created"],
+                "_ACTIVE": lambda record: -self._shown(record)["created"],
+                "_PUBLISHED": lambda record: -record["created"],
+            },
+        )
+        seen = (
+            record
             for record in self._all()
-            if (record["owner"] == call.user if mine else self._may_see(record, call.user))
-            and (not user or record["owner"] == user)
-            and search in f"{record['title']} {record['slug']}".lower()
-            and self.versions.newest(_key_of(record))
-        ]
-        page, following = wire.page_of(found, call.body)
-        return {"datasets": page, "nextPageToken": following}
+            if self._may_see(record, call.user) and self.versions.newest(_key_of(record))
+        )
+        page, following = listing.page(seen, call.body)
+        return {"datasets": [self._told(record) for record in page], "nextPageToken": following}
 
     def download(self, call: Call) -> Answer:
         """Send to the link of one file, or of a zip of all."""
@@ -259,10 +291,18 @@ class Datasets(Shelf):
     def _may_see(self, record: Record, user: str) -> bool:
         return not record["private"] or record["owner"] == user
 
+    def _shown_files(self, record: Record) -> list[tuple[str, int]]:
+        return self.versions.listing(_key_of(record), self._shown(record))
+
+    def _size(self, record: Record) -> int:
+        return sum(size for _, size in self._shown_files(record))
+
     def _told(self, record: Record) -> dict[str, Any]:
         key = _key_of(record)
         shown = self._shown(record)
-        numbered = self.versions.settings.numbers_failed or self.versions.newest(key, ready=True)
+        # kagglehub adds a version as soon as there is a number: none shows while the first takes no successor.
+        failed = self.versions.settings.numbers_failed and not self.versions.unfinished(key)
+        numbered = failed or self.versions.newest(key, ready=True)
         versions = [
             {
                 "versionNumber": number,
@@ -288,10 +328,30 @@ class Datasets(Shelf):
             "isPrivate": record["private"],
             "licenseName": record["license"],
             "lastUpdated": wire.stamp(shown["created"]),
-            "totalBytes": sum(size for _, size in self.versions.listing(key, shown)),
+            "totalBytes": self._size(record),
+            "tags": [{"ref": word, "name": word} for word in _keywords(record)],
             **({"currentVersionNumber": shown["number"]} if numbered else {}),
             "versions": versions,
         }
+
+
+def _keywords(record: Record) -> list[str]:
+    return [str(word) for word in record.get("keywords", [])]
+
+
+def _in_group(record: Record, group: str, user: str) -> bool:
+    """Tell whether a dataset that one may see is in a group: "MY", "MY_PRIVATE", "USER" ..."""
+    if group in ("PUBLIC", "USER"):
+        return True
+    private = bool(record["private"])
+    return record["owner"] == user and group in ("MY", "MY_PRIVATE" if private else "MY_PUBLIC")
+
+
+def _licence_group(name: str) -> str:
+    """Return the last word of the group of licences that one belongs to."""
+    word = name.upper()
+    known = {"CC": "_CC", "GPL": "_GPL", "LGPL": "_GPL", "AGPL": "_GPL", "ODB": "_ODB", "DBCL": "_ODB"}
+    return next((group for start, group in known.items() if word.startswith(start)), "_OTHER")
 
 
 def _key(owner: str, slug: str) -> Key:

@@ -16,6 +16,15 @@ from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _SERVICE = "kernels.KernelsApiService/"
+_REPLACED = {
+    "nvidiateslap100": "NvidiaTeslaT4",
+    "tpuv38": "TpuV5E8",
+    "tpu1vmv38": "TpuV5E8",
+    "tpuv232": "",
+    "tpuv2256": "",
+}
+"""Accelerators that Kaggle retired, in lower case, and what it runs instead without a word (kaggle 2.2.5 warns of it)."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".html")
 _FLAGS = ("isPrivate", "enableGpu", "enableTpu", "enableInternet")
 _TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "kernelType")
 _QUOTA = {"timeUsed": "0s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
@@ -73,6 +82,8 @@ class Kernels:
                 "timeout": call.number("sessionTimeoutSeconds"),
                 **{name: call.flag(name) for name in _FLAGS},
                 **{name: call.text(name) for name in _TEXTS},
+                "machineShape": _REPLACED.get(call.text("machineShape").lower(), call.text("machineShape")),
+                "categoryIds": call.texts("categoryIds"),
                 **{field: call.texts(field) for field in SOURCES.values()},
             }
             place = self.store.place(*key, "versions", str(number))
@@ -164,16 +175,35 @@ class Kernels:
 
     def list_all(self, call: Call) -> Mapping[str, Any]:
         """List one's own notebooks, or those that one may see."""
-        mine, search = call.text("group") == "PROFILE", call.text("search").lower()
-        found = [
-            self._told(record, version)
+        seen = [
+            (record, version)
             for record in self._all()
-            if (record["owner"] == call.user or (not mine and not record["private"]))
-            and search in f"{record['title']} {record['slug']}".lower()
-            and (version := self._latest(record))
+            if (record["owner"] == call.user or not record["private"]) and (version := self._latest(record))
         ]
-        page, following = wire.page_of(found, call.body)
-        return {"kernels": page, "nextPageToken": following}
+        listing = wire.Listing[tuple[Record, Record]](
+            filters={
+                "group": lambda pair, word: word != "PROFILE" or pair[0]["owner"] == call.user,
+                "user": lambda pair, name: bool(pair[0]["owner"] == name.lower()),
+                "search": lambda pair, words: wire.matches(words, pair[0]["title"], pair[0]["slug"]),
+                "language": lambda pair, word: pair[1]["language"].lower() == word.lower(),
+                "kernelType": lambda pair, word: pair[1]["kernelType"].lower() == word.lower(),
+                "outputType": lambda pair, word: self._has_output(*pair, pictures=word == "visualization"),
+                "competition": lambda pair, ref: _attached(pair[1], "competition", ref),
+                "dataset": lambda pair, ref: _attached(pair[1], "dataset", ref),
+                "parentKernel": lambda _pair, _ref: False,  # nothing here is a fork
+            },
+            orders={
+                "DATE_CREATED": lambda pair: -pair[0]["created"],
+                "DATE_RUN": lambda pair: -pair[1]["created"],
+            },
+        )
+        page, following = listing.page(seen, call.body)
+        return {"kernels": [self._told(*pair) for pair in page], "nextPageToken": following}
+
+    def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
+        folder = self.runs.output((*_key_of(record), "versions", str(version["number"])))
+        names = [path.name.lower() for path in files.tree(folder)] if folder.is_dir() else []
+        return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
 
     def download(self, call: Call) -> Answer:
         """Send to the link of one output file of one version, or of a zip of all."""
@@ -283,6 +313,7 @@ class Kernels:
 
     def _told(self, record: Record, version: Record) -> dict[str, Any]:
         same = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
+        same["categoryIds"] = version.get("categoryIds", [])
         if self.runs.settings.kinds_in_sources:
             for kind, field in SOURCES.items():
                 same[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
@@ -297,6 +328,11 @@ class Kernels:
             "currentVersionNumber": latest,
         }
         return {**same, **own}
+
+
+def _attached(version: Record, kind: str, ref: str) -> bool:
+    words = 1 if kind == "competition" else 2
+    return ref.lower() in ("/".join(each.lower().split("/")[:words]) for each in version[SOURCES[kind]])
 
 
 def _key(owner: str, slug: str) -> Key:

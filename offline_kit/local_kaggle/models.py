@@ -1,7 +1,7 @@
 """Models: a model has variations by framework, a variation has versions; nothing of theirs is unpacked."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,12 @@ from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _SERVICE = "models.ModelApiService/"
 _PREFIX = "MODEL_FRAMEWORK_"
+_ABOUT_MODEL = ("subtitle", "description", "publishTime", "provenanceSources")
+_ABOUT_INSTANCE = (
+    *("overview", "usage", "fineTunable", "trainingData", "modelInstanceType", "baseModelInstance"),
+    "externalBaseModelUrl",
+)
+"""What a person tells about a model or a variation, under the names of the service."""
 
 
 class Models(Shelf):
@@ -22,6 +28,8 @@ class Models(Shelf):
         """Return the calls about models."""
         calls: dict[str, Rpc] = {
             "CreateModel": self.create,
+            "UpdateModel": self.update,
+            "UpdateModelInstance": self.update_instance,
             "GetModel": self.get,
             "CreateModelInstance": self.create_instance,
             "CreateModelInstanceVersion": self.new_version,
@@ -42,17 +50,19 @@ class Models(Shelf):
         owner, slug = call.text("ownerSlug") or call.user, call.text("slug")
         if not call.user or owner.lower() != call.user:
             raise Refusal(403, "Permission 'models.create' was denied")
-        if not re.fullmatch(r"[A-Za-z0-9-]{3,50}", slug):
-            return _refused('Slug can only contain alphanumeric or "-" characters', 400)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{2,49}", slug):
+            return _refused('Slug can only contain alphanumeric, "-" or "_" characters', 400)
         with self.store.lock:
             if self.store.read("models", owner, slug):
-                return _refused(f"The requested slug '{slug}' is already in use by a model", 409)
+                return _refused(f"The requested slug '{slug}' is already used by a model", 409)
             record = {
                 "id": self.store.serial("model"),
                 "owner": owner.lower(),
                 "slug": slug.lower(),
                 "title": call.text("title") or slug,
                 "private": call.flag("isPrivate", default=True),
+                "created": self.store.now(),
+                **_about(call.body, _ABOUT_MODEL),
             }
             self.store.write(record, "models", owner, slug)
         return _accepted(record)
@@ -62,6 +72,24 @@ class Models(Shelf):
         record = self._open(call)
         return {**_named(record), "instances": list(self._instances(record))}
 
+    def update(self, call: Call) -> Mapping[str, Any]:
+        """Change what the mask names of a model."""
+        record = self._mine(call)
+        changed = _masked(call.body, (*_ABOUT_MODEL, "title", "isPrivate"))
+        private = changed.pop("isPrivate", record["private"])
+        record = {**record, **changed, "private": bool(private), "updated": self.store.now()}
+        self.store.write(record, "models", record["owner"], record["slug"])
+        return _accepted(record)
+
+    def update_instance(self, call: Call) -> Mapping[str, Any]:
+        """Change what the mask names of a variation."""
+        record = self._mine(call)
+        instance, key = self._instance(call, record)
+        changed = _masked(call.body, (*_ABOUT_INSTANCE, "licenseName"))
+        licence = changed.pop("licenseName", instance["license"])
+        self.store.write({**instance, **changed, "license": licence}, *key)
+        return {**_accepted(record), "id": instance["id"]}
+
     def create_instance(self, call: Call) -> Mapping[str, Any]:
         """Make a variation with its first version; one that exists is 409 inside of a 200."""
         record = self._mine(call)
@@ -69,14 +97,15 @@ class Models(Shelf):
         key = _key(record, wire.text(body, "framework"), wire.text(body, "instanceSlug"))
         with self.store.lock:
             if self.store.read(*key):
-                return _refused("The requested slug is already in use by a model instance", 409)
+                return _refused("The requested slug is already used: this model instance already exists", 409)
             uploads = self.uploads(call, body)
-            made = {
+            made: Record = {
                 "id": self.store.serial("instance"),
                 "framework": wire.text(body, "framework"),
                 "slug": key[5],
             }
-            self.store.write({**made, "license": wire.text(body, "licenseName")}, *key)
+            made |= {"license": wire.text(body, "licenseName"), **_about(body, _ABOUT_INSTANCE)}
+            self.store.write(made, *key)
             self.versions.add(key, uploads, notes="Initial release", stuck=call.stuck)
         return _accepted(record)
 
@@ -132,17 +161,14 @@ class Models(Shelf):
 
     def list_all(self, call: Call) -> Mapping[str, Any]:
         """List the models that one may see."""
-        owner, search = call.text("owner").lower(), call.text("search").lower()
-        found = [
-            _named(record)
-            for each in self.store.names("models")
-            for record in self.store.records("models", each)
-            if (not record["private"] or record["owner"] == call.user)
-            and (not owner or record["owner"] == owner)
-            and search in f"{record['title']} {record['slug']}".lower()
+        seen = [
+            record
+            for owner in self.store.names("models")
+            for record in self.store.records("models", owner)
+            if not record["private"] or record["owner"] == call.user
         ]
-        page, following = wire.page_of(found, call.body)
-        return {"models": page, "nextPageToken": following, "totalResults": len(found)}
+        page, following = _LISTING.page(seen, call.body)
+        return {"models": [_named(record) for record in page], "nextPageToken": following}
 
     def list_instances(self, call: Call) -> Mapping[str, Any]:
         """List the variations of a model."""
@@ -240,7 +266,8 @@ class Models(Shelf):
                 yield self._told(record, key)
 
     def _told(self, record: Record, key: Key) -> dict[str, Any]:
-        instance, version = self.store.read(*key), self.versions.newest(key)
+        instance = self.store.read(*key)
+        version = self.versions.newest(key, ready=True) or self.versions.newest(key)
         if instance is None or version is None:
             raise Refusal(404, "Model instance not found")
         return {
@@ -248,11 +275,50 @@ class Models(Shelf):
             "slug": instance["slug"],
             "framework": instance["framework"],
             "licenseName": instance["license"],
+            **_about(instance, _ABOUT_INSTANCE),
+            **_base(instance),
             "versionId": _version_id(instance, version["number"]),
             "versionNumber": version["number"],
             "url": _url(record),
             "totalUncompressedBytes": sum(size for _, size in self.versions.listing(key, version)),
         }
+
+
+_LISTING = wire.Listing[Record](
+    filters={
+        "owner": lambda record, name: bool(record["owner"] == name.lower()),
+        "search": lambda record, words: wire.matches(
+            words, *(record.get(name) for name in ("slug", "title", "subtitle", "owner"))
+        ),
+    },
+    orders={
+        "_CREATE_TIME": lambda record: -record["id"],
+        "_PUBLISH_TIME": lambda record: -record["id"],
+        "_UPDATE_TIME": lambda record: -float(record.get("updated") or record.get("created") or 0),
+    },
+)
+
+
+def _about(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return what is told about a thing under these names, kept as it came."""
+    return {name: body[name] for name in names if body.get(name) is not None}
+
+
+def _masked(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Return the new values of the fields that `updateMask` names; a field that is left out is empty."""
+    mask = wire.text(body, "updateMask").split(",")
+    empty: Mapping[str, Any] = {"isPrivate": False, "fineTunable": False, "trainingData": []}
+    return {name: body.get(name, empty.get(name, "")) for name in names if name in mask}
+
+
+def _base(instance: Record) -> dict[str, Any]:
+    """Return which variation one was made from, "owner/model/framework/variation", as the service tells it."""
+    words = str(instance.get("baseModelInstance", "")).split("/")
+    if len(words) < 4:
+        return {}
+    owner, model, framework, variation = words[:4]
+    told = {"owner": {"slug": owner}, "modelSlug": model, "framework": framework, "instanceSlug": variation}
+    return {"baseModelInstanceInformation": told}
 
 
 def _key(record: Record, framework: str, slug: str) -> Key:
@@ -274,7 +340,8 @@ def _url(record: Record) -> str:
 def _named(record: Record) -> dict[str, Any]:
     ref = f"{record['owner']}/{record['slug']}"
     own = {"id": record["id"], "ref": ref, "title": record["title"], "slug": record["slug"]}
-    return {**own, "author": record["owner"], "isPrivate": record["private"], "url": _url(record)}
+    told = {**own, "author": record["owner"], "isPrivate": record["private"], "url": _url(record)}
+    return {**told, **_about(record, _ABOUT_MODEL)}
 
 
 def _accepted(record: Record) -> dict[str, Any]:

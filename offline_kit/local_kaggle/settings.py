@@ -19,6 +19,8 @@ class Settings:
     """How long an upload session can be gone on with; then it answers 404."""
     link: float = 3600.0
     """How long a link to a file works; then it answers 403."""
+    wrapped_from: int = 1 << 20
+    """Bytes of a single file of a dataset or a competition from which on it is sent as NAME.zip."""
     queued: float = 0.5
     """How long a pushed notebook waits before it runs."""
     sessions: int = 2

@@ -29,10 +29,9 @@ class Shelf:
         return found
 
     def sent(self, call: Call, key: Key, version: Record, name: str) -> Answer:
-        """Send to the link of one file of a version, or of a zip of all; 404 before it is READY."""
+        """Send to the link of one file of a version, or of an archive of all; 404 before it is READY."""
         if self.versions.stage(version) != "READY":
             raise Refusal(404, "The version is not ready")
-        if name:
-            path = self.versions.file(key, version, name)
-            return wire.redirect(self.links.give(call.base, path, name.rpartition("/")[2]))
-        return wire.redirect(self.links.give(call.base, self.versions.packed(key, version), f"{key[-1]}.zip"))
+        path = self.versions.file(key, version, name) if name else self.versions.packed(key, version)
+        shown = path.name if name else f"{key[-1]}{self.versions.suffix}"
+        return wire.redirect(self.links.give(call.base, path, shown))

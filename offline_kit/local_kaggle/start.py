@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,8 @@ class Wanted:
     """Its state; made where there is none."""
     port: int = PORT
     """Where it listens on 127.0.0.1; 0 takes a free port."""
+    accounts: tuple[str, ...] = ()
+    """Names of further accounts, which the state keeps; their key is KEY, too."""
     competitions: tuple[Path, ...] = ()
     """Folders of competitions, or of projects that bring one, to take in besides those that the state knows."""
     settings: Settings = field(default_factory=Settings)
@@ -58,7 +60,8 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
         wanted.folder.mkdir(parents=True, exist_ok=True)
     with _alone(wanted.folder):
         kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
-        kaggle.accounts.add(USER, key=KEY)
+        for name in (USER, *wanted.accounts):
+            kaggle.accounts.add(name, key=KEY)
         for folder in wanted.competitions:
             kaggle.catalog.add(competition_of(folder) or folder)
         for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
@@ -88,9 +91,10 @@ def serve(console: Console, wanted: Wanted, *, current: bool) -> None:
     with running(wanted, SandboxRunner(shop, current=current)) as server:
         folder = str(wanted.folder)
         known = server.kaggle.store.names("competitions")
-        for line in greeting(server.url, folder, known):
+        accounts = server.kaggle.store.names("accounts")
+        for line in greeting(server.url, folder, known, accounts):
             console.note(line)
-        console.result({"url": server.url, "state": folder, "competitions": known})
+        console.result({"url": server.url, "state": folder, "competitions": known, "accounts": accounts})
         sys.stdout.flush()  # whoever waits for the address reads a pipe
         server.wait()
 
@@ -132,8 +136,11 @@ def _alone(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def greeting(url: str, folder: str, competitions: list[str]) -> tuple[str, ...]:
+def greeting(
+    url: str, folder: str, competitions: list[str], accounts: Sequence[str] = (USER,)
+) -> tuple[str, ...]:
     """Return what a person is told at the start: where it is, how the plain client reaches it, what it holds."""
+    others = ", ".join(name for name in accounts if name != USER)
     shown = ", ".join(competitions) or "none; --competition DIR takes one in"
     return (
         f"a local Kaggle listens on {url}; its state is in '{folder}'",
@@ -143,6 +150,7 @@ def greeting(url: str, folder: str, competitions: list[str]) -> tuple[str, ...]:
         f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
         f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY}",
         "  unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
+        *([f"other accounts, with the same key: {others}"] if others else []),
         "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
         f"what is to go wrong stands in '{folder}/faults.json'; its scores are LOCAL; end it with ^C",
     )

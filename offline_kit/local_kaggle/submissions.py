@@ -1,11 +1,14 @@
 """Submissions: the notebook is run again on the hidden test, in its own sandbox, and what it writes is scored."""
 
+import csv
+import io
 import json
 import math
 import shutil
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,9 @@ from offline_kit.local_kaggle.catalog import SERVICE, Catalog
 from offline_kit.local_kaggle.faults import Faults
 from offline_kit.local_kaggle.kernel_runs import fresh
 from offline_kit.local_kaggle.kernels import Kernels
+from offline_kit.local_kaggle.packing import packed
 from offline_kit.local_kaggle.store import Record, Store
-from offline_kit.local_kaggle.wire import Call, Refusal, Rpc
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 
 _DAY = 86400
 _METRIC_SECONDS = 600.0
@@ -38,6 +42,7 @@ class Submissions:
         self.kernels = kernels
         self.blobs = blobs
         self.faults = faults
+        self.links = catalog.links
 
     def rpcs(self) -> dict[str, Rpc]:
         """Return the calls about submissions."""
@@ -48,6 +53,9 @@ class Submissions:
             "GetSubmissionLimits": self.limits,
             "ListSubmissions": self.list_all,
             "GetSubmission": self.get,
+            "DownloadSubmission": self.download,
+            "GetLeaderboard": self.leaderboard,
+            "DownloadLeaderboard": self.download_leaderboard,
         }
         return {SERVICE + name: call for name, call in calls.items()}
 
@@ -78,10 +86,12 @@ class Submissions:
         if competition["code_only"]:
             raise Refusal(400, "This competition only accepts submissions from notebooks")
         token = call.text("blobFileTokens")
-        name, _ = self.blobs.finished(token, call.user)
-        return self._queue(call, competition, {"token": token, "fileName": name})
+        name, data = self.blobs.finished(token, call.user)
+        return self._queue(call, competition, {"token": token, "fileName": name}, data)
 
-    def _queue(self, call: Call, competition: Record, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def _queue(
+        self, call: Call, competition: Record, facts: Mapping[str, Any], sent: Path | None = None
+    ) -> dict[str, Any]:
         with self.store.lock:
             if not self._left(call.user, competition):
                 text = "your team has used its daily Submission allowance"
@@ -96,6 +106,8 @@ class Submissions:
                 "state": "PENDING",
                 **facts,
             }
+            if sent:
+                files.link_or_copy(sent, self._sent(record))
             self.store.write(record, "submissions", str(ref))
         self._begin(record)
         return {"message": f"Successfully submitted to {competition['title']}", "ref": ref}
@@ -115,8 +127,8 @@ class Submissions:
         """List one's submissions to a competition, the latest first."""
         competition = self.catalog.get(call.text("competitionName"))
         mine = [each for each in self._of(call.user, competition["slug"]) if self._shows(each)]
-        page, following = wire.page_of([_told(each) for each in reversed(mine)], call.body)
-        return {"submissions": page, "nextPageToken": following}
+        page, following = _LISTING.page(reversed(mine), call.body)
+        return {"submissions": [_told(each) for each in page], "nextPageToken": following}
 
     def get(self, call: Call) -> Mapping[str, Any]:
         """Tell about one submission; 404 just after it was made."""
@@ -124,6 +136,55 @@ class Submissions:
         if record is None or record["user"] != call.user or not self._shows(record):
             raise Refusal(404, "Submission not found")
         return _told(record)
+
+    def download(self, call: Call) -> Answer:
+        """Send to the link of a file that was uploaded as a submission; what a hidden run wrote is nobody's."""
+        record = self.store.read("submissions", str(call.number("submissionId")))
+        if record is None or record["user"] != call.user:
+            raise Refusal(404, "Submission not found")
+        path = self._sent(record)
+        if not path.is_file():
+            raise Refusal(403, "The file of this submission cannot be downloaded: a notebook has written it")
+        return wire.redirect(self.links.give(call.base, path, path.name))
+
+    def leaderboard(self, call: Call) -> Mapping[str, Any]:
+        """List the best public score of everybody, the best first."""
+        rows = self._ranked(self.catalog.get(call.text("competitionName")))
+        page, following = wire.page_of([_row(best) for best, _ in rows], call.body)
+        return {"submissions": page, "nextPageToken": following}
+
+    def download_leaderboard(self, call: Call) -> Answer:
+        """Send to the link of a zip with the whole leaderboard as a table."""
+        competition = self.catalog.get(call.text("competitionName"))
+        slug, table = competition["slug"], io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(_COLUMNS)
+        for rank, (best, count) in enumerate(self._ranked(competition), 1):
+            row = _row(best)
+            told = (row["teamId"], row["teamName"], row["submissionDate"], row["score"])
+            writer.writerow((rank, *told, count, best["user"]))
+        place = self.store.place("competitions", slug) / "leaderboard"
+        final = place / f"{slug}.zip"
+        with self.store.lock:
+            name = f"{slug}-publicleaderboard.csv"
+            files.write_atomic(place / name, table.getvalue())
+            final.unlink(missing_ok=True)
+            packed(place, final, (Path(name),))
+        return wire.redirect(self.links.give(call.base, final, final.name))
+
+    def _ranked(self, competition: Record) -> list[tuple[Record, int]]:
+        """Return everybody's best submission and the number of theirs, the best first."""
+        lower = competition.get("lower", False)
+        teams: dict[str, list[Record]] = {}
+        for record in self.store.records("submissions"):
+            if record["competition"] == competition["slug"] and _scored(record, "public"):
+                teams.setdefault(record["user"], []).append(record)
+
+        def rank(record: Record) -> tuple[float, float]:
+            return (record["public"] if lower else -record["public"]), record["created"]
+
+        found = [(min(records, key=rank), len(records)) for records in teams.values()]
+        return sorted(found, key=lambda pair: rank(pair[0]))
 
     def resume(self) -> None:
         """Score anew what was being scored when the server ended."""
@@ -154,7 +215,8 @@ class Submissions:
     def _scored(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
         began = self.store.now()
         if record.get("token"):
-            written = self._copied(record, folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            written = Path(shutil.copyfile(self._sent(record), folder / record["fileName"]))
         else:
             key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
             covered = {place: self.catalog.hidden(competition)}
@@ -172,10 +234,9 @@ class Submissions:
         size = written.stat().st_size
         return {"state": "COMPLETE", "size": size, "seconds": self.store.now() - began, **scores}
 
-    def _copied(self, record: Record, folder: Path) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        name, data = self.blobs.finished(record["token"], record["user"])
-        return Path(shutil.copyfile(data, folder / name))
+    def _sent(self, record: Record) -> Path:
+        """Return where the file of a submission lies that was uploaded; links to uploads are never written."""
+        return self.store.place("submissions", str(record["ref"])) / "sent" / str(record["fileName"])
 
     def _of(self, user: str, slug: str) -> list[Record]:
         records = self.store.records("submissions")
@@ -216,11 +277,39 @@ def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
     return answer
 
 
+_LISTING = wire.Listing[Record](
+    filters={
+        "group": lambda record, word: record["state"] == "COMPLETE" or not word.endswith("_SUCCESSFUL"),
+    },
+    orders={
+        "_NAME": lambda record: record["fileName"],
+        "_PUBLIC_SCORE": lambda record: -record["public"] if _scored(record, "public") else math.inf,
+        "_PRIVATE_SCORE": lambda record: -record["private"] if _scored(record, "private") else math.inf,
+    },
+)
+_COLUMNS = (
+    *("Rank", "TeamId", "TeamName", "LastSubmissionDate", "Score", "SubmissionCount"),
+    "TeamMemberUserNames",
+)
+
+
+def _scored(record: Record, side: str) -> bool:
+    return isinstance(record.get(side), float) and not math.isnan(record[side])
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """Return a submission as a row of the leaderboard; a team is one account, its number that of the account's name."""
+    return {
+        "teamId": zlib.crc32(record["user"].encode()),
+        "teamName": record["user"],
+        "submissionDate": wire.stamp(record["created"]),
+        "score": _LOCAL.format(record["public"]),
+    }
+
+
 def _told(record: Record) -> dict[str, Any]:
     scores = {
-        f"{side}Score": _LOCAL.format(record[side])
-        for side in ("public", "private")
-        if isinstance(record.get(side), float) and not math.isnan(record[side])
+        f"{side}Score": _LOCAL.format(record[side]) for side in ("public", "private") if _scored(record, side)
     }
     return {
         "ref": record["ref"],

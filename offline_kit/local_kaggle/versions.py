@@ -29,8 +29,9 @@ class Versions:
     """The versions below one kind of thing ("datasets" or "models"); a key names the thing."""
 
     def __init__(self, store: Store, settings: Settings, *, verbatim: bool = False) -> None:
-        """Under `verbatim` nothing is unpacked or renamed: so it is for models."""
+        """Under `verbatim` nothing is unpacked, renamed or wrapped, and all files are sent as .tar.gz: so it is for models."""
         self.verbatim = verbatim
+        self.suffix = ".tar.gz" if verbatim else ".zip"
         self.store = store
         self.settings = settings
         self._working: list[threading.Thread] = []
@@ -109,14 +110,18 @@ class Versions:
         return [(path.as_posix(), (folder / path).stat().st_size) for path in files.tree(folder)]
 
     def file(self, key: Key, record: Record, name: str) -> Path:
-        """Return one file of a version; 404 where it has none of that name."""
+        """Return one file of a version, a large one as NAME.zip; 404 where it has none of that name."""
         if name not in [path for path, _ in self.listing(key, record)]:
             raise Refusal(404, f"File '{name}' not found")
-        return self.folder(key, record) / name
+        folder = self.folder(key, record)
+        if self.verbatim:
+            return folder / name
+        return packing.wrapped(folder, Path(name), folder.with_name("wrapped"), self.settings.wrapped_from)
 
     def packed(self, key: Key, record: Record) -> Path:
-        """Return all files of a version as one zip, made at the first call."""
-        return packing.packed(self.folder(key, record), self._folder(key, int(record["number"])) / "all.zip")
+        """Return all files of a version as one archive, made at the first call."""
+        folder = self.folder(key, record)
+        return packing.packed(folder, folder.with_name(f"all{self.suffix}"))
 
     def delete(self, key: Key, number: int) -> None:
         """Mark a version as deleted, and free its disk."""

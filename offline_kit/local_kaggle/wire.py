@@ -1,11 +1,12 @@
 """Kaggle's conventions on the wire: JSON in lowerCamelCase, absent means default, errors are nested."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 _WORDS = {
     400: "INVALID_ARGUMENT",
@@ -29,6 +30,11 @@ _NO_PAGES = (
     "A local Kaggle has no pages. `offline-kit status --to local` tells what it holds, as Kaggle's own client does;"
     " the rules of a competition are accepted in its competition.toml (entered = true).\n"
 )
+
+
+_T = TypeVar("_T")
+_ANY = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
+"""Values of a filter that let everything pass."""
 
 
 class Refusal(Exception):  # noqa: N818 - a word of the service, not of ours
@@ -188,3 +194,32 @@ def page_of(found: Sequence[Any], body: Mapping[str, Any]) -> tuple[list[Any], s
         start = size * max(0, number(body, "page") - 1)
     rest = str(start + size) if start + size < len(found) else ""
     return list(found[start : start + size]), rest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing(Generic[_T]):
+    """How things of one kind are listed: which fields of a request filter them, and what they are sorted by."""
+
+    filters: Mapping[str, Callable[[_T, str], bool]]
+    """By the request's field: whether a thing passes its value (of an enumeration the whole name)."""
+    orders: Mapping[str, Callable[[_T], Any]] = field(default_factory=dict)
+    """By the last words of `sortBy`: the key, smallest first. Any other word keeps the given order."""
+
+    def page(self, things: Iterable[_T], body: Mapping[str, Any]) -> tuple[list[_T], str]:
+        """Return the page of the things that a request asks for, and the token of the next one."""
+        asked = {name: text(body, name) for name in self.filters}
+        wanted = {name: value for name, value in asked.items() if not _ANY.fullmatch(value)}
+        found = [
+            thing
+            for thing in things
+            if all(self.filters[name](thing, value) for name, value in wanted.items())
+        ]
+        order = text(body, "sortBy").upper()
+        key = next((key for word, key in self.orders.items() if order.endswith(word)), None)
+        return page_of(sorted(found, key=key) if key else found, body)
+
+
+def matches(search: str, *texts: object) -> bool:
+    """Tell whether a search finds one of the texts: all of its words stand in them, in any case."""
+    whole = " ".join(str(each or "") for each in texts).lower()
+    return all(word in whole for word in search.lower().split())

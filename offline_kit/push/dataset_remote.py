@@ -149,13 +149,20 @@ def until_there(
     def arrived() -> Remote:
         found = kaggle.dataset(ref)
         if found is None or found.version <= effect.before:
-            # A version that fails may never get a number; the state may be the one of the version before, too.
-            if found and kaggle.status(ref) in BAD:
+            # A version that fails may never get a number, and a first one may have none while it is processed;
+            # the state may be the one of the version before, too.
+            first, state = effect.action == Action.CREATE.value, kaggle.status(ref) if found else ""
+            if found and state in BAD:
                 failed.append(time.monotonic())
-                if effect.action == Action.CREATE.value or failed[-1] - failed[0] > waiting.grace:
+                if first or failed[-1] - failed[0] > waiting.grace:
                     raise _failed(ref, effect.before + 1, "failed", found.url)
-            line.tell("the new version does not show yet")
-            raise PassingError("the new version does not show yet")
+            missing = (
+                f"it is still in the state '{state}'"
+                if first and state
+                else "the new version does not show yet"
+            )
+            line.tell(missing)
+            raise PassingError(missing)
         state = kaggle.status(ref)
         line.tell(f"version {found.version}, {state or 'hidden'}")
         if state in BAD:
