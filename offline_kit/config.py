@@ -63,7 +63,7 @@ class Config:
     preprocessing: tuple[str, ...] = ()
     """Files, folders or globs that travel beside the checkpoints and are loaded by name."""
     trust: tuple[str, ...] = ()
-    """Globs of pickles that may travel although they import what could do harm."""
+    """Globs of files that may travel although they are pickles that could do harm, or hold what looks like a secret."""
     copies: Mapping[str, Path] = field(default_factory=dict)
     """Local copies of other sources for the rehearsal, by "dataset:owner/slug", "notebook:..." or "model:..."."""
     slim: bool = False

@@ -18,6 +18,7 @@ from offline_kit import (
     pip_settings,
     proc,
     trained,
+    uploaded_secrets,
     wheelhouse,
 )
 from offline_kit.building import sdists
@@ -178,7 +179,9 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
             models = [*rendered.metadata["model_sources"], *homes.pinned(config, kit)]
             rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
-            return {f"notebook/{name}": text for name, text in rendered.texts().items()}
+            made = rendered.texts()
+            uploaded_secrets.check_notebook(config, made, report)
+            return {f"notebook/{name}": text for name, text in made.items()}
 
         by_function = config.notebook.template in ("server", "function")
         kit = bundle.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
@@ -222,7 +225,9 @@ def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config, kit = seen.config, kit_of(config)
     target = replace(trained.target(config, seen), homes=homes.of(config))
-    return kit, notebook.render(kit, config.notebook, base.image, target, report=report)
+    rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
+    uploaded_secrets.check_notebook(config, rendered.texts(), report)
+    return kit, rendered
 
 
 def check_notebook(config: Config) -> None:
@@ -250,6 +255,7 @@ def _check_notebook(config: Config, base: Ground) -> None:
 def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:
     config = seen.config
     own = _own_code(config, base, report)
+    uploaded_secrets.check(config, own, (*seen.checkpoints, *seen.preprocessing), report)
     if base.chained:
         return _chained(seen, base, base.chained, own)
     frozen = _freeze(seen, base, own, upgrade=upgrade, keep=True, report=report)

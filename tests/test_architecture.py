@@ -238,7 +238,7 @@ FLOORS: list[set[str]] = [
     {"finding.predicting"},
     {"finding.stage", "adopt"},
     {"trained"},
-    {"homes", "asking"},
+    {"homes", "asking", "uploaded_secrets"},
     {"pipeline", "shipping"},  # conductors
     {"chained.build", "stale"},
     {"chained.capture"},
