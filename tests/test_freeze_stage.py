@@ -350,9 +350,38 @@ def test_a_foreign_file_is_not_overwritten(case: Case) -> None:
 def test_exclude_and_include(case: Case) -> None:
     """Excluded packages are skipped with all that only they want; included ones are bundled although provided."""
     found = case.freeze("alpha", "pandas", exclude=("Alpha",), include=("pandas",))
-    assert fates(found) == {"alpha": "skipped 1.0", "numpy": "provided 2.1.3", "pandas": "bundled 2.3.3"}
+    assert fates(found) == {"alpha": "skipped ", "numpy": "provided 2.1.3", "pandas": "bundled 2.3.3"}
     assert pin(found, "alpha").reason == "named in `exclude`"
     assert found.replacements == ()
+
+
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+def test_excluded_packages_never_reach_the_resolver(case: Case, engine: str) -> None:
+    """What no index has, in a file, a lock or another package's requirements, is no obstacle once it is excluded."""
+    import platform
+
+    case = case.with_image(python=platform.python_version())
+    case.add("wide", "1.0", ["beta", "no-such-thing[gpu]>=7 ; python_version > '3'", "modern"])
+    case.project.mkdir()
+    lock = case.project / "frozen.txt"
+    lock.write_text("pywin32==306\nbeta==1.0\n")
+    found = case.freeze(
+        "wide",
+        "pywin32==306",
+        "gone @ git+https://127.0.0.1:1/nobody/gone",
+        "git+https://127.0.0.1:1/nobody/unnamed.git@v1",
+        locks=(lock,),
+        exclude=("No_Such.Thing", "pywin32", "gone", "unnamed", "modern"),
+        engine=engine,
+    )
+    assert fates(found) == {
+        "beta": "bundled 1.0",
+        "modern": "skipped ",
+        "no-such-thing": "skipped ",
+        "pywin32": "skipped ",
+        "wide": "bundled 1.0",
+    }
+    assert found.differences == ()
 
 
 def test_own_packages_never_come_from_the_index(case: Case) -> None:
@@ -360,7 +389,7 @@ def test_own_packages_never_come_from_the_index(case: Case) -> None:
     case.add("plants", "9.9", ["xlsx"])
     case.add("helper", "1.0", ["plants", "beta"])
     found = case.freeze("plants", "helper", own=("Plants",))
-    assert fates(found) == {"beta": "bundled 1.0", "helper": "bundled 1.0", "plants": "skipped 9.9"}
+    assert fates(found) == {"beta": "bundled 1.0", "helper": "bundled 1.0", "plants": "skipped "}
 
 
 def test_lock_files_yield_to_the_image(case: Case) -> None:

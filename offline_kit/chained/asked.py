@@ -77,7 +77,8 @@ def index_note(settings: IndexSettings) -> str:
 
 
 def _lines(read: Gathered, project: Path) -> Iterator[str]:
-    yield from (one.requirement for one in read.wanted)
+    # pip there has no way to leave out what a package asks for; what the files ask for it need not see.
+    yield from (one.requirement for one in read.wanted if one.name not in read.policy.exclude)
     for one in read.directs:
         if one.direct:
             extras = f"[{','.join(one.direct.extras)}]" if one.direct.extras else ""

@@ -53,6 +53,8 @@ class Problem:
     """Nothing uploaded after this moment (ISO 8601, UTC) is looked at."""
     undated: frozenset[str]
     """Indexes that do not tell upload times: the cut-off does not apply to them."""
+    exclude: frozenset[str] = frozenset()
+    """Packages that are taken out of everybody's requirements before anything is resolved."""
     cache: Path
     """Where the pip-tools environment and its downloads are kept."""
 
@@ -111,6 +113,12 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
     words += ["--no-header", "--no-annotate", "--quiet"]
     builder = image.interpreter or builder_python(image.python_minor)
     words += ["--python", builder] if builder else []
+    if problem.exclude:
+        # An override replaces every requirement on its name, and this one never holds. `--excludes` says the
+        # same, but not in every uv that we accept.
+        never = "".join(f"{name} ; python_version < '0'\n" for name in sorted(problem.exclude))
+        (folder / "overrides.txt").write_text(never)
+        words += ["--override", "overrides.txt"]
     return uv_tool.run(words, settings, config=config, cwd=folder)
 
 
@@ -126,14 +134,36 @@ def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
     if not problem.undated:
         # Old pips do not know the option and pass over the variable.
         changes = changes | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
-    words = ["-m", "piptools", "compile", "requirements.in", "--output-file", "requirements.txt"]
+    words = ["compile", "requirements.in", "--output-file", "requirements.txt"]
     words += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
     words += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
     words += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
     words += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
     python = pip_tools_python(problem)
     env = proc.environment(**changes, VIRTUAL_ENV=None, NO_COLOR="1")
-    return proc.run([python, *words], cwd=folder, env=env, check=False, timeout=3600)
+    start = (
+        ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
+        if problem.exclude
+        else ["-m", "piptools"]
+    )
+    return proc.run([python, *start, *words], cwd=folder, env=env, check=False, timeout=3600)
+
+
+_PIP_TOOLS_WITHOUT = """\
+import runpy, sys
+from pip._internal.metadata import select_backend
+from pip._vendor.packaging.utils import canonicalize_name
+excluded = set(sys.argv.pop(1).split(","))
+Distribution = select_backend().Distribution
+requirements_of = Distribution.iter_dependencies
+def without_excluded(self, *args):
+    for one in requirements_of(self, *args):
+        if canonicalize_name(one.name) not in excluded:
+            yield one
+Distribution.iter_dependencies = without_excluded
+runpy.run_module("piptools", run_name="__main__", alter_sys=True)
+"""
+"""Runs pip-tools without some packages: pip has no option like uv's `--override` (pypa/pip#8076)."""
 
 
 def is_own_python(image: Image) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -16,7 +17,7 @@ from offline_kit.errors import UsageError
 from offline_kit.freeze import direct, engines, inputs, locks, written
 from offline_kit.freeze.fates import Policy, is_doubtful
 from offline_kit.freeze.inputs import IndexOptions, Inputs
-from offline_kit.freeze.lines import Wanted
+from offline_kit.freeze.lines import Direct, Wanted
 from offline_kit.freeze.locks import Lock
 from offline_kit.freeze.walk import holds
 from offline_kit.image import Image
@@ -88,7 +89,9 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gather
     )
     engine, beside = _engine(request, image, plain)
     environment = image.environment()
-    lock = locks.read([*request.locks, *lock_files, *found.compiled, *beside], environment)
+    lock = locks.read([*request.locks, *lock_files, *found.compiled, *beside], environment).without(
+        _names(request.exclude)
+    )
     wanted = [_loosened(one, found) for one in found.wanted]
     if not wanted and not request.requirements and not request.inline:
         wanted = [_of_lock(line) for line in lock.roots]
@@ -103,7 +106,7 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gather
     )
     return Gathered(
         wanted=tuple(one for one in kept if not one.direct and one.name not in policy.own),
-        directs=tuple(one for one in kept if one.direct and one.name not in policy.exclude),
+        directs=tuple(one for one in kept if one.direct and not _names_of(one.direct) & policy.exclude),
         constraints=tuple(one for one in found.constraints if _applies(one, environment)),
         lock=lock,
         options=found.options,
@@ -115,6 +118,14 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gather
 
 def _names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(str(canonicalize_name(name)) for name in names)
+
+
+def _names_of(reference: Direct) -> frozenset[str]:
+    """Return what a direct reference may be excluded by: its name, else that of its file or repository."""
+    if reference.name:
+        return frozenset([reference.name])
+    stem = urlsplit(reference.place).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    return _names([stem, stem.partition("-")[0]] if stem.endswith(".whl") else [stem])
 
 
 def _loosened(one: Wanted, found: Inputs) -> Wanted:

@@ -1,7 +1,7 @@
 """Lock files as preferences: uv.lock, pylock.toml, compiled requirements and `pip freeze` text."""
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,16 @@ class Lock:
     """What the locked project itself asks for; without such knowledge, all names of the file."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Lines of `pip freeze` that name no version of an index, by normalized name, with their file."""
+
+    def without(self, excluded: Collection[str]) -> "Lock":
+        """Return the same lock without these packages."""
+        return Lock(
+            pins={name: pin for name, pin in self.pins.items() if name not in excluded},
+            roots=tuple(
+                line for line in self.roots if canonicalize_name(Requirement(line).name) not in excluded
+            ),
+            unread={name: source for name, source in self.unread.items() if name not in excluded},
+        )
 
 
 def is_lock(path: Path) -> bool:

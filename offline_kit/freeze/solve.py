@@ -179,10 +179,13 @@ def _once(case: Case, state: _State) -> Solution:
         case.library.give({stub.name: stub for stub in made})
         problem = replace(
             case.problem,
-            requirements=tuple(_line(case, ask) for ask in case.roots),
+            requirements=tuple(
+                _line(case, ask) for ask in case.roots if ask.requirement.name not in case.policy.leave
+            ),
             constraints=_constraints(case, state),
             preferences=_preferences(case),
             stubs=stubs.write(made, Path(scratch) / "stubs"),
+            exclude=case.policy.leave,
         )
         resolved = engines.resolve(problem, case.engine)
     bounds: dict[str, tuple[Ask, ...]] = {}
