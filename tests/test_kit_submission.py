@@ -1,12 +1,16 @@
 """The submission is written from what comes, and compared with the sample."""
 
+import csv
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from offline_kit.runtime.kit_install import prove
+from offline_kit.runtime.kit_rows import cut_rows
 from offline_kit.runtime.kit_runtime import KitError
 from offline_kit.runtime.kit_submission import check_submission, find_sample, write_submission
+from offline_kit.runtime.kit_tasks import read_sample
 
 SAMPLE = "id,label\na,0\nb,0\nc,0\n"
 
@@ -130,3 +134,63 @@ def test_the_sample_is_found_by_its_usual_names(tmp_path: Path) -> None:
     assert find_sample(tmp_path) == tmp_path / "a_submission.csv"
     (tmp_path / "SampleSubmission.csv").touch()
     assert find_sample(tmp_path) == tmp_path / "SampleSubmission.csv"
+
+
+MASK = "1 2 " * 60_000
+"""A run-length mask of 240,000 characters: above the limit of Python's csv, 131,072."""
+
+
+def test_cells_of_any_length_are_read(tmp_path: Path) -> None:
+    """A mask may be longer than what Python's csv takes by itself, in the submission and in the sample."""
+    assert "agrees" in check(tmp_path, f"id,rle\na,{MASK}\nb,1 2\n", f"id,rle\na,{MASK}\nb,1 1\n")
+    assert [row[1] for row in _tables(tmp_path)] == ["rle", MASK, "1 1"]
+
+
+def _tables(folder: Path) -> list[list[str]]:
+    cut_rows(folder, folder / "sample_submission.csv", 2, _new(folder / "cut"))
+    sample = read_sample(folder)
+    assert sample.ids == ["a", "b"]
+    with (folder / "cut" / "sample_submission.csv").open(newline="") as stream:
+        return list(csv.reader(stream))
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("ours", ["", "id,labels\na,1\n", "label,id\n1,a\n", "id,label\na,nan\na,1\nb,1,2\n"])
+def test_in_the_scoring_run_no_finding_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: str
+) -> None:
+    """The file is written: Kaggle's metric judges it, the notebook only reports what it sees."""
+    (tmp_path / "sample_submission.csv").write_text(SAMPLE)
+    (tmp_path / "submission.csv").write_text(ours)
+    with pytest.raises(KitError):
+        check_submission(tmp_path / "submission.csv", tmp_path)
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    said: list[str] = []
+    check_submission(tmp_path / "submission.csv", tmp_path, lambda text: said.append(text))
+    assert any(line.startswith("note: ") for line in said)
+
+
+@pytest.mark.parametrize("broken", ["submission.csv", "sample_submission.csv"])
+def test_a_check_that_breaks_is_reported(tmp_path: Path, broken: str) -> None:
+    """Whatever the check itself cannot do (here: read a folder), the run goes on and says so."""
+    (tmp_path / "sample_submission.csv").write_text(SAMPLE)
+    (tmp_path / "submission.csv").write_text(SAMPLE)
+    (tmp_path / broken).unlink()
+    (tmp_path / broken).mkdir()
+    said: list[str] = []
+    check_submission(tmp_path / "submission.csv", tmp_path, lambda text: said.append(text))
+    assert [line for line in said if "could not be checked: " in line] == said != []
+
+
+def test_an_import_proof_reports_in_the_scoring_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proof is a check: with the hidden test set it does not end a run that may not need the package."""
+    said: list[str] = []
+    with pytest.raises(KitError):
+        prove(tmp_path, ["no_such_module"])
+    monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
+    prove(tmp_path, ["no_such_module"], lambda text: said.append(text))
+    assert "no_such_module" in said[0]

@@ -189,3 +189,12 @@ def test_whatever_has_the_samples_ids_and_numbers_passes(
     rows = "".join(f"{name},{values.draw(number)!r}\n" for name in ids)
     sample = "".join(f"{name},0\n" for name in reversed(ids))
     assert problems(tmp_path_factory.mktemp("s"), f"id,v\n{rows}", f"id,v\n{sample}") == ()
+
+
+def test_long_cells_are_compared(tmp_path: Path) -> None:
+    """A mask of more than 131,072 characters is a value like any other, and is compared as one."""
+    mask = "1 2 " * 60_000
+    sample = "id,rle\nx,1 1\ny,\n"
+    assert problems(tmp_path, f"id,rle\nx,{mask}\ny,\n", sample) == ()
+    (tmp_path / "other.csv").write_text(f"id,rle\nx,{mask}\ny,\n")
+    assert submission.differing(tmp_path / "submission.csv", tmp_path / "other.csv") == ""

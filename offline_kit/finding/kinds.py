@@ -10,6 +10,7 @@ from offline_kit.checkpoint_kinds import sniff
 from offline_kit.finding.tree import DATA, Tree, top_of
 from offline_kit.frameworks.base import Framework
 from offline_kit.model import Checkpoint, NotebookSettings
+from offline_kit.runtime.kit_runtime import csv_rows
 
 _PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _TABLES = frozenset({".csv", ".feather", ".parquet", ".tsv"})
@@ -84,6 +85,6 @@ def _columns(tree: Tree, name: str) -> set[str]:
         return set()
     try:
         with (tree.root / name).open(encoding="utf-8", newline="") as stream:
-            return {each.strip().lower() for each in next(csv.reader([stream.readline(65536)]), [])}
+            return {each.strip().lower() for each in next(csv_rows([stream.readline(65536)]), [])}
     except (OSError, ValueError, csv.Error):
         return set()

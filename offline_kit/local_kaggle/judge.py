@@ -92,6 +92,8 @@ def _values(path: Path) -> list[Any]:
 def _read(path: Path) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
+            # Cells of any length, as in kit_runtime.csv_rows: this file runs alone.
+            csv.field_size_limit(2**31 - 1)
             rows = list(csv.DictReader(stream))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ScoringError(f"Submission cannot be read: {error}") from None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit import files
+from offline_kit.runtime.kit_runtime import csv_rows
 
 RELATIVE = 1e-3
 ABSOLUTE = 1e-6
@@ -40,7 +41,7 @@ def compare(ours: Path, theirs: Path, place: str = "Kaggle") -> tuple[str, ...]:
 
 def _read(path: Path) -> _Table:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        reader = csv.reader(line.replace("\0", "") for line in stream)
+        reader = csv_rows(line.replace("\0", "") for line in stream)
         head = tuple(next(reader, ()))
         rows: dict[str, list[str]] = {}
         count = 0

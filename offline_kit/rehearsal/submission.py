@@ -1,12 +1,12 @@
 """A submission against its sample: what Kaggle would score as an error, found before."""
 
-import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit import files
+from offline_kit.runtime.kit_runtime import csv_rows
 
 _SHOWN = 3  # examples of each problem
 _ROUNDING = 1e-4  # between two runs: batches in another order may be summed up in another
@@ -113,7 +113,7 @@ def _same(one: str, two: str) -> bool:
 
 def _read(path: Path) -> tuple[_Table, list[str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        table = [row for row in csv.reader(stream) if row]
+        table = [row for row in csv_rows(stream) if row]
     head = tuple(table[0]) if table else ()
     wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
     shown = ", ".join(map(str, wrong[:_SHOWN]))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, Say, csv_rows
 
 TEST = "[tT][eE][sS][tT]*"
 """How the test set's lists and folders are called, at the top of the data."""
@@ -128,7 +128,7 @@ def _link_files(folder: Path, into: Path, ids: Sequence[tuple[str, str]], link: 
 
 def _read_csv(path: Path, rows: int) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = list(islice((row for row in csv.reader(stream) if row), rows + 1))
+        table = list(islice((row for row in csv_rows(stream) if row), rows + 1))
     if not table:
         raise KitError(f"'{path}' is empty", hint="check the competition's data")
     return table
@@ -138,7 +138,7 @@ def _read_known(path: Path, key: str, ids: Sequence[tuple[str, str]]) -> list[Se
     """Return the head and the rows of these ids; nothing where the list has no such column."""
     known = {old for _, old in ids}
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
+        reader = csv_rows(stream)
         head = next(reader, [])
         if key not in head:
             return []

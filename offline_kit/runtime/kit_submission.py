@@ -4,7 +4,6 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 """
 
 import csv
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import LONGEST_CELL, KitError, Say, in_scoring_run
 
 EMPTY = frozenset({"", "nan", "none", "null", "na", "n/a", "<na>", "inf", "-inf", "nat"})
 """Cells that no metric can score."""
@@ -84,16 +83,28 @@ def _write_rows(result: Any, submission: Path) -> None:
 def check_submission(submission: Path, data: Path | None, say: Say = print) -> None:
     """Compare a CSV with the competition's sample; raises KitError with every problem that would spoil the score.
 
-    In Kaggle's own scoring run the sample may still be that of the public test set, so there other ids
-    and another number of rows are only told.
+    In Kaggle's own scoring run every finding is only reported: an exception would throw away a file that is
+    already written, and the sample may still be that of the public test set. A check that breaks is reported
+    as well, in any run.
     """
+    try:
+        _check(submission, data, say)
+    except KitError as error:
+        if not in_scoring_run():
+            raise
+        say(f"note: {error}")
+    except Exception as error:  # noqa: BLE001 - whatever breaks in a check, the submission is written
+        say(f"note: the submission could not be checked: {type(error).__name__}: {error}")
+
+
+def _check(submission: Path, data: Path | None, say: Say) -> None:
     sample = find_sample(data) if data else None
     if submission.suffix.lower() != ".csv" or sample is None:
         say(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
         return
-    scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
     ours, theirs = digest(submission), digest(sample)
     problems, doubts = compare(ours, theirs)
+    scoring = in_scoring_run()
     if scoring:
         for line in doubts:
             say(f"note: differs from '{sample.name}': {line}")
@@ -138,7 +149,8 @@ class Digest:
 
 def digest(path: Path) -> Digest:
     """Read a CSV file."""
-    with path.open(newline="", encoding="utf-8-sig") as stream:
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+        csv.field_size_limit(LONGEST_CELL)
         reader = csv.reader(stream)
         header = next(reader, [])
         found = Digest(header, Counter(), [[] for _ in header], [], [{} for _ in header])

@@ -3,7 +3,6 @@
 This file is part of offline-kit and is pasted into the notebooks that it renders.
 """
 
-import csv
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.runtime.kit_runtime import KitError, Say
+from offline_kit.runtime.kit_runtime import KitError, Say, csv_rows
 from offline_kit.runtime.kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -57,7 +56,7 @@ def read_sample(root: Path | None) -> Sample:
             hint="set `competition` in the configuration; a competition without a sample needs a `function`",
         )
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv.reader(stream)
+        reader = csv_rows(stream)
         header = next(reader, [])
         first = [row for row in islice(reader, LOOKED) if row]
         ids = [row[0] for row in first] + [row[0] for row in reader if row]
@@ -185,7 +184,7 @@ def header_of(path: Path) -> list[str]:
 
         return list(pyarrow.parquet.ParquetFile(path).schema_arrow.names)
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        return next(csv.reader(stream, delimiter=delimiter_of(path)), [])
+        return next(csv_rows(stream, delimiter_of(path)), [])
 
 
 def delimiter_of(path: Path) -> str:
