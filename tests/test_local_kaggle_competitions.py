@@ -12,8 +12,9 @@ from local_kaggle_case import HASTY, KERNEL, SLUG, Bench, needs_client, notebook
 
 from offline_kit.errors import UsageError
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.judge import ScoringError, judge
+from offline_kit.local_kaggle.judge import MetricError, ScoringError, judge
 from offline_kit.local_kaggle.settings import Settings
+from offline_kit.push.submission_causes import explain
 
 ANSWER = """
 import csv, os, pathlib
@@ -276,6 +277,7 @@ def test_scoring_goes_on_after_the_server_was_started_again(tmp_path: Path) -> N
         ('metric = "accuracy"', "did you mean 'accuracy_score'"),
         ('metric = "gone.py:right"', "gone.py"),
         ('metric = "share.py:wrong"', "defines no 'wrong'"),
+        ('metric = "lazy.py:late"', "-m pip install no_such_package_of_scores'"),
         ('metric = "x"\npublic = "gone"', "gone"),
         ('metric = "x"\ndeadline = "soon"', "soon"),
     ],
@@ -284,6 +286,10 @@ def test_a_wrong_competition_is_told(tmp_path: Path, text: str, told: str) -> No
     """All that is wrong with its folder at once."""
     place = competition(tmp_path)
     (place / "competition.toml").write_text(text)
+    (place / "lazy.py").write_text(
+        "import share, csv\ntry:\n    import not_needed_at_all\nexcept ImportError:\n    pass\n"
+        "def late(submission, solution):\n    import no_such_package_of_scores\n"
+    )
     with serving(tmp_path) as bench, pytest.raises(UsageError) as caught:
         bench.kaggle.catalog.add(place)
     assert told in "\n".join(caught.value.details)
@@ -326,3 +332,41 @@ def test_a_table_that_cannot_be_scored_says_why(tmp_path: Path, given: str, told
     """Rows, ids, columns and values are checked before the metric sees them."""
     with pytest.raises(ScoringError, match=told):
         judge(request(tmp_path, given, "accuracy_score"))
+
+
+@pytest.mark.parametrize(
+    ("code", "blames"),
+    [
+        ("import gone_from_here\n", MetricError),
+        ("raise SystemExit(3)\n", MetricError),
+        ("def score(submission, solution):\n    import gone_from_here\n", MetricError),
+        ("def score(submission, solution):\n    return 1 / 0\n", MetricError),
+        (
+            "def score(submission, solution):\n    assert 'x' not in open(submission).read(); return 1\n",
+            ScoringError,
+        ),
+        (
+            "class ParticipantVisibleError(Exception): pass\ndef score(*_): raise ParticipantVisibleError('long')",
+            ScoringError,
+        ),
+    ],
+)
+def test_a_metric_that_breaks_is_not_blamed_on_the_submission(
+    tmp_path: Path, code: str, blames: type[Exception]
+) -> None:
+    """Blamed is the submission only where the metric takes the solution itself, or says so."""
+    (tmp_path / "metric.py").write_text(code)
+    with pytest.raises(blames):
+        judge(request(tmp_path, "id,label\na,x\nb,1\nc,1\nd,1\n", "metric.py:score"))
+
+
+def test_a_broken_metric_ends_as_trouble_of_the_competition(bench: Bench, tmp_path: Path) -> None:
+    """The words that the submission ends with do not send its author looking for rows and ids."""
+    version = run(bench, ANSWER)
+    (tmp_path / "small-digits/share.py").write_text(
+        "def right(submission, solution):\n    return solution.gone\n"
+    )
+    told = scored(bench, submit(bench, version)["ref"])
+    assert told["errorDescription"].startswith("Kaggle Error"), told
+    cause = explain(told["errorDescription"])
+    assert (cause.passing, "metric" in cause.remedy) == (False, True)

@@ -25,8 +25,9 @@ A folder has a `competition.toml`; every key has a default but `metric`:
 import ast
 import importlib
 import importlib.util
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,13 @@ _CATEGORIES = (
 )
 _LOWER = ("_error", "_loss", "_deviance")
 """How scikit-learn ends the names of metrics of which less is better."""
+_DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "cv2": "opencv-python-headless",
+    "skimage": "scikit-image",
+    "PIL": "pillow",
+}
+"""Packages of metrics that are installed under another name than they are imported by."""
 _FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
@@ -206,21 +214,49 @@ def _names(folder: Path) -> Iterator[str]:
 
 
 def _about_metric(metric: str, folder: Path) -> list[str]:
-    """Return what is wrong with a metric, before a submission is spent on it; nothing of the file's is run."""
+    """Return what is wrong with a metric, before a submission is spent on it; nothing of its file is run."""
     if not metric:
         return ["`metric` is missing"]
     place, colon, function = metric.partition(":")
     if colon:
         try:
-            body = ast.parse((folder / place).read_text(encoding="utf-8")).body
+            tree = ast.parse((folder / place).read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError) as error:
             return [f"the metric's file '{place}' cannot be read: {error}"]
-        names, open_ended = bound_names(body)
-        return [] if function in names or open_ended else [f"'{place}' defines no '{function}'"]
-    if importlib.util.find_spec("sklearn") is None:
-        return [f"the metric '{metric}' is scikit-learn's, and that is not installed here"]
+        names, open_ended = bound_names(tree.body)
+        if function not in names and not open_ended:
+            return [f"'{place}' defines no '{function}'"]
+        return _missing(metric, [name for name in _imported(tree) if not _lies_in(folder, name)])
+    if missing := _missing(metric, ["sklearn"]):
+        return missing
     known = dir(importlib.import_module("sklearn.metrics"))
     return [] if metric in known else [f"unknown metric '{metric}'{close_to(metric, known)}"]
+
+
+def _imported(tree: ast.Module) -> list[str]:
+    """Return the packages that a file needs wherever it imports them, but for those that it tries."""
+    tried = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    names: dict[str, None] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in tried:
+            names |= dict.fromkeys(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and id(node) not in tried:
+            names[str(node.module).partition(".")[0]] = None
+    return list(names)
+
+
+def _lies_in(folder: Path, name: str) -> bool:
+    return (folder / name).is_dir() or (folder / f"{name}.py").is_file()
+
+
+def _missing(metric: str, names: Iterable[str]) -> list[str]:
+    """Return which packages a metric needs and this Python, in which it is computed, does not have."""
+    return [
+        f"the metric '{metric}' needs {name}, which is not installed beside offline-kit:"
+        f" run '{sys.executable} -m pip install {_DISTRIBUTIONS.get(name, name)}'"
+        for name in names
+        if importlib.util.find_spec(name) is None
+    ]
 
 
 def _read(folder: Path) -> Record:
@@ -260,7 +296,7 @@ def _read(folder: Path) -> Record:
     problems += [f"no folder '{hidden}'"] if "hidden" in told and not hidden.is_dir() else []
     problems += [f"no file '{record['solution']}'"] if not Path(str(record["solution"])).is_file() else []
     if problems:
-        raise UsageError(f"'{place}' cannot be used", hint="mend these", details=problems)
+        raise UsageError(f"'{place}' cannot be used", hint="fix these", details=problems)
     return {**record, **({"daily": int(told["daily"])} if "daily" in told else {})}
 
 

@@ -1,7 +1,7 @@
 """Scores one submission, in a process of its own: the metric is somebody's code.
 
 Run as `python -m offline_kit.local_kaggle.judge REQUEST.json`; writes REQUEST.json.answer, an object with
-"public" and "private", or with "error".
+"public" and "private", or with "error"; "metric" beside it means that the metric failed, not the submission.
 """
 
 import csv
@@ -22,12 +22,23 @@ class ScoringError(Exception):
     """The submission cannot be scored; the text is for its author."""
 
 
+class MetricError(Exception):
+    """The competition's own metric fails; the submission is not to blame."""
+
+
+Metric = Callable[[Path, Path], float]
+"""Takes the submission and the solution, two tables with the same ids."""
+
+
 def judge(request: Mapping[str, Any]) -> dict[str, float]:
-    """Return the public and the private score; raises ScoringError."""
+    """Return the public and the private score; raises ScoringError, or MetricError."""
     submission, solution = Path(request["submission"]), Path(request["solution"])
-    metric = _metric(str(request["metric"]), Path(request["folder"]), dict(request["options"]))
+    try:
+        metric = _metric(str(request["metric"]), Path(request["folder"]), dict(request["options"]))
+    except BaseException as error:  # whatever somebody's file does when it is imported, SystemExit too
+        raise MetricError(_described(error)) from error
     if submission.suffix != ".csv" or solution.suffix != ".csv":
-        whole = float(metric(submission, solution))
+        whole = _score(metric, submission, solution)
         return {"public": whole, "private": whole}
     true, given = _read(solution), _read(submission)
     columns = [name for name in true[0] if name != USAGE]
@@ -41,8 +52,32 @@ def judge(request: Mapping[str, Any]) -> dict[str, float]:
             if rows:
                 sides = [by_id[row[key]] for row in rows], rows
                 paths = [_write(Path(name, f"{n}.csv"), columns, side) for n, side in enumerate(sides)]
-                scores[usage] = float(metric(paths[0], paths[1]))
+                scores[usage] = _score(metric, paths[0], paths[1])
     return {usage: scores.get(usage, float("nan")) for usage in ("public", "private")}
+
+
+def _score(metric: Metric, submission: Path, solution: Path) -> float:
+    """Return the metric of a submission.
+
+    Where it fails, the solution is scored against itself: a metric that fails on that as well is broken
+    (MetricError), else the submission holds what the metric does not take (ScoringError).
+    """
+    try:
+        return float(metric(submission, solution))
+    except ImportError as error:
+        raise MetricError(_described(error)) from error
+    except BaseException as error:
+        if type(error).__name__ == "ParticipantVisibleError":  # how Kaggle's metrics address the participant
+            raise ScoringError(str(error)) from error
+        try:
+            float(metric(solution, solution))
+        except BaseException:  # noqa: BLE001 - likewise: somebody's code
+            raise MetricError(_described(error)) from error
+        raise ScoringError(_described(error)) from error
+
+
+def _described(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _check(given: Table, columns: Sequence[str], ids: set[str], key: str) -> None:
@@ -58,18 +93,18 @@ def _check(given: Table, columns: Sequence[str], ids: set[str], key: str) -> Non
         raise ScoringError("Submission contains null values")
 
 
-def _metric(name: str, folder: Path, options: dict[str, Any]) -> Callable[[Path, Path], float]:
+def _metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
     """Return the metric as a function of (submission, solution): "file.py:function", or one of scikit-learn."""
     place, colon, function = name.partition(":")
     if colon:
         spec = importlib.util.spec_from_file_location("competition_metric", folder / place)
         if spec is None or spec.loader is None:
-            raise ScoringError(f"The competition's metric '{name}' cannot be read")
+            raise ImportError(f"'{name}' cannot be read")
         sys.path.append(str(folder))  # for what the metric imports from beside it
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        found: Callable[[Path, Path], float] = getattr(module, function)
-        return found
+        own: Metric = getattr(module, function)
+        return own
     of_learn: Callable[..., float] = getattr(importlib.import_module("sklearn.metrics"), name)
 
     def score(submission: Path, solution: Path) -> float:
@@ -116,8 +151,8 @@ def main(path: Path) -> None:
         answer: dict[str, Any] = judge(json.loads(path.read_text(encoding="utf-8")))
     except ScoringError as error:
         answer = {"error": str(error)}
-    except BaseException as error:  # noqa: BLE001 - whatever the metric does, SystemExit too, is the answer
-        answer = {"error": f"{type(error).__name__}: {error}"}
+    except MetricError as error:
+        answer = {"error": str(error), "metric": True}
     path.with_name(f"{path.name}.answer").write_text(json.dumps(answer), encoding="utf-8")
 
 

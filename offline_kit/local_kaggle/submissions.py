@@ -229,6 +229,9 @@ class Submissions:
         if not written.is_file():
             return {"state": "ERROR", "error": "Submission CSV Not Found"}
         scores = _judged(competition, written, folder)
+        if scores.get("metric"):
+            text = f"Kaggle Error: the competition's metric failed, not the submission: {scores['error']}"
+            return {"state": "ERROR", "error": text}
         if "error" in scores:
             return {"state": "ERROR", "error": f"Submission Scoring Error: {scores['error']}"}
         size = written.stat().st_size
@@ -273,7 +276,10 @@ def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
         proc.run(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
         answer: dict[str, Any] = json.loads(place.with_name("request.json.answer").read_text("utf-8"))
     except (OfflineKitError, OSError, ValueError):
-        return {"error": "the metric did not come to its end"}
+        return {
+            "error": f"it did not end within {_METRIC_SECONDS:.0f} s, or took Python down",
+            "metric": True,
+        }
     return answer
 
 

@@ -35,6 +35,11 @@ UNKNOWN = Cause(
 CAUSES: tuple[Cause, ...] = (
     NO_REASON,
     Cause(
+        r"competition's metric failed",
+        "the local competition's own metric fails, whatever is submitted",
+        "fix the `metric` of its competition.toml, then run 'offline-kit submit --again'",
+    ),
+    Cause(
         r"kaggle error|system error|internal error",
         "trouble of Kaggle's own, not of the notebook's",
         "submit the same version once more with 'offline-kit submit --again'",
