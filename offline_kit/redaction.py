@@ -275,3 +275,13 @@ def _bare(found: re.Match[str]) -> str:
     user, scheme = found["user"], found["scheme"]
     harmless = ":" not in user and scheme.lower().endswith("ssh")
     return found[0] if harmless or _FROM_ENVIRONMENT.fullmatch(user) else f"{scheme}://"
+
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
+"""ECMA-48: control sequences, commands to the terminal's window, and single ones."""
+_UNPRINTABLE = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return foreign text without what a terminal would obey: escape sequences, control characters, turned directions."""
+    return _UNPRINTABLE.sub(" ", _ESCAPES.sub("", text))

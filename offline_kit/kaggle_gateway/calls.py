@@ -4,6 +4,7 @@ An effect is sent again only where Kaggle said that it did nothing (429) or was 
 UnansweredError looks what became of it before sending it again.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_kit.errors import OfflineKitError, OutsideError
-from offline_kit.kaggle_gateway.nouns import UNKNOWN, RefusedError, UnansweredError, UnsentError
+from offline_kit.kaggle_gateway.nouns import (
+    UNKNOWN,
+    GarbledAnswerError,
+    RefusedError,
+    UnansweredError,
+    UnsentError,
+)
 from offline_kit.kaggle_gateway.session import Session, refusal
 from offline_kit.patience import PATIENT, PassingError, Patience, Turns, attempts, nobody
 
@@ -23,6 +30,7 @@ _SILENCE = 5
 """A download may take as long as it takes; it is given up where nothing more comes for so many reads' time."""
 PAGE = 200
 _LONGEST_WORD = 60
+_NUMBER = re.compile(r"-?\d{1,18}")
 
 ABSENT = frozenset({403, 404})
 """What Kaggle answers for what is not there: to strangers it does not tell private from missing."""
@@ -76,10 +84,10 @@ class Calls:
             page = self.read(
                 method, {**body, "pageSize": self._page, **({"pageToken": token} if token else {})}
             )
-            if page.get("errorMessage"):
-                raise refusal(str(page["errorMessage"]), 200)
+            if trouble := text(page, "errorMessage"):
+                raise refusal(trouble, 200)
             yield page
-            before, token = token, str(page.get("nextPageToken") or "")
+            before, token = token, text(page, "nextPageToken")
             if not token or token == before:
                 return
             count += 1
@@ -89,8 +97,9 @@ class Calls:
         request = _request(method, body)
         answer = self._patiently(lambda: self._ask(request, EFFECT_SECONDS), _had_no_effect)
         # A refusal comes with status 200, and the client would call it a success.
-        if answer.get("error") or str(answer.get("status") or "ok").lower() != "ok":
-            raise refusal(str(answer.get("error") or f"the request ended as '{answer['status']}'"), 200)
+        ended = text(answer, "status") or "ok"
+        if answer.get("error") or ended.lower() != "ok":
+            raise refusal(text(answer, "error") or f"the request ended as '{ended}'", 200)
         return answer
 
     def download(self, method: str, body: Mapping[str, Any], into: Path) -> int:
@@ -167,23 +176,73 @@ class Asking:
         self._calls = calls
 
 
-def moment(text: object) -> datetime | None:
+def text(answer: Mapping[str, Any], name: str) -> str:
+    """Return a field that is a string, or a number as one; absent or null is "". As the others, raises GarbledAnswerError."""
+    value = answer.get(name)
+    right = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return "" if _expected(name, value, "a text", right) is None else str(value)
+
+
+def number(answer: Mapping[str, Any], name: str) -> int:
+    """Return a field that is a whole number, which may come as a string; absent or null is 0."""
+    value = answer.get(name)
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return int(value)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return int(_expected(name, value, "a number", whole) or 0)
+
+
+def flag(answer: Mapping[str, Any], name: str) -> bool:
+    """Return a field that is true or false; absent or null is False."""
+    value = answer.get(name)
+    return bool(_expected(name, value, "true or false", isinstance(value, bool)))
+
+
+def part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """Return a field that is an object; absent or null is an empty one."""
+    value = answer.get(name)
+    return _expected(name, value, "an object", isinstance(value, dict)) or {}
+
+
+def parts(answer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return a field that is a list of objects; absent or null is empty."""
+    value = answer.get(name)
+    right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    return _expected(name, value, "a list of objects", right) or []
+
+
+def texts(answer: Mapping[str, Any], name: str) -> list[str]:
+    """Return a field that is a list of strings; absent or null is empty."""
+    value = answer.get(name)
+    right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return _expected(name, value, "a list of texts", right) or []
+
+
+def _expected(name: str, value: Any, what: str, right: bool) -> Any:
+    if right or value is None:
+        return value
+    raise GarbledAnswerError(
+        f"Kaggle sent an unexpected answer: '{name}' should be {what}, but is {json.dumps(value)[:_LONGEST_WORD]}",
+        hint="check that nothing answers in Kaggle's place (a proxy, --at), or run the same command again later",
+    )
+
+
+def moment(said: str) -> datetime | None:
     """Return a time of Kaggle's, which is in UTC with or without saying so; None for none or another form."""
     try:
-        found = datetime.fromisoformat(str(text or ""))
-    except ValueError:
+        found = datetime.fromisoformat(said)
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         return None
-    return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def state(text: object, known: Sequence[str]) -> str:
+def state(said: str, known: Sequence[str]) -> str:
     """Return the one of the `known` states that a word of Kaggle's means; one left out is the first of them.
 
     Kaggle writes a state in any case, with underscores, and at times with the name of its kind in front
     (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')": whether it is an end, or which,
     nobody can tell, so that whoever waits goes on waiting.
     """
-    said = str(text or "")
     word = re.sub(r"[^a-z]", "", said.lower()).rpartition("status")[2]
     return known[0] if not said else word if word in known else f"{UNKNOWN} ('{said[:_LONGEST_WORD]}')"
 

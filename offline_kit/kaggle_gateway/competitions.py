@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from offline_kit.kaggle_gateway.calls import ABSENT, Asking, moment, state
+from offline_kit.kaggle_gateway.calls import ABSENT, Asking, flag, moment, number, parts, state, text
 from offline_kit.kaggle_gateway.nouns import (
     Competition,
     Limits,
@@ -45,21 +45,21 @@ class Competitions(Asking):
             return None
         return Competition(
             slug=slug,
-            title=str(answer.get("title") or ""),
-            deadline=moment(answer.get("deadline")),
-            entered=bool(answer.get("userHasEntered")),
-            closed=bool(answer.get("submissionsDisabled")),
-            daily=int(answer.get("maxDailySubmissions") or 0),
-            url=str(answer.get("url") or page),
+            title=text(answer, "title"),
+            deadline=moment(text(answer, "deadline")),
+            entered=flag(answer, "userHasEntered"),
+            closed=flag(answer, "submissionsDisabled"),
+            daily=number(answer, "maxDailySubmissions"),
+            url=text(answer, "url") or page,
         )
 
     def limits(self, slug: str) -> Limits:
         """Return how many submissions are left."""
         answer = self._calls.read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
         return Limits(
-            today=int(answer.get("numToday") or 0),
-            total=int(answer.get("numTotal") or 0),
-            left=int(answer.get("numAllowedNow") or 0),
+            today=number(answer, "numToday"),
+            total=number(answer, "numTotal"),
+            left=number(answer, "numAllowedNow"),
         )
 
     def submit(self, new: NewSubmission) -> Submission:
@@ -74,8 +74,8 @@ class Competitions(Asking):
             "submissionDescription": new.message,
         }
         answer = self._calls.effect(_SERVICE + "CreateCodeSubmission", body)
-        ref = int(answer.get("ref") or 0)
-        words = "" if ref else str(answer.get("message") or "").strip()
+        ref = number(answer, "ref")
+        words = "" if ref else text(answer, "message").strip()
         return Submission(ref=ref, date=None, state="pending", message=new.message, error=words)
 
     def submission(self, ref: int) -> Submission | None:
@@ -86,23 +86,19 @@ class Competitions(Asking):
     def submissions(self, slug: str) -> tuple[Submission, ...]:
         """Return our submissions to a competition, the latest first; of thousands the latest alone."""
         pages = self._calls.pages(_SERVICE + "ListSubmissions", {"competitionName": slug}, most=_MOST_PAGES)
-        found = {made.ref: made for page in pages for made in map(_submission, page.get("submissions") or [])}
+        found = {made.ref: made for page in pages for made in map(_submission, parts(page, "submissions"))}
         return tuple(sorted(found.values(), key=lambda one: (one.date or _NEVER, one.ref), reverse=True))
 
 
 def _submission(raw: Mapping[str, Any]) -> Submission:
-    def text(name: str) -> str:
-        value = raw.get(name)
-        return "" if value is None else str(value)
-
     return Submission(
-        ref=int(raw.get("ref") or 0),
-        date=moment(raw.get("date")),
-        state=state(raw.get("status"), _STATES),
-        message=text("description"),
-        file=text("fileName"),
-        error=text("errorDescription"),
-        public=text("publicScore"),
-        private=text("privateScore"),
-        url=text("url"),
+        ref=number(raw, "ref"),
+        date=moment(text(raw, "date")),
+        state=state(text(raw, "status"), _STATES),
+        message=text(raw, "description"),
+        file=text(raw, "fileName"),
+        error=text(raw, "errorDescription"),
+        public=text(raw, "publicScore"),
+        private=text(raw, "privateScore"),
+        url=text(raw, "url"),
     )

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from offline_kit.kaggle_gateway.calls import Asking, state
+from offline_kit.kaggle_gateway.calls import Asking, flag, number, parts, state, text
 from offline_kit.kaggle_gateway.nouns import Blob, NewVersion, RemoteDataset, RemoteFile, UnansweredError
 
 _SERVICE = "datasets.DatasetApiService/"
@@ -30,19 +30,19 @@ class Datasets(Asking):
         answer = self._calls.read_or_none(_SERVICE + "GetDataset", _named(ref))
         if answer is None:
             return None
-        versions = answer.get("versions") or []
+        versions = parts(answer, "versions")
         return RemoteDataset(
             ref=ref,
-            version=int(answer.get("currentVersionNumber") or 0),
-            private=bool(answer.get("isPrivate")),
-            url=str(answer.get("url") or ""),
-            notes={int(v.get("versionNumber") or 0): str(v.get("versionNotes") or "") for v in versions},
+            version=number(answer, "currentVersionNumber"),
+            private=flag(answer, "isPrivate"),
+            url=text(answer, "url"),
+            notes={number(v, "versionNumber"): text(v, "versionNotes") for v in versions},
         )
 
     def status(self, ref: str) -> str:
         """Return the processing state as `calls.state` has it, "" where there is no dataset."""
         answer = self._calls.read_or_none(_SERVICE + "GetDatasetStatus", _named(ref))
-        return "" if answer is None else state(answer.get("status"), _STATES)
+        return "" if answer is None else state(text(answer, "status"), _STATES)
 
     def files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
@@ -54,15 +54,15 @@ class Datasets(Asking):
         found = [
             _file(raw)
             for page in self._calls.pages(_SERVICE + "ListDatasetFiles", body)
-            for raw in page.get("datasetFiles") or []
+            for raw in parts(page, "datasetFiles")
         ]
         return tuple(sorted(found, key=lambda each: each.name))
 
     def _below(self, folder: str, body: Mapping[str, Any]) -> Iterator[RemoteFile]:
         for page in self._calls.pages(_SERVICE + "ListTreeDatasetFiles", {**body, "path": folder}):
-            for raw in page.get("files") or []:
+            for raw in parts(page, "files"):
                 yield _file(raw, folder)
-            for raw in page.get("directories") or []:
+            for raw in parts(page, "directories"):
                 yield from self._below(_path(raw, folder), body)
 
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
@@ -71,11 +71,12 @@ class Datasets(Asking):
         if size:
             body["contentLength"] = size
         answer = self._calls.read("blobs.BlobApiService/StartBlobUpload", body)
-        if not answer.get("token") or not answer.get("createUrl"):
+        token, url = text(answer, "token"), text(answer, "createUrl")
+        if not token or not url:
             raise UnansweredError(
                 f"Kaggle gave no place for the bytes of '{name}'", hint="run the same command again"
             )
-        return Blob(token=str(answer["token"]), url=str(answer["createUrl"]))
+        return Blob(token=token, url=url)
 
     def create(self, new: NewVersion) -> str:
         """Create a private dataset and return its page."""
@@ -89,12 +90,12 @@ class Datasets(Asking):
             "description": new.notes,
             **tree(new.tokens),
         }
-        return str(self._calls.effect(_SERVICE + "CreateDataset", body).get("url") or "")
+        return text(self._calls.effect(_SERVICE + "CreateDataset", body), "url")
 
     def add_version(self, new: NewVersion) -> str:
         """Add a version to a dataset and return its page."""
         body = {**_named(new.ref), "body": {"versionNotes": new.notes, **tree(new.tokens)}}
-        return str(self._calls.effect(_SERVICE + "CreateDatasetVersion", body).get("url") or "")
+        return text(self._calls.effect(_SERVICE + "CreateDatasetVersion", body), "url")
 
     def download(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
         """Write one file to `into` and return its size in bytes."""
@@ -103,11 +104,11 @@ class Datasets(Asking):
 
 
 def _file(raw: Mapping[str, Any], folder: str = "") -> RemoteFile:
-    return RemoteFile(name=_path(raw, folder), size=int(raw.get("totalBytes") or 0))
+    return RemoteFile(name=_path(raw, folder), size=number(raw, "totalBytes"))
 
 
 def _path(raw: Mapping[str, Any], folder: str) -> str:
-    name = str(raw.get("name", ""))
+    name = text(raw, "name")
     return f"{folder}/{PurePosixPath(name).name}" if folder else name
 
 

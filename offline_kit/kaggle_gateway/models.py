@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kaggle_gateway.calls import ABSENT, Asking
+from offline_kit.kaggle_gateway.calls import ABSENT, Asking, flag, number, parts, text
 from offline_kit.kaggle_gateway.datasets import tree
 from offline_kit.kaggle_gateway.nouns import NewModelVersion, RefusedError, RemoteFile, RemoteModel
 
@@ -20,21 +20,21 @@ class Models(Asking):
         answer = self._calls.read_or_none(_SERVICE + "GetModel", {"ownerSlug": owner, "modelSlug": slug})
         if answer is None:
             return None
-        return RemoteModel(ref=ref, private=bool(answer.get("isPrivate")), url=str(answer.get("url") or ""))
+        return RemoteModel(ref=ref, private=flag(answer, "isPrivate"), url=text(answer, "url"))
 
     def model_version(self, ref: str) -> int:
         """Return the newest version of "owner/model/framework/variation", 0 where there is none."""
         answer = self._calls.read_or_none(_SERVICE + "GetModelInstance", _named(ref))
-        return int(answer.get("versionNumber") or 0) if answer else 0
+        return number(answer, "versionNumber") if answer else 0
 
     def model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
         """Return all files of a version of a variation, sorted by name; none while it does not show."""
         body = {**_named(ref), "versionNumber": version}
         try:
             found = [
-                RemoteFile(name=str(raw.get("name") or ""), size=int(raw.get("size") or 0))
+                RemoteFile(name=text(raw, "name"), size=number(raw, "size"))
                 for page in self._calls.pages(_SERVICE + "ListModelInstanceVersionFiles", body)
-                for raw in page.get("files") or []
+                for raw in parts(page, "files")
             ]
         except RefusedError as no:
             if no.status not in ABSENT:
@@ -51,7 +51,7 @@ class Models(Asking):
         """Create a private model without variations and return its page."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "slug": slug, "title": title, "isPrivate": True, "description": notes}
-        return str(self._calls.effect(_SERVICE + "CreateModel", body).get("url") or "")
+        return text(self._calls.effect(_SERVICE + "CreateModel", body), "url")
 
     def create_variation(self, new: NewModelVersion) -> str:
         """Create a variation with its first version and return its page.
@@ -67,12 +67,12 @@ class Models(Asking):
             **tree(new.tokens),
         }
         answer = self._calls.effect(_SERVICE + "CreateModelInstance", {**named, "body": body})
-        return str(answer.get("url") or "")
+        return text(answer, "url")
 
     def add_model_version(self, new: NewModelVersion) -> str:
         """Add a version to a variation and return its page."""
         body = {**_named(new.ref), "body": {"versionNotes": new.notes, **tree(new.tokens)}}
-        return str(self._calls.effect(_SERVICE + "CreateModelInstanceVersion", body).get("url") or "")
+        return text(self._calls.effect(_SERVICE + "CreateModelInstanceVersion", body), "url")
 
 
 def _named(ref: str) -> dict[str, Any]:

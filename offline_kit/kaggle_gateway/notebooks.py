@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.errors import ProjectError
-from offline_kit.kaggle_gateway.calls import ABSENT, Asking, state
+from offline_kit.kaggle_gateway.calls import ABSENT, Asking, flag, number, part, parts, state, text, texts
 from offline_kit.kaggle_gateway.nouns import (
     LogLine,
     NewNotebook,
@@ -65,7 +65,7 @@ class Notebooks(Asking):
         """Push a version, which begins to run."""
         answer = self._calls.effect(_SERVICE + "SaveKernel", as_request(new))
         ref = _ref(answer) or new.ref
-        version = int(answer.get("versionNumber") or 0)
+        version = number(answer, "versionNumber")
         if not version:
             raise UnansweredError(
                 f"Kaggle does not tell which version of '{ref}' it made",
@@ -74,11 +74,9 @@ class Notebooks(Asking):
         return Saved(
             ref=ref,
             version=version,
-            url=_page(ref, answer.get("url"), self._calls.session.site),
+            url=_page(ref, text(answer, "url"), self._calls.session.site),
             rejected=tuple(
-                f"{kind} '{source}'"
-                for field, kind in _REJECTED.items()
-                for source in answer.get(field) or []
+                f"{kind} '{source}'" for field, kind in _REJECTED.items() for source in texts(answer, field)
             ),
         )
 
@@ -93,9 +91,7 @@ class Notebooks(Asking):
             answer = self._run_without_label(ref, version) if no.status == 404 else None
         if answer is None:
             return None
-        return Run(
-            state=state(answer.get("status"), _STATES), failure=str(answer.get("failureMessage") or "")
-        )
+        return Run(state=state(text(answer, "status"), _STATES), failure=text(answer, "failureMessage"))
 
     def log(self, ref: str, version: int) -> tuple[LogLine, ...]:
         """Return the log of a version's run as far as it goes."""
@@ -105,7 +101,7 @@ class Notebooks(Asking):
             if no.status not in ABSENT:
                 raise
             return ()  # no run, no log
-        return _log(str(answer.get("log") or ""))
+        return _log(text(answer, "log"))
 
     def outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of the output files of a version's run, sorted.
@@ -119,7 +115,7 @@ class Notebooks(Asking):
             if no.status != 404 or self._newest(ref) != version:
                 raise
             pages = list(self._calls.pages(method, _named(ref)))
-        names = (str(raw.get("fileName") or "") for page in pages for raw in page.get("files") or [])
+        names = (text(raw, "fileName") for page in pages for raw in parts(page, "files"))
         return tuple(sorted({name for name in names if name}))
 
     def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
@@ -208,28 +204,28 @@ def _simplify(cell: dict[str, Any]) -> bool:
 
 
 def _notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
-    told = answer.get("metadata") or {}
+    told = part(answer, "metadata")
 
     def refs(field: str) -> tuple[str, ...]:
-        return tuple(_source(field, str(each)) for each in told.get(field) or [])
+        return tuple(_source(field, source) for source in texts(told, field))
 
     return RemoteNotebook(
         ref=_ref(told) or ref,
-        current=int(told.get("currentVersionNumber") or 0),
-        private=bool(told.get("isPrivate")),
-        internet=bool(told.get("enableInternet")),
+        current=number(told, "currentVersionNumber"),
+        private=flag(told, "isPrivate"),
+        internet=flag(told, "enableInternet"),
         sources=Sources(
             datasets=refs("datasetDataSources"),
             competitions=refs("competitionDataSources"),
             notebooks=refs("kernelDataSources"),
             models=refs("modelDataSources"),
         ),
-        text=str((answer.get("blob") or {}).get("source") or ""),
-        title=str(told.get("title") or ""),
-        gpu=bool(told.get("enableGpu")),
-        machine=str(told.get("machineShape") or ""),
-        image=str(told.get("dockerImage") or ""),
-        url=_page(_ref(told) or ref, told.get("url"), site),
+        text=text(part(answer, "blob"), "source"),
+        title=text(told, "title"),
+        gpu=flag(told, "enableGpu"),
+        machine=text(told, "machineShape"),
+        image=text(told, "dockerImage"),
+        url=_page(_ref(told) or ref, text(told, "url"), site),
     )
 
 
@@ -244,7 +240,7 @@ def _source(field: str, said: str) -> str:
 def _ref(answer: Mapping[str, Any]) -> str:
     """Return "owner/slug" of "owner/slug", "/code/owner/slug" or an address; "" where there is none."""
     for field in ("ref", "url"):
-        steps = [step for step in str(answer.get(field) or "").split("?")[0].split("/") if step]
+        steps = [step for step in text(answer, field).split("?")[0].split("/") if step]
         if "code" in steps[:-2]:
             steps = steps[steps.index("code") + 1 :][:2]
         if len(steps) == 2:
@@ -252,9 +248,8 @@ def _ref(answer: Mapping[str, Any]) -> str:
     return ""
 
 
-def _page(ref: str, url: object, site: str) -> str:
-    said = str(url or "")
-    return said if said.startswith("http") else f"{site}/code/{ref}"
+def _page(ref: str, url: str, site: str) -> str:
+    return url if url.startswith("http") else f"{site}/code/{ref}"
 
 
 def _log(text: str) -> tuple[LogLine, ...]:

@@ -27,6 +27,10 @@ class UnansweredError(OutsideError):
     """No answer came: whether the request had an effect is unknown."""
 
 
+class GarbledAnswerError(OutsideError):
+    """An answer came that says something else than it may; asked again, it would say the same."""
+
+
 class UnsentError(OutsideError):
     """Kaggle could not be reached at all: the request had no effect."""
 

@@ -22,8 +22,10 @@ from offline_kit.kaggle_gateway.nouns import (
     UnsentError,
 )
 from offline_kit.kaggle_gateway.where import Where
-from offline_kit.redaction import redact
+from offline_kit.redaction import printable, redact
 
+_LONGEST, _MOST = 100_000, 500
+"""Characters of an error that are read, and shown."""
 LOGIN_SECONDS = 60.0
 """Importing the client takes half a second, and a request where a token is configured."""
 
@@ -222,7 +224,7 @@ def _answer(told: dict[str, Any], what: str) -> Any:
 
 
 def _error(told: dict[str, Any], what: str) -> OfflineKitError:
-    kind, said = told["kind"], redact(str(told["message"]))
+    kind, said = told["kind"], _sentence(str(told["message"]))
     if kind == "http":
         return refusal(said, told["status"], told["after"])
     if kind in ("login", "exit"):
@@ -237,6 +239,8 @@ def _error(told: dict[str, Any], what: str) -> OfflineKitError:
         )
     if kind == "unsent":
         return UnsentError("Kaggle cannot be reached", hint=_AGAIN, details=(said,))
+    if kind == "huge":
+        return OutsideError(f"the answer to '{what}' is too large: {said}", hint=_AGAIN)
     if kind == "other":
         return OutsideError(
             f"Kaggle's client failed at '{what}'",
@@ -250,6 +254,12 @@ def _error(told: dict[str, Any], what: str) -> OfflineKitError:
     return UnansweredError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))
 
 
+def _sentence(said: str) -> str:
+    """Return foreign words as one line: no secrets, nothing that a terminal would obey, no more than one can read."""
+    words = " ".join(printable(redact(said[:_LONGEST])).split())
+    return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
+
+
 def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
     """Return the error for a refusal by Kaggle, in its own words and with what to do about it."""
     hints = {
@@ -261,5 +271,6 @@ def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
         429: "Kaggle asks us to slow down: run the same command again later",
     }
     usual = _AGAIN if status >= 500 else hints.get(status, "see the words of Kaggle above")
+    said = _sentence(said)
     hint = next((remedy for words, remedy in _REMEDIES.items() if words in said.lower()), usual)
     return RefusedError(f"Kaggle says: {said}", hint=hint, status=status, after=after)

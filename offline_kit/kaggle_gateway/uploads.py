@@ -29,6 +29,7 @@ MAX_AGE = 5 * 86400
 """Seconds; Kaggle keeps an unfinished upload for about six days."""
 CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
 
+_SHORT_BODY = 4096
 _DONE = frozenset({200, 201})
 _GONE = frozenset({404, 410})
 _AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -292,14 +293,22 @@ class _Wire:
         self._mine = threading.local()
 
     def put(self, blob: Blob, body: "_Bytes | bytes", headers: Mapping[str, str]) -> "requests.Response":
-        return self._session().put(
+        answer = self._session().put(
             blob.url,
             data=body,
             headers=dict(headers),
             proxies=dict(self._proxies or {}),
             timeout=(CONNECT_SECONDS, SILENT_SECONDS),
             allow_redirects=False,
+            stream=True,
         )
+        # Only status and headers count. A short body is read to keep the connection; any other may have no end.
+        length = answer.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) <= _SHORT_BODY:
+            _ = answer.content
+        else:
+            answer.close()
+        return answer
 
     def _session(self) -> "requests.Session":
         import requests

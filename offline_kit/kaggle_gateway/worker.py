@@ -19,6 +19,7 @@ fail on values that are younger than it.
 import base64
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -31,6 +32,12 @@ THREADS = 16
 """Requests under way at once; Kaggle's client has no locks, but each of its sessions serves one thread well."""
 
 _PIECE = 1 << 16
+_MOST = 128 << 20
+"""Bytes of an answer that is no file; notebooks with pictures and long logs are some megabytes."""
+_MOST_UNTOLD = 2 << 30
+"""Bytes of a file whose length is not told."""
+_UNTOLD_SECONDS = 30.0
+"""For an answer during the login, where nobody says how long it may take."""
 _SIGN_SECONDS = 1.0
 """Between two signs of life of a download."""
 _DEAD_LINK = frozenset({400, 401, 403, 404, 410})
@@ -96,6 +103,7 @@ class Worker:
         return {**told, "message": self._scrub(str(told["message"]))}
 
     def _login(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._guard()
         self._api = api = _import()
         if not getattr(api, "_authenticated", False):
             # The import swallows what went wrong; asked again, the client says it.
@@ -122,23 +130,32 @@ class Worker:
         if getattr(self._mine, "http", None) is None:
             self._mine.client = self._api.build_kaggle_client()
             self._mine.http = _leave_files_alone(self._mine.client.http_client())
-            self._equip(self._mine.http)
         return self._mine.http
 
-    def _equip(self, http: Any) -> None:
-        """Have the client's transport end a request that hears nothing, and go on with a file that was cut."""
-        http._init_session()
-        mine = self._mine
-        for adapter in http._session.adapters.values():
+    def _guard(self) -> None:
+        """Have every request of this process end that hears nothing or hears no end, and go on with a file that was cut.
 
-            def send(
-                request: Any, usual: Callable[..., Any] = adapter.send, timeout: Any = None, **more: Any
-            ) -> Any:
-                if mine.start and request.method == "GET":
-                    request.headers["Range"] = f"bytes={mine.start}-"
-                return usual(request, timeout=timeout or mine.silence, **more)
+        Also those of the import of the client, which asks Kaggle about a token.
+        """
+        from requests.adapters import HTTPAdapter
 
-            adapter.send = send
+        mine, usual = self._mine, HTTPAdapter.send
+        if usual.__name__ == "guarded":
+            return
+
+        def guarded(
+            adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *more: Any, **named: Any
+        ) -> Any:
+            silence, began = getattr(mine, "silence", None) or _UNTOLD_SECONDS, time.monotonic()
+            if getattr(mine, "start", 0) and request.method == "GET":
+                request.headers["Range"] = f"bytes={mine.start}-"
+            response = usual(adapter, request, stream, timeout or silence, *more, **named)
+            told = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
+            if not stream or told or not 200 <= response.status_code < 300:
+                _read_whole(response, began + silence)
+            return response
+
+        HTTPAdapter.send = guarded  # type: ignore[method-assign]
 
     def _call(self, request: dict[str, Any]) -> Any:
         return self._http().call(request["service"], request["method"], _Body(request["body"]), _Raw)
@@ -165,10 +182,11 @@ class Worker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with found as response:
+            _check_room(response, place)
             start = _start(response, tag, self._mine.start)
             size = self._write(response, request, start)
-            expected = response.headers.get("Content-Length")
-            if expected and not response.headers.get("Content-Encoding") and int(expected) != size - start:
+            expected = _length(response)
+            if expected is not None and expected != size - start:
                 raise WorkerError(
                     "connection", f"the download ended after {size - start} of {expected} bytes"
                 )
@@ -177,11 +195,16 @@ class Worker:
     def _write(self, response: Any, request: dict[str, Any], size: int) -> int:
         """Write what comes to its place, behind the first `size` bytes of it, and return the size of it all."""
         told = time.monotonic()
+        most = size + _MOST_UNTOLD if _length(response) is None else None
         with open(request["into"], "ab" if size else "wb") as into:  # noqa: PTH123 - the standard library only
             try:
                 for chunk in response.iter_content(_PIECE):
                     into.write(chunk)
                     size += len(chunk)
+                    if most and size > most:
+                        raise WorkerError(
+                            "huge", f"more than {_MOST_UNTOLD} bytes of '{request['method']}' came"
+                        )
                     if time.monotonic() - told > _SIGN_SECONDS:
                         told = time.monotonic()
                         self._tell({"id": request["id"], "so_far": size})
@@ -220,6 +243,33 @@ def _leave_files_alone(http: Any) -> Any:
 
     http._prepare_response = prepare
     return http
+
+
+def _read_whole(response: Any, until: float) -> None:
+    """Read the body of an answer, which must end in time and be no larger than an answer is."""
+    body = bytearray()
+    for chunk in response.iter_content(_PIECE):
+        body += chunk
+        if len(body) > _MOST:
+            response.close()
+            raise WorkerError("huge", f"more than {_MOST} bytes came")
+        if time.monotonic() > until:
+            response.close()
+            raise WorkerError("silent", "the answer did not come to its end")
+    response._content = bytes(body)
+
+
+def _length(response: Any) -> int | None:
+    """Return how many bytes of a file are told to come; None where that is not told."""
+    length = response.headers.get("Content-Length") or ""
+    return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
+
+
+def _check_room(response: Any, place: str) -> None:
+    """Raise where the disk has no room for a file, before a byte of it is written."""
+    coming, free = _length(response) or 0, shutil.disk_usage(os.path.dirname(place)).free  # noqa: PTH120
+    if coming > free:
+        raise WorkerError("huge", f"{coming} bytes are told to come, and the disk has room for {free}")
 
 
 def _start(response: Any, tag: str, held: int) -> int:
