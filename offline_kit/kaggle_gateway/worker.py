@@ -155,7 +155,7 @@ class Worker:
                 _read_whole(response, began + silence)
             return response
 
-        HTTPAdapter.send = guarded  # type: ignore[method-assign]
+        HTTPAdapter.send = guarded  # type: ignore[method-assign, assignment]
 
     def _call(self, request: dict[str, Any]) -> Any:
         return self._http().call(request["service"], request["method"], _Body(request["body"]), _Raw)
