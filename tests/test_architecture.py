@@ -34,6 +34,7 @@ FLOORS: list[set[str]] = [
         "pickles",
         "weights.slim_worker",
         "sandboxes.box",
+        "sandboxes.leftovers",
         "kaggle_gateway.worker",
         "kaggle_gateway.nouns",
         "kaggle_gateway.where",

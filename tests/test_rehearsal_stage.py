@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,33 @@ def test_a_missing_submission_is_an_error(theatre: Theatre) -> None:
     assert error.details[0] == "written instead: result.csv"
     log = error.details[1].removeprefix("the whole log: ")
     assert Path(log).is_file()
+
+
+LEFT = {
+    "a link to a file of this machine": "import os; os.symlink('{}', 'submission.csv')",
+    "a pipe": "import os; os.mkfifo('submission.csv')",
+    "a sparse giant": "open('submission.csv', 'wb').truncate(200 * 1024**3)",
+    "a swapped copy of the run": (
+        "import atexit, os, time\nopen('submission.csv', 'w').write('id,label\\n')\n"
+        "if not os.fork():\n    os.setsid()\n    while True:\n        open('/rehearsal/out/executed.ipynb', 'w').write('[1]')"
+    ),
+    "odd names": "import os; open(b'\\xff', 'w'); os.symlink('/etc', 'etc'); open('other.csv', 'w')",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", LEFT)
+def test_what_the_box_leaves_is_not_trusted(theatre: Theatre, way: str) -> None:
+    """A link is not followed, a giant not copied, a swapped file not believed: the run fails with one sentence."""
+    secret = theatre.folder / "kaggle.json"
+    secret.write_text("a-secret-of-this-machine")
+    began = time.monotonic()
+    error = theatre.failure(LEFT[way].replace("{}", str(secret)))
+    assert time.monotonic() - began < 100
+    assert error.what
+    rehearsal = theatre.folder / "dist" / "rehearsal"
+    assert not any(path.is_symlink() for path in rehearsal.rglob("*"))
+    assert not any(b"a-secret" in path.read_bytes() for path in rehearsal.rglob("*.csv"))
+    assert json.loads((rehearsal / "report.json").read_text())["passed"] is False
 
 
 @pytest.mark.slow

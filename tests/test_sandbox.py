@@ -390,7 +390,7 @@ def test_an_ordinary_user_can_use_it(bench: Bench, ordinary_user: list[str], kin
     # pytest's folders are root's alone: one that everybody may enter stands in for them.
     place = Path("/var/tmp", f"offline-kit-test-{os.getpid()}")
     shutil.copytree(bench.folder / "input", place / "input")
-    (place / "scratch").mkdir()
+    shutil.copytree(bench.folder, place / "scratch", ignore=shutil.ignore_patterns("input", "working", "log"))
     for path in (place, place / "input", place / "scratch"):
         path.chmod(0o777)
     argv = [word.replace(str(bench.folder / "input"), str(place / "input")) for word in argv]
@@ -403,3 +403,38 @@ def test_an_ordinary_user_can_use_it(bench: Bench, ordinary_user: list[str], kin
         assert done.stdout.startswith("given")
     finally:
         shutil.rmtree(place)
+
+
+def test_the_machine_itself_cannot_be_changed_and_its_accounts_are_not_there(
+    bench: Bench, each: Sandbox
+) -> None:
+    """Even for root outside: kernel settings do not open for writing, and of /etc only what programs need is seen."""
+    code = """
+import glob, json, os, pwd
+opened = []
+for top in ("/proc/sys", "/sys", "/etc", "/usr/lib/os-release", "/proc/sysrq-trigger", "/proc/irq"):
+    for folder, _, names in [*os.walk(top), (os.path.dirname(top), [], [os.path.basename(top)])]:
+        for path in (os.path.join(folder, name) for name in names[:40]):
+            if os.path.isfile(path) and path not in ("/etc/passwd", "/etc/group"):
+                try:
+                    os.close(os.open(path, os.O_WRONLY))
+                    opened.append(path)
+                except OSError:
+                    pass
+kept = ["shadow", "gshadow", "sudoers", "ssh", "ssl/private", "pip.conf", "krb5.keytab", "hostname-of-ours"]
+print(json.dumps([opened[:5], [name for name in kept if os.path.exists("/etc/" + name)], pwd.getpwuid(os.getuid()).pw_dir]))
+"""
+    assert bench.python(each, code, timeout=60).ok, bench.log
+    assert json.loads(bench.log.splitlines()[-1]) == [[], [], "/home/kaggle"]
+    lines = Path("/etc/passwd").read_text().splitlines()
+    own = [line.split(":")[0] for line in lines if line.split(":")[0] not in ("root", "nobody")]
+    assert bench.run(each, "/bin/cat", "/etc/passwd").ok
+    assert not {line.split(":")[0] for line in bench.log.splitlines()} & {*own} - {"kaggle"}
+
+
+def test_names_and_certificates_are_found(bench: Bench, each: Sandbox) -> None:
+    """What programs read of /etc is there: the trusted certificates, the time zone, the links of alternatives."""
+    code = "import ssl, os; print(ssl.create_default_context().cert_store_stats()['x509_ca'], os.path.exists('/etc/ld.so.cache'))"
+    assert bench.python(each, code).ok, bench.log
+    outside = subprocess.run([python(), "-c", code], capture_output=True, text=True).stdout
+    assert bench.log.split() == outside.split()

@@ -43,6 +43,8 @@ class SandboxRunner:
         except (OfflineKitError, ValueError) as error:  # ValueError: a notebook that is no JSON
             said = getattr(error, "what", f"the notebook cannot be read: {error}")
             return Result(failure=said, log=((0.0, f"{said}\n"),))
+        for line in ran.deleted:
+            job.say(f"the local Kaggle: not kept: {line}\n")
         if ran.working.is_dir():
             ran.working.replace(job.folder / "output")
         return Result(failure=_failure(ran))

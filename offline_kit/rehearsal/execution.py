@@ -10,12 +10,15 @@ from typing import Any
 from offline_kit import sandbox
 from offline_kit.report import SILENT, Advance, Reporter
 from offline_kit.sandbox import Sandbox
+from offline_kit.sandboxes import leftovers
 from offline_kit.sandboxes.box import Box, Mount, Outcome
 
 HOME = "/home/kaggle"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _ENDED = b"Ending Cell "
+_LARGEST = 500_000_000
+"""Bytes above which an executed notebook is not read."""
 LOG = "log.txt"
 """Name of the log in the folder of a run; it grows while the run goes on."""
 
@@ -65,7 +68,9 @@ class Ran:
     log: Path
     """What papermill and the cells said."""
     working: Path
-    """/kaggle/working as the run left it."""
+    """/kaggle/working as the run left it: regular files and folders alone."""
+    deleted: tuple[str, ...] = ()
+    """What it left there that was neither, or too large: a line each."""
 
 
 def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILENT) -> Ran:
@@ -109,11 +114,13 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
     )
     with report.progress("running the notebook", cells, unit="cells") as advance:
         outcome = sandbox.run(chosen, box, watch=_Follow(log, advance))
+    leftovers.clean(folder / "out")
     return Ran(
         outcome=outcome,
         executed=folder / "out" / "executed.ipynb",
         log=log,
         working=folder / "working",
+        deleted=leftovers.clean(folder / "working"),
     )
 
 
@@ -213,17 +220,19 @@ class Cell:
 
 def cells(executed: Path) -> tuple[Cell, ...]:
     """Return the code cells of an executed notebook; nothing where there is none."""
+    if not leftovers.is_regular(executed, limit=_LARGEST):
+        return ()
     try:
         notebook = json.loads(executed.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return ()
-    # papermill puts cells of its own before the one that failed.
-    own = [
-        cell
-        for cell in notebook["cells"]
-        if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
-    ]
-    return tuple(_cell(number, cell) for number, cell in enumerate(own, 1) if cell["cell_type"] == "code")
+        # papermill puts cells of its own before the one that failed.
+        own = [
+            cell
+            for cell in notebook["cells"]
+            if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
+        ]
+        return tuple(_cell(number, cell) for number, cell in enumerate(own, 1) if cell["cell_type"] == "code")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return ()  # the run could write there whatever it liked
 
 
 def _cell(number: int, cell: Mapping[str, Any]) -> Cell:
@@ -233,7 +242,7 @@ def _cell(number: int, cell: Mapping[str, Any]) -> Cell:
     return Cell(
         number=number,
         source="".join(cell.get("source", "")),
-        seconds=told.get("duration"),
+        seconds=None if told.get("duration") is None else float(told["duration"]),
         status="failed" if errors else str(told.get("status") or "pending"),
         error=tuple(lines),
         message="\n".join([*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_chained(lines)]),

@@ -214,5 +214,5 @@ def rows_of(ran: Ran) -> int:
 def _result(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}

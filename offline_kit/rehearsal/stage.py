@@ -1,7 +1,6 @@
 """Rehearse a kit: its notebook, run offline in a sandbox laid out as Kaggle's, and its submission checked."""
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -267,7 +266,7 @@ def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | No
         (ran.working / written, outcome.submission.name),
     ):
         if source.is_file():
-            shutil.copyfile(source, folder / name)
+            source.replace(folder / name)  # moved: a copy would fill the holes of a sparse file
     said = {"what": problem.what, "hint": problem.hint, "details": list(problem.details)} if problem else None
     told = {"passed": problem is None, "problem": said, **asdict(outcome)}
     text = json.dumps(told, indent=2, default=str, ensure_ascii=False)

@@ -54,7 +54,12 @@ def judge(
         problem = _broken(ran, execution.last_started(cells))
     written = ran.working / name
     if problem is None and not written.is_file():
-        problem = _missing(ran.working, name)
+        problem = _missing(ran, name)
+    if problem is None and not cells:
+        problem = ProjectError(
+            "the executed notebook is missing or is no notebook any more",
+            hint="do not write below /rehearsal: it is the rehearsal's own folder",
+        )
     said = _said(ran.log)
     if problem:
         return Verdict(cells=cells, problem=problem, said=said)
@@ -65,7 +70,13 @@ def judge(
             hint="compare it with the sample submission; it is kept beside the executed notebook",
             details=checked.problems,
         )
-    return Verdict(cells=cells, problem=problem, rows=checked.rows, notes=checked.notes, said=said)
+    return Verdict(
+        cells=cells,
+        problem=problem,
+        rows=checked.rows,
+        notes=(*checked.notes, *(f"not kept: {line}" for line in ran.deleted)),
+        said=said,
+    )
 
 
 def _said(log: Path) -> tuple[str, ...]:
@@ -135,7 +146,8 @@ def _shortened(error: tuple[str, ...]) -> tuple[str, ...]:
     return lines if len(lines) <= _TAIL else ("...", *lines[-_TAIL:])
 
 
-def _missing(working: Path, name: str) -> ProjectError:
+def _missing(ran: Ran, name: str) -> ProjectError:
+    working = ran.working
     others = sorted(str(path.relative_to(working)) for path in working.rglob("*") if path.is_file())
     shown = (
         [f"written instead: {', '.join(others[:10])}"]
@@ -145,5 +157,5 @@ def _missing(working: Path, name: str) -> ProjectError:
     return ProjectError(
         f"the notebook ran to its end and wrote no '{name}' to /kaggle/working",
         hint=f"write '{name}' there: Kaggle calls this 'Submission CSV Not Found'",
-        details=shown,
+        details=(*ran.deleted, *shown),
     )

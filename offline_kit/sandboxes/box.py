@@ -4,8 +4,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "etc", "sys", "nix", "gnu")
+SYSTEM = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32", "sys", "nix", "gnu")
 """Folders of the system that stay visible, read-only; homes, mounts, /opt, /var and /run do not."""
+_ETC = (
+    "alternatives ca-certificates/extracted crypto-policies debian_version fonts gai.conf glvnd host.conf hosts ld.so.cache "
+    "ld.so.conf ld.so.conf.d locale.alias locale.conf localtime magic magic.mime mime.types nsswitch.conf OpenCL os-release "
+    "pki/ca-trust/extracted pki/tls/cert.pem pki/tls/certs pki/tls/openssl.cnf protocols resolv.conf services ssl/cert.pem "
+    "ssl/certs ssl/openssl.cnf static timezone vulkan java-* python3*"
+)
+"""What programs read of /etc; passwords, private keys and settings of services are not among it."""
+PROC_READ_ONLY = ("acpi", "bus", "fs", "irq", "scsi", "sys", "sysrq-trigger")
+"""What changes the machine if root writes there: outside, we may be root."""
+_VISIBLE = ("/usr/", "/etc/", "/proc/", "/nix/", "/gnu/")
+
+
+def etc_entries() -> tuple[Path, ...]:
+    """Return the files and folders of this machine's /etc that a box may see."""
+    found = {path for pattern in _ETC.split() for path in Path("/etc").glob(pattern) if path.exists()}
+    return tuple(sorted(found))
+
+
+def is_kept_link(path: Path) -> bool:
+    """Whether a link of the system leads to what the box sees too; others are shown as what they lead to."""
+    return path.is_symlink() and str(path.resolve()).startswith(_VISIBLE)
+
+
+def accounts(uid: int) -> dict[str, str]:
+    """Return /etc/passwd and /etc/group for a box in which this user runs; the machine's own stay outside."""
+    users = {0: "root", 65534: "nobody", uid: "root" if uid == 0 else "kaggle"}
+    passwd = [f"{name}:x:{number}:{number}::/home/kaggle:/bin/sh" for number, name in sorted(users.items())]
+    group = [f"{name}:x:{number}:" for number, name in sorted(users.items())]
+    return {"passwd": "\n".join(passwd) + "\n", "group": "\n".join(group) + "\n"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from offline_kit import proc
-from offline_kit.sandboxes.box import SYSTEM, Box
+from offline_kit.sandboxes.box import PROC_READ_ONLY, SYSTEM, Box, accounts, etc_entries, is_kept_link
 
 
 def programs() -> tuple[Path, ...]:
@@ -36,7 +36,15 @@ def command(program: Path, box: Box) -> list[str]:
     words += ["--hostname", "rehearsal", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     for name in SYSTEM:
         words += _system(Path("/", name))
+    for path in etc_entries():
+        words += _system(path)
+    for name, text in accounts(1000).items():
+        written = box.scratch / name
+        written.write_text(text)
+        words += ["--ro-bind", str(written), f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
+    for name in PROC_READ_ONLY:
+        words += ["--ro-bind-try", f"/proc/{name}", f"/proc/{name}"]
     for mount in box.mounts:
         words += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.inside]
     for path, target in box.links.items():
@@ -45,6 +53,6 @@ def command(program: Path, box: Box) -> list[str]:
 
 
 def _system(path: Path) -> list[str]:
-    if path.is_symlink():
+    if is_kept_link(path):
         return ["--symlink", str(path.readlink()), str(path)]
-    return ["--ro-bind", str(path), str(path)] if path.is_dir() else []
+    return ["--ro-bind", str(path), str(path)] if path.exists() else []

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from offline_kit import proc
 from offline_kit.errors import OfflineKitError
-from offline_kit.sandboxes.box import SYSTEM, Box
+from offline_kit.sandboxes.box import SYSTEM, Box, accounts, etc_entries
 
 _IMAGE = "offline-kit-empty:1"
+_OF_DOCKER = ("hosts", "resolv.conf")
+"""Files that docker gives every container."""
 
 
 def program() -> Path | None:
@@ -50,6 +52,12 @@ def command(docker: Path, box: Box) -> list[str]:
         # The container has no links of its own: /bin -> usr/bin is shown as the folder that it means.
         if path.is_dir() and name != "sys":
             words += _mount(path.resolve(), f"/{name}", writable=False)
+    for path in etc_entries():
+        if path.name not in _OF_DOCKER:
+            words += _mount(path.resolve(), str(path), writable=False)
+    for name, text in accounts(os.getuid()).items():
+        (box.scratch / name).write_text(text)
+        words += _mount(box.scratch / name, f"/etc/{name}", writable=False)
     for mount in box.mounts:
         words += _mount(mount.source, mount.inside, writable=mount.writable)
     for link, target in box.links.items():

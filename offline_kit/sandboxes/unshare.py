@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from offline_kit import proc
-from offline_kit.sandboxes.box import SYSTEM, Box
+from offline_kit.sandboxes.box import PROC_READ_ONLY, SYSTEM, Box, accounts, etc_entries, is_kept_link
 
 _NEEDED = ("unshare", "setpriv", "mount", "chroot", "sh")
 _LOOPBACK_UP = (
@@ -20,7 +20,14 @@ bind() {
 }
 show() {
     bind "$1" "$2"
-    MOUNT -o remount,bind,ro,nosuid,nodev "$2" 2>/dev/null || MOUNT -o remount,bind,ro,nosuid,nodev,noexec "$2"
+    lock "$2"
+    # a remount says nothing to the mounts below: those of /sys (cgroups) would stay writable
+    while read -r _ point _; do
+        case "$point" in "$2"/*) lock "$(printf %b "$point")" ;; esac
+    done < /proc/self/mounts
+}
+lock() {
+    MOUNT -o remount,bind,ro,nosuid,nodev "$1" 2>/dev/null || MOUNT -o remount,bind,ro,nosuid,nodev,noexec "$1"
 }
 MOUNT -t tmpfs -o mode=755 none "$ROOT"
 mkdir "$ROOT/proc" "$ROOT/dev"
@@ -58,12 +65,16 @@ def script(box: Box) -> str:
     """Return the script that lays out the mounts and enters them, without capabilities, for "$@"."""
     root = str(box.scratch)
     lines = [f"ROOT={shlex.quote(root)}", _PRELUDE.replace("MOUNT", str(_which("mount")))]
-    for name in SYSTEM:
-        path = Path("/", name)
-        if path.is_symlink():
-            lines.append(shlex.join(["ln", "-s", str(path.readlink()), f"{root}/{name}"]))
-        elif path.is_dir():
-            lines.append(shlex.join(["show", str(path), f"{root}/{name}"]))
+    for name in PROC_READ_ONLY:
+        place = f"{root}/proc/{name}"
+        lines.append(f"[ ! -e {place} ] || {shlex.join(['show', place, place])}")
+    for path in (*(Path("/", name) for name in SYSTEM), *etc_entries()):
+        if is_kept_link(path):
+            lines.append(shlex.join(["mkdir", "-p", root + str(path.parent)]))
+            lines.append(shlex.join(["ln", "-s", str(path.readlink()), root + str(path)]))
+        elif path.exists():
+            lines.append(shlex.join(["show", str(path), root + str(path)]))
+    lines += [f"printf %s {shlex.quote(text)} > {root}/etc/{name}" for name, text in accounts(0).items()]
     for mount in box.mounts:
         verb = "bind" if mount.writable else "show"
         lines.append(shlex.join([verb, str(mount.source), root + mount.inside]))
