@@ -1,9 +1,11 @@
 """The notebook's side of an inference server, against the stand-in package of a rehearsal."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -353,13 +355,212 @@ def test_two_servers_in_one_package_have_to_be_chosen_from(data: Path) -> None:
     standin(data)
     gateway.write_standin(data, {"batches": "pandas"}, name="Letters")
     with pytest.raises(KitError, match=r"digits_inference_server:DigitsInferenceServer(.|\n)*Letters"):
-        kit_server.server_class(data)
-    name = "kaggle_evaluation.letters_inference_server:LettersInferenceServer"
-    assert kit_server.server_class(data, name).__name__ == "LettersInferenceServer"
+        serve(data, half)
+    for name in (
+        "kaggle_evaluation.letters_inference_server:LettersInferenceServer",
+        "LettersInferenceServer",
+    ):
+        assert serve(data, half, "submission.parquet", server=name)
+    with pytest.raises(KitError, match=r"Letters(.|\n)*`server = "):
+        serve(data, half, server="Nobody")
+
+
+NESTED_SERVER = """
+from kaggle_evaluation.core.standin import InferenceServer as Base
+from kaggle_evaluation.rain_20441 import asks
+
+class Common(Base):
+    pass
+
+class RainAnswers(Common):
+    def _get_gateway_for_test(self, data_paths=None, file_share_dir=None):
+        return asks.RainHost(data_paths[0] if data_paths else "")
+
+if __name__ == "__main__":
+    class ForItsOwnRun(Base):
+        pass
+"""
+NESTED_GATEWAY = """
+from kaggle_evaluation.core import standin
+
+class RainHost(standin.Gateway):
+    def __init__(self, folder):
+        super().__init__([folder] if folder else None)
+"""
+
+
+def nested(data: Path, **options: Any) -> None:
+    """Write a package as newer competitions have it: their files in a folder of their own, under any name."""
+    package = gateway.write_standin(
+        data, {"batches": "pandas", "rows": 5, "submission": "submission.csv", **options}
+    )
+    for path in package.glob("*_*.py"):
+        if path.name != "__init__.py":
+            path.unlink()
+    (package / "rain_20441").mkdir()
+    (package / "rain_20441" / "__init__.py").touch()
+    (package / "rain_20441" / "serves.py").write_text(NESTED_SERVER)
+    (package / "rain_20441" / "asks.py").write_text(NESTED_GATEWAY)
+    (package / "rain_20441" / "broken.py").write_text("!pip install polars\n")
+
+
+def test_server_and_gateway_are_found_by_what_they_derive_from(data: Path) -> None:
+    """Nested in a folder and named otherwise, they serve in one process and in two; both are told."""
+    nested(data, port=free_port())
+    said: list[str] = []
+    path = kit_server.serve(half, data, Path.cwd() / "submission.csv", {}, said.append)
+    assert path is not None
+    assert len(pd.read_csv(path)) == ROWS
+    assert "RainAnswers" in said[0]
+    assert "kaggle_evaluation.rain_20441.asks:RainHost" in said[0]
+    code, outcome, result, log = scored(data, "return pd.DataFrame({'y': test['x'] * 2})")
+    assert (code, outcome["gateway"], result.get("Rows")) == (0, 0, ROWS), log
+    assert "RainHost" in log
+
+
+@pytest.mark.parametrize(
+    ("named", "code"),
+    [
+        ({"gateway": "kaggle_evaluation.rain_20441.asks:RainHost"}, 0),
+        ({"gateway": "RainHost", "server": "RainAnswers"}, 0),
+        ({"gateway": "SnowHost"}, 1),
+    ],
+)
+def test_the_configuration_names_the_gateway(data: Path, named: dict[str, str], code: int) -> None:
+    """One that is not there is told with those that are."""
+    nested(data, port=free_port())
+    ended, _, _, log = scored(data, "return test['x']", **named)
+    assert ended == code, log
+    assert "rain_20441.asks" in log
+
+
+class Answering:
+    def __call__(self, test: Any) -> Any:
+        return half(test)
+
+    def method(self, test: Any) -> Any:
+        return half(test)
+
+
+@pytest.mark.parametrize(
+    "predict",
+    [
+        half,
+        lambda test: half(test),
+        functools.partial(half),
+        Answering(),
+        Answering().method,
+        functools.lru_cache(half),
+    ],
+    ids=["function", "lambda", "partial", "object", "method", "compiled wrapper"],
+)
+def test_whatever_can_be_called_is_served(data: Path, predict: Callable[..., Any]) -> None:
+    """A relay that takes plain functions only gets one."""
+    standin(data, submission="submission.csv")
+    uncached = getattr(predict, "__wrapped__", None)
+    assert len(pd.read_csv(serve(data, functools.partial(uncached) if uncached else predict))) == ROWS
+
+
+@pytest.mark.parametrize(
+    "listener", [len, Answering(), Answering().method, functools.partial(half), lambda test: test]
+)
+def test_the_stand_in_takes_plain_functions_only(data: Path, listener: Callable[..., Any]) -> None:
+    """As the strictest relay of a real competition: a notebook that passes here must not fail there."""
+    standin(data)
+    made = kit_server.load_class(kit_server.find_package(data), kit_server.SERVER)
+    with pytest.raises(ValueError, match="endpoint listener"):
+        made(listener)
+    with pytest.raises(ValueError, match="endpoint listener"):
+        made()
+    made(half)
+
+
+@pytest.mark.parametrize(
+    ("signature", "passed"),
+    [
+        ("self, *listeners", True),
+        ("self, predict", True),
+        ("self, *, predict_fn", True),
+        ("self, data_paths=None", False),
+        ("self", False),
+    ],
+)
+def test_a_server_is_constructed_as_it_wants(data: Path, signature: str, passed: bool) -> None:
+    """Whatever its parameter is called; one that takes no function is told with its signature."""
+    space: dict[str, Any] = {}
+    exec(f"class S:\n  def __init__({signature}):\n    self.given = locals()", space)
+    if passed:
+        given = kit_server.construct_server(space["S"], Answering()).given
+        assert any(
+            isinstance(each, types.FunctionType) and each.__name__ == "predict"
+            for value in given.values()
+            for each in (value if isinstance(value, tuple) else [value])
+        )
+    else:
+        with pytest.raises(KitError, match="takes no function"):
+            kit_server.construct_server(space["S"], half)
+
+
+ADOPTED = """
+{imported}
+import pandas as pd
+def predict(test):
+    return pd.DataFrame({{"y": test["x"] * 2}})
+server = {server}(predict)
+import os
+if os.getenv("KAGGLE_IS_COMPETITION_RERUN"):
+    server.serve()
+else:
+    server.run_local_gateway(({paths},))
+"""
+
+
+@pytest.mark.parametrize(
+    ("imported", "server"),
+    [
+        (
+            "import kaggle_evaluation.my_inference_server",
+            "kaggle_evaluation.my_inference_server.MyInferenceServer",
+        ),
+        ("from kaggle_evaluation.nfl_inference_server import NFLInferenceServer as Server", "Server"),
+        ("from kaggle_evaluation.a_12 import a_server", "a_server.AServer"),
+        ("import kaggle_evaluation.core.templates as t\nclass Own(t.InferenceServer):\n    pass", "Own"),
+    ],
+)
+@pytest.mark.parametrize(
+    "paths",
+    [
+        "str(root) + '/'",
+        "str(root / 'test.csv')",
+        "str(root / 'test.csv'), str(root / 'sample_submission.csv')",
+    ],
+)
+def test_the_stand_in_answers_to_any_competitions_names(
+    data: Path, imported: str, server: str, paths: str
+) -> None:
+    """A notebook of the user's imports its competition's server, whatever it is called, and tells it its paths."""
+    gateway.write_standin(data, {"batches": "pandas", "submission": "submission.csv"})
+    script = f"from pathlib import Path\nroot = Path({str(data)!r})\n" + ADOPTED.format(
+        imported=imported, server=server, paths=paths
+    )
+    env = {**os.environ, "PYTHONPATH": str(data)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_csv("submission.csv")) == ROWS
+
+
+def test_what_the_stand_in_has_not_is_told(data: Path) -> None:
+    """A name that is no server and no gateway is an error with the remedy, no empty module."""
+    gateway.write_standin(data, {})
+    sys.path.append(str(data))
+    with pytest.raises(ImportError, match="competition_data"):
+        exec("from kaggle_evaluation.svg_constraints import SVGConstraints")
 
 
 GATEWAY = """
-class G:
+class G(kaggle_evaluation.core.templates.Gateway):
     def unpack_data_paths(self):
         if not self.data_paths:
             self.test = '/kaggle/input/{place}/test.parquet'
@@ -418,12 +619,22 @@ kit_server.serve(predict, Path(sys.argv[1]), Path("submission.csv"))
 """
 
 
-def scored(data: Path, body: str, before: str = "") -> tuple[int, dict[str, Any], dict[str, Any], str]:
+def scored(
+    data: Path, body: str, before: str = "", **params: str
+) -> tuple[int, dict[str, Any], dict[str, Any], str]:
     """Run notebook and gateway as two processes; return code, outcome, result and the gateway's log."""
     folder = data.parents[1] / "gateway"
     script = data.parents[1] / "notebook.py"
     script.write_text(NOTEBOOK.format(body=body, before=before))
-    words = [gateway_driver.__file__, str(folder), str(data), "[]", sys.executable, str(script), str(data)]
+    words = [
+        gateway_driver.__file__,
+        str(folder),
+        str(data),
+        json.dumps(params),
+        sys.executable,
+        str(script),
+        str(data),
+    ]
     env = {**os.environ, "PYTHONPATH": str(Path(kit_server.__file__).parents[1])}
     done = subprocess.run([sys.executable, *words], env=env, timeout=60, check=False)
     outcome = json.loads((folder / "outcome.json").read_text())

@@ -53,6 +53,8 @@ class Bench:
     """Whether it may use this machine's network: for notebooks whose internet is on."""
     current: bool = False
     """Whether the kernel is of the running environment, which may lack what the image has."""
+    python_path: tuple[str, ...] = ()
+    """Folders of the box that the kernel's Python finds modules in."""
     around: tuple[str, ...] = ()
     """Words before papermill's, of a program that starts it; paths as the box sees them."""
 
@@ -140,10 +142,15 @@ def _prepare(bench: Bench, folder: Path, before: str) -> int:
         "argv": [*bench.kernel, "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"PATH": path},
+        "env": {"PATH": path, **_python_path(bench, before)},
     }
     (kernel / "kernel.json").write_text(json.dumps(spec))
     return len(json.loads(text).get("cells", ()))
+
+
+def _python_path(bench: Bench, before: str) -> dict[str, str]:
+    folders = [f"{before}{folder}" for folder in bench.python_path]
+    return {"PYTHONPATH": ":".join(folders)} if folders else {}
 
 
 def _path(bench: Bench, before: str) -> list[str]:

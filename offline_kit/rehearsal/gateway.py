@@ -7,14 +7,14 @@ laid into the mount. The first run has the gateway in the notebook's process, th
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from offline_kit import files, resources
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.rehearsal import gateway_driver, gateway_standin, submission
+from offline_kit.rehearsal import gateway_driver, gateway_standin, imports, submission
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.runtime.kit_server import PACKAGE
 from offline_kit.sandboxes.box import Mount
@@ -34,6 +34,18 @@ _GATEWAY = """from kaggle_evaluation.core import standin
 class {name}Gateway(standin.Gateway):
     pass
 """
+_INIT = """from kaggle_evaluation.core import standin
+
+standin.import_any_name(__name__)
+"""
+_TEMPLATES = """from kaggle_evaluation.core.standin import Gateway, InferenceServer
+
+__all__ = ["Gateway", "InferenceServer"]
+"""
+_ERRORS = """from kaggle_evaluation.core.standin import GatewayRuntimeError
+
+__all__ = ["GatewayRuntimeError"]
+"""
 _REMEDIES = {
     "SERVER_NEVER_STARTED": "load models in the first call, and nothing large before the cell that serves",
     "SERVER_RAISED_EXCEPTION": "correct the function: what it does must not depend on the order of the batches",
@@ -51,10 +63,12 @@ class Service:
     """The stand-in for kaggle_evaluation; None where the data brings the competition's own."""
     code: tuple[Path, ...]
     """Its Python files: what they import has to be in the kernel's environment."""
-    paths: tuple[str, ...]
-    """What the gateway is told of the data, names below it; none: it finds it itself."""
+    params: Mapping[str, Any]
+    """What the notebook's params say of it: "data_paths", "server", "gateway"."""
     submission: str
     """What it writes."""
+    place: str = ""
+    """Folder of the competition's data that holds the package, a name below it; empty: the data itself."""
 
     def laid(self) -> dict[str, Path]:
         """Return what is laid into the competition's mount, by name."""
@@ -62,31 +76,59 @@ class Service:
 
 
 def serves(notebook: Path) -> bool:
-    """Whether a notebook has the cell that serves a gateway."""
-    cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
-    return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells)
+    """Whether a notebook serves a gateway: it has the cell of our template, or imports kaggle_evaluation itself."""
+    try:
+        found = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
+        return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in found) or imports_package(notebook)
+    except (ValueError, AttributeError, TypeError):
+        return False  # no notebook: running it says so
 
 
-def prepare(data: Path | None, params: Mapping[str, Any], submission: str, folder: Path) -> Service:
+def imports_package(notebook: Path) -> bool:
+    """Whether a notebook's cells import kaggle_evaluation: one of the user's, as the template's find it by themselves."""
+    return PACKAGE in imports.of_files([notebook])
+
+
+def prepare(
+    data: Path | Mapping[str, Path] | None, params: Mapping[str, Any], submission: str, folder: Path
+) -> Service:
     """Return the gateway for this copy of the competition's data; a stand-in is written into `folder`.
 
-    `params` are the notebook's: "gateway" has the stand-in's options. Raises ProjectError without any data,
-    UsageError for unknown options.
+    `data` is a folder, or its entries by name. `params` are the notebook's: "gateway" has the stand-in's options,
+    or names a class of the competition's own package. Raises ProjectError without any data, UsageError for
+    unknown options.
     """
     if data is None:
         raise ProjectError(
             "an inference server cannot be rehearsed without a test set",
             hint="set competition_data to a local copy of the competition's data, or a part of it",
         )
-    paths = tuple(map(str, params.get("data_paths", ())))
-    own = [place for place in (data / PACKAGE, *sorted(data.glob(f"*/{PACKAGE}"))) if place.is_dir()]
-    if own:
-        code = [*own[0].rglob("*.py"), *own[0].parent.glob("*_gateway.py")]
-        return Service(package=None, code=tuple(sorted(code)), paths=paths, submission=submission)
+    entries = {path.name: path for path in sorted(data.iterdir())} if isinstance(data, Path) else data
+    said = {"data_paths": list(map(str, params.get("data_paths", ())))}
+    said |= {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
+    for place, own in _packages(entries):
+        code = [*own.rglob("*.py"), *(own.parent.glob("*.py") if place else _python_of(entries))]
+        return Service(
+            package=None, code=tuple(sorted(code)), params=said, submission=submission, place=place
+        )
     options = {"submission": submission, **_options(params.get("gateway", {}))}
     package = write_standin(folder, options)
     code = [package / "core" / "standin.py"]
-    return Service(package=package, code=tuple(code), paths=paths, submission=submission)
+    said = {key: value for key, value in said.items() if key == "data_paths"}
+    return Service(package=package, code=tuple(code), params=said, submission=submission)
+
+
+def _packages(entries: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+    """Yield the competition's own packages: in the data, then in a folder of it, with the name of that folder."""
+    if (own := entries.get(PACKAGE)) and own.is_dir():
+        yield "", own
+    for name, path in entries.items():
+        if (path / PACKAGE).is_dir():
+            yield name, path / PACKAGE
+
+
+def _python_of(entries: Mapping[str, Path]) -> list[Path]:
+    return [path for name, path in entries.items() if name.endswith(".py") and path.is_file()]
 
 
 def _options(said: Any) -> dict[str, Any]:
@@ -95,7 +137,7 @@ def _options(said: Any) -> dict[str, Any]:
     if unknown:
         raise UsageError(
             f"[tool.offline-kit.notebook.params.gateway] has what the stand-in gateway does not know: {', '.join(unknown)}",
-            hint=f"its options are {', '.join(known)}",
+            hint=f"its options are {', '.join(known)}; a class is named only if the data brings its own {PACKAGE}",
         )
     return dict(said)
 
@@ -107,8 +149,10 @@ def write_standin(
     package = files.made(folder / PACKAGE / "core").parent
     base = "NewInferenceServer" if new else "InferenceServer"
     texts = {
-        "__init__.py": "",
+        "__init__.py": _INIT,
         "core/__init__.py": "",
+        "core/templates.py": _TEMPLATES,
+        "core/base_gateway.py": _ERRORS,
         "core/standin.py": resources.source("rehearsal/gateway_standin"),
         f"{name.lower()}_inference_server.py": _SERVER.format(name=name, base=base),
         f"{name.lower()}_gateway.py": _GATEWAY.format(name=name),
@@ -135,8 +179,18 @@ def scoring(bench: Bench, service: Service, root: str, first: Ran, folder: Path)
     written = first.working / service.submission
     if written.suffix == ".parquet" and written.is_file():
         shutil.copyfile(written, folder / gateway_driver.FIRST)
-    around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(list(service.paths)))
+    around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(dict(service.params)))
     return replace(bench, inputs=(*bench.inputs, Mount(inside=_PLACE, source=folder)), around=around)
+
+
+def python_path(service: Service | None, notebook: Path, root: str) -> tuple[str, ...]:
+    """Return what the kernel finds on its path: the package's folder, where cells of the user's import it.
+
+    On Kaggle a notebook of such a competition imports kaggle_evaluation without having touched sys.path.
+    """
+    if service is None or not root or not imports_package(notebook):
+        return ()
+    return (f"{root}/{service.place}".rstrip("/"),)
 
 
 def problem_of(ran: Ran) -> ProjectError | None:

@@ -2,25 +2,26 @@
 
 A rehearsal lays a copy of this file into its sandbox and starts it there with the kernel's Python:
 
-    driver.py FOLDER ROOT NAMES COMMAND...   runs COMMAND, the notebook, against a gateway that works in FOLDER
-    driver.py --gateway ROOT NAMES           is that gateway: the competition's own, or the stand-in for it
+    driver.py FOLDER ROOT PARAMS COMMAND...   runs COMMAND, the notebook, against a gateway that works in FOLDER
+    driver.py --gateway ROOT PARAMS           is that gateway: the competition's own, or the stand-in for it
 
-ROOT is the competition's data, NAMES a JSON list of what the gateway is told of it. Nothing but the standard
-library and the runtime is needed. Ends with 0 where the gateway was content.
+ROOT is the competition's data; PARAMS a JSON object with "data_paths" (names below it), "server" and "gateway"
+("module:Class"), as far as the configuration has them. Nothing but the standard library and the runtime is needed.
+Ends with 0 where the gateway was content.
 """
 
 import csv
-import importlib
+import inspect
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.runtime.kit_server import PACKAGE, data_paths, find_package
+from offline_kit.runtime.kit_server import GATEWAY, SERVER, data_paths, find_package, load_class
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
@@ -77,21 +78,36 @@ def _end(process: "subprocess.Popen[bytes]", *, patience: float) -> None:
     process.wait()
 
 
-def ask(root: Path, names: Sequence[str]) -> None:
+def ask(root: Path, params: Mapping[str, Any]) -> None:
     """Be the gateway: find its class in the competition's package and run it."""
-    package = find_package(root)
-    sys.path += [str(package.parent), str(package)]
-    paths = data_paths(root, names)
-    inside = [f"{PACKAGE}.{path.stem}" for path in sorted(package.glob("*_gateway.py"))]
-    beside = [path.stem for path in sorted(package.parent.glob("*_gateway.py"))]
-    for name in inside or beside:
-        if found := _gateways(importlib.import_module(name)):
-            found[0](paths).run()
-            given = Path(__file__).with_name(FIRST)
-            for path in (*Path.cwd().glob("*.parquet"), *([given] if given.is_file() else [])):
-                as_csv(path, Path.cwd() / f"{path.name}{TABLE}")
-            return
-    raise SystemExit(f"no gateway was found in '{package}'")
+    gateway = make_gateway(root, params)
+    print(f"gateway: {type(gateway).__name__} of {type(gateway).__module__}", flush=True)  # noqa: T201
+    gateway.run()
+    given = Path(__file__).with_name(FIRST)
+    for path in (*Path.cwd().glob("*.parquet"), *([given] if given.is_file() else [])):
+        as_csv(path, Path.cwd() / f"{path.name}{TABLE}")
+
+
+def make_gateway(root: Path, params: Mapping[str, Any]) -> Any:
+    """Return the competition's gateway for this data, constructed as its own server does for a local test."""
+    package, paths = find_package(root), data_paths(root, params.get("data_paths", ()))
+    if not params.get("gateway"):
+        server = load_class(package, SERVER, str(params.get("server", "")))
+        if hasattr(server, "_get_gateway_for_test"):
+            # Hosts write this method for `run_local_gateway`; it uses nothing of the server, which is not started.
+            make = server.__new__(server)._get_gateway_for_test
+            return make(*_as_asked(make, paths))
+    gateway = load_class(package, GATEWAY, str(params.get("gateway", "")))
+    return gateway(*_as_asked(gateway, paths))
+
+
+def _as_asked(function: Any, paths: tuple[str, ...] | None) -> list[Any]:
+    """Return the paths as the first parameter wants them, a tuple or (named in the singular) a single one."""
+    names = list(inspect.signature(function).parameters)
+    if not names:
+        return []
+    single = names[0] in ("data_path", "path", "folder", "data_dir", "root")
+    return [paths[0] if paths and single else paths]
 
 
 def as_csv(path: Path, target: Path) -> None:
@@ -121,14 +137,6 @@ def _by_pandas(path: Path) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
 
     table = pd.read_parquet(path)
     return list(table.columns), table.itertuples(index=False, name=None)
-
-
-def _gateways(module: Any) -> list[Any]:
-    return [
-        value
-        for name, value in vars(module).items()
-        if name.endswith("Gateway") and getattr(value, "__module__", "") == module.__name__
-    ]
 
 
 if __name__ == "__main__":

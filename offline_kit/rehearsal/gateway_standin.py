@@ -7,11 +7,15 @@ sides of a rehearsal run in one sandbox, where nobody else can connect.
 """
 
 import csv
+import importlib.abc
+import importlib.machinery
 import json
 import os
 import random
+import sys
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from multiprocessing.connection import Client, Listener
@@ -76,6 +80,17 @@ class _Server:
     package: Path = Path(__file__).parents[1]
 
     def __init__(self, *listeners: Callable[..., Any]) -> None:
+        if not listeners:
+            raise ValueError("pass at least one endpoint listener, a function named `predict`")
+        for listener in listeners:
+            # As kaggle_evaluation 0.9.0 has it; older and newer versions take bound methods as well.
+            if not isinstance(listener, types.FunctionType):
+                kind = type(listener).__name__
+                raise ValueError(
+                    f"an endpoint listener must be a function, defined with `def`; it is a {kind}"
+                )
+            if listener.__name__ == "<lambda>":
+                raise ValueError("an endpoint listener must have a name: define it with `def predict(...)`")
         self.listeners = {listener.__name__: listener for listener in listeners}
         self.options = Options.read(self.package / OPTIONS)
 
@@ -99,6 +114,9 @@ class _Server:
 
     def _run_here(self, data_paths: Sequence[str] | None) -> None:
         gateway = Gateway(data_paths)
+        if "predict" not in self.listeners:
+            text = f"there is no 'predict', only {', '.join(self.listeners)}"
+            raise GatewayRuntimeError("SERVER_MISSING_ENDPOINT", text)
         gateway.call = lambda name, batch: self.listeners[name](*batch)
         gateway.run()
 
@@ -111,7 +129,13 @@ class InferenceServer(_Server):
         if os.environ.get(RERUN):
             self._serve()
 
-    def run_local_gateway(self, data_paths: Sequence[str] | None = None) -> None:
+    def run_local_gateway(
+        self,
+        data_paths: Sequence[str] | None = None,
+        file_share_dir: str | None = None,  # noqa: ARG002 - competitions with large data are told of a folder
+        *_: Any,
+        **__: Any,
+    ) -> None:
         """Run the gateway in this very process; errors come out as they are."""
         self._run_here(data_paths)
 
@@ -127,6 +151,10 @@ class NewInferenceServer(_Server):
             self._run_here([competition_data_folder] if competition_data_folder else None)
 
 
+class AnyInferenceServer(InferenceServer, NewInferenceServer):
+    """A server under whatever name a notebook imports it by."""
+
+
 class Gateway:
     """Kaggle's side: it has the test set, asks for the answers, checks them and keeps them."""
 
@@ -135,7 +163,10 @@ class Gateway:
 
     def __init__(self, data_paths: Sequence[str] | None = None) -> None:
         self.options = Options.read(self.package / OPTIONS)
-        self.root = Path(data_paths[0]) if data_paths else self.package.parent
+        given = [data_paths] if isinstance(data_paths, str) else data_paths or ()
+        self.paths = [Path(path) for path in given]
+        first = self.paths[0] if self.paths else self.package.parent
+        self.root = first if first.is_dir() else first.parent
         self.frames: Any = PandasFrames() if self.options.batches == "pandas" else PolarsFrames()
         self.call: Call | None = None
         self.sent = 0
@@ -177,7 +208,12 @@ class Gateway:
         return keeper.columns
 
     def _read(self, name: str) -> Any:
-        for path in (self.root / f"{name}.csv", self.root / f"{name}.parquet"):
+        """Return the table of this name: that of the paths a notebook gave, else that of the data."""
+        for path in self.paths:
+            if path.suffix and not path.exists():
+                raise FileNotFoundError(f"no such file, as a path of the gateway: '{path}'")
+        given = [path for path in self.paths if path.stem == name and path.suffix in (".csv", ".parquet")]
+        for path in (*given, self.root / f"{name}.csv", self.root / f"{name}.parquet"):
             if path.is_file():
                 return self.frames.read(path)
         return None
@@ -228,15 +264,20 @@ class Answers:
         """Return the columns of an answer: a data frame's own, those of a series or a single value under the target's."""
         family = type(answer).__module__.partition(".")[0]
         name = self.targets[0] if self.targets else "prediction"
-        if isinstance(answer, int | float | str):
+        if isinstance(answer, int | float | str):  # numpy's float64 is a float
             return {name: [answer]}
-        if family == "numpy" and getattr(answer, "ndim", 1) == 0:
+        if family == "numpy" and type(answer).__name__ in ("int64", "int_"):
             return {name: [answer.item()]}
         if family in ("pandas", "polars"):
             if hasattr(answer, "columns"):
+                if odd := [column for column in answer.columns if not isinstance(column, str)]:
+                    text = (
+                        f"{batch}: the column name {odd[0]!r} is no string, and does not get through parquet"
+                    )
+                    raise GatewayRuntimeError("INVALID_SUBMISSION", text)
                 return {str(column): list(answer[column]) for column in answer.columns}
             return {name: list(answer)}
-        kind = "None" if answer is None else f"a {type(answer).__name__}"
+        kind = "None" if answer is None else f"a {family}.{type(answer).__name__}".replace("builtins.", "")
         text = f"{batch}: predict returned {kind}; a data frame, a series, a number or a string is taken"
         raise GatewayRuntimeError("INVALID_SUBMISSION", text)
 
@@ -333,3 +374,45 @@ class _Remote:
                 time.sleep(0.1)
         text = f"the server was not up {self.options.start_limit:g} s after the gateway's first call"
         raise GatewayRuntimeError("SERVER_NEVER_STARTED", text)
+
+
+class AnyName(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports a competition's own modules under any name: only its own package could tell what they are called."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
+        """Return a module below the package, other than its `core`; files that are there come first."""
+        parent, _, rest = name.partition(".")
+        if parent != self.package or not rest or rest.partition(".")[0] == "core":
+            return None
+        if (last := rest.rpartition(".")[2])[:1].isupper():  # `from ...constraints import Constraints`
+            raise ImportError(self._missing(last))
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: Any) -> None:
+        """Leave it to the import system."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Let the module have every server and every gateway that it is asked for."""
+
+        def answer(name: str) -> Any:
+            for end, base in (("Server", AnyInferenceServer), ("Gateway", Gateway)):
+                if name.endswith(end) and not name.startswith("_"):
+                    return type(name, (base,), {"__module__": module.__name__})
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise AttributeError(self._missing(name))
+
+        module.__getattr__ = answer  # type: ignore[method-assign]
+
+    def _missing(self, name: str) -> str:
+        said = f"the stand-in for the competition's {self.package} has no '{name}'"
+        return f"{said}: use the competition's own one, with its data in competition_data"
+
+
+def import_any_name(package: str) -> None:
+    """Answer every import below this package."""
+    if not any(isinstance(finder, AnyName) and finder.package == package for finder in sys.meta_path):
+        sys.meta_path.append(AnyName(package))

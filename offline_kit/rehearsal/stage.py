@@ -154,6 +154,7 @@ def rehearse(
             timeout=request.timeout,
             memory=request.memory,
             current=request.env == "current",
+            python_path=gateway.python_path(service, notebook, inputs.data),
         )
         ran = execution.run(bench, chosen, folder / "run" / "box", report=report)
         judged = verdict.judge(ran, bench, request.submission, inputs.sample)

@@ -5,13 +5,15 @@ hidden test set and calls `predict` with one batch after the other; the package 
 kaggle_evaluation, lies in the competition's data.
 """
 
+import ast
 import importlib
 import inspect
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,8 @@ RULE = (
     "which returns such a predict; or a class constructed with the context, whose __call__(self, test) is the predict"
 )
 """What the template calls, for a person."""
+SERVER, GATEWAY = "InferenceServer", "Gateway"
+"""How the classes of the package's `core` end that a competition derives its own from."""
 
 
 def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
@@ -150,38 +154,147 @@ def find_package(root: Path | None) -> Path:
     )
 
 
-def server_class(root: Path | None, name: str = "") -> Any:
-    """Return the competition's class of servers, from the package in its data.
+@dataclass(frozen=True)
+class PackageClass:
+    """A server or a gateway that a competition defines."""
 
-    `name` ("module:Class") says which, where there are several. Raises KitError.
+    module: str
+    name: str
+    path: Path
+
+    @property
+    def spelled(self) -> str:
+        """As the configuration names it: "module:Class"."""
+        return f"{self.module}:{self.name}"
+
+
+def defined_classes(package: Path, kind: str) -> list[PackageClass]:
+    """Return the competition's own servers (`kind` SERVER) or gateways (GATEWAY); nothing is imported.
+
+    What counts is what a class derives from, as packages differ in how they name and nest them: beside `core`,
+    in a folder `<name>_<id>`, in the folder that holds the package. A class that another one extends is left out.
     """
-    package = find_package(root)
+    core = package / "core"
+    inside = [path for path in sorted(package.rglob("*.py")) if core not in path.parents]
+    for paths in (inside, sorted(package.parent.glob("*.py"))):
+        bases = {found: names for path in paths for found, names in _class_bases(path, package.parent)}
+        kinds: set[str] = set()
+        while more := {
+            found.name
+            for found, names in bases.items()
+            if found.name not in kinds and any(name.endswith(kind) or name in kinds for name in names)
+        }:
+            kinds |= more
+        extended = {
+            name
+            for found, names in bases.items()
+            if found.name in kinds
+            for name in names
+            if name != found.name
+        }
+        if leaves := [found for found in bases if found.name in kinds - extended]:
+            return leaves
+    return []
+
+
+def _class_bases(path: Path, root: Path) -> Iterator[tuple[PackageClass, list[str]]]:
+    """Yield the classes that importing a file defines, with the plain names of what each derives from."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, SyntaxError, ValueError):
+        return  # a notebook's cells or a note: nothing that a gateway could import
+    parts = path.relative_to(root).with_suffix("").parts
+    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    known = {
+        alias.asname: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    for node in _at_import(tree.body):
+        names = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
+        yield PackageClass(module, node.name, path), [known.get(name, name) for name in names]
+
+
+def _at_import(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
+    """Yield the classes of a module's body; what stands below `if __name__ == "__main__"` is for its own run."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield node
+        elif (isinstance(node, ast.If) and "__name__" not in ast.unparse(node.test)) or isinstance(
+            node, ast.Try
+        ):
+            yield from _at_import([*node.body, *node.orelse])
+
+
+def load_class(package: Path, kind: str, name: str = "") -> Any:
+    """Import the competition's server or gateway class from its package.
+
+    `name` ("module:Class" or "Class") says which, where there are several. Raises KitError, which lists those
+    that the package defines.
+    """
     for folder in (package.parent, package):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))  # last: its data shall hide no package of the kit or the image
     importlib.invalidate_caches()
-    if name:
+    defined = defined_classes(package, kind)
+    listed = [each.spelled for each in defined] or [f"python files: {_python_files(package)}"]
+    wanted = [each for each in defined if not name or name in (each.name, each.spelled)]
+    if len(wanted) == 1:
+        module, attribute = wanted[0].module, wanted[0].name
+    elif ":" in name:
         module, _, attribute = name.partition(":")
+    else:
+        word, key = ("inference servers", "server") if kind == SERVER else ("gateways", "gateway")
+        raise KitError(
+            f"'{package}' defines {len(wanted)} {word}{f' named {name}' if name else ''}, and one is needed",
+            listed,
+            hint=f'name it: `{key} = "module:Class"` in [tool.offline-kit.notebook.params]',
+        )
+    try:
         return getattr(importlib.import_module(module), attribute)
-    found = {path.stem: f"{PACKAGE}.{path.stem}" for path in sorted(package.glob("*_inference_server.py"))}
-    if not found:
-        found = {path.stem: path.stem for path in sorted(package.parent.glob("*_inference_server.py"))}
-    classes = [each for module in found.values() for each in _classes(importlib.import_module(module))]
-    if len(classes) == 1:
-        return classes[0]
+    except AttributeError as error:
+        raise KitError(f"'{module}' defines no '{attribute}'", listed, hint="correct the name") from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in (PACKAGE, module.partition(".")[0]):
+            raise  # what the package itself needs: its own words say it best
+        raise KitError(f"'{package}' has no module '{module}'", listed, hint="correct the name") from error
+
+
+def _python_files(package: Path) -> str:
+    names = [path.relative_to(package.parent).as_posix() for path in sorted(package.rglob("*.py"))]
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
+    """Construct a competition's server with `predict`, as a plain function of that name.
+
+    The relay of kaggle_evaluation 0.9.0 takes nothing but a `types.FunctionType`: no bound method, no lambda, no
+    object with `__call__`. Raises KitError for a server whose constructor takes no function.
+    """
+
+    def endpoint(*batch: Any, **named: Any) -> Any:
+        return predict(*batch, **named)
+
+    endpoint.__name__ = endpoint.__qualname__ = "predict"
+    try:
+        parameters = list(inspect.signature(server).parameters.values())
+    except (TypeError, ValueError):
+        return server(endpoint)
+    in_order = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            return server(endpoint)
+        if parameter.kind in in_order and not re.search("path|dir|folder|port|modules", parameter.name):
+            return server(endpoint)
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty:
+            return server(**{parameter.name: endpoint})
     raise KitError(
-        f"'{package}' defines {len(classes)} inference servers, and one is needed",
-        [f"{each.__module__}:{each.__name__}" for each in classes],
-        hint='name it: `server = "module:Class"` in [tool.offline-kit.notebook.params]',
+        f"the competition's {server.__name__} takes no function: {server.__name__}{inspect.signature(server)}",
+        ["it answers its gateway by itself, from what the notebook writes"],
+        hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
     )
-
-
-def _classes(module: Any) -> list[Any]:
-    return [
-        value
-        for name, value in vars(module).items()
-        if name.endswith("InferenceServer") and getattr(value, "__module__", "") == module.__name__
-    ]
 
 
 def data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
@@ -191,9 +304,8 @@ def data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
     """
     if names:
         return tuple(str(root / name) for name in names)
-    package = find_package(root)
-    for path in [*sorted(package.glob("*_gateway.py")), *sorted(package.parent.glob("*_gateway.py"))]:
-        text = path.read_text(encoding="utf-8")
+    for path in dict.fromkeys(each.path for each in defined_classes(find_package(root), GATEWAY)):
+        text = path.read_text(encoding="utf-8", errors="replace")
         said = text.partition("def unpack_data_paths")[2].partition("\n    def ")[0]
         found = dict(DEFAULT.findall(said))
         if found and not all(Path(place).exists() for place in found):
@@ -214,11 +326,19 @@ def serve(
     all. Else it runs here, on the public test set, and the path of what it wrote is returned. Raises KitError.
     """
     params, batches = params or {}, Batches(predict, say)
-    server = server_class(root, str(params.get("server", "")))(batches.predict)
+    package = find_package(root)
+    made = load_class(package, SERVER, str(params.get("server", "")))
+    server = construct_server(made, batches.predict)
     scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
-    say(
-        f"server: {type(server).__name__}, {'for the scoring run' if scoring else 'with a gateway of its own'}"
-    )
+    gateways = ", ".join(each.spelled for each in defined_classes(package, GATEWAY)) or "none defined"
+    say(f"server: {made.__name__} of {made.__module__}; gateway: {gateways}")
+    if not (scoring or hasattr(server, "run") or hasattr(server, "run_local_gateway")):
+        raise KitError(
+            f"{made.__name__} has neither `run` nor `run_local_gateway`: only a scoring run can call it",
+            [f"it has: {', '.join(name for name in dir(server) if not name.startswith('_'))}"],
+            hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
+        )
+    say(f"server: {'for the scoring run' if scoring else 'with a gateway in this process'}")
     began = time.time()
     try:
         if hasattr(server, "run"):

@@ -213,3 +213,57 @@ def test_the_models_answer_without_a_function(tmp_path: Path, batches: str) -> N
     assert done.facts["rehearsal"]["rows"] == ROWS
     written = pd.read_csv(folder / "dist/offline-kit/rehearsal/submission.csv").set_index("row_id")
     assert list(written.loc[test["row_id"], "rain"]) == pytest.approx(list(wanted), rel=1e-5)
+
+
+ADOPTED = """
+import pandas as pd
+import kaggle_evaluation.rain_inference_server
+
+def predict(test):
+    return pd.DataFrame({{"row_id": list(test["row_id"]), "rain": [3 * float(x) for x in test["x"]]}})
+
+server = kaggle_evaluation.rain_inference_server.RainInferenceServer({predict})
+import os
+if os.getenv("KAGGLE_IS_COMPETITION_RERUN"):
+    server.serve()
+else:
+    server.run_local_gateway(("/kaggle/input/competitions/rainfall/",))
+"""
+
+
+def adopted(folder: Path, predict: str = "predict") -> Path:
+    """Write a project whose notebook is a person's own, for a competition with an inference server."""
+    folder = project(folder)
+    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
+    cells = [{**cell, "source": ADOPTED.format(predict=predict)}]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    (folder / "mine.ipynb").write_text(
+        json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells})
+    )
+    config = (
+        'competition = "rainfall"\ncompetition_data = "input"\ndataset = "rainfall-kit"\nimage = "local"\n'
+        'accelerator = "none"\n[notebook]\nsource = "mine.ipynb"\n[notebook.params.gateway]\nbatches = "pandas"\n'
+    )
+    (folder / "offline-kit.toml").write_text(config)
+    return folder
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["the stand-in", "the competition's own"])
+def test_a_notebook_of_ones_own_serves(tmp_path: Path, own: bool) -> None:
+    """It imports the package as on Kaggle, without touching sys.path, and is rehearsed both ways."""
+    folder = adopted(tmp_path / "project")
+    if own:
+        options = {"batches": "pandas", "rows": 7, "submission": "submission.csv"}
+        gateway.write_standin(folder / "input", options, name="Rain")
+    done = rehearse(folder).good()
+    assert done.facts["rehearsal"]["rows"] == ROWS
+    notes = " ".join(report(folder)["notes"])
+    assert "then in two processes as in the scoring run" in notes
+    assert ("the competition's own gateway" in notes) is own
+
+
+def test_a_notebook_of_ones_own_that_serves_a_method_is_stopped(tmp_path: Path) -> None:
+    """The relay of some competitions refuses it: better here than in the scoring run."""
+    done = rehearse(adopted(tmp_path / "project", predict="[].append"))
+    assert done.code == 1
+    assert "an endpoint listener must be a function" in done.err
