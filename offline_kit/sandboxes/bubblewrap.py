@@ -36,8 +36,8 @@ def command(program: Path, box: Box) -> list[str]:
     words += ["--hostname", "rehearsal", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     for name in SYSTEM:
         words += _system(Path("/", name))
-    for path in etc_entries():
-        words += _system(path)
+    for entry in etc_entries():
+        words += _system(entry)
     for name, text in accounts(1000).items():
         written = box.scratch / name
         written.write_text(text)
