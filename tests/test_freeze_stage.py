@@ -133,7 +133,8 @@ def test_all_that_cannot_be_met_is_one_error(case: Case) -> None:
     assert "'pands'; did you mean 'pandas'?" in text
     assert "pandas==1.3.5" in text
     assert "the image has 2.3.3" in text
-    assert "another image" in error.value.hint
+    for version in ("torch==2.11.0", "pandas==2.3.3", "numpy==2.1.3", "oldc", "oldpy"):
+        assert version in error.value.hint
 
 
 def test_ranges_that_nothing_meets_are_listed_too(case: Case) -> None:
@@ -147,7 +148,8 @@ def test_ranges_that_nothing_meets_are_listed_too(case: Case) -> None:
         "no-such-thing (requirements.in:4): no index has a package 'no-such-thing'",
     )
     assert "check the spelling" in error.value.hint
-    assert "loosen" in error.value.hint
+    assert "beta==1.0" in error.value.hint
+    assert 'exclude = ["windows"]' in error.value.hint
 
 
 def test_the_freeze_names_who_asks(case: Case) -> None:
@@ -178,7 +180,7 @@ def test_an_sdist_that_does_not_serve_is_told_with_why(case: Case) -> None:
         " built for Python 3.13; what fits: 2.3"
     )
     assert "image's version" not in error.value.hint
-    assert "a version that fits" in error.value.hint
+    assert "sql==2.3" in error.value.hint
 
 
 def test_a_misspelt_name_is_no_matter_of_versions(case: Case) -> None:

@@ -1,12 +1,12 @@
 """What is wrong with the requirements themselves, said of all of them at once, before anything is resolved."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.choosing import choose, is_sdist, outlook, same_version
+from offline_kit.choosing import choose, outlook
 from offline_kit.errors import ProjectError, close_to
 from offline_kit.freeze.facts import Library
 from offline_kit.freeze.fates import Policy, wording
@@ -16,20 +16,18 @@ from offline_kit.freeze.walk import has, satisfied
 from offline_kit.image import Image
 from offline_kit.index import IndexFile
 
-REMEDIES = (
-    "loosen the requirement (then the image's version serves), name the package in `replace` to bring another version "
-    "all the same, or choose another image ('offline-kit image list'); a file that `pip freeze` wrote goes under `locks`, "
-    "where its pins are wishes"
-)
-WITHOUT_IMAGE = (
-    "loosen the requirement to a version that fits, or choose another image ('offline-kit image list'); a file that `pip freeze` wrote goes "
-    "under `locks`, where its pins are wishes"
-)
-"""The same where the image has none of the packages."""
 ANY = "*"
 UNKNOWN = "no index has a package"
 HAS = "the image has"
 SEARCH = "check the spelling, or name the index that has it (--extra-index-url in the requirements, or pip's configuration)"
+
+
+class UnmetError(ProjectError):
+    """Requirements that the image cannot meet; `wanted` are those that an index knows in another version."""
+
+    def __init__(self, what: str, *, hint: str, details: Sequence[str], wanted: Sequence[Wanted]) -> None:
+        super().__init__(what, hint=hint, details=details)
+        self.wanted = tuple(wanted)
 
 
 def check(wanted: Iterable[Wanted], library: Library, policy: Policy, image: Image) -> None:
@@ -41,20 +39,17 @@ def check(wanted: Iterable[Wanted], library: Library, policy: Policy, image: Ima
     """
     asked = [one for one in wanted if one.name not in policy.own | policy.exclude | policy.direct.keys()]
     with ThreadPoolExecutor(8) as pool:
-        problems = [
-            line for line in pool.map(lambda one: _problem(one, library, policy, image), asked) if line
-        ]
+        lines = list(pool.map(lambda one: _problem(one, library, policy, image), asked))
+    problems = [line for line in lines if line]
     if not problems:
         return
     count = len(problems)
     what = "a requirement cannot be met" if count == 1 else f"{count} requirements cannot be met"
-    unknown = sum(UNKNOWN in line for line in problems)
-    remedy = REMEDIES if any(HAS in line for line in problems) else WITHOUT_IMAGE
-    remedies = [SEARCH] * bool(unknown) + [remedy] * (unknown < count)
-    raise ProjectError(
+    raise UnmetError(
         f"{what} on the image '{image.name}' (Python {image.python})",
-        hint="; ".join(remedies),
+        hint=SEARCH if any(UNKNOWN in line for line in problems) else "",
         details=problems,
+        wanted=[one for one, line in zip(asked, lines, strict=True) if line and UNKNOWN not in line],
     )
 
 
@@ -85,17 +80,19 @@ def _unfit(
             newest = max((one.version for one in files), key=_order)
             return f"{shown}: no version is in that range; the newest is {newest}"
     chosen = choose(files, version, (), library.target)
-    if chosen and (chosen.filename.endswith(".whl") or _is_pure(files, version)):
+    if chosen and not library.compiles(chosen.project, version):
         return ""
     newest = "" if exact(requirement) else f"{version}, the newest: "
     found = outlook(files, version, (), library.target)
     lines = [_brief(line, library) for line in found.lines]
-    if chosen:  # an sdist, which `_is_pure` does not trust
+    if chosen:
         why = f"of compiled code, which was never built for Python {library.target.image.python_minor}"
         lines = [f"{line}, {why}" if line == "there is an sdist" else line for line in lines]
     facts = "; ".join(lines) or "nothing of it fits"
     tail = f"; {HAS} {here}" if here else ""
-    others = f"; what fits: {', '.join(found.versions[:4])}" if found.versions else ""
+    fitting = set(library.fits(files[0].project))
+    fits = [one for one in found.versions if one in fitting]
+    others = f"; what fits: {', '.join(fits[:4])}" if fits else ""
     return f"{shown}: {newest}{facts}{others}{tail}"
 
 
@@ -105,15 +102,11 @@ def _brief(line: str, library: Library) -> str:
     return line if ours in line or "py3" in line else line.partition(" on ")[0]
 
 
-def _newest_unfit(requirement: Requirement, files: Iterable[IndexFile], library: Library) -> str:
+def _newest_unfit(requirement: Requirement, files: Sequence[IndexFile], library: Library) -> str:
     """Return the newest version in the requirement's range, or ANY where something in the range fits."""
-    allowed = [one for one in files if _in_range(requirement, one.version)]
-    target = library.target
-    if any(
-        target.rank(one) is not None or (is_sdist(one) and target.accepts(one.requires_python))
-        for one in allowed
-    ):
+    if any(_in_range(requirement, version) for version in library.fits(files[0].project) if files):
         return ANY
+    allowed = [one for one in files if _in_range(requirement, one.version)]
     return max((one.version for one in allowed), key=_order, default="")
 
 
@@ -131,17 +124,6 @@ def _order(version: str) -> tuple[bool, Version]:
         return False, Version("0")
 
 
-def _is_pure(files: Iterable[IndexFile], version: str) -> bool:
-    """Whether a version's sdist may well build: it never had wheels that are bound to a platform.
-
-    Where it had, and none for this Python, its sdist is compiled code that is older than this Python.
-    """
-    wheels = [
-        one.filename for one in files if same_version(one.version, version) and one.filename.endswith(".whl")
-    ]
-    return all(name.endswith("-any.whl") for name in wheels)
-
-
 def check_directs(policy: Policy, image: Image) -> None:
     """Raise ProjectError where direct references would replace protected packages unasked."""
     lines = [
@@ -150,4 +132,8 @@ def check_directs(policy: Policy, image: Image) -> None:
         if name in image.packages and not policy.may_replace(name, image)
     ]
     if lines:
-        raise ProjectError("direct references would replace protected packages", hint=REMEDIES, details=lines)
+        raise ProjectError(
+            "direct references would replace protected packages",
+            hint="remove the line (then the image's version serves), or name the package in `replace`",
+            details=lines,
+        )

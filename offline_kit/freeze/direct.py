@@ -148,19 +148,27 @@ def settle(wanted: Iterable[Wanted], yard: Yard, *, report: Reporter = SILENT) -
     Raises one ProjectError with all that cannot be built or do not fit the image, OutsideError where a
     download or a clone fails.
     """
-    found, problems = [], []
+    found, refused = [], []
     for one in wanted:
         try:
             found.append(_settle_one(one, yard, report))
-        except ProjectError as error:
-            problems += [f"{one.where}: {error.what}", *(f"    {line}" for line in error.details)]
-    if problems:
-        raise ProjectError(
+        except (ProjectError, OutsideError) as error:
+            refused.append((one, error))
+    if len(refused) == 1 and isinstance(refused[0][1], OutsideError):
+        raise refused[0][1]
+    if refused:
+        kind = ProjectError if any(isinstance(error, ProjectError) for _, error in refused) else OutsideError
+        hints = dict.fromkeys(error.hint for _, error in refused if error.hint)
+        raise kind(
             "a direct reference cannot become a wheel for the image"
-            if len(problems) == 1
+            if len(refused) == 1
             else "direct references cannot become wheels for the image",
-            hint="mend the projects named above, or give wheels that fit the image",
-            details=problems,
+            hint="; ".join(hints),
+            details=[
+                line
+                for one, error in refused
+                for line in (f"{one.where}: {error.what}", *(f"    {detail}" for detail in error.details))
+            ],
         )
     return tuple(found)
 

@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -25,9 +25,15 @@ _NETWORK = re.compile(
     r"timed out|max retries|certificate|status code 5\d\d|http status server error|\b40[13]\b",
     re.IGNORECASE,
 )
-_NOISE = re.compile(r"^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies")
+_NOISE = re.compile(
+    r"^(warning|hint: While|WARNING|DEPRECATION|INFO|The above exception|During handling of)\b|^\s*$|Resolving dependencies"
+)
 _CAUSE = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
 """How pip's resolver names one of two requirements that exclude each other."""
+_BUILT = re.compile(
+    r"Failed to (?:download and )?build `([^`]+)`|(?:Failed to build|Getting requirements to build wheel).*?'([\w.-]+)'"
+    r"|metadata-generation-failed"
+)
 _VERDICT = re.compile(r"(Could not find|Cannot install|No matching)")
 _MANY = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
 _URL = re.compile(r"https?://[^\s`'\")]+")
@@ -55,6 +61,8 @@ class Problem:
     """Indexes that do not tell upload times: the cut-off does not apply to them."""
     exclude: frozenset[str] = frozenset()
     """Packages that are taken out of everybody's requirements before anything is resolved."""
+    wheels_only: frozenset[str] = frozenset()
+    """Packages of which only versions with a wheel count."""
     cache: Path
     """Where the pip-tools environment and its downloads are kept."""
 
@@ -66,6 +74,19 @@ class Unsolvable(Exception):  # noqa: N818 - an answer, not a failure
         super().__init__("\n".join(words))
         self.words = words
         """Its own explanation, without paths and credentials."""
+
+
+class MetadataError(ProjectError):
+    """The metadata of a version that has no wheel could not be made."""
+
+    def __init__(self, package: str, details: Sequence[str]) -> None:
+        super().__init__(
+            f"the metadata of {package or 'a package'} could not be built",
+            hint="choose a version that has a wheel, or exclude the package if predicting does not need it",
+            details=details,
+        )
+        self.package = package.partition(" ")[0]
+        """Its normalized name; empty if the resolver does not say it."""
 
 
 def resolve(problem: Problem, engine: str) -> dict[str, str]:
@@ -113,6 +134,7 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
     words += ["--no-header", "--no-annotate", "--quiet"]
     builder = image.interpreter or builder_python(image.python_minor)
     words += ["--python", builder] if builder else []
+    words += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
     if problem.exclude:
         # An override replaces every requirement on its name, and this one never holds. `--excludes` says the
         # same, but not in every uv that we accept.
@@ -138,6 +160,9 @@ def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
     words += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
     words += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
     words += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
+    words += (
+        [f"--pip-args=--only-binary={','.join(sorted(problem.wheels_only))}"] if problem.wheels_only else []
+    )
     words += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
     python = pip_tools_python(problem)
     env = proc.environment(**changes, VIRTUAL_ENV=None, NO_COLOR="1")
@@ -226,27 +251,45 @@ def _make_environment(home: Path, python: Path, settings: IndexSettings) -> None
 
 def _translated(done: proc.Done, folder: Path) -> Exception:
     text = redact(f"{done.err}\n{done.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
-    # pip-tools shows tracebacks for expected things: what stands before them is meant for people.
-    said = text.partition("Traceback (most recent call last)")[0]
-    lines = tuple(_clean(line) for line in said.splitlines() if not _NOISE.search(line))
+    lines = _for_people(text)
     if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
         causes = _causes(text)
         # pip tells its causes amid the words of every build that it tried.
         told = [line for line in lines if _VERDICT.match(line)] if causes else lines
         words = [_MANY.sub(r"\1… \2", line) for line in told if "No solution found" not in line]
         return Unsolvable(tuple((*words, *causes)[:40]))
-    if _NETWORK.search(text):
+    built = _BUILT.search(text)
+    # A build that wants the network says so in the words of its own traceback.
+    outside = text if not built else text.partition("[stderr]")[0]
+    if _NETWORK.search(outside):
         url = _URL.search(text)
         return OutsideError(
             f"the index cannot be reached{f': {url[0]}' if url else ''}",
             hint="check the network and pip's configuration ('pip config list')",
             details=lines[-8:],
         )
-    return ProjectError(
-        "the resolver could not read the metadata of a package",
-        hint="choose another version of the package named above, or exclude it",
-        details=lines[-14:],
-    )
+    name = next((one for one in built.groups() if one), "") if built else ""
+    package, _, version = name.partition("==") if "==" in name else (name, "", "")
+    return MetadataError(f"{canonicalize_name(package)} {version}".strip(), lines[-14:])
+
+
+def _for_people(text: str) -> list[str]:
+    """Return the lines of a resolver that are meant for people: of a traceback, its last words alone."""
+    lines: list[str] = []
+    frames = -1
+    for line in text.splitlines():
+        depth = len(line) - len(line.lstrip())
+        if line.lstrip().startswith("Traceback (most recent call last)"):
+            frames = depth
+        elif frames >= 0 and (depth > frames or not line.strip()):
+            continue
+        else:
+            ended = frames >= 0 and line.lstrip().startswith(("pip.", "piptools.", "raise ", "pip._"))
+            frames = -1
+            # pip-tools ends in its own traceback for expected things; what stands before it says it all.
+            if not ended and not _NOISE.search(line):
+                lines.append(_clean(line))
+    return lines
 
 
 def _causes(text: str) -> list[str]:

@@ -4,6 +4,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
 from pathlib import Path
@@ -11,6 +12,7 @@ from threading import Lock
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from offline_kit import archives, files, web
 from offline_kit.cache import key_of
@@ -140,12 +142,42 @@ class Library:
         """Whether an index has a file of this version that the image could take."""
         return choose(self.index.files(name), version, (), self.target) is not None
 
+    def fits(self, name: str) -> tuple[str, ...]:
+        """Return the versions that have a wheel for the image, or a sdist that is no compiled code; newest first."""
+        versions: dict[Version, str] = {}
+        for file in self.index.files(name):
+            with suppress(InvalidVersion):
+                if self.target.rank(file) is not None or (
+                    is_sdist(file) and self.target.accepts(file.requires_python)
+                ):
+                    versions.setdefault(Version(file.version), file.version)
+        return tuple(
+            versions[one] for one in sorted(versions, reverse=True) if not self.compiles(name, versions[one])
+        )
+
+    def compiles(self, name: str, version: str) -> bool:
+        """Whether all that the image could take of a version is a sdist of compiled code.
+
+        It is, if it had wheels that are bound to a platform: none of them is for this Python, so the code is
+        older than this Python. A version without any wheel is what the next one with wheels is.
+        """
+        files = self.index.files(name)
+        chosen = choose(files, version, (), self.target)
+        if chosen is None or not is_sdist(chosen):
+            return False
+        wheels: dict[Version, list[str]] = {}
+        for file in files:
+            with suppress(InvalidVersion):
+                if file.filename.endswith(".whl") and Version(file.version) >= Version(version):
+                    wheels.setdefault(Version(file.version), []).append(file.filename)
+        return bool(wheels) and not all(name.endswith("-any.whl") for name in wheels[min(wheels)])
+
     def _look(self, name: str, version: str) -> Facts | None:
         listed = [file for file in self.index.files(name) if same_version(file.version, version)]
         best = choose(listed, version, (), self.target)
-        # A wheel for another platform says the same in nearly all packages, and is better than nothing.
+        # A wheel for another platform says the same in nearly all packages, and is better than a build.
         others = sorted(listed, key=is_sdist)
-        for file in [best, *others] if best else others:
+        for file in [best, *others] if best and not is_sdist(best) else others:
             raw = self.index.metadata(file)
             if raw is None and is_sdist(file):
                 raw = self._built(file)

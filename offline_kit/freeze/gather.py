@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 from offline_kit import proc
 from offline_kit.config_keys import ENGINES
-from offline_kit.errors import UsageError
+from offline_kit.errors import ProjectError, UsageError
 from offline_kit.freeze import direct, engines, inputs, locks, written
 from offline_kit.freeze.fates import Policy, is_doubtful
 from offline_kit.freeze.inputs import IndexOptions, Inputs
@@ -78,14 +78,24 @@ class Gathered:
     """"uv" or "pip-tools"."""
     ignored: tuple[str, ...]
     """Options of requirements files that have no meaning here, with their lines."""
+    refused: ProjectError | None = None
+    """Lines that cannot be read, if that was not raised."""
 
 
-def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gathered:
-    """Read everything that the freeze depends on. Raises ProjectError and UsageError, without network."""
+def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict: bool = True) -> Gathered:
+    """Read everything that the freeze depends on. Raises ProjectError and UsageError, without network.
+
+    Without `strict`, lines that cannot be read are returned as `refused`, so that others are looked at too.
+    """
     lock_files = [path for path in request.requirements if locks.is_lock(path)]
     plain = [path for path in request.requirements if not locks.is_lock(path)]
     found = inputs.read(
-        plain, request.inline, project=request.project, env=proc.environment(), origins=request.origins
+        plain,
+        request.inline,
+        project=request.project,
+        env=proc.environment(),
+        origins=request.origins,
+        strict=strict,
     )
     engine, beside = _engine(request, image, plain)
     environment = image.environment()
@@ -113,6 +123,7 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Gather
         policy=policy,
         engine=engine,
         ignored=found.ignored,
+        refused=found.refused,
     )
 
 

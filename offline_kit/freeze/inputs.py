@@ -48,6 +48,8 @@ class Inputs:
     """Files among them that a tool compiled: their exact pins are preferences."""
     ignored: tuple[str, ...] = ()
     """Options that were understood and have no meaning here, as "file:line --pre"."""
+    refused: ProjectError | None = None
+    """What cannot be read, if that was not raised."""
 
 
 @dataclass
@@ -72,11 +74,12 @@ def read(
     project: Path,
     env: Mapping[str, str],
     origins: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = True,
 ) -> Inputs:
     """Read requirements files with all that they include, and `inline` lines.
 
     These are from pyproject.toml, unless `origins` says of a line who else asks. `env` fills in ${VARIABLES}. Raises one ProjectError with file and line of everything that cannot be
-    followed.
+    followed; without `strict` it is returned beside what can.
     """
     reading = _Reading(root=project.absolute(), env=env)
     for path in files:
@@ -85,17 +88,21 @@ def read(
         origin = origins.get(line, "pyproject.toml")
         where = origin if line in origins else f"{origin} (requirement {number})"
         _requirement(reading, line, where, origin, project.absolute(), constraint=False)
+    refused = None
     if reading.problems:
         count = len(reading.problems)
-        raise ProjectError(
+        refused = ProjectError(
             "a line of the requirements cannot be read"
             if count == 1
             else f"{count} lines of the requirements cannot be read",
             hint="correct the lines named above",
             details=reading.problems,
         )
+    if refused and strict:
+        raise refused
     said = reading.options
     return Inputs(
+        refused=refused,
         wanted=tuple(reading.wanted),
         constraints=tuple(reading.constraints),
         compiled=tuple(reading.compiled),

@@ -1,14 +1,15 @@
 """Making a freeze: settle what is direct, check what is asked, solve, and say what became of each package."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from offline_kit.errors import ProjectError
+from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.freeze import checks, direct, fates, written
 from offline_kit.freeze.direct import Settled, Yard
 from offline_kit.freeze.engines import Problem
@@ -18,11 +19,11 @@ from offline_kit.freeze.gather import FreezeRequest, Gathered
 from offline_kit.freeze.lines import Wanted
 from offline_kit.freeze.locks import Lock, LockPin
 from offline_kit.freeze.solve import Case, Solution, solve, torch_without_local
-from offline_kit.freeze.walk import Ask, holds
+from offline_kit.freeze.walk import Ask, has, holds
 from offline_kit.image import Image
 from offline_kit.index import Index
 from offline_kit.model import Fate, Freeze, Pin
-from offline_kit.report import Reporter
+from offline_kit.report import SILENT, Reporter
 
 
 def make(read: Gathered, request: FreezeRequest, yard: Yard, old: Freeze | None, report: Reporter) -> Freeze:
@@ -30,42 +31,152 @@ def make(read: Gathered, request: FreezeRequest, yard: Yard, old: Freeze | None,
 
     Raises ProjectError for requirements that cannot be met, OutsideError where an index cannot be reached.
     """
-    image = yard.image
     moment = (request.now or datetime.now(UTC)).astimezone(UTC)
-    cutoff = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-    index = Index(yard.settings, cache=yard.cache)
-    library = Library(index, yard)
-    settled = direct.settle(read.directs, yard, report=report)
+    maker = _Maker(
+        read=read,
+        request=request,
+        yard=yard,
+        old=old,
+        library=Library(Index(yard.settings, cache=yard.cache), yard),
+        cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        report=report,
+    )
+    settled, policy = _checked(maker)
+    case = _case(maker, read, settled, policy)
+    return _frozen(case, solve(case, report), read, report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Maker:
+    """What does not change while a freeze is made."""
+
+    read: Gathered
+    request: FreezeRequest
+    yard: Yard
+    old: Freeze | None
+    library: Library
+    cutoff: str
+    report: Reporter
+
+
+def _checked(maker: _Maker) -> tuple[tuple[Settled, ...], Policy]:
+    """Settle direct references and check the rest; one error names the problems of both."""
+    read, library, image = maker.read, maker.library, maker.yard.image
+    refused: list[OfflineKitError] = [read.refused] if read.refused else []
+    settled: tuple[Settled, ...] = ()
+    try:
+        settled = direct.settle(read.directs, maker.yard, report=maker.report)
+    except (ProjectError, OutsideError) as error:
+        refused.append(error)
     library.give({one.name: of_wheel(one.wheel, one.name, one.version) for one in settled})
     policy = replace(
         read.policy,
         direct={one.name: one for one in settled if one.name not in read.policy.own | read.policy.exclude},
         hashes={one.name: frozenset(one.hashes) for one in read.wanted if one.hashes},
     )
-    checks.check(read.wanted, library, policy, image)
-    checks.check_directs(policy, image)
-    case = Case(
-        roots=_roots(read, settled, library, policy),
+    named = {one.name for one in read.directs}
+    for check in (
+        lambda: checks.check([one for one in read.wanted if one.name not in named], library, policy, image),
+        lambda: checks.check_directs(policy, image),
+    ):
+        try:
+            check()
+        except (ProjectError, OutsideError) as error:
+            refused.append(error)
+    if refused:
+        raise _together(refused, maker, settled, policy)
+    return settled, policy
+
+
+def _together(
+    refused: Sequence[OfflineKitError], maker: _Maker, settled: tuple[Settled, ...], policy: Policy
+) -> OfflineKitError:
+    """Return one error for all problems, with remedies that were tried."""
+    hints = []
+    for error in refused:
+        hints.append(error.hint)
+        if isinstance(error, checks.UnmetError):
+            hints += _remedies(error, maker, settled, policy, alone=len(refused) == 1)
+    outside = all(isinstance(error, OutsideError) for error in refused)
+    if len(refused) == 1:
+        what, details = refused[0].what, refused[0].details
+    else:
+        image = maker.yard.image
+        what = f"the requirements have problems for the image '{image.name}' (Python {image.python})"
+        details = tuple(line for error in refused for line in error.details or (error.what,))
+    hint = "; ".join(dict.fromkeys(one for one in hints if one))
+    return (OutsideError if outside else ProjectError)(what, hint=hint, details=details)
+
+
+def _remedies(
+    error: checks.UnmetError, maker: _Maker, settled: tuple[Settled, ...], policy: Policy, *, alone: bool
+) -> list[str]:
+    """Say what serves instead of requirements that cannot be met, having resolved with it."""
+    library, image = maker.library, maker.yard.image
+    free = {one.name for one in error.wanted if has(image, one.name) or library.fits(one.name)}
+    hopeless = {one.name for one in error.wanted} - free
+    hints = []
+    if hopeless:
+        hints.append(
+            f"no version of {' and '.join(sorted(hopeless))} fits: exclude = {json.dumps(sorted(hopeless))} if predicting does "
+            "not need it, or give a wheel that fits ('./NAME.whl' in the requirements)"
+        )
+    unknown = {
+        one.name
+        for one in maker.read.wanted
+        if not has(image, one.name) and not library.index.files(one.name)
+    }
+    kept = tuple(
+        replace(one, requirement=_without_version(one.requirement), hashes=()) if one.name in free else one
+        for one in maker.read.wanted
+        if one.name not in hopeless | unknown
+    )
+    if not free:
+        return hints
+    tried = replace(policy, exclude=policy.exclude | hopeless | unknown)
+    try:
+        solution = solve(_case(maker, replace(maker.read, wanted=kept), settled, tried), SILENT)
+    except OfflineKitError:
+        return hints
+    versions = {
+        name: image.packages.get(name, "")
+        if solution.reached.provided(name, image)
+        else solution.resolved.get(name, "")
+        for name in sorted(free)
+    }
+    told = ", ".join(f"{name}=={version.partition('+')[0]}" for name, version in versions.items() if version)
+    with_ = " once the other problems are fixed" if not alone or hopeless or unknown else ""
+    return [*hints, f"take versions that fit, which resolve{with_}: {told}"]
+
+
+def _without_version(line: str) -> str:
+    requirement = Requirement(line)
+    requirement.specifier = type(requirement.specifier)("")
+    return str(requirement)
+
+
+def _case(maker: _Maker, read: Gathered, settled: tuple[Settled, ...], policy: Policy) -> Case:
+    yard = maker.yard
+    return Case(
+        roots=_roots(read, settled, maker.library, policy),
         bounds=tuple(_ask(one) for one in read.constraints),
-        liked=_liked(read, old),
-        obeyed=_obeyed(read, request, policy, image),
+        liked=_liked(read, maker.old),
+        obeyed=_obeyed(read, maker.request, policy, yard.image),
         policy=policy,
-        library=library,
+        library=maker.library,
         engine=read.engine,
         problem=Problem(
             requirements=(),
             constraints=(),
             preferences={},
             stubs=Path(),
-            image=image,
+            image=yard.image,
             settings=yard.settings,
-            cutoff=cutoff,
+            cutoff=maker.cutoff,
             undated=_undated(yard, read),
             cache=yard.cache,
         ),
     )
-    solution = solve(case, report)
-    return _frozen(case, solution, read, report)
 
 
 def _ask(one: Wanted) -> Ask:

@@ -1,5 +1,6 @@
 """Resolving against the image: stubs, constraints and preferences in, what is reached out."""
 
+import re
 import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -7,15 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.errors import ProjectError
 from offline_kit.freeze import engines, stubs
-from offline_kit.freeze.engines import Problem, Unsolvable
+from offline_kit.freeze.engines import MetadataError, Problem, Unsolvable
 from offline_kit.freeze.facts import Library
-from offline_kit.freeze.fates import Policy, unmet
+from offline_kit.freeze.fates import Policy, unmet, wording
 from offline_kit.freeze.locks import LockPin
-from offline_kit.freeze.walk import Ask, Reached, World, has, is_idle, satisfied, walk
+from offline_kit.freeze.walk import Ask, Reached, World, has, holds, is_idle, satisfied, walk
 from offline_kit.image import TORCH_FAMILY, Image
 from offline_kit.report import Reporter
 
@@ -70,6 +72,8 @@ class _State:
     held: set[str] = field(default_factory=set)
     """Image packages that are constrained to their version."""
     notes: list[str] = field(default_factory=list)
+    wheels_only: set[str] = field(default_factory=set)
+    """Packages whose older versions nobody can build: only versions with a wheel count."""
 
 
 def solve(case: Case, report: Reporter) -> Solution:
@@ -90,11 +94,64 @@ def solve(case: Case, report: Reporter) -> Solution:
         and not image.is_accelerator(name)
     }
     try:
-        solution = _settle(case, state, report)
+        solution = _without_compiling(case, state, _settle(case, state, report), report)
     except Unsolvable as error:
-        _explain(case, state, error, report)
-        raise AssertionError("explained above") from error
-    return _spare_the_image(case, state, solution, report)
+        raise _explained(case, state, error, report) from error
+    except MetadataError as error:
+        if error.package and (without := _solves_without(case, state, error.package, report)):
+            raise ProjectError(error.what, hint=without, details=error.details) from error
+        raise
+    solution = _spare_the_image(case, state, solution, report)
+    return solution if solution.notes else replace(solution, notes=tuple(_held_back(case, solution)))
+
+
+def _without_compiling(case: Case, state: _State, solution: Solution, report: Reporter) -> Solution:
+    """Ask again for versions with wheels where the resolver took old compiled code that has none for this Python."""
+    compiled = {
+        name
+        for name in solution.reached.asks
+        if not solution.reached.provided(name, case.image)
+        and name not in case.policy.leave | case.policy.direct.keys()
+        and case.library.compiles(name, solution.resolved.get(name, ""))
+    }
+    if not compiled:
+        return solution
+    report.note(f"asking the resolver for versions with wheels of {', '.join(sorted(compiled))}")
+    trial = _copied(state, wheels_only=state.wheels_only | compiled)
+    try:
+        return _settle(case, trial, report)
+    except Unsolvable:
+        # Nothing else serves: building it is left to whoever makes the wheels.
+        return solution
+
+
+def _held_back(case: Case, solution: Solution) -> list[str]:
+    """Say of the user's own packages why an older version than the newest one was taken."""
+    image, notes = case.image, []
+    for ask in case.roots:
+        name = ask.requirement.name
+        taken = solution.resolved.get(name, "")
+        if (
+            not taken
+            or name in case.policy.leave | case.policy.direct.keys()
+            or solution.reached.provided(name, image)
+            or case.liked.get(name) == taken
+        ):
+            continue
+        newest = next(
+            (one for one in case.library.fits(name) if ask.requirement.specifier.contains(one)), taken
+        )
+        facts = case.library(name, newest) if Version(newest) > Version(taken) else None
+        reasons = [
+            f"{wording(one)} (the image has {image.packages[wanted]})"
+            for one in (facts.requires if facts else ())
+            if (wanted := canonicalize_name(one.name)) in image.packages
+            and holds(one.marker, image.environment())
+            and not satisfied(one, wanted, image.packages[wanted])
+        ]
+        if reasons:
+            notes.append(f"{name} {taken} was taken, not {newest}, which wants {', '.join(reasons)}")
+    return list(dict.fromkeys(notes))
 
 
 def _freed(case: Case) -> frozenset[str]:
@@ -187,7 +244,7 @@ def _once(case: Case, state: _State) -> Solution:
             stubs=stubs.write(made, Path(scratch) / "stubs"),
             exclude=case.policy.leave,
         )
-        resolved = engines.resolve(problem, case.engine)
+        resolved = _resolved(case, state, problem)
     bounds: dict[str, tuple[Ask, ...]] = {}
     for ask in (*case.bounds, *(_pinned(name, pin) for name, pin in case.obeyed.items())):
         bounds[ask.requirement.name] = (*bounds.get(ask.requirement.name, ()), ask)
@@ -200,6 +257,19 @@ def _once(case: Case, state: _State) -> Solution:
         leave=case.policy.leave,
     )
     return Solution(reached=walk(case.roots, world), resolved=resolved)
+
+
+def _resolved(case: Case, state: _State, problem: Problem) -> dict[str, str]:
+    """Resolve; what the resolver fell back on and nobody can build does not count, so that the true reason is told."""
+    while True:
+        try:
+            return engines.resolve(replace(problem, wheels_only=frozenset(state.wheels_only)), case.engine)
+        except MetadataError as error:
+            target = case.library.target
+            news = error.package and error.package not in state.wheels_only | case.policy.direct.keys()
+            if not news or all(target.rank(one) is None for one in case.library.index.files(error.package)):
+                raise
+            state.wheels_only.add(error.package)
 
 
 def _pinned(name: str, pin: LockPin) -> Ask:
@@ -238,35 +308,97 @@ def _valid(version: str) -> bool:
     return True
 
 
-def _explain(case: Case, state: _State, error: Unsolvable, report: Reporter) -> None:
-    """Find out whether protected packages are the reason, and raise the error that says so."""
+def _explained(case: Case, state: _State, error: Unsolvable, report: Reporter) -> ProjectError:
+    """Find out whether protected packages are the reason, and return the error that says so."""
     image = case.image
-    free = _State(stubbed=set(state.stubbed))
+    words = "\n".join(error.words)
     try:
-        solution = _settle(case, free, report)
+        solution = _settle(case, _copied(state, held=set()), report)
     except Unsolvable as other:
         unknown = any(
             "not found in the package registry" in line or "versions: none" in line for line in other.words
         )
-        raise ProjectError(
+        remedy = "" if unknown else _remedy(case, state, "\n".join(other.words), report)
+        return ProjectError(
             f"the requirements cannot be met together for the image '{image.name}' (Python {image.python})",
-            hint="check the name that no index has, and pip's configuration ('pip config list')"
+            hint="check the name that no index has, and pip's configuration ('pip config list'); if predicting "
+            "does not need it, name it in `exclude`"
             if unknown
-            else "loosen one of the requirements named above",
+            else remedy
+            or "change the requirements named above: dropping one bound or one package is not enough",
             details=other.words,
-        ) from error
+        )
+    replaced = sorted(solution.reached.shadowed & state.held)
     lines = [
         f"{name}: the image has {image.packages[name]}, and {who}"
-        for name, asks in solution.reached.asks.items()
-        if name in solution.reached.shadowed & state.held
-        for who in unmet(name, asks, image.packages[name])
+        for name in replaced
+        for who in unmet(name, solution.reached.asks[name], image.packages[name])
     ]
-    raise ProjectError(
+    askers = {ask.by for name in replaced for ask in solution.reached.asks[name]}
+    remedies = (
+        _remedy(case, state, "\n".join((words, *sorted(askers))), report),
+        f"name {' and '.join(replaced)} in `replace` if you have checked that the image's packages still work"
+        if replaced
+        else "",
+    )
+    return ProjectError(
         "the requirements want other versions of packages that are protected in the image",
-        hint="take another version of what asks for them, or name them in `replace` if you know that the image's own "
-        "packages bear it",
+        hint=", or ".join(one for one in remedies if one) or "change the requirements named above",
         details=lines or error.words,
-    ) from error
+    )
+
+
+TRIES = 6
+"""How many remedies are tried before an error is shown; each asks the resolver once."""
+
+
+def _remedy(case: Case, state: _State, words: str, report: Reporter) -> str:
+    """Return a change of one requirement with which the rest resolves, tried here; "" if there is none."""
+    named = [
+        ask
+        for ask in case.roots
+        if ask.requirement.name not in case.policy.direct
+        and re.search(rf"(?<![\w.-]){re.escape(ask.requirement.name)}(?![\w-])", words)
+    ]
+    bounded = [ask for ask in dict.fromkeys(named) if ask.requirement.specifier]
+    trials = [(ask, True) for ask in bounded] + [(ask, False) for ask in dict.fromkeys(named)]
+    for ask, keep in trials[:TRIES]:
+        name = ask.requirement.name
+        if not keep:
+            if without := _solves_without(case, state, name, report):
+                return without
+            continue
+        free = Requirement(str(ask.requirement))
+        free.specifier = type(free.specifier)("")
+        others = tuple(one for one in case.roots if one.requirement.name != name)
+        trial = replace(case, roots=(*others, replace(ask, requirement=free)))
+        try:
+            solution = _settle(trial, _copied(state), report)
+        except (Unsolvable, ProjectError):
+            continue
+        there = solution.reached.provided(name, case.image)
+        version = case.image.packages.get(name, "") if there else solution.resolved.get(name, "")
+        return f"change '{wording(ask.requirement)}' to '{name}=={version.partition('+')[0]}'"
+    return ""
+
+
+def _solves_without(case: Case, state: _State, name: str, report: Reporter) -> str:
+    """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
+    policy = replace(case.policy, exclude=case.policy.exclude | {name})
+    try:
+        _settle(replace(case, policy=policy), _copied(state), report)
+    except (Unsolvable, ProjectError):
+        return ""
+    return f'exclude = ["{name}"], if predicting does not need it (the rest resolves without)'
+
+
+def _copied(state: _State, *, held: set[str] | None = None, wheels_only: set[str] | None = None) -> _State:
+    """Return a copy to try something with."""
+    return _State(
+        stubbed=set(state.stubbed),
+        held=set(state.held if held is None else held),
+        wheels_only=set(state.wheels_only if wheels_only is None else wheels_only),
+    )
 
 
 def _spare_the_image(case: Case, state: _State, solution: Solution, report: Reporter) -> Solution:
@@ -287,7 +419,7 @@ def _spare_the_image(case: Case, state: _State, solution: Solution, report: Repo
     }
     if not avoidable:
         return solution
-    held = _State(stubbed=set(state.stubbed), held=state.held | avoidable)
+    held = _copied(state, held=state.held | avoidable)
     try:
         other = _settle(case, held, report)
     except Unsolvable:

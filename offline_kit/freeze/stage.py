@@ -34,7 +34,7 @@ def freeze(
     which never come from an index. Raises ProjectError for requirements that cannot be read or met,
     UsageError for an impossible engine, OutsideError where an index cannot be reached.
     """
-    read = gather(request, image, own)
+    read = gather(request, image, own, strict=False)
     hashed = digest(read, request, image)
     old = _old(request)
     merged = _merged(settings, read.options)
@@ -45,7 +45,7 @@ def freeze(
         cache=cache,
         known=_commits(read.directs, old, request.project.absolute()) if old and not request.upgrade else {},
     )
-    if old and not request.upgrade and old.input_hash == hashed:
+    if old and not request.upgrade and old.input_hash == hashed and not read.refused:
         found = _restored(old, direct.settle(read.directs, yard, report=report))
         if found:
             return found
