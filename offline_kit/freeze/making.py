@@ -75,14 +75,14 @@ def _checked(maker: _Maker) -> tuple[tuple[Settled, ...], Policy]:
         hashes={one.name: frozenset(one.hashes) for one in read.wanted if one.hashes},
     )
     named = {one.name for one in read.directs}
-    for check in (
-        lambda: checks.check([one for one in read.wanted if one.name not in named], library, policy, image),
-        lambda: checks.check_directs(policy, image),
-    ):
-        try:
-            check()
-        except (ProjectError, OutsideError) as error:
-            refused.append(error)
+    try:
+        checks.check([one for one in read.wanted if one.name not in named], library, policy, image)
+    except (ProjectError, OutsideError) as error:
+        refused.append(error)
+    try:
+        checks.check_directs(policy, image)
+    except ProjectError as error:
+        refused.append(error)
     if refused:
         raise _together(refused, maker, settled, policy)
     return settled, policy
