@@ -10,7 +10,7 @@ from typing import Any
 
 from offline_kit import config, files, image, proc
 from offline_kit.accelerators import machine_shape
-from offline_kit.adopting import looking, reading, rewriting
+from offline_kit.adopting import looking, reading, rendering, rewriting
 from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
 from offline_kit.config import Config
 from offline_kit.config_keys import KEYS
@@ -23,9 +23,6 @@ from offline_kit.report import SILENT, Reporter
 
 _HEAD = "# What {} installs and imports; written by `offline-kit adopt`, and yours to change.\n"
 
-
-_GUESS = "# guessed from `import "
-"""What stands behind a line that nobody named; as long as it does, the next look may take it back."""
 
 _SURE = frozenset({"checkpoints", "modules"})
 """Keys that a build or the notebook's imports cannot do without; so are requirements files that it installs."""
@@ -87,8 +84,12 @@ class Proposal:
         return "".join(parts)
 
 
-def propose(notebook: Path, project: Path, report: Reporter = SILENT) -> Proposal:
+def propose(
+    notebook: Path, project: Path, report: Reporter = SILENT, imports: Mapping[str, str] | None = None
+) -> Proposal:
     """Look a notebook through and return what adopting it would write; nothing is written, run or fetched.
+
+    `imports` says which distribution an import comes from, for those that nothing else tells.
 
     Raises UsageError for a notebook that is not there or lies elsewhere than the project, and for a wrong
     configuration; ProjectError for a file that is no notebook in Python.
@@ -102,7 +103,10 @@ def propose(notebook: Path, project: Path, report: Reporter = SILENT) -> Proposa
     chosen = image.load(loaded.image, accelerator=accelerator or "none", project=root)
     found = {one.key: one for one in contest.find(seen).settings}
     attached = _attached(loaded, str(found["competition"].value or ""))
-    adoption = replace(looking.look(root / source, root, chosen, attached), accelerator=said)
+    said_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
+    lines = (*said_imports, *rendering.answers(root, source))
+    adoption = replace(looking.look(root / source, root, chosen, attached, lines), accelerator=said)
+    adoption = replace(adoption, requirements=(*adoption.requirements, *said_imports))
     return _proposal(loaded, source, adoption, chosen, found)
 
 
@@ -252,21 +256,13 @@ def _requirements(root: Path, source: str, adoption: Adoption) -> tuple[Path, st
     taken = (root / "requirements.txt").is_file() or (plain.is_file() and not _is_ours(plain))
     path = own if own.is_file() or taken else plain
     there = _read(path)
-    lines = [line for line in there.splitlines() if not _is_taken_back(line, adoption)]
-    if not adoption.requirements and len(lines) == len(there.splitlines()):
+    lines = there.splitlines()
+    stated = {line.partition(" #")[0].strip() for line in lines}
+    fresh = [line for line in adoption.requirements if line.partition(" #")[0].strip() not in stated]
+    if not fresh and not (lines and adoption.requirements):
         return path, ""
-    stripped = {line.partition(" #")[0].strip() for line in lines}
-    guessed = dict(adoption.guessed)
-    for line in adoption.requirements:
-        if line not in stripped:
-            lines.append(f"{line}  {_GUESS}{guessed[line]}`" if line in guessed else line)
     head = "" if there else _HEAD.format(source)
-    return path, head + "".join(f"{line}\n" for line in lines)
-
-
-def _is_taken_back(line: str, adoption: Adoption) -> bool:
-    """Whether a line is a guess of an earlier look that this one does not make."""
-    return _GUESS in line and line.partition(_GUESS)[0].strip() not in adoption.requirements
+    return path, head + "".join(f"{line}\n" for line in [*lines, *fresh])
 
 
 def _is_ours(path: Path) -> bool:

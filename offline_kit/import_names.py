@@ -1,10 +1,12 @@
-"""What a distribution can be imported as, told from its files without installing it."""
+"""What a distribution can be imported as, read from its files; and which distribution a well-known import comes from."""
 
 import keyword
 import re
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 from offline_kit.errors import ProjectError
@@ -31,6 +33,22 @@ _BYSTANDERS = frozenset(
 """Names that badly packed wheels carry along; importing them as a proof would prove nothing."""
 _LOOSE = 3
 """Modules to name of a namespace folder that holds no package."""
+
+
+def distributions_of(name: str) -> tuple[str, ...]:
+    """Return the distributions that a top-level import is known to come from, the usual one first; () if unknown.
+
+    Known means curated: see data/import_names.toml. The name of an import is no evidence by itself.
+    """
+    return _known_distributions().get(name, ())
+
+
+@cache
+def _known_distributions() -> dict[str, tuple[str, ...]]:
+    text = Path(__file__).with_name("data").joinpath("import_names.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    same = {name: (name.lower().replace("_", "-"),) for name in table["same"]}
+    return same | {name: tuple(names) for name, names in table["other"].items()}
 
 
 def of_wheel(wheel: Path) -> tuple[str, ...]:

@@ -120,22 +120,25 @@ def test_requirements_of_others_are_left_alone(project: Path) -> None:
     assert tomllib.loads(proposal.new)["requirements"] == ["inference-requirements.in"]
 
 
-def test_a_guess_is_taken_back(project: Path) -> None:
-    """A package that was guessed from an import goes when its module is there; a line that a person wrote stays."""
-    notebook = notebook_of(project, "!pip install einops\nimport einops, coolaug, other_guess")
-    adopt.write(adopt.propose(notebook, project))
-    file = project / "requirements.in"
-    assert "coolaug  # guessed from `import coolaug`\n" in file.read_text()
-    assert not adopt.propose(notebook, project).changes
-    file.write_text(
-        file.read_text().replace("other-guess  # guessed from `import other_guess`", "other-name")
+def test_a_person_says_where_an_import_comes_from(project: Path) -> None:
+    """An unknown import is a question; `--import` answers it for good, in the requirements file."""
+    notebook_of(project, "import coolaug, other_thing")
+    told = json.loads(run(project, "adopt", "inference.ipynb", "--write", "--json").stdout)
+    assert (told["asked"], told["requirements"]) == (2, [])
+    run(
+        project,
+        "adopt",
+        "inference.ipynb",
+        "--write",
+        "--import",
+        "coolaug=cool-aug",
+        "--import",
+        "other_thing",
     )
-    put(project, "coolaug.py", "other_guess.py")
-    adopt.write(adopt.propose(notebook, project))
-    assert file.read_text().splitlines()[1:] == ["einops", "other-name"]
-    notebook_of(project, "import coolaug")
-    file.write_text("coolaug  # guessed from `import coolaug`\n")
-    assert adopt.propose(notebook, project).lines == ""
+    lines = (project / "requirements.in").read_text().splitlines()[1:]
+    assert lines == ["cool-aug  # import coolaug", "other-thing  # import other_thing"]
+    again = json.loads(run(project, "adopt", "inference.ipynb", "--dry-run", "--json").stdout)
+    assert (again["asked"], again["diff"].count("requirements.in")) == (0, 0)
 
 
 def test_the_rendered_notebook_is_the_persons_own(project: Path) -> None:

@@ -179,7 +179,7 @@ FLOORS: list[set[str]] = [
     {"adopting.calls", "adopting.places"},  # the room of notebooks that others wrote
     {"adopting.folders", "adopting.verdicts"},
     {"adopting.lines", "adopting.models"},
-    {"adopting.deciding"},
+    {"adopting.deciding", "adopting.own_names"},
     {
         "adopting.beside",
         "adopting.dialect",

@@ -89,6 +89,11 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
         return Verdict(found=found_of(wish, Became.KEPT, "installs from mounted files"))
     if holes := [each for each in wanted.requirements if shell.has_holes(each)]:
         return asked(wish, f"what '{holes[0]}' is is known only when it runs: write it out")
+    return _bundled(wish, wanted, ground, basket)
+
+
+def _bundled(wish: Wish, wanted: shell.Pip, ground: Ground, basket: Basket) -> Verdict:
+    """Return the verdict on a line whose packages are to come with the kit."""
     lines = [line for line in wanted.requirements if line.lower() not in _TOOLS]
     problems: list[str] = []
     for folder in wanted.folders:
@@ -104,6 +109,8 @@ def _install(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     bare = [redact(line) for line in lines]
     secret, lines = bare != lines, bare
     basket.requirements |= dict.fromkeys(lines)
+    if lines or wanted.files:
+        basket.indexes |= dict.fromkeys(map(redact, wanted.index))
     if not (lines or wanted.files or wanted.folders):
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "nothing is installed offline"), off=True)
     own = [each for each in wanted.folders if not _clone_of(_in_run(wish, each), basket)]
@@ -124,7 +131,7 @@ def _left_out(wanted: shell.Pip, *, clones: bool, secret: bool) -> str:
         )
     if clones and any("[" in each for each in wanted.folders):
         return "its repository is asked for without extras: name the package with them in the requirements"
-    return f"it asked '{wanted.index}': name that index in pip's configuration" if wanted.index else ""
+    return ""
 
 
 def _in_run(install: Wish, word: str) -> str:

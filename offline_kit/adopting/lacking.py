@@ -1,14 +1,18 @@
-"""What a notebook imports and nobody brings: neither the image, nor its own installs, nor the project."""
+"""What a notebook imports and nobody brings: neither itself, nor the image, nor its installs, nor the project."""
 
 import ast
+import importlib.metadata
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
-from offline_kit.adopting import literals, places, shell
+from offline_kit import import_names, references
+from offline_kit.adopting import cells, literals, places, shell
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.nouns import Became, Found, Kind, Wish
+from offline_kit.adopting.own_names import OwnNames
 from offline_kit.adopting.places import Ground
 from offline_kit.adopting.verdicts import Basket, found_of
 from offline_kit.package_lists import normalized
@@ -19,41 +23,103 @@ _KAGGLES = frozenset(
 )
 """Modules of Kaggle's that no list of packages names."""
 _NAMED = re.compile(r"^[A-Za-z0-9][\w.-]*")
+_ANSWER = re.compile(r"#\s*import\s+(?P<name>\w+)")
+"""How a line of a requirements file says which import it is for."""
+_COMMON = frozenset(
+    {
+        "src",
+        "utils",
+        "util",
+        "common",
+        "lib",
+        "core",
+        "config",
+        "configs",
+        "helper",
+        "helpers",
+        "models",
+        "model",
+    }
+    | {
+        "data",
+        "dataset",
+        "main",
+        "test",
+        "tests",
+        "tools",
+        "scripts",
+        "train",
+        "inference",
+        "metrics",
+        "modules",
+    }
+)
+"""Names that an installed package may have by accident; they say nothing of where an import comes from."""
 
 
-def look(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
-    """Yield the imports that lack a package, each with what was done about it."""
+def look(code: Code, ground: Ground, basket: Basket, own: OwnNames) -> Iterator[Found]:
+    """Yield the imports that lack a package, each with what was done about it.
+
+    Modules of the project that are imported are read for their own imports, and so are scripts that cells write.
+    """
+    waiting = list(_written_imports(code))
+    imported = {wish.target for wish in waiting}
     names: set[str] = set()
-    imported = {name for tree in code.trees.values() for node in _imports(tree) for name in _tops(node)}
-    for number, tree in code.trees.items():
-        for node in _imports(tree):
-            for name in _tops(node):
-                if name not in names and not _is_there(name, ground, basket):
-                    names.add(name)
-                    text = code.reads[number].source.split("\n")[node.lineno - 1].strip()
-                    wish = Wish(kind=Kind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
-                    yield _found(wish, imported, ground, basket)
+    while waiting:
+        wish = waiting.pop(0)
+        if wish.target in names or wish.target in own.modules:
+            continue
+        names.add(wish.target)
+        if file := own.file_of(wish.target):
+            waiting += _imports_of_file(file, wish)
+        elif not _is_there(wish.target, ground, basket, own):
+            found = _found(wish, imported, ground, basket, own)
+            yield found
+            if found.became is Became.MODULE:
+                waiting += _imports_of_file(ground.project.resolve() / found.value, wish)
 
 
-def _imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
-    """Yield the imports that are meant to succeed: one in a `try` may fail."""
-    waiting: list[ast.AST] = [tree]
+def _written_imports(code: Code) -> Iterator[Wish]:
+    """Yield the imports of cells and of the scripts that they write."""
+    for number, read in code.reads.items():
+        lines = read.source.split("\n")
+        for node, name in _tops(code.trees.get(number)):
+            text = lines[node.lineno - 1].strip()
+            yield Wish(kind=Kind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
+        for script in cells.scripts_of(read):
+            before = read.line(script.start) - 1 if script.start >= 0 else 0
+            for node, name in _tops(script.tree()):
+                text = script.text.split("\n")[node.lineno - 1].strip()
+                line = before + node.lineno if script.start >= 0 else 1
+                yield Wish(kind=Kind.IMPORT, cell=number, line=line, text=text, target=name)
+
+
+def _imports_of_file(place: Path, importer: Wish) -> Iterator[Wish]:
+    """Yield what a module or package of the project imports, told at the line that imports it."""
+    files = [place] if place.is_file() else sorted(place.rglob("*.py"))
+    own = {path.stem for path in files} | {place.stem} | {path.parent.name for path in files}
+    for file in files:
+        for _, name in _tops(references.parse(file)):
+            if name not in own:
+                text = f"{importer.text}  ('{file.name}' imports {name})"
+                yield Wish(kind=Kind.IMPORT, cell=importer.cell, line=importer.line, text=text, target=name)
+
+
+def _tops(tree: ast.Module | None) -> Iterator[tuple[ast.stmt, str]]:
+    """Yield the top-level names of imports that are meant to succeed: one in a `try` may fail."""
+    waiting: list[ast.AST] = [tree] if tree else []
     while waiting:
         node = waiting.pop(0)
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            yield node
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module and not node.level:
+                yield node, node.module.partition(".")[0]
         elif not isinstance(node, ast.Try):
             waiting += ast.iter_child_nodes(node)
 
 
-def _tops(node: ast.Import | ast.ImportFrom) -> list[str]:
-    names = [one.name for one in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-    if isinstance(node, ast.ImportFrom) and (node.level or not node.module):
-        return []
-    return [name.partition(".")[0] for name in names]
-
-
-def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
+def _is_there(name: str, ground: Ground, basket: Basket, own: OwnNames) -> bool:
     if name in sys.stdlib_module_names or name in _KAGGLES or name == "IPython":
         return True
     if imports.distributions([name], ground.image.packages):
@@ -61,7 +127,9 @@ def _is_there(name: str, ground: Ground, basket: Basket) -> bool:
     wanted = normalized(name)
     if any(each.startswith(f"{wanted}-") for each in ground.image.packages):
         return True
-    if any(_gives(each, name) for each in _named(_asked_for(ground, basket))):
+    if any(_ANSWER.search(line) and _ANSWER.search(line)["name"] == name for line in ground.lines):  # type: ignore[index]
+        return True
+    if any(_gives(each, name) for each in _named((*_asked_for(ground, basket), *ground.lines, *own.wheels))):
         return True
     inside = [folder for each in (*basket.modules, *basket.packages) for folder in (each, f"{each}/src")]
     return any(_module(ground, f"{folder}/{name}") for folder in inside)
@@ -75,7 +143,7 @@ def _named(lines: Iterable[str]) -> list[str]:
 
 def _gives(package: str, name: str) -> bool:
     """Whether a package is called so that it brings an import."""
-    known = map(normalized, imports.DISTRIBUTIONS.get(name, ()))
+    known = map(normalized, import_names.distributions_of(name))
     return normalized(package) in known or normalized(name) in normalized(package)
 
 
@@ -88,30 +156,58 @@ def _module(ground: Ground, place: str) -> str:
     return ""
 
 
-def _found(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket) -> Found:
+def _found(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket, own: OwnNames) -> Found:
+    name = wish.target
     for folder in ("", "src/"):
-        if module := _module(ground, f"{folder}{wish.target}"):
+        if module := _module(ground, f"{folder}{name}"):
             basket.modules[module] = None
             return found_of(wish, Became.MODULE, module)
-    known = imports.DISTRIBUTIONS.get(wish.target, ())
-    if not known and (found := _unnamed(wish, imported, ground, basket)):
+    known = import_names.distributions_of(name) or _installed(name)
+    if own.elsewhere and not _is_called(name, known, own):
+        where = ", ".join(f"'{each}'" for each in own.elsewhere[:3])
+        if not known:
+            return found_of(wish, Became.KEPT, f"taken to come from {where}, which is not here to look into")
+        remedy = (
+            f"put a copy of {where} below 'input' and adopt again if it comes from there; run adopt with"
+            f" `--import {name}={known[0]}` if not"
+        )
+        return found_of(wish, Became.ASKED, name, remedy)
+    if own.elsewhere:
+        return found_of(wish, Became.KEPT, f"taken to come from {', '.join(own.elsewhere[:3])}")
+    if known:
+        basket.requirements[known[0]] = None
+        return found_of(wish, Became.REQUIREMENT, known[0])
+    if found := _unnamed(wish, imported, ground, basket):
         return found
-    line = known[0] if known else wish.target.replace("_", "-")
-    basket.requirements[line] = None
-    if not known:
-        basket.guesses[line] = wish.target
-    remedy = "" if known else "the name is a guess from the import: see that the package is called so"
-    return found_of(wish, Became.REQUIREMENT, line, remedy)
+    remedy = (
+        f"put '{name}.py' beside the notebook if it is yours; name the distribution that it comes from if it is on"
+        f" the package index: run adopt with `--import {name}=DISTRIBUTION`"
+    )
+    return found_of(wish, Became.ASKED, name, remedy)
+
+
+def _is_called(name: str, known: Iterable[str], own: OwnNames) -> bool:
+    """Whether something that is not here is called like an import or its distribution."""
+    wanted = {normalized(each) for each in (name, *known)}
+    return any(each in normalized(place) for each in wanted for place in own.elsewhere)
+
+
+def _installed(name: str) -> tuple[str, ...]:
+    """Return the distributions of the running environment that have an import; those built from a folder tell nothing."""
+    if name in _COMMON:
+        return ()
+    found = importlib.metadata.packages_distributions().get(name, ())
+    texts = {each: importlib.metadata.distribution(each).read_text("direct_url.json") for each in found}
+    return tuple(normalized(each) for each, text in texts.items() if text is None)
 
 
 def _asked_for(ground: Ground, basket: Basket) -> list[str]:
     """Return the lines that the notebook installs: its own, and those of its requirements files."""
     lines = [*basket.requirements]
     for name in basket.files:
-        path = ground.project / name
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        found = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
-        lines += [line.removeprefix("-e ").strip() for line in found if line]
+        lines += [
+            line.removeprefix("-e ").strip() for line in places.requirement_lines(ground.project / name)
+        ]
     return lines
 
 
@@ -123,18 +219,18 @@ def _unnamed(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket
         first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
         remedy = f"{first}, and adopt again: it may bring '{wish.target}'"
         return found_of(wish, Became.ASKED, wish.target, remedy)
-    lines = [line for line in _asked_for(ground, basket) if line not in basket.guesses]
+    lines = _asked_for(ground, basket)
     nameless = [line for line in lines if shell.is_nameless(line)]
     if nameless:
         return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}")
     idle = [each for each in _named(lines) if not _is_used(each, imported, ground)]
-    remedy = "where it comes with another package, write that into the requirements"
+    remedy = "if it comes with another package, write that into the requirements"
     return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(idle)}", remedy) if idle else None
 
 
 def _is_used(package: str, imported: Iterable[str], ground: Ground) -> bool:
-    """Whether it is told what a package is for: an import that it is called like, or one that is known."""
-    known = any(normalized(package) in map(normalized, each) for each in imports.DISTRIBUTIONS.values())
+    """Whether it is known what a package is for: an import that it is called like, or one of the table."""
+    known = any(normalized(package) in import_names.distributions_of(name) for name in imported)
     # what the image has too brings nothing that the image lacks
     in_image = normalized(package) in ground.image.packages
     return known or in_image or any(_gives(package, name) for name in imported)

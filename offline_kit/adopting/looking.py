@@ -1,7 +1,7 @@
 """Look a notebook through: what it wants from the internet, what becomes of each thing, and the cells that remain."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from offline_kit.adopting import (
     dialect,
     lacking,
     mounts,
+    own_names,
     preparing,
     reading,
     rewriting,
@@ -30,18 +31,27 @@ from offline_kit.image import Image
 NO_EDIT = "take it out by hand: its place in the line cannot be told"
 
 
-def look(notebook: Path, project: Path, image: Image, attached: Sources | None = None) -> Adoption:
+def look(
+    notebook: Path,
+    project: Path,
+    image: Image,
+    attached: Sources | None = None,
+    lines: tuple[str, ...] = (),
+) -> Adoption:
     """Look a notebook through against a project and an image; nothing of it is run and nothing is fetched.
+
+    `lines` are those of the project's requirements files.
 
     Raises UsageError where there is no such notebook, ProjectError for what is none.
     """
     cells = reading.cells(notebook)
     said = reading.beside(notebook)
     basket = Basket(sources=_together(said.sources, attached or Sources()))
-    ground = Ground(project=project, notebook=notebook, image=image, sources=basket.sources)
+    ground = Ground(project=project, notebook=notebook, image=image, sources=basket.sources, lines=lines)
     code = calls.code_of((cell.number, cell.source) for cell in cells if cell.kind == "code")
     folders = Folders(code)
-    found, edits = _decided(code, ground, basket, folders)
+    wishes = _wished(code, folders)
+    found, edits = _decided(wishes, code, ground, basket)
     for one, edit in beside.look(code, ground, basket, folders):
         found.append(one)
         edits += [edit] if edit else []
@@ -50,7 +60,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
             found.append(one)
             edits.append(change)
     found += lacking.path_folders(code, ground, basket, folders)
-    found += lacking.look(code, ground, basket)
+    found += lacking.look(code, ground, basket, own_names.look(code, ground, folders, wishes.all))
     found += lacking.unread(code)
     edits += mounts.edits(code)
     found += mounts.resolve(code, replace(ground, sources=basket.sources), basket)
@@ -62,8 +72,7 @@ def look(notebook: Path, project: Path, image: Image, attached: Sources | None =
         cells=cells,
         changed=changed,
         found=_ordered(found),
-        requirements=tuple(basket.requirements),
-        guessed=tuple(basket.guesses.items()),
+        requirements=(*basket.indexes, *basket.requirements),
         requirement_files=tuple(basket.files),
         packages=tuple(basket.packages),
         checkpoints=tuple(basket.checkpoints),
@@ -102,14 +111,31 @@ def _ordered(found: Iterable[Found]) -> tuple[Found, ...]:
     return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.cell or 1 << 30, one.line)))
 
 
-def _decided(code: Code, ground: Ground, basket: Basket, folders: Folders) -> tuple[list[Found], list[Edit]]:
-    """Decide on all wishes of shell lines and calls, in the notebook's order."""
-    lines = list(shell_lines(code, folders))
+@dataclass(frozen=True, kw_only=True)
+class _Wished:
+    """What a notebook wants from outside."""
+
+    lines: list[ShellLine]
+    """In its shell lines."""
+    called: list[Wish]
+    """In its calls."""
+
+    @property
+    def all(self) -> list[Wish]:
+        return [*(wish for line in self.lines for wish in line.wishes), *self.called]
+
+
+def _wished(code: Code, folders: Folders) -> _Wished:
     called = [
         replace(wish, into=placed(wish.kind, wish.into, folders.at(wish.cell, wish.line)))
         for wish in calls.wishes(code)
     ]
-    everything = [*(wish for line in lines for wish in line.wishes), *called]
+    return _Wished(lines=list(shell_lines(code, folders)), called=called)
+
+
+def _decided(wished: _Wished, code: Code, ground: Ground, basket: Basket) -> tuple[list[Found], list[Edit]]:
+    """Decide on all wishes of shell lines and calls, in the notebook's order."""
+    lines, called, everything = wished.lines, wished.called, wished.all
     found: list[Found] = []
     edits: list[Edit] = []
     verdicts: dict[int, Verdict] = {}

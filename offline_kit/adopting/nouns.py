@@ -169,8 +169,6 @@ class Adoption:
     """All that was found, in the order of the notebook."""
     requirements: tuple[str, ...] = ()
     """Lines of a requirements file, in the notebook's order."""
-    guessed: tuple[tuple[str, str], ...] = ()
-    """Pairs: a line of them whose name is a guess, and the import that it was guessed from."""
     requirement_files: tuple[str, ...] = ()
     """Requirements files that the notebook installs, relative to the project."""
     packages: tuple[str, ...] = ()

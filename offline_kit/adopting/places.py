@@ -70,6 +70,13 @@ def beside_name(path: str) -> str:
     return path.rpartition("/")[2] if path.startswith("/") else path
 
 
+def requirement_lines(path: Path) -> list[str]:
+    """Return the requirements of a file without comments; [] if there is no such file."""
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    lines = (re.split(r"(?:^|\s)#", line)[0].strip() for line in text.splitlines())
+    return [line for line in lines if line]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Ground:
     """What a notebook is looked at against."""
@@ -82,6 +89,8 @@ class Ground:
     """The image that it will run in."""
     sources: Sources = field(default_factory=Sources)
     """What is attached to it."""
+    lines: tuple[str, ...] = ()
+    """Lines of the project's requirements files, with their comments."""
 
     @property
     def bases(self) -> tuple[Path, ...]:

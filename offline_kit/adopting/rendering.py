@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import scripts
+from offline_kit import config, scripts
 from offline_kit.adopting import looking, shell
 from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
 from offline_kit.errors import ProjectError, UsageError
@@ -31,7 +31,17 @@ def adopted(settings: NotebookSettings, competition: str, project: Path, image: 
         notebooks=settings.kernel_sources,
         models=settings.model_sources,
     )
-    return looking.look(project / settings.source, project, image, attached)
+    return looking.look(
+        project / settings.source, project, image, attached, answers(project, settings.source)
+    )
+
+
+def answers(project: Path, source: str) -> tuple[str, ...]:
+    """Return the lines of the project's requirements files: a person may have said there where an import comes from."""
+    names = [f"{Path(source).stem}-requirements.in", "requirements.in", "requirements.txt"]
+    files = [*config.load(project, {}).requirements, *(project / name for name in names)]
+    texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
+    return tuple(dict.fromkeys(line.strip() for text in texts for line in text.splitlines()))
 
 
 def with_sources(settings: NotebookSettings, competition: str, adoption: Adoption) -> NotebookSettings:

@@ -21,6 +21,7 @@ _WITH_VALUE = frozenset(
 )
 """pip's options that take a word of their own."""
 _ELSEWHERE = ("-i", "--index-url", "--extra-index-url")
+_PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
 _HOLE = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W\d]\w*)\}?")
 
 
@@ -50,8 +51,10 @@ class Pip:
     """Wheels and sdists on a disk."""
     offline: bool = False
     """Whether it asks no index already."""
-    index: str = ""
-    """Another index that it asks."""
+    index: tuple[str, ...] = ()
+    """Lines of a requirements file that name the indexes and pages of links that it asks."""
+    links: tuple[str, ...] = ()
+    """Folders that it takes wheels from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,12 +88,12 @@ def commands(text: str, known: Mapping[str, str] | None = None) -> Iterator[Comm
 def _command(text: str, start: int, end: int, known: Mapping[str, str]) -> Iterator[Command]:
     part = text[start:end]
     left = len(part) - len(part.lstrip())
-    plain = _REDIRECTED.sub("", part.strip().replace("\\\n", " "))
+    # IPython fills names in before the shell splits the line: one name may hold several words
+    plain = _REDIRECTED.sub("", filled(part.strip().replace("\\\n", " "), known))
     try:
         words = shlex.split(plain)
     except ValueError:
         words = plain.split()
-    words = [filled(word, known) for word in words]
     while words and (words[0] in _BEFORE or _SETS.match(words[0])):
         words = words[1:]
     if words:
@@ -116,13 +119,32 @@ def has_holes(text: str) -> bool:
 
 
 def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
-    """Return pip's own words ("install", ...), however it is called; None for another program."""
+    """Return pip's own words, its verb first ("install", ...), however it is called; None for another program."""
     rest = list(words)
-    if re.fullmatch(r"(python|pypy)[\d.]*", rest[0]) and rest[1:3] == ["-m", "pip"]:
-        return tuple(rest[3:])
-    if rest[0] == "uv" and rest[1:2] == ["pip"]:
-        return tuple(rest[2:])
-    return tuple(rest[1:]) if re.fullmatch(r"pip[\d.]*", rest[0]) else None
+    if re.fullmatch(r"(python|pypy)[\d.]*", rest[0]):
+        while len(rest) > 1 and re.fullmatch(r"-[A-Za-ln-z]+", rest[1]):  # options of Python itself: -I, -u
+            del rest[1]
+        if rest[1:2] != ["-m"] and not (rest[1:2] and re.fullmatch(r"-[A-Za-z]+m", rest[1])):
+            return None
+        rest = rest[2:]
+    if rest[:1] == ["uv"]:
+        rest = _from_verb(rest[1:])
+        if rest[:1] not in (["pip"], ["add"]):
+            return None
+        rest = ["pip", "install", *rest[1:]] if rest[0] == "add" else rest
+    if not rest or not re.fullmatch(r"pip[\d.]*", rest[0]):
+        return None
+    return tuple(_from_verb(rest[1:]))
+
+
+def _from_verb(words: Sequence[str]) -> list[str]:
+    """Return the words from the verb on, options before it behind it: `pip -q install x` says `pip install -q x`."""
+    rest, before = list(words), list[str]()
+    while rest and rest[0].startswith("-"):
+        before.append(rest.pop(0))
+        if before[-1] in _WITH_VALUE and rest:
+            before.append(rest.pop(0))
+    return [*rest[:1], *before, *rest[1:]]
 
 
 def pip_of(words: Sequence[str]) -> Pip | None:
@@ -130,8 +152,8 @@ def pip_of(words: Sequence[str]) -> Pip | None:
     own = pip_words(words)
     if not own or own[0] != "install":
         return None
-    kinds: dict[str, list[str]] = {"requirements": [], "files": [], "folders": [], "local": []}
-    rest, offline, index = [part for word in own[1:] for part in _apart(word)], False, ""
+    kinds: dict[str, list[str]] = {"requirements": [], "files": [], "folders": [], "local": [], "links": []}
+    rest, offline, index = [part for word in own[1:] for part in _apart(word)], False, list[str]()
     while rest:
         word = rest.pop(0)
         option, _, joined = word.partition("=") if word.startswith("--") else (word, "", "")
@@ -143,19 +165,24 @@ def pip_of(words: Sequence[str]) -> Pip | None:
             kinds["files" if "r" in option[:3] else plain].append(value)
         elif option in _WITH_VALUE:
             value = joined or (rest.pop(0) if rest else "")
-            index = value if option in _ELSEWHERE else index
+            if option in ("-f", "--find-links") and "://" not in value:
+                kinds["links"].append(value)
+            elif option in ("-f", "--find-links"):
+                index.append(f"--find-links {value}")
+            elif option in _ELSEWHERE and not _PYPI.match(value):
+                index.append(f"--extra-index-url {value}")
         elif not word.startswith("-"):
             kinds[_place_of(word)].append(word)
     lists = {
-        name: tuple(_named(word) if name == "requirements" else word for word in found)
-        for name, found in kinds.items()
+        name: tuple(_named(word) if name == "requirements" else word for word in words)
+        for name, words in kinds.items()
     }
-    return Pip(**lists, offline=offline, index=index)
+    return Pip(**lists, offline=offline, index=tuple(index))
 
 
 def _apart(word: str) -> tuple[str, ...]:
     """Return pip's short options one by one where they are written as one word: "-qr", "-rfile.txt"."""
-    found = re.fullmatch(r"-(?P<flags>[qvUI]*)(?P<option>[re])(?P<value>.*)", word)
+    found = re.fullmatch(r"-(?P<flags>[qvUI]*)(?P<option>[refi])(?P<value>.*)", word)
     if not found:
         return (word,)
     flags = [f"-{flag}" for flag in found["flags"]]

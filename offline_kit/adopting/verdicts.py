@@ -36,8 +36,8 @@ class Basket:
     """What lines that are switched off would have made, and the project's file or folder that is laid there."""
     clones: dict[str, str] = field(default_factory=dict)
     """Folder of each clone: the line that installs it."""
-    guesses: dict[str, str] = field(default_factory=dict)
-    """Requirements that are guessed from an import, and its name."""
+    indexes: dict[str, None] = field(default_factory=dict)
+    """Lines of a requirements file that name other indexes."""
     sources: Sources = field(default_factory=Sources)
 
     def attach(self, kind: str, name: str) -> None:

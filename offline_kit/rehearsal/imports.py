@@ -10,40 +10,8 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
+from offline_kit import import_names
 from offline_kit.adopting import cells
-
-DISTRIBUTIONS: dict[str, tuple[str, ...]] = {
-    "attr": ("attrs",),
-    "Bio": ("biopython",),
-    "bs4": ("beautifulsoup4",),
-    "Crypto": ("pycryptodome",),
-    "cv2": ("opencv-python-headless", "opencv-python", "opencv-contrib-python"),
-    "dateutil": ("python-dateutil",),
-    "dotenv": ("python-dotenv",),
-    "faiss": ("faiss-cpu",),
-    "fitz": ("pymupdf",),
-    "git": ("gitpython",),
-    "google": ("protobuf",),
-    "grpc": ("grpcio",),
-    "hydra": ("hydra-core",),
-    "igraph": ("python-igraph", "igraph"),
-    "imblearn": ("imbalanced-learn",),
-    "Levenshtein": ("levenshtein", "python-levenshtein"),
-    "mpl_toolkits": ("matplotlib",),
-    "osgeo": ("gdal",),
-    "PIL": ("pillow",),
-    "pkg_resources": ("setuptools",),
-    "ruamel": ("ruamel-yaml",),
-    "serial": ("pyserial",),
-    "skimage": ("scikit-image",),
-    "sklearn": ("scikit-learn",),
-    "slugify": ("python-slugify",),
-    "tensorflow": ("tensorflow", "tensorflow-cpu"),
-    "umap": ("umap-learn",),
-    "yaml": ("pyyaml",),
-    "zmq": ("pyzmq",),
-}
-"""Import names that say nothing of their distribution; the first that the image has is taken."""
 
 
 def of_source(text: str) -> frozenset[str]:
@@ -92,6 +60,6 @@ def distributions(names: Iterable[str], installed: Container[str]) -> tuple[str,
     for name in names:
         if name in sys.stdlib_module_names:
             continue
-        guesses = (*DISTRIBUTIONS.get(name, ()), name, *known.get(name, ()))
+        guesses = (*import_names.distributions_of(name), name, *known.get(name, ()))
         found |= set([guess for guess in map(canonicalize_name, guesses) if guess in installed][:1])
     return tuple(sorted(found))
