@@ -329,6 +329,13 @@ def test_what_kaggle_shows_is_verified(
     assert notebooks.push(wanted, alice, ways(bench)).version == 2
 
 
+def test_an_accelerator_that_kaggle_replaced_is_told(bench: Bench, alice: Client) -> None:
+    """A retired one is taken without a word; only what is read back shows what runs instead."""
+    with pytest.raises(OutsideError, match="'NvidiaTeslaT4', not 'NvidiaTeslaP100'"):
+        notebooks.push(new(machine="NvidiaTeslaP100", gpu=True), alice, ways(bench))
+    assert notebooks.push(new(machine="NvidiaTeslaT4", gpu=True), alice, ways(bench)).version == 2
+
+
 def test_a_fresh_notebook_may_be_hidden_for_a_while(tmp_path: Path) -> None:
     """403 right after the push is waited out; for longer than the grace, the same command goes on."""
     with serving(tmp_path, dataclasses.replace(HASTY, visible_after=0.8)) as bench, client(bench) as alice:

@@ -1,21 +1,26 @@
 """Pushes to a Kaggle that shows things late, in part, or answers that it is busy."""
 
 import dataclasses
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from local_kaggle_case import HASTY, Bench, serving
-from push_case import EAGER, FILES, client, datasets, make_kit, pushed, ways
+from push_case import BRISK, EAGER, FILES, client, datasets, make_kit, pushed, ways
 
 from offline_kit.errors import OutsideError
 from offline_kit.kaggle_gateway.client import Client
 from offline_kit.kaggle_names import MARKER
 from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.traffic import Event
 from offline_kit.push import datasets as pushing
 from offline_kit.push.dataset_plan import Action, Wishes
+from offline_kit.push.dataset_remote import OvertakenError
 from offline_kit.push.rendered_for import missing
 from offline_kit.push.verify import Scope, verify
+from offline_kit.push.ways import Ways
 
 REF = "alice/plant-kit"
 SHORT = dataclasses.replace(EAGER, grace=0.4)
@@ -132,6 +137,31 @@ def test_what_kaggle_took_and_shows_late_is_not_sent_twice(tmp_path: Path) -> No
         assert caught.value.exit_code == 4
         assert pushing.push(kit, datasets(kit), alice, ways(bench, dataclasses.replace(EAGER, grace=9)))
         assert versions(bench) == [1]
+
+
+def test_a_push_that_is_overtaken_says_so_and_stops(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """Two machines push one dataset at once: who came last is current, the other one does not wait for ever."""
+    pushed(bench, make_kit(tmp_path / "first"), alice)
+    kits = [make_kit(tmp_path / name, {**FILES, "packages/a.whl": name.encode()}) for name in ("one", "two")]
+    there = Ways(state=bench.folder / "another-machine", waiting=EAGER, patience=BRISK)
+    done = []
+    once = threading.Lock()
+
+    def overtake(event: Event) -> None:
+        """Let the other push come to its end before the first one hears of its version."""
+        if event.phase == "done" and event.name.endswith("/CreateDatasetVersion") and once.acquire(False):
+            with client(bench) as other:
+                done.extend(pushing.push(kits[1], datasets(kits[1]), other, there))
+
+    bench.server.traffic.listeners.append(overtake)
+    began = time.monotonic()
+    with pytest.raises(OvertakenError) as caught:
+        pushed(bench, kits[0], alice)
+    assert time.monotonic() - began < EAGER.processing
+    assert caught.value.exit_code == 4
+    assert [part.version for part in done] == [3]
+    (mine,) = pushed(bench, kits[0], alice)
+    assert (mine.version, mine.action) == (4, Action.VERSION), "asked again, it is the last one"
 
 
 def test_tokens_that_kaggle_refuses_are_not_used_again(bench: Bench, alice: Client, tmp_path: Path) -> None:

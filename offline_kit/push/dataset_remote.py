@@ -163,6 +163,7 @@ def until_there(
             )
             line.tell(missing)
             raise PassingError(missing)
+        _check_not_overtaken(found, effect)
         state = kaggle.status(ref)
         line.tell(f"version {found.version}, {state or 'hidden'}")
         if state in BAD:
@@ -183,6 +184,28 @@ def until_there(
     with _Line(kaggle, ref, report) as line:
         patience = waiting.until(waiting.processing)
         return poll(tolerant(arrived, line.tell), patience, lambda e: _never_ready(ref, str(e)))
+
+
+class OvertakenError(OutsideError):
+    """A version of somebody else's came after ours: ours never becomes the current one."""
+
+
+def _check_not_overtaken(found: RemoteDataset, effect: Effect) -> None:
+    """Raise OvertakenError if the current version came after the one of this effect, and is another's.
+
+    Our notes name the content; a first version's are Kaggle's own. Where none are told, the number of versions counts.
+    """
+    ours = [number for number, notes in found.notes.items() if effect.content in notes]
+    if effect.action == Action.CREATE.value:
+        ours.append(1)
+    known = max(ours) if ours and max(ours) > effect.before else 0
+    if not known and not any(found.notes.values()):
+        known = effect.before + 1
+    if known and found.version > known:
+        raise OvertakenError(
+            f"another push of '{effect.target}' came after this one: its version {found.version} is current now",
+            hint="let one machine push this dataset, and run the same command again there",
+        )
 
 
 class _Line(ExitStack):
