@@ -18,6 +18,7 @@ from offline_kit.local_kaggle.traffic import Event
 from offline_kit.push import datasets as pushing
 from offline_kit.push.dataset_plan import Action, Wishes
 from offline_kit.push.dataset_remote import OvertakenError
+from offline_kit.push.datasets import Pushed
 from offline_kit.push.rendered_for import missing
 from offline_kit.push.verify import Scope, verify
 from offline_kit.push.ways import Ways
@@ -144,7 +145,7 @@ def test_a_push_that_is_overtaken_says_so_and_stops(bench: Bench, alice: Client,
     pushed(bench, make_kit(tmp_path / "first"), alice)
     kits = [make_kit(tmp_path / name, {**FILES, "packages/a.whl": name.encode()}) for name in ("one", "two")]
     there = Ways(state=bench.folder / "another-machine", waiting=EAGER, patience=BRISK)
-    done = []
+    done: list[Pushed] = []
     once = threading.Lock()
 
     def overtake(event: Event) -> None:
