@@ -13,6 +13,11 @@ from offline_kit.kit_layout import Item, Layout, arrange
 from offline_kit.model import FileEntry, Kit
 from offline_kit.report import SILENT, Advance, Reporter
 
+
+class ChangedFileError(ProjectError):
+    """A file has other bytes than those that were hashed."""
+
+
 _SPARE_SPACE = 16_000_000
 """Bytes to leave free: manifests, folders, the notebook."""
 
@@ -187,9 +192,11 @@ def _copy(item: Item, source: Path, target: Path, advance: Advance) -> None:
 
 def _expect(item: Item, digest: str) -> None:
     if digest != item.sha256:
-        raise ProjectError(
-            f"'{item.path}' is not what it was a moment ago, or is damaged",
-            hint="build again when nothing writes to it; a damaged file of the cache may be removed",
+        if _is_blob(item) and item.path:
+            item.path.unlink(missing_ok=True)  # fetched again by the next build
+        raise ChangedFileError(
+            f"'{item.path}' has changed since it was hashed, or is damaged",
+            hint="build again when nothing writes to it: it is read or fetched anew",
             details=(f"expected sha256 {item.sha256}", f"it has       {digest}"),
         )
 

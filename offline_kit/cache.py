@@ -110,6 +110,10 @@ class Cache:
         """Keep a small answer; the last one stands."""
         files.write_atomic(self._record(kind, key), json.dumps(value, indent=1, sort_keys=True))
 
+    def forget(self, kind: str, key: str) -> None:
+        """Drop what was remembered under this key."""
+        self._record(kind, key).unlink(missing_ok=True)
+
     def _record(self, kind: str, key: str) -> Path:
         return self.root / "records" / kind / f"{key}.json"
 

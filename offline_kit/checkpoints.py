@@ -11,7 +11,7 @@ from pathlib import Path
 from offline_kit.cache import Cache, key_of
 from offline_kit.checkpoint_kinds import sniff
 from offline_kit.errors import ProjectError, close_to
-from offline_kit.files import human_size, sha256_of
+from offline_kit.files import fingerprint, human_size, sha256_of
 from offline_kit.model import Checkpoint, CheckpointKind
 from offline_kit.pickles import packages_of
 from offline_kit.report import SILENT, Advance, Reporter
@@ -19,10 +19,10 @@ from offline_kit.report import SILENT, Advance, Reporter
 _WILD = "*?["
 _TORCHS = frozenset({".ckpt", ".pt", ".pth", ".safetensors"})
 """Suffixes under which one expects weights."""
-_RULES = 1
+_RULES = 2
 """Counted up when files are told apart by other rules, so that nothing old is remembered."""
-_SETTLED = 2_000_000_000
-"""Nanoseconds: a file younger than this may change again without its time telling, so it is not remembered."""
+_SETTLED = {"mtime": 2_000_000_000, "ctime": 100_000_000}
+"""Nanoseconds: a file changed later than this may change again within one tick (FAT: 2 s), so it is not remembered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class _Look:
     """What a look into a file gave."""
 
     state: tuple[str, ...] = ()
-    """Path, size, time and inode as they were."""
+    """Its fingerprint."""
     size: int = 0
     """Bytes."""
     kind: CheckpointKind = CheckpointKind.OTHER
@@ -61,7 +61,7 @@ def collect(
     """Return the files that the patterns name, sorted by original name, each with kind, size and digest.
 
     A pattern is a file, a folder (all its files, hidden ones left out) or a glob, `**` included, relative
-    to the project. Nothing is executed. Digests are remembered in `cache` by path, size, time and inode.
+    to the project. Nothing is executed. Digests are remembered in `cache` by fingerprint.
     Raises ProjectError with everything that is wrong, over all patterns.
     """
     project = project.absolute()
@@ -241,7 +241,7 @@ def _look(path: Path, memory: Cache) -> _Look:
             return _Look(problem=f"is a link to nothing: '{path.readlink()}' does not exist")
         if not path.is_file():
             return _Look(problem="is no plain file")
-        state = _state(path)
+        state = fingerprint(path)
         with path.open("rb"):  # unreadable is unreadable, whatever is remembered
             pass
         record = memory.recall("checkpoints", key_of(_RULES, *state))
@@ -261,9 +261,12 @@ def _look(path: Path, memory: Cache) -> _Look:
         return _Look(problem=f"cannot be read: {error.strerror}")
 
 
-def _state(path: Path) -> tuple[str, ...]:
-    stat = path.stat()
-    return (str(path.resolve()), *map(str, (stat.st_size, stat.st_mtime_ns, stat.st_ino)))
+def forget(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
+    """Drop what is remembered of files, which turned out to be wrong: they are hashed again."""
+    memory = Cache(cache)
+    for checkpoint in checkpoints:
+        if checkpoint.path.exists():
+            memory.forget("checkpoints", key_of(_RULES, *fingerprint(checkpoint.path)))
 
 
 def _digests(files: Sequence[tuple[Path, _Look]], memory: Cache, report: Reporter) -> dict[Path, str]:
@@ -280,12 +283,13 @@ def _digests(files: Sequence[tuple[Path, _Look]], memory: Cache, report: Reporte
 
 def _hashed(path: Path, look: _Look, memory: Cache, advance: Advance) -> str:
     digest = sha256_of(path, advance)
-    if _state(path) != look.state:
+    if fingerprint(path) != look.state:
         raise ProjectError(
             f"'{path}' ({human_size(path.stat().st_size)}) changed while it was read",
             hint="wait until the training has written it, then build again",
         )
-    if time.time_ns() - int(look.state[2]) > _SETTLED:
+    now, mtime, ctime = time.time_ns(), int(look.state[2]), int(look.state[3])
+    if now - mtime > _SETTLED["mtime"] and now - ctime > _SETTLED["ctime"]:
         memory.remember(
             "checkpoints",
             key_of(_RULES, *look.state),

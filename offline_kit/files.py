@@ -48,6 +48,16 @@ def sha256_of(path: Path, advance: Advance | None = None) -> str:
     return digest.hexdigest()
 
 
+def fingerprint(path: Path) -> tuple[str, ...]:
+    """Return what changes if a file's bytes do: resolved path, size, mtime, ctime and inode.
+
+    `cp -p` over a file brings size and mtime back, and no program can set ctime (Windows: the time of creation).
+    """
+    stat = path.stat()
+    facts = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return (str(path.resolve()), *map(str, facts))
+
+
 def copy_hashed(source: IO[bytes], into: IO[bytes], advance: Advance | None = None) -> tuple[str, int]:
     """Copy a stream and return the hex digest and the size of what was written."""
     digest, size = hashlib.sha256(), 0

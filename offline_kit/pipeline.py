@@ -9,6 +9,7 @@ from typing import Any
 from offline_kit import (
     asking,
     bundle,
+    checkpoints,
     cuda_abi,
     files,
     homes,
@@ -184,7 +185,11 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             return {f"notebook/{name}": text for name, text in made.items()}
 
         by_function = config.notebook.template in ("server", "function")
-        kit = bundle.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
+        try:
+            kit = bundle.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
+        except bundle.ChangedFileError:
+            checkpoints.forget((*contents.checkpoints, *contents.preprocessing), base.cache)
+            raise
     return Built(
         ground=base,
         contents=contents,

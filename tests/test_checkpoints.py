@@ -199,6 +199,7 @@ def test_a_second_build_does_not_hash_again(project: Path, tmp_path: Path) -> No
     make(project, "a.ckpt", data=b"x" * 1000)
     old = time.time() - 100
     os.utime(project / "a.ckpt", (old, old))
+    time.sleep(0.2)
     reports = [Listener() for _ in range(4)]
     first = collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[0])
     second = collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[1])

@@ -24,6 +24,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.files import fingerprint
 from offline_kit.model import Finding, Member, Severity
 from offline_kit.weights import streams
 
@@ -94,12 +95,11 @@ class Framework:
 
 def globals_of(path: Path) -> frozenset[str]:
     """Return all names that a file's pickles would import, as "module.name"; nothing for other files."""
-    stat = path.stat()
-    return _globals(path, stat.st_size, stat.st_mtime_ns)
+    return _globals(path, fingerprint(path))
 
 
 @lru_cache(maxsize=512)
-def _globals(path: Path, _size: int, _changed: int) -> frozenset[str]:
+def _globals(path: Path, _fingerprint: tuple[str, ...]) -> frozenset[str]:
     return frozenset(name for piece in streams.pieces(path) for name in piece.globals)
 
 

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.files import fingerprint
 from offline_kit.model import CheckpointKind
 
 TORCH = frozenset({CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY, CheckpointKind.LIGHTNING})
@@ -27,12 +28,11 @@ def is_script(sniffed: Sniffed) -> bool:
 
 def holds_module(path: Path) -> bool:
     """Whether a model itself is pickled in a file, and not only its weights."""
-    stat = path.stat()
-    return _holds_module(path, stat.st_size, stat.st_mtime_ns)
+    return _holds_module(path, fingerprint(path))
 
 
 @lru_cache(maxsize=512)
-def _holds_module(path: Path, _size: int, _changed: int) -> bool:
+def _holds_module(path: Path, _fingerprint: tuple[str, ...]) -> bool:
     content = pickled(path)
     return all(word in content for word in _MODULE)
 

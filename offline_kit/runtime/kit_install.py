@@ -252,8 +252,8 @@ def _fresh(overlay: Path) -> Path:
 
 
 def _identity(file: Path) -> str:
-    whole = file.resolve()
-    return f"{file.name} {whole} {whole.stat().st_size} {whole.stat().st_mtime_ns}"
+    whole, stat = file.resolve(), file.stat()
+    return f"{file.name} {whole} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
 
 
 def find_installers(wanted: str) -> list[list[str]]:

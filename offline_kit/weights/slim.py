@@ -237,7 +237,7 @@ def _placed(
     folders = {PurePosixPath(name).parent for name in changed}
     touched = [each for each in checkpoints if PurePosixPath(each.original).parent in folders]
     new = [changed.get(each.original, each) for each in touched]
-    stage = yard.cache / "slim" / key_of(*((each.original, each.sha256) for each in new))[:32]
+    stage = yard.cache / "slim" / key_of(*((each.original, each.sha256, str(each.path)) for each in new))[:32]
     for old, each in zip(touched, new, strict=True):
         if not (stage / each.original).exists():
             _put(each.path, stage / each.original, ours=old.original in changed)
