@@ -6,6 +6,7 @@ from offline_kit.freeze import inputs
 from offline_kit.freeze.stage import FreezeRequest
 from offline_kit.model import OwnCode
 from offline_kit.own import code as own_code
+from offline_kit.rehearsal import imports
 from offline_kit.trained import Trained
 from offline_kit.weights import main_names
 
@@ -27,6 +28,7 @@ def freeze_request(
         locks=config.locks,
         exclude=config.exclude,
         include=config.include,
+        imported=imported(config, own),
         replace=config.replace,
         pins=config.pins,
         engine=config.engine,
@@ -34,6 +36,14 @@ def freeze_request(
         written=config.lock,
         keep=keep,
     )
+
+
+def imported(config: Config, own: OwnCode) -> frozenset[str]:
+    """Return the top-level names that the project's own code imports, and its notebook where it has one."""
+    paths = [*(wheel.path for wheel in own.wheels), *(source.path for source in own.sources)]
+    if config.notebook.source:
+        paths.append(config.notebook.source)
+    return imports.of_files([path for path in paths if path.is_file()])
 
 
 def of_project(config: Config) -> tuple[str, ...]:

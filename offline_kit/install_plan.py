@@ -38,6 +38,8 @@ class Contents:
     """Packages that the index has only as sdists."""
     own: OwnCode = field(default_factory=OwnCode)
     """The project's own code."""
+    imported: frozenset[str] = frozenset()
+    """Top-level names that the project's own code imports."""
     checkpoints: tuple[Checkpoint, ...] = ()
     """The trained files."""
     preprocessing: tuple[Checkpoint, ...] = ()
@@ -80,6 +82,8 @@ def make(contents: Contents) -> str:
         "provided": sorted(provided, key=lambda item: str(item["name"])),
         "roots": list(contents.own.roots),
     }
+    offered = {str(name).partition(".")[0] for item in items for name in _listed(item["imports"])}
+    plan["imported"] = sorted(offered & contents.imported)
     trained = [
         {"path": member.kit_path, "framework": member.framework, "version": member.version}
         for member in contents.members
@@ -88,6 +92,10 @@ def make(contents: Contents) -> str:
     if trained:  # what the files themselves say: the plan is the same on every machine
         plan["trained"] = trained
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _from_wheel(wheel: Wheel, role: str) -> dict[str, object]:

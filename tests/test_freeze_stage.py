@@ -386,6 +386,20 @@ def test_excluded_packages_never_reach_the_resolver(case: Case, engine: str) -> 
     assert found.differences == ()
 
 
+def test_what_only_training_needs_is_left_out(case: Case) -> None:
+    """A client that logs in and a formatter stay behind, unless code imports them, `include` names them, or a package asks."""
+    case.add("kaggle", "1.6.14", ["beta"])
+    case.add("black", "24.1")
+    case.add("client", "1.0", ["kaggle"])
+    found = case.freeze("kaggle==1.6.14", "black==24.1", "alpha", "jupyterlab==3", "pywin32==306")
+    assert bundled(found) == {"alpha": "1.0", "beta": "1.0"}
+    assert {pin.name for pin in found.having(Fate.SKIPPED)} == {"black", "jupyterlab", "kaggle", "pywin32"}
+    assert "logs in" in pin(found, "kaggle").reason
+    assert "kaggle" in bundled(case.freeze("kaggle==1.6.14", imported=frozenset({"kaggle"})))
+    assert "black" in bundled(case.freeze("black==24.1", include=("black",)))
+    assert bundled(case.freeze("client")) == {"beta": "1.0", "client": "1.0", "kaggle": "1.6.14"}
+
+
 def test_own_packages_never_come_from_the_index(case: Case) -> None:
     """The project's own package is left to own code, even where the index has one of that name."""
     case.add("plants", "9.9", ["xlsx"])

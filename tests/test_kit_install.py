@@ -96,11 +96,31 @@ def test_imports_that_fail_are_all_named(tmp_path: Path) -> None:
     workshop.add_wheel("crash", files={"crash.py": "import os\nos._exit(139)\n"})
     workshop.add_wheel("good")
     said = run(workshop, tmp_path, "uv")
-    assert "KitError: 4 of 4 packages" in said
+    assert "KitError: 3 of 4 packages" in said
     assert "bad_one: ModuleNotFoundError: No module named 'missing_friend'" in said
     assert "bad_two: ValueError: no such thing" in said
     assert "crash: ended the whole process" in said
-    assert "good: not reached (code 139)" in said
+    assert "good:" not in said, "after a crash the others are tried as well"
+
+
+def test_a_failing_import_that_nobody_uses_is_a_warning(tmp_path: Path) -> None:
+    """It logs in or exits when it is imported; a missing module, or code that imports it, makes it an error."""
+    workshop = Workshop()
+    workshop.add_wheel("logs_in", files={"logs_in.py": "raise OSError('Could not find kaggle.json')\n"})
+    workshop.add_wheel("leaves", files={"leaves.py": "raise SystemExit(1)\n"})
+    workshop.add_wheel("good")
+    workshop.plan["imported"] = ["good"]
+    said = run(workshop, tmp_path, "uv", "print('went on')")
+    assert "logs_in: OSError: Could not find kaggle.json" in said
+    assert "leaves: SystemExit: 1" in said
+    assert "KitError" not in said
+    assert "went on" in said
+    (tmp_path / "used").mkdir()
+    workshop.plan["imported"] = ["logs_in"]
+    workshop.add_wheel("lacks", files={"lacks.py": "import missing_friend\n"})
+    said = run(workshop, tmp_path / "used", "uv", "print('went on')")
+    assert "KitError: 2 of 4 packages" in said
+    assert "went on" not in said
 
 
 def test_what_was_imported_too_early_is_told(tmp_path: Path) -> None:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,6 +44,8 @@ class FreezeRequest:
     """Packages that are never bundled."""
     include: tuple[str, ...] = ()
     """Packages that are bundled although the image has them."""
+    imported: frozenset[str] = frozenset()
+    """Top-level names that the project's own code imports: what it imports is never left out."""
     replace: tuple[str, ...] = ()
     """Protected packages that may be replaced, and lock pins that win over the image."""
     pins: str = "image"
@@ -78,6 +82,8 @@ class Gathered:
     """"uv" or "pip-tools"."""
     ignored: tuple[str, ...]
     """Options of requirements files that have no meaning here, with their lines."""
+    training: Mapping[str, str] = field(default_factory=dict)
+    """What only machines for training need, with the reason: it is left out."""
     refused: ProjectError | None = None
     """Lines that cannot be read, if that was not raised."""
 
@@ -108,6 +114,8 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict
     elif lock_files:
         wanted += [_of_lock(line) for line in locks.read(lock_files, environment).roots]
     kept = [one for one in wanted if _applies(one, environment)]
+    training = _training_only(kept, request)
+    kept = [one for one in kept if one.name not in training]
     policy = Policy(
         exclude=_names(request.exclude),
         include=_names(request.include),
@@ -123,12 +131,28 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict
         policy=policy,
         engine=engine,
         ignored=found.ignored,
+        training=training,
         refused=found.refused,
     )
 
 
 def _names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(str(canonicalize_name(name)) for name in names)
+
+
+def _training_only(wanted: Iterable[Wanted], request: FreezeRequest) -> dict[str, str]:
+    """Return what the user's files ask for that no run without the internet needs; what code imports is kept."""
+    data = tomllib.loads(
+        (resources.files("offline_kit") / "data" / "training_only.toml").read_text(encoding="utf-8")
+    )
+    kept = _names((*request.include, *request.exclude))
+    return {
+        one.name: data["packages"][one.name]
+        for one in wanted
+        if one.name in data["packages"]
+        and one.name not in kept
+        and not request.imported & {one.name.replace("-", "_"), *data["imports"].get(one.name, ())}
+    }
 
 
 def _names_of(reference: Direct) -> frozenset[str]:

@@ -249,6 +249,13 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
         direct_asks=brought | {ask.by for ask in case.roots},
     )
     pins = fates.finish(found, with_)
+    there = {pin.name for pin in pins}
+    left = [
+        Pin(name=name, version="", fate=Fate.SKIPPED, reason=f"not needed offline: {why}")
+        for name, why in read.training.items()
+        if name not in there
+    ]
+    pins = tuple(sorted((*pins, *left), key=lambda pin: pin.name))
     _check_hashes(pins, read.wanted)
     replaced = {pin.name: pin.version for pin in pins if pin.replaces}
     broken: dict[str, tuple[str, ...]] = {}

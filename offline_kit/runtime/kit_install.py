@@ -17,7 +17,7 @@ import site
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,8 @@ class Choice:
     build: tuple[Path, ...] = ()
     """Wheels that the build of the sdist needs."""
     imports: tuple[str, ...] = ()
+    own: bool = False
+    """Whether it is the project's own."""
 
 
 def install(kit: OpenKit, installer: str = "", say: Say = print) -> Path:
@@ -76,7 +78,12 @@ def install(kit: OpenKit, installer: str = "", say: Say = print) -> Path:
     warn_of_shadows(choices, overlay, say)
     _fill(overlay, choices, installer or os.environ.get("OFFLINE_KIT_INSTALLER") or "auto", say)
     activate(overlay, [kit.folder / "code" / root for root in plan.get("roots", [])])
-    prove(overlay, sorted({name for choice in choices for name in choice.imports}), say)
+    names = {name for choice in choices for name in choice.imports}
+    own = {name for choice in choices if choice.own for name in choice.imports}
+    # Kits of before have no such list: whatever they carry counts as needed.
+    imported = plan.get("imported", [name.partition(".")[0] for name in names])
+    needed = own | {name for name in names if name.partition(".")[0] in imported}
+    prove(overlay, sorted(names), say, needed=needed)
     return overlay
 
 
@@ -89,9 +96,10 @@ def choose(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -> list
     for item in plan["install"]:
         wheel, sdist = item.get("wheel"), item.get("sdist")
         name, imports = f"{item['name']} {item['version']}", tuple(item.get("imports", ()))
+        own = item.get("role") == "own"
         build = tuple(packages / file for file in item.get("build", ()))
         if wheel and fits(wheel):
-            choices.append(Choice(name, packages / wheel, imports=imports))
+            choices.append(Choice(name, packages / wheel, imports=imports, own=own))
         elif sdist:
             choices.append(Choice(name, None, packages / sdist, build, imports))
         else:
@@ -345,28 +353,61 @@ def activate(overlay: Path, roots: Sequence[Path]) -> None:
             paths.append(str(folder))
 
 
-def prove(overlay: Path, names: Sequence[str], say: Say = print) -> None:
-    """Import the names in one fresh process; raises KitError with every one that fails and why.
+def prove(
+    overlay: Path, names: Sequence[str], say: Say = print, *, needed: Collection[str] | None = None
+) -> None:
+    """Import the names in a fresh process; raises KitError with every one that fails and why.
 
-    In Kaggle's own scoring run that is only reported: what is truly needed fails where it is used.
+    What fails for another reason than a missing module or library (kaggle logs in when it is imported) and is
+    not among `needed` is only reported. So is everything in Kaggle's own scoring run: what is truly needed
+    fails where it is used.
     """
     if not names:
         return
     started = time.perf_counter()
-    command = [sys.executable, "-c", PROOF, str(overlay), *names]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, errors="replace", cwd=overlay)
-    answers = dict.fromkeys(names, f"not reached (code {done.returncode})")
-    answers.update(json.loads(line) for line in done.stdout.splitlines())
+    answers = _import_all(overlay, names)
     problems = [f"{name}: {answer}" for name, answer in answers.items() if answer]
     if problems and in_scoring_run():
         say(
             f"note: {len(problems)} of {len(names)} packages of the kit cannot be imported: {'; '.join(problems)}"
         )
         return
-    if problems:
+    wanted = set(names if needed is None else needed)
+    grave = [
+        f"{name}: {answer}"
+        for name, answer in answers.items()
+        if answer and (name in wanted or _LACKS.search(answer))
+    ]
+    for problem in sorted(set(problems) - set(grave)):
+        say(f"warning: this import fails, and your own code does not use it: {problem}")
+    if grave:
         raise KitError(
-            f"{len(problems)} of {len(names)} packages of the kit cannot be imported",
-            problems,
-            hint="see the first line: a missing module belongs into the requirements (or `include`); then build again",
+            f"{len(grave)} of {len(names)} packages of the kit cannot be imported",
+            grave,
+            hint="see the first line: a missing module belongs into the requirements (or `include`); then build again"
+            if any("No module named" in one for one in grave)
+            else "see the first line: take another version of that package, or `exclude` it if you do not need it",
         )
     say(f"imports: {len(names)} checked in {time.perf_counter() - started:.1f} s")
+
+
+_LACKS = re.compile(
+    r"^(ModuleNotFoundError|ImportError)|\.so\b|shared object|undefined symbol|cannot load library|\.dll\b"
+)
+"""How an import fails that lacks a module or a library of the system."""
+
+
+def _import_all(overlay: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return "" for each name that imports, else why not; after a crash a new process goes on with the rest."""
+    answers: dict[str, str] = {}
+    while len(answers) < len(names):
+        left = [name for name in names if name not in answers]
+        command = [sys.executable, "-c", PROOF, str(overlay), *left]
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, errors="replace", cwd=overlay
+        )
+        told = dict(json.loads(line) for line in done.stdout.splitlines())
+        if not told:
+            return answers | dict.fromkeys(left, f"not reached (code {done.returncode})")
+        answers |= told
+    return answers
