@@ -5,6 +5,7 @@ on the version of this package alone: no time, no path of this machine, and cell
 """
 
 import ast
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -24,6 +25,10 @@ from offline_kit.weights.main_names import NOBODY, Lent
 
 CODE_FILE = "inference.ipynb"
 METADATA_FILE = "kernel-metadata.json"
+RENDERED_FILE = "rendered.sha256"
+"""Beside the notebook: the digest of its cells as they were rendered, by which an edited one is known."""
+_EDITED = "inference.edited"
+"""Begins the names under which edited notebooks are kept beside the rendered one."""
 NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
 """The settings that a built-in template cannot do without."""
 RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
@@ -80,14 +85,56 @@ class Rendered:
     """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
 
     def texts(self) -> dict[str, str]:
-        """Return both files by name."""
-        return {METADATA_FILE: json.dumps(self.metadata, indent=2) + "\n", CODE_FILE: self.text}
+        """Return the files by name."""
+        return {
+            METADATA_FILE: json.dumps(self.metadata, indent=2) + "\n",
+            CODE_FILE: self.text,
+            RENDERED_FILE: _cells_digest(self.text) + "\n",
+        }
 
-    def write(self, folder: Path) -> Path:
-        """Write both files into the folder and return the notebook's path."""
-        for name, text in self.texts().items():
+    def write(self, folder: Path, report: Reporter = SILENT) -> Path:
+        """Write the files into the folder, keep there what was edited, and return the notebook's path."""
+        for name, text in (self.texts() | edited_copies(folder, self, report)).items():
             files.write_atomic(folder / name, text)
         return folder / CODE_FILE
+
+
+def edited_copies(folder: Path, rendered: Rendered, report: Reporter = SILENT) -> dict[str, str]:
+    """Return the notebooks that a person edited in `folder`, by the names under which they are kept there.
+
+    The one that `rendered` would replace is among them if its cells are not as they were rendered; saving it
+    in Jupyter, or running it, is no edit.
+    """
+    copies = {path.name: _text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
+    text, recorded = _text(folder / CODE_FILE), _text(folder / RENDERED_FILE).strip()
+    unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))
+    if not (text and recorded) or _cells_digest(text) in unedited:
+        return copies
+    name = f"{_EDITED}.ipynb"
+    while name in copies:
+        name = f"{_EDITED}-{len(copies) + 1}.ipynb"
+    report.warn(
+        f"'{CODE_FILE}' was edited after it was rendered; your version is kept as '{folder / name}'. To use it"
+        f" once, copy it over '{CODE_FILE}' and run 'offline-kit push --no-build'; to use it from now on, copy it"
+        f' into the project and set source = "{name}" instead of a template in [tool.offline-kit.notebook]'
+    )
+    return copies | {name: text}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cells_digest(text: str) -> str:
+    """Return the SHA-256 of a notebook's cells without outputs; of the text where it is no notebook."""
+    try:
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    except (ValueError, KeyError, TypeError):
+        return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
 def render(

@@ -182,6 +182,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
             made = rendered.texts()
             uploaded_secrets.check_notebook(config, made, report)
+            made |= notebook.edited_copies(config.out / "notebook", rendered, report)
             return {f"notebook/{name}": text for name, text in made.items()}
 
         by_function = config.notebook.template in ("server", "function")

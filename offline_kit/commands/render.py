@@ -37,7 +37,7 @@ def notebook(
         before = {name: _text(folder / name) for name in rendered.texts()}
         changed = before != rendered.texts()
         if changed and not dry_run:
-            rendered.write(folder)
+            rendered.write(folder, console)
     place = folder / "inference.ipynb"
     words = "would change" if dry_run else "written"
     console.step(f"'{place}' {words if changed else 'is as it was'}")
