@@ -18,6 +18,8 @@ A folder has a `competition.toml`; every key has a default but `metric`:
     closed = false                    # true: it takes no submissions at all
     entered = true                    # false: nobody has accepted its rules
     hours = 9                         # of the hidden run
+    gateway = { batches = "pandas" }  # an inference server: options of the stand-in for its gateway, {} for none; or
+                                      # "module:Class" of the kaggle_evaluation that `public` brings
     category = "Playground"           # or Featured, Research, Recruitment, Getting Started, Masters, Community, Analytics
     lower_is_better = false           # of the leaderboard; default: true for a metric named ..._error, _loss or _deviance
 """
@@ -42,11 +44,12 @@ from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
 from offline_kit.references import bound_names
+from offline_kit.rehearsal import gateway_standin
 
 SERVICE = "competitions.CompetitionApiService/"
 _KEYS = {
     *("title", "slug", "public", "hidden", "solution", "metric", "options", "id", "submission", "daily"),
-    *("code_only", "deadline", "closed", "entered", "hours", "category", "lower_is_better"),
+    *("code_only", "deadline", "closed", "entered", "hours", "category", "lower_is_better", "gateway"),
 }
 _CATEGORIES = (
     *("Featured", "Research", "Recruitment", "Getting Started", "Masters", "Playground", "Community"),
@@ -291,6 +294,9 @@ def _read(folder: Path) -> Record:
     }
     if record["category"] not in _CATEGORIES:
         problems.append(f"unknown category '{record['category']}'{close_to(record['category'], _CATEGORIES)}")
+    if "gateway" in told:
+        record["gateway"] = told["gateway"]
+        problems += gateway_standin.unknown_options(told["gateway"])
     record["title"] = told.get("title") or str(record["slug"]).replace("-", " ").capitalize()
     problems += [f"no folder '{record['public']}'"] if not Path(str(record["public"])).is_dir() else []
     problems += [f"no folder '{hidden}'"] if "hidden" in told and not hidden.is_dir() else []

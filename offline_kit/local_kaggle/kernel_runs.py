@@ -10,7 +10,7 @@ from pathlib import Path
 
 from offline_kit.local_kaggle.faults import Fault, Faults
 from offline_kit.local_kaggle.run_logs import RunLogs
-from offline_kit.local_kaggle.running import Finder, Job, Result, Runner, unheard
+from offline_kit.local_kaggle.running import Contest, Finder, Job, Result, Runner, unheard
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 
@@ -37,12 +37,15 @@ class KernelRuns:
         runner: Runner,
         finders: Mapping[str, Finder],
         faults: Faults,
+        rules: Callable[[str], Record | None],
     ) -> None:
+        """`rules` gives the record of a competition."""
         self.store = store
         self.settings = settings
         self.runner = runner
         self.finders = finders
         self.faults = faults
+        self.rules = rules
         self.logs = RunLogs(store)
 
     def invalid(self, kind: str, refs: list[str], user: str) -> list[str]:
@@ -88,6 +91,7 @@ class KernelRuns:
             folder=folder,
             timeout=min(timeout, record.get("timeout") or _HOURS),
             rerun=covered is not None,
+            contest=self._contest(record),
             say=say,
             internet=bool(record.get("enableInternet")) and covered is None,
         )
@@ -110,6 +114,14 @@ class KernelRuns:
                     )
                 else:
                     yield self._place(place), folder
+
+    def _contest(self, record: Record) -> Contest | None:
+        for ref in record.get(SOURCES["competition"], ()):
+            mounted, rules = self.finders["competition"](ref, record["owner"]), self.rules(ref)
+            if mounted and rules:
+                place, submission = self._place(mounted[0]), str(rules["submission"])
+                return Contest(place=place, submission=submission, gateway=rules.get("gateway"))
+        return None
 
     def _place(self, place: str) -> str:
         if self.settings.layout == "new":

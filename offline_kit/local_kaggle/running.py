@@ -1,12 +1,25 @@
 """One run of a notebook, whoever runs it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 def unheard(text: str) -> None:
     """Hear what a run says, and keep nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """The competition that a notebook takes part in, as far as its run depends on it."""
+
+    place: str
+    """Where its data is mounted, below /kaggle/input."""
+    submission: str
+    """What its gateway writes, if it has an inference server."""
+    gateway: Mapping[str, Any] | str | None
+    """Options of the stand-in gateway, or a class of its own package; None: its competition.toml has no `gateway`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +38,8 @@ class Job:
     """Whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)."""
     say: Callable[[str], None] = unheard
     """Takes what the run says, line by line while it says it."""
+    contest: Contest | None = None
+    """The competition whose data is attached; the first one, if there are several."""
     internet: bool = False
     """Whether the version was saved with the internet on; a hidden run never has it."""
 

@@ -1,9 +1,11 @@
 """Runs notebooks as rehearsals do: offline, in a sandbox laid out as Kaggle's."""
 
 import json
+import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,12 @@ from offline_kit.errors import OfflineKitError, UsageError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.rehearsal import environments, execution, import_chains, imports, kernel, pythons
+from offline_kit.rehearsal import environments, execution, gateway, import_chains, imports, kernel, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.rehearsal.gateway import Service
 from offline_kit.rehearsal.kernel import Ready
+from offline_kit.runtime.kit_server import WRITTEN
 from offline_kit.sandboxes.box import Mount
 
 _GLANCE = 0.1  # seconds between two looks at a log
@@ -39,20 +43,26 @@ class SandboxRunner:
         source = job.folder / "notebook.ipynb"
         source.write_text(job.notebook, encoding="utf-8")
         try:
-            ran = self._ran(job, source)
+            job, service = _served(job, source)
+            ran = self._ran(job, source, service)
         except (OfflineKitError, ValueError) as error:  # ValueError: a notebook that is no JSON
             said = getattr(error, "what", f"the notebook cannot be read: {error}")
             return Result(failure=said, log=((0.0, f"{said}\n"),))
         for line in ran.deleted:
             job.say(f"the local Kaggle: not kept: {line}\n")
+        failure = _failure(ran)
+        if service and job.rerun and not ran.outcome.timed_out and (problem := gateway.problem_of(ran)):
+            failure = " ".join((problem.what, *problem.details[:1]))
+        if service and job.rerun:
+            _collect(ran, service.submission)
         if ran.working.is_dir():
             ran.working.replace(job.folder / "output")
-        return Result(failure=_failure(ran))
+        return Result(failure=failure)
 
-    def _ran(self, job: Job, source: Path) -> Ran:
+    def _ran(self, job: Job, source: Path, service: Service | None) -> Ran:
         chosen = sandbox.find(self.kinds, report=self.shop.report)
         papermill = pythons.look(environments.papermill(self.shop))
-        ready = self._kernel(job, source)
+        ready = self._kernel(job, (source, *(service.code if service else ())))
         bench = Bench(
             notebook=source,
             inputs=_inputs(job),
@@ -71,11 +81,16 @@ class SandboxRunner:
             job.say(
                 "the local Kaggle: the internet is on, this notebook may use the network of this machine\n"
             )
+        if service and job.contest:
+            root = f"/kaggle/input/{job.contest.place}"
+            bench = replace(bench, python_path=gateway.python_path(service, source, root))
+            if job.rerun:
+                bench = gateway.scoring(bench, service, root, None, job.folder / "driver")
         box = job.folder / "box"
         with _telling(box / execution.LOG, job.say):
             return execution.run(bench, chosen, box, report=self.shop.report)
 
-    def _kernel(self, job: Job, source: Path) -> Ready:
+    def _kernel(self, job: Job, code: Sequence[Path]) -> Ready:
         """Return the kernel for the kit that is mounted."""
         kits = [] if self.current else list(_kits(job))
         if kits:
@@ -86,8 +101,40 @@ class SandboxRunner:
                 job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
                 return kernel.of_running(self.shop)
             if not chosen.local:
-                return kernel.of_image(chosen, sorted(_used(kits, source, chosen)), self.shop)
+                return kernel.of_image(chosen, sorted(_used(kits, code, chosen)), self.shop)
         return kernel.of_running(self.shop)
+
+
+def _served(job: Job, notebook: Path) -> tuple[Job, Service | None]:
+    """Return the gateway's side for a notebook that serves one, and the job with a stand-in among its data if needed."""
+    contest = job.contest
+    if contest is None or not (gateway.serves(notebook) or (job.rerun and contest.gateway is not None)):
+        return job, None
+    entries = _entries(job, contest.place)
+    params = {} if contest.gateway is None else {"gateway": contest.gateway}
+    service = gateway.prepare(entries, params, contest.submission, job.folder / "gateway")
+    laid = {f"{contest.place}/{name}": path for name, path in (entries | service.laid()).items()}
+    others = [each for each in job.inputs if not f"{each[0]}/".startswith(f"{contest.place}/")]
+    return replace(job, inputs=(*others, *laid.items())), service
+
+
+def _entries(job: Job, place: str) -> dict[str, Path]:
+    """Return what lies at a place below /kaggle/input, by name."""
+    found: dict[str, Path] = {}
+    for at, source in job.inputs:
+        if at == place:
+            found |= {path.name: path for path in sorted(source.iterdir())}
+        elif at.startswith(f"{place}/"):
+            found[at.removeprefix(f"{place}/")] = source
+    return found
+
+
+def _collect(ran: Ran, submission: str) -> None:
+    """Lay what the gateway has written into the working folder, which is the output; a parquet file as CSV as well."""
+    for name in dict.fromkeys((submission, *WRITTEN)):
+        table = gateway.collect(ran, name)
+        if table is not None:
+            shutil.copyfile(table, ran.working / table.name)
 
 
 def _index(settings: IndexSettings) -> dict[str, str]:
@@ -131,9 +178,9 @@ def _kits(job: Job) -> Iterator[tuple[list[Path], dict[str, Any]]]:
                 yield archives, plan
 
 
-def _used(kits: list[tuple[list[Path], dict[str, Any]]], notebook: Path, chosen: Image) -> set[str]:
+def _used(kits: list[tuple[list[Path], dict[str, Any]]], code: Sequence[Path], chosen: Image) -> set[str]:
     """Return what of the image a run needs: provided to the kits, imported by the notebook or the packages."""
-    found, names = set(imports.of_files([notebook])), set()
+    found, names = set(imports.of_files(code)), set()
     for archives, plan in kits:
         names |= {str(item["name"]) for item in plan["provided"]}
         roots = [name for item in plan["install"] for name in item.get("imports", ())]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,8 @@ class LocalKaggle:
         self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
         finders: dict[str, Finder] = {"competition": self.catalog.mounted}
         finders["dataset"] = self._or_copy("dataset", self.datasets.mounted)
-        runs = KernelRuns(self.store, settings, runner, finders, self.faults)
+        rules = partial(self.store.read, "competitions")
+        runs = KernelRuns(self.store, settings, runner, finders, self.faults, rules)
         self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
         finders["kernel"] = self._or_copy("kernel", self.kernels.mounted)
         verbatim = Versions(self.store, settings, verbatim=True)

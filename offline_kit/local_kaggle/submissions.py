@@ -24,6 +24,7 @@ from offline_kit.local_kaggle.kernels import Kernels
 from offline_kit.local_kaggle.packing import packed
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.rehearsal.gateway_driver import TABLE
 
 _DAY = 86400
 _METRIC_SECONDS = 600.0
@@ -226,6 +227,9 @@ class Submissions:
                 late = "exceeded the max allowed" in result.failure
                 return {"state": "ERROR", "error": "Notebook Timeout" if late else "Notebook Threw Exception"}
             written = folder / "output" / record["fileName"]
+            as_csv = written.with_name(written.name + TABLE)
+            if as_csv.is_file() and competition["solution"].endswith(".csv"):
+                written = as_csv  # of a gateway's parquet file, as the metric reads tables
         if not written.is_file():
             return {"state": "ERROR", "error": "Submission CSV Not Found"}
         scores = _judged(competition, written, folder)

@@ -163,10 +163,10 @@ def write_standin(
     return package
 
 
-def scoring(bench: Bench, service: Service, root: str, first: Ran, folder: Path) -> Bench:
+def scoring(bench: Bench, service: Service, root: str, first: Path | None, folder: Path) -> Bench:
     """Return the bench of the second run: notebook and gateway as two processes, as when Kaggle scores.
 
-    `root` is where the competition's data is mounted, `first` the run in one process; the driver's files are
+    `root` is where the competition's data is mounted, `first` what the run in one process wrote; the driver's files are
     written into `folder`.
     """
     runtime = files.made(folder / "offline_kit" / "runtime")
@@ -176,9 +176,8 @@ def scoring(bench: Bench, service: Service, root: str, first: Ran, folder: Path)
         (runtime / f"{module}.py").write_text(resources.source(f"runtime/{module}"), encoding="utf-8")
     driver = "driver.py"
     (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
-    written = first.working / service.submission
-    if written.suffix == ".parquet" and written.is_file():
-        shutil.copyfile(written, folder / gateway_driver.FIRST)
+    if first and first.suffix == ".parquet" and first.is_file():
+        shutil.copyfile(first, folder / gateway_driver.FIRST)
     around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(dict(service.params)))
     return replace(bench, inputs=(*bench.inputs, Mount(inside=_PLACE, source=folder)), around=around)
 
@@ -224,10 +223,15 @@ def problem_of(ran: Ran) -> ProjectError | None:
 def collect(ran: Ran, submission: str) -> Path | None:
     """Lay the gateway's submission where a notebook's is looked for; returns it as CSV where it is none and can be."""
     written = ran.executed.parent / "gateway" / submission
-    if written.is_file():
+    if _is_regular(written):
+        (ran.working / submission).unlink(missing_ok=True)
         shutil.copyfile(written, ran.working / submission)
     table = written.with_name(written.name + gateway_driver.TABLE)
-    return table if table.is_file() else None
+    return table if _is_regular(table) else None
+
+
+def _is_regular(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()  # a box may leave links that lead out of it
 
 
 def notes_of(second: Ran, service: Service) -> tuple[str, ...]:

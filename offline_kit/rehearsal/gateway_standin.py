@@ -76,6 +76,20 @@ class Options:
         return cls(**said)
 
 
+def unknown_options(said: Any) -> list[str]:
+    """Return what is wrong with the options of a stand-in gateway; the name of a class of a real one is none."""
+    known = [each.name for each in fields(Options)]
+    if isinstance(said, str):
+        return []
+    if not isinstance(said, Mapping):
+        return [f"`gateway` must be a table of options or a text, not a {type(said).__name__}"]
+    return [
+        f"unknown option '{name}' of `gateway`; known: {', '.join(known)}"
+        for name in said
+        if name not in known
+    ]
+
+
 class _Server:
     package: Path = Path(__file__).parents[1]
 

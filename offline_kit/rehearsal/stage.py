@@ -220,7 +220,7 @@ def _scored(
     """Run a server's notebook once more, as when Kaggle scores; returns the run that counts, and its verdict."""
     report.step("once more with the gateway in a process of its own, as in the scoring run")
     place = ran.log.parents[1]
-    again = gateway.scoring(bench, service, inputs.data, ran, place / "driver")
+    again = gateway.scoring(bench, service, inputs.data, ran.working / service.submission, place / "driver")
     second = execution.run(again, chosen, place / "scoring", report=report)
     table = gateway.collect(second, service.submission)
     own = service.package is None

@@ -234,7 +234,13 @@ else:
 def adopted(folder: Path, predict: str = "predict") -> Path:
     """Write a project whose notebook is a person's own, for a competition with an inference server."""
     folder = project(folder)
-    cell = {"cell_type": "code", "id": "a", "metadata": {}, "outputs": [], "execution_count": None}
+    cell: dict[str, Any] = {
+        "cell_type": "code",
+        "id": "a",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
     cells = [{**cell, "source": ADOPTED.format(predict=predict)}]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     (folder / "mine.ipynb").write_text(
@@ -267,3 +273,65 @@ def test_a_notebook_of_ones_own_that_serves_a_method_is_stopped(tmp_path: Path) 
     done = rehearse(adopted(tmp_path / "project", predict="[].append"))
     assert done.code == 1
     assert "an endpoint listener must be a function" in done.err
+
+
+def contest(folder: Path, gateway_table: str = 'gateway = { batches = "pandas", rows = 4 }') -> Path:
+    """Give a project the folder of a competition whose hidden test set has other rows."""
+    place = folder / "competition"
+    (place / "hidden").mkdir(parents=True)
+    (folder / "input").replace(place / "public")
+    (folder / "input").symlink_to(place / "public")
+    hidden = range(100, 130)
+    (place / "hidden" / "test.csv").write_text("row_id,x\n" + "".join(f"r{n},{n}.5\n" for n in hidden))
+    (place / "hidden" / "sample_submission.csv").write_text(
+        "row_id,rain\n" + "".join(f"r{n},0.0\n" for n in hidden)
+    )
+    (place / "solution.csv").write_text(
+        "row_id,rain\n" + "".join(f"r{n},{3 * (n + 0.5) + n % 2}\n" for n in hidden)
+    )
+    (place / "competition.toml").write_text(
+        f'slug = "rainfall"\nmetric = "mean_absolute_error"\n{gateway_table}\n'
+    )
+    return place
+
+
+def ship(folder: Path) -> Done:
+    words = ("--to", "local", "--env", "current", "--wait", "--yes", "--json")
+    return run("ship", folder, *words, env={"OFFLINE_KIT_CACHE": str(folder.parent / "cache")})
+
+
+@pytest.mark.parametrize(
+    ("own", "submission"),
+    [
+        (False, "submission.csv"),
+        (True, "submission.parquet"),
+        pytest.param(True, "submission.csv", marks=pytest.mark.exhaustive),
+        pytest.param(False, "submission.parquet", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_a_server_competition_is_shipped_to_the_score(tmp_path: Path, own: bool, submission: str) -> None:
+    """The hidden run has a gateway, which asks for the hidden rows; half of them are wrong by one."""
+    folder = project(tmp_path / "project", submission=submission)
+    options = {"batches": "pandas", "rows": 4, "submission": submission}
+    table = "" if own else f'gateway = {{ batches = "pandas" }}\nsubmission = "{submission}"'
+    place = contest(folder, table)
+    if own:
+        gateway.write_standin(place / "public", options, name="Rain")
+    done = ship(folder).good()
+    assert "0.50000 (LOCAL)" in json.dumps(done.facts)
+
+
+def test_a_notebook_of_ones_own_is_shipped_to_the_score(tmp_path: Path) -> None:
+    """It serves the hidden run as well, without a word in competition.toml."""
+    folder = adopted(tmp_path / "project")
+    contest(folder)
+    assert "0.50000 (LOCAL)" in json.dumps(ship(folder).good().facts)
+
+
+def test_an_error_of_the_scoring_run_alone_ends_it(tmp_path: Path) -> None:
+    """Not as a timeout: the gateway hears of it, and the submission is an error."""
+    folder = project(tmp_path / "project", before='assert test["x"].iloc[0] < 100')
+    contest(folder)
+    done = ship(folder)
+    assert done.code == 1
+    assert "Notebook Threw Exception" in done.err
