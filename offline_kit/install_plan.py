@@ -1,8 +1,9 @@
 """The install plan: which exact files the notebook installs, and what it expects of the image."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 from offline_kit import import_names
 from offline_kit.errors import ProjectError
@@ -10,12 +11,14 @@ from offline_kit.image import Image
 from offline_kit.model import (
     Checkpoint,
     Fate,
+    Finding,
     Freeze,
     Member,
     OwnCode,
     Part,
     Pin,
     SettledSdist,
+    Severity,
     Wheel,
     Wheelhouse,
 )
@@ -68,6 +71,7 @@ def make(contents: Contents) -> str:
             hint="run the build again; if it persists, remove the freeze with --upgrade",
             details=lacking,
         )
+    _refuse_twins(own, {pin.name: wheels[pin.name] for pin in bundled if pin.name in wheels})
     items = [
         *(_from_sdist(settled[pin.name]) for pin in bundled if pin.name in settled),
         *(_from_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in settled),
@@ -96,6 +100,59 @@ def make(contents: Contents) -> str:
 
 def _listed(value: object) -> list[object]:
     return value if isinstance(value, list) else []
+
+
+def shadowed(contents: Contents) -> tuple[Finding, ...]:
+    """Return a warning for each bundled package whose import name an own module takes: the module wins."""
+    own = {
+        name: source.original
+        for source in contents.own.sources
+        for root in contents.own.roots
+        if (name := _module_name(source.original, root))
+    }
+    files = [(wheel, wheel.path) for wheel in contents.house.wheels]
+    files += [(each.wheel, each.wheel.path) for each in contents.settled if each.wheel]
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=own[name],
+            what=f"is imported as '{name}' instead of the kit's package {wheel.name} {wheel.version}, which has that name too",
+            remedy=f'rename the module if you need the package, or leave the package out: exclude = ["{wheel.name}"]',
+        )
+        for wheel, path in files
+        for name in import_names.of_wheel(path)
+        if name in own
+    )
+
+
+def _module_name(original: str, root: str) -> str:
+    """Return the top-level name that a file is imported as from a root; empty for none."""
+    inside = PurePosixPath(original)
+    if root != "." and not inside.is_relative_to(root):
+        return ""
+    parts = inside.relative_to(root).parts if root != "." else inside.parts
+    if len(parts) == 1 and parts[0].endswith(".py"):
+        return parts[0].removesuffix(".py")
+    return parts[0] if len(parts) == 2 and parts[1] == "__init__.py" else ""
+
+
+def _refuse_twins(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
+    """Raise ProjectError if a package of the kit would be installed over an own one of the same import name."""
+    tops = {name: wheel.name for wheel in own.values() for name in import_names.of_wheel(wheel.path)}
+    twins = [
+        (name, wheel)
+        for wheel in wheels.values()
+        for name in import_names.of_wheel(wheel.path)
+        if name in tops and wheel.name != tops[name]
+    ]
+    if twins:
+        raise ProjectError(
+            f"{len(twins)} packages of the kit have the import name of your own package",
+            hint=f'leave them out with exclude = ["{twins[0][1].name}"], or rename your package',
+            details=[
+                f"'{name}' is in {wheel.name} {wheel.version} and in {tops[name]}" for name, wheel in twins
+            ],
+        )
 
 
 def _from_wheel(wheel: Wheel, role: str) -> dict[str, object]:

@@ -14,6 +14,7 @@ from offline_kit import (
     files,
     homes,
     image,
+    install_plan,
     manifest,
     notebook,
     pip_settings,
@@ -199,6 +200,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         advice=trained.advice(seen),
         findings=(
             *seen.findings,
+            *install_plan.shadowed(contents),
             *trained.versions(seen, contents.freeze),
             *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
             *downloads.of_code(

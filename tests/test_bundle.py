@@ -646,6 +646,21 @@ def test_a_bundled_pin_without_a_file_is_named(contents: Contents, tmp_path: Pat
     assert caught.value.details == ("timm==1.0+cu1", "antlr4==4.9.3")
 
 
+def test_a_package_over_an_own_package_is_refused(tmp_path: Path) -> None:
+    """A package of the index with the import name of an own one would be installed over it: both are named."""
+    (tmp_path / "own").mkdir()
+    twin = wheel(tmp_path, "twin-1.0-py3-none-any.whl", "mine/__init__.py")
+    mine = wheel(tmp_path / "own", "mine-1.0-py3-none-any.whl", "mine/__init__.py")
+    both = replace(
+        Contents(freeze=freeze(pin("twin", "1.0")), image=everything(tmp_path / "x").image),
+        house=Wheelhouse(wheels=(twin,)),
+        own=OwnCode(wheels=(mine,)),
+    )
+    with pytest.raises(ProjectError, match="import name") as caught:
+        bundle.assemble(both, tmp_path / "out")
+    assert 'exclude = ["twin"]' in caught.value.hint
+
+
 def test_two_contents_under_one_name_are_refused(contents: Contents, tmp_path: Path) -> None:
     """A build wheel that differs from the bundled one of the same name is an error, an equal one is not."""
     same = wheel(tmp_path / "other", "antlr4-4.9.3-py3-none-any.whl", "antlr4/__init__.py")

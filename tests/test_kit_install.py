@@ -123,6 +123,22 @@ def test_a_failing_import_that_nobody_uses_is_a_warning(tmp_path: Path) -> None:
     assert "went on" not in said
 
 
+def test_own_modules_win_over_packages_of_the_same_name(tmp_path: Path) -> None:
+    """A module of the project, or one that the notebook wrote beside it, is imported instead of the kit's package."""
+    workshop = Workshop()
+    workshop.add_wheel("helpers", files={"helpers.py": "FROM = 'package'\n"})
+    workshop.add_wheel("written", files={"written.py": "FROM = 'package'\n"})
+    workshop.add_wheel("plain", files={"plain.py": "FROM = 'package'\n"})
+    workshop.add("code/src/helpers.py", b"FROM = 'project'\n", "source")
+    workshop.plan["roots"] = ["src", "."]
+    (tmp_path / "written.py").write_text("FROM = 'notebook'\n")
+    lines = "import helpers, written, plain; print('it is', helpers.FROM, written.FROM, plain.FROM)"
+    children = "import subprocess; print(subprocess.run([sys.executable, '-c', 'import helpers; print(helpers.FROM, 1)'], capture_output=True, text=True).stdout)"
+    said = run(workshop, tmp_path, "uv", f"{lines}; {children}", before="sys.path.insert(0, '')")
+    assert "it is project notebook package" in said, said
+    assert "project 1" in said
+
+
 def test_what_was_imported_too_early_is_told(tmp_path: Path) -> None:
     """A package of the image that is loaded already cannot be replaced in this process: a warning names it."""
     workshop = Workshop()
@@ -148,14 +164,14 @@ def test_namespaces_and_path_files_work(tmp_path: Path) -> None:
     assert "\n6\n" in run(workshop, tmp_path, "uv", after, before)
 
 
-def test_own_modules_stand_behind_the_overlay_and_before_the_image(tmp_path: Path) -> None:
+def test_own_modules_stand_before_the_image(tmp_path: Path) -> None:
     """Folders of modules import in the notebook, and win over the image's packages of the same name."""
     workshop = Workshop()
     workshop.add_wheel("alpha")
     workshop.add("code/src/colorsys.py", b"MINE = 'yes'\n", "source")
     workshop.plan["roots"] = ["src"]
-    said = run(workshop, tmp_path, "uv", "import colorsys; print(colorsys.MINE); print(sys.path[:2])")
-    assert f"yes\n['{tmp_path}/scratch/site', '{tmp_path}/scratch/kit/code/src']" in said, said
+    said = run(workshop, tmp_path, "uv", "import colorsys; print(colorsys.MINE); print(sys.path[:3])")
+    assert f"yes\n['', '{tmp_path}/scratch/kit/code/src', '{tmp_path}/scratch/site']" in said, said
 
 
 def test_a_kit_without_packages_needs_no_installer(tmp_path: Path) -> None:

@@ -334,12 +334,17 @@ def _run(command: Sequence[str], failure: str) -> None:
 
 
 def activate(overlay: Path, roots: Sequence[Path]) -> None:
-    """Put the overlay and the folders of the project's own modules first, for this process and its children."""
+    """Put the project's own modules and then the overlay first, for this process and its children.
+
+    As for a script that runs beside them, own modules win over packages of the same name; so do those that the
+    notebook wrote into its working folder, where Jupyter has that on sys.path.
+    """
     before = list(sys.path)
     site.addsitedir(str(overlay))  # unlike a plain sys.path entry, it runs the .pth files
     added = [entry for entry in sys.path if entry not in before]
-    front = list(dict.fromkeys([str(overlay), *map(str, roots), *added]))
-    sys.path[:] = front + [entry for entry in sys.path if entry not in front]
+    front = list(dict.fromkeys([*map(str, roots), str(overlay), *added]))
+    here = [entry for entry in before if entry in ("", str(Path.cwd()))]
+    sys.path[:] = list(dict.fromkeys([*here, *front, *sys.path]))
     inherited = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(front + inherited))
     os.environ["PATH"] = os.pathsep.join(
