@@ -55,6 +55,20 @@ def assemble(
     return kit
 
 
+def outline(
+    contents: Contents, folder: Path, *, also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {}
+) -> Kit:
+    """Write manifests, freeze and notebook of a kit, and none of its files: enough to plan a push."""
+    layout = arrange(contents)
+    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    texts = {"requirements.txt": contents.freeze.text, **also(kit)}
+    for part in kit.parts:
+        kit.part_folder(part).mkdir(parents=True, exist_ok=True)
+        manifest.write(kit.part_folder(part), part)
+    _refresh(texts, folder)
+    return kit
+
+
 OURS = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
 """What a kit's folder holds."""
 

@@ -1,7 +1,9 @@
 """The order of the stages, what each hands the next, and what needs no doing again."""
 
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,19 +175,9 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config = seen.config
     with files.locked(files.made_apart(config.out.parent) / f".{config.out.name}.lock"):
-        contents = _contents(seen, base, upgrade=upgrade, report=report)
+        contents = _contents(seen, base, upgrade=upgrade, keep=True, report=report)
+        texts = _notebook_texts(seen, base, report)
         before = _kit_id(config.out)
-
-        def texts(kit: Kit) -> dict[str, str]:
-            target = replace(trained.target(config, seen), homes=homes.of(config))
-            rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
-            models = [*rendered.metadata["model_sources"], *homes.pinned(config, kit)]
-            rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
-            made = rendered.texts()
-            uploaded_secrets.check_notebook(config, made, report)
-            made |= notebook.edited_copies(config.out / "notebook", rendered, report)
-            return {f"notebook/{name}": text for name, text in made.items()}
-
         by_function = config.notebook.template in ("server", "function")
         try:
             kit = bundle.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
@@ -213,6 +205,41 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         ),
         seconds=time.monotonic() - began,
     )
+
+
+@contextmanager
+def outlined(
+    config: Config, *, upgrade: bool = False, report: Reporter = SILENT
+) -> Iterator[tuple[Plan, Kit]]:
+    """Give the plan of a build, and its kit: manifests and notebook, in a folder that goes with the block.
+
+    Writes nothing into the project; packages are fetched into the cache, since only then their bytes are known.
+    """
+    check_project(config)
+    base = ground(config)
+    seen = trained.look(config, base.image, cache=base.cache, report=report)
+    contents = _contents(seen, base, upgrade=upgrade, keep=False, report=report)
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        kit = bundle.outline(contents, Path(folder), also=_notebook_texts(seen, base, report))
+        found = seen.checkpoints
+        yield Plan(image=base.image, freeze=contents.freeze, checkpoints=found, config=seen.config), kit
+
+
+def _notebook_texts(seen: Trained, base: Ground, report: Reporter) -> Callable[[Kit], dict[str, str]]:
+    """Return what renders a kit's notebook, by the names of the files in the kit's folder."""
+    config = seen.config
+
+    def texts(kit: Kit) -> dict[str, str]:
+        target = replace(trained.target(config, seen), homes=homes.of(config))
+        rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
+        models = [*rendered.metadata["model_sources"], *homes.pinned(config, kit)]
+        rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
+        made = rendered.texts()
+        uploaded_secrets.check_notebook(config, made, report)
+        made |= notebook.edited_copies(config.out / "notebook", rendered, report)
+        return {f"notebook/{name}": text for name, text in made.items()}
+
+    return texts
 
 
 def check_project(config: Config) -> None:
@@ -260,13 +287,13 @@ def _check_notebook(config: Config, base: Ground) -> None:
     notebook.check(config.notebook, base.image, trained.target(config), weights=bool(config.checkpoints))
 
 
-def _contents(seen: Trained, base: Ground, *, upgrade: bool, report: Reporter) -> bundle.Contents:
+def _contents(seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report: Reporter) -> bundle.Contents:
     config = seen.config
     own = _own_code(config, base, report)
     uploaded_secrets.check(config, own, (*seen.checkpoints, *seen.preprocessing), report)
     if base.chained:
         return _chained(seen, base, base.chained, own)
-    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=True, report=report)
+    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
     # requirements files may name indexes of their own
     settings = freezing.index_settings(config.requirements, config.project, base.settings)
     index = Index(settings, cache=base.cache)

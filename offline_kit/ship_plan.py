@@ -22,18 +22,18 @@ class ShipPlan:
 
     build: pipeline.Plan
     """What a build would put into the kit."""
-    kit: Kit | None
-    """The kit as it lies there, which the steps below are about; None where none was built yet, or a new one would be."""
+    kit: Kit
+    """The kit that a build would make, which the steps below are about."""
     outdated: str
-    """The id of the kit that lies there and would be replaced; empty where it stands or there is none."""
+    """The id of the existing kit that would be replaced; empty if it stays or there is none."""
     changed: tuple[str, ...]
     """What a build would take otherwise than that kit has it."""
     rehearsal: str
     """What would become of the rehearsal."""
-    data: PushPlan | None
-    """The push of the kit's data; None without a kit."""
-    notebook: NotebookPlan | None
-    """The push of its notebook; None without a kit."""
+    data: PushPlan
+    """The push of the kit's data."""
+    notebook: NotebookPlan
+    """The push of its notebook."""
     disturbed: tuple[str, ...]
     """Submissions under way that new data would spoil."""
     submission: SubmitPlan
@@ -43,27 +43,26 @@ class ShipPlan:
 def plan(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) -> ShipPlan:
     """Look at everything, write no kit and send nothing; raises what stands against shipping already now."""
     contest = ship.competition_of(port)
-    built = pipeline.plan(config, upgrade=orders.upgrade, report=report)
     try:
-        kit = shipping.checked(pipeline.kit_of(config))
-    except ProjectError as error:
-        report.note(f"{error.what}: what would be pushed is known when it is built")
-        kit = None
-    changed = stale.changes(config, kit, built.freeze) if kit else ()
-    outdated, kit = (kit.id, None) if kit and changed else ("", kit)
-    data = shipping.plan_data(port, kit, orders.data, report) if kit else None
-    notebook = shipping.plan_notebook(port, kit, report) if kit else None
-    return ShipPlan(
-        build=built,
-        kit=kit,
-        outdated=outdated,
-        changed=changed,
-        rehearsal=_rehearsal(config, kit, orders),
-        data=data,
-        notebook=notebook,
-        disturbed=shipping.disturbed(port, kit, data) if kit and data else (),
-        submission=_submission(port, kit, notebook, contest, orders, report),
-    )
+        existing: Kit | None = shipping.checked(pipeline.kit_of(config))
+    except ProjectError:
+        existing = None  # none yet, or a damaged one, which a build replaces
+    with pipeline.outlined(config, upgrade=orders.upgrade, report=report) as (built, kit):
+        changed = stale.changes(config, existing, built.freeze) if existing else ()
+        stands = existing if existing and not changed and existing.id == kit.id else None
+        data = shipping.plan_data(port, kit, orders.data, report)
+        notebook = shipping.plan_notebook(port, kit, report)
+        return ShipPlan(
+            build=built,
+            kit=kit,
+            outdated=existing.id if existing and not stands else "",
+            changed=changed,
+            rehearsal=_rehearsal(config, stands, orders),
+            data=data,
+            notebook=notebook,
+            disturbed=shipping.disturbed(port, kit, data),
+            submission=_submission(port, kit, notebook, contest, orders, report),
+        )
 
 
 def _rehearsal(config: Config, kit: Kit | None, orders: Orders) -> str:
@@ -76,19 +75,19 @@ def _rehearsal(config: Config, kit: Kit | None, orders: Orders) -> str:
 
 def _submission(
     port: Port,
-    kit: Kit | None,
-    notebook: NotebookPlan | None,
+    kit: Kit,
+    notebook: NotebookPlan,
     contest: Competition,
     orders: Orders,
     report: Reporter,
 ) -> SubmitPlan:
     """Return the submission of a version whose run is complete, else what is known of it before."""
-    if kit and notebook and notebook.version:
+    if notebook.version:
         run = port.kaggle.run(notebook.new.ref, notebook.version)
         if run and run.state == "complete":
             request = ship.request_of(port, kit, notebook.version, orders.sending)
             return ship.plan_submission(port, request, report)
-    ref = notebook.new.ref if notebook else ""
+    ref = notebook.new.ref
     config = port.config
     return SubmitPlan(
         request=SubmitRequest(

@@ -230,7 +230,7 @@ def checked(kit: Kit) -> Kit:
 def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
     homes.check(port.config, port.account.username, local=port.local)
-    whole = port.in_datasets(_asked(checked(kit), wishes))
+    whole = port.in_datasets(_asked(kit, wishes))
     for part, ref in _models(port, kit):
         found = models.plan(kit, part, ref, port.kaggle, port.ways, wishes, report)
         report.note(f"the model '{ref}': {found.action.value}, {found.why}")

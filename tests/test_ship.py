@@ -123,10 +123,13 @@ def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> 
         retrain(here.project, b"9")
         kit = here.kit.id
         changed = here.run("ship", *here.to, "--dry-run", "--json").good().facts
-        assert (changed["kit"], changed["outdated"], changed["parts"]) == (None, kit, [])
+        planned = changed["parts"][0]
+        assert (changed["outdated"], planned["action"], planned["files"]) == (kit, "create", 4)
+        assert (here.kit.id, planned["bytes"] > WEIGHTS) == (kit, True)
         assert changed["rehearsal"].startswith("to be done")
         here.run("build").good()
         kit = here.kit.id
+        assert changed["kit"] == kit
         told = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good()
         facts = told.facts
         assert (facts["dry_run"], facts["rehearsal"]) == (True, "none, as asked")
@@ -142,7 +145,7 @@ def test_a_dry_run_says_what_each_step_would_do(tmp_path: Path, built: Path) -> 
 
 @pytest.mark.slow
 def test_a_dry_run_after_a_change_answers_nothing_for_the_old_kit(tmp_path: Path, built: Path) -> None:
-    """What changed is named; of the kit that lies there neither rehearsal, push nor submission is told as done."""
+    """What changed is named; the push that is planned is of the new kit, and no submission is told as done."""
     with yard(tmp_path, built) as here:
         here.ship().good()
         same = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--json").good().facts
@@ -155,13 +158,14 @@ def test_a_dry_run_after_a_change_answers_nothing_for_the_old_kit(tmp_path: Path
             "the notebook's configuration, template or code changed",
         ]
         assert f"since kit {here.kit.id[:12]}: a new kit would be built, rehearsed, pushed" in told.err
-        assert (told.facts["kit"], told.facts["parts"], told.facts["notebook"]) == (None, [], None)
+        assert (told.facts["parts"][0]["action"], told.facts["notebook"]["action"]) == ("version", "version")
+        assert told.facts["kit"] != here.kit.id
         assert (told.facts["submission"]["already"], told.facts["submission"]["version"]) == (None, 0)
 
 
 @pytest.mark.slow
 def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
-    """By `status`, `submit` and `push --dry-run`, which are about the kit as it lies there; not where nothing changed."""
+    """By `status`, `submit` and `push --no-build --dry-run`, which are about the existing kit; not if nothing changed."""
     here.push().good()
     assert "after this kit was built" not in here.run("status").good().out
     assert "newer" not in here.run("submit", *here.to, "--dry-run").good().err
@@ -169,8 +173,8 @@ def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
     line = "'model.ckpt' changed after this kit was built: 'offline-kit ship' takes it along"
     assert here.run("status", "--json").good().facts["newer"] == [line]
     assert line in here.run("status").good().out
-    for command in ("submit", "push"):
-        said = here.run(command, *here.to, "--dry-run").good().err
+    for command in (("submit",), ("push", "--no-build")):
+        said = here.run(*command, *here.to, "--dry-run").good().err
         assert f"{line.partition(':')[0]}: 'offline-kit ship --to local" in said
     retrain(here.project, b"1")
     here.params("other = 1")
@@ -182,13 +186,27 @@ def test_what_is_newer_than_the_kit_is_told(here: Yard) -> None:
     assert "  newer  " not in here.run("status").good().out, "the flags that it was made with are not known"
 
 
+def test_a_planned_push_is_the_push(here: Yard) -> None:
+    """After a change, `push --dry-run` names the bytes that the push then sends, and writes nothing into the project."""
+    here.push().good()
+    before = here.uploaded()
+    retrain(here.project, b"8")
+    lying = {path: path.stat().st_mtime_ns for path in here.project.rglob("*")}
+    (planned,) = here.run("push", *here.to, "--dry-run", "--json").good().facts["parts"]
+    assert {path: path.stat().st_mtime_ns for path in here.project.rglob("*")} == lying
+    assert (here.uploaded(), planned["action"]) == (before, "version")
+    here.push().good()
+    marker = here.kit.folder / "dataset" / "offline-kit.json"
+    assert here.uploaded() - before == planned["bytes"] + marker.stat().st_size
+
+
 @pytest.mark.slow
 def test_a_dry_run_without_a_kit(here: Yard) -> None:
-    """What would be pushed is not known then; the build and the submissions left are."""
+    """Parts, bytes and files are those of the kit that would be built, and nothing is written."""
     words = ("--no-rehearsal", "--dry-run", "--out", str(here.bench.folder / "nowhere"))
     told = here.run("ship", *here.to, *words, "--json").good()
-    assert (told.facts["kit"], told.facts["parts"], told.facts["submission"]["left"]) == (None, [], 5)
-    assert "once it is built" in told.err
+    (part,) = told.facts["parts"]
+    assert (part["action"], part["files"], told.facts["submission"]["left"]) == ("create", 4, 5)
     assert not (here.bench.folder / "nowhere").exists()
 
 

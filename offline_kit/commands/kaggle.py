@@ -65,11 +65,12 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
     in_current = current(env, to, at)
     config = load_config(project, flags)
-    # A dry run writes nothing: it is about the kit that lies there.
-    kit = kit_of(config, console, as_it_lies=no_build or dry_run, upgrade=upgrade)
-    with port_of(config, to, at, console, current=in_current) as port:
+    with (
+        kit_of(config, console, no_build=no_build, dry_run=dry_run, upgrade=upgrade) as kit,
+        port_of(config, to, at, console, current=in_current) as port,
+    ):
         if dry_run:
-            for line in stale.told(config, kit):
+            for line in stale.told(config, kit) if no_build else ():
                 console.warn(line)
             plan = shipping.plan_data(port, kit, wishes, console)
             cells = None if data_only else shipping.plan_notebook(port, kit, console)

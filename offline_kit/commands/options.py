@@ -216,13 +216,20 @@ def asking(console: Console, *, yes: bool) -> "Asking":
     return Asking(yes=yes, confirm=console.confirm, alone=not console.asks())
 
 
-def kit_of(config: "Config", console: Console, *, as_it_lies: bool, upgrade: bool) -> "Kit":
-    """Return the kit as it lies there, or build what changed of it first."""
-    from offline_kit import pipeline
+@contextmanager
+def kit_of(
+    config: "Config", console: Console, *, no_build: bool, dry_run: bool, upgrade: bool
+) -> "Iterator[Kit]":
+    """Give the existing kit, or the one that is built first; in a dry run its outline, writing nothing."""
+    from offline_kit import pipeline, shipping
 
-    if as_it_lies:
-        return pipeline.kit_of(config)
-    return pipeline.build(config, upgrade=upgrade, report=console).kit
+    if no_build:
+        yield shipping.checked(pipeline.kit_of(config))
+    elif dry_run:
+        with pipeline.outlined(config, upgrade=upgrade, report=console) as (_, kit):
+            yield kit
+    else:
+        yield pipeline.build(config, upgrade=upgrade, report=console).kit
 
 
 @contextmanager

@@ -42,11 +42,12 @@ def show_push_plan(
 
 def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
     rows = [
-        (part.part.name, part.ref, str(part.action), human_size(part.size), part.why) for part in plan.parts
+        (part.part.name, part.ref, str(part.action), str(part.files), human_size(part.size), part.why)
+        for part in plan.parts
     ]
     if notebook:
-        rows.append(("notebook", notebook.new.ref, notebook.action, "", notebook.why))
-    console.table("A push would", ["part", "to", "do", "bytes", "why"], rows)
+        rows.append(("notebook", notebook.new.ref, notebook.action, "", "", notebook.why))
+    console.table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
     for part in plan.parts:
         for name in part.dropped:
             console.note(f"'{part.ref}' would lose '{name}'")
@@ -61,6 +62,7 @@ def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, A
             "dataset": part.ref,
             "action": part.action.value,
             "bytes": part.size,
+            "files": part.files,
             "why": part.why,
             "dropped": list(part.dropped),
         }
@@ -76,15 +78,12 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
     """Show what each step of shipping would do; `build` are the facts of what was shown of the build."""
     if plan.outdated:
         console.step(
-            f"{', '.join(plan.changed[:5])} since kit {plan.outdated[:12]}: a new kit would be built, rehearsed,"
-            " pushed and submitted"
+            f"{', '.join(plan.changed[:5]) or 'content changed'} since kit {plan.outdated[:12]}: a new kit"
+            " would be built, rehearsed, pushed and submitted"
         )
     console.step(f"rehearsal: {plan.rehearsal}")
-    if plan.kit and plan.data:
-        console.step(f"kit {plan.kit.id[:12]} is what a build would make")
-        _say_push_plan(plan.data, plan.notebook, console)
-    else:
-        console.step("push: all of the kit, once it is built")
+    console.step(f"kit {plan.kit.id[:12]} is what a build would make")
+    _say_push_plan(plan.data, plan.notebook, console)
     for line in plan.disturbed:
         console.warn(line)
     made = plan.submission
@@ -95,14 +94,13 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
         rows = [row for row in made.facts() if row[0] not in ("notebook", "message")]
         console.facts("To be submitted when its run is complete", rows)
     console.step("nothing was built, sent or submitted")
-    pushed = _push_plan(plan.data, plan.notebook) if plan.data else {"parts": [], "notebook": None}
     told = {
         "build": build,
-        "kit": plan.kit.id if plan.kit else None,
+        "kit": plan.kit.id,
         "outdated": plan.outdated or None,
         "changed": list(plan.changed),
         "rehearsal": plan.rehearsal,
-        **pushed,
+        **_push_plan(plan.data, plan.notebook),
         "disturbed": list(plan.disturbed),
         "submission": _submit_plan(made),
     }
