@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from offline_kit.errors import close_to
-from offline_kit.kaggle_names import SOURCES, is_source
+from offline_kit.kaggle_names import SOURCES, is_source, split_model
 
 _ORIGINS = ("dataset", "notebook", "model")
 """Kinds of sources that trained files come from."""
@@ -27,6 +27,16 @@ Check = Callable[[Any], str]
 
 def _text(value: Any) -> str:
     return "" if isinstance(value, str) else "must be a string"
+
+
+def _model(value: Any) -> str:
+    if not isinstance(value, str):
+        return "must be a text"
+    try:
+        split_model(value or "none")
+    except ValueError as error:
+        return f"is not understood: {error}"
+    return ""
 
 
 def _texts(value: Any) -> str:
@@ -113,7 +123,7 @@ KEYS: dict[str, Check] = {
     "slim": _flag,
     "precision": _one_of("keep", "half"),
     "weights_format": _one_of("keep", "safetensors"),
-    "publish_model": _text,
+    "publish_model": _model,
     "exclude": _names,
     "include": _names,
     "replace": _names,

@@ -6,12 +6,11 @@ from offline_kit import manifest
 from offline_kit.chained import house
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
+from offline_kit.kaggle_names import split_model
 from offline_kit.model import Kit
 
 MODEL_PART = "checkpoints"
 """The part that may be a model."""
-VARIATION = "other/checkpoints"
-"""Framework and variation of the model that holds a kit's checkpoints."""
 _NOBODY = "you"  # the owner is known at the push
 
 
@@ -41,7 +40,8 @@ def pinned(config: Config, kit: Kit) -> tuple[str, ...]:
         return ()
     if _weights(before) != _weights(kit):
         return ()
-    ours = f"/{config.publish_model.rpartition('/')[2]}/{VARIATION}/"
+    _, slug, variation = split_model(config.publish_model)
+    ours = f"/{slug}/{variation}/"
     return tuple(str(each) for each in metadata.get("model_sources") or () if ours in str(each))
 
 
@@ -57,6 +57,6 @@ def of(config: Config) -> dict[str, str]:
     record = house.read(config.project)
     found = {house.PART: record.home} if record and record.files else {}
     if config.publish_model:
-        owner, _, slug = config.publish_model.rpartition("/")
-        found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{VARIATION}/1"
+        owner, slug, variation = split_model(config.publish_model)
+        found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
     return found

@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
+from offline_kit.errors import close_to
+
 HARMLESS = ".xyz"
 """Put behind archive suffixes: the classic recipe's way to keep an archive whole."""
 MARKER = "offline-kit.json"
@@ -158,6 +160,49 @@ def _place(path: PurePosixPath, folders: dict[str, str], taken: dict[str, set[st
 def is_source(kind: str, ref: str) -> bool:
     """Tell whether Kaggle takes a reference for a source of this kind, one of SOURCES."""
     return kind in SOURCES and re.fullmatch(SOURCES[kind][0], ref) is not None
+
+
+_FRAMEWORKS = {
+    name.lower(): name
+    for name in (
+        *(
+            "tensorFlow1",
+            "tensorFlow2",
+            "tfLite",
+            "tfJs",
+            "pyTorch",
+            "jax",
+            "flax",
+            "pax",
+            "maxText",
+            "gemmaCpp",
+        ),
+        *("ggml", "gguf", "coral", "scikitLearn", "mxnet", "onnx", "keras", "transformers", "other"),
+        *("tensorRtLlm", "triton", "vllm"),
+    )
+}
+"""Frameworks of Kaggle Models as kernel-metadata.json spells them, by their lower case (kagglesdk, ModelFramework)."""
+
+
+def split_model(text: str) -> tuple[str, str, str]:
+    """Return owner ("" for none), slug and "framework/variation" of a model as `publish_model` names it.
+
+    That is "[owner/]slug" or "[owner/]slug/framework/variation". Raises ValueError that says what is wrong.
+    """
+    words = text.split("/")
+    if not all(words) or len(words) > 4:
+        raise ValueError(f'\'{text}\' is no model: write "slug" or "slug/framework/variation"')
+    framework, variation = words[-2:] if len(words) > 2 else ("other", "checkpoints")
+    named = words[:-2] if len(words) > 2 else words
+    spelled = _FRAMEWORKS.get(framework.lower())
+    if spelled is None:
+        guess = (
+            close_to(framework, list(_FRAMEWORKS.values())) or f": one of {', '.join(_FRAMEWORKS.values())}"
+        )
+        raise ValueError(f"Kaggle Models have no framework '{framework}'{guess}")
+    if not is_source("model", f"owner/model/{spelled}/{variation}/1"):
+        raise ValueError(f"'{variation}' is no name for a model's variation: use letters, digits and hyphens")
+    return "/".join(named[:-1]), named[-1], f"{spelled}/{variation}"
 
 
 def slug_of(title: str) -> str:

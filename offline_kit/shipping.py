@@ -273,7 +273,7 @@ def _models(port: Port, kit: Kit) -> tuple[tuple[Part, str], ...]:
     wanted = port.config.publish_model
     if not wanted:
         return ()
-    ref = models.target(wanted, homes.VARIATION, port.account)
+    ref = models.target(wanted, port.account)
     return tuple((part, ref) for part in kit.parts if part.name == homes.MODEL_PART)
 
 

@@ -10,6 +10,7 @@ from offline_kit.config import Config
 from offline_kit.errors import OfflineKitError
 from offline_kit.files import sha256_of
 from offline_kit.freeze import stage as freezing
+from offline_kit.kaggle_names import split_model
 from offline_kit.model import Freeze, Kit, OwnCode, Role
 from offline_kit.own import code as own_code
 from offline_kit.pipeline import Ground
@@ -118,7 +119,7 @@ def _same_notebook(seen: Trained, base: Ground, kit: Kit) -> bool:
 
 def _unpinned(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Leave out the version of our own model: a push writes it there."""
-    slug = config.publish_model.rpartition("/")[2]
-    ours = f"/{slug}/{homes.VARIATION}/"
+    _, slug, variation = split_model(config.publish_model) if config.publish_model else ("", "", "")
+    ours = f"/{slug}/{variation}/"
     models = (str(each) for each in metadata.get("model_sources") or ())
     return {**metadata, "model_sources": [each for each in models if not (slug and ours in each)]}

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -167,7 +169,7 @@ def test_a_public_model_is_never_written_to(bench: Bench, alice: Client, tmp_pat
 def test_names_that_cannot_be(wanted: str, says: str) -> None:
     """A model of somebody else and a slug that Kaggle would not take are refused beforehand."""
     with pytest.raises(UsageError) as caught:
-        models.target(wanted, "other/checkpoints", Account(username="alice", method="", client=""))
+        models.target(wanted, Account(username="alice", method="", client=""))
     assert any(says in line for line in caught.value.details)
 
 
@@ -240,6 +242,40 @@ def here(tmp_path: Path) -> Iterator[Yard]:
 
 
 MINE = "local/small-weights/other/checkpoints"
+
+
+@pytest.mark.slow
+def test_ship_names_framework_and_variation(tmp_path: Path) -> None:
+    """As Kaggle's page of a model has them, in any case; the notebook attaches that variation."""
+    project = make_project(
+        tmp_path / "one" / "project", more='publish_model = "small-weights/PYTORCH/folds"\n'
+    )
+    with yard(tmp_path, project) as here:
+        parts = here.ship("--json").good().facts["parts"]
+        assert "local/small-weights/pyTorch/folds" in {each["dataset"] for each in parts}
+        assert pinned(here, 1) == ["local/small-weights/pyTorch/folds/1"]
+        before = here.uploaded()
+        here.ship().good()
+        assert (here.uploaded(), here.notebooks()) == (before, [1])
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ("a-model/torch/folds", "pyTorch"),
+        ("a/b/c/d/e", "slug/framework/variation"),
+        ("a-model//folds", "slug/framework/variation"),
+        ("a-model/pyTorch/my folds", "'my folds'"),
+    ],
+)
+def test_a_variation_that_kaggle_has_not_is_refused_at_once(tmp_path: Path, said: str, words: str) -> None:
+    """By every command, with the words that are right."""
+    (tmp_path / "offline-kit.toml").write_text(f'image = "local"\npublish_model = "{said}"\n')
+    argv = [sys.executable, "-m", "offline_kit", "build", str(tmp_path)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 2
+    assert "publish_model" in done.stderr
+    assert words in " ".join(done.stderr.split())
 
 
 def pinned(here: Yard, version: int) -> list[str]:

@@ -17,7 +17,7 @@ from offline_kit.kaggle_gateway.nouns import (
     NewModelVersion,
     RemoteModel,
 )
-from offline_kit.kaggle_names import slug_problems
+from offline_kit.kaggle_names import slug_problems, split_model
 from offline_kit.model import Kit, Part
 from offline_kit.patience import PassingError
 from offline_kit.push import parts_elsewhere, sending
@@ -81,12 +81,12 @@ class PushedModel:
     """The model's page."""
 
 
-def target(wanted: str, variation: str, account: Account) -> str:
-    """Return "owner/model/framework/variation" of a configured "slug" or "owner/slug".
+def target(wanted: str, account: Account) -> str:
+    """Return "owner/model/framework/variation" of a model as `publish_model` names it.
 
     Raises UsageError where the account is not the owner, or Kaggle would not take the slug.
     """
-    owner, _, slug = wanted.rpartition("/")
+    owner, slug, variation = split_model(wanted)
     problems = list(slug_problems(slug))
     if owner and owner.lower() != account.username.lower():
         problems.append(f"it belongs to '{owner}', and these credentials to '{account.username}'")
