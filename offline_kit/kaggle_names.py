@@ -11,8 +11,6 @@ import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
 
-from offline_kit.errors import close_to
-
 HARMLESS = ".xyz"
 """Put behind archive suffixes: the classic recipe's way to keep an archive whole."""
 MARKER = "offline-kit.json"
@@ -196,10 +194,8 @@ def split_model(text: str) -> tuple[str, str, str]:
     named = words[:-2] if len(words) > 2 else words
     spelled = _FRAMEWORKS.get(framework.lower())
     if spelled is None:
-        guess = (
-            close_to(framework, list(_FRAMEWORKS.values())) or f": one of {', '.join(_FRAMEWORKS.values())}"
-        )
-        raise ValueError(f"Kaggle Models have no framework '{framework}'{guess}")
+        known = ", ".join(_FRAMEWORKS.values())
+        raise ValueError(f"Kaggle Models have no framework '{framework}'; one of {known}")
     if not is_source("model", f"owner/model/{spelled}/{variation}/1"):
         raise ValueError(f"'{variation}' is no name for a model's variation: use letters, digits and hyphens")
     return "/".join(named[:-1]), named[-1], f"{spelled}/{variation}"
