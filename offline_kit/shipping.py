@@ -25,6 +25,7 @@ from offline_kit.push.memory import Memory
 from offline_kit.push.notebooks import NotebookPlan, PushedNotebook
 from offline_kit.push.queued import Queued
 from offline_kit.push.runs import Finished
+from offline_kit.push.waiting import WAITING, Waiting
 from offline_kit.push.ways import Ways
 from offline_kit.rehearsal import stage as rehearsing
 from offline_kit.rehearsal.environments import Workshop
@@ -34,6 +35,7 @@ LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
 """Variable that holds the address of a running local Kaggle."""
 
 
+_LOCAL_PAUSE = 1.0  # longest seconds between two polls of a local Kaggle
 _WORTH_TELLING = 2.0  # seconds of a wait that Kaggle asks for
 LEDGER = "submissions.jsonl"
 LAST_PUSH, LAST_RUN = "last-push", "last-run"
@@ -147,7 +149,7 @@ def _served(project: Path | None, *, current: bool) -> Iterator[str]:
         competitions=(competition,) if competition else (),
         project=project,
     )
-    with start.running(wanted, SandboxRunner(workshop, current=current)) as server:
+    with start.running(wanted, SandboxRunner(workshop, current=current, project=project)) as server:
         yield server.url
 
 
@@ -171,12 +173,17 @@ def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Po
                 kaggle=kaggle,
                 account=account,
                 local=bool(there.local),
-                ways=Ways(state=state),
+                ways=Ways(state=state, waiting=_waiting(there)),
                 ledger=Ledger(ledger_path(config, state, local=bool(there.local))),
                 memory=Memory(state),
             )
         finally:
             files.keep_from_git(_memories(config))  # addresses of uploads are among what is remembered
+
+
+def _waiting(there: Where) -> Waiting:
+    """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
+    return replace(WAITING, longest=min(WAITING.longest, _LOCAL_PAUSE)) if there.local else WAITING
 
 
 @contextmanager

@@ -190,6 +190,7 @@ FLOORS: list[set[str]] = [
     },
     {"adopting.looking"},
     {"adopting.rendering"},
+    {"rehearsal.missing_packages"},
     {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
     {
         "freeze.stage",

@@ -164,7 +164,7 @@ def test_wheels_that_cannot_run_here_are_named_unless_an_sdist_stands_in() -> No
         {**plain, "name": "c", "wheel": "c-1-py3-none-any.whl", "sdist": None},
         {**plain, "name": "d", "wheel": None, "sdist": "d-1.tar.gz"},
     )
-    whole = plan.Plan(python="3.13", install=install, provided={})
+    whole = plan.Plan(image="", python="3.13", install=install, provided={})
     here = kernel._tags(image(), running=True)
     assert plan.unfit(whole, here) == ("a-1-cp399-cp399-linux_x86_64.whl",)
     assert plan.built_from_sdist(whole, here) == ("b",)

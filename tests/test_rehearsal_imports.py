@@ -91,3 +91,19 @@ def test_scripts_that_a_cell_writes_are_read(tmp_path: Path, cell: str) -> None:
 def test_other_written_files_import_nothing(tmp_path: Path, cell: str) -> None:
     """Text that is no Python file, and a script that does not parse, add no imports and hide none."""
     assert imports.of_files([notebook_of(tmp_path, cell, "import json")]) - {"pathlib"} == {"json"}
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("import pandas as pd\npd.read_parquet('a')", {"pandas", "pyarrow"}),
+        ("import polars as pl\npl.read_csv('a').to_pandas()", {"polars", "pyarrow"}),
+        ("from pandas import read_hdf", {"pandas", "tables"}),
+        ("import torchaudio\ntorchaudio.load('a.wav')", {"torchaudio", "torchcodec", "soundfile"}),
+        ("import json\njson.load(open('a'))", {"json"}),
+        ("import x\nx.make(device_map='auto')", {"x", "accelerate"}),
+    ],
+)
+def test_engines_that_nobody_imports_by_name_are_found(text: str, names: set[str]) -> None:
+    """A reader's engine is imported by the reader: the call says it."""
+    assert imports.of_source(text) == names

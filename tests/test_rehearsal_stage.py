@@ -1,10 +1,13 @@
 """The rehearsal of a kit: a notebook run offline, judged, its evidence kept."""
 
 import hashlib
+import io
 import json
 import sys
 import time
+import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +17,12 @@ import pytest
 from offline_kit import manifest, pip_settings, proc, sandbox
 from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.image import Image
+from offline_kit.image import load as load_image
+from offline_kit.local_kaggle.running import Job
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.model import FileEntry, Kit, Role
 from offline_kit.rehearsal import stage
+from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.stage import Rehearsal, RehearsalRequest
 
 NB: Any = nbformat  # it has types for half of itself
@@ -42,6 +49,11 @@ with open("/kaggle/input/competitions/digits/sample_submission.csv") as stream:
 with open("submission.csv", "w") as stream:
     stream.write("id,label\\n" + "".join(f"{name},1\\n" for name in ids))
 """
+
+SCRIPT = (
+    "%%writefile infer.py\nimport readerlib\nreaderlib.read()",
+    "!{__import__('sys').executable} infer.py",
+)
 
 
 def image(**packages: str) -> Image:
@@ -111,7 +123,7 @@ class Theatre:
             "timeout": 120,
             **more,
         }
-        settings = pip_settings.read(proc.environment())
+        settings = wishes.pop("settings", None) or pip_settings.read(proc.environment())
         return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
 
     def failure(self, *cells: str, **more: Any) -> ProjectError:
@@ -382,3 +394,75 @@ def test_an_image_of_another_python_is_rehearsed_in_one_made_for_it(theatre: The
     assert done.python.startswith("3.13")
     assert done.fidelity == "matching"
     assert "6.0.2 24.1.2" in said(kit)
+
+
+def local_index(folder: Path) -> Path:
+    """A folder of wheels: a library that imports another one late, and that other one."""
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    late = "def read():\n    try:\n        import enginelib\n    except ImportError:\n"
+    late += "        raise ImportError(\"Missing optional dependency 'enginelib'. Use pip to install it.\") from None\n"
+    for name, text in (("readerlib", late), ("enginelib", "VALUE = 1\n")):
+        (wheels / f"{name}-1.0-py3-none-any.whl").write_bytes(wheel(name, text))
+    return wheels
+
+
+def wheel(name: str, text: str) -> bytes:
+    buffer = io.BytesIO()
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"{name}.py", text)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(
+            f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", [("import readerlib\nreaderlib.read()",), SCRIPT], ids=["cell", "script"])
+def test_what_a_run_lacked_of_the_image_is_added_and_it_runs_again(
+    theatre: Theatre, cells: tuple[str, ...]
+) -> None:
+    """An engine that a library imports by itself is the environment's to have; the next rehearsal knows it at once."""
+    wheels = local_index(theatre.folder)
+    settings = pip_settings.read(proc.environment(PIP_FIND_LINKS=str(wheels)))
+    kit = theatre.kit(*cells, WRITE)
+    name = f"here-{len(cells)}"  # what was lacked before is known for an image
+    more = {"env": "matching", "image": replace(image(readerlib="1.0", enginelib="1.0"), name=name)}
+    done = theatre.rehearse(kit, settings=settings, **more)
+    assert any(note.startswith("added enginelib") for note in done.notes)
+    again = theatre.rehearse(kit, settings=settings, **more)
+    assert not any(note.startswith("added") for note in again.notes)
+
+
+@pytest.mark.slow
+def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
+    theatre: Theatre, tmp_path: Path
+) -> None:
+    """A loose module's import counts there as well, and nothing is resolved or installed a second time."""
+    wheels = local_index(theatre.folder)
+    python = "{}.{}.{}".format(*sys.version_info)
+    text = f'name = "image.toml"\npython = "{python}"\npackages = "readerlib==1.0"\n'
+    (theatre.folder / "image.toml").write_text(text)
+    use = "import sys; sys.path.append('/kaggle/input/datasets/me/plant-kit/code'); import loose"
+    code = {"code/loose.py": b"import readerlib\n"}
+    kit = theatre.kit(use, WRITE, files=code, plan={"image": "image.toml"})
+    settings = pip_settings.read(proc.environment(PIP_FIND_LINKS=str(wheels)))
+    listed = load_image("image.toml", accelerator="none", project=theatre.folder)
+    theatre.rehearse(kit, settings=settings, env="matching", image=listed)
+    before = sorted(path.name for path in (theatre.cache / "environments").glob("*-*"))
+    shop = Workshop(settings=settings, cache=theatre.cache, yes=True)
+    (tmp_path / "job").mkdir()
+    job = Job(
+        notebook=(kit.folder / "notebook" / "inference.ipynb").read_text(),
+        inputs=(("datasets/me/plant-kit", kit.folder / "dataset"), ("competitions/digits", theatre.data)),
+        folder=tmp_path / "job",
+        timeout=120,
+    )
+    assert SandboxRunner(shop, project=theatre.folder)(job).failure == ""
+    assert (tmp_path / "job" / "output" / "submission.csv").is_file()
+    assert sorted(path.name for path in (theatre.cache / "environments").glob("*-*")) == before

@@ -1,20 +1,19 @@
 """Runs notebooks as rehearsals do: offline, in a sandbox laid out as Kaggle's."""
 
-import json
+import itertools
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from offline_kit import image, interpreters, sandbox
 from offline_kit.errors import OfflineKitError, UsageError
 from offline_kit.image import Image
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.pip_settings import IndexSettings
-from offline_kit.rehearsal import environments, execution, gateway, import_chains, imports, kernel, pythons
+from offline_kit.rehearsal import environments, execution, gateway, kernel, plan, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.rehearsal.gateway import Service
@@ -28,15 +27,22 @@ _GLANCE = 0.1  # seconds between two looks at a log
 class SandboxRunner:
     """A `Runner`: each notebook in an environment made for the image that its mounted kit was made for.
 
-    Under `current`, and where no kit is mounted, in the running environment.
+    That is the environment of its rehearsal. Under `current`, and where no kit is mounted, in the running environment.
+    `project` is where the files of images lie that only this project knows.
     """
 
     def __init__(
-        self, shop: Workshop, *, current: bool = False, kinds: tuple[str, ...] = sandbox.KINDS
+        self,
+        shop: Workshop,
+        *,
+        current: bool = False,
+        kinds: tuple[str, ...] = sandbox.KINDS,
+        project: Path | None = None,
     ) -> None:
         self.shop = shop
         self.current = current
         self.kinds = kinds
+        self.project = project
 
     def __call__(self, job: Job) -> Result:
         """Run a job; what the notebook did wrong, or what is missing to run it, is its failure."""
@@ -62,14 +68,14 @@ class SandboxRunner:
     def _ran(self, job: Job, source: Path, service: Service | None) -> Ran:
         chosen = sandbox.find(self.kinds, report=self.shop.report)
         papermill = pythons.look(environments.papermill(self.shop))
-        ready = self._kernel(job, (source, *(service.code if service else ())))
+        chosen_image, ready = self._kernel(job, (source, *(service.code if service else ())))
         bench = Bench(
             notebook=source,
             inputs=_inputs(job),
-            kernel=ready.launch,
+            kernel=(),
             papermill=papermill.path,
-            shown=(*ready.python.mounts, *ready.mounts, *papermill.mounts),
-            links={**papermill.links, **ready.python.links},
+            shown=papermill.mounts,
+            links=papermill.links,
             uv=interpreters.uv(),
             installer="auto",
             timeout=job.timeout,
@@ -81,28 +87,34 @@ class SandboxRunner:
             job.say(
                 "the local Kaggle: the internet is on, this notebook may use the network of this machine\n"
             )
+        root = f"/kaggle/input/{job.contest.place}" if job.contest else ""
         if service and job.contest:
-            root = f"/kaggle/input/{job.contest.place}"
             bench = replace(bench, python_path=gateway.python_path(service, source, root))
-            if job.rerun:
-                bench = gateway.scoring(bench, service, root, None, job.folder / "driver")
-        box = job.folder / "box"
-        with _telling(box / execution.LOG, job.say):
-            return execution.run(bench, chosen, box, report=self.shop.report)
+        boxes = (job.folder / f"box{number}" for number in itertools.count())
 
-    def _kernel(self, job: Job, code: Sequence[Path]) -> Ready:
-        """Return the kernel for the kit that is mounted."""
-        kits = [] if self.current else list(_kits(job))
-        if kits:
-            name = str(kits[0][1]["image"])
+        def run(chosen_kernel: Ready) -> Ran:
+            box = next(boxes)
+            with _telling(box / execution.LOG, job.say):
+                whole = kernel.with_kernel(bench, chosen_kernel)
+                if service and job.contest and job.rerun:
+                    whole = gateway.scoring(whole, service, root, None, job.folder / f"driver-{box.name}")
+                return execution.run(whole, chosen, box, report=self.shop.report)
+
+        if chosen_image is None:
+            return run(ready)
+        return kernel.run_complete(ready, chosen_image, self.shop, run)[1]
+
+    def _kernel(self, job: Job, code: Sequence[Path]) -> tuple[Image | None, Ready]:
+        """Return the image of the kit that is mounted, if it is known, and the kernel for it."""
+        kit_files = () if self.current else plan.mounted_files(folder for _, folder in job.inputs)
+        if name := plan.read(kit_files).image:
             try:
-                chosen = image.load(name, accelerator="none", project=job.folder)
+                chosen = image.load(name, accelerator="none", project=self.project or job.folder)
             except UsageError:  # captured, or of a file of the user's
                 job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
-                return kernel.of_running(self.shop)
-            if not chosen.local:
-                return kernel.of_image(chosen, sorted(_used(kits, code, chosen)), self.shop)
-        return kernel.of_running(self.shop)
+            else:
+                return chosen, kernel.make_ready(kit_files, code, chosen, self.shop, current=False)
+        return None, kernel.of_running(self.shop)
 
 
 def _served(job: Job, notebook: Path) -> tuple[Job, Service | None]:
@@ -165,31 +177,6 @@ def _inputs(job: Job) -> tuple[Mount, ...]:
         point.mkdir(exist_ok=True) if source.is_dir() else point.touch()
         mounts.append(Mount(inside=f"/kaggle/input/{place}", source=source.resolve()))
     return tuple(mounts)
-
-
-def _kits(job: Job) -> Iterator[tuple[list[Path], dict[str, Any]]]:
-    """Yield the install plan of every kit that is mounted, with all packages that are: its own may be in other parts."""
-    folders = [folder / "packages" for _, folder in job.inputs if (folder / "packages").is_dir()]
-    archives = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
-    for folder in folders:
-        with suppress(OSError, ValueError):
-            plan = json.loads((folder / "install.json").read_text("utf-8"))
-            if {"image", "provided", "install"} <= set(plan):
-                yield archives, plan
-
-
-def _used(kits: list[tuple[list[Path], dict[str, Any]]], code: Sequence[Path], chosen: Image) -> set[str]:
-    """Return what of the image a run needs: provided to the kits, imported by the notebook or the packages."""
-    found, names = set(imports.of_files(code)), set()
-    for archives, plan in kits:
-        names |= {str(item["name"]) for item in plan["provided"]}
-        roots = [name for item in plan["install"] for name in item.get("imports", ())]
-        found |= import_chains.unavoidable(archives, roots)
-        own = {item.get("wheel") for item in plan["install"] if item.get("role") == "own"}
-        found |= imports.of_files([path for path in archives if path.name in own])
-    return {
-        name for name in names | set(imports.distributions(found, chosen.packages)) if name in chosen.packages
-    }
 
 
 def _failure(ran: Ran) -> str:

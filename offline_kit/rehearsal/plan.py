@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,20 @@ from typing import Any
 from packaging.tags import Tag
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from offline_kit import manifest
 from offline_kit.errors import ProjectError
 from offline_kit.model import FileEntry, Kit, Role
+
+KitFile = tuple[FileEntry, Path]
+"""A file of a kit, and its place on this disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The install plan of the kit's packages, as far as a rehearsal asks for it."""
 
+    image: str
+    """Name of the image that the kit was made for."""
     python: str
     """Minor version of the target: "3.13"."""
     install: tuple[Mapping[str, Any], ...]
@@ -33,22 +40,38 @@ class Plan:
         return frozenset(name.partition(".")[0] for name in self.imports())
 
 
-def read(kit: Kit) -> Plan:
-    """Read the install plan from the kit's packages; a kit without packages has an empty one."""
-    path = next((path for entry, path in files_of(kit) if entry.role is Role.LOCK), None)
-    if path is None:
-        return Plan(python="", install=(), provided={})
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        provided = {item["name"]: item["version"] for item in raw["provided"]}
-        return Plan(python=raw["python"], install=tuple(raw["install"]), provided=provided)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ProjectError(f"'{path}' is no install plan: {error}", hint="build the kit again") from error
+def read(kit_files: Iterable[KitFile]) -> Plan:
+    """Read the install plan from a kit's packages; a kit without packages has an empty one."""
+    plan = Plan(image="", python="", install=(), provided={})
+    for path in [path for entry, path in kit_files if entry.role is Role.LOCK]:
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            provided = {item["name"]: item["version"] for item in raw["provided"]}
+            plan = Plan(
+                image=plan.image or raw.get("image", ""),
+                python=plan.python or raw["python"],
+                install=(*plan.install, *raw["install"]),
+                provided={**provided, **plan.provided},
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ProjectError(f"'{path}' is no install plan: {error}", hint="build the kit again") from error
+    return plan
 
 
-def files_of(kit: Kit) -> Iterable[tuple[FileEntry, Path]]:
+def files_of(kit: Kit) -> tuple[KitFile, ...]:
     """Return every file of the kit with its place on this disk."""
-    return ((entry, kit.part_folder(part) / entry.stored) for part in kit.parts for entry in part.entries)
+    return tuple(
+        (entry, kit.part_folder(part) / entry.stored) for part in kit.parts for entry in part.entries
+    )
+
+
+def mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
+    """Return every file of the kits whose parts are among these folders, as a notebook finds them mounted."""
+    found: list[KitFile] = []
+    for folder in folders:
+        with suppress(ProjectError):
+            found += [(entry, folder / entry.stored) for entry in manifest.read(folder).entries]
+    return tuple((entry, path) for entry, path in found if path.is_file())
 
 
 def notebook_of(kit: Kit) -> tuple[Path, Mapping[str, Any]]:

@@ -26,6 +26,8 @@ from offline_kit.rehearsal import (
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.rehearsal.gateway import Service
+from offline_kit.rehearsal.kernel import Ready
+from offline_kit.rehearsal.pythons import Python
 from offline_kit.rehearsal.verdict import Verdict
 from offline_kit.report import SILENT, Reporter
 from offline_kit.sandbox import Sandbox
@@ -137,26 +139,23 @@ def rehearse(
     with files.staged(request.kit.folder / "rehearsal") as folder:
         service = _service(request, notebook, folder / "run" / "gateway")
         code = (notebook, *(service.code if service else ()))
-        ready = kernel.make_ready(request.kit, code, request.image, shop, current=request.env == "current")
+        kit_files, current = plan.files_of(request.kit), request.env == "current"
+        ready = kernel.make_ready(kit_files, code, request.image, shop, current=current)
         papermill = pythons.look(environments.papermill(shop))
-        level, differences = fidelity.compare(request.image, ready.python, ready.used)
+        level, _ = fidelity.compare(request.image, ready.python, ready.used)
         report.step(f"rehearsing in {chosen.kind}, fidelity {level}, Python {ready.python.version}")
         inputs = mounts.lay_out(_wanted(request, metadata, service), folder / "run" / "input")
-        bench = Bench(
-            notebook=notebook,
-            inputs=inputs.mounts,
-            kernel=ready.launch,
-            papermill=papermill.path,
-            shown=(*ready.python.mounts, *ready.mounts, *papermill.mounts),
-            links={**papermill.links, **ready.python.links},
-            uv=None if request.installer == "pip" else interpreters.uv(),
-            installer=request.installer,
-            timeout=request.timeout,
-            memory=request.memory,
-            current=request.env == "current",
-            python_path=gateway.python_path(service, notebook, inputs.data),
-        )
-        ran = execution.run(bench, chosen, folder / "run" / "box", report=report)
+        plain = _bench(request, notebook, inputs, papermill)
+        plain = replace(plain, python_path=gateway.python_path(service, notebook, inputs.data))
+        box = folder / "run" / "box"
+
+        def run(chosen_kernel: Ready) -> Ran:
+            files.remove(box)  # of a run that lacked a package
+            return execution.run(kernel.with_kernel(plain, chosen_kernel), chosen, box, report=report)
+
+        ready, ran = kernel.run_complete(ready, request.image, shop, run)
+        bench = kernel.with_kernel(plain, ready)
+        level, differences = fidelity.compare(request.image, ready.python, ready.used)
         judged = verdict.judge(ran, bench, request.submission, inputs.sample)
         if service and judged.problem is None:
             ran, judged = _scored(service, bench, chosen, inputs, ran, judged, report)
@@ -188,6 +187,23 @@ def rehearse(
     for warning in outcome.warnings:
         report.warn(warning)
     return outcome
+
+
+def _bench(request: RehearsalRequest, notebook: Path, inputs: mounts.Inputs, papermill: Python) -> Bench:
+    """Return all that the run stands on but its kernel."""
+    return Bench(
+        notebook=notebook,
+        inputs=inputs.mounts,
+        kernel=(),
+        papermill=papermill.path,
+        shown=papermill.mounts,
+        links=papermill.links,
+        uv=None if request.installer == "pip" else interpreters.uv(),
+        installer=request.installer,
+        timeout=request.timeout,
+        memory=request.memory,
+        current=request.env == "current",
+    )
 
 
 def _check(request: RehearsalRequest) -> None:

@@ -1,0 +1,86 @@
+"""Packages of the image that a run lacked: read from its errors, so that it can be run again with them.
+
+Which packages a run needs is read from its code; what libraries import by themselves (the engine of a reader, the
+backend of a plot) shows only when it fails. The image has them, so the environment is at fault, not the requirements.
+"""
+
+import hashlib
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from packaging.utils import canonicalize_name
+
+from offline_kit import files
+from offline_kit.rehearsal import execution, imports
+from offline_kit.rehearsal.execution import Ran
+
+_FAILED_IMPORT = re.compile(r"(?:[\w.]+\.)?(?:ModuleNotFoundError|ImportError|OptionalDependencyError)\b")
+_WORD = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?"
+_NAMES = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"No module named '({_WORD})'",
+        rf"Missing optional dependency '({_WORD})'",  # pandas
+        rf"tried using: ('{_WORD}'(?:, '{_WORD}')*)",  # pandas: any of these engines
+        rf"(?:pip3?|conda) install (?:-\S+ )*['\"`]?({_WORD})",
+        rf"[Pp]lease install (?:the )?['\"`]?({_WORD})",
+        rf"['\"`]?({_WORD})['\"`]? (?:package|library )?(?:is|was) (?:not installed|not found|required|needed)",
+        rf"requires? (?:the )?['\"`]?({_WORD})['\"`]?",
+    )
+)
+_ENGINES_OF_ONE = 1
+"""Of several engines that would do, so many are taken."""
+
+
+def lacked(ran: Ran, image: Mapping[str, str], installed: Container[str]) -> tuple[str, ...]:
+    """Return the image's distributions whose absence the run's errors name; `installed` are not among them."""
+    found: dict[str, None] = {}
+    for line in _errors(ran):
+        for group in _named(line):
+            known = [name for word in group for name in _distributions(word, image) if name not in installed]
+            found |= dict.fromkeys(known[:_ENGINES_OF_ONE])
+    return tuple(found)
+
+
+def _errors(ran: Ran) -> Iterator[str]:
+    """Yield the errors of failed imports: of the cell that failed, and of scripts that it started."""
+    cell = execution.stopped_at(execution.cells(ran.executed))
+    if cell and _FAILED_IMPORT.search(cell.message):
+        yield from cell.message.splitlines()
+    if ran.log.is_file():
+        with ran.log.open(encoding="utf-8", errors="replace") as lines:
+            yield from (line for line in lines if _FAILED_IMPORT.match(line))
+
+
+def _named(line: str) -> Iterator[list[str]]:
+    """Yield the groups of names in an error; one of each group is enough."""
+    for pattern in _NAMES:
+        for text in pattern.findall(line):
+            yield [word.strip("' ") for word in text.split(",")]
+
+
+def _distributions(word: str, image: Mapping[str, str]) -> list[str]:
+    own = canonicalize_name(word)
+    return [*imports.distributions([word.partition(".")[0]], image), *([own] if own in image else [])]
+
+
+class LackedBefore:
+    """What runs with the same packages lacked before: kept in the cache, so that no second run fails for it."""
+
+    def __init__(self, cache: Path, image: str, packages: Iterable[str]) -> None:
+        key = hashlib.sha256(repr((image, sorted(packages))).encode()).hexdigest()[:20]
+        self._path = cache / "environments" / "lacked" / f"{key}.txt"
+
+    def names(self) -> tuple[str, ...]:
+        """Return the distributions, sorted."""
+        try:
+            return tuple(sorted(set(self._path.read_text(encoding="utf-8").split())))
+        except OSError:
+            return ()
+
+    def add(self, names: Iterable[str]) -> None:
+        """Keep more of them."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        text = "\n".join(sorted({*self.names(), *names}))
+        files.write_atomic(self._path, f"{text}\n")
