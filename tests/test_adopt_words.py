@@ -23,10 +23,12 @@ def test_a_filled_pattern_is_a_path(tmp_path: Path, cell: str) -> None:
 
 
 def test_a_pattern_that_nobody_fills_names_nothing(tmp_path: Path) -> None:
-    """What stands for a name is not taken for one."""
-    assert not looked(
-        tmp_path, "p = '/kaggle/input/%s/x.csv' % NAME\nq = '/kaggle/input/{0}/x.csv'.format(n)"
-    ).found
+    """What stands for a name is not taken for one; without anything attached, it is a question."""
+    source = "p = '/kaggle/input/%s/x.csv' % NAME\nq = '/kaggle/input/{0}/x.csv'.format(n)"
+    found = looked(tmp_path, source)
+    assert (len(found.asked), found.sources, found.checkpoints) == (1, Sources(), ())
+    attached = looked(tmp_path, source, attached=Sources(competitions=("plants",)))
+    assert (attached.asked, attached.sources) == ((), Sources(competitions=("plants",)))
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,6 @@ FLOORS: list[set[str]] = [
         "adopting.literals",
         "adopting.reading",
         "adopting.rewriting",
-        "adopting.shell",
         "adopting.syntax",
         "runtime.kit_adopted",
         "import_names",
@@ -102,8 +101,8 @@ FLOORS: list[set[str]] = [
         "kaggle_gateway.calls",
         "kaggle_gateway.uploads",
     },  # the door of that room
-    {"runtime.kit_ensemble", "runtime.kit_images", "adopting.commands"},
-    {"runtime.kit_postprocess", "runtime.kit_batches", "runtime.kit_attached"},
+    {"runtime.kit_ensemble", "runtime.kit_images", "adopting.shell"},
+    {"runtime.kit_postprocess", "runtime.kit_batches", "runtime.kit_attached", "adopting.commands"},
     {"kaggle_gateway.datasets", "kaggle_gateway.notebooks", "kaggle_gateway.competitions"},
     {"kaggle_gateway.models"},
     {"kaggle_gateway.client"},

@@ -24,7 +24,7 @@ class Code:
     """By number of the cell; all code cells."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
-    known: Mapping[str, str] = field(default_factory=dict)
+    known: literals.Names = field(default_factory=lambda: literals.Names({}))
     """Strings that are assigned to a name once and for all."""
     flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
     """Names, of variables and class attributes, that are set to True once and for all, and where."""
@@ -292,14 +292,15 @@ class _Look:
             word, rest = self._text(call, "magic_name", 0), self._text(call, "line", 1)
             return [each.words for each in shell.commands(f"{word} {rest}")] if word == "pip" else []
         node = syntax.argument(call, "args", 0) or syntax.argument(call, "command", 0)
-        if isinstance(node, ast.List | ast.Tuple):
-            words = [
-                literals.text(each, {**self.code.known, "sys.executable": "python"}) for each in node.elts
-            ]
-            words = ["pip", *words] if name.startswith("pip.") else words
-            return [(words[0].rpartition("/")[2], *words[1:])] if all(words) and words else []
-        line = literals.text(node, self.code.known) if node is not None else ""
-        return [each.words for each in shell.commands(line, self.code.known)]
+        known = literals.Names({**self.code.known, "sys.executable": "python"}, self.code.known.several)
+        listed = (
+            literals.words(node, known) if not isinstance(node, ast.Name) or node.id not in known else None
+        )
+        if listed:
+            listed = ("pip", *listed) if name.startswith("pip.") else listed
+            return [(listed[0].rpartition("/")[2], *listed[1:])]
+        lines = literals.texts(node, known) if node is not None else ()
+        return [each.words for line in lines for each in shell.commands(line, known)]
 
     def _dotted(self, node: ast.expr) -> str:
         if isinstance(node, ast.Attribute):

@@ -4,6 +4,62 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice, product
+
+_MOST = 64
+"""Combinations of values that are looked at."""
+
+
+class Names(dict[str, str]):
+    """Names with one string each, and those with several: lists, variables of loops, parameters of functions."""
+
+    def __init__(self, said: Mapping[str, str], several: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        super().__init__(said)
+        self.several = dict(several or {})
+
+
+def texts(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...]:
+    """Return every string that an expression may be, as `text` does: once for each value of its names."""
+    several: Mapping[str, tuple[str, ...]] = getattr(known, "several", {})
+    names = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)] if node else []
+    names = [name for name in dict.fromkeys(names) if name in several and name not in known]
+    found = []
+    for values in islice(product(*(several[name] for name in names)), _MOST):
+        found.append(text(node, Names({**known, **dict(zip(names, values, strict=True))}, several)))
+    return tuple(dict.fromkeys(found))
+
+
+def words(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...] | None:
+    """Return the strings of a list, "*" for what is not known; None for what is no list."""
+    if isinstance(node, ast.List | ast.Tuple | ast.Set):
+        found: list[str] = []
+        for each in node.elts:
+            if isinstance(each, ast.Starred):
+                found += words(each.value, known) or ("*",)
+            else:
+                found += filter(None, texts(each, known)) if any(texts(each, known)) else ("*",)
+        return tuple(found)
+    if isinstance(node, ast.Name):
+        return getattr(known, "several", {}).get(node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = words(node.left, known), words(node.right, known)
+        listed = isinstance(node.left, ast.List) or isinstance(node.right, ast.List) or (left and right)
+        return (*(left or ("*",)), *(right or ("*",))) if listed else None
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        if (
+            node.func.attr == "split"
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id == "shlex"
+        ):
+            return tuple(text(node.args[0], known).split()) if node.args else None
+        if node.func.attr == "split" and (said := text(node.func.value, known)):
+            return tuple(said.split(text(node.args[0], known) if node.args else None))
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
+        return (
+            words(node.args[0], known) if node.func.id in ("list", "tuple", "set", "sorted", "tqdm") else None
+        )
+    return None
+
 
 _PATHS = frozenset({"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"})
 _PRINTF = re.compile(r"%(?P<name>\(\w+\))?[-+#0 ]*\d*(?:\.\d+)?[sdifgrx]")
@@ -50,6 +106,10 @@ def _called(node: ast.Call, known: Mapping[str, str]) -> str:
     parts = [text(each, known) for each in node.args]
     if name == "format" and isinstance(node.func, ast.Attribute):
         return _filled(_BRACES, text(node.func.value, known), parts)
+    if name == "join" and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
+        glue, listed = text(node.func.value, known), words(node.args[0], known)
+        if listed is not None and (glue or isinstance(node.func.value, ast.Constant)):
+            return glue.join(listed)
     if name == "join" and parts and parts[0]:
         return "/".join([parts[0].rstrip("/"), *(part or "*" for part in parts[1:])])
     if name in _PATHS and len(parts) == 1:
@@ -63,8 +123,51 @@ def _filled(hole: "re.Pattern[str]", pattern: str, parts: Sequence[str]) -> str:
     return hole.sub(lambda found: (rest.pop(0) if rest and not found["name"] else "") or "*", pattern)
 
 
-def constants(trees: Iterable[ast.Module]) -> dict[str, str]:
-    """Return the names, of variables and of class attributes, that are assigned one string and nothing else."""
+def constants(trees: Iterable[ast.Module]) -> Names:
+    """Return the names, of variables and of class attributes, that are assigned one string and nothing else.
+
+    With them those that have several: lists, variables of loops, parameters of functions, other assignments.
+    """
+    trees = list(trees)
+    once = _assigned(trees)
+    names = Names(once)
+    for _ in range(3):  # a list, a loop over it, a call with the loop's variable
+        names = Names(once, _several(trees, names))
+    return names
+
+
+def _several(trees: Iterable[ast.Module], known: Names) -> dict[str, tuple[str, ...]]:
+    found: dict[str, dict[str, None]] = {}
+    functions = {
+        node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    }
+    for tree in trees:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                values = words(node.value, known) if name not in known else None
+                found.setdefault(name, {}).update(
+                    dict.fromkeys(values or filter(None, texts(node.value, known)))
+                )
+            elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Name):
+                found.setdefault(node.target.id, {}).update(dict.fromkeys(words(node.iter, known) or ()))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
+                for name, value in _passed(node, functions[node.func.id]):
+                    values = words(value, known) or texts(value, known)
+                    found.setdefault(name, {}).update(dict.fromkeys(filter(None, values)))
+    return {name: tuple(values) for name, values in found.items() if values and name not in known}
+
+
+def _passed(call: ast.Call, function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the parameters of a function with what a call gives them."""
+    arguments = [each.arg for each in function.args.args]
+    yield from zip(arguments, call.args, strict=False)
+    if function.args.vararg:
+        yield from ((function.args.vararg.arg, each) for each in call.args[len(arguments) :])
+    yield from ((each.arg, each.value) for each in call.keywords if each.arg in arguments)
+
+
+def _assigned(trees: Iterable[ast.Module]) -> dict[str, str]:
     values: dict[str, str] = {}
     times: Counter[str] = Counter()
     for tree in trees:

@@ -47,7 +47,14 @@ def look(
     cells = reading.cells(notebook)
     said = reading.beside(notebook)
     basket = Basket(sources=_together(said.sources, attached or Sources()))
-    ground = Ground(project=project, notebook=notebook, image=image, sources=basket.sources, lines=lines)
+    ground = Ground(
+        project=project,
+        notebook=notebook,
+        image=image,
+        sources=basket.sources,
+        unnamed=said.unnamed,
+        lines=lines,
+    )
     code = calls.code_of((cell.number, cell.source) for cell in cells if cell.kind == "code")
     folders = Folders(code)
     wishes = _wished(code, folders)

@@ -13,8 +13,50 @@ from offline_kit.adopting.places import Ground, Mounted
 from offline_kit.adopting.verdicts import Basket, found_of
 
 _HOLE = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
-_END = re.compile(r"[\s\"'\\,;|&<>)]")
-_OF_COMPETITION = re.compile(r"(sample_?sub\w*|test|train)([._/-]|$)", re.IGNORECASE)
+_WORD = re.compile(r"(?:\\.|[^\s\"'\\,;|&<>)])*")
+_OF_COMPETITION = re.compile(r"(?:^|[/_.-])(sample_?sub\w*|test|train)(?=[._/-]|$)", re.IGNORECASE)
+_VERSION = re.compile(r"(?P<framework>[\w.-]+)/(?P<variation>[\w.-]+)/(?P<version>\d+)(/|$)")
+_FRAMEWORKS = frozenset(
+    {
+        "transformers",
+        "pytorch",
+        "tensorflow1",
+        "tensorflow2",
+        "tensorflow",
+        "keras",
+        "jax",
+        "flax",
+        "tflite",
+        "tfjs",
+    }
+    | {
+        "onnx",
+        "gguf",
+        "maxtext",
+        "paxml",
+        "coral",
+        "scikitlearn",
+        "scikit-learn",
+        "xgboost",
+        "lightgbm",
+        "catboost",
+    }
+    | {
+        "gemmacpp",
+        "gemma.cpp",
+        "tensorrtllm",
+        "mlx",
+        "litert",
+        "keraslegacy",
+        "other",
+        "api",
+        "pyt",
+        "default",
+    }
+)
+"""Frameworks of Kaggle Models, as their folders are called in lower case."""
+_ROOTS = re.compile(r"(?:/|/kaggle/?|(?:\.\./)*\.\./?)")
+_TRAINED = re.compile(r"\.(bin|ckpt|h5|joblib|keras|onnx|pkl|pt|pth|safetensors|cbm)$")
 _SAMPLE = re.compile(r"sample.*sub|sub.*sample")
 _LISTS = re.compile(r"walk\(\s*$")
 _WALKS = re.compile(r"/?[\"']\s*\)\s*\.(rglob|walk)\(")
@@ -45,6 +87,54 @@ def edits(code: Code) -> Iterator[Edit]:
         walks = _LISTS.search(before) or _WALKS.match(behind)
         if mention.path.rstrip("/") not in (places.INPUT, "../input") or not walks:
             yield Edit(cell=mention.cell, start=mention.start, end=mention.end, text=places.SHOWN)
+    yield from {(edit.cell, edit.start): edit for edit in _edits_of_parts(code)}.values()
+
+
+def _edits_of_parts(code: Code) -> Iterator[Edit]:
+    """Yield the same for paths that are put together: `os.path.join("/kaggle", "input")`, `ROOT / "input"`.
+
+    The part that a path begins with is led elsewhere in this one expression; a variable keeps its value, since
+    other paths may begin with it.
+    """
+    for number, tree in code.trees.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.BinOp | ast.Call | ast.JoinedStr):
+                continue
+            found = [text for text in literals.texts(node, code.known) if places.MOUNT.match(text)]
+            leaf = _first_part(node) if found else None
+            if leaf is None:
+                continue
+            elsewhere = "/tmp" if found[0].startswith("/") else f"{places.WORKING}/"  # noqa: S108
+            start = code.reads[number].offset(leaf.lineno, leaf.col_offset)
+            end = code.reads[number].offset(leaf.end_lineno or leaf.lineno, leaf.end_col_offset or 0)
+            if text := _led_elsewhere(leaf, code.reads[number].source[start:end], elsewhere, code):
+                yield Edit(cell=number, start=start, end=end, text=text)
+
+
+def _led_elsewhere(leaf: ast.expr, own: str, elsewhere: str, code: Code) -> str:
+    """Return what is written for the first part of a path; "" where that names the mounts by itself."""
+    if isinstance(leaf, ast.JoinedStr):
+        first = leaf.values[0]
+        said = literals.text(first.value, code.known) if isinstance(first, ast.FormattedValue) else ""
+        return f'("{elsewhere}" + {own})' if said and _ROOTS.fullmatch(said) else ""
+    said = literals.texts(leaf, code.known)[0]
+    if not _ROOTS.fullmatch(said):
+        return ""
+    return repr(elsewhere + said) if isinstance(leaf, ast.Constant) else f"type({own})({elsewhere + said!r})"
+
+
+def _first_part(node: ast.expr) -> ast.expr | None:
+    """Return the constant, name or f-string that a path is begun with."""
+    while isinstance(node, ast.BinOp | ast.Call):
+        if isinstance(node, ast.BinOp):
+            node = node.left
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in ("joinpath", "format"):
+            node = node.func.value
+        elif node.args and not isinstance(node.args[0], ast.Starred):
+            node = node.args[0]
+        else:
+            return None
+    return node if isinstance(node, ast.Constant | ast.Name | ast.Attribute | ast.JoinedStr) else None
 
 
 def mentions(code: Code) -> Iterator[Mention]:
@@ -53,7 +143,12 @@ def mentions(code: Code) -> Iterator[Mention]:
         for start, end in _texts(read):
             for found in places.MOUNT.finditer(read.source, start, end):
                 rest = _HOLE.sub("*", read.source[found.end() : end])
-                path = found[0] + _END.split(rest, maxsplit=1)[0]
+                before = read.source[found.start() - 1 : found.start()]
+                if before in ("'", '"') and before in rest:  # names may have blanks and parentheses
+                    path = found[0] + rest.partition(before)[0]
+                else:
+                    word = _WORD.match(rest)
+                    path = found[0] + re.sub(r"\\(.)", r"\1", word[0] if word else "")
                 yield Mention(cell=number, start=found.start(), end=found.end(), path=path)
 
 
@@ -67,7 +162,7 @@ def resolve(code: Code, ground: Ground, basket: Basket) -> Iterator[Found]:
     wanted: dict[str, list[tuple[Wish, Mounted]]] = {}
     for wish in _wishes(code):
         place = places.mounted(wish.target)
-        if place.name and "*" not in place.name:
+        if place.name:
             wanted.setdefault(place.name, []).append((wish, place))
     for name, asked in wanted.items():
         ground = replace(ground, sources=basket.sources)
@@ -79,9 +174,12 @@ def _wishes(code: Code) -> list[Wish]:
     for number, tree in code.trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.BinOp | ast.Call | ast.JoinedStr):
-                text = literals.text(node, code.known)
-                if places.MOUNT.match(text):
-                    found.append(_wish(number, node.lineno, text, code))
+                paths = [text for text in literals.texts(node, code.known) if places.MOUNT.match(text)]
+                found += [_wish(number, node.lineno, path, code) for path in paths]
+    told = {(one.cell, one.line) for one in found if "*" not in places.mounted(one.target).name}
+    found = [
+        one for one in found if (one.cell, one.line) not in told or "*" not in places.mounted(one.target).name
+    ]  # a pattern whose holes are filled in on the same line
     return sorted(dict.fromkeys(found), key=lambda one: (one.cell, one.line))
 
 
@@ -92,11 +190,16 @@ def _wish(cell: int, line: int, path: str, code: Code) -> Wish:
 
 def _resolved(name: str, asked: list[tuple[Wish, Mounted]], ground: Ground, basket: Basket) -> Found:
     wish, place = asked[0]
+    if "*" in name:
+        return _of_pattern(name, asked, ground, basket)
     if ground.is_attached(place):
         return found_of(wish, Became.SERVED, name)
     if place.kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(place.kind, 2):
         basket.attach(place.kind, name)
         return found_of(wish, Became.SOURCE, f"{place.kind} {name}")
+    if path := _model_of(name, asked):
+        remedy = f'attach the model (model_sources = ["owner/{path}"] in [tool.offline-kit.notebook], with its owner)'
+        return found_of(wish, Became.ASKED, path, remedy)
     if _is_competition(place, asked, ground):
         basket.attach("competition", name)
         return found_of(
@@ -114,15 +217,53 @@ def _resolved(name: str, asked: list[tuple[Wish, Mounted]], ground: Ground, bask
     )
 
 
+def _model_of(name: str, asked: list[tuple[Wish, Mounted]]) -> str:
+    """Return "model/framework/variation/version" for an old path that is a Kaggle Model's; else ""."""
+    found = (_VERSION.match(place.rest) for _, place in asked)
+    model = next((each for each in found if each and each["framework"].lower() in _FRAMEWORKS), None)
+    return f"{name}/{model['framework']}/{model['variation']}/{model['version']}" if model else ""
+
+
 def _is_competition(place: Mounted, asked: list[tuple[Wish, Mounted]], ground: Ground) -> bool:
     """Whether an old path is probably the competition's: its copy holds a sample, or its files are called so."""
+    if ground.sources.competitions:
+        return False
+    if "competition" in ground.unnamed and len(set(ground.unnamed)) == 1:
+        return True  # what the notebook's metadata has attached, and nothing else
     copies = ground.of_mount(replace(place, rest=""))
     if any(
         _SAMPLE.search(path.name.lower()) for copy in copies if copy.is_dir() for path in copy.glob("*.csv")
     ):
         return True
-    read = any(_OF_COMPETITION.match(each.rest) for _, each in asked)
-    return read and not copies and not ground.sources.competitions
+    if ground.unnamed and "competition" not in ground.unnamed:
+        return False
+    return any(_OF_COMPETITION.search(each.rest) and not _TRAINED.search(each.rest) for _, each in asked)
+
+
+def _of_pattern(name: str, asked: list[tuple[Wish, Mounted]], ground: Ground, basket: Basket) -> Found:
+    """Decide on a path that begins with a pattern: what it matches of the project's copies travels."""
+    wish = asked[0][0]
+    own = ground.sources
+    matched = [
+        hit for _, place in asked for hit in ground.matching(f"input/{place.name}/{place.rest}".rstrip("/"))
+    ]
+    for hit in matched:
+        path = ground.name(hit)
+        slug = path.split("/")[1]
+        if not ground.is_attached(Mounted(kind="", name=slug, rest="")):
+            basket.checkpoints[path] = None
+            basket.served[path] = path
+    if matched:
+        return found_of(wish, Became.CHECKPOINT, ", ".join(dict.fromkeys(map(ground.name, matched))))
+    if own.competitions or own.datasets or own.notebooks or own.models:
+        return found_of(wish, Became.KEPT, "matches what is attached")
+    return found_of(
+        wish,
+        Became.ASKED,
+        name,
+        "attach what it is to match (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
+        " adopt again: it travels",
+    )
 
 
 def _serve(place: Mounted, ground: Ground, basket: Basket) -> list[str]:

@@ -89,6 +89,8 @@ class Ground:
     """The image that it will run in."""
     sources: Sources = field(default_factory=Sources)
     """What is attached to it."""
+    unnamed: tuple[str, ...] = ()
+    """Kinds of sources that its metadata has attached by number, without their names."""
     lines: tuple[str, ...] = ()
     """Lines of the project's requirements files, with their comments."""
 
@@ -151,6 +153,10 @@ class Ground:
             if len(found) > _MOST:
                 break
         return tuple(found)
+
+    def matching(self, pattern: str) -> tuple[Path, ...]:
+        """Return the project's files that a pattern means, below the likeliest base that has any."""
+        return next(filter(None, (self._matching(base, pattern) for base in self.bases)), ())
 
     def _matching(self, base: Path, pattern: str) -> tuple[Path, ...]:
         root = self.project.resolve()

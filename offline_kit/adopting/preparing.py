@@ -1,6 +1,7 @@
 """What makes room for a clone or a download, or takes it away: the first cell lays it out, so that this must not."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 
 from offline_kit.adopting import literals, places, shell
@@ -11,6 +12,13 @@ from offline_kit.adopting.nouns import Became, Edit, Found, Kind, Wish
 from offline_kit.adopting.verdicts import found_of
 
 WHY = "what it is about is laid out by the first cell"
+MOUNTED = "what is attached stays mounted"
+_OF_MOUNTS = frozenset({"umount", "mount", "ln", "rm", "mkdir", "chmod", "chown"}) | {
+    "shutil.rmtree", "os.remove", "os.unlink", "os.symlink", "os.makedirs", "os.mkdir", "os.chmod", "os.link", "os.rmdir",
+}  # fmt: skip
+"""Commands and calls that would change the mounts themselves, as importers of Colab do."""
+_MAPPING = re.compile(r"^\s*DATA_SOURCE_MAPPING\s*=", re.MULTILINE)
+"""What Kaggle's own cell for Colab begins its download with."""
 _TAKES = frozenset({"rm", "shutil.rmtree", "os.remove", "os.unlink"})
 """Calls and commands that take away what they name."""
 _OPENS = frozenset({"mkdir", "os.mkdir", "os.makedirs"})
@@ -20,23 +28,51 @@ _OPENS = frozenset({"mkdir", "os.mkdir", "os.makedirs"})
 def look(code: Code, made: Mapping[str, str], folders: Folders) -> Iterator[tuple[Found, Edit]]:
     """Yield the commands and calls that remove something laid out, or that make a folder which is there by then."""
     for number, read in code.reads.items():
+        if _MAPPING.search(read.source):
+            yield _importer(code, number)
+            continue
         for magic in read.magics:
             line = read.line(magic.start)
             for start, end in _commands(code, number, magic, folders.at(number, line), made):
                 yield _off(code, number, (start, end), "true")
         for call, name in _calls(code, number):
             path = _path(call, code)
-            if path and _is_about(name, [places.joined(folders.at(number, call.lineno), path)], made):
+            if path and _is_mounts([path]) and name in _OF_MOUNTS:
+                start = read.offset(call.lineno, call.col_offset)
+                end = read.offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
+                yield _off(code, number, (start, end), "None", MOUNTED)
+            elif path and _is_about(name, [places.joined(folders.at(number, call.lineno), path)], made):
                 start = read.offset(call.lineno, call.col_offset)
                 end = read.offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
                 yield _off(code, number, (start, end), "None")
 
 
-def _off(code: Code, number: int, place: tuple[int, int], stand_in: str) -> tuple[Found, Edit]:
+def _is_mounts(paths: list[str]) -> bool:
+    """Whether paths lead to the mounts' folder itself."""
+    return bool(paths) and places.joined("", paths[-1]).rstrip("/") in (places.INPUT, "/kaggle")
+
+
+def _importer(code: Code, number: int) -> tuple[Found, Edit]:
+    """Switch off the cell that Kaggle writes for Colab; its imports stay, since other cells may use them."""
+    read, tree = code.reads[number], code.trees.get(number)
+    kept = [
+        ast.unparse(node)
+        for node in (tree.body if tree else ())
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    text = "\n".join([*kept, "pass  # offline-kit: a download of data sources to Colab stood here"])
+    wish = Wish(kind=Kind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
+    edit = Edit(cell=number, start=0, end=len(read.source), text=text)
+    return found_of(wish, Became.SWITCHED_OFF, MOUNTED), edit
+
+
+def _off(
+    code: Code, number: int, place: tuple[int, int], stand_in: str, why: str = WHY
+) -> tuple[Found, Edit]:
     read, (start, end) = code.reads[number], place
     wish = Wish(kind=Kind.FILE, cell=number, line=read.line(start), text=read.source[start:end])
     edit = Edit(cell=number, start=start, end=end, text=stand_in)
-    return found_of(wish, Became.SWITCHED_OFF, WHY), edit
+    return found_of(wish, Became.SWITCHED_OFF, why), edit
 
 
 def _commands(
@@ -50,7 +86,7 @@ def _commands(
         if program == "cd" and words:
             folder = moved(folder, words[0])
         named = [places.joined(folder, word) for word in words if not word.startswith("-")]
-        if _is_about(program, named, made):
+        if _is_about(program, named, made) or (program in _OF_MOUNTS and _is_mounts(named)):
             yield start + command.start, start + command.end
 
 
@@ -69,7 +105,7 @@ def _calls(code: Code, number: int) -> Iterator[tuple[ast.Call, str]]:
     """Yield the calls of a cell that may be such ones, as `os` and `shutil` name them."""
     tree = code.trees.get(number)
     for node in ast.walk(tree) if tree else ():
-        if not isinstance(node, ast.Call) or any(each.arg == "exist_ok" for each in node.keywords):
+        if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
         if (
@@ -78,11 +114,14 @@ def _calls(code: Code, number: int) -> Iterator[tuple[ast.Call, str]]:
             and name[:3] != "os."
         ):
             name = {"mkdir": "os.mkdir", "unlink": "os.unlink"}[node.func.attr]
-        if name in _TAKES | _OPENS:
+        if name in _OF_MOUNTS or (
+            name in _TAKES | _OPENS and not any(each.arg == "exist_ok" for each in node.keywords)
+        ):
             yield node, name
 
 
 def _path(call: ast.Call, code: Code) -> str:
     own = call.func.value if isinstance(call.func, ast.Attribute) else None
-    text = literals.text(own, code.known) or (literals.text(call.args[0], code.known) if call.args else "")
+    places_of = call.args[1:2] if ast.unparse(call.func) in ("os.symlink", "os.link") else call.args[:1]
+    text = literals.text(own, code.known) or "".join(literals.text(each, code.known) for each in places_of)
     return "" if "*" in text else text

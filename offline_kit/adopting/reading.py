@@ -21,6 +21,8 @@ class Said:
     """The machine shape, or "gpu", or "tpu"; empty for the CPU."""
     internet: bool = False
     """Whether the internet was on."""
+    unnamed: tuple[str, ...] = ()
+    """Kinds of what is attached by number alone: "competition", "datasetVersion", ..."""
     where: str = METADATA
     """What says it, for a person."""
 
@@ -39,15 +41,30 @@ def cells(path: Path) -> tuple[Cell, ...]:
     except UnicodeDecodeError as error:
         raise _no_notebook(path, "it is not in UTF-8") from error
     notebook = _parsed(path, text)
-    language = (notebook["metadata"].get("kernelspec") or {}).get("language") or "python"
-    if language.lower() not in ("python", "python3", "ipython"):
-        raise ProjectError(
-            f"'{path}' is a notebook in {language}", hint="only notebooks in Python can be adopted"
-        )
-    return tuple(_cell(number, node) for number, node in enumerate(notebook["cells"], 1))
+    about = notebook.get("metadata")
+    for key, name in (("kernelspec", "language"), ("language_info", "name")):
+        said = about.get(key) if isinstance(about, dict) else None
+        language = said.get(name) if isinstance(said, dict) else None
+        if isinstance(language, str) and language.lower() not in ("", "python", "python3", "ipython"):
+            raise ProjectError(
+                f"'{path}' is a notebook in {language}", hint="only notebooks in Python can be adopted"
+            )
+    cells = notebook.get("cells")
+    if not isinstance(cells, list):
+        raise _no_notebook(path, "it has no list of cells")
+    return tuple(_cell(number, node) for number, node in enumerate(cells, 1))
 
 
 def _parsed(path: Path, text: str) -> dict[str, Any]:
+    """Return a notebook of format 4; older ones are converted. What is wrong in single cells is no matter here."""
+    try:
+        notebook = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _no_notebook(path, str(error).partition("\n")[0][:200]) from error
+    if not isinstance(notebook, dict):
+        raise _no_notebook(path, "its JSON is no object")
+    if "cells" in notebook or "worksheets" not in notebook:
+        return notebook
     import nbformat as untyped
 
     nbformat: Any = untyped
@@ -64,9 +81,24 @@ def _no_notebook(path: Path, why: str) -> ProjectError:
 
 
 def _cell(number: int, node: Any) -> Cell:
-    kept = {"metadata": _metadata(dict(node.get("metadata") or {}))}
-    kept |= {name: node[name] for name in ("id", "attachments") if name in node}
-    return Cell(number=number, kind=node["cell_type"], source=str(node["source"]), node=kept)
+    """Return a cell; one of an unknown type, or that is none, is kept as text that nothing runs."""
+    told = node if isinstance(node, dict) else {}
+    source = told.get("source", "")
+    lines = source if isinstance(source, list) else [source]
+    kind = told.get("cell_type")
+    metadata = told.get("metadata")
+    kept: dict[str, Any] = {"metadata": _metadata(metadata if isinstance(metadata, dict) else {})}
+    if isinstance(told.get("id"), str):
+        kept["id"] = told["id"]
+    attachments = told.get("attachments")
+    if isinstance(attachments, dict) and kind in ("markdown", "raw"):
+        kept["attachments"] = {name: each for name, each in attachments.items() if isinstance(each, dict)}
+    return Cell(
+        number=number,
+        kind=kind if kind in ("code", "markdown") else "raw",
+        source="".join(line for line in lines if isinstance(line, str)),
+        node=kept,
+    )
 
 
 def _metadata(said: dict[str, Any]) -> dict[str, Any]:
@@ -89,7 +121,7 @@ def beside(notebook: Path) -> Said:
             name: tuple(map(str, said.get(f"{name}_sources") or ()))
             for name in ("competition", "dataset", "kernel", "model")
         }
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ProjectError(
             f"'{path}' is no metadata of a notebook: {error}", hint="mend it, or move it away"
         ) from error
@@ -109,12 +141,14 @@ def _inside(notebook: Path) -> Said:
     try:
         said = json.loads(notebook.read_text(encoding="utf-8-sig"))["metadata"]["kaggle"]
         machine = str(said.get("accelerator") or "none")
+        attached = [each for each in said.get("dataSources") or () if isinstance(each, dict)]
         return Said(
             accelerator="" if machine.lower() in ("none", "cpu") else machine,
             internet=_is_on(said.get("isInternetEnabled")),
+            unnamed=tuple(str(each.get("sourceType")) for each in attached),
             where="the notebook's own metadata",
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Said()
 
 

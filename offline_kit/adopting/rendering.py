@@ -185,7 +185,7 @@ def text(adoption: Adoption, script: str) -> str:
     }
     taken = {cell["id"] for cell in notebook.cells}
     for cell, source in zip(adoption.cells, adoption.changed, strict=True):
-        node = made[cell.kind](source, **cell.node)
+        node = made[cell.kind](source, **{name: said for name, said in cell.node.items() if name != "id"})
         node["id"] = _id(str(cell.node.get("id", "")), cell.number, taken)
         taken.add(node["id"])
         notebook.cells.append(node)

@@ -1,9 +1,12 @@
 """Shell lines of a notebook: which of their commands want something from the internet, and what."""
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from offline_kit.adopting import literals
 
 _SPLIT = re.compile(
     r"""(?P<quoted>"(?:\\.|[^"\\])*"|'[^']*')|(?P<escaped>\\.)|(?P<comment>(?:^|(?<=\s))\#[^\n]*)
@@ -80,9 +83,9 @@ def commands(text: str, known: Mapping[str, str] | None = None) -> Iterator[Comm
         if found.lastgroup == "comment":
             cut = cut[: found.start()] + " " * len(found[0]) + cut[found.end() :]
         elif found.lastgroup == "end":
-            yield from _command(cut, start, found.start(), known or {})
+            yield from _command(cut, start, found.start(), {} if known is None else known)
             start = found.end()
-    yield from _command(cut, start, len(text), known or {})
+    yield from _command(cut, start, len(text), {} if known is None else known)
 
 
 def _command(text: str, start: int, end: int, known: Mapping[str, str]) -> Iterator[Command]:
@@ -108,14 +111,28 @@ def filled(text: str, known: Mapping[str, str]) -> str:
         if found[0] in ("{{", "}}"):
             return found[0][0]
         name = (found["braced"] or found["dollar"] or "").strip()
-        return "python" if name == "sys.executable" else known.get(name, found[0])
+        if name == "sys.executable":
+            return "python"
+        if name in known or name.isidentifier():
+            return known.get(name) or " ".join(getattr(known, "several", {}).get(name, ())) or found[0]
+        return _evaluated(name, known) or found[0]
 
     return _HOLE.sub(fill, text)
 
 
+def _evaluated(expression: str, known: Mapping[str, str]) -> str:
+    """Return what an expression in braces is, if that is known without running it."""
+    try:
+        node = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError):
+        return ""
+    said = literals.text(node, known)
+    return "" if "*" in said else said
+
+
 def has_holes(text: str) -> bool:
     """Whether something in a filled line is known only when the notebook runs."""
-    return bool(re.search(r"\{[^{}]*\}|\$[\w{(]", text))
+    return bool(re.search(r"\{[^{}]*\}|\$[\w{(]|^[^=<>!~\[;@]*\*", text))
 
 
 def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
