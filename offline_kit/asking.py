@@ -42,7 +42,7 @@ def imported(config: Config, own: OwnCode) -> frozenset[str]:
     """Return the top-level names that the project's own code imports, and its notebook where it has one."""
     paths = [*(wheel.path for wheel in own.wheels), *(source.path for source in own.sources)]
     if config.notebook.source:
-        paths.append(config.notebook.source)
+        paths.append(config.project / config.notebook.source)
     return imports.of_files([path for path in paths if path.is_file()])
 
 

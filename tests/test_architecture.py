@@ -146,6 +146,7 @@ FLOORS: list[set[str]] = [
     {"frameworks.versions"},
     {"predicting", "weights.stage"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
+    {"freeze.lock_formats"},
     {
         "diff_sides",
         "fetching",

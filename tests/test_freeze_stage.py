@@ -436,6 +436,49 @@ def test_what_a_freeze_had_from_elsewhere_is_told(case: Case) -> None:
     assert "freeze.txt" in told[0]
 
 
+def test_wishes_that_cannot_be_met_move_to_the_nearest_wheel(case: Case) -> None:
+    """The next version up with a wheel, else the next one down, never a compile; what has none is left out, all listed."""
+    old = "cp38-cp38-manylinux_2_17_x86_64"
+    for name, version, tag in (
+        *(("up", "1.0", old), ("up", "1.4", "py3-none-any"), ("up", "2.0", "py3-none-any")),
+        *(("down", "3.0", old), ("down", "2.5", "py3-none-any"), ("down", "1.0", "py3-none-any")),
+        ("never", "1.0", old),
+    ):
+        case.add(name, version, tag=tag)
+    case.index.add(own_backend(case.folder, "up", "1.0"))
+    case.project.mkdir()
+    lock = case.project / "requirements.txt"
+    lock.write_bytes("down==3.0\r\ngone==1.0\r\nnever==1.0\r\nnumpy==1.20\r\nup==1.0\r\n".encode("utf-16"))
+    found = case.freeze(requirements=(lock,))
+    assert fates(found) == {
+        "down": "bundled 2.5",
+        "gone": "skipped ",
+        "never": "skipped ",
+        "numpy": "provided 2.1.3",
+        "up": "bundled 1.4",
+    }
+    assert found.differences == (
+        "down: requirements.txt has 3.0, the kit brings 2.5",
+        "numpy: requirements.txt has 1.20, the image has 2.1.3",
+        "up: requirements.txt has 1.0, the kit brings 1.4",
+    )
+    with pytest.raises(ProjectError, match="requirement") as error:
+        case.freeze(requirements=(lock,), imported=frozenset({"never"}))
+    assert "never" in error.value.details[0]
+
+
+def test_many_differences_share_a_line(case: Case) -> None:
+    """A freeze of a whole environment is told in a few lines."""
+    names = [f"many{number}" for number in range(40)]
+    for name in names:
+        case.add(name, "2.0")
+    case.project.mkdir()
+    lock = case.project / "requirements.lock"
+    lock.write_text("".join(f"{name}==1.0\n" for name in names))
+    (line,) = case.freeze(locks=(lock,), requirements=()).differences
+    assert all(name in line for name in names)
+
+
 def test_lock_pins_win_where_replace_names_them(case: Case) -> None:
     """`replace` and `pins = "lock"` let lock pins win; protected packages need the former."""
     case.project.mkdir()

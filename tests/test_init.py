@@ -520,3 +520,22 @@ def test_a_build_works_on_what_was_written(tmp_path: Path) -> None:
     assert built.returncode == 0, built.stderr
     assert [pin["name"] for pin in told["bundled"]] == ["left"]
     assert [one["name"] for one in told["checkpoints"]] == ["checkpoints/best.npz"]
+
+
+def test_a_frozen_environment_goes_under_locks(tmp_path: Path) -> None:
+    """What `pip freeze` wrote is a lock, and so are poetry's and conda's files; a hand-written file stays requirements."""
+    frozen = "".join(f"package{number:02}==1.{number}\n" for number in range(12))
+    (tmp_path / "requirements.txt").write_text(frozen)
+    (tmp_path / "environment.yml").write_text("dependencies: [numpy]\n")
+    text = values(tmp_path)
+    assert text["locks"] == ["environment.yml", "requirements.txt"]
+    assert "requirements" not in text
+    (tmp_path / "requirements.txt").write_text("numpy==1.26.4\npandas\n")
+    assert values(tmp_path)["requirements"] == ["requirements.txt"]
+
+
+def test_requirements_one_folder_down_are_found(tmp_path: Path) -> None:
+    """A repository whose code lies in a folder has its requirements there."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "requirements.txt").write_text("numpy\n")
+    assert values(tmp_path)["requirements"] == ["code/requirements.txt"]

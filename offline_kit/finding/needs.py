@@ -8,11 +8,11 @@ from typing import Any
 from offline_kit.finding.proposal import Findings, Setting
 from offline_kit.finding.tree import Tree, top_of
 from offline_kit.freeze.inputs import is_compiled
+from offline_kit.freeze.lock_formats import decoded, is_pure_freeze, named
 
 _FOR_PREDICTING = re.compile(r"infer|predict|submi|kaggle|offline|deploy|prod", re.IGNORECASE)
 _FOR_DEVELOPERS = re.compile(r"dev|test|doc|lint|ci|build|train|colab|notebook", re.IGNORECASE)
 _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "notebooks", "scripts", "bench", "tools"})
-_FOREIGN = ("poetry.lock", "pdm.lock", "Pipfile.lock", "environment.yml", "environment.yaml")
 
 
 def is_package(tree: Tree, pyproject: Mapping[str, Any]) -> bool:
@@ -24,18 +24,25 @@ def is_package(tree: Tree, pyproject: Mapping[str, Any]) -> bool:
 
 def find(tree: Tree, pyproject: Mapping[str, Any]) -> Findings:
     """Return `requirements`, `locks`, `packages` and `modules`."""
-    notes = [
-        f"'{name}' is not read: name the packages in [project].dependencies or requirements.in"
-        for name in _FOREIGN
-        if name in tree.at("")
-    ]
     own, loose = _code(tree, pyproject)
-    wanted = _requirements(tree, pyproject)
-    return Findings(settings=(wanted, _locks(tree), own, loose), notes=tuple(notes))
+    files = _files(tree)
+    frozen = [name for name in files if name.endswith(".txt") and _is_frozen(name, tree)]
+    wanted = _requirements(tree, pyproject, [name for name in files if name not in frozen])
+    lock = _locks(tree, frozen if not wanted.value else [])
+    return Findings(settings=(wanted, lock, own, loose))
 
 
-def _requirements(tree: Tree, pyproject: Mapping[str, Any]) -> Setting:
-    chosen, left = _chosen(_files(tree), tree)
+def _is_frozen(name: str, tree: Tree) -> bool:
+    """Whether a requirements file is what `pip freeze` or conda wrote: its versions are wishes."""
+    try:
+        text = decoded((tree.root / name).read_bytes())
+    except (OSError, UnicodeDecodeError):
+        return False
+    return not is_compiled(text) and is_pure_freeze(text)
+
+
+def _requirements(tree: Tree, pyproject: Mapping[str, Any], files: list[str]) -> Setting:
+    chosen, left = _chosen(files, tree)
     example = ["requirements.in"]
     about = pyproject.get("project", {})
     if about.get("dependencies") or "dependencies" in about.get("dynamic", ()):
@@ -66,8 +73,12 @@ def _left_out(names: list[str]) -> tuple[str, ...]:
 
 
 def _files(tree: Tree) -> list[str]:
-    """Return requirements files: at the top or in a folder of their own, without those that another one compiles to."""
+    """Return requirements files: at the top, else one folder down, without those that another one compiles to."""
     near = [*tree.at(""), *tree.at("requirements")]
+    if not any("requirement" in name for name in near):
+        near += [
+            name for folder in tree.folders_at("") for name in tree.at(folder) if folder != "requirements"
+        ]
     named = [
         name
         for name in near
@@ -97,13 +108,18 @@ def _chosen(names: list[str], tree: Tree) -> tuple[list[str], list[str]]:
     return taken, [name for name in names if name not in taken]
 
 
-def _locks(tree: Tree) -> Setting:
-    found = [
-        name for name in tree.at("") if name == "uv.lock" or re.fullmatch(r"pylock\.([\w-]+\.)?toml", name)
-    ]
+def _locks(tree: Tree, frozen: list[str]) -> Setting:
+    top = tree.at("")
+    found = [name for name in top if name == "uv.lock" or re.fullmatch(r"pylock\.([\w-]+\.)?toml", name)]
+    # The first file that names a package wins; one of each kind is enough.
+    found += named(top) + frozen[:1]
     if found:
         return Setting(key="locks", value=found, why="preferred versions; where they differ, the image wins")
-    return Setting(key="locks", example=["uv.lock"], why="uv.lock, pylock.toml or pip freeze files")
+    return Setting(
+        key="locks",
+        example=["uv.lock"],
+        why="uv.lock, pylock.toml, poetry.lock, Pipfile.lock, pdm.lock, environment.yml or pip freeze files",
+    )
 
 
 def _code(tree: Tree, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:

@@ -11,7 +11,7 @@ from offline_kit.errors import ProjectError, close_to
 from offline_kit.freeze.facts import Library
 from offline_kit.freeze.fates import Policy, wording
 from offline_kit.freeze.lines import Wanted
-from offline_kit.freeze.locks import exact
+from offline_kit.freeze.lock_formats import exact
 from offline_kit.freeze.walk import has, satisfied
 from offline_kit.image import Image
 from offline_kit.index import IndexFile

@@ -16,7 +16,7 @@ from offline_kit import files, interpreters, proc
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.freeze import uv_tool
 from offline_kit.freeze.lines import logical_lines
-from offline_kit.freeze.locks import exact
+from offline_kit.freeze.lock_formats import exact
 from offline_kit.image import Image
 from offline_kit.pip_settings import IndexSettings, redact
 

@@ -82,6 +82,7 @@ class Library:
         """Judges which file of a version is the image's."""
         self._given: dict[str, Facts] = {}
         self._read: dict[tuple[str, str], Facts | None] = {}
+        self._fits: dict[str, tuple[str, ...]] = {}
         self._lock = Lock()
 
     def give(self, facts: Mapping[str, Facts]) -> None:
@@ -144,16 +145,12 @@ class Library:
 
     def fits(self, name: str) -> tuple[str, ...]:
         """Return the versions that have a wheel for the image, or a sdist that is no compiled code; newest first."""
-        versions: dict[Version, str] = {}
-        for file in self.index.files(name):
-            with suppress(InvalidVersion):
-                if self.target.rank(file) is not None or (
-                    is_sdist(file) and self.target.accepts(file.requires_python)
-                ):
-                    versions.setdefault(Version(file.version), file.version)
-        return tuple(
-            versions[one] for one in sorted(versions, reverse=True) if not self.compiles(name, versions[one])
-        )
+        if name not in self._fits:
+            versions = self._judged(name)
+            found = tuple(versions[one] for one in sorted(versions, reverse=True))
+            with self._lock:
+                self._fits[name] = found
+        return self._fits[name]
 
     def compiles(self, name: str, version: str) -> bool:
         """Whether all that the image could take of a version is a sdist of compiled code.
@@ -161,16 +158,38 @@ class Library:
         It is, if it had wheels that are bound to a platform: none of them is for this Python, so the code is
         older than this Python. A version without any wheel is what the next one with wheels is.
         """
-        files = self.index.files(name)
-        chosen = choose(files, version, (), self.target)
-        if chosen is None or not is_sdist(chosen):
-            return False
-        wheels: dict[Version, list[str]] = {}
-        for file in files:
+        chosen = choose(self.index.files(name), version, (), self.target)
+        return (
+            chosen is not None
+            and is_sdist(chosen)
+            and not any(same_version(one, version) for one in self.fits(name))
+        )
+
+    def nearest(self, name: str, version: str) -> str:
+        """Return the version itself if it fits, else the next one up that does, else the next one down; or ""."""
+        fits = self.fits(name)
+        above = [one for one in fits if Version(one) >= Version(version)]
+        return above[-1] if above else fits[0] if fits else ""
+
+    def _judged(self, name: str) -> dict[Version, str]:
+        wheels: dict[Version, list[IndexFile]] = {}
+        sdists: dict[Version, list[IndexFile]] = {}
+        for file in self.index.files(name):
             with suppress(InvalidVersion):
-                if file.filename.endswith(".whl") and Version(file.version) >= Version(version):
-                    wheels.setdefault(Version(file.version), []).append(file.filename)
-        return bool(wheels) and not all(name.endswith("-any.whl") for name in wheels[min(wheels)])
+                kept = wheels if file.filename.endswith(".whl") else sdists if is_sdist(file) else {}
+                kept.setdefault(Version(file.version), []).append(file)
+        found = {}
+        pure = True
+        for version in sorted(wheels.keys() | sdists.keys(), reverse=True):
+            built = wheels.get(version, [])
+            if built:
+                pure = all(one.filename.endswith("-any.whl") for one in built)
+            fitting = [one for one in built if self.target.rank(one) is not None]
+            if not fitting and pure:
+                fitting = [one for one in sdists.get(version, []) if self.target.accepts(one.requires_python)]
+            if fitting and not all(one.yanked for one in fitting):
+                found[version] = fitting[0].version
+        return found
 
     def _look(self, name: str, version: str) -> Facts | None:
         listed = [file for file in self.index.files(name) if same_version(file.version, version)]

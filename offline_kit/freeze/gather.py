@@ -16,14 +16,17 @@ from packaging.utils import canonicalize_name
 from offline_kit import proc
 from offline_kit.config_keys import ENGINES
 from offline_kit.errors import ProjectError, UsageError
-from offline_kit.freeze import direct, engines, inputs, locks, written
+from offline_kit.freeze import direct, engines, inputs, lock_formats, locks, written
 from offline_kit.freeze.fates import Policy, is_doubtful
 from offline_kit.freeze.inputs import IndexOptions, Inputs
 from offline_kit.freeze.lines import Direct, Wanted
-from offline_kit.freeze.locks import Lock
+from offline_kit.freeze.locks import Lock, LockPin
 from offline_kit.freeze.walk import holds
 from offline_kit.image import Image
 from offline_kit.pip_settings import redact
+
+OF_LOCK = "the lock file"
+"""Who asks for the names of a lock file, if nothing else says what the project needs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +85,12 @@ class Gathered:
     """"uv" or "pip-tools"."""
     ignored: tuple[str, ...]
     """Options of requirements files that have no meaning here, with their lines."""
-    training: Mapping[str, str] = field(default_factory=dict)
-    """What only machines for training need, with the reason: it is left out."""
+    wishes: Mapping[str, LockPin] = field(default_factory=dict)
+    """The lock's versions as it has them, where `lock` has nearer ones that the image can take."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """What is left out of the requirements unasked, with the reason."""
+    imported: frozenset[str] = frozenset()
+    """Names that the project's own code imports, written as those of distributions."""
     refused: ProjectError | None = None
     """Lines that cannot be read, if that was not raised."""
 
@@ -131,7 +138,8 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict
         policy=policy,
         engine=engine,
         ignored=found.ignored,
-        training=training,
+        left_out={name: f"not needed offline: {why}" for name, why in training.items()},
+        imported=_names(request.imported),
         refused=found.refused,
     )
 
@@ -169,14 +177,14 @@ def _loosened(one: Wanted, found: Inputs) -> Wanted:
     if one.direct or one.where.rpartition(":")[0].rpartition("/")[2] not in compiled:
         return one
     requirement = Requirement(one.requirement)
-    if not locks.exact(requirement):
+    if not lock_formats.exact(requirement):
         return one
     requirement.specifier = type(requirement.specifier)("")
     return replace(one, requirement=str(requirement), hashes=())
 
 
 def _of_lock(line: str) -> Wanted:
-    return Wanted(requirement=line, origin="the lock file", where="the lock file")
+    return Wanted(requirement=line, origin=OF_LOCK, where=OF_LOCK)
 
 
 def _applies(one: Wanted, environment: Mapping[str, str]) -> bool:
@@ -222,4 +230,7 @@ def digest(read: Gathered, request: FreezeRequest, image: Image) -> str:
         "own": sorted(read.policy.own),
         "engine": [request.engine, request.pins],
     }
+    needed = sorted(read.imported & {one.name for one in read.wanted if one.origin == OF_LOCK})
+    if needed:
+        said["needed"] = needed
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 from offline_kit.errors import ProjectError
 from offline_kit.freeze.lines import BadLineError, Wanted, logical_lines, option, parse, split_options
+from offline_kit.freeze.lock_formats import decoded
 from offline_kit.pip_settings import redact
 
 IGNORED = ("--prefer-binary", "--no-binary", "--only-binary", "--require-hashes", "--use-feature", "--pre")
@@ -140,7 +141,7 @@ def _read_file(reading: _Reading, path: Path, *, constraint: bool, asked: str) -
     reading.seen.add((path, constraint))
     name = shown(path, reading.root)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = decoded(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         reading.problems.append(f"{asked}: cannot read '{name}': {why}")

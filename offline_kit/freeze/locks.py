@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from packaging.requirements import InvalidRequirement, Requirement
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
 
 from offline_kit.errors import ProjectError
-from offline_kit.freeze.lines import BadLineError, logical_lines, option, split_options
+from offline_kit.freeze import lock_formats
+from offline_kit.freeze.lock_formats import Locked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,8 @@ class Lock:
     """Liked versions by normalized name; packages that are not from an index are left out."""
     roots: tuple[str, ...]
     """What the locked project itself asks for; without such knowledge, all names of the file."""
+    loose: frozenset[str] = frozenset()
+    """Roots that are asked for only because a file names everything that was installed."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Lines of `pip freeze` that name no version of an index, by normalized name, with their file."""
 
@@ -42,13 +44,21 @@ class Lock:
             roots=tuple(
                 line for line in self.roots if canonicalize_name(Requirement(line).name) not in excluded
             ),
+            loose=self.loose - set(excluded),
             unread={name: source for name, source in self.unread.items() if name not in excluded},
         )
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file is a lock by its name, so that it is not read as requirements."""
-    return path.name == "uv.lock" or (path.name.startswith("pylock.") and path.suffix == ".toml")
+    """Whether a file lists locked versions, so that it is not read as requirements: by its name, else by its lines."""
+    if path.name == "uv.lock" or (path.name.startswith("pylock.") and path.suffix == ".toml"):
+        return True
+    if path.name in lock_formats.NAMES or lock_formats.is_conda(path):
+        return True
+    try:
+        return path.suffix in (".txt", "") and lock_formats.is_freeze_file(path.read_bytes())
+    except (OSError, UnicodeDecodeError):
+        return False
 
 
 def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
@@ -58,35 +68,41 @@ def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
     """
     pins: dict[str, LockPin] = {}
     roots: list[str] = []
+    loose: set[str] = set()
     problems: list[str] = []
     unread: dict[str, str] = {}
     for path in paths:
         try:
-            found, asked = _read_one(path, environment, problems, unread)
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            found = _read_one(path, environment)
+        except (OSError, ValueError) as error:
             problems.append(f"cannot read '{path.name}': {error}")
             continue
-        for name, version in found.items():
+        problems += [f"{path.name}:{line}" for line in found.problems]
+        for name, version in found.pins.items():
             pins.setdefault(name, LockPin(version=version, source=path.name))
-        roots += asked
+        roots += found.roots
+        unread |= dict.fromkeys(found.unread, path.name)
+        if found.everything:
+            loose |= {str(canonicalize_name(Requirement(line).name)) for line in found.roots}
     if problems:
         raise ProjectError(
             "a lock file cannot be read" if len(problems) == 1 else f"{len(problems)} problems in lock files",
-            hint="make the lock file again with the tool that wrote it",
+            hint="correct the lines named above, or make the lock file again with the tool that wrote it",
             details=problems,
         )
-    return Lock(pins=pins, roots=tuple(dict.fromkeys(roots)), unread=unread)
+    return Lock(pins=pins, roots=tuple(dict.fromkeys(roots)), unread=unread, loose=frozenset(loose))
 
 
-def _read_one(
-    path: Path, environment: Mapping[str, str], problems: list[str], unread: dict[str, str]
-) -> tuple[dict[str, str], list[str]]:
-    text = path.read_text(encoding="utf-8-sig")
+def _read_one(path: Path, environment: Mapping[str, str]) -> Locked:
+    text = lock_formats.decoded(path.read_bytes())
     if path.name == "uv.lock":
-        return _uv_lock(tomllib.loads(text), environment)
+        pins, roots = _uv_lock(tomllib.loads(text), environment)
+        return Locked(pins=pins, roots=roots)
     if path.suffix == ".toml":
-        return _pylock(tomllib.loads(text), environment, path.name, problems)
-    return _pip_freeze(text, environment, path.name, problems, unread)
+        problems: list[str] = []
+        pins, roots = _pylock(tomllib.loads(text), environment, path.name, problems)
+        return Locked(pins=pins, roots=roots, problems=problems)
+    return lock_formats.read(path, text, environment)
 
 
 def _uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
@@ -145,38 +161,3 @@ def _pylock(
         if package.version is not None and holds:
             pins[canonicalize_name(package.name)] = str(package.version)
     return pins, list(pins)
-
-
-def _pip_freeze(
-    text: str, environment: Mapping[str, str], name: str, problems: list[str], unread: dict[str, str]
-) -> tuple[dict[str, str], list[str]]:
-    pins: dict[str, str] = {}
-    for number, line in logical_lines(text, {}):
-        try:
-            if (said := option(line)) is not None:
-                egg = said[1].partition("#egg=")[2].partition("&")[0]
-                unread |= {canonicalize_name(egg): name} if egg else {}
-                continue
-            wanted = Requirement(split_options(line)[0])
-        except (BadLineError, InvalidRequirement) as error:
-            problems.append(f"{name}:{number}: {str(error).splitlines()[0]}")
-            continue
-        version = exact(wanted)
-        if version and (wanted.marker is None or wanted.marker.evaluate({**environment, "extra": ""})):
-            pins[canonicalize_name(wanted.name)] = version
-        elif wanted.url:
-            unread[canonicalize_name(wanted.name)] = name
-        elif not version:
-            problems.append(f"{name}:{number}: '{line}' is no exact pin, so this is no lock file")
-    return pins, list(pins)
-
-
-def exact(wanted: Requirement) -> str:
-    """Return the version of an exact pin ("==1.2" or "===1.2"), else an empty string."""
-    for one in wanted.specifier:
-        if one.operator in ("==", "===") and not one.version.endswith(".*"):
-            try:
-                return str(Version(one.version))
-            except InvalidVersion:
-                return ""
-    return ""

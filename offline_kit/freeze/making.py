@@ -1,7 +1,8 @@
 """Making a freeze: settle what is direct, check what is asked, solve, and say what became of each package."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,9 +16,9 @@ from offline_kit.freeze.direct import Settled, Yard
 from offline_kit.freeze.engines import Problem
 from offline_kit.freeze.facts import Library, of_wheel
 from offline_kit.freeze.fates import Finish, Policy
-from offline_kit.freeze.gather import FreezeRequest, Gathered
+from offline_kit.freeze.gather import OF_LOCK, FreezeRequest, Gathered
 from offline_kit.freeze.lines import Wanted
-from offline_kit.freeze.locks import Lock, LockPin
+from offline_kit.freeze.locks import LockPin
 from offline_kit.freeze.solve import Case, Solution, solve, torch_without_local
 from offline_kit.freeze.walk import Ask, has, holds
 from offline_kit.image import Image
@@ -32,18 +33,53 @@ def make(read: Gathered, request: FreezeRequest, yard: Yard, old: Freeze | None,
     Raises ProjectError for requirements that cannot be met, OutsideError where an index cannot be reached.
     """
     moment = (request.now or datetime.now(UTC)).astimezone(UTC)
+    library = Library(Index(yard.settings, cache=yard.cache), yard)
+    read = _met(read, library, yard.image)
     maker = _Maker(
         read=read,
         request=request,
         yard=yard,
         old=old,
-        library=Library(Index(yard.settings, cache=yard.cache), yard),
+        library=library,
         cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
         report=report,
     )
     settled, policy = _checked(maker)
     case = _case(maker, read, settled, policy)
     return _frozen(case, solve(case, report), read, report)
+
+
+def _met(read: Gathered, library: Library, image: Image) -> Gathered:
+    """Move a lock's pins that the image cannot have to the nearest version that it can; leave out what has none.
+
+    Only names that stand in a lock because they were installed are left out, and none that own code imports.
+    """
+    wished = sorted(
+        name
+        for name in read.lock.pins.keys() | read.lock.loose
+        if not has(image, name) and name not in read.policy.own
+    )
+    rooted = {one.name for one in read.wanted if one.origin == OF_LOCK}
+    with ThreadPoolExecutor(8) as pool:
+        fits = dict(zip(wished, pool.map(library.fits, wished), strict=True))
+    pins = {
+        name: replace(pin, version=library.nearest(name, pin.version) or pin.version) if name in fits else pin
+        for name, pin in read.lock.pins.items()
+    }
+    left = {
+        name: f"no version of it fits Python {image.python_minor}"
+        if library.index.files(name)
+        else "no index has it"
+        for name in wished
+        if not fits[name] and name in read.lock.loose & rooted and name not in read.imported
+    }
+    return replace(
+        read,
+        wanted=tuple(one for one in read.wanted if one.name not in left),
+        lock=replace(read.lock, pins=pins),
+        wishes=read.lock.pins,
+        left_out={**read.left_out, **left},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,8 +287,8 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
     pins = fates.finish(found, with_)
     there = {pin.name for pin in pins}
     left = [
-        Pin(name=name, version="", fate=Fate.SKIPPED, reason=f"not needed offline: {why}")
-        for name, why in read.training.items()
+        Pin(name=name, version="", fate=Fate.SKIPPED, reason=why)
+        for name, why in read.left_out.items()
         if name not in there
     ]
     pins = tuple(sorted((*pins, *left), key=lambda pin: pin.name))
@@ -273,7 +309,7 @@ def _frozen(case: Case, solution: Solution, read: Gathered, report: Reporter) ->
         pins=pins,
         replacements=written.replacements(pins, broken),
         differences=(
-            *_differences(pins, read.lock),
+            *_differences(pins, read.wishes),
             *_left_out(pins, read, image),
             *solution.notes,
             *_old_metadata(pins, case.library),
@@ -293,19 +329,30 @@ def _check_hashes(pins: Iterable[Pin], wanted: Iterable[Wanted]) -> None:
         )
 
 
-def _differences(pins: Iterable[Pin], lock: Lock) -> list[str]:
-    """Return a line for every lock pin that another version won over."""
-    lines = []
+LISTED = 8
+"""Differences of one file up to which each has a line of its own."""
+
+
+def _differences(pins: Iterable[Pin], wishes: Mapping[str, LockPin]) -> list[str]:
+    """Return a line for every lock pin that another version won over; many of one file share a line."""
+    moved: dict[tuple[str, str], list[tuple[Pin, str]]] = {}
     for pin in pins:
-        liked = lock.pins.get(pin.name)
+        liked = wishes.get(pin.name)
         if (
             liked
             and pin.fate is not Fate.SKIPPED
             and pin.version.partition("+")[0] != liked.version.partition("+")[0]
         ):
             winner = "the image has" if pin.fate is Fate.PROVIDED else "the kit brings"
-            lines.append(f"{pin.name}: {liked.source} has {liked.version}, {winner} {pin.version}")
-    return lines
+            moved.setdefault((liked.source, winner), []).append((pin, liked.version))
+    lines = []
+    for (source, winner), pairs in moved.items():
+        if len(pairs) <= LISTED:
+            lines += [f"{pin.name}: {source} has {version}, {winner} {pin.version}" for pin, version in pairs]
+        else:
+            told = ", ".join(f"{pin.name} {pin.version} ({version})" for pin, version in pairs)
+            lines.append(f"{source}: {winner} other versions than the file (in brackets) of {told}")
+    return sorted(lines) if len(lines) <= 2 * LISTED else lines
 
 
 def _left_out(pins: Iterable[Pin], read: Gathered, image: Image) -> list[str]:
