@@ -215,11 +215,19 @@ dependencies:
     - Alpha==1.0
     - -e git+https://h.example/x@0f#egg=mine
     - beta>=2
+    - git+https://h.example/tools@0f
 """
     assert found(tmp_path, "environment.yml", text) == (
         {"torch": "1.13.1", "timm": "0.4.12", "alpha": "1.0"},
         {"torch", "opencv-python-headless", "scikit-learn", "timm", "alpha", "beta"},
     )
+
+
+def test_repositories_of_a_conda_environment_are_asked_for(tmp_path: Path) -> None:
+    """A line of its pip part that names a repository is a direct reference."""
+    path = tmp_path / "environment.yml"
+    path.write_text("dependencies:\n- pip:\n  - alpha\n  - git+https://h.example/tools@0f\n")
+    assert read([path], ENVIRONMENT).directs == ("git+https://h.example/tools@0f",)
 
 
 def test_conda_list_export(tmp_path: Path) -> None:

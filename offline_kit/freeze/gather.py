@@ -19,7 +19,7 @@ from offline_kit.errors import ProjectError, UsageError
 from offline_kit.freeze import direct, engines, inputs, lock_formats, locks, written
 from offline_kit.freeze.fates import Policy, is_doubtful
 from offline_kit.freeze.inputs import IndexOptions, Inputs
-from offline_kit.freeze.lines import Direct, Wanted
+from offline_kit.freeze.lines import Direct, Wanted, parse
 from offline_kit.freeze.locks import Lock, LockPin
 from offline_kit.freeze.walk import holds
 from offline_kit.image import Image
@@ -117,9 +117,9 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict
     )
     wanted = [_loosened(one, found) for one in found.wanted]
     if not wanted and not request.requirements and not request.inline:
-        wanted = [_of_lock(line) for line in lock.roots]
+        wanted = _of_lock(lock, request.project)
     elif lock_files:
-        wanted += [_of_lock(line) for line in locks.read(lock_files, environment).roots]
+        wanted += _of_lock(locks.read(lock_files, environment), request.project)
     kept = [one for one in wanted if _applies(one, environment)]
     training = _training_only(kept, request)
     kept = [one for one in kept if one.name not in training]
@@ -183,8 +183,13 @@ def _loosened(one: Wanted, found: Inputs) -> Wanted:
     return replace(one, requirement=str(requirement), hashes=())
 
 
-def _of_lock(line: str) -> Wanted:
-    return Wanted(requirement=line, origin=OF_LOCK, where=OF_LOCK)
+def _of_lock(lock: Lock, project: Path) -> list[Wanted]:
+    """Return what a lock file asks for."""
+    asked = [Wanted(requirement=line, origin=OF_LOCK, where=OF_LOCK) for line in lock.roots]
+    for line in lock.directs:
+        place = parse(line, project)[1]
+        asked.append(Wanted(requirement="", origin=OF_LOCK, where=OF_LOCK, direct=place))
+    return asked
 
 
 def _applies(one: Wanted, environment: Mapping[str, str]) -> bool:

@@ -40,6 +40,8 @@ class Locked:
     """What is asked for, as PEP 508."""
     everything: bool = False
     """Whether the roots are all names of the file, because it does not say what the project itself asks for."""
+    directs: list[str] = field(default_factory=list)
+    """Repositories and addresses that are asked for."""
     unread: set[str] = field(default_factory=set)
     """Names whose version the file does not tell."""
     problems: list[str] = field(default_factory=list)
@@ -219,6 +221,7 @@ def _conda_environment(text: str, environment: Mapping[str, str]) -> Locked:
             inner = _freeze("\n".join(str(line) for line in entry["pip"]), environment)
             found.pins |= inner.pins
             found.roots += [line for line in inner.roots if line not in found.roots]
+            found.directs += inner.directs
             found.unread |= inner.unread
             found.problems += [f"pip {line}" for line in inner.problems]
     return found
@@ -237,6 +240,9 @@ def _pip_list(text: str) -> Locked:
 def _freeze(text: str, environment: Mapping[str, str]) -> Locked:
     found = Locked(everything=True)
     for number, line in logical_lines(text, {}):
+        if line.startswith(("git+", "https://", "http://")):
+            found.directs.append(line)
+            continue
         conda = _CONDA_LINE.match(line)
         if conda:
             if conda[3].startswith("pypi"):

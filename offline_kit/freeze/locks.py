@@ -34,6 +34,8 @@ class Lock:
     """What the locked project itself asks for; without such knowledge, all names of the file."""
     loose: frozenset[str] = frozenset()
     """Roots that are asked for only because a file names everything that was installed."""
+    directs: tuple[str, ...] = ()
+    """Repositories and addresses among the roots."""
     unread: Mapping[str, str] = field(default_factory=dict)
     """Lines of `pip freeze` that name no version of an index, by normalized name, with their file."""
 
@@ -45,6 +47,7 @@ class Lock:
                 line for line in self.roots if canonicalize_name(Requirement(line).name) not in excluded
             ),
             loose=self.loose - set(excluded),
+            directs=self.directs,
             unread={name: source for name, source in self.unread.items() if name not in excluded},
         )
 
@@ -69,6 +72,7 @@ def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
     pins: dict[str, LockPin] = {}
     roots: list[str] = []
     loose: set[str] = set()
+    directs: list[str] = []
     problems: list[str] = []
     unread: dict[str, str] = {}
     for path in paths:
@@ -81,6 +85,7 @@ def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
         for name, version in found.pins.items():
             pins.setdefault(name, LockPin(version=version, source=path.name))
         roots += found.roots
+        directs += found.directs
         unread |= dict.fromkeys(found.unread, path.name)
         if found.everything:
             loose |= {str(canonicalize_name(Requirement(line).name)) for line in found.roots}
@@ -90,7 +95,13 @@ def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
             hint="correct the lines named above, or make the lock file again with the tool that wrote it",
             details=problems,
         )
-    return Lock(pins=pins, roots=tuple(dict.fromkeys(roots)), unread=unread, loose=frozenset(loose))
+    return Lock(
+        pins=pins,
+        roots=tuple(dict.fromkeys(roots)),
+        loose=frozenset(loose),
+        directs=tuple(dict.fromkeys(directs)),
+        unread=unread,
+    )
 
 
 def _read_one(path: Path, environment: Mapping[str, str]) -> Locked:
