@@ -133,11 +133,11 @@ def test_waits_that_kaggle_asks_for_are_told(bench: Bench) -> None:
     """They may take minutes; a short trouble of its own is none of them."""
     waits: list[float] = []
     with client_of(bench, patience=Patience(sleep=lambda _: None, tell=waits.append)) as client:
-        bench.kaggle.faults.add(Fault(on="GetDataset", status=503, times=2))
-        assert client.dataset(SLUG) is None
+        bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=503, times=2))
+        assert client.status(SLUG) == ""
         assert waits == []
-        bench.kaggle.faults.add(Fault(on="GetDataset", status=429, times=2, retry_after=30))
-        assert client.dataset(SLUG) is None
+        bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=429, times=2, retry_after=30))
+        assert client.status(SLUG) == ""
     assert [round(wait) for wait in waits if wait] == [30, 30]
 
 

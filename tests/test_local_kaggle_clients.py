@@ -269,10 +269,14 @@ def test_a_dataset_with_a_number_takes_a_second_version(tmp_path: Path) -> None:
         code = "import time\nfrom kagglehub.clients import build_kaggle_client\n"
         code += "from kagglehub.handle import parse_dataset_handle\n"
         code += "from kagglehub.http_resolver import _get_current_version\n"
-        code += "def number():\n    with build_kaggle_client() as client:\n        try:\n"
-        code += "            return _get_current_version(client, parse_dataset_handle('alice/my-kit')) or 0\n"
-        code += "        except Exception:\n            return 0\n"
-        hub(bench, f"{code}{upload}while not number(): time.sleep(0.05)\n{upload}")
+        code += "def wait():\n    for _ in range(30):\n        try:\n"
+        code += "            with build_kaggle_client() as client:\n"
+        code += (
+            "                number = _get_current_version(client, parse_dataset_handle('alice/my-kit'))\n"
+        )
+        code += "            assert number, 'there, and without a number: nobody knows how long to wait'\n"
+        code += "            return\n        except OSError: time.sleep(0.3)\n"
+        hub(bench, f"{code}{upload}wait()\n{upload}")
         bench.ready("alice/my-kit", 2)
 
 

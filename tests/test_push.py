@@ -296,7 +296,10 @@ def test_the_state_of_a_dry_run_is_nothing(bench: Bench, alice: Client, tmp_path
     plan = planned(bench, make_kit(tmp_path / "kit"), alice)
     assert [part.action for part in plan.parts] == [Action.CREATE]
     assert plan.size == sum(map(len, FILES.values()))
-    assert {event.name.rpartition("/")[2] for event in bench.server.traffic.ended()} <= {"GetDataset"}
+    assert {event.name.rpartition("/")[2] for event in bench.server.traffic.ended()} <= {
+        "GetDataset",
+        "GetDatasetStatus",
+    }
 
 
 def test_an_effect_that_never_showed_is_given_up(bench: Bench, alice: Client, tmp_path: Path) -> None:

@@ -80,7 +80,8 @@ def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
     bench: Bench, alice: Client, tmp_path: Path, method: str, status: int
 ) -> None:
     """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
-    bench.kaggle.faults.add(Fault(on=method, status=status, times=6, message="Not found"))
+    planning = 1 if method == "GetDatasetStatus" else 0  # asked once whether there is such a dataset
+    bench.kaggle.faults.add(Fault(on=method, after=planning, status=status, times=6, message="Not found"))
     (done,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
     assert (done.version, versions(bench)) == (1, [1])
 

@@ -29,7 +29,8 @@ class Datasets(Asking):
         """Return a dataset, or None where there is none that we may see."""
         answer = self._calls.read_or_none(_SERVICE + "GetDataset", _named(ref))
         if answer is None:
-            return None
+            # While its first version is processed, Kaggle may tell nothing of a dataset but its status.
+            return RemoteDataset(ref=ref, version=0, private=True, url="") if self.status(ref) else None
         versions = parts(answer, "versions")
         return RemoteDataset(
             ref=ref,

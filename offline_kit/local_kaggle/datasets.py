@@ -104,8 +104,15 @@ class Datasets(Shelf):
         return {"status": self.versions.stage(self._shown(self._open(call)))}
 
     def get(self, call: Call) -> Mapping[str, Any]:
-        """Tell all about a dataset."""
-        return self._told(self._open(call))
+        """Tell all about a dataset; 403 while its first version is processed, when only the status is told.
+
+        So kagglehub's own suite waits: it takes an answer for a dataset that takes a second version.
+        """
+        record = self._open(call)
+        key = _key_of(record)
+        if not self.versions.newest(key, ready=True) and self.versions.unfinished(key):
+            raise Refusal(403, "Permission 'datasets.get' was denied")
+        return self._told(record)
 
     def list_files(self, call: Call) -> Mapping[str, Any]:
         """List the files of a version, the newest READY one unless a number is given."""
@@ -300,7 +307,6 @@ class Datasets(Shelf):
     def _told(self, record: Record) -> dict[str, Any]:
         key = _key_of(record)
         shown = self._shown(record)
-        # kagglehub adds a version as soon as there is a number: none shows while the first takes no successor.
         failed = self.versions.settings.numbers_failed and not self.versions.unfinished(key)
         numbered = failed or self.versions.newest(key, ready=True)
         versions = [
