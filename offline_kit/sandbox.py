@@ -121,7 +121,7 @@ def run(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None)
 
     `watch` is called about ten times a second. An interrupt ends the box and goes on upwards.
     """
-    argv, env = _command(sandbox, box)
+    argv, env = command(sandbox, box)
     began = time.monotonic()
     cwd = Path(box.cwd) if sandbox.weak else None
     process = proc.start(argv, cwd=cwd, env=env, log=box.log)
@@ -151,7 +151,8 @@ def run(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None)
     )
 
 
-def _command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
+def command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
+    """Return the words and the environment that run a box in this sandbox."""
     if sandbox.program is None:
         return weak.command(box)
     if sandbox.kind == "bubblewrap":

@@ -386,7 +386,7 @@ def test_an_ordinary_user_can_use_it(bench: Bench, ordinary_user: list[str], kin
         scratch=bench.folder,
         timeout=20,
     )
-    argv, env = sandbox._command(chosen, box)
+    argv, env = sandbox.command(chosen, box)
     # pytest's folders are root's alone: one that everybody may enter stands in for them.
     place = Path("/var/tmp", f"offline-kit-test-{os.getpid()}")
     shutil.copytree(bench.folder / "input", place / "input")

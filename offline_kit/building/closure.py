@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from offline_kit import interpreters, proc
-from offline_kit.building.workshop import BuildFailed, clean_environment
+from offline_kit import confined, proc
+from offline_kit.building.workshop import BuildFailed
 from offline_kit.cache import Cache
 from offline_kit.choosing import Target
 from offline_kit.errors import OutsideError
@@ -20,7 +20,6 @@ from offline_kit.pip_settings import redact
 from offline_kit.report import Reporter
 
 _PINNED = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)")
-_TOLD = ("UV_", "SSL_", "HTTP_", "HTTPS_", "ALL_PROXY", "NO_PROXY", "HOME")
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 _NO_NETWORK = re.compile(
     r"client error \(Connect\)|dns error|timed out|error sending request|status client error", re.I
@@ -118,13 +117,15 @@ def _resolve(requirements: Sequence[str], sources: Sources) -> list[Pin]:
 def _uv(words: Sequence[str | Path], sources: Sources, folder: Path, undated: Collection[str]) -> proc.Done:
     settings = sources.index.settings
     config = uv_tool.write_config(settings, folder / "uv.toml", undated=undated)
-    # uv runs the builds of sdists that keep their metadata to themselves: none of our secrets in there.
-    told = uv_tool.environment(settings)
-    env = clean_environment(folder, told) | {
-        name: value for name, value in told.items() if name.upper().startswith(_TOLD)
-    }
-    argv = [interpreters.uv(), *words, "--config-file", config]
-    return proc.run(argv, cwd=folder, env=env, timeout=1800, check=False)
+    # uv runs the builds of sdists that keep their metadata to themselves
+    return uv_tool.run_builds(
+        words,
+        settings,
+        config=config,
+        cwd=folder,
+        cache=sources.cache.root,
+        shown=confined.python_folders(sources.python),
+    )
 
 
 def _undated(requirements: Sequence[str], sources: Sources) -> set[str]:

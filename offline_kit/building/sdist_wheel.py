@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from offline_kit import confined
 from offline_kit.building.closure import Sources, obtain
 from offline_kit.building.wheel_fit import DoesNotFit, fitted, kept
 from offline_kit.building.workshop import BuildFailed, Workshop, static_requires, unpack, workshop
@@ -13,7 +14,7 @@ from offline_kit.cache import key_of
 from offline_kit.model import Artifact, Sdist, Wheel
 from offline_kit.report import Reporter
 
-_FORMAT = 1  # raise it when the same input shall give another result
+_FORMAT = 2  # raise it when the same input shall give another result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,8 +25,6 @@ class Made:
     """The wheels that its isolated build needs, sorted by file name; what could be found, if it failed."""
     wheel: Wheel | None
     """Built from it, fits the image; None if that failed."""
-    offline: bool
-    """It was built without a network, so that it can be on Kaggle too."""
     why: str = ""
     """Why there is no wheel, without a capital; empty where there is one."""
     tail: tuple[str, ...] = ()
@@ -47,7 +46,7 @@ def make(
     """
     if sdist.name in above:
         circle = " → ".join((*above, sdist.name))
-        return Made(closure=(), wheel=None, offline=False, why=f"its build needs itself: {circle}")
+        return Made(closure=(), wheel=None, why=f"its build needs itself: {circle}")
     key = _key(sdist, sources)
     with sources.cache.lock(f"sdist-{key[:32]}"):
         made = recall(sdist, sources, retry=retry)
@@ -66,16 +65,13 @@ def recall(sdist: Sdist, sources: Sources, *, retry: bool = True) -> Made | None
 def _make(sdist: Sdist, sources: Sources, report: Reporter, above: tuple[str, ...]) -> Made:
     report.step(f"Building {sdist.name} {sdist.version} from source")
     attempt = _Attempt(sdist, sources, report, above)
+    if not confined.is_confined():
+        report.warn(confined.WEAK)
     try:
-        wheel, offline = attempt.wheel(network=False), True
-    except BuildFailed as first:
-        if not first.wants_network:
-            return Made(closure=attempt.closure, wheel=None, offline=False, why=first.why, tail=first.tail)
-        try:
-            wheel, offline = attempt.wheel(network=True), False
-        except BuildFailed as error:
-            return Made(closure=attempt.closure, wheel=None, offline=False, why=error.why, tail=error.tail)
-    return Made(closure=attempt.closure, wheel=wheel, offline=offline)
+        wheel = attempt.wheel()
+    except BuildFailed as error:
+        return Made(closure=attempt.closure, wheel=None, why=error.why, tail=error.tail)
+    return Made(closure=attempt.closure, wheel=wheel)
 
 
 class _Attempt:
@@ -86,11 +82,11 @@ class _Attempt:
         self.log = sources.cache.log(log_name(sdist, sources))
         self.closure: tuple[Wheel, ...] = ()
 
-    def wheel(self, *, network: bool) -> Wheel:
+    def wheel(self) -> Wheel:
         """Build the wheel and return it, audited, normalised and in the cache."""
         asked = self._static()
         self.closure = self._wheels(asked)
-        with workshop(self.sources.python, self.closure, log=self.log, network=network) as shop:
+        with workshop(self.sources.python, self.closure, log=self.log) as shop:
             source = unpack(self.sdist, shop.scratch / "asked")
             more = {text for text in shop.asks(source) if text not in asked}
             if more:
@@ -154,7 +150,6 @@ def _record(made: Made) -> dict[str, object]:
     return {
         "closure": [_line(wheel) for wheel in made.closure],
         "wheel": _line(made.wheel) if made.wheel else None,
-        "offline": made.offline,
         "why": made.why,
         "tail": list(made.tail),
     }
@@ -177,7 +172,6 @@ def _recalled(key: str, sources: Sources) -> Made | None:
         return Made(
             closure=tuple(found[:-1] if record["wheel"] else found),
             wheel=found[-1] if record["wheel"] else None,
-            offline=bool(record["offline"]),
             why=str(record["why"]),
             tail=tuple(str(line) for line in record["tail"]),  # type: ignore[attr-defined]
         )

@@ -40,11 +40,9 @@ def settle(
         return ()
     sources = Sources(target=Target(image), index=index, cache=index.cache, cutoff=cutoff)
     made = _all_made(sdists, sources, set(allow_unbuilt), report)
-    failed = [
-        (sdist, one) for sdist, one in made if sdist.name not in allow_unbuilt and _problem(one, policy)
-    ]
+    failed = [(sdist, one) for sdist, one in made if sdist.name not in allow_unbuilt and one.wheel is None]
     if failed:
-        raise _error(failed, sources, policy)
+        raise _error(failed, sources)
     return tuple(_packed(sdist, one, policy, report) for sdist, one in made)
 
 
@@ -79,23 +77,9 @@ def _python(image: Image) -> tuple[Path, bool]:
     return (found, True) if found else (Path(sys.executable), False)
 
 
-def _problem(made: Made, policy: str) -> str:
-    if made.wheel is None:
-        return made.why
-    if policy == "rename" and not made.offline:
-        return "its build wants the network, which it will not have on Kaggle"
-    return ""
-
-
 def _packed(sdist: Sdist, made: Made, policy: str, report: Reporter) -> SettledSdist:
-    problem = _problem(made, policy)
-    if problem:
-        report.warn(f"{sdist.name} {sdist.version} travels as source alone, as allowed: {problem}")
-    elif policy == "both" and not made.offline:
-        report.warn(
-            f"{sdist.name} {sdist.version} could only be built with a network: its wheel travels, but should "
-            "Kaggle's Python change, its source cannot be built there"
-        )
+    if made.wheel is None:
+        report.warn(f"{sdist.name} {sdist.version} travels as source alone, as allowed: {made.why}")
     source = policy != "wheel" or made.wheel is None
     return SettledSdist(
         name=sdist.name,
@@ -106,10 +90,10 @@ def _packed(sdist: Sdist, made: Made, policy: str, report: Reporter) -> SettledS
     )
 
 
-def _error(failed: Sequence[tuple[Sdist, Made]], sources: Sources, policy: str) -> ProjectError:
+def _error(failed: Sequence[tuple[Sdist, Made]], sources: Sources) -> ProjectError:
     details: list[str] = []
     for sdist, made in failed:
-        details.append(f"{sdist.name} {sdist.version}: {_problem(made, policy)}")
+        details.append(f"{sdist.name} {sdist.version}: {made.why}")
         details += [f"    {line}" for line in made.tail]
         log = sources.cache.root / "logs" / f"{sdist_wheel.log_name(sdist, sources)}.log"
         details += [f"    whole log: {log}"] if log.exists() else []
@@ -128,5 +112,5 @@ def _hint(names: Sequence[str], sources: Sources) -> str:
     listed = ", ".join(f'"{name}"' for name in names)
     return (
         f"{first}install what the build needs; or pin a version that has a wheel, list a wheel of your own in the "
-        f"requirements, or exclude it; to ship the source unbuilt all the same: allow_unbuilt = [{listed}]"
+        f"requirements, exclude it, or build it on Kaggle ('offline-kit build --on kaggle'); to ship the source unbuilt all the same: allow_unbuilt = [{listed}]"
     )

@@ -14,9 +14,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offline_kit import files, interpreters, proc
+from offline_kit import confined, files, interpreters, proc
+from offline_kit.confined import Confinement
 from offline_kit.errors import OfflineKitError, ProjectError
 from offline_kit.model import Sdist, Wheel
+from offline_kit.sandboxes import leftovers
 from offline_kit.wheel_tools import EPOCH
 
 if TYPE_CHECKING:
@@ -141,8 +143,8 @@ class Workshop:
     """What a build sees."""
     log: Path
     """Everything that ran here said so in this file."""
-    prefix: tuple[str, ...] = ()
-    """Words before each command."""
+    prefix: tuple[str, ...] | None = None
+    """Words before each command of the user's own build; None: somebody else's runs in a box."""
 
     def hold(self, wheels: Sequence[Wheel]) -> None:
         """Let the environment hold exactly these wheels; BuildFailed where one cannot be installed."""
@@ -178,7 +180,10 @@ class Workshop:
     def build(self, source: Path, into: Path) -> Path:
         """Build a wheel of the sources and return it; BuildFailed if that breaks."""
         with self._translated():
-            return Path(self._builder(source).build("wheel", into))
+            wheel = Path(self._builder(source).build("wheel", into))
+        if not leftovers.is_regular(wheel):
+            raise BuildFailed("its build leaves no wheel that is a regular file", [wheel.name])
+        return wheel
 
     def _builder(self, source: Path) -> "ProjectBuilder":
         import build
@@ -189,7 +194,24 @@ class Workshop:
         self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
     ) -> None:
         env = {**self.env, **(extra_environ or {})}
-        proc.run([*self.prefix, *cmd], cwd=Path(cwd or self.scratch), env=env, log=self.log, timeout=3600)
+        where = Path(cwd or self.scratch)
+        if self.prefix is not None:
+            proc.run([*self.prefix, *cmd], cwd=where, env=env, log=self.log, timeout=3600)
+            return
+        done = confined.run(
+            cmd,
+            Confinement(
+                env=env,
+                cwd=where,
+                # the last word is the folder of questions and answers that pyproject_hooks makes
+                writable=(self.scratch, Path(cmd[-1])) if Path(cmd[-1]).is_dir() else (self.scratch,),
+                shown=confined.python_folders(self.python),
+            ),
+            log=self.log,
+            timeout=3600,
+        )
+        if not done.ok:
+            raise proc.CommandError(done)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -220,14 +242,21 @@ def failure(log: Path, otherwise: str) -> BuildFailed:
     return BuildFailed(why, tail, wants_network=wants_network)
 
 
+def _prefix(*, own: bool, network: bool) -> tuple[str, ...] | None:
+    if not own and confined.is_confined():
+        return None
+    return () if network else network_cut()
+
+
 @contextmanager
 def workshop(
-    python: Path, wheels: Sequence[Wheel], *, log: Path, network: bool = False
+    python: Path, wheels: Sequence[Wheel], *, log: Path, own: bool = False, network: bool = False
 ) -> Iterator[Workshop]:
     """Make an environment of this interpreter with these wheels alone, and remove it afterwards.
 
-    Raises BuildFailed where a wheel cannot be installed (it is for another Python, say). Without
-    `network`, commands get none where the system can do that, and obstacles in their way elsewhere.
+    Raises BuildFailed where a wheel cannot be installed (it is for another Python, say). `own`: the sources are
+    the user's and may read this machine's files; others run in a box. Without `network`, which only own builds can
+    have, commands get none where the system can do that, and obstacles in their way elsewhere.
     """
     with tempfile.TemporaryDirectory(prefix="offline-kit-build-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
@@ -240,7 +269,7 @@ def workshop(
             scratch=scratch,
             env=env,
             log=log,
-            prefix=() if network else network_cut(),
+            prefix=_prefix(own=own, network=network),
         )
         shop.uv("venv", "--quiet", "--no-project", "--python", python, home)
         shop.hold(wheels)

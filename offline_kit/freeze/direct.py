@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,13 +14,14 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
 
-from offline_kit import files, interpreters, proc, web, wheel_tools
+from offline_kit import confined, files, interpreters, proc, web, wheel_tools
 from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.freeze import uv_tool
 from offline_kit.freeze.lines import Direct, Wanted
 from offline_kit.image import Image
 from offline_kit.pip_settings import IndexSettings, redact
 from offline_kit.report import SILENT, Reporter
+from offline_kit.sandboxes import leftovers
 
 UNHASHED = frozenset(
     [
@@ -210,7 +212,8 @@ def _shelved(direct: Direct, commit: str, shelf: Path, yard: Yard, report: Repor
             if source.suffix == ".whl":
                 shutil.copyfile(source, fresh / source.name)
             else:
-                build_wheel(source / direct.subdirectory if source.is_dir() else source, fresh, yard, shown)
+                place = source / direct.subdirectory if source.is_dir() else source
+                build_wheel(place, fresh, yard, shown, tree=source)
     return next(iter(sorted(shelf.glob("*.whl"))))
 
 
@@ -279,19 +282,32 @@ def _download(direct: Direct, scratch: Path, yard: Yard) -> Path:
     return target
 
 
-def build_wheel(source: Path, into: Path, yard: Yard, shown: str) -> Path:
+def build_wheel(source: Path, into: Path, yard: Yard, shown: str, *, tree: Path | None = None) -> Path:
     """Build one wheel from a folder or an sdist in an isolated environment, the same bytes every time.
 
-    The target's Python builds where this machine has one. Raises ProjectError with the build's last words.
+    The target's Python builds where this machine has one. `tree` is the whole copy that the sources lie in; a build
+    may write there. Raises ProjectError with the build's last words.
     """
     python = interpreters.find(yard.image.python_minor, proc.environment())
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         config = uv_tool.write_config(yard.settings, Path(scratch) / "uv.toml")
-        words: list[str | Path] = ["build", "--wheel", source, "--out-dir", into, "--no-create-gitignore"]
-        words += ["--python", python] if python else []
-        extra = {"SOURCE_DATE_EPOCH": str(wheel_tools.EPOCH)}
-        done = uv_tool.run(words, yard.settings, config=config, cwd=Path(scratch), extra=extra)
-    built = sorted(into.glob("*.whl"))
+        out = files.made(Path(scratch) / "out")
+        words: list[str | Path] = ["build", "--wheel", source, "--out-dir", out, "--no-create-gitignore"]
+        words += ["--python", python or sys.executable]
+        done = uv_tool.run_builds(
+            words,
+            yard.settings,
+            config=config,
+            cwd=Path(scratch),
+            cache=yard.cache,
+            shown=(*confined.python_folders(python or Path(sys.executable)), source),
+            writable=(tree or source,) if source.is_dir() else (),
+        )
+        built = [
+            Path(shutil.copyfile(path, into / path.name))
+            for path in sorted(out.glob("*.whl"))
+            if leftovers.is_regular(path)
+        ]
     if not done.ok or not built:
         raise ProjectError(
             f"'{shown}' cannot be built to a wheel",

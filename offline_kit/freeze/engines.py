@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from urllib.parse import unquote
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from offline_kit import files, interpreters, proc
+from offline_kit import confined, files, interpreters, proc
+from offline_kit.confined import Confinement
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.freeze import uv_tool
 from offline_kit.freeze.lines import logical_lines
@@ -36,6 +38,7 @@ _BUILT = re.compile(
 )
 _VERDICT = re.compile(r"(Could not find|Cannot install|No matching)")
 _MANY = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
+_FILE = re.compile(r"file://([^\s#;]+)")
 _URL = re.compile(r"https?://[^\s`'\")]+")
 
 
@@ -133,7 +136,7 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
     words += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
     words += ["--no-header", "--no-annotate", "--quiet"]
     builder = image.interpreter or builder_python(image.python_minor)
-    words += ["--python", builder] if builder else []
+    words += ["--python", builder or sys.executable]
     words += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
     if problem.exclude:
         # An override replaces every requirement on its name, and this one never holds. `--excludes` says the
@@ -141,7 +144,14 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
         never = "".join(f"{name} ; python_version < '0'\n" for name in sorted(problem.exclude))
         (folder / "overrides.txt").write_text(never)
         words += ["--override", "overrides.txt"]
-    return uv_tool.run(words, settings, config=config, cwd=folder)
+    shown = [*_local_wheels(problem), *confined.python_folders(builder or Path(sys.executable))]
+    return uv_tool.run_builds(words, settings, config=config, cwd=folder, cache=problem.cache, shown=shown)
+
+
+def _local_wheels(problem: Problem) -> list[Path]:
+    """Return what the requirements name on this disk, and the stubs."""
+    found = [Path(unquote(place)) for line in problem.requirements for place in _FILE.findall(line)]
+    return [problem.stubs.absolute(), *found]
 
 
 @cache
@@ -165,13 +175,32 @@ def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
     )
     words += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
     python = pip_tools_python(problem)
-    env = proc.environment(**changes, VIRTUAL_ENV=None, NO_COLOR="1")
+    kept = files.made(problem.cache / "freeze" / "pip-tools")
+    env = uv_tool.build_environment(settings, files.made(folder / ".home"))
+    env |= {name: value for name, value in changes.items() if value is not None} | {"NO_COLOR": "1"}
     start = (
         ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
         if problem.exclude
         else ["-m", "piptools"]
     )
-    return proc.run([python, *start, *words], cwd=folder, env=env, check=False, timeout=3600)
+    if confined.is_confined():
+        env.pop("PIP_PROXY", None)
+    return confined.run(
+        [python, *start, *words],
+        Confinement(
+            env=env,
+            cwd=folder,
+            writable=(folder, kept),
+            shown=(
+                *_local_wheels(problem),
+                *confined.python_folders(python),
+                *uv_tool.local_places(settings),
+            ),
+            indexes=settings.index_urls() + settings.find_links,
+            upstream=settings.proxy,
+        ),
+        timeout=3600,
+    )
 
 
 _PIP_TOOLS_WITHOUT = """\

@@ -3,12 +3,17 @@
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-from offline_kit import interpreters, proc
+from offline_kit import confined, files, interpreters, proc
+from offline_kit.building.workshop import clean_environment
+from offline_kit.confined import Confinement
 from offline_kit.pip_settings import IndexSettings
 
 KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
 
+_TOLD = ("UV_", "SSL_")
 _IN_CONFIG = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -57,6 +62,55 @@ def environment(settings: IndexSettings) -> dict[str, str]:
         if value is not None and name not in _IN_CONFIG:
             env[name] = value
     return env
+
+
+def build_environment(settings: IndexSettings, home: Path) -> dict[str, str]:
+    """Return the environment for programs that run builds: tools and certificates, an empty home, no secret of ours."""
+    told = environment(settings)
+    env = clean_environment(home, told)
+    env |= {name: value for name, value in told.items() if name.upper().startswith(_TOLD)}
+    if not confined.is_confined():
+        env |= {name: value for name, value in told.items() if name.upper().endswith("_PROXY")}
+    return env
+
+
+def run_builds(
+    words: Sequence[str | Path],
+    settings: IndexSettings,
+    *,
+    config: Path,
+    cwd: Path,
+    cache: Path,
+    shown: Sequence[Path] = (),
+    writable: Sequence[Path] = (),
+) -> proc.Done:
+    """Run uv where it may build foreign sdists: in a box that reaches the indexes alone; see `confined.run`.
+
+    It may write to `cwd`, `writable` and to a uv cache of its own below `cache`; it sees `shown` besides the system.
+    """
+    home, kept = files.made(cwd / ".home"), files.made(cache / "uv")
+    env = {**build_environment(settings, home), "UV_CACHE_DIR": str(kept)}
+    return confined.run(
+        [interpreters.uv(), *words, "--config-file", config],
+        Confinement(
+            env=env,
+            cwd=cwd,
+            writable=(cwd, kept, *writable),
+            shown=(*shown, *local_places(settings)),
+            indexes=settings.index_urls() + settings.find_links,
+            upstream=settings.proxy,
+        ),
+        timeout=1800,
+    )
+
+
+def local_places(settings: IndexSettings) -> tuple[Path, ...]:
+    """Return the folders of this machine that stand in for indexes, and the certificates."""
+    places = (*settings.index_urls(), *settings.find_links)
+    found = [Path(url2pathname(urlsplit(place).path)) for place in places if place.startswith("file:")]
+    found += [Path(place) for place in places if "://" not in place and not place.startswith("file:")]
+    found += [Path(settings.cert)] if settings.cert else []
+    return tuple(path for path in found if path.exists())
 
 
 def run(

@@ -118,12 +118,16 @@ class _Build:
 
     def _wheel(self, *, network: bool) -> Wheel:
         asked = static_requires(self.tree.root)
-        with workshop(self.sources.python, self._wheels(asked), log=self.log, network=network) as shop:
+        with workshop(
+            self.sources.python, self._wheels(asked), log=self.log, own=True, network=network
+        ) as shop:
             shop, source = self._open(shop)
             more = {text for text in shop.asks(source) if text not in asked}
             if not more:
                 return self._make(shop, source)
-        with workshop(self.sources.python, self._wheels(asked | more), log=self.log, network=network) as shop:
+        with workshop(
+            self.sources.python, self._wheels(asked | more), log=self.log, own=True, network=network
+        ) as shop:
             shop, source = self._open(shop)
             return self._make(shop, source)
 

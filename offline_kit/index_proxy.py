@@ -1,0 +1,161 @@
+"""A proxy on a unix socket that lets a box reach package indexes, and nothing else."""
+
+import base64
+import socket
+import socketserver
+import threading
+import urllib.request
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+_FILES_OF = {
+    "pypi.org": ("files.pythonhosted.org",),
+    "test.pypi.org": ("test-files.pythonhosted.org",),
+    "download.pytorch.org": ("download-r2.pytorch.org",),
+    "pypi.nvidia.com": ("pypi.nvidia.com",),
+}
+"""Where indexes that everybody knows keep their files: other hosts than their own."""
+_HEAD = 65536
+_SECONDS = 120.0
+
+RELAY = """
+import os, socket, subprocess, sys, threading
+door, argv = sys.argv[1], sys.argv[2:]
+def pipe(a, b):
+    try:
+        while data := a.recv(65536):
+            b.sendall(data)
+    except OSError:
+        pass
+    for end, how in ((b, socket.SHUT_WR), (a, socket.SHUT_RD)):
+        try:
+            end.shutdown(how)
+        except OSError:
+            pass
+def serve(peer):
+    with peer, socket.socket(socket.AF_UNIX) as out:
+        out.connect(door)
+        back = threading.Thread(target=pipe, args=(out, peer), daemon=True)
+        back.start()
+        pipe(peer, out)
+        back.join()
+def listen():
+    while True:
+        threading.Thread(target=serve, args=(server.accept()[0],), daemon=True).start()
+server = socket.create_server(("127.0.0.1", 0))
+threading.Thread(target=listen, daemon=True).start()
+address = "http://127.0.0.1:%d" % server.getsockname()[1]
+names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+env = {**os.environ, **{name: address for name in (*names, *map(str.lower, names))}, "NO_PROXY": "", "no_proxy": ""}
+env.pop("PIP_PROXY", None)
+sys.exit(subprocess.call(argv, env=env))
+"""
+"""Runs in the box: gives a command a proxy on the loopback, and carries what it sends to the socket."""
+
+
+def hosts_of(urls: Collection[str]) -> frozenset[str]:
+    """Return the hosts and ports ("pypi.org:443") of these indexes and of what is known to keep their files."""
+    found = set()
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname:
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            found |= {f"{host}:{port}" for host in (parts.hostname, *_FILES_OF.get(parts.hostname, ()))}
+    return frozenset(found)
+
+
+@contextmanager
+def serve(place: Path, hosts: Collection[str], *, upstream: str = "") -> Iterator[set[str]]:
+    """Serve on a socket at `place` while the block runs; yields the set of hosts that were refused.
+
+    `upstream` is the address of the proxy that this machine itself has to go through; empty for none.
+    """
+    refused: set[str] = set()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError, ValueError):
+                _carry(self.request, hosts, upstream, refused)
+
+    class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+        daemon_threads = True
+
+    with Server(str(place), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield refused
+        finally:
+            server.shutdown()
+
+
+def _carry(peer: socket.socket, hosts: Collection[str], upstream: str, refused: set[str]) -> None:
+    """Answer one request of a box: a tunnel, or one plain exchange."""
+    head, rest = _read_head(peer)
+    line, _, more = head.partition(b"\r\n")
+    method, target, version = line.decode("latin-1").split(" ", 2)
+    parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
+    port = parts.port or 80
+    wanted = f"{parts.hostname}:{port}"
+    if wanted not in hosts:
+        refused.add(wanted)
+        peer.sendall(b"HTTP/1.1 403 Only package indexes\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        return
+    upstream = "" if _is_near(str(parts.hostname)) else upstream or _of_environment(port)
+    proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
+    goal = (proxy.hostname, proxy.port or 80) if upstream else (str(parts.hostname), port)
+    with socket.create_connection((str(goal[0]), goal[1]), timeout=_SECONDS) as out:
+        if method == "CONNECT" and not upstream:
+            peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        else:
+            path = target if upstream else (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            kept = [
+                each
+                for each in more.split(b"\r\n")
+                if each and not each.lower().startswith((b"proxy-", b"connection:"))
+            ]
+            # one exchange for each connection: a second one could be for another host
+            ends = [] if method == "CONNECT" else [b"Connection: close"]
+            ends += [_login(proxy.username, proxy.password)] if proxy.username else []
+            lines = [f"{method} {path} {version}".encode("latin-1"), *kept, *ends, b"", b""]
+            out.sendall(b"\r\n".join(lines))
+        out.sendall(rest)
+        back = threading.Thread(target=_pipe, args=(out, peer), daemon=True)
+        back.start()
+        _pipe(peer, out)
+        back.join()
+
+
+def _is_near(host: str) -> bool:
+    return host in ("localhost", "127.0.0.1", "::1") or bool(urllib.request.proxy_bypass(host))
+
+
+def _of_environment(port: int) -> str:
+    told = urllib.request.getproxies()
+    return told.get("https" if port == 443 else "http") or told.get("all", "")
+
+
+def _login(user: str, password: str | None) -> bytes:
+    word = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode())
+    return b"Proxy-Authorization: Basic " + word
+
+
+def _read_head(peer: socket.socket) -> tuple[bytes, bytes]:
+    data = b""
+    while b"\r\n\r\n" not in data and len(data) < _HEAD:
+        got = peer.recv(65536)
+        if not got:
+            break
+        data += got
+    head, _, rest = data.partition(b"\r\n\r\n")
+    return head, rest
+
+
+def _pipe(source: socket.socket, into: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            into.sendall(data)
+    with suppress(OSError):
+        into.shutdown(socket.SHUT_WR)

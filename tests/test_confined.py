@@ -1,0 +1,106 @@
+"""Somebody else's build sees no home, no token and no file of ours, reaches package indexes alone, and writes nowhere."""
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+from freeze_case import Case, bundled, stocked
+from local_index import LocalIndex, make_sdist
+
+from offline_kit.confined import is_confined
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.skipif(not is_confined(), reason="no sandbox works here"),
+]
+HOSTILE = """
+import json, os, pathlib, socket, urllib.request, zipfile
+
+def get_requires_for_build_wheel(settings=None):
+    return []
+
+def done():
+    home = pathlib.Path.home()
+    yield from ("home-" + name for name in os.listdir(home))
+    yield from ("variable-" + name for name, value in os.environ.items() if "planted" in value)
+    yield from ("read-" + path.strip("/").replace("/", "-") for path in TARGETS["read"] if os.path.exists(path))
+    for path in TARGETS["write"]:
+        try:
+            pathlib.Path(path, "written-by-a-build").write_text("x")
+            yield "wrote-" + path.strip("/").replace("/", "-")
+        except OSError:
+            pass
+    for host, port in TARGETS["reach"]:
+        try:
+            socket.create_connection((host, port), 2).close()
+            yield "reached-" + host
+        except OSError:
+            pass
+    try:
+        urllib.request.urlopen(TARGETS["url"], timeout=5)
+        yield "reached-a-server"
+    except OSError:
+        pass
+
+def build_wheel(out, settings=None, metadata=None):
+    info = "hostile-1.0.dist-info/"
+    lines = ["Metadata-Version: 2.1", "Name: hostile", "Version: 1.0", "Requires-Dist: einops"]
+    lines += ["Provides-Extra: " + "".join(c if c.isalnum() else "-" for c in name) for name in done()]
+    with zipfile.ZipFile(os.path.join(out, "hostile-1.0-py3-none-any.whl"), "w") as archive:
+        archive.writestr("hostile.py", chr(10).join(lines))
+        archive.writestr(info + "METADATA", chr(10).join(lines) + chr(10))
+        archive.writestr(info + "WHEEL", "Wheel-Version: 1.0" + chr(10) + "Root-Is-Purelib: true" + chr(10) + "Tag: py3-none-any" + chr(10))
+        archive.writestr(info + "RECORD", "")
+    return "hostile-1.0-py3-none-any.whl"
+"""
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> "Case":  # type: ignore[misc]
+    with LocalIndex() as index:
+        yield stocked(tmp_path, index)
+
+
+def hostile(case: Case, server: socket.socket) -> None:
+    """Put an sdist on the index whose metadata only its setup.py can tell, and which tells what it could do."""
+    home = Path.home()
+    (case.folder / "secret.txt").write_text("planted")
+    targets = {
+        "read": [str(case.folder / "secret.txt"), str(home / ".kaggle"), "/etc/shadow", str(Path(__file__))],
+        "write": [str(home), str(case.folder), str(Path(sys.prefix)), "/usr", "/etc", "/var/tmp"],
+        "reach": [["127.0.0.1", server.getsockname()[1]], ["1.1.1.1", 443]],
+        "url": f"http://127.0.0.1:{server.getsockname()[1]}/",
+    }
+    system = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": system, "backend.py": f"TARGETS = {targets!r}\n{HOSTILE}"}
+    case.index.add(make_sdist(case.folder / "sdists", "hostile", "1.0", files=files, metadata_version="1.2"))
+
+
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+def test_a_build_in_the_freeze_finds_nothing(
+    case: Case, engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its metadata comes, and it could neither read, write nor send anything."""
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "planted-token")
+    monkeypatch.setenv("HF_TOKEN", "planted-token")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        hostile(case, server)
+        here = case.with_image(python="{}.{}.{}".format(*sys.version_info)) if engine == "pip-tools" else case
+        freeze = here.freeze("hostile", engine=engine)
+        server.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            server.accept()
+    assert bundled(freeze) == {"hostile": "1.0", "einops": "0.8"}
+    kept = [path.read_text() for path in (tmp_path / "cache" / "freeze" / "metadata").iterdir()]
+    told = [
+        line.split(": ")[1]
+        for text in kept
+        for line in text.splitlines()
+        if line.startswith("Provides-Extra")
+    ]
+    assert kept
+    # what is written in the box's own empty folders is gone with it
+    assert [each for each in told if not each.startswith("wrote-")] == []
+    places = (Path.home(), case.folder, Path(sys.prefix), Path("/usr"), Path("/etc"), Path("/var/tmp"))
+    assert not [place for place in places if (place / "written-by-a-build").exists()]
