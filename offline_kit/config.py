@@ -88,8 +88,8 @@ class Config:
     """"both", "rename" (no prebuilt wheels) or "wheel" (no sdists)."""
     allow_unbuilt: tuple[str, ...] = ()
     """Packages whose sdist may travel although no wheel can be built from it."""
-    parts: str = "one"
-    """"one" dataset, or "split" into packages, code and checkpoints."""
+    parts: str = ""
+    """"one" dataset, or "split" into packages, code and checkpoints; empty: by the checkpoints' size."""
     out: Path = OUT
     """Where the kit goes."""
     sample_submission: Path | None = None

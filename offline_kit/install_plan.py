@@ -51,6 +51,8 @@ class Contents:
     """The models that the checkpoints are, for the template `predict`."""
     split: bool = False
     """A dataset for packages, code and checkpoints each, instead of one for all."""
+    grouped: bool = False
+    """Of a split kit: each large checkpoint has a dataset of its own."""
     elsewhere: tuple[Part, ...] = ()
     """Parts that are on Kaggle already, as the manifests there describe them; their wheels are outlined here."""
 

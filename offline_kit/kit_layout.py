@@ -22,6 +22,13 @@ _SECRETS = re.compile(
 )
 """Names of files that hold somebody's keys."""
 
+_LARGE = 50_000_000
+"""Bytes from which a checkpoint of a split kit is worth a dataset of its own."""
+_MOST_GROUPS = 16
+"""Large checkpoints beyond this number share as many datasets."""
+GROUP_SUFFIX = len("-checkpoints-0000")
+"""Characters that a split adds at most to the dataset's slug."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
@@ -75,7 +82,10 @@ def arrange(contents: Contents) -> Layout:
         if name not in elsewhere
     ]
     own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
-    parts = (*(_parts(entries, own) if contents.split else _whole(entries)), *contents.elsewhere)
+    parts = (
+        *(_parts(entries, own, grouped=contents.grouped) if contents.split else _whole(entries)),
+        *contents.elsewhere,
+    )
     return Layout(parts=tuple(sorted(parts, key=lambda part: part.name)), items=items, away=elsewhere)
 
 
@@ -83,16 +93,25 @@ def _whole(entries: Sequence[FileEntry]) -> tuple[Part, ...]:
     return (manifest.make_part("kit", entries),)
 
 
-def _parts(entries: Sequence[FileEntry], own: Collection[str]) -> tuple[Part, ...]:
+def _parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[Part, ...]:
     """Return a part for each top folder; own wheels and the plan that names them count as code.
 
-    So a changed line of code sends the code again, and not the wheels of others beside it.
+    So a changed line of code sends the code again, and not the wheels of others beside it. `grouped`: Kaggle replaces
+    a dataset's version as a whole, so a large file is a part of its own, whose name follows from the file's.
     """
+    large = [entry.original for entry in entries if grouped and _is_large(entry)]
+    digits = 4 if len(large) <= _MOST_GROUPS else 1
     found: dict[str, list[FileEntry]] = {}
     for entry in entries:
         name = "code" if entry.original in own else entry.original.partition("/")[0]
+        if entry.original in large:
+            name = f"{name}-{hashlib.sha256(entry.original.encode()).hexdigest()[:digits]}"
         found.setdefault(name, []).append(entry)
     return tuple(manifest.make_part(name, found[name]) for name in sorted(found))
+
+
+def _is_large(entry: FileEntry) -> bool:
+    return entry.role in (Role.CHECKPOINT, Role.PREPROCESSING) and entry.size >= _LARGE
 
 
 def _packages(contents: Contents) -> Iterator[Item]:

@@ -207,7 +207,7 @@ def _document_problems(document: object) -> list[str]:
     problems = []
     if document.get("format") != FORMAT or isinstance(document.get("format"), bool):
         problems.append(f"'format' is {document.get('format')!r}, not {FORMAT}")
-    if not _matches(r"[a-z]{1,20}", document.get("part")):
+    if not _matches(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):
         problems.append(f"'part' is no part's name: {document.get('part')!r}")
     if not _matches(r"[0-9a-f]{64}", document.get("id")):
         problems.append(f"'id' is no SHA-256: {document.get('id')!r}")

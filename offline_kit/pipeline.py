@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from offline_kit import (
     homes,
     image,
     install_plan,
+    kit_layout,
     manifest,
     notebook,
     pip_settings,
@@ -35,6 +36,7 @@ from offline_kit.errors import ProjectError, UsageError
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
+from offline_kit.kaggle_names import SLUG_LENGTH
 from offline_kit.model import Checkpoint, Finding, Freeze, Kit, OwnCode, Wheel
 from offline_kit.notebook import Rendered
 from offline_kit.own import code as own_code
@@ -44,6 +46,9 @@ from offline_kit.rehearsal.stage import Rehearsal
 from offline_kit.report import SILENT, Reporter
 from offline_kit.trained import Trained
 from offline_kit.weights import downloads
+
+SPLIT_ABOVE = 100_000_000
+"""Bytes of checkpoints above which a new kit is split, unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -317,7 +322,8 @@ def _contents(seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report:
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
-        split=is_split(config),
+        split=is_split(seen),
+        grouped=not config.publish_model,
     )
 
 
@@ -336,7 +342,8 @@ def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> bundle.C
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
-        split=is_split(config),
+        split=is_split(seen),
+        grouped=not config.publish_model,
         elsewhere=(made.part,) if made.part.entries else (),
     )
 
@@ -345,9 +352,19 @@ def _wheels_of(contents: bundle.Contents) -> list[Wheel]:
     return [*contents.house.wheels, *(each.wheel for each in contents.settled if each.wheel)]
 
 
-def is_split(config: Config) -> bool:
-    """Whether packages, code and checkpoints go into a dataset each."""
-    return config.parts == "split" or bool(config.publish_model)
+def is_split(seen: Trained) -> bool:
+    """Whether packages, code and checkpoints go into a dataset each.
+
+    Unless told otherwise, an existing kit keeps its form, and a new one is split if its checkpoints are large.
+    """
+    config = seen.config
+    if config.publish_model or config.parts:
+        return config.parts == "split" or bool(config.publish_model)
+    with suppress(ProjectError):
+        return all(part.name != "kit" for part in manifest.read_kit(config.out).parts)
+    slug = config.dataset.rpartition("/")[2]
+    fits = len(slug) + kit_layout.GROUP_SUFFIX <= SLUG_LENGTH[1]
+    return fits and sum(each.size for each in seen.checkpoints) > SPLIT_ABOVE
 
 
 def _freeze(

@@ -12,6 +12,7 @@ from offline_kit import git_state, pipeline, shipping, stale
 from offline_kit.chained import build as chained_build
 from offline_kit.config import Config
 from offline_kit.errors import OutsideError, ProjectError, UsageError
+from offline_kit.files import human_size
 from offline_kit.kaggle_gateway.nouns import Competition, Submission
 from offline_kit.model import Kit
 from offline_kit.pipeline import Built
@@ -172,6 +173,12 @@ def push_data(
             raise refused
 
     def approve(plan: PushPlan) -> None:
+        sent = [part for part in plan.parts if part.files]
+        if sent:
+            each = [f"{human_size(part.size)} to '{part.ref}'" for part in sent]
+            report.step(
+                f"To send: {human_size(plan.size)} in {sum(p.files for p in sent)} files: {', '.join(each)}"
+            )
         crowded = [part.crowded for part in plan.parts if part.crowded]
         refused = OutsideError(
             "Kaggle may not take so many files in one dataset; nothing was sent",

@@ -62,7 +62,7 @@ def _changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
     yield from (f"the package '{name}' changed" for name in packages)
     if not packages and not _same_freeze(seen, base, own, kit, freeze):
         yield "what the requirements ask for changed"
-    if pipeline.is_split(config) == any(part.name == "kit" for part in kit.parts):
+    if pipeline.is_split(seen) == any(part.name == "kit" for part in kit.parts):
         yield "the division into `parts` changed"
     if not _same_notebook(seen, base, kit):
         yield "the notebook's configuration, template or code changed"

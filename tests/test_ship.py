@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +101,43 @@ def test_only_the_changed_part_travels(split: Yard) -> None:
     assert {part["action"] for part in told["parts"]} == {"nothing"}
     assert told["notebook"]["action"] == "version"
     assert split.uploaded() - before == sent
+
+
+@pytest.mark.slow
+def test_large_checkpoints_travel_alone(tmp_path: Path, built: Path) -> None:
+    """A new kit of large checkpoints is split by itself: a changed line sends kilobytes, a changed fold that fold."""
+    with yard(tmp_path, built) as here:
+        shutil.rmtree(here.project / "dist")
+        config = here.project / "offline-kit.toml"
+        config.write_text(config.read_text().replace("model.ckpt", "*.ckpt"))
+        for fold in range(2):
+            (here.project / f"fold{fold}.ckpt").write_bytes(bytes([fold]) * 51_000_000)
+        planned = here.run("push", *here.to, "--dry-run", "--json").good().facts["parts"]
+        assert sum(part["bytes"] > 50_000_000 for part in planned) == 2
+        here.push().good()
+        first = here.uploaded()
+        assert first > 102_000_000
+        (here.project / "predict.py").write_text((here.project / "predict.py").read_text() + "# changed\n")
+        here.push().good()
+        line = here.uploaded() - first
+        assert line < 10_000, "code and its manifest"
+        (here.project / "fold1.ckpt").write_bytes(b"x" * 51_000_000)
+        told = here.push().good()
+        assert "To send: 51.0 MB" in told.err
+        assert 51_000_000 < here.uploaded() - first - line < 51_100_000
+
+
+@pytest.mark.slow
+def test_a_kit_of_one_dataset_keeps_its_form(here: Yard) -> None:
+    """Large checkpoints do not divide an existing kit; `parts` does."""
+    (here.project / "large.ckpt").write_bytes(b"x" * 101_000_000)
+    config = here.project / "offline-kit.toml"
+    config.write_text(config.read_text().replace("model.ckpt", "*.ckpt"))
+    here.run("build").good()
+    assert [part.name for part in here.kit.parts] == ["kit"]
+    config.write_text('parts = "split"\n' + config.read_text())
+    here.run("build").good()
+    assert len([part for part in here.kit.parts if part.name.startswith("checkpoints-")]) == 1
 
 
 def test_a_submission_is_spent_only_when_somebody_agrees(here: Yard) -> None:

@@ -10,7 +10,7 @@ from offline_kit.files import human_size
 if TYPE_CHECKING:
     from offline_kit.kaggle_gateway.nouns import Account
     from offline_kit.kaggle_rehearsal import Rehearsed
-    from offline_kit.model import Kit
+    from offline_kit.model import Kit, Part
     from offline_kit.push.dataset_plan import PushPlan
     from offline_kit.push.datasets import Pushed
     from offline_kit.push.ledger import Entry
@@ -42,7 +42,7 @@ def show_push_plan(
 
 def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
     rows = [
-        (part.part.name, part.ref, str(part.action), str(part.files), human_size(part.size), part.why)
+        (_part_name(part.part), part.ref, str(part.action), str(part.files), human_size(part.size), part.why)
         for part in plan.parts
     ]
     if notebook:
@@ -53,6 +53,12 @@ def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: C
             console.note(f"'{part.ref}' would lose '{name}'")
         for warning in part.warnings:
             console.warn(f"'{part.ref}': {warning}")
+
+
+def _part_name(part: "Part") -> str:
+    """Return a part's name, with its file if that is the only one."""
+    only = f" ({part.entries[0].original.rpartition('/')[2]})" if len(part.entries) == 1 else ""
+    return f"{part.name}{only}"
 
 
 def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, Any]:
