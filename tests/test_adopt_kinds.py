@@ -57,6 +57,25 @@ CASES: list[tuple[str, tuple[str, ...], list[str], set[str]]] = [
     ("joined path", ("import os\np = os.path.join('/kaggle', 'input', 'mine', 'a.txt')",), [], {"mine"}),
     ("path object", ("from pathlib import Path\nR = Path('/kaggle')\np = R / 'input' / 'mine' / 'a.txt'",), [], {"mine"}),
     ("pattern", ("import glob\nglob.glob('/kaggle/input/*/a*.txt')",), [], {"*"}),
+    ("vllm", ("from vllm import LLM\nm = LLM(model='o/m')",), ["vllm"], {"o/m"}),
+    (
+        "unsloth",
+        ("from unsloth import FastLanguageModel\nm = FastLanguageModel.from_pretrained(model_name='o/m')",),
+        ["unsloth"],
+        {"o/m"},
+    ),
+    ("adapter", ("from peft import PeftModel\nm = PeftModel.from_pretrained(base, 'o/m')",), [], {"o/m"}),
+    ("preset", ("import keras_hub\nm = keras_hub.models.A.from_preset('small_en')",), [], {"small_en"}),
+    ("preset of Kaggle", ("import keras_hub\nm = keras_hub.models.A.from_preset('kaggle://k/a/keras/b/2')",), [], set()),
+    ("preset of the hub", ("import keras_hub\nm = keras_hub.models.A.from_preset('hf://o/m')",), [], {"hf://o/m"}),
+    (
+        "client of Kaggle",
+        ("from kaggle.api.kaggle_api_extended import KaggleApi\napi = KaggleApi()\napi.dataset_download_files('o/d')",),
+        [],
+        {"o/d"},
+    ),
+    ("one of two ids", ("from transformers import AutoModel\nfor n in ['o/a', 'o/b']:\n    AutoModel.from_pretrained(n)",),
+     [], {"o/a", "o/b"}),
     ("model", ("m = '/kaggle/input/gem/transformers/2b/3'",), [], {"gem/transformers/2b/3"}),
 ]  # fmt: skip
 

@@ -115,9 +115,8 @@ class _Look:
             yield self._wish(Kind.DOWNLOAD, call, target=address or "?", into=into)
         elif name in known_calls.OF_HUB:
             yield from self._of_hub(call, name)
-        elif name in known_calls.KAGGLE:
-            target, path = self._text(call, "handle", 0), self._text(call, "path", 1)
-            yield self._wish(Kind.KAGGLE, call, target=target, into=path, detail=known_calls.KAGGLE[name])
+        elif made := self._of_kaggle(call, name):
+            yield made
         elif name in known_calls.CORPORA:
             target = self._texts(call, "info_or_id" if name == "nltk.download" else "model")
             yield self._wish(
@@ -136,6 +135,18 @@ class _Look:
                 )
         else:
             yield from self._model(call, name)
+
+    def _of_kaggle(self, call: ast.Call, name: str) -> Wish | None:
+        """Return what kagglehub, or a method of Kaggle's own client, downloads."""
+        if name in known_calls.KAGGLE:
+            target, path = self._text(call, "handle", 0), self._text(call, "path", 1)
+            return self._wish(Kind.KAGGLE, call, target=target, into=path, detail=known_calls.KAGGLE[name])
+        kind = known_calls.KAGGLE_API.get(name.rpartition(".")[2])
+        used = any(each.partition(".")[0] == "kaggle" for each in self.code.aliases.values())
+        if not kind or not used:
+            return None
+        target = self._text(call, "kernel" if kind == "notebook" else kind, 0) or "*"
+        return self._wish(Kind.KAGGLE, call, target=target, into="api", detail=kind, stand_in="None")
 
     def _of_hub(self, call: ast.Call, name: str) -> Iterator[Wish]:
         """Yield a file, a snapshot or a data set of a hub that is downloaded by its id."""
@@ -170,18 +181,8 @@ class _Look:
         return len(made) == sum(isinstance(each, ast.Name) and each.id in names for each in nodes)
 
     def _model(self, call: ast.Call, name: str) -> Iterator[Wish]:
-        if name.endswith(".from_pretrained") or name in fetches.BY_HUB_ID:
-            argument, at = fetches.BY_HUB_ID.get(name, ("pretrained_model_name_or_path", 0))
-            node = syntax.argument(call, argument, at)
-            if (
-                node is None
-                and name == "transformers.pipeline"
-                and not any(each.arg is None for each in call.keywords)
-            ):
-                yield self._wish(Kind.HUB, call, target="", detail="call", into="`model=` names its folder")
-            if target := literals.text(node, self.code.known):
-                detail = "sentence" if name.endswith(".SentenceTransformer") else "from_pretrained"
-                yield self._wish(Kind.HUB, call, target=target, detail=detail, span=self._span(node))
+        if name.endswith((".from_pretrained", ".from_preset")) or name in fetches.BY_HUB_ID:
+            yield from self._by_id(call, name)
         elif name.rpartition(".")[2] in known_calls.READERS and call.args:
             address = literals.text(call.args[0], self.code.known)
             if address.startswith(("http://", "https://")):
@@ -196,6 +197,23 @@ class _Look:
             known = [*fetches.switches(call, name), *self._unpacked(call, name)]
             for switch in known or self._likely(call, name):
                 yield from self._weights(call, name, switch)
+
+    def _by_id(self, call: ast.Call, name: str) -> Iterator[Wish]:
+        """Yield what a call loads by its id on a hub."""
+        preset = name.endswith(".from_preset")
+        argument = ("preset", 0) if preset else ("pretrained_model_name_or_path", 0)
+        node = syntax.argument(call, *fetches.BY_HUB_ID.get(name, argument))
+        if (
+            node is None
+            and name == "transformers.pipeline"
+            and not any(each.arg is None for each in call.keywords)
+        ):
+            yield self._wish(Kind.HUB, call, target="", detail="call", into="`model=` names its folder")
+        detail = "sentence" if name.endswith(".SentenceTransformer") else "from_pretrained"
+        targets = literals.texts(node, self.code.known)
+        span = self._span(node) if len(targets) == 1 else (-1, -1)
+        for target in filter(None, targets):
+            yield self._wish(Kind.HUB, call, target=target, detail="preset" if preset else detail, span=span)
 
     def _unpacked(self, call: ast.Call, name: str) -> Iterator[Switch]:
         """Yield arguments that `**CFG` brings, where a setting is called so and is on."""

@@ -257,7 +257,9 @@ def _kaggle(wish: Wish, basket: Basket) -> Verdict:
     elif parts != wanted:
         return asked(wish, f"'{name}' is no {wish.detail} as Kaggle names them")
     basket.attach(wish.detail, name)
-    if wish.stand_in:  # the command line unpacks into the working folder, where nothing will be
+    if (
+        wish.stand_in or wish.into == "api"
+    ):  # the client unpacks into the working folder, where nothing will be
         return asked(wish, f"it is attached now: read it below {places.INPUT}, and take this line out", name)
     group = f"{wish.detail}s"
     path = f"{places.SHOWN}/{group}/{name}{f'/{wish.into}' if wish.into else ''}"

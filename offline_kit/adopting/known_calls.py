@@ -44,10 +44,23 @@ KAGGLE = {
     "kagglehub.model_download": "model",
     "kagglehub.notebook_output_download": "notebook",
     "kagglehub.competition_download": "competition",
+    "kagglehub.utility_script_install": "notebook",
 }
+KAGGLE_API = {
+    "dataset_download_files": "dataset",
+    "dataset_download_file": "dataset",
+    "dataset_download_cli": "dataset",
+    "competition_download_files": "competition",
+    "competition_download_file": "competition",
+    "competition_download_cli": "competition",
+    "kernels_output": "notebook",
+    "kernels_output_cli": "notebook",
+    "model_instance_version_download": "model",
+}
+"""Methods of Kaggle's client that download, and what."""
 CORPORA = {"nltk.download": "nltk", "spacy.cli.download": "spacy"}
 ACCOUNTS = frozenset(
-    {"wandb.login", "kagglehub.login", "comet_ml.login"}
+    {"wandb.login", "kagglehub.login", "comet_ml.login", "kaggle.api.authenticate", "kaggle.authenticate"}
     | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
 )
 SECRETS = "kaggle_secrets"

@@ -24,6 +24,8 @@ def hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     name = wish.target
     if wish.detail in ("from_pretrained", "sentence") and _is_path(name, ground):
         return Verdict(found=found_of(wish, Became.KEPT, name))
+    if wish.detail == "preset":
+        return _preset(wish, ground, basket)
     if wish.detail == "call":
         return _fetched(wish, ground)
     if wish.detail == "torch.hub":
@@ -40,6 +42,35 @@ def hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     words = ["hf download", _id(wish), file, "--repo-type dataset" if data else ""]
     place = f"--local-dir {'data' if data else 'models'}/{folder}"
     return asked(wish, f"run `{' '.join(filter(None, [*words, place]))}` here, and adopt again: it travels")
+
+
+def _preset(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
+    """Decide on a preset of KerasHub: a folder, a Kaggle Model, a repository of the hub, or a name in its catalogue."""
+    name = wish.target
+    scheme, _, handle = name.rpartition("://")
+    if not scheme and _is_path(name, ground):
+        return Verdict(found=found_of(wish, Became.KEPT, name))
+    if scheme == "kaggle" and len(handle.split("/")) == 5 and "*" not in handle:
+        basket.attach("model", handle)
+        folder = f'"{places.SHOWN}/models/{handle}"'
+        return Verdict(
+            found=found_of(wish, Became.SOURCE, f"model {handle}"), off=wish.start >= 0, stand_in=folder
+        )
+    if scheme == "kaggle":
+        return asked(
+            wish, f"pin its version, as in 'kaggle://{handle}/1': offline, a model is attached at one version"
+        )
+    if scheme == "hf":
+        return asked(
+            wish,
+            f"run `hf download {handle} --local-dir models/{handle.rpartition('/')[2]}` here, name that folder in the"
+            " call, and adopt again: it travels",
+        )
+    return asked(
+        wish,
+        f"name the Kaggle Model of '{name}' with its version (`kaggle://keras/MODEL/keras/{name}/VERSION`, from its page"
+        " on Kaggle), and adopt again: it is attached",
+    )
 
 
 def _file(wish: Wish) -> str:

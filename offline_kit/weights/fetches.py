@@ -17,6 +17,21 @@ BY_HUB_ID = {
     "transformers.pipeline": ("model", 1),
     "sentence_transformers.SentenceTransformer": ("model_name_or_path", 0),
     "sentence_transformers.CrossEncoder": ("model_name", 0),
+    "vllm.LLM": ("model", 0),
+    "vllm.EngineArgs": ("model", 0),
+    "vllm.AsyncEngineArgs": ("model", 0),
+    "sglang.Engine": ("model_path", 0),
+    "lmdeploy.pipeline": ("model_path", 0),
+    "ctranslate2.Translator": ("model_path", 0),
+    "faster_whisper.WhisperModel": ("model_size_or_path", 0),
+    "FlagEmbedding.FlagModel": ("model_name_or_path", 0),
+    "FlagEmbedding.FlagReranker": ("model_name_or_path", 0),
+    "unsloth.FastLanguageModel.from_pretrained": ("model_name", 0),
+    "unsloth.FastVisionModel.from_pretrained": ("model_name", 0),
+    "unsloth.FastModel.from_pretrained": ("model_name", 0),
+    "peft.PeftModel.from_pretrained": ("model_id", 1),
+    "llama_cpp.Llama.from_pretrained": ("repo_id", 0),
+    "gliner.GLiNER.from_pretrained": ("model_id", 0),
 }
 """Calls, besides from_pretrained, that load what a hub calls by an id: which argument that is, and where it stands."""
 
