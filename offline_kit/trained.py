@@ -1,11 +1,12 @@
 """The trained files of a project, looked at before anything is downloaded, and the notebook that follows from them."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import checkpoints, kit_layout, members, notebook, predicting, scripts, sources
+from offline_kit import checkpoints, files, kit_layout, members, notebook, predicting, scripts, sources
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.frameworks import pickled
@@ -22,6 +23,8 @@ from offline_kit.model import (
     Severity,
 )
 from offline_kit.report import SILENT, Reporter
+from offline_kit.runtime import kit_sources
+from offline_kit.runtime.kit_runtime import MARKER, KitError
 from offline_kit.weights import scan
 from offline_kit.weights import stage as weighing
 from offline_kit.weights.main_names import NOBODY, Lent
@@ -66,7 +69,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     no_models = members.aside(config.notebook, weights) if by_models else {}
     beside += tuple(each for each in weights if each.original in no_models)
     weights = tuple(each for each in weights if each.original not in no_models)
-    resolved = members.resolve(config.notebook, weights, _copied(config, cache)) if by_models else ()
+    resolved = _resolved(config, weights, cache) if by_models else ()
     seen = Trained(
         config=config,
         checkpoints=weights,
@@ -118,18 +121,56 @@ def _attaching(settings: NotebookSettings) -> NotebookSettings:
     return replace(settings, **more)
 
 
-def _copied(config: Config, cache: Path) -> dict[str, tuple[Checkpoint, ...]]:
+def _resolved(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> tuple[Member, ...]:
+    """Resolve the models, those of other sources in the local copies of these, under original names if there are some."""
+    copies = dict(config.copies)
+    models = list(config.notebook.models)
+    for origin in {each.origin for each in models} & set(copies):
+        originals = _originals(copies[origin], cache)
+        spelled = {
+            index: kit_sources.original_pattern(each.files, originals) if originals else ""
+            for index, each in enumerate(models)
+            if each.origin == origin
+        }
+        if originals and all(spelled.values()):
+            copies[origin] = originals
+            for index, files_named in spelled.items():
+                models[index] = replace(models[index], files=files_named)
+    settings = replace(config.notebook, models=tuple(models))
+    return members.resolve(settings, weights, _copied(settings, copies, config.trust, cache))
+
+
+def _originals(copy: Path, cache: Path) -> Path | None:
+    """Lay out what offline-kit has published in a local copy under its original names; None: nothing is."""
+    try:
+        found = kit_sources.published(copy)
+    except KitError as error:
+        what = str(error).partition("\nNEXT: ")[0]
+        raise ProjectError(f"the local copy '{copy}' is damaged: {what}", hint="download it again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProjectError(f"'{copy / MARKER}' cannot be read: {error}", hint="download it again") from error
+    if not found:
+        return None
+    folder = cache / "sources" / hashlib.sha256(str(copy.resolve()).encode()).hexdigest()[:12]
+    files.remove(folder)
+    for original, path in found.items():
+        files.link_or_copy(path, folder / original)
+    return folder
+
+
+def _copied(
+    settings: NotebookSettings, copies: Mapping[str, Path], trust: Sequence[str], cache: Path
+) -> dict[str, tuple[Checkpoint, ...]]:
     """Return the models' files in the local copies of other sources, by source."""
     patterns: dict[str, list[str]] = {}
-    for each in config.notebook.models:
-        if each.origin in config.copies:
+    for each in settings.models:
+        if each.origin in copies:
             patterns.setdefault(each.origin, []).append(each.files)
     found = {
-        origin: checkpoints.collect(config.copies[origin], named, cache=cache)
-        for origin, named in patterns.items()
+        origin: checkpoints.collect(copies[origin], named, cache=cache) for origin, named in patterns.items()
     }
     # They do not travel, but the notebook loads them all the same.
-    scan.scan([each for files in found.values() for each in files], trust=config.trust, cache=cache)
+    scan.scan([each for named in found.values() for each in named], trust=trust, cache=cache)
     return found
 
 

@@ -24,7 +24,7 @@ def attached(members: Sequence[Mapping[str, Any]], kit: OpenKit) -> list[Member]
         if not source:
             found.append(Member(**said, path=kit.folder / path))
             continue
-        files = source_files(source, path, kit.places.inputs, known)
+        files = source_files(source, path, kit.places.inputs, known, scratch=kit.places.scratch)
         for file in files:
             name = said["name"] if len(files) == 1 else file.name
             found.append(Member(**{**said, "name": name}, path=file))

@@ -5,11 +5,12 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 mounted in one of two layouts; what was known of its files when the kit was built is checked.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from offline_kit.runtime.kit_runtime import Entry, KitError, Say, listing, verify
+from offline_kit.runtime.kit_runtime import MARKER, Entry, KitError, Say, listing, read_part, restore, verify
 
 HOW_TO_ATTACH = {
     "dataset": "attach the dataset (Add Input), and see that it is yours, shared with you, or public",
@@ -41,16 +42,45 @@ def source_places(source: str) -> list[str]:
     return [f"{kind}s/{owner}/{rest}", rest]
 
 
+def published(folder: Path) -> dict[str, Path]:
+    """Return the trained files that offline-kit has published in a folder, by original name; empty if it has not.
+
+    Kaggle would unpack `best.pt`, so it is stored as `best.pt.xyz`. Raises KitError for damaged files.
+    """
+    if not (folder / MARKER).is_file():
+        return {}
+    entries = [each for each in read_part(folder) if each.role in ("checkpoint", "preprocessing")]
+    return verify(entries)[0]
+
+
+def original_pattern(pattern: str, folder: Path) -> str:
+    """Return the pattern that names something below a folder of original names: there, `checkpoints/` may be left out."""
+    spelled = (pattern, f"checkpoints/{pattern}")
+    return next((each for each in spelled if next(folder.glob(each), None)), "")
+
+
 def source_files(
-    source: str, pattern: str, inputs: Path, known: Mapping[str, Any] | None = None, say: Say = print
+    source: str,
+    pattern: str,
+    inputs: Path,
+    known: Mapping[str, Any] | None = None,
+    say: Say = print,
+    scratch: Path | None = None,
 ) -> list[Path]:
     """Return the files or folders of a source that a glob pattern names, sorted.
+
+    What offline-kit has published there is laid out below `scratch` under its original names, which the pattern
+    may use; names as they are stored work as well.
 
     `known` gives size and SHA-256 of files by their path in the source, as they were when the kit was
     built. Raises KitError where nothing matches, and with every file that is not what it was.
     """
     folder = source_folder(source, inputs)
     found = sorted(folder.glob(pattern))
+    if scratch and (originals := published(folder)):
+        restored = restore(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
+        if spelled := original_pattern(pattern, restored):
+            folder, found = restored, sorted(restored.glob(spelled))
     if not found:
         held = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         more = [f"and {len(held) - 30} more"] if len(held) > 30 else []

@@ -1,5 +1,6 @@
 """Ensembles, rehearsed: of two kinds, of several sources, and at the memory of their largest member alone."""
 
+import gzip
 import json
 import os
 import pickle
@@ -123,3 +124,59 @@ def test_a_poisoned_pickle_of_a_dataset_stops_the_build(mixed: Path) -> None:
     assert done.code == 1
     assert "folds/five.pkl" in done.err
     assert "system" in done.err
+
+
+PUBLISHED = """
+image = "local"
+checkpoints = ["models/*.pkl.gz"]
+publish_model = "some-model/scikitLearn/folds"
+"""
+TAKEN = """
+competition = "some-competition"
+competition_data = "input"
+dataset = "some-kit"
+image = "local"
+{copies}
+
+[notebook]
+task = "tabular"
+
+[[notebook.models]]
+files = "{files}"
+from = "{source}"
+framework = "sklearn"
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        ("model:me/some-model/scikitLearn/folds/1", "models/*.pkl.gz"),
+        pytest.param("dataset:me/some-model", "checkpoints/models/five.pkl.gz", marks=pytest.mark.exhaustive),
+        pytest.param("notebook:me/some-model", "checkpoints/models/*.gz.xyz", marks=pytest.mark.exhaustive),
+    ],
+)
+def test_what_a_kit_has_published_is_taken_by_its_original_names(
+    mixed: Path, tmp_path: Path, source: str, files: str
+) -> None:
+    """One project publishes its checkpoint, which Kaggle must not unpack; another names it as the first one had it."""
+    first = tmp_path / "first"
+    (first / "models").mkdir(parents=True)
+    packed = gzip.compress((mixed / "elsewhere" / "folds" / "five.pkl").read_bytes())
+    (first / "models" / "five.pkl.gz").write_bytes(packed)
+    (first / "offline-kit.toml").write_text(PUBLISHED)
+    (first / "requirements.in").touch()
+    run("build", first, "--json").good()
+    (manifest,) = [
+        path
+        for path in (first / "dist" / "offline-kit").glob("**/offline-kit.json")
+        if "five.pkl.gz" in path.read_text()
+    ]
+    assert [path.name for path in manifest.parent.rglob("five*")] == ["five.pkl.gz.xyz"]
+    copies = f'copies = {{"{source}" = "{manifest.parent}"}}'
+    (mixed / "offline-kit.toml").write_text(TAKEN.format(copies=copies, files=files, source=source))
+    done = run("rehearse", mixed, "--env", "current", "--yes", "--json").good()
+    assert done.facts["rehearsal"]["rows"] == 2
+    written = rows(mixed / "dist" / "offline-kit" / "rehearsal" / "submission.csv")
+    assert list(written.values()) == [pytest.approx([5.0]), pytest.approx([10.0])]
