@@ -13,6 +13,8 @@ from pathlib import PurePosixPath
 
 HARMLESS = ".xyz"
 """Put behind archive suffixes: the classic recipe's way to keep an archive whole."""
+LOCAL_ONLY = "\nLOCAL only, Kaggle does not show this:\n"
+"""Stands in the local Kaggle's words about a submission, before what the hidden run said."""
 MARKER = "offline-kit.json"
 """The manifest of a part; nothing else in a kit may have this name."""
 TITLE_LENGTH = (6, 50)

@@ -192,7 +192,7 @@ FLOORS: list[set[str]] = [
     },
     {"adopting.looking"},
     {"adopting.rendering"},
-    {"rehearsal.missing_packages"},
+    {"rehearsal.missing_packages", "rehearsal.explanation"},
     {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
     {
         "freeze.stage",

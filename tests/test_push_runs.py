@@ -122,7 +122,7 @@ def test_a_failed_cell_is_quoted_with_cause_and_remedy(tmp_path: Path) -> None:
     """From papermill's log: the cell by its count, the error without colours, what is known about it."""
     with serving(tmp_path, HASTY, by_papermill) as bench, client(bench) as alice:
         cells = ("x = 1", "", "def f():\n    import no_such_module", "f()")
-        with pytest.raises(ProjectError, match="cell 4 of the notebook failed on the local Kaggle") as caught:
+        with pytest.raises(ProjectError, match="cell 4 failed on the local Kaggle") as caught:
             ran(bench, alice, *cells)
     details = "\n".join(caught.value.details)
     assert "cell 4:\n    f()" in details

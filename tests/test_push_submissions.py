@@ -487,7 +487,7 @@ def test_a_submission_that_fails_is_told_with_cause_and_remedy(
     assert f"submission {done.ref} failed" in caught.value.what
     assert words in caught.value.what
     assert remedy in caught.value.hint
-    assert f"{held.bench.server.url}/submissions/{done.ref}" in caught.value.details[1]
+    assert f"{held.bench.server.url}/submissions/{done.ref}" in caught.value.details[-1]
     (entry,) = held.ledger.entries()
     assert (entry.state, words in entry.error) == ("error", True)
     assert held.submit(version=version).already

@@ -84,7 +84,7 @@ REAL = [
         "checkpoint",
     ),
     (
-        "ImportError: cannot import name 'foo' from 'timm.layers' (/usr/lib/x.py)",
+        "ImportError: cannot import name 'foo' from 'timm.layers' (/usr/local/lib/python3.13/dist-packages/timm/layers.py)",
         "'timm.layers' has no 'foo'",
         "version",
     ),
@@ -131,10 +131,10 @@ def test_a_known_failure_has_its_cause_and_remedy(text: str, cause: str, remedy:
     assert remedy in found[1]
 
 
-def test_an_unknown_failure_says_so() -> None:
+def test_nothing_is_said_of_an_unknown_failure() -> None:
     """Nothing is invented for an error that nobody knows."""
-    assert causes.explain("KeyError: 'target'")[0] == causes.UNKNOWN.cause
-    assert causes.explain("ValueError: x") == (causes.UNKNOWN.cause, causes.UNKNOWN.remedy)
+    assert causes.explain("KeyError: 'target'") == ("", "")
+    assert causes.explain("ValueError: x") == ("", "")
 
 
 def test_every_known_failure_has_a_real_example_and_no_open_place() -> None:
@@ -148,6 +148,15 @@ def test_every_known_failure_has_a_real_example_and_no_open_place() -> None:
 
 
 OTHERS = [
+    ("RuntimeError: Expected all tensors to be on the same device, but found at least two devices", "", ""),
+    (
+        "cv2.error: OpenCV(4.10.0) :-1: error: (-215:Assertion failed) !_src.empty() in function 'cvtColor'",
+        "",
+        "",
+    ),
+    ("AttributeError: partially initialized module 'random' has no attribute 'x'", "", ""),
+    ("ImportError: cannot import name 'Net' from 'timm' (/tmp/offline-kit/code/timm.py)", "", ""),
+    ("PermissionError: [Errno 13] Permission denied: '/tmp/kit/bin/tool'", "", ""),
     ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "", ""),
     ("URLError: <urlopen error> while opening https://download.pytorch.org/models/resnet18.pth", "", ""),
     ("SyntaxError: invalid syntax (cell, line 1)", "", ""),

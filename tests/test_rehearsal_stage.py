@@ -221,7 +221,7 @@ def test_what_a_killed_rehearsal_left_goes_with_the_next(theatre: Theatre) -> No
 def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> None:
     """The error names the cell, quotes it and its error, and says what helps; the evidence is kept."""
     error = theatre.failure("x = 1", "import not_in_the_kit\nprint(x)")
-    assert error.what == "cell 3 of the notebook failed"
+    assert error.what == "cell 3 failed"
     assert "    import not_in_the_kit" in error.details
     assert any("ModuleNotFoundError" in line for line in error.details)
     assert any("cause: the module 'not_in_the_kit'" in line for line in error.details)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import re
 import shutil
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 from offline_kit import files, proc
 from offline_kit.errors import OfflineKitError
+from offline_kit.kaggle_names import LOCAL_ONLY
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.blobs import Blobs
 from offline_kit.local_kaggle.catalog import SERVICE, Catalog
@@ -28,6 +30,8 @@ from offline_kit.rehearsal.gateway_driver import TABLE
 
 _DAY = 86400
 _METRIC_SECONDS = 600.0
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LOG_LINES = 15  # of a hidden run that failed
 _LOCAL = "{:.5f} (LOCAL)"
 """How scores are written: nobody is to take them for Kaggle's."""
 
@@ -214,7 +218,7 @@ class Submissions:
         self.store.write({**record, **facts}, "submissions", str(record["ref"]))
 
     def _scored(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
-        began = self.store.now()
+        began, log = self.store.now(), list[str]()
         if record.get("token"):
             folder.mkdir(parents=True, exist_ok=True)
             written = Path(shutil.copyfile(self._sent(record), folder / record["fileName"]))
@@ -222,16 +226,19 @@ class Submissions:
             key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
             covered = {place: self.catalog.hidden(competition)}
             limit = competition["seconds"]
-            result = self.kernels.runs.execute(key, folder, covered=covered, timeout=limit)
+            result = self.kernels.runs.execute(key, folder, covered=covered, timeout=limit, say=log.append)
             if result.failure:
                 late = "exceeded the max allowed" in result.failure
-                return {"state": "ERROR", "error": "Notebook Timeout" if late else "Notebook Threw Exception"}
+                error = "Notebook Timeout" if late else "Notebook Threw Exception"
+                return {"state": "ERROR", "error": error + _for_us(result.failure, *log)}
             written = folder / "output" / record["fileName"]
             as_csv = written.with_name(written.name + TABLE)
             if as_csv.is_file() and competition["solution"].endswith(".csv"):
                 written = as_csv  # of a gateway's parquet file, as the metric reads tables
         if not written.is_file():
-            return {"state": "ERROR", "error": "Submission CSV Not Found"}
+            others = sorted(path.name for path in written.parent.glob("*"))
+            shown = f"written instead: {', '.join(others[:10]) or 'nothing'}"
+            return {"state": "ERROR", "error": "Submission CSV Not Found" + _for_us(shown, *log)}
         scores = _judged(competition, written, folder)
         if scores.get("metric"):
             text = f"Kaggle Error: the competition's metric failed, not the submission: {scores['error']}"
@@ -285,6 +292,13 @@ def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
             "metric": True,
         }
     return answer
+
+
+def _for_us(failure: str, *log: str) -> str:
+    """Return what a hidden run said, marked as what only a local Kaggle shows."""
+    lines = [line for line in _ANSI.sub("", "".join(log)).splitlines() if line.strip()]
+    tail = lines[-_LOG_LINES:]
+    return LOCAL_ONLY + "\n".join([*([failure] if failure not in tail else []), *tail])
 
 
 _LISTING = wire.Listing[Record](

@@ -1,5 +1,6 @@
 """The run of a pushed notebook: followed to its end, judged, its output fetched."""
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from offline_kit.push.notebooks import PushedNotebook
 from offline_kit.push.run_logs import Trouble
 from offline_kit.push.waiting import poll, shown
 from offline_kit.push.ways import Ways
-from offline_kit.rehearsal import causes
+from offline_kit.rehearsal import causes, execution
 from offline_kit.report import SILENT, Reporter, Say
 
 LONGEST = 13 * 3600.0
@@ -247,26 +248,44 @@ def _failed(
     there = kaggle.notebook(ref, version)
     found = run_logs.trouble(log, there.text if there else "")
     cause, remedy = causes.explain(found.message or run.failure)
-    if (cause, remedy) == (causes.UNKNOWN.cause, causes.UNKNOWN.remedy):
+    if not cause:
         cause, remedy = causes.explain(run.failure)
-    what = f"cell {found.cell} of the notebook failed" if found.cell else "the notebook failed"
+    label = _label(found.cell, there.text if there else "")
+    what = f"{label} failed" if label else "the notebook failed"
     place = kaggle.account().place
     said = [f"{place} says: {run.failure}"] if run.failure and run.failure not in found.message else []
     more = [f"the whole log: {logs / LOG_NAME}"] if logs else []
     more += [f"its page: {there.url}"] if there and place == "Kaggle" else []
     return ProjectError(
         f"{what} on {place}: version {version} of '{ref}'",
-        hint=remedy,
-        details=[*_quoted(found), *_error(found, log), *said, f"cause: {cause}", *more],
+        hint=remedy or "correct it, rehearse it with 'offline-kit rehearse', and push again",
+        details=[
+            *_quoted(found, label),
+            *_error(found, log),
+            *said,
+            *[f"cause: {cause}"] * bool(cause),
+            *more,
+        ],
     )
 
 
-def _quoted(found: Trouble) -> list[str]:
+def _label(cell: int, notebook: str) -> str:
+    """Return how the failed cell is called, as after a rehearsal; empty where it is not known."""
+    if not cell:
+        return ""
+    try:
+        sources = ["".join(each.get("source", "")) for each in json.loads(notebook)["cells"]]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        sources = []
+    return execution.label_of(cell, execution.cells_on_top(sources))
+
+
+def _quoted(found: Trouble, label: str) -> list[str]:
     lines = found.source.splitlines()
     if not lines:
         return []
     more = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
-    return [f"cell {found.cell}:", *(f"    {line}" for line in lines[:_HEAD]), *more, ""]
+    return [f"{label}:", *(f"    {line}" for line in lines[:_HEAD]), *more, ""]
 
 
 def _error(found: Trouble, log: Sequence[LogLine]) -> list[str]:

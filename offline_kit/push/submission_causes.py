@@ -29,7 +29,7 @@ NO_REASON = Cause(
 )
 UNKNOWN = Cause(
     r"",
-    "not a sentence that is known here",
+    "",
     f"read the submission's page; then try {_REHEARSE}",
 )
 CAUSES: tuple[Cause, ...] = (

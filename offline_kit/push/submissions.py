@@ -21,6 +21,7 @@ from offline_kit.kaggle_gateway.nouns import (
     UnansweredError,
     UnsentError,
 )
+from offline_kit.kaggle_names import LOCAL_ONLY
 from offline_kit.manifest import kit_id
 from offline_kit.patience import PassingError
 from offline_kit.push.journal import Effect, Phase
@@ -348,14 +349,16 @@ def failure(found: Submission) -> OfflineKitError | None:
     """
     if found.state != "error" and not found.error:
         return None
-    known = explain(found.error)
+    said, _, local = found.error.strip().partition(LOCAL_ONLY)
+    known = explain(said)
     end = "failed" if found.state == "error" else f"is {found.state}, but not scored as it should be"
-    words = f": {found.error}" if found.error.strip() else "; Kaggle does not say why"
+    words = f": {said}" if said else "; Kaggle does not say why"
     return (OutsideError if known.passing else ProjectError)(
         f"submission {found.ref} {end}{words}",
         hint=known.remedy,
         details=(
-            f"usual cause: {known.cause}",
+            *[f"usual cause: {known.cause}"] * bool(known.cause),
+            *([LOCAL_ONLY.strip(), *(f"    {line}" for line in local.splitlines())] if local else []),
             f"its page: {found.url or 'see My Submissions on kaggle.com'}",
         ),
     )

@@ -20,8 +20,6 @@ class Cause:
     """More of that, for a run in the running environment."""
 
 
-UNKNOWN = Cause("", "not a failure that is known here", "read the cell and its error, and the log")
-
 CAUSES: tuple[Cause, ...] = (
     # The notebook's own errors know best; the text may stand in a traceback with other errors above it.
     Cause(r"KitError: ([^\n]+)[\s\S]*?\nNEXT: ([^\n]+)", "{0}", "{1}"),
@@ -53,6 +51,28 @@ CAUSES: tuple[Cause, ...] = (
         "a model folder brings code of its own (`auto_map`), and nothing says that it may run",
         "if you trust it, set trust_remote_code = true in the `params` of its `models` entry; in code of yours, pass"
         " trust_remote_code=True",
+    ),
+    Cause(
+        r"Expected all tensors to be on the same device|Input type \((?:torch\.)?\w*\.?\w*Tensor\) and weight type"
+        r"|found at least two devices",
+        "the model and its input are on different devices (CPU and GPU)",
+        "move both to the same one: `model.to(device)` and `batch.to(device)`, with the device that there is",
+    ),
+    Cause(
+        r"_src\.empty\(\)|'NoneType' object has no attribute 'shape'",
+        "an image was not read: cv2.imread returns None for a file that does not exist or is not an image",
+        "check the path that is made of the id, its suffix too, and handle an id without an image: the hidden test"
+        " set may hold some",
+    ),
+    Cause(
+        r"partially initialized module '([^']+)'",
+        "a file named '{0}.py' is imported in place of the package '{0}', or two modules import each other",
+        "rename the file that has the package's name; if there is none, import inside the function that needs it",
+    ),
+    Cause(
+        r"cannot import name '([^']+)' from '([^']+)' \((?![^)]*(?:site|dist)-packages|[^)]*/lib/python3)([^)\n]+)\)",
+        "'{1}' is imported from '{2}', which has no '{0}': that file hides a package of the same name",
+        "rename '{2}', or leave it out of `modules`",
     ),
     Cause(
         r"CUDA out of memory|OutOfMemoryError.*CUDA",
@@ -125,6 +145,11 @@ CAUSES: tuple[Cause, ...] = (
         "write to /kaggle/working (kept) or /tmp (not kept); copy first what has to be changed",
     ),
     Cause(
+        r"Permission denied: '([^']*)'|(\S+): Permission denied",
+        "'{0}' cannot be run: Kaggle drops the executable bit of uploaded files",
+        "copy it below /tmp and run `chmod +x` on the copy, or start it by its interpreter (`sh FILE`, `python FILE`)",
+    ),
+    Cause(
         r"No such file or directory: '?(/kaggle/input[^'\s]*)",
         "'{0}' is not mounted: the folder has another name there, or the file another one",
         "search below /kaggle/input instead of writing the path down (mounts are /kaggle/input/<slug> or"
@@ -191,7 +216,7 @@ CAUSES: tuple[Cause, ...] = (
 
 
 def explain(text: str, *, current: bool = False) -> tuple[str, str]:
-    """Return the cause and the remedy of an error's text; the first known failure that fits.
+    """Return the cause and the remedy of an error's text by the first known failure that fits; empty for none.
 
     `current`: it failed in the running environment, which may lack what the image has.
     """
@@ -200,7 +225,7 @@ def explain(text: str, *, current: bool = False) -> tuple[str, str]:
         if found:
             groups = [group for group in found.groups() if group]
             return _filled(known.cause, groups), _filled(known.remedy + known.here * current, groups)
-    return UNKNOWN.cause, UNKNOWN.remedy
+    return "", ""
 
 
 def _filled(text: str, groups: list[str]) -> str:

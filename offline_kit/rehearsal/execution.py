@@ -14,6 +14,10 @@ from offline_kit.sandboxes import leftovers
 from offline_kit.sandboxes.box import Box, Mount, Outcome
 
 HOME = "/home/kaggle"
+_SETUP = "NAMES_BEFORE = set(globals())"
+"""Stands in the setup cell of adopted notebooks (templates/adopt.py.j2), and nowhere else."""
+_PRINTED = 20_000
+"""Characters of a cell's output that are kept."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
 _ENDED = b"Ending Cell "
@@ -55,6 +59,8 @@ class Bench:
     """Whether the kernel is of the running environment, which may lack what the image has."""
     python_path: tuple[str, ...] = ()
     """Folders of the box that the kernel's Python finds modules in."""
+    own: frozenset[str] = frozenset()
+    """Import names of the project's own packages in the kit."""
     around: tuple[str, ...] = ()
     """Words before papermill's, of a program that starts it; paths as the box sees them."""
 
@@ -223,6 +229,29 @@ class Cell:
     """The lines of its error with the traceback, without colours."""
     message: str = ""
     """The error alone, and those that it followed from: no line of source code is in it."""
+    printed: str = ""
+    """The end of what it printed, without colours."""
+    on_top: int = 0
+    """How many cells an adopted notebook has on top of those of the user's file."""
+
+    @property
+    def label(self) -> str:
+        """Name the cell by its number in the user's file, with ours in brackets where they differ."""
+        return label_of(self.number, self.on_top)
+
+
+def label_of(number: int, on_top: int) -> str:
+    """Return how a cell is called that is the `number`-th of a notebook; see `Cell.label`."""
+    if not on_top:
+        return f"cell {number}"
+    own = f"cell {number - on_top}" if number > on_top else "the setup cell"
+    return f"{own} (cell {number} of the rendered notebook)"
+
+
+def cells_on_top(sources: Sequence[str]) -> int:
+    """Return how many cells of a notebook stand above those of the user's file: 0 if it was not adopted."""
+    places = (place for place, source in enumerate(sources, 1) if _SETUP in source)
+    return next(places, 0)
 
 
 def cells(executed: Path) -> tuple[Cell, ...]:
@@ -237,12 +266,14 @@ def cells(executed: Path) -> tuple[Cell, ...]:
             for cell in notebook["cells"]
             if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
         ]
-        return tuple(_cell(number, cell) for number, cell in enumerate(own, 1) if cell["cell_type"] == "code")
+        on_top = cells_on_top(["".join(cell.get("source", "")) for cell in own])
+        numbered = enumerate(own, 1)
+        return tuple(_cell(number, cell, on_top) for number, cell in numbered if cell["cell_type"] == "code")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()  # the run could write there whatever it liked
 
 
-def _cell(number: int, cell: Mapping[str, Any]) -> Cell:
+def _cell(number: int, cell: Mapping[str, Any], on_top: int) -> Cell:
     told = cell["metadata"].get("papermill") or {}
     errors = [output for output in cell.get("outputs", ()) if output.get("output_type") == "error"]
     lines = [line for output in errors for line in _lines(output)]
@@ -253,6 +284,10 @@ def _cell(number: int, cell: Mapping[str, Any]) -> Cell:
         status="failed" if errors else str(told.get("status") or "pending"),
         error=tuple(lines),
         message="\n".join([*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_chained(lines)]),
+        printed=_ANSI.sub("", "".join("".join(o.get("text", "")) for o in cell.get("outputs", ())))[
+            -_PRINTED:
+        ],
+        on_top=on_top,
     )
 
 

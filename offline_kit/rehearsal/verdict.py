@@ -6,11 +6,12 @@ from pathlib import Path
 
 from offline_kit import files
 from offline_kit.errors import ProjectError
-from offline_kit.rehearsal import causes, execution, submission
+from offline_kit.rehearsal import causes, execution, explanation, submission
 from offline_kit.rehearsal.execution import Bench, Cell, Ran
 
 _HEAD = 8  # lines of a quoted cell
 _TAIL = 12  # lines of an error
+_AGAIN = "correct it, then run 'offline-kit rehearse' again"
 _SAID = "note: "  # how the runtime in the notebook begins what is worth knowing
 _NOTES = 20  # of them that are shown
 _PUSH_AGAIN = re.compile("push the kit again(?: and wait until Kaggle has processed it)?")
@@ -54,7 +55,7 @@ def judge(
         problem = _broken(ran, execution.last_started(cells))
     written = ran.working / name
     if problem is None and not written.is_file():
-        problem = _missing(ran, name)
+        problem = _missing(ran, name, cells)
     if problem is None and not cells:
         problem = ProjectError(
             "the executed notebook is missing or is no notebook any more",
@@ -94,26 +95,50 @@ def _said(log: Path) -> tuple[str, ...]:
 
 def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
     """Return what is wrong with how the run ended."""
-    where = f" in cell {cell.number}" if cell else ""
+    where = f" in {cell.label}" if cell else ""
     quoted = _quoted(cell) if cell else ()
     if ran.outcome.timed_out:
         return ProjectError(
-            f"the notebook was ended{where} after its {bench.timeout:.0f} seconds",
+            f"the notebook was stopped{where}: the time limit of {bench.timeout:.0f} s was reached",
             hint="make it faster, rehearse on fewer rows (--rows), or allow more time (--timeout)",
             details=quoted,
         )
     if ran.outcome.over_memory:
         return ProjectError(
-            f"the notebook was ended{where}: it held more than {files.human_size(bench.memory or 0)} of memory",
+            f"the notebook was stopped{where}: it used more than {files.human_size(bench.memory or 0)} of memory",
             hint="use smaller batches, free what is no longer needed, or raise the limit",
             details=quoted,
         )
     if cell and cell.status == "failed":
-        cause, remedy = causes.explain(cell.message, current=bench.current)
+        frame = explanation.own_frame(cell.error, bench.own)
+        script = explanation.script_error(cell)
+        cause, remedy = _explained(cell, script, bench)
         remedy = _PUSH_AGAIN.sub("build the kit again with 'offline-kit build'", remedy)
-        details = (*quoted, "", *_shortened(cell.error), "", f"cause: {cause}")
-        return ProjectError(f"cell {cell.number} of the notebook failed", hint=remedy, details=details)
+        details = (
+            *frame,
+            *[""] * bool(frame),
+            *quoted,
+            "",
+            *script,
+            *_shortened(cell.error),
+            *_because(cause),
+        )
+        return ProjectError(f"{cell.label} failed", hint=remedy or _AGAIN, details=details)
     return None
+
+
+def _explained(cell: Cell, script: tuple[str, ...], bench: Bench) -> tuple[str, str]:
+    """Return cause and remedy of a failed cell; both empty if nothing is known about its failure."""
+    if "KitError: " not in cell.message:
+        about = explanation.of_column(cell, bench.inputs) or explanation.of_file(cell, bench.inputs)
+        if about:
+            return about.cause, about.remedy
+    known = causes.explain(script[-1], current=bench.current) if script else ("", "")
+    return known if known[0] else causes.explain(cell.message, current=bench.current)
+
+
+def _because(cause: str) -> tuple[str, ...]:
+    return ("", f"cause: {cause}") if cause else ()
 
 
 def _broken(ran: Ran, cell: Cell | None) -> ProjectError:
@@ -126,18 +151,18 @@ def _broken(ran: Ran, cell: Cell | None) -> ProjectError:
     what = f"the notebook ended with code {ran.outcome.code}"
     if died:
         what = (
-            f"the notebook's kernel died in cell {cell.number}"
+            f"the notebook's kernel died in {cell.label}"
             if cell
             else "the notebook's kernel died at its start"
         )
     memory = f"peak memory: {files.human_size(ran.outcome.peak_memory)}"
-    return ProjectError(what, hint=remedy, details=(*quoted, *tail, f"cause: {cause}", memory))
+    return ProjectError(what, hint=remedy or _AGAIN, details=(*quoted, *tail, *_because(cause), memory))
 
 
 def _quoted(cell: Cell) -> tuple[str, ...]:
     lines = cell.source.splitlines()
     more = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
-    return (f"cell {cell.number}:", *(f"    {line}" for line in lines[:_HEAD]), *more)
+    return (f"{cell.label}:", *(f"    {line}" for line in lines[:_HEAD]), *more)
 
 
 def _shortened(error: tuple[str, ...]) -> tuple[str, ...]:
@@ -146,7 +171,15 @@ def _shortened(error: tuple[str, ...]) -> tuple[str, ...]:
     return lines if len(lines) <= _TAIL else ("...", *lines[-_TAIL:])
 
 
-def _missing(ran: Ran, name: str) -> ProjectError:
+def _missing(ran: Ran, name: str, cells: tuple[Cell, ...]) -> ProjectError:
+    for cell in reversed(cells):
+        if script := explanation.script_error(cell):
+            cause, remedy = causes.explain(script[-1])
+            return ProjectError(
+                f"a script that {cell.label} starts failed, and no '{name}' was written",
+                hint=remedy or _AGAIN,
+                details=(*_quoted(cell), "", *_shortened(script), *_because(cause)),
+            )
     working = ran.working
     others = sorted(str(path.relative_to(working)) for path in working.rglob("*") if path.is_file())
     shown = (

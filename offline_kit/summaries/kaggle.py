@@ -237,7 +237,7 @@ def _run_line(run: dict[str, Any]) -> str:
 
 
 def _entry_line(entry: "Entry") -> str:
-    end = entry.score or entry.error or "no score yet"
+    end = entry.score or entry.error.partition("\n")[0] or "no score yet"
     return f"{entry.at}: {entry.submission or '?'}, notebook version {entry.version}, {entry.state}: {end}"
 
 

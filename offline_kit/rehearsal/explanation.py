@@ -1,0 +1,154 @@
+"""Explain a failed cell by what it was about: the frame in the user's own code, the column, the file, the script."""
+
+import csv
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+
+from offline_kit.rehearsal.execution import Cell
+from offline_kit.sandboxes.box import Mount
+
+_FRAME = re.compile(
+    r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"
+)
+_LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|^<")
+_OVERLAY = "/offline-kit/site/"
+"""Where the notebook installs the kit's packages, the project's own among them."""
+_CODE = re.compile(r"^.*/offline-kit/kit/code/")
+_TRACEBACK = "Traceback (most recent call last)"
+_STARTS_SCRIPT = re.compile(r"(?m)^\s*[!%].*\b(?:python[\d.]*|run|bash|sh)\b|\bsubprocess\b|os\.system")
+_COLUMN = (
+    re.compile(r"KeyError: ['\"]?\[?'([^'\n]+)'\]?(?: not (?:in index|found in axis))?"),
+    re.compile(r"None of \[Index\(\['([^'\n]+)'"),
+    re.compile(r"Usecols do not match columns.*?\['([^'\n]+)'"),
+    re.compile(
+        r"ColumnNotFoundError: (?:unable to find column )?\"?'?([\w .-]+?)['\"]?(?:;|$)", re.MULTILINE
+    ),
+)
+_NO_FILE = re.compile(r"No such file or directory: '?(/[^'\n]+)")
+_MOST = 8  # names that are listed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Why a cell failed, and what helps."""
+
+    cause: str
+    remedy: str
+
+
+def own_frame(error: Sequence[str], own: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the innermost frame of a traceback that lies in a file of the user's, with its lines of code.
+
+    Frames of libraries and of cells are none (a failing cell is quoted anyway); `own` has the import names of
+    the packages that the kit installs and that are the project's own.
+    """
+    frames: list[list[str]] = []
+    for line in error:
+        if _FRAME.match(line):
+            frames.append([line])
+        elif frames and line.strip():
+            frames[-1].append(line)
+        elif frames:
+            frames.append([])  # an empty line ends a frame
+    for frame in reversed(frames):
+        found = _FRAME.match(frame[0]) if frame else None
+        if found and found["path"] and _is_own(found["path"], own):
+            where = f"{_CODE.sub('', found['path'])}:{found['line']}" + (
+                f", in {found['function']}" if found["function"] else ""
+            )
+            return (f"in your code, {where}:", *(f"    {line}" for line in frame[1:]))
+    return ()
+
+
+def _is_own(path: str, own: Collection[str]) -> bool:
+    if _OVERLAY in path:
+        top = path.partition(_OVERLAY)[2].partition("/")[0]
+        return top.removesuffix(".py") in own
+    return not _LIBRARY.search(path)
+
+
+def of_column(cell: Cell, inputs: Iterable[Mount]) -> Explanation | None:
+    """Explain an error about a column that the test set does not have; None for another error."""
+    column = next((found[1] for pattern in _COLUMN if (found := pattern.search(cell.message))), None)
+    if column is None:
+        return None
+    tables = {path.name: header for path in _tables(inputs) if (header := _header(path))}
+    test = next(((name, columns) for name, columns in tables.items() if "test" in name), None)
+    train = next((name for name, columns in tables.items() if "train" in name and column in columns), None)
+    if test is None or column in test[1]:
+        return None
+    near = get_close_matches(column, test[1], n=1)
+    from_table = any(word in line for line in cell.error for word in ("pandas", "polars"))
+    if not (train or near or from_table):
+        return None  # as likely the key of a dict
+    more = f" and {len(test[1]) - _MOST} more" if len(test[1]) > _MOST else ""
+    cause = f"'{test[0]}' has no column '{column}'; it has {', '.join(test[1][:_MOST])}{more}"
+    if train:
+        return Explanation(
+            cause=f"{cause}. '{train}' has it: it is known in training only",
+            remedy=f"do not use '{column}' when predicting, or compute it from columns of '{test[0]}'",
+        )
+    meant = f"'{near[0]}'" if near else "a column that it has"
+    return Explanation(cause=cause, remedy=f"use {meant}, or add '{column}' before it is used")
+
+
+def of_file(cell: Cell, inputs: Iterable[Mount]) -> Explanation | None:
+    """Explain a file that is missing from a folder which is there: the file of an id, mostly; None for others."""
+    found = _NO_FILE.search(cell.message)
+    if not found:
+        return None
+    path = PurePosixPath(found[1])
+    folder = _outside(path.parent, inputs)
+    if folder is None or not folder.is_dir():
+        return None
+    names = sorted(each.name for each in folder.iterdir())
+    if not names:
+        return None
+    alike = next((name for name in names if PurePosixPath(name).stem == path.stem), None)
+    shown = (
+        f"the folder holds '{alike}'"
+        if alike
+        else f"the folder holds {len(names)} files or folders, such as '{names[0]}'"
+    )
+    return Explanation(
+        cause=f"'{path.parent}' has no '{path.name}'; {shown}",
+        remedy="take the names from the folder, or handle an id without a file: the hidden test set may hold some",
+    )
+
+
+def script_error(cell: Cell) -> tuple[str, ...]:
+    """Return the last traceback that a script started by a cell printed; nothing where there is none."""
+    if not _STARTS_SCRIPT.search(cell.source) or f"{_TRACEBACK}:" not in cell.printed:
+        return ()
+    lines = [line for line in cell.printed.rpartition(f"{_TRACEBACK}:")[2].splitlines() if line.strip()]
+    end = next((n for n, line in enumerate(lines, 1) if not line.startswith((" ", "\t"))), len(lines))
+    return (f"{_TRACEBACK}:", *lines[:end])
+
+
+def _tables(inputs: Iterable[Mount]) -> Iterator[Path]:
+    """Yield the CSV files right in the mounted sources, those of the competition first."""
+    mounts = sorted(inputs, key=lambda mount: "/competitions/" not in mount.inside)
+    for mount in mounts:
+        if mount.source.is_file() and mount.source.suffix == ".csv":
+            yield mount.source
+        elif mount.source.is_dir() and mount.inside != "/kaggle/input":
+            yield from sorted(mount.source.glob("*.csv"))
+
+
+def _header(path: Path) -> list[str]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            return next(csv.reader(stream), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return []
+
+
+def _outside(inside: PurePosixPath, inputs: Iterable[Mount]) -> Path | None:
+    """Return where a folder of the run lies on this disk, None where it is no part of the inputs."""
+    for mount in sorted(inputs, key=lambda mount: -len(mount.inside)):
+        if inside == PurePosixPath(mount.inside) or PurePosixPath(mount.inside) in inside.parents:
+            return mount.source / inside.relative_to(mount.inside)
+    return None
