@@ -35,6 +35,11 @@ class Plan:
         """Return the dotted names that the notebook imports as a proof."""
         return tuple(name for item in self.install for name in item.get("imports", ()))
 
+    def own(self) -> frozenset[str]:
+        """Return the import names of the project's own packages."""
+        items = (item for item in self.install if item.get("role") == "own")
+        return frozenset(name.partition(".")[0] for item in items for name in item.get("imports", ()))
+
     def top_levels(self) -> frozenset[str]:
         """Return the import names that the kit itself brings."""
         return frozenset(name.partition(".")[0] for name in self.imports())
