@@ -259,3 +259,10 @@ def test_copies_do_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.M
     kit = open_kit({"kit": identity}, places(tmp_path))
     shutil.rmtree(tmp_path / "input")
     assert kit.checkpoints[1].read_bytes() == b"other weights"
+
+
+@pytest.mark.parametrize("layout", ["competitions/offline-kit-rehearsal", "offline-kit-rehearsal"])
+def test_a_rehearsal_without_a_slug_finds_its_data(tmp_path: Path, layout: str) -> None:
+    """The made-up slug of a rehearsal stands for the competition that a notebook does not name."""
+    (tmp_path / layout).mkdir(parents=True)
+    assert competition_folder("", tmp_path) == tmp_path / layout

@@ -212,3 +212,24 @@ def test_a_full_cache_is_not_a_matter_of_the_index(tmp_path: Path) -> None:
     cause, remedy = causes.explain(what)
     assert str(tmp_path / "cache") in cause
     assert "OFFLINE_KIT_CACHE" in remedy
+
+
+@pytest.mark.parametrize("cpu", [False, True], ids=["only a CUDA build", "a CPU build"])
+def test_torchs_own_cuda_libraries_hold_in_place_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpu: bool
+) -> None:
+    """On a machine without a GPU a CPU build of the image's version is taken; else what the index's build pins."""
+    libraries = "nvidia-cufile-cu12"
+    folders = [
+        make_wheel(tmp_path / "a", "torch", "2.11.0", requires=[f"{libraries}==1.1"]).parent,
+        *(make_wheel(tmp_path / name, name, "1.0").parent for name in ("ipykernel", "pip", "setuptools")),
+        *(make_wheel(tmp_path / version, libraries, version).parent for version in ("1.1", "1.2")),
+        *([make_wheel(tmp_path / "cpu", "torch", "2.11.0+cpu").parent] if cpu else []),
+    ]
+    monkeypatch.setenv("PIP_FIND_LINKS", " ".join(map(str, folders)))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
+    listed = image(**{"torch": "2.11.0+cu128", libraries: "1.2"})
+    found = pythons.look(environments.kernel(listed, ["torch", libraries], shop(tmp_path, yes=True))).packages
+    assert found["torch"].startswith("2.11.0")
+    assert found.get(libraries) == (None if cpu else "1.1")

@@ -197,14 +197,14 @@ def test_the_same_versions_are_matching_and_small_differences_are_listed() -> No
         ({"torch": "2.11.0", "numpy": "2.2.0"}, "numpy 2.2.0 instead of 2.1.3"),
         ({"torch": "2.11.0"}, "numpy 2.1.3 is missing"),
         ({"torch": "2.11.0", "numpy": "2.1.3", "python": "3.11.7"}, "Python 3.11.7 instead of 3.13.15"),
-        ({"torch": "2.11.0", "numpy": "2.1.3", "accelerator": "gpu"}, "no GPU in the rehearsal"),
+        ({"torch": "2.11.0", "numpy": "2.1.3", "accelerator": "gpu"}, "no GPU in the rehearsal: "),
     ],
 )
 def test_other_versions_make_a_stand_in(found: dict[str, str], said: str) -> None:
     """Each grave difference is named first."""
     level, differences = compared(**found)
     assert level == "stand-in"
-    assert differences[0] == said
+    assert differences[0].startswith(said)
 
 
 @pytest.mark.parametrize("code", [0, 1])

@@ -84,12 +84,23 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
             hint=f"`uv python install {image.python_minor}`, or rehearse in the running environment with --env current",
         )
     versions = {name: image.public_version(name) for name in image.packages}
+    # An index's torch pins CUDA libraries of its own, which are not always the image's: with those, `import torch`
+    # ends in "libcufile.so.0: cannot open shared object file". So torch's pins hold, and a CPU build has none.
     question = _Question(
-        names=tuple(sorted({*packages, *_KERNEL})),
-        overrides={name: version for name, version in versions.items() if version},
+        names=tuple(sorted({name for name in packages if not _is_cuda_library(name)} | {*_KERNEL})),
+        overrides={
+            name: version
+            for name, version in versions.items()
+            if version and not (_is_cuda_library(name) or name == "triton")
+        },
         python=python,
     )
     return _made("kernel", question, shop)
+
+
+def _is_cuda_library(name: str) -> bool:
+    """Whether a distribution is one of the CUDA libraries that torch brings along."""
+    return name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"  # pure Python, imported as pynvml
 
 
 def papermill(shop: Workshop) -> Path:

@@ -44,5 +44,7 @@ def _platform(image: Image) -> list[str]:
     if platform.machine().lower() not in (image.machine, "amd64"):
         differences.append(f"{platform.machine()} instead of {image.machine}")
     if image.accelerator != "none":
-        differences.append("no GPU in the rehearsal")
+        differences.append(
+            "no GPU in the rehearsal: CUDA itself, GPU memory, half precision and speed are not proven"
+        )
     return differences

@@ -10,7 +10,7 @@ from offline_kit.config_keys import LAYOUTS
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.model import Kit, Part
 from offline_kit.runtime import kit_rows
-from offline_kit.runtime.kit_runtime import KitError
+from offline_kit.runtime.kit_runtime import MADE_UP, KitError
 from offline_kit.sandboxes.box import Mount
 from offline_kit.sources import Source
 
@@ -76,7 +76,10 @@ def lay_out(wanted: Wanted, folder: Path) -> Inputs:
         raise ProjectError(
             f"the competition's data '{wanted.data}' is no folder", hint="set competition_data"
         )
-    slug = wanted.competition or next(iter(wanted.metadata.get("competition_sources") or ()), "competition")
+    slug = wanted.competition or next(iter(wanted.metadata.get("competition_sources") or ()), "")
+    if not slug:
+        slug = MADE_UP
+        notes.append(f"no competition is configured: its data is mounted under the made-up slug '{slug}'")
     place = f"competitions/{slug}" if wanted.layout == "new" else slug
     (folder / place).mkdir(parents=True, exist_ok=True)
     inside = f"/kaggle/input/{place}"

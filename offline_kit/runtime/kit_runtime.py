@@ -27,6 +27,8 @@ DEPTH = 6
 """How deep a part may lie below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
 GROUPS = ("competitions", "datasets", "models", "notebooks")
 """Folders of the mount layout of 2026; in the older one every source lies directly below the inputs."""
+MADE_UP = "offline-kit-rehearsal"
+"""Slug under which a rehearsal mounts the data of a project that names no competition."""
 READERS = 16
 """Kaggle's input disk is slow for one reader and fast for many."""
 
@@ -193,7 +195,8 @@ def sources(inputs: Path) -> dict[str, Path]:
 def competition_folder(slug: str, inputs: Path) -> Path | None:
     """Return where the competition's data is mounted; None when the notebook names no competition."""
     if not slug:
-        return None
+        rehearsed = (inputs / "competitions" / MADE_UP, inputs / MADE_UP)
+        return next((folder for folder in rehearsed if folder.is_dir()), None)
     for folder in (inputs / "competitions" / slug, inputs / slug):
         if folder.is_dir():
             return folder
