@@ -9,7 +9,7 @@ from typing import TextIO
 
 import click
 
-from offline_kit import __version__, crash, proc
+from offline_kit import __version__, crash, files, proc
 from offline_kit.commands import adopt, compare, kaggle, kit, render, start, stores
 from offline_kit.console import Console, ReaderGoneError, unwritable
 from offline_kit.errors import Exit, OfflineKitError
@@ -73,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str], console: Console, wording: Words) -> int:
     """Run one command and return its exit code, having said what went wrong."""
     try:
+        if not {"--help", "-h", "--version"} & set(words):
+            files.check_surroundings(words)
         cli.main(args=words, prog_name="offline-kit", standalone_mode=False, obj=wording)
     except OfflineKitError as error:
         console.error(error)
@@ -98,7 +100,14 @@ def _escaped(error: Exception, words: list[str], console: Console) -> int:
     """Say what no command foresaw: a stream that takes nothing is not our bug, all else is."""
     if isinstance(error, OSError) and (code := _told(console, probe=b"\n")):
         return code
-    place = crash.write_report(error, words, Path.cwd(), crash.secrets_of(proc.environment()))
+    try:
+        with files.disk_errors(files.cache_dir()):
+            raise error
+    except OfflineKitError as known:  # a full disk, or a limit on the size of files
+        console.error(known)
+        return known.exit_code
+    except Exception:  # noqa: BLE001 - the bug itself
+        place = crash.write_report(error, words, Path(), crash.secrets_of(proc.environment()))
     console.bug(type(error).__name__, place)
     return Exit.BUG
 

@@ -5,6 +5,7 @@ import re
 import tempfile
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from offline_kit import __version__
@@ -43,10 +44,10 @@ def write_report(
         *traceback.format_exception(error),
     ]
     text = redact("\n".join(lines), secrets) + "\n"
-    for place in (folder / NAME, Path(tempfile.gettempdir()) / NAME):
-        try:
-            place.write_text(text, encoding="utf-8")
-        except OSError:
-            continue
-        return place
+    for find in (lambda: folder, lambda: Path(tempfile.gettempdir())):
+        with suppress(OSError):  # no folder for temporary files is one, too
+            place = find() / NAME
+            # Paths may hold bytes that are no UTF-8.
+            place.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return place
     return Path("(nowhere: no folder was writable)")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
-from offline_kit.errors import OutsideError
+from offline_kit.errors import OutsideError, UsageError
 from offline_kit.report import Advance
 
 if sys.platform != "win32":
@@ -94,9 +94,37 @@ def disk_errors(place: Path) -> Iterator[None]:
                 hint="free some space ('offline-kit cache prune' does), or choose another place with --out or"
                 " OFFLINE_KIT_CACHE",
             ) from error
+        if error.errno == errno.EFBIG:
+            raise OutsideError(
+                f"a file below '{place}' would be larger than the system allows",
+                hint="raise the limit (ulimit -f unlimited), or choose a file system that takes large files with"
+                " --out or OFFLINE_KIT_CACHE",
+            ) from error
         if error.errno in (*REFUSED, errno.ENOTDIR, errno.EEXIST):
             raise _unwritable(place, error) from error
         raise
+
+
+def check_surroundings(words: Iterable[str]) -> None:
+    """Raise UsageError if the working directory is gone, or if its path or an argument is no UTF-8.
+
+    Manifests, notebooks and requests are UTF-8: such a path cannot stand in any of them.
+    """
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the working directory does not exist any more", hint="change to an existing directory"
+        ) from error
+    for text in (here, str(cache_dir()), *words):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            shown = text.encode("utf-8", "backslashreplace").decode()
+            raise UsageError(
+                f"'{shown}' has bytes that are not UTF-8",
+                hint="rename that folder or file: manifests and notebooks cannot name it",
+            ) from error
 
 
 def full_cache(said: Iterable[str], cache: Path) -> OutsideError | None:
