@@ -203,7 +203,7 @@ def _bench(request: RehearsalRequest, notebook: Path, inputs: mounts.Inputs, pap
         timeout=request.timeout,
         memory=request.memory,
         current=request.env == "current",
-        own=plan.read(request.kit).own(),
+        own=plan.read(plan.files_of(request.kit)).own(),
     )
 
 
