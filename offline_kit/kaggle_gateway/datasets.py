@@ -20,6 +20,7 @@ _STATES = (
     "deleted",
     "reprocessing",
 )
+_ENDED = ("ready", "failed", "deleted")
 
 
 class Datasets(Asking):
@@ -28,9 +29,13 @@ class Datasets(Asking):
     def dataset(self, ref: str) -> RemoteDataset | None:
         """Return a dataset, or None where there is none that we may see."""
         answer = self._calls.read_or_none(_SERVICE + "GetDataset", _named(ref))
-        if answer is None:
+        if answer is None and (processing := self.status(ref)):
             # While its first version is processed, Kaggle may tell nothing of a dataset but its status.
-            return RemoteDataset(ref=ref, version=0, private=True, url="") if self.status(ref) else None
+            if processing not in _ENDED:
+                return RemoteDataset(ref=ref, version=0, private=True)
+            answer = self._calls.read_or_none(_SERVICE + "GetDataset", _named(ref))
+        if answer is None:
+            return None
         versions = parts(answer, "versions")
         return RemoteDataset(
             ref=ref,
