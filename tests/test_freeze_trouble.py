@@ -132,3 +132,17 @@ def test_only_outside_trouble_is_no_fault_of_the_project(case: Case) -> None:
         case.freeze("git+https://127.0.0.1:9/nobody/lib.git", "git+https://127.0.0.1:9/nobody/other.git")
     assert "lib.git" in "\n".join(error.value.details)
     assert "other.git" in "\n".join(error.value.details)
+
+
+def test_advice_never_ends_in_a_compile(case: Case) -> None:
+    """If another pin holds a version that nobody can build, the advice moves that pin as well."""
+    old = "cp38-cp38-manylinux_2_17_x86_64"
+    case.add("yam", "5.4", tag=old)
+    add_broken(case, "yam", "5.4")
+    case.add("yam", "6.0")
+    case.add("light", "1.3", ["yam<=5.4"])
+    case.add("light", "2.0", ["yam"])
+    with pytest.raises(ProjectError) as error:
+        case.freeze("yam==5.4", "light==1.3")
+    assert "light==2.0, yam==6.0" in error.value.hint
+    case.freeze("yam==6.0", "light==2.0")

@@ -319,4 +319,8 @@ def is_conda(path: Path) -> bool:
 def named(paths: Iterable[str]) -> list[str]:
     """Return those of these paths whose name says that they lock an environment or describe one of conda."""
     conda = re.compile(r"(conda|environment|env)[\w.-]*\.ya?ml$", re.IGNORECASE)
-    return [one for one in paths if Path(one).name in NAMES or conda.match(Path(one).name)]
+    locks = [one for one in paths if Path(one).name in NAMES or conda.match(Path(one).name)]
+    # rye's lock for developers holds all of the other one.
+    return [
+        one for one in locks if Path(one).name != "requirements-dev.lock" or "requirements.lock" not in paths
+    ]

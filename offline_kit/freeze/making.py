@@ -1,7 +1,7 @@
 """Making a freeze: settle what is direct, check what is asked, solve, and say what became of each package."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +20,7 @@ from offline_kit.freeze.gather import OF_LOCK, FreezeRequest, Gathered
 from offline_kit.freeze.lines import Wanted
 from offline_kit.freeze.locks import LockPin
 from offline_kit.freeze.solve import Case, Solution, solve, torch_without_local
-from offline_kit.freeze.walk import Ask, has, holds
+from offline_kit.freeze.walk import Ask, has, holds, satisfied
 from offline_kit.image import Image
 from offline_kit.index import Index
 from offline_kit.model import Fate, Freeze, Pin
@@ -162,27 +162,56 @@ def _remedies(
         for one in maker.read.wanted
         if not has(image, one.name) and not library.index.files(one.name)
     }
-    kept = tuple(
-        replace(one, requirement=_without_version(one.requirement), hashes=()) if one.name in free else one
-        for one in maker.read.wanted
-        if one.name not in hopeless | unknown
-    )
     if not free:
         return hints
+    rest = [one for one in maker.read.wanted if one.name not in hopeless | unknown]
     tried = replace(policy, exclude=policy.exclude | hopeless | unknown)
+    told = _resolved_with(maker, settled, tried, rest, free) or _resolved_with(
+        maker, settled, tried, rest, {one.name for one in rest}
+    )
+    with_ = " once the other problems are fixed" if not alone or hopeless or unknown else ""
+    return [*hints, f"take versions that fit, which resolve{with_}: {told}"] if told else hints
+
+
+def _resolved_with(
+    maker: _Maker,
+    settled: tuple[Settled, ...],
+    policy: Policy,
+    wanted: Sequence[Wanted],
+    free: Collection[str],
+) -> str:
+    """Resolve with the versions of `free` left open; return the changes that this means, "" if nothing comes of it."""
+    library, image = maker.library, maker.yard.image
+    kept = tuple(
+        replace(one, requirement=_without_version(one.requirement), hashes=()) if one.name in free else one
+        for one in wanted
+    )
     try:
-        solution = solve(_case(maker, replace(maker.read, wanted=kept), settled, tried), SILENT)
+        solution = solve(_case(maker, replace(maker.read, wanted=kept), settled, policy), SILENT)
     except OfflineKitError:
-        return hints
+        return ""
     versions = {
         name: image.packages.get(name, "")
         if solution.reached.provided(name, image)
         else solution.resolved.get(name, "")
-        for name in sorted(free)
+        for name in solution.reached.asks
     }
-    told = ", ".join(f"{name}=={version.partition('+')[0]}" for name, version in versions.items() if version)
-    with_ = " once the other problems are fixed" if not alone or hopeless or unknown else ""
-    return [*hints, f"take versions that fit, which resolve{with_}: {told}"]
+    brought = [name for name in versions if not solution.reached.provided(name, image)]
+    # What would have to be compiled is the next error.
+    if any(library.compiles(name, versions[name]) for name in brought if versions[name]):
+        return ""
+    changes = {
+        one.name: versions[one.name].partition("+")[0]
+        for one in wanted
+        if versions.get(one.name)
+        and not satisfied(Requirement(one.requirement), one.name, versions[one.name])
+    }
+    changes |= {
+        name: versions[name].partition("+")[0]
+        for name in free
+        if len(free) < len(wanted) and versions.get(name)
+    }
+    return ", ".join(f"{name}=={version}" for name, version in sorted(changes.items()))
 
 
 def _without_version(line: str) -> str:

@@ -122,7 +122,13 @@ def _without_compiling(case: Case, state: _State, solution: Solution, report: Re
         return _settle(case, trial, report)
     except Unsolvable:
         # Nothing else serves: building it is left to whoever makes the wheels.
-        return solution
+        asks = solution.reached.asks
+        notes = [
+            f"{name} {solution.resolved[name]} has no wheel for Python {case.image.python_minor} and would be compiled: "
+            f"{', '.join(sorted({f'{ask.by} wants {wording(ask.requirement)}' for ask in asks[name]}))}"
+            for name in sorted(compiled)
+        ]
+        return replace(solution, notes=(*solution.notes, *notes))
 
 
 def _held_back(case: Case, solution: Solution) -> list[str]:
