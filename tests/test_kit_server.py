@@ -591,10 +591,27 @@ def test_another_format_than_the_notebook_submits_is_told(data: Path) -> None:
         serve(data, half, "submission.parquet")
 
 
-def test_unknown_options_of_the_gateway_are_refused(data: Path, tmp_path: Path) -> None:
-    """A typing error in params.gateway does not pass in silence."""
-    with pytest.raises(UsageError, match="batch_rows"):
-        gateway.prepare(data, {"gateway": {"batch_rows": 3}}, "submission.csv", tmp_path / "side")
+@pytest.mark.parametrize(
+    ("params", "word"),
+    [
+        ({"gateway": {"batch_rows": 3}}, "batch_rows"),
+        ({"gateway": {"rows": "many"}}, "rows"),
+        ({"gateway": {"rows": True}}, "rows"),
+        ({"gateway": {"batches": 3}}, "batches"),
+        ({"gateway": {"sends": "test"}}, "sends"),
+        ({"gateway": 3}, "gateway"),
+        ({"gateway": "rain:RainHost"}, "rain:RainHost"),
+        ({"data_paths": "test.csv"}, "data_paths"),
+        ({"data_paths": 3}, "data_paths"),
+    ],
+)
+def test_what_is_wrong_with_the_gateways_options_is_told(
+    data: Path, tmp_path: Path, params: dict[str, Any], word: str
+) -> None:
+    """A typing error in the params does not pass in silence, nor as an error of ours."""
+    with pytest.raises(UsageError) as caught:
+        gateway.prepare(data, params, "submission.csv", tmp_path / "side")
+    assert word in " ".join((caught.value.what, *caught.value.details))
 
 
 def test_the_competitions_own_package_is_preferred(data: Path, tmp_path: Path) -> None:

@@ -296,7 +296,8 @@ def _read(folder: Path) -> Record:
         problems.append(f"unknown category '{record['category']}'{close_to(record['category'], _CATEGORIES)}")
     if "gateway" in told:
         record["gateway"] = told["gateway"]
-        problems += gateway_standin.unknown_options(told["gateway"])
+        if not isinstance(told["gateway"], str):
+            problems += gateway_standin.option_problems(told["gateway"])
     record["title"] = told.get("title") or str(record["slug"]).replace("-", " ").capitalize()
     problems += [f"no folder '{record['public']}'"] if not Path(str(record["public"])).is_dir() else []
     problems += [f"no folder '{hidden}'"] if "hidden" in told and not hidden.is_dir() else []

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,7 @@ def prepare(
             hint="set competition_data to a local copy of the competition's data, or a part of it",
         )
     entries = {path.name: path for path in sorted(data.iterdir())} if isinstance(data, Path) else data
-    said = {"data_paths": list(map(str, params.get("data_paths", ())))}
+    said: dict[str, Any] = {"data_paths": _paths(params)}
     said |= {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
     for place, own in _packages(entries):
         code = [*own.rglob("*.py"), *(own.parent.glob("*.py") if place else _python_of(entries))]
@@ -132,14 +132,28 @@ def _python_of(entries: Mapping[str, Path]) -> list[Path]:
 
 
 def _options(said: Any) -> dict[str, Any]:
-    known = [each.name for each in fields(gateway_standin.Options)]
-    unknown = sorted(set(said) - set(known)) if isinstance(said, Mapping) else ["(no table)"]
-    if unknown:
+    if isinstance(said, str):
         raise UsageError(
-            f"[tool.offline-kit.notebook.params.gateway] has what the stand-in gateway does not know: {', '.join(unknown)}",
-            hint=f"its options are {', '.join(known)}; a class is named only if the data brings its own {PACKAGE}",
+            f"`gateway` names a class, '{said}', and the competition's data brings no {PACKAGE} that could define it",
+            hint="use the whole of the competition's data, or give the options of the stand-in as a table",
+        )
+    if problems := gateway_standin.option_problems(said):
+        raise UsageError(
+            "the options of the stand-in gateway cannot be used",
+            hint="correct [tool.offline-kit.notebook.params.gateway]",
+            details=problems,
         )
     return dict(said)
+
+
+def _paths(params: Mapping[str, Any]) -> list[str]:
+    paths = params.get("data_paths", [])
+    if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
+        raise UsageError(
+            f"`data_paths` must be a list of names below the competition's data, not {paths!r}",
+            hint="correct [tool.offline-kit.notebook.params]",
+        )
+    return list(paths)
 
 
 def write_standin(

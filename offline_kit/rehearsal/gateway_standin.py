@@ -76,18 +76,23 @@ class Options:
         return cls(**said)
 
 
-def unknown_options(said: Any) -> list[str]:
-    """Return what is wrong with the options of a stand-in gateway; the name of a class of a real one is none."""
-    known = [each.name for each in fields(Options)]
-    if isinstance(said, str):
-        return []
+def option_problems(said: Any) -> list[str]:
+    """Return what is wrong with the options of a stand-in gateway."""
     if not isinstance(said, Mapping):
-        return [f"`gateway` must be a table of options or a text, not a {type(said).__name__}"]
-    return [
-        f"unknown option '{name}' of `gateway`; known: {', '.join(known)}"
-        for name in said
-        if name not in known
-    ]
+        return [f"`gateway` must be a table of options, not a {type(said).__name__}"]
+    defaults = {each.name: each.default for each in fields(Options)}
+    problems = []
+    for name, value in said.items():
+        kind = type(defaults.get(name))
+        if name not in defaults:
+            problems.append(f"unknown option '{name}' of `gateway`; known: {', '.join(defaults)}")
+        elif kind is tuple and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+            problems.append(f"option '{name}' of `gateway` must be a list of strings")
+        elif kind is not tuple and (
+            isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind)
+        ):
+            problems.append(f"option '{name}' of `gateway` must be {'a text' if kind is str else 'a number'}")
+    return problems
 
 
 class _Server:

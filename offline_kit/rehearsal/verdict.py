@@ -8,6 +8,7 @@ from offline_kit import files
 from offline_kit.errors import ProjectError
 from offline_kit.rehearsal import causes, execution, explanation, submission
 from offline_kit.rehearsal.execution import Bench, Cell, Ran
+from offline_kit.runtime.kit_server import WRITTEN
 
 _HEAD = 8  # lines of a quoted cell
 _TAIL = 12  # lines of an error
@@ -187,8 +188,10 @@ def _missing(ran: Ran, name: str, cells: tuple[Cell, ...]) -> ProjectError:
         if others
         else ["nothing was written to /kaggle/working"]
     )
+    instead = next((other for other in others if other in WRITTEN), "")
+    write = f"write '{name}' there: Kaggle calls this 'Submission CSV Not Found'"
     return ProjectError(
         f"the notebook ran to its end and wrote no '{name}' to /kaggle/working",
-        hint=f"write '{name}' there: Kaggle calls this 'Submission CSV Not Found'",
+        hint=f'set `submission = "{instead}"` in [tool.offline-kit.notebook]' if instead else write,
         details=(*ran.deleted, *shown),
     )

@@ -335,3 +335,18 @@ def test_an_error_of_the_scoring_run_alone_ends_it(tmp_path: Path) -> None:
     done = ship(folder)
     assert done.code == 1
     assert "Notebook Threw Exception" in done.err
+
+
+def test_another_file_than_the_configured_one_is_named(tmp_path: Path) -> None:
+    """Gateways write parquet: the setting that takes it is the remedy, and it works."""
+    folder = adopted(tmp_path / "project")
+    options = {"batches": "pandas", "rows": 7, "submission": "submission.parquet"}
+    gateway.write_standin(folder / "input", options, name="Rain")
+    done = rehearse(folder)
+    assert done.code == 1
+    assert 'submission = "submission.parquet"' in done.err
+    config = folder / "offline-kit.toml"
+    config.write_text(
+        config.read_text().replace("[notebook]\n", '[notebook]\nsubmission = "submission.parquet"\n')
+    )
+    assert rehearse(folder).good().facts["rehearsal"]["rows"] == ROWS
