@@ -9,6 +9,7 @@ from freeze_case import Case, bundled, stocked
 from local_index import LocalIndex, make_sdist
 
 from offline_kit.confined import is_confined
+from offline_kit.errors import ProjectError
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -104,3 +105,52 @@ def test_a_build_in_the_freeze_finds_nothing(
     assert [each for each in told if not each.startswith("wrote-")] == []
     places = (Path.home(), case.folder, Path(sys.prefix), Path("/usr"), Path("/etc"), Path("/var/tmp"))
     assert not [place for place in places if (place / "written-by-a-build").exists()]
+
+
+def source(case: Case, name: str, requires: str) -> Path:
+    """Write a folder whose build puts the version of `cmaes` that it was given into its own."""
+    folder = case.project / name
+    folder.mkdir(parents=True)
+    backend = (
+        HOSTILE.replace("hostile", name).replace("in done()]", "in ()]").replace("-1.0", '-" + given() + "')
+    )
+    backend = backend.replace("Version: 1.0", 'Version: " + given() + "').replace(
+        "import json,", "import importlib.metadata, json,"
+    )
+    backend += "\ndef given():\n    return importlib.metadata.version('cmaes')\n"
+    (folder / "backend.py").write_text(f"TARGETS = {{}}\n{backend}")
+    (folder / "pyproject.toml").write_text(
+        f'[build-system]\nrequires = ["{requires}"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    return folder
+
+
+def test_builds_of_the_freeze_use_the_images_versions(case: Case) -> None:
+    """A build requirement comes at the image's version, though an index has a newer one; unless the build refuses it."""
+    case.add("cmaes", "0.14")
+    case = case.with_image(packages={**case.image.packages, "cmaes": "0.13"})
+    source(case, "free", "cmaes")
+    source(case, "strict", "cmaes>=0.14")
+    freeze = case.freeze("./free", "./strict")
+    assert bundled(freeze) == {"free": "0.13", "strict": "0.14", "einops": "0.8"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "sdist"])
+def test_no_foreign_torch_is_fetched_for_a_build(case: Case, kind: str) -> None:
+    """It is said at once what the build asks for, and the two ways that work; no torch was downloaded."""
+    if kind == "folder":
+        source(case, "free", "torch")
+    else:
+        files = {"backend.py": "raise SystemExit(1)"}
+        folder = case.folder / "sdists"
+        sdist = make_sdist(
+            folder, "free", "1.0", files=files, build_requires=["torch"], metadata_version="1.2"
+        )
+        case.index.add(sdist)
+    with pytest.raises(ProjectError) as caught:
+        case.freeze("./free" if kind == "folder" else "free")
+    text = "\n".join((caught.value.what, *caught.value.details, caught.value.hint))
+    assert "torch" in text
+    assert "--on kaggle" in text
+    assert ".whl" in text
+    assert not [path for path, _ in case.index.requests if path.endswith(".whl") and "torch" in path]

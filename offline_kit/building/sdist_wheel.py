@@ -1,5 +1,6 @@
 """One sdist made ready: the closure that builds it offline, and its wheel, built in exactly that closure."""
 
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,15 @@ from pathlib import Path
 from offline_kit import confined
 from offline_kit.building.closure import Sources, obtain
 from offline_kit.building.wheel_fit import DoesNotFit, fitted, kept
-from offline_kit.building.workshop import BuildFailed, Workshop, static_requires, unpack, workshop
+from offline_kit.building.workshop import (
+    FRAMEWORKS,
+    WITH_FRAMEWORK,
+    BuildFailed,
+    Workshop,
+    static_requires,
+    unpack,
+    workshop,
+)
 from offline_kit.cache import key_of
 from offline_kit.model import Artifact, Sdist, Wheel
 from offline_kit.report import Reporter
@@ -101,7 +110,15 @@ class _Attempt:
             return static_requires(unpack(self.sdist, Path(name)))
 
     def _wheels(self, asked: Iterable[str]) -> tuple[Wheel, ...]:
-        wheels, sdists = obtain(tuple(asked), self.sources, self.report)
+        asked = tuple(asked)
+        for text in asked:
+            if (
+                name := re.split(r"[^\w.-]", text.strip(), maxsplit=1)[0].lower()
+            ) in FRAMEWORKS and "@" not in text:
+                raise BuildFailed(
+                    f"its build asks for {name}, which only the image has as it must be", [WITH_FRAMEWORK]
+                )
+        wheels, sdists = obtain(asked, self.sources, self.report)
         built = [self._built(one) for one in sdists]
         return tuple(sorted((*wheels, *built), key=lambda wheel: wheel.filename))
 

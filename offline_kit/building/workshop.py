@@ -51,6 +51,19 @@ _CAUSES = (
 )  # fmt: skip
 
 
+FRAMEWORKS = ("torch", "torchvision", "torchaudio", "tensorflow", "jax", "jaxlib")
+"""What extensions are compiled against: another build of it than the image's gives a wheel that does not load."""
+_AGAINST = re.compile(rf"\b({'|'.join(FRAMEWORKS)})\s?<\s?0|No module named '({'|'.join(FRAMEWORKS)})'")
+WITH_FRAMEWORK = "name a release wheel that fits the image (./name.whl), or build it on Kaggle ('offline-kit build --on kaggle')"
+"""The two ways to a package that is compiled against a framework of the image."""
+
+
+def compiled_against(text: str) -> str:
+    """Return the framework that a build asked for, by what it said; empty for none."""
+    found = _AGAINST.search(text)
+    return next(filter(None, found.groups()), "") if found else ""
+
+
 class BuildFailed(Exception):  # noqa: N818 (a result that stages translate)
     """A build that ended badly: why, in one sentence, and its last lines."""
 

@@ -15,6 +15,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion
 
 from offline_kit import confined, files, interpreters, proc, web, wheel_tools
+from offline_kit.building.workshop import WITH_FRAMEWORK, compiled_against
 from offline_kit.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.freeze import uv_tool
 from offline_kit.freeze.lines import Direct, Wanted
@@ -294,20 +295,28 @@ def build_wheel(source: Path, into: Path, yard: Yard, shown: str, *, tree: Path 
         out = files.made(Path(scratch) / "out")
         words: list[str | Path] = ["build", "--wheel", source, "--out-dir", out, "--no-create-gitignore"]
         words += ["--python", python or sys.executable]
-        done = uv_tool.run_builds(
-            words,
-            yard.settings,
-            config=config,
-            cwd=Path(scratch),
-            cache=yard.cache,
-            shown=(*confined.python_folders(python or Path(sys.executable)), source),
-            writable=(tree or source,) if source.is_dir() else (),
-        )
+        for bound in uv_tool.build_constraints(yard.image.packages, Path(scratch)):
+            done = uv_tool.run_builds(
+                [*words, "--build-constraints", bound],
+                yard.settings,
+                config=config,
+                cwd=Path(scratch),
+                cache=yard.cache,
+                shown=(*confined.python_folders(python or Path(sys.executable)), source),
+                writable=(tree or source,) if source.is_dir() else (),
+            )
+            if not uv_tool.refuses_versions(done):
+                break
         built = [
             Path(shutil.copyfile(path, into / path.name))
             for path in sorted(out.glob("*.whl"))
             if leftovers.is_regular(path)
         ]
+    if not done.ok and (framework := compiled_against(done.err)):
+        raise ProjectError(
+            f"the build of '{shown}' asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}",
+            hint=WITH_FRAMEWORK,
+        )
     if not done.ok or not built:
         raise ProjectError(
             f"'{shown}' cannot be built to a wheel",

@@ -14,6 +14,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit import confined, files, interpreters, proc
+from offline_kit.building.workshop import WITH_FRAMEWORK, compiled_against
 from offline_kit.confined import Confinement
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.freeze import uv_tool
@@ -145,7 +146,14 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
         (folder / "overrides.txt").write_text(never)
         words += ["--override", "overrides.txt"]
     shown = [*_local_wheels(problem), *confined.python_folders(builder or Path(sys.executable))]
-    return uv_tool.run_builds(words, settings, config=config, cwd=folder, cache=problem.cache, shown=shown)
+    for bound in uv_tool.build_constraints(image.packages, folder):
+        asked = [*words, "--build-constraints", bound]
+        done = uv_tool.run_builds(
+            asked, settings, config=config, cwd=folder, cache=problem.cache, shown=shown
+        )
+        if not uv_tool.refuses_versions(done):
+            break
+    return done
 
 
 def _local_wheels(problem: Problem) -> list[Path]:
@@ -281,13 +289,18 @@ def _make_environment(home: Path, python: Path, settings: IndexSettings) -> None
 def _translated(done: proc.Done, folder: Path) -> Exception:
     text = redact(f"{done.err}\n{done.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
     lines = _for_people(text)
+    built = _BUILT.search(text)
+    name = next((one for one in built.groups() if one), "") if built else ""
+    package, _, version = name.partition("==") if "==" in name else (name, "", "")
+    if framework := compiled_against(text):
+        asked = f"its build asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}"
+        return MetadataError(f"{canonicalize_name(package)} {version}".strip(), [*lines[-6:], asked])
     if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
         causes = _causes(text)
         # pip tells its causes amid the words of every build that it tried.
         told = [line for line in lines if _VERDICT.match(line)] if causes else lines
         words = [_MANY.sub(r"\1… \2", line) for line in told if "No solution found" not in line]
         return Unsolvable(tuple((*words, *causes)[:40]))
-    built = _BUILT.search(text)
     # A build that wants the network says so in the words of its own traceback.
     outside = text if not built else text.partition("[stderr]")[0]
     if _NETWORK.search(outside):
@@ -297,8 +310,6 @@ def _translated(done: proc.Done, folder: Path) -> Exception:
             hint="check the network and pip's configuration ('pip config list')",
             details=lines[-8:],
         )
-    name = next((one for one in built.groups() if one), "") if built else ""
-    package, _, version = name.partition("==") if "==" in name else (name, "", "")
     return MetadataError(f"{canonicalize_name(package)} {version}".strip(), lines[-14:])
 
 

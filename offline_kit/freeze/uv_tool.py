@@ -1,18 +1,22 @@
 """How uv is called: our one reading of the index settings, nothing of the user's own uv configuration."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from packaging.version import InvalidVersion, Version
+
 from offline_kit import confined, files, interpreters, proc
-from offline_kit.building.workshop import clean_environment
+from offline_kit.building.workshop import FRAMEWORKS, clean_environment, compiled_against
 from offline_kit.confined import Confinement
 from offline_kit.pip_settings import IndexSettings
 
 KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
 
+_REFUSED = re.compile(r"Failed to (?:resolve|install) requirements from")
 _TOLD = ("UV_", "SSL_")
 _IN_CONFIG = (
     "UV_DEFAULT_INDEX",
@@ -102,6 +106,30 @@ def run_builds(
         ),
         timeout=1800,
     )
+
+
+def build_constraints(versions: Mapping[str, str], folder: Path) -> Iterator[Path]:
+    """Yield files that bind what builds ask for: to the image's versions, then, where a build refuses those, to any.
+
+    Never to a framework: one from an index is another build than the image's, gigabytes, and of no use.
+    """
+    never = [f"{name}<0" for name in FRAMEWORKS]
+    of_image = []
+    for name, version in sorted(versions.items()):
+        try:
+            public = Version(version).public
+        except InvalidVersion:
+            continue
+        of_image += [] if name in FRAMEWORKS else [f"{name}=={public}"]
+    for name, lines in (("of-image.txt", [*never, *of_image]), ("any.txt", never)):
+        path = folder / f"build-{name}"
+        path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        yield path
+
+
+def refuses_versions(done: proc.Done) -> bool:
+    """Whether a build cannot be had with the versions that it was bound to."""
+    return not done.ok and bool(_REFUSED.search(done.err)) and not compiled_against(done.err)
 
 
 def local_places(settings: IndexSettings) -> tuple[Path, ...]:
