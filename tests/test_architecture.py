@@ -167,6 +167,7 @@ FLOORS: list[set[str]] = [
     {"building.closure"},
     {"building.sdist_wheel"},
     {"own.wheel"},
+    {"rehearsal.suspicious"},
     {
         "rehearsal.causes",
         "rehearsal.environments",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.rehearsal import submission
+from offline_kit.rehearsal import submission, suspicious
 from offline_kit.runtime import kit_submission
 from offline_kit.runtime.kit_runtime import KitError
 
@@ -198,3 +198,54 @@ def test_long_cells_are_compared(tmp_path: Path) -> None:
     assert problems(tmp_path, f"id,rle\nx,{mask}\ny,\n", sample) == ()
     (tmp_path / "other.csv").write_text(f"id,rle\nx,{mask}\ny,\n")
     assert submission.differing(tmp_path / "submission.csv", tmp_path / "other.csv") == ""
+
+
+@pytest.mark.parametrize(
+    ("sample", "text", "told"),
+    [
+        ("id,a\nx,0\ny,0\nz,0\n", "id,a\nx,1\ny,1\nz,1\n", ["'a'"]),
+        ("id,a,b\nx,1,2\ny,3,4\nz,5,6\n", "id,a,b\nx,1,2\ny,3,4.0\nz,5,6\n", ["'a', 'b'"]),
+        ("id,p\nx,0.5\ny,0.5\nz,0.5\n", "id,p\nx,-0.1\ny,0.4\nz,0.9\n", ["'p'"]),
+        ("id,p\nx,0\ny,1\nz,0\n", "id,p\nx,0\ny,2\nz,0\n", ["'p'"]),
+        ("id,k\nx,cat\ny,dog\nz,cat\n", "id,k\nx,cat\ny,cow\nz,dog\n", ["'k'"]),
+        ("id,a\nx,0\ny,0\nz,0\n", "id,a\nx,-1.5\ny,7\nz,3\n", []),
+        ("id,k\nx,cat\ny,dog\nz,cat\n", "id,k\nx,cat\ny,dog\nz,dog\n", []),
+        ("id,p\nx,0.5\ny,0.5\nz,0.5\n", "id,p\nx,0.1\ny,0.4\nz,0.9\n", []),
+        ("id,k\nx,a b\ny,c\nz,a b\n", "id,k\nx,d\ny,c\nz,a\n", []),
+    ],
+)
+def test_what_passes_and_looks_wrong_is_a_warning(
+    tmp_path: Path, sample: str, text: str, told: list[str]
+) -> None:
+    """Constant predictions, the sample's own and values of another kind name their column; good ones say nothing."""
+    assert problems(tmp_path, text, sample) == ()
+    checked = submission.check(tmp_path / "submission.csv", tmp_path / "sample.csv")
+    assert len(checked.warnings) == len(told)
+    assert all(word in line for word, line in zip(told, checked.warnings, strict=True))
+
+
+def test_each_column_of_numbers_shows_its_range(tmp_path: Path) -> None:
+    """Smallest, mean and largest value: a look at them tells more than any check."""
+    assert problems(tmp_path, "id,a,b\nx,1,0.1\ny,2,0.2\nz,6,0.3\n") == ()
+    notes = submission.check(tmp_path / "submission.csv", None).notes
+    assert "column 'a': min 1, mean 3, max 6" in notes
+    assert "column 'b': min 0.1, mean 0.2, max 0.3" in notes
+
+
+def test_a_stored_answer_is_found(tmp_path: Path) -> None:
+    """A table of the inputs with all rows of the submission is where it came from."""
+    (tmp_path / "submission.csv").write_text("id,a\nx,1\ny,2\n")
+    (tmp_path / "other.csv").write_text("id,a\nx,1\ny,3\n")
+    (tmp_path / "best.csv").write_text("id,a\nx,1\ny,2\nz,3\n")
+    tables = [tmp_path / "other.csv", tmp_path / "best.csv"]
+    assert submission.stored_answer(tmp_path / "submission.csv", tables) == tmp_path / "best.csv"
+    assert submission.stored_answer(tmp_path / "submission.csv", tables[:1]) is None
+
+
+def test_a_crowded_working_folder_is_a_warning(tmp_path: Path) -> None:
+    """More than Kaggle keeps, and so many files that it lists them slowly."""
+    for number in range(600):
+        (tmp_path / f"{number}.txt").touch()
+    with (tmp_path / "large.bin").open("wb") as stream:
+        stream.truncate(25 * 1024**3)
+    assert [line for line in suspicious.of_output(tmp_path) if "/kaggle/working" in line][1:]

@@ -21,6 +21,7 @@ from offline_kit.rehearsal import (
     mounts,
     plan,
     pythons,
+    submission,
     verdict,
 )
 from offline_kit.rehearsal.environments import Workshop
@@ -178,7 +179,7 @@ def rehearse(
             submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
             rows=judged.rows,
             folder=request.kit.folder / "rehearsal",
-            warnings=judged.warnings,
+            warnings=(*judged.warnings, *_stored(request, ran, inputs)),
         )
         problem = _with_log(judged.problem, outcome.folder) if judged.problem else None
         _keep(folder, outcome, ran, problem, written=request.submission)
@@ -205,6 +206,20 @@ def _bench(request: RehearsalRequest, notebook: Path, inputs: mounts.Inputs, pap
         current=request.env == "current",
         own=plan.read(plan.files_of(request.kit)).own(),
     )
+
+
+def _stored(request: RehearsalRequest, ran: Ran, inputs: mounts.Inputs) -> tuple[str, ...]:
+    """Warn of a submission that is a table of the inputs: on the hidden test set it has no answers."""
+    written = ran.working / request.submission
+    if written.suffix.lower() != ".csv" or not written.is_file():
+        return ()
+    folders = [*request.copies.values(), *([request.competition_data] if request.competition_data else [])]
+    tables = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.csv"))]
+    tables += [path for _, path in plan.files_of(request.kit) if path.suffix.lower() == ".csv"]
+    others = [path for path in tables if path != inputs.sample and path.is_file()]
+    if table := submission.stored_answer(written, others):
+        return (f"all predictions are those of '{table.name}': a stored answer covers the public ids alone",)
+    return ()
 
 
 def _check(request: RehearsalRequest) -> None:
@@ -250,7 +265,7 @@ def _scored(
         rows=rows,
         notes=(*verdict_of_it.notes, *gateway.notes_of(second, service)),
         said=(*judged.said, *verdict_of_it.said),
-        warnings=gateway.warnings_of(ran, second, service),
+        warnings=(*verdict_of_it.warnings, *gateway.warnings_of(ran, second, service)),
     )
 
 

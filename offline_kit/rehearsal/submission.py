@@ -1,11 +1,12 @@
 """A submission against its sample: what Kaggle would score as an error, found before."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit import files
+from offline_kit.rehearsal import suspicious
 from offline_kit.runtime.kit_runtime import csv_rows
 
 _SHOWN = 3  # examples of each problem
@@ -23,6 +24,8 @@ class Checked:
     """What Kaggle would refuse, or score as an error."""
     notes: tuple[str, ...] = ()
     """What was compared, or could not be."""
+    warnings: tuple[str, ...] = ()
+    """What may spoil the score all the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,38 @@ def check(
         notes.append(f"compared with '{sample.name}': {len(wanted.rows)} rows, {len(wanted.head)} columns")
     else:
         notes.append("no sample_submission.csv to compare with")
-    return Checked(rows=len(have.rows), problems=tuple(problems), notes=tuple(notes))
+    same_rows = bool(wanted) and _ids(have) == _ids(wanted)
+    warnings, figures = suspicious.of_columns(
+        _predictions(have), _predictions(wanted) if wanted else {}, same_rows=same_rows
+    )
+    return Checked(
+        rows=len(have.rows),
+        problems=tuple(problems),
+        notes=(*notes, *figures),
+        warnings=tuple(warnings),
+    )
+
+
+def stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
+    """Return the table among these that has all rows of a submission, its predictions too; None if there is none."""
+    mine = _read(submission)[0]
+    rows = {tuple(row) for row in mine.rows}
+    for table in tables:
+        with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
+            reader = csv_rows(stream)
+            if tuple(next(reader, [])) != mine.head:
+                continue
+            if rows and rows <= {tuple(row) for row in reader}:
+                return table
+    return None
+
+
+def _ids(table: _Table | None) -> list[str]:
+    return table.column(table.head[0]) if table and table.head else []
+
+
+def _predictions(table: _Table) -> dict[str, list[str]]:
+    return {name: table.column(name) for name in table.head[1:]}
 
 
 def differing(first: Path, second: Path) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from offline_kit import files
 from offline_kit.errors import ProjectError
-from offline_kit.rehearsal import causes, execution, explanation, submission
+from offline_kit.rehearsal import causes, execution, explanation, submission, suspicious
 from offline_kit.rehearsal.execution import Bench, Cell, Ran
 from offline_kit.runtime.kit_server import WRITTEN
 
@@ -78,6 +78,7 @@ def judge(
         rows=checked.rows,
         notes=(*checked.notes, *(f"not kept: {line}" for line in ran.deleted)),
         said=said,
+        warnings=(*checked.warnings, *suspicious.of_output(ran.working)),
     )
 
 
