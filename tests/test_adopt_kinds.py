@@ -253,3 +253,14 @@ def test_files_that_are_hardly_notebooks(tmp_path: Path, data: bytes, code: int)
     command = [sys.executable, "-m", "offline_kit", "adopt", "inference.ipynb", "--write"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
+
+
+def test_the_format_of_a_submission_is_the_gateways(tmp_path: Path) -> None:
+    """What a gateway wrote is taken, whichever of its formats was expected; the expected one comes first."""
+    from offline_kit.rehearsal import gateway
+
+    assert gateway.written(tmp_path, "submission.csv") == "submission.csv"
+    (tmp_path / "submission.parquet").write_bytes(b"PAR1")
+    assert gateway.written(tmp_path, "submission.csv") == "submission.parquet"
+    (tmp_path / "submission.csv").write_text("id,y\n")
+    assert gateway.written(tmp_path, "submission.csv") == "submission.csv"

@@ -16,7 +16,7 @@ from offline_kit import files, resources
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.rehearsal import gateway_driver, gateway_standin, imports, submission
 from offline_kit.rehearsal.execution import Bench, Ran
-from offline_kit.runtime.kit_server import PACKAGE
+from offline_kit.runtime.kit_server import PACKAGE, WRITTEN
 from offline_kit.sandboxes.box import Mount
 
 _SERVE = re.compile(r"\d+-serve")
@@ -175,6 +175,12 @@ def write_standin(
     for file, text in texts.items():
         (package / file).write_text(text, encoding="utf-8")
     return package
+
+
+def written(working: Path, name: str) -> str:
+    """Return the submission that a gateway wrote: competitions differ in its format, and the gateway decides."""
+    found = [each for each in (name, *WRITTEN) if (working / each).is_file()]
+    return found[0] if found else name
 
 
 def scoring(bench: Bench, service: Service, root: str, first: Path | None, folder: Path) -> Bench:

@@ -157,6 +157,8 @@ def rehearse(
         ready, ran = kernel.run_complete(ready, request.image, shop, run)
         bench = kernel.with_kernel(plain, ready)
         level, differences = fidelity.compare(request.image, ready.python, ready.used)
+        if service and service.submission != (name := gateway.written(ran.working, service.submission)):
+            request, service = replace(request, submission=name), replace(service, submission=name)
         judged = verdict.judge(ran, bench, request.submission, inputs.sample)
         if service and judged.problem is None:
             ran, judged = _scored(service, bench, chosen, inputs, ran, judged, report)
