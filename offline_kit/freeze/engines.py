@@ -29,7 +29,7 @@ _NETWORK = re.compile(
     re.IGNORECASE,
 )
 _NOISE = re.compile(
-    r"^(warning|hint: While|WARNING|DEPRECATION|INFO|The above exception|During handling of)\b|^\s*$|Resolving dependencies"
+    r"^\s*(The above exception|During handling of)\b|^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies"
 )
 _CAUSE = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
 """How pip's resolver names one of two requirements that exclude each other."""
