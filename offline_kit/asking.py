@@ -62,7 +62,7 @@ def named(config: Config) -> tuple[str, ...]:
     """Return the references of the configuration."""
     said = config.notebook
     hooks = [said.transform, said.tta, said.postprocess if predicting.is_reference(said.postprocess) else ""]
-    models = [each.model for each in said.models]
+    models = [ref for each in said.models for ref in (each.model, each.transform)]
     lending = main_names.shipped(config.project, config.main_from)
     named = (said.model, said.data, said.function, *hooks, *models, *lending)
     return tuple(dict.fromkeys(ref for ref in named if ref))

@@ -96,6 +96,14 @@ def _table(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a table"
 
 
+def _labels(value: Any) -> str:
+    return (
+        ""
+        if isinstance(value, str | list | dict)
+        else "must be a list of names, or the name of a preprocessing file"
+    )
+
+
 def _one_of(*choices: str) -> Check:
     def check(value: Any) -> str:
         return "" if value in choices else f"must be one of {', '.join(map(repr, choices))}"
@@ -173,14 +181,39 @@ MODEL_KEYS: dict[str, Check] = {
     "weight": _share,
     "params": _table,
     "from": _origin,
+    "transform": _text,
+    "batch_size": _count,
 }
 """What an entry of [[tool.offline-kit.notebook.models]] may hold."""
+
+PARAMS: dict[str, Check] = {
+    "activation": _one_of("", "softmax", "sigmoid"),
+    "labels": _labels,
+    "text": _text,
+    "weights_only": _flag,
+    "weights": _text,
+    "architecture": _text,
+    "trust_remote_code": _flag,
+    "tokenizer": _text,
+    "max_length": _count,
+    "trusted": _texts,
+    "safe_mode": _flag,
+    "test": _text,
+    "backend": _one_of("tensorflow", "jax", "torch"),
+    "server": _text,
+    "data_paths": _texts,
+    "gateway": _table,
+}
+"""Params that the templates `predict` and `server` and the frameworks read themselves, wherever they are set."""
 
 
 def problems_of(table: Mapping[str, Any], keys: Mapping[str, Check], where: str) -> Iterable[str]:
     """Yield every unknown key of a table, with a guess, and every value that its key does not take."""
     for key, value in table.items():
-        if key not in keys:
+        if key not in keys and keys is MODEL_KEYS and key in {*PARAMS, *NOTEBOOK_KEYS}:
+            right = "in its `params`" if key in PARAMS else "in [tool.offline-kit.notebook], for all models"
+            yield f"{where} unknown key '{key}': set it {right}"
+        elif key not in keys:
             yield f"{where} unknown key '{key}'{close_to(key.replace('-', '_'), keys)}"
         elif wrong := keys[key](value):
             yield f"{where} {key} {wrong}, not {value!r}"

@@ -54,11 +54,11 @@ def resolve(
     for origin, files in (elsewhere or {}).items():
         places[origin] = _Place(files, {each.original: each.original for each in files})
     candidates = places[""].candidates
-    specs = settings.models or tuple(ModelSpec(files=each.original) for each in candidates)
-    specs = tuple(replace(each, model=each.model or settings.model) for each in specs)
+    given = settings.models or tuple(ModelSpec(files=each.original) for each in candidates)
+    specs = tuple(replace(each, model=each.model or settings.model) for each in given)
     problems: list[str] = []
     members: list[Member] = []
-    for spec in specs:
+    for said, spec in zip(given, specs, strict=True):
         place = places.get(spec.origin)
         if place is None:
             problems += _unseen(spec, members)
@@ -72,7 +72,8 @@ def resolve(
             if problem or framework is None:
                 problems.append(problem)
                 continue
-            members.append(_member(spec, each, framework, place.inside))
+            made = _member(spec, each, framework, place.inside)
+            members.append(replace(made, own_model=bool(said.model)))
     if problems:
         raise ProjectError(
             f"{len(problems)} problem{'s' * (len(problems) > 1)} with the models of the notebook",
@@ -115,6 +116,8 @@ def _unseen(spec: ModelSpec, members: list[Member]) -> list[str]:
             weight=spec.weight,
             params=dict(spec.params),
             origin=spec.origin,
+            transform=spec.transform,
+            batch_size=spec.batch_size,
         )
     )
     return []
@@ -305,6 +308,8 @@ def _member(spec: ModelSpec, candidate: _Candidate, framework: Framework, inside
         weight=spec.weight,
         params=dict(spec.params),
         origin=spec.origin,
+        transform=spec.transform,
+        batch_size=spec.batch_size,
     )
     said = framework.version(member)
     return replace(member, version=said or _installed(framework.library), version_said=bool(said))

@@ -241,6 +241,10 @@ class ModelSpec:
     """Free values for the class and for the framework's own functions."""
     origin: str = ""
     """Where the files are: empty for the kit, else "dataset:…", "notebook:…" or "model:…" (`from` in the file)."""
+    transform: str = ""
+    """Reference to the function that prepares the test set for this model; empty takes the notebook's."""
+    batch_size: int = 0
+    """Rows, pictures or texts at once for this model; 0 takes the notebook's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,6 +269,12 @@ class Member:
     """Free values for its class and for the framework's functions; those of the notebook are not among them."""
     origin: str = ""
     """Where the files are: empty for the kit, else as in `ModelSpec`."""
+    transform: str = ""
+    """Reference to the function that prepares the test set for it alone, or empty."""
+    batch_size: int = 0
+    """Rows, pictures or texts at once for it; 0 takes the notebook's."""
+    own_model: bool = False
+    """`model` was set in its own entry, not in the notebook's table."""
     version: str = ""
     """Version of the training library; empty where nothing tells it."""
     version_said: bool = False

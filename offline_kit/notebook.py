@@ -258,7 +258,8 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
             f"submission = '{settings.submission}' is not a plain file name",
             hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
         )
-    for name, value in settings.params.items():
+    every = [*settings.params.items(), *(item for each in settings.models for item in each.params.items())]
+    for name, value in every:
         if not _is_literal(value):
             raise UsageError(
                 f"the param '{name}' has a value that a notebook cannot hold: {value!r}",

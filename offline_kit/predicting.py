@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit import scripts
+from offline_kit import member_params, scripts
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.frameworks import sklearn, table
 from offline_kit.frameworks.base import globals_of
@@ -58,6 +58,9 @@ def facts(
         # Several outputs under a threshold are questions of their own; under anything else they are classes.
         "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
         "elsewhere": any(member.origin for member in members),
+        # Members that want the test set in their own way, and that say what their columns stand for.
+        "apart": any(each.transform or each.batch_size or "text" in each.params for each in members),
+        "named": any("labels" in each.params for each in members),
         "postprocess_word": not is_reference(settings.postprocess),
         "frameworks": [
             {
@@ -178,9 +181,12 @@ def _written(member: Member) -> dict[str, Any]:
         said["model"] = member.model
     if member.weight != 1:
         said["weight"] = member.weight
-    if member.params:
-        said["params"] = dict(member.params)
-    return said
+    if member.transform:
+        said["transform"] = member.transform
+    if member.batch_size:
+        said["batch_size"] = member.batch_size
+    params, arguments = member_params.split(member)
+    return said | ({"params": params} if params else {}) | ({"arguments": arguments} if arguments else {})
 
 
 def is_reference(postprocess: str) -> bool:
@@ -216,6 +222,7 @@ def _are_numbers(words: Sequence[str], *, one_sided: bool) -> bool:
 def _reference_problems(settings: NotebookSettings) -> list[str]:
     references = {"tta": settings.tta, "transform": settings.transform}
     references |= {f"model of '{each.files}'": each.model for each in settings.models}
+    references |= {f"transform of '{each.files}'": each.transform for each in settings.models}
     return [
         f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
         for key, value in references.items()

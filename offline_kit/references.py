@@ -201,3 +201,47 @@ def imported_names(tree: ast.AST) -> dict[str, str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """What a class or a function is called with, as far as its source tells."""
+
+    names: tuple[str, ...]
+    """The names that can be given, without self."""
+    required: tuple[str, ...]
+    """Those without a default."""
+    open_ended: bool
+    """It takes any other name as well (**kwargs)."""
+
+
+def parameters_of(file: Path, name: str) -> Parameters | None:
+    """Return the parameters of a class or function at the top of a module; None where its source does not tell."""
+    tree = parse(file)
+    found = [
+        node
+        for node in (tree.body if tree else ())
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
+    ]
+    if len(found) != 1 or found[0].decorator_list:
+        return None  # bound twice, a dataclass, a wrapper: anything may be its signature
+    node = found[0]
+    if isinstance(node, ast.FunctionDef):
+        return _parameters(node.args, skipped=0)
+    starts = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+    # What is inherited, or made by a metaclass or by __new__, the file alone does not tell.
+    if len(starts) != 1 or starts[0].decorator_list or node.keywords:
+        return None
+    return _parameters(starts[0].args, skipped=1)
+
+
+def _parameters(arguments: ast.arguments, *, skipped: int) -> Parameters:
+    positional = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    required += [one.arg for one, default in named if default is None]
+    return Parameters(
+        names=(*positional[skipped:], *(one.arg for one in arguments.kwonlyargs)),
+        required=tuple(required[skipped:]),
+        open_ended=arguments.kwarg is not None,
+    )

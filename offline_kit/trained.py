@@ -6,7 +6,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import checkpoints, files, kit_layout, members, notebook, predicting, scripts, sources
+from offline_kit import (
+    checkpoints,
+    files,
+    kit_layout,
+    member_params,
+    members,
+    notebook,
+    predicting,
+    scripts,
+    sources,
+)
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.frameworks import pickled
@@ -70,6 +80,13 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     beside += tuple(each for each in weights if each.original in no_models)
     weights = tuple(each for each in weights if each.original not in no_models)
     resolved = _resolved(config, weights, cache) if by_models else ()
+    if resolved and not config.notebook.function:
+        roots = (
+            place for package in (*config.packages, config.project) for place in (package / "src", package)
+        )
+        code = member_params.Code(project=config.project, roots=tuple(dict.fromkeys(roots)))
+        task = predicting.task_of(config.notebook, resolved)
+        member_params.check(config.notebook, resolved, task, code)
     seen = Trained(
         config=config,
         checkpoints=weights,

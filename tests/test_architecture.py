@@ -145,7 +145,7 @@ FLOORS: list[set[str]] = [
         "frameworks.xgboost",
     },  # each beside the others
     {"frameworks.table"},
-    {"frameworks.versions"},
+    {"frameworks.versions", "member_params"},
     {"predicting", "weights.stage"},
     {"choosing", "install_plan", "freeze.lines", "freeze.uv_tool"},  # the rooms of large stages
     {"freeze.lock_formats"},

@@ -15,6 +15,7 @@ from offline_kit.runtime.kit_batches import Ensemble
 from offline_kit.runtime.kit_ensemble import (
     Blend,
     Member,
+    activated,
     as_rows,
     classes_of,
     ordered,
@@ -56,7 +57,7 @@ def test_ranks_of_numbers_are_told() -> None:
     def said(how: str, factor: float) -> list[str]:
         lines: list[str] = []
         frameworks = {
-            "some": (lambda _path, _member: Times(factor), lambda model, batch: batch * model.factor)
+            "some": (lambda _path, _member: Times(factor), lambda model, batch, _member: batch * model.factor)
         }
         predict_all([Member("a", "some", Path("a"))], frameworks, ROWS, how, say=lines.append)
         return [line for line in lines if "ranks from 0 to 1" in line]
@@ -84,7 +85,7 @@ def members(*factors: float, **more: Any) -> list[Member]:
     return [Member(f"m{n}", "times", Path(str(factor)), **more) for n, factor in enumerate(factors)]
 
 
-def times(model: Times, batch: Any) -> Any:
+def times(model: Times, batch: Any, _member: Member) -> Any:
     return batch * model.factor
 
 
@@ -206,7 +207,7 @@ def test_members_are_averaged_over_all_batches() -> None:
 def test_answers_are_kept_as_exact_as_they_are(kind: str, kept: str) -> None:
     """A large whole number comes out as the model said it; what is float32 takes no more room."""
     frameworks = {
-        "times": (TIMES["times"][0], lambda _model, batch: np.array([123456789] * len(batch), kind))
+        "times": (TIMES["times"][0], lambda _model, batch, _member: np.array([123456789] * len(batch), kind))
     }
     found = predict_all(members(1, 2), frameworks, ROWS, say=quiet)
     assert found.values.dtype == kept
@@ -244,7 +245,9 @@ def test_classes_are_brought_into_one_order() -> None:
     frameworks = {
         "times": (
             lambda _path, _member: Times(1, next(orders)),
-            lambda model, batch: np.array([[float(each == "a") for each in model.classes_]] * len(batch)),
+            lambda model, batch, _member: np.array(
+                [[float(each == "a") for each in model.classes_]] * len(batch)
+            ),
         )
     }
     found = predict_all(members(1, 1), frameworks, ROWS, say=quiet)
@@ -292,7 +295,10 @@ def test_names_are_no_numbers(own: list[Any], first: list[Any]) -> None:
 def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
     """A classifier of several targets lists the classes of each: its columns have no names by that."""
     frameworks = {
-        "times": (lambda _path, _member: Times(1, classes), lambda _model, batch: [[0.1, 0.9]] * len(batch))
+        "times": (
+            lambda _path, _member: Times(1, classes),
+            lambda _model, batch, _member: [[0.1, 0.9]] * len(batch),
+        )
     }
     assert predict_all(members(1, 2), frameworks, ROWS, say=quiet).classes == []
     there = Ensemble(members(1, 2), frameworks)
@@ -319,7 +325,7 @@ def test_columns_without_names_are_told_once(first: int, classes: list[Any], col
     frameworks = {
         name: (
             lambda _path, member: Times(1, classes if member.name == "forest" else None),
-            lambda _model, batch, count=count: np.full((len(batch), count), 1 / count),
+            lambda _model, batch, _member, count=count: np.full((len(batch), count), 1 / count),
         )
         for name, count in width.items()
     }
@@ -344,7 +350,9 @@ def test_views_of_a_batch_are_averaged() -> None:
 def test_another_number_of_rows_is_told() -> None:
     """A model that answers with fewer rows is named, with both numbers."""
     with pytest.raises(KitError, match="'m0' answered a batch of 2 rows with 1"):
-        predict_all(members(1), {"times": (TIMES["times"][0], lambda _model, _batch: [1.0])}, ROWS, say=quiet)
+        predict_all(
+            members(1), {"times": (TIMES["times"][0], lambda _model, _batch, _member: [1.0])}, ROWS, say=quiet
+        )
 
 
 @settings(max_examples=30, deadline=None)
@@ -384,3 +392,20 @@ def test_no_member_is_told() -> None:
     """An ensemble of nothing names the key to set."""
     with pytest.raises(KitError, match="checkpoints"):
         predict_all([], TIMES, ROWS, say=quiet)
+
+
+def test_scores_become_probabilities() -> None:
+    """Softmax and sigmoid of arrays, tensors and one array for each target, at any size; nothing else is known."""
+    torch = pytest.importorskip("torch")
+    scores = np.array([[0.0, 1.0], [1000.0, -1000.0]], dtype=np.float32)
+    for kind in (scores, torch.from_numpy(scores)):
+        assert activated(kind, "softmax") == pytest.approx(
+            torch.softmax(torch.from_numpy(scores), -1).numpy()
+        )
+        assert activated(kind, "sigmoid") == pytest.approx(torch.sigmoid(torch.from_numpy(scores)).numpy())
+        assert activated(kind, "") is kind
+    assert [each[0, 0] for each in activated([scores, scores], "sigmoid")] == [0.5, 0.5]
+    with pytest.raises(KitError, match="'relu' is not known"):
+        activated(scores, "relu")
+    with pytest.raises(KitError, match="single column"):
+        activated(scores[:, :1], "softmax")

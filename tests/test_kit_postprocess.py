@@ -181,7 +181,7 @@ def test_of_nothing_no_answer_is_made(word: str, monkeypatch: pytest.MonkeyPatch
 
 def test_large_numbers_are_rounded_to_themselves() -> None:
     """A number of nine digits, which float32 has not, is not another one in the submission."""
-    frameworks = {"any": (lambda _path, _member: None, lambda _model, batch: batch + 0.2)}
+    frameworks = {"any": (lambda _path, _member: None, lambda _model, batch, _member: batch + 0.2)}
     batches = [Batch(["a", "b"], np.array([123456789.0, 123456791.0]))]
     found = predict_all([Member("m", "any", Path("m"))], frameworks, batches, say=lambda _text: None)
     made = to_rows(found, Sample(Path("s.csv"), ("id", "y"), ["a", "b"]), "round")

@@ -285,7 +285,7 @@ def test_every_framework_has_its_fragment(name: str) -> None:
     """A framework of the table brings the two functions that a notebook calls."""
     text = (templates() / "frameworks" / f"{name}.py.j2").read_text()
     assert f"def load_{name}(path, member):" in text
-    assert f"def predict_{name}(model, batch):" in text
+    assert f"def predict_{name}(model, batch, member):" in text
 
 
 def test_a_picture_notebook_alone_has_the_code_for_pictures(stage: Stage) -> None:

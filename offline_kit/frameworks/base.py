@@ -4,8 +4,9 @@ A framework is one module here that makes a `Framework`, one fragment `templates
 a line in `table.py`. The fragment is plain Python for one cell of the notebook, with two functions:
 
     load_<name>(path, member) -> model
-        `path` is the file or folder in the restored kit; `member` has .name, .model, .weight and .params.
-    predict_<name>(model, batch) -> numbers, one row for each row of the batch
+        `path` is the file or folder in the restored kit; `member` has .name, .model, .weight, .arguments (what `model`
+        is called with) and .get(word, default) for a param of its own, else of the notebook.
+    predict_<name>(model, batch, member) -> numbers, one row for each row of the batch
         Anything that numpy takes, or a torch tensor: (rows,) or (rows x outputs). A binary classifier may
         answer with one column (the second class) or with two; both may stand in one ensemble.
 
@@ -41,7 +42,7 @@ def _fitting(_member: Member, _versions: Mapping[str, str]) -> tuple[Finding, ..
 
 
 def always(_member: Member) -> bool:
-    """Answer `by_position` for models that take numbers without names."""
+    """Answer yes: `by_position` of models that take numbers without names, `arguments` of weights alone."""
     return True
 
 
@@ -89,6 +90,14 @@ class Framework:
     """Keys of a member that must be set: ("model",) where the file holds weights alone."""
     task: str = ""
     """The usual task, where none is configured; empty for none."""
+    params: tuple[str, ...] = ()
+    """Words of a member's `params` that its cell reads, each with a line in `config_keys.PARAMS`."""
+    own_activation: bool = False
+    """Its answers are probabilities or numbers, as a rule: the notebook's `activation` is not meant for them."""
+    takes_model: bool = False
+    """Whether a member's `model` means something to it."""
+    arguments: Callable[[Member], bool] = _never
+    """Whether the other `params` of a member are arguments of what `model` names."""
     runtime: tuple[str, ...] = ()
     """Modules of the runtime that its fragment uses, besides those of every notebook that predicts."""
 

@@ -166,6 +166,10 @@ def _h5_search(path: Path, pattern: re.Pattern[bytes]) -> bytes | None:
         return bytes(found[1]) if found else None
 
 
+def _builds(member: Member) -> bool:
+    return bool(member.model)
+
+
 KERAS = Framework(
     name="keras",
     title="Keras",
@@ -177,4 +181,7 @@ KERAS = Framework(
     fits=fits,
     judge=judge,
     version=version,
+    params=("activation", "safe_mode"),
+    takes_model=True,
+    arguments=_builds,
 )

@@ -67,4 +67,6 @@ LIGHTGBM = Framework(
     findings=findings,
     fits=partial(peek.pickle_fits, "lightgbm"),
     task="tabular",
+    params=("activation",),
+    own_activation=True,
 )

@@ -28,4 +28,7 @@ LIGHTNING = Framework(
     version=version,
     needs=("model",),
     runtime=("kit_torch",),
+    params=("activation", "weights_only", "weights"),
+    takes_model=True,
+    arguments=always,
 )

@@ -203,4 +203,5 @@ ONNX = Framework(
     by_position=by_position,
     findings=findings,
     fits=fits,
+    params=("activation",),
 )

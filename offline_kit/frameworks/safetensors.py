@@ -20,4 +20,7 @@ SAFETENSORS = Framework(
     by_position=always,
     needs=("model",),
     runtime=("kit_torch",),
+    params=("activation", "weights_only", "weights"),
+    takes_model=True,
+    arguments=always,
 )

@@ -95,4 +95,5 @@ SKOPS = Framework(
     version=version,
     judge=judge,
     task="tabular",
+    params=("trusted",),
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import peek
-from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.frameworks.base import SURE, Framework, always
 from offline_kit.model import Finding, Member
 from offline_kit.weights.hub_folders import settings_of
 
@@ -37,4 +37,7 @@ TIMM = Framework(
     findings=findings,
     task="images",
     runtime=("kit_torch",),
+    params=("activation", "weights_only", "weights", "architecture"),
+    takes_model=True,
+    arguments=always,
 )

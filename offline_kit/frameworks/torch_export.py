@@ -99,4 +99,5 @@ TORCH_EXPORT = Framework(
     findings=findings,
     version=version,
     runtime=("kit_torch",),
+    params=("activation",),
 )

@@ -56,4 +56,5 @@ TORCH_MODULE = Framework(
     by_position=always,
     findings=findings,
     runtime=("kit_torch",),
+    params=("activation", "weights_only", "weights"),
 )

@@ -22,4 +22,7 @@ TORCH_STATE_DICT = Framework(
     by_position=always,
     needs=("model",),
     runtime=("kit_torch",),
+    params=("activation", "weights_only", "weights"),
+    takes_model=True,
+    arguments=always,
 )

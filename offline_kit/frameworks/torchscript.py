@@ -20,4 +20,5 @@ TORCHSCRIPT = Framework(
     claims=claims,
     by_position=always,
     runtime=("kit_torch",),
+    params=("activation",),
 )

@@ -75,4 +75,6 @@ TRANSFORMERS = Framework(
     findings=findings,
     version=version,
     runtime=("kit_torch",),
+    params=("activation", "trust_remote_code", "tokenizer", "max_length"),
+    takes_model=True,
 )

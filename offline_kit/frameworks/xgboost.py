@@ -105,4 +105,6 @@ XGBOOST = Framework(
     fits=partial(peek.pickle_fits, "xgboost"),
     version=version,
     task="tabular",
+    params=("activation",),
+    own_activation=True,
 )

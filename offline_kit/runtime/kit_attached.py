@@ -11,7 +11,9 @@ from offline_kit.runtime.kit_runtime import OpenKit
 from offline_kit.runtime.kit_sources import source_files
 
 
-def attached(members: Sequence[Mapping[str, Any]], kit: OpenKit) -> list[Member]:
+def attached(
+    members: Sequence[Mapping[str, Any]], kit: OpenKit, params: Mapping[str, Any] | None = None
+) -> list[Member]:
     """Return the members with their files found: in the kit, or in the dataset, notebook or model that is named.
 
     A pattern that names several files of a source makes as many members. Raises KitError for a source that
@@ -19,7 +21,7 @@ def attached(members: Sequence[Mapping[str, Any]], kit: OpenKit) -> list[Member]
     """
     found = []
     for each in members:
-        said = dict(each)
+        said = dict(each) | {"shared": params or {}}
         source, path, known = said.pop("source", ""), said.pop("path"), said.pop("known", {})
         if not source:
             found.append(Member(**said, path=kit.folder / path))

@@ -6,7 +6,7 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from offline_kit.runtime.kit_ensemble import Blend, Classes, Member, Prediction, as_rows, classes_of, sum_of
+from offline_kit.runtime.kit_ensemble import Blend, Classes, Member, Prediction, answer_to, names_of_columns
 from offline_kit.runtime.kit_runtime import KitError, Say
 from offline_kit.runtime.kit_tasks import Batch, Table
 
@@ -25,7 +25,7 @@ class Sent(Table):
 
     def take(self, sent: Any) -> Batch:
         """Return a data frame of pandas or polars as a batch."""
-        table = sent.to_pandas() if is_polars(sent) else sent
+        table = sent.to_pandas() if is_polars(sent) else sent.copy()  # a transform may write into it
         first, self.names = not self.names, list(table.columns)
         ids = list(table[self.key]) if self.key else list(range(len(table)))
         return Batch(ids, self._data(table, ids, first))
@@ -48,20 +48,21 @@ class Ensemble:
 
     def predict(
         self,
-        batch: Batch,
+        batch: Batch | Mapping[str, Batch],
         tta: Callable[[Any], Iterable[Any]] | None = None,
         *,
         each: bool = False,
     ) -> Prediction:
-        """Return what all models together say about one batch."""
+        """Return what all models together say about one batch, or about one for each member, by its name."""
         blend = Blend(self.how, each=each)
+        ids: list[Any] = []
         for member, model in zip(self.members, self.models, strict=True):
-            predict = self.frameworks[member.framework][1]
-            views = tta(batch.data) if tta else [batch.data]
-            values = sum_of(as_rows(predict(model, view), len(batch.ids), member.name) for view in views)
-            values = self.classes.ordered(values, classes_of(model), member.name)
-            blend.add(values, member.weight, member.name)
-        return Prediction(list(batch.ids), blend.result(), self.classes.names)
+            own = batch[member.name] if isinstance(batch, Mapping) else batch
+            ids, predict = list(own.ids), self.frameworks[member.framework][1]
+            values = answer_to(own, member, model, predict, tta)
+            names = names_of_columns(member, model, values.shape[1])
+            blend.add(self.classes.ordered(values, names, member.name), member.weight, member.name)
+        return Prediction(ids, blend.result(), self.classes.names)
 
 
 def is_polars(frame: Any) -> bool:

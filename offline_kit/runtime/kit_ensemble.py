@@ -28,6 +28,21 @@ class Member:
     """Reference to its class or builder, where the file holds weights alone."""
     weight: float = 1.0
     params: dict[str, Any] = field(default_factory=dict)
+    """How to load it and predict with it: "activation", "weights_only", ...; see `get`."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What `model` is called with."""
+    transform: str = ""
+    """Reference to the function that prepares the test set for this model alone."""
+    batch_size: int = 0
+    """Rows, pictures or texts at once for this model; 0 takes the notebook's."""
+    labels: list[Any] = field(default_factory=list)
+    """What its columns stand for, where the model itself does not tell."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """The notebook's own params, which count where `params` says nothing."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a param of this model, else of the notebook, else the default."""
+        return self.params.get(name, self.shared.get(name, default))
 
 
 @dataclass(frozen=True)
@@ -66,9 +81,9 @@ def predict_all(
         load, predict = frameworks[member.framework]
         model = _loaded(load, member)
         free_memory()
-        own = classes_of(model)
         batches = data(member) if callable(data) else data
         names, values = _answers_of(member, model, predict, batches, tta, say)
+        own = names_of_columns(member, model, values.shape[1])
         del model
         free_memory()
         if ids and names != ids:
@@ -115,11 +130,42 @@ def _answers_of(
     ids: list[Any] = []
     answers = []
     for batch in progress(batches, member.name, getattr(batches, "total", 0), say):
-        views = tta(batch.data) if tta else [batch.data]
-        answer = sum_of(as_rows(predict(model, view), len(batch.ids), member.name) for view in views)
         ids.extend(batch.ids)
-        answers.append(answer)
+        answers.append(answer_to(batch, member, model, predict, tta))
     return ids, np.concatenate(answers)
+
+
+def answer_to(batch: Any, member: Member, model: Any, predict: Callable[..., Any], tta: Any = None) -> Any:
+    """Return what a member says about one batch: an array with one row for each id, the mean over its views."""
+    views = tta(batch.data) if tta else [batch.data]
+    return sum_of(as_rows(predict(model, view, member), len(batch.ids), member.name) for view in views)
+
+
+def activated(answer: Any, activation: str) -> Any:
+    """Return probabilities of scores: "softmax" over the columns of a row, "sigmoid" of each, "" leaves them."""
+    import numpy as np
+
+    if not activation:
+        return answer
+    if activation not in ("softmax", "sigmoid"):
+        raise KitError(
+            f"activation = '{activation}' is not known", hint='use "softmax" or "sigmoid", or leave it out'
+        )
+    if isinstance(answer, list):  # one array for each target
+        return [activated(each, activation) for each in answer]
+    if hasattr(answer, "detach"):
+        answer = answer.detach().float().cpu().numpy()
+    scores = np.asarray(answer)
+    scores = scores.astype(np.result_type(scores.dtype, np.float32))
+    if activation == "sigmoid":
+        return np.exp(-np.logaddexp(0, -scores))
+    if scores.ndim < 2 or scores.shape[-1] < 2:
+        raise KitError(
+            "softmax of a single column is 1 in every row",
+            hint='use activation = "sigmoid" for a model with one output',
+        )
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def sum_of(views: Iterable[Any]) -> Any:
@@ -176,6 +222,25 @@ def classes_of(model: Any) -> list[Any]:
     own = [] if known is None else list(known)
     several = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
     return [] if several else own
+
+
+def names_of_columns(member: Member, model: Any, columns: int) -> list[Any]:
+    """Return what the columns of a member's answer stand for: its `labels`, else what the model tells."""
+    own = classes_of(model)
+    if not member.labels:
+        return own
+    if len(member.labels) != columns and (len(member.labels), columns) != (2, 1):
+        raise KitError(
+            f"'{member.name}' has {columns} outputs and {len(member.labels)} labels: {shown(member.labels)}",
+            hint="correct `labels` in the `params` of its entry in `models`",
+        )
+    known = [as_number(each) for each in own]
+    if known not in ([], list(range(len(known))), [as_number(each) for each in member.labels]):
+        raise KitError(
+            f"'{member.name}' knows its classes itself: {shown(own)}; its `labels` say {shown(member.labels)}",
+            hint="remove `labels` from the `params` of its entry in `models`",
+        )
+    return member.labels
 
 
 def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -> Any:

@@ -5,9 +5,11 @@ This file is part of offline-kit and is pasted into the notebooks that it render
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from offline_kit.runtime.kit_ensemble import Prediction
+from offline_kit.runtime.kit_ensemble import Member, Prediction, as_number
+from offline_kit.runtime.kit_preprocess import Preprocessing, labels_of
 from offline_kit.runtime.kit_runtime import KitError, Say
 from offline_kit.runtime.kit_tasks import Sample, shown
 
@@ -21,7 +23,10 @@ def to_rows(
     may be left out) or "round"; `labels` are the names of the model's outputs, where the model itself does not tell them.
     Raises KitError where outputs and columns do not fit.
     """
-    names = label_list(labels) or list(prediction.classes)
+    names, known = label_list(labels), list(prediction.classes)
+    numbered = [as_number(each) for each in known] == list(range(len(known)))
+    if not names or (not numbered and sorted(map(str, names)) == sorted(map(str, known))):
+        names = known  # the columns stand in the order of the models' own classes
     kind, *numbers = word.split(":")
     _numbers_alone(prediction, kind, say)
     made = POSTPROCESSES[kind](
@@ -88,6 +93,16 @@ def label_list(labels: Any) -> list[Any]:
             return [labels[key] for key in sorted(labels, key=int)]
         return sorted(labels, key=lambda key: int(labels[key]))
     return list(labels)
+
+
+def with_labels(members: Sequence[Member], preprocessing: Preprocessing) -> list[Member]:
+    """Return the members with the names that their own `labels` give to their columns."""
+    return [
+        replace(each, labels=label_list(labels_of(each.params["labels"], preprocessing)))
+        if "labels" in each.params
+        else each
+        for each in members
+    ]
 
 
 def _one_target(sample: Sample, word: str) -> None:

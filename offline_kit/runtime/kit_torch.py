@@ -18,10 +18,8 @@ OTHER_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
 """Where it may have averaged ones besides."""
 WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "ema_model.")
 """What DataParallel, compile, Lightning and averaging put before the names of weights."""
-NOT_ARGUMENTS = frozenset(
-    {"weights_only", "weights", "activation", "architecture", "tokenizer", "max_length"}
-)
-"""Params that say how to load and predict; the others are the constructor's."""
+NOT_ARGUMENTS = frozenset({"weights_only", "weights", "activation", "labels", "text", "test"})
+"""The notebook's params that say how to load and predict; the others are a constructor's that takes their names."""
 
 
 def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
@@ -115,11 +113,17 @@ def constructed(call: Any, arguments: Mapping[str, Any], *first: Any, advice: st
     return call(*first, **arguments)
 
 
-def build_for(build: Any, checkpoint: Mapping[str, Any], params: Mapping[str, Any]) -> Any:
-    """Call the class or function that builds a model, with the hyper-parameters of the checkpoint and the params."""
-    own = {name: value for name, value in params.items() if name not in NOT_ARGUMENTS}
-    saved = checkpoint.get("hyper_parameters") or {}
-    arguments = arguments_of(build, {str(name): value for name, value in dict(saved).items()}, {}) | own
+def build_for(
+    build: Any, checkpoint: Mapping[str, Any], own: Mapping[str, Any], shared: Mapping[str, Any] | None = None
+) -> Any:
+    """Call the class or function that builds a model, with the hyper-parameters of the checkpoint and the params.
+
+    `own` are the arguments of this very model, all of which it has to take; of `shared`, the notebook's params, it
+    gets those that it takes by name.
+    """
+    saved = {str(name): value for name, value in dict(checkpoint.get("hyper_parameters") or {}).items()}
+    more = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
+    arguments = arguments_of(build, saved, more) | own
     return constructed(build, arguments, advice="correct `params` of its entry in `models`")
 
 
@@ -255,13 +259,11 @@ def as_tensors(batch: Any, device: str) -> Any:
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
 
 
-def answer_of(model: Any, batch: Any, activation: str = "") -> Any:
+def answer_of(model: Any, batch: Any) -> Any:
     """Return what the model says about a batch of tensors: its only or first output, its logits.
 
-    A LightningModule answers with its predict_step, which is forward where it defines none. `activation` is
-    "", "softmax" or "sigmoid", and is laid over the answer.
+    A LightningModule answers with its predict_step, which is forward where it defines none.
     """
-    torch = importlib.import_module("torch")
     answer = _said_by(model, batch)
     if isinstance(answer, Mapping):
         answer = answer.get("logits", answer)
@@ -272,7 +274,7 @@ def answer_of(model: Any, batch: Any, activation: str = "") -> Any:
             f"the model answers with a {type(answer).__name__}, not a tensor",
             hint="let `model` name a function that builds one whose forward returns a tensor, one row for each row",
         )
-    return activated(answer.float(), activation, torch)
+    return answer.float()
 
 
 def _said_by(model: Any, batch: Any) -> Any:
@@ -281,16 +283,3 @@ def _said_by(model: Any, batch: Any) -> Any:
     if isinstance(batch, dict):
         return model(**batch)
     return model(*batch) if isinstance(batch, tuple) else model(batch)
-
-
-def activated(answer: Any, activation: str, torch: Any) -> Any:
-    """Return probabilities of logits, where that is wished."""
-    if activation == "softmax":
-        return torch.softmax(answer, dim=-1)
-    if activation == "sigmoid":
-        return torch.sigmoid(answer)
-    if activation:
-        raise KitError(
-            f"activation = '{activation}' is not known", hint='take "softmax" or "sigmoid", or leave it out'
-        )
-    return answer
