@@ -123,7 +123,7 @@ def build_for(
     """
     saved = {str(name): value for name, value in dict(checkpoint.get("hyper_parameters") or {}).items()}
     more = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
-    arguments = arguments_of(build, saved, more) | own
+    arguments = arguments_of(build, saved, more) | dict(own)
     return constructed(build, arguments, advice="correct `params` of its entry in `models`")
 
 
