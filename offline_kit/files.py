@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ if sys.platform != "win32":
 
 CHUNK = 1 << 20
 _DAY = 86_400
+_TEMPORARY = re.compile(r"offline-kit(?:-box|-build|-closure|-sdist|-probe)?[-.][a-z0-9_]{8}")
 REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 """What the system says where nothing may be written."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|112|122)\)")
@@ -282,6 +284,21 @@ def sweep(final: Path) -> None:
         if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
             (stage / final.name).rename(final)
         remove(stage)
+
+
+def sweep_temporary() -> None:
+    """Delete our own folders in the temporary folder that a killed run left there.
+
+    Ours are those with our prefix and the random end of `tempfile`, no links, of this user, and untouched for a day:
+    no run takes that long.
+    """
+    with suppress(OSError):
+        for place in Path(tempfile.gettempdir()).iterdir():
+            found = place.lstat()
+            ours = found.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
+            old = time.time() - found.st_mtime > _DAY
+            if _TEMPORARY.fullmatch(place.name) and stat.S_ISDIR(found.st_mode) and ours and old:
+                remove(place)
 
 
 def remove(place: Path) -> None:

@@ -176,6 +176,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     """
     began = time.monotonic()
     check_project(config)
+    files.sweep_temporary()
     base = ground(config)
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config = seen.config
