@@ -196,7 +196,7 @@ def _installed(name: str) -> tuple[str, ...]:
     """Return the distributions of the running environment that have an import; those built from a folder tell nothing."""
     if name in _COMMON:
         return ()
-    found = importlib.metadata.packages_distributions().get(name, ())
+    found = imports.installed_imports().get(name, ())
     texts = {each: importlib.metadata.distribution(each).read_text("direct_url.json") for each in found}
     return tuple(normalized(each) for each, text in texts.items() if text is None)
 

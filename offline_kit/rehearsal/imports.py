@@ -5,7 +5,8 @@ import importlib.metadata
 import json
 import sys
 import zipfile
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
@@ -110,9 +111,15 @@ def _texts(path: Path) -> Iterator[str]:
                     yield wheel.read(name).decode("utf-8", errors="replace")
 
 
+@cache
+def installed_imports() -> Mapping[str, list[str]]:
+    """Return the distributions of the running environment by import name; reading them takes a while."""
+    return importlib.metadata.packages_distributions()
+
+
 def distributions(names: Iterable[str], installed: Container[str]) -> tuple[str, ...]:
     """Return the distributions among `installed` (normalized) that have these import names, sorted."""
-    known = importlib.metadata.packages_distributions()
+    known = installed_imports()
     found = set()
     for name in names:
         if name in sys.stdlib_module_names:
