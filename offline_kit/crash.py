@@ -44,9 +44,9 @@ def write_report(
         *traceback.format_exception(error),
     ]
     text = redact("\n".join(lines), secrets) + "\n"
-    for find in (lambda: folder, lambda: Path(tempfile.gettempdir())):
+    for own in (True, False):
         with suppress(OSError):  # no folder for temporary files is one, too
-            place = find() / NAME
+            place = (folder if own else Path(tempfile.gettempdir())) / NAME
             # Paths may hold bytes that are no UTF-8.
             place.write_text(text, encoding="utf-8", errors="backslashreplace")
             return place

@@ -13,6 +13,7 @@ from offline_kit.checks import (
     frozen,
     index,
     notebook,
+    own_code,
     python,
     requirements,
     uv_tool,
@@ -52,6 +53,7 @@ CHECKS = (
     Check(code="K204", title="checkpoints", run=weights.run, needs="image"),
     Check(code="K205", title="notebook", run=notebook.run, needs="image"),
     Check(code="K206", title="freeze", run=frozen.run, needs="image"),
+    Check(code="K207", title="own code", run=own_code.run, needs="image"),
     Check(code="K301", title="package index", run=index.run, online=True),
     Check(code="K302", title="Kaggle's credentials", run=credentials.run),
 )

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from offline_kit import (
     bundle,
     checkpoints,
     cuda_abi,
+    data_contract,
     files,
     homes,
     image,
@@ -201,16 +202,28 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             *install_plan.shadowed(contents),
             *trained.versions(seen, contents.freeze),
             *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
-            *downloads.of_code(
-                config.project,
-                config.packages,
-                contents.own,
-                config.notebook.params,
-                {wheel.name for wheel in _wheels_of(contents)},
-            ),
+            *code_findings(config, contents.own, {wheel.name for wheel in _wheels_of(contents)}),
         ),
         seconds=time.monotonic() - began,
     )
+
+
+def code_findings(config: Config, own: OwnCode, bundled: Collection[str] = ()) -> tuple[Finding, ...]:
+    """Return what the project's code would do wrong in the notebook, as far as its source tells."""
+    said = config.notebook
+    contract = data_contract.findings(config.project, said.data, said.params) if said.data else ()
+    fetched = downloads.of_code(config.project, config.packages, own, said.params, bundled)
+    return (*contract, *fetched)
+
+
+def static_findings(config: Config) -> tuple[Finding, ...]:
+    """Return the same without building anything."""
+    base = ground(config)
+    modules = own_code.modules_of(config.project, config.packages, config.modules, asking.named(config))
+    own, _ = own_code.as_built(
+        config.project, config.packages, modules, base.image, base.settings, cache=base.cache
+    )
+    return code_findings(config, own)
 
 
 @contextmanager

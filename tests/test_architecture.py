@@ -243,7 +243,7 @@ FLOORS: list[set[str]] = [
     {"finding.predicting"},
     {"finding.stage", "adopt"},
     {"trained"},
-    {"homes", "asking", "uploaded_secrets"},
+    {"homes", "asking", "uploaded_secrets", "data_contract"},
     {"pipeline", "shipping"},  # conductors
     {"chained.build", "stale"},
     {"chained.capture"},
@@ -258,6 +258,7 @@ FLOORS: list[set[str]] = [
         "checks.frozen",
         "checks.index",
         "checks.notebook",
+        "checks.own_code",
         "checks.python",
         "checks.requirements",
         "checks.uv_tool",

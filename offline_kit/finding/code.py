@@ -30,6 +30,8 @@ class ClassFound:
     """Last names of its bases: "LightningModule" for pl.LightningModule."""
     methods: frozenset[str]
     """Names that its body defines."""
+    first: tuple[str, str, str] | None
+    """Name, annotation and default of the first parameter of its own __init__; None if it defines none."""
     runs: bool
     """Whether importing the file does something, such as training."""
 
@@ -187,7 +189,22 @@ def _runs(node: ast.stmt) -> bool:
 def _class(node: ast.ClassDef, file: str, *, runs: bool) -> ClassFound:
     methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
     bases = tuple(name for name in map(_last_name, node.bases) if name)
-    return ClassFound(file=file, name=node.name, bases=bases, methods=frozenset(methods), runs=runs)
+    return ClassFound(
+        file=file, name=node.name, bases=bases, methods=frozenset(methods), first=_first(node), runs=runs
+    )
+
+
+def _first(node: ast.ClassDef) -> tuple[str, str, str] | None:
+    for each in node.body:
+        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
+            positional = [*each.args.posonlyargs, *each.args.args]
+            if len(positional) < 2:
+                return ("", "", "")
+            defaults = [None] * (len(positional) - len(each.args.defaults)) + list(each.args.defaults)
+            taken, default = positional[1], defaults[1]
+            annotation = ast.unparse(taken.annotation) if taken.annotation else ""
+            return (taken.arg, annotation, ast.unparse(default) if default else "")
+    return None
 
 
 def _last_name(node: ast.expr) -> str:

@@ -132,9 +132,14 @@ def show_build(built: "Built", console: Console, *, final: bool = True, typed: s
 
 
 def _show_findings(findings: Iterable[Finding], console: Console) -> None:
+    alike: dict[tuple[Severity, str, str], list[str]] = {}
     for each in findings:
-        tell = console.warn if each.severity is Severity.WARN else console.note
-        tell(f"'{each.about}' {each.what}{'; ' * bool(each.remedy)}{each.remedy}")
+        places = alike.setdefault((each.severity, each.what, each.remedy), [])
+        places += [each.about] if each.about not in places else []
+    for (severity, what, remedy), places in alike.items():
+        tell = console.warn if severity is Severity.WARN else console.note
+        more = f" (and {len(places) - 1} more: {', '.join(map(repr, places[1:4]))})" if places[1:] else ""
+        tell(f"'{places[0]}'{more} {what}{'; ' * bool(remedy)}{remedy}")
 
 
 def show_rehearsal(passed: "Rehearsal", console: Console) -> None:

@@ -129,13 +129,15 @@ class _Reader:
     def of(self, call: ast.Call, place: _Place) -> Iterator[Finding]:
         name = fetches.dotted(call.func, self.names)
         on = [each for each in fetches.switches(call, name) if self.is_on(each, place)]
-        if on:
-            yield self.switched(call, place, name, on)
         first = _value(call.args[0], place) if call.args else UNKNOWN
+        if on and not self.is_cached(name, first):
+            yield self.switched(call, place, name, on)
         remedy = next((remedy for prefix, remedy in _ALWAYS if name.startswith(prefix)), "")
         how = fetches.fetches(name, first if isinstance(first, str) else "")
         if how is not None and not (self.project / str(first)).exists():
             remedy = f"{_SHIP}{f': {how}' if how else ''}"
+        if remedy is _TORCH_CACHE and self.is_cached(name, first):
+            return
         if remedy and not _is_local(call):
             yield self.told(call, f"calls {name}(), which fetches from the internet", remedy)
         elif name in fetches.BY_HUB_ID or (name.startswith(_BY_NAME) and name.endswith(".from_pretrained")):
@@ -145,6 +147,20 @@ class _Reader:
                 yield self.told(call, f"calls spacy.load('{first}'), which is a package of its own", _WHEEL)
         elif _CORPUS.fullmatch(name) and not (self.project / "caches/nltk_data").exists():
             yield self.told(call, f"calls {name}(), which reads data that NLTK fetches apart", _NLTK_CACHE)
+
+    def is_cached(self, name: str, what: object) -> bool:
+        """Whether a copy of the library's cache that travels holds what a call would fetch."""
+        text = str(what) if isinstance(what, str) else ""
+        hub, torch = self.project / "caches/huggingface/hub", self.project / "caches/torch/hub"
+        if name.startswith("torch.hub.load") and name != "torch.hub.load_state_dict_from_url":
+            return any(torch.glob(f"{text.partition(':')[0].replace('/', '_')}_*")) if text else False
+        if name.startswith(("torch.hub", "torch.utils.model_zoo")):
+            return bool(text) and (torch / "checkpoints" / text.rpartition("/")[2]).is_file()
+        if name.startswith("torchvision."):
+            return any(torch.glob(f"checkpoints/{name.rpartition('.')[2]}-*.pth"))
+        if name.startswith("timm."):
+            return bool(text) and any(hub.glob(f"models--timm--{text.partition('.')[0]}.*"))
+        return bool(text) and (hub / f"models--{text.replace('/', '--')}").is_dir()
 
     def is_on(self, switch: Switch, place: _Place) -> bool:
         """Whether an argument fetches, said outright, by a parameter's default, or by its own default."""
@@ -177,7 +193,7 @@ class _Reader:
         value = _value(said, place) if said is not None else UNKNOWN
         if said is None and name == "transformers.pipeline" and not _has_stars(call):
             yield self.told(call, "calls pipeline() without a model, which fetches one for its task", _HUB)
-        if not is_hub_id(value) or (self.project / str(value)).exists():
+        if not is_hub_id(value) or (self.project / str(value)).exists() or self.is_cached(name, value):
             return
         what = f"calls {name.partition('.')[2]}('{value}'), which fetches it from the hub"
         by_name = f"write EfficientNet.from_name('{value}'): {_REPLACED}"

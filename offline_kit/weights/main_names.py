@@ -74,6 +74,11 @@ def settle(
     names = sorted({name for some in asking.values() for name in some})
     if not names:
         return NOBODY
+    if main_from is not None and main_from.suffix == ".ipynb":
+        raise ProjectError(
+            f"'{main_from.name}' (`main_from`) is a notebook, and pickles need {_quoted(names)} from a .py file",
+            hint=_where_to_look(project, names, names),
+        )
     if main_from is None:
         raise _unnamed(project, asking, names)
     lacking = [name for name in names if not _may_define(main_from, name)]

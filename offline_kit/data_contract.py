@@ -1,0 +1,67 @@
+"""What the template `lightning` asks of a data class, checked in its source: nothing is imported."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from offline_kit.finding import code, tree
+from offline_kit.finding.code import ClassFound
+from offline_kit.model import Finding, Severity
+
+_BASES = frozenset({"LightningDataModule", "Dataset", "object", "ABC", "Generic"})
+"""Bases outside the project that have no `submission`."""
+_NO_FOLDER = re.compile(
+    r"(^|_)(csv|file|df|table|frame|json|batch|size|lr|transforms?|aug\w*|split|folds?|seed|workers?)(_|$)"
+)
+_NO_FOLDER_TYPES = re.compile(
+    r"\b(int|float|bool|DataFrame|Module|dict|list|Sequence|Callable)\b", re.IGNORECASE
+)
+
+
+def findings(project: Path, data: str, params: Mapping[str, object]) -> tuple[Finding, ...]:
+    """Return what a data class lacks; `data` is its reference, `params` are those of the notebook."""
+    where, _, name = data.partition(":")
+    seen = code.find(tree.scan(project))
+    candidates = [each for each in seen.data if each.name == name and _is_from(each, where)]
+    if len(candidates) != 1:
+        return ()
+    found = candidates[0]
+    family = _family(found, {each.name: each for each in seen.data})
+    foreign = {base for each in family for base in each.bases} - {each.name for each in family} - _BASES
+    problems = []
+    if name not in seen.submitting and not foreign:
+        problems.append("has no method submission(predictions), which returns the rows of the submission")
+    first = next((each.first for each in family if each.first is not None), None)
+    if first and first[0] not in params and _is_no_folder(*first):
+        problems.append(f"gets the competition's folder as its first parameter, which is '{first[0]}'")
+    return tuple(
+        Finding(severity=Severity.WARN, about=f"{found.file}:{name}", what=what, remedy=_REMEDY)
+        for what in problems
+    )
+
+
+_REMEDY = (
+    "write a subclass with __init__(self, folder) and submission(self, predictions), and name it as `data` in "
+    "[tool.offline-kit.notebook]"
+)
+
+
+def _is_from(found: ClassFound, where: str) -> bool:
+    if where.endswith(".py"):
+        return found.file == where
+    plain = found.file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return plain == where or plain.endswith(f".{where}")
+
+
+def _family(found: ClassFound, named: Mapping[str, ClassFound]) -> list[ClassFound]:
+    """Return a class and its bases inside the project, the nearest first."""
+    family = [found]
+    for each in family:  # grows while it is walked
+        family += [named[base] for base in each.bases if base in named and named[base] not in family]
+    return family
+
+
+def _is_no_folder(name: str, annotation: str, default: str) -> bool:
+    number = re.fullmatch(r"-?[\d.]+(e-?\d+)?|True|False", default)
+    file = re.search(r"\.\w{2,5}['\"]$", default)
+    return bool(not name or _NO_FOLDER.search(name) or _NO_FOLDER_TYPES.search(annotation) or number or file)

@@ -1,0 +1,105 @@
+"""What `build` and `doctor` see in the project's code before anything is rehearsed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CONFIG = """
+dataset = "checked-kit"
+modules = ["net.py", "data.py"]
+checkpoints = ["best.npz"]
+[notebook]
+template = "lightning"
+model = "net.py:Net"
+data = "data.py:Data"
+"""
+NET = "import timm\nfrom lightning import LightningModule\n\n\nclass Net(LightningModule):\n    def __init__(self):\n        {body}\n"
+GOOD = "def submission(self, predictions):\n        return []\n"
+DATA = "from lightning import LightningDataModule\n\n\nclass Data(LightningDataModule):\n    def __init__(self, {first}):\n        pass\n\n    def test_dataloader(self):\n        return []\n\n    {more}\n"
+
+
+def run(project: Path, *words: str) -> Any:
+    """Run offline-kit and return its JSON and its words."""
+    done = subprocess.run(
+        [sys.executable, "-m", "offline_kit", *words, "--json"],
+        cwd=project,
+        env={**os.environ, "OFFLINE_KIT_CACHE": str(project.parent / "cache"), "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return json.loads(done.stdout), done.stderr
+
+
+def make(folder: Path, first: str = "folder", more: str = GOOD, body: str = "pass") -> Path:
+    """Write a project of a model and a data class."""
+    project = folder / "project"
+    project.mkdir()
+    (project / "offline-kit.toml").write_text(CONFIG)
+    (project / "best.npz").write_text("weights")
+    (project / "net.py").write_text(NET.format(body=body))
+    (project / "data.py").write_text(DATA.format(first=first, more=more))
+    return project
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "number"),
+    [
+        ("folder", GOOD, 0),
+        ("root: str = '.'", GOOD, 0),
+        ("path_csv: str = 'train.csv'", GOOD, 1),
+        ("batch_size=32", GOOD, 1),
+        ("path_csv: str = 'train.csv', base_path: str = '.'", "", 2),
+        ("folder", "", 1),
+    ],
+)
+def test_a_data_class_that_breaks_the_contract_is_named(
+    tmp_path: Path, first: str, more: str, number: int
+) -> None:
+    """Both commands name the class, a missing `submission` and a first parameter that is no folder."""
+    project = make(tmp_path, first, more)
+    built, said = run(project, "build")
+    found = [each for each in built["findings"] if each["about"] == "data.py:Data"]
+    assert len(found) == number
+    assert ("[notebook]" in said) == bool(number), "the table as it is in this file"
+    checks = {each["code"]: each for each in run(project, "doctor")[0]["checks"]}
+    assert checks["K207"]["state"] == ("warning" if number else "ok")
+
+
+def test_a_hub_call_whose_cache_travels_is_no_warning(tmp_path: Path) -> None:
+    """Weights that lie in a copy of the library's cache are not warned of; others are, in one line with a count."""
+    call = "timm.create_model('resnet18.a1_in1k', pretrained=True)"
+    project = make(tmp_path, body=f"self.a = {call}\n        self.b = {call}")
+    built, said = run(project, "build")
+    assert [each["about"] for each in built["findings"]] == ["net.py:7", "net.py:8"]
+    assert said.count("whose weights are fetched") == 1
+    (project / "caches/huggingface/hub/models--timm--resnet18.a1_in1k").mkdir(parents=True)
+    assert run(project, "build")[0]["findings"] == []
+
+
+def test_a_notebook_as_main_from_is_named(tmp_path: Path) -> None:
+    """Classes of a notebook cannot be imported: the build says which cell to copy instead of failing later."""
+    project = make(tmp_path)
+    code = "import __main__, pickle\nclass Scaler: pass\n__main__.Scaler = Scaler\nScaler.__module__ = '__main__'\npickle.dump(Scaler(), open('s.pkl', 'wb'))\n"
+    subprocess.run([sys.executable, "-c", code], cwd=project, check=True)
+    cell: dict[str, Any] = {
+        "cell_type": "code",
+        "source": "class Scaler: pass",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+    }
+    (project / "train.ipynb").write_text(
+        json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5})
+    )
+    (project / "offline-kit.toml").write_text(
+        'preprocessing = ["s.pkl"]\nmain_from = "train.ipynb"\n' + CONFIG
+    )
+    told, said = run(project, "build")
+    assert (told["ok"], "train.ipynb" in said) == (False, True)
+    assert "copy the cell" in said
