@@ -86,8 +86,14 @@ _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDI
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 _MARK = object()
+_NESTED = frozenset({b"PK", b"\x1f\x8b", *(bytes((0x80, protocol)) for protocol in range(6))})
+_NESTED_TEXTS = frozenset(each.decode("latin1") for each in _NESTED)
 _GETATTR = "builtins.getattr"
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
+CALLED = "an object that it makes itself, called like a function"
+"""Stands among the globals for a call of something else than what was imported."""
+LOADER = "torch.storage._load_from_bytes"
+"""How plain pickles hold torch's storages: as the bytes of another pickle."""
 COMPUTED = "a name that is computed while loading"
 """Stands among the globals for an import whose name the opcodes do not tell."""
 
@@ -110,11 +116,22 @@ class Survey:
     """What it gets at by `getattr`, as the names that would import the same: nested classes, bound methods."""
     blind: bool = False
     """It uses `getattr` in a way that these opcodes do not tell."""
+    called: bool = False
+    """It calls something that it imported, its operands in order: no text is read as a pickle by chance."""
+    nested: list[bytes] = field(default_factory=list)
+    """Bytes in it that may be pickles or archives of their own."""
 
 
 @dataclass(frozen=True)
 class _Named:
     """Something imported, on the walker's stack."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """An object of something imported, on the walker's stack."""
 
     name: str
 
@@ -195,8 +212,17 @@ class _Walker:
         elif name == "REDUCE":
             self.stack.append(self.called(*operands))
             return
+        elif name == "BINPERSID":
+            pid: Any = operands[0] if operands else None
+            # torch's old format names the classes of whole modules so: ("module", class, file, source).
+            named = isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module"
+            self.stack.append(pid[1] if named and isinstance(pid[1], _Named) else None)
+        elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ"):
+            self.stack.append(self.constructed(operands[0] if operands else None))
         else:
-            self.stack += [argument if isinstance(argument, str) else None] * len(opcode.stack_after)
+            plain = argument if isinstance(argument, str | bytes | bytearray) else None
+            self.note_nested(plain)
+            self.stack += [plain] * len(opcode.stack_after)
         self.survey.blind |= _Named(_GETATTR) in operands
 
     def taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
@@ -218,18 +244,47 @@ class _Walker:
             return None
         name = python3_name(*texts)
         self.survey.globals.add(name)
-        return None if opcode == "INST" else _Named(name)
-
-    def called(self, function: Any = None, arguments: Any = None) -> _Named | None:
-        """Note what a call gets at, where it is one of getattr, and return it."""
-        if function != _Named(_GETATTR):
+        if opcode == "INST":
+            self.survey.called |= self.sound
             return None
+        return _Named(name)
+
+    def constructed(self, kind: Any) -> _Made | None:
+        """Note that a class is called, and return what it makes."""
+        if not isinstance(kind, _Named):
+            self.survey.globals.add(CALLED)
+            return None
+        self.survey.called |= self.sound
+        return _Made(kind.name)
+
+    def note_nested(self, data: str | bytes | bytearray | None) -> None:
+        """Keep bytes that begin as pickles and archives do; protocols below 3 write them as texts."""
+        raw = nested_bytes(data)
+        if raw:
+            self.survey.nested.append(raw)
+
+    def called(self, function: Any = None, arguments: Any = None) -> Any:
+        """Note what a call gets at, and return what it makes as far as that is told."""
+        if not isinstance(function, _Named):
+            self.survey.globals.add(CALLED)
+            return None
+        self.survey.called |= self.sound and isinstance(arguments, tuple)
+        if function.name == LOADER and not (
+            isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], bytes)
+        ):
+            self.survey.globals.add(COMPUTED)
+        if function.name == "_codecs.encode" and isinstance(arguments, tuple) and len(arguments) == 2:
+            return encoded(*arguments)
+        if function != _Named(_GETATTR):
+            return _Made(function.name)
         thing, attribute = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
         if not isinstance(attribute, str) or attribute.startswith("__"):
             self.survey.blind = True
-        elif isinstance(thing, _Named):
+        elif isinstance(thing, _Named | _Made):
             self.survey.reached.add(f"{thing.name}.{attribute}")
             return _Named(f"{thing.name}.{attribute}")
+        else:
+            self.survey.blind = True
         return None
 
     def top(self) -> Any:
@@ -239,6 +294,25 @@ class _Walker:
     def pop(self) -> Any:
         self.sound &= bool(self.stack)
         return self.stack.pop() if self.stack else None
+
+
+def nested_bytes(data: object) -> bytes:
+    """Return the bytes of a text or bytes that begin as a pickle or an archive does; else nothing."""
+    if isinstance(data, str):
+        data = encoded(data, "latin1") if data[:2] in _NESTED_TEXTS else None
+    if not isinstance(data, bytes | bytearray) or len(data) < 6:
+        return b""
+    return bytes(data) if bytes(data[:2]) in _NESTED else b""
+
+
+def encoded(text: object, encoding: object) -> bytes | None:
+    """Return what `_codecs.encode` makes of a text, as pickles of protocol 2 write bytes; None for other uses."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "iso-8859-1"):
+        return None
+    try:
+        return text.encode("latin1")
+    except UnicodeEncodeError:
+        return None
 
 
 def python3_name(module: str, name: str) -> str:

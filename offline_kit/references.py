@@ -88,7 +88,7 @@ def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
                 f"'{text}': there is no module '{dotted}' in '{parts[0]}'{close_to(dotted, known)}",
                 hint="correct the module's name",
             )
-    tops = {name for root in roots for name in _tops(root)}
+    tops = {name for root in roots for name in tops(root)}
     # near enough to be a slip: a dependency with a name like one of the project's own must pass
     if guess := close_to(parts[0], tops, cutoff=0.8):
         raise UsageError(
@@ -113,8 +113,8 @@ def _modules_below(root: Path, top: str) -> Iterator[str]:
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def _tops(root: Path) -> Iterator[str]:
-    """Return names that can be imported from a root."""
+def tops(root: Path) -> Iterator[str]:
+    """Return the names that can be imported from a root."""
     if not root.is_dir():
         return
     for path in root.iterdir():

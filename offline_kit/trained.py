@@ -1,7 +1,7 @@
 """The trained files of a project, looked at before anything is downloaded, and the notebook that follows from them."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,7 +154,7 @@ def _resolved(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> t
             for index, files_named in spelled.items():
                 models[index] = replace(models[index], files=files_named)
     settings = replace(config.notebook, models=tuple(models))
-    return members.resolve(settings, weights, _copied(settings, copies, config.trust, cache))
+    return members.resolve(settings, weights, _copied(settings, copies, config, cache))
 
 
 def _originals(copy: Path, cache: Path) -> Path | None:
@@ -176,7 +176,7 @@ def _originals(copy: Path, cache: Path) -> Path | None:
 
 
 def _copied(
-    settings: NotebookSettings, copies: Mapping[str, Path], trust: Sequence[str], cache: Path
+    settings: NotebookSettings, copies: Mapping[str, Path], config: Config, cache: Path
 ) -> dict[str, tuple[Checkpoint, ...]]:
     """Return the models' files in the local copies of other sources, by source."""
     patterns: dict[str, list[str]] = {}
@@ -187,7 +187,12 @@ def _copied(
         origin: checkpoints.collect(copies[origin], named, cache=cache) for origin, named in patterns.items()
     }
     # They do not travel, but the notebook loads them all the same.
-    scan.scan([each for named in found.values() for each in named], trust=trust, cache=cache)
+    scan.scan(
+        [each for named in found.values() for each in named],
+        trust=config.trust,
+        own=weighing.own_modules(config),
+        cache=cache,
+    )
     return found
 
 

@@ -293,20 +293,83 @@ def test_no_bytes_break_the_scan(data: bytes, protocol: int) -> None:
 
 
 GOOD = words("""
-    numpy.random._pickle.__randomstate_ctor numpy.dtype functools.partial uuid.UUID scipy.signal.windows.hann
+    numpy.random._pickle.__randomstate_ctor numpy.dtype functools.partial uuid.UUID
     sklearn.pipeline.Pipeline __main__.Cleaner torch._utils._rebuild_tensor_v2 collections.OrderedDict
     copyreg._reconstructor _codecs.encode pathlib.PosixPath pathlib._local.PosixPath datetime.datetime builtins.set
-    zoneinfo.ZoneInfo._unpickle pandas._libs.tslibs.timestamps._unpickle_timestamp train.test nltk.tokenize.punkt.X
-    _operator.or_ types.GenericAlias typing.Literal functools.reduce dill._dill._create_type
+    zoneinfo.ZoneInfo._unpickle pandas._libs.tslibs.timestamps._unpickle_timestamp nltk.tokenize.punkt.X
+    _operator.or_ types.GenericAlias typing.Literal functools.reduce
     lightning.fabric.utilities.data.AttributeDict omegaconf.dictconfig.DictConfig xgboost.core.Booster
 """)
 BAD = words("""
+    pandas.eval pandas.core.computation.eval.eval torch.utils.cpp_extension.load_inline sklearn.utils._testing.run
+    numpy.core._ufunc_reconstruct scipy.stats._continuous_distns.norm_gen numpy.memmap pandas.DataFrame.eval nobody.Net
+    sklearn.datasets.load_files torch.package.PackageImporter pandas.HDFStore pandas.read_csv numpy.loadtxt
     posix.system nt.system builtins.eval builtins.exec builtins.getattr builtins.__import__ importlib.import_module
     marshal.loads multiprocessing.util.spawnv_passfds torch.hub.os.system random._os io.open pathlib.Path.write_text
     mailcap.findmatch joblib.load numpy.f2py.crackfortran.getlincoef cloudpickle.cloudpickle._make_function
     types.FunctionType types.CodeType operator.attrgetter pkgutil.resolve_name webbrowser.open runpy._run_code
     subprocess.Popen urllib.request.urlopen timeit.timeit code.interact torch.load pandas.read_pickle bdb.Bdb.run
 """)
+
+
+def test_bytes_inside_are_pickles_of_their_own(tmp_path: Path) -> None:
+    """A pickle in the bytes of another, one in a zip in a zip, a member that an archive holds twice: all are read."""
+    inner = pickle.dumps(Poison())
+    load = torch.storage._load_from_bytes
+
+    class Outer:
+        def __init__(self, data: bytes) -> None:
+            self.data = data
+
+        def __reduce__(self) -> Any:
+            return load, (self.data,)
+
+    for number, data in enumerate((inner, pickle.dumps(Outer(inner)))):
+        for protocol in range(6):
+            (tmp_path / "a.pkl").write_bytes(pickle.dumps(Outer(data), protocol))
+            assert "posix.system" in str(refusal(tmp_path / "a.pkl").what), (number, protocol)
+        joblib.dump([np.zeros(3), Outer(data)], tmp_path / "a.joblib")
+        assert "posix.system" in str(refusal(tmp_path / "a.joblib").what)
+    with zipfile.ZipFile(tmp_path / "inner.zip", "w") as archive:
+        archive.writestr("data.pkl", inner)
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "inner.zip", "inner.zip")
+    assert refusal(tmp_path / "outer.zip")
+    with zipfile.ZipFile(tmp_path / "twice.pt", "w") as archive:
+        archive.writestr("a/data.pkl", inner)
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a/data.pkl", pickle.dumps({}))
+    assert refusal(tmp_path / "twice.pt")
+    (tmp_path / "old.pt").write_bytes(b"cposix\nsystem\n(S'true'\ntR\xff\xff")
+    assert "posix.system" in refusal(tmp_path / "old.pt").what
+    torch_bytes = pickle.dumps(torch.zeros(300))
+    (tmp_path / "good.pkl").write_bytes(torch_bytes)
+    assert scanned(tmp_path / "good.pkl")[0].dangers == ()
+
+
+def test_a_method_of_an_object_is_no_way_around(tmp_path: Path) -> None:
+    """DataFrame().eval by `getattr` on the object that the pickle makes is refused."""
+    import pandas as pd
+
+    class Frame:
+        def __reduce__(self) -> Any:
+            return pd.DataFrame().to_pickle, ("x",)
+
+    for protocol in range(6):
+        (tmp_path / "a.pkl").write_bytes(pickle.dumps(Frame(), protocol))
+        assert "to_pickle" in refusal(tmp_path / "a.pkl").what
+    joblib.dump([np.zeros(3), Frame()], tmp_path / "a.joblib")
+    assert refusal(tmp_path / "a.joblib")
+
+
+def test_own_code_is_allowed() -> None:
+    """What a module of the project defines may be in its pickles; what it imports may not be reached through it."""
+    assert dangerous(["mine.Net", "mine.build"], own=("mine",)) == {}
+    assert dangerous(["mine.Net"])
+    assert dangerous(["mine.os.system", "mine.subprocess.Popen"], own=("mine",)).keys() == {
+        "mine.os.system",
+        "mine.subprocess.Popen",
+    }
 
 
 @pytest.mark.parametrize("name", GOOD)

@@ -9,7 +9,7 @@ import math
 import pickle
 from typing import IO, Any, ClassVar
 
-from offline_kit.pickles import COMPUTED, Survey, python3_name, survey
+from offline_kit.pickles import CALLED, COMPUTED, LOADER, Survey, encoded, nested_bytes, python3_name, survey
 
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 """The class before whose bytes a plain reading has to stop."""
@@ -27,6 +27,7 @@ def read(stream: IO[bytes]) -> Survey:
         machine.load()
         said.whole = True
         said.blind, said.reached = machine.blind, machine.reached
+        said.nested = machine.inner
     except Exception:  # noqa: BLE001 - bad bytes make the machine fail in any way; what was seen counts
         said.whole, said.blind = False, True
     return said
@@ -77,6 +78,7 @@ class _Machine(pickle._Unpickler):
         self.seen: set[str] = set()
         self.reached: set[str] = set()
         self.blind = False
+        self.inner: list[bytes] = []
 
     def find_class(self, module: str, name: str) -> Any:
         full = python3_name(module, name)
@@ -89,6 +91,10 @@ class _Machine(pickle._Unpickler):
         if isinstance(thing, type) and issubclass(thing, _Inert):
             self.reached.add(f"{thing._name}.{name}")
             return _named(f"{thing._name}.{name}")
+        if isinstance(thing, _Inert) and thing._name:
+            self.reached.add(f"{thing._name}.{name}")
+            return _named(f"{thing._name}.{name}")
+        self.blind = True
         return _Inert()
 
     def get_extension(self, code: int) -> None:
@@ -106,6 +112,20 @@ class _Machine(pickle._Unpickler):
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_reduce(self) -> None:
+        function, arguments = self.stack[-2:]  # type: ignore[attr-defined]
+        if not isinstance(function, type) and function != self.attribute:
+            self.seen.add(CALLED)
+        super().load_reduce()  # type: ignore[misc]
+        name = getattr(function, "_name", "")
+        if name == "_codecs.encode" and len(arguments) == 2 and (made := encoded(*arguments)) is not None:
+            self.stack[-1] = made  # type: ignore[attr-defined]
+        if name == LOADER and not (len(arguments) == 1 and isinstance(arguments[0], bytes)):
+            self.seen.add(COMPUTED)
+        self.inner += [raw for each in arguments if (raw := nested_bytes(each))]
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
     def skip_array(self, state: dict[str, Any]) -> None:
         """Leave the array behind a wrapper out; one of objects is a pickle of its own, which counts."""
         code = str(state["dtype"]._arguments[0])
@@ -119,6 +139,9 @@ class _Machine(pickle._Unpickler):
     def nested(self) -> None:
         inner = survey(self.source)
         self.seen |= inner.globals
+        self.reached |= inner.reached
+        self.blind |= inner.blind
+        self.inner += inner.nested
         if not inner.whole:
             raise EOFError("the pickle of an object array ends early")
 

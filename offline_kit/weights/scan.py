@@ -2,7 +2,7 @@
 
 import fnmatch
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from offline_kit.model import Checkpoint
 from offline_kit.report import SILENT, Reporter
 from offline_kit.weights import streams, verdicts
 
-_RULES = 2
+_RULES = 3
 """Counted up when files are judged by other rules, so that nothing old is remembered."""
 _MAINS = ("__main__", "__mp_main__")
 
@@ -34,18 +34,22 @@ class Scanned:
 
 
 def scan(
-    weights: Sequence[Checkpoint], *, trust: Sequence[str] = (), cache: Path, report: Reporter = SILENT
+    weights: Sequence[Checkpoint],
+    *,
+    trust: Sequence[str] = (),
+    own: Collection[str] = (),
+    cache: Path,
+    report: Reporter = SILENT,
 ) -> tuple[Scanned, ...]:
     """Scan files for pickles that run something, in their order; nothing is loaded.
 
     Raises ProjectError with every danger of the files that no glob of `trust` names, and for those that are cut
-    off. Results are remembered
-    in `cache` by content.
+    off. `own` are the top-level modules of the project's own code. Results are remembered in `cache` by content.
     """
     memory = Cache(cache)
     if weights:
         report.step(f"Scanning {len(weights)} file{'s' * (len(weights) > 1)} for pickles that run something")
-    found = tuple(_scanned(each, memory) for each in weights)
+    found = tuple(_scanned(each, memory, own) for each in weights)
     suspects = [each for each in found if each.dangers or each.cut]
     for each in suspects:
         if is_trusted(each.original, trust):
@@ -93,16 +97,19 @@ def _refuse_cut(suspects: Sequence[Scanned]) -> None:
         )
 
 
-def _scanned(weights: Checkpoint, memory: Cache) -> Scanned:
+def _scanned(weights: Checkpoint, memory: Cache, own: Collection[str]) -> Scanned:
     key = key_of(_RULES, weights.sha256, weights.path.suffix)
     record = memory.recall("scans", key)
     if record is None:
         record = _look(weights.path)
         memory.remember("scans", key, record)
     lists = {
-        name: tuple(json.loads(str(record[name]))) for name in ("dangers", "cut", "main_names", "packages")
+        name: tuple(json.loads(str(record[name])))
+        for name in ("names", "hidden", "cut", "main_names", "packages")
     }
-    return Scanned(original=weights.original, **lists)
+    judged = verdicts.dangerous(lists.pop("names"), own)
+    imports = (f"imports '{name}' when it is loaded: {reason}" for name, reason in judged.items())
+    return Scanned(original=weights.original, dangers=(*imports, *lists.pop("hidden")), **lists)
 
 
 def _look(path: Path) -> dict[str, object]:
@@ -113,10 +120,7 @@ def _look(path: Path) -> dict[str, object]:
             f"'{path}' cannot be read: {error.strerror}", hint="make it readable, then build again"
         ) from error
     every = {name for piece in pieces for name in piece.globals}
-    dangers = [
-        f"imports '{name}' when it is loaded: {reason}" for name, reason in verdicts.dangerous(every).items()
-    ]
-    dangers += [
+    hidden = [
         f"cannot be read to its end{f' (its {piece.where!r})' if piece.where else ''}: what lies there is hidden"
         for piece in pieces
         if not piece.whole and not piece.cut
@@ -127,7 +131,8 @@ def _look(path: Path) -> dict[str, object]:
         if piece.cut
     ]
     lists = {
-        "dangers": dangers,
+        "names": sorted(every),
+        "hidden": hidden,
         "cut": cut,
         "main_names": sorted(_of_main(every)),
         "packages": sorted(_tops(every)),

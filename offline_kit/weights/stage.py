@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from offline_kit import references
 from offline_kit.config import Config
 from offline_kit.model import Checkpoint, Finding, ModelSpec, Severity
 from offline_kit.report import SILENT, Reporter
@@ -42,7 +43,9 @@ def prepare(
     """
     kept = left_out.without_training(checkpoints, config.checkpoints, report=report)
     beside = left_out.without_blobs(preprocessing)
-    scanned = scan.scan([*kept, *beside], trust=config.trust, cache=cache, report=report)
+    scanned = scan.scan(
+        [*kept, *beside], trust=config.trust, own=own_modules(config), cache=cache, report=report
+    )
     source = config.notebook.source
     known = main_names.defined_in_notebook(config.project / source) if source else set()
     lent = main_names.settle(config.project, config.main_from, scanned, known)
@@ -62,6 +65,15 @@ def prepare(
         lent=lent,
         findings=(*lending, *fetched, *light.findings),
     )
+
+
+def own_modules(config: Config) -> frozenset[str]:
+    """Return the top-level modules of the project's own code, which the kit holds where a pickle needs them."""
+    packages = (
+        place for package in (*config.packages, config.project) for place in (package / "src", package)
+    )
+    loose = (place for module in config.modules for place in (module, module.parent) if place.is_dir())
+    return frozenset(name for root in dict.fromkeys((*packages, *loose)) for name in references.tops(root))
 
 
 def _yard(config: Config, lent: Lent, cache: Path) -> slim.Yard:

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from offline_kit.pickles import COMPUTED, Survey, survey
+from offline_kit.pickles import CALLED, COMPUTED, Survey, survey
 from offline_kit.weights import joblib_stream
 
 _MOST = 500_000_000
@@ -101,11 +101,11 @@ def _inflated(path: Path) -> IO[bytes]:
     return unpacked
 
 
-def _of_zip(path: Path) -> Iterator[Piece]:
+def _of_zip(path: Path | IO[bytes]) -> Iterator[Piece]:
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if not name.endswith("/"):
-                yield from _of_member(name, partial(archive.open, name))
+        for member in archive.infolist():  # not by their names: an archive may hold one twice
+            if not member.filename.endswith("/"):
+                yield from _of_member(member.filename, partial(archive.open, member))
 
 
 def _of_tar(path: Path) -> Iterator[Piece]:
@@ -130,16 +130,31 @@ def _of_stream(raw: Any, suffixes: list[str]) -> Iterator[Piece]:
     head = stream.peek(64)[:64]
     if head.startswith(b"\x93NUMPY"):
         if _holds_objects(stream):
-            yield _piece(survey(stream, most=_MOST))
+            yield from _pieces(survey(stream, most=_MOST))
     elif _begins_pickle(head):
         most = _TORCH_PICKLES if head.startswith(_TORCH_MAGIC) else None
         yield from _one_after_another(stream, most)
-    elif _SUFFIXES & {suffix.lower() for suffix in suffixes}:
-        # Protocols 0 and 1 have no magic: what does not read as a pickle to its end is none.
-        said = survey(stream, most=_MOST)
-        if said.whole:
-            yield _piece(said)
-            yield from _one_after_another(stream, None)
+        if most is None:
+            yield from _without_magic(stream, sure=False)
+    elif head.startswith(b"PK\x03\x04"):
+        yield from _of_zip(io.BytesIO(stream.read()))
+    elif head.startswith(b"\x1f\x8b"):
+        with gzip.open(stream) as unpacked:
+            yield from _of_stream(unpacked, suffixes)
+    else:
+        yield from _without_magic(stream, sure=bool(_SUFFIXES & {suffix.lower() for suffix in suffixes}))
+        yield from _one_after_another(stream, None)
+
+
+def _without_magic(stream: io.BufferedReader, *, sure: bool) -> Iterator[Piece]:
+    """Read a pickle of protocol 0 or 1, whose first bytes tell nothing.
+
+    What calls something that it imports is one, whatever the file's name is: a loader that meets nonsense behind the
+    call has made it already. `sure`: the name says so, and what reads to its end is one.
+    """
+    said = survey(stream, most=_MOST)
+    if (said.whole and sure) or said.called:
+        yield from _pieces(said)
 
 
 def _begins_pickle(head: bytes) -> bool:
@@ -158,16 +173,19 @@ def _one_after_another(stream: io.BufferedReader, most: int | None) -> Iterator[
             stream.seek(start)
             again = joblib_stream.read(stream)
             # What a plain load would import counts too; but arrays read as opcodes give names that are none.
-            plain = said.globals - {COMPUTED} if again.whole else said.globals
+            plain = said.globals - {COMPUTED, CALLED} if again.whole else said.globals
             said = Survey(
                 globals=plain | again.globals,
                 reached=said.reached | again.reached,
                 blind=again.blind,
                 whole=again.whole,
+                nested=again.nested if again.whole else said.nested,
             )
         if not said.whole and len(said.opcodes) <= 2 and not said.globals:
             return  # bytes that only begin like a pickle
-        yield _piece(said) if said.whole else replace(_piece(said), cut=_cut(stream))
+        first, *inner = _pieces(said)
+        yield first if said.whole else replace(first, cut=_cut(stream))
+        yield from inner
         if not said.whole:
             return
         count += 1
@@ -179,6 +197,18 @@ def _cut(stream: io.BufferedReader) -> str:
         return "" if stream.peek(1) else f"the pickle ends in the middle, at byte {stream.tell()}"
     except (*_DAMAGE, *_DAMAGE_TOO):
         return "what it is packed in ends in the middle"
+
+
+def _pieces(said: Survey) -> Iterator[Piece]:
+    """Return a pickle, and those that lie in it as bytes."""
+    yield _piece(said)
+    for data in said.nested:
+        try:
+            found = list(_of_stream(io.BytesIO(data), []))
+        except (*_DAMAGE, *_DAMAGE_TOO):
+            continue  # bytes that only begin like an archive
+        # Numbers may begin like a pickle; nothing that is no pickle calls what it imports.
+        yield from (piece for piece in found if piece.whole or piece.globals)
 
 
 def _piece(said: Survey) -> Piece:
