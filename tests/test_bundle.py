@@ -275,6 +275,7 @@ def test_the_plan_names_exact_files(contents: Contents, tmp_path: Path) -> None:
             },
         ],
         "roots": ["src", "."],
+        "imported": [],
     }
 
 
