@@ -64,6 +64,10 @@ def _zip(path: Path) -> Sniffed:
     try:
         with zipfile.ZipFile(path) as archive:
             return _zip_content(archive)
+    except (
+        UnicodeDecodeError
+    ):  # zipfile decodes the names when it opens an archive; torch reads the same field
+        return Sniffed(kind=Kind.OTHER, problem="is damaged: a name inside of it is no UTF-8")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         return Sniffed(kind=Kind.OTHER, problem=f"is damaged: {error}")
 

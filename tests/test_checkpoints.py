@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import subprocess
 import sys
 import tarfile
 import time
@@ -235,6 +236,33 @@ def zipped(path: Path, *names: str) -> Path:
         for name in names:
             archive.writestr(name, b"")
     return path
+
+
+@pytest.mark.parametrize(
+    ("where", "name"), [("both", "net.pt"), ("central", "net.npz"), ("local", "net.keras")]
+)
+def test_a_member_name_that_is_no_utf8_is_one_sentence(tmp_path: Path, where: str, name: str) -> None:
+    """Zip says that its names are UTF-8, and they are not: every command says so or passes over the file."""
+    project = tmp_path / "project"
+    (project / "models").mkdir(parents=True)
+    path = zipped(project / "models" / name, "net/data.pkl", "net/ÿÿ")
+    data, good, bad = path.read_bytes(), "net/ÿÿ".encode(), b"net/\xff\xfe\xff\xfe"
+    first = data.find(good)
+    local, central = data[: first + len(good)], data[first + len(good) :]
+    local = local.replace(good, bad) if where != "central" else local
+    central = central.replace(good, bad) if where != "local" else central
+    path.write_bytes(local + central)
+    for words, codes in ((["init", "."], {0}), (["build", "."], {1}), (["doctor", "."], {1})):
+        done = subprocess.run(
+            [sys.executable, "-m", "offline_kit", *words],
+            cwd=project,
+            env={**os.environ, "OFFLINE_KIT_CACHE": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode in codes, (words, done.stdout, done.stderr)
+    assert name in done.stdout
 
 
 def safetensors(size: int) -> bytes:

@@ -120,7 +120,7 @@ def _is_download(path: Path) -> bool:
             return True
         with zipfile.ZipFile(path) as archive:
             return any(_is_sample(PurePosixPath(name).name) for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile, NotImplementedError):
+    except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
         return False
 
 

@@ -36,7 +36,7 @@ class Kinds:
 def look(tree: Tree, names: Sequence[str]) -> Kinds:
     """Return what these files are; nothing is known of them where one cannot be read."""
     try:
-        files = [_checkpoint(tree, name) for name in names]
+        files = [file for name in names if (file := _checkpoint(tree, name))]
         plain = NotebookSettings(template="plain")
         claimed = members.claimants(plain, files)
         aside = members.aside(plain, files)
@@ -49,9 +49,11 @@ def look(tree: Tree, names: Sequence[str]) -> Kinds:
     return Kinds(frameworks=titles, task=_task(tree, sure), aside=aside)
 
 
-def _checkpoint(tree: Tree, name: str) -> Checkpoint:
+def _checkpoint(tree: Tree, name: str) -> Checkpoint | None:
     path = tree.root / name
     seen = sniff(path)
+    if seen.problem:  # a damaged file says nothing of the others; the build names it
+        return None
     # no digest: nothing asks for it here, and large files take a while
     return Checkpoint(
         original=name, path=path, size=tree.size(name), sha256="", kind=seen.kind, refused=seen.refused

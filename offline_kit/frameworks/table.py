@@ -42,6 +42,8 @@ def of_model(reference: str, claimant: Framework | None) -> Framework | None:
 def find(path: Path, sniffed: Sniffed | None = None) -> Framework | None:
     """Return the framework that is surest that a file or folder is its own; None where none claims it."""
     seen = sniffed or (Sniffed(kind=CheckpointKind.OTHER) if path.is_dir() else sniff(path))
+    if seen.problem:
+        return None
     sure = [(each.claims(path, seen), each) for each in FRAMEWORKS]
     best = max((claim for claim, _ in sure), default=0.0)
     return next((each for claim, each in sure if claim == best), None) if best > 0 else None
