@@ -21,6 +21,7 @@ from offline_kit import (
     kit_layout,
     manifest,
     notebook,
+    package_bounds,
     pip_settings,
     proc,
     trained,
@@ -223,7 +224,12 @@ def static_findings(config: Config) -> tuple[Finding, ...]:
     own, _ = own_code.as_built(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache
     )
-    return code_findings(config, own)
+    return (*_bounds(config, base.image, own), *code_findings(config, own))
+
+
+def _bounds(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
+    asked, free = own_code.requirements(own), (*config.replace, *config.exclude)
+    return package_bounds.findings(config.packages, asked, chosen, free)
 
 
 @contextmanager
@@ -385,6 +391,8 @@ def _freeze(
     seen: Trained, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
     names = tuple(wheel.name for wheel in own.wheels)
+    for each in _bounds(seen.config, base.image, own):
+        report.warn(f"'{each.about}' {each.what}; {each.remedy}")
     request = asking.freeze_request(seen, own, upgrade=upgrade, keep=keep)
     return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
 

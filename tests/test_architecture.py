@@ -243,7 +243,7 @@ FLOORS: list[set[str]] = [
     {"finding.predicting"},
     {"finding.stage", "adopt"},
     {"trained"},
-    {"homes", "asking", "uploaded_secrets", "data_contract"},
+    {"homes", "asking", "uploaded_secrets", "data_contract", "package_bounds"},
     {"pipeline", "shipping"},  # conductors
     {"chained.build", "stale"},
     {"chained.capture"},

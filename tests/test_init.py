@@ -539,3 +539,38 @@ def test_requirements_one_folder_down_are_found(tmp_path: Path) -> None:
     (tmp_path / "code").mkdir()
     (tmp_path / "code" / "requirements.txt").write_text("numpy\n")
     assert values(tmp_path)["requirements"] == ["code/requirements.txt"]
+
+
+@pytest.mark.parametrize(
+    ("competition", "checkpoint", "root", "folder", "told"),
+    [
+        ("plant-pathology-2021-fgvc8", "cassava_e3.ckpt", "work", "plant_pathology", False),
+        ("", "plant-e3.ckpt", "work", "plant_pathology", False),
+        ("", "epoch=3.ckpt", "kaggle_plant-pathology", "plant_pathology", False),
+        ("", "epoch=3.ckpt", "work", "cassava", True),
+    ],
+)
+def test_names_choose_among_the_competitions_of_one_package(
+    tmp_path: Path, competition: str, checkpoint: str, root: str, folder: str, told: bool
+) -> None:
+    """The competition's words, then those of checkpoints and project, choose the folder; without them it is said."""
+    model = "class Lit{0}(LightningModule):\n    def forward(self, x): ...\n"
+    data = "class {0}DM(LightningDataModule):\n    def test_dataloader(self): ...\n"
+    folders = ("cassava", "herbarium", "plant_pathology")
+    project = write(
+        tmp_path / root,
+        {
+            "setup.py": "from setuptools import setup\nsetup()\n",
+            "setup.cfg": "[metadata]\nname = image-classif\n",
+            "classif/__init__.py": "",
+            f"weights/{checkpoint}": b"w",
+            **{f"classif/{name}/__init__.py": "" for name in folders},
+            **{f"classif/{name}/models.py": model.format(name.title()) for name in folders},
+            **{f"classif/{name}/data.py": data.format(name.title()) for name in folders},
+        },
+    )
+    found = values(project, competition=competition)
+    assert found["model"].startswith(f"classif.{folder}.models:")
+    assert found["data"].startswith(f"classif.{folder}.data:")
+    notes = proposed(project, competition=competition).notes
+    assert any("--competition" in note for note in notes) == told

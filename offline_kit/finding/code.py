@@ -1,6 +1,7 @@
 """Model and data classes and `predict` functions of a project, read from its syntax: nothing is imported."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -15,6 +16,10 @@ LARGEST = 1_000_000
 _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "bench", "benchmarks"})
 _WORK = frozenset({"fit", "train", "main", "parse_args", "run", "predict", "backward"})
 """Calls at the top of a module that nobody wants in a notebook's import."""
+_GENERAL = frozenset(
+    {"model", "models", "data", "src", "kaggle", "version", "checkpoint", "checkpoints", "ckpt", "best"}
+)
+"""Words of paths that tell nothing about the competition."""
 _LOADERS = ("predict_dataloader", "test_dataloader")
 
 
@@ -64,14 +69,20 @@ class Code:
     """Classes that give a dataloader to predict on; subclasses of LightningDataModule among them."""
     functions: tuple[FunctionFound, ...] = ()
     """Functions called `predict`."""
+    rivals: tuple[ClassFound, ...] = ()
+    """Models of other folders that the hints do not tell from the first one."""
     submitting: frozenset[str] = frozenset()
     """Names of the data classes that have `submission`, of their own or inherited."""
     notes: tuple[str, ...] = ()
     """What was not read."""
 
 
-def find(tree: Tree) -> Code:
-    """Read the project's Python files and return what is in them."""
+def find(tree: Tree, hints: Sequence[str] = ()) -> Code:
+    """Read the project's Python files and return what is in them.
+
+    `hints` are names that tell what the kit is for, the strongest first: code in a folder or file that shares
+    their words comes before other code.
+    """
     names = [
         name
         for name in tree.files
@@ -86,10 +97,20 @@ def find(tree: Tree) -> Code:
         for found in _of_file(tree, name):
             classes += [found] if isinstance(found, ClassFound) else []
             functions += [found] if isinstance(found, FunctionFound) else []
-    return _sorted_out(classes, functions, notes)
+    return _sorted_out(classes, functions, notes, [words(hint) for hint in hints])
 
 
-def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes: Iterable[str]) -> Code:
+def words(text: str) -> frozenset[str]:
+    """Return the words of a name or path that may tell one competition from another."""
+    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL
+
+
+def _sorted_out(
+    classes: list[ClassFound],
+    functions: list[FunctionFound],
+    notes: Iterable[str],
+    hints: Sequence[frozenset[str]],
+) -> Code:
     named: dict[str, list[ClassFound]] = {}
     for each in classes:
         named.setdefault(each.name, []).append(each)
@@ -98,9 +119,13 @@ def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes
     with_data = _descendants("LightningDataModule", classes)
     parents = {base for each in classes for base in each.bases}
 
+    def unlike(each: ClassFound) -> tuple[int, ...]:
+        return tuple(-len(hint & words(each.file)) for hint in hints)
+
     def model_rank(each: ClassFound) -> tuple[object, ...]:
         known = methods[each.name]
         return (
+            *unlike(each),
             each.name in parents,
             each.runs,
             "predict_step" not in known,
@@ -112,6 +137,7 @@ def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes
         known = methods[each.name]
         return (
             "submission" not in known,
+            *unlike(each),
             _LOADERS[0] not in known,
             each.name in parents,
             each.runs,
@@ -126,8 +152,16 @@ def _sorted_out(classes: list[ClassFound], functions: list[FunctionFound], notes
         for each in classes
         if each.name not in modules and (each.name in with_data or set(_LOADERS) & methods[each.name])
     ]
+    rivals = [
+        each
+        for each in models
+        if each.name not in parents
+        and unlike(each) == unlike(models[0])
+        and PurePosixPath(each.file).parent != PurePosixPath(models[0].file).parent
+    ]
     return Code(
         models=tuple(models),
+        rivals=tuple(rivals),
         plain_models=tuple(sorted(plain, key=model_rank)),
         data=tuple(sorted(data, key=data_rank)),
         functions=tuple(

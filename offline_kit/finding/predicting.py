@@ -72,9 +72,16 @@ def _lightning(code: Code, refer: Refer) -> Findings:
             f"'{data.name}' has no method `submission`: the template calls it with the predictions, "
             "and it returns the rows of the submission"
         )
+    which = "the LightningModule"
+    if code.rivals:
+        which = "one of several that no name tells apart: check it, and `data`"
+        notes.append(
+            f"'{refer(model)}' is one of {1 + len(code.rivals)} models in different folders: check `model` and `data` "
+            f"in {refer.table}, or name the competition with --competition, whose words choose the folder"
+        )
     settings = (
         Setting(key="template", value="lightning", why="model and data were found", notebook=True),
-        _setting("model", refer(model), "the LightningModule", [refer(one) for one in code.models[1:]]),
+        _setting("model", refer(model), which, [refer(one) for one in code.models[1:]]),
         _setting("data", refer(data), why, [refer(one) for one in code.data[1:]]),
         _unused_function(code, refer),
     )

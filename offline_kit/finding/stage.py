@@ -93,7 +93,7 @@ def propose(request: Request, report: Reporter = SILENT) -> Proposal:
         )
     _check_said(request, place)
     report.step(f"Looking at '{root}'")
-    found = _said(_find(root, tomllib.loads(pyproject or ""), nested=place.nested), request)
+    found = _said(_find(root, tomllib.loads(pyproject or ""), place, request), request)
     _check_names(found.settings)
     return _proposal(place, found)
 
@@ -146,20 +146,25 @@ def _check_said(request: Request, place: _Place) -> None:
             )
 
 
-def _find(root: Path, pyproject: Mapping[str, Any], *, nested: bool) -> Findings:
+def _find(root: Path, pyproject: Mapping[str, Any], place: _Place, request: Request) -> Findings:
     seen = tree.scan(root)
     trained = weights.choose(seen)
     refer = predicting.Refer(
         seen,
         packaged=needs.is_package(seen, pyproject),
-        table="[tool.offline-kit.notebook]" if nested else "[notebook]",
+        table="[tool.offline-kit.notebook]" if place.nested else "[notebook]",
     )
+    about = contest.find(seen)
+    slugs = [one.value for one in about.settings if one.key == "competition"]
+    competition = request.competition or (place.table or {}).get("competition") or slugs[0] or ""
+    project = pyproject.get("project", {}).get("name", "")
+    hints = (str(competition), " ".join(trained.models), f"{root.name} {project}")
     parts = (
         Findings(settings=_names(root, pyproject), notes=seen.notes),
-        contest.find(seen),
+        about,
         needs.find(seen, pyproject),
         weights.find(seen, trained),
-        predicting.find(code.find(seen), trained.kinds, refer),
+        predicting.find(code.find(seen, hints), trained.kinds, refer),
     )
     settings = sorted((one for part in parts for one in part.settings), key=lambda one: ORDER.index(one.key))
     return Findings(settings=tuple(settings), notes=tuple(note for part in parts for note in part.notes))
