@@ -286,14 +286,14 @@ def sweep(final: Path) -> None:
         remove(stage)
 
 
-def sweep_temporary() -> None:
-    """Delete our own folders in the temporary folder that a killed run left there.
+def sweep_temporary(folder: Path | None = None) -> None:
+    """Delete our own folders in the temporary folder (or `folder`) that a killed run left there.
 
     Ours are those with our prefix and the random end of `tempfile`, no links, of this user, and untouched for a day:
     no run takes that long.
     """
     with suppress(OSError):
-        for place in Path(tempfile.gettempdir()).iterdir():
+        for place in (folder or Path(tempfile.gettempdir())).iterdir():
             found = place.lstat()
             ours = found.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
             old = time.time() - found.st_mtime > _DAY

@@ -1,7 +1,7 @@
 """The one set of patterns for secrets: found in files before an upload, hidden in whatever is shown or written.
 
-detect-secrets was measured instead (1.5.0): it knows no token of Kaggle, Hugging Face, W&B, Anthropic or Google, its
-keyword detector reports `password=password` and misses `KAGGLE_KEY`, and it reads files, not lines of a diff.
+detect-secrets 1.5.0 has no pattern for tokens of Kaggle, Hugging Face, W&B, Anthropic or Google, no `kaggle_key` among
+its keywords, and cannot hide a value in a line of a diff; it would be a dependency beside these patterns, not for them.
 """
 
 import re

@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import tempfile
 import threading
 import time
 from datetime import UTC, datetime, timedelta
@@ -163,11 +162,8 @@ def test_a_link_that_leads_nowhere_is_called_one(tmp_path: Path) -> None:
         files.made(tmp_path / "dist")
 
 
-def test_what_a_killed_run_left_in_the_temporary_folder_goes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_killed_run_left_in_the_temporary_folder_goes(tmp_path: Path) -> None:
     """Our own old folders alone: no young one, no link, and nothing that is called otherwise."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     old = time.time() - 2 * 86_400
     kept = ["offline-kit-young123", "offline-kit-mine", "pip-abcd1234", "offline-kit-probe.new45678"]
     gone = ["offline-kit-abcd1234", "offline-kit-build-a_b_c_d1", "offline-kit-probe.abcd1234"]
@@ -176,5 +172,5 @@ def test_what_a_killed_run_left_in_the_temporary_folder_goes(
         if "young" not in name and "new" not in name:
             os.utime(tmp_path / name, (old, old))
     (tmp_path / "offline-kit-link1234").symlink_to(tmp_path / "pip-abcd1234")
-    files.sweep_temporary()
+    files.sweep_temporary(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "offline-kit-link1234"])
