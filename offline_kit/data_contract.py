@@ -1,12 +1,13 @@
-"""What the template `lightning` asks of a data class, checked in its source: nothing is imported."""
+"""What the template `lightning` asks of model and data class, checked in their source: nothing is imported."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from offline_kit.finding import code, tree
 from offline_kit.finding.code import ClassFound
-from offline_kit.model import Finding, Severity
+from offline_kit.model import Checkpoint, Finding, Severity
+from offline_kit.weights import hyper_parameters
 
 _BASES = frozenset({"LightningDataModule", "Dataset", "object", "ABC", "Generic"})
 """Bases outside the project that have no `submission`."""
@@ -37,6 +38,35 @@ def findings(project: Path, data: str, params: Mapping[str, object]) -> tuple[Fi
     return tuple(
         Finding(severity=Severity.WARN, about=f"{found.file}:{name}", what=what, remedy=_REMEDY)
         for what in problems
+    )
+
+
+def model_findings(
+    project: Path, model: str, params: Mapping[str, object], checkpoints: Iterable[Checkpoint]
+) -> tuple[Finding, ...]:
+    """Return what a model's constructor wants and neither a checkpoint nor the notebook's params give."""
+    where, _, name = model.partition(":")
+    seen = code.find(tree.scan(project))
+    known = (*seen.models, *seen.plain_models)
+    candidates = [each for each in known if each.name == name and _is_from(each, where)]
+    if len(candidates) != 1:
+        return ()
+    family = _family(candidates[0], {each.name: each for each in known})
+    needs = next((each.needs for each in family if each.first is not None), ())
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for each in checkpoints:
+        saved = hyper_parameters.texts(each)
+        missing = tuple(one for one in needs if saved is not None and one not in saved and one not in params)
+        lacking.setdefault(missing, []).append(each.original)
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=originals[0],
+            what=f"holds no hyper-parameter {', '.join(map(repr, missing))}, which '{model}' cannot be made without",
+            remedy=f"give {' and '.join(f'`{one} = …`' for one in missing)} in [tool.offline-kit.notebook.params]",
+        )
+        for missing, originals in lacking.items()
+        if missing
     )
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ from offline_kit.chained import asked, house
 from offline_kit.chained.asked import Asked
 from offline_kit.chained.house import House
 from offline_kit.config import Config
-from offline_kit.errors import ProjectError, UsageError
+from offline_kit.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
@@ -203,16 +203,24 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
             *install_plan.shadowed(contents),
             *trained.versions(seen, contents.freeze),
             *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
-            *code_findings(config, contents.own, {wheel.name for wheel in _wheels_of(contents)}),
+            *code_findings(
+                config, contents.own, seen.checkpoints, {wheel.name for wheel in _wheels_of(contents)}
+            ),
         ),
         seconds=time.monotonic() - began,
     )
 
 
-def code_findings(config: Config, own: OwnCode, bundled: Collection[str] = ()) -> tuple[Finding, ...]:
-    """Return what the project's code would do wrong in the notebook, as far as its source tells."""
+def code_findings(
+    config: Config, own: OwnCode, saved: Iterable[Checkpoint], bundled: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """Return what the project's code would do wrong in the notebook, as far as its source and `saved` tell."""
     said = config.notebook
-    contract = data_contract.findings(config.project, said.data, said.params) if said.data else ()
+    contract: tuple[Finding, ...] = ()
+    if said.data:
+        contract = data_contract.findings(config.project, said.data, said.params)
+    if said.data and said.model:
+        contract += data_contract.model_findings(config.project, said.model, said.params, saved)
     fetched = downloads.of_code(config.project, config.packages, own, said.params, bundled)
     return (*contract, *fetched)
 
@@ -224,7 +232,10 @@ def static_findings(config: Config) -> tuple[Finding, ...]:
     own, _ = own_code.as_built(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache
     )
-    return (*_bounds(config, base.image, own), *code_findings(config, own))
+    saved: tuple[Checkpoint, ...] = ()
+    with suppress(OfflineKitError):  # what is wrong with the trained files is another check's to say
+        saved = trained.look(config, base.image, cache=base.cache).checkpoints
+    return (*_bounds(config, base.image, own), *code_findings(config, own, saved))
 
 
 def _bounds(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:

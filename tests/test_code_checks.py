@@ -133,3 +133,32 @@ def test_bounds_of_an_own_package_are_named_at_once(
     assert len(bounds) == bool(named)
     assert all(f"{name}<" in bounds[0] for name in named)
     assert "tqdm" not in "".join(bounds)
+
+
+@pytest.mark.parametrize(
+    ("saved", "params", "number"),
+    [
+        ({}, "", 1),
+        ({"hyper_parameters": {"hidden": 3}}, "", 0),
+        ({"hyper_parameters": {"lr": 3}}, "", 1),
+        ({}, "[notebook.params]\nhidden = 3\n", 0),
+    ],
+)
+def test_an_argument_that_nothing_gives_is_named(
+    tmp_path: Path, saved: dict[str, Any], params: str, number: int
+) -> None:
+    """A constructor's argument stands in the checkpoint or in the notebook's params, or both commands name it."""
+    torch: Any = pytest.importorskip("torch", reason="the checkpoint is made with torch")
+    project = make(tmp_path)
+    (project / "net.py").write_text(
+        NET.format(body="pass").replace("import timm", "").replace("(self)", "(self, hidden, *, lr=1)")
+    )
+    weights = {"state_dict": {"a": torch.zeros(1)}, "pytorch-lightning_version": "2.5", **saved}
+    torch.save(weights, project / "best.ckpt")
+    config = CONFIG.replace("best.npz", "best.ckpt") + params
+    (project / "offline-kit.toml").write_text(config)
+    found = [each["about"] for each in run(project, "build")[0]["findings"]]
+    assert found == ["best.ckpt"] * number
+    checks = {each["code"]: each for each in run(project, "doctor")[0]["checks"]}
+    assert checks["K207"]["state"] == ("warning" if number else "ok")
+    assert ("'hidden'" in json.dumps(checks["K207"])) == bool(number)

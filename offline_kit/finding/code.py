@@ -37,6 +37,8 @@ class ClassFound:
     """Names that its body defines."""
     first: tuple[str, str, str] | None
     """Name, annotation and default of the first parameter of its own __init__; None if it defines none."""
+    needs: tuple[str, ...] = ()
+    """Parameters of its own __init__ that have no default."""
     runs: bool
     """Whether importing the file does something, such as training."""
 
@@ -221,24 +223,39 @@ def _runs(node: ast.stmt) -> bool:
 
 
 def _class(node: ast.ClassDef, file: str, *, runs: bool) -> ClassFound:
-    methods = {each.name for each in node.body if isinstance(each, ast.FunctionDef)}
+    methods = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
     bases = tuple(name for name in map(_last_name, node.bases) if name)
+    made = methods.get("__init__")
     return ClassFound(
-        file=file, name=node.name, bases=bases, methods=frozenset(methods), first=_first(node), runs=runs
+        file=file,
+        name=node.name,
+        bases=bases,
+        methods=frozenset(methods),
+        first=_first(made.args) if made else None,
+        needs=_without_default(made.args)[1:] if made else (),
+        runs=runs,
     )
 
 
-def _first(node: ast.ClassDef) -> tuple[str, str, str] | None:
-    for each in node.body:
-        if isinstance(each, ast.FunctionDef) and each.name == "__init__":
-            positional = [*each.args.posonlyargs, *each.args.args]
-            if len(positional) < 2:
-                return ("", "", "")
-            defaults = [None] * (len(positional) - len(each.args.defaults)) + list(each.args.defaults)
-            taken, default = positional[1], defaults[1]
-            annotation = ast.unparse(taken.annotation) if taken.annotation else ""
-            return (taken.arg, annotation, ast.unparse(default) if default else "")
-    return None
+def _first(arguments: ast.arguments) -> tuple[str, str, str]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    if len(positional) < 2:
+        return ("", "", "")
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
+    taken, default = positional[1], defaults[1]
+    annotation = ast.unparse(taken.annotation) if taken.annotation else ""
+    return (taken.arg, annotation, ast.unparse(default) if default else "")
+
+
+def _without_default(arguments: ast.arguments) -> tuple[str, ...]:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    needed = positional[: len(positional) - len(arguments.defaults)]
+    named = [
+        one
+        for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+        if default is None
+    ]
+    return tuple(one.arg for one in (*needed, *named))
 
 
 def _last_name(node: ast.expr) -> str:
@@ -251,18 +268,13 @@ def _last_name(node: ast.expr) -> str:
 
 def _function(node: ast.FunctionDef, file: str, *, runs: bool) -> FunctionFound:
     arguments = node.args
-    positional = [*arguments.posonlyargs, *arguments.args]
-    needed = positional[: len(positional) - len(arguments.defaults)]
-    named = [
-        one
-        for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-        if default is None
-    ]
-    one_is_enough = len(needed) <= 1 and not named and bool(positional or arguments.vararg)
+    takes = _without_default(arguments)
+    positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
+    keyword = any(default is None for default in arguments.kw_defaults)
     return FunctionFound(
         file=file,
         name=node.name,
-        takes=tuple(one.arg for one in (*needed, *named)),
-        callable_with_one=one_is_enough,
+        takes=takes,
+        callable_with_one=len(takes) <= 1 and positional and not keyword,
         runs=runs,
     )

@@ -32,6 +32,12 @@ def findings(checkpoints: Sequence[Checkpoint], params: Mapping[str, object]) ->
     return tuple(found.values())
 
 
+def texts(checkpoint: Checkpoint) -> frozenset[str] | None:
+    """Return all texts in a torch file, names of saved hyper-parameters among them; None for other files."""
+    data = _pickle_of(checkpoint)
+    return frozenset(each for each in _values(data) if isinstance(each, str)) if data else None
+
+
 def _told(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
     remedy = f"set {key} = false in [tool.offline-kit.notebook.params]"
     if key in _NAMES:
@@ -46,16 +52,19 @@ def _told(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
     )
 
 
-def _fetching(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+def _pickle_of(checkpoint: Checkpoint) -> bytes:
     try:
         with zipfile.ZipFile(checkpoint.path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(name) as stream:
-                data = stream.read(_MOST)
+                return stream.read(_MOST)
     except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError):
-        return
+        return b""
+
+
+def _fetching(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     key = ""
-    for value in _values(data):
+    for value in _values(_pickle_of(checkpoint)):
         if key and _fetches(key, value):
             yield key, value
         key = value if isinstance(value, str) and value in _SWITCHES | _NAMES and not key else ""
