@@ -265,6 +265,20 @@ def test_honest_models_pass(tmp_path: Path) -> None:
         assert scanned(path)[0].dangers == (), path.name
 
 
+def test_torchscript_archives_pass(tmp_path: Path) -> None:
+    """The classes that a TorchScript archive defines itself are no imports of Python's."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2)).eval()
+    jit: Any = torch.jit
+    jit.script(model).save(str(tmp_path / "script.pt"))
+    jit.trace(model, torch.zeros(1, 3, 3, 3)).save(str(tmp_path / "trace.pt"))
+    assert not any(each.dangers for each in scanned(tmp_path / "script.pt", tmp_path / "trace.pt"))
+    assert dangerous(["__torch__x.system", "torch.jit._pickle.os.system", "torch.jit.load"]).keys() == {
+        "__torch__x.system",
+        "torch.jit._pickle.os.system",
+        "torch.jit.load",
+    }
+
+
 def test_names_of_main_are_told(tmp_path: Path) -> None:
     """Classes and functions of the training script are found in pickles, joblib files and torch's archives."""
     script = tmp_path / "train.py"

@@ -180,6 +180,8 @@ _INTERPOLATED = re.compile(r"scipy\.interpolate\.(?:_?interpolate)\.interp1d\._c
 _SPARSE = re.compile(r"scipy\.sparse\.[\w.]*(?:bsr|coo|csc|csr|dia|dok|lil)_(?:matrix|array)")
 _COMPILED = re.compile(r"(?:numpy\.random|pandas\._libs|sklearn|catboost|lightgbm)\.[\w.]*__pyx_unpickle_\w+")
 """How Cython makes an object of its own classes again."""
+_SCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
+"""Classes that a TorchScript archive defines itself, read by torch's C++ alone: Python has no module `__torch__`."""
 _POWERS = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "builtins", "__builtins__", "importlib", "shutil", "runpy"}
     | {"ctypes", "pty", "marshal", "socket", "commands", "pickle", "tempfile", "inspect", "copyreg", "codecs"}
@@ -225,7 +227,7 @@ def _reason(name: str, own: frozenset[str]) -> str:
         return "what it imports is hidden"
     if name == CALLED:
         return "what it calls is hidden"
-    if name in _SINGLE or name in WEIGHTS_ONLY_GLOBALS or name in _FUNCTIONS:
+    if name in _SINGLE or name in WEIGHTS_ONLY_GLOBALS or name in _FUNCTIONS or _SCRIPT.fullmatch(name):
         return ""
     module, _, what = name.rpartition(".")
     top = name.partition(".")[0]
