@@ -57,6 +57,9 @@ CASES: list[tuple[str, tuple[str, ...], list[str], set[str]]] = [
     ("joined path", ("import os\np = os.path.join('/kaggle', 'input', 'mine', 'a.txt')",), [], {"mine"}),
     ("path object", ("from pathlib import Path\nR = Path('/kaggle')\np = R / 'input' / 'mine' / 'a.txt'",), [], {"mine"}),
     ("pattern", ("import glob\nglob.glob('/kaggle/input/*/a*.txt')",), [], {"*"}),
+    ("pattern of a path", ("from pathlib import Path\nfor p in Path('/kaggle/input').glob('mine/*.txt'): pass",), [], {"mine"}),
+    ("pattern below a path", ("from pathlib import Path\nR = Path('/kaggle/input')\nR.joinpath('mine').rglob('*.txt')",), [], {"mine"}),
+    ("module by its name", ("import importlib\nu = importlib.import_module('train_utils.a')",), [], {"train_utils"}),
     ("vllm", ("from vllm import LLM\nm = LLM(model='o/m')",), ["vllm"], {"o/m"}),
     (
         "unsloth",
@@ -93,6 +96,7 @@ def test_each_kind_is_right_or_asked(
 ) -> None:
     """What a notebook needs is a requirement, its own, or a question that names it."""
     notebook_of(tmp_path, *cells)
+    put(tmp_path, "notes.txt")  # called like no input, though some patterns match it
     told = adopted(tmp_path)
     assert told["requirements"] == requirements
     assert {one["value"] for one in told["found"] if one["became"] == "asked"} == asked

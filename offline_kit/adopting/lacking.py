@@ -105,7 +105,7 @@ def _imports_of_file(place: Path, importer: Wish) -> Iterator[Wish]:
                 yield Wish(kind=Kind.IMPORT, cell=importer.cell, line=importer.line, text=text, target=name)
 
 
-def _tops(tree: ast.Module | None) -> Iterator[tuple[ast.stmt, str]]:
+def _tops(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
     """Yield the top-level names of imports that are meant to succeed: one in a `try` may fail."""
     waiting: list[ast.AST] = [tree] if tree else []
     while waiting:
@@ -116,7 +116,18 @@ def _tops(tree: ast.Module | None) -> Iterator[tuple[ast.stmt, str]]:
             if node.module and not node.level:
                 yield node, node.module.partition(".")[0]
         elif not isinstance(node, ast.Try):
+            if isinstance(node, ast.Call) and (name := _called_for(node)):
+                yield node, name
             waiting += ast.iter_child_nodes(node)
+
+
+def _called_for(call: ast.Call) -> str:
+    """Return the top-level name that `importlib.import_module` or `__import__` is called for, else ""."""
+    function = ast.unparse(call.func)
+    if function not in ("import_module", "importlib.import_module", "__import__") or not call.args:
+        return ""
+    name = call.args[0].value if isinstance(call.args[0], ast.Constant) else ""
+    return name.partition(".")[0] if isinstance(name, str) else ""
 
 
 def _is_there(name: str, ground: Ground, basket: Basket, own: OwnNames) -> bool:

@@ -110,6 +110,11 @@ def _called(node: ast.Call, known: Mapping[str, str]) -> str:
         glue, listed = text(node.func.value, known), words(node.args[0], known)
         if listed is not None and (glue or isinstance(node.func.value, ast.Constant)):
             return glue.join(listed)
+    if name in ("joinpath", "glob", "rglob") and isinstance(node.func, ast.Attribute):
+        if not (base := text(node.func.value, known)):
+            return ""
+        inner = ["**"] if name == "rglob" else []
+        return "/".join([base.rstrip("/"), *inner, *(part or "*" for part in parts)])
     if name == "join" and parts and parts[0]:
         return "/".join([parts[0].rstrip("/"), *(part or "*" for part in parts[1:])])
     if name in _PATHS and len(parts) == 1:

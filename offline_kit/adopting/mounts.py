@@ -128,7 +128,12 @@ def _first_part(node: ast.expr) -> ast.expr | None:
     while isinstance(node, ast.BinOp | ast.Call):
         if isinstance(node, ast.BinOp):
             node = node.left
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in ("joinpath", "format"):
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in (
+            "joinpath",
+            "format",
+            "glob",
+            "rglob",
+        ):
             node = node.func.value
         elif node.args and not isinstance(node.args[0], ast.Starred):
             node = node.args[0]

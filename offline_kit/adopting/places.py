@@ -138,8 +138,9 @@ class Ground:
     def _of_name(self, rest: str) -> tuple[Path, ...]:
         """Return the one file of the project that is called like the last part of a path."""
         name = rest.rpartition("/")[2]
-        if not name.strip("*") or "." not in name:
-            return ()
+        stem = name.rpartition(".")[0]
+        if "." not in name or len(stem.replace("*", "")) < ("*" in name) * 3:
+            return ()  # "*.txt" means no file in particular
         found = tuple(path for path in self._files if Path(path.name).match(name))
         return found if len(found) == 1 or ("*" in name and len({path.parent for path in found}) == 1) else ()
 
