@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from offline_kit import files, proc
+from offline_kit import confined, files, proc
 from offline_kit.errors import OutsideError, ProjectError
 from offline_kit.freeze import direct, inputs, locks, written
 from offline_kit.freeze.direct import Settled, Yard
@@ -52,6 +52,8 @@ def freeze(
     for line in read.ignored:
         report.note(f"{line}: this option has no meaning for a kit")
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
+    if not confined.is_confined():  # metadata of a package without a wheel is a build, too
+        report.warn(confined.WEAK)
     made = make(read, request, yard, replace(old, pins=()) if old and request.upgrade else old, report)
     made = replace(made, input_hash=hashed)
     made = replace(made, text=written.render(made))
