@@ -24,6 +24,7 @@ from offline_kit import (
     package_bounds,
     pip_settings,
     proc,
+    references,
     trained,
     uploaded_secrets,
     wheelhouse,
@@ -39,7 +40,7 @@ from offline_kit.freeze import stage as freezing
 from offline_kit.image import Image
 from offline_kit.index import Index
 from offline_kit.kaggle_names import SLUG_LENGTH
-from offline_kit.model import Checkpoint, Finding, Freeze, Kit, OwnCode, Wheel
+from offline_kit.model import Checkpoint, Finding, Freeze, Kit, OwnCode, Severity, Wheel
 from offline_kit.notebook import Rendered
 from offline_kit.own import code as own_code
 from offline_kit.pip_settings import IndexSettings
@@ -221,6 +222,15 @@ def code_findings(
         contract = data_contract.findings(config.project, said.data, said.params)
     if said.data and said.model:
         contract += data_contract.model_findings(config.project, said.model, said.params, saved)
+    if config.main_from and (names := references.undefined_names(config.main_from)):
+        contract += (
+            Finding(
+                severity=Severity.WARN,
+                about=config.main_from.name,
+                what=f"uses {', '.join(names)} and neither defines nor imports {'it' if len(names) == 1 else 'them'}",
+                remedy="add what is missing to that file: the notebook runs it (`main_from`) to load pickles",
+            ),
+        )
     fetched = downloads.of_code(config.project, config.packages, own, said.params, bundled)
     return (*contract, *fetched)
 

@@ -1,7 +1,9 @@
 """What "src/model.py:Lit" and "package.module:Lit" mean: looked at without running anything."""
 
 import ast
+import builtins
 import re
+import symtable
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,10 @@ from offline_kit.errors import ProjectError, UsageError, close_to
 
 _SHAPE = re.compile(r"(?P<where>[^:]+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+_OF_EVERY_MODULE = frozenset(
+    {"__file__", "__name__", "__doc__", "__package__", "__spec__", "__path__", "__annotations__"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +172,28 @@ def bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
             more, more_open = bound_names(inner) if inner else (set(), False)
             names, open_ended = names | more, open_ended | more_open
     return names, open_ended
+
+
+def undefined_names(file: Path) -> tuple[str, ...]:
+    """Return the names that a module uses and neither binds nor imports, sorted; none where a `*` may bring them."""
+    tree = parse(file)
+    if tree is None or bound_names(tree.body)[1]:
+        return ()
+    waiting, scopes = [symtable.symtable(ast.unparse(tree), str(file), "exec")], []
+    while waiting:
+        scopes.append(waiting.pop())
+        waiting += scopes[-1].get_children()
+    symbols = [(scope is scopes[0], each) for scope in scopes for each in scope.get_symbols()]
+    bound = {
+        each.get_name()
+        for at_top, each in symbols
+        if (at_top or each.is_declared_global())
+        and (each.is_assigned() or each.is_imported() or each.is_namespace())
+    }
+    used = {
+        each.get_name() for at_top, each in symbols if each.is_referenced() and (at_top or each.is_global())
+    }
+    return tuple(sorted(used - bound - set(dir(builtins)) - _OF_EVERY_MODULE))
 
 
 def parse(file: Path) -> ast.Module | None:

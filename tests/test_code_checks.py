@@ -162,3 +162,19 @@ def test_an_argument_that_nothing_gives_is_named(
     checks = {each["code"]: each for each in run(project, "doctor")[0]["checks"]}
     assert checks["K207"]["state"] == ("warning" if number else "ok")
     assert ("'hidden'" in json.dumps(checks["K207"])) == bool(number)
+
+
+def test_names_that_main_from_lacks_are_named(tmp_path: Path) -> None:
+    """What was copied out of a notebook without its imports is known before a pickle is loaded."""
+    project = make(tmp_path)
+    config = project / "offline-kit.toml"
+    config.write_text('main_from = "train.py"\n' + config.read_text())
+    good = "import os\nLIMIT = 3\n\n\ndef later():\n    global TABLE\n    TABLE = [each for each in range(LIMIT)]\n    return TABLE, __file__\n"
+    (project / "train.py").write_text(good)
+    assert [one for one in run(project, "build")[0]["findings"] if one["about"] == "train.py"] == []
+    (project / "train.py").write_text(
+        f"{good}\n\nclass Cleaner:\n    def transform(self, x):\n        return np.log(x) + SHIFT\n"
+    )
+    found = [one for one in run(project, "build")[0]["findings"] if one["about"] == "train.py"]
+    assert len(found) == 1
+    assert "SHIFT, np" in found[0]["what"]
