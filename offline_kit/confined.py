@@ -22,6 +22,8 @@ WEAK = (
     "no real sandbox works here: builds of source distributions run with a clean environment, but can read this"
     " machine's files and use its network"
 )
+_LONGEST = 60
+"""Bytes of a temporary folder in which a socket can still be made."""
 _KINDS = ("bubblewrap", "unshare")
 _PATHS = (
     "PATH",
@@ -84,7 +86,7 @@ def run(
     if chosen is None:
         return proc.run(argv, env=limits.env, cwd=limits.cwd, check=False, log=log, timeout=timeout)
     with (
-        tempfile.TemporaryDirectory(prefix="offline-kit-box-") as name,
+        tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=_short_folder()) as name,
         _door(Path(name), limits) as words,
     ):
         place = Path(name)
@@ -112,6 +114,11 @@ def run(
         )
         words_of_box, env_of_box = sandbox.command(chosen, box)
         return proc.run(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
+
+
+def _short_folder() -> str | None:
+    """Return where the box's folder is made: a socket's path may have 107 bytes, and some TMPDIRs have more."""
+    return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST else "/tmp"  # noqa: S108
 
 
 @contextmanager

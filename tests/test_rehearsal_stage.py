@@ -283,7 +283,7 @@ def test_a_wrong_submission_is_an_error_and_is_kept(theatre: Theatre) -> None:
 def test_the_time_limit_names_the_cell(theatre: Theatre) -> None:
     """A run that takes too long is ended, and the error says where it was."""
     error = theatre.failure("1", "import time\ntime.sleep(300)", timeout=6)
-    assert "6 seconds" in error.what
+    assert "6 s" in error.what
     assert "cell 3" in error.what
     assert "    time.sleep(300)" in error.details
 

@@ -136,6 +136,9 @@ def local_places(settings: IndexSettings) -> tuple[Path, ...]:
     """Return the folders of this machine that stand in for indexes, and the certificates."""
     places = (*settings.index_urls(), *settings.find_links)
     found = [Path(url2pathname(urlsplit(place).path)) for place in places if place.startswith("file:")]
+    # The pages of an index on this disk lead to files beside its folder: ../files/x.whl.
+    beside = [path.parent for path in found if path.name == "simple"]
+    found += [path for path in beside if not Path.home().is_relative_to(path)]
     found += [Path(place) for place in places if "://" not in place and not place.startswith("file:")]
     found += [Path(settings.cert)] if settings.cert else []
     return tuple(path for path in found if path.exists())
