@@ -85,7 +85,7 @@ def make_today(folder: Path) -> None:
     """Change all that a build looks at."""
     (folder / "requirements.in").write_text("left\nsource-only\n")
     (folder / "own_package" / "__init__.py").write_text("today = True\n")
-    (folder / "weights.bin").write_bytes(bytes(range(256)) * 400_000)
+    (folder / "weights.bin").write_bytes(bytes(range(256)) * 380_000)
 
 
 @pytest.fixture
