@@ -94,9 +94,9 @@ def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
                 f"'{text}': there is no module '{dotted}' in '{parts[0]}'{close_to(dotted, known)}",
                 hint="correct the module's name",
             )
-    tops = {name for root in roots for name in tops(root)}
+    first_names = {name for root in roots for name in tops(root)}
     # near enough to be a slip: a dependency with a name like one of the project's own must pass
-    if guess := close_to(parts[0], tops, cutoff=0.8):
+    if guess := close_to(parts[0], first_names, cutoff=0.8):
         raise UsageError(
             f"'{text}': the project has no module '{parts[0]}'{guess}",
             hint="correct the name, or add the package to the requirements",
