@@ -191,6 +191,15 @@ def test_whatever_has_the_samples_ids_and_numbers_passes(
     assert problems(tmp_path_factory.mktemp("s"), f"id,v\n{rows}", f"id,v\n{sample}") == ()
 
 
+def test_the_mean_of_huge_numbers_is_shown(tmp_path: Path) -> None:
+    """The largest floats are numbers like any other: their sum may overflow, their mean does not."""
+    sample = "id,v\na,0\nb,0\nc,0\n"
+    assert (
+        problems(tmp_path, "id,v\na,1.7976931348623157e308\nb,1.7976931348623157e308\nc,1.7e308\n", sample)
+        == ()
+    )
+
+
 def test_long_cells_are_compared(tmp_path: Path) -> None:
     """A mask of more than 131,072 characters is a value like any other, and is compared as one."""
     mask = "1 2 " * 60_000

@@ -32,7 +32,9 @@ def of_columns(have: Columns, sample: Columns, *, same_rows: bool) -> tuple[list
     for name, values in have.items():
         numbers = _numbers(values)
         if numbers:
-            mean = math.fsum(numbers) / len(numbers)
+            largest = max(map(abs, numbers)) or 1.0
+            # Scaled, because a sum of large values overflows though their mean does not.
+            mean = math.fsum(number / largest for number in numbers) / len(numbers) * largest
             notes.append(f"column '{name}': min {min(numbers):g}, mean {mean:g}, max {max(numbers):g}")
         if "" not in constant and len(values) >= _ENOUGH and len(set(values)) == 1:
             constant.setdefault(values[0], []).append(name)
