@@ -15,7 +15,6 @@ from typing import Any
 
 from offline_kit import __version__, files, predicting, resources, scripts, sources
 from offline_kit.accelerators import machine_shape
-from offline_kit.adopting import rendering as adopting
 from offline_kit.errors import UsageError
 from offline_kit.image import Image
 from offline_kit.kaggle_names import SOURCES, TITLE_LENGTH, is_source, slug_of, slug_problems, title_problems
@@ -39,7 +38,7 @@ PREDICTING = (
 )
 """What the template `predict` gets besides, as far as the task and the members need it."""
 RUNTIME_OF = {
-    adopting.TEMPLATE: adopting.RUNTIME,
+    "adopt": ("kit_runtime", "kit_install", "kit_adopted"),
     "function": RUNTIME,
     "plain": RUNTIME,
     "lightning": (*RUNTIME, "kit_torch", "kit_lightning"),
@@ -140,33 +139,17 @@ def _cells_digest(text: str) -> str:
 def render(
     kit: Kit, settings: NotebookSettings, image: Image, target: Target, *, report: Reporter = SILENT
 ) -> Rendered:
-    """Render the notebook of a kit for a target.
+    """Render the notebook of a kit from the template of its settings.
 
     Raises UsageError for settings that the template cannot work with, and for names and titles that
     Kaggle would refuse; ProjectError for a template of the user's that is wrong, with its line.
     """
-    if settings.source:
-        return _adopted(kit, settings, image, target, report)
     report.step(f"Rendering the notebook from the template '{settings.template}'")
     metadata = kernel_metadata(kit, settings, image, target)
     script = scripts.fill(
-        settings.template, target.project, _facts(kit, settings, image, target, metadata["title"])
+        settings.template, target.project, template_facts(kit, settings, image, target, metadata["title"])
     )
     return Rendered(text=scripts.to_notebook(script), metadata=metadata)
-
-
-def _adopted(
-    kit: Kit, settings: NotebookSettings, image: Image, target: Target, report: Reporter
-) -> Rendered:
-    """Return the notebook that the configuration adopts: its own cells, with ours on top."""
-    report.step(f"Adopting '{settings.source}'")
-    found = adopting.adopted(settings, target.competition, target.project, image)
-    adopting.check(found, kit, image, settings.source, report)
-    settings = adopting.with_sources(settings, target.competition, found)
-    metadata = kernel_metadata(kit, settings, image, target)
-    facts = _facts(kit, settings, image, target, metadata["title"])
-    script = scripts.fill(settings.template, target.project, facts | {"adopted": adopting.facts(found, kit)})
-    return Rendered(text=adopting.text(found, script), metadata=metadata)
 
 
 def check(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
@@ -180,15 +163,17 @@ def check(settings: NotebookSettings, image: Image, target: Target, *, weights: 
     draft = Kit(folder=target.project, id="", parts=(Part(name="kit", id="", entries=entries * weights),))
     metadata = kernel_metadata(draft, settings, image, target)
     if settings.source:
-        adopting.adopted(settings, target.competition, target.project, image)
         return
     scripts.check_template(settings.template, target.project)
-    facts = _facts(draft, settings, image, target, metadata["title"])
+    facts = template_facts(draft, settings, image, target, metadata["title"])
     if settings.template not in scripts.built_in():
         scripts.fill(settings.template, target.project, facts)
 
 
-def _facts(kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str) -> dict[str, Any]:
+def template_facts(
+    kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str
+) -> dict[str, Any]:
+    """Return the variables that a template can use; raises UsageError for settings it cannot work with."""
     _check_settings(kit, settings)
     entries = [entry for part in kit.parts for entry in part.entries]
     predicts = predicting.facts(settings, target.members, target.preprocessing, target.project)

@@ -29,6 +29,7 @@ from offline_kit import (
     uploaded_secrets,
     wheelhouse,
 )
+from offline_kit.adopting import rendering
 from offline_kit.building import sdists
 from offline_kit.cache import Cache
 from offline_kit.chained import asked, house
@@ -277,7 +278,7 @@ def _notebook_texts(seen: Trained, base: Ground, report: Reporter) -> Callable[[
 
     def texts(kit: Kit) -> dict[str, str]:
         target = replace(trained.target(config, seen), homes=homes.of(config))
-        rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
+        rendered = rendering.render_notebook(kit, config.notebook, base.image, target, report=report)
         models = [*rendered.metadata["model_sources"], *homes.pinned(config, kit)]
         rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
         made = rendered.texts()
@@ -306,7 +307,7 @@ def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]
     seen = trained.look(config, base.image, cache=base.cache, report=report)
     config, kit = seen.config, kit_of(config)
     target = replace(trained.target(config, seen), homes=homes.of(config))
-    rendered = notebook.render(kit, config.notebook, base.image, target, report=report)
+    rendered = rendering.render_notebook(kit, config.notebook, base.image, target, report=report)
     uploaded_secrets.check_notebook(config, rendered.texts(), report)
     return kit, rendered
 
@@ -330,7 +331,9 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
 
 
 def _check_notebook(config: Config, base: Ground) -> None:
-    notebook.check(config.notebook, base.image, trained.target(config), weights=bool(config.checkpoints))
+    rendering.check_notebook(
+        config.notebook, base.image, trained.target(config), weights=bool(config.checkpoints)
+    )
 
 
 def _contents(seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report: Reporter) -> bundle.Contents:

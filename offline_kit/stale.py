@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from offline_kit import asking, homes, kit_layout, notebook, pipeline, trained
+from offline_kit.adopting import rendering
 from offline_kit.config import Config
 from offline_kit.errors import OfflineKitError
 from offline_kit.files import sha256_of
@@ -107,7 +108,7 @@ def _same_freeze(seen: Trained, base: Ground, own: OwnCode, kit: Kit, freeze: Fr
 def _same_notebook(seen: Trained, base: Ground, kit: Kit) -> bool:
     config = seen.config
     target = replace(trained.target(config, seen), homes=homes.of(config))
-    made = notebook.render(kit, config.notebook, base.image, target)
+    made = rendering.render_notebook(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"
     try:
         text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")

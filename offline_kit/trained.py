@@ -17,6 +17,7 @@ from offline_kit import (
     scripts,
     sources,
 )
+from offline_kit.adopting import rendering
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.frameworks import pickled
@@ -65,7 +66,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
 
     Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
     """
-    notebook.check(config.notebook, image, target(config), weights=bool(config.checkpoints))
+    rendering.check_notebook(config.notebook, image, target(config), weights=bool(config.checkpoints))
     weights = checkpoints.collect(config.project, config.checkpoints, cache=cache, report=report)
     beside = checkpoints.collect(config.project, config.preprocessing, cache=cache, report=report)
     # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
@@ -106,7 +107,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     )
     _stop(seen.findings)
     if by_models:
-        notebook.check(config.notebook, image, target(config, seen), weights=bool(weights))
+        rendering.check_notebook(config.notebook, image, target(config, seen), weights=bool(weights))
     return seen
 
 

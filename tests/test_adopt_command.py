@@ -14,6 +14,7 @@ import pytest
 from adopt_case import notebook_of, put, run
 
 from offline_kit import adopt, config, image, notebook, trained
+from offline_kit.adopting import rendering
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.model import FileEntry, Kit, Part, Role
 
@@ -59,7 +60,7 @@ def rendered(project: Path, made: Kit) -> notebook.Rendered:
     loaded = config.load(project, {})
     target = notebook.Target(project=project, competition=loaded.competition, dataset=loaded.dataset)
     chosen = image.load("", accelerator="none", project=project)
-    return notebook.render(made, loaded.notebook, chosen, target)
+    return rendering.render_notebook(made, loaded.notebook, chosen, target)
 
 
 def test_one_diff_shows_all_changes(project: Path) -> None:

@@ -192,7 +192,6 @@ FLOORS: list[set[str]] = [
         "adopting.written_secrets",
     },
     {"adopting.looking"},
-    {"adopting.rendering"},
     {"rehearsal.missing_packages", "rehearsal.explanation"},
     {"rehearsal.fidelity", "rehearsal.gateway", "rehearsal.kernel", "rehearsal.verdict", "push.notebooks"},
     {
@@ -241,7 +240,8 @@ FLOORS: list[set[str]] = [
     {"finding.kinds"},
     {"finding.text", "finding.weights", "finding.contest", "finding.code", "finding.needs"},
     {"finding.predicting"},
-    {"finding.stage", "adopt"},
+    {"finding.stage", "adopting.rendering"},
+    {"adopt"},
     {"trained"},
     {"homes", "asking", "uploaded_secrets", "data_contract", "package_bounds"},
     {"pipeline", "shipping"},  # conductors

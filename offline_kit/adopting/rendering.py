@@ -1,4 +1,7 @@
-"""The adopted notebook as it is written: one setup cell on top, and the cells of the notebook, never through jinja."""
+"""Render a kit's notebook: from a template, or an adopted one with a setup cell on top of its own cells.
+
+The cells of an adopted notebook never go through jinja.
+"""
 
 import re
 from collections.abc import Mapping
@@ -6,20 +9,45 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import config, scripts
+from offline_kit import config, notebook, scripts
 from offline_kit.adopting import looking, shell
 from offline_kit.adopting.nouns import Adoption, Became, Found, Kind, Sources
 from offline_kit.errors import ProjectError, UsageError
 from offline_kit.image import Image
 from offline_kit.model import Kit, NotebookSettings, Role
+from offline_kit.notebook import Rendered, Target
 from offline_kit.package_lists import normalized
 from offline_kit.report import SILENT, Reporter
 
 TEMPLATE = "adopt"
-RUNTIME = ("kit_runtime", "kit_install", "kit_adopted")
-"""Modules whose source goes into the setup cell."""
 AGAIN = "`offline-kit adopt {} --write` writes it, or shows the line to add"
 _NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
+
+
+def render_notebook(
+    kit: Kit, settings: NotebookSettings, image: Image, target: Target, *, report: Reporter = SILENT
+) -> Rendered:
+    """Render the notebook that the settings adopt, or that their template makes.
+
+    Raises what `notebook.render` raises, and UsageError for an adopted notebook that lacks something.
+    """
+    if not settings.source:
+        return notebook.render(kit, settings, image, target, report=report)
+    report.step(f"Adopting '{settings.source}'")
+    adoption = adopted(settings, target.competition, target.project, image)
+    check(adoption, kit, image, settings.source, report)
+    settings = with_sources(settings, target.competition, adoption)
+    metadata = notebook.kernel_metadata(kit, settings, image, target)
+    variables = notebook.template_facts(kit, settings, image, target, metadata["title"])
+    script = scripts.fill(settings.template, target.project, variables | {"adopted": facts(adoption, kit)})
+    return Rendered(text=text(adoption, script), metadata=metadata)
+
+
+def check_notebook(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
+    """Raise what `render_notebook` would raise for any kit; `weights`: the kit will hold checkpoints."""
+    notebook.check(settings, image, target, weights=weights)
+    if settings.source:
+        adopted(settings, target.competition, target.project, image)
 
 
 def adopted(settings: NotebookSettings, competition: str, project: Path, image: Image) -> Adoption:
@@ -177,26 +205,26 @@ def text(adoption: Adoption, script: str) -> str:
     import nbformat as untyped
 
     nbformat: Any = untyped
-    notebook = nbformat.reads(scripts.to_notebook(script), as_version=4)
+    document = nbformat.reads(scripts.to_notebook(script), as_version=4)
     made = {
         "code": nbformat.v4.new_code_cell,
         "markdown": nbformat.v4.new_markdown_cell,
         "raw": nbformat.v4.new_raw_cell,
     }
-    taken = {cell["id"] for cell in notebook.cells}
+    taken = {cell["id"] for cell in document.cells}
     for cell, source in zip(adoption.cells, adoption.changed, strict=True):
         node = made[cell.kind](source, **{name: said for name, said in cell.node.items() if name != "id"})
         node["id"] = _id(str(cell.node.get("id", "")), cell.number, taken)
         taken.add(node["id"])
-        notebook.cells.append(node)
+        document.cells.append(node)
     try:
-        nbformat.validate(notebook)
+        nbformat.validate(document)
     except nbformat.ValidationError as error:
         raise ProjectError(
             f"'{adoption.notebook}' breaks the rules of notebooks: {str(error).partition(chr(10))[0]}",
             hint="open it in Jupyter and save it again",
         ) from error
-    return str(nbformat.writes(notebook)) + "\n"
+    return str(nbformat.writes(document)) + "\n"
 
 
 def _id(wanted: str, number: int, taken: set[str]) -> str:

@@ -1,5 +1,6 @@
 """The commands that go to Kaggle, or to a local one."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -203,9 +204,12 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
 )
 @common  # fmt: skip
 def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
-    """Serve a local Kaggle, for `--to local` and for the unmodified client."""
+    """Serve a local Kaggle until interrupted, for `--to local` and for the unmodified client."""
+    from offline_kit import files, pip_settings, proc
     from offline_kit.local_kaggle import start
+    from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
     from offline_kit.local_kaggle.settings import Settings
+    from offline_kit.rehearsal.environments import Workshop
 
     wanted = start.Wanted(
         folder=(flags["state"] or start.home()).absolute(),
@@ -214,4 +218,17 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
         competitions=flags["competitions"],
         settings=Settings(layout=flags["layout"]).slowed(flags["slow"]),
     )
-    start.serve(console_of(quiet=quiet, as_json=as_json), wanted, current=flags["env"] == "current")
+    console = console_of(quiet=quiet, as_json=as_json)
+    settings = pip_settings.read(proc.environment())
+    shop = Workshop(settings=settings, cache=files.cache_dir(), yes=True)
+    # Notebooks run in the sandbox, in the running environment or in the versions of their kit's image.
+    runner = SandboxRunner(shop, current=flags["env"] == "current")
+    with start.running(wanted, runner) as server:
+        known, accounts = server.kaggle.store.names("competitions"), server.kaggle.store.names("accounts")
+        for line in start.greeting(server.url, str(wanted.folder), known, accounts):
+            console.note(line)
+        console.result(
+            {"url": server.url, "state": str(wanted.folder), "competitions": known, "accounts": accounts}
+        )
+        sys.stdout.flush()  # whoever waits for the address reads a pipe
+        server.wait()

@@ -2,21 +2,17 @@
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from offline_kit import config, files, pip_settings, proc
-from offline_kit.console import Console
+from offline_kit import config, files
 from offline_kit.errors import OutsideError
 from offline_kit.local_kaggle.running import Runner
-from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import Server
 from offline_kit.local_kaggle.service import LocalKaggle
 from offline_kit.local_kaggle.settings import Settings
-from offline_kit.rehearsal.environments import Workshop
 
 PORT = 8642
 """Where it listens unless told otherwise."""
@@ -79,24 +75,6 @@ def competition_of(project: Path) -> Path | None:
         return project
     found = sorted(each.parent for each in project.glob("*/competition.toml") if each.is_file())
     return found[0] if len(found) == 1 else None
-
-
-def serve(console: Console, wanted: Wanted, *, current: bool) -> None:
-    """Serve until interrupted: notebooks run in the sandbox, their environments live in the cache.
-
-    Under `current` they run in the running environment, else in the versions of their kit's image.
-    """
-    settings = pip_settings.read(proc.environment())
-    shop = Workshop(settings=settings, cache=files.cache_dir(), yes=True)
-    with running(wanted, SandboxRunner(shop, current=current)) as server:
-        folder = str(wanted.folder)
-        known = server.kaggle.store.names("competitions")
-        accounts = server.kaggle.store.names("accounts")
-        for line in greeting(server.url, folder, known, accounts):
-            console.note(line)
-        console.result({"url": server.url, "state": folder, "competitions": known, "accounts": accounts})
-        sys.stdout.flush()  # whoever waits for the address reads a pipe
-        server.wait()
 
 
 @contextmanager
