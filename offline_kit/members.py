@@ -246,15 +246,16 @@ def _folders(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Path]]:
 def _meant(pattern: str, candidate: _Candidate) -> bool:
     pattern = pattern.rstrip("/").removeprefix("./")
     name = candidate.original
-    if name == pattern or name.startswith(f"{pattern}/") or _matches(name, pattern):
+    if name == pattern or name.startswith(f"{pattern}/") or matches(name, pattern):
         return True
     # A file inside of a model's folder stands for the folder.
     return len(candidate.files) > 1 and any(
-        each.original == pattern or _matches(each.original, pattern) for each in candidate.files
+        each.original == pattern or matches(each.original, pattern) for each in candidate.files
     )
 
 
-def _matches(name: str, pattern: str) -> bool:
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern of `models` names this file: its name, or a glob of it."""
     steps = [".*" if step == "**" else re.escape(step) for step in pattern.split("/")]
     text = "/".join(steps).replace(r"\*", "[^/]*").replace(r"\?", "[^/]").replace(".*/", "(.*/)?")
     text = text.replace(r"\[", "[").replace(r"\]", "]").replace("[!", "[^")

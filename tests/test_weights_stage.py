@@ -204,3 +204,29 @@ def test_slim_imports_no_script_that_trains(project: Path) -> None:
     with pytest.raises(ProjectError, match="1 problem"):
         looked(project, LIGHT)
     assert not (project / "train.py.trained").exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "members_named"),
+    [
+        ("models/net.pt", ["net.safetensors"]),
+        ("models/script.pt", ["script.pt"]),
+        ("models/*.pt", ["net.safetensors", "other.safetensors", "script.pt"]),
+        ("models/[no]*.pt", ["net.safetensors", "other.safetensors"]),
+        ("models/o*", ["other.safetensors"]),
+    ],
+)
+def test_models_are_named_as_they_lie_in_the_project(
+    project: Path, pattern: str, members_named: list[str]
+) -> None:
+    """Entries of `models` mean files by their own names, whatever format the weights travel in."""
+    torch = pytest.importorskip("torch")
+    jit: Any = torch.jit
+    (project / "models").mkdir()
+    (project / "net.py").write_text("def Net(): ...\n")
+    for name in ("net.pt", "other.pt"):
+        torch.save({"weight": torch.ones(2)}, project / "models" / name)
+    jit.script(torch.nn.Linear(2, 1)).save(str(project / "models" / "script.pt"))
+    table = 'checkpoints = ["models/*.pt"]\nweights_format = "safetensors"\nmodules = ["net.py"]\n'
+    models = f'[notebook]\ntask = "tabular"\n[[notebook.models]]\nfiles = "{pattern}"\nmodel = "net.py:Net"\n'
+    assert [each.name for each in looked(project, table + models).members] == members_named

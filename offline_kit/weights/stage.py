@@ -1,10 +1,10 @@
 """The weights before they travel: scanned, without the training's files, light where that is wished, and complete."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from offline_kit import references
+from offline_kit import members, references
 from offline_kit.config import Config
 from offline_kit.model import Checkpoint, Finding, ModelSpec, Severity
 from offline_kit.report import SILENT, Reporter
@@ -88,15 +88,19 @@ def _yard(config: Config, lent: Lent, cache: Path) -> slim.Yard:
 
 
 def _renamed(config: Config, light: slim.Slimmed) -> Config:
-    """Follow files to their new names in the entries of the models."""
-    suffixes = {PurePosixPath(old).suffix for old, _ in light.renamed}
-
-    def followed(spec: ModelSpec) -> ModelSpec:
-        path = PurePosixPath(spec.files)
-        ours = not spec.origin and path.suffix and path.suffix in suffixes
-        return replace(spec, files=path.with_suffix(".safetensors").as_posix()) if ours else spec
-
+    """Follow files to their new names in the entries of the models: these name them as they lie in the project."""
     if not light.renamed or not config.notebook.models:
         return config
-    models = tuple(followed(spec) for spec in config.notebook.models)
+    old_names = {new: old for old, new in light.renamed}
+    names = {each.original: old_names.get(each.original, each.original) for each in light.checkpoints}
+    models = tuple(followed for spec in config.notebook.models for followed in _followed(spec, names))
     return replace(config, notebook=replace(config.notebook, models=models))
+
+
+def _followed(spec: ModelSpec, names: Mapping[str, str]) -> tuple[ModelSpec, ...]:
+    """Return an entry for each file that it named by its old name, or the entry itself where it still names them."""
+    pattern = spec.files.removeprefix("./")
+    meant = [new for new, old in names.items() if old == pattern or members.matches(old, pattern)]
+    if spec.origin or all(new == pattern or members.matches(new, pattern) for new in meant):
+        return (spec,)
+    return tuple(replace(spec, files=new) for new in meant)
