@@ -45,6 +45,7 @@ for command in (
     stores.image,
     stores.cache,
     kaggle.local_kaggle,
+    start.completion,
 ):
     cli.add_command(command)
 

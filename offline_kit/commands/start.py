@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from offline_kit.commands.options import common, console_of, project_argument, typed
 from offline_kit.errors import Exit
@@ -61,3 +62,22 @@ def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: t
     summary_start.show_findings(findings, console)
     if any(one.said.state is State.FAILED for one in findings):
         sys.exit(Exit.PROJECT)
+
+
+_COMPLETION = """\b
+Examples:
+  offline-kit completion bash >> ~/.bashrc        (bash 4.4 or newer)
+  offline-kit completion zsh >> ~/.zshrc          (after compinit)
+  offline-kit completion fish > ~/.config/fish/completions/offline-kit.fish"""
+
+
+@click.command(epilog=_COMPLETION)
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print the completion script of a shell."""
+    # Click's own scripts: they call the tool with _OFFLINE_KIT_COMPLETE set, which click answers in `main`.
+    script = get_completion_class(shell)
+    if script is not None:
+        text = script(context.find_root().command, {}, "offline-kit", "_OFFLINE_KIT_COMPLETE").source()
+        console_of(quiet=False, as_json=False).lines(text.splitlines())
