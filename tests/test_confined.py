@@ -15,6 +15,8 @@ pytestmark = [
     pytest.mark.sandbox,
     pytest.mark.skipif(not is_confined(), reason="no sandbox works here"),
 ]
+HERE = "{}.{}.{}".format(*sys.version_info)
+"""The Python that pip-tools runs on."""
 HOSTILE = """
 import json, os, pathlib, socket, urllib.request, zipfile
 
@@ -87,8 +89,7 @@ def test_a_build_in_the_freeze_finds_nothing(
     monkeypatch.setenv("HF_TOKEN", "planted-token")
     with socket.create_server(("127.0.0.1", 0)) as server:
         hostile(case, server)
-        here = case.with_image(python="{}.{}.{}".format(*sys.version_info)) if engine == "pip-tools" else case
-        freeze = here.freeze("hostile", engine=engine)
+        freeze = case.with_image(python=HERE).freeze("hostile", engine=engine)
         server.settimeout(0.1)
         with pytest.raises(TimeoutError):
             server.accept()
@@ -125,6 +126,32 @@ def source(case: Case, name: str, requires: str) -> Path:
     return folder
 
 
+def sdist_of_seen_version(case: Case, name: str, requires: str) -> None:
+    """Put an sdist on the index whose metadata requires `seen` at the version of `cmaes` that its build was given."""
+    backend = HOSTILE.replace("hostile", name).replace("in done()]", "in ()]")
+    backend = backend.replace('Requires-Dist: einops"', 'Requires-Dist: seen==" + given()')
+    backend += (
+        "\ndef given():\n    import importlib.metadata\n    return importlib.metadata.version('cmaes')\n"
+    )
+    system = f'[build-system]\nrequires = ["{requires}"]\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    files = {"pyproject.toml": system, "backend.py": f"TARGETS = {{}}\n{backend}"}
+    case.index.add(make_sdist(case.folder / "sdists", name, "1.0", files=files, metadata_version="1.2"))
+
+
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+def test_metadata_is_built_with_the_images_versions(case: Case, engine: str) -> None:
+    """An sdist's build requirement comes at the image's version unless the build refuses it; the kit's own need not."""
+    case = case.with_image(packages={**case.image.packages, "cmaes": "0.13"}, python=HERE)
+    for version in ("0.13", "0.14"):
+        case.add("seen", version)
+    case.add("cmaes", "0.14")
+    sdist_of_seen_version(case, "free", "cmaes")
+    sdist_of_seen_version(case, "strict", "cmaes>=0.14")
+    free = case.freeze("free", "cmaes>=0.14", engine=engine)
+    assert bundled(free) == {"free": "1.0", "seen": "0.13", "cmaes": "0.14"}
+    assert bundled(case.freeze("strict", engine=engine)) == {"strict": "1.0", "seen": "0.14"}
+
+
 def test_builds_of_the_freeze_use_the_images_versions(case: Case) -> None:
     """A build requirement comes at the image's version, though an index has a newer one; unless the build refuses it."""
     case.add("cmaes", "0.14")
@@ -135,9 +162,11 @@ def test_builds_of_the_freeze_use_the_images_versions(case: Case) -> None:
     assert bundled(freeze) == {"free": "0.13", "strict": "0.14", "einops": "0.8"}
 
 
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
 @pytest.mark.parametrize("kind", ["folder", "sdist"])
-def test_no_foreign_torch_is_fetched_for_a_build(case: Case, kind: str) -> None:
+def test_no_foreign_torch_is_fetched_for_a_build(case: Case, kind: str, engine: str) -> None:
     """It is said at once what the build asks for, and the two ways that work; no torch was downloaded."""
+    case = case.with_image(python=HERE)
     if kind == "folder":
         source(case, "free", "torch")
     else:
@@ -148,7 +177,7 @@ def test_no_foreign_torch_is_fetched_for_a_build(case: Case, kind: str) -> None:
         )
         case.index.add(sdist)
     with pytest.raises(ProjectError) as caught:
-        case.freeze("./free" if kind == "folder" else "free")
+        case.freeze("./free" if kind == "folder" else "free", engine=engine)
     text = "\n".join((caught.value.what, *caught.value.details, caught.value.hint))
     assert "torch" in text
     assert "--on kaggle" in text

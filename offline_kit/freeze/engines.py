@@ -193,22 +193,29 @@ def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
     )
     if confined.is_confined():
         env.pop("PIP_PROXY", None)
-    return confined.run(
-        [python, *start, *words],
-        Confinement(
-            env=env,
-            cwd=folder,
-            writable=(folder, kept),
-            shown=(
-                *_local_wheels(problem),
-                *confined.python_folders(python),
-                *uv_tool.local_places(settings),
+    for bound in uv_tool.build_constraints(problem.image.packages, folder):
+        # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
+        # has its own constraints for the rest. Relative, since pip splits the value at spaces.
+        env |= dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), bound.name)
+        done = confined.run(
+            [python, *start, *words],
+            Confinement(
+                env=env,
+                cwd=folder,
+                writable=(folder, kept),
+                shown=(
+                    *_local_wheels(problem),
+                    *confined.python_folders(python),
+                    *uv_tool.local_places(settings),
+                ),
+                indexes=settings.index_urls() + settings.find_links,
+                upstream=settings.proxy,
             ),
-            indexes=settings.index_urls() + settings.find_links,
-            upstream=settings.proxy,
-        ),
-        timeout=3600,
-    )
+            timeout=3600,
+        )
+        if not uv_tool.refuses_versions(done):
+            break
+    return done
 
 
 _PIP_TOOLS_WITHOUT = """\

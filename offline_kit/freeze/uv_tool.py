@@ -16,7 +16,12 @@ from offline_kit.pip_settings import IndexSettings
 
 KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
 
-_REFUSED = re.compile(r"Failed to (?:resolve|install) requirements from")
+_REFUSED = re.compile(
+    r"Failed to (?:resolve|install) requirements from"
+    # pip before 25.3, and since
+    r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
+)
+"""How uv and pip say that what a build asks for cannot be installed."""
 _TOLD = ("UV_", "SSL_")
 _IN_CONFIG = (
     "UV_DEFAULT_INDEX",
