@@ -1,6 +1,7 @@
 """Where the parts of a kit are on Kaggle: in datasets, but for those that have another home."""
 
 import json
+from pathlib import Path
 
 from offline_kit import manifest
 from offline_kit.chained import house
@@ -8,7 +9,13 @@ from offline_kit.config import Config
 from offline_kit.errors import ProjectError
 from offline_kit.kaggle_names import split_model
 from offline_kit.model import Kit
+from offline_kit.push.ledger import Ledger
+from offline_kit.push.memory import Memory
 
+LAST_PUSH = "last-push"
+"""What the memory calls the newest push of data."""
+_OURS = ".offline-kit"  # the folder in the project that a build never replaces
+_LEDGER = "submissions.jsonl"
 MODEL_PART = "checkpoints"
 """The part that may be a model."""
 _NOBODY = "you"  # the owner is known at the push
@@ -60,3 +67,34 @@ def of(config: Config) -> dict[str, str]:
         owner, slug, variation = split_model(config.publish_model)
         found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
     return found
+
+
+def memories(config: Config) -> Path:
+    """Return the folder that remembers what was sent: in the project, since people delete `dist` to begin anew."""
+    return config.project / _OURS / f"{config.out.name}.push"
+
+
+def states(config: Config) -> tuple[Path, ...]:
+    """Return the folders of all Kaggles and accounts that this project was pushed to, as <place>/<account>."""
+    return tuple(sorted(path for path in memories(config).glob("*/*") if path.is_dir()))
+
+
+def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
+    """Return where submissions are written down: for the real Kaggle beside the project, to be kept."""
+    return state / _LEDGER if local else config.project / _OURS / _LEDGER
+
+
+def pushed_parts(config: Config) -> tuple[str, ...]:
+    """Return the names of the parts that were sent last to the configured dataset; empty if none is known.
+
+    In a fresh clone, only the ledger tells them, if it is kept in git.
+    """
+    slug = config.dataset.rpartition("/")[2]
+    pushes = [Memory(state).recall(LAST_PUSH) or {} for state in states(config)]
+    for push in sorted(pushes, key=lambda push: str(push.get("at", "")), reverse=True):
+        sent = {str(part.get("part")): str(part.get("dataset")) for part in push.get("parts") or ()}
+        slugs = {name: ref.rpartition("/")[2] for name, ref in sent.items()}
+        if any(ref in (slug, f"{slug}-{name}") for name, ref in slugs.items()):
+            return tuple(slugs)
+    submissions = Ledger(ledger_path(config, Path(), local=False)).entries()
+    return tuple(next((entry.parts for entry in reversed(submissions) if entry.parts), ()))

@@ -399,13 +399,16 @@ def _wheels_of(contents: bundle.Contents) -> list[Wheel]:
 def is_split(seen: Trained) -> bool:
     """Whether packages, code and checkpoints go into a dataset each.
 
-    Unless told otherwise, an existing kit keeps its form, and a new one is split if its checkpoints are large.
+    Unless told otherwise, a kit that was built or pushed keeps its form, and a new one is split if its checkpoints
+    are large.
     """
     config = seen.config
     if config.publish_model or config.parts:
         return config.parts == "split" or bool(config.publish_model)
     with suppress(ProjectError):
         return all(part.name != "kit" for part in manifest.read_kit(config.out).parts)
+    if pushed := homes.pushed_parts(config):
+        return "kit" not in pushed
     slug = config.dataset.rpartition("/")[2]
     fits = len(slug) + kit_layout.GROUP_SUFFIX <= SLUG_LENGTH[1]
     return fits and sum(each.size for each in seen.checkpoints) > SPLIT_ABOVE

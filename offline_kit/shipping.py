@@ -37,9 +37,8 @@ LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
 
 _LOCAL_PAUSE = 1.0  # longest seconds between two polls of a local Kaggle
 _WORTH_TELLING = 2.0  # seconds of a wait that Kaggle asks for
-LEDGER = "submissions.jsonl"
-LAST_PUSH, LAST_RUN = "last-push", "last-run"
-"""What the memory calls the newest push of data and the newest run."""
+LAST_RUN = "last-run"
+"""What the memory calls the newest run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,11 +173,11 @@ def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Po
                 account=account,
                 local=bool(there.local),
                 ways=Ways(state=state, waiting=_waiting(there)),
-                ledger=Ledger(ledger_path(config, state, local=bool(there.local))),
+                ledger=Ledger(homes.ledger_path(config, state, local=bool(there.local))),
                 memory=Memory(state),
             )
         finally:
-            files.keep_from_git(_memories(config))  # addresses of uploads are among what is remembered
+            files.keep_from_git(homes.memories(config))  # addresses of uploads are among what is remembered
 
 
 def _waiting(there: Where) -> Waiting:
@@ -203,22 +202,7 @@ def _named(there: Where) -> Iterator[None]:
 
 
 def _state(config: Config, there: Where, username: str) -> Path:
-    return _memories(config) / ("local" if there.local else "kaggle") / username
-
-
-def _memories(config: Config) -> Path:
-    """Return the folder that remembers what was sent: beside the kit, which is replaced as a whole."""
-    return config.out.parent / f".{config.out.name}.push"
-
-
-def states(config: Config) -> tuple[Path, ...]:
-    """Return the folders of all Kaggles and accounts that this project was pushed to, as <place>/<account>."""
-    return tuple(sorted(path for path in _memories(config).glob("*/*") if path.is_dir()))
-
-
-def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
-    """Return where submissions are written down: for the real Kaggle beside the project, to be kept."""
-    return state / LEDGER if local else config.project / ".offline-kit" / LEDGER
+    return homes.memories(config) / ("local" if there.local else "kaggle") / username
 
 
 def checked(kit: Kit) -> Kit:
@@ -261,7 +245,7 @@ def push_data(
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
         for each in done
     ]
-    port.memory.keep(LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
+    port.memory.keep(homes.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
     return done
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit import shipping
+from offline_kit import homes, shipping
 from offline_kit.chained import house
 from offline_kit.config import Config
 from offline_kit.errors import OfflineKitError
@@ -58,12 +58,12 @@ class Whereabouts:
 
 def remembered(config: Config) -> tuple[Whereabouts, ...]:
     """Return what was seen last, at every Kaggle and for every account; asks nobody."""
-    return tuple(_remembered(config, folder) for folder in shipping.states(config))
+    return tuple(_remembered(config, folder) for folder in homes.states(config))
 
 
 def _remembered(config: Config, folder: Path) -> Whereabouts:
     memory, local = Memory(folder), folder.parent.name == "local"
-    pushed = memory.recall(shipping.LAST_PUSH) or {}
+    pushed = memory.recall(homes.LAST_PUSH) or {}
     run = memory.recall(shipping.LAST_RUN)
     pieces = [
         Piece(
@@ -97,7 +97,7 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
         at=str(pushed.get("at", "")),
         pieces=tuple(pieces),
         run=run,
-        submissions=_last(Ledger(shipping.ledger_path(config, folder, local=local))),
+        submissions=_last(Ledger(homes.ledger_path(config, folder, local=local))),
     )
 
 
@@ -109,7 +109,7 @@ def look(port: Port, kit: Kit | None) -> Whereabouts:
         place=port.account.place,
         account=port.account.username,
         looked=True,
-        at=str((port.memory.recall(shipping.LAST_PUSH) or {}).get("at", "")),
+        at=str((port.memory.recall(homes.LAST_PUSH) or {}).get("at", "")),
         pieces=pieces,
         run=port.memory.recall(shipping.LAST_RUN),
         submissions=_last(port.ledger),

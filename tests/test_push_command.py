@@ -81,7 +81,7 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     assert plan.returncode == 0, plan.stderr
     assert json.loads(plan.stdout)["parts"][0]["action"] == "create"
     assert not bench.server.traffic.ended("PUT")
-    memory = project(bench) / "dist" / ".offline-kit.push"
+    memory = project(bench) / ".offline-kit" / "offline-kit.push"
     first = push(bench, *local(bench))
     assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
     assert (memory / ".gitignore").read_text() == "*\n", "addresses of uploads are nothing for git"

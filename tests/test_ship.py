@@ -140,6 +140,32 @@ def test_a_kit_of_one_dataset_keeps_its_form(here: Yard) -> None:
     assert len([part for part in here.kit.parts if part.name.startswith("checkpoints-")]) == 1
 
 
+@pytest.mark.slow
+def test_a_kit_of_one_dataset_keeps_its_form_without_its_folder(here: Yard) -> None:
+    """What was pushed tells the form when `dist` is deleted; another dataset is a new kit."""
+    here.push().good()
+    retrain(here.project, b"x", 101_000_000)
+    shutil.rmtree(here.project / "dist")
+    here.run("build").good()
+    assert [part.name for part in here.kit.parts] == ["kit"]
+    config = here.project / "offline-kit.toml"
+    config.write_text(config.read_text().replace("small-kit", "other-kit"))
+    shutil.rmtree(here.project / "dist")
+    here.run("build").good()
+    assert "kit" not in [part.name for part in here.kit.parts]
+
+
+@pytest.mark.slow
+def test_a_split_kit_keeps_its_form_without_its_folder(split: Yard) -> None:
+    """Parts that were pushed stay parts, although the key is gone and the checkpoints are small."""
+    split.push().good()
+    config = split.project / "offline-kit.toml"
+    config.write_text(config.read_text().replace('parts = "split"', ""))
+    shutil.rmtree(split.project / "dist")
+    split.run("build").good()
+    assert [part.name for part in split.kit.parts] == ["checkpoints", "code"]
+
+
 def test_a_submission_is_spent_only_when_somebody_agrees(here: Yard) -> None:
     """Without --yes and a terminal it stops at the last step; on one, what is left and the deadline are shown first."""
     alone = here.run("ship", *here.to, "--no-rehearsal")

@@ -106,7 +106,7 @@ def test_trouble_on_the_way_is_exit_4(here: Yard) -> None:
 def test_a_damaged_memory_is_no_trouble(here: Yard) -> None:
     """It is only a memory: what cannot be read is as if it was never seen."""
     here.ship().good()
-    for path in (here.project / "dist").glob(".offline-kit.push/*/*/last-*.json"):
+    for path in (here.project / ".offline-kit").glob("offline-kit.push/*/*/last-*.json"):
         path.write_text("{")
     assert "1001, notebook version 1" in here.run("status").good().out
 

@@ -162,7 +162,7 @@ def test_secrets_stay_where_they_were_planted(
         retrain(here.project, b"3")
         with here.broken(on="StartBlobUpload", answer=upload):
             run("push").failed(4, "storage.example")
-        (state,) = here.project.glob("dist/.offline-kit.push/*/*/uploads/*")
+        (state,) = here.project.glob(".offline-kit/offline-kit.push/*/*/uploads/*")
         assert stat.S_IMODE(state.stat().st_mode) == 0o700
         shutil.rmtree(state)  # only we can read it: who goes on with an upload needs its address
         leaks = {words: told((each.out + each.err).encode()) for words, each in said}
