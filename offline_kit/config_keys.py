@@ -1,7 +1,8 @@
-"""What the configuration's tables may hold, key by key."""
+"""The schema of the configuration: for each key its check, default and meaning; docs/configuration.md is made from it."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from offline_kit.errors import close_to
@@ -96,6 +97,10 @@ def _table(value: Any) -> str:
     return "" if isinstance(value, dict) else "must be a table"
 
 
+def _gateway(value: Any) -> str:
+    return "" if isinstance(value, str | dict) else "must be a class, or a table of options of the stand-in"
+
+
 def _labels(value: Any) -> str:
     return (
         ""
@@ -111,103 +116,261 @@ def _one_of(*choices: str) -> Check:
     return check
 
 
-KEYS: dict[str, Check] = {
-    "competition": _text,
-    "competition_data": _text,
-    "dataset": _text,
-    "image": _text,
-    "accelerator": _text,
-    "requirements": _texts,
-    "extras": _names,
-    "groups": _names,
-    "locks": _texts,
-    "packages": _texts,
-    "modules": _texts,
-    "checkpoints": _texts,
-    "main_from": _text,
-    "preprocessing": _texts,
-    "trust": _texts,
-    "copies": _copies,
-    "slim": _flag,
-    "precision": _one_of("keep", "half"),
-    "weights_format": _one_of("keep", "safetensors"),
-    "publish_model": _model,
-    "exclude": _names,
-    "include": _names,
-    "replace": _names,
-    "pins": _one_of("image", "lock"),
-    "engine": _one_of(*ENGINES),
-    "sdists": _one_of(*SDISTS),
-    "allow_unbuilt": _names,
-    "parts": _one_of("one", "split"),
-    "out": _text,
-    "sample_submission": _text,
-    "rows": _count,
-    "time_limit": _count,
-    "notebook": _table,
+@dataclass(frozen=True, kw_only=True)
+class Key:
+    """What one key of a table takes, and what it means to its reader."""
+
+    check: Check
+    default: str
+    """The value if the key is not set, as Markdown."""
+    meaning: str
+    """One or two sentences, as Markdown."""
+    usual: bool = False
+    """Whether most projects set it; the documentation lists these first."""
+
+
+def _key(check: Check, default: str, meaning: str) -> Key:
+    return Key(check=check, default=default, meaning=meaning)
+
+
+def _usual(check: Check, default: str, meaning: str) -> Key:
+    return Key(check=check, default=default, meaning=meaning, usual=True)
+
+
+KEYS: dict[str, Key] = {
+    "competition": _usual(_text, "none", "Slug of the competition."),
+    "competition_data": _usual(_text, "none", "Local copy of its data, or part of it, for rehearsals."),
+    "dataset": _usual(
+        _text, "`<project>-kit`", 'Slug of the private dataset on Kaggle; `"owner/slug"` works too.'
+    ),
+    "image": _usual(
+        _text,
+        "follows the accelerator",
+        "A built-in image (`offline-kit image list`), the file of a package list, or `local` (the running Python).",
+    ),
+    "accelerator": _usual(
+        _text,
+        '`"none"`',
+        'Machine shape on Kaggle, such as `"NvidiaTeslaT4"`; `"none"` is a CPU. '
+        "There is no TPU: no template and no image supports one.",
+    ),
+    "requirements": _usual(
+        _texts,
+        "`[project].dependencies`, else `requirements.in` or `requirements.txt`",
+        "Requirements files.",
+    ),
+    "extras": _key(_names, "none", "Extras of the project to include."),
+    "groups": _key(_names, "none", "Dependency groups of the project to include."),
+    "locks": _key(
+        _texts,
+        "none",
+        "`uv.lock`, `pylock.toml`, `poetry.lock`, `Pipfile.lock`, `pdm.lock`, `requirements.lock`, conda's "
+        "`environment.yml` or pip freeze files: preferred pins. A pin that does not fit the image moves to the "
+        "nearest version that does.",
+    ),
+    "packages": _usual(
+        _texts,
+        '`["."]` if the project is a package',
+        "Folders of your own packages; each is built to a wheel.",
+    ),
+    "modules": _usual(
+        _texts,
+        "none",
+        "Folders of modules and `.py` files, shipped as they are. If it is set, scripts at the top of the project "
+        "are shipped only if a reference or an import names them.",
+    ),
+    "checkpoints": _usual(_texts, "none", "Files, folders or globs of trained models."),
+    "main_from": _key(_text, "none", "The training script whose classes a pickle knows as `__main__`."),
+    "preprocessing": _usual(
+        _texts,
+        "none",
+        "Scalers, encoders, label maps: files that are shipped beside the checkpoints and loaded by name.",
+    ),
+    "trust": _key(
+        _texts,
+        "none",
+        "Globs of files to ship although they are pickles that could run code, or contain what looks like a secret.",
+    ),
+    "copies": _key(
+        _copies,
+        "none",
+        'Table of local copies of other sources, for rehearsals and a local Kaggle: `"dataset:owner/slug" = "folder"`.',
+    ),
+    "slim": _key(_flag, "`false`", "Leave the state of optimizer and trainer out of the checkpoints."),
+    "precision": _key(_one_of("keep", "half"), '`"keep"`', '`"half"` stores weights in half precision.'),
+    "weights_format": _key(
+        _one_of("keep", "safetensors"), '`"keep"`', '`"safetensors"` stores weights in that format.'
+    ),
+    "publish_model": _key(
+        _model,
+        "none",
+        "A private Kaggle Model for the checkpoints, instead of a dataset: "
+        '`"slug"` or `"slug/framework/variation"`, such as `"my-model/pyTorch/folds"`. '
+        "The default framework and variation are `other/checkpoints`.",
+    ),
+    "exclude": _key(_names, "none", "Packages that are taken out before anything is resolved."),
+    "include": _key(_names, "none", "Packages to bundle although the image has them."),
+    "replace": _key(
+        _names, "none", "Protected packages that the kit may replace by another version than the image's."
+    ),
+    "pins": _key(
+        _one_of("image", "lock"),
+        '`"image"`',
+        'Which version wins if a lock file and the image differ: `"image"` or `"lock"`.',
+    ),
+    "engine": _key(_one_of(*ENGINES), '`"auto"`', 'Resolver: `"uv"` or `"pip-tools"`.'),
+    "sdists": _key(
+        _one_of(*SDISTS),
+        '`"both"`',
+        'How packages without wheels are shipped: as sdist and built wheel (`"both"`), '
+        'sdist alone (`"rename"`) or wheel alone (`"wheel"`).',
+    ),
+    "allow_unbuilt": _key(
+        _names, "none", "Packages whose sdist may be shipped although no wheel could be built from it."
+    ),
+    "parts": _key(
+        _one_of("one", "split"),
+        'as the existing kit; for a new one `"split"` if its checkpoints have over 100 MB',
+        '`"one"` dataset, or `"split"` into packages, code and checkpoints, with each checkpoint of 50 MB or more apart.',
+    ),
+    "out": _key(_text, "`dist/offline-kit`", "Folder of the kit."),
+    "sample_submission": _key(
+        _text, "found in the competition's data", "The sample that submissions are checked against."
+    ),
+    "rows": _key(_count, "all", "Number of rows of the test set to rehearse on."),
+    "time_limit": _key(_count, "`32400`", "The competition's limit for a run, in seconds."),
+    "notebook": _key(_table, "", "The table below."),
 }
 """What [tool.offline-kit] may hold."""
 
-NOTEBOOK_KEYS: dict[str, Check] = {
-    "template": _text,
-    "model": _text,
-    "data": _text,
-    "function": _text,
-    "title": _text,
-    "slug": _text,
-    "submission": _text,
-    "competition_sources": _texts,
-    "dataset_sources": _texts,
-    "kernel_sources": _texts,
-    "model_sources": _texts,
-    "pin_image": _flag,
-    "params": _table,
-    "task": _one_of("tabular", "images", "text"),
-    "ensemble": _one_of("mean", "weighted", "rank", "vote"),
-    "postprocess": _text,
-    "tta": _text,
-    "transform": _text,
-    "batch_size": _count,
-    "columns": _text,
-    "source": _text,
-    "models": _models,
+NOTEBOOK_KEYS: dict[str, Key] = {
+    "template": _usual(
+        _text,
+        "follows from the keys below and the checkpoints",
+        "`lightning`, `predict`, `function`, `server`, `plain` (restores the kit, predicts nothing), or a file of your own.",
+    ),
+    "model": _usual(_text, "none", "Model class: `package.module:Class` or `file.py:Class`."),
+    "data": _usual(_text, "none", "Data class, written likewise."),
+    "function": _usual(
+        _text,
+        "none",
+        "For the templates `function` and `server`: `package.module:function` or `file.py:function`.",
+    ),
+    "title": _key(_text, "from the project", "Title of the notebook on Kaggle."),
+    "slug": _key(_text, "from the project", "Slug of the notebook on Kaggle."),
+    "submission": _key(
+        _text,
+        '`"submission.csv"`; `"submission.parquet"` for the template `server`',
+        "The file that the notebook writes.",
+    ),
+    "competition_sources": _key(_texts, "none", "Further competitions to attach."),
+    "dataset_sources": _key(_texts, "none", "Further datasets to attach."),
+    "kernel_sources": _key(_texts, "none", "Notebooks whose output to attach."),
+    "model_sources": _key(_texts, "none", "Kaggle Models to attach."),
+    "pin_image": _key(_flag, "`false`", "Pin Kaggle's image by its digest, if it is known."),
+    "params": _usual(
+        _table, "none", "Table of free values, given by name to your model, data class or function."
+    ),
+    "task": _usual(
+        _one_of("tabular", "images", "text"),
+        "the framework's usual one",
+        'For the template `predict`: `"tabular"`, `"images"` or `"text"`.',
+    ),
+    "ensemble": _usual(
+        _one_of("mean", "weighted", "rank", "vote"),
+        '`"mean"`; `"weighted"` if a model has a weight',
+        'How several models are combined: also `"rank"` (mean of ranks) and `"vote"`. Weights count in all but `"mean"`.',
+    ),
+    "postprocess": _usual(
+        _text,
+        "none",
+        '`"argmax"`, `"threshold:0.5"`, `"labels:0.5"`, `"clip:0:1"` (`"clip:0:"`: one limit), `"round"`, '
+        "or a function of (predictions, ids).",
+    ),
+    "tta": _key(
+        _text, "none", "Function that returns, for a batch, the batches whose predictions are averaged."
+    ),
+    "transform": _key(_text, "none", "Function that turns a path, texts or a table into the model's input."),
+    "batch_size": _key(_count, "by task", "Rows, images or texts at once."),
+    "columns": _key(
+        _text, "none", "JSON file with training's columns and dtypes; they are compared with the test set's."
+    ),
+    "source": _key(_text, "none", "A notebook of yours that was adopted; `offline-kit adopt` sets it."),
+    "models": _usual(
+        _models,
+        "each checkpoint is a model",
+        "Array of tables, one for each model or group of models: see below.",
+    ),
 }
 """What [tool.offline-kit.notebook] may hold."""
 
-MODEL_KEYS: dict[str, Check] = {
-    "files": _text,
-    "framework": _text,
-    "model": _text,
-    "weight": _share,
-    "params": _table,
-    "from": _origin,
-    "transform": _text,
-    "batch_size": _count,
+MODEL_KEYS: dict[str, Key] = {
+    "files": _usual(_text, "required", "File or glob among the checkpoints."),
+    "framework": _usual(
+        _text, "recognized from the file's bytes", "Name of the framework, from the table below."
+    ),
+    "model": _usual(
+        _text,
+        "none",
+        'For weights alone: your class, or a function that returns the model, or `"timm:NAME"`.',
+    ),
+    "weight": _usual(_share, "`1`", "Weight of the model in the ensemble."),
+    "params": _usual(_table, "none", "Arguments of the constructor of `model`, and the params listed below."),
+    "from": _key(
+        _origin,
+        "the kit",
+        'Where the files are, if not in the kit: `"dataset:owner/slug"`, `"notebook:owner/slug"` '
+        'or `"model:owner/slug/framework/variation/version"`.',
+    ),
+    "transform": _key(_text, "the notebook's", "As in the notebook's table, for this model alone."),
+    "batch_size": _key(_count, "the notebook's", "As in the notebook's table, for this model alone."),
 }
 """What an entry of [[tool.offline-kit.notebook.models]] may hold."""
 
-PARAMS: dict[str, Check] = {
-    "activation": _one_of("", "softmax", "sigmoid"),
-    "labels": _labels,
-    "text": _text,
-    "weights_only": _flag,
-    "weights": _text,
-    "architecture": _text,
-    "trust_remote_code": _flag,
-    "tokenizer": _text,
-    "max_length": _count,
-    "trusted": _texts,
-    "safe_mode": _flag,
-    "test": _text,
-    "backend": _one_of("tensorflow", "jax", "torch"),
-    "server": _text,
-    "data_paths": _texts,
-    "gateway": _table,
+PARAMS: dict[str, Key] = {
+    "activation": _usual(
+        _one_of("", "softmax", "sigmoid"),
+        "none",
+        '`"softmax"` or `"sigmoid"`: turn scores into probabilities.',
+    ),
+    "labels": _usual(
+        _labels,
+        "none",
+        "Names of the classes in the model's order: a list, or the name of a preprocessing file.",
+    ),
+    "text": _key(_text, "the one text column", "Column of the texts."),
+    "weights_only": _key(
+        _flag,
+        "`true`",
+        "`false` loads pickles that `torch.load(weights_only=True)` refuses: only for your own files.",
+    ),
+    "weights": _key(
+        _text,
+        "the usual names",
+        "Key of the state dict inside the checkpoint, if it has several or an unusual one.",
+    ),
+    "architecture": _key(_text, "from `model`", "Name of the timm architecture."),
+    "trust_remote_code": _key(_flag, "`false`", "Run the code that a Hugging Face folder contains."),
+    "tokenizer": _key(_text, "the model's folder", "Preprocessing folder with the tokenizer."),
+    "max_length": _key(_count, "the tokenizer's, at most `512`", "Tokens of a text."),
+    "trusted": _key(_texts, "none", "Types that skops may load besides those that it trusts."),
+    "safe_mode": _key(_flag, "`true`", "`false` lets Keras load lambda layers: only for your own files."),
+    "test": _key(_text, "found in the data", "Test table or folder below the competition's data."),
+    "backend": _key(_one_of("tensorflow", "jax", "torch"), '`"tensorflow"`', "What Keras computes with."),
+    "server": _key(_text, "found in the competition's package", "Class of the inference server."),
+    "data_paths": _key(
+        _texts, "read from the competition's package", "Files of the gateway, below the data."
+    ),
+    "gateway": _key(
+        _gateway,
+        "found in the competition's package, else a stand-in",
+        "Class of the gateway, or a table of options of the stand-in (`batches`, `rows`, `by`, `sends`, `ids`, `submission`, `seed`).",
+    ),
 }
 """Params that the templates `predict` and `server` and the frameworks read themselves, wherever they are set."""
 
 
-def problems_of(table: Mapping[str, Any], keys: Mapping[str, Check], where: str) -> Iterable[str]:
+def problems_of(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) -> Iterable[str]:
     """Yield every unknown key of a table, with a guess, and every value that its key does not take."""
     for key, value in table.items():
         if key not in keys and keys is MODEL_KEYS and key in {*PARAMS, *NOTEBOOK_KEYS}:
@@ -215,5 +378,5 @@ def problems_of(table: Mapping[str, Any], keys: Mapping[str, Check], where: str)
             yield f"{where} unknown key '{key}': set it {right}"
         elif key not in keys:
             yield f"{where} unknown key '{key}'{close_to(key.replace('-', '_'), keys)}"
-        elif wrong := keys[key](value):
+        elif wrong := keys[key].check(value):
             yield f"{where} {key} {wrong}, not {value!r}"

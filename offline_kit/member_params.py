@@ -92,7 +92,7 @@ def _of_member(member: Member, settings: NotebookSettings, task: str, code: Code
 
 
 def _wrong_value(about: str, name: str, value: object, taken: Parameters | None) -> Iterator[str]:
-    if wrong := PARAMS[name](value):
+    if wrong := PARAMS[name].check(value):
         yield f"{about}: {name} {wrong}, not {value!r}"
     elif taken and name in taken.names and name in ("activation", *_EVERY):
         yield (
@@ -143,7 +143,7 @@ def _of_notebook(
             known |= set(taken.names) if taken else set()
     for name, value in settings.params.items():
         if name in known or (open_ended and name in PARAMS):
-            if name in PARAMS and (wrong := PARAMS[name](value)):
+            if name in PARAMS and (wrong := PARAMS[name].check(value)):
                 yield f"[notebook.params] {name} {wrong}, not {value!r}"
         elif not open_ended:
             yield f"[notebook.params] `{name}` is read by nothing{close_to(name, known)}"

@@ -267,3 +267,12 @@ def test_the_template_follows_from_what_is_said(tmp_path: Path, table: str, temp
     """A function wins, then models and tasks, then a LightningModule; a word of the user's over all."""
     (tmp_path / "offline-kit.toml").write_text(f"[notebook]\n{table}\n")
     assert load(tmp_path, {}).notebook.template == template
+
+
+@pytest.mark.parametrize("value", ["kaggle_evaluation.rain:RainHost", {"rows": 3}])
+def test_a_gateway_is_a_class_or_options(value: object) -> None:
+    """The params of a server name the gateway's class, or say how the stand-in for it behaves."""
+    from offline_kit.config_keys import PARAMS
+
+    assert PARAMS["gateway"].check(value) == ""
+    assert PARAMS["gateway"].check(3)
