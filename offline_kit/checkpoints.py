@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 
 from offline_kit.cache import Cache, key_of
@@ -151,12 +150,12 @@ def _matches(project: Path, pattern: str) -> tuple[list[_Found], list[str]]:
         return _named(project, pattern, path)
     if not any(sign in pattern for sign in _WILD):
         return [], [f"'{pattern}' does not exist{_guess(path)}"]
-    base = Path(glob.escape(str(project)))
-    # glob rather than Path.glob: it leaves hidden files out and takes absolute patterns.
-    hits = sorted(Path(hit) for hit in glob.glob(str(base / Path(pattern).expanduser()), recursive=True))  # noqa: PTH207
+    root = _fixed_root(project, pattern)
+    below = path.relative_to(root)
+    # glob rather than Path.glob: it leaves hidden files out.
+    hits = sorted(Path(hit) for hit in glob.glob(str(Path(glob.escape(str(root)), below)), recursive=True))  # noqa: PTH207
     plain = [hit for hit in hits if not hit.is_dir()]
     files = plain or [file for hit in hits for file in _below(hit)]
-    root = _fixed_root(project, pattern)
     return _all(project, root.parent, files), [] if files else [
         f"'{pattern}' matches no file below '{project}'"
     ]
@@ -185,9 +184,13 @@ def _below(folder: Path) -> list[Path]:
 
 
 def _fixed_root(project: Path, pattern: str) -> Path:
-    """Return the last folder of a glob before its first wildcard."""
-    parts = Path(pattern).expanduser().parts
-    return project.joinpath(*takewhile(lambda part: not any(sign in part for sign in _WILD), parts))
+    """Return the last folder of a glob before its first wildcard; a folder that is called "fold[1]" has none."""
+    root = project
+    for part in Path(pattern).expanduser().parts:
+        if any(sign in part for sign in _WILD) and not os.path.lexists(root / part):
+            break
+        root /= part
+    return root
 
 
 def _original(project: Path, root: Path, path: Path) -> str:

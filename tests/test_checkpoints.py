@@ -69,6 +69,9 @@ def test_five_folds_of_one_name_stay_five(project: Path, find: Callable[..., lis
         ("d/*", ["d/b=1.ckpt"]),
         ("d/?", ["d/e/c.ckpt", "d/e/config.json"]),
         ("x[1].pt", ["x[1].pt"]),
+        ("f[1]/*.pt", ["f[1]/b.pt"]),
+        ("f[12]/*.pt", ["f1/a.pt"]),
+        ("x[12].pt", ["x1.pt"]),
     ],
 )
 def test_patterns(project: Path, find: Callable[..., list[str]], pattern: str, names: list[str]) -> None:
@@ -81,6 +84,9 @@ def test_patterns(project: Path, find: Callable[..., list[str]], pattern: str, n
         "d/e/config.json",
         "d/.DS_Store",
         "x[1].pt",
+        "x1.pt",
+        "f1/a.pt",
+        "f[1]/b.pt",
         ".h/x.ckpt",
     )
     assert find(pattern) == names

@@ -102,6 +102,16 @@ def test_a_good_project(project: Path) -> None:
     assert not (project / "offline-kit.lock.txt").exists()
 
 
+def test_checkpoints_are_scanned_once(project: Path) -> None:
+    """Several checks look at the checkpoints; what was scanned is not announced again."""
+    lock = 'dataset = "some-kit"\nrequirements = []\n'
+    settings = project / "offline-kit.toml"
+    settings.write_text(settings.read_text().replace('requirements = ["requirements.in"]\n', lock))
+    assert command("build", project=project).returncode == 0
+    done = command("doctor", "--ignore", "K1", project=project, OFFLINE_KIT_CACHE=str(project.parent / "new"))
+    assert done.stderr.count("Scanning 1 file") == 1, done.stderr
+
+
 def test_what_the_project_itself_asks_for_counts(project: Path) -> None:
     """Its groups are read beside the files of requirements, as a build reads them."""
     (project / "pyproject.toml").write_text('[dependency-groups]\npredict = ["right>=1"]\n')

@@ -73,6 +73,18 @@ def test_columns_go_by_the_names_of_the_classes() -> None:
     assert made["said"] == ["note: columns by position: p = 0, q = 1"]
 
 
+@pytest.mark.parametrize(
+    ("classes", "best"), [(["a", "b", "c"], "b"), ([0, 1, 2], "a"), ([], "a"), (["x", "y", "z"], "a")]
+)
+def test_labels_in_another_order_than_the_models_classes(classes: list[Any], best: str) -> None:
+    """Models that know these names themselves say which column is which; `labels` name columns that have no names."""
+    assert rows([[0.1, 0.7, 0.2]], ["label"], "argmax", classes=classes, labels=["c", "a", "b"])["label"] == [
+        best
+    ]
+    made = rows([[0.1, 0.7, 0.2]], ["a", "b", "c"], classes=classes, labels=["c", "a", "b"])
+    assert made[best] == [pytest.approx(0.7)]
+
+
 def test_of_two_classes_the_second_fills_one_column() -> None:
     """A binary classifier's two columns become the probability of the second class, and it is said."""
     made = rows([[0.25, 0.75]], ["target"], classes=["no", "yes"])

@@ -148,6 +148,21 @@ def test_a_missing_submission_tells_what_was_written(tmp_path: Path) -> None:
     assert problem(done).details == ("written instead: sub.csv",)
 
 
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [("submission.parquet", "submission.parquet"), ("answers.parquet", "submission.csv")],
+)
+def test_what_a_gateway_writes_is_named_where_the_notebook_has_none(
+    tmp_path: Path, written: str, named: str
+) -> None:
+    """A notebook that wrote a gateway's file by itself learns of the key; another file's name says nothing."""
+    done = ran(tmp_path, cell("1", "completed"))
+    (done.working / written).write_bytes(b"PAR1")
+    error = problem(done)
+    assert ("submission =" in error.hint) is (written == named)
+    assert named in error.hint
+
+
 def test_a_wrong_submission_fails_although_every_cell_passed(tmp_path: Path) -> None:
     """What Kaggle would score as an error is one here."""
     done = ran(tmp_path, cell("1", "completed"))

@@ -95,6 +95,13 @@ def test_weights_are_found_in_both_layouts(tmp_path: Path, text: str, layout: st
     assert found == [folder / "fold0.ckpt", folder / "fold1.ckpt"]
 
 
+def test_a_name_with_brackets_means_itself(tmp_path: Path) -> None:
+    """A file that is called like a pattern is found under its name."""
+    folder = mounted(tmp_path, DATASET, "new", ("fold[1].ckpt", "fold1.ckpt", "fold2.ckpt"))
+    assert kit_sources.source_files(DATASET, "fold[1].ckpt", tmp_path) == [folder / "fold[1].ckpt"]
+    assert len(kit_sources.source_files(DATASET, "fold[12].ckpt", tmp_path)) == 2
+
+
 @pytest.mark.parametrize("text", [DATASET, NOTEBOOK, MODEL])
 def test_a_source_that_is_not_attached(tmp_path: Path, text: str) -> None:
     """It is named, with what is mounted instead and how to attach it."""

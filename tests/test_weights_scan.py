@@ -139,6 +139,14 @@ def test_trust_lets_a_file_of_your_own_travel(tmp_path: Path) -> None:
     assert scanned(tmp_path / "mine.pkl", trust=("mine.*",))[0].dangers
 
 
+def test_trust_takes_the_name_that_a_refusal_tells(tmp_path: Path) -> None:
+    """A name with brackets means that file before it means a pattern."""
+    for name in ("mine[1].pkl", "mine1.pkl"):
+        (tmp_path / name).write_bytes(pickle.dumps(Poison()))
+    assert scanned(tmp_path / "mine[1].pkl", trust=("mine[1].pkl",))[0].dangers
+    assert "'mine[1].pkl'" in refusal(tmp_path / "mine[1].pkl", trust=("mine[2].pkl",)).what
+
+
 def test_all_poisoned_files_are_named_at_once(tmp_path: Path) -> None:
     """Two files and all that they would run stand in one error."""
     (tmp_path / "a.pkl").write_bytes(pickle.dumps(Poison()))

@@ -56,7 +56,13 @@ def published(folder: Path) -> dict[str, Path]:
 def original_pattern(pattern: str, folder: Path) -> str:
     """Return the pattern that names something below a folder of original names: there, `checkpoints/` may be left out."""
     spelled = (pattern, f"checkpoints/{pattern}")
-    return next((each for each in spelled if next(folder.glob(each), None)), "")
+    return next((each for each in spelled if _named(folder, each)), "")
+
+
+def _named(folder: Path, pattern: str) -> list[Path]:
+    """Return what a pattern names below a folder, sorted: a name that exists means itself, as "model[1].pt"."""
+    exact = folder / pattern
+    return [exact] if exact.exists() else sorted(folder.glob(pattern))
 
 
 def source_files(
@@ -76,11 +82,11 @@ def source_files(
     built. Raises KitError where nothing matches, and with every file that is not what it was.
     """
     folder = source_folder(source, inputs)
-    found = sorted(folder.glob(pattern))
+    found = _named(folder, pattern)
     if scratch and (originals := published(folder)):
         restored = restore(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
         if spelled := original_pattern(pattern, restored):
-            folder, found = restored, sorted(restored.glob(spelled))
+            folder, found = restored, _named(restored, spelled)
     if not found:
         held = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         more = [f"and {len(held) - 30} more"] if len(held) > 30 else []

@@ -47,8 +47,9 @@ def scan(
     off. `own` are the top-level modules of the project's own code. Results are remembered in `cache` by content.
     """
     memory = Cache(cache)
-    if weights:
-        report.step(f"Scanning {len(weights)} file{'s' * (len(weights) > 1)} for pickles that run something")
+    new = sum(memory.recall("scans", _key(each)) is None for each in weights)
+    if new:
+        report.step(f"Scanning {new} file{'s' * (new > 1)} for pickles that run something")
     found = tuple(_scanned(each, memory, own) for each in weights)
     suspects = [each for each in found if each.dangers or each.cut]
     for each in suspects:
@@ -62,8 +63,9 @@ def scan(
 
 
 def is_trusted(original: str, trust: Iterable[str]) -> bool:
-    """Whether a glob of `trust` names this file."""
-    return any(fnmatch.fnmatchcase(original, pattern.removeprefix("./")) for pattern in trust)
+    """Whether `trust` names this file, by its very name ("model[1].pkl") or by a glob."""
+    patterns = [pattern.removeprefix("./") for pattern in trust]
+    return original in patterns or any(fnmatch.fnmatchcase(original, pattern) for pattern in patterns)
 
 
 def _refuse(suspects: Sequence[Scanned]) -> None:
@@ -97,8 +99,12 @@ def _refuse_cut(suspects: Sequence[Scanned]) -> None:
         )
 
 
+def _key(weights: Checkpoint) -> str:
+    return key_of(_RULES, weights.sha256, weights.path.suffix)
+
+
 def _scanned(weights: Checkpoint, memory: Cache, own: Collection[str]) -> Scanned:
-    key = key_of(_RULES, weights.sha256, weights.path.suffix)
+    key = _key(weights)
     record = memory.recall("scans", key)
     if record is None:
         record = _look(weights.path)
