@@ -282,7 +282,9 @@ def _package_names(kit: Kit) -> list[str]:
 def pasted(module: str) -> str:
     """Return a module of the runtime as it stands in a notebook: no imports of our own, no words to our linters."""
     alone = re.sub(
-        r"\n(\nfrom offline_kit\.[\w.]+ import [^\n]+)+", "", resources.source(f"runtime/{module}")
+        r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
+        "",
+        resources.source(f"runtime/{module}"),
     )
     return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
 

@@ -72,6 +72,7 @@ def test_every_fault_has_its_test() -> None:
 def test_a_place_that_cannot_be_written(here: Yard) -> None:
     """What we write beside the kit finds a file in its way: exit 4 with the place, and no crash report."""
     state = here.project / ".offline-kit" / "offline-kit.push"
+    state.parent.mkdir(exist_ok=True)
     state.write_text("")
     here.push(*DATA).failed(4, str(state))
     assert not here.calls("StartBlobUpload")
