@@ -1,4 +1,4 @@
-"""Versions that the project's own packages rule out although the image has them: told before the resolver fails."""
+"""Protected versions of the image that the project's own packages exclude: reported before the resolver fails."""
 
 import tomllib
 from collections.abc import Collection, Iterable, Sequence
@@ -16,24 +16,30 @@ _FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 def findings(
     packages: Sequence[Path], built: Iterable[str], image: Image, replaceable: Collection[str]
 ) -> tuple[Finding, ...]:
-    """Return one finding with all excluded versions of the image, if one of them is protected.
+    """Return one finding with the protected versions of the image that the packages exclude.
 
     `built` holds the requirement lines of wheels built earlier; setup.cfg and pyproject.toml are read besides.
-    `replaceable` names packages that the configuration replaces or excludes. Without a protected package the
-    kit simply brings the other version, and its plan says so.
+    `replaceable` names packages that the configuration replaces or excludes. Bounds of packages that are not
+    protected are fine: the kit brings versions that fit them. Code that was written for old versions needs these,
+    so the finding says that they stay.
     """
     lines = dict.fromkeys([*built, *(line for package in packages for line in _declared(package))])
     free = {normalized(name) for name in replaceable}
     excluded = {name: bound for name, bound in _excluded(lines, image) if name not in free}
-    if not any(map(image.is_protected, excluded)):
+    blocking = sorted(filter(image.is_protected, excluded))
+    if not blocking:
         return ()
-    bounds = ", ".join(f"{name}{bound} (image: {image.packages[name]})" for name, bound in excluded.items())
+    bounds = ", ".join(f"{name}{excluded[name]} (image: {image.packages[name]})" for name in blocking)
+    names = ", ".join(f'"{name}"' for name in blocking)
+    kept = sorted(excluded.keys() - set(blocking))
     return (
         Finding(
             severity=Severity.WARN,
-            about=_file_of(packages, excluded),
-            what=f"excludes versions of the image '{image.name}': {bounds}",
-            remedy="drop or widen these bounds, so that the image's versions fit",
+            about=_file_of(packages, blocking),
+            what=f"excludes protected versions of the image '{image.name}': {bounds}",
+            remedy=f"drop {'these bounds' if len(blocking) > 1 else 'this bound'}, or set exclude = [{names}] to use"
+            " the image's version anyway"
+            + (f"; keep the bounds of {', '.join(kept)}: the kit brings versions that fit" if kept else ""),
         ),
     )
 
