@@ -402,3 +402,14 @@ def human_size(size: float) -> str:
 def timestamp() -> str:
     """Return the present as files hold it: ISO 8601, to the second, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def matches_glob(name: str, pattern: str) -> bool:
+    """Whether a glob matches a Posix path: `*` stays within a folder, `**` crosses folders."""
+    steps = [".*" if step == "**" else re.escape(step) for step in pattern.split("/")]
+    text = "/".join(steps).replace(r"\*", "[^/]*").replace(r"\?", "[^/]").replace(".*/", "(.*/)?")
+    text = text.replace(r"\[", "[").replace(r"\]", "]").replace("[!", "[^")
+    try:
+        return re.fullmatch(text, name) is not None
+    except re.error:
+        return False

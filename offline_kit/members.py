@@ -1,7 +1,6 @@
 """The members of the notebook's ensemble: which files are a model, and which framework loads it."""
 
 import importlib.metadata
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -9,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit import kit_layout
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.errors import ProjectError, close_to
+from offline_kit.files import matches_glob
 from offline_kit.frameworks import pickled, sklearn, table
 from offline_kit.frameworks.base import Framework
 from offline_kit.model import (
@@ -246,23 +246,12 @@ def _folders(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, Path]]:
 def _meant(pattern: str, candidate: _Candidate) -> bool:
     pattern = pattern.rstrip("/").removeprefix("./")
     name = candidate.original
-    if name == pattern or name.startswith(f"{pattern}/") or matches(name, pattern):
+    if name == pattern or name.startswith(f"{pattern}/") or matches_glob(name, pattern):
         return True
     # A file inside of a model's folder stands for the folder.
     return len(candidate.files) > 1 and any(
-        each.original == pattern or matches(each.original, pattern) for each in candidate.files
+        each.original == pattern or matches_glob(each.original, pattern) for each in candidate.files
     )
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether a pattern of `models` names this file: its name, or a glob of it."""
-    steps = [".*" if step == "**" else re.escape(step) for step in pattern.split("/")]
-    text = "/".join(steps).replace(r"\*", "[^/]*").replace(r"\?", "[^/]").replace(".*/", "(.*/)?")
-    text = text.replace(r"\[", "[").replace(r"\]", "]").replace("[!", "[^")
-    try:
-        return re.fullmatch(text, name) is not None
-    except re.error:
-        return False
 
 
 def _no_file(spec: ModelSpec, candidates: Sequence[_Candidate]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from offline_kit import members, references
+from offline_kit import files, references
 from offline_kit.config import Config
 from offline_kit.model import Checkpoint, Finding, ModelSpec, Severity
 from offline_kit.report import SILENT, Reporter
@@ -100,7 +100,7 @@ def _renamed(config: Config, light: slim.Slimmed) -> Config:
 def _followed(spec: ModelSpec, names: Mapping[str, str]) -> tuple[ModelSpec, ...]:
     """Return an entry for each file that it named by its old name, or the entry itself where it still names them."""
     pattern = spec.files.removeprefix("./")
-    meant = [new for new, old in names.items() if old == pattern or members.matches(old, pattern)]
-    if spec.origin or all(new == pattern or members.matches(new, pattern) for new in meant):
+    meant = [new for new, old in names.items() if old == pattern or files.matches_glob(old, pattern)]
+    if spec.origin or all(new == pattern or files.matches_glob(new, pattern) for new in meant):
         return (spec,)
     return tuple(replace(spec, files=new) for new in meant)
