@@ -233,9 +233,9 @@ def _loads_whole(member: Member) -> bool:
 
 
 def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:
-    """Return what the notebook's versions of the training libraries mean for the models."""
+    """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
     there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
-    return compare(seen.members, there, frozen.image)
+    return compare(seen.members, there, frozen.image, (*seen.checkpoints, *seen.preprocessing))
 
 
 def _stop(findings: tuple[Finding, ...]) -> None:

@@ -25,14 +25,18 @@ from offline_kit.kit_layout import checkpoint_names, preprocessing_names
 from offline_kit.model import (
     Checkpoint,
     CheckpointKind,
+    Fate,
+    Freeze,
     Member,
     ModelSpec,
     NotebookSettings,
     OwnCode,
+    Pin,
     Severity,
 )
 from offline_kit.resources import source
 from offline_kit.trained import look
+from offline_kit.trained import versions as versions_of
 
 joblib = pytest.importorskip("joblib")
 linear = pytest.importorskip("sklearn.linear_model")
@@ -326,11 +330,36 @@ def test_versions_are_compared(project: Path) -> None:
     assert versions.compare(together, {"scikit-learn": said}) == ()
     (finding,) = versions.compare(together, {"scikit-learn": "0.24.1"})
     assert finding.severity is Severity.WARN
-    assert "and 2 more were trained with" in finding.what
+    assert "and 2 more were" in finding.what
     assert "scikit-learn==0.24.1" in finding.remedy
     (finding,) = versions.compare(together, {"scikit-learn": "0.24.1"}, "some-image")
     assert "'offline-kit image show some-image --constraints'" in finding.remedy
     assert versions.compare(together, {}) == ()
+
+
+def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> None:
+    """A scaler beside the models, and pickles that a function of the user's loads, state their version too."""
+    from sklearn.preprocessing import StandardScaler
+
+    joblib.dump(StandardScaler().fit([[0.0], [1.0]]), project / "scaler.joblib", compress=3)
+    (project / "own.py").write_text("def predict(context): ...\n")
+    pin = Pin(name="scikit-learn", version="0.24.1", fate=Fate.PROVIDED)
+    frozen = Freeze(image="some-image", python="3.12", engine="uv", cutoff="", input_hash="", pins=(pin,))
+
+    def named(checkpoints: str, **settings: str) -> list[str]:
+        keys = {"checkpoints": [checkpoints], "preprocessing": ["scaler.joblib"], "notebook": settings}
+        said = config.load(project, keys)
+        chosen = images.load(said.image, accelerator=said.accelerator, project=project)
+        seen = look(said, chosen, cache=project / "cache")
+        return [f"{each.about} {each.what}" for each in versions_of(seen, frozen)]
+
+    by_function = {"template": "function", "function": "own.py:predict"}
+    (line,) = named("own.py", **by_function)
+    assert line.startswith("scaler.joblib was")
+    (line,) = named("models/last.pkl", **by_function)
+    assert line.startswith("models/last.pkl and 1 more were")
+    (line,) = named("models/last.pkl", task="tabular")
+    assert line.startswith("last.pkl and 1 more were")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import io
 import json
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from offline_kit.frameworks.onnx import read
 from offline_kit.model import Finding, Member, NotebookSettings, Severity
 
 LIGHTGBM = b"tree\nversion=v4\nnum_class=1\nfeature_names=a b\n\nTree=0\nnum_leaves=1\n\nend of trees\n\npandas_categorical:null\n"
+LIGHTGBM_3 = LIGHTGBM.replace(b"v4", b"v3")
 XGBOOST = b'{"learner":{"attributes":{},"feature_names":["a"],"feature_types":["%s"]},"version":[%s]}'
 HDF5 = b"\x89HDF\r\n\x1a\n" + bytes(500)
 WHOLE_H5 = HDF5 + b"keras_version\0backend\0model_config\0GCOL" + bytes(12) + b"3.13.2\0\0tensorflow\0"
@@ -331,6 +333,49 @@ COMPARED = {
         {"xgboost": "3.4.1"},
         "pickle",
     ),
+    "an estimator pickled by LightGBM 3": (
+        "m.pkl",
+        pickled("lightgbm.sklearn.LGBMRegressor") + LIGHTGBM_3,
+        {"lightgbm": "4.6.0"},
+        "before 4.0",
+    ),
+    "a booster pickled by LightGBM 3": (
+        "m.pkl",
+        pickled("lightgbm.basic.Booster") + LIGHTGBM_3,
+        {"lightgbm": "4.6.0"},
+        "",
+    ),
+    "a booster pickled by LightGBM 4, for 3": (
+        "m.pkl",
+        pickled("lightgbm.basic.Booster") + LIGHTGBM,
+        {"lightgbm": "3.3.5"},
+        "4.0 or newer",
+    ),
+    "an estimator pickled by LightGBM 4": (
+        "m.pkl",
+        pickled("lightgbm.sklearn.LGBMRegressor") + LIGHTGBM,
+        {"lightgbm": "4.6.0"},
+        "",
+    ),
+    "an estimator whose LightGBM nothing tells": (
+        "m.pkl",
+        pickled("lightgbm.sklearn.LGBMRegressor"),
+        {"lightgbm": "4.6.0"},
+        "",
+    ),
+    "the text of LightGBM 3": ("m.txt", LIGHTGBM_3, {"lightgbm": "4.6.0"}, ""),
+    "a pipeline around LightGBM 3": (
+        "m.pkl",
+        zlib.compress(pickled("sklearn.pipeline.Pipeline", "lightgbm.sklearn.LGBMRegressor") + LIGHTGBM_3),
+        {"lightgbm": "4.6.0"},
+        "before 4.0",
+    ),
+    "a pipeline around an older XGBoost": (
+        "m.pkl",
+        pickled("sklearn.pipeline.Pipeline", "xgboost.sklearn.XGBRegressor") + ubj(2, 1, 0),
+        {"xgboost": "3.4.1"},
+        "2.1.0",
+    ),
     "Keras 2 for Keras 3": ("model.keras", keras(version="2.15.0"), {"keras": "3.13.2"}, "Keras 2"),
     "a newer Keras": ("model.keras", keras(version="3.15.1"), {"keras": "3.13.2"}, "3.15.1"),
     "operators that are too new": ("m.onnx", onnx(opset=26), {"onnxruntime": "1.24.1"}, "operator set 26"),
@@ -343,7 +388,9 @@ COMPARED = {
 def test_the_version_of_training_is_compared_with_the_notebooks(case: str, tmp_path: Path) -> None:
     """What the library promises to read is silent; all else is warned of, with both versions."""
     name, content, there, told = COMPARED[case]
-    found = versions.compare([member(tmp_path, name, content)], there)
+    made = member(tmp_path, name, content)
+    (file,) = collect(tmp_path, [name], cache=tmp_path / "cache")
+    found = versions.compare([dataclasses.replace(made, files=(file,))], there)
     assert [told in each.what for each in found] == ([True] if told else [])
     for each in found:
         assert each.severity is Severity.WARN

@@ -24,13 +24,8 @@ def claims(path: Path, sniffed: Sniffed) -> float:
 
 def version(member: Member) -> str:
     """Return the release that the model states; empty where it was built from a branch."""
-    with member.path.open("rb") as stream:
-        tail = b""
-        while chunk := stream.read(1 << 20):
-            if found := _VERSION.search(tail + chunk):
-                return found[1].decode().rstrip(".")
-            tail = chunk[-64:]
-    return ""
+    found = peek.search(member.path, _VERSION)
+    return found[1].decode().rstrip(".") if found else ""
 
 
 def findings(member: Member) -> tuple[Finding, ...]:

@@ -1,15 +1,20 @@
 """LightGBM: models of save_model (text), and pickled boosters and estimators."""
 
-from functools import partial
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from packaging.version import Version
 
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks import peek
-from offline_kit.frameworks.base import SURE, Framework
+from offline_kit.frameworks.base import SURE, Framework, globals_of
 from offline_kit.model import Finding, Member, Severity
 
+_FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
+"""The version of the text format: pickles hold the text too, and none of them holds LightGBM's own version."""
+_FORMAT_OF_4 = 4
+"""What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2."""
 _DUMP = b'{"name":"tree","version":"v'
 _TRAINED_WITH = "model.booster_.save_model('model.txt'), or model.save_model('model.txt') for a Booster"
 
@@ -24,6 +29,27 @@ def claims(path: Path, sniffed: Sniffed) -> float:
 def judge(trained: Version, reads: Version) -> Severity | None:
     """Warn of a newer major version only: the text is the same within one."""
     return Severity.WARN if trained.major > reads.major else None
+
+
+def fits(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return that a pickle was made on the other side of version 4.0; any version reads the text of any other.
+
+    Version 4.0 renamed attributes of Booster, so that older versions load no pickle of a newer one. Estimators of older
+    ones lack what newer ones look at when they predict; their boosters load.
+    """
+    here = peek.release(versions.get("lightgbm", ""))
+    if not here or not (names := globals_of(member.path)):
+        return ()
+    stated = peek.search(member.path, _FORMAT)
+    is_new = stated is not None and int(stated[1]) >= _FORMAT_OF_4
+    estimator = any(name.startswith("lightgbm.sklearn.") for name in names)
+    if stated is None or is_new == (here >= (4, 0)) or not (is_new or estimator):
+        return ()
+    made = "4.0 or newer" if is_new else "before 4.0"
+    what = f"holds a model pickled by LightGBM {made}, and the notebook has {versions['lightgbm']}, which may not "
+    return (
+        peek.warn(member, f"{what}load it or predict with it", f"save the model as text: {_TRAINED_WITH}"),
+    )
 
 
 def findings(member: Member) -> tuple[Finding, ...]:
@@ -65,7 +91,7 @@ LIGHTGBM = Framework(
     claims=claims,
     judge=judge,
     findings=findings,
-    fits=partial(peek.pickle_fits, "lightgbm"),
+    fits=fits,
     task="tabular",
     params=("activation",),
     own_activation=True,

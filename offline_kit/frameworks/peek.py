@@ -8,10 +8,13 @@ from typing import IO
 from offline_kit.checkpoint_kinds import Sniffed
 from offline_kit.frameworks.base import globals_of
 from offline_kit.model import CheckpointKind, Finding, Member, Severity
+from offline_kit.weights import streams
 
 PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
 """Suffixes that the fragments take for pickles; compressed ones have them too."""
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
+_OVERLAP = 64
+"""Bytes of a chunk that are searched again with the next one: more than any pattern matches."""
 _LENGTH, _FIXED64, _FIXED32 = 2, 1, 5
 _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
 """What estimators of the boosters hold of scikit-learn themselves."""
@@ -32,6 +35,18 @@ def tail(path: Path, count: int = 1 << 16) -> bytes:
     with path.open("rb") as stream:
         stream.seek(max(0, path.stat().st_size - count))
         return stream.read(count)
+
+
+def search(path: Path, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+    """Return the first match of a short pattern in a file's content, decompressed if it is compressed."""
+    seen = b""
+    for chunk in streams.unpacked(path):
+        found = pattern.search(seen + chunk)
+        # A match at the end of a chunk may go on in the next one.
+        if found and found.end() < len(seen + chunk):
+            return found
+        seen = chunk[-_OVERLAP:]
+    return None
 
 
 def is_pickled(member: Member) -> bool:

@@ -1,16 +1,12 @@
 """scikit-learn: estimators and pipelines, by pickle or joblib."""
 
-import bz2
-import gzip
-import lzma
 import re
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from packaging.version import Version
 
 from offline_kit.checkpoint_kinds import Sniffed
+from offline_kit.frameworks import peek
 from offline_kit.frameworks.base import LIKELY, PERHAPS, Framework, globals_of, tops_of
 from offline_kit.model import CheckpointKind, Member, Severity
 
@@ -30,8 +26,6 @@ _PREPARING = tuple(
 )
 """Where what only prepares data is defined; a pipeline's own class stands elsewhere."""
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
-_CHUNK = 1 << 20
-_OVERLAP = 64
 
 
 def claims(path: Path, sniffed: Sniffed) -> float:
@@ -65,13 +59,8 @@ def is_preprocessor(path: Path) -> bool:
 
 def version(member: Member) -> str:
     """Return the version that every estimator writes into its state; empty where none is found."""
-    tail = b""
-    for chunk in _unpacked(member.path):
-        found = _VERSION.search(tail + chunk)
-        if found and found.end() < len(tail + chunk):
-            return found[1].decode()
-        tail = chunk[-_OVERLAP:]
-    return ""
+    found = peek.search(member.path, _VERSION)
+    return found[1].decode() if found else ""
 
 
 def judge(trained: Version, reads: Version) -> Severity | None:
@@ -79,20 +68,6 @@ def judge(trained: Version, reads: Version) -> Severity | None:
     if trained.release[:2] != reads.release[:2]:
         return Severity.WARN
     return None
-
-
-def _unpacked(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as stream:
-        head = stream.read(6)
-    for magic, opened in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open), (b"\xfd7zXZ", lzma.open)):
-        if head.startswith(magic):
-            with opened(path, "rb") as stream:
-                yield from iter(lambda: stream.read(_CHUNK), b"")
-            return
-    unzip = zlib.decompressobj() if head[:1] == b"x" else None
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            yield unzip.decompress(chunk) if unzip else chunk
 
 
 SKLEARN = Framework(

@@ -62,6 +62,15 @@ def pieces(path: Path) -> tuple[Piece, ...]:
         return (Piece(where="", globals=frozenset(), whole=False),)
 
 
+def unpacked(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file in chunks, decompressed if it is compressed, up to where it is damaged."""
+    with path.open("rb") as stream:
+        opened = _decompressor(stream.read(64))
+    with suppress(*_DAMAGE), opened(path) if opened else path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            yield chunk
+
+
 def _of_file(path: Path, head: bytes) -> Iterator[Piece]:
     if head.startswith(b"PK\x03\x04"):
         yield from _of_zip(path)
