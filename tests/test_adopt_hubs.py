@@ -65,6 +65,36 @@ def done(folder: Path, remedy: str) -> None:
             's = S("/tmp/kaggle/working/models/bert-base-uncased")',
         ),
         (
+            "!nohup vllm serve o/m --port 8000 > log.txt 2>&1 &",
+            "hf download o/m --local-dir models/m",
+            "!nohup vllm serve /tmp/kaggle/working/models/m --port 8000 > log.txt 2>&1 &",
+        ),
+        (
+            "!CUDA_VISIBLE_DEVICES=0 python -m vllm.entrypoints.openai.api_server --model 'o/m' --dtype half",
+            "hf download o/m --local-dir models/m",
+            "--model '/tmp/kaggle/working/models/m' --dtype half",
+        ),
+        (
+            "ID = 'o/m'\n!python -u -m sglang.launch_server --model-path={ID} --port 1",
+            "hf download o/m --local-dir models/m",
+            "--model-path=/tmp/kaggle/working/models/m --port 1",
+        ),
+        (
+            "%%bash\npython infer.py --model_name_or_path o/m \\\n  --out x.csv",
+            "hf download o/m --local-dir models/m",
+            "--model_name_or_path /tmp/kaggle/working/models/m \\\n  --out x.csv",
+        ),
+        (
+            "import subprocess\np = subprocess.Popen(['vllm', 'serve', 'o/m', '--port', '1'])",
+            "hf download o/m --local-dir models/m",
+            "p = subprocess.Popen(['vllm', 'serve', '/tmp/kaggle/working/models/m', '--port', '1'])",
+        ),
+        (
+            "import os\nos.system('lmdeploy serve api_server o/m --server-port 1 &')",
+            "hf download o/m --local-dir models/m",
+            "os.system('lmdeploy serve api_server /tmp/kaggle/working/models/m --server-port 1 &')",
+        ),
+        (
             "import nltk\nnltk.download(['stopwords', 'wordnet'])",
             "python -m nltk.downloader -d nltk_data stopwords wordnet",
             "pass  # offline-kit:",
@@ -80,6 +110,36 @@ def test_a_remedy_that_was_done_is_enough(tmp_path: Path, line: str, command: st
     assert not found.asked
     assert left in found.changed[0]
     assert found.checkpoints
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "!vllm serve /kaggle/input/models/o/m/1",
+        "!vllm serve {folder} --port 1",
+        "!vllm serve $MODEL",
+        "!vllm --version",
+        "!python train.py --model models/net --out o/m",
+        "!python train.py --model runs/net.pt --model-path nets/best.safetensors --model resnet50",
+        "!text-generation-launcher --model-id ./m",
+    ],
+)
+def test_a_command_that_names_a_folder_fetches_nothing(tmp_path: Path, line: str) -> None:
+    """Paths, names of files and what is known only when it runs are no ids of a hub."""
+    assert [one for one in looked(tmp_path, line).asked if one.kind is Kind.HUB] == []
+
+
+def test_a_command_may_name_its_folder_itself(tmp_path: Path) -> None:
+    """Where no word of the cell is the id, the person names the folder, which is then enough."""
+    code = (
+        "import subprocess\nID = '{}'\nwords = ['vllm', 'serve', ID]\nsubprocess.Popen(['vllm', 'serve', ID])"
+    )
+    (asked,) = looked(tmp_path, code.format("o/m")).asked
+    assert "name that folder in the command" in asked.remedy
+    done(tmp_path, asked.remedy)
+    found = looked(tmp_path, code.format("models/m"))
+    assert not found.asked
+    assert found.checkpoints == ("models/m",)
 
 
 def test_a_folder_of_the_hubs_lies_where_it_was_put(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from offline_kit import references
 from offline_kit.adopting import cells, commands, known_calls, literals, shell, syntax
 from offline_kit.adopting.cells import Read
-from offline_kit.adopting.nouns import Kind, Wish
+from offline_kit.adopting.nouns import ARGUMENT, Kind, Wish
 from offline_kit.weights import fetches
 from offline_kit.weights.fetches import UNKNOWN, Switch
 
@@ -296,14 +296,26 @@ class _Look:
             stand_in = ""
         found = [self._of_command(call, words, stand_in) for words in line]
         wished = [wish for wishes in found for wish in wishes]
-        if all(found):
+        if any(wish.detail == ARGUMENT for wish in wished):  # the command stays: one of its words may change
+            yield from (wish if wish.detail == ARGUMENT else _untouchable(wish) for wish in wished)
+        elif all(found):
             yield from wished
         else:  # of a line that does something else as well nothing can be taken out
             yield from (_untouchable(wish) for wish in wished)
 
     def _of_command(self, call: ast.Call, words: tuple[str, ...], stand_in: str) -> list[Wish]:
         made = list(commands.of_command(words))
-        return [self._wish(stand_in=stand_in, node=call, **each) for each in made]
+        return [
+            self._wish(stand_in=stand_in, node=call, span=self._word(call, each), **each) for each in made
+        ]
+
+    def _word(self, call: ast.Call, fields: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return the place of what is one word of a command; None for what is all of it."""
+        if fields.get("detail") != ARGUMENT:
+            return None
+        start, end = self._span(call)
+        first, last = shell.place_of(fields["target"], self.read.source[start:end], {})
+        return (start + first, start + last) if start >= 0 and first >= 0 else (-1, -1)
 
     def _command(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:
         if name == "get_ipython().run_line_magic":

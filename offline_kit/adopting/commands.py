@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from offline_kit.adopting import shell
-from offline_kit.adopting.nouns import Kind
+from offline_kit.adopting.nouns import ARGUMENT, Kind
 
 _LOGINS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
 """Programs whose `login` wants an account."""
@@ -39,6 +39,9 @@ def of_command(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
         yield {"kind": Kind.ACCOUNT, "target": f"{words[0]} login"}
     elif shell.is_system(words):
         yield {"kind": Kind.SYSTEM, "target": shlex.join(words), "detail": " ".join(_of_conda(words))}
+    else:
+        models = dict.fromkeys(shell.served_models(words))
+        yield from ({"kind": Kind.HUB, "target": each, "detail": ARGUMENT} for each in models)
 
 
 def _of_conda(words: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from offline_kit.adopting.calls import Code
 from offline_kit.adopting.cells import Magic
 from offline_kit.adopting.commands import of_command
 from offline_kit.adopting.folders import Folders, moved
-from offline_kit.adopting.nouns import Kind, Wish
+from offline_kit.adopting.nouns import ARGUMENT, Kind, Wish
 
 HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
 """Commands that matter only to those beside them."""
@@ -59,22 +59,30 @@ def _line(
         if command.words[0] == "cd" and len(command.words) > 1:
             folder = moved(folder, command.words[1])
         made = list(of_command(command.words))
-        alone = alone and (bool(made) or command.words[0] in HARMLESS)
-        start, end = at + command.start, at + command.end
+        of_word = any(each.get("detail") == ARGUMENT for each in made)
+        alone = alone and not of_word and (bool(made) or command.words[0] in HARMLESS)
+        whole = (command.start, command.end)
+        spans = [_span(each["target"], text, whole, code) if of_word else whole for each in made]
         wishes += [
             Wish(
                 cell=number,
-                line=read.line(start),
+                line=read.line(at + command.start),
                 text=(magic.before + magic.sign if not script else "") + text.strip().replace("\\\n", " "),
-                start=start,
-                end=end,
+                start=at + start if start >= 0 else -1,
+                end=at + end,
                 stand_in="true",
                 **{**each, "into": placed(each["kind"], each.get("into", ""), folder)},
             )
-            for each in made
+            for each, (start, end) in zip(made, spans, strict=True)
         ]
     line = ShellLine(magic=magic, wishes=tuple(wishes), alone=alone, script=script)
     return ([line] if wishes else []), folder
+
+
+def _span(word: str, text: str, command: tuple[int, int], code: Code) -> tuple[int, int]:
+    """Return the place of a word of a command in its line, (-1, -1) where it is not known."""
+    start, end = shell.place_of(word, text[slice(*command)], code.known)
+    return (start + command[0], end + command[0]) if start >= 0 else (-1, -1)
 
 
 def placed(kind: Kind, into: str, folder: str) -> str:

@@ -22,7 +22,7 @@ from offline_kit.adopting import (
 from offline_kit.adopting.calls import Code
 from offline_kit.adopting.folders import Folders
 from offline_kit.adopting.lines import ShellLine, placed, shell_lines
-from offline_kit.adopting.nouns import Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
+from offline_kit.adopting.nouns import ARGUMENT, Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.adopting.verdicts import Basket, Verdict, found_of
 from offline_kit.errors import OfflineKitError
@@ -175,12 +175,14 @@ def _line_edits(line: ShellLine, verdicts: Sequence[Verdict], code: Code) -> Ite
         off = rewriting.statement_off(text, magic.indent, magic.before)
         yield Edit(cell=line.wishes[0].cell, start=magic.start, end=magic.end, text=off)
         return
-    spans: dict[tuple[int, int], bool] = {}
+    spans: dict[tuple[int, int], str] = {}
     for wish, verdict in zip(line.wishes, verdicts, strict=True):
-        spans[wish.start, wish.end] = spans.get((wish.start, wish.end), True) and verdict.off
-    for (start, end), gone in spans.items():
-        if gone:
-            yield Edit(cell=line.wishes[0].cell, start=start, end=end, text="true")
+        text = verdict.stand_in or "" if wish.detail == ARGUMENT else wish.stand_in
+        before = spans.get((wish.start, wish.end), text)
+        spans[wish.start, wish.end] = before and text if verdict.off else ""
+    for (start, end), text in spans.items():
+        if text:
+            yield Edit(cell=line.wishes[0].cell, start=start, end=end, text=text)
 
 
 def _call_edit(wish: Wish, verdicts: Sequence[Verdict], code: Code) -> Edit | None:

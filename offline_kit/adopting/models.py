@@ -5,7 +5,7 @@ from pathlib import Path
 
 from offline_kit.adopting import places, shell
 from offline_kit.adopting.calls import Code
-from offline_kit.adopting.nouns import Became, Wish
+from offline_kit.adopting.nouns import ARGUMENT, Became, Wish
 from offline_kit.adopting.places import Ground
 from offline_kit.adopting.verdicts import Basket, Verdict, asked, found_of, serve
 
@@ -28,10 +28,13 @@ def hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
         return _preset(wish, ground, basket)
     if wish.detail == "call":
         return _fetched(wish, ground)
+    if wish.detail == ARGUMENT and (hits := ground.beside(name)):
+        serve(name, hits[0], ground, basket)  # the command finds it there under this very name
+        return Verdict(found=found_of(wish, Became.CHECKPOINT, ground.name(hits[0])))
     if wish.detail == "torch.hub":
         return asked(wish, "clone the repository beside the notebook and load it with source='local'")
-    if hits := _beside(wish, ground):
-        return _served(wish, hits[0], ground, basket)
+    if there := _beside(wish, ground):
+        return _served(wish, there[0], ground, basket)
     folder, file = name.rpartition("/")[2].strip("*") or "model", _file(wish)
     if "*" in name + file or shell.has_holes(name):
         unknown = name if "*" in name or shell.has_holes(name) else file
@@ -41,7 +44,10 @@ def hub(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
     data = wish.detail.startswith("dataset ")
     words = ["hf download", _id(wish), file, "--repo-type dataset" if data else ""]
     place = f"--local-dir {'data' if data else 'models'}/{folder}"
-    return asked(wish, f"run `{' '.join(filter(None, [*words, place]))}` here, and adopt again: it travels")
+    name_it = ", name that folder in the command" if wish.detail == ARGUMENT and wish.start < 0 else ""
+    return asked(
+        wish, f"run `{' '.join(filter(None, [*words, place]))}` here{name_it}, and adopt again: it travels"
+    )
 
 
 def _preset(wish: Wish, ground: Ground, basket: Basket) -> Verdict:
@@ -102,10 +108,12 @@ def _served(wish: Wish, there: Path, ground: Ground, basket: Basket) -> Verdict:
     serve(path, there, ground, basket)
     if wish.into:
         basket.made[places.joined("", f"{wish.into}/{_file(wish)}".rstrip("/"))] = path
+    inside = f"{places.WORKING}/{path}"
+    stand_in = inside if wish.detail == ARGUMENT else f'"{inside}"'
     return Verdict(
         found=found_of(wish, Became.CHECKPOINT, path),
         off=True,
-        stand_in=None if wish.detail.endswith("command") else f'"{places.WORKING}/{path}"',
+        stand_in=None if wish.detail.endswith("command") else stand_in,
     )
 
 

@@ -72,6 +72,10 @@ class Cell:
     """What else it holds: id, metadata, attachments."""
 
 
+ARGUMENT = "argument"
+"""Detail of a wish that is one word of a command, which does more than fetch it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Wish:
     """Something that a line wants from outside, before anybody decided what becomes of it."""

@@ -27,6 +27,21 @@ _ELSEWHERE = ("-i", "--index-url", "--extra-index-url")
 _PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
 _HOLE = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W\d]\w*)\}?")
 
+_SERVERS = re.compile(
+    r"^(?:vllm serve|lmdeploy serve api_server"
+    r"|(?P<module>python[\d.]*(?: -[a-zA-Z]+)* -m (?:vllm\.|sglang\.)\S*|text-generation-launcher|sglang serve))(?= |$)"
+)
+"""Programs that serve a language model: named by its place, or (`module`) by an option."""
+_MODEL_OPTION = re.compile(
+    r"--(?:pretrained[-_])?(?:(?:base|draft|speculative)[-_])?model(?:[-_](?:path|id|name|name[-_]or[-_]path))?"
+    r"|--tokenizer(?:[-_](?:path|name))?"
+)
+_HUB_ID = re.compile(
+    r"(?!(?:models?|checkpoints?|weights|outputs?|data|inputs?|src|runs|logs|configs?|results?|experiments?|exp)/)"
+    r"\w[\w.-]*/\w[\w.-]*(?<!\.pt)(?<!\.pth)(?<!\.ckpt)(?<!\.bin)(?<!\.onnx)(?<!\.safetensors)(?<!\.py)(?<!\.yml)(?<!\.yaml)"
+)
+"""An id of Hugging Face's hub, and no path as projects call theirs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -332,6 +347,32 @@ def of_hub(words: Sequence[str]) -> Fetched | None:
         words[2:], with_value={"--local-dir", "--revision", "--include", "--exclude", "--repo-type"}
     )
     return Fetched(address=plain[0], into=_value(words, {"--local-dir"})) if plain else None
+
+
+def served_models(words: Sequence[str]) -> Iterator[str]:
+    """Yield the models that a command loads by a hub's ids: a server's, and what options of any program call so."""
+    server = _SERVERS.search(" ".join(words[:4]))
+    if server and not server["module"] and (rest := words[len(server[0].split()) :]):
+        named = rest[0] if not rest[0].startswith("-") else next(filter(_HUB_ID.fullmatch, rest), "")
+        yield from [named] if _is_id(named) else []
+    for number, word in enumerate(words):
+        option, _, joined = word.partition("=")
+        if _MODEL_OPTION.fullmatch(option):
+            value = joined or "".join(words[number + 1 : number + 2])
+            if _is_id(value) if server else _HUB_ID.fullmatch(value):
+                yield value
+
+
+def _is_id(word: str) -> bool:
+    """Whether a server would ask the hub for this: an id, or the name of one of the hub's first models ("gpt2")."""
+    return bool(_HUB_ID.fullmatch(word) or re.fullmatch(r"\w[\w.-]*", word))
+
+
+def place_of(word: str, text: str, known: Mapping[str, str]) -> tuple[int, int]:
+    """Return where a word stands in a line, as it is or as the one `{name}` that is filled in; -1 for nowhere."""
+    places = [found.span() for found in re.finditer(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", text)]
+    places += [found.span() for found in _HOLE.finditer(text) if filled(found[0], known) == word]
+    return places[0] if len(places) == 1 else (-1, -1)
 
 
 def of_corpus(words: Sequence[str]) -> tuple[str, str] | None:
