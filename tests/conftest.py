@@ -2,10 +2,12 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from offline_kit import interpreters
@@ -23,6 +25,24 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["OFFLINE_KIT_NO_PRODUCTION"] = (
     "1"  # no test may reach the real Kaggle, whatever credentials lie here
 )
+
+# A deadline for one example measures the machine, not the code.
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
+
+_MOST_WORKERS = 8
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Start two workers for each core: half of the time a test waits for another process, or for a local Kaggle."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(2 * cores, _MOST_WORKERS)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the files whose tests drive whole commands go first, so that none of them is left for one worker at the end."""
+    driving = {item.path for item in items if {"here", "bench"} & set(getattr(item, "fixturenames", ()))}
+    items.sort(key=lambda item: item.path not in driving)
 
 
 @pytest.fixture(scope="session")

@@ -113,6 +113,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse_foreign(target.host)
             return
         fault, status, sent, body = NONE, 0, 0, None
+        self._acknowledge()
         try:
             body = Body(self._headers(), self.rfile, lambda count: self._tell("bytes", name, received=count))
             self._tell("begun", name)
@@ -127,6 +128,13 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             received = body.received if body else 0
             self._tell("ended", name, received=received, sent=sent, status=status)
+
+    def _acknowledge(self) -> None:
+        """Confirm the headers at once, where the system can: to a proxy urllib3 sends the body only after that (40 ms)."""
+        quick = getattr(socket, "TCP_QUICKACK", None)
+        if quick is not None:
+            with suppress(OSError):
+                self.connection.setsockopt(socket.IPPROTO_TCP, quick, 1)
 
     def _answer(self, target: Target, name: str, body: Body, fault: Fault) -> Answer:
         """Return the answer to a call, injected faults and refusals included."""
