@@ -152,6 +152,12 @@ def start(
         return _begin(argv, _Streams(stdout=sink, stderr=subprocess.STDOUT), env, cwd)
 
 
+def wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Wait until a process ends, at most this many seconds."""
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
 def converse(
     argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, errors: IO[bytes]
 ) -> "subprocess.Popen[bytes]":

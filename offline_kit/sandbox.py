@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from offline_kit import proc
@@ -129,7 +130,7 @@ def run(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None)
     reason = ""
     try:
         while process.poll() is None and not reason:
-            reason = _look(box, tree, time.monotonic() - began)
+            reason = _look(box, tree, time.monotonic() - began, partial(proc.wait, process))
             _follow_container(sandbox, box, tree, process.pid)
             watch()
     finally:
@@ -162,8 +163,8 @@ def command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
     return docker.command(sandbox.program, box), proc.environment()
 
 
-def _look(box: Box, tree: memory.Tree, elapsed: float) -> str:
-    """Sample the memory, wait a little, and return which limit is passed: "time", "memory" or ""."""
+def _look(box: Box, tree: memory.Tree, elapsed: float, wait: Callable[[float], None]) -> str:
+    """Sample the memory, wait a little or until the process ends, and return which limit is passed: "time", "memory" or ""."""
     began = time.monotonic()
     held = tree.sample()
     if box.memory is not None and held > box.memory:
@@ -171,7 +172,7 @@ def _look(box: Box, tree: memory.Tree, elapsed: float) -> str:
     if elapsed > box.timeout:
         return "time"
     # A sample of a huge process takes long and holds its page tables: never more than a tenth of the time.
-    time.sleep(max(_TICK, 9 * (time.monotonic() - began)))
+    wait(max(_TICK, 9 * (time.monotonic() - began)))
     return ""
 
 

@@ -182,7 +182,10 @@ def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Po
 
 def _waiting(there: Where) -> Waiting:
     """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
-    return replace(WAITING, longest=min(WAITING.longest, _LOCAL_PAUSE)) if there.local else WAITING
+    if not there.local:
+        return WAITING
+    longest, scoring = (min(pause, _LOCAL_PAUSE) for pause in (WAITING.longest, WAITING.scoring))
+    return replace(WAITING, longest=longest, scoring=scoring)
 
 
 @contextmanager

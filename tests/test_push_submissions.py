@@ -16,10 +16,13 @@ from push_case import datasets, make_kit, pushed
 from submission_case import SLUG, Contest, contest, submit_elsewhere
 from test_local_kaggle_competitions import ANSWER
 
+from offline_kit import config, shipping
 from offline_kit.errors import Exit, OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle_gateway.nouns import NewSubmission, RefusedError, Submission
+from offline_kit.kaggle_gateway.where import Where
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
+from offline_kit.push import submissions
 from offline_kit.push.journal import Effect, Phase
 from offline_kit.push.queued import Queued, disturbed, queued
 from offline_kit.push.rendered_for import parts_of
@@ -553,13 +556,26 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
         done = held.submit()
         listener = Listener()
         with pytest.raises(OutsideError, match="submission 1001 is not scored yet") as caught:
-            held.wait(done.ref, listener, deadline=0.3, longest=0.1)
+            held.wait(done.ref, listener, deadline=0.3)
         assert "goes on waiting" in caught.value.hint
         assert listener.said[0] == "the local Kaggle scores submission 1001"
         assert listener.said[-1] == "pending since less than a minute"
         again = held.submit()
         assert held.wait(again.ref).state == "complete"
         assert 0.5 < held.ledger.entries()[0].scored_seconds < 20
+
+
+def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
+    """Pauses that suit hours of scoring would be most of the time that `ship --to local` takes."""
+    done, pauses = held.submit(), list[float]()
+    where = Where(local=held.bench.server.url, username="alice", key="key-of-alice")
+    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=404, times=6))
+    with shipping.port(config.load(held.bench.folder, {}), where) as port:
+        waiting = dataclasses.replace(port.ways.waiting, sleep=pauses.append)
+        ways = dataclasses.replace(port.ways, waiting=waiting)
+        assert submissions.wait(done.ref, port.kaggle, ways).state == "complete"
+    assert len(pauses) >= 6
+    assert max(pauses) <= 1.0
 
 
 def test_a_number_that_never_shows_is_told(held: Contest) -> None:

@@ -47,7 +47,6 @@ ACTION = "submit"
 """What the journal calls a submission."""
 SCORING_SECONDS = 13 * 3600.0
 """Runs of 9 hours are allowed, of 12 in some competitions, and they may queue."""
-SCORING_PAUSE = 60.0
 _LATER = "run the same command again later: it looks for it first, and nothing is submitted twice"
 
 
@@ -283,16 +282,15 @@ def wait(
     report: Reporter = SILENT,
     *,
     ledger: Ledger | None = None,
-    longest: float = SCORING_PAUSE,
     deadline: float = SCORING_SECONDS,
 ) -> Submission:
     """Wait until a submission is scored, which takes hours, and return it; the ledger learns of it.
 
-    Looks more and more rarely, at last every `longest` seconds; trouble with the network is waited for too.
+    Looks more and more rarely, at last every `ways.waiting.scoring` seconds; trouble with the network is waited for too.
     Raises what `failure` returns, and OutsideError where there is no end within `deadline` seconds.
     """
     began, seen = time.monotonic(), list[Submission]()
-    waiting, place = replace(ways.waiting, longest=longest), kaggle.account().place
+    waiting, place = replace(ways.waiting, longest=ways.waiting.scoring), kaggle.account().place
     with ExitStack() as line:
         says: list[Say] = []
 

@@ -28,6 +28,8 @@ class Waiting:
     """The first pause between two looks; it doubles up to `longest`."""
     longest: float = 15.0
     """The longest pause."""
+    scoring: float = 60.0
+    """The longest pause between two looks at a submission: scoring takes hours."""
     sleep: Callable[[float], None] = time.sleep
     """Waits."""
 
