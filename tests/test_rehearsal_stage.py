@@ -1,6 +1,7 @@
 """The rehearsal of a kit: a notebook run offline, judged, its evidence kept."""
 
 import hashlib
+import importlib.metadata
 import io
 import json
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from local_index import make_wheel
 
 from offline_kit import manifest, pip_settings, proc, sandbox
 from offline_kit.errors import OfflineKitError, ProjectError, UsageError
@@ -360,6 +362,26 @@ def test_the_weak_sandbox_runs_it_too(theatre: Theatre) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["", "weak"])
+def test_a_notebook_may_install_its_own_wheels(theatre: Theatre, kind: str) -> None:
+    """As on Kaggle: what the environment has satisfies them, another version of it is replaced, and only in this run."""
+    pytest.importorskip("pip")
+    wheels = theatre.data / "wheels"
+    wheels.mkdir()
+    make_wheel(wheels, "ownttach", "0.0.2", requires=["packaging"])
+    make_wheel(wheels, "iniconfig", "99.0", files={"iniconfig/__init__.py": "NEW = True"})
+    versions = "(m.version('ownttach'), m.version('iniconfig'), iniconfig.NEW) == ('0.0.2', '99.0', True)"
+    cells = (
+        "import os, pathlib\nroot = pathlib.Path(os.environ.get('OFFLINE_KIT_INPUT', '/kaggle/input'))",
+        "!pip install -q --no-index --find-links={root}/competitions/digits/wheels ownttach iniconfig==99",
+        f"import importlib.metadata as m, ownttach, iniconfig, packaging\nassert {versions}",
+        WRITE.replace('"/kaggle/input/', 'root / "'),
+    )
+    more = {"sandboxes": (kind,)} if kind else {}
+    theatre.rehearse(theatre.kit(*cells), **more)
+    assert importlib.metadata.version("iniconfig") != "99.0"
+
+
 def test_unshare_runs_it_too(theatre: Theatre) -> None:
     """The second sandbox carries a whole rehearsal."""
     if not works("unshare"):

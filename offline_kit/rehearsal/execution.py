@@ -2,12 +2,13 @@
 
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import sandbox
+from offline_kit import proc, sandbox
 from offline_kit.report import SILENT, Advance, Reporter
 from offline_kit.sandbox import Sandbox
 from offline_kit.sandboxes import leftovers
@@ -23,6 +24,14 @@ _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S",
 _ENDED = b"Ending Cell "
 _LARGEST = 500_000_000
 """Bytes above which an executed notebook is not read."""
+_INSTALLS = re.compile(r"^\s*(?:[!%].*\b)?pip3?\b.*\binstall\b|-m['\", ]+pip['\", ]+install", re.MULTILINE)
+_SITE = """
+import json, os, sys
+places = [place for place in sys.path if os.path.basename(place) in ("site-packages", "dist-packages")]
+home = os.path.dirname(os.path.realpath(sys._base_executable))
+minor = "{}.{}".format(*sys.version_info)
+print(json.dumps({"minor": minor, "home": home, "places": places, "venv": sys.prefix != sys.base_prefix}))
+"""
 LOG = "log.txt"
 """Name of the log in the folder of a run; it grows while the run goes on."""
 
@@ -86,6 +95,8 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
     before = chosen.prefix(folder / "scratch")
+    if sys.platform != "win32" and _INSTALLS.search(_code_of(bench.notebook)):
+        bench = _with_writable_site(bench, folder / "env", before)
     cells = _prepare(bench, folder / "in", before)
     mounts = [
         Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
@@ -129,6 +140,42 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
         log=log,
         working=folder / "working",
         deleted=leftovers.clean(folder / "working"),
+    )
+
+
+def _code_of(notebook: Path) -> str:
+    cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
+    return "\n".join("".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code")
+
+
+def _with_writable_site(bench: Bench, folder: Path, before: str) -> Bench:
+    """Return the bench with an environment over the kernel's, into which the notebook can install as on Kaggle.
+
+    The kernel's own is read-only, and is kept for other runs. A virtual environment whose site-packages names that of
+    another one is what pip takes it for: what is there satisfies requirements, other versions come before it.
+    """
+    python = Path(bench.kernel[0])
+    said = json.loads(proc.run([python, "-c", _SITE], env=proc.environment(PYTHONPATH=None)).out)
+    site = folder / "lib" / f"python{said['minor']}" / "site-packages"
+    site.mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text(f"home = {said['home']}\ninclude-system-site-packages = false\n")
+    added = "".join(f"import site; site.addsitedir({place!r})\n" for place in said["places"])
+    (site / "offline-kit.pth").write_text(added)
+    bin_ = folder / "bin"
+    bin_.mkdir()
+    for name in ("python", "python3", f"python{said['minor']}"):
+        (bin_ / name).symlink_to(python)
+    inside = f"{before}/rehearsal/env"
+    for name in ("pip", "pip3"):
+        (bin_ / name).write_text(f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
+        (bin_ / name).chmod(0o755)
+    for script in python.parent.iterdir() if said["venv"] else ():
+        if not (bin_ / script.name).exists():
+            (bin_ / script.name).symlink_to(script)
+    return replace(
+        bench,
+        kernel=(f"{inside}/bin/python", *bench.kernel[1:]),
+        shown=(*bench.shown, Mount(inside="/rehearsal/env", source=folder, writable=True)),
     )
 
 
