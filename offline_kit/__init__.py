@@ -1,3 +1,3 @@
 """Takes a project and its checkpoints to an offline Kaggle code competition."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

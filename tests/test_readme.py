@@ -1,24 +1,31 @@
-"""The README cannot lie: its help, its configuration tables and its two commands are compared with the code."""
+"""README and docs/ cannot lie: generated pages, commands, options, configurations and links are compared with the code."""
 
-import os
+import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from offline_kit import config
-from offline_kit.errors import Exit
+from offline_kit.cli import cli
 
-ROOT = Path(__file__).parent.parent
+ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.relative_to(ROOT).as_posix(): path for path in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]}
 
 
-def blocks(language: str) -> list[str]:
-    """Return the README's code blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    """Return the code blocks of a page in a language, indented ones too."""
+    found = re.findall(
+        rf"^( *)```{language}\n(.*?)^ *```", PAGES[page].read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return [re.sub(rf"^{indent}", "", text, flags=re.MULTILINE) for indent, text in found]
 
 
 def plain(text: str) -> str:
@@ -26,68 +33,88 @@ def plain(text: str) -> str:
     return " ".join(text.replace("\\\n", " ").split())
 
 
-def test_the_help_is_the_commands_own() -> None:
-    """The README shows what `offline-kit --help` prints."""
-    env = {**os.environ, "COLUMNS": "80"}
-    words = [sys.executable, "-m", "offline_kit", "--help"]
-    printed = subprocess.run(words, capture_output=True, text=True, check=True, env=env).stdout
-    shown = README.split("<!-- help -->\n```text\n")[1].split("```")[0]
-    assert shown.strip() == printed.strip()
-    assert "..." not in printed.partition("Commands:")[2], "what a command does is told to its end"
+def test_the_generated_pages_are_up_to_date() -> None:
+    """docs/configuration.md and docs/commands.md are what the schema and the command line say."""
+    words = [sys.executable, str(ROOT / "tools" / "generate_docs.py"), "--check"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_tells_what_a_command_does_to_its_end() -> None:
+    """No line of `offline-kit --help` is cut."""
+    assert "..." not in PAGES["docs/commands.md"].read_text().partition("Commands:")[2].partition("```")[0]
 
 
 @pytest.mark.parametrize("number", [0, 1])
 def test_ci_runs_the_commands_of_the_first_screen(number: int) -> None:
     """The two commands on the README's first screen are, word for word, what .ci/run calls."""
-    command = plain(blocks("sh")[number])
-    assert command in plain((ROOT / ".ci" / "run").read_text())
-    assert README[: README.index(blocks("sh")[number])].count("\n") < 30
+    shown = blocks("README.md", "sh")[number]
+    assert plain(shown) in plain((ROOT / ".ci" / "run").read_text())
+    assert README[: README.index(shown)].count("\n") < 30
 
 
-def documented(table: str) -> set[str]:
-    """Return the keys in the first column of one of the configuration tables."""
-    rows = README.split(f"| `[{table}]` |")[1].split("\n\n")[0].splitlines()[2:]
-    return {key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])}
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Yield every offline-kit command line of the documentation, with the page that it is on."""
+    for page in PAGES:
+        for block in blocks(page, "sh") + blocks(page, "yaml"):
+            for line in block.replace("\\\n", " ").splitlines():
+                for said in re.findall(r"(?:^|[\s/])offline-kit (?!-)([^&|>#]*)", line):
+                    yield page, shlex.split(said)
 
 
-def test_every_key_is_documented() -> None:
-    """The configuration tables hold all keys, and no others."""
-    assert documented("tool.offline-kit") == set(config.KEYS) - {"notebook"}
-    assert documented("tool.offline-kit.notebook") == set(config.NOTEBOOK_KEYS)
+def test_commands_and_options_of_the_documentation_exist() -> None:
+    """Every command line that is shown is understood."""
+    checked = 0
+    for page, words in commands():
+        command: click.Command = cli
+        while isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        unknown = [word for word in words if re.match(r"--?[a-z]", word) and word not in known]
+        assert not unknown, f"{page}: {command.name} {unknown}"
+        checked += 1
+    assert checked > 20
 
 
-def test_every_exit_code_is_documented() -> None:
-    """The table of exit codes holds all of them."""
-    codes = re.findall(r"^\| (\d+) \|", README, flags=re.MULTILINE)
-    assert [int(code) for code in codes] == sorted(Exit)
+def configurations() -> list[tuple[str, str]]:
+    """Return every configuration of the documentation that stands for itself."""
+    return [
+        (page, text)
+        for page in PAGES
+        for text in blocks(page, "toml")
+        if "competition =" in text or "[tool.offline-kit]" in text
+    ]
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_the_example_configurations_are_valid(tmp_path: Path, number: int) -> None:
-    """What the README tells to put into pyproject.toml is accepted as it stands."""
-    example = blocks("toml")[number]
-    assert tomllib.loads(example)
-    (tmp_path / "pyproject.toml").write_text(example)
+@pytest.mark.parametrize(("page", "text"), configurations())
+def test_the_example_configurations_are_valid(tmp_path: Path, page: str, text: str) -> None:
+    """What the documentation tells to write is accepted as it stands."""
+    inside = "[tool.offline-kit]" in text
+    (tmp_path / ("pyproject.toml" if inside else "offline-kit.toml")).write_text(text)
     for name in ("requirements.in", "train.py"):
         (tmp_path / name).touch()
     (tmp_path / "input").mkdir()
     loaded = config.load(tmp_path, {})
-    assert (loaded.notebook.model, loaded.notebook.ensemble) in (("plants.model:LitPlants", ""), ("", "rank"))
+    assert loaded.checkpoints
 
 
-def test_options_in_the_examples_exist() -> None:
-    """No example uses an option that `rehearse` does not know."""
-    words = [sys.executable, "-m", "offline_kit", "rehearse", "--help"]
-    known = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    for example in blocks("sh"):
-        if "offline-kit rehearse" in example:
-            asked = example.split("offline-kit rehearse")[1].split("&&")[0]
-            for option in re.findall(r"(?<=\s)--?[a-z][a-z-]*", asked):
-                assert re.search(rf"(?<![\w-]){re.escape(option)}(?![\w-])", known), option
+@pytest.mark.parametrize("page", PAGES)
+def test_examples_in_data_formats_parse(page: str) -> None:
+    """TOML and JSON of the documentation are well formed."""
+    for text in blocks(page, "toml"):
+        tomllib.loads(text)
+    for text in blocks(page, "json"):
+        json.loads(text)
 
 
-def test_links_lead_somewhere() -> None:
-    """Every relative link of the README, CONTRIBUTING and the changelog names a file of the repository."""
-    for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / name).read_text(encoding="utf-8")):
-            assert (ROOT / target).exists(), f"{name}: {target}"
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    """Every relative link names a file of the repository; `mkdocs build --strict` sees to those within docs/."""
+    for target in re.findall(r"\]\((?!http)([^)#]+)", (ROOT / name).read_text(encoding="utf-8")):
+        assert (ROOT / target).exists(), target
+
+
+def test_what_is_read_first_is_short() -> None:
+    """README and CONTRIBUTING are read on one sitting."""
+    assert README.count("\n") <= 150
+    assert (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").count("\n") <= 60
