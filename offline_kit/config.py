@@ -211,7 +211,7 @@ def _complain(table: Mapping[str, Any], source: Path | None, root: Path) -> None
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise UsageError(
             f"'{source}' has {count}",
-            hint="mend the keys named above; README lists them all",
+            hint="fix the keys listed above; docs/configuration.md describes all of them",
             details=problems,
         )
 

@@ -68,7 +68,7 @@ def check(settings: NotebookSettings, members: Sequence[Member], task: str, code
     if problems:
         raise UsageError(
             "params of the notebook's models do not fit",
-            hint="correct them in [tool.offline-kit.notebook]; README lists what each framework reads",
+            hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each framework reads",
             details=list(dict.fromkeys(problems)),
         )
 

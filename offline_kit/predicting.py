@@ -41,7 +41,7 @@ def facts(
     if problems:
         raise UsageError(
             "the settings of the notebook do not fit",
-            hint="correct them in [tool.offline-kit.notebook]; README lists what each takes",
+            hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each takes",
             details=problems,
         )
     task = task_of(settings, members) if members else settings.task or "tabular"  # a draft has no members yet

@@ -92,7 +92,12 @@ def _function(chosen: FunctionFound, code: Code, refer: Refer) -> Findings:
     others = [refer(one) for one in code.functions if one is not chosen]
     settings = (
         Setting(key="template", value="function", why="calls the function below", notebook=True),
-        _setting("function", refer(chosen), "called with one argument, the context: see README", others),
+        _setting(
+            "function",
+            refer(chosen),
+            "called with one argument, the context: see docs/guide/templates.md",
+            others,
+        ),
         *_unused_classes(code, refer),
     )
     notes = [*_on_import(chosen), *code.notes]

@@ -102,7 +102,7 @@ def remedy_for(kind: str, ref: str, site: str) -> str:
         return remedy
     # A local Kaggle has nothing of other people's.
     return remedy + (
-        "; a local Kaggle knows the folders that have a competition.toml (README, 'A local Kaggle')"
+        "; a local Kaggle knows the folders that have a competition.toml (docs/guide/local-kaggle.md)"
         if kind == "competition"
         else f'; for a local Kaggle, name a folder under `copies`: "{kind}:{ref}" = "FOLDER"'
     )
