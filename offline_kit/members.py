@@ -131,15 +131,48 @@ def chosen(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> Not
     """
     if not settings.automatic or settings.template != "plain" or settings.source or not checkpoints:
         return settings
-    claimed = claimants(settings, checkpoints)
+    claimed = claimants(settings, checkpoints).values()
     tasks = {framework.task if framework and not framework.needs else "" for framework in claimed}
     return settings if "" in tasks or len(tasks) != 1 else replace(settings, template="predict")
 
 
-def claimants(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Framework | None, ...]:
-    """Return who claims each model among the checkpoints, None for nobody; what `aside` names is no model."""
+def claimants(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> dict[str, Framework | None]:
+    """Return who claims each model among the checkpoints, by original name, None for nobody; `aside` names no models."""
     besides = aside(settings, checkpoints)
-    return tuple(each.framework for each in _candidates(checkpoints) if each.original not in besides)
+    return {
+        each.original: each.framework for each in _candidates(checkpoints) if each.original not in besides
+    }
+
+
+def unplaced(claimed: Mapping[str, Framework | None]) -> dict[str, str]:
+    """Return the models that no framework loads without a further word, and what each lacks."""
+    return {
+        name: f"{framework.title} needs {' and '.join(f'`{key}`' for key in framework.needs)} for it"
+        if framework
+        else "no framework is known to have made it"
+        for name, framework in claimed.items()
+        if not framework or framework.needs
+    }
+
+
+def undecided(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> tuple[Finding, ...]:
+    """Warn of the files that keep a notebook without a template from predicting with the other models."""
+    if not settings.automatic or settings.template != "plain" or settings.source:
+        return ()
+    claimed = claimants(settings, checkpoints)
+    lacking = unplaced(claimed)
+    if len(lacking) == len(claimed):
+        return ()
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=name,
+            what=f"keeps the notebook from predicting with the other models: {what}",
+            remedy='set `task`, and list the models in `models`: { files = "…" } for each, with `model` for this one; or'
+            ' set template = "plain"',
+        )
+        for name, what in lacking.items()
+    )
 
 
 def aside(settings: NotebookSettings, checkpoints: Sequence[Checkpoint]) -> dict[str, str]:

@@ -83,9 +83,7 @@ def unused(
     Not where a function of the user's may do so, a param names the file, or a model's own pickle has one of the
     same classes, as a pipeline has.
     """
-    by_word = settings.template in ("predict", "server") and not settings.function
-    reference = settings.postprocess if is_reference(settings.postprocess) else ""
-    if not (by_word and members) or settings.transform or settings.tta or reference:
+    if not _by_words(settings, members):
         return ()
     inside = {name for member in members for file in member.files for name in sklearn.preparing(file.path)}
     said = {value for value in settings.params.values() if isinstance(value, str)}
@@ -109,6 +107,33 @@ def unused(
                 )
             )
     return tuple(found)
+
+
+def unnamed(
+    settings: NotebookSettings, members: Sequence[Member], checkpoints: Sequence[Checkpoint]
+) -> tuple[Finding, ...]:
+    """Warn of each checkpoint that no entry of `models` names and no function of the user's may load."""
+    if not _by_words(settings, members):
+        return ()
+    used = {file.original for member in members for file in member.files}
+    used |= {value for value in settings.params.values() if isinstance(value, str)}
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=each.original,
+            what="travels, but no entry of `models` names it",
+            remedy=f'add {{ files = "{each.original}" }} to `models` (with `model` for weights alone), or leave it out of '
+            "`checkpoints`",
+        )
+        for each in checkpoints
+        if not {each.original, Path(each.original).name} & used
+    )
+
+
+def _by_words(settings: NotebookSettings, members: Sequence[Member]) -> bool:
+    """Whether the notebook predicts with its members alone, and no function of the user's loads anything."""
+    functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
+    return settings.template in ("predict", "server") and bool(members) and not any(functions)
 
 
 def ranked(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:

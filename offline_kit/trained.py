@@ -99,6 +99,8 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
             *members.findings(resolved),
             *members.by_position(config.notebook, resolved),
             *predicting.unused(config.notebook, resolved, beside),
+            *predicting.unnamed(config.notebook, resolved, weights),
+            *members.undecided(config.notebook, weights),
             *predicting.ranked(config.notebook, resolved),
         ),
         lent=ready.lent,

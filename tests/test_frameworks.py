@@ -157,8 +157,12 @@ def test_the_template_follows_where_all_is_told(project: Path) -> None:
     assert members.chosen(plain, weights).template == "predict"
     assert members.chosen(NotebookSettings(template="plain"), weights).template == "plain"
     assert members.chosen(plain, ()).template == "plain"
+    assert members.undecided(plain, weights) == ()
     (project / "models" / "notes.bin").write_bytes(b"nothing known")
     assert members.chosen(plain, found(project, "models")).template == "plain"
+    (told,) = members.undecided(plain, found(project, "models"))
+    assert (told.about, told.severity) == ("models/notes.bin", Severity.WARN)
+    assert members.undecided(NotebookSettings(template="plain"), found(project, "models")) == ()
 
 
 def test_what_prepares_data_is_no_member(project: Path) -> None:

@@ -14,11 +14,14 @@ import pytest
 from local_index import LocalIndex, make_wheel
 
 from offline_kit import config
+from offline_kit import image as images
 from offline_kit.errors import UsageError
 from offline_kit.finding import stage as init
 from offline_kit.finding import tree
 from offline_kit.finding.stage import Proposal, Request
 from offline_kit.finding.tree import Limits
+from offline_kit.model import Severity
+from offline_kit.trained import Trained, look
 
 BACKEND = '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
 MODEL = """
@@ -363,6 +366,53 @@ def test_models_of_a_framework_need_no_code(tmp_path: Path) -> None:
     assert any("`predict`" in note and " [notebook]" in note for note in made.notes)
     init.write(made)
     assert config.load(tmp_path, {}).notebook.template == "predict"
+
+
+def test_a_model_that_needs_a_class_does_not_hide_the_others(tmp_path: Path) -> None:
+    """The models that frameworks load are listed; the other travels, and both the file and the build name it."""
+    torch = pytest.importorskip("torch")
+    tree_text = "tree\nversion=v4\nnum_class=1\nfeature_names=a b\n\nTree=0\n\nend of trees\n"
+    tables = dict.fromkeys(("train.csv", "test.csv", "sample_submission.csv"), "id,a,b\n1,2,3\n")
+    write(tmp_path, {**tables, "models/fold0.txt": tree_text, "models/fold1.txt": tree_text})
+    write(
+        tmp_path, {"net.py": "import torch\n\nclass Net(torch.nn.Module):\n    def forward(self, x): ...\n"}
+    )
+    torch.save({"weight": torch.ones(2)}, tmp_path / "models/net.pt")
+    made = proposed(tmp_path)
+    found = values(tmp_path)
+    assert found["task"] == "tabular"
+    assert found["checkpoints"] == ["models/*.pt", "models/*.txt"]
+    assert found["models"] == [{"files": "models/*.txt"}]
+    step = '{ files = "models/net.pt", model = "net.py:Net" }'
+    assert step in made.block
+    assert any(step in note for note in made.notes)
+    init.write(made)
+
+    def built() -> Trained:
+        settings = config.load(tmp_path, {})
+        chosen = images.load(settings.image, accelerator=settings.accelerator, project=tmp_path)
+        return look(settings, chosen, cache=tmp_path / ".cache")
+
+    seen = built()
+    assert [each.name for each in seen.members] == ["fold0.txt", "fold1.txt"]
+    assert [each.about for each in seen.findings if each.severity is Severity.WARN] == ["models/net.pt"]
+    # The step that is named is all that it takes.
+    file = tmp_path / "offline-kit.toml"
+    file.write_text(file.read_text().replace('"models/*.txt"}]', f'"models/*.txt"}}, {step}]'))
+    seen = built()
+    assert [each.name for each in seen.members] == ["fold0.txt", "fold1.txt", "net.pt"]
+    assert not any("models/net.pt" in each.about for each in seen.findings)
+
+
+def test_weights_alone_stay_with_the_function_that_loads_them(tmp_path: Path) -> None:
+    """A function of the user's that predicts comes before the smaller part of the models."""
+    torch = pytest.importorskip("torch")
+    write(tmp_path, {"models/one.txt": "tree\nversion=v4\n", "predict.py": "def predict(table): ...\n"})
+    for fold in (0, 1):
+        torch.save({"weight": torch.ones(2)}, tmp_path / f"models/fold{fold}.pt")
+    assert values(tmp_path)["template"] == "function"
+    (tmp_path / "models/fold1.pt").unlink()
+    assert values(tmp_path)["models"] == [{"files": "models/*.txt"}]
 
 
 @pytest.mark.parametrize(

@@ -26,11 +26,22 @@ class Kinds:
     """What was seen of them, nothing of it by loading it."""
 
     frameworks: tuple[str, ...] = ()
-    """Titles of those that load every model without a class; empty where one of the models needs more."""
+    """Titles of those that load models without a class; empty if there is no such model."""
     task: str = ""
     """What the models predict on, as far as they and the data tell."""
     aside: Mapping[str, str] = field(default_factory=dict)
     """The files that are no models, and what each is instead."""
+    unplaced: Mapping[str, str] = field(default_factory=dict)
+    """The models that none of the frameworks loads without a further word, and what each lacks."""
+    known: int = 0
+    """How many models the frameworks load."""
+    patterns: Sequence[str] = ()
+    """The other models, as globs."""
+
+    @property
+    def mostly_known(self) -> bool:
+        """Whether frameworks load at least as many models as they do not."""
+        return bool(self.frameworks) and self.known >= len(self.unplaced)
 
 
 def look(tree: Tree, names: Sequence[str]) -> Kinds:
@@ -42,11 +53,12 @@ def look(tree: Tree, names: Sequence[str]) -> Kinds:
         aside = members.aside(plain, files)
     except OSError:
         return Kinds()
-    sure = [each for each in claimed if each is not None and not each.needs]
-    if not sure or len(sure) < len(claimed):
+    unplaced = members.unplaced(claimed)
+    sure = [each for name, each in claimed.items() if each and name not in unplaced]
+    if not sure:
         return Kinds()
     titles = tuple(sorted({each.title for each in sure}))
-    return Kinds(frameworks=titles, task=_task(tree, sure), aside=aside)
+    return Kinds(frameworks=titles, task=_task(tree, sure), aside=aside, unplaced=unplaced, known=len(sure))
 
 
 def _checkpoint(tree: Tree, name: str) -> Checkpoint | None:

@@ -17,18 +17,18 @@ def find(code: Code, kinds: Kinds, refer: "Refer") -> Findings:
     """Return `template` or `task`, `model`, `data` and `function`; those that are not used become commented lines.
 
     A model with data that knows its submission comes first, then a function written for the template, then
-    a model with other data, then trained files that a framework loads, then any `predict` that takes one argument.
+    a model with other data, then trained files that a framework loads, then any `predict` that takes one argument,
+    then trained files of which a framework loads the smaller part.
     """
     complete = bool(code.models and code.data and code.submitting)
     usable = [one for one in code.functions if one.callable_with_one]
     meant = [one for one in usable if set(one.takes) & _CONTEXTS]
     if complete or (code.models and code.data and not meant):
         return _lightning(code, refer)
-    if kinds.frameworks and not meant:
+    chosen = (meant or usable)[:1]
+    if kinds.frameworks and not meant and (kinds.mostly_known or not chosen):
         return _predict(code, kinds, refer)
-    if chosen := (meant or usable)[:1]:
-        return _function(chosen[0], code, refer)
-    return _plain(code, refer)
+    return _function(chosen[0], code, refer) if chosen else _plain(code, refer)
 
 
 class Refer:
@@ -120,13 +120,36 @@ def _predict(code: Code, kinds: Kinds, refer: Refer) -> Findings:
         needed="" if kinds.task else "so that the template `predict` predicts with the models",
         notebook=True,
     )
+    unplaced, more = _unplaced(code, kinds, refer)
     classes = _unused_classes(code, refer) if code.models or code.data else ()
     functions = (_unused_function(code, refer),) if code.functions else ()
     note = (
         f"the checkpoints are models of {of}: the template `predict` loads them, predicts on the competition's "
         f"test data and writes the submission; `transform` and `models` in {refer.table} say more"
     )
-    return Findings(settings=(task, *classes, *functions), notes=(note, *code.notes))
+    return Findings(settings=(task, *unplaced, *classes, *functions), notes=(note, *more, *code.notes))
+
+
+def _unplaced(code: Code, kinds: Kinds, refer: Refer) -> tuple[tuple[Setting, ...], tuple[str, ...]]:
+    """Return `models` with those that a framework loads, and what to do about each of the others."""
+    if not kinds.unplaced:
+        return (), ()
+    found = [refer(one) for one in (*code.models, *code.plain_models)]
+    asked = f'model = "{found[0] if len(found) == 1 else "package.module:Net"}"'
+    known = [{"files": pattern} for pattern in kinds.patterns]
+    lines = tuple(f"not used: {name}: {what}" for name, what in kinds.unplaced.items())
+    shown = (*lines[:SHOWN], f"and {len(lines) - SHOWN} more") if len(lines) > SHOWN else lines
+    name = next(iter(kinds.unplaced))
+    step = f'add {{ files = "{name}", {asked} }}'
+    models = Setting(
+        key="models", value=known, why=f"loaded without a class; {step}", more=shown, notebook=True
+    )
+    others = f" and {len(lines) - 1} more" if len(lines) > 1 else ""
+    note = (
+        f"'{name}'{others} {'are' if others else 'is'} not used: {kinds.unplaced[name]}; {step} to `models` in {refer.table}, "
+        "or remove it from `checkpoints`"
+    )
+    return (models,), (note,)
 
 
 def _plain(code: Code, refer: Refer) -> Findings:

@@ -15,7 +15,18 @@ from offline_kit.report import SILENT, Reporter
 
 ORDER = (
     *("competition", "competition_data", "dataset", "image", "requirements", "locks", "packages", "modules"),
-    *("checkpoints", "preprocessing", "parts", "template", "task", "transform", "model", "data", "function"),
+    *(
+        "checkpoints",
+        "preprocessing",
+        "parts",
+        "template",
+        "task",
+        "models",
+        "transform",
+        "model",
+        "data",
+        "function",
+    ),
 )
 """In which the settings are written: a person reads them from what it is about to how it is done."""
 

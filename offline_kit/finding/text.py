@@ -39,9 +39,15 @@ def _lines(one: Setting) -> list[str]:
 
 def _value(value: object) -> str:
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_value(key)} = {_value(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{_key(key)} = {_value(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        return f"[{', '.join(map(_value, value))}]"
     # JSON's strings and lists of strings are TOML's as well
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _value(key)
 
 
 def _printable(text: str) -> str:

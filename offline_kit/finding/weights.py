@@ -1,7 +1,7 @@
 """The trained files of a project, as patterns for its configuration."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from offline_kit.files import human_size
@@ -56,6 +56,10 @@ def choose(tree: Tree) -> Chosen:
     if kinds.frameworks:
         kinds = look(tree, [*chosen, *_maps_beside(tree, chosen)])
     models = tuple(name for name in chosen if name not in kinds.aside)
+    if kinds.unplaced:
+        kinds = replace(
+            kinds, patterns=_patterns(tree, [each for each in models if each not in kinds.unplaced])
+        )
     return Chosen(models=models, left=tuple(left), kinds=kinds)
 
 
