@@ -56,10 +56,10 @@ def published(folder: Path) -> dict[str, Path]:
 def original_pattern(pattern: str, folder: Path) -> str:
     """Return the pattern that names something below a folder of original names: there, `checkpoints/` may be left out."""
     spelled = (pattern, f"checkpoints/{pattern}")
-    return next((each for each in spelled if _named(folder, each)), "")
+    return next((each for each in spelled if _files_named(folder, each)), "")
 
 
-def _named(folder: Path, pattern: str) -> list[Path]:
+def _files_named(folder: Path, pattern: str) -> list[Path]:
     """Return what a pattern names below a folder, sorted: a name that exists means itself, as "model[1].pt"."""
     exact = folder / pattern
     return [exact] if exact.exists() else sorted(folder.glob(pattern))
@@ -82,11 +82,11 @@ def source_files(
     built. Raises KitError where nothing matches, and with every file that is not what it was.
     """
     folder = source_folder(source, inputs)
-    found = _named(folder, pattern)
+    found = _files_named(folder, pattern)
     if scratch and (originals := published(folder)):
         restored = restore(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
         if spelled := original_pattern(pattern, restored):
-            folder, found = restored, _named(restored, spelled)
+            folder, found = restored, _files_named(restored, spelled)
     if not found:
         held = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
         more = [f"and {len(held) - 30} more"] if len(held) > 30 else []
