@@ -325,8 +325,8 @@ def test_one_form_of_each_source(kit: Kit, tmp_path: Path, name: str, good: bool
     kind, _, ref = name.partition(":")
     attached: dict[str, Any] = {sources.KEYS[kind]: (ref,)}
     settings = dataclasses.replace(LIGHTNING, **attached)
-    assert (MODEL_KEYS["from"](name) == "") is good
-    assert (KEYS["copies"]({name: "folder"}) == "") is good
+    assert (MODEL_KEYS["from"].check(name) == "") is good
+    assert (KEYS["copies"].check({name: "folder"}) == "") is good
     if good:
         assert str(sources.parse(name)) == name
         assert ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[sources.KEYS[kind]]

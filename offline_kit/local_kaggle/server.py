@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         if target.foreign:
             self._refuse_foreign(target.host)
             return
-        fault, status, sent, body = NONE, 0, 0, None
+        fault, status, sent, body, ended = NONE, 0, 0, None, False
         self._acknowledge()
         try:
             body = Body(self._headers(), self.rfile, lambda count: self._tell("bytes", name, received=count))
@@ -122,12 +122,17 @@ class _Handler(BaseHTTPRequestHandler):
             self._tell("done", name, received=body.received, status=answer.status)
             if fault.lose_answer:
                 raise _LostError
+            if not (answer.file or answer.stream):
+                # Before the answer leaves: a client that has it must find its request in the log.
+                ended = True
+                self._tell("ended", name, received=body.received, sent=len(answer.body), status=answer.status)
             status, sent = answer.status, self._send(answer, fault if name in _SENDING else NONE)
         except (_LostError, OSError):  # also a sender or receiver that went away
             self._reset()
         finally:
-            received = body.received if body else 0
-            self._tell("ended", name, received=received, sent=sent, status=status)
+            if not ended:
+                received = body.received if body else 0
+                self._tell("ended", name, received=received, sent=sent, status=status)
 
     def _acknowledge(self) -> None:
         """Confirm the headers at once, where the system can: to a proxy urllib3 sends the body only after that (40 ms)."""
