@@ -9,18 +9,19 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
 from offline_kit import index_proxy, proc, sandbox
 from offline_kit.errors import OfflineKitError
+from offline_kit.index_proxy import Answering
 from offline_kit.sandbox import Sandbox
 from offline_kit.sandboxes.box import SYSTEM, Box, Mount
 
 WEAK = (
     "no real sandbox works here: builds of source distributions run with a clean environment, but can read this"
-    " machine's files and use its network"
+    " machine's files, the passwords of its package indexes among them, and use its network"
 )
 _LONGEST = 60
 """Bytes of a temporary folder in which a socket can still be made."""
@@ -37,14 +38,9 @@ _PATHS = (
     "JAVA_HOME",
 )
 """Variables of a build's environment whose folders a box shows."""
-_FILES = (
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-    "SSL_CLIENT_CERT",
-    "PIP_CERT",
-    "UV_CONFIG_FILE",
-)
+_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
+_WITH_LOGINS = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
+"""What may lie in the folder of an interpreter or of its environment, and holds passwords of indexes."""
 
 
 @cache
@@ -76,6 +72,8 @@ class Confinement:
     """Addresses that it may reach; without any it has no network."""
     upstream: str = ""
     """A proxy on the way to them; empty: as the environment says."""
+    answering: Mapping[str, tuple[str, Answering]] = field(default_factory=dict)
+    """Hosts that exist in the box alone: the true origin, for messages, and what answers."""
 
 
 def run(
@@ -103,6 +101,7 @@ def run(
             mounts=(
                 Mount(inside="/tmp", source=place / "tmp", writable=True),  # noqa: S108 - the box's own
                 *(Mount(inside=str(path), source=path) for path in _outermost(seen)),
+                *_covers(seen, place),
                 *([Mount(inside=str(place / "door"), source=place / "door")] if words else []),
                 *(Mount(inside=str(path), source=path, writable=True) for path in limits.writable),
             ),
@@ -113,7 +112,25 @@ def run(
             timeout=timeout,
         )
         words_of_box, env_of_box = sandbox.command(chosen, box)
-        return proc.run(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
+        done = proc.run(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
+        return replace(done, out=_named_truly(done.out, limits), err=_named_truly(done.err, limits))
+
+
+def _named_truly(text: str, limits: Confinement) -> str:
+    """Return what a command said with the addresses that a person knows."""
+    for host, (origin, _) in limits.answering.items():
+        text = text.replace(f"http://{host}", origin)
+    return text
+
+
+def _covers(seen: Sequence[Path], place: Path) -> Iterator[Mount]:
+    """Yield an empty file over each file of logins at the top of a folder that the box sees."""
+    shown = [*_outermost(seen), *(Path("/", name) for name in SYSTEM)]
+    empty = place / "empty"
+    empty.touch()
+    for path in dict.fromkeys(folder.absolute() / name for folder in seen for name in _WITH_LOGINS):
+        if path.is_file() and any(folder in path.parents for folder in shown):
+            yield Mount(inside=str(path), source=empty)
 
 
 def _short_folder() -> str | None:
@@ -124,12 +141,14 @@ def _short_folder() -> str | None:
 @contextmanager
 def _door(place: Path, limits: Confinement) -> Iterator[list[str]]:
     """Yield the words before a command that may reach these indexes; none for no network."""
-    if not limits.indexes:
+    if not limits.indexes and not limits.answering:
         yield []
         return
     (place / "door").mkdir()
     door = place / "door" / "s"
-    with index_proxy.serve(door, index_proxy.hosts_of(limits.indexes), upstream=limits.upstream):
+    answering = {host: answer for host, (_, answer) in limits.answering.items()}
+    hosts = index_proxy.hosts_of(limits.indexes)
+    with index_proxy.serve(door, hosts, upstream=limits.upstream, answering=answering):
         yield [
             str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}"),
             "-I",

@@ -5,8 +5,10 @@ import socket
 import socketserver
 import threading
 import urllib.request
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -20,6 +22,21 @@ _FILES_OF = {
 _HEAD = 65536
 _SECONDS = 120.0
 
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What is said to one request of a box."""
+
+    status: int
+    """HTTP status."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Headers; the end of the connection is the end of a body without a length."""
+    body: Iterable[bytes] = ()
+    """Its body, in pieces."""
+
+
+Answering = Callable[[str, str, Mapping[str, str]], AbstractContextManager[Reply]]
+"""Answers a request, given its method, path and headers."""
 RELAY = """
 import os, socket, subprocess, sys, threading
 door, argv = sys.argv[1], sys.argv[2:]
@@ -67,17 +84,25 @@ def hosts_of(urls: Collection[str]) -> frozenset[str]:
 
 
 @contextmanager
-def serve(place: Path, hosts: Collection[str], *, upstream: str = "") -> Iterator[set[str]]:
+def serve(
+    place: Path,
+    hosts: Collection[str],
+    *,
+    upstream: str = "",
+    answering: Mapping[str, Answering] | None = None,
+) -> Iterator[set[str]]:
     """Serve on a socket at `place` while the block runs; yields the set of hosts that were refused.
 
-    `upstream` is the address of the proxy that this machine itself has to go through; empty for none.
+    `upstream` is the address of the proxy that this machine itself has to go through; empty for none. For hosts in
+    `answering` nothing is reached: that function answers.
     """
     refused: set[str] = set()
+    own = answering or {}
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError, ValueError):
-                _carry(self.request, hosts, upstream, refused)
+                _serve_one(self.request, hosts, upstream, refused, own)
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
@@ -91,9 +116,43 @@ def serve(place: Path, hosts: Collection[str], *, upstream: str = "") -> Iterato
             server.shutdown()
 
 
-def _carry(peer: socket.socket, hosts: Collection[str], upstream: str, refused: set[str]) -> None:
-    """Answer one request of a box: a tunnel, or one plain exchange."""
+def _serve_one(
+    peer: socket.socket,
+    hosts: Collection[str],
+    upstream: str,
+    refused: set[str],
+    answering: Mapping[str, Answering],
+) -> None:
+    """Answer one request of a box: by a function of ours, a tunnel, or one plain exchange."""
     head, rest = _read_head(peer)
+    method, target, _ = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
+    parts = urlsplit(target)
+    if method != "CONNECT" and (answer := answering.get(parts.netloc)):
+        headers = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        with answer(method, path, {name: value.strip() for name, _, value in headers}) as reply:
+            _send(peer, reply)
+        return
+    _carry(peer, (head, rest), hosts, upstream, refused)
+
+
+def _send(peer: socket.socket, reply: Reply) -> None:
+    lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in reply.headers.items()]
+    peer.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
+    for piece in reply.body:
+        peer.sendall(piece)
+
+
+def _carry(
+    peer: socket.socket,
+    request: tuple[bytes, bytes],
+    hosts: Collection[str],
+    upstream: str,
+    refused: set[str],
+) -> None:
+    """Carry one request of a box to an index: a tunnel, or one plain exchange."""
+    head, rest = request
     line, _, more = head.partition(b"\r\n")
     method, target, version = line.decode("latin-1").split(" ", 2)
     parts = urlsplit(f"//{target}" if method == "CONNECT" else target)

@@ -87,7 +87,7 @@ def ask(
     if url.startswith("file:"):
         return _ask_disk(url)
     for attempt in _attempts(url, patience):
-        with attempt, _get(url, settings, dict(headers or {})) as response:
+        with attempt, open_response(url, settings, headers or {}) as response:
             if response.status_code in absent:
                 return None
             _refuse(url, response)
@@ -201,7 +201,7 @@ def _continue(url: str, part: _Part, settings: Connection) -> None:
     headers = {"Accept-Encoding": "identity"}
     if part.held:
         headers["Range"] = f"bytes={part.held}-"
-    with _get(url, settings, headers) as response:
+    with open_response(url, settings, headers) as response:
         if response.status_code == 416:
             # Nothing lies behind what is held: the part is whole, or it is longer than the file.
             if response.headers.get("content-range", "").rpartition("/")[2] == str(part.held):
@@ -236,11 +236,25 @@ def _may_pass(error: Exception) -> bool:
 
 
 @contextmanager
-def _get(url: str, settings: Connection, headers: dict[str, str]) -> "Iterator[requests.Response]":
+def open_response(
+    url: str, settings: Connection, headers: Mapping[str, str], *, method: str = "GET", redirects: bool = True
+) -> "Iterator[requests.Response]":
+    """Ask once, and yield the answer, whatever its status, before its body is read.
+
+    Raises OutsideError for a certificate that cannot be verified, UsageError for what is no address, and
+    requests.RequestException for trouble that may pass.
+    """
     import requests
 
     try:
-        response = session().get(url, headers=headers, stream=True, **_ways(url, settings))
+        response = session().request(
+            method,
+            url,
+            headers=dict(headers),
+            stream=True,
+            allow_redirects=redirects,
+            **_ways(url, settings),
+        )
     except requests.exceptions.SSLError as error:
         raise OutsideError(
             f"the certificate of '{_host(url)}' cannot be verified",

@@ -70,6 +70,10 @@ class LocalIndex:
         """Path and headers of every request so far."""
         self.html_only, self.ranges = html_only, ranges
         self.credentials = ""
+        self.file_links = "/files/"
+        """What stands before a file's name in the links of pages."""
+        self.moved = False
+        """Whether pages answer with a redirect to "/there/simple/"."""
         handler = type("Handler", (_Handler,), {"index": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
@@ -154,8 +158,10 @@ class LocalIndex:
         if as_json:
             files = [_json_row(entry) for entry in entries.values()]
             meta = {"api-version": "1.1"}
-            return json.dumps({"meta": meta, "name": project, "versions": [], "files": files}).encode()
-        return page_of([(f"/files/{quote(name)}", entry) for name, entry in entries.items()]).encode()
+            page = json.dumps({"meta": meta, "name": project, "versions": [], "files": files})
+        else:
+            page = page_of([(f"/files/{quote(name)}", entry) for name, entry in entries.items()])
+        return page.replace('"/files/', f'"{self.file_links}').encode()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -175,7 +181,9 @@ class _Handler(BaseHTTPRequestHandler):
         cut = fault.cut_after if fault else -1
         if path.startswith("/files/"):
             return self._file(path.removeprefix("/files/"), cut)
-        if found := re.fullmatch(r"/simple/([^/]+)/?", path):
+        if self.index.moved and path.startswith("/simple/"):
+            return self._answer(302, b"", headers={"Location": f"{self.index.root}/there{self.path}"})
+        if found := re.fullmatch(r"(?:/there)?/simple/([^/]+)/?", path):
             as_json = not self.index.html_only and JSON in self.headers.get("Accept", "")
             page = self.index.page(found[1], as_json=as_json)
             kind = JSON if as_json else "text/html; charset=utf-8"

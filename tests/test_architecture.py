@@ -121,7 +121,7 @@ FLOORS: list[set[str]] = [
     {"rehearsal.gateway_driver"},
     {"image", "manifest", "pip_settings", "remote_wheels"},  # facts
     {"config"},
-    {"index", "cuda_abi", "own.loose_modules", "building.wheel_fit"},
+    {"index", "index_credentials", "cuda_abi", "own.loose_modules", "building.wheel_fit"},
     {"push.dataset_plan", "push.ways", "push.submission_plan"},  # the room of what goes to Kaggle
     {"push.dataset_remote", "push.notebook_remote", "push.sending", "push.parts_elsewhere"},
     {"push.rendered_for", "push.verify_elsewhere"},

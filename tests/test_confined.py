@@ -1,15 +1,18 @@
 """Somebody else's build sees no home, no token and no file of ours, reaches package indexes alone, and writes nowhere."""
 
+import math
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from freeze_case import Case, bundled, stocked
 from local_index import LocalIndex, make_sdist
 
-from offline_kit.confined import is_confined
-from offline_kit.errors import ProjectError
+from offline_kit.confined import Confinement, is_confined, run
+from offline_kit.errors import OfflineKitError, ProjectError
+from offline_kit.pip_settings import IndexSettings
 
 pytestmark = [
     pytest.mark.sandbox,
@@ -23,7 +26,22 @@ import json, os, pathlib, socket, urllib.request, zipfile
 def get_requires_for_build_wheel(settings=None):
     return []
 
+def logins():
+    # written so that this source does not hold them
+    words = ["".join(parts) for parts in (("plan", "ted-password"), ("bWU6", "cGxhbnRlZC1wYXNzd29yZA"))]
+    places = [os.path.join(folder, name) for top in TARGETS["search"] for folder, _, names in os.walk(top) for name in names]
+    places += map(str, pathlib.Path("/proc").glob("[0-9]*/[ce][mn][dv]*"))
+    for path in places:
+        try:
+            if os.path.isfile(path) and os.path.getsize(path) < 100000:
+                text = open(path, errors="ignore").read()
+                if any(word in text for word in words):
+                    yield path
+        except OSError:
+            pass
+
 def done():
+    yield from ("login-" + path.strip("/").replace("/", "-") for path in logins())
     home = pathlib.Path.home()
     yield from ("home-" + name for name in os.listdir(home))
     yield from ("variable-" + name for name, value in os.environ.items() if "planted" in value)
@@ -70,6 +88,7 @@ def hostile(case: Case, server: socket.socket) -> None:
     home = Path.home()
     (case.folder / "secret.txt").write_text("planted")
     targets = {
+        "search": ["/tmp"],
         "read": [str(case.folder / "secret.txt"), str(home / ".kaggle"), "/etc/shadow", str(Path(__file__))],
         "write": [str(home), str(case.folder), str(Path(sys.prefix)), "/usr", "/etc", "/var/tmp"],
         "reach": [["127.0.0.1", server.getsockname()[1]], ["1.1.1.1", 443]],
@@ -84,7 +103,9 @@ def hostile(case: Case, server: socket.socket) -> None:
 def test_a_build_in_the_freeze_finds_nothing(
     case: Case, engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Its metadata comes, and it could neither read, write nor send anything."""
+    """Its metadata comes, and it could neither read, write nor send anything, nor see how the index is logged in to."""
+    address = case.index.with_credentials("me", "planted-password")
+    case = replace(case, settings=IndexSettings(index_url=address))
     monkeypatch.setenv("KAGGLE_API_TOKEN", "planted-token")
     monkeypatch.setenv("HF_TOKEN", "planted-token")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -106,6 +127,54 @@ def test_a_build_in_the_freeze_finds_nothing(
     assert [each for each in told if not each.startswith("wrote-")] == []
     places = (Path.home(), case.folder, Path(sys.prefix), Path("/usr"), Path("/etc"), Path("/var/tmp"))
     assert not [place for place in places if (place / "written-by-a-build").exists()]
+
+
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+@pytest.mark.parametrize("kind", ["netrc", "absolute links", "redirect"])
+def test_an_index_behind_a_login_serves_builds(
+    case: Case, engine: str, kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Metadata comes from it, wherever its login stands, however its pages name their files."""
+    address = case.index.with_credentials("me", "planted-password")
+    if kind == "netrc":
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login me password planted-password")
+        monkeypatch.setenv("NETRC", str(netrc))
+        address = case.index.url
+    elif kind == "absolute links":
+        case.index.file_links = f"{case.index.root}/files/"
+    else:
+        case.index.moved = True
+    sdist_of_seen_version(case, "free", "cmaes")
+    case.add("seen", "0.13")
+    case = replace(case, settings=IndexSettings(index_url=address)).with_image(python=HERE)
+    assert bundled(case.freeze("free", engine=engine)) == {"free": "1.0", "seen": "0.13"}
+
+
+@pytest.mark.parametrize("name", ["pip.conf", "uv.toml", ".condarc"])
+def test_logins_beside_an_interpreter_are_covered(tmp_path: Path, name: str) -> None:
+    """The folder of an environment is shown, the configuration in it is empty."""
+    (tmp_path / "env").mkdir()
+    (tmp_path / "env" / name).write_text("planted-password")
+    (tmp_path / "env" / "other").write_text("shown")
+    limits = Confinement(env={"PATH": "/usr/bin:/bin"}, cwd=Path("/"), writable=(), shown=[tmp_path / "env"])
+    done = run(["/bin/cat", tmp_path / "env" / name, tmp_path / "env" / "other"], limits, timeout=60)
+    assert (done.out, done.code) == ("shown", 0)
+
+
+@pytest.mark.parametrize("engine", ["uv", "pip-tools"])
+def test_an_index_behind_a_login_is_named_by_its_own_address(case: Case, engine: str) -> None:
+    """What a resolver says of it reaches the user with the address that they know, without the password."""
+    address = case.index.with_credentials("me", "planted-password")
+    case = replace(case, settings=IndexSettings(index_url=address)).with_image(python=HERE)
+    sdist_of_seen_version(case, "free", "cmaes")
+    case.index.fail("cmaes-0.13-py3-none-any.whl", 404, times=math.inf)
+    with pytest.raises(OfflineKitError) as caught:
+        case.freeze("free", engine=engine)
+    text = "\n".join((caught.value.what, *caught.value.details, caught.value.hint))
+    assert f"{case.index.root}/files/cmaes" in text
+    assert ".invalid" not in text
+    assert "planted" not in text
 
 
 def source(case: Case, name: str, requires: str) -> Path:

@@ -116,12 +116,11 @@ def _resolve(requirements: Sequence[str], sources: Sources) -> list[Pin]:
 
 def _uv(words: Sequence[str | Path], sources: Sources, folder: Path, undated: Collection[str]) -> proc.Done:
     settings = sources.index.settings
-    config = uv_tool.write_config(settings, folder / "uv.toml", undated=undated)
     # uv runs the builds of sdists that keep their metadata to themselves
     return uv_tool.run_builds(
         words,
         settings,
-        config=config,
+        undated=undated,
         cwd=folder,
         cache=sources.cache.root,
         shown=confined.python_folders(sources.python),

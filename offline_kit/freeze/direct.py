@@ -291,7 +291,6 @@ def build_wheel(source: Path, into: Path, yard: Yard, shown: str, *, tree: Path 
     """
     python = interpreters.find(yard.image.python_minor, proc.environment())
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        config = uv_tool.write_config(yard.settings, Path(scratch) / "uv.toml")
         out = files.made(Path(scratch) / "out")
         words: list[str | Path] = ["build", "--wheel", source, "--out-dir", out, "--no-create-gitignore"]
         words += ["--python", python or sys.executable]
@@ -299,7 +298,6 @@ def build_wheel(source: Path, into: Path, yard: Yard, shown: str, *, tree: Path 
             done = uv_tool.run_builds(
                 [*words, "--build-constraints", bound],
                 yard.settings,
-                config=config,
                 cwd=Path(scratch),
                 cache=yard.cache,
                 shown=(*confined.python_folders(python or Path(sys.executable)), source),

@@ -15,7 +15,6 @@ from packaging.utils import canonicalize_name
 
 from offline_kit import confined, files, interpreters, proc
 from offline_kit.building.workshop import WITH_FRAMEWORK, compiled_against
-from offline_kit.confined import Confinement
 from offline_kit.errors import OutsideError, ProjectError, UsageError
 from offline_kit.freeze import uv_tool
 from offline_kit.freeze.lines import logical_lines
@@ -131,7 +130,6 @@ def read_pins(text: str) -> dict[str, str]:
 def _uv(problem: Problem, folder: Path) -> proc.Done:
     image = problem.image
     settings = replace(problem.settings, find_links=(str(problem.stubs), *problem.settings.find_links))
-    config = uv_tool.write_config(settings, folder / "uv.toml", undated=problem.undated)
     words: list[str | Path] = ["pip", "compile", "requirements.in", "-o", "requirements.txt"]
     words += ["-c", "constraints.txt", "--python-version", image.python, "--exclude-newer", problem.cutoff]
     words += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
@@ -149,7 +147,7 @@ def _uv(problem: Problem, folder: Path) -> proc.Done:
     for bound in uv_tool.build_constraints(image.packages, folder):
         asked = [*words, "--build-constraints", bound]
         done = uv_tool.run_builds(
-            asked, settings, config=config, cwd=folder, cache=problem.cache, shown=shown
+            asked, settings, undated=problem.undated, cwd=folder, cache=problem.cache, shown=shown
         )
         if not uv_tool.refuses_versions(done):
             break
@@ -170,7 +168,8 @@ def builder_python(minor: str) -> Path | None:
 
 def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
     settings = replace(problem.settings, find_links=(str(problem.stubs), *problem.settings.find_links))
-    changes = settings.pip_environment()
+    within, hidden = uv_tool.for_builds(settings)
+    changes = within.pip_environment()
     if not problem.undated:
         # Old pips do not know the option and pass over the variable.
         changes = changes | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
@@ -184,35 +183,26 @@ def _pip_tools(problem: Problem, folder: Path) -> proc.Done:
     words += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
     python = pip_tools_python(problem)
     kept = files.made(problem.cache / "freeze" / "pip-tools")
-    env = uv_tool.build_environment(settings, files.made(folder / ".home"))
+    env = uv_tool.build_environment(within, files.made(folder / ".home"))
     env |= {name: value for name, value in changes.items() if value is not None} | {"NO_COLOR": "1"}
     start = (
         ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
         if problem.exclude
         else ["-m", "piptools"]
     )
-    if confined.is_confined():
-        env.pop("PIP_PROXY", None)
     for bound in uv_tool.build_constraints(problem.image.packages, folder):
         # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
         # has its own constraints for the rest. Relative, since pip splits the value at spaces.
         env |= dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), bound.name)
-        done = confined.run(
-            [python, *start, *words],
-            Confinement(
-                env=env,
-                cwd=folder,
-                writable=(folder, kept),
-                shown=(
-                    *_local_wheels(problem),
-                    *confined.python_folders(python),
-                    *uv_tool.local_places(settings),
-                ),
-                indexes=settings.index_urls() + settings.find_links,
-                upstream=settings.proxy,
-            ),
-            timeout=3600,
+        limits = uv_tool.confinement(
+            settings,
+            hidden,
+            env=env,
+            cwd=folder,
+            writable=(folder, kept),
+            shown=(*_local_wheels(problem), *confined.python_folders(python)),
         )
+        done = confined.run([python, *start, *words], limits, timeout=3600)
         if not uv_tool.refuses_versions(done):
             break
     return done

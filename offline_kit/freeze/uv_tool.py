@@ -9,9 +9,10 @@ from urllib.request import url2pathname
 
 from packaging.version import InvalidVersion, Version
 
-from offline_kit import confined, files, interpreters, proc
+from offline_kit import confined, files, index_credentials, interpreters, proc
 from offline_kit.building.workshop import FRAMEWORKS, clean_environment, compiled_against
 from offline_kit.confined import Confinement
+from offline_kit.index_credentials import HiddenIndex
 from offline_kit.pip_settings import IndexSettings
 
 KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
@@ -22,7 +23,7 @@ _REFUSED = re.compile(
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
 """How uv and pip say that what a build asks for cannot be installed."""
-_TOLD = ("UV_", "SSL_")
+_TOLD = ("UV_", "SSL_CERT_")
 _IN_CONFIG = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -87,7 +88,7 @@ def run_builds(
     words: Sequence[str | Path],
     settings: IndexSettings,
     *,
-    config: Path,
+    undated: Collection[str] = (),
     cwd: Path,
     cache: Path,
     shown: Sequence[Path] = (),
@@ -96,20 +97,41 @@ def run_builds(
     """Run uv where it may build foreign sdists: in a box that reaches the indexes alone; see `confined.run`.
 
     It may write to `cwd`, `writable` and to a uv cache of its own below `cache`; it sees `shown` besides the system.
+    `undated` is that of `write_config`.
     """
     home, kept = files.made(cwd / ".home"), files.made(cache / "uv")
-    env = {**build_environment(settings, home), "UV_CACHE_DIR": str(kept)}
-    return confined.run(
-        [interpreters.uv(), *words, "--config-file", config],
-        Confinement(
-            env=env,
-            cwd=cwd,
-            writable=(cwd, kept, *writable),
-            shown=(*shown, *local_places(settings)),
-            indexes=settings.index_urls() + settings.find_links,
-            upstream=settings.proxy,
-        ),
-        timeout=1800,
+    within, hidden = for_builds(settings)
+    aliases = {one.url.rstrip("/"): one.alias.rstrip("/") for one in hidden}
+    config = write_config(within, cwd / "uv.toml", undated={aliases.get(url, url) for url in undated})
+    env = {**build_environment(within, home), "UV_CACHE_DIR": str(kept)}
+    limits = confinement(settings, hidden, env=env, cwd=cwd, writable=(cwd, kept, *writable), shown=shown)
+    return confined.run([interpreters.uv(), *words, "--config-file", config], limits, timeout=1800)
+
+
+def for_builds(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
+    """Return the settings that a program which runs builds is told, and the indexes whose logins they leave out."""
+    return index_credentials.hide(settings) if confined.is_confined() else (settings, ())
+
+
+def confinement(
+    settings: IndexSettings,
+    hidden: Sequence[HiddenIndex],
+    *,
+    env: Mapping[str, str],
+    cwd: Path,
+    writable: Sequence[Path],
+    shown: Sequence[Path],
+) -> Confinement:
+    """Return the limits of a program that runs builds and reaches the indexes of these settings."""
+    behind = {one.url for one in hidden}
+    return Confinement(
+        env=env,
+        cwd=cwd,
+        writable=writable,
+        shown=(*shown, *local_places(settings)),
+        indexes=[url for url in (*settings.index_urls(), *settings.find_links) if url not in behind],
+        upstream=settings.proxy,
+        answering={one.host: (one.origin, one.answer) for one in hidden},
     )
 
 
