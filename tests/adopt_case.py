@@ -2,8 +2,9 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
+
+import command_line
 
 from offline_kit import image
 from offline_kit.adopting import looking
@@ -40,8 +41,7 @@ def put(folder: Path, *names: str, text: str = "x\n") -> None:
 
 def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     """Run offline-kit in a folder, as a person does; it has to end well."""
-    command = [sys.executable, "-m", "offline_kit", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = command_line.offline_kit(*words, cwd=folder)
     assert done.returncode == 0, done.stderr
     return done
 

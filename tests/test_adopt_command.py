@@ -3,12 +3,11 @@
 import ast
 import json
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import command_line
 import nbformat
 import pytest
 from adopt_case import notebook_of, put, run
@@ -267,8 +266,7 @@ def test_what_only_a_person_can_add_is_ready_to_paste(project: Path) -> None:
     put(project, "other.pth")
     whole = file.read_text()
     file.write_text(whole.replace('checkpoints = ["weights/net.pth"]', 'checkpoints = ["other.pth"]'))
-    command = [sys.executable, "-m", "offline_kit", "adopt", "inference.ipynb", "--write"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = command_line.offline_kit("adopt", "inference.ipynb", "--write", cwd=project)
     said = " ".join(done.stderr.split())
     assert done.returncode == 1, done.stderr
     assert "nothing was written: add by hand" in said
@@ -283,8 +281,7 @@ def test_a_requirements_file_that_is_installed_later_is_needed_for_sure(project:
     run(project, "adopt", "inference.ipynb", "--write")
     put(project, "cool-aug/requirements.txt", text="nice_package\n")
     notebook_of(project, *CELLS, "!pip install -r cool-aug/requirements.txt")
-    command = [sys.executable, "-m", "offline_kit", "adopt", "inference.ipynb", "--write"]
-    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    done = command_line.offline_kit("adopt", "inference.ipynb", "--write", cwd=project)
     assert done.returncode == 1, done.stderr
     whole = 'requirements = ["requirements.in", "cool-aug/requirements.txt"]'
     assert whole in " ".join(done.stderr.split())

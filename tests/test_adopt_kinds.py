@@ -2,11 +2,10 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 from adopt_case import notebook_of, put, run
 
@@ -254,8 +253,7 @@ def test_malformed_notebooks_end_in_a_sentence(tmp_path: Path) -> None:
 def test_files_that_are_hardly_notebooks(tmp_path: Path, data: bytes, code: int) -> None:
     """An empty file, marks of an encoding, an old format, cells without source: an exit code, and no traceback."""
     (tmp_path / "inference.ipynb").write_bytes(data)
-    command = [sys.executable, "-m", "offline_kit", "adopt", "inference.ipynb", "--write"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = command_line.offline_kit("adopt", "inference.ipynb", "--write", cwd=tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (code, False), done.stderr
 
 

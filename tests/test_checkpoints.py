@@ -4,7 +4,6 @@ import json
 import os
 import pickle
 import struct
-import subprocess
 import sys
 import tarfile
 import time
@@ -12,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import command_line
 import pytest
 from listener import Listener
 
@@ -259,13 +259,8 @@ def test_a_member_name_that_is_no_utf8_is_one_sentence(tmp_path: Path, where: st
     central = central.replace(good, bad) if where != "local" else central
     path.write_bytes(local + central)
     for words, codes in ((["init", "."], {0}), (["build", "."], {1}), (["doctor", "."], {1})):
-        done = subprocess.run(
-            [sys.executable, "-m", "offline_kit", *words],
-            cwd=project,
-            env={**os.environ, "OFFLINE_KIT_CACHE": str(tmp_path / "cache")},
-            capture_output=True,
-            text=True,
-            check=False,
+        done = command_line.offline_kit(
+            *words, cwd=project, env={**os.environ, "OFFLINE_KIT_CACHE": str(tmp_path / "cache")}
         )
         assert done.returncode in codes, (words, done.stdout, done.stderr)
     assert name in done.stdout

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import click
+import command_line
 import pytest
 from local_index import LocalIndex, make_wheel
 
@@ -17,9 +18,7 @@ from local_index import LocalIndex, make_wheel
 def offline_kit(*words: str, cwd: Path) -> "subprocess.CompletedProcess[str]":
     """Run the command line as a user does."""
     env = os.environ | {"OFFLINE_KIT_CACHE": str(cwd / "cache"), "HOME": str(cwd)}
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words], cwd=cwd, env=env, capture_output=True, text=True
-    )
+    return command_line.offline_kit(*words, cwd=cwd, env=env)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +231,7 @@ def test_a_dry_run_knows_the_sizes_of_what_is_in_the_kit(tmp_path: Path) -> None
 
     def said(*more: str) -> str:
         words = ["build", ".", "--function", "predict.py:main", "--dataset", "some-kit", *more]
-        done = subprocess.run(
-            [sys.executable, "-m", "offline_kit", *words],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
+        done = command_line.offline_kit(*words, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr
         return next(line for line in done.stderr.splitlines() if "left" in line.split() and "1.0" in line)
 

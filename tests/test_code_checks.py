@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 
 CONFIG = """
@@ -25,13 +26,11 @@ DATA = "from lightning import LightningDataModule\n\n\nclass Data(LightningDataM
 
 def run(project: Path, *words: str) -> Any:
     """Run offline-kit and return its JSON and its words."""
-    done = subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words, "--json"],
+    done = command_line.offline_kit(
+        *words,
+        "--json",
         cwd=project,
         env={**os.environ, "OFFLINE_KIT_CACHE": str(project.parent / "cache"), "COLUMNS": "300"},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     return json.loads(done.stdout), done.stderr
 

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 from kit_builder import Workshop, sdist, wheel
 from local_kaggle_case import notebook
@@ -208,13 +208,8 @@ def test_a_notebook_of_another_form_is_an_error(tmp_path: Path, text: str) -> No
 
 def command(folder: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
     """Run `offline-kit diff` in a folder."""
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", "diff", *map(str, words)],
-        env={**os.environ, "HOME": str(folder)},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
+    return command_line.offline_kit(
+        "diff", *map(str, words), env={**os.environ, "HOME": str(folder)}, cwd=folder
     )
 
 

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 from local_index import LocalIndex, make_wheel
 from local_kaggle_case import serving
@@ -52,14 +52,7 @@ def environment(project: Path, **env: str) -> dict[str, str]:
 
 
 def command(*words: str, project: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words],
-        cwd=project,
-        env=environment(project, **env),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return command_line.offline_kit(*words, cwd=project, env=environment(project, **env))
 
 
 def checked(*words: str, project: Path, code: int = 0, **env: str) -> dict[str, dict[str, Any]]:

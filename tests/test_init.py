@@ -4,12 +4,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 from local_index import LocalIndex, make_wheel
 
@@ -66,13 +66,8 @@ def values(root: Path, **said: Any) -> dict[str, Any]:
 
 
 def command(*words: str, cwd: Path, **env: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words],
-        cwd=cwd,
-        env=os.environ | {"OFFLINE_KIT_CACHE": str(cwd / ".cache")} | env,
-        capture_output=True,
-        text=True,
-        check=False,
+    return command_line.offline_kit(
+        *words, cwd=cwd, env=os.environ | {"OFFLINE_KIT_CACHE": str(cwd / ".cache")} | env
     )
 
 

@@ -2,12 +2,11 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pandas as pd
 import pytest
 from predict_case import Stage
@@ -202,8 +201,7 @@ def build(stage: Stage, entry: str, notebook: str = "", top: str = "") -> tuple[
         (stage.project / name).write_text(text)
     (stage.project / "requirements.in").touch()
     (stage.project / "offline-kit.toml").write_text(CONFIG.format(entry=entry, notebook=notebook, top=top))
-    argv = [sys.executable, "-m", "offline_kit", "build", "--dry-run", str(stage.project)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    done = command_line.offline_kit("build", "--dry-run", str(stage.project))
     return done.returncode, " ".join(done.stderr.split())
 
 

@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import command_line
 import pytest
 from local_kaggle_case import Bench
 from notebook_case import written
@@ -271,8 +270,7 @@ def test_ship_names_framework_and_variation(tmp_path: Path) -> None:
 def test_a_variation_that_kaggle_has_not_is_refused_at_once(tmp_path: Path, said: str, words: str) -> None:
     """By every command, with the words that are right."""
     (tmp_path / "offline-kit.toml").write_text(f'image = "local"\npublish_model = "{said}"\n')
-    argv = [sys.executable, "-m", "offline_kit", "build", str(tmp_path)]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    done = command_line.offline_kit("build", str(tmp_path))
     assert done.returncode == 2
     assert "publish_model" in done.stderr
     assert words in " ".join(done.stderr.split())

@@ -3,17 +3,18 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import command_line
 import pytest
 from local_index import LocalIndex, make_wheel
 
 
 def build(project: Path, index: str) -> "subprocess.CompletedProcess[str]":
     """Build with packages from one index alone."""
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", "build", "--json"],
+    return command_line.offline_kit(
+        "build",
+        "--json",
         cwd=project,
         env={
             **os.environ,
@@ -22,9 +23,6 @@ def build(project: Path, index: str) -> "subprocess.CompletedProcess[str]":
             "PIP_INDEX_URL": index,
             "PIP_EXTRA_INDEX_URL": "",
         },
-        capture_output=True,
-        text=True,
-        check=False,
     )
 
 

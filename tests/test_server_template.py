@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
 
 from offline_kit import cell_imports, notebook
@@ -196,8 +197,7 @@ def test_a_server_without_a_function_is_refused(tmp_path: Path) -> None:
 
 def run(folder: Path, *words: str) -> dict[str, Any]:
     """Run offline-kit in a project and return its JSON."""
-    argv = [sys.executable, "-m", "offline_kit", *words, str(folder), "--json"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+    done = command_line.offline_kit(*words, str(folder), "--json")
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -222,7 +222,6 @@ def test_the_notebook_is_rendered_alone(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in before} == before
     aside = tmp_path / "aside"
     run(tmp_path, "notebook", "--into", str(aside))
-    words = [sys.executable, "-m", "offline_kit", "notebook", "--to", "local", str(tmp_path)]
-    elsewhere = subprocess.run(words, cwd=tmp_path, capture_output=True, check=False, timeout=120)
+    elsewhere = command_line.offline_kit("notebook", "--to", "local", str(tmp_path), cwd=tmp_path)
     assert (elsewhere.returncode, (tmp_path / "local").exists()) == (2, False), "--to names a Kaggle"
     assert (aside / notebook.CODE_FILE).read_bytes() == (dist / "notebook" / notebook.CODE_FILE).read_bytes()

@@ -3,9 +3,9 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
+import command_line
 import pytest
 
 from offline_kit.summaries import kit as summary
@@ -13,13 +13,7 @@ from offline_kit.summaries import kit as summary
 
 def run(project: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OFFLINE_KIT_CACHE": str(project / "cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words, str(project), "--json"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
+    return command_line.offline_kit(*words, str(project), "--json", env=environment)
 
 
 @pytest.fixture
@@ -102,10 +96,10 @@ def test_without_a_kit_nobody_has_to_log_in(project: Path, words: list[str]) -> 
 
 def told(cwd: Path, *words: str) -> str:
     """Return what a command says to a person who types it in this folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", "offline_kit", *words], capture_output=True, text=True, check=True, cwd=cwd,
-        env={**os.environ, "OFFLINE_KIT_CACHE": str(cwd / "cache")},
-    )  # fmt: skip
+    done = command_line.offline_kit(
+        *words, cwd=cwd, env={**os.environ, "OFFLINE_KIT_CACHE": str(cwd / "cache")}
+    )
+    done.check_returncode()
     return done.stderr
 
 

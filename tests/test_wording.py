@@ -1,9 +1,8 @@
 """Commands and tables are called in a message as the person who reads it has to write them."""
 
-import subprocess
-import sys
 from pathlib import Path
 
+import command_line
 import pytest
 
 from offline_kit.wording import Words
@@ -66,8 +65,7 @@ def test_an_error_names_the_table_as_it_is_written(
 ) -> None:
     """Whoever has an offline-kit.toml looks for [notebook] in it."""
     (tmp_path / name).write_text(f'[{before}notebook]\ntemplte = "plain"\n')
-    words = [sys.executable, "-m", "offline_kit", "build", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = command_line.offline_kit("build", str(tmp_path))
     assert done.returncode == 2
     assert f" {table} unknown key 'templte'" in done.stderr
 
@@ -83,7 +81,6 @@ def test_the_project_of_a_command_is_in_the_next_one(
     for place in (tmp_path, tmp_path / "p"):
         (place / "offline-kit.toml").write_text('dataset = "kit"\n')
     for command, code in (("status", 0), ("notebook", 1)):
-        words = [sys.executable, "-m", "offline_kit", command, *given]
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = command_line.offline_kit(command, *given, cwd=tmp_path)
         assert done.returncode == code, done.stderr
         assert f"make one with {said}" in (done.stderr if code else done.stdout)
