@@ -67,7 +67,7 @@ class Console:
 
     def warn(self, text: str) -> None:
         """Say something that may spoil the run on Kaggle; quiet does not silence it."""
-        self._say("!", "bold yellow", text)
+        self._say("warning:", "bold yellow", text)
 
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
@@ -116,9 +116,16 @@ class Console:
         """Show what went wrong, the details behind it and the next step."""
         for line in error.details:
             self._say("  ", "", line)
-        self._say("ERROR", "bold red", error.what)
-        self._say("TIP  ", "bold green", error.hint)
-        self._failed({"error": error.what, "hint": error.hint, "details": list(error.details)})
+        self._say(f"error[{error.code}]:" if error.code else "error:", "bold red", error.what)
+        self._say("hint:", "bold green", error.hint)
+        self._failed(
+            {
+                "code": error.code,
+                "error": error.what,
+                "hint": error.hint,
+                "details": list(error.details),
+            }
+        )
 
     def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Show named facts one to a line, never broken: paths stay whole to be copied."""
@@ -133,18 +140,27 @@ class Console:
 
     def usage(self, said: str) -> None:
         """Give a script the words that the command line's own parser showed to people."""
-        self._failed({"error": said, "hint": "see --help", "details": []})
+        self._failed({"code": "usage", "error": said, "hint": "see --help", "details": []})
 
     def bug(self, kind: str, place: Path) -> None:
         """Say that this is our bug, and where its report lies."""
         self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
-        self._failed({"error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []})
+        self._failed(
+            {"code": "bug", "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
+        )
 
     def interrupted(self) -> None:
         """Say that the person or the system ended us."""
         said = "interrupted; nothing is half made, and the same command goes on from here"
         self.warn(said)
-        self._failed({"error": "interrupted", "hint": "run the same command again", "details": []})
+        self._failed(
+            {
+                "code": "interrupted",
+                "error": "interrupted",
+                "hint": "run the same command again",
+                "details": [],
+            }
+        )
 
     def _failed(self, data: dict[str, Any]) -> None:
         """Give a script the failure; where stdout is what failed, stderr has said it."""
@@ -196,6 +212,7 @@ def unwritable(why: str) -> OutsideError:
     """Return the error for a stdout that takes no results."""
     return OutsideError(
         f"stdout cannot be written: {why}",
+        code="stdout-not-writable",
         hint="send it to a place that has room; what the command did is done, and run again it says so",
     )
 

@@ -28,15 +28,19 @@ class OfflineKitError(Exception):
     """An expected failure: one sentence, the details behind it, and the next step."""
 
     exit_code: Exit = Exit.BUG
+    default_code = ""
+    """The code of a class whose failures are all of one kind."""
 
-    def __init__(self, what: str, *, hint: str, details: Sequence[str] = ()) -> None:
+    def __init__(self, what: str, *, hint: str, code: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(what)
         self.what = what
         """One sentence that names the thing, without a traceback."""
         self.hint = hint
-        """What to do next."""
+        """What to do next: one command or edit."""
+        self.code = code or self.default_code
+        """Stable name of the failure, in kebab-case, for scripts and for docs/errors.md."""
         self.details = tuple(details)
-        """Further lines: every problem of a list, the quoted cell, the tool's own words."""
+        """Further lines: every problem of a list, the quoted cell, another tool's own words."""
 
 
 class ProjectError(OfflineKitError):

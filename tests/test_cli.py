@@ -185,7 +185,7 @@ def test_a_full_disk_behind_stdout_is_no_bug(words: str, tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
     if not words.startswith("nothing"):
-        assert "ERROR stdout cannot be written: No space left on device" in done.stderr
+        assert "error[stdout-not-writable]: stdout cannot be written: No space left on device" in done.stderr
     assert not (tmp_path / "offline-kit-crash.log").exists()
 
 
@@ -195,7 +195,7 @@ def test_a_closed_stdout_is_no_bug(words: str, tmp_path: Path) -> None:
     """`>&-` is said, and is no bug of ours."""
     done = shell(f"{sys.executable} -m offline_kit {words} >&-", tmp_path)
     assert done.returncode == 4, done.stderr
-    assert "ERROR stdout cannot be written: it is closed" in done.stderr
+    assert "error[stdout-not-writable]: stdout cannot be written: it is closed" in done.stderr
     assert "Traceback" not in done.stderr
 
 

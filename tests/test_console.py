@@ -72,10 +72,16 @@ def test_markup_in_names_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_error_is_details_sentence_and_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     """A person reads it on stderr, a script gets the same as one object."""
-    Console(as_json=True).error(ProjectError("no wheel", hint="pin 1.0", details=["a", "b"]))
+    Console(as_json=True).error(ProjectError("no wheel", hint="pin 1.0", code="no-wheel", details=["a", "b"]))
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"ok": False, "error": "no wheel", "hint": "pin 1.0", "details": ["a", "b"]}
-    assert err.splitlines()[-2:] == ["ERROR no wheel", "TIP   pin 1.0"]
+    assert json.loads(out) == {
+        "ok": False,
+        "code": "no-wheel",
+        "error": "no wheel",
+        "hint": "pin 1.0",
+        "details": ["a", "b"],
+    }
+    assert err.splitlines()[-2:] == ["error[no-wheel]: no wheel", "hint: pin 1.0"]
 
 
 def test_quiet_says_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,4 +93,4 @@ def test_quiet_says_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with console.progress("f", 1) as advance:
         advance(1)
     console.warn("g")
-    assert capsys.readouterr().err.strip() == "! g"
+    assert capsys.readouterr().err.strip() == "warning: g"

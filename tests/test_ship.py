@@ -170,7 +170,9 @@ def test_a_submission_is_spent_only_when_somebody_agrees(here: Yard) -> None:
     """Without --yes and a terminal it stops at the last step; on one, what is left and the deadline are shown first."""
     alone = here.run("ship", *here.to, "--no-rehearsal")
     alone.failed(2, "nobody agreed to spend a submission", "--yes", "left today: 5 of 5")
-    assert alone.err.startswith("! there is no terminal to ask on: a submission is spent only with --yes")
+    assert alone.err.startswith(
+        "warning: there is no terminal to ask on: a submission is spent only with --yes"
+    )
     assert here.made() == (1, 1, 0)
     code, said = on_a_terminal(here, "n", "ship", *here.to, "--no-rehearsal")
     assert (code, here.made()) == (2, (1, 1, 0)), said

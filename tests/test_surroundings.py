@@ -25,7 +25,7 @@ def sentence(done: "subprocess.CompletedProcess[str]", code: int) -> None:
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     assert "bug in offline-kit" not in done.stderr
-    assert ("ERROR" in done.stderr, "TIP" in done.stderr) == (True, True), done.stderr
+    assert ("error" in done.stderr, "hint: " in done.stderr) == (True, True), done.stderr
 
 
 @pytest.mark.parametrize("command", COMMANDS)
