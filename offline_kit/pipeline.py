@@ -25,6 +25,7 @@ from offline_kit import (
     pip_settings,
     proc,
     references,
+    scripts,
     trained,
     uploaded_secrets,
     wheelhouse,
@@ -232,7 +233,10 @@ def code_findings(
                 remedy="add what is missing to that file: the notebook runs it (`main_from`) to load pickles",
             ),
         )
-    fetched = downloads.of_code(config.project, config.packages, own, said.params, bundled)
+    # Cells of the user's own may import anything; a built-in template imports what the configuration names.
+    fixed = not said.source and said.template in scripts.built_in() and said.template != "plain"
+    entries = asking.named(config) if fixed else ()
+    fetched = downloads.of_code(config.project, config.packages, own, said.params, bundled, entries)
     return (*contract, *fetched)
 
 

@@ -206,6 +206,52 @@ def parse(file: Path) -> ast.Module | None:
         raise ProjectError(f"cannot read '{file}': {error.strerror}", hint="mend or remove it") from error
 
 
+def reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozenset[Path] | None:
+    """Return the files below `roots` that these files import, directly or not, and the files themselves.
+
+    None if one of them imports by a name that only running it tells: then any file may be used.
+    """
+    files = [start.resolve() for start in starts]
+    for file in files:  # grows while it is walked
+        tree = parse(file)
+        if tree is None or _imports_by_name(tree):
+            return None
+        for folders, parts in _import_targets(tree, file, roots):
+            # importing a.b.c runs a/__init__.py and a/b/__init__.py too
+            prefixes = [parts[:count] for count in range(1, len(parts) + 1)]
+            modules = (_below(root, prefix) for root in folders for prefix in prefixes)
+            files += dict.fromkeys(
+                path for module in modules if module and (path := module.resolve()) not in files
+            )
+    return frozenset(files)
+
+
+_IMPORTERS = frozenset(
+    {"import_module", "__import__", "instantiate", "walk_packages", "iter_modules", "exec"}
+)
+"""Functions that import what a string names: importlib, pkgutil, hydra, Python itself."""
+
+
+def _imports_by_name(tree: ast.AST) -> bool:
+    names = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(ast.unparse(name).rpartition(".")[2] in _IMPORTERS for name in names)
+
+
+def _import_targets(
+    tree: ast.AST, file: Path, roots: Sequence[Path]
+) -> Iterator[tuple[Sequence[Path], tuple[str, ...]]]:
+    """Yield where each import looks and for which dotted name; `from a import b` may mean a module a.b."""
+    # A file that runs as a script finds its neighbours first.
+    absolute = (*roots, file.parent)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((absolute, tuple(one.name.split("."))) for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            folders = (file.parents[min(node.level, len(file.parents)) - 1],) if node.level else absolute
+            module = tuple(node.module.split(".")) if node.module else ()
+            yield from ((folders, (*module, one.name)) for one in node.names)
+
+
 def imported(file: Path) -> set[tuple[str, ...]]:
     """Return what a file imports absolutely, as tuples of names: `from a.b import c` gives (a, b, c)."""
     found: set[tuple[str, ...]] = set()

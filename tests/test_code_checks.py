@@ -81,6 +81,34 @@ def test_a_hub_call_whose_cache_travels_is_no_warning(tmp_path: Path) -> None:
     assert run(project, "build")[0]["findings"] == []
 
 
+@pytest.mark.parametrize(
+    ("first", "top", "number"),
+    [
+        ("", "", 0),
+        ("import lib.other", "", 1),
+        ("from lib import other", "", 1),
+        ("import lib", "from .other import build", 1),
+        ("import lib", "", 0),
+        ("import importlib; importlib.import_module('lib.' + 'other')", "", 1),
+    ],
+)
+def test_code_that_the_notebook_never_imports_is_no_warning(
+    tmp_path: Path, first: str, top: str, number: int
+) -> None:
+    """Other models beside the one that predicts may fetch their weights; what is imported, or may be, counts."""
+    project = make(tmp_path)
+    config = project / "offline-kit.toml"
+    config.write_text(config.read_text().replace('"data.py"]', '"data.py", "lib"]'))
+    (project / "lib").mkdir()
+    (project / "lib/__init__.py").write_text(f"{top}\n")
+    (project / "lib/other.py").write_text(
+        "import timm\n\n\ndef build():\n    return timm.create_model('a', pretrained=True)\n"
+    )
+    (project / "net.py").write_text(f"{first}\n{(project / 'net.py').read_text()}")
+    found = run(project, "build")[0]["findings"]
+    assert [each["about"] for each in found] == ["lib/other.py:5"] * number
+
+
 def test_a_notebook_as_main_from_is_named(tmp_path: Path) -> None:
     """Classes of a notebook cannot be imported: the build says which cell to copy instead of failing later."""
     project = make(tmp_path)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import references
+from offline_kit.errors import OfflineKitError
 from offline_kit.model import Finding, OwnCode, Severity
 from offline_kit.own import sources as own_sources
 from offline_kit.weights import fetches
@@ -93,16 +94,37 @@ def findings(
 
 def of_code(
     project: Path,
-    packages: Iterable[Path],
+    packages: Sequence[Path],
     own: OwnCode,
     params: Mapping[str, object],
     bundled: Collection[str] = (),
+    entries: Sequence[str] = (),
 ) -> tuple[Finding, ...]:
-    """Return the findings of all code that travels: loose modules, and what own packages are built from."""
+    """Return the findings of the code that travels: loose modules, and what own packages are built from.
+
+    `entries` are the references that the notebook starts from; code that they do not import is left out. Without
+    entries all code counts.
+    """
     loose = [source.path for source in own.sources]
     built = [root / name for root in packages for name in own_sources.package_tree(root).names]
     aside = (path for path in (*loose, *built) if not _ASIDE & {part.lower() for part in path.parts[-4:-1]})
-    return findings(project, aside, params, bundled)
+    used = _used(project, packages, own, entries)
+    return findings(
+        project, (path for path in aside if used is None or path.resolve() in used), params, bundled
+    )
+
+
+def _used(
+    project: Path, packages: Sequence[Path], own: OwnCode, entries: Sequence[str]
+) -> frozenset[Path] | None:
+    """Return the files that the notebook imports; None if that cannot be known."""
+    folders = [*(package / "src" for package in packages), *packages, *(project / root for root in own.roots)]
+    roots = [*folders, project / "src", project]
+    try:
+        starts = [one.file for one in references.resolve(project, entries, roots) if one.file]
+    except OfflineKitError:  # the build reports it
+        return None
+    return references.reached_files(starts, roots) if starts else None
 
 
 class _Reader:
