@@ -399,6 +399,20 @@ def test_a_model_that_needs_a_class_does_not_hide_the_others(tmp_path: Path) -> 
     assert not any("models/net.pt" in each.about for each in seen.findings)
 
 
+def test_a_model_pickled_with_its_class_does_not_stop_the_others(tmp_path: Path) -> None:
+    """It is named, with what trusts it; alone it is what the notebook predicts with."""
+    torch = pytest.importorskip("torch")
+    write(tmp_path, {"test.csv": "id,a\n1,2\n"})
+    (tmp_path / "models").mkdir()
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "models/whole.pt")
+    assert "models" not in values(tmp_path)
+    assert values(tmp_path)["task"] == "tabular"
+    write(tmp_path, {"models/one.txt": "tree\nversion=v4\n"})
+    assert values(tmp_path)["models"] == [{"files": "models/*.txt"}]
+    step = '{ files = "models/whole.pt", params = { weights_only = false } }'
+    assert any(step in note for note in proposed(tmp_path).notes)
+
+
 def test_weights_alone_stay_with_the_function_that_loads_them(tmp_path: Path) -> None:
     """A function of the user's that predicts comes before the smaller part of the models."""
     torch = pytest.importorskip("torch")

@@ -9,6 +9,7 @@ from offline_kit import members
 from offline_kit.checkpoint_kinds import sniff
 from offline_kit.finding.tree import DATA, Tree, top_of
 from offline_kit.frameworks.base import Framework
+from offline_kit.frameworks.torch_module import TORCH_MODULE
 from offline_kit.model import Checkpoint, NotebookSettings
 from offline_kit.runtime.kit_runtime import csv_rows
 
@@ -33,6 +34,8 @@ class Kinds:
     """The files that are no models, and what each is instead."""
     unplaced: Mapping[str, str] = field(default_factory=dict)
     """The models that none of the frameworks loads without a further word, and what each lacks."""
+    whole: frozenset[str] = frozenset()
+    """The models that are pickled with their class, which a person must trust."""
     known: int = 0
     """How many models the frameworks load."""
     patterns: Sequence[str] = ()
@@ -57,8 +60,19 @@ def look(tree: Tree, names: Sequence[str]) -> Kinds:
     sure = [each for name, each in claimed.items() if each and name not in unplaced]
     if not sure:
         return Kinds()
+    whole = frozenset(name for name, each in claimed.items() if each is TORCH_MODULE)
+    if whole and len(whole) < len(sure):  # alone, they are what the build asks about
+        unplaced |= dict.fromkeys(whole, "is a whole model, and loading it may run any code that lies in it")
+        sure = [each for each in sure if each is not TORCH_MODULE]
     titles = tuple(sorted({each.title for each in sure}))
-    return Kinds(frameworks=titles, task=_task(tree, sure), aside=aside, unplaced=unplaced, known=len(sure))
+    return Kinds(
+        frameworks=titles,
+        task=_task(tree, sure),
+        aside=aside,
+        unplaced=unplaced,
+        whole=whole,
+        known=len(sure),
+    )
 
 
 def _checkpoint(tree: Tree, name: str) -> Checkpoint | None:

@@ -140,6 +140,8 @@ def _unplaced(code: Code, kinds: Kinds, refer: Refer) -> tuple[tuple[Setting, ..
     lines = tuple(f"not used: {name}: {what}" for name, what in kinds.unplaced.items())
     shown = (*lines[:SHOWN], f"and {len(lines) - SHOWN} more") if len(lines) > SHOWN else lines
     name = next(iter(kinds.unplaced))
+    if name in kinds.whole:
+        asked = "params = { weights_only = false }"
     step = f'add {{ files = "{name}", {asked} }}'
     models = Setting(
         key="models", value=known, why=f"loaded without a class; {step}", more=shown, notebook=True
