@@ -328,6 +328,55 @@ def test_a_notebook_of_ones_own_is_shipped_to_the_score(tmp_path: Path) -> None:
     assert "0.50000 (LOCAL)" in json.dumps(ship(folder).good().facts)
 
 
+SHARING = """
+import os
+from kaggle_evaluation.core import standin
+
+class RainGateway(standin.Gateway):
+    def __init__(self, data_paths=None, file_share_dir=None):
+        super().__init__(data_paths)
+        self.share = file_share_dir or "/kaggle/shared"
+
+    def _batches(self, test, ids):
+        for rows in super()._batches(test, ids):
+            for name in [ids[row] for row in rows]:
+                inside = f"{self.share}{self.root}/series/{name}.txt"
+                os.makedirs(os.path.dirname(inside), exist_ok=True)
+                os.symlink(f"{self.root}/series/{name}.txt", inside)
+            yield rows
+"""
+SERVES_SHARED = """
+from kaggle_evaluation.core import standin
+from kaggle_evaluation.rain_gateway import RainGateway
+
+class RainInferenceServer(standin.InferenceServer):
+    def run_local_gateway(self, data_paths=None, file_share_dir=None):
+        gateway = RainGateway(data_paths, file_share_dir)
+        gateway.call = lambda name, batch: self.listeners[name](*batch)
+        gateway.run()
+"""
+READS_SHARED = """
+        import pathlib
+        places = [next(pathlib.Path("/kaggle/shared").rglob(f"{name}.txt")) for name in test["row_id"]]
+        assert [float(place.read_text()) for place in places] == list(test["x"])"""
+
+
+def test_a_gateway_that_shares_files(tmp_path: Path) -> None:
+    """Large inputs are links below /kaggle/shared, in a rehearsal of both ways and in the hidden run."""
+    folder = project(tmp_path / "project", before=READS_SHARED.strip())
+    place = contest(folder, "")
+    options = {"batches": "pandas", "rows": 4, "submission": "submission.csv"}
+    package = gateway.write_standin(place / "public", options, name="Rain")
+    (package / "rain_gateway.py").write_text(SHARING)
+    (package / "rain_inference_server.py").write_text(SERVES_SHARED)
+    for data, rows in (("public", range(ROWS)), ("hidden", range(100, 130))):
+        (place / data / "series").mkdir()
+        for number in rows:
+            (place / data / "series" / f"r{number}.txt").write_text(f"{number}.5")
+    assert rehearse(folder).good().facts["rehearsal"]["rows"] == ROWS
+    assert "0.50000 (LOCAL)" in json.dumps(ship(folder).good().facts)
+
+
 def test_an_error_of_the_scoring_run_alone_ends_it(tmp_path: Path) -> None:
     """Not as a timeout: the gateway hears of it, and the submission is an error."""
     folder = project(tmp_path / "project", before='assert test["x"].iloc[0] < 100')
