@@ -6,10 +6,12 @@ import sys
 import sysconfig
 import tarfile
 import zipfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from local_index import LocalIndex
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,7 +65,7 @@ def installed(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return scripts
 
 
-def said(program: Path | str, *words: str, cwd: Path) -> str:
+def said(program: Path | str, *words: Path | str, cwd: Path) -> str:
     """Run a program that has to succeed and return what it printed."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(
@@ -148,3 +150,52 @@ def test_the_console_script_runs(installed: Path, tmp_path: Path) -> None:
     assert __version__ in said(installed / "offline-kit", "--version", cwd=tmp_path)
     assert "rehearse" in said(installed / "offline-kit", "--help", cwd=tmp_path)
     assert "kaggle-2026-10-cpu" in said(installed / "offline-kit", "image", "list", cwd=tmp_path)
+
+
+@pytest.fixture
+def index(built: Built) -> Iterator[LocalIndex]:
+    """Serve the wheel as an index does; its dependencies come from the usual one."""
+    with LocalIndex() as served:
+        served.add(built.wheel)
+        yield served
+
+
+def pip(index: LocalIndex, folder: Path) -> list[Path | str]:
+    """Install with pip into a fresh environment and return the program's command line."""
+    subprocess.run([sys.executable, "-m", "venv", folder / "env"], check=True)
+    scripts = folder / "env" / ("Scripts" if os.name == "nt" else "bin")
+    words = ["install", "-q", "--extra-index-url", index.url, "offline-kit"]
+    subprocess.run([scripts / "python", "-m", "pip", *words], check=True)
+    return [scripts / "offline-kit"]
+
+
+def pipx(index: LocalIndex, folder: Path) -> list[Path | str]:
+    """Install with pipx and return the program's command line."""
+    homes = {name: str(folder / name) for name in ("PIPX_HOME", "PIPX_BIN_DIR", "PIPX_MAN_DIR")}
+    words = ["install", "--pip-args", f"--extra-index-url {index.url}", "offline-kit"]
+    subprocess.run([sys.executable, "-m", "pipx", *words], check=True, env=os.environ | homes)
+    return [folder / "PIPX_BIN_DIR" / "offline-kit"]
+
+
+def uvx(index: LocalIndex, folder: Path) -> list[Path | str]:
+    """Return the command line with which uvx installs and runs the program."""
+    return [Path(sysconfig.get_path("scripts")) / "uvx", "--index", index.url, "offline-kit"]
+
+
+@pytest.mark.index
+@pytest.mark.slow
+@pytest.mark.parametrize("installer", [pip, pipx, uvx])
+def test_it_installs_and_runs(
+    installer: Callable[[LocalIndex, Path], list[Path | str]], index: LocalIndex, tmp_path: Path
+) -> None:
+    """From an index, with its own dependencies alone, it says its version and builds a kit."""
+    from offline_kit import __version__
+
+    program, *words = installer(index, tmp_path)
+    (tmp_path / "predict.py").write_text("def predict(context):\n    return []\n")
+    (tmp_path / "requirements.txt").touch()
+    assert __version__ in said(program, *words, "--version", cwd=tmp_path)
+    assert index.asked(f"offline_kit-{__version__}-py3-none-any.whl"), "it came from elsewhere"
+    build = ["build", "-r", "requirements.txt", "--function", "predict.py:predict", "--dataset", "some-kit"]
+    said(program, *words, *build, cwd=tmp_path)
+    assert (tmp_path / "dist" / "offline-kit" / "notebook" / "inference.ipynb").is_file()
