@@ -347,6 +347,7 @@ def _contents(seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report:
     if base.chained:
         return _chained(seen, base, base.chained, own)
     frozen = _freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
+    uploaded_secrets.check_given(config, frozen, report)
     # requirements files may name indexes of their own
     settings = freezing.index_settings(config.requirements, config.project, base.settings)
     index = Index(settings, cache=base.cache)

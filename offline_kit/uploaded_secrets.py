@@ -1,13 +1,18 @@
-"""Secrets in what a kit would upload: own code, text files beside it, params and the rendered notebook."""
+"""Secrets in what a kit would upload: own code, text files beside it, given wheels, params and the rendered notebook.
 
+Wheels and sdists from an index are not read: everybody who can use the index has them, and the dummy keys of other
+people's tests would stop builds. Binary files (weights, arrays, images) hold no text that anybody wrote a secret into.
+"""
+
+import codecs
 import json
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from offline_kit.config import Config
 from offline_kit.errors import ProjectError
-from offline_kit.model import Checkpoint, OwnCode
+from offline_kit.model import Checkpoint, Freeze, OwnCode
 from offline_kit.redaction import Secret, secrets_in
 from offline_kit.report import Reporter
 from offline_kit.weights.scan import is_trusted
@@ -47,6 +52,18 @@ def check(config: Config, own: OwnCode, beside: Iterable[Checkpoint], report: Re
     Files that a glob of `trust` names may hold some: then it is said.
     """
     _refuse(config, [*_of_code(config, own), *_of_files(beside)], report)
+
+
+def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
+    """Raise the same for wheels that the project gives or builds itself (`./x.whl`, a folder, git, a URL)."""
+    wheels = {pin.local.name: pin.local for pin in freeze.pins if pin.url and pin.local}
+    found = (
+        line
+        for name, path in sorted(wheels.items())
+        for member, data in _members(path)
+        for line in _of_bytes(f"{name}/{member}", data)
+    )
+    _refuse(config, found, report)
 
 
 def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -> None:
@@ -95,10 +112,16 @@ def _of_code(config: Config, own: OwnCode) -> Iterator[str]:
     for file in own.sources:
         yield from _of_bytes(file.original, file.path.read_bytes())
     for wheel in own.wheels:
-        with zipfile.ZipFile(wheel.path) as archive:
-            for member in archive.infolist():
-                if member.file_size <= _LARGEST and not member.is_dir():
-                    yield from _of_bytes(_source_of(config, member.filename), archive.read(member))
+        for member, data in _members(wheel.path):
+            yield from _of_bytes(_source_of(config, member), data)
+
+
+def _members(wheel: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a wheel that are small enough to be texts."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            if member.file_size <= _LARGEST and not member.is_dir():
+                yield member.filename, archive.read(member)
 
 
 def _source_of(config: Config, member: str) -> str:
@@ -119,9 +142,11 @@ def _of_files(beside: Iterable[Checkpoint]) -> Iterator[str]:
 
 
 def _of_bytes(name: str, data: bytes) -> Iterator[str]:
-    if b"\0" in data[:8192]:
+    # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in data[:8192] and not wide:
         return
-    text = data.decode(errors="replace")
+    text = data.decode("utf-16" if wide else "utf-8", errors="replace")
     found = False
     for where, source in _cells(name, text):
         for secret in secrets_in(source):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from local_index import folder_index, make_wheel
 from test_own_code import BACKEND
 
 TOKEN = "hf_Zq3vT8mK1xW7nB5cR2yL9pD4abcdefghij"
@@ -70,6 +71,60 @@ def test_files_of_logins_do_not_travel(tmp_path: Path, name: str) -> None:
     done = build(tmp_path, {"src/a.py": "", name: "DEBUG=1\n"}, 'modules = ["src"]')
     assert done.returncode == 1, done.stderr
     assert name in json.loads(done.stdout)["details"][0]
+
+
+@pytest.mark.parametrize("kind", ["wheel", "folder"])
+def test_a_wheel_that_the_project_gives_is_read(tmp_path: Path, kind: str) -> None:
+    """A secret in it stops the build, with the wheel's name, file and line; `trust` is the way past it."""
+    text = f"\nTOKEN = '{TOKEN}'\n"
+    files = {"requirements.in": "./given-1.0-py3-none-any.whl\n"}
+    member = "given-1.0-py3-none-any.whl/given/login.py"
+    if kind == "wheel":
+        inside = {"given/__init__.py": "", "given/login.py": text}
+        make_wheel(tmp_path, "given", "1.0", files=inside)
+    else:
+        files = {"requirements.in": "./lib\n", "lib/pyproject.toml": PACKAGE, "lib/backend.py": BACKEND}
+        files |= {"lib/plants/__init__.py": "", "lib/plants/login.py": text}
+        member = "plants-1.0-py3-none-any.whl/plants/login.py"
+    done = build(tmp_path, files)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["details"] == [f"{member}:2: Hugging Face token in 'TOKEN'"]
+    assert TOKEN not in done.stdout + done.stderr
+    assert not (tmp_path / "dist" / "offline-kit" / "dataset").exists()
+    done = build(tmp_path, files, f'trust = ["{member}"]')
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_wheel_from_an_index_is_not_read(tmp_path: Path) -> None:
+    """Everybody who can use the index has it, and tests of libraries hold dummy keys."""
+    wheel = make_wheel(tmp_path / "wheels", "public", "1.0", files={"public.py": f"TOKEN = '{TOKEN}'\n"})
+    address = folder_index(tmp_path / "index", [wheel])
+    done = build(tmp_path, {"requirements.in": f"--index-url {address}\npublic\n"})
+    assert done.returncode == 0, done.stderr
+
+
+KINDS = {
+    "a.ipynb": json.dumps({"cells": [{"cell_type": "code", "source": [f"TOKEN = '{TOKEN}'"]}]}),
+    "a.json": json.dumps({"token": TOKEN}),
+    "a.toml": f'token = "{TOKEN}"',
+    "a.txt": f"token: {TOKEN}",
+    "a.csv": f"id,token\n1,{TOKEN}\n",
+    "wide.txt": f"\ufefftoken: {TOKEN}",
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_text_files_among_the_preprocessing_are_read(tmp_path: Path, name: str) -> None:
+    """Of every usual kind, UTF-16 too; the same bytes in a binary file are none of anybody's writing."""
+    place = tmp_path / "files"
+    place.mkdir()
+    (place / name).write_bytes(KINDS[name].encode("utf-16-le" if name.startswith("wide") else "utf-8"))
+    (place / "image.bin").write_bytes(b"\0" + TOKEN.encode())
+    done = build(tmp_path, {}, 'preprocessing = ["files"]')
+    assert done.returncode == 1, done.stderr
+    (line,) = json.loads(done.stdout)["details"]
+    assert line.startswith(f"files/{name}:")
+    assert "Hugging Face token" in line
 
 
 def test_ordinary_projects_build(tmp_path: Path) -> None:
