@@ -168,7 +168,7 @@ class Yard:
 
     def run(self, command: str, *words: str, env: Mapping[str, str | None] | None = None) -> Told:
         """Run a command to its end; one that waits for nobody in this process."""
-        if command in ("build", "notebook") and "--to" not in words:
+        if command in ("build", "notebook") and not {"--to", "--on"} & set(words):
             changed = {**self.env, **(env or {})}
             whole = {name: value for name, value in changed.items() if value is not None}
             done = offline_kit(command, *words, str(self.project), cwd=self.project, env=whole)
