@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from offline_kit import interpreters
+from offline_kit.core import interpreters
 
 ROOT = Path(__file__).parent.parent
 IMAGE = "kaggle-2026-10-cpu"
@@ -95,7 +95,7 @@ def by_hand(work: Path, python: Path) -> tuple[Measured, Path]:
 RESTORE = """
 import json, pathlib, sys, time
 sys.path.append(sys.argv[1])
-from offline_kit.runtime import kit_install, kit_runtime
+from offline_kit.notebook.runtime import kit_install, kit_runtime
 dataset, scratch, installer = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
 manifest = json.loads((dataset / kit_runtime.MARKER).read_text())
 places = kit_runtime.Places(inputs=dataset.parent, working=scratch / "working", scratch=scratch / "scratch")

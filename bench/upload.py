@@ -18,13 +18,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from local_kaggle_case import Bench, serving
-from push_case import make_kit
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.settings import Settings
+from tests.support.local_kaggle import Bench, serving
+from tests.support.pushing import make_kit
 
 AT_ONCE = Settings(visible_after=0.0, processing=0.0)
 KAGGLEHUB = "import sys, kagglehub; kagglehub.dataset_upload('alice/plain-hub', sys.argv[1])"

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from offline_kit import interpreters
+from offline_kit.core import interpreters
 
 if TYPE_CHECKING:
-    from local_kaggle_case import Bench
-    from ship_case import Yard
-
-    from offline_kit.kaggle_gateway.client import Client
+    from offline_kit.kaggle.client.client import Client
+    from tests.support.local_kaggle import Bench
+    from tests.support.shipping import Yard
 
 # A run in the background of a script (`.ci/run &`) begins with ^C ignored, and hands that on to the processes that
 # the tests start and interrupt. A handler of our own is not handed on: they begin with the system's.
@@ -55,7 +54,7 @@ def python_313() -> None:
 @pytest.fixture
 def bench(tmp_path: Path) -> "Iterator[Bench]":
     """A local Kaggle with alice and bob; a file that wants another one has a fixture of its own."""
-    from local_kaggle_case import serving
+    from tests.support.local_kaggle import serving
 
     with serving(tmp_path) as running:
         yield running
@@ -64,7 +63,7 @@ def bench(tmp_path: Path) -> "Iterator[Bench]":
 @pytest.fixture
 def alice(bench: "Bench") -> "Iterator[Client]":
     """Alice's client."""
-    from push_case import client
+    from tests.support.pushing import client
 
     with client(bench) as mine:
         yield mine
@@ -73,7 +72,7 @@ def alice(bench: "Bench") -> "Iterator[Client]":
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with one dataset, whose kit is built; tests work on copies."""
-    from ship_case import built_copy, make_project
+    from tests.support.shipping import built_copy, make_project
 
     return built_copy(make_project(tmp_path_factory.mktemp("built") / "project"))
 
@@ -81,7 +80,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(tmp_path: Path, built: Path) -> "Iterator[Yard]":
     """A copy of the built project, and a local Kaggle with its competition."""
-    from ship_case import yard
+    from tests.support.shipping import yard
 
     with yard(tmp_path, built) as made:
         yield made

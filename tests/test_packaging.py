@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from local_index import LocalIndex
+
+from tests.support.local_index import LocalIndex
 
 ROOT = Path(__file__).parent.parent
 
@@ -115,7 +116,7 @@ FINDS = """
 from importlib.metadata import metadata, requires
 from pathlib import Path
 import offline_kit
-from offline_kit import image, scripts
+from offline_kit.project import images as image; from offline_kit.notebook import scripts
 assert "site-packages" in offline_kit.__file__, offline_kit.__file__
 assert metadata("offline-kit")["Version"] == offline_kit.__version__
 assert not [r for r in requires("offline-kit") if r.startswith("torch") and "extra" not in r]

@@ -12,8 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
-from offline_kit import config
-from offline_kit.cli import cli
+from offline_kit.cli.main import cli
+from offline_kit.project import config
 
 ROOT = next(folder for folder in Path(__file__).parents if (folder / "pyproject.toml").is_file())
 README = (ROOT / "README.md").read_text(encoding="utf-8")

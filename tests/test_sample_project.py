@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit import image as images
+from offline_kit.project import images
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT / "sample_project"

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from offline_kit.errors import UsageError
+from offline_kit.core.errors import UsageError
 from offline_kit.local_kaggle.store import Store
 from offline_kit.local_kaggle.wire import Call, Refusal, Rpc
 

@@ -34,16 +34,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files
-from offline_kit.errors import UsageError, close_to
-from offline_kit.kaggle_names import slug_of
+from offline_kit.core import files
+from offline_kit.core.errors import UsageError, close_to
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.links import Links
 from offline_kit.local_kaggle.packing import packed, wrapped
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
-from offline_kit.references import bound_names
+from offline_kit.project.kaggle_names import slug_of
+from offline_kit.project.references import bound_names
 from offline_kit.rehearsal import gateway_standin
 
 SERVICE = "competitions.CompetitionApiService/"

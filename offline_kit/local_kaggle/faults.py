@@ -39,7 +39,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from offline_kit.errors import UsageError
+from offline_kit.core.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

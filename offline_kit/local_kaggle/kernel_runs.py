@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from offline_kit.local_kaggle.faults import Fault, Faults
-from offline_kit.local_kaggle.run_logs import RunLogs
+from offline_kit.local_kaggle.live_logs import RunLogs
 from offline_kit.local_kaggle.running import Contest, Finder, Job, Result, Runner, unheard
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store

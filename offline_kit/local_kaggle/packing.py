@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from offline_kit import files
+from offline_kit.core import files
 
 _LOCK = threading.Lock()
 _PACKED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".rar", ".png", ".jpg", ".jpeg", ".parquet")

@@ -8,18 +8,19 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from offline_kit import image, interpreters, sandbox
-from offline_kit.errors import OfflineKitError, UsageError
-from offline_kit.image import Image
+from offline_kit.core import interpreters, sandbox
+from offline_kit.core.errors import OfflineKitError, UsageError
+from offline_kit.core.sandboxes.box import Mount
 from offline_kit.local_kaggle.running import Job, Result
-from offline_kit.pip_settings import IndexSettings
-from offline_kit.rehearsal import environments, execution, gateway, kernel, plan, pythons
+from offline_kit.notebook.runtime.kit_server import WRITTEN
+from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project import images
+from offline_kit.project.images import Image
+from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
 from offline_kit.rehearsal.gateway import Service
 from offline_kit.rehearsal.kernel import Ready
-from offline_kit.runtime.kit_server import WRITTEN
-from offline_kit.sandboxes.box import Mount
 
 _GLANCE = 0.1  # seconds between two looks at a log
 
@@ -106,10 +107,10 @@ class SandboxRunner:
 
     def _kernel(self, job: Job, code: Sequence[Path]) -> tuple[Image | None, Ready]:
         """Return the image of the kit that is mounted, if it is known, and the kernel for it."""
-        kit_files = () if self.current else plan.mounted_files(folder for _, folder in job.inputs)
-        if name := plan.read(kit_files).image:
+        kit_files = () if self.current else kit_facts.mounted_files(folder for _, folder in job.inputs)
+        if name := kit_facts.read(kit_files).image:
             try:
-                chosen = image.load(name, accelerator="none", project=self.project or job.folder)
+                chosen = images.load(name, accelerator="none", project=self.project or job.folder)
             except UsageError:  # captured, or of a file of the user's
                 job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
             else:

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from offline_kit.errors import OutsideError, UsageError
+from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.faults import NONE, Fault
 from offline_kit.local_kaggle.incoming import Body, CutError, Target, target_of

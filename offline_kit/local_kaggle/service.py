@@ -6,23 +6,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from offline_kit import sources
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.accounts import Accounts
 from offline_kit.local_kaggle.blobs import Blobs
 from offline_kit.local_kaggle.catalog import Catalog
-from offline_kit.local_kaggle.datasets import Datasets
+from offline_kit.local_kaggle.dataset_service import Datasets
 from offline_kit.local_kaggle.faults import Fault, Faults
 from offline_kit.local_kaggle.kernel_runs import KernelRuns
-from offline_kit.local_kaggle.kernels import Kernels
 from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.models import Models
+from offline_kit.local_kaggle.model_service import Models
+from offline_kit.local_kaggle.notebook_service import Kernels
 from offline_kit.local_kaggle.running import Finder, Runner
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Store
-from offline_kit.local_kaggle.submissions import Submissions
+from offline_kit.local_kaggle.submission_service import Submissions
 from offline_kit.local_kaggle.versions import Versions
 from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.project import kaggle_sources
 
 _OPEN = frozenset({"security.OAuthService/IntrospectToken", "users.AccountService/GenerateAccessToken"})
 """Calls that look at credentials themselves."""
@@ -69,7 +69,7 @@ class LocalKaggle:
         Notebooks of all accounts can attach them, as long as this server runs. Raises UsageError for another name.
         """
         for name, folder in copies.items():
-            source = sources.parse(name)
+            source = kaggle_sources.parse(name)
             self.copies[_KINDS[source.kind], source.ref.lower()] = (source.place("new"), folder)
 
     def _or_copy(self, kind: str, finder: Finder) -> Finder:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files
+from offline_kit.core import files
 from offline_kit.local_kaggle.wire import Refusal
 
 Record = dict[str, Any]

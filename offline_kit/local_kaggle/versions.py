@@ -6,12 +6,13 @@ import threading
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from offline_kit import files, kaggle_rules
-from offline_kit.errors import ProjectError
+from offline_kit.core import files
+from offline_kit.core.errors import ProjectError
 from offline_kit.local_kaggle import packing
 from offline_kit.local_kaggle.settings import Settings
 from offline_kit.local_kaggle.store import Record, Store
 from offline_kit.local_kaggle.wire import Refusal
+from offline_kit.project import kaggle_rules
 
 STAGES = (
     "NOT_YET_PERSISTED",

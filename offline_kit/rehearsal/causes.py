@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from offline_kit.weights.slim_worker import TRAINING
+from offline_kit.checkpoints.slim_worker import TRAINING
 
 
 @dataclass(frozen=True)

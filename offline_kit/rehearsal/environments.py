@@ -17,11 +17,11 @@ from typing import Any
 
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from offline_kit import files, interpreters, proc
-from offline_kit.errors import OfflineKitError, OutsideError, ProjectError, UsageError
-from offline_kit.image import Image
-from offline_kit.pip_settings import IndexSettings, redact
-from offline_kit.report import SILENT, Reporter
+from offline_kit.core import files, interpreters, processes
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.packages.pip_settings import IndexSettings, redact
+from offline_kit.project.images import Image
 
 ASK_ABOVE = 500_000_000
 """Bytes; more than this is downloaded only when it was agreed to."""
@@ -77,7 +77,7 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
     Raises ProjectError where this machine has no such Python, UsageError where a large download was not
     agreed to, OutsideError where the index or the disk says no.
     """
-    python = interpreters.find(image.python_minor, proc.environment())
+    python = interpreters.find(image.python_minor, processes.environment())
     if python is None:
         raise ProjectError(
             f"the image '{image.name}' runs Python {image.python_minor}, and this machine has none",
@@ -106,7 +106,7 @@ def _is_cuda_library(name: str) -> bool:
 def papermill(shop: Workshop) -> Path:
     """Return the Python of papermill's own environment: its dependencies are nobody else's."""
     # The interpreter below the running environment: another environment of it shares what is made here.
-    base = interpreters.find("{}.{}".format(*sys.version_info), proc.environment())
+    base = interpreters.find("{}.{}".format(*sys.version_info), processes.environment())
     return _made("papermill", _question_here(_PAPERMILL, base or Path(sys.executable)), shop)
 
 
@@ -239,7 +239,7 @@ def _lock(question: _Question, shop: Workshop) -> Path:
     return final
 
 
-def _compile(folder: Path, question: _Question, shop: Workshop, *, torch: bool = False) -> proc.Done:
+def _compile(folder: Path, question: _Question, shop: Workshop, *, torch: bool = False) -> processes.Done:
     (folder / "wanted.in").write_text("\n".join(question.names) + "\n")
     lines = [f"{name}=={version}\n" for name, version in sorted(question.overrides.items())]
     (folder / "overrides.txt").write_text("".join(lines))
@@ -256,7 +256,7 @@ def _uv(
     torch: bool = False,
     hasty: bool = False,
     check: bool = True,
-) -> proc.Done:
+) -> processes.Done:
     changes = settings.uv_environment()
     changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
     changes["UV_PREVIEW_FEATURES"] = "pylock"
@@ -266,4 +266,4 @@ def _uv(
         # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
     argv = [interpreters.uv(), *words, *settings.uv_arguments()]
-    return proc.run(argv, cwd=cwd, env=proc.environment(**changes), timeout=3600, check=check)
+    return processes.run(argv, cwd=cwd, env=processes.environment(**changes), timeout=3600, check=check)

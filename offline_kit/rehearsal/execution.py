@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import proc, sandbox
-from offline_kit.report import SILENT, Advance, Reporter
-from offline_kit.sandbox import Sandbox
-from offline_kit.sandboxes import leftovers
-from offline_kit.sandboxes.box import Box, Mount, Outcome
+from offline_kit.core import processes, sandbox
+from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.sandbox import Sandbox
+from offline_kit.core.sandboxes import leftovers
+from offline_kit.core.sandboxes.box import Box, Mount, Outcome
 
 HOME = "/home/kaggle"
 _SETUP = "NAMES_BEFORE = set(globals())"
@@ -155,7 +155,7 @@ def _with_writable_site(bench: Bench, folder: Path, before: str) -> Bench:
     another one is what pip takes it for: what is there satisfies requirements, other versions come before it.
     """
     python = Path(bench.kernel[0])
-    said = json.loads(proc.run([python, "-c", _SITE], env=proc.environment(PYTHONPATH=None)).out)
+    said = json.loads(processes.run([python, "-c", _SITE], env=processes.environment(PYTHONPATH=None)).out)
     site = folder / "lib" / f"python{said['minor']}" / "site-packages"
     site.mkdir(parents=True)
     (folder / "pyvenv.cfg").write_text(f"home = {said['home']}\ninclude-system-site-packages = false\n")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
+from offline_kit.core.sandboxes.box import Mount
 from offline_kit.rehearsal.execution import Cell
-from offline_kit.sandboxes.box import Mount
 
 _FRAME = re.compile(
     r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"

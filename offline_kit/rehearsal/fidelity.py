@@ -4,7 +4,7 @@ import platform
 import sys
 from collections.abc import Iterable
 
-from offline_kit.image import Image, same_version
+from offline_kit.project.images import Image, same_version
 from offline_kit.rehearsal.pythons import Python
 
 MATCHING = "matching"

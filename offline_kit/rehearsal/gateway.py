@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, resources
-from offline_kit.errors import ProjectError, UsageError
-from offline_kit.rehearsal import gateway_driver, gateway_standin, imports, submission
+from offline_kit.core import files, resources
+from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.sandboxes.box import Mount
+from offline_kit.notebook import imports
+from offline_kit.notebook.runtime.kit_server import PACKAGE, WRITTEN
+from offline_kit.rehearsal import gateway_driver, gateway_standin
+from offline_kit.rehearsal import submission_check as submission
 from offline_kit.rehearsal.execution import Bench, Ran
-from offline_kit.runtime.kit_server import PACKAGE, WRITTEN
-from offline_kit.sandboxes.box import Mount
 
 _SERVE = re.compile(r"\d+-serve")
 _PLACE = "/rehearsal/gateway"
@@ -193,7 +195,9 @@ def scoring(bench: Bench, service: Service, root: str, first: Path | None, folde
     for place in (runtime, runtime.parent):
         (place / "__init__.py").write_text("")
     for module in ("kit_runtime", "kit_server"):
-        (runtime / f"{module}.py").write_text(resources.source(f"runtime/{module}"), encoding="utf-8")
+        (runtime / f"{module}.py").write_text(
+            resources.source(f"notebook/runtime/{module}"), encoding="utf-8"
+        )
     driver = "driver.py"
     (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
     if first and first.suffix == ".parquet" and first.is_file():

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.runtime.kit_server import GATEWAY, SERVER, data_paths, find_package, load_class
+from offline_kit.notebook.runtime.kit_server import GATEWAY, SERVER, data_paths, find_package, load_class
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"

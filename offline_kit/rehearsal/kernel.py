@@ -8,16 +8,17 @@ from pathlib import Path
 from packaging import tags
 from packaging.tags import Tag
 
-from offline_kit.errors import OfflineKitError, ProjectError
-from offline_kit.image import Image
-from offline_kit.model import Role
-from offline_kit.rehearsal import environments, import_chains, imports, missing_packages, plan, pythons
+from offline_kit.core.errors import OfflineKitError, ProjectError
+from offline_kit.core.sandboxes.box import Mount
+from offline_kit.notebook import imports
+from offline_kit.project.images import Image
+from offline_kit.project.types import Role
+from offline_kit.rehearsal import environments, import_chains, kit_facts, missing_packages, pythons
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.rehearsal.kit_facts import KitFile, Plan
 from offline_kit.rehearsal.missing_packages import LackedBefore
-from offline_kit.rehearsal.plan import KitFile, Plan
 from offline_kit.rehearsal.pythons import Python
-from offline_kit.sandboxes.box import Mount
 
 _RUNS = 4
 """Times that a run is begun at most, each with what the one before lacked."""
@@ -55,7 +56,7 @@ def make_ready(
     and code get the same environment, in a rehearsal and at the local Kaggle.
     Raises ProjectError where the kit's wheels cannot be installed on this machine or this Python.
     """
-    install = plan.read(kit_files)
+    install = kit_facts.read(kit_files)
     used = _used(kit_files, install, code, image)
     running = current or image.local
     derived = used
@@ -64,7 +65,7 @@ def make_ready(
     here = _tags(image, running=running)
     _can_run(install, image, here, running=running)
     ready = of_running(shop) if running else of_image(image, used, shop)
-    built = plan.built_from_sdist(install, here)
+    built = kit_facts.built_from_sdist(install, here)
     more = (
         [f"built from their sdists, since their wheels do not fit here: {', '.join(built)}"] if built else []
     )
@@ -170,7 +171,7 @@ def _tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
 
 
 def _can_run(install: Plan, image: Image, here: Iterable[Tag], *, running: bool) -> None:
-    unfit = plan.unfit(install, here)
+    unfit = kit_facts.unfit(install, here)
     if not unfit:
         return
     if sys.platform != "linux":

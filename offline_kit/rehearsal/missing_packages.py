@@ -11,8 +11,9 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from offline_kit import files
-from offline_kit.rehearsal import execution, imports
+from offline_kit.core import files
+from offline_kit.notebook import imports
+from offline_kit.rehearsal import execution
 from offline_kit.rehearsal.execution import Ran
 
 _FAILED_IMPORT = re.compile(r"(?:[\w.]+\.)?(?:ModuleNotFoundError|ImportError|OptionalDependencyError)\b")

@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from offline_kit import files, kaggle_rules, sources
-from offline_kit.config_keys import LAYOUTS
-from offline_kit.errors import ProjectError, UsageError
-from offline_kit.model import Kit, Part
-from offline_kit.runtime import kit_rows
-from offline_kit.runtime.kit_runtime import MADE_UP, KitError
-from offline_kit.sandboxes.box import Mount
-from offline_kit.sources import Source
+from offline_kit.core import files
+from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.sandboxes.box import Mount
+from offline_kit.notebook.runtime import kit_rows
+from offline_kit.notebook.runtime.kit_runtime import MADE_UP, KitError
+from offline_kit.project import kaggle_rules, kaggle_sources
+from offline_kit.project.config_keys import LAYOUTS
+from offline_kit.project.kaggle_sources import Source
+from offline_kit.project.types import Kit, Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +108,9 @@ def _mount_kit(wanted: Wanted, folder: Path) -> list[Mount]:
     for part in wanted.kit.parts:
         if home := wanted.homes.get(part.name):
             # Outputs of notebooks and models are mounted as they are.
-            mounts.append(_mount(wanted.kit.part_folder(part), sources.parse(home), wanted.layout, folder))
+            mounts.append(
+                _mount(wanted.kit.part_folder(part), kaggle_sources.parse(home), wanted.layout, folder)
+            )
             continue
         owner, _, slug = _dataset(wanted, part).rpartition("/")
         place = Path("datasets", owner or "you", slug) if wanted.layout == "new" else Path(slug)
@@ -131,7 +134,7 @@ def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]
     own = {f"dataset:{_dataset(wanted, part)}" for part in wanted.kit.parts} | set(wanted.homes.values())
     ours = {_unversioned(home) for home in wanted.homes.values() if home.startswith("model:")}
     mounts, notes = [], []
-    for source in sources.of_metadata(wanted.metadata):
+    for source in kaggle_sources.of_metadata(wanted.metadata):
         if str(source) in own or _unversioned(str(source)) in ours:
             continue
         copy = wanted.copies.get(str(source))

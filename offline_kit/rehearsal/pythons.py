@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit import proc
-from offline_kit.errors import OfflineKitError, OutsideError
-from offline_kit.sandboxes.box import SYSTEM, Mount
+from offline_kit.core import processes
+from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.sandboxes.box import SYSTEM, Mount
 
 _ASK = """
 import importlib.metadata, json, platform, re, sys
@@ -42,8 +42,8 @@ class Python:
 def look(path: Path) -> Python:
     """Ask an interpreter where it lies and what it has; OutsideError where it does not answer."""
     try:
-        done = proc.run(
-            [path, "-c", _ASK], env=proc.environment(PYTHONPATH=None, PYTHONHOME=None), timeout=60
+        done = processes.run(
+            [path, "-c", _ASK], env=processes.environment(PYTHONPATH=None, PYTHONHOME=None), timeout=60
         )
         said = json.loads(done.out.strip().splitlines()[-1])
     except (OfflineKitError, ValueError, IndexError) as error:

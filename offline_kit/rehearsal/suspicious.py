@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from offline_kit import files
-from offline_kit.sandboxes.leftovers import LIMIT
+from offline_kit.core import files
+from offline_kit.core.sandboxes.leftovers import LIMIT
 
 _ENOUGH = 3  # rows; fewer may well have one value
 _LABELS = 50  # different words of a column that names classes, at most

@@ -4,11 +4,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit import files
-from offline_kit.errors import ProjectError
-from offline_kit.rehearsal import causes, execution, explanation, submission, suspicious
+from offline_kit.core import files
+from offline_kit.core.errors import ProjectError
+from offline_kit.notebook.runtime.kit_server import WRITTEN
+from offline_kit.rehearsal import causes, execution, explanation, submission_check, suspicious
 from offline_kit.rehearsal.execution import Bench, Cell, Ran
-from offline_kit.runtime.kit_server import WRITTEN
 
 _HEAD = 8  # lines of a quoted cell
 _TAIL = 12  # lines of an error
@@ -65,7 +65,7 @@ def judge(
     said = _said(ran.log)
     if problem:
         return Verdict(cells=cells, problem=problem, said=said)
-    checked = submission.check(written, sample, table=table, trusted=trusted)
+    checked = submission_check.check(written, sample, table=table, trusted=trusted)
     if checked.problems:
         problem = ProjectError(
             f"'{name}' would not be scored as it is",

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from workbench import run
+
+from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
 

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from workbench import IMAGE, run
 
-from offline_kit import files, image, pip_settings
+from offline_kit.core import files
+from offline_kit.packages import pip_settings
+from offline_kit.project import images
 from offline_kit.rehearsal import environments
+from tests.support.workbench import IMAGE, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, pytest.mark.usefixtures("python_313")]
 
@@ -92,7 +94,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "inference.ipynb")  # type: ignore[no-untyped-call]
     (folder / "kernel-metadata.json").write_text(json.dumps(METADATA))
     shop = environments.Workshop(settings=pip_settings.read(os.environ), cache=files.cache_dir(), yes=True)
-    chosen = image.load(IMAGE, accelerator="none", project=folder)
+    chosen = images.load(IMAGE, accelerator="none", project=folder)
     python = environments.kernel(chosen, ["numpy", "pandas", "pillow", "timm", "torch"], shop)
     subprocess.run([python, "-c", AUTHOR], cwd=folder, check=True)
     return folder

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
-from local_index import LocalIndex, make_wheel
-from workbench import evidence, project, run
+
+from tests.support.local_index import LocalIndex, make_wheel
+from tests.support.workbench import evidence, project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
 

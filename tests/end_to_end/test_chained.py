@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_kaggle_case import notebook
-from test_matrix import Row, rows, train
-from workbench import project, run
 
-from offline_kit import files, manifest, pip_settings
-from offline_kit.kaggle_gateway.client import Client
-from offline_kit.kaggle_gateway.nouns import NewModelVersion, NewNotebook, NewVersion
-from offline_kit.kaggle_gateway.uploads import Upload
-from offline_kit.kaggle_gateway.where import Where
-from offline_kit.local_kaggle import start
+from offline_kit.core import files
+from offline_kit.kaggle.client.api_types import NewModelVersion, NewNotebook, NewVersion
+from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.uploads import Upload
+from offline_kit.kaggle.push import notebook_runs
+from offline_kit.kaggle.push.push_settings import Ways
+from offline_kit.kit import manifest
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import Server
 from offline_kit.local_kaggle.settings import Settings
-from offline_kit.push import runs
-from offline_kit.push.ways import Ways
+from offline_kit.packages import pip_settings
 from offline_kit.rehearsal.environments import Workshop
+from offline_kit.workflow import local_start
+from tests.support.local_kaggle import notebook
+from tests.support.matrix import Row, rows, train
+from tests.support.workbench import project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
 
@@ -54,8 +56,8 @@ metric = "score.py:nothing"
 def server(tmp_path: Path) -> Iterator[Server]:
     """A local Kaggle that runs notebooks in its sandbox, at once."""
     shop = Workshop(settings=pip_settings.read(os.environ), cache=files.made(files.cache_dir()), yes=True)
-    wanted = start.Wanted(folder=tmp_path / "state", port=0, settings=Settings().slowed(0))
-    with start.running(wanted, SandboxRunner(shop)) as running:
+    wanted = local_start.Wanted(folder=tmp_path / "state", port=0, settings=Settings().slowed(0))
+    with local_start.running(wanted, SandboxRunner(shop)) as running:
         yield running
 
 
@@ -167,7 +169,7 @@ def publish(forest: Path, server: Server, folder: Path) -> None:
                 tokens={"deep/down/forest.joblib": token},
             )
         )
-        runs.push_and_follow(training, kaggle, ways)
+        notebook_runs.push_and_follow(training, kaggle, ways)
 
 
 @pytest.mark.usefixtures("python_313")

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_matrix import Row, rows, train
-from workbench import run
+
+from tests.support.matrix import Row, rows, train
+from tests.support.workbench import run
 
 pytestmark = [pytest.mark.index, pytest.mark.sandbox]
 

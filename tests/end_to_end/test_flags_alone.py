@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from workbench import IMAGE, plan, run
+
+from tests.support.workbench import IMAGE, plan, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index]
 

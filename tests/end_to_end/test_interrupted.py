@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from local_index import LocalIndex, make_wheel, unreachable
-from sdist_makers import own_backend, wheel_of_installed
-from workbench import command, environment, only, project, run
 
-from offline_kit import manifest
+from offline_kit.kit import manifest
+from tests.support.local_index import LocalIndex, make_wheel, unreachable
+from tests.support.sdists import own_backend, wheel_of_installed
+from tests.support.workbench import command, environment, only, project, run
 
 pytestmark = pytest.mark.slow
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from ship_case import SHIP, Yard, in_places, retrain, yard
 
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.local_kaggle.traffic import Event
+from tests.support.shipping import SHIP, Yard, in_places, retrain, yard
 
 pytestmark = pytest.mark.slow
 BIG = 3_000_000

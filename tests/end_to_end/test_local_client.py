@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from local_kaggle_case import CLIENT, needs_client, notebook
-from test_local_kaggle_competitions import competition
-from test_local_kaggle_start import command
 
 from offline_kit.local_kaggle import connection
-from offline_kit.local_kaggle.start import KEY, USER
+from offline_kit.workflow.local_start import KEY, USER
+from tests.support.competitions import competition
+from tests.support.local_command import command
+from tests.support.local_kaggle import CLIENT, needs_client, notebook
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, needs_client]
 

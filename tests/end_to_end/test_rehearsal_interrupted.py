@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
-from workbench import command, environment, project, run
+
+from tests.support.workbench import command, environment, project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
 

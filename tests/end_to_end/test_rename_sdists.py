@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from local_index import LocalIndex, make_sdist
-from workbench import evidence, plan, project, run
+
+from tests.support.local_index import LocalIndex, make_sdist
+from tests.support.workbench import evidence, plan, project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, pytest.mark.usefixtures("python_313")]
 

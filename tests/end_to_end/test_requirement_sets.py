@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_index import make_wheel
 from packaging.utils import parse_wheel_filename
-from workbench import IMAGE, evidence, plan, project, run
 
-from offline_kit import image as images
-from offline_kit import manifest
-from offline_kit.model import Role
+from offline_kit.kit import manifest
+from offline_kit.project import images
+from offline_kit.project.types import Role
+from tests.support.local_index import make_wheel
+from tests.support.workbench import IMAGE, evidence, plan, project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, pytest.mark.usefixtures("python_313")]
 

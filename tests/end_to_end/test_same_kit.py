@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_index import LocalIndex, make_sdist, make_wheel
-from sdist_makers import wheel_of_installed
-from workbench import only, project, run
+
+from tests.support.local_index import LocalIndex, make_sdist, make_wheel
+from tests.support.sdists import wheel_of_installed
+from tests.support.workbench import only, project, run
 
 CLOCK = """
 import os, time

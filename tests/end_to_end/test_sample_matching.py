@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from workbench import run
+
+from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox, pytest.mark.usefixtures("python_313")]
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from workbench import evidence, project, run
+
+from tests.support.workbench import evidence, project, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index, pytest.mark.sandbox]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from local_index import LocalIndex, make_wheel
-from ship_case import HURRIED, Told, Yard, make_project, retrain, yard
+
+from tests.support.local_index import LocalIndex, make_wheel
+from tests.support.shipping import HURRIED, Told, Yard, make_project, retrain, yard
 
 pytestmark = pytest.mark.slow
 USER, KEY, TOKEN = "carol", "planted0key4of8carol", "KGAT_planted1token5of9carol"
@@ -28,7 +29,7 @@ CREDENTIALS: dict[str, dict[str, str]] = {
 }
 CRASH = """
 import click, os
-from offline_kit.cli import cli
+from offline_kit.cli.main import cli
 @cli.command()
 @click.argument("project")
 def crash(project):

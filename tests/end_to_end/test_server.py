@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import Done, run
 
 from offline_kit.rehearsal import gateway
+from tests.support.workbench import Done, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
 

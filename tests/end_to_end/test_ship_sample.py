@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import run
 
-from offline_kit.local_kaggle import start
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import Server
-from offline_kit.pip_settings import read
+from offline_kit.packages.pip_settings import read
 from offline_kit.rehearsal.environments import Workshop
+from offline_kit.workflow import local_start
+from tests.support.workbench import run
 
 pytestmark = [pytest.mark.slow, pytest.mark.sandbox, pytest.mark.index]
 
@@ -24,8 +24,8 @@ SHIP = ("--yes", "--wait", "--env", "current", "--json")
 def server(tmp_path: Path) -> Iterator[Server]:
     """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
     workshop = Workshop(settings=read({}), cache=tmp_path / "runs", yes=True)
-    wanted = start.Wanted(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
-    with start.running(wanted, SandboxRunner(workshop, current=True)) as made:
+    wanted = local_start.Wanted(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
+    with local_start.running(wanted, SandboxRunner(workshop, current=True)) as made:
         yield made
 
 

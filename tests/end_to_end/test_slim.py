@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from offline_kit.checkpoint_kinds import sniff
-from offline_kit.files import sha256_of
-from offline_kit.model import Checkpoint
-from offline_kit.runtime.kit_lightning import build_model, load_checkpoint
-from offline_kit.weights.slim import Slimmed, Wish, Yard, slimmed
+from offline_kit.checkpoints.file_kinds import sniff
+from offline_kit.checkpoints.slim import Slimmed, Wish, Yard, slimmed
+from offline_kit.core.files import sha256_of
+from offline_kit.notebook.runtime.kit_lightning import build_model, load_checkpoint
+from offline_kit.project.types import Checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench import Done, run
+
+from tests.support.workbench import Done, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.index]
 

@@ -1,0 +1,5 @@
+"""One module per framework: how its files are recognized, what loads them, what they need.
+
+`framework_table` lists them in the order in which they are asked. A framework needs only a file's first
+bytes, its pickle's globals or its archive's member names.
+"""

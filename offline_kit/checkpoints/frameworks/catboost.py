@@ -1,0 +1,56 @@
+"""CatBoost: models of save_model (.cbm, JSON), and pickled models."""
+
+import re
+from functools import partial
+from pathlib import Path
+
+from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.frameworks import file_probe
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
+from offline_kit.project.types import Finding, Member
+
+_VERSION = re.compile(rb"(?:CatBoost release |Branch: tags/v)(\d+\.\d+[\w.]*)")
+_MAGIC = b"CBM1"
+_SAVE = "model.save_model('model.cbm')"
+
+
+def claims(path: Path, sniffed: Sniffed) -> float:
+    """Claim CatBoost's binary and JSON models, and its pickles."""
+    start = file_probe.head(path)
+    if start.startswith(_MAGIC) or _is_json(path, start):
+        return SURE
+    return SURE if file_probe.is_estimator_of(path, sniffed, "catboost") else 0.0
+
+
+def version(member: Member) -> str:
+    """Return the release that the model states; empty where it was built from a branch."""
+    found = file_probe.search(member.path, _VERSION)
+    return found[1].decode().rstrip(".") if found else ""
+
+
+def findings(member: Member) -> tuple[Finding, ...]:
+    """Return how a pickled model is saved in its own format."""
+    if not file_probe.is_pickled(member):
+        return ()
+    remedy = f"save it in its own format, which newer versions read too: {_SAVE}"
+    return (file_probe.note(member, "is a pickled CatBoost model", remedy),)
+
+
+def _is_json(path: Path, start: bytes) -> bool:
+    if re.match(rb'\s*\{\s*"(features_info|model_info|ctr_data)"\s*:', start) is None:
+        return False
+    end = file_probe.tail(path, 4096)
+    return b'"scale_and_bias"' in end or b'"oblivious_trees"' in start
+
+
+CATBOOST = Framework(
+    name="catboost",
+    title="CatBoost",
+    packages=("catboost", "joblib", "pandas"),
+    library="catboost",
+    claims=claims,
+    findings=findings,
+    fits=partial(file_probe.pickle_fits, "catboost"),
+    version=version,
+    task="tabular",
+)

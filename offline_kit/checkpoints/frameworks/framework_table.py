@@ -1,0 +1,49 @@
+"""All frameworks, and which of them a file or folder belongs to."""
+
+from pathlib import Path
+
+from offline_kit.checkpoints.file_kinds import Sniffed, sniff
+from offline_kit.checkpoints.frameworks.base import Framework
+from offline_kit.checkpoints.frameworks.catboost import CATBOOST
+from offline_kit.checkpoints.frameworks.keras import KERAS
+from offline_kit.checkpoints.frameworks.lightgbm import LIGHTGBM
+from offline_kit.checkpoints.frameworks.lightning import LIGHTNING
+from offline_kit.checkpoints.frameworks.onnx import ONNX
+from offline_kit.checkpoints.frameworks.safetensors import SAFETENSORS
+from offline_kit.checkpoints.frameworks.sklearn import SKLEARN
+from offline_kit.checkpoints.frameworks.skops import SKOPS
+from offline_kit.checkpoints.frameworks.timm import PREFIX, TIMM
+from offline_kit.checkpoints.frameworks.torch_export import TORCH_EXPORT
+from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
+from offline_kit.checkpoints.frameworks.torch_state_dict import TORCH_STATE_DICT
+from offline_kit.checkpoints.frameworks.torchscript import TORCHSCRIPT
+from offline_kit.checkpoints.frameworks.transformers import TRANSFORMERS
+from offline_kit.checkpoints.frameworks.xgboost import XGBOOST
+from offline_kit.project.types import CheckpointKind
+
+FRAMEWORKS: tuple[Framework, ...] = (
+    *(SKLEARN, SKOPS, XGBOOST, LIGHTGBM, CATBOOST, ONNX, KERAS),
+    *(LIGHTNING, TORCH_MODULE, TORCHSCRIPT, TORCH_EXPORT, TRANSFORMERS, TIMM, SAFETENSORS, TORCH_STATE_DICT),
+)
+"""In this order where two are equally sure."""
+
+
+def named(name: str) -> Framework | None:
+    """Return the framework of this name; None for none."""
+    return next((each for each in FRAMEWORKS if each.name == name), None)
+
+
+def of_model(reference: str, claimant: Framework | None) -> Framework | None:
+    """Return the framework that `model` names for weights alone, as "timm:resnet18" does; None for the user's code."""
+    weights_alone = claimant in (None, LIGHTNING, SAFETENSORS, TORCH_STATE_DICT)
+    return TIMM if weights_alone and reference.startswith(PREFIX) else None
+
+
+def find(path: Path, sniffed: Sniffed | None = None) -> Framework | None:
+    """Return the framework that is surest that a file or folder is its own; None where none claims it."""
+    seen = sniffed or (Sniffed(kind=CheckpointKind.OTHER) if path.is_dir() else sniff(path))
+    if seen.problem:
+        return None
+    sure = [(each.claims(path, seen), each) for each in FRAMEWORKS]
+    best = max((claim for claim, _ in sure), default=0.0)
+    return next((each for claim, each in sure if claim == best), None) if best > 0 else None

@@ -1,0 +1,207 @@
+"""ONNX: graphs that onnxruntime runs, with their weights inside or beside them."""
+
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from offline_kit.checkpoints.file_kinds import Sniffed, sniff
+from offline_kit.checkpoints.frameworks import file_probe
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
+from offline_kit.project.types import CheckpointKind, Finding, Member
+
+_KNOWN_DOMAINS = frozenset(
+    {"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training", "com.microsoft"}
+)
+_NEWEST = (
+    ((1, 14), 18, 8),
+    ((1, 15), 19, 9),
+    ((1, 17), 20, 9),
+    ((1, 18), 21, 10),
+    ((1, 21), 22, 10),
+    ((1, 23), 23, 11),
+    ((1, 24), 25, 13),
+    ((1, 25), 26, 13),
+)
+"""From which onnxruntime on: the newest operator set and the newest file format that it takes."""
+_UNKNOWN = ((1, 31), 10_000, 10_000)
+"""From this onnxruntime on nothing is known to be too new."""
+
+
+@dataclass(kw_only=True)
+class Graph:
+    """What is said outside of a graph's operators."""
+
+    format: int = 0
+    """Version of the file format (IR)."""
+    opsets: dict[str, int] = field(default_factory=dict)
+    """Version of each operator set, by its domain; the ordinary one is "" ."""
+    external: set[str] = field(default_factory=set)
+    """Files beside it that hold weights."""
+    inputs: int = 0
+    """How many inputs it has, weights not counted."""
+    fixed_rows: int = 0
+    """How many rows its first input takes at once; 0 for any number."""
+
+
+def claims(path: Path, sniffed: Sniffed) -> float:
+    """Claim graphs, and folders that hold one graph and the files with its weights, and nothing else."""
+    if not path.is_dir():
+        return SURE if sniffed.kind is CheckpointKind.ONNX else 0.0
+    graphs = sorted(path.glob("*.onnx"))
+    if len(graphs) != 1 or sniff(graphs[0]).kind is not CheckpointKind.ONNX:
+        return 0.0
+    external = read(graphs[0]).external
+    others = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
+    return SURE if external and others - external == {graphs[0].name} else 0.0
+
+
+def findings(member: Member) -> tuple[Finding, ...]:
+    """Return weights that are missing, operators of strangers, and a number of rows that is fixed."""
+    graph = read(graph_of(member))
+    lacking = sorted(name for name in graph.external if not (graph_of(member).parent / name).is_file())
+    found = []
+    if graph.external and (lacking or not member.path.is_dir()):
+        names = ", ".join(f"'{name}'" for name in lacking or sorted(graph.external))
+        remedy = "put the graph and these files alone into a folder, and name the folder in `checkpoints`"
+        state = "which are missing" if lacking else "which do not travel with it"
+        found.append(file_probe.stop(member, f"has its weights in {names}, {state}", remedy))
+    strangers = sorted(set(graph.opsets) - _KNOWN_DOMAINS)
+    if strangers:
+        what = f"uses operators of {', '.join(strangers)}, which onnxruntime itself does not have"
+        found.append(
+            file_probe.warn(member, what, "predict with a `function` of yours that registers their library")
+        )
+    if graph.fixed_rows:
+        remedy = f"export it with a dynamic first axis, or set batch_size = {graph.fixed_rows}"
+        found.append(file_probe.warn(member, f"takes exactly {graph.fixed_rows} rows at a time", remedy))
+    return tuple(found)
+
+
+def by_position(member: Member) -> bool:
+    """Whether its one input takes all columns; several take one each, by their names."""
+    return graph_of(member).is_file() and read(graph_of(member)).inputs == 1
+
+
+def fits(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return what the notebook's onnxruntime does not take of a graph; nothing where it takes it."""
+    runtime = versions.get("onnxruntime", versions.get("onnxruntime-gpu", ""))
+    known = [row for row in (*_NEWEST, _UNKNOWN) if row[0] <= file_probe.release(runtime)]
+    if not known:
+        return ()
+    _, opset, form = known[-1]
+    graph = read(graph_of(member))
+    own = max(graph.opsets.get("", 0), graph.opsets.get("ai.onnx", 0))
+    found = []
+    if own > opset:
+        what = f"uses operator set {own}, and the notebook's onnxruntime {runtime} has up to {opset}"
+        remedy = f"export it with opset_version={opset}, or require a newer onnxruntime"
+        found.append(file_probe.warn(member, what, remedy))
+    if graph.format > form:
+        what = f"is of file format (IR) {graph.format}, and the notebook's onnxruntime {runtime} reads up to {form}"
+        remedy = f"set model.ir_version = {form} before onnx.save, or require a newer onnxruntime"
+        found.append(file_probe.warn(member, what, remedy))
+    return tuple(found)
+
+
+def graph_of(member: Member) -> Path:
+    """Return the graph of a member: itself, or the one in its folder."""
+    return next(member.path.glob("*.onnx"), member.path) if member.path.is_dir() else member.path
+
+
+def read(path: Path) -> Graph:
+    """Read what a graph says, its operators and weights left out; what is damaged is left out too."""
+    graph = Graph()
+    try:
+        with path.open("rb") as stream:
+            _model(stream, path.stat().st_size, graph)
+    except ValueError:
+        pass  # sniffing has seen that it is whole at the top; deeper damage shows when it is loaded
+    return graph
+
+
+def _model(stream: IO[bytes], end: int, graph: Graph) -> None:
+    for number, value in file_probe.fields(stream, end):
+        if number == 1:
+            graph.format = value
+        elif number == 7:
+            _graph(stream, stream.tell() + value, graph)
+        elif number == 8:
+            domain, version = _opset(io.BytesIO(stream.read(value)), value)
+            graph.opsets[domain] = version
+
+
+def _opset(stream: IO[bytes], end: int) -> tuple[str, int]:
+    domain, version = "", 0
+    for number, value in file_probe.fields(stream, end):
+        if number == 1:
+            domain = file_probe.text(stream, value)
+        elif number == 2:
+            version = value
+    return domain, version
+
+
+def _graph(stream: IO[bytes], end: int, graph: Graph) -> None:
+    weights: set[str] = set()
+    inputs: list[tuple[str, int]] = []
+    for number, value in file_probe.fields(stream, end):
+        if number == 5:
+            weights.add(_tensor(stream, stream.tell() + value, graph))
+        elif number == 11:
+            inputs.append(_input(stream.read(value)))
+    asked = [rows for name, rows in inputs if name not in weights]
+    graph.inputs = len(asked)
+    graph.fixed_rows = next(iter(asked), 0)
+
+
+def _tensor(stream: IO[bytes], end: int, graph: Graph) -> str:
+    name = ""
+    for number, value in file_probe.fields(stream, end):
+        if number == 8:
+            name = file_probe.text(stream, value)
+        elif number == 13:
+            entry = [file_probe.text(part, length) for part, length in _parts(stream.read(value))]
+            if entry[:1] == ["location"]:
+                graph.external.add(entry[-1])
+    return name
+
+
+def _parts(message: bytes) -> Iterator[tuple[IO[bytes], int]]:
+    stream = io.BytesIO(message)
+    for _, length in file_probe.fields(stream, len(message)):
+        yield stream, length
+
+
+def _input(message: bytes) -> tuple[str, int]:
+    """Return name and fixed first dimension of an input: name 1, type 2, tensor 1, shape 2, dimension 1, value 1."""
+    stream = io.BytesIO(message)
+    name, rows = "", 0
+    for number, value in file_probe.fields(stream, len(message)):
+        if number == 1:
+            name = file_probe.text(stream, value)
+        elif number == 2:
+            rows = _first(stream.read(value), (1, 2, 1))
+    return name, rows
+
+
+def _first(message: bytes, steps: tuple[int, ...]) -> int:
+    stream = io.BytesIO(message)
+    for number, value in file_probe.fields(stream, len(message)):
+        if not steps:
+            return value if number == 1 else 0
+        if number == steps[0]:
+            return _first(stream.read(value), steps[1:])
+    return 0
+
+
+ONNX = Framework(
+    name="onnx",
+    title="ONNX",
+    packages=("onnxruntime",),
+    claims=claims,
+    by_position=by_position,
+    findings=findings,
+    fits=fits,
+    params=("activation",),
+)

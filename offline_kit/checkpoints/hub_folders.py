@@ -1,0 +1,145 @@
+"""Model folders of transformers, PEFT and sentence-transformers: what of them would still be fetched from a hub.
+
+Read as JSON alone. A folder's own `_name_or_path` is history and harmless; code, tokenizers and base models
+that lie on a hub are not: the notebook has no internet.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from offline_kit.project.types import Checkpoint, Finding, Severity
+
+_WEIGHTS = frozenset({"model.safetensors", "pytorch_model.bin", "tf_model.h5", "model.ckpt.index"})
+_TOKENIZER = frozenset(
+    {"tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "merges.txt"}
+    | {"sentencepiece.bpe.model", "tokenizer.model", "source.spm"}
+)
+_PROCESSOR = frozenset({"preprocessor_config.json", "processor_config.json"})
+_TEXT_FREE = (
+    "vit",
+    "swin",
+    "convnext",
+    "beit",
+    "deit",
+    "resnet",
+    "segformer",
+    "detr",
+    "dinov2",
+    "timm",
+    "wav2vec2",
+)
+"""Kinds of models that take no text, so need no tokenizer, but a processor."""
+_MOST = 16 << 20
+"""Bytes: an index of many parts of weights has some, settings have few."""
+
+
+def findings(checkpoints: Sequence[Checkpoint], beside: Sequence[Checkpoint] = ()) -> tuple[Finding, ...]:
+    """Return what the folders among the checkpoints would fetch; `beside` is what travels as preprocessing.
+
+    Nothing is loaded. Every finding names file, hub id and remedy.
+    """
+    folders: dict[PurePosixPath, dict[str, Path]] = {}
+    for each in (*checkpoints, *beside):
+        path = PurePosixPath(each.original)
+        folders.setdefault(path.parent, {})[path.name] = each.path
+    anywhere = {name for files in folders.values() for name in files}
+    found: list[Finding] = []
+    for folder, files in sorted(folders.items()):
+        for name in ("config.json", "adapter_config.json", "tokenizer_config.json"):
+            content = settings_of(files.get(name))
+            found += _of_file((folder / name).as_posix(), name, content, files)
+        found += _of_config(folder, settings_of(files.get("config.json")), files, anywhere)
+    return tuple(found)
+
+
+def is_hub_id(text: object) -> bool:
+    """Whether a text reads like the name of something on a hub: "bert-base-uncased", "org/name", no path."""
+    if not isinstance(text, str) or not text or text.startswith(("/", ".", "~", "\\")) or text.count("/") > 1:
+        return False
+    return not text.endswith("/") and all(sign.isalnum() or sign in "-_./" for sign in text)
+
+
+def settings_of(path: Path | None) -> dict[str, Any]:
+    """Return what a file of settings says; nothing where there is none, or it holds no table, or is no such file."""
+    try:
+        if path is None or path.stat().st_size > _MOST:
+            return {}
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _of_file(
+    where: str, name: str, content: Mapping[str, Any], files: Mapping[str, Path]
+) -> Iterator[Finding]:
+    """Find code and base models of a hub that a file of settings names."""
+    for module, repository in _remote_code(content):
+        if repository or f"{module}.py" not in files:
+            origin = (
+                f"on the hub, at '{repository}'"
+                if repository
+                else f"in '{module}.py', which is not in the folder"
+            )
+            yield Finding(
+                severity=Severity.WARN,
+                about=where,
+                what=f"takes code that lies {origin} (`auto_map`)",
+                remedy=f"copy '{module}.py' into the folder, write \"{module}.…\" without the hub's name into "
+                "`auto_map`, and set trust_remote_code = true in the `params` of its `models` entry (code of yours: "
+                f'from_pretrained(..., trust_remote_code=True)); or name your copy: model = "src/{module}.py:Class"',
+            )
+    base = content.get("base_model_name_or_path")
+    if name == "adapter_config.json" and is_hub_id(base):
+        yield Finding(
+            severity=Severity.WARN,
+            about=where,
+            what=f"is an adapter of '{base}', which would be fetched from the hub",
+            remedy="merge it (model.merge_and_unload().save_pretrained(...)) and ship that folder, or ship the base "
+            "model's folder too and load the adapter onto it",
+        )
+
+
+def _remote_code(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield module and hub repository (empty for the folder itself) of what `auto_map` names."""
+    found: set[tuple[str, str]] = set()
+    mapped = content.get("auto_map")
+    for value in mapped.values() if isinstance(mapped, dict) else ():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, str) and "." in one:
+                repository, _, name = one.rpartition("--")
+                found.add((name.partition(".")[0], repository))
+    yield from sorted(found)
+
+
+def _of_config(
+    folder: PurePosixPath, config: Mapping[str, Any], files: Mapping[str, Path], anywhere: set[str]
+) -> Iterator[Finding]:
+    """Find what a model folder lacks and its usual loading would fetch."""
+    kind, where = str(config.get("model_type", "")), (folder / "config.json").as_posix()
+    if not kind or not any(name in _WEIGHTS or ".safetensors" in name or ".bin" in name for name in files):
+        return
+    source = config.get("_name_or_path")
+    hub = f" '{source}'" if is_hub_id(source) else ""
+    needed, title, saver = (_PROCESSOR, "processor", "image processor")
+    if not kind.startswith(_TEXT_FREE):
+        needed, title, saver = (_TOKENIZER, "tokenizer", "tokenizer")
+    if not needed & anywhere:
+        yield Finding(
+            severity=Severity.WARN,
+            about=where,
+            what=f"has no {title} beside it, and names the hub's{hub}, from where it would be fetched"
+            if hub
+            else f"has no {title} beside it; fetching one needs the internet",
+            remedy=f"save the {saver} into the same folder: {title}.save_pretrained('{folder}')",
+        )
+    backbone = config.get("backbone")
+    if config.get("use_pretrained_backbone") and is_hub_id(backbone):
+        yield Finding(
+            severity=Severity.WARN,
+            about=where,
+            what=f"fetches the weights of its backbone '{backbone}' when it is made (use_pretrained_backbone)",
+            remedy="set use_pretrained_backbone to false in it: the folder's own weights replace them",
+        )

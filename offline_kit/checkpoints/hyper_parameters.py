@@ -1,0 +1,97 @@
+"""Hyper-parameters of checkpoints that would make a model fetch weights: read from the pickle's opcodes, nothing is loaded."""
+
+import io
+import pickletools
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
+
+_SWITCHES = frozenset({"pretrained", "use_pretrained", "pretrained_backbone", "backbone_pretrained"})
+"""Hyper-parameters that fetch weights when they are true."""
+_NAMES = frozenset({"encoder_weights", "backbone_weights", "pretrained_weights"})
+"""Hyper-parameters that fetch the weights that they name."""
+_MOST = 64 << 20
+_PASSED = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+
+
+def findings(checkpoints: Sequence[Checkpoint], params: Mapping[str, object]) -> tuple[Finding, ...]:
+    """Return a finding for each hyper-parameter of Lightning's checkpoints that fetches weights.
+
+    `params` are those of the notebook, which win over what was saved: what they switch off is no finding.
+    """
+    found: dict[str, Finding] = {}
+    for each in checkpoints:
+        if each.kind is CheckpointKind.LIGHTNING:
+            for key, value in _fetching(each):
+                if params.get(key, True):
+                    # one line for five folds of one training
+                    found.setdefault(f"{key}={value}", _told(each, key, value))
+    return tuple(found.values())
+
+
+def texts(checkpoint: Checkpoint) -> frozenset[str] | None:
+    """Return all texts in a torch file, names of saved hyper-parameters among them; None for other files."""
+    data = _pickle_of(checkpoint)
+    return frozenset(each for each in _values(data) if isinstance(each, str)) if data else None
+
+
+def _told(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
+    remedy = f"set {key} = false in [tool.offline-kit.notebook.params]"
+    if key in _NAMES:
+        remedy = (
+            f'pass `{key} or None` on in the model, and set {key} = "" in [tool.offline-kit.notebook.params]'
+        )
+    return Finding(
+        severity=Severity.WARN,
+        about=checkpoint.original,
+        what=f"was saved with the hyper-parameter {key} = {value!r}: making the model would fetch weights",
+        remedy=f"{remedy}; the checkpoint replaces them",
+    )
+
+
+def _pickle_of(checkpoint: Checkpoint) -> bytes:
+    try:
+        with zipfile.ZipFile(checkpoint.path) as archive:
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            with archive.open(name) as stream:
+                return stream.read(_MOST)
+    except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError):
+        return b""
+
+
+def _fetching(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+    key = ""
+    for value in _values(_pickle_of(checkpoint)):
+        if key and _fetches(key, value):
+            yield key, value
+        key = value if isinstance(value, str) and value in _SWITCHES | _NAMES and not key else ""
+
+
+def _fetches(key: str, value: Any) -> bool:
+    if isinstance(value, str):
+        # The opcodes alone do not tell keys from values: a switch counts only with what a switch may say.
+        return bool(value) and (key in _NAMES or value.lower().startswith(("imagenet", "default")))
+    return value is True and key in _SWITCHES
+
+
+def _values(data: bytes) -> Iterator[Any]:
+    """Yield what the opcodes put on the stack, one after the other: texts, truth values, None for the rest."""
+    memo: dict[Any, Any] = {}
+    last: Any = None
+    try:
+        for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
+            if opcode.name in _PASSED:
+                memo[len(memo) if opcode.name == "MEMOIZE" else argument] = last
+                continue
+            if opcode.name in _GETS:
+                last = memo.get(argument)
+            elif "UNICODE" in opcode.name or "STRING" in opcode.name:
+                last = argument
+            else:
+                last = {"NEWTRUE": True, "NEWFALSE": False}.get(opcode.name)
+            yield last
+    except (ValueError, OverflowError, UnicodeError):
+        return

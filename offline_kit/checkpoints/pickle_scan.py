@@ -1,0 +1,155 @@
+"""The scan of all that travels with the models: what its pickles would run, and what they ask of `__main__`."""
+
+import fnmatch
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit.checkpoints import pickle_streams, pickle_verdicts
+from offline_kit.core.cache import Cache, key_of
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.project.types import Checkpoint
+
+_RULES = 3
+"""Counted up when files are judged by other rules, so that nothing old is remembered."""
+_MAINS = ("__main__", "__mp_main__")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scanned:
+    """What the pickles of one file say."""
+
+    original: str
+    """The file's name in the kit."""
+    dangers: tuple[str, ...] = ()
+    """What they would run, as "imports 'posix.system': …"; empty for a clean file."""
+    cut: tuple[str, ...] = ()
+    """How they end too early, as "is cut off or damaged: …"; empty for a file that is whole."""
+    main_names: tuple[str, ...] = ()
+    """Names that they look up in the script that was run: classes and functions of the training."""
+    packages: tuple[str, ...] = ()
+    """Top-level packages that they import from."""
+
+
+def scan(
+    weights: Sequence[Checkpoint],
+    *,
+    trust: Sequence[str] = (),
+    own: Collection[str] = (),
+    cache: Path,
+    report: Reporter = SILENT,
+) -> tuple[Scanned, ...]:
+    """Scan files for pickles that run something, in their order; nothing is loaded.
+
+    Raises ProjectError with every danger of the files that no glob of `trust` names, and for those that are cut
+    off. `own` are the top-level modules of the project's own code. Results are remembered in `cache` by content.
+    """
+    memory = Cache(cache)
+    new = sum(memory.recall("scans", _key(each)) is None for each in weights)
+    if new:
+        report.step(f"Scanning {new} file{'s' * (new > 1)} for pickles that run something")
+    found = tuple(_scanned(each, memory, own) for each in weights)
+    suspects = [each for each in found if each.dangers or each.cut]
+    for each in suspects:
+        if is_trusted(each.original, trust):
+            tell = report.warn if each.cut else report.note
+            tell(f"'{each.original}' {(*each.cut, *each.dangers)[0]}; it travels, since `trust` names it")
+    suspects = [each for each in suspects if not is_trusted(each.original, trust)]
+    _refuse([each for each in suspects if each.dangers])
+    _refuse_cut(suspects)
+    return found
+
+
+def is_trusted(original: str, trust: Iterable[str]) -> bool:
+    """Whether `trust` names this file, by its very name ("model[1].pkl") or by a glob."""
+    patterns = [pattern.removeprefix("./") for pattern in trust]
+    return original in patterns or any(fnmatch.fnmatchcase(original, pattern) for pattern in patterns)
+
+
+def _refuse(suspects: Sequence[Scanned]) -> None:
+    if not suspects:
+        return
+    first = suspects[0]
+    names = ", ".join(f'"{each.original}"' for each in suspects)
+    raise ProjectError(
+        f"'{first.original}' {first.dangers[0]}"
+        if len(suspects) == 1
+        else f"{len(suspects)} files would run something when they are loaded",
+        hint=f"delete what is not yours; if you saved it yourself, set trust = [{names}] in [tool.offline-kit]",
+        details=[
+            f"'{each.original}' {line}"
+            for each in suspects
+            for line in (each.dangers if len(suspects) > 1 else each.dangers[1:])
+        ],
+    )
+
+
+def _refuse_cut(suspects: Sequence[Scanned]) -> None:
+    """Raise for files that cannot be loaded by anybody: trust is no remedy."""
+    if suspects:
+        several = len(suspects) > 1
+        raise ProjectError(
+            f"{len(suspects)} files are cut off or damaged"
+            if several
+            else f"'{suspects[0].original}' {suspects[0].cut[0]}",
+            hint="save or copy it again" if not several else "save or copy them again",
+            details=[f"'{each.original}' {line}" for each in suspects for line in each.cut[not several :]],
+        )
+
+
+def _key(weights: Checkpoint) -> str:
+    return key_of(_RULES, weights.sha256, weights.path.suffix)
+
+
+def _scanned(weights: Checkpoint, memory: Cache, own: Collection[str]) -> Scanned:
+    key = _key(weights)
+    record = memory.recall("scans", key)
+    if record is None:
+        record = _look(weights.path)
+        memory.remember("scans", key, record)
+    lists = {
+        name: tuple(json.loads(str(record[name])))
+        for name in ("names", "hidden", "cut", "main_names", "packages")
+    }
+    judged = pickle_verdicts.dangerous(lists.pop("names"), own)
+    imports = (f"imports '{name}' when it is loaded: {reason}" for name, reason in judged.items())
+    return Scanned(original=weights.original, dangers=(*imports, *lists.pop("hidden")), **lists)
+
+
+def _look(path: Path) -> dict[str, object]:
+    try:
+        pieces = pickle_streams.pieces(path)
+    except OSError as error:
+        raise ProjectError(
+            f"'{path}' cannot be read: {error.strerror}", hint="make it readable, then build again"
+        ) from error
+    every = {name for piece in pieces for name in piece.globals}
+    hidden = [
+        f"cannot be read to its end{f' (its {piece.where!r})' if piece.where else ''}: what lies there is hidden"
+        for piece in pieces
+        if not piece.whole and not piece.cut
+    ]
+    cut = [
+        f"is cut off or damaged: {f'in its {piece.where!r}, ' if piece.where else ''}{piece.cut}"
+        for piece in pieces
+        if piece.cut
+    ]
+    lists = {
+        "names": sorted(every),
+        "hidden": hidden,
+        "cut": cut,
+        "main_names": sorted(_of_main(every)),
+        "packages": sorted(_tops(every)),
+    }
+    return {name: json.dumps(values) for name, values in lists.items()}
+
+
+def _of_main(names: Iterable[str]) -> set[str]:
+    found = (name.split(".") for name in names)
+    return {steps[1] for steps in found if steps[0] in _MAINS and len(steps) > 1}
+
+
+def _tops(names: Iterable[str]) -> set[str]:
+    return {name.partition(".")[0] for name in names if "." in name and " " not in name} - set(_MAINS)

@@ -1,0 +1,53 @@
+"""The interpreter that has torch: the project's environment, the active one, or ours. Torch itself stays outside of this tool."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+
+from offline_kit.core import processes
+from offline_kit.core.errors import OfflineKitError, ProjectError
+
+_PROBE = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('torch') else 3)"
+
+
+def find(project: Path, env: Mapping[str, str], *, asked_by: str) -> Path:
+    """Return the first interpreter that can import torch; ProjectError, naming who asks, where none can.
+
+    Looked for in this order: the project's `.venv` or `venv`, the active environment (VIRTUAL_ENV,
+    CONDA_PREFIX), the one that runs this tool, `python3` and `python` on PATH. `env` gives these variables.
+    """
+    tried = []
+    for candidate in dict.fromkeys(_candidates(project, env)):
+        if _has_torch(candidate):
+            return candidate
+        tried.append(f"'{candidate}' has no torch")
+    raise ProjectError(
+        f"{asked_by} needs an interpreter with torch, and none was found",
+        hint="build in the environment of the training (activate it, or put it in the project's .venv), "
+        f"or take {asked_by} out of [tool.offline-kit]",
+        details=tried,
+    )
+
+
+def _candidates(project: Path, env: Mapping[str, str]) -> Iterator[Path]:
+    inside = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    places = [project / ".venv", project / "venv"]
+    places += [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    for place in places:
+        if (place / inside).is_file():
+            yield place / inside
+    yield Path(sys.executable)
+    for folder in env.get("PATH", "").split(os.pathsep):
+        for name in ("python3", "python"):
+            if folder and os.access(Path(folder) / name, os.X_OK):
+                yield Path(folder) / name
+
+
+@lru_cache(maxsize=64)
+def _has_torch(python: Path) -> bool:
+    try:
+        return processes.run([python, "-c", _PROBE], cwd=python.parent, check=False, timeout=60).ok
+    except OfflineKitError:
+        return False

@@ -1,0 +1,5 @@
+"""The command line: parse options, call a workflow, print its result.
+
+It gives tables for people, JSON for scripts, errors with a hint, and the exit codes. Everything else lies
+below; only this room prints.
+"""

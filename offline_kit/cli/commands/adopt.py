@@ -1,0 +1,64 @@
+"""The command for people who have a notebook already."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from offline_kit.cli.options import PATH, common, console_of, project_argument, typed
+from offline_kit.core.errors import Exit, UsageError
+
+
+@click.command()
+@click.argument("notebook", type=PATH)
+@project_argument
+@click.option(
+    "--import",
+    "imports",
+    metavar="NAME[=DISTRIBUTION]",
+    multiple=True,
+    help="Distribution that an import comes from, if nothing else says it; repeat for more.",
+)
+@click.option("--write", is_flag=True, help="Write the configuration and the requirements without asking.")
+@click.option("--dry-run", is_flag=True, help="Show what would change; write nothing and ask nothing.")
+@common
+def adopt(
+    notebook: Path,
+    project: Path,
+    *,
+    quiet: bool,
+    as_json: bool,
+    write: bool,
+    dry_run: bool,
+    imports: tuple[str, ...],
+) -> None:
+    """Take over a notebook that works with the internet on."""
+    from offline_kit.adopt import adopt as adopting
+    from offline_kit.cli.summaries import adopt as summary_adopt
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    proposal = adopting.propose(notebook, project, console, _distributions(imports))
+    summary_adopt.show_proposal(proposal, console)
+    changes = proposal.changes
+    asks = not (write or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
+    agreed = changes and write and not dry_run
+    if changes and asks:
+        agreed = console.confirm(f"Write this into '{proposal.file}' and '{proposal.requirements.name}'?")
+    written = adopting.write(proposal) if agreed else ()
+    ok = dry_run or not (write and proposal.fails)
+    summary_adopt.show_adopted(
+        proposal, console, written=written, dry_run=dry_run, ok=ok, typed=typed("project")
+    )
+    if not ok:
+        sys.exit(Exit.PROJECT)
+
+
+def _distributions(said: tuple[str, ...]) -> dict[str, str]:
+    """Return the distribution of each import; without one it is called like the import."""
+    pairs = {}
+    for word in said:
+        name, _, distribution = word.partition("=")
+        if not name.isidentifier():
+            raise UsageError(f"'{word}' names no import", hint="write --import NAME=DISTRIBUTION")
+        pairs[name] = distribution or name.replace("_", "-")
+    return pairs

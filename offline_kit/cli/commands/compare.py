@@ -1,0 +1,78 @@
+"""The commands that compare: a kit with what is on Kaggle, and two kits with each other."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offline_kit.cli.options import (
+    NOTEBOOK_FLAGS,
+    PATH,
+    TO_OPTIONS,
+    common,
+    console_of,
+    load_config,
+    project_argument,
+)
+from offline_kit.core.errors import Exit
+from offline_kit.project.kaggle_names import MARKER
+
+if TYPE_CHECKING:
+    from offline_kit.project.types import Kit
+
+
+@click.command(short_help="Compare what is on Kaggle with the kit here.")
+@project_argument
+@TO_OPTIONS
+@click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle.")
+@click.option("--out", type=PATH, metavar="DIR", help="Where the kit is; default dist/offline-kit.")
+@click.option("--deep", is_flag=True, help="Download every file and compare its bytes.")
+@click.option("--no-notebook", is_flag=True, help="Compare the data alone.")
+@common
+def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook: bool, **flags: Any) -> None:
+    """Compare what is on Kaggle with the kit on this disk, file by file."""
+    from offline_kit.cli.summaries import compare as summary_compare
+    from offline_kit.kaggle.push import verify_remote as verifying
+    from offline_kit.workflow import kaggle_session, pipeline
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    to, at = flags.pop("to"), flags.pop("at")
+    config = load_config(project, {**dict.fromkeys(NOTEBOOK_FLAGS), **flags})
+    kit = pipeline.kit_of(config)
+    scope = verifying.Scope(deep=deep, notebook=not no_notebook)
+    with kaggle_session.where(to, at, console) as there, kaggle_session.port(config, there, console) as port:
+        places = (port.datasets(kit), port.kaggle, scope, console, port.elsewhere(kit))
+        found = verifying.verify(kit, *places)
+    summary_compare.show_verification(found, console)
+    if found.problems:
+        sys.exit(Exit.PROJECT)
+
+
+@click.command(short_help="Compare two kits.")
+@click.argument("old", type=PATH)
+@click.argument("new", type=PATH, default=".")
+@click.option("--exit-code", is_flag=True, help="End with 1 where the kits differ.")
+@common
+def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -> None:
+    """Compare two kits, each named by its own folder or its project's; NEW is by default this project's."""
+    from offline_kit.cli.summaries import compare as summary_compare
+    from offline_kit.kit import diff as differing
+    from offline_kit.kit import diff_sides
+
+    sides = [diff_sides.read(_kit(place)) for place in (old, new)]
+    found = differing.compare(*sides)
+    summary_compare.show_difference(found, console_of(quiet=quiet, as_json=as_json))
+    if exit_code and not found.same:
+        sys.exit(Exit.PROJECT)
+
+
+def _kit(place: Path) -> "Kit":
+    """Return the kit in a folder, or that of the project there."""
+    from offline_kit.kit import manifest
+    from offline_kit.workflow import pipeline
+
+    dataset = place / "dataset"
+    if (dataset / MARKER).is_file() or any(dataset.glob(f"*/{MARKER}")):
+        return manifest.read_kit(place)
+    return pipeline.kit_of(load_config(place, dict.fromkeys(NOTEBOOK_FLAGS)))

@@ -1,0 +1,169 @@
+"""The commands about the kit on this machine."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offline_kit.cli.options import (
+    AT,
+    BUILD_OPTIONS,
+    CONFIG_OPTIONS,
+    YES,
+    asking,
+    choice,
+    common,
+    console_of,
+    load_config,
+    on_options,
+    port_of,
+    project_argument,
+    take,
+    target,
+    typed,
+)
+from offline_kit.core.errors import Exit
+from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, KAGGLES, LAYOUTS
+
+
+@click.command()
+@project_argument
+@BUILD_OPTIONS
+@click.option("--dry-run", is_flag=True, help="Say what would be built; write nothing.")
+@on_options(
+    "Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine."
+)
+@common
+def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
+    """Freeze, download, pack and render: the kit and its notebook."""
+    from offline_kit.cli.summaries import kit as summary
+    from offline_kit.workflow import pipeline
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    on, at = take(flags, "on", "at").values()
+    config = load_config(project, flags)
+    if on != "here":
+        from offline_kit.cli.summaries import chained as summary_chained
+        from offline_kit.workflow import build_remotely as chained_build
+
+        with port_of(config, on, at, console, current=True) as port:
+            if dry_run:
+                found = chained_build.plan(config, port, upgrade=upgrade, report=console)
+                summary_chained.show_plan(found, port.account, console)
+                return
+            chained = chained_build.build(config, port, upgrade=upgrade, report=console)
+        summary_chained.show_made(chained, console)
+        summary.show_build(chained.built, console, typed=typed())
+        return
+    if dry_run:
+        summary.show_plan(pipeline.plan(config, upgrade=upgrade, report=console), console)
+        return
+    built = pipeline.build(config, upgrade=upgrade, report=console)
+    summary.show_build(built, console, typed=typed())
+
+
+@click.command(short_help="Build, then run the notebook offline and check it.")
+@project_argument
+@BUILD_OPTIONS
+@click.option("--no-build", is_flag=True, help="Rehearse the kit as it lies there.")
+@choice("--env", ENVIRONMENTS, "Run in the image's versions, or in the running environment.")
+@choice("--installer", INSTALLERS, "What the notebook installs with.")
+@choice("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
+@click.option("--rows", type=click.IntRange(min=1), help="Rehearse on so many rows of the test set.")
+@click.option(
+    "--timeout",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="Wall-clock limit; default the competition's.",
+)
+@on_options("Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.")
+@YES
+@common
+def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
+    """Build what changed, then run the notebook offline and check its submission."""
+    from offline_kit.cli.summaries import kaggle as summary_kaggle
+    from offline_kit.cli.summaries import kit as summary
+    from offline_kit.kaggle.push.dataset_plan import MODEST
+    from offline_kit.workflow import build_remotely as chained_build
+    from offline_kit.workflow import kaggle_rehearsal, kaggle_session, pipeline, ship
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    on, at = take(flags, "on", "at").values()
+    _check_place(on, at, flags)
+    wishes = pipeline.Wishes(
+        **take(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
+    )
+    config = load_config(project, flags)
+    if no_build:
+        kit = kaggle_session.checked(pipeline.kit_of(config))
+    else:
+        built = pipeline.build(config, upgrade=upgrade, report=console)
+        summary.show_build(built, console, final=False)
+        kit = built.kit
+    if on == "here":
+        if chained_build.lacking(kit):
+            with port_of(config, chained_build.place(config), "", console) as port:
+                chained_build.fetch(kit, port, console)
+        summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
+        return
+    with port_of(config, on, at, console, current=wishes.env == "current") as port:
+        ship.push_data(port, kit, MODEST, asking(console, yes=wishes.yes), console)
+        passed = kaggle_rehearsal.rehearse(port, kit, config.rows, console)
+        summary_kaggle.show_rehearsed(passed, port.account, console)
+
+
+def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
+    """Refuse what would be ignored: elsewhere, the Kaggle there decides how a notebook is run."""
+    from offline_kit.core.errors import UsageError
+
+    there = on != "here"
+    odd = {
+        "--installer": there and flags["installer"] != "auto",
+        "--layout": there and flags["layout"] != "new",
+        "--timeout": there and flags["timeout"],
+        "--env": flags["env"] != "matching" and (on == "kaggle" or at),
+        "--at": at and on != "local",
+    }
+    if wrong := [name for name, said in odd.items() if said]:
+        raise UsageError(
+            f"{', '.join(wrong)} and --on {on} do not go together",
+            hint="leave out one or the other: a Kaggle runs notebooks in its own way, a running local one as"
+            " 'offline-kit local' was told"
+            if there
+            else "add --on local, or leave it out",
+        )
+
+
+@click.command(short_help="Say what is built, rehearsed, pushed and submitted.")
+@project_argument
+@CONFIG_OPTIONS
+@click.option(
+    "--to",
+    type=click.Choice(KAGGLES),
+    callback=target,
+    help="Ask this Kaggle; by default what was seen last.",
+)
+@AT
+@common
+def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
+    """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
+    from offline_kit.cli.summaries import kaggle as summary_kaggle
+    from offline_kit.cli.summaries import kit as summary
+    from offline_kit.workflow import outdated, pipeline, remote_status
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    to, at = take(flags, "to", "at").values()
+    config = load_config(project, flags)
+    found = pipeline.status(config)
+    newer = outdated.told(config, found.kit) if found.kit else ()
+    if to:
+        with port_of(config, to, at, console) as port:
+            there: tuple[remote_status.Whereabouts, ...] = (remote_status.look(port, found.kit),)
+    else:
+        there = remote_status.remembered(config)
+    lines = [*summary.status_lines(found, newer), *summary_kaggle.whereabouts_lines(there, found.kit)]
+    console.lines([console.words(line) for line in lines])
+    console.result(summary.status_facts(found, newer) | {"there": summary_kaggle.whereabouts_facts(there)})
+    if found.problems:
+        sys.exit(Exit.PROJECT)

@@ -1,0 +1,46 @@
+"""The command that renders the notebook alone."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from offline_kit.cli.options import CONFIG_OPTIONS, PATH, common, console_of, load_config, project_argument
+
+
+@click.command(short_help="Render the notebook of the kit anew.")
+@project_argument
+@CONFIG_OPTIONS
+@click.option("--into", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")
+@click.option("--dry-run", is_flag=True, help="Say whether it would change; write nothing.")
+@common
+def notebook(
+    project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, **flags: Any
+) -> None:
+    """Render the notebook of the kit that is there, after a change of template or params."""
+    from offline_kit.core.files import locked
+    from offline_kit.workflow import pipeline
+
+    console = console_of(quiet=quiet, as_json=as_json)
+    config = load_config(project, flags)
+    pipeline.kit_of(config)  # before the lock makes a folder for one that is not there
+    with locked(config.out.parent / f".{config.out.name}.lock"):
+        kit, rendered = pipeline.render(config, report=console)
+        folder = into.absolute() if into else config.out / "notebook"
+        before = {name: _text(folder / name) for name in rendered.texts()}
+        changed = before != rendered.texts()
+        if changed and not dry_run:
+            rendered.write(folder, console)
+    place = folder / "inference.ipynb"
+    words = "would change" if dry_run else "written"
+    console.step(f"'{place}' {words if changed else 'is as it was'}")
+    console.result(
+        {"ok": True, "notebook": str(place), "changed": changed, "dry_run": dry_run, "kit": kit.id}
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""

@@ -1,0 +1,249 @@
+"""The one door to the person: steps and bars on stderr, results on stdout, errors in one look."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.cli.command_wording import Words
+from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.redaction import printable
+from offline_kit.core.report import Advance, Say
+
+if TYPE_CHECKING:
+    import rich.console
+
+
+WIDTH = 140
+"""Columns of a table that goes to a log."""
+_NARROWEST = 8
+"""Characters that are left for each column that has to be folded."""
+LOG_SECONDS = 300.0
+"""Seconds between two words in a log about something that is waited for."""
+
+
+class ReaderGoneError(Exception):
+    """Whoever reads our stdout has seen enough."""
+
+
+class Console:
+    """A `Reporter` for a person; with `as_json` the result is one object on stdout."""
+
+    def __init__(self, *, quiet: bool = False, as_json: bool = False, words: Words | None = None) -> None:
+        """`words` say how commands and tables are called in what is said."""
+        self.quiet = quiet
+        self.as_json = as_json
+        self.words = words or Words()
+        self._rich: rich.console.Console | None = None
+
+    @property
+    def _err(self) -> "rich.console.Console":
+        if self._rich is None:
+            import rich.console
+
+            self._rich = rich.console.Console(stderr=True, highlight=False, soft_wrap=True)
+            if not self._rich.is_terminal and not os.environ.get("COLUMNS"):
+                self._rich.width = WIDTH  # a log has no width of its own, and 80 breaks wheel names
+        return self._rich
+
+    def _say(self, mark: str, style: str, text: str) -> None:
+        import rich.text
+
+        self._err.print(rich.text.Text.assemble((mark, style), " ", printable(self.words(text))))
+
+    def step(self, text: str) -> None:
+        """Say that a new piece of work begins."""
+        if not self.quiet:
+            self._say("•", "bold cyan", text)
+
+    def note(self, text: str) -> None:
+        """Say something worth knowing."""
+        if not self.quiet:
+            self._say("  ", "", text)
+
+    def warn(self, text: str) -> None:
+        """Say something that may spoil the run on Kaggle; quiet does not silence it."""
+        self._say("warning:", "bold yellow", text)
+
+    @contextmanager
+    def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
+        """Show a bar on a terminal; elsewhere say the text once."""
+        if self.quiet:
+            yield lambda _amount: None
+            return
+        if not self._err.is_terminal:
+            self.note(text)
+            yield lambda _amount: None
+            return
+        from rich import progress as bars
+
+        amount = bars.DownloadColumn() if unit == "B" else bars.MofNCompleteColumn()
+        columns = [
+            bars.TextColumn("  {task.description}"),
+            bars.BarColumn(),
+            amount,
+            bars.TimeRemainingColumn(),
+        ]
+        with bars.Progress(*columns, console=self._err, transient=True) as bar:
+            task = bar.add_task(text, total=total)
+            yield lambda amount: bar.advance(task, amount)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Say]:
+        """Show a live line on a terminal; elsewhere say it anew every few minutes."""
+        if self.quiet:
+            yield lambda _words: None
+        elif self._err.is_terminal:
+            with self._err.status(text) as line:
+                yield lambda words: line.update(f"{text}: {_plain(words)}")
+        else:
+            self.note(text)
+            said = time.monotonic()
+
+            def say(words: str) -> None:
+                nonlocal said
+                if time.monotonic() - said >= LOG_SECONDS:
+                    said = time.monotonic()
+                    self.note(f"{text}: {words}")
+
+            yield say
+
+    def error(self, error: OfflineKitError) -> None:
+        """Show what went wrong, the details behind it and the next step."""
+        for line in error.details:
+            self._say("  ", "", line)
+        self._say(f"error[{error.code}]:" if error.code else "error:", "bold red", error.what)
+        self._say("hint:", "bold green", error.hint)
+        self._failed(
+            {
+                "code": error.code,
+                "error": error.what,
+                "hint": error.hint,
+                "details": list(error.details),
+            }
+        )
+
+    def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """Show named facts one to a line, never broken: paths stay whole to be copied."""
+        if self.quiet:
+            return
+        import rich.text
+
+        self._err.print(rich.text.Text(title, "bold"))
+        wide = max(len(name) for name, _ in rows)
+        for name, value in rows:
+            self._err.print(rich.text.Text(f"  {name:<{wide}}  {printable(value)}"))
+
+    def usage(self, said: str) -> None:
+        """Give a script the words that the command line's own parser showed to people."""
+        self._failed({"code": "usage", "error": said, "hint": "see --help", "details": []})
+
+    def bug(self, kind: str, place: Path) -> None:
+        """Say that this is our bug, and where its report lies."""
+        self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
+        self._failed(
+            {"code": "bug", "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
+        )
+
+    def interrupted(self) -> None:
+        """Say that the person or the system ended us."""
+        said = "interrupted; nothing is half made, and the same command goes on from here"
+        self.warn(said)
+        self._failed(
+            {
+                "code": "interrupted",
+                "error": "interrupted",
+                "hint": "run the same command again",
+                "details": [],
+            }
+        )
+
+    def _failed(self, data: dict[str, Any]) -> None:
+        """Give a script the failure; where stdout is what failed, stderr has said it."""
+        with suppress(OutsideError, ReaderGoneError):
+            self.result({"ok": False, **data})
+
+    def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Show a table among the human words; nothing when it has no rows."""
+        if self.quiet or not rows:
+            return
+        import rich.box
+        import rich.table
+
+        table = rich.table.Table(
+            title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
+        )
+        cells = [[self.words(cell) for cell in row] for row in rows]
+        whole = _whole([heads, *cells], self._err.width)
+        for number, head in enumerate(heads):
+            table.add_column(head, overflow="fold", no_wrap=number in whole)
+        for row in cells:
+            table.add_row(*map(_plain, row))
+        self._err.print(table, soft_wrap=False)
+
+    def lines(self, lines: Sequence[str]) -> None:
+        """Print a command's result for a person to stdout, word for word; JSON callers get none of it."""
+        if not self.as_json:
+            _put("".join(f"{printable(line)}\n" for line in lines))
+
+    def result(self, data: dict[str, Any]) -> None:
+        """Print the one JSON object to stdout; says nothing to people."""
+        if self.as_json:
+            told = self.words.within(data)
+            _put(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
+
+    def asks(self) -> bool:
+        """Tell whether there is a person to ask."""
+        return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+    def confirm(self, question: str) -> bool:
+        """Ask on a terminal; elsewhere the answer is no."""
+        if not self.asks():
+            return False
+        self._err.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def unwritable(why: str) -> OutsideError:
+    """Return the error for a stdout that takes no results."""
+    return OutsideError(
+        f"stdout cannot be written: {why}",
+        code="stdout-not-writable",
+        hint="send it to a place that has room; what the command did is done, and run again it says so",
+    )
+
+
+def _put(text: str) -> None:
+    """Write to stdout and see it arrive; ReaderGoneError where nobody reads it any more."""
+    if sys.stdout is None:  # closed before we began
+        raise unwritable("it is closed")
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        raise ReaderGoneError from error
+    except OSError as error:
+        raise unwritable(error.strerror or str(error)) from error
+
+
+def _whole(rows: Sequence[Sequence[str]], width: int) -> set[int]:
+    """Return the columns of a table that need not be folded at this width: the narrow ones, names before reasons."""
+    wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    room, left, found = width - 3 * len(wants), len(wants), set()
+    for number in sorted(range(len(wants)), key=lambda each: wants[each]):
+        left -= 1
+        if wants[number] + _NARROWEST * left > room:
+            break
+        room -= wants[number]
+        found.add(number)
+    return found
+
+
+def _plain(cell: str) -> str:
+    import rich.markup
+
+    return rich.markup.escape(printable(cell))

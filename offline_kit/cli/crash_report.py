@@ -1,0 +1,53 @@
+"""Our own bug leaves a report: versions, command and traceback, with secrets taken out."""
+
+import platform
+import re
+import tempfile
+import traceback
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from offline_kit import __version__
+from offline_kit.core.redaction import CREDENTIALS, without_secrets
+
+NAME = "offline-kit-crash.log"
+
+_NAMED = re.compile(r"(?i)token|secret|passw|key|credential")
+_SHORT = 5
+"""Values up to so many characters are no secrets, and would blind half of a report."""
+
+
+def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of variables that are secrets by their names, and passwords in the addresses of others."""
+    values = [value for name, value in environment.items() if _NAMED.search(name)]
+    logins = (found["user"] for value in environment.values() for found in CREDENTIALS.finditer(value))
+    values += [login.partition(":")[2] for login in logins]
+    return tuple(sorted({value for value in values if len(value) > _SHORT}, key=len, reverse=True))
+
+
+def redact(text: str, secrets: Iterable[str] = ()) -> str:
+    """Return the text with these secrets, and credentials of URLs, headers, tokens and keys taken out."""
+    for secret in secrets:
+        text = text.replace(secret, "***")
+    return without_secrets(text)
+
+
+def write_report(
+    error: BaseException, words: Sequence[str], folder: Path, secrets: Iterable[str] = ()
+) -> Path:
+    """Write the crash report, without these secrets, into `folder`, or the temporary folder where that is not writable."""
+    lines = [
+        f"offline-kit {__version__}, Python {platform.python_version()}, {platform.platform()}",
+        "command: offline-kit " + " ".join(words),
+        "",
+        *traceback.format_exception(error),
+    ]
+    text = redact("\n".join(lines), secrets) + "\n"
+    for own in (True, False):
+        with suppress(OSError):  # no folder for temporary files is one, too
+            place = (folder if own else Path(tempfile.gettempdir())) / NAME
+            # Paths may hold bytes that are no UTF-8.
+            place.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return place
+    return Path("(nowhere: no folder was writable)")

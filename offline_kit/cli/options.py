@@ -1,0 +1,246 @@
+"""What several commands take, and the configuration that comes of it."""
+
+import glob
+import os
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from offline_kit.cli.command_wording import Words
+from offline_kit.cli.console import Console
+from offline_kit.project.config_keys import ENGINES, ENVIRONMENTS, KAGGLES, SDISTS
+
+if TYPE_CHECKING:
+    from offline_kit.project.config import Config
+    from offline_kit.project.types import Kit
+    from offline_kit.workflow.kaggle_session import Port
+    from offline_kit.workflow.ship import Asking
+
+Command = Callable[..., Any]
+PATH = click.Path(path_type=Path)
+
+
+def common(command: Command) -> Command:
+    """Add what every command takes."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
+        command
+    )
+    return click.option("-q", "--quiet", is_flag=True, help="Say only warnings and errors.")(command)
+
+
+def console_of(*, quiet: bool, as_json: bool) -> Console:
+    """Return the console of the running command, which words what it says as its errors are worded."""
+    return Console(quiet=quiet, as_json=as_json, words=_words())
+
+
+def _words() -> Words:
+    found = click.get_current_context().obj
+    return found if isinstance(found, Words) else Words()
+
+
+def _tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
+    """Have the command's words name the tables as the project's file does, and the project as it was given."""
+    from offline_kit.project import config
+
+    _words().on_top = config.on_top(project)
+    _words().project = "" if project.absolute() == Path.cwd() else str(project)
+    return project
+
+
+def project_argument(command: Command) -> Command:
+    """Add the project's folder, by default the current one."""
+    return click.argument("project", default=".", type=PATH, callback=_tables)(command)
+
+
+def options(*options: Command) -> Command:
+    """Return one decorator that adds all of these options in their order."""
+
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+CONFIG_OPTIONS = options(
+    click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file; repeat for more."),
+    click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or else here; repeat for more."),
+    click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
+    click.option("--competition", metavar="SLUG", help="Slug of the competition."),
+    click.option("--competition-data", type=PATH, metavar="DIR", help="Local copy of its data, for rehearsals."),
+    click.option("--image", metavar="NAME|FILE", help="Kaggle image to build for (see `image list`)."),
+    click.option("--accelerator", metavar="NAME", help="Machine shape on Kaggle; default none (CPU)."),
+    click.option("--package", "packages", multiple=True, type=PATH, metavar="DIR", help="Own package to build as a wheel."),
+    click.option("--module", "modules", multiple=True, type=PATH, metavar="PATH", help="Folder of modules or .py file to ship as it is."),
+    click.option("--template", metavar="NAME|FILE", help="Notebook template: lightning, predict, function, server, plain, or your own file."),
+    click.option("--model", metavar="REF", help="Model class: package.module:Class or file.py:Class."),
+    click.option("--data", metavar="REF", help="Data class, written likewise."),
+    click.option("--function", metavar="REF", help="For the template `function`: module:function or file.py:function."),
+    click.option("--exclude", multiple=True, metavar="NAME", help="Package never to bundle."),
+    click.option("--include", multiple=True, metavar="NAME", help="Package to bundle although the image has it."),
+    click.option("--replace", multiple=True, metavar="NAME", help="Protected package that may replace the image's."),
+    click.option("--engine", type=click.Choice(ENGINES), help="Resolver of the freeze."),
+    click.option("--sdists", type=click.Choice(SDISTS), help="Packages without wheels travel as a wheel built here, as their renamed source, or as both."),
+    click.option("--out", type=PATH, metavar="DIR", help="Where the kit goes; default dist/offline-kit."),
+)  # fmt: skip
+BUILD_OPTIONS = options(
+    CONFIG_OPTIONS,
+    click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
+)
+
+NOTEBOOK_FLAGS = ("template", "model", "data", "function")
+
+
+def load_config(project: Path, flags: dict[str, Any]) -> "Config":
+    """Return the project's configuration with the flags of CONFIG_OPTIONS laid over it."""
+    from offline_kit.project import config
+
+    for name in ("competition_data", "out"):
+        flags[name] = flags[name].absolute() if flags.get(name) else None
+    for name in ("requirements", "packages", "modules"):
+        flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
+    flags["checkpoints"] = tuple(_in_project(project, each) for each in flags.get("checkpoints", ()))
+    notebook = {name: flags.pop(name) for name in NOTEBOOK_FLAGS}
+    return config.load(project, flags | {"notebook": notebook})
+
+
+def _in_project(project: Path, pattern: str) -> str:
+    """Return a checkpoint's pattern as the project sees it: a shell completes names of the current folder."""
+    root, here = project.absolute(), Path.cwd()
+    typed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
+    if typed or root == here or _names(root, pattern) or not _names(here, pattern):
+        return pattern
+    found = Path(os.path.normpath(here / pattern))
+    inside = found.is_relative_to(os.path.normpath(root))
+    return found.relative_to(os.path.normpath(root)).as_posix() if inside else str(found)
+
+
+def _names(folder: Path, pattern: str) -> bool:
+    if os.path.lexists(folder / pattern):
+        return True
+    found = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
+    return next(found, None) is not None
+
+
+def target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Have the command's words name the Kaggle that it was given."""
+    if parameter.name == "at":
+        _words().at = value
+    else:
+        _words().local = value == "local"
+    return value
+
+
+def choice(
+    name: str, choices: Sequence[str], text: str, callback: Callable[..., Any] | None = None
+) -> Command:
+    """Return an option that takes one of some words, by default the first of them."""
+    known = click.Choice(choices)
+    return click.option(name, type=known, default=choices[0], show_default=True, callback=callback, help=text)
+
+
+def on_options(text: str) -> Command:
+    """Return the options that say where something is done: here, or on a Kaggle."""
+    return options(choice("--on", ("here", *KAGGLES), text, target), AT)
+
+
+AT = click.option(
+    "--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle."
+)
+TO_OPTIONS = options(
+    choice("--to", KAGGLES, "The real Kaggle, or one on this machine.", target),
+    click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle; without one, it is served meanwhile."),
+)  # fmt: skip
+
+LOCAL_ENV = click.option(
+    "--env",
+    type=click.Choice(ENVIRONMENTS),
+    help="With --to local: run notebooks in the image's versions (the default), or in the running environment.",
+)
+YES = click.option("--yes", is_flag=True, help="Ask nothing: for scripts and CI.")
+
+
+def current(env: str | None, to: str, at: str) -> bool:
+    """Tell whether a local Kaggle that is served meanwhile runs notebooks in the running environment.
+
+    Raises UsageError where an environment is named and no such one is served.
+    """
+    from offline_kit.core.errors import UsageError
+
+    if env and (to != "local" or at):
+        raise UsageError(
+            f"--env {env} is for a local Kaggle that is served by this command",
+            hint="leave it out; a running local Kaggle takes it itself: 'offline-kit local --env'"
+            if at
+            else "add --to local, or leave it out",
+        )
+    return env == "current"
+
+
+def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Take these flags out and return them by name, in this order."""
+    return {name: flags.pop(name) for name in names}
+
+
+_NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "upgrade"})
+
+
+def typed(*only: str) -> str:
+    """Return the project and the settings that were typed for this command, as the next one is to be given them."""
+    context = click.get_current_context()
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        by = context.get_parameter_source(name)
+        if (
+            name in _NOT_REPEATED
+            or (only and name not in only)
+            or by is not click.core.ParameterSource.COMMANDLINE
+        ):
+            continue
+        said = context.params[name]
+        for value in said if isinstance(said, tuple) else (said,):
+            words += [*parameter.opts[:1]] * isinstance(parameter, click.Option) + [str(value)]
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def asking(console: Console, *, yes: bool) -> "Asking":
+    """Return how to ask before something is spent."""
+    from offline_kit.workflow.ship import Asking
+
+    return Asking(yes=yes, confirm=console.confirm, alone=not console.asks())
+
+
+@contextmanager
+def kit_of(
+    config: "Config", console: Console, *, no_build: bool, dry_run: bool, upgrade: bool
+) -> "Iterator[Kit]":
+    """Give the existing kit, or the one that is built first; in a dry run its outline, writing nothing."""
+    from offline_kit.workflow import kaggle_session, pipeline
+
+    if no_build:
+        yield kaggle_session.checked(pipeline.kit_of(config))
+    elif dry_run:
+        with pipeline.outlined(config, upgrade=upgrade, report=console) as (_, kit):
+            yield kit
+    else:
+        yield pipeline.build(config, upgrade=upgrade, report=console).kit
+
+
+@contextmanager
+def port_of(
+    config: "Config", to: str, at: str, console: Console, *, current: bool = False
+) -> "Iterator[Port]":
+    """Give a Kaggle that we are logged in to, while the block lasts."""
+    from offline_kit.workflow import kaggle_session
+
+    with (
+        kaggle_session.where(to, at, console, project=config.project, current=current) as there,
+        kaggle_session.port(config, there, console) as port,
+    ):
+        yield port

@@ -1,0 +1,62 @@
+"""What `build --on` shows."""
+
+from typing import TYPE_CHECKING
+
+from offline_kit.cli.console import Console
+from offline_kit.core.files import human_size
+
+if TYPE_CHECKING:
+    from offline_kit.kaggle.client.api_types import Account
+    from offline_kit.workflow.build_remotely import Chained, ChainedPlan
+
+_DO = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
+
+
+def show_made(made: "Chained", console: Console) -> None:
+    """Say where the packages are."""
+    record = made.record
+    console.note(
+        f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
+        f" {human_size(made.size)}, stay there until a rehearsal here needs them"
+    )
+
+
+def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None:
+    """Show which notebook would make what, and what would attach it afterwards."""
+    found, asked = plan.notebook, plan.asked
+    again = "run again, as --upgrade asks" if plan.upgrade else "not run again"
+    rows = [
+        ("notebook", f"'{found.new.ref}' on {account.place}: {_DO.get(found.action, again)}; {found.why}"),
+        ("private", "yes" if found.new.private else "NO"),
+        ("internet", f"{'on' if found.new.internet else 'off'} there: its pip downloads and builds"),
+        ("machine", found.new.machine or "no accelerator"),
+        *(("asked for", line) for line in asked.requirements),
+        *(("constraint", line) for line in asked.constraints),
+        *(("liked", f"{name}=={version}") for name, version in asked.preferred),
+        ("kept", f"{len(asked.protected)} packages of the image at their versions"),
+        *(("replaced", name) for name in asked.include),
+        *(("left out", name) for name in asked.exclude),
+        ("attached", f"its output to '{plan.offline}', which has the internet off"),
+        ("fetched", "a list and outlines of the wheels; the wheels for a rehearsal here alone"),
+    ]
+    console.facts("A build would have the packages made there", rows)
+    console.step("which wheels that are, pip decides there; nothing was pushed, run, fetched or written")
+    told = {
+        "notebook": found.new.ref,
+        "place": account.place,
+        "action": found.action,
+        "why": found.why,
+        "runs": plan.runs,
+        "version": found.version or None,
+        "private": found.new.private,
+        "internet": found.new.internet,
+        "machine": found.new.machine or None,
+        "requirements": list(asked.requirements),
+        "constraints": list(asked.constraints),
+        "preferred": dict(asked.preferred),
+        "protected": list(asked.protected),
+        "include": list(asked.include),
+        "exclude": list(asked.exclude),
+        "attached_to": plan.offline,
+    }
+    console.result({"ok": True, "dry_run": True, "chained": told})

@@ -1,0 +1,181 @@
+"""What `verify` and `diff` show: tables and lines for a person, one object for a script."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.cli.console import Console
+from offline_kit.core.files import human_size
+
+if TYPE_CHECKING:
+    # Only named: showing a difference must not import what a verification needs.
+    from offline_kit.kaggle.push.verify_remote import NotebookCheck, PartCheck, Problem, Verification
+    from offline_kit.kit.diff import Difference, FileChange, NotebookChange, PackageChange
+
+SHORT = 40
+"""Lines of the notebook's difference that a person sees."""
+_MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
+
+
+def show_verification(found: "Verification", console: Console) -> None:
+    """Show what is on Kaggle as in the kit, and what is not, with what to do about it."""
+    columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
+    console.table(f"On {found.place}", columns, [_part_row(part) for part in found.parts])
+    for note in (note for part in found.parts for note in part.notes):
+        console.note(note)
+    if not found.problems:
+        console.lines([_agreement(found)])
+        console.result({"ok": True, **_verification_facts(found)})
+        return
+    for problem in found.problems:
+        console.warn(problem.what)
+    what = _disagreement(found)
+    remedies = list(dict.fromkeys(problem.remedy for problem in found.problems))
+    console.lines([what, *(f"  {console.words(remedy)}" for remedy in remedies)])
+    told = {"error": what, "hint": "; ".join(remedies), "details": [each.what for each in found.problems]}
+    console.result({"ok": False, **told, **_verification_facts(found)})
+
+
+def _part_row(check: "PartCheck") -> tuple[str, ...]:
+    remote = check.remote
+    where = remote.ref if remote.kind == "dataset" else f"{remote.kind} {remote.ref}"
+    if not remote.version:
+        return (check.part.name, where, "none", "", "", "", "no")
+    return (
+        check.part.name,
+        where,
+        str(remote.version),
+        remote.state,
+        "yes" if remote.private else "NO",
+        f"{len(remote.files)}, {human_size(sum(file.size for file in remote.files))}",
+        "no" if check.problems else "yes",
+    )
+
+
+def _agreement(found: "Verification") -> str:
+    entries = [entry for part in found.parts for entry in part.part.entries]
+    how = "by their bytes" if found.deep else "by names, sizes and marker"
+    more = f", and version {found.notebook.version} of the notebook" if found.notebook else ""
+    return f"{found.place} has kit {found.kit[:12]} as it is on this disk: {len(entries)} files {how}{more}"
+
+
+def _disagreement(found: "Verification") -> str:
+    count = len(found.problems)
+    return f"{count} difference{'' if count == 1 else 's'} between {found.place} and kit {found.kit[:12]}"
+
+
+def _verification_facts(found: "Verification") -> dict[str, Any]:
+    return {
+        "kit": found.kit,
+        "place": found.place,
+        "deep": found.deep,
+        "parts": [_part_facts(part) for part in found.parts],
+        "notebook": _notebook_facts(found.notebook) if found.notebook else None,
+    }
+
+
+def _part_facts(check: "PartCheck") -> dict[str, Any]:
+    remote = check.remote
+    return {
+        "part": check.part.name,
+        "id": check.part.id,
+        "kind": remote.kind,
+        "dataset": remote.ref,
+        "version": remote.version,
+        "state": remote.state,
+        "private": remote.private if remote.version else None,
+        "there": remote.part.id if remote.part else None,
+        "url": remote.url,
+        "hashed": check.hashed,
+        "problems": _problem_facts(check.problems),
+        "notes": list(check.notes),
+    }
+
+
+def _notebook_facts(check: "NotebookCheck") -> dict[str, Any]:
+    return {"ref": check.ref, "version": check.version, "problems": _problem_facts(check.problems)}
+
+
+def _problem_facts(problems: "tuple[Problem, ...]") -> list[dict[str, str]]:
+    return [{"what": problem.what, "remedy": problem.remedy} for problem in problems]
+
+
+def show_difference(found: "Difference", console: Console) -> None:
+    """Show what differs between two kits, on stdout: it is what the command is for."""
+    if found.same:
+        console.lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
+    else:
+        console.lines(list(_difference_lines(found)))
+    console.result({"ok": True, "same": found.same, **_difference_facts(found)})
+
+
+def _difference_lines(found: "Difference") -> Iterator[str]:
+    old, new = found.old.kit, found.new.kit
+    if old.id == new.id:
+        yield f"kit {new.id[:12]} in both, with another notebook"
+    else:
+        yield f"kit {old.id[:12]} -> {new.id[:12]}"
+    yield from (f"{each.name}: {_value(each.before)} -> {_value(each.after)}" for each in found.target)
+    yield from _section("Packages", [_package_line(each) for each in found.packages])
+    yield from _section("From the image", [_package_line(each) for each in found.provided])
+    own = [
+        line
+        for each in found.own
+        for line in (_package_line(each), *(f"    {_file_line(file)}" for file in each.files))
+    ]
+    yield from _section("Own code", [*own, *map(_file_line, found.sources)])
+    yield from _section("Checkpoints", list(map(_file_line, found.checkpoints)))
+    yield from _section("Other files", list(map(_file_line, found.other)))
+    yield from _section("Notebook", list(_notebook_lines(found.notebook)))
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return [title, *(f"  {line}" for line in lines)] if lines else []
+
+
+def _package_line(each: "PackageChange") -> str:
+    note = f" ({each.note})" if each.note else ""
+    if each.change == "rebuilt":
+        return f"~ {each.name} {each.after}: rebuilt, the same version in other bytes{note}"
+    versions = " -> ".join(version for version in (each.before, each.after) if version)
+    return f"{_MARKS.get(each.change, '~')} {each.name} {versions}{note}"
+
+
+def _file_line(each: "FileChange") -> str:
+    mark = _MARKS.get(each.change, "~")
+    if each.change == "renamed":
+        return f"{mark} {each.was} -> {each.name} ({human_size(each.after)}, the same bytes)"
+    if each.change == "changed":
+        sizes = dict.fromkeys((human_size(each.before), human_size(each.after)))
+        return f"{mark} {each.name} ({' -> '.join(sizes)})"
+    return f"{mark} {each.name} ({human_size(each.before or each.after)})"
+
+
+def _notebook_lines(change: "NotebookChange") -> Iterator[str]:
+    for title, what in change.cells:
+        yield f"{_MARKS.get(what, '~')} cell {title}"
+    for each in change.metadata:
+        yield f"~ {each.name}: {_value(each.before)} -> {_value(each.after)}"
+    yield from change.text[:SHORT]
+    if len(change.text) > SHORT:
+        yield f"... and {len(change.text) - SHORT} more lines: --json has them all"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
+
+
+def _difference_facts(found: "Difference") -> dict[str, Any]:
+    named = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
+    sides = {
+        name: {"kit": side.kit.id, "folder": str(side.kit.folder), "image": side.image, "python": side.python}
+        for name, side in (("old", found.old), ("new", found.new))
+    }
+    cells = [{"cell": cell, "change": change} for cell, change in found.notebook.cells]
+    return {
+        **sides,
+        **{name: [asdict(each) for each in getattr(found, name)] for name in named},
+        "notebook": {**asdict(found.notebook), "cells": cells},
+    }

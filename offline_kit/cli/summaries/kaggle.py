@@ -1,0 +1,323 @@
+"""What the commands about Kaggle show when they are done."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.cli.console import Console
+from offline_kit.core.files import human_size
+
+if TYPE_CHECKING:
+    from offline_kit.kaggle.client.api_types import Account
+    from offline_kit.kaggle.push.dataset_plan import PushPlan
+    from offline_kit.kaggle.push.push_datasets import Pushed
+    from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
+    from offline_kit.kaggle.push.submission_ledger import Entry
+    from offline_kit.kaggle.push.submission_plan import SubmitPlan
+    from offline_kit.project.types import Kit, Part
+    from offline_kit.rehearsal.rehearse import Rehearsal
+    from offline_kit.workflow.kaggle_rehearsal import Rehearsed
+    from offline_kit.workflow.kaggle_session import Ran
+    from offline_kit.workflow.remote_status import Piece, Whereabouts
+    from offline_kit.workflow.ship import Outcome, Shipped
+    from offline_kit.workflow.ship_plan import ShipPlan
+
+Done = tuple["Sequence[Pushed]", "PushedNotebook | None", "Ran | None"]
+"""Parts that are there; where it was pushed, the notebook; where it was waited for, its run."""
+_DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
+_NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
+
+
+def show_push_plan(
+    plan: "PushPlan", notebook: "NotebookPlan | None", disturbed: "Sequence[str]", console: Console
+) -> None:
+    """Show what a push would do, and the lines about submissions under way that it would disturb."""
+    _say_push_plan(plan, notebook, console)
+    for line in disturbed:
+        console.warn(line)
+    console.step("nothing was sent")
+    told = {**_push_plan(plan, notebook), "disturbed": list(disturbed)}
+    console.result({"ok": True, "dry_run": True, "kit": plan.kit, **told})
+
+
+def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
+    rows = [
+        (_part_name(part.part), part.ref, str(part.action), str(part.files), human_size(part.size), part.why)
+        for part in plan.parts
+    ]
+    if notebook:
+        rows.append(("notebook", notebook.new.ref, notebook.action, "", "", notebook.why))
+    console.table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
+    for part in plan.parts:
+        for name in part.dropped:
+            console.note(f"'{part.ref}' would lose '{name}'")
+        for warning in part.warnings:
+            console.warn(f"'{part.ref}': {warning}")
+
+
+def _part_name(part: "Part") -> str:
+    """Return a part's name, with its file if that is the only one."""
+    only = f" ({part.entries[0].original.rpartition('/')[2]})" if len(part.entries) == 1 else ""
+    return f"{part.name}{only}"
+
+
+def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, Any]:
+    parts = [
+        {
+            "part": part.part.name,
+            "dataset": part.ref,
+            "action": part.action.value,
+            "bytes": part.size,
+            "files": part.files,
+            "why": part.why,
+            "dropped": list(part.dropped),
+        }
+        for part in plan.parts
+    ]
+    told = (
+        {"notebook": notebook.new.ref, "action": notebook.action, "why": notebook.why} if notebook else None
+    )
+    return {"parts": parts, "notebook": told}
+
+
+def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) -> None:
+    """Show what each step of shipping would do; `build` are the facts of what was shown of the build."""
+    if plan.outdated:
+        console.step(
+            f"{', '.join(plan.changed[:5]) or 'content changed'} since kit {plan.outdated[:12]}: a new kit"
+            " would be built, rehearsed, pushed and submitted"
+        )
+    console.step(f"rehearsal: {plan.rehearsal}")
+    console.step(f"kit {plan.kit.id[:12]} is what a build would make")
+    _say_push_plan(plan.data, plan.notebook, console)
+    for line in plan.disturbed:
+        console.warn(line)
+    made = plan.submission
+    if made.request.version:
+        title = "This would be submitted" if made.already is None else "Submitted already"
+        console.facts(title, list(made.facts()))
+    else:
+        rows = [row for row in made.facts() if row[0] not in ("notebook", "message")]
+        console.facts("To be submitted when its run is complete", rows)
+    console.step("nothing was built, sent or submitted")
+    told = {
+        "build": build,
+        "kit": plan.kit.id,
+        "outdated": plan.outdated or None,
+        "changed": list(plan.changed),
+        "rehearsal": plan.rehearsal,
+        **_push_plan(plan.data, plan.notebook),
+        "disturbed": list(plan.disturbed),
+        "submission": _submit_plan(made),
+    }
+    console.result({"ok": True, "dry_run": True, **told})
+
+
+def show_push(
+    done: "Done",
+    kit: "Kit",
+    account: "Account",
+    console: Console,
+) -> None:
+    """Show where each part is now; where it was pushed, the notebook; where it was waited for, its run."""
+    parts, notebook, ran = done
+    _say_parts(parts, console)
+    if notebook:
+        console.lines([_notebook_line(notebook, ran)])
+    for note in ran.notes if ran else ():
+        console.note(note)
+    told = _notebook(notebook, ran, account) if notebook else None
+    console.result({"ok": True, "kit": kit.id, "parts": _parts(parts, account), "notebook": told})
+
+
+def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
+    """Show what would be submitted."""
+    console.facts(
+        "This would be submitted" if plan.already is None else "Submitted already", list(plan.facts())
+    )
+    console.step("nothing was submitted")
+    console.result({"ok": True, "dry_run": True, "submission": _submit_plan(plan)})
+
+
+def _submit_plan(plan: "SubmitPlan") -> dict[str, Any]:
+    """Return a submission that is not made, for a script; version 0 is one that has to be pushed first."""
+    deadline = plan.competition.deadline
+    return {
+        "competition": plan.competition.slug,
+        "notebook": plan.request.notebook,
+        "version": plan.request.version,
+        "file": plan.request.file,
+        "message": plan.message if plan.request.version else "",
+        "already": plan.already.ref if plan.already else None,
+        "left": plan.limits.left if plan.limits else None,
+        "deadline": deadline.isoformat() if deadline else None,
+    }
+
+
+def show_outcome(outcome: "Outcome", account: "Account", console: Console) -> None:
+    """Show what became of a submission."""
+    console.lines(_outcome_lines(outcome, account))
+    console.result({"ok": True, "submission": _outcome(outcome, account)})
+
+
+def show_shipped(shipped: "Shipped", account: "Account", console: Console) -> None:
+    """Show where a kit is, and its submission."""
+    _say_parts(shipped.pushed, console)
+    console.lines(
+        [_notebook_line(shipped.ran.pushed, shipped.ran), *_outcome_lines(shipped.outcome, account)]
+    )
+    kit = shipped.built.kit
+    console.result(
+        {
+            "ok": True,
+            "kit": kit.id,
+            "changed": shipped.built.changed,
+            "rehearsal": _rehearsal(shipped.rehearsal),
+            "parts": _parts(shipped.pushed, account),
+            "notebook": _notebook(shipped.ran.pushed, shipped.ran, account),
+            "submission": _outcome(shipped.outcome, account),
+        }
+    )
+
+
+def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) -> None:
+    """Show how a rehearsal on Kaggle went, and what it lets expect."""
+    ran = passed.ran
+    rows_told = f" ({passed.rows} row{'s' * (passed.rows != 1)})" if passed.rows else ""
+    rows = [
+        ("where", f"{account.place}, '{ran.pushed.ref}' version {ran.pushed.version}"),
+        ("time", f"{ran.seconds:.1f} s"),
+        ("submission", f"{ran.submission or 'none'}{rows_told}"),
+        ("log", str(ran.log)),
+    ]
+    if passed.forecast:
+        limit = f"{passed.limit / 3600:g} h, the limit of a run,"
+        rows.append(("forecast", f"{limit} should be enough for {passed.forecast} rows or more"))
+    for note in passed.notes:
+        console.note(note)
+    console.facts("Rehearsal passed", rows)
+    told = {**_notebook(ran.pushed, ran, account), "rows": passed.rows, "rows_in_limit": passed.forecast}
+    console.result({"ok": True, "place": account.place, "rehearsal": told})
+
+
+def whereabouts_lines(there: "Iterable[Whereabouts]", kit: "Kit | None") -> list[str]:
+    """Return what is at each Kaggle, for a person."""
+    lines = []
+    for one in there:
+        seen = "now" if one.looked else f"as seen last, {one.at}" if one.at else "as seen last"
+        lines.append(f"{one.place:<11} as '{one.account}', {seen}")
+        lines += [f"  {piece.name:<11} {_piece(piece, kit)}" for piece in one.pieces]
+        if one.run:
+            lines.append(f"  last run    {_run_line(one.run)}")
+        lines += [f"  submitted   {_entry_line(entry)}" for entry in one.submissions]
+    return lines or ["Kaggle      nothing was pushed from here; --to kaggle looks"]
+
+
+def whereabouts_facts(there: "Iterable[Whereabouts]") -> list[dict[str, Any]]:
+    """Return what is at each Kaggle, for a script."""
+    return [asdict(one) for one in there]
+
+
+def _piece(piece: "Piece", kit: "Kit | None") -> str:
+    if not piece.version:
+        return f"{piece.ref}: not there"
+    holds = piece.holds
+    if len(holds) == 64:  # an id, of what was seen last
+        ours = {kit.id, *(part.id for part in kit.parts)} if kit else set()
+        holds = "this kit" if holds in ours else f"another kit ({holds[:12]})"
+    return ", ".join(
+        word for word in (f"{piece.ref} version {piece.version}", piece.state, f"holds {holds}") if word
+    )
+
+
+def _run_line(run: dict[str, Any]) -> str:
+    if problem := run.get("problem"):
+        return f"{run.get('at')}: failed: {problem['what']}; {problem['hint']}"
+    return f"{run.get('at')}: version {run.get('version')} in {run.get('seconds', 0):.1f} s"
+
+
+def _entry_line(entry: "Entry") -> str:
+    end = entry.score or entry.error.partition("\n")[0] or "no score yet"
+    return f"{entry.at}: {entry.submission or '?'}, notebook version {entry.version}, {entry.state}: {end}"
+
+
+def _say_parts(parts: "Iterable[Pushed]", console: Console) -> None:
+    console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
+
+
+def _parts(parts: "Iterable[Pushed]", account: "Account") -> list[dict[str, Any]]:
+    return [
+        {
+            "part": each.part,
+            "dataset": each.ref,
+            "version": each.version,
+            "action": each.action.value,
+            "url": _page(each.url, account),
+        }
+        for each in parts
+    ]
+
+
+def _notebook_line(pushed: "PushedNotebook", ran: "Ran | None") -> str:
+    time = f", ran in {ran.seconds:.1f} s" if ran else ""
+    return f"{pushed.ref} version {pushed.version}: {_NOTEBOOK[pushed.action]}{time}"
+
+
+def _page(url: str, account: "Account") -> str | None:
+    """Return a page on Kaggle; a local one has none that is worth a look."""
+    return url if account.place == "Kaggle" else None
+
+
+def _rehearsal(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
+    if one is None or isinstance(one, dict):
+        return one
+    return {name: getattr(one, name) for name in one.__dataclass_fields__} | {"passed": True}
+
+
+def _notebook(pushed: "PushedNotebook", ran: "Ran | None", account: "Account") -> dict[str, Any]:
+    told: dict[str, Any] = {
+        "notebook": pushed.ref,
+        "version": pushed.version,
+        "action": pushed.action,
+        "url": _page(pushed.url, account),
+    }
+    if ran:
+        told |= {
+            "seconds": ran.seconds,
+            "submission": str(ran.submission) if ran.submission else None,
+            "log": str(ran.log),
+            "notes": list(ran.notes),
+        }
+    return told
+
+
+def _outcome_lines(outcome: "Outcome", account: "Account") -> list[str]:
+    made = outcome.submitted
+    done = "submitted already, nothing was submitted again" if made.already else "submitted"
+    lines = [f"submission {made.ref}, notebook version {made.version}: {done}"]
+    scored = outcome.scored or outcome.plan.already
+    if scored and scored.state == "complete":
+        lines.append(f"score {scored.public or '(none told)'}{_private(scored.private)}")
+    else:
+        lines.append(
+            f"the score may take hours: the same command with --wait waits for it, {account.place} shows it too"
+        )
+    return lines
+
+
+def _private(score: str) -> str:
+    return f", private {score}" if score else ""
+
+
+def _outcome(outcome: "Outcome", account: "Account") -> dict[str, Any]:
+    made, scored = outcome.submitted, outcome.scored or outcome.plan.already
+    return {
+        "ref": made.ref,
+        "version": made.version,
+        "message": made.message,
+        "already": made.already,
+        "place": account.place,
+        "state": scored.state if scored else "pending",
+        "score": scored.public if scored else "",
+        "private_score": scored.private if scored else "",
+    }

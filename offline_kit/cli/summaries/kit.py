@@ -1,0 +1,296 @@
+"""What a command shows when it is done: tables for a person, one object for a script."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.cli.console import Console
+from offline_kit.core.files import human_size
+from offline_kit.project import images
+from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Kit, Severity
+
+if TYPE_CHECKING:
+    # Only named: showing the images must not import what a build needs.
+    from offline_kit.rehearsal.rehearse import Rehearsal
+    from offline_kit.workflow.pipeline import Built, Plan, Status
+
+
+def show_images(console: Console) -> None:
+    """Show the built-in images."""
+    known = images.built_in()
+    console.lines(
+        [
+            f"{item.name:<20} Python {item.python_minor}   {len(item.packages)} packages   {item.title}"
+            for item in known
+        ]
+    )
+    console.result({"ok": True, "images": [_image_facts(item) for item in known]})
+
+
+def show_image(name: str, package: str | None, console: Console) -> None:
+    """Show one image, or one package in it."""
+    shown = images.load(name, accelerator="none", project=Path.cwd())
+    if package:
+        one = images.package(shown, package)
+        protected = "   protected: a kit replaces it only when told" if one.protected else ""
+        console.lines([f"{one.name}=={one.version or '(version not known)'}   in {shown.name}{protected}"])
+        console.result(
+            {
+                "ok": True,
+                "image": shown.name,
+                "package": one.name,
+                "version": one.version,
+                "protected": one.protected,
+            }
+        )
+        return
+    facts = _image_facts(shown)
+    console.lines([f"{key}: {value}" for key, value in facts.items() if value])
+    console.lines(["", *(f"{item.name}=={item.version}" for item in images.packages(shown))])
+    console.result({"ok": True, **facts, "packages": dict(shown.packages)})
+
+
+def show_constraints(name: str, console: Console) -> None:
+    """Show the versions of an image as a file of constraints; local parts, which no index has, are left out."""
+    shown = images.load(name, accelerator="none", project=Path.cwd())
+    pins = [f"{one.name}=={one.version.partition('+')[0]}" for one in images.packages(shown) if one.version]
+    console.lines([f"# {shown.name}, Python {shown.python}", *pins])
+    console.result({"ok": True, "image": shown.name, "python": shown.python, "constraints": pins})
+
+
+def show_captured(item: images.Image, path: Path, console: Console) -> None:
+    """Show an image that was captured, and how it is used."""
+    console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
+    console.step(f"written to '{path}'; build for it with --image {path}")
+    console.result({"ok": True, "file": str(path), **_image_facts(item)})
+
+
+def _image_facts(item: images.Image) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "title": item.title,
+        "python": item.python,
+        "accelerator": item.accelerator,
+        "glibc": ".".join(map(str, item.glibc)),
+        "digest": item.digest,
+        "provenance": item.provenance,
+        "confidence": item.confidence,
+    }
+
+
+def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
+    """Show what a build would put into the kit; `final` also prints the JSON object."""
+    from offline_kit.kit.manifest import package_sizes
+
+    there = package_sizes(plan.config.out)  # what the last build brought; of others only the index knows it
+    sizes = {
+        pin.name: there[pin.name, pin.version] for pin in plan.freeze.pins if (pin.name, pin.version) in there
+    }
+    _show_freeze(plan.freeze, sizes, console)
+    _show_checkpoints(plan.checkpoints, console)
+    console.step(f"a build would write '{plan.config.out}' and '{plan.config.lock}'; nothing was written")
+    if final:
+        console.result({"ok": True, "dry_run": True, **plan_facts(plan)})
+
+
+def plan_facts(plan: "Plan") -> dict[str, Any]:
+    """Return what a build would put into the kit, for a script."""
+    weights = [{"name": one.original, "size": one.size, "sha256": one.sha256} for one in plan.checkpoints]
+    return {**_freeze_facts(plan.freeze), "checkpoints": weights}
+
+
+def show_build(built: "Built", console: Console, *, final: bool = True, typed: str = "") -> None:
+    """Show the kit that was built; `final` also prints the JSON object and what to do next, with what was `typed`."""
+    kit, contents = built.kit, built.contents
+    sizes = {one.name: one.size for one in (*contents.house.wheels, *contents.own.wheels)}
+    sizes |= {
+        one.name: sum(f.size for f in (one.sdist, one.wheel, *one.closure) if f) for one in contents.settled
+    }
+    _show_freeze(contents.freeze, sizes, console)
+    own = [(wheel.filename, human_size(wheel.size)) for wheel in contents.own.wheels]
+    own += [(source.original, human_size(source.path.stat().st_size)) for source in contents.own.sources]
+    console.table("Own code", ("file", "size"), own)
+    _show_checkpoints(contents.checkpoints, console)
+    for line in built.advice:
+        console.warn(line)
+    _show_findings(built.findings, console)
+    state = "built" if built.changed else "unchanged"
+    console.step(f"kit {kit.id[:12]} {state}: {_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)")
+    if final:
+        console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
+        console.note(f"next:          offline-kit rehearse{typed}")
+        console.result(
+            {
+                "ok": True,
+                "changed": built.changed,
+                **_kit_facts(kit),
+                **_freeze_facts(contents.freeze),
+                "findings": [asdict(each) for each in built.findings],
+            }
+        )
+
+
+def _show_findings(findings: Iterable[Finding], console: Console) -> None:
+    alike: dict[tuple[Severity, str, str], list[str]] = {}
+    for each in findings:
+        places = alike.setdefault((each.severity, each.what, each.remedy), [])
+        places += [each.about] if each.about not in places else []
+    for (severity, what, remedy), places in alike.items():
+        tell = console.warn if severity is Severity.WARN else console.note
+        more = f" (and {len(places) - 1} more: {', '.join(map(repr, places[1:4]))})" if places[1:] else ""
+        tell(f"'{places[0]}'{more} {what}{'; ' * bool(remedy)}{remedy}")
+
+
+def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
+    """Show how a rehearsal went and where its evidence lies."""
+    memory = (
+        f"{human_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
+    )
+    rows_told = f" ({_count(passed.rows, 'row')})" if passed.rows else ""
+    rows = [
+        ("fidelity", passed.fidelity),
+        ("sandbox", passed.sandbox),
+        ("Python", passed.python),
+        ("time", f"{passed.seconds:.1f} s"),
+        ("peak memory", memory),
+        ("submission", f"{passed.submission}{rows_told}"),
+        ("evidence", str(passed.folder)),
+    ]
+    for difference in passed.differences:
+        console.note(f"differs from the image: {difference}")
+    for note in passed.notes:
+        console.note(note)
+    console.facts("Rehearsal passed", rows)
+    console.step("the notebook runs with the internet off")
+    facts = {name: getattr(passed, name) for name in passed.__dataclass_fields__}
+    console.result({"ok": True, "rehearsal": facts})
+
+
+def status_lines(status: "Status", newer: Iterable[str] = ()) -> list[str]:
+    """Return what lies on disk, for a person; `newer` is what changed since the kit was built."""
+    lines = [f"project     {status.config.project}"]
+    if status.kit is None:
+        lines.append(f"kit         none in '{status.config.out}': make one with 'offline-kit build'")
+    else:
+        lines.append(f"kit         {status.kit.id[:12]}: {_extent(status.kit)} in '{status.kit.folder}'")
+        lines += [
+            f"  part      {part.name}: {part.id[:12]}, {_count(len(part.entries), 'file')}"
+            for part in status.kit.parts
+        ]
+        lines.append(f"rehearsal   {_rehearsal_line(status.rehearsal)}")
+    lines += [f"  newer     {line}" for line in newer]
+    return lines + [f"  problem   {problem}" for problem in status.problems]
+
+
+def status_facts(status: "Status", newer: Iterable[str] = ()) -> dict[str, Any]:
+    """Return what lies on disk, for a script."""
+    kit = _kit_facts(status.kit) if status.kit else {"kit": None}
+    return {
+        "ok": not status.problems,
+        **kit,
+        "problems": list(status.problems),
+        "newer": list(newer),
+        "rehearsal": status.rehearsal,
+    }
+
+
+def _rehearsal_line(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "none of this kit: run 'offline-kit rehearse'"
+    if not last.get("passed"):
+        problem = last.get("problem") or {}
+        return f"failed: {problem.get('what', 'not said why')}; {problem.get('hint', '')}".rstrip("; ")
+    return f"passed at fidelity '{last.get('fidelity')}' in {last.get('seconds')} s"
+
+
+def show_pruned(freed: int, console: Console) -> None:
+    """Say what a clean-up of the cache freed."""
+    console.lines([f"freed {human_size(freed)}"])
+    console.result({"ok": True, "freed": freed})
+
+
+def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> None:
+    bundled = [
+        (
+            pin.name,
+            pin.version,
+            human_size(sizes[pin.name]) if pin.name in sizes else "",
+            _asked(pin.asked_by),
+            pin.reason,
+        )
+        for pin in freeze.having(Fate.BUNDLED)
+    ]
+    console.table(
+        f"Bundled: {freeze.image} lacks them", ("package", "version", "size", "asked for by", "why"), bundled
+    )
+    provided = freeze.having(Fate.PROVIDED)
+    names = ", ".join(f"{pin.name} {pin.version}" for pin in provided)
+    if provided:
+        console.note(f"{_count(len(provided), 'package')} provided by the image: {names}")
+    skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.having(Fate.SKIPPED)]
+    console.table("Skipped", ("package", "version", "why"), skipped)
+    for one in freeze.replacements:
+        console.warn(
+            f"{one.name} {one.version} replaces the image's {one.image_version} (asked for by {_asked(one.asked_by)})"
+            + (f"; it breaks {', '.join(one.breaks)}" if one.breaks else "")
+        )
+    for line in freeze.differences:
+        console.note(line)
+
+
+def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
+    rows = [(one.original, human_size(one.size), _kind(one)) for one in checkpoints]
+    console.table("Checkpoints", ("file", "size", "kind"), rows)
+
+
+def _kind(checkpoint: Checkpoint) -> str:
+    """Return what a file is: its format, or the framework whose own format that is."""
+    from offline_kit.checkpoints.file_kinds import Sniffed
+    from offline_kit.checkpoints.frameworks import framework_table
+
+    if checkpoint.kind is not CheckpointKind.OTHER:
+        return str(checkpoint.kind)
+    found = framework_table.find(checkpoint.path, Sniffed(kind=checkpoint.kind, refused=checkpoint.refused))
+    return found.title if found else str(checkpoint.kind)
+
+
+def _asked(names: tuple[str, ...]) -> str:
+    names = tuple(name.replace(" ", "\u00a0") for name in names)  # "-r requirements.in" stays in one line
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _extent(kit: Kit) -> str:
+    entries = [entry for part in kit.parts for entry in part.entries]
+    return f"{_count(len(entries), 'file')}, {human_size(sum(entry.size for entry in entries))}"
+
+
+def _kit_facts(kit: Kit) -> dict[str, Any]:
+    parts = [
+        {
+            "name": part.name,
+            "id": part.id,
+            "files": len(part.entries),
+            "size": sum(entry.size for entry in part.entries),
+        }
+        for part in kit.parts
+    ]
+    return {"kit": kit.id, "folder": str(kit.folder), "parts": parts}
+
+
+def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
+    pins = {
+        fate.value: [
+            {"name": pin.name, "version": pin.version, "reason": pin.reason} for pin in freeze.having(fate)
+        ]
+        for fate in Fate
+    }
+    replaced = [
+        {"name": one.name, "image": one.image_version, "kit": one.version, "breaks": one.breaks}
+        for one in freeze.replacements
+    ]
+    return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}

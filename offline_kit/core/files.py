@@ -1,0 +1,415 @@
+"""The one door to the disk for all that must be whole, hashed or locked."""
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
+
+from offline_kit.core.errors import OutsideError, UsageError
+from offline_kit.core.report import Advance
+
+if sys.platform != "win32":
+    import fcntl
+
+CHUNK = 1 << 20
+_DAY = 86_400
+_TEMPORARY = re.compile(r"offline-kit(?:-box|-build|-closure|-sdist|-probe)?[-.][a-z0-9_]{8}")
+REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+"""What the system says where nothing may be written."""
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:28|112|122)\)")
+
+
+def cache_dir() -> Path:
+    """Return the cache folder: $OFFLINE_KIT_CACHE, else the user's own by the system's custom."""
+    chosen = os.environ.get("OFFLINE_KIT_CACHE")
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("offline-kit"))
+
+
+def sha256_of(path: Path, advance: Advance | None = None) -> str:
+    """Return the hex digest of a file's bytes, read once."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(CHUNK):
+            digest.update(chunk)
+            if advance:
+                advance(len(chunk))
+    return digest.hexdigest()
+
+
+def fingerprint(path: Path) -> tuple[str, ...]:
+    """Return what changes if a file's bytes do: resolved path, size, mtime, ctime and inode.
+
+    `cp -p` over a file brings size and mtime back, and no program can set ctime (Windows: the time of creation).
+    """
+    stat = path.stat()
+    facts = (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
+    return (str(path.resolve()), *map(str, facts))
+
+
+def copy_hashed(source: IO[bytes], into: IO[bytes], advance: Advance | None = None) -> tuple[str, int]:
+    """Copy a stream and return the hex digest and the size of what was written."""
+    digest, size = hashlib.sha256(), 0
+    while chunk := source.read(CHUNK):
+        into.write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+        if advance:
+            advance(len(chunk))
+    return digest.hexdigest(), size
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Put the file's bytes at `target`: a hard link where the file system allows it, else a copy.
+
+    The caller promises that the source is never written in place (cache blobs are not).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Translate a full or unwritable disk into an error that names the place."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutsideError(
+                f"no space left while writing below '{place}'",
+                hint="free some space ('offline-kit cache prune' does), or choose another place with --out or"
+                " OFFLINE_KIT_CACHE",
+            ) from error
+        if error.errno == errno.EFBIG:
+            raise OutsideError(
+                f"a file below '{place}' would be larger than the system allows",
+                hint="raise the limit (ulimit -f unlimited), or choose a file system that takes large files with"
+                " --out or OFFLINE_KIT_CACHE",
+            ) from error
+        if error.errno in (*REFUSED, errno.ENOTDIR, errno.EEXIST):
+            raise _unwritable(place, error) from error
+        raise
+
+
+def check_surroundings(words: Iterable[str]) -> None:
+    """Raise UsageError if the working directory is gone, or if its path or an argument is no UTF-8.
+
+    Manifests, notebooks and requests are UTF-8: such a path cannot stand in any of them.
+    """
+    try:
+        here = str(Path.cwd())
+    except FileNotFoundError as error:
+        raise UsageError(
+            "the working directory does not exist any more", hint="change to an existing directory"
+        ) from error
+    for text in (here, str(cache_dir()), *words):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            shown = text.encode("utf-8", "backslashreplace").decode()
+            raise UsageError(
+                f"'{shown}' has bytes that are not UTF-8",
+                hint="rename that folder or file: manifests and notebooks cannot name it",
+            ) from error
+
+
+def full_cache(said: Iterable[str], cache: Path) -> OutsideError | None:
+    """Return the error for a program that met a full disk while it wrote below the cache, by what it said; else None."""
+    lines = [line for line in said if _FULL.search(line)]
+    if not lines:
+        return None
+    return OutsideError(
+        f"no space left below '{cache}'",
+        hint="free some ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
+        details=lines[-3:],
+    )
+
+
+def _unwritable(place: Path, error: OSError) -> OutsideError:
+    if (kind := _no_folder(place)) is not None:
+        return OutsideError(
+            f"'{kind[0]}' is {kind[1]}, where a folder should be",
+            hint="move it away or remove it, or choose another place with --out or OFFLINE_KIT_CACHE",
+        )
+    return OutsideError(
+        f"cannot write below '{place}': {error.strerror}",
+        hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
+    )
+
+
+def _no_folder(place: Path) -> tuple[Path, str] | None:
+    """Return what stands in the way of a folder at this place, and what it is; None for nothing."""
+    for step in (place, *place.parents):
+        if step.is_symlink() and not step.exists():
+            return step, "a link that leads nowhere"
+        if step.exists():
+            return None if step.is_dir() else (step, "a file")
+    return None
+
+
+def made(folder: Path) -> Path:
+    """Return the folder, made where it is not there yet; OutsideError where it cannot be."""
+    with disk_errors(folder):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileNotFoundError as error:
+            raise _unwritable(folder, error) from error
+    return folder
+
+
+def made_apart(folder: Path) -> Path:
+    """Return the folder; where it is not there yet it is made, and kept out of git: all in it can be made again."""
+    if not folder.exists():
+        made(folder)
+        keep_from_git(folder)
+    return folder
+
+
+def keep_from_git(folder: Path) -> None:
+    """Have git leave out a folder of ours, where it is there and says nothing of its own about that."""
+    if folder.is_dir() and not (folder / ".gitignore").exists():
+        write_atomic(folder / ".gitignore", "*\n")
+
+
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Write a file so that its name only ever shows the old or the new content whole."""
+    raw = data.encode() if isinstance(data, str) else data
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(raw)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def staged(final: Path) -> Iterator[Path]:
+    """Give an empty folder beside `final` that takes its name when the block ends well.
+
+    An old folder of that name is kept until then and removed after; on an error or an interrupt the new
+    one is removed and the old one stands as it was. What a killed run leaves is for `sweep`.
+    """
+    with disk_errors(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
+        fresh.chmod(0o755)
+        with _held(fresh):
+            try:
+                yield fresh
+                _swap(fresh, final)
+            except BaseException:
+                remove(fresh)
+                raise
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Show to other processes, as long as this one lives, that the folder is in use."""
+    if sys.platform == "win32":
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: `_in_use` goes by age there
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _in_use(stage: Path) -> bool | None:
+    """Whether a living process works in a folder of `staged`; None where the system cannot tell."""
+    if sys.platform == "win32":
+        return None
+    try:
+        handle = os.open(stage, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+def stages(final: Path) -> tuple[Path, ...]:
+    """Return what lies beside `final` of works on it that are going on, or were killed."""
+    name = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}\.(part|old)")
+    return (
+        tuple(each for each in sorted(final.parent.iterdir()) if name.fullmatch(each.name))
+        if final.parent.is_dir()
+        else ()
+    )
+
+
+def in_work(final: Path) -> bool:
+    """Whether another process, or this one, is making `final` at this moment."""
+    return any(_in_use(stage) for stage in stages(final))
+
+
+def sweep(final: Path) -> None:
+    """Clear away what killed runs left beside `final`; where they were between two names, it gets its own back."""
+    for stage in stages(final):
+        used = _in_use(stage) if stage.is_dir() else None
+        young = time.time() - stage.lstat().st_mtime < _DAY
+        if used or (used is None and young and stage.is_dir()):
+            continue
+        if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
+            (stage / final.name).rename(final)
+        remove(stage)
+
+
+def sweep_temporary(folder: Path | None = None) -> None:
+    """Delete our own folders in the temporary folder (or `folder`) that a killed run left there.
+
+    Ours are those with our prefix and the random end of `tempfile`, no links, of this user, and untouched for a day:
+    no run takes that long.
+    """
+    with suppress(OSError):
+        for place in (folder or Path(tempfile.gettempdir())).iterdir():
+            found = place.lstat()
+            ours = found.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
+            old = time.time() - found.st_mtime > _DAY
+            if _TEMPORARY.fullmatch(place.name) and stat.S_ISDIR(found.st_mode) and ours and old:
+                remove(place)
+
+
+def remove(place: Path) -> None:
+    """Remove a file, or a folder in which somebody may have taken rights away; what resists stays."""
+    if not place.is_dir() or place.is_symlink():
+        with suppress(OSError):
+            place.unlink()
+        return
+    for folder, _, _ in os.walk(place):
+        with suppress(OSError):
+            Path(folder).chmod(0o700)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _swap(fresh: Path, final: Path) -> None:
+    if not final.exists():
+        fresh.replace(final)
+        return
+    old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".old"))
+    with _held(old):
+        final.replace(old / final.name)
+        try:
+            fresh.replace(final)
+        except BaseException:
+            (old / final.name).replace(final)
+            raise
+        finally:
+            remove(old)
+
+
+@contextmanager
+def locked(place: Path, *, timeout: float = 600.0) -> Iterator[None]:
+    """Hold a lock named by `place` against other processes of ours; waits up to `timeout` seconds."""
+    import filelock
+
+    lock = filelock.FileLock(place, timeout=timeout)
+    with disk_errors(place.parent):
+        try:
+            made(place.parent)
+            # filelock would try again until its time is up where no file can be made, as below /proc.
+            place.touch()
+        except FileNotFoundError as error:
+            raise _unwritable(place.parent, error) from error
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise OutsideError(
+                f"another run has held '{place}' for {timeout:.0f} seconds",
+                hint="wait for it to end, or remove the lock file if no such run exists",
+            ) from error
+    try:
+        # What goes wrong in here is not the lock's folder's fault.
+        yield
+    finally:
+        lock.release()
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file under its lock, and have it on the disk before returning.
+
+    A last line that a crash cut short stays a line of its own.
+    """
+    with locked(path.with_suffix(".lock")), disk_errors(path.parent):
+        new = not path.exists()
+        with path.open("ab+") as stream:
+            cut = ""
+            if stream.tell():
+                stream.seek(-1, os.SEEK_END)
+                cut = "" if stream.read(1) == b"\n" else "\n"
+            stream.write(f"{cut}{line}\n".encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if new:
+            _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def tree(folder: Path) -> tuple[Path, ...]:
+    """Return all files below a folder, relative and sorted."""
+    return tuple(sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
+
+
+def human_size(size: float) -> str:
+    """Return a size for a person: "4.6 MB" (decimal units, as disks and Kaggle count)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(size) < 1000 or unit == "GB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError("unreachable")
+
+
+def timestamp() -> str:
+    """Return the present as files hold it: ISO 8601, to the second, in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def matches_glob(name: str, pattern: str) -> bool:
+    """Whether a glob matches a Posix path: `*` stays within a folder, `**` crosses folders."""
+    steps = [".*" if step == "**" else re.escape(step) for step in pattern.split("/")]
+    text = "/".join(steps).replace(r"\*", "[^/]*").replace(r"\?", "[^/]").replace(".*/", "(.*/)?")
+    text = text.replace(r"\[", "[").replace(r"\]", "]").replace("[!", "[^")
+    try:
+        return re.fullmatch(text, name) is not None
+    except re.error:
+        return False

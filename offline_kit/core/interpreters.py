@@ -1,0 +1,93 @@
+"""Finding the image's Python among the interpreters of this machine, and uv, which we bring."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from offline_kit.core import processes
+from offline_kit.core.errors import OfflineKitError, OutsideError
+
+_PROBE = (
+    "import sys, sysconfig, platform\n"
+    "print('%d.%d' % sys.version_info[:2], platform.python_implementation(),"
+    " sysconfig.get_config_var('Py_GIL_DISABLED') or 0, getattr(sys, '_base_executable', '') or sys.executable, sep='\\t')"
+)
+
+
+def uv() -> Path:
+    """Return the program uv, as it was installed with us; OutsideError where it is gone."""
+    from uv import find_uv_bin
+
+    try:
+        return Path(find_uv_bin())
+    except FileNotFoundError as error:
+        raise OutsideError(
+            "uv is not there, though it belongs to offline-kit", hint="pip install --force-reinstall uv"
+        ) from error
+
+
+def find(minor: str, env: Mapping[str, str]) -> Path | None:
+    """Return an interpreter of this minor version ("3.13"), or None where the machine has none.
+
+    Looked for in this order: the running one, PATH, pyenv's versions (newest first), what uv knows. Each
+    candidate is run before it is believed, since a shim on PATH may answer with nothing; only CPython
+    with the GIL counts, as on Kaggle. Environments are resolved to the interpreter that they stand on.
+    `env` gives PATH, PYENV_ROOT and HOME.
+    """
+    for candidate in _candidates(minor, env):
+        if found := _believed(candidate, minor, env):
+            return found
+    return None
+
+
+def _candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
+    if "{}.{}".format(*sys.version_info) == minor:
+        yield Path(sys.executable)
+    name = f"python{minor}.exe" if os.name == "nt" else f"python{minor}"
+    for folder in env.get("PATH", "").split(os.pathsep):
+        if folder and _is_file(Path(folder) / name):
+            yield Path(folder) / name
+    yield from _of_pyenv(minor, env)
+    yield from _of_uv(minor, env)
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is such a file; a folder of PATH that one may not look into has none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def _of_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
+    root = env.get("PYENV_ROOT") or (f"{env['HOME']}/.pyenv" if env.get("HOME") else "")
+    if not root:
+        return []
+    found = [
+        path for path in (Path(root) / "versions").glob(f"{minor}.*") if _is_file(path / "bin" / "python")
+    ]
+    found.sort(key=lambda path: [int(word) if word.isdigit() else -1 for word in path.name.split(".")])
+    return [path / "bin" / "python" for path in reversed(found)]
+
+
+def _of_uv(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
+    words = ["python", "find", "--no-python-downloads", "--managed-python", minor]
+    try:
+        done = processes.run([uv(), *words], env=env, check=False, timeout=30)
+    except OfflineKitError:
+        return
+    if done.ok and done.out.strip():
+        yield Path(done.out.strip())
+
+
+def _believed(candidate: Path, minor: str, env: Mapping[str, str]) -> Path | None:
+    try:
+        done = processes.run([candidate, "-I", "-c", _PROBE], env=env, check=False, timeout=30)
+    except OfflineKitError:
+        return None
+    words = done.out.strip().split("\t")
+    if not done.ok or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
+        return None
+    base = Path(words[3])
+    return base if _is_file(base) else candidate

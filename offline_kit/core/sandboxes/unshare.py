@@ -1,0 +1,91 @@
+"""The second sandbox: namespaces by util-linux, with a small script that lays out the mounts."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from offline_kit.core import processes
+from offline_kit.core.sandboxes.box import PROC_READ_ONLY, SYSTEM, Box, accounts, etc_entries, is_kept_link
+
+_NEEDED = ("unshare", "setpriv", "mount", "chroot", "sh")
+_LOOPBACK_UP = (
+    "import fcntl, socket, struct\n"
+    "s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+    "fcntl.ioctl(s, 0x8914, struct.pack('16sh', b'lo', 0x41))"  # SIOCSIFFLAGS, IFF_UP | IFF_RUNNING
+)
+_PRELUDE = """set -e
+bind() {
+    if [ -d "$1" ]; then mkdir -p "$2"; elif [ ! -e "$2" ]; then mkdir -p "${2%/*}"; true > "$2"; fi
+    MOUNT --rbind "$1" "$2"
+}
+show() {
+    bind "$1" "$2"
+    lock "$2"
+    # a remount says nothing to the mounts below: those of /sys (cgroups) would stay writable
+    while read -r _ point _; do
+        case "$point" in "$2"/*) lock "$(printf %b "$point")" ;; esac
+    done < /proc/self/mounts
+}
+lock() {
+    MOUNT -o remount,bind,ro,nosuid,nodev "$1" 2>/dev/null || MOUNT -o remount,bind,ro,nosuid,nodev,noexec "$1"
+}
+MOUNT -t tmpfs -o mode=755 none "$ROOT"
+mkdir "$ROOT/proc" "$ROOT/dev"
+MOUNT -t proc proc "$ROOT/proc"
+for name in null zero full random urandom tty; do bind "/dev/$name" "$ROOT/dev/$name"; done
+mkdir "$ROOT/dev/shm" "$ROOT/dev/pts"
+MOUNT -t tmpfs -o mode=1777 none "$ROOT/dev/shm"
+MOUNT -t devpts -o newinstance,ptmxmode=0666,mode=620 devpts "$ROOT/dev/pts"
+ln -s pts/ptmx "$ROOT/dev/ptmx"
+ln -s /proc/self/fd "$ROOT/dev/fd"
+"""
+
+
+def program() -> Path | None:
+    """Return `unshare`, or None where it or one of its companions is missing."""
+    return _which("unshare") if all(_which(name) for name in _NEEDED) else None
+
+
+def _which(name: str) -> Path | None:
+    # An ordinary user's PATH often lacks the folders of the administrator's programs.
+    candidates = (processes.which(name), Path("/usr/sbin", name), Path("/sbin", name))
+    return next((path for path in candidates if path and path.exists()), None)
+
+
+def command(unshare: Path, box: Box) -> list[str]:
+    """Return the command that runs a box in namespaces of its own; `box.scratch` becomes its root."""
+    words = [str(_which("setpriv")), "--pdeathsig", "KILL", str(unshare)]
+    words += ["--user", "--map-root-user", *([] if box.network else ["--net"])]
+    words += ["--mount", "--pid", "--fork", "--kill-child"]
+    words += ["--ipc", "--uts", str(_which("sh")), "-c", script(box), "sh", *box.argv]
+    return words
+
+
+def script(box: Box) -> str:
+    """Return the script that lays out the mounts and enters them, without capabilities, for "$@"."""
+    root = str(box.scratch)
+    lines = [f"ROOT={shlex.quote(root)}", _PRELUDE.replace("MOUNT", str(_which("mount")))]
+    for name in PROC_READ_ONLY:
+        place = f"{root}/proc/{name}"
+        lines.append(f"[ ! -e {place} ] || {shlex.join(['show', place, place])}")
+    for path in (*(Path("/", name) for name in SYSTEM), *etc_entries()):
+        if is_kept_link(path):
+            lines.append(shlex.join(["mkdir", "-p", root + str(path.parent)]))
+            lines.append(shlex.join(["ln", "-s", str(path.readlink()), root + str(path)]))
+        elif path.exists():
+            lines.append(shlex.join(["show", str(path), root + str(path)]))
+    lines += [f"printf %s {shlex.quote(text)} > {root}/etc/{name}" for name, text in accounts(0).items()]
+    for mount in box.mounts:
+        verb = "bind" if mount.writable else "show"
+        lines.append(shlex.join([verb, str(mount.source), root + mount.inside]))
+    for link, target in box.links.items():
+        lines.append(shlex.join(["mkdir", "-p", str(Path(root + link).parent)]))
+        lines.append(shlex.join(["ln", "-s", target, root + link]))
+    python = shlex.join([sys.executable, "-I", "-c", _LOOPBACK_UP])
+    if not box.network:  # a network of its own begins with its loopback down
+        lines.append(f"{_which('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
+    enter = [str(_which("chroot")), root, str(_which("setpriv")), "--bounding-set=-all", "--inh-caps=-all"]
+    enter += ["--no-new-privs", "/bin/sh", "-c", f'cd {shlex.quote(box.cwd)} && "$@"; exit $?', "sh"]
+    # The inner shell stays as process 1 of the namespace: when it ends, all that is left ends with it.
+    lines.append(f'exec {shlex.join(enter)} "$@"')
+    return "\n".join(lines)

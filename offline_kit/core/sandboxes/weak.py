@@ -1,0 +1,99 @@
+"""The last resort, and called so: no namespaces, only obstacles.
+
+Python processes get an audit hook that refuses every socket but the loopback's and local ones; other
+programs find only proxies that lead nowhere. The mounts are symbolic links below a scratch folder, so
+paths begin there instead of at the root, nothing is read-only, and the user's files stay visible. It
+finds a forgotten download; it proves nothing.
+"""
+
+import os
+from pathlib import Path
+
+from offline_kit.core.sandboxes.box import Box
+
+_NOWHERE = "http://127.0.0.1:9"
+_OBSTACLES = {
+    **{
+        name: _NOWHERE
+        for base in ("http", "https", "all", "ftp")
+        for name in (f"{base}_proxy", f"{base}_proxy".upper())
+    },
+    "no_proxy": "localhost,127.0.0.1,::1",
+    "NO_PROXY": "localhost,127.0.0.1,::1",
+    "UV_OFFLINE": "1",
+    "PIP_NO_INDEX": "1",
+}
+_HOOK = '''"""Refuses the network to this process, then lets the environment's own sitecustomize speak."""
+import sys
+
+
+def _refuse(event, arguments):
+    if event in ("socket.connect", "socket.sendto", "socket.sendmsg") and len(arguments) > 1:
+        address = arguments[1]
+        if isinstance(address, tuple) and str(address[0]) not in _LOCAL:
+            raise OSError(101, "Network is unreachable (the rehearsal has no network)", str(address[0]))
+    elif event in ("socket.getaddrinfo", "socket.gethostbyname") and arguments:
+        host = arguments[0].decode() if isinstance(arguments[0], bytes) else arguments[0]
+        if host is not None and str(host) not in _LOCAL and not _is_number(str(host)):
+            import socket
+
+            raise socket.gaierror(-3, "Temporary failure in name resolution (the rehearsal has no network)")
+
+
+def _is_number(host):
+    return ":" in host or host.replace(".", "").isdigit()
+
+
+_LOCAL = {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", "::"}
+sys.addaudithook(_refuse)
+_own = __file__.rpartition("sitecustomize")[0].rstrip("/\\\\")
+_kept = [place for place in sys.path if place.rstrip("/\\\\") != _own]
+_shown, sys.path[:] = list(sys.path), _kept
+_mine = sys.modules.pop("sitecustomize", None)
+try:
+    import sitecustomize
+except ImportError:
+    sys.modules["sitecustomize"] = _mine
+finally:
+    sys.path[:] = _shown
+'''
+
+
+def command(box: Box) -> tuple[list[str], dict[str, str]]:
+    """Lay out `box.scratch` as the root and return the command with its environment."""
+    for mount in box.mounts:
+        _link(box.scratch, mount.inside, str(mount.source.absolute()))
+    for path, target in box.links.items():
+        _link(box.scratch, path, target)
+    if box.network:
+        return list(box.argv), dict(box.env)
+    hooks = box.scratch / "hooks"
+    hooks.mkdir()
+    (hooks / "sitecustomize.py").write_text(_HOOK)
+    before = [box.env["PYTHONPATH"]] if box.env.get("PYTHONPATH") else []
+    return list(box.argv), {**box.env, **_OBSTACLES, "PYTHONPATH": os.pathsep.join([str(hooks), *before])}
+
+
+def _link(root: Path, inside: str, target: str) -> None:
+    if Path(target) == Path(inside):
+        return  # seen at its own path anyway
+    place = root / inside.lstrip("/")
+    _unfold(root, place.parent)
+    if place.is_symlink():
+        place.unlink()
+    place.symlink_to(target)
+
+
+def _unfold(root: Path, folder: Path) -> None:
+    """Make a real folder of what may be links on the way down, so that one of its entries can be covered."""
+    place = root
+    for word in folder.relative_to(root).parts:
+        place /= word
+        if place.is_symlink():
+            real = place.resolve()
+            place.unlink()
+            place.mkdir()
+            for child in real.iterdir():
+                (place / child.name).symlink_to(child)
+        elif not place.exists():
+            place.mkdir()

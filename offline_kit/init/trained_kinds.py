@@ -1,0 +1,118 @@
+"""What the trained files of a project are: models that a framework loads without the user's code, or other."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from offline_kit.checkpoints import members
+from offline_kit.checkpoints.file_kinds import sniff
+from offline_kit.checkpoints.frameworks.base import Framework
+from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
+from offline_kit.init.file_tree import DATA, Tree, top_of
+from offline_kit.notebook.runtime.kit_runtime import csv_rows
+from offline_kit.project.types import Checkpoint, NotebookSettings
+
+_PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_TABLES = frozenset({".csv", ".feather", ".parquet", ".tsv"})
+_TEXTS = frozenset(
+    {"abstract", "comment", "comment_text", "content", "discourse_text", "essay", "excerpt", "full_text"}
+    | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
+)
+"""How columns are called that hold what a model of texts reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """What was seen of them, nothing of it by loading it."""
+
+    frameworks: tuple[str, ...] = ()
+    """Titles of those that load models without a class; empty if there is no such model."""
+    task: str = ""
+    """What the models predict on, as far as they and the data tell."""
+    aside: Mapping[str, str] = field(default_factory=dict)
+    """The files that are no models, and what each is instead."""
+    unplaced: Mapping[str, str] = field(default_factory=dict)
+    """The models that none of the frameworks loads without a further word, and what each lacks."""
+    whole: frozenset[str] = frozenset()
+    """The models that are pickled with their class, which a person must trust."""
+    known: int = 0
+    """How many models the frameworks load."""
+    patterns: Sequence[str] = ()
+    """The other models, as globs."""
+
+    @property
+    def mostly_known(self) -> bool:
+        """Whether frameworks load at least as many models as they do not."""
+        return bool(self.frameworks) and self.known >= len(self.unplaced)
+
+
+def look(tree: Tree, names: Sequence[str]) -> Kinds:
+    """Return what these files are; nothing is known of them where one cannot be read."""
+    try:
+        files = [file for name in names if (file := _checkpoint(tree, name))]
+        plain = NotebookSettings(template="plain")
+        claimed = members.claimants(plain, files)
+        aside = members.aside(plain, files)
+    except OSError:
+        return Kinds()
+    unplaced = members.unplaced(claimed)
+    sure = [each for name, each in claimed.items() if each and name not in unplaced]
+    if not sure:
+        return Kinds()
+    whole = frozenset(name for name, each in claimed.items() if each is TORCH_MODULE)
+    if whole and len(whole) < len(sure):  # alone, they are what the build asks about
+        unplaced |= dict.fromkeys(whole, "is a whole model, and loading it may run any code that lies in it")
+        sure = [each for each in sure if each is not TORCH_MODULE]
+    titles = tuple(sorted({each.title for each in sure}))
+    return Kinds(
+        frameworks=titles,
+        task=_task(tree, sure),
+        aside=aside,
+        unplaced=unplaced,
+        whole=whole,
+        known=len(sure),
+    )
+
+
+def _checkpoint(tree: Tree, name: str) -> Checkpoint | None:
+    path = tree.root / name
+    seen = sniff(path)
+    if seen.problem:  # a damaged file says nothing of the others; the build names it
+        return None
+    # no digest: nothing asks for it here, and large files take a while
+    return Checkpoint(
+        original=name, path=path, size=tree.size(name), sha256="", kind=seen.kind, refused=seen.refused
+    )
+
+
+def _task(tree: Tree, frameworks: Sequence[Framework]) -> str:
+    usual = {each.task for each in frameworks if each.task}
+    if usual:
+        return usual.pop() if len(usual) == 1 else ""
+    if any(PurePosixPath(name).suffix.lower() in _PICTURES and _is_data(name) for name in tree.files):
+        return "images"
+    tables = [name for name in tree.files if _is_test(name)]
+    if any(_columns(tree, name) & _TEXTS for name in tables):
+        return "text"
+    return "tabular" if tables else ""
+
+
+def _is_data(name: str) -> bool:
+    return top_of(name) in DATA or top_of(name).startswith("test")
+
+
+def _is_test(name: str) -> bool:
+    path = PurePosixPath(name)
+    near = top_of(name) in DATA or not top_of(name)
+    return near and path.suffix.lower() in _TABLES and path.name.lower().startswith("test")
+
+
+def _columns(tree: Tree, name: str) -> set[str]:
+    if PurePosixPath(name).suffix.lower() != ".csv":
+        return set()
+    try:
+        with (tree.root / name).open(encoding="utf-8", newline="") as stream:
+            return {each.strip().lower() for each in next(csv_rows([stream.readline(65536)]), [])}
+    except (OSError, ValueError, csv.Error):
+        return set()

@@ -1,0 +1,47 @@
+"""`nouns.Kaggle` over Kaggle's own client, put together from what it asks about."""
+
+import sys
+from collections.abc import Mapping
+
+from offline_kit.core.retry import PATIENT, Patience
+from offline_kit.kaggle.client.api_types import Account
+from offline_kit.kaggle.client.calls import PAGE, READ_SECONDS, Calls
+from offline_kit.kaggle.client.competitions import Competitions
+from offline_kit.kaggle.client.datasets import Datasets
+from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.models import Models
+from offline_kit.kaggle.client.notebooks import Notebooks
+from offline_kit.kaggle.client.session import Session
+
+
+class Client(Datasets, Models, Notebooks, Competitions):
+    """`nouns.Kaggle` over Kaggle's own client."""
+
+    def __init__(
+        self,
+        where: Where,
+        *,
+        env: Mapping[str, str] | None = None,
+        python: str = sys.executable,
+        patience: Patience = PATIENT,
+        seconds: float = READ_SECONDS,
+        page: int = PAGE,
+    ) -> None:
+        """`python` runs the client and has the kaggle package; a read may take `seconds`, a download be silent for five times that, a listing's page hold `page` things."""
+        self._where = where
+        self._session = Session(where, env=env, python=python)
+        super().__init__(Calls(self._session, patience=patience, seconds=seconds, page=page))
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._session.close()
+
+    def account(self) -> Account:
+        """Return who we are."""
+        return self._session.account()
+
+    def proxies(self) -> Mapping[str, str] | None:
+        """Return the proxies that the bytes of a blob must take."""
+        return self._where.proxies()

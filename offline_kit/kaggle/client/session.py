@@ -1,0 +1,276 @@
+"""A conversation with the worker process: every question has a deadline, every trouble becomes our error."""
+
+import json
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as NotInTime
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import processes
+from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.redaction import printable, redact
+from offline_kit.kaggle.client.api_types import (
+    Account,
+    NotLoggedInError,
+    RefusedError,
+    UnansweredError,
+    UnsentError,
+)
+from offline_kit.kaggle.client.endpoint import Where
+
+_LONGEST, _MOST = 100_000, 500
+"""Characters of an error that are read, and shown."""
+LOGIN_SECONDS = 60.0
+"""Importing the client takes half a second, and a request where a token is configured."""
+
+_REMEDIES = {
+    "session count": "wait until a notebook that runs now has ended, or cancel it on Kaggle, and run the same command again",
+    "weekly gpu quota": "wait until the quota is renewed ('kaggle quota' tells when), or push without the GPU",
+    "submission allowance": "run the same command again tomorrow: Kaggle's day is that of UTC",
+    "accept this competition's rules": "join the competition and accept its rules on its page, and run the same command again",
+    "competitions.participate": "join the competition and accept its rules on its page, and run the same command again",
+}
+"""What to do about refusals that Kaggle's words tell apart better than their status."""
+_WORKER = Path(__file__).with_name("worker.py")
+_SOURCES = "KAGGLE_API_TOKEN, ~/.kaggle/access_token, KAGGLE_USERNAME and KAGGLE_KEY, kaggle.json, or 'kaggle auth login'"
+_LOG_IN = f"give credentials in one of {_SOURCES}; or use --to local, which needs none"
+_AGAIN = "check the network and run the same command again; what was done is not done twice"
+
+
+class Session:
+    """Kaggle's client in a process of its own, started when first asked and again after it was ended."""
+
+    def __init__(
+        self, where: Where, *, env: Mapping[str, str] | None = None, python: str = sys.executable
+    ) -> None:
+        self._where = where
+        self._env = dict(env) if env is not None else processes.environment()
+        self._python = python
+        self._home = tempfile.TemporaryDirectory(prefix="offline-kit-")
+        self._lock = threading.Lock()
+        self._talk: _Talk | None = None
+        self._closed = False
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the process for good: a thread that still asks is told so, and does not begin another one."""
+        with self._lock:
+            talk, self._talk, self._closed = self._talk, None, True
+        if talk:
+            talk.end()
+        self._home.cleanup()
+
+    def account(self) -> Account:
+        """Log in, where that is not done yet, and return who we are."""
+        return self._logged_in().account
+
+    @property
+    def site(self) -> str:
+        """Where this Kaggle's pages are."""
+        return self._where.local or "https://www.kaggle.com"
+
+    def ask(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
+        """Return the answer to a request, within `deadline` seconds after the login or a sign of life.
+
+        Raises RefusedError with Kaggle's own words, UnansweredError, UnsentError or NotLoggedInError. A login that expired
+        meanwhile is renewed once.
+        """
+        talk = self._logged_in()
+        try:
+            return self._ask_once(talk, op, request, deadline)
+        except RefusedError as refusal:
+            if refusal.status != 401:
+                raise
+            self._forget(talk)
+        try:
+            return self._ask_once(self._logged_in(), op, request, deadline)
+        except RefusedError as refusal:
+            if refusal.status != 401:
+                raise
+            raise NotLoggedInError(
+                "Kaggle does not take these credentials", hint=_LOG_IN, details=(refusal.what,)
+            ) from refusal
+
+    def _ask_once(self, talk: "_Talk", op: str, request: Mapping[str, Any], deadline: float) -> Any:
+        try:
+            # It ends by itself; only a client that does not even do that is ended, with all that it does.
+            told = talk.ask({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
+        except UnansweredError:
+            self._forget(talk)
+            raise
+        return _answer(told, str(request.get("method", op)))
+
+    def _logged_in(self) -> "_Talk":
+        with self._lock:
+            if self._closed:
+                raise OutsideError("the talk with Kaggle is over", hint=_AGAIN)
+            if self._talk is None:
+                env = self._where.environment(self._env, self._home.name)
+                talk = _Talk([self._python, "-P", str(_WORKER)], env)
+                try:
+                    talk.account = self._log_in(talk)
+                except BaseException:
+                    talk.end()
+                    raise
+                self._talk = talk
+            return self._talk
+
+    def _log_in(self, talk: "_Talk") -> Account:
+        answer = _answer(talk.ask({"op": "login"}, LOGIN_SECONDS), "the login")
+        if self._where.local and not answer["endpoint"].startswith("http://localhost"):
+            raise OutsideError(
+                f"Kaggle's client {answer['version']} would not talk to the local Kaggle but to {answer['endpoint']}",
+                hint="install kaggle 2.2.4 or 2.2.5, which are known to work",
+            )
+        if not answer["username"]:
+            raise NotLoggedInError("Kaggle's client does not say whose credentials it has", hint=_LOG_IN)
+        return Account(
+            username=answer["username"],
+            method=answer["method"],
+            client=answer["version"],
+            dropped=answer["dropped"],
+            place="the local Kaggle" if self._where.local else "Kaggle",
+        )
+
+    def _forget(self, talk: "_Talk") -> None:
+        """End this life of the process; another thread may have done so, and a new one may run already."""
+        with self._lock:
+            if self._talk is talk:
+                self._talk = None
+        talk.end()
+
+
+class _Talk:
+    """One life of the worker."""
+
+    account: Account
+
+    def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = processes.converse(argv, env=env, errors=self._said)
+        self._waiting: dict[int, Future[dict[str, Any]]] = {}
+        self._heard: dict[int, float] = {}
+        self._lock = threading.Lock()
+        self._count = 0
+        self._dead = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def ask(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        """Return what the worker tells about a request; raises UnansweredError after so long a silence."""
+        future: Future[dict[str, Any]] = Future()
+        with self._lock:
+            self._count += 1
+            number = self._count
+            self._waiting[number], self._heard[number] = future, time.monotonic()
+            with suppress(OSError, ValueError):  # the listener tells of the end
+                if self._process.stdin and not self._dead:
+                    self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
+                    self._process.stdin.flush()
+            if self._dead:
+                self._fail_all()
+        while (left := self._heard[number] + deadline - time.monotonic()) > 0:
+            with suppress(NotInTime):
+                return future.result(left)
+        what = request.get("method", request["op"])
+        raise UnansweredError(f"Kaggle did not answer '{what}' within {deadline:.0f} s", hint=_AGAIN)
+
+    def end(self) -> None:
+        """End the process; whoever still waits for it is told."""
+        processes.end(self._process, grace=0.0)
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):
+                if stream:
+                    stream.close()
+
+    def _listen(self) -> None:
+        with suppress(OSError, ValueError):
+            for line in self._process.stdout or ():
+                told = json.loads(line)
+                number = told.pop("id")
+                self._heard[number] = time.monotonic()
+                if "so_far" in told:
+                    continue
+                with self._lock:
+                    future = self._waiting.pop(number, None)
+                if future:
+                    future.set_result(told)
+        with self._lock:
+            self._dead = True
+            self._fail_all()
+
+    def _fail_all(self) -> None:
+        for future in self._waiting.values():
+            future.set_exception(
+                UnansweredError("Kaggle's client ended in the middle of a request", hint=_AGAIN)
+            )
+        self._waiting.clear()
+
+
+def _answer(told: dict[str, Any], what: str) -> Any:
+    if "answer" in told:
+        return told["answer"]
+    raise _error(told, what)
+
+
+def _error(told: dict[str, Any], what: str) -> OfflineKitError:
+    kind, said = told["kind"], _sentence(str(told["message"]))
+    if kind == "http":
+        return refusal(said, told["status"], told["after"])
+    if kind in ("login", "exit"):
+        return NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(said,))
+    if kind == "stale":
+        return NotLoggedInError(
+            said, hint=f"renew or remove it ('{told['source']}'); Kaggle's client prefers it to a good key"
+        )
+    if kind == "missing":
+        return OutsideError(
+            f"Kaggle's client cannot be imported: {said}", hint="pip install --upgrade 'kaggle>=2.2.4' six"
+        )
+    if kind == "unsent":
+        return UnsentError("Kaggle cannot be reached", hint=_AGAIN, details=(said,))
+    if kind == "huge":
+        return OutsideError(f"the answer to '{what}' is too large: {said}", hint=_AGAIN)
+    if kind == "other":
+        return OutsideError(
+            f"Kaggle's client failed at '{what}'",
+            hint="pip install --upgrade kaggle may help",
+            details=(said,),
+        )
+    if kind == "silent":
+        return UnansweredError(f"Kaggle did not answer '{what}' in time", hint=_AGAIN, details=(said,))
+    if kind == "link":
+        return UnansweredError(f"no link of '{what}' works", hint=_AGAIN, details=(said,))
+    return UnansweredError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))
+
+
+def _sentence(said: str) -> str:
+    """Return foreign words as one line: no secrets, nothing that a terminal would obey, no more than one can read."""
+    words = " ".join(printable(redact(said[:_LONGEST])).split())
+    return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
+
+
+def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
+    """Return the error for a refusal by Kaggle, in its own words and with what to do about it."""
+    hints = {
+        400: "change what it names and run the same command again",
+        401: _LOG_IN,
+        403: "check that this account may do it, and run it again when what was sent before is ready",
+        404: "check the name in the configuration",
+        409: "choose another slug or title in the configuration",
+        429: "Kaggle asks us to slow down: run the same command again later",
+    }
+    usual = _AGAIN if status >= 500 else hints.get(status, "see the words of Kaggle above")
+    said = _sentence(said)
+    hint = next((remedy for words, remedy in _REMEDIES.items() if words in said.lower()), usual)
+    return RefusedError(f"Kaggle says: {said}", hint=hint, status=status, after=after)

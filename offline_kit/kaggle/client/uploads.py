@@ -1,0 +1,381 @@
+"""Bytes to Kaggle's storage: resumable over cuts and over runs, and proven to be the ones that were meant.
+
+What is under way is remembered by the digest of the bytes and their name. Kaggle's client remembers by path,
+size and time, and was seen to make a dataset of a rebuilt file's old bytes.
+"""
+
+import hashlib
+import json
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
+from offline_kit.core.files import CHUNK, disk_errors, write_atomic
+from offline_kit.core.redaction import redact
+from offline_kit.core.report import Advance
+from offline_kit.core.retry import PATIENT, PassingError, Patience, attempts
+from offline_kit.kaggle.client.api_types import Blob, Kaggle
+
+if TYPE_CHECKING:
+    import requests
+
+MAX_AGE = 5 * 86400
+"""Seconds; Kaggle keeps an unfinished upload for about six days."""
+CONNECT_SECONDS, SILENT_SECONDS = 15.0, 120.0
+
+_SHORT_BODY = 4096
+_DONE = frozenset({200, 201})
+_GONE = frozenset({404, 410})
+_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+_HELD = re.compile(r"bytes=0-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """A file to upload."""
+
+    path: Path
+    """Where its bytes lie."""
+    name: str
+    """Its posix path in the dataset."""
+    size: int
+    """Bytes."""
+    sha256: str
+    """What they must be."""
+
+
+class Uploader:
+    """Uploads files, remembering in `state` what is under way; safe for several threads."""
+
+    def __init__(
+        self, kaggle: Kaggle, state: Path, *, patience: Patience = PATIENT, kind: str = "DATASET"
+    ) -> None:
+        """`kind` is what the bytes are for: "DATASET" or "MODEL"."""
+        self._kaggle = kaggle
+        self._kind = kind
+        self._state = state
+        self._patience = patience
+        self._wire = _Wire(kaggle.proxies())
+        with disk_errors(state):
+            # What is in here lets whoever reads it write to our uploads.
+            state.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def upload(self, file: Upload, advance: Advance = lambda _bytes: None) -> str:
+        """Bring a file's bytes to Kaggle and return the token that names them there.
+
+        Goes on where an earlier run was cut; a place of an earlier run that does not answer is given up for
+        a new one. Raises ProjectError where the file is not what it should be, OutsideError where Kaggle
+        does not take it.
+        """
+        counted = _Counted(advance)
+        going = _Going(file, self._kaggle, self._wire, self._state / _key(file), self._kind)
+        while True:
+            try:
+                return self._brought(file, going, counted)
+            except _GivenUpError:
+                if not going.elsewhere():
+                    raise
+
+    def _brought(self, file: Upload, going: "_Going", counted: "_Counted") -> str:
+        for attempt in attempts(
+            self._patience, may_pass=_may_pass, give_up=lambda e: _give_up(file, e), progress=counted.far
+        ):
+            with attempt:
+                blob = going.blob()
+                held = going.held(blob)
+                if held < file.size or (file.size == 0 and not going.complete):
+                    going.send(blob, held, counted)
+                going.arrived()
+                counted.reach(file.size)
+                return blob.token
+        raise AssertionError("unreachable")
+
+    def forget(self) -> None:
+        """Forget all that was under way: the bytes are in a dataset now, and no token is used twice."""
+        for pattern in ("*.json", "*.whole"):
+            for note in self._state.glob(pattern):
+                note.unlink(missing_ok=True)
+
+
+class _GivenUpError(OutsideError):
+    """Patience with a place has ended."""
+
+
+class _Counted:
+    """Tells a bar about bytes, never twice about the same ones."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._reached = 0
+
+    def far(self) -> int:
+        return self._reached
+
+    def reach(self, position: int) -> None:
+        if position > self._reached:
+            self._advance(position - self._reached)
+            self._reached = position
+
+
+class _Going:
+    """One file on its way."""
+
+    def __init__(self, file: Upload, kaggle: Kaggle, wire: "_Wire", note: Path, kind: str) -> None:
+        self._file = file
+        self._kind = kind
+        self._kaggle = kaggle
+        self._wire = wire
+        self._whole = note.with_suffix(".whole")
+        # Two places at most: the one of an earlier run, and beside it the one that is tried in its stead.
+        self._note, self._other = sorted((note, note.with_suffix(".beside.json")), key=self._since)
+        self._untried = self._since(self._other) < math.inf
+        self._fresh = False
+        self._of_before = self._remembered() is not None
+        self._doubted = False
+        self._holds = False
+        self._cut: bool | None = None
+        self.complete = False
+        """Whether Kaggle says that it has all bytes."""
+
+    def blob(self) -> Blob:
+        """Return the place of an earlier attempt or run, or a new one."""
+        self.complete = False
+        if not self._doubted and (found := self._remembered()):
+            self._fresh = False
+            return found
+        file = self._file
+        blob = self._kaggle.start_blob(
+            PurePosixPath(file.name).name, file.size, int(file.path.stat().st_mtime), self._kind
+        )
+        note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": time.time()}
+        note["time"] = file.path.stat().st_mtime_ns
+        if self._doubted and self._since(self._other) == math.inf:
+            self._turn()
+        self._whole.unlink(missing_ok=True)
+        write_atomic(self._note, json.dumps(note))
+        self._note.chmod(0o600)
+        self._fresh, self._doubted, self._of_before = True, False, False
+        self._holds, self._cut = False, None
+        return blob
+
+    def elsewhere(self) -> bool:
+        """Return whether another place is worth a try, now that this one was given up.
+
+        One that holds bytes of us, or may, is kept for the next run. One that never took any is forgotten;
+        the one of an earlier run is kept beside the new one until that has taken bytes: while the storage
+        cannot be reached, nothing is lost.
+        """
+        if self._holds or self._cut:
+            return False
+        if not self._of_before:
+            self._forget()
+            return False
+        if self._untried:
+            self._turn()
+        else:
+            self._doubted = True
+        self._untried = False
+        return True
+
+    def _turn(self) -> None:
+        self._note, self._other = self._other, self._note
+
+    def arrived(self) -> None:
+        """Remember that Kaggle has all bytes: whatever becomes of their place, they are not sent again."""
+        if self._note.exists():
+            with disk_errors(self._note.parent):
+                self._note.replace(self._whole)
+                self._other.unlink(missing_ok=True)
+
+    def _remembered(self) -> Blob | None:
+        raw = self._read(self._whole if self._whole.exists() else self._note)
+        return Blob(token=raw["token"], url=raw["url"]) if raw else None
+
+    def _since(self, note: Path) -> float:
+        """Return the moment since which a place is remembered, infinity for none."""
+        raw = self._read(note)
+        return float(raw["at"]) if raw else math.inf
+
+    def _read(self, note: Path) -> dict[str, Any] | None:
+        try:
+            raw: dict[str, Any] = json.loads(note.read_bytes())
+            file = self._file
+            same = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
+            same = same and raw["time"] == file.path.stat().st_mtime_ns  # nobody wrote to it in between
+            young = 0 <= time.time() - raw["at"] < MAX_AGE
+            return raw if same and young and raw["token"] and raw["url"] else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def held(self, blob: Blob) -> int:
+        """Ask how many bytes are there."""
+        if self._fresh:
+            return 0
+        size = self._file.size
+        answer = self._asked(blob)
+        self.complete = answer is None or answer.status_code in _DONE
+        held = self._range_of(answer) if answer is not None and not self.complete else size
+        if held:
+            self._holds = True
+            self._other.unlink(missing_ok=True)
+        # It has told what became of a cut: later ones are not taken for bytes that are there.
+        self._cut = None if self._cut is None else False
+        return held
+
+    def _asked(self, blob: Blob) -> "requests.Response | None":
+        """Return the answer to a question; None where there is none, and none is needed: it has all bytes."""
+        try:
+            answer = self._wire.put(blob, b"", {"Content-Range": f"bytes */{self._file.size}"})
+        except OSError as error:
+            if _may_pass(error) and self._whole.exists():
+                return None
+            raise
+        return None if answer.status_code in _AGAIN and self._whole.exists() else answer
+
+    def send(self, blob: Blob, start: int, counted: _Counted) -> None:
+        """Send what is missing and check on the way that the bytes are the ones that were meant."""
+        file = self._file
+        # A cut leaves bytes there, and what Kaggle holds then must be asked for.
+        self._fresh = False
+        headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
+        body = _Bytes(file, start, counted) if file.size else b""
+        try:
+            answer = self._wire.put(blob, body, headers)
+        except ProjectError:
+            self._forget()
+            raise
+        except OSError:
+            # Only the place can tell how much of it is there; a little is not worth asking for.
+            if self._cut is None and isinstance(body, _Bytes) and body.sent >= CHUNK:
+                self._cut = True
+            raise
+        if answer.status_code == 308:
+            raise PassingError(f"Kaggle took only {self._range_of(answer)} bytes")
+        if answer.status_code not in _DONE:
+            self._refuse(answer)
+
+    def _range_of(self, answer: "requests.Response") -> int:
+        if answer.status_code != 308:
+            self._refuse(answer)
+        held = _HELD.fullmatch(answer.headers.get("Range", ""))
+        return min(int(held[1]) + 1, self._file.size) if held else 0
+
+    def _refuse(self, answer: "requests.Response") -> None:
+        code = answer.status_code
+        if code in _GONE:
+            self._forget()
+            raise PassingError("the upload's place has expired", after=0.0)
+        if code in _AGAIN:
+            wait = answer.headers.get("Retry-After", "")
+            raise PassingError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
+        self._forget()
+        raise OutsideError(
+            f"Kaggle's storage refused '{self._file.name}' with status {code}",
+            hint="run the same command again; nothing was made of an incomplete upload",
+        )
+
+    def _forget(self) -> None:
+        for note in (self._note, self._whole):
+            note.unlink(missing_ok=True)
+
+
+class _Wire:
+    """The way to the storage; each thread keeps its connection, whose making costs more than a small file."""
+
+    def __init__(self, proxies: Mapping[str, str] | None) -> None:
+        self._proxies = proxies
+        self._mine = threading.local()
+
+    def put(self, blob: Blob, body: "_Bytes | bytes", headers: Mapping[str, str]) -> "requests.Response":
+        answer = self._session().put(
+            blob.url,
+            data=body,
+            headers=dict(headers),
+            proxies=dict(self._proxies or {}),
+            timeout=(CONNECT_SECONDS, SILENT_SECONDS),
+            allow_redirects=False,
+            stream=True,
+        )
+        # Only status and headers count. A short body is read to keep the connection; any other may have no end.
+        length = answer.headers.get("Content-Length", "")
+        if length.isdecimal() and int(length) <= _SHORT_BODY:
+            _ = answer.content
+        else:
+            answer.close()
+        return answer
+
+    def _session(self) -> "requests.Session":
+        import requests
+
+        if not hasattr(self._mine, "session"):
+            session = requests.Session()
+            session.trust_env = self._proxies is None
+            session.auth = lambda request: request  # no password of a .netrc belongs here
+            self._mine.session = session
+        found: requests.Session = self._mine.session
+        return found
+
+
+class _Bytes:
+    """The rest of a file as a request's body.
+
+    Its last bytes leave only when the whole file was seen to have the right digest: an upload that Kaggle
+    calls complete is one of the right bytes, whenever we are killed.
+    """
+
+    def __init__(self, file: Upload, start: int, counted: _Counted) -> None:
+        self._file = file
+        self._start = start
+        self._counted = counted
+        self.sent = 0
+        """Bytes that have left."""
+
+    def __len__(self) -> int:
+        return self._file.size - self._start
+
+    def __iter__(self) -> Iterator[bytes]:
+        file, digest, position = self._file, hashlib.sha256(), 0
+        with file.path.open("rb") as stream:
+            while position < file.size:
+                # Cut where the missing part begins, and never beyond the announced size.
+                until = self._start if position < self._start else file.size
+                chunk = stream.read(min(CHUNK, until - position))
+                digest.update(chunk)
+                position += len(chunk)
+                last = position == file.size and not stream.read(1)
+                if not chunk or (position == file.size and not (last and digest.hexdigest() == file.sha256)):
+                    raise _changed(file)
+                if position > self._start:
+                    yield chunk
+                    self.sent += len(chunk)
+                self._counted.reach(position)
+
+
+def _key(file: Upload) -> str:
+    name = hashlib.sha256(file.name.encode()).hexdigest()[:16]
+    return f"{file.sha256}-{name}.json"
+
+
+def _may_pass(error: Exception) -> bool:
+    # requests' errors are OSErrors, as are the disk's; only those of the wire may pass.
+    return isinstance(error, OSError) and hasattr(error, "request")
+
+
+def _give_up(file: Upload, trouble: Exception) -> OfflineKitError:
+    return _GivenUpError(
+        f"'{file.name}' could not be uploaded: {redact(str(trouble))}",
+        hint="check the network and run the same command again; what has arrived is not sent again",
+    )
+
+
+def _changed(file: Upload) -> ProjectError:
+    return ProjectError(
+        f"'{file.path}' is not the file that the kit's manifest describes",
+        hint="build the kit again with 'offline-kit build', and push when nothing writes to it",
+    )

@@ -1,0 +1,342 @@
+"""What a push would do to each dataset: decided from what was seen on Kaggle, before anything is sent."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.kaggle.client.api_types import Account, RemoteFile
+from offline_kit.project.kaggle_names import (
+    MARKER,
+    MAX_LOOSE_FILES,
+    limit_warnings,
+    slug_problems,
+    title_problems,
+)
+from offline_kit.project.types import Kit, Part
+
+RESEND = "run 'offline-kit push --resend': it makes a new version of the same files (--resend-part NAME: of one part)"
+_SHOWN = 10
+
+
+class Action(StrEnum):
+    """What becomes of a dataset."""
+
+    CREATE = "create"
+    VERSION = "version"
+    NOTHING = "nothing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remote:
+    """A dataset as it was seen on Kaggle; the default is one that is not there."""
+
+    ref: str
+    """"owner/slug"."""
+    version: int = 0
+    """Number of the current version; 0 where there is none, as while its first has failed."""
+    state: str = ""
+    """Processing state, lower case: "ready", "failed", ...; empty where there is no dataset."""
+    private: bool = True
+    """Whether only its owner sees it."""
+    part: Part | None = None
+    """The part that its marker describes; None where it holds none of ours, or is not ready."""
+    files: tuple[RemoteFile, ...] = ()
+    """The files of its current version."""
+    url: str = ""
+    """Its page."""
+    kind: str = "dataset"
+    """"dataset"; "model" or "notebook" for a part that lies there."""
+
+    @property
+    def there(self) -> bool:
+        """Whether there is such a dataset, with or without a version."""
+        return bool(self.version or self.state)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What the user allows."""
+
+    drop_foreign: bool = False
+    """Files of the previous version that we did not put there may go."""
+    public: bool = False
+    """A dataset that is public already may get a new version."""
+    title: str = ""
+    """Title of a new dataset; its slug by default."""
+    resend: bool = False
+    """Parts that are there already are sent once more: their files on Kaggle are damaged."""
+    resend_part: tuple[str, ...] = ()
+    """Names of those to which that applies, where it is not all."""
+
+    def again(self, part: Part) -> bool:
+        """Tell whether a part is sent although it is there already."""
+        return self.resend or part.name in self.resend_part
+
+
+MODEST = Wishes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartPlan:
+    """What becomes of one part."""
+
+    part: Part
+    """The part."""
+    folder: Path
+    """Where its files lie."""
+    ref: str
+    """Its dataset."""
+    action: Action
+    """Create, a new version, or nothing."""
+    why: str
+    """Why so, for a person."""
+    before: int = 0
+    """The version that is current now."""
+    held: str = ""
+    """Id of the part that it holds; "" for none of ours."""
+    title: str = ""
+    """Title, should it be created."""
+    notes: str = ""
+    """Version notes: ids, and what changed."""
+    size: int = 0
+    """Bytes to send."""
+    files: int = 0
+    """Files to send."""
+    dropped: tuple[str, ...] = ()
+    """Files of the previous version that the new one lacks, sorted."""
+    warnings: tuple[str, ...] = ()
+    """What may go wrong."""
+    url: str = ""
+    """The dataset's page, where there is one."""
+
+    @property
+    def crowded(self) -> str:
+        """What to ask about before so many files are sent; "" where Kaggle takes them."""
+        if self.files <= MAX_LOOSE_FILES:
+            return ""
+        return f"'{self.ref}' would get {self.files} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushPlan:
+    """What becomes of a kit."""
+
+    kit: str
+    """The kit's id."""
+    parts: tuple[PartPlan, ...]
+    """One for each part, in the kit's order."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return all(part.action is Action.NOTHING for part in self.parts)
+
+    @property
+    def size(self) -> int:
+        """Bytes to send."""
+        return sum(part.size for part in self.parts)
+
+
+def targets(datasets: Mapping[str, str], account: Account) -> dict[str, str]:
+    """Return "owner/slug" for each part's configured dataset, "slug" or "owner/slug".
+
+    Raises UsageError where the account is not the owner, or Kaggle would not take a slug.
+    """
+    problems = []
+    found = {}
+    for part, dataset in datasets.items():
+        owner, _, slug = dataset.rpartition("/")
+        if owner and owner.lower() != account.username.lower():
+            problems.append(
+                f"'{dataset}' belongs to '{owner}', and these credentials to '{account.username}'"
+            )
+        problems += slug_problems(slug)
+        found[part] = f"{owner or account.username}/{slug}"
+    if problems:
+        raise UsageError(
+            problems[0] if len(problems) == 1 else f"{len(problems)} problems with the datasets' names",
+            hint="change 'dataset' in [tool.offline-kit], or log in as its owner",
+            details=problems if len(problems) > 1 else (),
+        )
+    return found
+
+
+def plan_push(kit: Kit, remotes: Mapping[str, Remote], wishes: Wishes) -> PushPlan:
+    """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
+
+    Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
+    for a public dataset, unless `wishes` allow it, OutsideError for a part that is there without all files.
+    """
+    problems = [each for part in kit.parts for each in _problems(part, remotes[part.name], wishes)]
+    if problems:
+        raise _error(problems)
+    return PushPlan(
+        kit=kit.id, parts=tuple(_plan(kit, part, remotes[part.name], wishes) for part in kit.parts)
+    )
+
+
+def foreign(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return the files on Kaggle that a new version would drop and that we did not put there."""
+    known = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
+    return tuple(sorted(placed(remote.files, known).keys() - known - {MARKER}))
+
+
+def placed(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int]:
+    """Return sizes by path of a listing; a bare name that only one known path ends in counts as that path.
+
+    Whether listings name files below folders by path is not promised anywhere.
+    """
+    below: dict[str, list[str]] = {}
+    for path in known:
+        below.setdefault(path.rpartition("/")[2], []).append(path)
+    found = {}
+    for file in files:
+        paths = below.get(file.name, [])
+        found[paths[0] if file.name not in known and len(paths) == 1 else file.name] = file.size
+    return found
+
+
+def damage(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return a line for each file of the part that is not on Kaggle, or has another size there."""
+    wanted = {entry.stored: entry.size for entry in part.entries}
+    there = placed(remote.files, wanted)
+    return (
+        *(f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())),
+        *(
+            f"'{name}' has {there[name]} bytes, not {wanted[name]}"
+            for name in sorted(wanted.keys() & there.keys())
+            if there[name] != wanted[name]
+        ),
+    )
+
+
+def differences(part: Part, remote: Remote) -> tuple[str, ...]:
+    """Return the damage, and a line for each file on Kaggle that is not the part's."""
+    wanted = {entry.stored for entry in part.entries} | {MARKER}
+    more = sorted(placed(remote.files, wanted).keys() - wanted)
+    return (*damage(part, remote), *(f"'{name}' is not of the kit" for name in more))
+
+
+def not_whole(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
+    """Return the error for a version with a part's marker and without all of its files."""
+    return OutsideError(
+        f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
+        hint=f"a notebook would refuse it; look at its page, and {RESEND}",
+        details=wrong[:_SHOWN],
+    )
+
+
+def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
+    if _same(part, remote) and not wishes.again(part):
+        wrong = damage(part, remote)
+        return [
+            *([not_whole(remote.ref, remote.version, wrong)] if wrong else []),
+            *([] if remote.private or wishes.public else [_public(remote)]),
+        ]
+    if not remote.there:
+        return [
+            UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
+            for problem in title_problems(_title(remote, wishes))
+        ]
+    found: list[OfflineKitError] = []
+    if not remote.private and not wishes.public:
+        found.append(_public(remote))
+    lost = foreign(part, remote)
+    if lost and not wishes.drop_foreign:
+        more = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
+        found.append(
+            ProjectError(
+                f"'{remote.ref}' holds files that offline-kit did not put there; a new version would drop them",
+                hint="choose another 'dataset', or allow it with --drop-foreign",
+                details=[*lost[:_SHOWN], *more],
+            )
+        )
+    return found
+
+
+def _public(remote: Remote) -> ProjectError:
+    return ProjectError(
+        f"'{remote.ref}' is public: everybody would see the kit",
+        hint=f"make it private in the settings of {remote.url or 'its page'}, choose another, or allow it with --public",
+    )
+
+
+def exposed(name: str, url: str) -> OutsideError:
+    """Return the error for what everybody sees although it was sent as private."""
+    return OutsideError(
+        f"{name} is PUBLIC on Kaggle, although it was sent as private",
+        hint=f"make it private at once in the settings of {url or 'its page'}",
+    )
+
+
+def _error(problems: list[OfflineKitError]) -> OfflineKitError:
+    if len(problems) == 1:
+        return problems[0]
+    details = [line for each in problems for line in (each.what, *(f"  {more}" for more in each.details))]
+    return ProjectError(
+        f"{len(problems)} things stand against this push", hint=problems[0].hint, details=details
+    )
+
+
+def _same(part: Part, remote: Remote) -> bool:
+    return remote.part is not None and remote.part.id == part.id
+
+
+def _title(remote: Remote, wishes: Wishes) -> str:
+    return wishes.title or remote.ref.partition("/")[2]
+
+
+def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
+    base = PartPlan(
+        part=part,
+        folder=kit.part_folder(part),
+        ref=remote.ref,
+        action=Action.NOTHING,
+        why=f"version {remote.version} holds exactly this part",
+        before=remote.version,
+        held=remote.part.id if remote.part else "",
+        url=remote.url,
+    )
+    if _same(part, remote) and not wishes.again(part):
+        return base
+    new = not remote.there
+    size = sum(entry.size for entry in part.entries)
+    stored = {entry.stored for entry in part.entries} | {MARKER}
+    changes = _changes(part, remote.part)
+    return PartPlan(
+        part=part,
+        folder=base.folder,
+        ref=remote.ref,
+        action=Action.CREATE if new else Action.VERSION,
+        why="there is no such dataset yet" if new else _why(remote, changes),
+        before=base.before,
+        held=base.held,
+        title=_title(remote, wishes),
+        notes=f"offline-kit {kit.id[:12]}; {part.name} {part.id}; {changes}",
+        size=size,
+        files=len(part.entries) + 1,
+        dropped=tuple(sorted(placed(remote.files, stored).keys() - stored)),
+        warnings=limit_warnings(len(part.entries) + 1, size),
+        url=remote.url,
+    )
+
+
+def _why(remote: Remote, changes: str) -> str:
+    if remote.state == "failed":
+        return f"version {remote.version} failed on Kaggle" if remote.version else "its first version failed"
+    if not remote.version:
+        return "it has no version"
+    return changes if remote.part else f"version {remote.version} holds no part of a kit"
+
+
+def _changes(part: Part, old: Part | None) -> str:
+    """Say in a few words what differs from the part before."""
+    if old is None:
+        return f"{len(part.entries)} files"
+    before = {entry.original: entry.sha256 for entry in old.entries}
+    after = {entry.original: entry.sha256 for entry in part.entries}
+    added, gone = len(after.keys() - before.keys()), len(before.keys() - after.keys())
+    changed = sum(before[name] != after[name] for name in after.keys() & before.keys())
+    return f"{added} files new, {changed} changed, {gone} gone"

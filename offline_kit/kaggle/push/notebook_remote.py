@@ -1,0 +1,115 @@
+"""Looking for a pushed version of a notebook, and what Kaggle says against one, in words of our own."""
+
+from collections.abc import Sequence
+
+from offline_kit.core.errors import OutsideError
+from offline_kit.kaggle.client.api_types import Kaggle, NewNotebook, RefusedError, Saved
+from offline_kit.kaggle.push.journal import Effect
+from offline_kit.kaggle.push.notebook_equality import Difference, lacks, remedy_for
+from offline_kit.kaggle.push.poll_policy import Waiting, shown
+
+AGAIN = "run the same command again: it goes on, and nothing is pushed twice"
+_LOOK_BACK = 5  # versions that others may have saved on top of ours
+
+
+def appeared(effect: Effect, new: NewNotebook | None, kaggle: Kaggle, waiting: Waiting) -> int:
+    """Return the version that came of an effect, 0 where none shows within the grace; without `new` any newer one."""
+
+    def newer() -> int | None:
+        newest = kaggle.notebook(effect.target)
+        current = newest.current if newest else 0
+        for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
+            seen = newest if number == current else kaggle.notebook(effect.target, number)
+            # Kaggle may write cells anew: of the version right behind ours, their text says nothing.
+            next_one = number == effect.before + 1
+            if new is None or (seen and all(next_one and each.soft for each in lacks(new, seen))):
+                return number
+        return None
+
+    return shown(newer, waiting.until(waiting.grace)) or 0
+
+
+def read_back(new: NewNotebook, saved: Saved, kaggle: Kaggle, waiting: Waiting) -> tuple[Difference, ...]:
+    """Return how Kaggle shows a version otherwise than it was pushed, and goes on to do so within the grace.
+
+    Raises OutsideError where it does not show at all: a fresh notebook is hidden for a while.
+    """
+    last: list[tuple[Difference, ...]] = []
+
+    def right() -> tuple[Difference, ...] | None:
+        there = kaggle.notebook(new.ref, saved.version)
+        if there is None:
+            return None
+        last[:] = [lacks(new, there)]
+        return last[0] if not last[0] or any(each.grave for each in last[0]) else None
+
+    shown(right, waiting.until(waiting.grace))
+    if not last:
+        raise OutsideError(f"version {saved.version} of '{new.ref}' cannot be read back yet", hint=AGAIN)
+    return last[0]
+
+
+def not_as_pushed(saved: Saved, differences: Sequence[Difference]) -> OutsideError:
+    """Return the error for a version that Kaggle shows otherwise than it was pushed."""
+    return OutsideError(
+        f"version {saved.version} of '{saved.ref}' is not as it was pushed: {differences[0].what}",
+        hint=differences[0].remedy,
+        details=[each.what for each in differences[1:]],
+    )
+
+
+def busy(trouble: Exception) -> OutsideError:
+    """Return the error for sessions that did not come free in time."""
+    return OutsideError(
+        "Kaggle has no free session for this notebook",
+        hint="end a run that is not needed (kaggle.com, 'View Active Events'), or run the same command again later",
+        details=(str(trouble),),
+    )
+
+
+def refused(no: RefusedError, new: NewNotebook) -> OutsideError:
+    """Return a refusal with what to do about it."""
+    said = no.what.lower()
+    if no.status == 409:
+        what = f"Kaggle does not take '{new.ref}': a dataset or another notebook has this title or slug"
+        return OutsideError(
+            what, hint="choose another `title` in [tool.offline-kit.notebook]", details=(no.what,)
+        )
+    if "quota" in said:
+        hint = "wait until the quota is renewed (each week), or leave `accelerator` out"
+        return OutsideError(
+            f"'{new.ref}' was not pushed: the quota is used up", hint=hint, details=(no.what,)
+        )
+    if "not found" in said:
+        hint = "if it was made on the web and never saved, save it once there; or choose another `title`"
+        return OutsideError(f"Kaggle cannot find '{new.ref}' to update it", hint=hint, details=(no.what,))
+    return no
+
+
+def rejected(saved: Saved, new: NewNotebook) -> OutsideError | None:
+    """Return the error for sources that were not attached, each with its remedy; None where all were."""
+    if not saved.rejected:
+        return None
+    remedies = {}
+    site = saved.url.partition("/code/")[0]
+    for source in saved.rejected:
+        kind, _, ref = source.partition(" ")
+        remedies[source] = remedy_for(kind, ref.strip("'"), site)
+    first = next(iter(remedies.values()))
+    return OutsideError(
+        f"Kaggle did not attach {len(remedies)} of the sources of '{new.ref}':"
+        f" version {saved.version} runs without and does not count",
+        hint=f"{first}; then run the same command again: it pushes another version",
+        details=[f"{source}: {remedy}" for source, remedy in remedies.items()],
+    )
+
+
+def elsewhere(saved: Saved, new: NewNotebook) -> OutsideError | None:
+    """Return the error for a notebook that the title led to another place; None where it is as asked for."""
+    if saved.ref.casefold() == new.ref.casefold():
+        return None
+    return OutsideError(
+        f"Kaggle put the notebook to '{saved.ref}', not to '{new.ref}': the title '{new.title}' decides",
+        hint="set `title` in [tool.offline-kit.notebook] to one that makes this slug, and delete the other notebook",
+        details=(saved.url,) if saved.url else (),
+    )

@@ -1,0 +1,97 @@
+"""How long to wait for Kaggle, and how often to look."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.report import Say
+from offline_kit.core.retry import PassingError, Patience, attempts
+from offline_kit.kaggle.client.api_types import RefusedError, UnansweredError, UnsentError
+
+_NEVER = 10**6
+_ABSENT = frozenset({403, 404})
+"""What Kaggle answers about what was made a moment ago, too."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """How long to wait for Kaggle; all times in seconds."""
+
+    grace: float = 180.0
+    """For something that was sent to show at all."""
+    processing: float = 3600.0
+    """For what shows to be ready."""
+    first: float = 1.0
+    """The first pause between two looks; it doubles up to `longest`."""
+    longest: float = 15.0
+    """The longest pause."""
+    scoring: float = 60.0
+    """The longest pause between two looks at a submission: scoring takes hours."""
+    sleep: Callable[[float], None] = time.sleep
+    """Waits."""
+
+    def until(self, seconds: float) -> Patience:
+        """Return the patience to look for so long."""
+        return Patience(
+            attempts=_NEVER, backoff=self.first, longest=self.longest, deadline=seconds, sleep=self.sleep
+        )
+
+
+WAITING = Waiting()
+
+
+def poll(see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception], OfflineKitError]) -> _T:
+    """Return what `see` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
+    for attempt in attempts(patience, may_pass=lambda _error: False, give_up=give_up):
+        with attempt:
+            return see()
+    raise AssertionError("unreachable")
+
+
+def tolerant(see: Callable[[], _T], say: Say = lambda _words: None) -> Callable[[], _T]:
+    """Return a look that trouble of Kaggle's does not end, nor "there is no such thing": both may pass, and are said."""
+
+    def look() -> _T:
+        try:
+            return see()
+        except RefusedError as no:
+            if no.status in _ABSENT or no.status == 429 or no.status >= 500:
+                say(f"no answer at the moment: {no.what}")
+                raise PassingError(no.what, no.after) from no
+            raise
+        except (UnansweredError, UnsentError) as lost:
+            say(f"no answer at the moment: {lost.what}")
+            raise PassingError(lost.what) from lost
+
+    return look
+
+
+def shown(see: Callable[[], _T | None], patience: Patience) -> _T | None:
+    """Return what a look sees once that is something; None where it saw nothing until patience ended.
+
+    Raises Kaggle's own error where the last look was in trouble: nobody knows then whether it is there.
+    """
+
+    def look() -> _T:
+        found = see()
+        if found is None:
+            raise PassingError("it does not show yet")
+        return found
+
+    try:
+        return poll(tolerant(look), patience, cause)
+    except _NothingError:
+        return None
+
+
+def cause(trouble: Exception) -> OfflineKitError:
+    """Return the error of Kaggle's behind passing trouble."""
+    behind = trouble.__cause__
+    return behind if isinstance(behind, OfflineKitError) else _NothingError(str(trouble), hint="look again")
+
+
+class _NothingError(OutsideError):
+    """What was looked for did not show."""

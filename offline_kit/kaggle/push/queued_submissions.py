@@ -1,0 +1,81 @@
+"""Submissions that Kaggle has not run yet, and what a new version of a dataset would do to them.
+
+A hidden run mounts the newest version of its datasets: one that waits in the queue would find another kit
+than it was rendered for, and fail.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from offline_kit.kaggle.client.api_types import Kaggle, Submission
+from offline_kit.kaggle.push.rendered_for import parts_of
+from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kaggle.push.submission_tag import read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A submission without an end, and what its run will mount."""
+
+    submission: Submission
+    """The submission."""
+    notebook: str = ""
+    """"owner/slug"; empty where it bears no mark of ours: it was made by hand."""
+    version: int = 0
+    """Its version."""
+    datasets: tuple[str, ...] = ()
+    """"owner/slug" of each attached dataset."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Ids of the parts that it asks for, by name; empty where that is not known."""
+
+
+def queued(kaggle: Kaggle, competition: str, ledger: Ledger) -> tuple[Queued, ...]:
+    """Return the submissions to a competition that have no end yet; the ledger learns of those that have."""
+    found = []
+    for submission in kaggle.submissions(competition):
+        ledger.update(submission)
+        if not submission.ended:
+            found.append(_queued(submission, kaggle, ledger))
+    return tuple(found)
+
+
+def disturbed(
+    waiting: Iterable[Queued], changed: Mapping[str, str], parts: Collection[str]
+) -> tuple[str, ...]:
+    """Return a line for each queued submission that new versions of datasets would spoil, or might.
+
+    `changed` has the id of the part that each of these datasets holds now, "" for none; `parts` are the ids
+    that the datasets will hold together afterwards. What is spoilt already is not told again.
+    """
+    held = {ref.lower(): part for ref, part in changed.items()}
+    return tuple(line for each in waiting if held and (line := _line(each, held, frozenset(parts))))
+
+
+def _queued(submission: Submission, kaggle: Kaggle, ledger: Ledger) -> Queued:
+    mark = read(submission.message)
+    if mark is None:
+        return Queued(submission=submission)
+    notebook = kaggle.notebook(mark.notebook, mark.version)
+    known = next((e.parts for e in reversed(ledger.of_version(mark.notebook, mark.version)) if e.parts), {})
+    return Queued(
+        submission=submission,
+        notebook=mark.notebook,
+        version=mark.version,
+        datasets=notebook.sources.datasets if notebook else (),
+        parts=(parts_of(notebook.text) if notebook else {}) or known,
+    )
+
+
+def _line(each: Queued, changed: Mapping[str, str], parts: Collection[str]) -> str:
+    name = f"submission {each.submission.ref} is not run yet"
+    if not each.notebook:
+        return f"{name}; it was made by hand, and may use what changes: '{each.submission.message}'"
+    used = sorted(ref for ref in each.datasets if ref.lower() in changed)
+    if not used and each.datasets:
+        return ""
+    now = frozenset(changed.values())
+    lost = sorted(part for part, ident in each.parts.items() if ident in now and ident not in parts)
+    if each.parts and not lost:
+        return ""
+    what = f"part {', '.join(lost)}" if lost else "what is there now"
+    return f"{name}; it uses {what} of {', '.join(used) or 'its datasets'} (version {each.version} of '{each.notebook}')"

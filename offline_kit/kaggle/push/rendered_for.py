@@ -1,0 +1,105 @@
+"""For which kit a notebook on Kaggle was rendered, and whether its datasets still hold that kit.
+
+Kaggle mounts the newest version of a dataset, in the run of an older notebook version too: such a version
+can be submitted only while its datasets hold the parts that it asks for.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.kaggle.client.api_types import Kaggle, RefusedError
+from offline_kit.kaggle.push import dataset_remote
+from offline_kit.kaggle.push.poll_policy import WAITING, Waiting
+from offline_kit.project.kaggle_names import MARKER
+
+_NAME = "PARTS"
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+def parts_of(text: str) -> dict[str, str]:
+    """Return the part ids, by the parts' names, that a notebook's settings ask for; empty where it is none of ours."""
+    for cell in _cells(text):
+        if _NAME not in cell:
+            continue
+        try:
+            statements = ast.parse(cell).body
+        except (SyntaxError, ValueError, RecursionError):
+            continue
+        for statement in statements:
+            if found := _parts(statement):
+                return found
+    return {}
+
+
+def missing(
+    parts: Mapping[str, str],
+    datasets: Iterable[str],
+    kaggle: Kaggle,
+    waiting: Waiting = WAITING,
+    report: Reporter = SILENT,
+) -> dict[str, str]:
+    """Return those of the parts that none of a notebook's datasets ("owner/slug") holds now.
+
+    A dataset of ours that is still being processed is waited for; OutsideError where that takes too long.
+    """
+    wanted = dict(parts)
+    mine = kaggle.account().username.lower()
+    for ref in datasets:
+        if not wanted:
+            break
+        there = _own(kaggle, ref, waiting, report) if _owner(ref) == mine else _foreign(kaggle, ref)
+        wanted = {name: each for name, each in wanted.items() if each != there}
+    return wanted
+
+
+def _own(kaggle: Kaggle, ref: str, waiting: Waiting, report: Reporter) -> str:
+    part = dataset_remote.look(kaggle, ref, waiting, report).part
+    return part.id if part else ""
+
+
+def _foreign(kaggle: Kaggle, ref: str) -> str:
+    """Return the part in a dataset of somebody else, as of a team mate; its state is not ours to wait for."""
+    try:
+        if not any(file.name == MARKER for file in kaggle.files(ref)):
+            return ""
+        part = dataset_remote.marker(kaggle, ref)
+    except RefusedError as no:
+        if no.status >= 500 or no.status == 429:
+            raise
+        return ""
+    return part.id if part else ""
+
+
+def _owner(ref: str) -> str:
+    return ref.partition("/")[0].lower()
+
+
+def _cells(text: str) -> Iterator[str]:
+    try:
+        cells = json.loads(text)["cells"]
+        for cell in cells:
+            if cell.get("cell_type") == "code":
+                source = cell.get("source", "")
+                yield source if isinstance(source, str) else "".join(source)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return
+
+
+def _parts(statement: ast.stmt) -> dict[str, str]:
+    if not isinstance(statement, ast.Assign):
+        return {}
+    if not any(isinstance(target, ast.Name) and target.id == _NAME for target in statement.targets):
+        return {}
+    try:
+        value: Any = ast.literal_eval(statement.value)
+    except (ValueError, TypeError, RecursionError):
+        return {}
+    ours = isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(each, str) and _ID.fullmatch(each)
+        for name, each in value.items()
+    )
+    return value if ours else {}

@@ -1,0 +1,137 @@
+"""What the log of a run on Kaggle tells: how long it took, what it says now, which cell failed and how."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from offline_kit.kaggle.client.api_types import LogLine
+
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
+_TRACEBACK = "Traceback (most recent call last)"
+_CHAINED = re.compile(r"During handling of the above exception|The above exception was the direct cause")
+_PAPERMILL = re.compile(r'^Exception encountered at "In \[(\d+|None| )\]":\s*$', re.MULTILINE)
+_BEGUN = re.compile(r"^Executing Cell (\d+)-", re.MULTILINE)
+_CONVERTING = re.compile(r"^\[NbConvertApp\]", re.MULTILINE)
+_ARROW = re.compile(r"^-+>\s*(\d+) (.*\S)\s*$", re.MULTILINE)
+_NOT_MOUNTED = re.compile(r"KitError: (the kit of this notebook is not mounted[^\n]*)")
+_LINE = 100  # characters of a live line
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trouble:
+    """What ended a run, as far as its log tells."""
+
+    cell: int = 0
+    """Place of the failed cell among all cells, from 1; 0 where the log does not tell."""
+    source: str = ""
+    """Its code."""
+    error: tuple[str, ...] = ()
+    """Lines of the error with its traceback, without colours."""
+    message: str = ""
+    """The error alone, and those that it followed from: what causes are known by."""
+
+
+def plain(log: Sequence[LogLine]) -> str:
+    """Return a log as text without colours."""
+    return _ANSI.sub("", "".join(line.text for line in log))
+
+
+def seconds(log: Sequence[LogLine]) -> float:
+    """Return the time of the last event, 0 for none."""
+    return max((line.seconds for line in log), default=0.0)
+
+
+def last_line(log: Sequence[LogLine]) -> str:
+    """Return the newest words, one short line; of a progress bar its newest state."""
+    for piece in reversed(log):
+        for line in reversed(re.split(r"[\r\n]", _ANSI.sub("", piece.text))):
+            if line.strip():
+                return line.strip()[:_LINE]
+    return ""
+
+
+def not_mounted(log: Sequence[LogLine]) -> str:
+    """Return the notebook's own words about a kit that was not there, "" where it says none."""
+    found = _NOT_MOUNTED.search(plain(log))
+    return found[1] if found else ""
+
+
+def trouble(log: Sequence[LogLine], notebook: str) -> Trouble:
+    """Return what ended a run of a notebook (its JSON text)."""
+    text = plain(log)
+    head = list(_PAPERMILL.finditer(text))
+    start = head[-1].end() if head else _first_of_chain(text)
+    end = _CONVERTING.search(text, max(start, 0))
+    # Kaggle makes a page of the notebook even after it has failed, and logs that last.
+    section = text[max(start, 0) : end.start() if end else None]
+    code = _code_cells(notebook)
+    number = _counted(head[-1][1] if head else "", code) or _recognised(section, code) or _begun(text, code)
+    lines = tuple(line for line in section.splitlines() if line.strip().strip("-"))
+    if lines and "DeadKernelError" in lines[-1]:
+        lines = lines[-1:]  # the frames are papermill's own
+    return Trouble(
+        cell=number,
+        source=code.get(number, ""),
+        error=lines if start >= 0 else (),
+        message=_message(lines) if start >= 0 else "",
+    )
+
+
+def _first_of_chain(text: str) -> int:
+    """Return where the last traceback begins, with those that it followed from; -1 where there is none."""
+    start = text.rfind(_TRACEBACK)
+    while start > 0:
+        before = text.rfind(_TRACEBACK, 0, start)
+        if before < 0 or not _CHAINED.search(text, before, start):
+            break
+        start = before
+    return start
+
+
+def _code_cells(notebook: str) -> dict[int, str]:
+    """Return the code of the cells that are run, by their place among all cells."""
+    try:
+        cells = json.loads(notebook)["cells"]
+        found = {
+            place: "".join(cell["source"])
+            for place, cell in enumerate(cells, 1)
+            if cell["cell_type"] == "code"
+        }
+    except (ValueError, KeyError, TypeError):
+        return {}
+    return {place: source for place, source in found.items() if source.strip()}
+
+
+def _counted(number: str, code: dict[int, str]) -> int:
+    """Return the place of the cell that "In [number]" means: papermill counts what it runs."""
+    places = list(code)
+    return places[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(places) else 0
+
+
+def _recognised(section: str, code: dict[int, str]) -> int:
+    """Return the one cell that has a line which the traceback points at, the outermost first."""
+    for found in _ARROW.finditer(section):
+        number, words = int(found[1]), found[2].strip()
+        having = [
+            place
+            for place, source in code.items()
+            if number <= len(lines := source.splitlines()) and lines[number - 1].strip() == words
+        ]
+        if len(having) == 1:
+            return having[0]
+    return 0
+
+
+def _begun(text: str, code: dict[int, str]) -> int:
+    """Return the last cell that papermill says it began: its kernel died there, or it was ended."""
+    begun = _BEGUN.findall(text)
+    return int(begun[-1]) if begun and int(begun[-1]) in code else 0
+
+
+def _message(lines: Sequence[str]) -> str:
+    raised = [place for place, line in enumerate(lines) if _RAISED.match(line)]
+    if not raised:
+        return lines[-1] if lines else ""
+    return "\n".join([*(lines[place] for place in raised[:-1]), *lines[raised[-1] :]])

@@ -1,0 +1,73 @@
+"""Doing once what cannot be asked back: written down before, looked for where its answer is lost."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from offline_kit.core.errors import OutsideError
+from offline_kit.core.report import Reporter
+from offline_kit.kaggle.client.api_types import RefusedError, UnansweredError, UnsentError
+from offline_kit.kaggle.push.journal import Effect, Journal, Phase
+
+_T = TypeVar("_T")
+
+
+def once(
+    journal: Journal,
+    effect: Effect,
+    send: Callable[[], _T],
+    appeared: Callable[[], _T | None],
+    about: str,
+    report: Reporter,
+) -> _T:
+    """Return the answer to what is sent, or what `appeared` finds of it where the answer is lost.
+
+    Then the journal says that it was answered. Raises Kaggle's refusal, and the trouble where nothing is
+    found: both are in the journal. Where nobody could look, the journal leaves it open for the next run.
+    """
+    journal.write(effect, Phase.BEGUN)
+    try:
+        answer = send()
+    except UnsentError:
+        journal.write(effect, Phase.LOST)
+        raise
+    except (RefusedError, UnansweredError) as trouble:
+        if isinstance(trouble, RefusedError) and trouble.status < 500:
+            journal.write(effect, Phase.REFUSED)
+            raise
+        report.warn(f"no answer about {about}: looking whether it is there all the same")
+        found = appeared()
+        if found is None:
+            journal.write(effect, Phase.LOST)
+            raise
+        answer = found
+    journal.write(effect, Phase.ANSWERED)
+    return answer
+
+
+def settled(
+    journal: Journal,
+    target: str,
+    appeared: Callable[[Effect], _T | None],
+    report: Reporter,
+    *,
+    processing: float = 0.0,
+) -> _T | None:
+    """Return what `appeared` finds of the effect that an earlier run left open; None where there is none.
+
+    How it ended is in the journal then. Raises OutsideError where Kaggle said yes less than `processing`
+    seconds ago and still shows nothing: it may come yet.
+    """
+    entry = journal.open(target)
+    if entry is None:
+        return None
+    name = target.rpartition(":")[2]
+    report.note(f"an earlier push of '{name}' was interrupted; looking what became of it")
+    found = appeared(entry.effect)
+    if found is None and entry.phase is Phase.ANSWERED and time.time() - entry.at < processing:
+        raise OutsideError(
+            f"Kaggle took the push of '{name}', and does not show it yet",
+            hint="run the same command again later: it looks for it first, and nothing is sent twice",
+        )
+    journal.write(entry.effect, Phase.LOST if found is None else Phase.DONE)
+    return found

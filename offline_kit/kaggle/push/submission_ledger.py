@@ -1,0 +1,128 @@
+"""What was submitted, from what, and what came of it: a file that only grows.
+
+Each submission has a line; what is learned later (its number, the score) adds a line that is laid over it.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.files import append_line, timestamp
+from offline_kit.kaggle.client.api_types import Submission
+from offline_kit.kaggle.push.submission_tag import read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One submission."""
+
+    competition: str
+    """Slug."""
+    notebook: str
+    """"owner/slug"."""
+    version: int
+    """Its submitted version."""
+    file: str
+    """Its output that is scored."""
+    message: str
+    """What Kaggle's list shows, our mark included; no two submissions have the same."""
+    submission: int = 0
+    """Kaggle's number; 0 while it is not known."""
+    kit: str = ""
+    """Id of the kit; empty where it is not known."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Id of each of its parts, by the part's name."""
+    commit: str = ""
+    """The project's git commit, marked where the tree differed from it; empty for none."""
+    run_seconds: float = 0.0
+    """How long the version's own run took; 0 where that is not known."""
+    place: str = "Kaggle"
+    """"Kaggle", or "LOCAL": such scores are worth nothing elsewhere."""
+    at: str = ""
+    """When it was submitted: ISO 8601 in UTC."""
+    state: str = "pending"
+    """"pending", "complete" or "error", as last seen."""
+    error: str = ""
+    """Kaggle's words about what went wrong."""
+    score: str = ""
+    """Public score as Kaggle writes it; empty for none yet."""
+    private_score: str = ""
+    """Private score likewise."""
+    scored_seconds: float = 0.0
+    """From the submission to the moment when its end was seen; 0 where nobody watched."""
+
+
+_KNOWN = {each.name for each in fields(Entry)}
+_NEEDED = {each.name for each in fields(Entry) if each.default is MISSING and each.default_factory is MISSING}
+
+
+class Ledger:
+    """The submissions of one account, in the order in which they were made."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def add(self, entry: Entry) -> Entry:
+        """Write down a submission, on the disk before the call returns; an empty `at` becomes now."""
+        whole = entry if entry.at else replace(entry, at=timestamp())
+        append_line(self.path, json.dumps(asdict(whole)))
+        return whole
+
+    def update(self, submission: Submission, scored_seconds: float = 0.0) -> Entry | None:
+        """Lay what Kaggle tells now over its entry and return it; None where the ledger knows no such one.
+
+        Nothing is written where nothing is new.
+        """
+        old = next((entry for entry in reversed(self.entries()) if _is(entry, submission)), None)
+        if old is None:
+            return None
+        new = replace(
+            old,
+            submission=submission.ref or old.submission,
+            state=submission.state,
+            error=submission.error,
+            score=submission.public,
+            private_score=submission.private,
+            scored_seconds=scored_seconds or old.scored_seconds,
+        )
+        return old if new == old else self.add(new)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return all submissions, the latest last, each as it was last seen; damaged lines are left out."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return ()
+        found: dict[tuple[str, str, str], Entry] = {}
+        for entry in map(_entry, lines):
+            if entry:
+                found[entry.place, entry.competition, entry.message] = entry
+        return tuple(found.values())
+
+    def of_version(self, notebook: str, version: int) -> tuple[Entry, ...]:
+        """Return the submissions of a notebook's version, the latest last."""
+        same = notebook.lower()
+        return tuple(e for e in self.entries() if e.notebook.lower() == same and e.version == version)
+
+    def latest(self, competition: str = "") -> Entry | None:
+        """Return the latest submission, to a competition where one is named; None where there is none."""
+        wanted = [e for e in self.entries() if not competition or e.competition == competition]
+        return wanted[-1] if wanted else None
+
+
+def _is(entry: Entry, submission: Submission) -> bool:
+    # The number alone would do at Kaggle; a local one that was begun anew counts from 1 again.
+    mark = read(submission.message)
+    same = entry.message == submission.message or (mark is not None and mark == read(entry.message))
+    return same and entry.submission in (0, submission.ref)
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        raw: Any = json.loads(line)
+        known = {name: value for name, value in raw.items() if name in _KNOWN}
+        return Entry(**known) if known.keys() >= _NEEDED else None
+    except (ValueError, AttributeError):
+        return None

@@ -1,0 +1,300 @@
+"""Whether a notebook's version can be submitted: decided from what was seen on Kaggle, before anything is spent."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.kaggle.client.api_types import (
+    Competition,
+    Limits,
+    RefusedError,
+    RemoteNotebook,
+    Run,
+    Submission,
+)
+from offline_kit.kaggle.push.submission_tag import LONGEST_MESSAGE, Mark, described
+from offline_kit.kit.manifest import kit_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitRequest:
+    """What is to be submitted."""
+
+    competition: str
+    """Slug."""
+    notebook: str
+    """"owner/slug"."""
+    version: int
+    """The version whose hidden run is asked for."""
+    file: str = "submission.csv"
+    """Its output that is scored."""
+    message: str = ""
+    """A person's words about it."""
+    kit: str = ""
+    """Id of the kit that the version is meant to be of; empty takes any, as for an earlier version."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Id of each part of the kit, by name; empty where only the notebook knows."""
+    commit: str = ""
+    """The project's git commit; empty for none."""
+    run_seconds: float = 0.0
+    """How long the version's own run took; 0 where that is not known."""
+    again: bool = False
+    """Submit it even where the same was submitted before."""
+    late: bool = False
+    """Submit it even after the deadline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What was seen on Kaggle about a request."""
+
+    competition: Competition | None
+    """The competition; None where there is none."""
+    limits: Limits | RefusedError | None = None
+    """How many submissions are left, Kaggle's refusal to tell it, or None where it was not asked."""
+    notebook: RemoteNotebook | None = None
+    """The version; None where there is none."""
+    newest: int = 0
+    """Number of the notebook's newest version; 0 where there is no notebook."""
+    run: Run | None = None
+    """How far the version's run is; None where there is none."""
+    size: int | None = None
+    """Bytes of the file among the outputs; None where it is not there or was not looked for."""
+    outputs: tuple[str, ...] = ()
+    """Names of the outputs."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the kit that the version was rendered for; empty where it does not say."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Parts that the version asks for and its datasets do not hold now."""
+    commit: str = ""
+    """Git commit of the kit that is missing, as far as the ledger knows."""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When, in UTC."""
+
+    @property
+    def kit(self) -> str:
+        """Id of the kit that the version was rendered for; empty where it does not say."""
+        return kit_id(self.parts.values()) if self.parts else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitPlan:
+    """What a submission would be, for whoever is asked."""
+
+    request: SubmitRequest
+    """What was asked for."""
+    competition: Competition
+    """The competition."""
+    mark: Mark
+    """By what the submission is known again."""
+    parts: Mapping[str, str]
+    """Parts of the kit that the version was rendered for; empty where that is not known."""
+    before: int = 0
+    """The newest number among our submissions."""
+    limits: Limits | None = None
+    """How many submissions are left; None where nothing will be spent."""
+    already: Submission | None = None
+    """The same as submitted before: nothing will be spent."""
+    place: str = "Kaggle"
+    """"Kaggle", or "the local Kaggle"."""
+    at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When this was seen, in UTC."""
+
+    @property
+    def message(self) -> str:
+        """The description that is sent."""
+        return described(self.request.message, self.mark)
+
+    @property
+    def left(self) -> int:
+        """Submissions left today, this one included."""
+        return self.limits.left if self.limits else 0
+
+    @property
+    def time_left(self) -> timedelta | None:
+        """From now to the deadline, negative once it is over; None where Kaggle tells none."""
+        return self.competition.deadline - self.at if self.competition.deadline else None
+
+    def facts(self) -> tuple[tuple[str, str], ...]:
+        """Return what a person is shown before a submission is spent: names and values."""
+        request, limits = self.request, self.limits
+        rows = [
+            ("competition", f"{self.competition.title or request.competition} ({request.competition})"),
+            ("notebook", f"{request.notebook}, version {request.version}, {request.file}"),
+            ("message", self.message),
+        ]
+        if self.already:
+            rows.append(("submitted", f"already, as number {self.already.ref}: {self.already.state}"))
+        if limits:
+            of = f" of {self.competition.daily}" if self.competition.daily else ""
+            turn = f"the day turns at 00:00 UTC, in {human_time(_until_midnight(self.at))}"
+            rows.append(("left today", f"{limits.left}{of}; {limits.today} made today; {turn}"))
+        if self.competition.deadline and self.time_left is not None:
+            rows.append(("deadline", _when(self.competition.deadline, self.time_left)))
+        return tuple(rows)
+
+
+def check(request: SubmitRequest, seen: Seen) -> tuple[Competition, Limits]:
+    """Return who will take the submission, and how many are left; raises all that stands against it at once.
+
+    ProjectError for what the notebook or its data lacks, UsageError for the message, OutsideError for
+    what Kaggle does not allow; several together are a ProjectError, of Kaggle's alone an OutsideError.
+    """
+    problems = [*_competition(request, seen), *_version(request, seen), *_words(request)]
+    if not problems and seen.competition and isinstance(seen.limits, Limits):
+        return seen.competition, seen.limits
+    if len(problems) == 1:
+        raise problems[0]
+    lines = [
+        line
+        for each in problems
+        for line in (each.what, *(f"  {more}" for more in (*each.details, each.hint)))
+    ]
+    outside = all(isinstance(each, OutsideError) for each in problems)
+    raise (OutsideError if outside else ProjectError)(
+        f"{len(problems)} things stand against this submission; nothing was spent",
+        hint="mend what stands above, then run the same command again",
+        details=lines,
+    )
+
+
+def human_time(span: timedelta) -> str:
+    """Return a span of time for a person, in its two largest units: "3 days 4 hours"."""
+    minutes = max(0, int(span.total_seconds()) // 60)
+    amounts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
+    words = [f"{amount} {unit}{'' if amount == 1 else 's'}" for amount, unit in amounts]
+    first = next((place for place, (amount, _) in enumerate(amounts) if amount), 2)
+    shown = [word for word in words[first : first + 2] if not word.startswith("0 ")]
+    return " ".join(shown) or "less than a minute"
+
+
+def day_turns(at: datetime) -> str:
+    """Say when there will be submissions again."""
+    return f"the day of Kaggle turns at 00:00 UTC, in {human_time(_until_midnight(at))}"
+
+
+def rules_page(slug: str, competition: Competition | None = None) -> str:
+    """Return the page where a competition's rules are accepted."""
+    url = (
+        competition.url if competition and competition.url else f"https://www.kaggle.com/competitions/{slug}"
+    )
+    return f"{url.rstrip('/')}/rules"
+
+
+def _until_midnight(at: datetime) -> timedelta:
+    midnight = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+    return midnight - at
+
+
+def _when(deadline: datetime, left: timedelta) -> str:
+    told = f"{deadline:%Y-%m-%d %H:%M} UTC"
+    return (
+        f"{told}, in {human_time(left)}" if left > timedelta() else f"{told}, over since {human_time(-left)}"
+    )
+
+
+def _competition(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
+    contest, slug = seen.competition, request.competition
+    if contest is None:
+        yield ProjectError(
+            f"Kaggle knows no competition '{slug}'",
+            hint="set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
+        )
+        return
+    if contest.closed:
+        yield OutsideError(
+            f"'{slug}' takes no submissions (any more)", hint=f"see {contest.url or 'its page'}"
+        )
+    elif contest.deadline and contest.deadline < seen.at and not request.late:
+        yield OutsideError(
+            f"the deadline of '{slug}' is over: {_when(contest.deadline, contest.deadline - seen.at)}",
+            hint="--late submits all the same, where the competition scores late submissions (outside of the ranking)",
+        )
+    if not contest.entered:
+        yield OutsideError(
+            f"this account has not accepted the rules of '{slug}'",
+            hint=f"accept them at {rules_page(slug, contest)} (only a person can)",
+        )
+    elif isinstance(seen.limits, RefusedError):
+        yield OutsideError(seen.limits.what, hint=f"see {contest.url or 'the page of the competition'}")
+    elif seen.limits and seen.limits.left <= 0 and not contest.closed:
+        yield _none_left(request, contest, seen.limits, seen.at)
+
+
+def _none_left(request: SubmitRequest, contest: Competition, limits: Limits, at: datetime) -> OutsideError:
+    of = f" (of {contest.daily})" if contest.daily else ""
+    return OutsideError(
+        f"no submission to '{request.competition}' is left today: {limits.today} made{of}",
+        hint=f"run the same command again later: {day_turns(at)}",
+    )
+
+
+def _version(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
+    name = f"version {request.version} of '{request.notebook}'"
+    if seen.notebook is None:
+        there = f"its newest is version {seen.newest}" if seen.newest else "there is no such notebook, either"
+        yield ProjectError(
+            f"there is no {name}; {there}", hint="push it with 'offline-kit push', or name another --version"
+        )
+        return
+    if seen.notebook.internet:
+        yield ProjectError(
+            f"{name} has the internet on: Kaggle does not score it",
+            hint="push the notebook again with 'offline-kit push', which switches it off",
+        )
+    if request.kit and seen.kit and seen.kit != request.kit:
+        yield ProjectError(
+            f"{name} was rendered for the kit {seen.kit[:12]}, not for {request.kit[:12]}, which is built here",
+            hint=f"push the kit with 'offline-kit push', or submit that one by --version {request.version}",
+        )
+    if problem := _run(name, seen) or _file(name, request, seen):
+        yield problem
+    if seen.missing:
+        yield _gone(name, seen, seen.notebook.sources.datasets)
+
+
+def _run(name: str, seen: Seen) -> OfflineKitError | None:
+    if seen.run and seen.run.state == "complete":
+        return None
+    if seen.run is None or not seen.run.lost:
+        return OutsideError(
+            f"the run of {name} is not complete: {seen.run.state if seen.run else 'Kaggle shows none (yet)'}",
+            hint="'offline-kit push' waits for it; then run the same command again",
+        )
+    return ProjectError(
+        f"the run of {name} did not succeed: {seen.run.state}",
+        hint="mend the notebook and push it again with 'offline-kit push'; only a complete run can be submitted",
+        details=(seen.run.failure,) if seen.run.failure else (),
+    )
+
+
+def _file(name: str, request: SubmitRequest, seen: Seen) -> OfflineKitError | None:
+    if seen.size:
+        return None
+    wrong = "is empty" if seen.size == 0 else "is not there"
+    return ProjectError(
+        f"'{request.file}' {wrong} among the outputs of {name}",
+        hint="let the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
+        details=(f"its outputs: {', '.join(seen.outputs[:20]) or 'none'}",),
+    )
+
+
+def _gone(name: str, seen: Seen, datasets: tuple[str, ...]) -> ProjectError:
+    commit = f"; it was built from the commit {seen.commit}" if seen.commit else ""
+    return ProjectError(
+        f"{name} asks for parts of a kit that its datasets do not hold any more",
+        hint="build and push that kit again, or submit a version that was rendered for the kit that is there;"
+        f" Kaggle mounts only the newest version of a dataset{commit}",
+        details=(
+            *(f"part '{part}' {each}" for part, each in seen.missing.items()),
+            f"its datasets: {', '.join(datasets) or 'none'}",
+        ),
+    )
+
+
+def _words(request: SubmitRequest) -> Iterator[OfflineKitError]:
+    if len(request.message) > LONGEST_MESSAGE:
+        yield UsageError(
+            f"the message has {len(request.message)} characters", hint=f"use at most {LONGEST_MESSAGE}"
+        )

@@ -1,0 +1,86 @@
+"""The mark in a submission's description, by which it is known again in Kaggle's list."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from offline_kit.kaggle.client.api_types import Submission
+
+LONGEST_MESSAGE = 250
+"""Characters of a person's own words: a list that cut the description would cut the mark."""
+_SHORT = 12
+_FORM = re.compile(
+    r"\[offline-kit(?: kit=(?P<kit>[0-9a-f]+))? notebook=(?P<notebook>[^\s@\]]+)@v(?P<version>\d+)"
+    r" file=(?P<file>[^\s\]]+)(?: again=(?P<again>\d+))?\]"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What was submitted; no two submissions have the same mark."""
+
+    notebook: str
+    """"owner/slug"."""
+    version: int
+    """Its version."""
+    file: str
+    """Its output that is scored."""
+    kit: str = ""
+    """Id of the kit, or its beginning; empty where it is not known."""
+    again: int = 0
+    """0 at first, then how often the same was submitted before."""
+
+    @property
+    def text(self) -> str:
+        """The mark as it is written."""
+        kit = f" kit={self.kit[:_SHORT]}" if self.kit else ""
+        again = f" again={self.again}" if self.again else ""
+        place = f"{quote(self.notebook)}@v{self.version}"
+        return f"[offline-kit{kit} notebook={place} file={quote(self.file)}{again}]"
+
+    def same(self, other: "Mark | None") -> bool:
+        """Whether the same version and file was submitted, for the first time or again."""
+        return other is not None and self._what() == other._what()
+
+    def _what(self) -> tuple[str, int, str]:
+        return self.notebook.lower(), self.version, self.file
+
+
+def read(message: str) -> Mark | None:
+    """Return the mark in a description, None where there is none of ours."""
+    found = _FORM.search(message)
+    if found is None:
+        return None
+    return Mark(
+        notebook=unquote(found["notebook"]),
+        version=int(found["version"]),
+        file=unquote(found["file"]),
+        kit=found["kit"] or "",
+        again=int(found["again"] or 0),
+    )
+
+
+def described(message: str, mark: Mark) -> str:
+    """Return the description: a person's words on one line, then the mark."""
+    return f"{' '.join(message.split())} {mark.text}".strip()
+
+
+def of_same(mark: Mark, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
+    """Return the submissions of the same version and file, in their order."""
+    return tuple(each for each in submissions if mark.same(read(each.message)))
+
+
+def exactly(text: str, submissions: Iterable[Submission]) -> Submission | None:
+    """Return the submission that bears the mark in a text, its `again` included; None where none does."""
+    mark = read(text)
+    return (
+        next((each for each in of_same(mark, submissions) if _again(each) == mark.again), None)
+        if mark
+        else None
+    )
+
+
+def _again(submission: Submission) -> int | None:
+    mark = read(submission.message)
+    return mark.again if mark else None

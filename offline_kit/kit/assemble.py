@@ -1,0 +1,246 @@
+"""The kit on disk: every file under a name that Kaggle leaves alone, whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from offline_kit.core import files
+from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.kit import manifest
+from offline_kit.kit.install_plan import Contents as Contents
+from offline_kit.kit.layout import Item, Layout, arrange
+from offline_kit.project.kaggle_names import limit_warnings
+from offline_kit.project.types import FileEntry, Kit
+
+
+class ChangedFileError(ProjectError):
+    """A file has other bytes than those that were hashed."""
+
+
+_SPARE_SPACE = 16_000_000
+"""Bytes to leave free: manifests, folders, the notebook."""
+
+
+def assemble(
+    contents: Contents,
+    folder: Path,
+    *,
+    also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {},
+    by_function: bool = False,
+    report: Reporter = SILENT,
+) -> Kit:
+    """Write the kit: `folder`/dataset, the freeze as requirements.txt, and the texts that `also` makes of it.
+
+    Ids are over content and names alone. The old kit stands until the new one is whole, then gives way
+    with all that was in its folder; one that already is what was asked for is left untouched. Files are
+    hashed while they are copied. `by_function`: the notebook calls a function of the user's, and a kit
+    without checkpoints is nothing to remark. Raises ProjectError for what must not go along or changed
+    meanwhile, UsageError for a folder that holds other things, OutsideError where the disk is full or
+    refuses. The caller sees to it that no other build writes to `folder` at the same time.
+    """
+    _check_place(folder)
+    _sweep(folder)
+    layout = arrange(contents)
+    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    # Made before anything is written: what is wrong with the notebook's settings costs no kit.
+    texts = {"requirements.txt": contents.freeze.text, **also(kit)}
+    _tell(contents, kit, report, by_function=by_function)
+    old = _old_kit(folder)
+    if old and _stands(old, kit):
+        _refresh(texts, folder)
+    else:
+        report.step(f"Packing {len(layout.items) - len(layout.away)} files into '{folder}'")
+        _write(kit, layout, texts, old, report)
+    return kit
+
+
+def outline(
+    contents: Contents, folder: Path, *, also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {}
+) -> Kit:
+    """Write manifests, freeze and notebook of a kit, and none of its files: enough to plan a push."""
+    layout = arrange(contents)
+    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    texts = {"requirements.txt": contents.freeze.text, **also(kit)}
+    for part in kit.parts:
+        kit.part_folder(part).mkdir(parents=True, exist_ok=True)
+        manifest.write(kit.part_folder(part), part)
+    _refresh(texts, folder)
+    return kit
+
+
+OURS = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
+"""What a kit's folder holds."""
+
+
+def _check_place(folder: Path) -> None:
+    for place in (folder, folder / "dataset"):
+        if place.exists() and not place.is_dir():
+            raise UsageError(
+                f"'{place}' is a file, where the kit's folder should be",
+                hint="remove it, or choose another --out",
+            )
+    # The folder is replaced as a whole: nothing of the user's may be in it.
+    mine = OURS | {stage.name for name in OURS for stage in files.stages(folder / name)}
+    foreign = sorted({each.name for each in folder.iterdir()} - mine) if folder.exists() else []
+    if foreign:
+        raise UsageError(
+            f"'{folder}' holds other things than a kit: {', '.join(map(repr, foreign[:3]))}",
+            hint="choose a new or empty folder with --out",
+        )
+
+
+def _tell(contents: Contents, kit: Kit, report: Reporter, *, by_function: bool) -> None:
+    if not contents.checkpoints and not by_function:
+        report.note("the kit holds no checkpoints; name them in 'checkpoints' or with -c if there are some")
+    for part in kit.parts:
+        size = sum(entry.size for entry in part.entries)
+        for warning in limit_warnings(len(part.entries) + 1, size):
+            report.warn(f"the dataset '{part.name}': {warning}")
+
+
+def _sweep(folder: Path) -> None:
+    """Clear away what killed runs left beside the kit and in it."""
+    for final in (folder, *(folder / name for name in sorted(OURS))):
+        files.sweep(final)
+
+
+def _old_kit(folder: Path) -> Kit | None:
+    try:
+        return manifest.read_kit(folder)
+    except ProjectError:
+        return None  # no kit yet, or one that is replaced anyway
+
+
+def _stands(old: Kit, new: Kit) -> bool:
+    """Whether the kit on disk is the new one, its files untouched and none besides."""
+    if (old.id, [p.name for p in old.parts]) != (new.id, [p.name for p in new.parts]):
+        return False
+    if [part.entries for part in old.parts] != [part.entries for part in new.parts]:
+        return False
+    lying = [(place := old.part_folder(part), manifest.lying(place, part)) for part in old.parts]
+    if any(manifest.verify(place, part, hashes=False) for place, part in lying):
+        return False
+    return all(_is_sealed(place / each.stored, each) for place, part in lying for each in part.entries)
+
+
+def _write(kit: Kit, layout: Layout, texts: Mapping[str, str], old: Kit | None, report: Reporter) -> None:
+    if files.in_work(kit.folder / "rehearsal"):
+        raise UsageError(
+            f"the kit in '{kit.folder}' is being rehearsed by another run, and would be replaced",
+            hint="wait until that has ended, or build elsewhere with --out",
+        )
+    reusable = _reusable(old) if old else {}
+    _check_space(kit, layout, reusable)
+    total = sum(item.size for name, item in layout.items.items() if name not in layout.away)
+    with files.staged(kit.folder) as stage, report.progress("Packing", total) as advance:
+        for part in kit.parts:
+            place = stage / kit.part_folder(part).relative_to(kit.folder)
+            place.mkdir(parents=True, exist_ok=True)
+            for entry in part.entries:
+                if entry.original not in layout.away:
+                    _put(layout.items[entry.original], place / entry.stored, reusable, advance)
+                elif entry.sha256 in reusable:  # fetched for a rehearsal before
+                    _put(layout.items[entry.original], place / entry.stored, reusable, lambda _bytes: None)
+            _seal(manifest.write(place, part), part.id)
+        _refresh(texts, stage)
+        for path in (stage, *(each for each in stage.rglob("*") if each.is_dir())):
+            path.chmod(0o755)  # whatever the umask is
+
+
+def _reusable(old: Kit) -> dict[str, Path]:
+    """Return files of the old kit by digest, those that nobody touched since we wrote them."""
+    found = {}
+    for part in old.parts:
+        for entry in part.entries:
+            path = old.part_folder(part) / entry.stored
+            if _is_sealed(path, entry):
+                found[entry.sha256] = path
+    return found
+
+
+def _check_space(kit: Kit, layout: Layout, reusable: dict[str, Path]) -> None:
+    items = [item for name, item in layout.items.items() if name not in layout.away]
+    needed = sum(i.size for i in items if i.sha256 not in reusable and not _is_blob(i))
+    place = next(each for each in (kit.folder, *kit.folder.absolute().parents) if each.exists())
+    free = shutil.disk_usage(place).free
+    if free < needed + _SPARE_SPACE:
+        raise OutsideError(
+            f"the kit needs {files.human_size(needed)} below '{kit.folder}', and "
+            f"{files.human_size(_SPARE_SPACE)} to spare; {files.human_size(free)} are free",
+            hint="free some space, or choose another place with --out",
+        )
+
+
+def _put(item: Item, target: Path, reusable: dict[str, Path], advance: Advance) -> None:
+    """Bring one file under its stored name, with bytes that were seen to have its digest."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if item.sha256 in reusable:
+        # Ours since the last build, sealed, and never written in place: no second copy of gigabytes.
+        files.link_or_copy(reusable[item.sha256], target)
+        advance(item.size)
+    elif item.path is None:
+        target.write_bytes(item.data)
+        advance(item.size)
+    elif _is_blob(item):
+        files.link_or_copy(item.path, target)
+        _expect(item, files.sha256_of(target, advance))
+    else:
+        _copy(item, item.path, target, advance)
+    target.chmod(0o644)
+    _seal(target, item.sha256)
+
+
+def _copy(item: Item, source: Path, target: Path, advance: Advance) -> None:
+    try:
+        stream = source.open("rb")
+    except OSError as error:
+        raise ProjectError(
+            f"'{source}' cannot be read any more: {error.strerror}",
+            hint="bring the file back, or build again without it; the previous kit stands as it was",
+        ) from error
+    with stream, target.open("wb") as into:
+        digest, _ = files.copy_hashed(stream, into, advance)
+    _expect(item, digest)
+
+
+def _expect(item: Item, digest: str) -> None:
+    if digest != item.sha256:
+        if _is_blob(item) and item.path:
+            item.path.unlink(missing_ok=True)  # fetched again by the next build
+        raise ChangedFileError(
+            f"'{item.path}' has changed since it was hashed, or is damaged",
+            hint="build again when nothing writes to it: it is read or fetched anew",
+            details=(f"expected sha256 {item.sha256}", f"it has       {digest}"),
+        )
+
+
+def _is_blob(item: Item) -> bool:
+    """Whether the bytes lie in a content-addressed cache, so that a link to them is safe."""
+    return item.path is not None and item.path.name == item.sha256
+
+
+def _sealed_time(digest: str) -> int:
+    # Even whole seconds, the same as in the cache, whose blobs may be linked; by content, since Kaggle's client takes files of one name,
+    # size and time for the same.
+    return (1_000_000_000 + 2 * int(digest[:7], 16)) * 1_000_000_000
+
+
+def _seal(path: Path, digest: str) -> None:
+    os.utime(path, ns=(path.stat().st_atime_ns, _sealed_time(digest)))
+
+
+def _is_sealed(path: Path, entry: FileEntry) -> bool:
+    try:
+        stat = path.lstat()
+    except OSError:
+        return False
+    return stat.st_size == entry.size and stat.st_mtime_ns == _sealed_time(entry.sha256)
+
+
+def _refresh(texts: Mapping[str, str], folder: Path) -> None:
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            files.write_atomic(path, text)

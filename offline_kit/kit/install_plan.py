@@ -1,0 +1,198 @@
+"""The install plan: which exact files the notebook installs, and what it expects of the image."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.project import import_names
+from offline_kit.project.images import Image
+from offline_kit.project.types import (
+    Checkpoint,
+    Fate,
+    Finding,
+    Freeze,
+    Member,
+    OwnCode,
+    Part,
+    Pin,
+    SettledSdist,
+    Severity,
+    Wheel,
+    Wheelhouse,
+)
+
+FORMAT = 1
+PLAN = "packages/install.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """All that goes into a kit."""
+
+    freeze: Freeze
+    """Every pin with its fate."""
+    image: Image
+    """What the kit is for."""
+    house: Wheelhouse = field(default_factory=Wheelhouse)
+    """Wheels of the bundled pins and of the spares."""
+    settled: tuple[SettledSdist, ...] = ()
+    """Packages that the index has only as sdists."""
+    own: OwnCode = field(default_factory=OwnCode)
+    """The project's own code."""
+    imported: frozenset[str] = frozenset()
+    """Top-level names that the project's own code imports."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+    """The trained files."""
+    preprocessing: tuple[Checkpoint, ...] = ()
+    """What is loaded by name beside them."""
+    members: tuple[Member, ...] = ()
+    """The models that the checkpoints are, for the template `predict`."""
+    split: bool = False
+    """A dataset for packages, code and checkpoints each, instead of one for all."""
+    grouped: bool = False
+    """Of a split kit: each large checkpoint has a dataset of its own."""
+    elsewhere: tuple[Part, ...] = ()
+    """Parts that are on Kaggle already, as the manifests there describe them; their wheels are outlined here."""
+
+
+def make(contents: Contents) -> str:
+    """Return the plan as JSON, the same text for the same contents.
+
+    Raises ProjectError with every bundled pin that no file stands for.
+    """
+    own = {wheel.name: wheel for wheel in contents.own.wheels}
+    wheels = {wheel.name: wheel for wheel in contents.house.wheels}
+    settled = {each.name: each for each in contents.settled}
+    bundled = [pin for pin in contents.freeze.having(Fate.BUNDLED) if pin.name not in own]
+    lacking = [f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | settled]
+    if lacking:
+        raise ProjectError(
+            f"{len(lacking)} bundled packages have no file in the wheelhouse",
+            hint="run the build again; if it persists, remove the freeze with --upgrade",
+            details=lacking,
+        )
+    _refuse_twins(own, {pin.name: wheels[pin.name] for pin in bundled if pin.name in wheels})
+    items = [
+        *(_from_sdist(settled[pin.name]) for pin in bundled if pin.name in settled),
+        *(_from_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in settled),
+        *(_from_wheel(wheel, "own") for wheel in own.values()),
+    ]
+    provided = [_provided(pin, wheels) for pin in contents.freeze.having(Fate.PROVIDED)]
+    plan: dict[str, object] = {
+        "format": FORMAT,
+        "image": contents.image.name,
+        "python": contents.image.python_minor,
+        "install": sorted(items, key=lambda item: str(item["name"])),
+        "provided": sorted(provided, key=lambda item: str(item["name"])),
+        "roots": list(contents.own.roots),
+    }
+    offered = {str(name).partition(".")[0] for item in items for name in _listed(item["imports"])}
+    plan["imported"] = sorted(offered & contents.imported)
+    trained = [
+        {"path": member.kit_path, "framework": member.framework, "version": member.version}
+        for member in contents.members
+        if member.version_said
+    ]
+    if trained:  # what the files themselves say: the plan is the same on every machine
+        plan["trained"] = trained
+    return json.dumps(plan, indent=1, sort_keys=True) + "\n"
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
+
+
+def shadowed(contents: Contents) -> tuple[Finding, ...]:
+    """Return a warning for each bundled package whose import name an own module takes: the module wins."""
+    own = {
+        name: source.original
+        for source in contents.own.sources
+        for root in contents.own.roots
+        if (name := _module_name(source.original, root))
+    }
+    files = [(wheel, wheel.path) for wheel in contents.house.wheels]
+    files += [(each.wheel, each.wheel.path) for each in contents.settled if each.wheel]
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=own[name],
+            what=f"is imported as '{name}' instead of the kit's package {wheel.name} {wheel.version}, which has that name too",
+            remedy=f'rename the module if you need the package, or leave the package out: exclude = ["{wheel.name}"]',
+        )
+        for wheel, path in files
+        for name in import_names.of_wheel(path)
+        if name in own
+    )
+
+
+def _module_name(original: str, root: str) -> str:
+    """Return the top-level name that a file is imported as from a root; empty for none."""
+    inside = PurePosixPath(original)
+    if root != "." and not inside.is_relative_to(root):
+        return ""
+    parts = inside.relative_to(root).parts if root != "." else inside.parts
+    if len(parts) == 1 and parts[0].endswith(".py"):
+        return parts[0].removesuffix(".py")
+    return parts[0] if len(parts) == 2 and parts[1] == "__init__.py" else ""
+
+
+def _refuse_twins(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
+    """Raise ProjectError if a package of the kit would be installed over an own one of the same import name."""
+    tops = {name: wheel.name for wheel in own.values() for name in import_names.of_wheel(wheel.path)}
+    twins = [
+        (name, wheel)
+        for wheel in wheels.values()
+        for name in import_names.of_wheel(wheel.path)
+        if name in tops and wheel.name != tops[name]
+    ]
+    if twins:
+        raise ProjectError(
+            f"{len(twins)} packages of the kit have the import name of your own package",
+            hint=f'leave them out with exclude = ["{twins[0][1].name}"], or rename your package',
+            details=[
+                f"'{name}' is in {wheel.name} {wheel.version} and in {tops[name]}" for name, wheel in twins
+            ],
+        )
+
+
+def _from_wheel(wheel: Wheel, role: str) -> dict[str, object]:
+    return {
+        "name": wheel.name,
+        "version": wheel.version,
+        "wheel": wheel.filename,
+        "sdist": None,
+        "build": [],
+        "imports": list(import_names.of_wheel(wheel.path)),
+        "role": role,
+    }
+
+
+def _from_sdist(each: SettledSdist) -> dict[str, object]:
+    names: Iterable[str] = ()
+    if each.wheel:
+        names = import_names.of_wheel(each.wheel.path)
+    elif each.sdist:
+        names = import_names.of_sdist(each.sdist.path, each.name)
+    return {
+        "name": each.name,
+        "version": each.version,
+        "wheel": each.wheel.filename if each.wheel else None,
+        "sdist": each.sdist.filename if each.sdist else None,
+        "build": sorted(wheel.filename for wheel in each.closure),
+        "imports": list(names),
+        "role": "bundled",
+    }
+
+
+def _provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, object]:
+    spare = wheels.get(pin.name) if pin.spare else None
+    return {
+        "name": pin.name,
+        "version": pin.version,
+        "requires": list(pin.requires),
+        # The user's files are named by their paths, which must not make the kit's id.
+        "asked_by": sorted({"the project" if by.startswith("-") else by for by in pin.asked_by}),
+        "spare": spare.filename if spare else None,
+    }

@@ -1,0 +1,271 @@
+"""The manifest of a part, `offline-kit.json`: its table of contents and the marker by which it is found.
+
+A manifest that came back from a server is foreign input: `read` takes no path that leads out of the
+folder and no id that its entries do not give.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.files import human_size, sha256_of, tree, write_atomic
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe
+from offline_kit.project.types import FileEntry, Kit, Part, Role
+
+FORMAT = 1
+AWAY = "wheelhouse"
+"""The part that a notebook on Kaggle made: it stays there, and a kit on disk has what was fetched of it."""
+THREADS = 8
+"""Kaggle's mount is slow for one reader and fast for many; two cores hash four files well too."""
+
+_REBUILD = "build the kit again with 'offline-kit build'"
+
+
+def part_id(entries: Iterable[FileEntry]) -> str:
+    """Return the id of a part: SHA-256 over the lines original, stored, size, sha256, in sorted order.
+
+    The four are joined by NUL and each line ends with a newline, all in UTF-8.
+    """
+    lines = sorted(f"{e.original}\0{e.stored}\0{e.size}\0{e.sha256}\n" for e in entries)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def kit_id(part_ids: Iterable[str]) -> str:
+    """Return the id of a kit: SHA-256 over its part ids, sorted, each ending with a newline."""
+    return hashlib.sha256("".join(f"{each}\n" for each in sorted(part_ids)).encode()).hexdigest()
+
+
+def make_part(name: str, entries: Iterable[FileEntry]) -> Part:
+    """Return the part of these files, sorted by original name, under its id."""
+    ordered = tuple(sorted(entries, key=lambda entry: entry.original))
+    return Part(name=name, id=part_id(ordered), entries=ordered)
+
+
+def as_text(part: Part) -> str:
+    """Return the manifest as it is written: JSON, the same bytes for the same content."""
+    files = [
+        {"role": e.role.value, "original": e.original, "stored": e.stored, "size": e.size, "sha256": e.sha256}
+        for e in part.entries
+    ]
+    document = {"format": FORMAT, "part": part.name, "id": part.id, "files": files}
+    return json.dumps(document, indent=1) + "\n"
+
+
+def write(folder: Path, part: Part) -> Path:
+    """Write the manifest into the part's folder and return its path."""
+    path = folder / MARKER
+    write_atomic(path, as_text(part))
+    return path
+
+
+def read(folder: Path) -> Part:
+    """Read and check the manifest of a part's folder; raises ProjectError with all that is wrong."""
+    path = folder / MARKER
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ProjectError(f"'{folder}' holds no {MARKER}", hint=_REBUILD) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProjectError(f"cannot read '{path}': {error}", hint=_REBUILD) from error
+    return parse(text, str(path))
+
+
+def parse(text: str, source: str) -> Part:
+    """Return the part that a manifest describes; `source` names it in errors.
+
+    Raises ProjectError with every problem at once: wrong types, paths that lead out, names twice, an id
+    that does not belong to the files.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProjectError(f"'{source}' is no JSON: {error}", hint=_REBUILD) from error
+    if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
+        raise ProjectError(
+            f"'{source}' has format {document['format']}; this offline-kit knows format {FORMAT}",
+            hint="update offline-kit with 'pip install -U offline-kit'",
+        )
+    problems = _document_problems(document)
+    if problems:
+        raise ProjectError(f"'{source}' is no manifest of ours", hint=_REBUILD, details=problems)
+    part = make_part(document["part"], (_entry(each) for each in document["files"]))
+    if part.id != document["id"]:
+        raise ProjectError(
+            f"'{source}' was changed after it was written: its files give another id than it says",
+            hint=_REBUILD,
+            details=(f"it says {document['id']}", f"its files give {part.id}"),
+        )
+    return part
+
+
+def read_kit(folder: Path) -> Kit:
+    """Read the manifests of a kit on disk (`folder` holds dataset/); raises ProjectError as `read` does."""
+    dataset = folder / "dataset"
+    below = [] if (dataset / MARKER).exists() else sorted(path.parent for path in dataset.glob(f"*/{MARKER}"))
+    parts = sorted((read(place) for place in below or [dataset]), key=lambda part: part.name)
+    kit = Kit(folder=folder, id=kit_id(part.id for part in parts), parts=tuple(parts))
+    for part, place in zip(parts, below, strict=False):
+        if kit.part_folder(part) not in (place, dataset):
+            raise ProjectError(
+                f"'{place}' holds the part '{part.name}', which belongs elsewhere", hint=_REBUILD
+            )
+    return kit
+
+
+def package_sizes(folder: Path) -> dict[tuple[str, str], int]:
+    """Return the bytes of each package in a kit on disk, by normalized name and version; empty without a kit."""
+    from packaging.utils import (
+        InvalidSdistFilename,
+        InvalidWheelFilename,
+        parse_sdist_filename,
+        parse_wheel_filename,
+    )
+
+    try:
+        kit = read_kit(folder)
+    except ProjectError:
+        return {}
+    found: dict[tuple[str, str], int] = {}
+    for entry in (entry for part in kit.parts for entry in part.entries):
+        filename = entry.original.rpartition("/")[2]
+        try:
+            if entry.role is Role.WHEEL:
+                name, version = parse_wheel_filename(filename)[:2]
+            elif entry.role is Role.SDIST:
+                name, version = parse_sdist_filename(filename)
+            else:
+                continue
+        except (InvalidWheelFilename, InvalidSdistFilename):
+            continue
+        key = (str(name), str(version))
+        found[key] = found.get(key, 0) + entry.size
+    return found
+
+
+def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT) -> tuple[str, ...]:
+    """Compare a part's folder with its manifest and return a line for each file that is wrong.
+
+    Files are read in parallel; what Kaggle's client keeps for itself at the top does not count. Without
+    `hashes` only names and sizes are compared, which takes no time.
+    """
+    total = sum(entry.size for entry in part.entries) if hashes else len(part.entries)
+    with report.progress(f"Checking {part.name}", total, unit="B" if hashes else "files") as advance:
+
+        def problem(entry: FileEntry) -> str:
+            found = _problem(folder, entry, hashes=hashes)
+            advance(entry.size if hashes else 1)
+            return found
+
+        with ThreadPoolExecutor(THREADS) as pool:
+            wrong = [line for line in pool.map(problem, part.entries) if line]
+    known = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
+    extra = sorted({path.as_posix() for path in tree(folder)} - known) if folder.is_dir() else []
+    return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))
+
+
+def lying(folder: Path, part: Part) -> Part:
+    """Return what of a part must lie in its folder: all of it, and of packages that are on Kaggle what was fetched."""
+    if part.name != AWAY:
+        return part
+    return make_part(part.name, (entry for entry in part.entries if (folder / entry.stored).exists()))
+
+
+def _problem(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
+    path = folder / entry.stored
+    try:
+        if path.is_symlink() or not path.is_file():
+            return f"'{entry.stored}' is {'no plain file' if path.exists() else 'missing'}"
+        size = path.stat().st_size
+        if size != entry.size:
+            return f"'{entry.stored}' has {human_size(size)} where the manifest says {human_size(entry.size)}"
+        if hashes and sha256_of(path) != entry.sha256:
+            return f"'{entry.stored}' has other bytes than the manifest says"
+    except OSError as error:
+        return f"'{entry.stored}' cannot be read: {error.strerror}"
+    return ""
+
+
+def _entry(raw: dict[str, Any]) -> FileEntry:
+    return FileEntry(
+        role=Role(raw["role"]),
+        original=raw["original"],
+        stored=raw["stored"],
+        size=raw["size"],
+        sha256=raw["sha256"],
+    )
+
+
+def _document_problems(document: object) -> list[str]:
+    if not isinstance(document, dict):
+        return ["it is no object"]
+    problems = []
+    if document.get("format") != FORMAT or isinstance(document.get("format"), bool):
+        problems.append(f"'format' is {document.get('format')!r}, not {FORMAT}")
+    if not _matches(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):
+        problems.append(f"'part' is no part's name: {document.get('part')!r}")
+    if not _matches(r"[0-9a-f]{64}", document.get("id")):
+        problems.append(f"'id' is no SHA-256: {document.get('id')!r}")
+    files = document.get("files")
+    if not isinstance(files, list):
+        return [*problems, "'files' is no list"]
+    for number, raw in enumerate(files):
+        problems += [f"file {number}: {text}" for text in _entry_problems(raw)]
+    return problems or _twins(files)
+
+
+def _entry_problems(raw: object) -> list[str]:
+    if not isinstance(raw, dict):
+        return ["it is no object"]
+    problems = []
+    if raw.get("role") not in [role.value for role in Role]:
+        problems.append(f"unknown role {raw.get('role')!r}")
+    if reason := path_problem(raw.get("original")):
+        problems.append(f"original {raw.get('original')!r} {reason}")
+    if reason := path_problem(raw.get("stored"), stored=True):
+        problems.append(f"stored {raw.get('stored')!r} {reason}")
+    size = raw.get("size")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        problems.append(f"size {size!r} is no number of bytes")
+    if not _matches(r"[0-9a-f]{64}", raw.get("sha256")):
+        problems.append(f"sha256 {raw.get('sha256')!r} is no SHA-256")
+    return problems
+
+
+def path_problem(path: object, *, stored: bool = False) -> str:
+    """Say what is wrong with a path of a manifest, or "".
+
+    Right is a relative posix path without `.`, `..`, backslash, drive or control characters; a `stored`
+    one holds only names that Kaggle leaves alone.
+    """
+    if not isinstance(path, str) or not path or len(path) > 4096:
+        return "is no path"
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "leads out of the kit's folder or is not in plain form"
+    if re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", path) or re.match(r"[A-Za-z]:", path):
+        return "holds characters that no path of a kit holds"
+    if stored and (not all(map(is_safe, parts)) or path.lower() == MARKER):
+        return "is a name that Kaggle would change"
+    return ""
+
+
+def _matches(pattern: str, value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch(pattern, value) is not None
+
+
+def _twins(files: Sequence[dict[str, Any]]) -> list[str]:
+    problems = []
+    for key in ("original", "stored"):
+        seen: set[str] = set()
+        for raw in files:
+            name = raw[key].lower() if key == "stored" else raw[key]
+            if name in seen:
+                problems.append(f"{key} '{raw[key]}' stands there twice")
+            seen.add(name)
+    return problems

@@ -1,0 +1,83 @@
+"""Logs of notebook runs: told while they run, replayed to whoever follows, kept when they have ended."""
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from offline_kit.core import files
+from offline_kit.local_kaggle.store import Store
+
+Key = tuple[str, ...]
+Event = dict[str, Any]
+"""`stream_name`, `time` (seconds since the run began) and `data`, as the service writes it."""
+BEAT = 15.0
+"""Seconds of silence after which a follower gets a sign of life."""
+
+
+@dataclass
+class _Live:
+    began: float
+    events: list[Event] = field(default_factory=list)
+    ended: bool = False
+
+
+class RunLogs:
+    """The logs of one local Kaggle; a key names a version."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._news = threading.Condition()
+        self._live: dict[Key, _Live] = {}
+
+    def begin(self, key: Key) -> None:
+        """Take in what a run says from now on; the clock of its log stands at 0."""
+        with self._news:
+            self._live[key] = _Live(began=self.store.now())
+
+    def say(self, key: Key, text: str, *, at: float | None = None) -> None:
+        """Add what a run said, now or at a second of its own; time never goes back."""
+        with self._news:
+            live = self._live[key]
+            told = self.store.now() - live.began if at is None else at
+            last = live.events[-1]["time"] if live.events else 0.0
+            event = {"stream_name": "stdout", "time": round(max(told, last), 3), "data": text}
+            live.events.append(event)
+            self._news.notify_all()
+
+    def end(self, key: Key) -> None:
+        """Write the log of a run that has ended, and let its followers go."""
+        with self._news:
+            live = self._live.pop(key)
+            live.ended = True
+            if self.store.place(*key).exists():  # else it was deleted meanwhile
+                files.write_atomic(self.store.place(*key) / "log.json", json.dumps(live.events))
+            self._news.notify_all()
+
+    def text(self, key: Key) -> str:
+        """Return a log as far as it goes, the text of a JSON array; empty where nothing was said yet."""
+        path = self.store.place(*key) / "log.json"
+        with self._news:
+            live = self._live.get(key)
+            if live:
+                return json.dumps(live.events) if live.events else ""
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def follow(self, key: Key) -> Iterator[Event | None]:
+        """Yield a log from its first event to the run's end; None where it was silent for a while."""
+        place = 0
+        with self._news:
+            live = self._live.get(key)
+        if not live:
+            yield from json.loads(self.text(key) or "[]")
+            return
+        while True:
+            with self._news:
+                if len(live.events) == place and not live.ended:
+                    self._news.wait(BEAT)
+                new, ended = live.events[place:], live.ended
+            place += len(new)
+            yield from new or (() if ended else (None,))
+            if ended:
+                return

@@ -1,0 +1,343 @@
+"""Notebooks: every push is a version with a run of its own, and hardly any refusal is an HTTP error."""
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from offline_kit.core import files
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, KernelRuns
+from offline_kit.local_kaggle.links import Links
+from offline_kit.local_kaggle.packing import packed
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.project.kaggle_names import slug_of
+
+_SERVICE = "kernels.KernelsApiService/"
+_REPLACED = {
+    "nvidiateslap100": "NvidiaTeslaT4",
+    "tpuv38": "TpuV5E8",
+    "tpu1vmv38": "TpuV5E8",
+    "tpuv232": "",
+    "tpuv2256": "",
+}
+"""Accelerators that Kaggle retired, in lower case, and what it runs instead without a word (kaggle 2.2.5 warns of it)."""
+_PICTURES = (".png", ".jpg", ".jpeg", ".gif", ".svg", ".html")
+_FLAGS = ("isPrivate", "enableGpu", "enableTpu", "enableInternet")
+_TEXTS = ("dockerImage", "dockerImagePinningType", "machineShape", "language", "kernelType")
+_QUOTA = {"timeUsed": "0s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
+_NO_SIZE = 946
+"""Bytes of every file in a listing that the live service has for a file of a gigabyte, too."""
+Key = tuple[str, ...]
+
+
+class Kernels:
+    """The notebooks of one local Kaggle."""
+
+    def __init__(
+        self, store: Store, runs: KernelRuns, links: Links, taken: Callable[[str, str], bool]
+    ) -> None:
+        """`taken` tells whether a dataset of this owner has the slug, which is no notebook's then."""
+        self.store = store
+        self.runs = runs
+        self.links = links
+        self.taken = taken
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about notebooks."""
+        calls: dict[str, Rpc] = {
+            "SaveKernel": self.save,
+            "GetKernelSessionStatus": self.status,
+            "ListKernelSessionOutput": self.session_output,
+            "ListKernelFiles": self.list_files,
+            "GetKernel": self.get,
+            "ListKernels": self.list_all,
+            "DownloadKernelOutput": self.download,
+            "DeleteKernel": self.delete,
+            "GetAcceleratorQuotaStatistics": self.quota,
+        }
+        return {_SERVICE + name: call for name, call in calls.items()}
+
+    def save(self, call: Call) -> Mapping[str, Any]:
+        """Make a version and let it run; a data source that is not there is named, and the run goes without."""
+        if not call.user:
+            raise Refusal(401, "Unauthenticated")
+        running = sum(version["state"] not in ENDED for version in self._versions_of(call.user))
+        runs_now = call.text("kernelExecutionType") != "QUICK_SAVE"
+        if runs_now and running >= self.runs.settings.sessions:
+            return {"error": f"Maximum batch CPU session count of {self.runs.settings.sessions} reached."}
+        with self.store.lock:
+            record = self._target(call)
+            if record is None:
+                return {"error": "Notebook not found"}
+            key = _key_of(record)
+            number = max(self.store.numbers(*key), default=0) + 1
+            version = {
+                "number": number,
+                "owner": record["owner"],
+                "created": self.store.now(),
+                "state": "QUEUED" if runs_now else "SAVED",
+                "timeout": call.number("sessionTimeoutSeconds"),
+                **{name: call.flag(name) for name in _FLAGS},
+                **{name: call.text(name) for name in _TEXTS},
+                "machineShape": _REPLACED.get(call.text("machineShape").lower(), call.text("machineShape")),
+                "categoryIds": call.texts("categoryIds"),
+                **{field: call.texts(field) for field in SOURCES.values()},
+            }
+            place = self.store.place(*key, "versions", str(number))
+            files.write_atomic(place / "source.txt", call.text("text"))
+            self.store.write(version, *key, "versions", str(number))
+            self.store.write({**record, "private": version["isPrivate"]}, *key)
+        if runs_now:
+            self.runs.begin((*key, "versions", str(number)))
+        ref = f"/code/{record['owner']}/{record['slug']}"
+        refused = {
+            f"invalid{kind.capitalize()}Sources": self.runs.invalid(kind, call.texts(field), call.user)
+            for kind, field in SOURCES.items()
+        }
+        url = f"{wire.HERE}{ref}"
+        told = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
+        return {**told, "invalidTags": [], **refused}
+
+    def _target(self, call: Call) -> Record | None:
+        """Return the notebook that a push is for, made now if it is new; None where there is none to update."""
+        if wanted := call.number("id"):
+            return next((each for each in self._all() if each["id"] == wanted), None)
+        owner, _, slug = call.text("slug").rpartition("/")
+        owner = owner or call.user
+        if owner.lower() != call.user:
+            raise Refusal(403, "Permission 'kernels.update' was denied")
+        if found := self.store.read(*_key(owner, slug)):
+            return found
+        title = call.text("newTitle")
+        if not title:
+            return None
+        # The title decides, whatever slug was asked for; the client only warns where they differ.
+        slug = slug_of(title)
+        if not re.fullmatch(r"[a-z0-9-]{5,50}", slug):
+            return None
+        if self.store.read(*_key(owner, slug)) or self.taken(owner, slug):
+            raise Refusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
+        made = {"id": self.store.serial("kernel"), "owner": owner.lower(), "slug": slug, "title": title}
+        return {**made, "created": self.store.now(), "private": True}
+
+    def status(self, call: Call) -> Mapping[str, Any]:
+        """Tell the state of a version's run, of the latest version unless a label is given."""
+        version = self._session(call)
+        return {"status": version["state"], "failureMessage": version.get("failure", "")}
+
+    def session_output(self, call: Call) -> Mapping[str, Any]:
+        """List the output files of a run, each with a link, and its log."""
+        key, version = self._session_key(call), self._session(call)
+        folder = self.runs.output(key)
+        found = files.tree(folder) if version["state"] in ENDED else ()
+        page, following = wire.page_of(found, call.body)
+        links = [
+            {"fileName": path.as_posix(), "url": self.links.give(call.base, folder / path, path.name)}
+            for path in page
+        ]
+        return {"files": links, "log": self.runs.logs.text(key), "nextPageToken": following}
+
+    def follow_log(self, call: Call) -> Answer:
+        """Stream the log of a run while it goes on; give the whole of it when it has ended."""
+        key, version = self._session_key(call), self._session(call)
+        if version["state"] in ENDED:
+            return Answer(
+                body=self.runs.logs.text(key).encode(), headers={"Content-Type": "application/json"}
+            )
+        events = (
+            f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in self.runs.logs.follow(key)
+        )
+        pieces = (piece.encode() for piece in itertools.chain(events, ("data: END_OF_LOG\n\n",)))
+        return Answer(stream=pieces, headers={"Content-Type": "text/event-stream"})
+
+    def list_files(self, call: Call) -> Mapping[str, Any]:
+        """List the output files of a run as the live service was seen to: bare names, and no true sizes."""
+        key, version = self._session_key(call), self._session(call)
+        made = wire.stamp(version["created"])
+        found = [
+            {"name": path.name, "size": _NO_SIZE, "creationDate": made}
+            for path in (files.tree(self.runs.output(key)) if version["state"] in ENDED else ())
+        ]
+        page, following = wire.page_of(found, call.body)
+        return {"files": page, "nextPageToken": following}
+
+    def get(self, call: Call) -> Mapping[str, Any]:
+        """Give a version's source and metadata."""
+        record = self._open(call)
+        key = self._version_key(record, call)
+        version = self.store.read(*key) or {}
+        blob = {"source": self.runs.source(key), "slug": record["slug"]}
+        blob |= {name: version[name] for name in ("language", "kernelType")}
+        return {"metadata": self._told(record, version), "blob": blob}
+
+    def list_all(self, call: Call) -> Mapping[str, Any]:
+        """List one's own notebooks, or those that one may see."""
+        seen = [
+            (record, version)
+            for record in self._all()
+            if (record["owner"] == call.user or not record["private"]) and (version := self._latest(record))
+        ]
+        listing = wire.Listing[tuple[Record, Record]](
+            filters={
+                "group": lambda pair, word: word != "PROFILE" or pair[0]["owner"] == call.user,
+                "user": lambda pair, name: bool(pair[0]["owner"] == name.lower()),
+                "search": lambda pair, words: wire.matches(words, pair[0]["title"], pair[0]["slug"]),
+                "language": lambda pair, word: pair[1]["language"].lower() == word.lower(),
+                "kernelType": lambda pair, word: pair[1]["kernelType"].lower() == word.lower(),
+                "outputType": lambda pair, word: self._has_output(*pair, pictures=word == "visualization"),
+                "competition": lambda pair, ref: _attached(pair[1], "competition", ref),
+                "dataset": lambda pair, ref: _attached(pair[1], "dataset", ref),
+                "parentKernel": lambda _pair, _ref: False,  # nothing here is a fork
+            },
+            orders={
+                "DATE_CREATED": lambda pair: -pair[0]["created"],
+                "DATE_RUN": lambda pair: -pair[1]["created"],
+            },
+        )
+        page, following = listing.page(seen, call.body)
+        return {"kernels": [self._told(*pair) for pair in page], "nextPageToken": following}
+
+    def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
+        folder = self.runs.output((*_key_of(record), "versions", str(version["number"])))
+        names = [path.name.lower() for path in files.tree(folder)] if folder.is_dir() else []
+        return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
+
+    def download(self, call: Call) -> Answer:
+        """Send to the link of one output file of one version, or of a zip of all."""
+        label = f"v{call.number('versionNumber')}" if call.number("versionNumber") else ""
+        words = {"userName": call.text("ownerSlug"), "kernelSlug": call.text("kernelSlug")}
+        inner = Call(user=call.user, body={**words, "versionLabel": label}, base=call.base)
+        key, name = self._session_key(inner), call.text("filePath")
+        folder = self.runs.output(key)
+        if not name and folder.is_dir():
+            zipped = packed(folder, folder.with_name("output.zip"))
+            return wire.redirect(self.links.give(call.base, zipped, f"{key[2]}.zip"))
+        if name not in [path.as_posix() for path in files.tree(folder)]:
+            raise Refusal(404, f"File '{name}' not found")
+        return wire.redirect(self.links.give(call.base, folder / name, name.rpartition("/")[2]))
+
+    def delete(self, call: Call) -> Mapping[str, Any]:
+        """Remove a notebook with all of its versions."""
+        record = self._open(call)
+        if record["owner"] != call.user:
+            raise Refusal(403, "Permission 'kernels.delete' was denied")
+        self.store.remove(*_key_of(record))
+        return {}
+
+    def quota(self, call: Call) -> Mapping[str, Any]:
+        """Tell the hours of accelerators: all of them are left."""
+        refresh = wire.stamp(self.store.now() + 7 * 86400)
+        return {"quotaRefreshTime": refresh, "gpuQuota": _QUOTA, "tpuQuota": _QUOTA} if call.user else {}
+
+    def mounted(self, ref: str, user: str) -> tuple[str, Any] | None:
+        """Return place and folder of the output of "owner/slug[/version]", of its newest finished run."""
+        owner, _, slug = "/".join(ref.split("/")[:2]).partition("/")
+        record = self.store.read(*_key(owner, slug)) if owner and slug else None
+        if record is None or (record["private"] and record["owner"] != user):
+            return None
+        for number in reversed(self.store.numbers(*_key_of(record))):
+            key = (*_key_of(record), "versions", str(number))
+            if (self.store.read(*key) or {}).get("state") == "COMPLETE":
+                return f"notebooks/{record['owner']}/{record['slug']}", self.runs.output(key)
+        return None
+
+    def version(self, owner: str, slug: str, number: int) -> tuple[Key, Record] | None:
+        """Return key and record of a version of a notebook, the latest one for 0."""
+        record = self.store.read(*_key(owner, slug))
+        if record is None:
+            return None
+        key = (
+            *_key_of(record),
+            "versions",
+            str(number or max(self.store.numbers(*_key_of(record)), default=0)),
+        )
+        found = self.store.read(*key)
+        return (key, found) if found else None
+
+    def resume(self) -> None:
+        """Run anew what was queued or running when the server ended."""
+        for record in self._all():
+            for number in self.store.numbers(*_key_of(record)):
+                key = (*_key_of(record), "versions", str(number))
+                if (self.store.read(*key) or {}).get("state") in ("QUEUED", "RUNNING"):
+                    self.runs.begin(key)
+
+    def _session(self, call: Call) -> Record:
+        version = self.store.read(*self._session_key(call))
+        if version is None or version["state"] == "SAVED":
+            raise Refusal(404, "The notebook has no session")
+        return version
+
+    def _session_key(self, call: Call) -> Key:
+        return self._version_key(self._open(call), call)
+
+    def _version_key(self, record: Record, call: Call) -> Key:
+        """Return the key of the version that `versionLabel` names; only "vN" is understood."""
+        label, numbers = call.text("versionLabel"), self.store.numbers(*_key_of(record))
+        number = max(numbers, default=0)
+        if label:
+            number = int(label[1:]) if re.fullmatch(r"v\d{1,9}", label) else 0
+        if number not in numbers:
+            raise Refusal(404, f"Version '{label}' not found")
+        return (*_key_of(record), "versions", str(number))
+
+    def _open(self, call: Call) -> Record:
+        owner, slug = call.text("userName") or call.user, call.text("kernelSlug")
+        known = bool(re.fullmatch(r"[A-Za-z0-9-]+", slug)) and bool(owner)
+        record = self.store.read(*_key(owner, slug)) if known else None
+        late = self.runs.settings.visible_after
+        if (
+            record is None
+            or (record["private"] and record["owner"] != call.user)
+            or self.store.now() - record["created"] < late
+        ):
+            raise Refusal(403, "Permission 'kernels.get' was denied")
+        return record
+
+    def _latest(self, record: Record) -> Record | None:
+        number = max(self.store.numbers(*_key_of(record)), default=0)
+        return self.store.read(*_key_of(record), "versions", str(number))
+
+    def _all(self) -> Iterator[Record]:
+        for owner in self.store.names("kernels"):
+            yield from self.store.records("kernels", owner)
+
+    def _versions_of(self, owner: str) -> Iterator[Record]:
+        for slug in self.store.names("kernels", owner):
+            for version in self.store.records("kernels", owner, slug, "versions"):
+                if version["state"] != "SAVED":
+                    yield version
+
+    def _told(self, record: Record, version: Record) -> dict[str, Any]:
+        same = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
+        same["categoryIds"] = version.get("categoryIds", [])
+        if self.runs.settings.kinds_in_sources:
+            for kind, field in SOURCES.items():
+                same[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
+        latest = max(self.store.numbers(*_key_of(record)), default=0)
+        own = {
+            "id": record["id"],
+            "ref": f"{record['owner']}/{record['slug']}",
+            "title": record["title"],
+            "author": record["owner"],
+            "slug": record["slug"],
+            "lastRunTime": wire.stamp(version["created"]),
+            "currentVersionNumber": latest,
+        }
+        return {**same, **own}
+
+
+def _attached(version: Record, kind: str, ref: str) -> bool:
+    words = 1 if kind == "competition" else 2
+    return ref.lower() in ("/".join(each.lower().split("/")[:words]) for each in version[SOURCES[kind]])
+
+
+def _key(owner: str, slug: str) -> Key:
+    return ("kernels", owner, slug)
+
+
+def _key_of(record: Record) -> Key:
+    return _key(record["owner"], record["slug"])

@@ -1,0 +1,351 @@
+"""Submissions: the notebook is run again on the hidden test, in its own sandbox, and what it writes is scored."""
+
+import csv
+import io
+import json
+import math
+import re
+import shutil
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import files, processes
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.local_kaggle import wire
+from offline_kit.local_kaggle.blobs import Blobs
+from offline_kit.local_kaggle.catalog import SERVICE, Catalog
+from offline_kit.local_kaggle.faults import Faults
+from offline_kit.local_kaggle.kernel_runs import fresh
+from offline_kit.local_kaggle.notebook_service import Kernels
+from offline_kit.local_kaggle.packing import packed
+from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.project.kaggle_names import LOCAL_ONLY
+from offline_kit.rehearsal.gateway_driver import TABLE
+
+_DAY = 86400
+_METRIC_SECONDS = 600.0
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LOG_LINES = 15  # of a hidden run that failed
+_LOCAL = "{:.5f} (LOCAL)"
+"""How scores are written: nobody is to take them for Kaggle's."""
+
+
+class Submissions:
+    """The submissions of one local Kaggle."""
+
+    def __init__(
+        self, store: Store, catalog: Catalog, kernels: Kernels, blobs: Blobs, faults: Faults
+    ) -> None:
+        self.store = store
+        self.catalog = catalog
+        self.kernels = kernels
+        self.blobs = blobs
+        self.faults = faults
+        self.links = catalog.links
+
+    def rpcs(self) -> dict[str, Rpc]:
+        """Return the calls about submissions."""
+        calls: dict[str, Rpc] = {
+            "CreateCodeSubmission": self.submit_code,
+            "StartSubmissionUpload": self.start_upload,
+            "CreateSubmission": self.submit_file,
+            "GetSubmissionLimits": self.limits,
+            "ListSubmissions": self.list_all,
+            "GetSubmission": self.get,
+            "DownloadSubmission": self.download,
+            "GetLeaderboard": self.leaderboard,
+            "DownloadLeaderboard": self.download_leaderboard,
+        }
+        return {SERVICE + name: call for name, call in calls.items()}
+
+    def submit_code(self, call: Call) -> Mapping[str, Any]:
+        """Queue the hidden run of a finished notebook version."""
+        competition = self.catalog.open(call.text("competitionName"))
+        number, name = call.number("kernelVersion"), call.text("fileName") or competition["submission"]
+        found = self.kernels.version(call.text("kernelOwner"), call.text("kernelSlug"), number)
+        if found is None or found[1]["owner"] != call.user:
+            raise Refusal(404, "Notebook version not found")
+        key, version = found
+        if version["state"] != "COMPLETE":
+            raise Refusal(400, "Submission not allowed: the notebook version has not run to its end")
+        if version["enableInternet"]:
+            raise Refusal(400, "Submission not allowed: internet access must be disabled")
+        if not (self.kernels.runs.output(key) / name).is_file():
+            raise Refusal(400, f"Submission not allowed: the notebook's output has no file '{name}'")
+        return self._queue(call, competition, {"kernel": list(key), "fileName": name})
+
+    def start_upload(self, call: Call) -> Mapping[str, Any]:
+        """Open the upload of a submission file."""
+        self.catalog.open(call.text("competitionName"))
+        return self.blobs.open(call, Path(call.text("fileName") or "submission.csv").name, "SUBMISSION")
+
+    def submit_file(self, call: Call) -> Mapping[str, Any]:
+        """Queue the scoring of an uploaded file; a code competition takes none."""
+        competition = self.catalog.open(call.text("competitionName"))
+        if competition["code_only"]:
+            raise Refusal(400, "This competition only accepts submissions from notebooks")
+        token = call.text("blobFileTokens")
+        name, data = self.blobs.finished(token, call.user)
+        return self._queue(call, competition, {"token": token, "fileName": name}, data)
+
+    def _queue(
+        self, call: Call, competition: Record, facts: Mapping[str, Any], sent: Path | None = None
+    ) -> dict[str, Any]:
+        with self.store.lock:
+            if not self._left(call.user, competition):
+                text = "your team has used its daily Submission allowance"
+                raise Refusal(400, f"Submission not allowed: {text} ({competition['daily']}) today")
+            ref = self.store.serial("submission")
+            record = {
+                "ref": ref,
+                "competition": competition["slug"],
+                "user": call.user,
+                "created": self.store.now(),
+                "description": call.text("submissionDescription"),
+                "state": "PENDING",
+                **facts,
+            }
+            if sent:
+                files.link_or_copy(sent, self._sent(record))
+            self.store.write(record, "submissions", str(ref))
+        self._begin(record)
+        return {"message": f"Successfully submitted to {competition['title']}", "ref": ref}
+
+    def limits(self, call: Call) -> Mapping[str, Any]:
+        """Tell how many submissions are left today."""
+        competition = self.catalog.get(call.text("competitionName"))
+        mine = self._of(call.user, competition["slug"])
+        return {
+            "numToday": len(self._today(mine)),
+            "numTotal": len(mine),
+            "numAllowedNow": self._left(call.user, competition),
+            "limitedByTotal": False,
+        }
+
+    def list_all(self, call: Call) -> Mapping[str, Any]:
+        """List one's submissions to a competition, the latest first."""
+        competition = self.catalog.get(call.text("competitionName"))
+        mine = [each for each in self._of(call.user, competition["slug"]) if self._shows(each)]
+        page, following = _LISTING.page(reversed(mine), call.body)
+        return {"submissions": [_told(each) for each in page], "nextPageToken": following}
+
+    def get(self, call: Call) -> Mapping[str, Any]:
+        """Tell about one submission; 404 just after it was made."""
+        record = self.store.read("submissions", str(call.number("ref")))
+        if record is None or record["user"] != call.user or not self._shows(record):
+            raise Refusal(404, "Submission not found")
+        return _told(record)
+
+    def download(self, call: Call) -> Answer:
+        """Send to the link of a file that was uploaded as a submission; what a hidden run wrote is nobody's."""
+        record = self.store.read("submissions", str(call.number("submissionId")))
+        if record is None or record["user"] != call.user:
+            raise Refusal(404, "Submission not found")
+        path = self._sent(record)
+        if not path.is_file():
+            raise Refusal(403, "The file of this submission cannot be downloaded: a notebook has written it")
+        return wire.redirect(self.links.give(call.base, path, path.name))
+
+    def leaderboard(self, call: Call) -> Mapping[str, Any]:
+        """List the best public score of everybody, the best first."""
+        rows = self._ranked(self.catalog.get(call.text("competitionName")))
+        page, following = wire.page_of([_row(best) for best, _ in rows], call.body)
+        return {"submissions": page, "nextPageToken": following}
+
+    def download_leaderboard(self, call: Call) -> Answer:
+        """Send to the link of a zip with the whole leaderboard as a table."""
+        competition = self.catalog.get(call.text("competitionName"))
+        slug, table = competition["slug"], io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(_COLUMNS)
+        for rank, (best, count) in enumerate(self._ranked(competition), 1):
+            row = _row(best)
+            told = (row["teamId"], row["teamName"], row["submissionDate"], row["score"])
+            writer.writerow((rank, *told, count, best["user"]))
+        place = self.store.place("competitions", slug) / "leaderboard"
+        final = place / f"{slug}.zip"
+        with self.store.lock:
+            name = f"{slug}-publicleaderboard.csv"
+            files.write_atomic(place / name, table.getvalue())
+            final.unlink(missing_ok=True)
+            packed(place, final, (Path(name),))
+        return wire.redirect(self.links.give(call.base, final, final.name))
+
+    def _ranked(self, competition: Record) -> list[tuple[Record, int]]:
+        """Return everybody's best submission and the number of theirs, the best first."""
+        lower = competition.get("lower", False)
+        teams: dict[str, list[Record]] = {}
+        for record in self.store.records("submissions"):
+            if record["competition"] == competition["slug"] and _scored(record, "public"):
+                teams.setdefault(record["user"], []).append(record)
+
+        def rank(record: Record) -> tuple[float, float]:
+            return (record["public"] if lower else -record["public"]), record["created"]
+
+        found = [(min(records, key=rank), len(records)) for records in teams.values()]
+        return sorted(found, key=lambda pair: rank(pair[0]))
+
+    def resume(self) -> None:
+        """Score anew what was being scored when the server ended."""
+        for record in self.store.records("submissions"):
+            if record["state"] == "PENDING":
+                self._begin(record)
+
+    def _begin(self, record: Record) -> None:
+        threading.Thread(target=self._score, args=(record,), daemon=True).start()
+
+    def _score(self, record: Record) -> None:
+        fault = self.faults.meet("SCORE")
+        time.sleep(fault.delay)
+        if fault.stuck:
+            return
+        place = self.store.place("submissions", str(record["ref"]))
+        folder = fresh(place)
+        try:
+            competition = self.catalog.get(record["competition"])
+            told = {"state": fault.ends or "ERROR", "error": fault.fail}
+            facts = told if fault.ends or fault.fail else self._scored(record, competition, folder)
+        except Exception as error:  # noqa: BLE001 - a submission must end in a state
+            facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(self.catalog.settings.scoring)
+        self.store.write({**record, **facts}, "submissions", str(record["ref"]))
+
+    def _scored(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
+        began, log = self.store.now(), list[str]()
+        if record.get("token"):
+            folder.mkdir(parents=True, exist_ok=True)
+            written = Path(shutil.copyfile(self._sent(record), folder / record["fileName"]))
+        else:
+            key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
+            covered = {place: self.catalog.hidden(competition)}
+            limit = competition["seconds"]
+            result = self.kernels.runs.execute(key, folder, covered=covered, timeout=limit, say=log.append)
+            if result.failure:
+                late = "exceeded the max allowed" in result.failure
+                error = "Notebook Timeout" if late else "Notebook Threw Exception"
+                return {"state": "ERROR", "error": error + _for_us(result.failure, *log)}
+            written = folder / "output" / record["fileName"]
+            as_csv = written.with_name(written.name + TABLE)
+            if as_csv.is_file() and competition["solution"].endswith(".csv"):
+                written = as_csv  # of a gateway's parquet file, as the metric reads tables
+        if not written.is_file():
+            others = sorted(path.name for path in written.parent.glob("*"))
+            shown = f"written instead: {', '.join(others[:10]) or 'nothing'}"
+            return {"state": "ERROR", "error": "Submission CSV Not Found" + _for_us(shown, *log)}
+        scores = _judged(competition, written, folder)
+        if scores.get("metric"):
+            text = f"Kaggle Error: the competition's metric failed, not the submission: {scores['error']}"
+            return {"state": "ERROR", "error": text}
+        if "error" in scores:
+            return {"state": "ERROR", "error": f"Submission Scoring Error: {scores['error']}"}
+        size = written.stat().st_size
+        return {"state": "COMPLETE", "size": size, "seconds": self.store.now() - began, **scores}
+
+    def _sent(self, record: Record) -> Path:
+        """Return where the file of a submission lies that was uploaded; links to uploads are never written."""
+        return self.store.place("submissions", str(record["ref"])) / "sent" / str(record["fileName"])
+
+    def _of(self, user: str, slug: str) -> list[Record]:
+        records = self.store.records("submissions")
+        return [each for each in records if (each["user"], each["competition"]) == (user, slug)]
+
+    def _today(self, records: list[Record]) -> list[Record]:
+        day = self.store.now() // _DAY
+        return [each for each in records if each["created"] // _DAY == day]
+
+    def _left(self, user: str, competition: Record) -> int:
+        if not user:
+            raise Refusal(403, "Permission 'competitions.participate' was denied")
+        used = len(self._today(self._of(user, competition["slug"])))
+        return max(0, int(competition["daily"]) - used)
+
+    def _shows(self, record: Record) -> bool:
+        return bool(self.store.now() - record["created"] >= self.catalog.settings.visible_after)
+
+
+def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
+    """Let the judge score a file, in a process of its own."""
+    request = {
+        "submission": str(written),
+        "solution": competition["solution"],
+        "metric": competition["metric"],
+        "options": competition["options"],
+        "id": competition["id_column"],
+        "folder": competition["folder"],
+    }
+    place = folder / "request.json"
+    files.write_atomic(place, json.dumps(request))
+    try:
+        words = [sys.executable, "-P", "-m", "offline_kit.local_kaggle.judge", str(place)]
+        processes.run(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
+        answer: dict[str, Any] = json.loads(place.with_name("request.json.answer").read_text("utf-8"))
+    except (OfflineKitError, OSError, ValueError):
+        return {
+            "error": f"it did not end within {_METRIC_SECONDS:.0f} s, or took Python down",
+            "metric": True,
+        }
+    return answer
+
+
+def _for_us(failure: str, *log: str) -> str:
+    """Return what a hidden run said, marked as what only a local Kaggle shows."""
+    lines = [line for line in _ANSI.sub("", "".join(log)).splitlines() if line.strip()]
+    tail = lines[-_LOG_LINES:]
+    return LOCAL_ONLY + "\n".join([*([failure] if failure not in tail else []), *tail])
+
+
+_LISTING = wire.Listing[Record](
+    filters={
+        "group": lambda record, word: record["state"] == "COMPLETE" or not word.endswith("_SUCCESSFUL"),
+    },
+    orders={
+        "_NAME": lambda record: record["fileName"],
+        "_PUBLIC_SCORE": lambda record: -record["public"] if _scored(record, "public") else math.inf,
+        "_PRIVATE_SCORE": lambda record: -record["private"] if _scored(record, "private") else math.inf,
+    },
+)
+_COLUMNS = (
+    *("Rank", "TeamId", "TeamName", "LastSubmissionDate", "Score", "SubmissionCount"),
+    "TeamMemberUserNames",
+)
+
+
+def _scored(record: Record, side: str) -> bool:
+    return isinstance(record.get(side), float) and not math.isnan(record[side])
+
+
+def _row(record: Record) -> dict[str, Any]:
+    """Return a submission as a row of the leaderboard; a team is one account, its number that of the account's name."""
+    return {
+        "teamId": zlib.crc32(record["user"].encode()),
+        "teamName": record["user"],
+        "submissionDate": wire.stamp(record["created"]),
+        "score": _LOCAL.format(record["public"]),
+    }
+
+
+def _told(record: Record) -> dict[str, Any]:
+    scores = {
+        f"{side}Score": _LOCAL.format(record[side]) for side in ("public", "private") if _scored(record, side)
+    }
+    return {
+        "ref": record["ref"],
+        "totalBytes": record.get("size", 0),
+        "date": wire.stamp(record["created"]),
+        "description": record["description"],
+        "errorDescription": record.get("error", ""),
+        "fileName": record["fileName"],
+        "status": record["state"],
+        "submittedBy": record["user"],
+        "submittedByRef": record["user"],
+        "teamName": "LOCAL",
+        "url": f"{wire.HERE}/submissions/{record['ref']}",
+        **scores,
+    }

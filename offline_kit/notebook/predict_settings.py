@@ -1,0 +1,261 @@
+"""What the template `predict` is filled with: the members, the columns of training, the words for them."""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_kit.checkpoints.frameworks import framework_table, sklearn
+from offline_kit.checkpoints.frameworks.base import globals_of
+from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.notebook import member_params, scripts
+from offline_kit.project.types import Checkpoint, Finding, Member, NotebookSettings, Severity
+
+BATCHES = {"tabular": 65536, "images": 32, "text": 256}
+"""Rows, pictures or texts at once, where nothing else is said."""
+WORDS = {
+    word.partition(":")[0]: word
+    for word in ("", "argmax", "threshold:0.5", "labels:0.5", "clip:0:1", "round")
+}
+"""The built-in words of `postprocess`, each with the numbers that it takes."""
+GIVEN = {"images": "the path of a picture", "text": "the texts"}
+"""What `transform` gets, by task; a table in any other."""
+_REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
+"""Classes of models whose answers are numbers of any size."""
+REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
+
+
+def facts(
+    settings: NotebookSettings, members: Sequence[Member], preprocessing: Mapping[str, str], project: Path
+) -> dict[str, Any]:
+    """Return the names that the template `predict` uses besides those of every notebook.
+
+    Raises UsageError for settings that do not fit each other, ProjectError for a file of columns that is none.
+    """
+    others = set(scripts.built_in()) - {"predict"}
+    if settings.template in others and not members:
+        return {"preprocessing": dict(preprocessing)}
+    problems = [*_word_problems(settings), *_reference_problems(settings), *_share_problems(settings)]
+    if problems:
+        raise UsageError(
+            "the settings of the notebook do not fit",
+            hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each takes",
+            details=problems,
+        )
+    task = task_of(settings, members) if members else settings.task or "tabular"  # a draft has no members yet
+    columns, categories = columns_of(project / settings.columns) if settings.columns else ({}, {})
+    used = dict.fromkeys(member.framework for member in members)
+    return {
+        "task": task,
+        "members": [_written(member) for member in members],
+        "ensemble": settings.ensemble or ("weighted" if any(m.weight != 1 for m in members) else "mean"),
+        "batch_size": settings.batch_size or BATCHES[task],
+        "columns": columns,
+        "categories": categories,
+        "preprocessing": dict(preprocessing),
+        # Several outputs under a threshold are questions of their own; under anything else they are classes.
+        "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
+        "elsewhere": any(member.origin for member in members),
+        # Members that want the test set in their own way, and that say what their columns stand for.
+        "apart": any(each.transform or each.batch_size or "text" in each.params for each in members),
+        "named": any("labels" in each.params for each in members),
+        "postprocess_word": not is_reference(settings.postprocess),
+        "frameworks": [
+            {
+                "name": name,
+                "title": framework.title,
+                "runtime": framework.runtime,
+                "members": [member.name for member in members if member.framework == name],
+            }
+            for name in used
+            if (framework := framework_table.named(name))
+        ],
+    }
+
+
+def unused(
+    settings: NotebookSettings, members: Sequence[Member], beside: Sequence[Checkpoint]
+) -> tuple[Finding, ...]:
+    """Warn of each scaler or encoder of scikit-learn beside the models that nothing applies.
+
+    Not where a function of the user's may do so, a param names the file, or a model's own pickle has one of the
+    same classes, as a pipeline has.
+    """
+    if not _by_words(settings, members):
+        return ()
+    inside = {name for member in members for file in member.files for name in sklearn.preparing(file.path)}
+    said = {value for value in settings.params.values() if isinstance(value, str)}
+    found = []
+    for each in beside:
+        classes = sklearn.preparing(each.path)
+        if classes - inside and not said & {each.original, Path(each.original).name}:
+            # The encoder of a target has its turn when the predictions are there.
+            after = all(name.startswith("sklearn.preprocessing._label.") for name in classes)
+            key, given = (
+                ("postprocess", "the predictions, the ids")
+                if after
+                else ("transform", GIVEN.get(settings.task, "the table"))
+            )
+            found.append(
+                Finding(
+                    severity=Severity.WARN,
+                    about=each.original,
+                    what="travels, but nothing in the notebook uses it",
+                    remedy=f'set {key} = "file.py:function"; it gets {given} and `preprocessing`',
+                )
+            )
+    return tuple(found)
+
+
+def unnamed(
+    settings: NotebookSettings, members: Sequence[Member], checkpoints: Sequence[Checkpoint]
+) -> tuple[Finding, ...]:
+    """Warn of each checkpoint that no entry of `models` names and no function of the user's may load."""
+    if not _by_words(settings, members):
+        return ()
+    used = {file.original for member in members for file in member.files}
+    used |= {value for value in settings.params.values() if isinstance(value, str)}
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=each.original,
+            what="travels, but no entry of `models` names it",
+            remedy=f'add {{ files = "{each.original}" }} to `models` (with `model` for weights alone), or leave it out of '
+            "`checkpoints`",
+        )
+        for each in checkpoints
+        if not {each.original, Path(each.original).name} & used
+    )
+
+
+def _by_words(settings: NotebookSettings, members: Sequence[Member]) -> bool:
+    """Whether the notebook predicts with its members alone, and no function of the user's loads anything."""
+    functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
+    return settings.template in ("predict", "server") and bool(members) and not any(functions)
+
+
+def ranked(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:
+    """Warn of a rank mean over models that predict numbers: its ranks lie between 0 and 1, their targets need not."""
+    if settings.ensemble != "rank" or is_reference(settings.postprocess):
+        return ()
+    numbers = [
+        member
+        for member in members
+        if any(re.search(_REGRESSOR, name) for file in member.files for name in globals_of(file.path))
+    ]
+    return tuple(
+        Finding(
+            severity=Severity.WARN,
+            about=member.name,
+            what='predicts numbers, and ensemble = "rank" makes mean ranks between 0 and 1 of them',
+            remedy='take "mean" or "weighted", unless the metric looks at the order alone (AUC)',
+        )
+        for member in numbers[:1]
+    )
+
+
+def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
+    """Return the task: the configured one, else what all frameworks of the members are usually for.
+
+    Raises UsageError where neither says it.
+    """
+    if settings.task:
+        return settings.task
+    usual = {framework.task for each in members if (framework := framework_table.named(each.framework))}
+    if len(usual) == 1 and (task := usual.pop()):
+        return task
+    raise UsageError(
+        "it is not said what the models predict on",
+        hint='set `task` in [tool.offline-kit.notebook] to "tabular", "images" or "text"',
+    )
+
+
+def columns_of(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
+    """Read names and dtypes of the training's columns, and the categories of those that have some.
+
+    Raises ProjectError for a file of another kind.
+    """
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        columns, categories = said["columns"], said.get("categories", {})
+        good = all(isinstance(dtype, str) for dtype in columns.values())
+        good = good and all(isinstance(each, list) and name in columns for name, each in categories.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _no_columns(path, str(error)) from error
+    if not good or not columns:
+        raise _no_columns(path, "it has no table of columns, or categories of none")
+    return dict(columns), dict(categories)
+
+
+def _no_columns(path: Path, why: str) -> ProjectError:
+    return ProjectError(
+        f"'{path}' does not hold the columns of training: {why}",
+        hint='write {"columns": {"name": "dtype", ...}} at training: '
+        'json.dump({"columns": X.dtypes.astype(str).to_dict()}, open(...))',
+    )
+
+
+def _written(member: Member) -> dict[str, Any]:
+    said: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
+    if member.origin:
+        said["source"] = member.origin
+        said["known"] = {each.original: [each.size, each.sha256] for each in member.files}
+    if member.model:
+        said["model"] = member.model
+    if member.weight != 1:
+        said["weight"] = member.weight
+    if member.transform:
+        said["transform"] = member.transform
+    if member.batch_size:
+        said["batch_size"] = member.batch_size
+    params, arguments = member_params.split(member)
+    return said | ({"params": params} if params else {}) | ({"arguments": arguments} if arguments else {})
+
+
+def is_reference(postprocess: str) -> bool:
+    """Tell whether `postprocess` names a function, and is not one of the built-in words."""
+    return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
+
+
+def _word_problems(settings: NotebookSettings) -> list[str]:
+    text = settings.postprocess
+    word, *numbers = text.split(":")
+    if word in WORDS:
+        example = WORDS[word]
+        good = len(numbers) == example.count(":") and _are_numbers(numbers, one_sided=word == "clip")
+        more = ", or with one limit as in 'clip:0:'" if word == "clip" else ""
+        return [] if good else [f"postprocess = '{text}' should be as in '{example}'{more}"]
+    known = ", ".join(f"'{each}'" for each in WORDS if each)
+    if re.fullmatch(REFERENCE, text):
+        return []
+    return [f"postprocess = '{text}' is neither one of {known} nor a reference such as 'file.py:function'"]
+
+
+def _are_numbers(words: Sequence[str], *, one_sided: bool) -> bool:
+    """Tell whether these are numbers that rise; of two limits, one may be left out."""
+    said = [word for word in words if word]
+    try:
+        numbers = [float(word) for word in said]
+    except ValueError:
+        return False
+    whole = len(said) == len(words) or (one_sided and bool(said))
+    return whole and all(map(math.isfinite, numbers)) and numbers == sorted(numbers)
+
+
+def _reference_problems(settings: NotebookSettings) -> list[str]:
+    references = {"tta": settings.tta, "transform": settings.transform}
+    references |= {f"model of '{each.files}'": each.model for each in settings.models}
+    references |= {f"transform of '{each.files}'": each.transform for each in settings.models}
+    return [
+        f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
+        for key, value in references.items()
+        if value and not re.fullmatch(REFERENCE, value)
+    ]
+
+
+def _share_problems(settings: NotebookSettings) -> list[str]:
+    if settings.ensemble == "mean" and any(each.weight != 1 for each in settings.models):
+        return ["ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"]
+    return []

@@ -1,0 +1,417 @@
+"""Render the notebook of a kit, and the metadata that Kaggle wants beside it.
+
+The templates are `# %%` percent scripts with jinja2 in them. What comes out depends on the arguments and
+on the version of this package alone: no time, no path of this machine, and cell ids from the cells' titles.
+"""
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offline_kit import __version__
+from offline_kit.checkpoints.main_names import NOBODY, Lent
+from offline_kit.core import files, resources
+from offline_kit.core.errors import UsageError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.notebook import predict_settings, scripts
+from offline_kit.project import kaggle_sources
+from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.images import Image
+from offline_kit.project.kaggle_names import (
+    SOURCES,
+    TITLE_LENGTH,
+    is_source,
+    slug_of,
+    slug_problems,
+    title_problems,
+)
+from offline_kit.project.types import FileEntry, Kit, Member, NotebookSettings, Part, Role
+
+CODE_FILE = "inference.ipynb"
+METADATA_FILE = "kernel-metadata.json"
+RENDERED_FILE = "rendered.sha256"
+"""Beside the notebook: the digest of its cells as they were rendered, by which an edited one is known."""
+_EDITED = "inference.edited"
+"""Begins the names under which edited notebooks are kept beside the rendered one."""
+NEEDED = {"lightning": ("model", "data"), "function": ("function",), "server": ("function",)}
+"""The settings that a built-in template cannot do without."""
+RUNTIME = ("kit_runtime", "kit_install", "kit_submission")
+"""Modules whose source goes into every notebook, in this order."""
+PREDICTING = (
+    *("kit_preprocess", "kit_tasks", "kit_images", "kit_ensemble", "kit_postprocess"),
+    *("kit_sources", "kit_attached"),
+)
+"""What the template `predict` gets besides, as far as the task and the members need it."""
+RUNTIME_OF = {
+    "adopt": ("kit_runtime", "kit_install", "kit_adopted"),
+    "function": RUNTIME,
+    "plain": RUNTIME,
+    "lightning": (*RUNTIME, "kit_torch", "kit_lightning"),
+    "server": (*RUNTIME, "kit_server"),
+}
+ALL_RUNTIME = (*RUNTIME, "kit_torch", "kit_lightning", "kit_server")
+"""What the user's own templates get."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """What the notebook is of, and where it will run."""
+
+    project: Path
+    """The project's folder; a template of the user's is looked up below it."""
+    name: str = ""
+    """The project's name; empty takes the folder's."""
+    version: str = ""
+    """The project's version, or empty."""
+    competition: str = ""
+    """Slug of the competition, or empty."""
+    dataset: str = ""
+    """The kit's dataset, "slug" or "owner/slug"; split kits add the part's name."""
+    accelerator: str = "none"
+    """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
+    members: tuple[Member, ...] = ()
+    """The models of the template `predict`."""
+    lent: Lent = NOBODY
+    """The names of `__main__` that pickles look up, and the file that gives them."""
+    preprocessing: Mapping[str, str] = field(default_factory=dict)
+    """What a cell asks for, and the name in the kit: "scaler.joblib"."""
+    homes: Mapping[str, str] = field(default_factory=dict)
+    """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rendered:
+    """A notebook and its metadata, ready to be written."""
+
+    text: str
+    """The notebook's JSON."""
+    metadata: Mapping[str, Any]
+    """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
+
+    def texts(self) -> dict[str, str]:
+        """Return the files by name."""
+        return {
+            METADATA_FILE: json.dumps(self.metadata, indent=2) + "\n",
+            CODE_FILE: self.text,
+            RENDERED_FILE: _cells_digest(self.text) + "\n",
+        }
+
+    def write(self, folder: Path, report: Reporter = SILENT) -> Path:
+        """Write the files into the folder, keep there what was edited, and return the notebook's path."""
+        for name, text in (self.texts() | edited_copies(folder, self, report)).items():
+            files.write_atomic(folder / name, text)
+        return folder / CODE_FILE
+
+
+def edited_copies(folder: Path, rendered: Rendered, report: Reporter = SILENT) -> dict[str, str]:
+    """Return the notebooks that a person edited in `folder`, by the names under which they are kept there.
+
+    The one that `rendered` would replace is among them if its cells are not as they were rendered; saving it
+    in Jupyter, or running it, is no edit.
+    """
+    copies = {path.name: _text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
+    text, recorded = _text(folder / CODE_FILE), _text(folder / RENDERED_FILE).strip()
+    unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))
+    if not (text and recorded) or _cells_digest(text) in unedited:
+        return copies
+    name = f"{_EDITED}.ipynb"
+    while name in copies:
+        name = f"{_EDITED}-{len(copies) + 1}.ipynb"
+    report.warn(
+        f"'{CODE_FILE}' was edited after it was rendered; your version is kept as '{folder / name}'. To use it"
+        f" once, copy it over '{CODE_FILE}' and run 'offline-kit push --no-build'; to use it from now on, copy it"
+        f' into the project and set source = "{name}" instead of a template in [tool.offline-kit.notebook]'
+    )
+    return copies | {name: text}
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _cells_digest(text: str) -> str:
+    """Return the SHA-256 of a notebook's cells without outputs; of the text where it is no notebook."""
+    try:
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in json.loads(text)["cells"]]
+    except (ValueError, KeyError, TypeError):
+        return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
+
+
+def render(
+    kit: Kit, settings: NotebookSettings, image: Image, target: Target, *, report: Reporter = SILENT
+) -> Rendered:
+    """Render the notebook of a kit from the template of its settings.
+
+    Raises UsageError for settings that the template cannot work with, and for names and titles that
+    Kaggle would refuse; ProjectError for a template of the user's that is wrong, with its line.
+    """
+    report.step(f"Rendering the notebook from the template '{settings.template}'")
+    metadata = kernel_metadata(kit, settings, image, target)
+    script = scripts.fill(
+        settings.template, target.project, template_facts(kit, settings, image, target, metadata["title"])
+    )
+    return Rendered(text=scripts.to_notebook(script), metadata=metadata)
+
+
+def check(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
+    """Raise what `render` would raise for any kit, before hours of downloads: settings, names, the template.
+
+    `weights` says whether the kit will hold checkpoints.
+    """
+    entries = (
+        FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
+    )
+    draft = Kit(folder=target.project, id="", parts=(Part(name="kit", id="", entries=entries * weights),))
+    metadata = kernel_metadata(draft, settings, image, target)
+    if settings.source:
+        return
+    scripts.check_template(settings.template, target.project)
+    facts = template_facts(draft, settings, image, target, metadata["title"])
+    if settings.template not in scripts.built_in():
+        scripts.fill(settings.template, target.project, facts)
+
+
+def template_facts(
+    kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str
+) -> dict[str, Any]:
+    """Return the variables that a template can use; raises UsageError for settings it cannot work with."""
+    _check_settings(kit, settings)
+    entries = [entry for part in kit.parts for entry in part.entries]
+    predicts = predict_settings.facts(settings, target.members, target.preprocessing, target.project)
+    return {
+        "title": title,
+        "project": " ".join(word for word in (_name(target), target.version) if word),
+        "tool_version": __version__,
+        "image": image,
+        "accelerator": machine_shape(target.accelerator) or "none",
+        "competition": target.competition,
+        "settings": settings,
+        "kit_id": kit.id,
+        "parts": kit.parts,
+        "lent": target.lent,
+        "caches": _has_caches(kit),
+        "part_ids": {part.name: part.id for part in kit.parts},
+        "packages": _package_names(kit),
+        "checkpoints": [
+            f"`{entry.original.partition('/')[2]}` ({files.human_size(entry.size)})"
+            for entry in entries
+            if entry.role is Role.CHECKPOINT
+        ],
+        **predicts,
+        "runtime": [
+            {"name": module, "source": pasted(module)}
+            for module in _runtime(settings, target, predicts | {"caches": _has_caches(kit)})
+        ],
+    }
+
+
+def _has_caches(kit: Kit) -> bool:
+    names = (entry.original for part in kit.parts for entry in part.entries)
+    return any(name.startswith("checkpoints/preprocessing/caches/") for name in names)
+
+
+def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
+    lending = ("kit_caches",) * facts["caches"] + ("kit_main",) * bool(target.lent.names)
+    own = settings.template not in scripts.built_in()
+    serves = settings.template == "server" and not settings.function
+    if settings.template == "predict" or (target.members and (own or serves)):
+        unneeded = {"kit_images"} if facts["task"] != "images" else set()
+        unneeded |= set() if facts["elsewhere"] else {"kit_sources", "kit_attached"}
+        theirs = dict.fromkeys(name for each in facts["frameworks"] for name in each["runtime"])
+        serving = () if settings.template == "predict" else ("kit_batches", "kit_server")
+        predicting_ = (name for name in PREDICTING if name not in unneeded)
+        return (*RUNTIME, *lending, *predicting_, *theirs, *serving)
+    modules = (*RUNTIME_OF.get(settings.template, ALL_RUNTIME), *lending)
+    return (*modules, "kit_preprocess") if target.preprocessing else modules
+
+
+def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
+    lacking = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
+    if lacking and not (settings.template == "server" and settings.models):
+        raise UsageError(
+            f"the template '{settings.template}' needs {' and '.join(map(repr, lacking))}",
+            hint=f'set {lacking[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
+        )
+    for name in ("model", "data", "function"):
+        value = getattr(settings, name)
+        if value and not re.fullmatch(r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*", value):
+            raise UsageError(
+                f"{name} = '{value}' is not understood",
+                hint='write "package.module:Name" or "folder/file.py:Name"',
+            )
+    if not re.fullmatch(r"[\w-][\w.-]*", settings.submission):
+        raise UsageError(
+            f"submission = '{settings.submission}' is not a plain file name",
+            hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
+        )
+    every = [*settings.params.items(), *(item for each in settings.models for item in each.params.items())]
+    for name, value in every:
+        if not _is_literal(value):
+            raise UsageError(
+                f"the param '{name}' has a value that a notebook cannot hold: {value!r}",
+                hint="use strings, whole and decimal numbers, true and false, lists and tables",
+            )
+    weights = any(entry.role is Role.CHECKPOINT for part in kit.parts for entry in part.entries)
+    if settings.template == "lightning" and not weights:
+        raise UsageError(
+            "the template 'lightning' needs a checkpoint, and the kit has none",
+            hint="name one with `checkpoints` (-c), or use the template 'function'",
+        )
+
+
+def _is_literal(value: object) -> bool:
+    try:
+        return bool(ast.literal_eval(repr(value)) == value)
+    except (ValueError, SyntaxError):
+        return False
+
+
+def _package_names(kit: Kit) -> list[str]:
+    names = set()
+    for part in kit.parts:
+        for entry in part.entries:
+            if entry.role in (Role.WHEEL, Role.SDIST):
+                name, version, *_ = (*entry.original.rpartition("/")[2].split("-"), "")
+                if not version:
+                    continue  # a name without a version says nothing
+                names.add(
+                    f"{name.replace('_', '-').lower()} {version.removesuffix('.tar.gz').removesuffix('.zip')}"
+                )
+    return sorted(names)
+
+
+def pasted(module: str) -> str:
+    """Return a module of the runtime as it stands in a notebook: no imports of our own, no words to our linters."""
+    alone = re.sub(
+        r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
+        "",
+        resources.source(f"notebook/runtime/{module}"),
+    )
+    return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
+
+
+def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: Target) -> dict[str, Any]:
+    """Return what kernel-metadata.json says; raises UsageError for what Kaggle would refuse.
+
+    The owner is known at the push only: `id` is the bare slug, and the kit's datasets are as configured.
+    """
+    title, slug = title_and_slug(settings, target)
+    shape = machine_shape(target.accelerator)
+    parts = [part for part in kit.parts if part.name not in target.homes]
+    datasets = [dataset_of(part, kit, target.dataset) for part in parts] if target.dataset else []
+    if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
+        raise UsageError(
+            f"the notebook and the dataset would both be called '{slug}', which Kaggle refuses",
+            hint="give the notebook another `slug` or `title` in [tool.offline-kit.notebook]",
+        )
+    competitions = [target.competition] if target.competition else []
+    metadata: dict[str, Any] = {
+        "id": slug,
+        "title": title,
+        "code_file": CODE_FILE,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": bool(shape),
+        "enable_tpu": False,
+        "enable_internet": False,
+        "keywords": [],
+        "dataset_sources": list(dict.fromkeys([*datasets, *settings.dataset_sources])),
+        "competition_sources": list(dict.fromkeys([*competitions, *settings.competition_sources])),
+        "kernel_sources": list(dict.fromkeys([*settings.kernel_sources, *_homes(target, "notebook")])),
+        # A home that is a model has its version at the push only, and is attached there.
+        "model_sources": list(settings.model_sources),
+    }
+    _check_names(datasets, competitions)
+    _check_sources(settings)
+    return metadata | ({"machine_shape": shape} if shape else {}) | _image_pin(settings, image)
+
+
+def _homes(target: Target, kind: str) -> list[str]:
+    return [home.partition(":")[2] for home in target.homes.values() if home.startswith(f"{kind}:")]
+
+
+def dataset_of(part: Part, kit: Kit, dataset: str) -> str:
+    """Return the dataset of a part: the configured one, or with the part's name behind it in a split kit."""
+    return dataset if len(kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
+
+
+def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str]:
+    """Return the notebook's title and slug; one follows from the other, as on Kaggle."""
+    suffix = " inference"
+    title = settings.title.strip() or settings.slug.replace("-", " ")
+    title = title or _name(target)[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
+    slug = settings.slug or slug_of(title)
+    problems = [*title_problems(title), *slug_problems(slug)]
+    if not problems and slug_of(title) != slug:
+        problems = [f"the title '{title}' makes the slug '{slug_of(title)}' on Kaggle, not '{slug}'"]
+    if problems:
+        raise UsageError(
+            "Kaggle would refuse the notebook's name",
+            hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
+            details=problems,
+        )
+    return title, slug
+
+
+def _name(target: Target) -> str:
+    return " ".join((target.name or target.project.resolve().name).split())
+
+
+def _check_names(datasets: list[str], competitions: list[str]) -> None:
+    problems = [line for dataset in datasets for line in slug_problems(dataset.rpartition("/")[2])]
+    problems += [
+        f"the competition '{slug}' is no slug"
+        for slug in competitions
+        if not re.fullmatch(r"[a-z0-9-]+", slug)
+    ]
+    problems += [
+        f"the dataset '{name}' is not 'slug' or 'owner/slug'" for name in datasets if name.count("/") > 1
+    ]
+    if problems:
+        raise UsageError(
+            "Kaggle would refuse the name of the dataset or the competition",
+            hint="set `dataset` (--dataset) and `competition` (--competition) to what stands in their addresses",
+            details=problems,
+        )
+
+
+def _image_pin(settings: NotebookSettings, image: Image) -> dict[str, str]:
+    if not settings.pin_image:
+        return {}
+    if not image.digest:
+        raise UsageError(
+            f"`pin_image` is set, but no digest is known for the image '{image.name}'",
+            hint="remove `pin_image`, or use an image file with its digest (`offline-kit image list` shows them)",
+        )
+    return {"docker_image": image.digest, "docker_image_pinning_type": "original"}
+
+
+_VERSION = re.compile(r"(?<=[^/])/[1-9][0-9]*$")
+"""The version behind "owner/slug" whose output is attached."""
+
+
+def _check_sources(settings: NotebookSettings) -> None:
+    # Anything else Kaggle's client refuses, or worse, leaves out with a printed line.
+    problems = [
+        f"{key}: '{source}' is not of the form '{SOURCES[kind][1]}'"
+        for kind, key in (*kaggle_sources.KEYS.items(), ("competition", "competition_sources"))
+        for source in getattr(settings, key)
+        if not is_source(kind, source)
+        and not (kind == "notebook" and is_source(kind, _VERSION.sub("", source)))
+    ]
+    if problems:
+        raise UsageError(
+            "Kaggle would refuse sources of the notebook",
+            hint="correct them in [tool.offline-kit.notebook]; addresses and prefixes such as 'datasets/' are not taken",
+            details=problems,
+        )

@@ -1,0 +1,144 @@
+"""Show the sources of a notebook and the files of its kit under the paths that its cells know.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders. /kaggle/input is read-only, and
+has had two layouts. The cells of an adopted notebook read below /tmp/kaggle/input instead: links to whatever is
+mounted, under the old path and the new one, with the kit's files among them.
+"""
+
+import os
+import shutil
+from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from offline_kit.notebook.runtime.kit_runtime import OpenKit, Say, sources
+
+SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
+"""Below it: input (the mounts, as the cells call them) and working (files that lay beside the notebook)."""
+LARGE = 64 << 20
+"""Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
+
+
+def show(
+    kit: OpenKit,
+    attached: Mapping[str, Sequence[str]],
+    served: Mapping[str, str],
+    root: Path = SHOWN,
+    say: Say = print,
+) -> Path:
+    """Make the folder that shows everything, anew, and return it.
+
+    `attached` has the names of "competitions", "datasets", "notebooks" and "models"; `served` gives the
+    kit's file for a path below `root`. A source that is not mounted is told: only a cell that reads it fails.
+    """
+    shutil.rmtree(root, ignore_errors=True)
+    for folder in ("input", "working"):
+        (root / folder).mkdir(parents=True)
+    inputs = kit.places.inputs
+    for group, names in attached.items():
+        for name in names:
+            real = mount_of(group, name, inputs)
+            if real is None:
+                say(f"note: {group[:-1]} '{name}' is not mounted: attach it to this notebook (Add Input)")
+            else:
+                for place in paths_of(group, name):
+                    _link(root, f"input/{place}", real)
+    for slug, path in sources(inputs).items():
+        _link(root, f"input/{slug}", path)
+        _link(root, "input" / path.relative_to(inputs), path)
+    for place, name in served.items():
+        _link(root, place, kit.folder / name, instead=True)
+    if (root / "working" / "nltk_data").is_dir():
+        os.environ["NLTK_DATA"] = str(root / "working" / "nltk_data")
+    say(f"paths: {len(sources(inputs))} sources and {len(served)} files of the kit below '{root}'")
+    return root
+
+
+def lay_out(kit: OpenKit, made: Sequence[tuple[str, str]], say: Say = print) -> None:
+    """Lay what lines would have fetched where they would have put it, below the working folder.
+
+    `made` has pairs: the place, and the kit's file or folder; "" for an empty folder. Folders are real ones, so that
+    `cd ..` leads back. Files are copied, since they may be written to; large ones are links. What is there stays.
+    """
+    for place, name in made:
+        target, source = kit.places.working / place, kit.folder / name
+        whole = not name or source.is_dir()
+        found = [path for path in sorted(source.rglob("*")) if path.is_file()] if name and whole else []
+        try:
+            (target if whole else target.parent).mkdir(parents=True, exist_ok=True)
+            for file in found if whole else [source]:
+                _lay(file, target / file.relative_to(source) if whole else target)
+        except OSError as error:
+            say(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
+    say(f"made: {', '.join(sorted({place for place, _ in made}))}")
+
+
+def _lay(file: Path, target: Path) -> None:
+    """Make a copy of a file, or a link to a large one, where nothing is yet."""
+    if target.is_symlink() and not target.exists():
+        target.unlink()  # of a kit that is gone
+    if target.exists():
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if file.stat().st_size > LARGE:
+        target.symlink_to(file.resolve())
+        return
+    shutil.copyfile(file, target)
+    with target.open("rb") as opened:
+        target.chmod(0o755 if opened.read(2) == b"#!" else 0o644)
+
+
+def paths_of(group: str, name: str) -> list[str]:
+    """Return the paths of a source below the inputs: in the layout of 2026, then in the older one."""
+    return [f"{group}/{name}", name if group == "competitions" else name.partition("/")[2]]
+
+
+def mount_of(group: str, name: str, inputs: Path) -> Path | None:
+    """Return where a source is mounted; None where it is not."""
+    for place in paths_of(group, name):
+        folder: Path | None = inputs
+        for word in place.split("/"):
+            folder = _inside(folder, word) if folder else None
+        if folder:
+            return folder
+    return None
+
+
+def _inside(folder: Path, word: str) -> Path | None:
+    """Return the folder of a name, however it is written: Kaggle changes the case of some."""
+    if (folder / word).is_dir():
+        return folder / word
+    try:
+        return next((path for path in sorted(folder.iterdir()) if path.name.lower() == word.lower()), None)
+    except OSError:
+        return None
+
+
+def _link(root: Path, place: str | Path, real: Path, *, instead: bool = False) -> None:
+    """Make a link; what is there already stays, unless a file of the kit has to come first."""
+    target = root / place
+    _open(root, target.parent)
+    if os.path.lexists(target):
+        if not instead or not target.is_symlink():
+            return
+        target.unlink()
+    target.symlink_to(real.resolve())
+
+
+def _open(root: Path, folder: Path) -> None:
+    """Make a folder; one that is shown as a link becomes a folder of links, so that something can be added to it."""
+    steps = folder.relative_to(root).parts
+    for place in (root.joinpath(*steps[:count]) for count in range(1, len(steps) + 1)):
+        if place.is_symlink():
+            inner = sorted(place.iterdir())
+            place.unlink()
+            place.mkdir()
+            for path in inner:
+                (place / path.name).symlink_to(path.resolve())
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+def forget(namespace: MutableMapping[str, Any], names: set[str]) -> None:
+    """Take every name out of a notebook but these: its cells find the ones that they make themselves, and no other."""
+    for name in set(namespace) - names:
+        del namespace[name]

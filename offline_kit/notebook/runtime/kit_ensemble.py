@@ -1,0 +1,388 @@
+"""Predict with one model after the other, never two in memory, and make one prediction of all.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders.
+"""
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say
+from offline_kit.notebook.runtime.kit_tasks import progress, shown
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of the ensemble."""
+
+    name: str
+    framework: str
+    path: Path
+    """Its file or folder."""
+    model: str = ""
+    """Reference to its class or builder, where the file holds weights alone."""
+    weight: float = 1.0
+    params: dict[str, Any] = field(default_factory=dict)
+    """How to load it and predict with it: "activation", "weights_only", ...; see `get`."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What `model` is called with."""
+    transform: str = ""
+    """Reference to the function that prepares the test set for this model alone."""
+    batch_size: int = 0
+    """Rows, pictures or texts at once for this model; 0 takes the notebook's."""
+    labels: list[Any] = field(default_factory=list)
+    """What its columns stand for, where the model itself does not tell."""
+    shared: Mapping[str, Any] = field(default_factory=dict)
+    """The notebook's own params, which count where `params` says nothing."""
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a param of this model, else of the notebook, else the default."""
+        return self.params.get(name, self.shared.get(name, default))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the ensemble says about the test set."""
+
+    ids: list[Any]
+    values: Any
+    """An array, one row for each of them: float32, or float64 where the models' answers need it."""
+    classes: list[Any]
+    """What the columns stand for, where the models tell; else empty."""
+
+
+def predict_all(
+    members: Sequence[Member],
+    frameworks: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]],
+    data: Any,
+    how: str = "mean",
+    *,
+    tta: Callable[[Any], Iterable[Any]] | None = None,
+    each: bool = False,
+    say: Say = print,
+) -> Prediction:
+    """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
+
+    `each` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for
+    each name the functions that load and predict; `data` yields batches, and is a function of the member where
+    members want different ones. Raises KitError where members do not fit.
+    """
+    if not members:
+        raise KitError("no model is there to predict with", hint="name `checkpoints` in the configuration")
+    ids: list[Any] = []
+    classes = Classes(say)
+    blend = Blend(how, each=each)
+    for member in members:
+        load, predict = frameworks[member.framework]
+        model = _loaded(load, member)
+        free_memory()
+        batches = data(member) if callable(data) else data
+        names, values = _answers_of(member, model, predict, batches, tta, say)
+        own = names_of_columns(member, model, values.shape[1])
+        del model
+        free_memory()
+        if ids and names != ids:
+            raise KitError(
+                f"'{member.name}' predicted other rows than the first model",
+                hint="read the test set in a fixed order",
+            )
+        if how == "rank" and not ids and values.size and (values.min() < 0 or values.max() > 1):
+            say(
+                f"note: '{member.name}' predicts other numbers than shares; what is submitted are ranks from 0 to 1"
+            )
+        ids = names
+        blend.add(classes.ordered(values, own, member.name), member.weight, member.name)
+    return Prediction(ids, blend.result(), classes.names)
+
+
+def _loaded(load: Callable[..., Any], member: Member) -> Any:
+    """Load a model; what another pandas wrote into its pickle is told with the versions that would do."""
+    try:
+        return load(member.path, member)
+    except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
+        if not any(word in str(error) for word in ("StringDtype", "NDArrayBacked", "pandas._libs")):
+            raise
+        have = {
+            name: getattr(sys.modules.get(name), "__version__", "") for name in ("pandas", "numpy", "sklearn")
+        }
+        pins = [
+            f"{name.replace('sklearn', 'scikit-learn')}=={version}"
+            for name, version in have.items()
+            if version
+        ]
+        raise KitError(
+            f"'{member.name}' was written by another pandas than the notebook's {have['pandas']}",
+            [f"{type(error).__name__}: {error}"],
+            hint=f"train it again with the image's versions: pip install {' '.join(pins)}",
+        ) from error
+
+
+def _answers_of(
+    member: Member, model: Any, predict: Callable[..., Any], batches: Any, tta: Any, say: Say
+) -> tuple[list[Any], Any]:
+    import numpy as np
+
+    ids: list[Any] = []
+    answers = []
+    for batch in progress(batches, member.name, getattr(batches, "total", 0), say):
+        ids.extend(batch.ids)
+        answers.append(answer_to(batch, member, model, predict, tta))
+    return ids, np.concatenate(answers)
+
+
+def answer_to(batch: Any, member: Member, model: Any, predict: Callable[..., Any], tta: Any = None) -> Any:
+    """Return what a member says about one batch: an array with one row for each id, the mean over its views."""
+    views = tta(batch.data) if tta else [batch.data]
+    return sum_of(as_rows(predict(model, view, member), len(batch.ids), member.name) for view in views)
+
+
+def activated(answer: Any, activation: str) -> Any:
+    """Return probabilities of scores: "softmax" over the columns of a row, "sigmoid" of each, "" leaves them."""
+    import numpy as np
+
+    if not activation:
+        return answer
+    if activation not in ("softmax", "sigmoid"):
+        raise KitError(
+            f"activation = '{activation}' is not known", hint='use "softmax" or "sigmoid", or leave it out'
+        )
+    if isinstance(answer, list):  # one array for each target
+        return [activated(each, activation) for each in answer]
+    if hasattr(answer, "detach"):
+        answer = answer.detach().float().cpu().numpy()
+    scores = np.asarray(answer)
+    scores = scores.astype(np.result_type(scores.dtype, np.float32))
+    if activation == "sigmoid":
+        return np.exp(-np.logaddexp(0, -scores))
+    if scores.ndim < 2 or scores.shape[-1] < 2:
+        raise KitError(
+            "softmax of a single column is 1 in every row",
+            hint='use activation = "sigmoid" for a model with one output',
+        )
+    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def sum_of(views: Iterable[Any]) -> Any:
+    """Return the mean of the answers to several views of one batch."""
+    total, count = None, 0
+    for answer in views:
+        total = answer if total is None else total + answer
+        count += 1
+    if total is None:
+        raise KitError("the function `tta` gives no batch", hint="let it yield at least the batch itself")
+    return total if count == 1 else total / count
+
+
+def as_rows(answer: Any, rows: int, name: str) -> Any:
+    """Return a model's answer as an array of `rows` rows, as exact as it is; raises KitError for any other number."""
+    import numpy as np
+
+    if isinstance(answer, list) and answer and getattr(answer[0], "ndim", 0) == 2:
+        answer = _of_targets([np.asarray(each) for each in answer], name)
+    if hasattr(answer, "detach"):
+        short = answer.is_floating_point() and answer.element_size() < 4  # numpy has no bfloat16
+        answer = (answer.detach().float() if short else answer.detach()).cpu().numpy()
+    values = np.asarray(answer)
+    # float32 where nothing is lost by it: it has not every whole number above 16 777 216.
+    number = values.dtype.kind in "fiub"
+    values = values.astype(np.result_type(values.dtype, np.float32) if number else np.float64)
+    values = values.reshape(1, 1) if values.ndim == 0 else values
+    values = values.reshape(len(values), -1)
+    if len(values) != rows:
+        raise KitError(
+            f"'{name}' answered a batch of {rows} rows with {len(values)}",
+            hint="the model, or the functions `transform` and `tta`, must keep one row for each row",
+        )
+    return values
+
+
+def _of_targets(answers: Sequence[Any], name: str) -> Any:
+    """Return one column for each target: its number, or of its two classes the probability of the second."""
+    import numpy as np
+
+    widths = [each.shape[1] for each in answers]
+    if set(widths) not in ({1}, {2}):
+        raise KitError(
+            f"'{name}' answers for {len(widths)} targets with {', '.join(map(str, widths))} columns",
+            ["a table has room for one number of each target: the probability of the second of two classes"],
+            hint="save one model for each target, or write a `function` that makes the rows",
+        )
+    return np.stack([each[:, -1] for each in answers], axis=1)
+
+
+def classes_of(model: Any) -> list[Any]:
+    """Return what a classifier's columns stand for; nothing where it does not tell, or tells it for several targets."""
+    known = getattr(model, "classes_", None)
+    own = [] if known is None else list(known)
+    several = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
+    return [] if several else own
+
+
+def names_of_columns(member: Member, model: Any, columns: int) -> list[Any]:
+    """Return what the columns of a member's answer stand for: its `labels`, else what the model tells."""
+    own = classes_of(model)
+    if not member.labels:
+        return own
+    if len(member.labels) != columns and (len(member.labels), columns) != (2, 1):
+        raise KitError(
+            f"'{member.name}' has {columns} outputs and {len(member.labels)} labels: {shown(member.labels)}",
+            hint="correct `labels` in the `params` of its entry in `models`",
+        )
+    known = [as_number(each) for each in own]
+    if known not in ([], list(range(len(known))), [as_number(each) for each in member.labels]):
+        raise KitError(
+            f"'{member.name}' knows its classes itself: {shown(own)}; its `labels` say {shown(member.labels)}",
+            hint="remove `labels` from the `params` of its entry in `models`",
+        )
+    return member.labels
+
+
+def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -> Any:
+    """Return the columns in the order of the first model's classes; raises KitError where the classes differ."""
+    mine, first = [as_number(one) for one in own], [as_number(one) for one in wanted]
+    if not mine or mine == first or values.shape[1] != len(mine):
+        return values
+    if set(mine) != set(first):
+        raise KitError(
+            f"'{name}' was trained on other classes than the first model",
+            [f"the first: {', '.join(map(str, wanted))}", f"'{name}': {', '.join(map(str, own))}"],
+            hint="put models of the same classes into one ensemble",
+        )
+    return values[:, [mine.index(each) for each in first]]
+
+
+def as_number(name: Any) -> Any:
+    """Return what a class is to be compared by: 0, 0.0, False and their texts are one class to different libraries."""
+    text = str(name)
+    if text in ("False", "True"):
+        return int(text == "True")
+    for kind in (int, float):
+        with suppress(ValueError):
+            number = kind(text)
+            if str(number) == text and number - number == 0:  # "01" is a name, and NaN is not itself
+                return number
+    return text
+
+
+class Classes:
+    """What the columns of an ensemble stand for, as the first model says that knows it."""
+
+    def __init__(self, say: Say = print) -> None:
+        self.names: list[Any] = []
+        self._say = say
+        self._silent: dict[str, int] = {}  # members that tell nothing, and their columns until it is told
+
+    def ordered(self, values: Any, own: Sequence[Any], name: str) -> Any:
+        """Return a member's columns in this order; of one that does not know it, tell once how they are taken."""
+        self.names = self.names or list(own)
+        if not own:
+            self._silent.setdefault(name, values.shape[1])
+        self._tell()
+        return ordered(values, own, self.names, name)
+
+    def _tell(self) -> None:
+        known = [str(each) for each in self.names]
+        if [as_number(each) for each in known] == list(range(len(known))):
+            return  # numbers stand for themselves, in any model
+        for name, columns in self._silent.items():
+            if columns == len(known):
+                self._say(f"note: the columns of '{name}' are taken in the order {shown(known, 20)}")
+            elif columns == 1 and len(known) == 2:
+                self._say(f"note: the column of '{name}' is taken for the probability of {known[1]}")
+            self._silent[name] = 0
+
+
+class Blend:
+    """Several predictions made into one, taken in one at a time and not kept."""
+
+    def __init__(self, how: str = "mean", *, each: bool = False) -> None:
+        self.how = how
+        self.each = each  # every output is a yes or no of its own
+        self.weight = 0.0
+        self.total: Any = None
+        self.votes: Any = None
+        self.exact: Any = "float32"  # the least dtype that loses nothing of the answers
+
+    def add(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
+        """Take in the prediction of one member."""
+        import numpy as np
+
+        if self.total is not None:
+            values = self._same_width(values, name)
+        weight = 1.0 if self.how == "mean" else weight
+        if self.how == "vote":
+            vote = votes_of(values, each=self.each) * weight
+            self.votes = vote if self.votes is None else self.votes + vote
+        values = ranks_of(values) if self.how == "rank" else values
+        self.exact = np.result_type(self.exact, values.dtype)
+        share = values.astype(np.float64) * weight
+        self.total = share if self.total is None else self.total + share
+        self.weight += weight
+
+    def _same_width(self, values: Any, name: str) -> Any:
+        import numpy as np
+
+        have, new = self.total.shape[1], values.shape[1]
+        if have == new:
+            return values
+        if have == 1 and new == 2:
+            return values[:, 1:]  # two classes: the second one's probability says it all
+        if have == 2 and new == 1:
+            # Ranks need the order alone, and 1 - p would make the smallest p equal.
+            return np.concatenate([-values if self.how == "rank" else 1 - values, values], axis=1)
+        raise KitError(
+            f"'{name}' answers with {new} columns, and the models before it with {have}",
+            hint="put models with the same outputs into one ensemble",
+        )
+
+    def result(self) -> Any:
+        """Return the ensemble's prediction: means, mean ranks between 0 and 1, or 1 for what the majority says."""
+        import numpy as np
+
+        if self.how != "vote":
+            return (self.total / self.weight).astype(self.exact)
+        # Where votes are equal, the means decide.
+        spread = self.total / self.weight
+        if self.each or self.votes.shape[1] == 1:
+            half = self.weight / 2
+            return ((self.votes > half) | ((self.votes == half) & (spread > 0.5))).astype(np.float32)
+        best = self.votes == self.votes.max(axis=1, keepdims=True)
+        chosen = np.where(best, spread, -np.inf).argmax(axis=1)
+        return np.eye(self.votes.shape[1], dtype=np.float32)[chosen]
+
+
+def votes_of(values: Any, *, each: bool = False) -> Any:
+    """Return 1 for the largest column of each row; where each is a yes or no of its own, for those above one half."""
+    import numpy as np
+
+    if each or values.shape[1] == 1:
+        return (values > 0.5).astype(np.float64)
+    return np.eye(values.shape[1])[values.argmax(axis=1)]
+
+
+def ranks_of(values: Any) -> Any:
+    """Return each column's ranks, divided by the number of rows; equal values share their mean rank."""
+    import numpy as np
+
+    ranks = np.empty(values.shape, dtype=np.float64)
+    for column in range(values.shape[1]):
+        _, inverse, counts = np.unique(values[:, column], return_inverse=True, return_counts=True)
+        ends = np.cumsum(counts)
+        ranks[:, column] = ((ends - (counts - 1) / 2)[inverse.reshape(-1)]) / len(values)
+    return ranks
+
+
+def free_memory() -> None:
+    """Give back what nothing holds any more: of the last model, and of loading this one; the accelerator's too."""
+    gc.collect()
+    with suppress(OSError, AttributeError, TypeError):  # not every system has it
+        ctypes.CDLL(None).malloc_trim(0)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,374 @@
+"""Answer the gateway of an inference-server competition, and explain what goes wrong between the two.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders. Kaggle's gateway holds the
+hidden test set and calls `predict` with one batch after the other; the package that both sides speak through,
+kaggle_evaluation, lies in the competition's data.
+"""
+
+import ast
+import importlib
+import inspect
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Say, load_object
+
+PACKAGE = "kaggle_evaluation"
+WRITTEN = ("submission.parquet", "submission.csv")
+"""What gateways write."""
+DEFAULT = re.compile(r"""["'](/kaggle/input/(?:competitions/)?[\w-]+/?([^"']*))["']""")
+"""Where a gateway looks for the data when it is not told: in the mount layout of its own year."""
+RULE = (
+    "`function` is either predict(test) itself, called with each batch; or a function of `context`, called once, "
+    "which returns such a predict; or a class constructed with the context, whose __call__(self, test) is the predict"
+)
+"""What the template calls, for a person."""
+SERVER, GATEWAY = "InferenceServer", "Gateway"
+"""How the classes of the package's `core` end that a competition derives its own from."""
+
+
+def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
+    """Return what is called with each batch: the object `name` itself, or what it makes of the context.
+
+    Raises KitError for what fails while it is made, and for what cannot be called.
+    """
+    function = load_object(name, kit)
+    if not callable(function):
+        raise KitError(f"'{name}' cannot be called: its type is {type(function).__name__}", hint=RULE)
+    if not takes_context(function):
+        return function  # type: ignore[no-any-return]
+    done = "constructing" if isinstance(function, type) else "calling"
+    try:
+        made = function(context)
+    except KitError:
+        raise
+    except Exception as error:
+        raise KitError(
+            f"{done} '{name}' with the context raised {type(error).__name__}: {error}",
+            ["this was before any batch was answered; the error itself stands above"],
+            hint=f"correct it; {RULE}",
+        ) from error
+    if not callable(made):
+        raise KitError(
+            f"{done} '{name}' with the context gave a {type(made).__name__}, which cannot be called",
+            hint=RULE,
+        )
+    return made  # type: ignore[no-any-return]
+
+
+def takes_context(function: Callable[..., Any]) -> bool:
+    """Whether this makes the predict: a class, or what has a first parameter named or annotated as the context."""
+    if isinstance(function, type):
+        return True
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()), None)
+    except (TypeError, ValueError):
+        return False  # compiled code may tell nothing of its parameters
+    if first is None:
+        return False
+    said = getattr(first.annotation, "__name__", str(first.annotation))
+    return first.name == "context" or said.strip("'\"").rpartition(".")[2] == "Context"
+
+
+class Batches:
+    """The notebook's `predict`, with a memory of the last batch for whoever has to explain an error."""
+
+    def __init__(self, function: Callable[..., Any], say: Say = print) -> None:
+        self.function, self.say = function, say
+        self.number, self.asked, self.returned = 0, "", ""
+        self.error: BaseException | None = None
+
+    def predict(self, *batch: Any, **named: Any) -> Any:
+        """Answer one batch; the gateway calls it by this name."""
+        self.number, began = self.number + 1, time.monotonic()
+        self.asked = ", ".join(map(shape_of, [*batch, *named.values()]))
+        self.returned = "nothing yet"
+        try:
+            answer = self.function(*batch, **named)
+        except Exception as error:
+            self.error = error
+            raise
+        self.returned = shape_of(answer)
+        if inspect.isroutine(answer):
+            self.error = KitError(f"predict returned a function for batch {self.number}", hint=RULE)
+            raise self.error
+        if self.number == 1:
+            self.say(f"first batch: {self.asked} -> {self.returned} in {time.monotonic() - began:.1f} s")
+        return answer
+
+    def explained(self, error: BaseException) -> KitError:
+        """Return what the user should know of an error that ended the run."""
+        if self.number == 0:
+            return KitError(
+                f"the gateway ended before the first batch: {type(error).__name__}: {error}",
+                hint="check the test set; where it looks for it can be set with `data_paths`, names below the "
+                "competition's folder, in [tool.offline-kit.notebook.params]",
+            )
+        told = [f"asked: {self.asked}", f"returned: {self.returned}"]
+        if self.error:
+            return KitError(
+                f"predict raised {type(self.error).__name__} at batch {self.number}: {self.error}",
+                told[:1],
+                hint="correct the function; the error itself stands above",
+            )
+        return KitError(
+            f"the gateway did not take what predict returned for batch {self.number}: {error}",
+            told,
+            hint="return a data frame or a series with the columns that are to be predicted, and exactly one row "
+            "for each row that is asked for",
+        )
+
+
+def shape_of(value: Any) -> str:
+    """Return what a batch or an answer is, for a person."""
+    kind, family = type(value).__name__, type(value).__module__.partition(".")[0]
+    kind = f"{family}.{kind}" if family in ("pandas", "polars", "numpy") else kind
+    if hasattr(value, "columns"):
+        return f"{kind} of {len(value)} row{'s' * (len(value) != 1)} ({', '.join(map(str, list(value.columns)[:8]))})"
+    if isinstance(value, str) or not hasattr(value, "__len__"):
+        return kind
+    return f"{kind} of {len(value)}"
+
+
+def find_package(root: Path | None) -> Path:
+    """Return the folder of the competition's package; raises KitError where its data has none."""
+    if root is None:
+        raise KitError(
+            "an inference server needs its competition, and this notebook names none",
+            hint="set `competition` in [tool.offline-kit]",
+        )
+    for folder in (root / PACKAGE, *sorted(root.glob(f"*/{PACKAGE}"))):
+        if folder.is_dir():
+            return folder
+    names = sorted(path.name for path in root.iterdir())
+    raise KitError(
+        f"'{root}' has no {PACKAGE}: is this a competition with an inference server?",
+        [f"it has: {', '.join(names[:20])}"],
+        hint="compare with the competition's demo notebook, or use the template `function`",
+    )
+
+
+@dataclass(frozen=True)
+class PackageClass:
+    """A server or a gateway that a competition defines."""
+
+    module: str
+    name: str
+    path: Path
+
+    @property
+    def spelled(self) -> str:
+        """As the configuration names it: "module:Class"."""
+        return f"{self.module}:{self.name}"
+
+
+def defined_classes(package: Path, kind: str) -> list[PackageClass]:
+    """Return the competition's own servers (`kind` SERVER) or gateways (GATEWAY); nothing is imported.
+
+    What counts is what a class derives from, as packages differ in how they name and nest them: beside `core`,
+    in a folder `<name>_<id>`, in the folder that holds the package. A class that another one extends is left out.
+    """
+    core = package / "core"
+    inside = [path for path in sorted(package.rglob("*.py")) if core not in path.parents]
+    for paths in (inside, sorted(package.parent.glob("*.py"))):
+        bases = {found: names for path in paths for found, names in _class_bases(path, package.parent)}
+        kinds: set[str] = set()
+        while more := {
+            found.name
+            for found, names in bases.items()
+            if found.name not in kinds and any(name.endswith(kind) or name in kinds for name in names)
+        }:
+            kinds |= more
+        extended = {
+            name
+            for found, names in bases.items()
+            if found.name in kinds
+            for name in names
+            if name != found.name
+        }
+        if leaves := [found for found in bases if found.name in kinds - extended]:
+            return leaves
+    return []
+
+
+def _class_bases(path: Path, root: Path) -> Iterator[tuple[PackageClass, list[str]]]:
+    """Yield the classes that importing a file defines, with the plain names of what each derives from."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, SyntaxError, ValueError):
+        return  # a notebook's cells or a note: nothing that a gateway could import
+    parts = path.relative_to(root).with_suffix("").parts
+    module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    known = {
+        alias.asname: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
+    for node in _at_import(tree.body):
+        names = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
+        yield PackageClass(module, node.name, path), [known.get(name, name) for name in names]
+
+
+def _at_import(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
+    """Yield the classes of a module's body; what stands below `if __name__ == "__main__"` is for its own run."""
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield node
+        elif (isinstance(node, ast.If) and "__name__" not in ast.unparse(node.test)) or isinstance(
+            node, ast.Try
+        ):
+            yield from _at_import([*node.body, *node.orelse])
+
+
+def load_class(package: Path, kind: str, name: str = "") -> Any:
+    """Import the competition's server or gateway class from its package.
+
+    `name` ("module:Class" or "Class") says which, where there are several. Raises KitError, which lists those
+    that the package defines.
+    """
+    for folder in (package.parent, package):
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))  # last: its data shall hide no package of the kit or the image
+    importlib.invalidate_caches()
+    defined = defined_classes(package, kind)
+    listed = [each.spelled for each in defined] or [f"python files: {_python_files(package)}"]
+    wanted = [each for each in defined if not name or name in (each.name, each.spelled)]
+    if len(wanted) == 1:
+        module, attribute = wanted[0].module, wanted[0].name
+    elif ":" in name:
+        module, _, attribute = name.partition(":")
+    else:
+        word, key = ("inference servers", "server") if kind == SERVER else ("gateways", "gateway")
+        raise KitError(
+            f"'{package}' defines {len(wanted)} {word}{f' named {name}' if name else ''}, and one is needed",
+            listed,
+            hint=f'name it: `{key} = "module:Class"` in [tool.offline-kit.notebook.params]',
+        )
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except AttributeError as error:
+        raise KitError(f"'{module}' defines no '{attribute}'", listed, hint="correct the name") from error
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in (PACKAGE, module.partition(".")[0]):
+            raise  # what the package itself needs: its own words say it best
+        raise KitError(f"'{package}' has no module '{module}'", listed, hint="correct the name") from error
+
+
+def _python_files(package: Path) -> str:
+    names = [path.relative_to(package.parent).as_posix() for path in sorted(package.rglob("*.py"))]
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
+    """Construct a competition's server with `predict`, as a plain function of that name.
+
+    The relay of kaggle_evaluation 0.9.0 takes nothing but a `types.FunctionType`: no bound method, no lambda, no
+    object with `__call__`. Raises KitError for a server whose constructor takes no function.
+    """
+
+    def endpoint(*batch: Any, **named: Any) -> Any:
+        return predict(*batch, **named)
+
+    endpoint.__name__ = endpoint.__qualname__ = "predict"
+    try:
+        parameters = list(inspect.signature(server).parameters.values())
+    except (TypeError, ValueError):
+        return server(endpoint)
+    in_order = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    for parameter in parameters:
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            return server(endpoint)
+        if parameter.kind in in_order and not re.search("path|dir|folder|port|modules", parameter.name):
+            return server(endpoint)
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.default is inspect.Parameter.empty:
+            return server(**{parameter.name: endpoint})
+    raise KitError(
+        f"the competition's {server.__name__} takes no function: {server.__name__}{inspect.signature(server)}",
+        ["it answers its gateway by itself, from what the notebook writes"],
+        hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
+    )
+
+
+def data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
+    """Return what the gateway is told about where the data lies; None: it finds it itself.
+
+    By default what its own source says, as far as that names a mount layout that this session has not.
+    """
+    if names:
+        return tuple(str(root / name) for name in names)
+    for path in dict.fromkeys(each.path for each in defined_classes(find_package(root), GATEWAY)):
+        text = path.read_text(encoding="utf-8", errors="replace")
+        said = text.partition("def unpack_data_paths")[2].partition("\n    def ")[0]
+        found = dict(DEFAULT.findall(said))
+        if found and not all(Path(place).exists() for place in found):
+            return tuple(str(root / name) for name in found.values())
+    return None
+
+
+def serve(
+    predict: Callable[..., Any],
+    root: Path | None,
+    submission: Path,
+    params: Mapping[str, Any] | None = None,
+    say: Say = print,
+) -> Path | None:
+    """Serve `predict` to the gateway until it is done.
+
+    In Kaggle's scoring run the gateway is another machine, which keeps the submission: returns None, if at
+    all. Else it runs here, on the public test set, and the path of what it wrote is returned. Raises KitError.
+    """
+    params, batches = params or {}, Batches(predict, say)
+    package = find_package(root)
+    made = load_class(package, SERVER, str(params.get("server", "")))
+    server = construct_server(made, batches.predict)
+    scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
+    gateways = ", ".join(each.spelled for each in defined_classes(package, GATEWAY)) or "none defined"
+    say(f"server: {made.__name__} of {made.__module__}; gateway: {gateways}")
+    if not (scoring or hasattr(server, "run") or hasattr(server, "run_local_gateway")):
+        raise KitError(
+            f"{made.__name__} has neither `run` nor `run_local_gateway`: only a scoring run can call it",
+            [f"it has: {', '.join(name for name in dir(server) if not name.startswith('_'))}"],
+            hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
+        )
+    say(f"server: {'for the scoring run' if scoring else 'with a gateway in this process'}")
+    began = time.time()
+    try:
+        if hasattr(server, "run"):
+            server.run(**({} if scoring else {"competition_data_folder": str(root)}))
+        elif scoring:
+            server.serve()
+        else:
+            server.run_local_gateway(data_paths(Path(str(root)), params.get("data_paths", ())))
+    except Exception as error:
+        if isinstance(batches.error, KitError) and batches.number == 1:
+            raise batches.error from batches.error.__cause__  # it says what to do, whatever the gateway made of it
+        raise batches.explained(error) from error
+    say(
+        f"server: {batches.number} batch{'es' * (batches.number != 1)} answered in {time.time() - began:.1f} s"
+    )
+    return None if scoring else written(submission, began)
+
+
+def written(submission: Path, since: float) -> Path:
+    """Return the submission that a gateway has just written; raises KitError for none, or another format."""
+    places = [folder / name for folder in (submission.parent, Path.cwd()) for name in WRITTEN]
+    found = [path for path in (submission, *places) if path.is_file() and path.stat().st_mtime >= since - 2]
+    if not found:
+        raise KitError(
+            "the gateway ended without an error and wrote no submission",
+            hint="read its output above: it tells which rows it asked for",
+        )
+    if found[0].name != submission.name:
+        raise KitError(
+            f"the gateway wrote '{found[0].name}', and this notebook is to submit '{submission.name}'",
+            hint=f'set `submission = "{found[0].name}"` in [tool.offline-kit.notebook]',
+        )
+    return found[0]

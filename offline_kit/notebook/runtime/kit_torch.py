@@ -1,0 +1,285 @@
+"""Load what PyTorch saved: checkpoints of every kind, weights into models, batches into tensors.
+
+This file is part of offline-kit and is pasted into the notebooks that it renders.
+"""
+
+import importlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say
+
+WEIGHTS_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module")
+"""Where a checkpoint of a training has its weights, the likeliest first."""
+OTHER_WEIGHTS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+"""Where it may have averaged ones besides."""
+WRAPPERS = ("module.", "_orig_mod.", "_forward_module.", "model.", "net.", "ema_model.")
+"""What DataParallel, compile, Lightning and averaging put before the names of weights."""
+NOT_ARGUMENTS = frozenset({"weights_only", "weights", "activation", "labels", "text", "test"})
+"""The notebook's params that say how to load and predict; the others are a constructor's that takes their names."""
+
+
+def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
+    """Load a checkpoint on the CPU; raises KitError that names the classes that a safe load refuses."""
+    if path.suffix == ".safetensors":
+        return _load_safetensors(path)
+    torch = importlib.import_module("torch")
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=weights_only)
+    except Exception as error:
+        if not weights_only or "weights_only" not in str(error).lower().replace(" ", "_"):
+            raise KitError(
+                f"'{path.name}' cannot be loaded: {type(error).__name__}",
+                str(error).splitlines()[:3],
+                hint="save it again with this version of torch, and build the kit again",
+            ) from error
+        refused = _refused(torch, path)
+        if not refused and "unsupported operand" in str(error).lower():
+            with path.open("rb") as stream:
+                begins = stream.read(20)
+            raise KitError(
+                f"'{path.name}' is no checkpoint that PyTorch wrote",
+                [f"it begins with {begins!r}"],
+                hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
+            ) from error
+        raise KitError(
+            f"'{path.name}' holds more than weights, and a safe load refuses it",
+            refused or str(error).splitlines()[-3:],
+            hint="if you made this file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
+            "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
+        ) from error
+    if not isinstance(loaded, Mapping):
+        raise KitError(
+            f"'{path.name}' holds a {type(loaded).__name__}, not a checkpoint",
+            hint="save `model.state_dict()`, or let Lightning save it",
+        )
+    return dict(loaded)
+
+
+def _load_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        safetensors = importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise KitError(
+            f"'{path.name}' is a safetensors file, and safetensors cannot be imported: {error}",
+            hint="add safetensors to the requirements, and build the kit again",
+        ) from error
+    weights = dict(safetensors.load_file(path, device="cpu"))
+    with path.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
+    rest = json.loads(header.get("__metadata__", {}).get("checkpoint", "{}"))
+    return {**rest, "state_dict": weights} if rest else weights
+
+
+def _refused(torch: Any, path: Path) -> list[str]:
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (AttributeError, ValueError, OSError):  # torch before 2.6, and the file format before 1.6
+        return []
+
+
+def names_of(call: Any) -> set[str]:
+    """Return the names of a constructor's parameters."""
+    stars = (
+        inspect.Parameter.VAR_POSITIONAL,
+        inspect.Parameter.VAR_KEYWORD,
+        inspect.Parameter.POSITIONAL_ONLY,
+    )
+    return {each.name for each in inspect.signature(call).parameters.values() if each.kind not in stars}
+
+
+def arguments_of(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the constructor's arguments: what was saved, the params laid over it.
+
+    A constructor with **kwargs gets all that was saved, as Lightning would give it, but no other param:
+    `batch_size` may be the data's.
+    """
+    kinds = {each.kind for each in inspect.signature(call).parameters.values()}
+    named = names_of(call)
+    known = named | set(saved) if inspect.Parameter.VAR_KEYWORD in kinds else named
+    return {name: value for name, value in {**saved, **params}.items() if name in known}
+
+
+def constructed(call: Any, arguments: Mapping[str, Any], *first: Any, advice: str) -> Any:
+    """Call a class or function; raises KitError, with the advice, where the arguments do not suit it."""
+    try:
+        inspect.signature(call).bind(*first, **arguments)
+    except TypeError as error:
+        raise KitError(f"'{call.__name__}' cannot be made: {error}", hint=advice) from None
+    return call(*first, **arguments)
+
+
+def build_for(
+    build: Any, checkpoint: Mapping[str, Any], own: Mapping[str, Any], shared: Mapping[str, Any] | None = None
+) -> Any:
+    """Call the class or function that builds a model, with the hyper-parameters of the checkpoint and the params.
+
+    `own` are the arguments of this very model, all of which it has to take; of `shared`, the notebook's params, it
+    gets those that it takes by name.
+    """
+    saved = {str(name): value for name, value in dict(checkpoint.get("hyper_parameters") or {}).items()}
+    more = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
+    arguments = arguments_of(build, saved, more) | dict(own)
+    return constructed(build, arguments, advice="correct `params` of its entry in `models`")
+
+
+def weights_in(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -> Mapping[str, Any]:
+    """Return the weights of a checkpoint: itself, or what is under `key`, or under one of the usual keys."""
+    if key and key not in checkpoint:
+        raise KitError(
+            f"the checkpoint has no '{key}'",
+            [f"it has: {', '.join(map(str, checkpoint))}"],
+            hint="correct `weights` in the `params` of its entry in `models`",
+        )
+    path: list[str] = []
+    found: Any = checkpoint
+    while not _is_weights(found):
+        names = [key] if key and not path else [name for name in WEIGHTS_KEYS if name in found]
+        inside = next((name for name in names if isinstance(_state_of(found[name]), Mapping)), "")
+        if not inside:
+            raise KitError(
+                "the checkpoint has no weights under any usual name",
+                [f"it has: {', '.join(map(str, found))}"],
+                hint='name the key: `weights = "key"` in the `params` of its entry in `models`',
+            )
+        others = [name for name in OTHER_WEIGHTS if name in found and not key]
+        path.append(inside)
+        found = _state_of(found[inside])
+        if others:
+            say(f"the checkpoint has '{others[0]}' too: `weights = \"{others[0]}\"` in `params` takes that")
+    if path:
+        say(f"weights: under '{'.'.join(path)}' of the checkpoint")
+    return dict(found)
+
+
+def _state_of(value: Any) -> Any:
+    return value.state_dict() if hasattr(value, "state_dict") else value
+
+
+def _is_weights(found: Mapping[str, Any]) -> bool:
+    return bool(found) and all(
+        hasattr(value, "dtype") or "_extra_state" in str(name) for name, value in found.items()
+    )
+
+
+def with_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Say = print) -> Any:
+    """Load weights into a model, every one of them, and return it.
+
+    What wrappers put before the names is taken off and told. Raises KitError that names the weights that are
+    missing, that are too many, or that have another shape.
+    """
+    wanted = model.state_dict()
+    fitting = unwrapped(weights, set(wanted), say)
+    try:
+        model.load_state_dict(fitting, strict=True)
+    except RuntimeError as error:
+        missing, others = set(wanted) - set(fitting), set(fitting) - set(wanted)
+        details = [f"in the model only: {few_of(missing)}"] * bool(missing)
+        details += [f"in the checkpoint only: {few_of(others)}"] * bool(others)
+        raise KitError(
+            f"{f'{name!r}' if name else 'the checkpoint'} does not fit '{type(model).__name__}'",
+            details or [line.strip() for line in str(error).splitlines()[1:6]],
+            hint="take the code that the checkpoint was trained with, or the hyper-parameters that it was made from",
+        ) from None
+    return model
+
+
+def unwrapped(weights: Mapping[str, Any], wanted: set[str], say: Say = print) -> dict[str, Any]:
+    """Return weights under the names that the model has for them, where wrappers alone make the difference."""
+    found = dict(weights)
+    if "n_averaged" not in wanted:
+        found.pop("n_averaged", None)  # the count of an averaged model
+    for _ in range(4):
+        step = None if set(found) == wanted else _one_step(found, wanted)
+        if step is None:
+            break
+        taken, fewer = step
+        left = len(found) - len(fewer)
+        say(f"names of weights: '{taken}' taken off{f', {left} without it left out' if left else ''}")
+        found = fewer
+    return found
+
+
+def _one_step(weights: dict[str, Any], wanted: set[str]) -> tuple[str, dict[str, Any]] | None:
+    for wrapper in WRAPPERS:
+        if any(name.startswith(wrapper) for name in wanted):
+            continue
+        inner = {
+            name.removeprefix(wrapper): value for name, value in weights.items() if name.startswith(wrapper)
+        }
+        if inner and (len(inner) == len(weights) or set(inner) == wanted):
+            return wrapper, inner
+    compiled = "_orig_mod."  # of a part of the model
+    if any(compiled in name for name in weights) and not any(compiled in name for name in wanted):
+        return compiled, {name.replace(compiled, ""): value for name, value in weights.items()}
+    return None
+
+
+def few_of(names: set[str]) -> str:
+    """Return the first of many names as a text."""
+    shown_first = ", ".join(sorted(names)[:5])
+    return f"{shown_first} and {len(names) - 5} more" if len(names) > 5 else shown_first
+
+
+def ready(model: Any, device: str) -> Any:
+    """Return a model on the device, ready to predict; half precision becomes single on the CPU."""
+    torch = importlib.import_module("torch")
+    model = model.to(device).eval()
+    halves = (torch.float16, torch.bfloat16)
+    if device == "cpu" and any(weight.dtype in halves for weight in model.parameters()):
+        model = model.float()
+    return model
+
+
+def as_tensors(batch: Any, device: str) -> Any:
+    """Return a batch as the model takes it: a table as one array of single precision, arrays as tensors."""
+    torch = importlib.import_module("torch")
+    if hasattr(batch, "columns"):
+        words = [str(name) for name in batch.columns if batch[name].dtype.kind not in "biuf"]
+        if words:
+            raise KitError(
+                f"the model takes numbers, and these columns hold none: {', '.join(words[:5])}",
+                hint="encode them as in training, in a `transform` of yours: transform(batch) -> table or tensor",
+            )
+        batch = batch.to_numpy("float32")
+    if isinstance(batch, Mapping):
+        return {name: as_tensors(value, device) for name, value in batch.items()}
+    if isinstance(batch, tuple):
+        return tuple(as_tensors(value, device) for value in batch)
+    if isinstance(batch, list):
+        raise KitError(
+            f"the model takes tensors, and gets a {type(batch[0]).__name__} for each row",
+            hint="make tensors of them in a `transform` of yours, as in training",
+        )
+    tensor = batch if hasattr(batch, "detach") else torch.from_numpy(batch)
+    return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
+
+
+def answer_of(model: Any, batch: Any) -> Any:
+    """Return what the model says about a batch of tensors: its only or first output, its logits.
+
+    A LightningModule answers with its predict_step, which is forward where it defines none.
+    """
+    answer = _said_by(model, batch)
+    if isinstance(answer, Mapping):
+        answer = answer.get("logits", answer)
+    answer = getattr(answer, "logits", answer)
+    answer = answer[0] if isinstance(answer, list | tuple) else answer
+    if not hasattr(answer, "detach"):
+        raise KitError(
+            f"the model answers with a {type(answer).__name__}, not a tensor",
+            hint="let `model` name a function that builds one whose forward returns a tensor, one row for each row",
+        )
+    return answer.float()
+
+
+def _said_by(model: Any, batch: Any) -> Any:
+    if hasattr(model, "predict_step"):
+        return model.predict_step(batch, 0)
+    if isinstance(batch, dict):
+        return model(**batch)
+    return model(*batch) if isinstance(batch, tuple) else model(batch)

@@ -1,0 +1,227 @@
+"""Templates of percent scripts: filled with jinja2, cut into cells, each proved to be Python."""
+
+import ast
+import json
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import resources
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, close_to
+from offline_kit.notebook import cell_imports
+
+SUFFIX = ".py.j2"
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+"""Without it papermill, with which Kaggle runs notebooks, refuses to start."""
+FROM_EXPRESSIONS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What an expression in a template may raise besides jinja's own errors."""
+JOBS = ("adopt", "wheelhouse")
+"""Templates of notebooks that nobody chooses by name."""
+WIDTH, INDENT = 90, "    "
+
+
+def built_in() -> tuple[str, ...]:
+    """Return the names of the built-in templates."""
+    found = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates().glob(f"*{SUFFIX}"))
+    return tuple(name for name in found if name not in ("base", *JOBS))
+
+
+def check_template(template: str, project: Path) -> None:
+    """Raise UsageError where there is no such template, built in or below the project."""
+    if template not in built_in() and not (project / template).is_file():
+        raise _no_template(template)
+
+
+def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
+    """Fill a template, built in or a path below the project, with the facts, and check every cell.
+
+    Raises UsageError when there is no such template, ProjectError naming its line when it is wrong.
+    """
+    import jinja2
+
+    ours = template in (*built_in(), *JOBS)
+    if not ours:
+        check_template(template, project)
+    own = project / template
+    name = f"{template}{SUFFIX}"
+    folders = [resources.templates()]
+    if not ours:
+        name, folders = own.name, [own.parent, *folders]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
+    )
+    environment.filters |= {"py": _defined(python_literal), "line": _defined(one_line)}
+    try:
+        script = environment.get_template(name).render(facts)
+    except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
+        raise _template_error(error, template, folders) from error
+    if not ours:
+        _check_blocks(environment, name, template)
+    _check_cells(script, template, folders)
+    return script
+
+
+def _defined(change: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return the filter for jinja: a name that is not defined has a repr, and would get through as it."""
+
+    def changed(value: Any) -> str:
+        import jinja2
+
+        if isinstance(value, jinja2.Undefined):
+            str(value)  # a strict one raises, and names the name
+        return change(value)
+
+    return changed
+
+
+def _check_blocks(environment: Any, name: str, template: str) -> None:
+    """Raise ProjectError for a block that overrides nothing: jinja leaves its content out without a word."""
+    from jinja2 import nodes
+
+    def parsed(file: str) -> tuple[str, Any]:
+        tree = environment.parse(environment.loader.get_source(environment, file)[0])
+        parents = [node.template for node in tree.find_all(nodes.Extends)]
+        return (parents[0].value if parents and isinstance(parents[0], nodes.Const) else ""), tree
+
+    parent, tree = parsed(name)
+    if not parent:
+        return
+    said = {node.name for node in tree.body if isinstance(node, nodes.Block)}
+    known: set[str] = set()
+    above = parent
+    while above:
+        above, tree = parsed(above)
+        known |= {node.name for node in tree.find_all(nodes.Block)}
+    for block in sorted(said - known):
+        raise ProjectError(
+            f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
+            f"{close_to(block, known)}",
+            hint=f"take one of its blocks: {', '.join(sorted(known))}",
+        )
+
+
+def python_literal(value: object, indent: str = "") -> str:
+    """Return a value as Python source as a formatter would leave it, the same for the same value."""
+    if isinstance(value, str):
+        return repr(value) if '"' in value else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, Mapping):
+        inner = [
+            f"{python_literal(key)}: {python_literal(item, indent + INDENT)}" for key, item in value.items()
+        ]
+        return _bracketed("{", inner, "}", indent)
+    if isinstance(value, list):
+        return _bracketed("[", [python_literal(item, indent + INDENT) for item in value], "]", indent)
+    return repr(value)
+
+
+def _bracketed(opening: str, inner: list[str], closing: str, indent: str) -> str:
+    flat = f"{opening}{', '.join(inner)}{closing}"
+    if len(indent) + len(flat) <= WIDTH and "\n" not in flat:
+        return flat
+    lines = [f"{indent}{INDENT}{item}," for item in inner]
+    return "\n".join([opening, *lines, indent + closing])
+
+
+def one_line(value: object) -> str:
+    """Return a value as text that cannot leave its line or its table cell."""
+    return " ".join(str(value).split()).replace("|", "/")
+
+
+def _no_template(template: str) -> OfflineKitError:
+    return UsageError(
+        f"there is no template '{template}'{close_to(template, built_in())}",
+        hint=f"take one of {', '.join(map(repr, built_in()))}, or the path of your own below the project",
+    )
+
+
+def _template_error(error: Exception, template: str, folders: list[Path]) -> OfflineKitError:
+    import jinja2
+
+    if isinstance(error, jinja2.TemplateNotFound):
+        return ProjectError(
+            f"the template '{template}' extends or includes '{error.name}', which does not exist",
+            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in ('base', *built_in()))}, or a file beside it",
+        )
+    if isinstance(error, RecursionError):
+        return ProjectError(
+            f"the template '{template}' extends or includes itself",
+            hint=f"give the file a name that is not one of ours ({', '.join(('base', *built_in()))}), and extend ours",
+        )
+    if isinstance(error, jinja2.TemplateSyntaxError):
+        place = f"{Path(error.filename or template).name}, line {error.lineno}"
+    else:
+        # jinja2 rewrites tracebacks so that they name lines of the templates; the last is the closest.
+        frames = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if any(Path(frame.filename).parent == folder for folder in folders)
+        ]
+        place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
+    return ProjectError(
+        f"the template '{template}' is wrong at {place}: {error}",
+        hint="correct the template; the names that it may use stand at the top of the built-in base.py.j2",
+    )
+
+
+def cells_of(script: str) -> list[Any]:
+    """Cut a percent script into cells (nbformat nodes)."""
+    import jupytext
+
+    form = {"extension": ".py", "format_name": "percent", "comment_magics": False}
+    return list(jupytext.reads(script, fmt=form).cells)
+
+
+def _check_cells(script: str, template: str, folders: list[Path]) -> None:
+    problems = []
+    for number, cell in enumerate(cells_of(script), 1):
+        if cell.cell_type != "code":
+            continue
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            text = cell.source.splitlines()[(error.lineno or 1) - 1].strip()
+            place = _line_in_templates(text, folders) or f"line {error.lineno} of the cell"
+            title = f" '{cell.metadata['title']}'" if cell.metadata.get("title") else ""
+            problems.append(f"cell {number}{title}, {place}: {error.msg}: {text}")
+    if problems:
+        raise ProjectError(
+            f"the template '{template}' makes cells that are not Python",
+            hint="correct the template; magics and shell lines (%, !) are not taken, use subprocess",
+            details=problems,
+        )
+
+
+def _line_in_templates(text: str, folders: list[Path]) -> str:
+    for folder in folders:
+        for path in sorted(folder.glob(f"*{SUFFIX}")):
+            for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+                if text and line.strip() == text:
+                    return f"{path.name} line {number}"
+    return ""
+
+
+def to_notebook(script: str) -> str:
+    """Turn a percent script into the JSON of a valid notebook, the same bytes for the same script."""
+    import nbformat as untyped
+
+    nbformat: Any = untyped
+    cells = []
+    known: cell_imports.Known = set()
+    for number, cell in enumerate(cells_of(script), 1):
+        source = cell_imports.once(cell.source, known) if cell.cell_type == "code" else cell.source
+        made = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
+        title = str(cell.metadata.get("title") or cell.source.lstrip("# ").partition("\n")[0])
+        slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40]
+        metadata = {key: value for key, value in cell.metadata.items() if key != "lines_to_next_cell"}
+        cells.append(made(source, id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
+    about = {"kernelspec": KERNEL, "language_info": {"name": "python", "file_extension": ".py"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)
+    nbformat.validate(notebook)
+    return str(nbformat.writes(notebook)) + "\n"

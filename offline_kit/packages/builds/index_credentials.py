@@ -1,0 +1,174 @@
+"""Indexes that ask for a login: a box knows them by addresses without one, and the proxy before it adds the login.
+
+A resolver builds foreign sdists, and what it reads (its environment, its configuration, the command lines that pip
+starts) their code can read too.
+"""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from offline_kit.core import http
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.core.files import CHUNK
+from offline_kit.core.redaction import redact
+from offline_kit.packages.builds.index_proxy import Reply
+from offline_kit.packages.pip_settings import IndexSettings
+
+if TYPE_CHECKING:
+    import requests
+
+_TOLD = frozenset(
+    {
+        "accept",
+        "range",
+        "if-range",
+        "if-match",
+        "if-none-match",
+        "if-modified-since",
+        "cache-control",
+        "user-agent",
+    }
+)
+"""Headers of a request that go on to the index."""
+_OF_ONE_CONNECTION = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "set-cookie", "content-length"}
+)
+_PAGES = ("text/html", "application/vnd.pypi.simple", "application/json")
+"""Content types that link to files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenIndex:
+    """An index behind an address that has no login in it."""
+
+    url: str = field(repr=False)
+    """Its true address; may hold user and password."""
+    alias: str
+    """The address that a box knows: http, a host that does not exist, the same path."""
+    settings: IndexSettings
+    """Certificates and the proxy on the way to it."""
+
+    @property
+    def host(self) -> str:
+        """The host of the alias."""
+        return urlsplit(self.alias).netloc
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the true address."""
+        return _origin(self.url)
+
+    @contextmanager
+    def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[Reply]:
+        """Ask the index with its login and yield what it says; links to itself lead to the alias again.
+
+        Only reading is passed on: a login may be allowed to upload, and a build is not.
+        """
+        if method not in ("GET", "HEAD"):
+            yield Reply(status=405)
+            return
+        told = {name: value for name, value in headers.items() if name.lower() in _TOLD}
+        with ExitStack() as stack:
+            try:
+                response = self._open(stack, method, path, told | {"Accept-Encoding": "identity"})
+                reply = self._reply(response)
+            except (OfflineKitError, OSError) as error:
+                reply = Reply(status=502, body=[redact(str(error)).encode()])
+            yield reply
+
+    def _open(
+        self, stack: ExitStack, method: str, path: str, headers: Mapping[str, str]
+    ) -> "requests.Response":
+        parts = urlsplit(self.url)
+        url = f"{parts.scheme}://{parts.netloc}{path}"
+        response = stack.enter_context(
+            http.open_response(url, self.settings, headers, method=method, redirects=False)
+        )
+        goal = urljoin(url, response.headers.get("location", ""))
+        if response.is_redirect and _origin(goal) != self.origin:
+            # A store of files, mostly: a box could not reach it.
+            response = stack.enter_context(http.open_response(goal, self.settings, headers, method=method))
+        return response
+
+    def _reply(self, response: "requests.Response") -> Reply:
+        kept = {
+            name: value
+            for name, value in response.headers.items()
+            if name.lower() not in _OF_ONE_CONNECTION and name.lower() != "location"
+        }
+        if location := response.headers.get("location"):
+            kept["Location"] = self._renamed(location.encode()).decode()
+        if response.headers.get("content-type", "").startswith(_PAGES) and response.request.method != "HEAD":
+            kept = {name: value for name, value in kept.items() if name.lower() != "content-encoding"}
+            page = self._renamed(response.content)
+            return Reply(
+                status=response.status_code, headers={**kept, "Content-Length": str(len(page))}, body=[page]
+            )
+        if length := response.headers.get("content-length"):
+            kept["Content-Length"] = length
+        return Reply(
+            status=response.status_code,
+            headers=kept,
+            body=response.raw.stream(CHUNK, decode_content=False),
+        )
+
+    def _renamed(self, text: bytes) -> bytes:
+        """Replace addresses of the index itself by those of the alias."""
+        parts = urlsplit(self.origin)
+        port = f"(?::{parts.port})?" if parts.port == _PORTS[parts.scheme] else f":{parts.port}"
+        own = rf"(?i)(?:{parts.scheme}:)?//(?:[^/@\s\"'<>]*@)?{re.escape(str(parts.hostname))}{port}(?=[/\"'?#\s]|$)"
+        return re.sub(own.encode(), f"http://{self.host}".encode(), text)
+
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+
+
+def hide(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
+    """Return settings for a box, which hold no login and no key, and what answers for the addresses in them."""
+    hidden = {
+        url: HiddenIndex(url=url, alias=_alias(url), settings=settings)
+        for url in (settings.index_url, *settings.extra_index_urls, *settings.find_links)
+        if _asks_for_login(url, settings)
+    }
+
+    def shown(urls: Collection[str]) -> tuple[str, ...]:
+        return tuple(hidden[url].alias if url in hidden else url for url in urls)
+
+    within = replace(
+        settings,
+        index_url=shown([settings.index_url])[0],
+        extra_index_urls=shown(settings.extra_index_urls),
+        find_links=shown(settings.find_links),
+        client_cert="",
+        # pip refuses plain http; this goes no further than the socket of the box
+        trusted_hosts=(*settings.trusted_hosts, *(one.host for one in hidden.values())),
+        proxy="",
+    )
+    return within, tuple(hidden.values())
+
+
+def _asks_for_login(url: str, settings: IndexSettings) -> bool:
+    from requests.utils import get_netrc_auth
+
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS:
+        return False
+    return bool("@" in parts.netloc or settings.client_cert or get_netrc_auth(url))
+
+
+def _alias(url: str) -> str:
+    """Return an address for a box; another one for each index, since uv and pip cache by it."""
+    parts = urlsplit(url)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    digest = hashlib.sha256(f"{parts.username or ''} {bare}".encode()).hexdigest()[:16]
+    return parts._replace(scheme="http", netloc=f"index-{digest}.invalid").geturl()

@@ -1,0 +1,224 @@
+"""Wheels that are bound to one CUDA and one torch, against those of the image.
+
+flash-attn, mamba-ssm, vllm and their like are compiled against the C++ of one torch and the libraries of one
+CUDA. A file name says it ("+cu12torch2.8cxx11abiTRUE", "+pt28cu128"), or the requirements inside, or the
+libraries that the machine code asks for. On another torch they fail at import with an undefined symbol.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from offline_kit.packages.distribution_metadata import dist_info_member
+from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.images import Image
+from offline_kit.project.types import Artifact, Finding, Severity
+
+BOUND = frozenset(
+    [
+        "apex",
+        "bitsandbytes",
+        "causal-conv1d",
+        "deepspeed-kernels",
+        "exllamav2",
+        "flash-attn",
+        "flash-attn-3",
+        "flashinfer-python",
+        "grouped-gemm",
+        "mamba-ssm",
+        "natten",
+        "pytorch3d",
+        "sageattention",
+        "sglang",
+        "spconv",
+        "torch-cluster",
+        "torch-scatter",
+        "torch-sparse",
+        "torch-spline-conv",
+        "vllm",
+        "xformers",
+    ]
+)
+"""Packages whose machine code is looked into even where their file name says nothing."""
+AMPERE = {"flash-attn": "flash-attn 2 has no code for it", "flash-attn-3": "flash-attn 3 has no code for it"}
+"""What needs a newer GPU than the T4."""
+_CUDA = re.compile(r"(?<![a-z])cu(\d{2,3})")
+_TORCH = re.compile(r"(?:torch|pt)(\d)\.?(\d+)")
+_RUNTIME = re.compile(rb"libcudart\.so\.(\d+)")
+_BUNDLED = re.compile(r"_cuda(\d{3})\w*\.so$")
+_PINNED = re.compile(r"^Requires-Dist: torch\s*\(?==\s*(\d+\.\d+)", re.MULTILINE)
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bond:
+    """What a wheel was compiled for, as far as it tells."""
+
+    torch: str = ""
+    """Minor version of torch: "2.8"."""
+    cuda: tuple[str, ...] = ()
+    """Versions of CUDA, any of which will do: "12", "12.8"."""
+    old_abi: bool = False
+    """Compiled for a torch with the C++ ABI from before 2.7."""
+    cpu: bool = False
+    """Has code for machines without CUDA as well."""
+
+
+def findings(wheels: Iterable[Artifact], image: Image, accelerator: str) -> tuple[Finding, ...]:
+    """Return what is odd about the image for this accelerator, and about wheels that are bound to a CUDA.
+
+    `wheels` are all that the kit brings; where torch is among them, that one counts.
+    """
+    here = tuple(wheels)
+    own = next((wheel.version for wheel in here if wheel.name == "torch"), "")
+    torch = own or image.packages.get("torch", "")
+    return (
+        *of_image(image, accelerator),
+        *(each for wheel in here for each in of_wheel(wheel, torch, image, accelerator)),
+    )
+
+
+def of_image(image: Image, accelerator: str) -> tuple[Finding, ...]:
+    """Warn of an image that the accelerator's sessions do not run."""
+    shape = machine_shape(accelerator)
+    wanted = "gpu" if shape else "none"
+    if image.local or image.accelerator == wanted:
+        return ()
+    named = f"accelerator = '{accelerator}'" if shape else "a session without accelerator"
+    kinds = {"gpu": "GPU", "none": "CPU"}
+    return (
+        Finding(
+            severity=Severity.WARN,
+            about=image.name,
+            what=f"is a {kinds[image.accelerator]} image, and {named} runs Kaggle's {kinds[wanted]} image",
+            remedy="leave `image` out: it follows the accelerator"
+            + ("" if shape else ", or set `accelerator` to the GPU that is meant"),
+        ),
+    )
+
+
+def of_wheel(wheel: Artifact, torch: str, image: Image, accelerator: str) -> tuple[Finding, ...]:
+    """Return the findings about one wheel; `torch` is the version that it will meet, local part and all."""
+    bond = bond_of(wheel)
+    return tuple(
+        Finding(severity=Severity.WARN, about=wheel.filename, what=what, remedy=remedy)
+        for what, remedy in _mismatches(wheel, bond, torch, image, accelerator)
+    )
+
+
+def _mismatches(
+    wheel: Artifact, bond: Bond, torch: str, image: Image, accelerator: str
+) -> Iterable[tuple[str, str]]:
+    minor = ".".join(torch.partition("+")[0].split(".")[:2])
+    cuda = cuda_of(image, torch)
+    another = f"take the {wheel.name} that was made for torch {minor or '?'}" + (
+        f" and CUDA {cuda}" if cuda else ""
+    )
+    if bond.torch and minor and bond.torch != minor:
+        yield f"was compiled for torch {bond.torch}, and the notebook has torch {torch}", another
+    elif bond.old_abi and _at_least(minor, (2, 7)):
+        yield (
+            f"was compiled for the C++ ABI from before torch 2.7, and the notebook has torch {torch}",
+            another,
+        )
+    if bond.cuda and not cuda and torch.endswith("+cpu") and not bond.cpu:
+        yield (
+            f"needs CUDA {' or '.join(bond.cuda)}, and the image has none",
+            "set `accelerator` (then the GPU image follows), or leave the package out with `exclude`",
+        )
+    elif bond.cuda and cuda and not any(_runs(each, cuda) for each in bond.cuda):
+        yield f"was compiled for CUDA {' or '.join(bond.cuda)}, and the image has CUDA {cuda}", another
+    if wheel.name in AMPERE and machine_shape(accelerator).startswith("NvidiaTeslaT4"):
+        yield (
+            f"needs a GPU of the generation after the T4's: {AMPERE[wheel.name]}",
+            "take an L4 or better where the competition offers it, or attention of torch's own (sdpa)",
+        )
+
+
+def bond_of(wheel: Artifact) -> Bond:
+    """Return what a wheel was compiled for: by its name, its requirements, and its libraries."""
+    local = wheel.version.partition("+")[2].lower() or _build_tag(wheel.filename)
+    if wheel.name in ("torch", "torchvision", "torchaudio", "torchcodec"):
+        return Bond(cuda=_cuda_in(local))
+    bond = Bond(torch=_torch_in(local), cuda=_cuda_in(local), old_abi="cxx11abifalse" in local)
+    if wheel.name not in BOUND or not wheel.path.is_file() or not zipfile.is_zipfile(wheel.path):
+        return bond
+    with zipfile.ZipFile(wheel.path) as archive:
+        return Bond(
+            torch=bond.torch or _pinned(archive),
+            cuda=bond.cuda or _cuda_of_code(archive),
+            old_abi=bond.old_abi,
+            cpu=any(name.endswith("_cpu.so") for name in archive.namelist()),
+        )
+
+
+def _build_tag(filename: str) -> str:
+    """Return what stands between version and tags in a wheel's name: some say it there."""
+    words = filename.removesuffix(".whl").split("-")
+    return words[2].lower() if len(words) == 6 else ""
+
+
+def _cuda_in(text: str) -> tuple[str, ...]:
+    found = _CUDA.search(text)
+    return (_dotted(found[1]),) if found else ()
+
+
+def _dotted(digits: str) -> str:
+    """Return "12" and "12.8" for the "12" and "128" of a file name."""
+    return digits if len(digits) == 2 else f"{digits[:2]}.{digits[2:]}"
+
+
+def _torch_in(text: str) -> str:
+    found = _TORCH.search(text)
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
+def _pinned(archive: zipfile.ZipFile) -> str:
+    member = dist_info_member(archive.namelist(), "METADATA")
+    found = member and _PINNED.search(archive.read(member).decode("utf-8", errors="replace"))
+    return found[1] if found else ""
+
+
+def _cuda_of_code(archive: zipfile.ZipFile) -> tuple[str, ...]:
+    """Return the CUDAs that the libraries of a wheel are for: several where it brings one for each."""
+    names = [name for name in archive.namelist() if name.endswith(".so")]
+    several = {_dotted(found[1]) for name in names if (found := _BUNDLED.search(name))}
+    if several:
+        return tuple(sorted(several))
+    return tuple(sorted({major for name in names for major in _runtimes(archive, name)}))
+
+
+def _runtimes(archive: zipfile.ZipFile, name: str) -> set[str]:
+    """Return the major versions of CUDA's runtime that a library names."""
+    found: set[str] = set()
+    with archive.open(name) as stream:
+        rest = b""
+        while chunk := stream.read(_CHUNK):
+            found |= {match.decode() for match in _RUNTIME.findall(rest + chunk)}
+            rest = chunk[-32:]
+    return found
+
+
+def cuda_of(image: Image, torch: str) -> str:
+    """Return the CUDA of a torch ("12.8"), else of the image's runtime; empty where there is none, or nothing tells."""
+    if found := _cuda_in(torch.partition("+")[2]):
+        return found[0]
+    if torch.endswith("+cpu"):
+        return ""
+    for name, version in image.packages.items():
+        if re.fullmatch(r"nvidia-cuda-runtime(-cu\d+)?", name):
+            return ".".join(version.split(".")[:2])
+    return ""
+
+
+def _runs(wanted: str, have: str) -> bool:
+    """Whether code for one CUDA runs on another: the same major version, and no older one."""
+    major, _, minor = wanted.partition(".")
+    here, _, mine = have.partition(".")
+    return major == here and (not minor or not mine or int(minor) <= int(mine))
+
+
+def _at_least(minor: str, version: tuple[int, int]) -> bool:
+    numbers = tuple(int(word) for word in minor.split(".") if word.isdigit())
+    return len(numbers) == 2 and numbers >= version

@@ -1,0 +1,74 @@
+"""What a distribution file says of itself, read without unpacking it to disk."""
+
+import tarfile
+import zipfile
+from collections.abc import Iterable
+from email.parser import BytesHeaderParser
+from pathlib import Path
+
+from offline_kit.core.errors import ProjectError
+
+_STATIC_SINCE = (2, 2)
+"""From this Metadata-Version on, an sdist names what only a build can tell (PEP 643)."""
+_MATTERS = frozenset({"requires-dist", "provides-extra", "requires-python", "version"})
+
+
+def metadata_of(path: Path, filename: str) -> bytes | None:
+    """Return METADATA of a wheel, or PKG-INFO of an sdist whose PKG-INFO can be relied upon, else None.
+
+    `filename` is the original name, which tells what `path` holds. Raises ProjectError for what cannot be
+    read as an archive, and for a wheel without METADATA.
+    """
+    try:
+        if filename.endswith(".whl"):
+            return _of_wheel(path, filename)
+        raw = _of_zip_sdist(path) if filename.endswith(".zip") else _of_tar_sdist(path)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+        raise ProjectError(
+            f"'{filename}' cannot be read: {error}", hint="it is damaged at its source; use another version"
+        ) from error
+    return raw if raw is not None and is_static(raw) else None
+
+
+def dist_info_member(names: Iterable[str], name: str) -> str | None:
+    """Return the member of a wheel that is `name` ("METADATA") of its own dist-info; None where it has none.
+
+    Wheels may hold those of the distributions that they vendor, deeper down, and ahead of their own.
+    """
+    ending = f".dist-info/{name}"
+    return next((one for one in names if one.endswith(ending) and one.count("/") == 1), None)
+
+
+def is_static(metadata: bytes) -> bool:
+    """Whether an sdist's PKG-INFO says the same of dependencies as every wheel built from it will."""
+    headers = BytesHeaderParser().parsebytes(metadata)
+    numbers = str(headers.get("Metadata-Version", "")).split(".")
+    if not all(number.isdigit() for number in numbers) or tuple(map(int, numbers)) < _STATIC_SINCE:
+        return False
+    dynamic = {str(value).strip().lower() for value in headers.get_all("Dynamic") or ()}
+    return not dynamic & _MATTERS
+
+
+def _of_wheel(path: Path, filename: str) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        if member := dist_info_member(archive.namelist(), "METADATA"):
+            return archive.read(member)
+    raise ProjectError(f"'{filename}' is no wheel: it has no METADATA", hint="use another version of it")
+
+
+def _of_zip_sdist(path: Path) -> bytes | None:
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if _is_pkg_info(name)]
+        return archive.read(names[0]) if names else None
+
+
+def _of_tar_sdist(path: Path) -> bytes | None:
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if _is_pkg_info(member.name) and (stream := archive.extractfile(member)):
+                return stream.read()
+    return None
+
+
+def _is_pkg_info(name: str) -> bool:
+    return name.removeprefix("./").count("/") == 1 and name.endswith("/PKG-INFO")

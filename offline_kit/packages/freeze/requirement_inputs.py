@@ -1,0 +1,289 @@
+"""What the user asks for: requirements files, the project's tables, and the index options in them."""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.packages.freeze.lock_formats import decoded
+from offline_kit.packages.freeze.requirement_lines import (
+    BadLineError,
+    Wanted,
+    logical_lines,
+    option,
+    parse,
+    split_options,
+)
+from offline_kit.packages.pip_settings import redact
+
+IGNORED = ("--prefer-binary", "--no-binary", "--only-binary", "--require-hashes", "--use-feature", "--pre")
+_VALUED = ("--requirement", "--constraint", "--editable", "--index-url", "--extra-index-url", "--find-links")
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """Index lines found inside requirements files; they are laid over pip's configuration."""
+
+    index_url: str = ""
+    """The last --index-url; empty when none was given."""
+    extra_index_urls: tuple[str, ...] = ()
+    """Every --extra-index-url, in order."""
+    find_links: tuple[str, ...] = ()
+    """Every --find-links; paths are absolute."""
+    no_index: bool = False
+    """--no-index was given."""
+    trusted_hosts: tuple[str, ...] = ()
+    """Every --trusted-host."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Everything that was read, in the order of the files."""
+
+    wanted: tuple[Wanted, ...] = ()
+    """Requirements."""
+    constraints: tuple[Wanted, ...] = ()
+    """Constraints: they bind only what something else asks for."""
+    options: IndexOptions = IndexOptions()
+    """Index lines of the files."""
+    compiled: tuple[Path, ...] = ()
+    """Files among them that a tool compiled: their exact pins are preferences."""
+    ignored: tuple[str, ...] = ()
+    """Options that were understood and have no meaning here, as "file:line --pre"."""
+    refused: ProjectError | None = None
+    """What cannot be read, if that was not raised."""
+
+
+@dataclass
+class _Reading:
+    """What grows while files include each other."""
+
+    root: Path
+    env: Mapping[str, str]
+    wanted: list[Wanted] = field(default_factory=list)
+    constraints: list[Wanted] = field(default_factory=list)
+    options: dict[str, list[str]] = field(default_factory=dict)
+    compiled: list[Path] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    seen: set[tuple[Path, bool]] = field(default_factory=set)
+
+
+def read(
+    files: Iterable[Path],
+    inline: Iterable[str],
+    *,
+    project: Path,
+    env: Mapping[str, str],
+    origins: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = True,
+) -> Inputs:
+    """Read requirements files with all that they include, and `inline` lines.
+
+    These are from pyproject.toml, unless `origins` says of a line who else asks. `env` fills in ${VARIABLES}. Raises one ProjectError with file and line of everything that cannot be
+    followed; without `strict` it is returned beside what can.
+    """
+    reading = _Reading(root=project.absolute(), env=env)
+    for path in files:
+        _read_file(reading, path.absolute(), constraint=False, asked="the configuration")
+    for number, line in enumerate(inline, 1):
+        origin = origins.get(line, "pyproject.toml")
+        where = origin if line in origins else f"{origin} (requirement {number})"
+        _requirement(reading, line, where, origin, project.absolute(), constraint=False)
+    refused = None
+    if reading.problems:
+        count = len(reading.problems)
+        refused = ProjectError(
+            "a line of the requirements cannot be read"
+            if count == 1
+            else f"{count} lines of the requirements cannot be read",
+            hint="correct the lines named above",
+            details=reading.problems,
+        )
+    if refused and strict:
+        raise refused
+    said = reading.options
+    return Inputs(
+        refused=refused,
+        wanted=tuple(reading.wanted),
+        constraints=tuple(reading.constraints),
+        compiled=tuple(reading.compiled),
+        ignored=tuple(reading.ignored),
+        options=IndexOptions(
+            index_url=said.get("--index-url", [""])[-1],
+            extra_index_urls=tuple(said.get("--extra-index-url", ())),
+            find_links=tuple(said.get("--find-links", ())),
+            no_index="--no-index" in said,
+            trusted_hosts=tuple(said.get("--trusted-host", ())),
+        ),
+    )
+
+
+def is_compiled(text: str) -> bool:
+    """Whether a requirements file is the output of pip-compile, uv, or this tool."""
+    head = text[:600].lower()
+    return "autogenerated by" in head or "made by offline-kit" in head
+
+
+def shown(path: Path, root: Path) -> str:
+    """Return a path for a person: relative to the project where it lies inside or beside it."""
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        try:
+            return path.relative_to(root.parent).as_posix().join(("../", ""))
+        except ValueError:
+            return path.name
+
+
+def _read_file(reading: _Reading, path: Path, *, constraint: bool, asked: str) -> None:
+    if (path, constraint) in reading.seen:
+        return
+    reading.seen.add((path, constraint))
+    name = shown(path, reading.root)
+    try:
+        text = decoded(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reading.problems.append(f"{asked}: cannot read '{name}': {why}")
+        return
+    if is_compiled(text):
+        reading.compiled.append(path)
+    for number, line in logical_lines(text, reading.env):
+        where = f"{name}:{number}"
+        try:
+            said = option(line)
+        except BadLineError as error:
+            reading.problems.append(f"{where}: {error}")
+            continue
+        if said is None:
+            _requirement(reading, line, where, f"-r {name}", path.parent, constraint=constraint)
+        else:
+            _option(reading, said, where, path, constraint=constraint)
+
+
+def _option(reading: _Reading, said: tuple[str, str], where: str, path: Path, *, constraint: bool) -> None:
+    name, value = said
+    if name in _VALUED and not value:
+        reading.problems.append(f"{where}: '{name}' has no value")
+    elif name in ("--requirement", "--constraint"):
+        target = (path.parent / Path(value).expanduser()).absolute()
+        _read_file(reading, target, constraint=constraint or name == "--constraint", asked=where)
+    elif name == "--editable":
+        # A kit has no editable installs: the folder or checkout is built to a wheel like any other.
+        line = value if "://" in value or value.startswith((".", "/", "~")) else f"./{value}"
+        origin = f"-r {shown(path, reading.root)}"
+        _requirement(reading, line, where, origin, path.parent, constraint=constraint)
+    elif name == "--find-links" and "://" not in value:
+        reading.options.setdefault(name, []).append(str((path.parent / Path(value).expanduser()).absolute()))
+    elif name in ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host"):
+        reading.options.setdefault(name, []).append(value)
+    elif name in IGNORED:
+        reading.ignored.append(f"{where} {name}")
+    else:
+        reading.problems.append(f"{where}: unknown option '{name}'")
+
+
+def _requirement(
+    reading: _Reading, line: str, where: str, origin: str, base: Path, *, constraint: bool
+) -> None:
+    try:
+        text, hashes = split_options(line)
+        requirement, direct = parse(text, base)
+    except BadLineError as error:
+        reading.problems.append(f"{where}: {redact(str(error))}")
+        return
+    if constraint and (direct or Requirement(requirement).extras):
+        reading.problems.append(f"{where}: a constraint is a name with versions, without extras or url")
+        return
+    target = reading.constraints if constraint else reading.wanted
+    target.append(Wanted(requirement=requirement, origin=origin, where=where, hashes=hashes, direct=direct))
+
+
+def project_requirements(
+    pyproject: Path, *, extras: Iterable[str] = (), groups: Iterable[str] = (), dependencies: bool = True
+) -> tuple[str, ...]:
+    """Return [project].dependencies, these optional dependencies and these dependency groups.
+
+    Groups may include groups (PEP 735), extras may name the project itself. Raises one ProjectError that
+    names every missing extra and group and every line that is no requirement.
+    """
+    try:
+        data = tomllib.loads(pyproject.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ProjectError(f"cannot read '{pyproject}': {error}", hint="correct the file") from error
+    project = data.get("project", {})
+    problems: list[str] = []
+    if dependencies and "dependencies" in project.get("dynamic", []):
+        problems.append("[project].dependencies is dynamic: only its build backend knows it")
+    lines = (
+        _lines(project.get("dependencies", []), "[project].dependencies", problems) if dependencies else []
+    )
+    for extra in extras:
+        lines += _extra(project, extra, problems, ())
+    lines += _groups(data.get("dependency-groups", {}), tuple(groups), problems)
+    for line in lines:
+        try:
+            Requirement(line)
+        except InvalidRequirement as error:
+            problems.append(f"'{line}': {str(error).splitlines()[0]}")
+    if problems:
+        raise ProjectError(
+            f"the dependencies in '{pyproject.name}' cannot be read",
+            hint="correct them, or name requirements files with `requirements`",
+            details=problems,
+        )
+    return tuple(dict.fromkeys(lines))
+
+
+def _lines(value: Any, where: str, problems: list[str]) -> list[str]:
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return value
+    problems.append(f"{where} must be a list of strings, not {value!r}")
+    return []
+
+
+def _extra(project: dict[str, Any], extra: str, problems: list[str], above: tuple[str, ...]) -> list[str]:
+    table = {
+        canonicalize_name(name): value for name, value in project.get("optional-dependencies", {}).items()
+    }
+    if canonicalize_name(extra) not in table:
+        problems.append(f"there is no extra '{extra}'; there are: {', '.join(sorted(table)) or 'none'}")
+        return []
+    found: list[str] = []
+    where = f"[project.optional-dependencies].{extra}"
+    for line in _lines(table[canonicalize_name(extra)], where, problems):
+        try:
+            inner = Requirement(line)
+        except InvalidRequirement:
+            found.append(line)
+            continue
+        if canonicalize_name(inner.name) == canonicalize_name(project.get("name", "")) and not inner.url:
+            for one in sorted(inner.extras - {extra, *above}):
+                found += _extra(project, one, problems, (*above, extra))
+        else:
+            found.append(line)
+    return found
+
+
+def _groups(table: dict[str, Any], groups: tuple[str, ...], problems: list[str]) -> list[str]:
+    from packaging.dependency_groups import resolve_dependency_groups
+
+    found: list[str] = []
+    for group in groups:
+        try:
+            found += resolve_dependency_groups(table, group)
+        except Exception as error:  # noqa: BLE001 - an ExceptionGroup of several kinds, all about the table
+            inner = getattr(error, "exceptions", (error,))
+            problems += [f"dependency group '{group}': {_words(one)}" for one in inner]
+    return found
+
+
+def _words(error: BaseException) -> str:
+    return str(error.args[0] if error.args else error)

@@ -1,0 +1,214 @@
+"""Which files of the user's folders are code: what a package is built from, what is shipped as it lies."""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit.core import files, processes
+from offline_kit.core.errors import OfflineKitError, ProjectError
+
+LARGEST_SOURCE = 20_000_000
+"""Bytes above which a file is no source of a package."""
+LARGEST_COMPANION = 1_000_000
+"""Bytes above which a file beside modules is data, not a part of the code."""
+_NEVER = frozenset(
+    [
+        "__pycache__", "node_modules", "venv", "env.bak", "wandb", "lightning_logs", "mlruns", "site-packages",
+    ]
+)  # fmt: skip
+"""Folders that are no source wherever they lie; hidden ones are none either."""
+_OUTPUTS = frozenset(["build", "dist"])
+"""Folders that builds fill, at the top of a package."""
+_OURS = frozenset(["offline-kit.lock.txt", "offline-kit.toml", "offline-kit-crash.log"])
+"""What we and our users write beside a package, for us."""
+_CODE = (".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".f90")
+_FOREIGN_BUILDS = ("meson.build", "CMakeLists.txt", "Cargo.toml")
+_DATA_SUFFIXES = (
+    ".7z .avi .bin .bmp .bz2 .ckpt .flac .gif .gz .h5 .hdf5 .ico .ipynb .jpeg .jpg .joblib .log .mov .mp3 .mp4 "
+    ".npy .npz .ogg .onnx .parquet .pickle .pkl .png .pt .pth .pyc .pyo .safetensors .tar .tgz .tif .tiff .wav "
+    ".webp .whl .xz .zip"
+)
+"""What lies beside modules and is not shipped with them: data, weights (they are checkpoints), archives."""
+_VCS = re.compile(
+    r"setuptools[-_.]scm|setuptools[-_.]git|hatch[-_.]vcs|versioningit|versioneer|\bpbr\b|dunamai|dynamic[-_.]versioning"
+    r"|tool\.pdm\.version|flit[-_.]scm",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tree:
+    """The sources of one package."""
+
+    root: Path
+    """Its folder."""
+    names: tuple[str, ...]
+    """Posix paths of its files relative to the folder, sorted."""
+    left_out: tuple[str, ...]
+    """Files that are too large to be sources."""
+    digest: str
+    """Hash over names, modes and contents, and over the commit where the version comes from it."""
+    wants_git: bool
+    """Its version comes from the version control."""
+
+
+def package_tree(root: Path) -> Tree:
+    """Return what a package is built from: no data folders, outputs, caches, nothing that git ignores.
+
+    Raises ProjectError for a folder that is no package.
+    """
+    if not any((root / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg")):
+        raise ProjectError(
+            f"'{root}' is no package: it has neither pyproject.toml nor setup.py",
+            hint="take it out of `packages`; folders of plain modules go into `modules`",
+        )
+    wants_git = bool(_VCS.search(_said_of_build(root))) and (root / ".git").exists()
+    listed = sorted(_of_git(root, everything=wants_git) or _of_disk(root))
+    if not wants_git:
+        data = _data_folders(root, listed)
+        listed = [name for name in listed if name.partition("/")[0] not in data or "/" not in name]
+    large = {name for name in listed if (root / name).stat().st_size > LARGEST_SOURCE}
+    names = tuple(name for name in listed if wants_git or name not in large)
+    return Tree(
+        root=root,
+        names=names,
+        left_out=() if wants_git else tuple(sorted(large)),
+        digest=_digest(root, names, _commit(root) if wants_git else ""),
+        wants_git=wants_git,
+    )
+
+
+def copy(tree: Tree, into: Path) -> Path:
+    """Copy a package's sources into a new folder with fixed modes, and return it.
+
+    Where the version comes from git, the copy is a working tree of the same repository, which is only read.
+    """
+    for name in tree.names:
+        target = into / name
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        shutil.copyfile(tree.root / name, target)
+        target.chmod(0o755 if _executable(tree.root / name) else 0o644)
+    if tree.wants_git:
+        where = processes.run(["git", "-C", tree.root, "rev-parse", "--absolute-git-dir"]).out.strip()
+        (into / ".git").write_text(f"gitdir: {where}\n")
+    return into
+
+
+def module_files(place: Path) -> tuple[Path, ...]:
+    """Return the files to ship of a module (itself) or a folder of modules: code and its small companions."""
+    if place.is_file():
+        return (place,)
+    return tuple(path for path in sorted(_walk(place)) if is_shipped(path))
+
+
+def is_shipped(path: Path) -> bool:
+    """Whether a file beside modules goes along: code always, other small files unless they are data."""
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    if path.suffix in _CODE:
+        return True
+    return path.suffix.lower() not in _DATA_SUFFIXES.split() and path.stat().st_size <= LARGEST_COMPANION
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Yield the files below a folder, without hidden folders, caches and environments."""
+    for where, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not _is_never(Path(where) / name))
+        for name in names:
+            yield Path(where) / name
+
+
+def _is_never(folder: Path) -> bool:
+    return (
+        folder.name.startswith(".")
+        or folder.name in _NEVER
+        or folder.name.endswith((".egg-info", ".dist-info"))
+        or (folder / "pyvenv.cfg").exists()
+        or (folder / "dataset" / "offline-kit.json").exists()
+    )
+
+
+def _of_disk(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in _walk(root) if _is_source(path, root)]
+
+
+def _is_source(path: Path, root: Path) -> bool:
+    top = path.relative_to(root).parts[0]
+    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _OUTPUTS | _OURS
+
+
+def _of_git(root: Path, *, everything: bool) -> list[str]:
+    """Return what git tracks or would, as far as it is source; nothing where git does not know the folder."""
+    words = ["ls-files", "-z", "--cached", *([] if everything else ["--others", "--exclude-standard"])]
+    try:
+        done = processes.run(["git", "-C", root, *words], check=False, timeout=60)
+    except OfflineKitError:
+        return []
+    names = [name for name in done.out.split("\0") if name] if done.ok else []
+    if everything:
+        return [name for name in names if (root / name).is_file()]
+    if not {"pyproject.toml", "setup.py", "setup.cfg"} & set(names):
+        return []
+    known = [name for name in dict.fromkeys(names) if _is_wanted(root / name, root)]
+    # "data/" in .gitignore hides the package plants.data too, and most builds would take it all the same
+    return list({*known, *(name for name in _of_disk(root) if name.endswith(".py") and "/" in name)})
+
+
+def _is_wanted(path: Path, root: Path) -> bool:
+    if not _is_source(path, root):
+        return False
+    return not any(_is_never(folder) for folder in path.parents if root in folder.parents)
+
+
+def _data_folders(root: Path, names: Iterable[str]) -> set[str]:
+    """Return folders at the top that hold no code and that the build configuration does not name."""
+    if any((root / name).is_file() for name in _FOREIGN_BUILDS):
+        return set()
+    coded = {name.partition("/")[0] for name in names if "/" in name and name.endswith(_CODE)}
+    said = _said_of_build(root)
+    tops = {name.partition("/")[0] for name in names if "/" in name} - coded
+    return {top for top in tops if not re.search(rf"(?<![\w-]){re.escape(top)}(?![\w-])", said)}
+
+
+def _said_of_build(root: Path) -> str:
+    """Return all that the build configuration says, as text; our own table is none of it."""
+    said = []
+    for name in ("setup.py", "setup.cfg", "MANIFEST.in", "hatch.toml"):
+        path = root / name
+        said.append(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
+    path = root / "pyproject.toml"
+    if path.is_file():
+        try:
+            data = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ProjectError(f"'{path}' is not valid TOML: {error}", hint="mend it") from error
+        data.get("tool", {}).pop("offline-kit", None)
+        said.append(json.dumps(data, default=str))
+        said.append(
+            " ".join(f"tool.{name}.{key}" for name, table in data.get("tool", {}).items() for key in table)
+        )
+    return "\n".join(said)
+
+
+def _digest(root: Path, names: Iterable[str], commit: str) -> str:
+    digest = hashlib.sha256(commit.encode())
+    for name in names:
+        mode = "x" if _executable(root / name) else "-"
+        digest.update(f"{name}\0{mode}\0{files.sha256_of(root / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _executable(path: Path) -> bool:
+    return bool(path.stat().st_mode & 0o100)
+
+
+def _commit(root: Path) -> str:
+    head = processes.run(["git", "-C", root, "rev-parse", "HEAD"], check=False)
+    tags = processes.run(["git", "-C", root, "describe", "--tags", "--long", "--always"], check=False)
+    return f"{head.out}{tags.out}"

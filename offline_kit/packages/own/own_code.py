@@ -1,0 +1,117 @@
+"""The project's own code: packages become wheels, loose modules travel as they are."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from offline_kit.core.cache import Cache
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.packages import distribution_metadata
+from offline_kit.packages.freeze import freeze_file
+from offline_kit.packages.own import loose_modules, own_wheel
+from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project.config import LOCK_NAME
+from offline_kit.project.images import Image
+from offline_kit.project.types import OwnCode, Wheel
+
+_OF_EXTRA = re.compile(r";.*\bextra\s*==")
+
+
+def modules_of(
+    project: Path, packages: Sequence[Path], modules: Sequence[Path], named: Sequence[str]
+) -> tuple[Path, ...]:
+    """Return the loose modules to ship for these references; see `loose_modules.needed`."""
+    return loose_modules.needed(project, packages, modules, named)
+
+
+def build(
+    project: Path,
+    packages: Sequence[Path],
+    modules: Sequence[Path],
+    image: Image,
+    settings: IndexSettings,
+    *,
+    cache: Path,
+    report: Reporter = SILENT,
+) -> OwnCode:
+    """Build own packages into wheels that are the same bytes everywhere, and list loose modules.
+
+    A package that did not change comes from the cache, without asking an index. Where the project has a
+    committed freeze, its cut-off holds for build requirements too. Raises ProjectError with all that
+    cannot be built or does not fit the image, OutsideError where an index does not answer.
+    """
+    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=_cutoff(project))
+    wheels = _build_all(packages, yard, report)
+    files, roots = loose_modules.listed(project, modules, image, report)
+    return OwnCode(wheels=wheels, sources=files, roots=roots)
+
+
+def as_built(
+    project: Path,
+    packages: Sequence[Path],
+    modules: Sequence[Path],
+    image: Image,
+    settings: IndexSettings,
+    *,
+    cache: Path,
+) -> tuple[OwnCode, tuple[str, ...]]:
+    """Return the same without building anything, and the names of the packages' folders that no build has seen so yet."""
+    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=_cutoff(project))
+    found = {package: own_wheel.as_built(package, yard) for package in dict.fromkeys(packages)}
+    files, roots = loose_modules.listed(project, modules, image)
+    wheels = sorted((wheel for wheel in found.values() if wheel), key=lambda wheel: wheel.filename)
+    fresh = tuple(package.resolve().name for package, wheel in found.items() if wheel is None)
+    return OwnCode(wheels=tuple(wheels), sources=files, roots=roots), fresh
+
+
+def requirements(own: OwnCode) -> tuple[str, ...]:
+    """Return what the own wheels ask for in every case (no extras), sorted; nothing else brings it into the kit."""
+    from email.parser import BytesHeaderParser
+
+    found: set[str] = set()
+    for wheel in own.wheels:
+        raw = distribution_metadata.metadata_of(wheel.path, wheel.filename) or b""
+        lines = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
+        found |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
+    return tuple(sorted(found))
+
+
+def _cutoff(project: Path) -> str:
+    """Return the cut-off of the project's committed freeze; empty where there is none yet."""
+    path = project / LOCK_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return freeze_file.header(text).get("cut-off", "") if freeze_file.is_ours(text) else ""
+
+
+def _build_all(packages: Sequence[Path], yard: own_wheel.Yard, report: Reporter) -> tuple[Wheel, ...]:
+    wheels: dict[str, tuple[Wheel, Path]] = {}
+    problems: list[ProjectError] = []
+    for package in dict.fromkeys(packages):
+        try:
+            wheel = own_wheel.built(package, yard, report)
+        except ProjectError as error:
+            problems.append(error)
+            continue
+        if wheel.name in wheels:
+            problems.append(
+                ProjectError(
+                    f"'{wheels[wheel.name][1]}' and '{package}' are both called '{wheel.name}'",
+                    hint="rename one, or take it out of `packages`",
+                )
+            )
+        wheels[wheel.name] = (wheel, package)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        lines = [
+            line
+            for one in problems
+            for line in (one.what, *(f"    {text}" for text in one.details), f"    → {one.hint}")
+        ]
+        raise ProjectError(
+            f"{len(problems)} own packages cannot be built",
+            hint="mend each as it is told above",
+            details=lines,
+        )
+    return tuple(sorted((wheel for wheel, _ in wheels.values()), key=lambda wheel: wheel.filename))

@@ -1,0 +1,237 @@
+"""One reading of pip's configuration, told to every program of ours that asks an index.
+
+uv ignores pip.conf and PIP_*, pip-compile obeys them, and the two would resolve different things. So they
+are read once here, by pip's own rules, and handed on in the environment, where no list of processes and
+no log shows a password.
+"""
+
+import configparser
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from offline_kit.core.errors import UsageError
+from offline_kit.core.redaction import redact as redact
+
+PYPI = "https://pypi.org/simple"
+"""pip's default index."""
+_TRUE, _FALSE = (
+    frozenset({"y", "yes", "t", "true", "on", "1"}),
+    frozenset({"n", "no", "f", "false", "off", "0"}),
+)
+# What would change the work of a pip that we start, set by a user for pips of his own.
+_PIP_OTHERS = (
+    "PIP_BREAK_SYSTEM_PACKAGES PIP_CONSTRAINT PIP_DEFAULT_TIMEOUT PIP_DRY_RUN PIP_NO_BINARY PIP_NO_BUILD_ISOLATION "
+    "PIP_NO_DEPS PIP_ONLY_BINARY PIP_PREFER_BINARY PIP_PRE PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES "
+    "PIP_REQUIRE_VIRTUALENV PIP_ROOT PIP_TARGET PIP_UPGRADE PIP_USER PIP_BUILD_CONSTRAINT PIP_UPLOADED_PRIOR_TO"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSettings:
+    """Where packages come from and how to get there. Credentials stay in the URLs: show none of them."""
+
+    index_url: str = field(default=PYPI, repr=False)
+    """The main index."""
+    extra_index_urls: tuple[str, ...] = field(default=(), repr=False)
+    """Further indexes; pip merges what all of them have."""
+    find_links: tuple[str, ...] = field(default=(), repr=False)
+    """Folders (absolute), pages or single files with distributions."""
+    no_index: bool = False
+    """Ask no index at all, only `find_links`."""
+    cert: str = ""
+    """A bundle of certificates in place of the default one."""
+    client_cert: str = ""
+    """A client's certificate with its key."""
+    trusted_hosts: tuple[str, ...] = ()
+    """Hosts ("name" or "name:port") whose certificates are not verified."""
+    proxy: str = field(default="", repr=False)
+    """A proxy for http and https; empty: as the environment's *_PROXY say."""
+    timeout: float = 15.0
+    """Seconds of silence after which a connection counts as dead."""
+
+    def index_urls(self) -> tuple[str, ...]:
+        """Return all indexes, the main one first, without repeats; none under `no_index`."""
+        if self.no_index:
+            return ()
+        return tuple(dict.fromkeys(url.rstrip("/") for url in (self.index_url, *self.extra_index_urls)))
+
+    def uv_environment(self) -> dict[str, str | None]:
+        """Return changes to the environment that make uv see exactly these settings; None removes a variable.
+
+        Nothing secret comes into a command line; `uv_arguments` has the one thing that uv takes only there.
+        """
+        indexes = self.index_urls()
+        return {
+            "UV_DEFAULT_INDEX": indexes[0] if indexes else None,
+            "UV_INDEX": " ".join(indexes[1:]) or None,
+            "UV_INDEX_URL": None,
+            "UV_EXTRA_INDEX_URL": None,
+            "UV_FIND_LINKS": ",".join(_without(place, ",") for place in self.find_links) or None,
+            # pip takes the best version of all indexes; uv's own default stops at the first that has the name
+            "UV_INDEX_STRATEGY": "unsafe-best-match",
+            "UV_INSECURE_HOST": " ".join(self.trusted_hosts) or None,
+            "UV_HTTP_TIMEOUT": f"{self.timeout:.0f}",
+            "UV_NO_CONFIG": "1",
+            **(
+                {"SSL_CERT_DIR" if Path(self.cert).is_dir() else "SSL_CERT_FILE": self.cert}
+                if self.cert
+                else {}
+            ),
+            **({"SSL_CLIENT_CERT": self.client_cert} if self.client_cert else {}),
+            **self._proxies(),
+        }
+
+    def uv_arguments(self) -> tuple[str, ...]:
+        """Return the arguments that uv needs beside `uv_environment`."""
+        return ("--no-index",) if self.no_index else ()
+
+    def pip_environment(self) -> dict[str, str | None]:
+        """Return changes to the environment that make pip and pip-compile see exactly these settings."""
+        return {
+            **dict.fromkeys(_PIP_OTHERS.split()),
+            "PIP_CONFIG_FILE": os.devnull,
+            "PIP_INDEX_URL": self.index_url,
+            "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls) or None,
+            "PIP_FIND_LINKS": " ".join(_without(place, " ") for place in self.find_links) or None,
+            "PIP_NO_INDEX": "1" if self.no_index else None,
+            "PIP_CERT": self.cert or None,
+            "PIP_CLIENT_CERT": self.client_cert or None,
+            "PIP_TRUSTED_HOST": " ".join(self.trusted_hosts) or None,
+            "PIP_PROXY": self.proxy or None,
+            "PIP_TIMEOUT": f"{self.timeout:.0f}",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+        }
+
+    def _proxies(self) -> dict[str, str | None]:
+        if not self.proxy:
+            return {}
+        return dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), self.proxy)
+
+
+def read(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettings:
+    """Read pip's configuration as `python -m pip install` would: its files, then PIP_* of `env`.
+
+    Raises UsageError for a file or a value that pip would refuse too, naming where it stands.
+    """
+    values: dict[str, str] = {}
+    said_by: dict[str, str] = {}
+    for source, pairs in _layers(env, python):
+        for key, value in pairs.items():
+            if value.strip():
+                values[key], said_by[key] = value, source
+    return IndexSettings(
+        index_url=values.get("index-url", values.get("pypi-url", PYPI)).strip(),
+        extra_index_urls=tuple(values.get("extra-index-url", "").split()),
+        find_links=tuple(_absolute(place, env) for place in values.get("find-links", "").split()),
+        no_index=_truth(values.get("no-index", "0"), said_by.get("no-index", "")),
+        cert=values.get("cert", "").strip() or _bundle(env),
+        client_cert=values.get("client-cert", "").strip(),
+        trusted_hosts=tuple(values.get("trusted-host", "").split()),
+        proxy=values.get("proxy", "").strip(),
+        timeout=_seconds(values.get("timeout", "15"), said_by.get("timeout", "")),
+    )
+
+
+def config_files(env: Mapping[str, str], *, python: str = sys.executable) -> tuple[Path, ...]:
+    """Return the configuration files that pip would read, later ones winning, whether they exist or not."""
+    chosen = env.get("PIP_CONFIG_FILE")
+    if chosen == os.devnull:
+        return ()
+    home = Path(env.get("HOME") or env.get("USERPROFILE") or Path.home())
+    prefix = Path(sys.prefix) if python == sys.executable else Path(python).parent.parent
+    shared, own = _folders(env, home)
+    files = [*shared]
+    if not (chosen and Path(chosen).exists()):
+        files += own
+    name = "pip.ini" if os.name == "nt" else "pip.conf"
+    return tuple(folder / name for folder in (*files, prefix)) + ((Path(chosen),) if chosen else ())
+
+
+def _folders(env: Mapping[str, str], home: Path) -> tuple[list[Path], list[Path]]:
+    """Return the folders of the machine's and of the user's configuration on this system."""
+    if os.name == "nt":
+        everyone = Path(env.get("PROGRAMDATA", r"C:\ProgramData"))
+        return [everyone / "pip"], [home / "pip", Path(env.get("APPDATA", home / "AppData/Roaming")) / "pip"]
+    if sys.platform == "darwin":
+        library = Path("Library/Application Support/pip")
+        modern = home / library if (home / library).is_dir() else home / ".config" / "pip"
+        return [Path("/") / library], [home / ".pip", modern]
+    shared = [Path(folder) / "pip" for folder in (env.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(os.pathsep)]
+    return [*shared, Path("/etc")], [
+        home / ".pip",
+        Path(env.get("XDG_CONFIG_HOME") or home / ".config") / "pip",
+    ]
+
+
+def _layers(env: Mapping[str, str], python: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield where settings stand and what they are, weakest first: [global], [install], PIP_*."""
+    parsed = [(path, _parse(path)) for path in config_files(env, python=python) if path.is_file()]
+    for section in ("global", "install"):
+        for path, parser in parsed:
+            if parser.has_section(section):
+                yield str(path), {_key(key): value for key, value in parser.items(section)}
+    named = {_key(name[4:]): value for name, value in env.items() if name.startswith("PIP_")}
+    yield "the environment (PIP_*)", named
+
+
+def _parse(path: Path) -> configparser.RawConfigParser:
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
+    except PermissionError:
+        # pip passes over files that it may not read
+        return configparser.RawConfigParser()
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        raise UsageError(
+            f"pip's configuration file '{path}' cannot be read: {redact(str(error))}",
+            hint="mend it ('python -m pip config debug' names all such files)",
+        ) from error
+    return parser
+
+
+def _key(name: str) -> str:
+    key = name.lower().replace("_", "-").removeprefix("--")
+    return "timeout" if key == "default-timeout" else key
+
+
+def _bundle(env: Mapping[str, str]) -> str:
+    """Return the certificates that the environment names for such programs as pip; uv looks at the last only."""
+    return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or env.get("SSL_CERT_FILE") or ""
+
+
+def _truth(value: str, source: str) -> bool:
+    word = value.strip().lower()
+    if word not in _TRUE | _FALSE:
+        raise UsageError(f"no-index is '{value}' in {source}", hint="write yes or no")
+    return word in _TRUE
+
+
+def _seconds(value: str, source: str) -> float:
+    try:
+        return float(value)
+    except ValueError as error:
+        raise UsageError(f"timeout is '{value}' in {source}", hint="write a number of seconds") from error
+
+
+def _absolute(place: str, env: Mapping[str, str]) -> str:
+    """Make a local place of find-links independent of the working folder; URLs stay."""
+    if "://" in place or place.startswith("file:"):
+        return place
+    home = env.get("HOME")
+    path = Path(home) / place[2:] if home and place.startswith("~/") else Path(place).expanduser()
+    return str(path.absolute())
+
+
+def _without(place: str, separator: str) -> str:
+    """Write a place so that it does not hold the separator of the list that it goes into."""
+    if separator not in place:
+        return place
+    from urllib.parse import quote
+
+    if "://" in place:
+        return place.replace(separator, quote(separator, safe=""))
+    return Path(place).as_uri().replace(separator, quote(separator, safe=""))

@@ -1,0 +1,314 @@
+"""The configuration: a TOML table and the command line, laid over each other into one frozen `Config`.
+
+Flags win over the file, the file wins over what is found in the project. Every problem of the file is
+gathered before one error names them all. Paths in a file are relative to that file.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.errors import UsageError
+from offline_kit.project import images as image
+from offline_kit.project.config_keys import KEYS as KEYS
+from offline_kit.project.config_keys import NOTEBOOK_KEYS as NOTEBOOK_KEYS
+from offline_kit.project.config_keys import problems_of
+from offline_kit.project.kaggle_names import dataset_slug
+from offline_kit.project.types import ModelSpec, NotebookSettings
+
+OUT = Path("dist") / "offline-kit"
+LOCK_NAME = "offline-kit.lock.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All that a build and a rehearsal are asked for; paths are absolute."""
+
+    project: Path
+    """The project's folder."""
+    name: str
+    """Its name: [project].name, else the folder's."""
+    version: str
+    """[project].version, or empty."""
+    competition: str = ""
+    """Slug of the competition."""
+    competition_data: Path | None = None
+    """A local copy of its data, or part of it, for rehearsals."""
+    dataset: str = ""
+    """Slug of the dataset on Kaggle; "owner/slug" is allowed."""
+    image: str = ""
+    """Name or file of the image; empty follows the accelerator."""
+    accelerator: str = "none"
+    """"none" (CPU) or a machine shape of Kaggle's."""
+    requirements: tuple[Path, ...] = ()
+    """Requirements files and lock files to read."""
+    project_dependencies: bool = False
+    """Whether [project].dependencies are among the requirements."""
+    extras: tuple[str, ...] = ()
+    """Extras of the project to include."""
+    groups: tuple[str, ...] = ()
+    """Dependency groups of the project to include."""
+    locks: tuple[Path, ...] = ()
+    """uv.lock, pylock.toml or pip freeze files whose pins are preferred."""
+    packages: tuple[Path, ...] = ()
+    """Folders of own packages, built to wheels."""
+    modules: tuple[Path, ...] = ()
+    """Folders of modules and single files, shipped as they are."""
+    checkpoints: tuple[str, ...] = ()
+    """Files, folders or globs of checkpoints, relative to the project."""
+    main_from: Path | None = None
+    """The .py file whose names pickles know as those of __main__."""
+    preprocessing: tuple[str, ...] = ()
+    """Files, folders or globs that travel beside the checkpoints and are loaded by name."""
+    trust: tuple[str, ...] = ()
+    """Globs of files that may travel although they are pickles that could do harm, or hold what looks like a secret."""
+    copies: Mapping[str, Path] = field(default_factory=dict)
+    """Local copies of other sources for the rehearsal, by "dataset:owner/slug", "notebook:..." or "model:..."."""
+    slim: bool = False
+    """Whether checkpoints travel without the state of optimizer and trainer."""
+    precision: str = "keep"
+    """"keep", or "half" for weights in half precision."""
+    weights_format: str = "keep"
+    """"keep", or "safetensors"."""
+    publish_model: str = ""
+    """Slug of a private Kaggle Model for the checkpoints, instead of a dataset."""
+    exclude: tuple[str, ...] = ()
+    """Packages that are never bundled."""
+    include: tuple[str, ...] = ()
+    """Packages that are bundled although the image has them."""
+    replace: tuple[str, ...] = ()
+    """Protected packages and lock pins that may replace the image's version."""
+    pins: str = "image"
+    """Who wins where a lock file and the image differ: "image" or "lock"."""
+    engine: str = "auto"
+    """"auto", "uv" or "pip-tools"."""
+    sdists: str = "both"
+    """"both", "rename" (no prebuilt wheels) or "wheel" (no sdists)."""
+    allow_unbuilt: tuple[str, ...] = ()
+    """Packages whose sdist may travel although no wheel can be built from it."""
+    parts: str = ""
+    """"one" dataset, or "split" into packages, code and checkpoints; empty: by the checkpoints' size."""
+    out: Path = OUT
+    """Where the kit goes."""
+    sample_submission: Path | None = None
+    """The sample to check the submission against; default: found in the competition's data."""
+    rows: int | None = None
+    """Rows of the test set to rehearse on; all by default."""
+    time_limit: int = 9 * 3600
+    """The competition's limit for a run, in seconds."""
+    notebook: NotebookSettings = field(default_factory=NotebookSettings)
+    """The [notebook] table."""
+    source: Path | None = None
+    """The file that the configuration was read from; None when only flags spoke."""
+    from_flags: frozenset[str] = frozenset()
+    """Keys that the command line has set, whatever stands in the file."""
+
+    @property
+    def lock(self) -> Path:
+        """Where the committed freeze lies, beside the project."""
+        return self.project / LOCK_NAME
+
+    def set_by(self, key: str) -> str:
+        """Return where a person finds what a key is set to: a flag, or the key and its file."""
+        if self.source is None or key in self.from_flags:
+            return f"--{key.replace('_', '-')}"
+        return f"`{key}` in '{self.source}'"
+
+
+PATHS = {"competition_data", "sample_submission", "out", "main_from"}
+PATH_LISTS = {"requirements", "locks", "packages", "modules"}
+
+
+def load(project: Path, flags: Mapping[str, Any]) -> Config:
+    """Read the project's configuration and lay `flags` over it.
+
+    `flags` has the keys of `Config` and a mapping under "notebook"; None and empty tuples mean "not
+    said"; its paths are relative to the current folder. Raises UsageError with every problem found.
+    """
+    root = project.expanduser().absolute()
+    if not root.is_dir():
+        raise UsageError(
+            f"there is no folder '{project}'", hint="name the project's folder, or leave it out for this one"
+        )
+    pyproject = _toml(root / "pyproject.toml")
+    table, source = _own_table(root, pyproject)
+    _complain(table, source, root)
+    given = {key: value for key, value in flags.items() if value not in (None, (), {})}
+    said = _said(table, root) | given | {"from_flags": frozenset(given) - {"notebook"}}
+    said["notebook"] = _notebook(table.get("notebook", {}), flags.get("notebook") or {})
+    return _with_defaults(root, pyproject, said, source)
+
+
+def copies_of(project: Path) -> Mapping[str, Path]:
+    """Return the folders that a project's file names under `copies`; none where there is no file.
+
+    Raises UsageError for a file that cannot be read; what else it says is not looked at.
+    """
+    root = project.expanduser().absolute()
+    table, source = _own_table(root, _toml(root / "pyproject.toml"))
+    alone = {"copies": table.get("copies", {})}
+    _complain(alone, source, root)
+    return dict(_said(alone, root)["copies"])
+
+
+def on_top(project: Path) -> bool:
+    """Tell whether a project's tables stand at the top of an offline-kit.toml, not below [tool.offline-kit]."""
+    try:
+        text = (project / "offline-kit.toml").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+    return "[tool.offline-kit" not in text
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
+
+
+def _tables(data: dict[str, Any], path: Path, *names: str) -> None:
+    """Raise UsageError where one of these nested tables is something else than a table."""
+    for name in names:
+        found: Any = data
+        for step in name.split("."):
+            found = found.get(step, {})
+            if not isinstance(found, dict):
+                raise UsageError(f"'{path}': {name} must be a table, not {found!r}", hint="mend the file")
+
+
+def _own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    _tables(pyproject, root / "pyproject.toml", "project", "tool", "tool.offline-kit", "dependency-groups")
+    inside = pyproject.get("tool", {}).get("offline-kit")
+    beside_path = root / "offline-kit.toml"
+    beside = _toml(beside_path)
+    _tables(beside, beside_path, "tool", "tool.offline-kit")
+    if inside is not None and beside:
+        raise UsageError(
+            f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
+            hint="keep one of the two, so that it is clear which one counts",
+        )
+    if beside:
+        return beside.get("tool", {}).get("offline-kit", beside), beside_path
+    return (inside, root / "pyproject.toml") if inside is not None else ({}, None)
+
+
+def _complain(table: Mapping[str, Any], source: Path | None, root: Path) -> None:
+    problems = list(problems_of(table, KEYS, "[tool.offline-kit]"))
+    if isinstance(table.get("notebook"), dict):
+        problems += problems_of(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
+    if (
+        problems
+        and isinstance(chosen := table.get("image"), str)
+        and (lacking := image.unknown(chosen, root))
+    ):
+        problems.append(lacking)  # alone, whoever needs the image says it, and which there are
+    if problems:
+        count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
+        raise UsageError(
+            f"'{source}' has {count}",
+            hint="fix the keys listed above; docs/configuration.md describes all of them",
+            details=problems,
+        )
+
+
+def _said(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    said: dict[str, Any] = {}
+    for key, value in table.items():
+        if key in PATHS:
+            said[key] = root / Path(value).expanduser()
+        elif key in PATH_LISTS:
+            said[key] = tuple(root / Path(item).expanduser() for item in value)
+        elif key == "copies":
+            said[key] = {source: root / Path(item).expanduser() for source, item in value.items()}
+        elif key != "notebook":
+            said[key] = tuple(value) if isinstance(value, list) else value
+    return said
+
+
+def _notebook(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSettings:
+    said: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+    }
+    said |= {key: value for key, value in flags.items() if value not in (None, (), {})}
+    said["automatic"] = "template" not in said
+    said.setdefault("template", _template_for(said))
+    if said["template"] == "server":
+        said.setdefault("submission", "submission.parquet")  # what gateways write
+    said["models"] = tuple(map(_model, said.get("models", ())))
+    return NotebookSettings(**said)
+
+
+def _model(entry: Mapping[str, Any]) -> ModelSpec:
+    said = dict(entry)
+    return ModelSpec(origin=said.pop("from", ""), weight=float(said.pop("weight", 1.0)), **said)
+
+
+def _template_for(said: Mapping[str, Any]) -> str:
+    if said.get("function"):
+        return "function"
+    if said.get("task") or said.get("models"):
+        return "predict"
+    return "lightning" if said.get("model") or said.get("data") else "plain"
+
+
+def _with_defaults(
+    root: Path, pyproject: dict[str, Any], said: dict[str, Any], source: Path | None
+) -> Config:
+    about = pyproject.get("project", {})
+    name = str(about.get("name") or root.name)
+    if "packages" not in said and _is_package(root, pyproject):
+        said["packages"] = (root,)
+    if "requirements" not in said:
+        # A lock is a preference; what is asked for stands in the project, where it says so.
+        said |= _found_requirements(root, about, locked=bool(said.get("locks")))
+    if "dependencies" in about.get("dynamic", ()) and root in said.get("packages", ()):
+        # Only the build backend knows them; the wheel that it builds carries them into the freeze.
+        said["project_dependencies"] = False
+    if (said.get("extras") or said.get("groups")) and not pyproject:
+        raise UsageError(
+            f"extras and groups are asked for, and '{root}' has no pyproject.toml that defines them",
+            hint="name requirements files instead",
+        )
+    said["dataset"] = said.get("dataset") or dataset_slug(name)
+    said["out"] = (said.get("out") or root / OUT).absolute()
+    known = {item.name for item in fields(Config)}
+    chosen = {key: value for key, value in said.items() if key in known}
+    config = Config(project=root, name=name, version=str(about.get("version", "")), source=source, **chosen)
+    _require_paths(config)
+    return config
+
+
+def _found_requirements(root: Path, about: Mapping[str, Any], *, locked: bool) -> dict[str, Any]:
+    if "dependencies" in about or "dependencies" in about.get("dynamic", ()):
+        return {"project_dependencies": True}
+    if locked:
+        return {}
+    for name in ("requirements.in", "requirements.txt"):
+        if (root / name).is_file():
+            return {"requirements": (root / name,)}
+    return {}
+
+
+def _is_package(root: Path, pyproject: Mapping[str, Any]) -> bool:
+    return (
+        "build-system" in pyproject or "name" in pyproject.get("project", {}) or (root / "setup.py").is_file()
+    )
+
+
+def _require_paths(config: Config) -> None:
+    named = [*config.requirements, *config.locks, *config.packages, *config.modules]
+    named += [path for path in (config.competition_data, config.sample_submission, config.main_from) if path]
+    missing = [f"there is no '{path}'" for path in named if not path.exists()]
+    if missing:
+        raise UsageError(
+            missing[0] if len(missing) == 1 else f"{len(missing)} paths of the configuration do not exist",
+            hint=f"correct them in '{config.source}'"
+            if config.source
+            else "correct the path given on the command line",
+            details=missing if len(missing) > 1 else (),
+        )

@@ -1,0 +1,394 @@
+"""Kaggle's images as data: Python, platform, installed packages, and what must not be replaced."""
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offline_kit.core.errors import UsageError, close_to
+from offline_kit.project.package_lists import normalized, read
+
+if TYPE_CHECKING:
+    from packaging.tags import Tag
+
+NO_ACCELERATOR = frozenset({"", "none", "cpu"})
+"""What a user may write for a machine without accelerator."""
+TORCH_FAMILY = frozenset({"torch", "torchvision", "torchaudio", "torchcodec"})
+"""Published once per accelerator under local versions: "2.11.0+cpu" and "2.11.0+cu128" are one release."""
+_DEFAULTS = {"none": "kaggle-2026-10-cpu", "gpu": "kaggle-2026-10-gpu"}
+_KEYS = frozenset(
+    [
+        "format",
+        "name",
+        "title",
+        "accelerator",
+        "python",
+        "machine",
+        "glibc",
+        "digest",
+        "provenance",
+        "confidence",
+        "protected",
+        "accelerator_families",
+        "packages",
+    ]
+)
+_PYTHON = re.compile(r"3\.\d+\.\d+\w*")
+_GLIBC = re.compile(r"2\.\d+")
+_LEGACY_MANYLINUX = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One image: the machine that the kit is made for."""
+
+    name: str
+    """"kaggle-2026-10-cpu", "local", or the name of the user's file."""
+    title: str
+    """The same for a person."""
+    accelerator: str
+    """"none" or "gpu"."""
+    python: str
+    """Full Python version: "3.13.15"."""
+    packages: Mapping[str, str]
+    """Version of every installed package, by normalized name."""
+    machine: str = "x86_64"
+    """The machine as PEP 508 names it."""
+    glibc: tuple[int, int] = (2, 35)
+    """The lowest glibc that wheels are chosen for; (0, 0) where the running system has none."""
+    digest: str = ""
+    """Full docker reference that pins it, "gcr.io/...@sha256:..."; empty when unknown."""
+    provenance: str = ""
+    """Where the list comes from."""
+    confidence: str = ""
+    """How far to trust it."""
+    protected: frozenset[str] = frozenset()
+    """Packages that the kit must not replace unasked: literal names, and those of this image that a pattern names."""
+    accelerator_families: tuple[str, ...] = ()
+    """Patterns of packages that are of use only beside an accelerator."""
+    unversioned: tuple[str, ...] = ()
+    """Packages that are there, but whose version the list does not tell."""
+    local: bool = False
+    """The running interpreter and what is installed in it."""
+    interpreter: Path | None = None
+    """The interpreter, for `local`."""
+
+    @property
+    def python_minor(self) -> str:
+        """The Python version as wheels and folders name it: "3.13"."""
+        return ".".join(self.python.split(".")[:2])
+
+    @property
+    def platform_for_uv(self) -> str:
+        """The value of uv's --python-platform; empty for `local`, which is uv's own default."""
+        return "" if self.local else f"{self.machine}-manylinux_{self.glibc[0]}_{self.glibc[1]}"
+
+    @cached_property
+    def _tags(self) -> "tuple[Tag, ...]":
+        from packaging import tags
+
+        if self.local:
+            return tuple(tags.sys_tags())
+        version = tuple(int(part) for part in self.python_minor.split("."))
+        platforms = self._platforms()
+        interpreter = f"cp{version[0]}{version[1]}"
+        own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
+        return (*own, *tags.compatible_tags(version, interpreter, platforms))
+
+    def _platforms(self) -> list[str]:
+        found = []
+        for minor in range(self.glibc[1], 4, -1):
+            found.append(f"manylinux_2_{minor}_{self.machine}")
+            if minor in _LEGACY_MANYLINUX:
+                found.append(f"{_LEGACY_MANYLINUX[minor]}_{self.machine}")
+        return [*found, f"linux_{self.machine}"]
+
+    def tags(self) -> "tuple[Tag, ...]":
+        """Return the wheel tags that fit the image, best first."""
+        return self._tags
+
+    def environment(self) -> dict[str, str]:
+        """Return the values of the PEP 508 environment markers in the image."""
+        if self.local:
+            from packaging.markers import default_environment
+
+            return {name: str(value) for name, value in default_environment().items()}
+        return {
+            "implementation_name": "cpython",
+            "implementation_version": self.python,
+            "os_name": "posix",
+            "platform_machine": self.machine,
+            "platform_python_implementation": "CPython",
+            "platform_release": "",
+            "platform_system": "Linux",
+            "platform_version": "",
+            "python_full_version": self.python,
+            "python_version": self.python_minor,
+            "sys_platform": "linux",
+        }
+
+    def public_version(self, name: str) -> str:
+        """Return the version that the image has, local part removed; empty when it lacks the package."""
+        return self.packages.get(normalized(name), "").partition("+")[0]
+
+    def is_protected(self, name: str) -> bool:
+        """Whether the kit must not replace this package unless the user says so."""
+        return normalized(name) in self.protected
+
+    def is_accelerator(self, name: str) -> bool:
+        """Whether a package is of use only beside an accelerator: "nvidia-nccl-cu12", "triton"."""
+        return any(fnmatchcase(normalized(name), pattern) for pattern in self.accelerator_families)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePackage:
+    """What an image says of one package."""
+
+    name: str
+    """Normalized name."""
+    version: str
+    """Version; empty when the image has it without saying which."""
+    protected: bool
+    """The kit must not replace it unasked."""
+    accelerator: bool
+    """Of use only beside an accelerator."""
+
+
+def same_version(name: str, one: str, other: str) -> bool:
+    """Whether two versions of a package are one release; torch's family compares without local parts."""
+    if one == other:
+        return True
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        first, second = Version(one), Version(other)
+    except InvalidVersion:
+        return False
+    if normalized(name) in TORCH_FAMILY:
+        return first.public == second.public
+    return first == second
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the built-in images, sorted."""
+    folder = resources.files("offline_kit") / "data" / "images"
+    return tuple(
+        sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    )
+
+
+def built_in() -> tuple[Image, ...]:
+    """Return the built-in images, sorted by name."""
+    return tuple(_built_in(name) for name in names())
+
+
+def default_for(accelerator: str) -> str:
+    """Return the name of the image that a machine shape runs today: "none", "NvidiaTeslaT4", "t4x2"..."""
+    return _DEFAULTS["none" if accelerator.lower() in NO_ACCELERATOR else "gpu"]
+
+
+def load(name_or_file: str, *, accelerator: str, project: Path) -> Image:
+    """Load a built-in image, "local", or a file (relative to the project); empty: the accelerator's default.
+
+    A file is `pip list --format=json`, `pip freeze` text, or a TOML file of our own format. Raises
+    UsageError for a name that is none of them and for a file that cannot be read.
+    """
+    name = name_or_file or default_for(accelerator)
+    if name == "local":
+        return _local()
+    if name in names():
+        return _built_in(name)
+    if lacking := unknown(name, project):
+        raise UsageError(lacking, hint=_choices())
+    path = project / Path(name).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read the image file '{name}': {error}", hint=_choices()) from error
+    if path.suffix == ".toml":
+        return _from_toml(text, source=name)
+    return _from_list(text, source=name, accelerator=accelerator)
+
+
+def unknown(name: str, project: Path) -> str:
+    """Return what is wrong with an image's name: it is no built-in one's and no file; "" where nothing is."""
+    if name in ("", "local", *names()) or (project / Path(name).expanduser()).is_file():
+        return ""
+    return f"there is no image '{name}'{close_to(name, names())}"
+
+
+def package(image: Image, name: str) -> ImagePackage:
+    """Return what the image says of a package; UsageError with a guess when it lacks it."""
+    wanted = normalized(name)
+    if wanted not in image.packages and wanted not in image.unversioned:
+        raise UsageError(
+            f"'{image.name}' has no package '{name}'{close_to(wanted, image.packages)}",
+            hint=f"see them all with 'offline-kit image show {image.name}'",
+        )
+    return ImagePackage(
+        name=wanted,
+        version=image.packages.get(wanted, ""),
+        protected=image.is_protected(wanted),
+        accelerator=image.is_accelerator(wanted),
+    )
+
+
+def packages(image: Image) -> tuple[ImagePackage, ...]:
+    """Return what the image says of every package, sorted by name."""
+    return tuple(package(image, name) for name in sorted({*image.packages, *image.unversioned}))
+
+
+def _choices() -> str:
+    return (
+        f"choose one of {', '.join(names())}, 'local' for the running Python, or a file written in the image "
+        "with 'python -m pip list --format=json'"
+    )
+
+
+def _built_in(name: str) -> Image:
+    data = resources.files("offline_kit") / "data" / "images" / f"{name}.toml"
+    return _from_toml(data.read_text(encoding="utf-8"), source=name)
+
+
+def _from_toml(text: str, *, source: str) -> Image:
+    import tomllib
+
+    try:
+        data = tomllib.loads(text)
+        listed = data.get("packages", "")
+        if isinstance(listed, dict):
+            listed = "\n".join(f"{name}=={version}" for name, version in listed.items())
+        found = read(str(listed), source=source)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the image file '{source}' is not valid TOML: {error}", hint=_choices()) from error
+    problems = _problems(data)
+    if problems:
+        raise UsageError(
+            f"the image file '{source}' has problems",
+            hint=f"compare it with a built-in one: {resources.files('offline_kit') / 'data' / 'images'}",
+            details=problems,
+        )
+    bare = Image(
+        name=str(data.get("name", Path(source).stem)),
+        title=str(data.get("title", f"image file {source}")),
+        accelerator=_kind(str(data.get("accelerator", "none"))),
+        python=str(data["python"]),
+        packages=found.packages,
+        unversioned=found.unversioned,
+        glibc=_glibc(str(data.get("glibc", "2.35"))),
+        machine=str(data.get("machine", "x86_64")),
+        digest=str(data.get("digest", "")),
+        provenance=str(data.get("provenance", f"read from {source}")),
+        confidence=str(data.get("confidence", "as you gave it")),
+    )
+    return _with_lists(bare, data.get("protected"), data.get("accelerator_families"))
+
+
+def _problems(data: Mapping[str, Any]) -> list[str]:
+    known = tuple(sorted(_KEYS))
+    found = [f"unknown key '{key}'{close_to(key, known)}" for key in data if key not in _KEYS]
+    if data.get("format", 1) != 1:
+        found.append(f"format is {data['format']!r}, and this version reads 1")
+    if not _PYTHON.fullmatch(str(data.get("python", ""))):
+        found.append(f'python is {data.get("python")!r}, expected a full version such as "3.13.5"')
+    if not _GLIBC.fullmatch(str(data.get("glibc", "2.35"))):
+        found.append(f'glibc is {data["glibc"]!r}, expected such as "2.35"')
+    for key in ("protected", "accelerator_families"):
+        value = data.get(key, [])
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            found.append(f"{key} is not a list of names")
+    return found
+
+
+def _from_list(text: str, *, source: str, accelerator: str) -> Image:
+    """Make an image of pip's own list: what that does not tell is taken from the default image."""
+    found = read(text, source=source)
+    said = dict(found.said)
+    kind = said.get("accelerator", accelerator)
+    assumed = _built_in(default_for(kind))
+    python = said.get("python", assumed.python)
+    if _PYTHON.fullmatch(python) is None or not _GLIBC.fullmatch(said.get("glibc", "2.35")):
+        raise UsageError(
+            f"the comments of the image file '{source}' do not tell a version",
+            hint="write '# python: 3.13.5' and, where wanted, '# glibc: 2.35'",
+        )
+    assumption = (
+        f"Python {python} is assumed; say it with a line '# python: 3.13.5' in a freeze text, or give the "
+        "output of 'python -m pip inspect'"
+    )
+    bare = Image(
+        name=Path(source).stem,
+        title=said.get("title", f"image file {source}"),
+        accelerator=_kind(kind),
+        python=python,
+        packages=found.packages,
+        unversioned=found.unversioned,
+        glibc=_glibc(said.get("glibc", "2.35")),
+        digest=said.get("digest", ""),
+        provenance=f"read from {source}",
+        confidence="as you gave it" if "python" in said else assumption,
+    )
+    return _with_lists(bare)
+
+
+def _local() -> Image:
+    """Describe the running interpreter and what is installed in it."""
+    import platform
+    from importlib.metadata import distributions
+
+    installed: dict[str, str] = {}
+    for distribution in distributions():
+        # the first one found is the one that imports
+        name = distribution.metadata["Name"]
+        if name:
+            installed.setdefault(normalized(name), distribution.version)
+    libc, version = platform.libc_ver()
+    bare = Image(
+        name="local",
+        title=f"the running Python {platform.python_version()} and its packages",
+        accelerator="gpu" if any(name.startswith("nvidia-cuda") for name in installed) else "none",
+        python=platform.python_version(),
+        machine=platform.machine(),
+        packages=installed,
+        glibc=_glibc(version) if libc == "glibc" else (0, 0),
+        provenance=f"read from {sys.prefix}",
+        confidence="exact for this machine, not for Kaggle",
+        local=True,
+        interpreter=Path(sys.executable),
+    )
+    return _with_lists(bare)
+
+
+def _kind(accelerator: str) -> str:
+    return "none" if accelerator.lower() in NO_ACCELERATOR else "gpu"
+
+
+def _glibc(version: str) -> tuple[int, int]:
+    major, minor = version.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _with_lists(image: Image, protected: list[str] | None = None, families: list[str] | None = None) -> Image:
+    """Add what must not be replaced and what serves accelerators; where not given, as the default image has it."""
+    if protected is None or families is None:
+        import tomllib
+
+        default = resources.files("offline_kit") / "data" / "images" / f"{_DEFAULTS[image.accelerator]}.toml"
+        data = tomllib.loads(default.read_text(encoding="utf-8"))
+        protected = data["protected"] if protected is None else protected
+        families = data["accelerator_families"] if families is None else families
+    return replace(
+        image, protected=_expanded(protected, image.packages), accelerator_families=tuple(families)
+    )
+
+
+def _expanded(patterns: list[str], installed: Mapping[str, str]) -> frozenset[str]:
+    """Return literal names as they are, and for each pattern the installed names that it matches."""
+    literal = {normalized(name) for name in patterns if "*" not in name}
+    wild = [pattern for pattern in patterns if "*" in pattern]
+    return frozenset(literal | {name for name in installed if any(fnmatchcase(name, one) for one in wild)})

@@ -1,0 +1,151 @@
+"""What a distribution can be imported as, read from its files; and which distribution a well-known import comes from."""
+
+import keyword
+import re
+import tarfile
+import tomllib
+import zipfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path, PurePosixPath
+
+from offline_kit.core import resources
+from offline_kit.core.errors import ProjectError
+
+_CODE = re.compile(
+    r"^([A-Za-z_]\w*)(\.(cpython|cp|abi|pypy|pyston|graalpy)[\w-]*)?\.(py|pyc|so|pyd)$", re.ASCII
+)
+_BYSTANDERS = frozenset(
+    {"test", "tests", "testing", "doc", "docs", "example", "examples", "benchmark", "benchmarks", "bench"}
+    | {
+        "script",
+        "scripts",
+        "sample",
+        "samples",
+        "demo",
+        "demos",
+        "tool",
+        "tools",
+        "conftest",
+        "setup",
+        "build",
+    }
+)
+"""Names that badly packed wheels carry along; importing them as a proof would prove nothing."""
+_LOOSE = 3
+"""Modules to name of a namespace folder that holds no package."""
+
+
+def distributions_of(name: str) -> tuple[str, ...]:
+    """Return the distributions that a top-level import is known to come from, the usual one first; () if unknown.
+
+    Known means curated: see data/import_names.toml. The name of an import is no evidence by itself.
+    """
+    return _known_distributions().get(name, ())
+
+
+@cache
+def _known_distributions() -> dict[str, tuple[str, ...]]:
+    text = resources.data("import_names.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    same = {name: (name.lower().replace("_", "-"),) for name in table["same"]}
+    return same | {name: tuple(names) for name, names in table["other"].items()}
+
+
+def of_wheel(wheel: Path) -> tuple[str, ...]:
+    """Return the import names of a wheel, sorted: packages, modules, and what lies in namespace folders.
+
+    Private names, stubs, data and scripts give none. Raises ProjectError for what is no wheel.
+    """
+    return of_files(files_of(wheel))
+
+
+def files_of(wheel: Path) -> tuple[str, ...]:
+    """Return the names of all files in a wheel; raises ProjectError for what is no wheel."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            return tuple(info.filename for info in archive.infolist() if not info.is_dir())
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ProjectError(
+            f"'{wheel.name}' cannot be read as a wheel: {error}",
+            hint="remove it from the cache or the find-links folder, then build again",
+        ) from error
+
+
+def of_files(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the import names that files (posix paths in a wheel) give; see `of_wheel`."""
+    roots: dict[str, list[Sequence[str]]] = {}
+    for name in names:
+        parts = PurePosixPath(name).parts
+        if parts and parts[0].endswith(".data"):
+            parts = parts[2:] if len(parts) > 2 and parts[1] in ("purelib", "platlib") else ()
+        if parts and _CODE.match(parts[-1]) and "__pycache__" not in parts:
+            roots.setdefault(_stem(parts[0]), []).append(parts)
+    tops = {top: _below(top, files) for top, files in roots.items() if _is_public(top)}
+    named = {name for top, found in tops.items() for name in found if top.lower() not in _BYSTANDERS}
+    return tuple(sorted(named or {name for found in tops.values() for name in found}))
+
+
+def of_sdist(sdist: Path, name: str) -> tuple[str, ...]:
+    """Return the import names that an sdist states, or the one that its project's name suggests.
+
+    setuptools writes them into the sdist; for others a package or module called like the project counts.
+    Nothing found is (): some proofs are then simply not run.
+    """
+    try:
+        files, stated = _sdist_files(sdist)
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError):
+        return ()  # the stage that builds sdists has its own words for a damaged one
+    if stated:
+        return tuple(sorted(top for top in stated if _is_public(top) and top.lower() not in _BYSTANDERS))
+    wanted = re.sub(r"[-.]+", "_", name).lower()
+    relative = [PurePosixPath(*PurePosixPath(file).parts[1:]) for file in files]
+    plain = [path.relative_to("src") if path.parts[:1] == ("src",) else path for path in relative]
+    return tuple(top for top in of_files(map(str, plain)) if top.partition(".")[0].lower() == wanted)
+
+
+def _sdist_files(sdist: Path) -> tuple[list[str], list[str]]:
+    """Return the file names of an sdist and the lines of its top_level.txt."""
+    if zipfile.is_zipfile(sdist):
+        with zipfile.ZipFile(sdist) as packed:
+            names = packed.namelist()
+            told = [packed.read(name) for name in names if name.endswith(".egg-info/top_level.txt")]
+            return names, _lines(told)
+    with tarfile.open(sdist) as rolled:
+        members = [member for member in rolled.getmembers() if member.isfile()]
+        stated = [
+            rolled.extractfile(each) for each in members if each.name.endswith(".egg-info/top_level.txt")
+        ]
+        return [member.name for member in members], _lines(stream.read() for stream in stated if stream)
+
+
+def _lines(texts: Iterable[bytes]) -> list[str]:
+    return [line for text in texts for line in text.decode(errors="replace").split()]
+
+
+def _stem(part: str) -> str:
+    match = _CODE.match(part)
+    return match[1] if match else part
+
+
+def _is_public(name: str) -> bool:
+    return name.isidentifier() and not name.startswith("_") and not keyword.iskeyword(name)
+
+
+def _below(name: str, files: Sequence[Sequence[str]], depth: int = 1) -> list[str]:
+    """Return the import names for `name` (dotted), whose files share their first `depth` parts."""
+    if any(len(parts) == depth for parts in files):
+        return [name]  # a module
+    inner: dict[str, list[Sequence[str]]] = {}
+    for parts in files:
+        inner.setdefault(_stem(parts[depth]), []).append(parts)
+    if any(len(parts) == depth + 1 for parts in inner.get("__init__", ())):
+        return [name]  # a package
+    # A namespace folder: importing it proves nothing, what lies in it does.
+    found: list[str] = []
+    loose: list[str] = []
+    for part, below in sorted(inner.items()):
+        if _is_public(part) and part.lower() not in _BYSTANDERS:
+            single = any(len(parts) == depth + 1 for parts in below)
+            (loose if single else found).extend(_below(f"{name}.{part}", below, depth + 1))
+    return found or loose[:_LOOSE]

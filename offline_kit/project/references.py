@@ -1,0 +1,321 @@
+"""What "src/model.py:Lit" and "package.module:Lit" mean: looked at without running anything."""
+
+import ast
+import builtins
+import re
+import symtable
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit.core.errors import ProjectError, UsageError, close_to
+
+_SHAPE = re.compile(r"(?P<where>[^:]+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
+_DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
+
+_OF_EVERY_MODULE = frozenset(
+    {"__file__", "__name__", "__doc__", "__package__", "__spec__", "__path__", "__annotations__"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """One reference of the configuration, found in the project or not."""
+
+    text: str
+    """As the user wrote it."""
+    file: Path | None
+    """The file that defines it; None for a module that the project does not have (a dependency's, perhaps)."""
+
+
+def resolve(project: Path, texts: Iterable[str], roots: Sequence[Path]) -> tuple[Reference, ...]:
+    """Find the file of each reference and check that it defines the name.
+
+    Modules are looked up below `roots`, in their order. Raises one error with all that is wrong: UsageError
+    where a reference is misspelt, ProjectError where a file cannot be parsed.
+    """
+    found, problems = [], []
+    for text in dict.fromkeys(texts):
+        try:
+            found.append(_resolve(project, text, roots))
+        except UsageError as error:
+            problems.append(error)
+    if len(problems) == 1:
+        raise problems[0]
+    if problems:
+        raise UsageError(
+            f"{len(problems)} references of the configuration lead nowhere",
+            hint='write "package.module:Name" or "folder/file.py:Name"',
+            details=[error.what for error in problems],
+        )
+    return tuple(found)
+
+
+def _resolve(project: Path, text: str, roots: Sequence[Path]) -> Reference:
+    shape = _SHAPE.fullmatch(text)
+    if not shape or not (shape["where"].endswith(".py") or _DOTTED.fullmatch(shape["where"])):
+        raise UsageError(
+            f"'{text}' is no reference", hint='write "package.module:Name" or "folder/file.py:Name"'
+        )
+    if shape["where"].endswith(".py"):
+        file: Path | None = _file(project, shape["where"], text)
+    else:
+        file = _module(shape["where"], text, roots)
+    if file:
+        _check_name(file, shape["name"].partition(".")[0], text)
+    return Reference(text=text, file=file)
+
+
+def _file(project: Path, where: str, text: str) -> Path:
+    path = project / where
+    if not path.is_file():
+        known = [one.relative_to(project).as_posix() for one in _python_files(project)]
+        raise UsageError(
+            f"'{text}': there is no file '{where}' in the project{close_to(where, known)}",
+            hint="write its path relative to the project's folder",
+        )
+    if not path.resolve().is_relative_to(project.resolve()):
+        raise UsageError(
+            f"'{text}' lies outside the project",
+            hint="copy it in, or name its folder in `modules` and its module here",
+        )
+    return path
+
+
+def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
+    parts = dotted.split(".")
+    for root in roots:
+        if file := _below(root, parts):
+            return file
+    for root in roots:
+        if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file():
+            known = list(_modules_below(root, parts[0]))
+            raise UsageError(
+                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{close_to(dotted, known)}",
+                hint="correct the module's name",
+            )
+    first_names = {name for root in roots for name in tops(root)}
+    # near enough to be a slip: a dependency with a name like one of the project's own must pass
+    if guess := close_to(parts[0], first_names, cutoff=0.8):
+        raise UsageError(
+            f"'{text}': the project has no module '{parts[0]}'{guess}",
+            hint="correct the name, or add the package to the requirements",
+        )
+    return None
+
+
+def _below(root: Path, parts: Sequence[str]) -> Path | None:
+    """Return the file of a module below a root of imports."""
+    place = root.joinpath(*parts)
+    for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+        if file.is_file():
+            return file
+    return None
+
+
+def _modules_below(root: Path, top: str) -> Iterator[str]:
+    for file in _python_files(root / top):
+        parts = file.relative_to(root).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def tops(root: Path) -> Iterator[str]:
+    """Return the names that can be imported from a root."""
+    if not root.is_dir():
+        return
+    for path in root.iterdir():
+        if path.suffix == ".py" and path.stem.isidentifier():
+            yield path.stem
+        elif path.is_dir() and path.name.isidentifier() and any(path.glob("*.py")):
+            yield path.name
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    """Return the Python files of a folder three levels deep: enough for a guess, cheap on large folders."""
+    for pattern in ("*.py", "*/*.py", "*/*/*.py"):
+        yield from (path for path in folder.glob(pattern) if "site-packages" not in path.parts)
+
+
+def _check_name(file: Path, name: str, text: str) -> None:
+    """Raise where a module certainly does not define a name."""
+    tree = parse(file)
+    if tree is None:
+        return
+    names, open_ended = bound_names(tree.body)
+    if name not in names and not open_ended:
+        raise UsageError(
+            f"'{text}': '{file.name}' defines no '{name}'{close_to(name, names)}",
+            hint=f"it defines {', '.join(sorted(names)[:12]) or 'nothing'}",
+        )
+
+
+def bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
+    """Return the names that statements bind, and whether there may be more that cannot be seen."""
+    names: set[str] = set()
+    open_ended = False
+    for node in body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            names.add(node.name)
+            open_ended |= node.name == "__getattr__"
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names |= {(one.asname or one.name).partition(".")[0] for one in node.names}
+            open_ended |= any(one.name == "*" for one in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            names |= {
+                one.id
+                for one in ast.walk(node)
+                if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+            }
+        else:
+            # if, try, with: what their branches bind counts
+            inner = [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
+            more, more_open = bound_names(inner) if inner else (set(), False)
+            names, open_ended = names | more, open_ended | more_open
+    return names, open_ended
+
+
+def undefined_names(file: Path) -> tuple[str, ...]:
+    """Return the names that a module uses and neither binds nor imports, sorted; none where a `*` may bring them."""
+    tree = parse(file)
+    if tree is None or bound_names(tree.body)[1]:
+        return ()
+    waiting, scopes = [symtable.symtable(ast.unparse(tree), str(file), "exec")], []
+    while waiting:
+        scopes.append(waiting.pop())
+        waiting += scopes[-1].get_children()
+    symbols = [(scope is scopes[0], each) for scope in scopes for each in scope.get_symbols()]
+    bound = {
+        each.get_name()
+        for at_top, each in symbols
+        if (at_top or each.is_declared_global())
+        and (each.is_assigned() or each.is_imported() or each.is_namespace())
+    }
+    used = {
+        each.get_name() for at_top, each in symbols if each.is_referenced() and (at_top or each.is_global())
+    }
+    return tuple(sorted(used - bound - set(dir(builtins)) - _OF_EVERY_MODULE))
+
+
+def parse(file: Path) -> ast.Module | None:
+    """Return the syntax tree of a file; None for what this Python cannot parse (a newer one may)."""
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except (SyntaxError, ValueError):
+        return None
+    except OSError as error:
+        raise ProjectError(f"cannot read '{file}': {error.strerror}", hint="mend or remove it") from error
+
+
+def reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozenset[Path] | None:
+    """Return the files below `roots` that these files import, directly or not, and the files themselves.
+
+    None if one of them imports by a name that only running it tells: then any file may be used.
+    """
+    files = [start.resolve() for start in starts]
+    for file in files:  # grows while it is walked
+        tree = parse(file)
+        if tree is None or _imports_by_name(tree):
+            return None
+        for folders, parts in _import_targets(tree, file, roots):
+            # importing a.b.c runs a/__init__.py and a/b/__init__.py too
+            prefixes = [parts[:count] for count in range(1, len(parts) + 1)]
+            modules = (_below(root, prefix) for root in folders for prefix in prefixes)
+            files += dict.fromkeys(
+                path for module in modules if module and (path := module.resolve()) not in files
+            )
+    return frozenset(files)
+
+
+_IMPORTERS = frozenset(
+    {"import_module", "__import__", "instantiate", "walk_packages", "iter_modules", "exec"}
+)
+"""Functions that import what a string names: importlib, pkgutil, hydra, Python itself."""
+
+
+def _imports_by_name(tree: ast.AST) -> bool:
+    names = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return any(ast.unparse(name).rpartition(".")[2] in _IMPORTERS for name in names)
+
+
+def _import_targets(
+    tree: ast.AST, file: Path, roots: Sequence[Path]
+) -> Iterator[tuple[Sequence[Path], tuple[str, ...]]]:
+    """Yield where each import looks and for which dotted name; `from a import b` may mean a module a.b."""
+    # A file that runs as a script finds its neighbours first.
+    absolute = (*roots, file.parent)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((absolute, tuple(one.name.split("."))) for one in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            folders = (file.parents[min(node.level, len(file.parents)) - 1],) if node.level else absolute
+            module = tuple(node.module.split(".")) if node.module else ()
+            yield from ((folders, (*module, one.name)) for one in node.names)
+
+
+def imported(file: Path) -> set[tuple[str, ...]]:
+    """Return what a file imports absolutely, as tuples of names: `from a.b import c` gives (a, b, c)."""
+    found: set[tuple[str, ...]] = set()
+    tree = parse(file)
+    for node in ast.walk(tree) if tree else ():
+        if isinstance(node, ast.Import):
+            found |= {tuple(one.name.split(".")) for one in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {(*node.module.split("."), one.name) for one in node.names}
+    return found
+
+
+def imported_names(tree: ast.AST) -> dict[str, str]:
+    """Return what a module's absolute imports call things: {"F": "torch.nn.functional", "load": "torch.hub.load"}."""
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for one in node.names:
+                top = one.name.partition(".")[0]
+                found[one.asname or top] = one.name if one.asname else top
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameters:
+    """What a class or a function is called with, as far as its source tells."""
+
+    names: tuple[str, ...]
+    """The names that can be given, without self."""
+    required: tuple[str, ...]
+    """Those without a default."""
+    open_ended: bool
+    """It takes any other name as well (**kwargs)."""
+
+
+def parameters_of(file: Path, name: str) -> Parameters | None:
+    """Return the parameters of a class or function at the top of a module; None where its source does not tell."""
+    tree = parse(file)
+    found = [
+        node
+        for node in (tree.body if tree else ())
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
+    ]
+    if len(found) != 1 or found[0].decorator_list:
+        return None  # bound twice, a dataclass, a wrapper: anything may be its signature
+    node = found[0]
+    if isinstance(node, ast.FunctionDef):
+        return _parameters(node.args, skipped=0)
+    starts = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+    # What is inherited, or made by a metaclass or by __new__, the file alone does not tell.
+    if len(starts) != 1 or starts[0].decorator_list or node.keywords:
+        return None
+    return _parameters(starts[0].args, skipped=1)
+
+
+def _parameters(arguments: ast.arguments, *, skipped: int) -> Parameters:
+    positional = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
+    required = positional[: len(positional) - len(arguments.defaults)]
+    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    required += [one.arg for one, default in named if default is None]
+    return Parameters(
+        names=(*positional[skipped:], *(one.arg for one in arguments.kwonlyargs)),
+        required=tuple(required[skipped:]),
+        open_ended=arguments.kwarg is not None,
+    )

@@ -1,0 +1,122 @@
+"""What a kit says about itself: its install plan, its notebook, and whether it can run on this Python."""
+
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.tags import Tag
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.kit import manifest
+from offline_kit.project.types import FileEntry, Kit, Role
+
+KitFile = tuple[FileEntry, Path]
+"""A file of a kit, and its place on this disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The install plan of the kit's packages, as far as a rehearsal asks for it."""
+
+    image: str
+    """Name of the image that the kit was made for."""
+    python: str
+    """Minor version of the target: "3.13"."""
+    install: tuple[Mapping[str, Any], ...]
+    """What the notebook installs."""
+    provided: Mapping[str, str]
+    """What the image has to provide: normalized name to version."""
+
+    def imports(self) -> tuple[str, ...]:
+        """Return the dotted names that the notebook imports as a proof."""
+        return tuple(name for item in self.install for name in item.get("imports", ()))
+
+    def own(self) -> frozenset[str]:
+        """Return the import names of the project's own packages."""
+        items = (item for item in self.install if item.get("role") == "own")
+        return frozenset(name.partition(".")[0] for item in items for name in item.get("imports", ()))
+
+    def top_levels(self) -> frozenset[str]:
+        """Return the import names that the kit itself brings."""
+        return frozenset(name.partition(".")[0] for name in self.imports())
+
+
+def read(kit_files: Iterable[KitFile]) -> Plan:
+    """Read the install plan from a kit's packages; a kit without packages has an empty one."""
+    plan = Plan(image="", python="", install=(), provided={})
+    for path in [path for entry, path in kit_files if entry.role is Role.LOCK]:
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            provided = {item["name"]: item["version"] for item in raw["provided"]}
+            plan = Plan(
+                image=plan.image or raw.get("image", ""),
+                python=plan.python or raw["python"],
+                install=(*plan.install, *raw["install"]),
+                provided={**provided, **plan.provided},
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ProjectError(f"'{path}' is no install plan: {error}", hint="build the kit again") from error
+    return plan
+
+
+def files_of(kit: Kit) -> tuple[KitFile, ...]:
+    """Return every file of the kit with its place on this disk."""
+    return tuple(
+        (entry, kit.part_folder(part) / entry.stored) for part in kit.parts for entry in part.entries
+    )
+
+
+def mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
+    """Return every file of the kits whose parts are among these folders, as a notebook finds them mounted."""
+    found: list[KitFile] = []
+    for folder in folders:
+        with suppress(ProjectError):
+            found += [(entry, folder / entry.stored) for entry in manifest.read(folder).entries]
+    return tuple((entry, path) for entry, path in found if path.is_file())
+
+
+def notebook_of(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
+    """Return the kit's notebook and its kernel-metadata; ProjectError where one is missing."""
+    folder = kit.folder / "notebook"
+    try:
+        metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
+        path = folder / str(metadata.get("code_file") or "inference.ipynb")
+    except (OSError, ValueError) as error:
+        raise ProjectError(
+            f"the kit in '{kit.folder}' has no notebook: {error}", hint="build the kit"
+        ) from error
+    if not path.is_file():
+        raise ProjectError(f"the kit's notebook '{path}' is missing", hint="build the kit")
+    return path, metadata
+
+
+def unfit(plan: Plan, tags: Iterable[Tag]) -> tuple[str, ...]:
+    """Return the wheel names that a Python with these tags cannot install and that have no sdist beside them."""
+    here = frozenset(tags)
+    bad = []
+    for item in plan.install:
+        wheel = item.get("wheel")
+        if wheel and not item.get("sdist") and not _fits(wheel, here):
+            bad.append(str(wheel))
+    return tuple(bad)
+
+
+def built_from_sdist(plan: Plan, tags: Iterable[Tag]) -> tuple[str, ...]:
+    """Return the packages whose wheel does not fit such a Python, so that their sdist is built instead."""
+    here = frozenset(tags)
+    return tuple(
+        str(item["name"])
+        for item in plan.install
+        if item.get("wheel") and item.get("sdist") and not _fits(item["wheel"], here)
+    )
+
+
+def _fits(wheel: str, here: frozenset[Tag]) -> bool:
+    try:
+        return bool(parse_wheel_filename(wheel)[3] & here)
+    except InvalidWheelFilename:
+        return False

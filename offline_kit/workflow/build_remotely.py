@@ -1,0 +1,283 @@
+"""The build on Kaggle: its own machine makes the packages, for its own image, and keeps them for the notebook.
+
+A notebook with the internet on is pushed and run; what it made is remembered beside the project. From then on
+a build takes its packages to be there, and the offline notebook attaches them there. The wheels themselves come
+here only for a rehearsal here.
+"""
+
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline_kit.core import files
+from offline_kit.core.cache import Cache
+from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.kaggle.client.api_types import Kaggle, NewNotebook
+from offline_kit.kaggle.push import notebook_runs as runs
+from offline_kit.kaggle.push import push_notebook, run_files
+from offline_kit.kaggle.push.notebook_runs import Finished
+from offline_kit.kaggle.push.push_notebook import NotebookPlan
+from offline_kit.kit import manifest
+from offline_kit.notebook import rendering as notebook
+from offline_kit.notebook.runtime import kit_wheelhouse
+from offline_kit.project.config import Config
+from offline_kit.project.kaggle_names import MARKER
+from offline_kit.project.types import FileEntry, Kit
+from offline_kit.workflow import model_files, part_locations, pipeline
+from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS, Port
+from offline_kit.workflow.pipeline import Built
+from offline_kit.workflow.remote_build import build_job, remote_wheelhouse
+from offline_kit.workflow.remote_build import build_request as asked
+from offline_kit.workflow.remote_build.build_job import Job
+from offline_kit.workflow.remote_build.build_request import Asked
+from offline_kit.workflow.remote_build.remote_wheelhouse import Record
+
+FACTS = "image.json"
+"""What a run tells about its image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chained:
+    """A kit whose packages were made on Kaggle."""
+
+    built: Built
+    """The kit."""
+    record: Record
+    """Where its packages are."""
+    ran: bool
+    """Whether a run was made for it, or one from before serves."""
+    seconds: float
+    """How long the run took."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the wheels, which stay there."""
+        away = [part for part in self.built.kit.parts if part.name == manifest.AWAY]
+        return sum(entry.size for part in away for entry in part.entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChainedPlan:
+    """What a build on Kaggle would do."""
+
+    notebook: NotebookPlan
+    """The notebook that makes the packages, and whether it would be pushed and run."""
+    asked: Asked
+    """What it is asked for; which wheels that comes to, the image's own pip decides there."""
+    offline: str
+    """"owner/slug" of the kit's notebook, which attaches its output."""
+    upgrade: bool
+    """Whether it would run again although nothing changed."""
+
+    @property
+    def runs(self) -> bool:
+        """Whether a run would be made."""
+        return self.notebook.action != "nothing" or self.upgrade
+
+
+def plan(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> ChainedPlan:
+    """Look at Kaggle and return what `build` would do; pushes, fetches and writes nothing, raises as `build`."""
+    wanted, new = _job(config, port, report)
+    _, slug = notebook.title_and_slug(config.notebook, model_files.target(config))
+    return ChainedPlan(
+        notebook=push_notebook.plan(new, port.kaggle, port.ways, report),
+        asked=wanted,
+        offline=f"{port.account.username}/{slug}",
+        upgrade=upgrade,
+    )
+
+
+def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> Chained:
+    """Have Kaggle make what its image lacks, and build the kit around it.
+
+    With the same requirements as last time nothing runs again, unless `upgrade` is wanted. Raises
+    ProjectError for requirements that cannot travel as text and for a run that failed, else what pushes,
+    runs and builds raise.
+    """
+    wanted, new = _job(config, port, report)
+    pushed_now, finished = run(port, new, upgrade=upgrade, report=report)
+    record = _known(port, finished, wanted.digest, files.made(files.cache_dir()), report)
+    remote_wheelhouse.write(record, config.project)
+    return Chained(
+        built=pipeline.build(config, report=report),
+        record=record,
+        ran=pushed_now,
+        seconds=finished.seconds,
+    )
+
+
+def _job(config: Config, port: Port, report: Reporter) -> tuple[Asked, NewNotebook]:
+    """Return what Kaggle is to make, and the notebook that does."""
+    base = pipeline.ground(config, chained=False)
+    wanted = pipeline.asked_of(config, base, report)
+    if not wanted.requirements:
+        raise UsageError(
+            "the project asks for no packages: there is nothing to make on Kaggle",
+            hint="build here, without --on; or capture the image alone with 'offline-kit image capture'",
+        )
+    if note := asked.index_note(base.settings):
+        report.note(note)
+    made = Job(config=config, username=port.account.username, where=_where(port), asked=wanted)
+    return wanted, build_job.new_notebook(made)
+
+
+def run(
+    port: Port, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
+) -> tuple[bool, Finished]:
+    """Push a job's notebook and wait for its run; tell whether it was pushed now. `upgrade` runs it again."""
+    if upgrade:
+        same = push_notebook.plan(new, port.kaggle, port.ways, report)
+        if same.version:
+            push_notebook.void(new, same.version, port.ways)
+    logs = port.ways.state / "runs" / new.ref.partition("/")[2]
+    pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, logs=logs)
+    return pushed.action != "nothing", finished
+
+
+def image_text(port: Port, finished: Finished, folder: Path, report: Reporter = SILENT) -> str:
+    """Return the image file of a finished job; its digest is what Kaggle says of that version."""
+    (path,) = runs.fetch(finished, port.kaggle, folder, [FACTS], report)
+    there = port.kaggle.notebook(finished.ref, finished.version)
+    return remote_wheelhouse.image_of(
+        path.read_text(encoding="utf-8"), there.image if there else "", _where(port)
+    )
+
+
+def _known(port: Port, finished: Finished, digest: str, cache: Path, report: Reporter) -> Record:
+    """Bring what a kit is built from into the cache: manifest, outlines and image, and none of the wheels."""
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
+        folder = Path(name)
+        marker, facts = runs.fetch(finished, port.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report)
+        part = manifest.parse(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
+        text = image_text(port, finished, folder, report)
+        record = Record(
+            notebook=finished.ref,
+            version=finished.version,
+            asked=digest,
+            part=part.id,
+            image=_digest(text),
+            files=len(part.entries),
+            local=port.local,
+        )
+        with files.staged(remote_wheelhouse.place(record, cache)) as stage:
+            remote_wheelhouse.keep(stage, part, facts.read_text(encoding="utf-8"), text)
+    return record
+
+
+def lacking(kit: Kit) -> tuple[FileEntry, ...]:
+    """Return the wheels of a kit that are on Kaggle alone; those that were fetched once are laid into the kit."""
+    cache, found = Cache(files.cache_dir()), []
+    for part in (part for part in kit.parts if part.name == manifest.AWAY):
+        for entry in part.entries:
+            target = kit.part_folder(part) / entry.stored
+            if target.exists():
+                continue
+            if blob := cache.find(entry.sha256, size=entry.size):
+                files.link_or_copy(blob, target)
+                os.utime(target, ns=(target.stat().st_atime_ns, blob.stat().st_mtime_ns))
+            else:
+                found.append(entry)
+    return tuple(found)
+
+
+def place(config: Config) -> str:
+    """Return where the project's packages were made, as --to means it; ProjectError where nothing tells."""
+    return "local" if _record(config).local else "kaggle"
+
+
+def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2) -> None:
+    """Bring the wheels that a rehearsal here lacks, each checked and kept; an interrupted one goes on.
+
+    Every `look` seconds the bar is told how much has come.
+
+    Raises ProjectError where they are at another Kaggle or of another account, OutsideError where what comes
+    is not what the run wrote.
+    """
+    wanted, cache = lacking(kit), Cache(files.cache_dir())
+    if not wanted:
+        return
+    record = _record(port.config)
+    part_locations.check(port.config, port.account.username, local=port.local)
+    if port.kaggle.notebook(record.notebook) is None:
+        raise _gone(record, port)
+    run = (record.notebook, record.version)
+    total = sum(entry.size for entry in wanted)
+    text = f"Fetching {len(wanted)} wheels, {files.human_size(total)}, from '{record.notebook}'"
+    scratch = cache.part(f"wheels-{os.getpid()}").with_suffix("")
+    with report.progress(text, total) as advance:
+        try:
+            for entry in wanted:
+                came = _come(run, entry, port.kaggle, scratch, advance, look)
+                if (digest := files.sha256_of(came)) != entry.sha256:
+                    raise OutsideError(
+                        f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
+                        hint="run the same command again; 'offline-kit verify --deep' looks at all of them",
+                        details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
+                    )
+                cache.adopt(came, digest)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    lacking(kit)  # lays them into the kit
+
+
+def _come(
+    run: tuple[str, int], entry: FileEntry, kaggle: Kaggle, scratch: Path, advance: Advance, look: float
+) -> Path:
+    """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
+    pool, shown = ThreadPoolExecutor(1), 0
+    try:
+        coming = pool.submit(run_files.bring, run, entry.stored, kaggle, scratch)
+        while wait((coming,), timeout=look).not_done:
+            now = min(entry.size, max(shown, _landed(scratch)))
+            advance(now - shown)
+            shown = now
+        came = coming.result()
+        advance(entry.size - shown)
+        return came
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # on ^C a silent server would hold us
+
+
+def _landed(folder: Path) -> int:
+    total = 0
+    for name in files.tree(folder) if folder.is_dir() else ():
+        with suppress(FileNotFoundError):
+            total += (folder / name).stat().st_size
+    return total
+
+
+def _gone(record: Record, port: Port) -> OutsideError:
+    another = (
+        f"name the one that has them by its address in {LOCAL_ADDRESS}, or have them made there again with"
+    )
+    return OutsideError(
+        f"'{record.notebook}', which made the kit's packages, is not on {port.account.place}",
+        hint=f"{another} 'offline-kit build --on local'"
+        if port.local
+        else "have them made again with 'offline-kit build --on kaggle'",
+    )
+
+
+def _record(config: Config) -> Record:
+    record = remote_wheelhouse.read(config.project)
+    if record is None:
+        raise ProjectError(
+            f"the kit's packages are on Kaggle, and nothing tells where: '{remote_wheelhouse.RECORD}' is gone",
+            hint="bring it back, or build again: 'offline-kit build' makes the packages here",
+        )
+    return record
+
+
+def _digest(text: str) -> str:
+    import hashlib
+
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _where(port: Port) -> str:
+    return "the local Kaggle" if port.local else "Kaggle"

@@ -1,0 +1,32 @@
+"""The committed freeze: whether it is there, and of what the project asks for now."""
+
+from offline_kit.packages.freeze import freeze_file
+from offline_kit.workflow import pipeline
+from offline_kit.workflow.checks.check_types import Ground, Said, State, warning
+
+
+def run(ground: Ground) -> Said:
+    """Compare the freeze with the requirements and the image.
+
+    Where own packages have to be built to know what they ask for, only the image is compared, unless the
+    network may be asked.
+    """
+    config = ground.settings
+    name = config.lock.name
+    if not config.lock.is_file():
+        return warning(f"there is no '{name}' yet", "run 'offline-kit build' and commit it")
+    head = freeze_file.header(config.lock.read_text(encoding="utf-8", errors="replace"))
+    made_for = (head.get("image", ""), head.get("python", ""))
+    stale = "the next build makes it anew: run 'offline-kit build' and commit it"
+    if ground.target.name not in made_for[0]:
+        return warning(
+            f"'{name}' was made for {made_for[0] or 'another image'}, not '{ground.target.name}'", stale
+        )
+    if config.packages and not ground.online:
+        what = (
+            f"'{name}' is for '{ground.target.name}'; what the own packages ask for is compared with --online"
+        )
+        return Said(what=what, state=State.SKIPPED)
+    if not pipeline.freeze_is_current(config, ground.report):
+        return warning(f"'{name}' is of other requirements or another image list than there are now", stale)
+    return Said(what=f"'{name}' is current")

@@ -1,0 +1,27 @@
+"""Requirements and locks: whether every line can be read."""
+
+from offline_kit.packages.freeze import lock_files, requirement_inputs
+from offline_kit.workflow import freeze_request
+from offline_kit.workflow.checks.check_types import Ground, Said, warning
+
+
+def run(ground: Ground) -> Said:
+    """Read what the project asks for, without asking an index; raises for lines that cannot be read."""
+    config = ground.settings
+    plain = [path for path in config.requirements if not lock_files.is_lock(path)]
+    found = requirement_inputs.read(
+        plain, freeze_request.of_project(config), project=config.project, env=ground.env
+    )
+    lock_files.read([*config.locks, *found.compiled], ground.target.environment())
+    if not found.wanted and not config.packages and not config.locks:
+        return warning(
+            "nothing is asked for: the kit would hold own code and checkpoints alone",
+            'name what predicting needs, like requirements = ["requirements.in"]',
+        )
+    sources = [
+        requirement_inputs.shown(path, config.project) for path in (*config.requirements, *config.locks)
+    ]
+    sources += ["[project].dependencies"] * config.project_dependencies
+    sources += ["what the own packages ask for"] * bool(config.packages)
+    number = len(found.wanted)
+    return Said(what=f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")

@@ -1,0 +1,71 @@
+"""What a project asks of the indexes, and which of its own code its notebook names."""
+
+from offline_kit.checkpoints import main_names
+from offline_kit.notebook import imports, predict_settings
+from offline_kit.packages.freeze import requirement_inputs
+from offline_kit.packages.freeze.freeze import FreezeRequest
+from offline_kit.packages.own import own_code
+from offline_kit.project.config import Config
+from offline_kit.project.types import OwnCode
+from offline_kit.workflow.model_files import Trained
+
+
+def freeze_request(
+    seen: Trained, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+) -> FreezeRequest:
+    """Return the request for a freeze; `keep` writes it beside the project."""
+    config = seen.config
+    theirs, own_ask = of_project(config), own_code.requirements(own)
+    origins = dict.fromkeys(seen.packages, "the trained files") | dict.fromkeys(
+        own_ask, "the project's packages"
+    )
+    return FreezeRequest(
+        project=config.project,
+        requirements=config.requirements,
+        inline=tuple(dict.fromkeys((*theirs, *own_ask, *seen.packages))),
+        origins={line: who for line, who in origins.items() if line not in theirs},
+        locks=config.locks,
+        exclude=config.exclude,
+        include=config.include,
+        imported=imported(config, own),
+        replace=config.replace,
+        pins=config.pins,
+        engine=config.engine,
+        upgrade=upgrade,
+        written=config.lock,
+        keep=keep,
+    )
+
+
+def imported(config: Config, own: OwnCode) -> frozenset[str]:
+    """Return the top-level names that the project's own code imports, and its notebook where it has one."""
+    paths = [*(wheel.path for wheel in own.wheels), *(source.path for source in own.sources)]
+    if config.notebook.source:
+        paths.append(config.project / config.notebook.source)
+    return imports.of_files([path for path in paths if path.is_file()])
+
+
+def of_project(config: Config) -> tuple[str, ...]:
+    """Return what the project's own pyproject.toml asks for, as far as the configuration takes it from there."""
+    if not (config.project_dependencies or config.extras or config.groups):
+        return ()
+    return requirement_inputs.project_requirements(
+        config.project / "pyproject.toml",
+        extras=config.extras,
+        groups=config.groups,
+        dependencies=config.project_dependencies,
+    )
+
+
+def named(config: Config) -> tuple[str, ...]:
+    """Return the references of the configuration."""
+    said = config.notebook
+    hooks = [
+        said.transform,
+        said.tta,
+        said.postprocess if predict_settings.is_reference(said.postprocess) else "",
+    ]
+    models = [ref for each in said.models for ref in (each.model, each.transform)]
+    lending = main_names.shipped(config.project, config.main_from)
+    named = (said.model, said.data, said.function, *hooks, *models, *lending)
+    return tuple(dict.fromkeys(ref for ref in named if ref))

@@ -1,0 +1,111 @@
+"""A rehearsal on Kaggle itself: private, internet off, on as many rows as wanted, without a submission.
+
+It is a notebook of its own beside the kit's, so that the versions of that stay what is submitted.
+"""
+
+import json
+import re
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.kaggle.client.api_types import NewNotebook
+from offline_kit.kaggle.push import push_notebook
+from offline_kit.notebook import rendering
+from offline_kit.notebook.runtime import kit_rows
+from offline_kit.notebook.runtime.kit_runtime import KitError
+from offline_kit.project.kaggle_names import TITLE_LENGTH, slug_of
+from offline_kit.project.types import Kit
+from offline_kit.rehearsal import mounts, submission_check
+from offline_kit.workflow import kaggle_session
+from offline_kit.workflow.kaggle_session import Port, Ran
+
+SUFFIX = " rehearsal"
+"""Ends the title of the notebook that rehearses."""
+_KIT_CELL = re.compile(r"\d+-kit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsed:
+    """A rehearsal on Kaggle that passed."""
+
+    ran: Ran
+    """The run."""
+    rows: int
+    """Rows of its submission; 0 for another format than CSV."""
+    limit: int
+    """The competition's limit for a run, in seconds."""
+    notes: tuple[str, ...]
+    """What was compared."""
+
+    @property
+    def forecast(self) -> int:
+        """How many rows would fit into the limit at this pace; 0 where that cannot be told.
+
+        All of the run counts as if it grew with the rows: what is paid once makes the forecast careful.
+        """
+        return int(self.limit / self.ran.seconds * self.rows) if self.rows and self.ran.seconds else 0
+
+
+def rehearse(port: Port, kit: Kit, rows: int | None, report: Reporter = SILENT) -> Rehearsed:
+    """Run the kit's notebook on Kaggle, on its public test set or on `rows` rows, and check what it wrote.
+
+    The kit's data has to be there. Raises as `shipping.run_notebook`, ProjectError for a submission that
+    would not be scored.
+    """
+    new = of_kit(kit, port.account.username, rows)
+    ran = kaggle_session.follow_notebook(port, kit, new, report, remember="last-rehearsal")
+    if ran.submission is None:
+        return Rehearsed(ran=ran, rows=0, limit=port.config.time_limit, notes=ran.notes)
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+        checked = submission_check.check(ran.submission, _sample(port, rows, Path(scratch)))
+    if checked.problems:
+        raise ProjectError(
+            f"'{ran.submission.name}' would not be scored as it is",
+            hint=f"compare it with the sample submission; it lies in '{ran.submission.parent}'",
+            details=checked.problems,
+        )
+    return Rehearsed(
+        ran=ran, rows=checked.rows, limit=port.config.time_limit, notes=(*ran.notes, *checked.notes)
+    )
+
+
+def of_kit(kit: Kit, username: str, rows: int | None) -> NewNotebook:
+    """Return the kit's notebook under the name of its rehearsal, on so many rows where that is wanted."""
+    new = push_notebook.of_kit(kit, username)
+    title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
+    text = with_rows(new.text, rows) if rows else new.text
+    return replace(new, ref=f"{new.ref.partition('/')[0]}/{slug_of(title)}", title=title, text=text)
+
+
+def with_rows(text: str, rows: int) -> str:
+    """Return a notebook with a cell behind the kit's that lets it see so many rows of the test set.
+
+    Raises UsageError for a notebook without that cell, or without a competition.
+    """
+    content = json.loads(text)
+    cells = content["cells"]
+    place = next((number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))), -1)
+    if place < 0:
+        raise UsageError(
+            "rows can be chosen only for a notebook with the kit's cell, and this template has none",
+            hint="extend a built-in template, or rehearse without --rows",
+        )
+    code = f"{rendering.pasted('kit_rows')}\n\n\nroot = fewer_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    cell = {**cells[place], "id": f"{cells[place]['id']}-rows", "source": code.splitlines(keepends=True)}
+    return json.dumps({**content, "cells": [*cells[: place + 1], cell, *cells[place + 1 :]]}, indent=1)
+
+
+def _sample(port: Port, rows: int | None, scratch: Path) -> Path | None:
+    """Return the sample as it lies here, cut as the notebook cut its own."""
+    config = port.config
+    data = config.competition_data if config.competition_data and config.competition_data.is_dir() else None
+    sample = config.sample_submission or (mounts.find_sample(data) if data else None)
+    if not (sample and rows and sample.suffix.lower() == ".csv"):
+        return sample
+    try:
+        return kit_rows.cut_rows(data or sample.parent, sample, rows, scratch, lambda _from, _to: None)[1]
+    except KitError:
+        return None  # an empty list here is nothing to compare with

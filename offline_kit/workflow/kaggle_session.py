@@ -1,0 +1,406 @@
+"""The way to Kaggle and back: from a built kit to what is there, at the real Kaggle or a local one."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core import files, processes
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.retry import PATIENT
+from offline_kit.kaggle.client.api_types import Account, Kaggle, NewNotebook, RefusedError, UnsentError
+from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.push import (
+    compare_outputs,
+    notebook_runs,
+    push_models,
+    queued_submissions,
+)
+from offline_kit.kaggle.push import (
+    push_datasets as datasets,
+)
+from offline_kit.kaggle.push import (
+    push_notebook as notebooks,
+)
+from offline_kit.kaggle.push.dataset_plan import MODEST, Action, PushPlan, Wishes
+from offline_kit.kaggle.push.last_seen import Memory
+from offline_kit.kaggle.push.notebook_runs import Finished
+from offline_kit.kaggle.push.poll_policy import WAITING, Waiting
+from offline_kit.kaggle.push.push_datasets import Pushed
+from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
+from offline_kit.kaggle.push.push_settings import Ways
+from offline_kit.kaggle.push.queued_submissions import Queued
+from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kit.manifest import lying, verify
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.notebook import rendering
+from offline_kit.packages import pip_settings
+from offline_kit.project.config import Config
+from offline_kit.project.types import Kit, Part
+from offline_kit.rehearsal import rehearse as rehearsing
+from offline_kit.rehearsal.environments import Workshop
+from offline_kit.workflow import local_start, part_locations
+
+LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
+"""Variable that holds the address of a running local Kaggle."""
+
+
+_LOCAL_PAUSE = 1.0  # longest seconds between two polls of a local Kaggle
+_WORTH_TELLING = 2.0  # seconds of a wait that Kaggle asks for
+LAST_RUN = "last-run"
+"""What the memory calls the newest run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Port:
+    """A Kaggle that we are logged in to, and what we remember of it."""
+
+    config: Config
+    """Whose things go there."""
+    kaggle: Kaggle
+    """Who takes them."""
+    account: Account
+    """Who we are there."""
+    local: bool
+    """Whether it is a local one."""
+    ways: Ways
+    """How a push goes about it."""
+    ledger: Ledger
+    """What was submitted; beside the project for the real Kaggle."""
+    memory: Memory
+    """What was seen last."""
+
+    def datasets(self, kit: Kit) -> dict[str, str]:
+        """Return the configured dataset of each part of a kit that is one, by the part's name."""
+        parts = self.in_datasets(kit).parts
+        return {part.name: rendering.dataset_of(part, kit, self.config.dataset) for part in parts}
+
+    def elsewhere(self, kit: Kit) -> dict[str, str]:
+        """Return where a kit's other parts are, by the part's name: "notebook:owner/slug", "model:...".
+
+        A model is named at the version that the kit's notebook is pinned to, at 0 where it is to none yet.
+        Raises UsageError as `models.target`.
+        """
+        found = {part.name: part_locations.of(self.config).get(part.name, "") for part in kit.parts}
+        for part, ref in _models(self, kit):
+            pinned = part_locations.pinned(self.config, kit)
+            version = pinned[0].rpartition("/")[2] if pinned else "0"
+            found[part.name] = f"model:{ref}/{version}"
+        return {name: home for name, home in found.items() if home}
+
+    def in_datasets(self, kit: Kit) -> Kit:
+        """Return the kit without the parts that are somewhere else than in datasets."""
+        elsewhere = part_locations.of(self.config)
+        kept = tuple(part for part in kit.parts if part.name not in elsewhere)
+        return replace(kit, parts=kept, split=len(kit.parts) > 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A run of the kit's notebook that came to a good end."""
+
+    pushed: PushedNotebook
+    """Where the notebook is, and whether it was pushed for this."""
+    seconds: float
+    """How long the run took, as its log says."""
+    submission: Path | None
+    """What it wrote, fetched; None where it writes none and no competition asks for one."""
+    log: Path
+    """Its log."""
+    notes: tuple[str, ...]
+    """How what it wrote differs from the rehearsal's."""
+
+
+@contextmanager
+def where(
+    to: str,
+    address: str = "",
+    report: Reporter = SILENT,
+    *,
+    project: Path | None = None,
+    current: bool = False,
+) -> Iterator[Where]:
+    """Give the Kaggle that `--to` means, while the block lasts.
+
+    A local one that listens at `address`, or where the variable says, is used; without an address one is
+    served here, on the state that `offline-kit local` has too, with the competition that
+    the `project` brings, its notebooks run in the `current` environment or in that of their image. Raises UsageError for an address
+    that is not on this machine, OutsideError where another server has that state.
+    """
+    address = address or (processes.environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
+    if to == "kaggle":
+        if address:
+            raise UsageError(f"--at {address} is of a local Kaggle", hint="add --to local, or leave it out")
+        yield Where()
+    elif address:
+        if not address.startswith("http://127.0.0.1:"):
+            raise UsageError(
+                f"'{address}' is no local Kaggle: it would not be on this machine",
+                hint="name what 'offline-kit local' tells, like http://127.0.0.1:8642",
+            )
+        yield Where(local=address.rstrip("/"))
+    else:
+        with _served(project, current=current) as url:
+            report.note(
+                f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
+            )
+            yield Where(local=url)
+
+
+@contextmanager
+def _served(project: Path | None, *, current: bool) -> Iterator[str]:
+    competition = local_start.competition_of(project) if project else None
+    cache = files.cache_dir()
+    workshop = Workshop(settings=pip_settings.read(processes.environment()), cache=cache, yes=True)
+    wanted = local_start.Wanted(
+        folder=cache / "local-kaggle",
+        port=0,
+        competitions=(competition,) if competition else (),
+        project=project,
+    )
+    with local_start.running(wanted, SandboxRunner(workshop, current=current, project=project)) as server:
+        yield server.url
+
+
+@contextmanager
+def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Port]:
+    """Log in; raises NotLoggedInError with the accepted sources of credentials.
+
+    A local Kaggle that does not answer to what is done in the block is an OutsideError with its address.
+    """
+
+    def told(seconds: float) -> None:
+        if seconds >= _WORTH_TELLING:
+            report.note(f"Kaggle asks for patience (429): waiting {seconds:.0f} s")
+
+    with _named(there), Client(there, patience=replace(PATIENT, tell=told)) as kaggle:
+        account = kaggle.account()
+        state = _state(config, there, account.username)
+        try:
+            yield Port(
+                config=config,
+                kaggle=kaggle,
+                account=account,
+                local=bool(there.local),
+                ways=Ways(state=state, waiting=_waiting(there)),
+                ledger=Ledger(part_locations.ledger_path(config, state, local=bool(there.local))),
+                memory=Memory(state),
+            )
+        finally:
+            files.keep_from_git(
+                part_locations.memories(config)
+            )  # addresses of uploads are among what is remembered
+
+
+def _waiting(there: Where) -> Waiting:
+    """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
+    if not there.local:
+        return WAITING
+    longest, scoring = (min(pause, _LOCAL_PAUSE) for pause in (WAITING.longest, WAITING.scoring))
+    return replace(WAITING, longest=longest, scoring=scoring)
+
+
+@contextmanager
+def _named(there: Where) -> Iterator[None]:
+    """Name the local Kaggle that does not answer: the network is not to blame, nor is Kaggle."""
+    try:
+        yield
+    except UnsentError as lost:
+        if not there.local:
+            raise
+        raise OutsideError(
+            f"no local Kaggle answers at '{there.local}'",
+            hint="start it with 'offline-kit local' and run the same command again; without an address"
+            f" (--at, {LOCAL_ADDRESS}) one is served meanwhile",
+            details=lost.details,
+        ) from lost
+
+
+def _state(config: Config, there: Where, username: str) -> Path:
+    return part_locations.memories(config) / ("local" if there.local else "kaggle") / username
+
+
+def checked(kit: Kit) -> Kit:
+    """Return a kit that is whole; ProjectError where its files on disk are damaged."""
+    folders = [(kit.part_folder(part), part) for part in kit.parts]
+    problems = [line for place, part in folders for line in verify(place, lying(place, part), hashes=False)]
+    if problems:
+        raise ProjectError(
+            f"the kit in '{kit.folder}' is damaged",
+            hint="build it again with 'offline-kit build'",
+            details=problems,
+        )
+    return kit
+
+
+def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
+    """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
+    part_locations.check(port.config, port.account.username, local=port.local)
+    whole = port.in_datasets(_asked(kit, wishes))
+    for part, ref in _models(port, kit):
+        found = push_models.plan(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        report.note(f"the model '{ref}': {found.action.value}, {found.why}")
+    return datasets.plan(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report)
+
+
+def push_data(
+    port: Port,
+    kit: Kit,
+    wishes: Wishes = MODEST,
+    report: Reporter = SILENT,
+    approve: Callable[[PushPlan], None] = lambda _plan: None,
+) -> tuple[Pushed, ...]:
+    """Bring the kit's parts to their datasets; raises as `datasets.push`."""
+    ids = {part.name: part.id for part in kit.parts}
+    part_locations.check(port.config, port.account.username, local=port.local)
+    whole = port.in_datasets(_asked(checked(kit), wishes))
+    done = datasets.push(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
+    done = (*done, *_push_model(port, kit, wishes, report))
+    parts = [
+        {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
+        for each in done
+    ]
+    port.memory.keep(part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
+    return done
+
+
+def _asked(kit: Kit, wishes: Wishes) -> Kit:
+    """Return a kit that has all parts that are to be sent again."""
+    names = [part.name for part in kit.parts]
+    if unknown := [name for name in wishes.resend_part if name not in names]:
+        raise UsageError(
+            f"the kit has no part '{unknown[0]}'", hint=f"--resend-part takes {' or '.join(names)}"
+        )
+    return kit
+
+
+def _models(port: Port, kit: Kit) -> tuple[tuple[Part, str], ...]:
+    """Return the part that is a model instead of a dataset, with the model's variation; nothing for none."""
+    wanted = port.config.publish_model
+    if not wanted:
+        return ()
+    ref = push_models.target(wanted, port.account)
+    return tuple((part, ref) for part in kit.parts if part.name == part_locations.MODEL_PART)
+
+
+def _push_model(port: Port, kit: Kit, wishes: Wishes, report: Reporter) -> tuple[Pushed, ...]:
+    """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
+    found = []
+    for part, ref in _models(port, kit):
+        done = push_models.push(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        notebooks.pin(kit, done.source)
+        version = int(done.source.rpartition("/")[2])
+        found.append(Pushed(part=part.name, ref=ref, version=version, action=done.action, url=done.url))
+    return tuple(found)
+
+
+def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
+    """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
+    changed = {part.ref: part.held for part in plan.parts if part.action is Action.VERSION}
+    if not changed:
+        return ()
+    # The configuration may have another competition by now, or none.
+    waiting = [e.competition for e in port.ledger.entries() if e.state not in ("complete", "error")]
+    competitions = sorted({port.config.competition, *waiting} - {""})
+    found = [each for competition in competitions for each in _queued(port, competition)]
+    return queued_submissions.disturbed(found, changed, [part.id for part in kit.parts])
+
+
+def _queued(port: Port, competition: str) -> tuple[Queued, ...]:
+    try:
+        return queued_submissions.queued(port.kaggle, competition, port.ledger)
+    except RefusedError as no:
+        if no.status >= 500 or no.status == 429:
+            raise
+        return ()  # nobody who has not accepted the rules has submissions
+
+
+def notebook_of(port: Port, kit: Kit) -> NewNotebook:
+    """Return the kit's notebook as it would be pushed; raises as `notebooks.of_kit`."""
+    return notebooks.of_kit(kit, port.account.username)
+
+
+def plan_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
+    """Return what a push of the kit's notebook would do, having looked at Kaggle."""
+    return notebooks.plan(notebook_of(port, kit), port.kaggle, port.ways, report)
+
+
+def push_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
+    """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
+    return notebooks.push(notebook_of(port, kit), port.kaggle, port.ways, report)
+
+
+def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
+    """Push the kit's notebook, wait for the run of exactly this version and fetch what it wrote.
+
+    Raises as `runs.push_and_follow` and `runs.fetch`. What was seen is remembered, a failure too.
+    """
+    return follow_notebook(port, kit, notebook_of(port, kit), report)
+
+
+def follow_notebook(
+    port: Port, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
+) -> Ran:
+    """Do as `run_notebook` with this notebook for the kit, and remember it under this name."""
+    folder = _runs_of(port, new.ref)
+    facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
+    try:
+        pushed, finished = notebook_runs.push_and_follow(new, port.kaggle, port.ways, report, logs=folder)
+        folder_of_run = folder / f"v{finished.version}"
+        written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
+    except OfflineKitError as error:
+        problem = {"what": error.what, "hint": error.hint}
+        port.memory.keep(remember, {**facts, "at": files.timestamp(), "problem": problem})
+        raise
+    facts |= {"version": pushed.version, "seconds": finished.seconds}
+    _remember_run(port.memory, remember, facts)
+    before = pushed.action == "nothing"
+    report.note(
+        f"version {pushed.version} of '{pushed.ref}' ran offline{' before' if before else ''},"
+        f" in {finished.seconds:.0f} s" + (f"; its output is '{written}'" if written else "")
+    )
+    ours = rehearsed(kit)
+    notes = compare_outputs.compare(ours, written, port.account.place) if ours and written else ()
+    return Ran(
+        pushed=pushed,
+        seconds=finished.seconds,
+        submission=written,
+        log=folder / notebook_runs.LOG_NAME,
+        notes=notes,
+    )
+
+
+def follow_version(port: Port, ref: str, version: int, report: Reporter = SILENT) -> Finished:
+    """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
+    return notebook_runs.follow(ref, version, port.kaggle, port.ways, report, logs=_runs_of(port, ref))
+
+
+def _runs_of(port: Port, ref: str) -> Path:
+    return port.ways.state / "runs" / ref.partition("/")[2]
+
+
+def _remember_run(memory: Memory, name: str, facts: dict[str, Any]) -> None:
+    """Remember a run by the time when its end was seen first."""
+    last = memory.recall(name) or {}
+    if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
+        memory.keep(name, {**facts, "at": files.timestamp()})
+
+
+def rehearsed(kit: Kit) -> Path | None:
+    """Return what the last rehearsal of this kit wrote; None where there was none or it failed."""
+    last = rehearsing.last(kit)
+    path = Path(str(last["submission"])) if last and last.get("passed") else None
+    return path if path and path.is_file() else None
+
+
+def _fetched(port: Port, finished: Finished, folder: Path, report: Reporter, *, keep: bool) -> Path | None:
+    name = port.config.notebook.submission
+    if name not in finished.outputs and not port.config.competition:
+        report.note(f"it wrote no '{name}', and no competition is configured that would want one")
+        return None
+    if keep and (there := notebook_runs.fetched_before(finished, folder, name)):
+        return there
+    return notebook_runs.fetch(finished, port.kaggle, folder, [name], report)[0]

@@ -1,0 +1,135 @@
+"""Start a local Kaggle as a whole: its folder, the account, the competitions, the sandbox."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from offline_kit.core import files
+from offline_kit.core.errors import OutsideError
+from offline_kit.local_kaggle.running import Runner
+from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.service import LocalKaggle
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.project import config
+
+PORT = 8642
+"""Where it listens unless told otherwise."""
+_SERVING = "serving.json"
+USER, KEY = "local", "local-kaggle"
+"""The account that is always there; its key opens nothing but this server, and is no secret."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """Which local Kaggle is started."""
+
+    folder: Path
+    """Its state; made where there is none."""
+    port: int = PORT
+    """Where it listens on 127.0.0.1; 0 takes a free port."""
+    accounts: tuple[str, ...] = ()
+    """Names of further accounts, which the state keeps; their key is KEY, too."""
+    competitions: tuple[Path, ...] = ()
+    """Folders of competitions, or of projects that bring one, to take in besides those that the state knows."""
+    settings: Settings = field(default_factory=Settings)
+    """How it behaves."""
+    project: Path | None = None
+    """The project that it is served for, as long as a command runs; None where it is served for all."""
+
+
+def home() -> Path:
+    """Return the folder of the state unless told otherwise."""
+    return files.cache_dir() / "local-kaggle"
+
+
+@contextmanager
+def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
+    """Serve until the block ends; one server at a time for a folder.
+
+    The folders that the projects name under `copies` stand for sources that nobody pushed.
+    Raises UsageError for a competition that cannot be used, OutsideError where the port or the folder
+    is taken.
+    """
+    with files.disk_errors(wanted.folder):
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+    with _alone(wanted.folder):
+        kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
+        for name in (USER, *wanted.accounts):
+            kaggle.accounts.add(name, key=KEY)
+        for folder in wanted.competitions:
+            kaggle.catalog.add(competition_of(folder) or folder)
+        for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
+            kaggle.offer(config.copies_of(folder))
+        with Server(kaggle, port=wanted.port) as server, _told(wanted, server.url):
+            yield server
+
+
+def competition_of(project: Path) -> Path | None:
+    """Return the folder of the competition that a project brings with it: its own, or the one right in it.
+
+    None where there is none, or more than one.
+    """
+    if (project / "competition.toml").is_file():
+        return project
+    found = sorted(each.parent for each in project.glob("*/competition.toml") if each.is_file())
+    return found[0] if len(found) == 1 else None
+
+
+@contextmanager
+def _told(wanted: Wanted, url: str) -> Iterator[None]:
+    """Tell others who serves this state, as long as it is so."""
+    path = wanted.folder / _SERVING
+    served = {"url": url, "pid": os.getpid(), "project": str(wanted.project or "")}
+    files.write_atomic(path, json.dumps(served))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _other(folder: Path) -> str:
+    """Return who serves a state, as far as that is told."""
+    try:
+        told = json.loads((folder / _SERVING).read_text(encoding="utf-8"))
+        whose = f", for '{told['project']}'" if told["project"] else ""
+        return f" at {told['url']} (process {told['pid']}{whose})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    import filelock
+
+    try:
+        with filelock.FileLock(folder / "serving.lock", timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise OutsideError(
+            f"another local Kaggle serves '{folder}'{_other(folder)}",
+            hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
+            " 'offline-kit local --state DIR'",
+        ) from error
+
+
+def greeting(
+    url: str, folder: str, competitions: list[str], accounts: Sequence[str] = (USER,)
+) -> tuple[str, ...]:
+    """Return what a person is told at the start: where it is, how the plain client reaches it, what it holds."""
+    others = ", ".join(name for name in accounts if name != USER)
+    shown = ", ".join(competitions) or "none; --competition DIR takes one in"
+    return (
+        f"a local Kaggle listens on {url}; its state is in '{folder}'",
+        f"competitions: {shown}",
+        f"offline-kit reaches it with --to local --at {url}",
+        "the unmodified `kaggle` reaches it with this environment:",
+        f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
+        f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY}",
+        "  unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
+        *([f"other accounts, with the same key: {others}"] if others else []),
+        "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
+        f"what is to go wrong stands in '{folder}/faults.json'; its scores are LOCAL; end it with ^C",
+    )

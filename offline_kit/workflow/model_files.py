@@ -1,0 +1,247 @@
+"""The trained files of a project, looked at before anything is downloaded, and the notebook that follows from them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit.adopt import render_adopted
+from offline_kit.checkpoints import discovery as checkpoints
+from offline_kit.checkpoints import members, pickle_scan
+from offline_kit.checkpoints import prepare as weighing
+from offline_kit.checkpoints.frameworks import pickled
+from offline_kit.checkpoints.frameworks.trained_versions import compare
+from offline_kit.checkpoints.main_names import NOBODY, Lent
+from offline_kit.core import files
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.kit import layout
+from offline_kit.notebook import member_params, predict_settings, scripts
+from offline_kit.notebook import rendering as notebook
+from offline_kit.notebook.runtime import kit_sources
+from offline_kit.notebook.runtime.kit_runtime import MARKER, KitError
+from offline_kit.project import kaggle_sources
+from offline_kit.project.config import Config
+from offline_kit.project.images import Image
+from offline_kit.project.types import (
+    Checkpoint,
+    CheckpointKind,
+    Fate,
+    Finding,
+    Freeze,
+    Member,
+    NotebookSettings,
+    Severity,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What was found of them."""
+
+    config: Config
+    """The configuration, with the template that follows from them."""
+    checkpoints: tuple[Checkpoint, ...]
+    """The checkpoints."""
+    preprocessing: tuple[Checkpoint, ...]
+    """What is loaded by name beside them."""
+    members: tuple[Member, ...] = ()
+    """The models that the notebook predicts with; empty where it does not go by models."""
+    findings: tuple[Finding, ...] = ()
+    """What was seen in them; none that stops a build."""
+    packages: tuple[str, ...] = ()
+    """Distributions that the notebook imports to predict with them."""
+    lent: Lent = NOBODY
+    """The names of `__main__` that their pickles look up."""
+
+
+def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT) -> Trained:
+    """Find the trained files, resolve the models of the notebook, and ask the frameworks what they see in them.
+
+    Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
+    """
+    render_adopted.check_notebook(config.notebook, image, target(config), weights=bool(config.checkpoints))
+    weights = checkpoints.collect(config.project, config.checkpoints, cache=cache, report=report)
+    beside = checkpoints.collect(config.project, config.preprocessing, cache=cache, report=report)
+    # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
+    aside = {each.path for each in beside}
+    weights = tuple(each for each in weights if each.path not in aside)
+    ready = weighing.prepare(config, weights, beside, cache=cache, report=report)
+    config, weights, beside = ready.config, ready.checkpoints, ready.preprocessing
+    config = replace(config, notebook=members.chosen(config.notebook, weights))
+    by_models = _goes_by_models(config.notebook)
+    config = replace(config, notebook=_attaching(config.notebook))
+    no_models = members.aside(config.notebook, weights) if by_models else {}
+    beside += tuple(each for each in weights if each.original in no_models)
+    weights = tuple(each for each in weights if each.original not in no_models)
+    resolved = _resolved(config, weights, cache) if by_models else ()
+    if resolved and not config.notebook.function:
+        roots = (
+            place for package in (*config.packages, config.project) for place in (package / "src", package)
+        )
+        code = member_params.Code(project=config.project, roots=tuple(dict.fromkeys(roots)))
+        task = predict_settings.task_of(config.notebook, resolved)
+        member_params.check(config.notebook, resolved, task, code)
+    seen = Trained(
+        config=config,
+        checkpoints=weights,
+        preprocessing=beside,
+        members=resolved,
+        findings=(
+            *ready.findings,
+            *_moved(no_models, layout.preprocessing_names(beside)),
+            *members.findings(resolved),
+            *members.by_position(config.notebook, resolved),
+            *predict_settings.unused(config.notebook, resolved, beside),
+            *predict_settings.unnamed(config.notebook, resolved, weights),
+            *members.undecided(config.notebook, weights),
+            *predict_settings.ranked(config.notebook, resolved),
+        ),
+        lent=ready.lent,
+        # Code of the person's own loads them where no models do, and names no library for a pickle.
+        packages=members.packages(resolved, beside if by_models else (*weights, *beside)),
+    )
+    _stop(seen.findings)
+    if by_models:
+        render_adopted.check_notebook(config.notebook, image, target(config, seen), weights=bool(weights))
+    return seen
+
+
+def _goes_by_models(settings: NotebookSettings) -> bool:
+    """Whether the notebook predicts with members; a template of the user's may extend ours, and then says the task."""
+    own = settings.template not in scripts.built_in()
+    return settings.template == "predict" or bool(settings.models) or (own and bool(settings.task))
+
+
+def _moved(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Finding, ...]:
+    """Return what is no model, with the name that a notebook asks for it by; `names` leads to those in the kit."""
+    asked = {inside.removeprefix("checkpoints/preprocessing/"): name for name, inside in names.items()}
+    return tuple(
+        Finding(
+            severity=Severity.NOTE,
+            about=name,
+            what=f'{what}: it travels as preprocessing["{asked.get(name, name)}"]',
+        )
+        for name, what in no_models.items()
+    )
+
+
+def _attaching(settings: NotebookSettings) -> NotebookSettings:
+    """Return the settings with the sources of the models among those that the notebook attaches."""
+    wanted = kaggle_sources.keys_of(
+        kaggle_sources.parse(each.origin) for each in settings.models if each.origin
+    )
+    more: dict[str, Any] = {
+        key: tuple(dict.fromkeys((*getattr(settings, key), *refs))) for key, refs in wanted.items()
+    }
+    return replace(settings, **more)
+
+
+def _resolved(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> tuple[Member, ...]:
+    """Resolve the models, those of other sources in the local copies of these, under original names if there are some."""
+    copies = dict(config.copies)
+    models = list(config.notebook.models)
+    for origin in {each.origin for each in models} & set(copies):
+        originals = _originals(copies[origin], cache)
+        spelled = {
+            index: kit_sources.original_pattern(each.files, originals) if originals else ""
+            for index, each in enumerate(models)
+            if each.origin == origin
+        }
+        if originals and all(spelled.values()):
+            copies[origin] = originals
+            for index, files_named in spelled.items():
+                models[index] = replace(models[index], files=files_named)
+    settings = replace(config.notebook, models=tuple(models))
+    return members.resolve(settings, weights, _copied(settings, copies, config, cache))
+
+
+def _originals(copy: Path, cache: Path) -> Path | None:
+    """Lay out what offline-kit has published in a local copy under its original names; None: nothing is."""
+    try:
+        found = kit_sources.published(copy)
+    except KitError as error:
+        what = str(error).partition("\nNEXT: ")[0]
+        raise ProjectError(f"the local copy '{copy}' is damaged: {what}", hint="download it again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ProjectError(f"'{copy / MARKER}' cannot be read: {error}", hint="download it again") from error
+    if not found:
+        return None
+    folder = cache / "sources" / hashlib.sha256(str(copy.resolve()).encode()).hexdigest()[:12]
+    files.remove(folder)
+    for original, path in found.items():
+        files.link_or_copy(path, folder / original)
+    return folder
+
+
+def _copied(
+    settings: NotebookSettings, copies: Mapping[str, Path], config: Config, cache: Path
+) -> dict[str, tuple[Checkpoint, ...]]:
+    """Return the models' files in the local copies of other sources, by source."""
+    patterns: dict[str, list[str]] = {}
+    for each in settings.models:
+        if each.origin in copies:
+            patterns.setdefault(each.origin, []).append(each.files)
+    found = {
+        origin: checkpoints.collect(copies[origin], named, cache=cache) for origin, named in patterns.items()
+    }
+    # They do not travel, but the notebook loads them all the same.
+    pickle_scan.scan(
+        [each for named in found.values() for each in named],
+        trust=config.trust,
+        own=weighing.own_modules(config),
+        cache=cache,
+    )
+    return found
+
+
+def target(config: Config, seen: Trained | None = None) -> notebook.Target:
+    """Return what the notebook is of, as far as the configuration and the trained files tell."""
+    return notebook.Target(
+        project=config.project,
+        name=config.name,
+        version=config.version,
+        competition=config.competition,
+        dataset=config.dataset,
+        accelerator=config.accelerator,
+        members=seen.members if seen else (),
+        lent=seen.lent if seen else NOBODY,
+        preprocessing=layout.preprocessing_names(seen.preprocessing) if seen else {},
+    )
+
+
+def advice(seen: Trained) -> tuple[str, ...]:
+    """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
+    trusted = seen.config.notebook.params.get("weights_only") is False
+    pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
+    looked = [each for each in seen.members if _loads_whole(each)]
+    known = {file.original for member in seen.members for file in member.files if file.kind in pickles}
+    known |= {file.original for member in looked for file in member.files}
+    return tuple(
+        line
+        for one in seen.checkpoints
+        if one.original not in known
+        for line in checkpoints.advice(one, trusted=trusted, inside=pickled.packages((one,)))
+    )
+
+
+def _loads_whole(member: Member) -> bool:
+    """Whether a member's framework loads what torch.load with weights_only would refuse, and has said what that takes."""
+    return member.framework in ("torch_module", "torchscript") or member.params.get("weights_only") is False
+
+
+def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:
+    """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
+    there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
+    return compare(seen.members, there, frozen.image, (*seen.checkpoints, *seen.preprocessing))
+
+
+def _stop(findings: tuple[Finding, ...]) -> None:
+    bad = [each for each in findings if each.severity is Severity.STOP]
+    if bad:
+        raise ProjectError(
+            f"{len(bad)} problem{'s' * (len(bad) > 1)} with the trained files",
+            hint=bad[0].remedy or "see each line",
+            details=[f"'{each.about}' {each.what}{': ' * bool(each.remedy)}{each.remedy}" for each in bad],
+        )

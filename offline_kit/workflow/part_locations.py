@@ -1,0 +1,100 @@
+"""Where the parts of a kit are on Kaggle: in datasets, but for those that have another home."""
+
+import json
+from pathlib import Path
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.kaggle.push.last_seen import Memory
+from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kit import manifest
+from offline_kit.project.config import Config
+from offline_kit.project.kaggle_names import split_model
+from offline_kit.project.types import Kit
+from offline_kit.workflow.remote_build import remote_wheelhouse
+
+LAST_PUSH = "last-push"
+"""What the memory calls the newest push of data."""
+_OURS = ".offline-kit"  # the folder in the project that a build never replaces
+_LEDGER = "submissions.jsonl"
+MODEL_PART = "checkpoints"
+"""The part that may be a model."""
+_NOBODY = "you"  # the owner is known at the push
+
+
+def check(config: Config, username: str, *, local: bool) -> None:
+    """Raise ProjectError where the packages were made at another Kaggle, or for another account, than the kit goes to."""
+    record = remote_wheelhouse.read(config.project)
+    if record is None or not record.files:
+        return
+    owner = record.notebook.partition("/")[0]
+    if record.local is local and owner.casefold() == username.casefold():
+        return
+    made, goes = (("the local Kaggle" if each else "Kaggle") for each in (record.local, local))
+    raise ProjectError(
+        f"the packages were made on {made} by '{owner}', and this kit goes to {goes} as '{username}'",
+        hint=f"{remote_wheelhouse.again(local=local)} makes them there; or remove '{remote_wheelhouse.RECORD}' to build them here",
+    )
+
+
+def pinned(config: Config, kit: Kit) -> tuple[str, ...]:
+    """Return the version of our model that the last push pinned, while this kit has the same checkpoints."""
+    if not config.publish_model:
+        return ()
+    try:
+        before = manifest.read_kit(config.out)
+        metadata = json.loads((config.out / "notebook" / "kernel-metadata.json").read_text(encoding="utf-8"))
+    except (ProjectError, OSError, ValueError):
+        return ()
+    if _weights(before) != _weights(kit):
+        return ()
+    _, slug, variation = split_model(config.publish_model)
+    ours = f"/{slug}/{variation}/"
+    return tuple(str(each) for each in metadata.get("model_sources") or () if ours in str(each))
+
+
+def _weights(kit: Kit) -> str:
+    return next((part.id for part in kit.parts if part.name == MODEL_PART), "")
+
+
+def of(config: Config) -> dict[str, str]:
+    """Return the home of each part that is no dataset, by the part's name: "notebook:owner/slug", "model:...".
+
+    A model of ours stands here as version 1: it has its version when it is pushed.
+    """
+    record = remote_wheelhouse.read(config.project)
+    found = {remote_wheelhouse.PART: record.home} if record and record.files else {}
+    if config.publish_model:
+        owner, slug, variation = split_model(config.publish_model)
+        found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
+    return found
+
+
+def memories(config: Config) -> Path:
+    """Return the folder that remembers what was sent: in the project, since people delete `dist` to begin anew."""
+    return config.project / _OURS / f"{config.out.name}.push"
+
+
+def states(config: Config) -> tuple[Path, ...]:
+    """Return the folders of all Kaggles and accounts that this project was pushed to, as <place>/<account>."""
+    return tuple(sorted(path for path in memories(config).glob("*/*") if path.is_dir()))
+
+
+def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
+    """Return where submissions are written down: for the real Kaggle beside the project, to be kept."""
+    return state / _LEDGER if local else config.project / _OURS / _LEDGER
+
+
+def pushed_parts(config: Config) -> tuple[str, ...]:
+    """Return the names of the parts that were sent last to the configured dataset; empty if none is known.
+
+    In a fresh clone, only the ledger tells them, if it is kept in git.
+    """
+    slug = config.dataset.rpartition("/")[2]
+    pushes = [Memory(state).recall(LAST_PUSH) or {} for state in states(config)]
+    for push in sorted(pushes, key=lambda push: str(push.get("at", "")), reverse=True):
+        sent = {str(part.get("part")): str(part.get("dataset")) for part in push.get("parts") or ()}
+        slugs = {name: ref.rpartition("/")[2] for name, ref in sent.items()}
+        if any(ref in (slug, f"{slug}-{name}") for name, ref in slugs.items()):
+            return tuple(slugs)
+    submissions = Ledger(ledger_path(config, Path(), local=False)).entries()
+    return tuple(next((entry.parts for entry in reversed(submissions) if entry.parts), ()))

@@ -1,0 +1,510 @@
+"""The order of the stages, what each hands the next, and what needs no doing again."""
+
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit.adopt import render_adopted
+from offline_kit.checkpoints import code_downloads
+from offline_kit.checkpoints import discovery as checkpoints
+from offline_kit.core import files, processes
+from offline_kit.core.cache import Cache
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.init import data_contract
+from offline_kit.kit import assemble, install_plan, manifest
+from offline_kit.kit import layout as kit_layout
+from offline_kit.notebook import rendering as notebook
+from offline_kit.notebook import scripts
+from offline_kit.notebook.rendering import Rendered
+from offline_kit.packages import cuda_abi, pip_settings, wheelhouse
+from offline_kit.packages.builds import sdists
+from offline_kit.packages.freeze import freeze as freezing
+from offline_kit.packages.index import Index
+from offline_kit.packages.own import own_code, package_bounds
+from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project import images as image
+from offline_kit.project import references
+from offline_kit.project.config import Config
+from offline_kit.project.images import Image
+from offline_kit.project.kaggle_names import SLUG_LENGTH
+from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode, Severity, Wheel
+from offline_kit.rehearsal import rehearse as rehearsing
+from offline_kit.rehearsal.rehearse import Rehearsal
+from offline_kit.workflow import freeze_request, model_files, part_locations, upload_secrets
+from offline_kit.workflow.model_files import Trained
+from offline_kit.workflow.remote_build import build_request as asked
+from offline_kit.workflow.remote_build import remote_wheelhouse as house
+from offline_kit.workflow.remote_build.build_request import Asked
+from offline_kit.workflow.remote_build.remote_wheelhouse import House
+
+SPLIT_ABOVE = 100_000_000
+"""Bytes of checkpoints above which a new kit is split, unless told otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What every stage stands on."""
+
+    image: Image
+    """The image that the kit is for."""
+    settings: IndexSettings
+    """Where packages come from."""
+    cache: Path
+    """Where downloads and built things are kept."""
+    chained: House | None = None
+    """The packages as they were made on Kaggle, for its image; None where they are made here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A kit on disk, and all that it was made from."""
+
+    ground: Ground
+    """What it was made on."""
+    contents: assemble.Contents
+    """What went into it."""
+    kit: Kit
+    """The kit."""
+    changed: bool
+    """Whether its id is another one than that of the kit that lay there before."""
+    advice: tuple[str, ...]
+    """What to do about checkpoints that would not load."""
+    findings: tuple[Finding, ...]
+    """What was seen in the trained files."""
+    seconds: float
+    """How long the build took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a build would put into the kit."""
+
+    image: Image
+    """The image that the kit would be for."""
+    freeze: Freeze
+    """Every pin with its fate."""
+    checkpoints: tuple[Checkpoint, ...]
+    """The trained files."""
+    config: Config
+    """Whose plan it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """How a rehearsal should run; see the options of `offline-kit rehearse`."""
+
+    env: str = "matching"
+    """"matching" or "current"."""
+    installer: str = "auto"
+    """"auto", "uv" or "pip"."""
+    layout: str = "new"
+    """"new" or "old"."""
+    timeout: int | None = None
+    """Wall-clock limit in seconds; None is the competition's."""
+    yes: bool = False
+    """Large downloads were agreed to."""
+    confirm: Callable[[str], bool] | None = None
+    """Asks a person about them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What lies on this disk."""
+
+    config: Config
+    """Whose status it is."""
+    kit: Kit | None
+    """The kit, if there is one."""
+    problems: tuple[str, ...]
+    """What is wrong with its files."""
+    rehearsal: dict[str, Any] | None
+    """The report of the last rehearsal of this very kit."""
+
+
+def ground(config: Config, *, chained: bool = True) -> Ground:
+    """Find the image, the index and the cache that the configuration means.
+
+    Where the project's packages were made on Kaggle, the image is the one that was captured there; not so
+    without `chained`.
+    """
+    settings, cache = pip_settings.read(processes.environment()), files.made(files.cache_dir())
+    record = house.read(config.project) if chained else None
+    made = house.load(record, cache) if record else None
+    if made:
+        return Ground(image=made.image, settings=settings, cache=cache, chained=made)
+    chosen = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    return Ground(image=chosen, settings=settings, cache=cache)
+
+
+def asked_of(config: Config, base: Ground, report: Reporter = SILENT) -> Asked:
+    """Return what a build on Kaggle would be asked for; raises as `asked.asked`."""
+    assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    seen = model_files.look(config, assumed, cache=base.cache, report=report)
+    return _asked(seen, replace(base, image=assumed), _own_code(config, base, report))
+
+
+def _asked(seen: Trained, base: Ground, own: OwnCode) -> Asked:
+    names = tuple(wheel.name for wheel in own.wheels)
+    return asked.asked(freeze_request.freeze_request(seen, own), base.image, names)
+
+
+def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
+    """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
+    check_project(config)
+    base = ground(config)
+    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    config, found = seen.config, seen.checkpoints
+    own = _own_code(config, base, report)
+    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=False, report=report)
+    return Plan(image=base.image, freeze=frozen, checkpoints=found, config=config)
+
+
+def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Built:
+    """Make the kit and its notebook; what did not change since the last build is not done again.
+
+    Raises UsageError for a folder without a project, before anything is written, and what the stages raise.
+    """
+    began = time.monotonic()
+    check_project(config)
+    files.sweep_temporary()
+    base = ground(config)
+    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    config = seen.config
+    with files.locked(files.made_apart(config.out.parent) / f".{config.out.name}.lock"):
+        contents = _contents(seen, base, upgrade=upgrade, keep=True, report=report)
+        texts = _notebook_texts(seen, base, report)
+        before = _kit_id(config.out)
+        by_function = config.notebook.template in ("server", "function")
+        try:
+            kit = assemble.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
+        except assemble.ChangedFileError:
+            checkpoints.forget((*contents.checkpoints, *contents.preprocessing), base.cache)
+            raise
+    return Built(
+        ground=base,
+        contents=contents,
+        kit=kit,
+        changed=kit.id != before,
+        advice=model_files.advice(seen),
+        findings=(
+            *seen.findings,
+            *install_plan.shadowed(contents),
+            *model_files.versions(seen, contents.freeze),
+            *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
+            *code_findings(
+                config, contents.own, seen.checkpoints, {wheel.name for wheel in _wheels_of(contents)}
+            ),
+        ),
+        seconds=time.monotonic() - began,
+    )
+
+
+def code_findings(
+    config: Config, own: OwnCode, saved: Iterable[Checkpoint], bundled: Collection[str] = ()
+) -> tuple[Finding, ...]:
+    """Return what the project's code would do wrong in the notebook, as far as its source and `saved` tell."""
+    said = config.notebook
+    contract: tuple[Finding, ...] = ()
+    if said.data:
+        contract = data_contract.findings(config.project, said.data, said.params)
+    if said.data and said.model:
+        contract += data_contract.model_findings(config.project, said.model, said.params, saved)
+    if config.main_from and (names := references.undefined_names(config.main_from)):
+        contract += (
+            Finding(
+                severity=Severity.WARN,
+                about=config.main_from.name,
+                what=f"uses {', '.join(names)} and neither defines nor imports {'it' if len(names) == 1 else 'them'}",
+                remedy="add what is missing to that file: the notebook runs it (`main_from`) to load pickles",
+            ),
+        )
+    # Cells of the user's own may import anything; a built-in template imports what the configuration names.
+    fixed = not said.source and said.template in scripts.built_in() and said.template != "plain"
+    entries = freeze_request.named(config) if fixed else ()
+    fetched = code_downloads.of_code(config.project, config.packages, own, said.params, bundled, entries)
+    return (*contract, *fetched)
+
+
+def static_findings(config: Config) -> tuple[Finding, ...]:
+    """Return the same without building anything."""
+    base = ground(config)
+    modules = own_code.modules_of(
+        config.project, config.packages, config.modules, freeze_request.named(config)
+    )
+    own, _ = own_code.as_built(
+        config.project, config.packages, modules, base.image, base.settings, cache=base.cache
+    )
+    saved: tuple[Checkpoint, ...] = ()
+    with suppress(OfflineKitError):  # what is wrong with the trained files is another check's to say
+        saved = model_files.look(config, base.image, cache=base.cache).checkpoints
+    return (*_bounds(config, base.image, own), *code_findings(config, own, saved))
+
+
+def _bounds(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
+    asked, free = own_code.requirements(own), (*config.replace, *config.exclude)
+    return package_bounds.findings(config.packages, asked, chosen, free)
+
+
+@contextmanager
+def outlined(
+    config: Config, *, upgrade: bool = False, report: Reporter = SILENT
+) -> Iterator[tuple[Plan, Kit]]:
+    """Give the plan of a build, and its kit: manifests and notebook, in a folder that goes with the block.
+
+    Writes nothing into the project; packages are fetched into the cache, since only then their bytes are known.
+    """
+    check_project(config)
+    base = ground(config)
+    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    contents = _contents(seen, base, upgrade=upgrade, keep=False, report=report)
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        kit = assemble.outline(contents, Path(folder), also=_notebook_texts(seen, base, report))
+        found = seen.checkpoints
+        yield Plan(image=base.image, freeze=contents.freeze, checkpoints=found, config=seen.config), kit
+
+
+def _notebook_texts(seen: Trained, base: Ground, report: Reporter) -> Callable[[Kit], dict[str, str]]:
+    """Return what renders a kit's notebook, by the names of the files in the kit's folder."""
+    config = seen.config
+
+    def texts(kit: Kit) -> dict[str, str]:
+        target = replace(model_files.target(config, seen), homes=part_locations.of(config))
+        rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
+        models = [*rendered.metadata["model_sources"], *part_locations.pinned(config, kit)]
+        rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
+        made = rendered.texts()
+        upload_secrets.check_notebook(config, made, report)
+        made |= notebook.edited_copies(config.out / "notebook", rendered, report)
+        return {f"notebook/{name}": text for name, text in made.items()}
+
+    return texts
+
+
+def check_project(config: Config) -> None:
+    """Raise UsageError for a folder that holds nothing to build: mostly it is the wrong one."""
+    said = config.notebook
+    packed = (config.requirements, config.project_dependencies, config.locks, config.packages, config.modules)
+    ran = (config.checkpoints, config.preprocessing, said.model, said.data, said.function, said.models)
+    if not (config.source or any(packed) or any(ran)):
+        raise UsageError(
+            f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
+            hint="go to the project's folder or name it, or begin one with 'offline-kit init'",
+        )
+
+
+def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]:
+    """Render the notebook of the kit as it lies there, and write nothing; raises as a build's rendering does."""
+    base = ground(config)
+    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    config, kit = seen.config, kit_of(config)
+    target = replace(model_files.target(config, seen), homes=part_locations.of(config))
+    rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
+    upload_secrets.check_notebook(config, rendered.texts(), report)
+    return kit, rendered
+
+
+def check_notebook(config: Config) -> None:
+    """Raise what a build would raise about the notebook's settings and references, without building anything."""
+    _check_notebook(config, ground(config))
+    own_code.modules_of(config.project, config.packages, config.modules, freeze_request.named(config))
+
+
+def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
+    """Whether the committed freeze is of what the project asks for now.
+
+    No index is asked, unless own packages have to be built to know what they ask for.
+    """
+    base = ground(config)
+    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    own = _own_code(config, base, report)
+    names = tuple(wheel.name for wheel in own.wheels)
+    return freezing.is_current(freeze_request.freeze_request(seen, own), base.image, names)
+
+
+def _check_notebook(config: Config, base: Ground) -> None:
+    render_adopted.check_notebook(
+        config.notebook, base.image, model_files.target(config), weights=bool(config.checkpoints)
+    )
+
+
+def _contents(
+    seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report: Reporter
+) -> assemble.Contents:
+    config = seen.config
+    own = _own_code(config, base, report)
+    upload_secrets.check(config, own, (*seen.checkpoints, *seen.preprocessing), report)
+    if base.chained:
+        return _chained(seen, base, base.chained, own)
+    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
+    upload_secrets.check_given(config, frozen, report)
+    # requirements files may name indexes of their own
+    settings = freezing.index_settings(config.requirements, config.project, base.settings)
+    index = Index(settings, cache=base.cache)
+    house = wheelhouse.fetch(frozen.pins, base.image, index, cache=base.cache, report=report)
+    settled = sdists.settle(
+        house.sdists,
+        base.image,
+        index,
+        policy=config.sdists,
+        allow_unbuilt=config.allow_unbuilt,
+        cutoff=frozen.cutoff,
+        report=report,
+    )
+    return assemble.Contents(
+        freeze=frozen,
+        image=base.image,
+        house=house,
+        settled=settled,
+        own=own,
+        imported=freeze_request.imported(seen.config, own),
+        checkpoints=seen.checkpoints,
+        preprocessing=seen.preprocessing,
+        members=seen.members,
+        split=is_split(seen),
+        grouped=not config.publish_model,
+    )
+
+
+def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> assemble.Contents:
+    """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
+    config = seen.config
+    assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    wanted = _asked(seen, replace(base, image=assumed), own)
+    house.check(made.record, wanted.digest)
+    return assemble.Contents(
+        freeze=made.freeze(wanted.requirements),
+        image=base.image,
+        house=made.wheels,
+        own=own,
+        imported=freeze_request.imported(seen.config, own),
+        checkpoints=seen.checkpoints,
+        preprocessing=seen.preprocessing,
+        members=seen.members,
+        split=is_split(seen),
+        grouped=not config.publish_model,
+        elsewhere=(made.part,) if made.part.entries else (),
+    )
+
+
+def _wheels_of(contents: assemble.Contents) -> list[Wheel]:
+    return [*contents.house.wheels, *(each.wheel for each in contents.settled if each.wheel)]
+
+
+def is_split(seen: Trained) -> bool:
+    """Whether packages, code and checkpoints go into a dataset each.
+
+    Unless told otherwise, a kit that was built or pushed keeps its form, and a new one is split if its checkpoints
+    are large.
+    """
+    config = seen.config
+    if config.publish_model or config.parts:
+        return config.parts == "split" or bool(config.publish_model)
+    with suppress(ProjectError):
+        return all(part.name != "kit" for part in manifest.read_kit(config.out).parts)
+    if pushed := part_locations.pushed_parts(config):
+        return "kit" not in pushed
+    slug = config.dataset.rpartition("/")[2]
+    fits = len(slug) + kit_layout.GROUP_SUFFIX <= SLUG_LENGTH[1]
+    return fits and sum(each.size for each in seen.checkpoints) > SPLIT_ABOVE
+
+
+def _freeze(
+    seen: Trained, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
+) -> Freeze:
+    names = tuple(wheel.name for wheel in own.wheels)
+    for each in _bounds(seen.config, base.image, own):
+        report.warn(f"'{each.about}' {each.what}; {each.remedy}")
+    request = freeze_request.freeze_request(seen, own, upgrade=upgrade, keep=keep)
+    return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
+
+
+def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
+    modules = own_code.modules_of(
+        config.project, config.packages, config.modules, freeze_request.named(config)
+    )
+    return own_code.build(
+        config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
+    )
+
+
+def _kit_id(folder: Path) -> str:
+    try:
+        return manifest.read_kit(folder).id
+    except ProjectError:
+        return ""
+
+
+def kit_of(config: Config) -> Kit:
+    """Return the kit as it lies on disk; ProjectError where there is none."""
+    try:
+        return manifest.read_kit(config.out)
+    except ProjectError as error:
+        if config.out.exists():
+            raise
+        raise ProjectError(
+            f"there is no kit in '{config.out}'", hint="make one with 'offline-kit build'"
+        ) from error
+
+
+def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SILENT) -> Rehearsal:
+    """Run the kit's notebook offline and check its submission; raises as the stage does."""
+    base = ground(config)
+    request = rehearsing.RehearsalRequest(
+        kit=kit,
+        image=base.image,
+        dataset=config.dataset,
+        competition=config.competition,
+        competition_data=config.competition_data,
+        sample_submission=config.sample_submission,
+        submission=config.notebook.submission,
+        env=wishes.env,
+        installer=wishes.installer,
+        layout=wishes.layout,
+        rows=config.rows,
+        timeout=wishes.timeout or config.time_limit,
+        yes=wishes.yes,
+        confirm=wishes.confirm,
+        copies=config.copies,
+        homes=part_locations.of(config),
+        params=config.notebook.params,
+    )
+    return rehearsing.rehearse(request, base.settings, cache=base.cache, report=report)
+
+
+def rehearsed(config: Config, kit: Kit, wishes: Wishes) -> dict[str, Any] | None:
+    """Return the report of a rehearsal of this kit and notebook that passed as it is wished; None for none."""
+    last = rehearsing.last(kit)
+    asked = {
+        "env": wishes.env,
+        "installer": wishes.installer,
+        "layout": wishes.layout,
+        "rows_wanted": config.rows,
+    }
+    passed = last is not None and last.get("passed") and all(last.get(k) == v for k, v in asked.items())
+    return last if passed else None
+
+
+def status(config: Config) -> Status:
+    """Look at the kit on disk and at the last rehearsal, without building anything."""
+    try:
+        kit = kit_of(config)
+    except ProjectError as error:
+        said = (error.what, *error.details) if config.out.exists() else ()
+        return Status(config=config, kit=None, problems=said, rehearsal=None)
+    folders = [(kit.part_folder(part), part) for part in kit.parts]
+    problems = tuple(
+        line
+        for place, part in folders
+        for line in manifest.verify(place, manifest.lying(place, part), hashes=False)
+    )
+    return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.last(kit))
+
+
+def prune(days: int) -> int:
+    """Remove what the cache did not use for so many days; returns the bytes freed."""
+    return Cache(files.cache_dir()).prune(unused_days=days)

@@ -1,0 +1,127 @@
+"""What the notebook that makes the wheelhouse is asked for: text alone, and nothing that is a secret."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.packages.freeze import direct_references
+from offline_kit.packages.freeze.input_digest import FreezeRequest, Gathered, gather
+from offline_kit.packages.freeze.requirement_lines import Wanted
+from offline_kit.packages.pip_settings import PYPI, IndexSettings, redact
+from offline_kit.project.images import Image
+
+_VARIABLE = re.compile(r"\$\{\w+\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is to be made of which requirements."""
+
+    requirements: tuple[str, ...]
+    """Lines of a requirements file: options of the index first, then the project's and its packages' own."""
+    constraints: tuple[str, ...]
+    """Lines of a constraints file."""
+    preferred: tuple[tuple[str, str], ...]
+    """Versions of a lock file by name; they count where the image has no such package."""
+    protected: tuple[str, ...]
+    """Packages of the image, or patterns of such, that stay as they are."""
+    include: tuple[str, ...]
+    """Packages that travel although the image has them."""
+    exclude: tuple[str, ...]
+    """Packages that do not travel."""
+
+    @property
+    def digest(self) -> str:
+        """The hex digest of all of it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def asked(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Asked:
+    """Return what to ask for; `image` is the one that is assumed, `own` names the project's own packages.
+
+    Raises ProjectError with every requirement that cannot travel as text: a path on this machine, an
+    address with a password or a query, a variable that is not set.
+    """
+    read = gather(request, image, own)
+    problems = [*_index_problems(read), *(line for one in read.directs for line in _problems(one))]
+    if problems:
+        raise ProjectError(
+            "some requirements cannot go to Kaggle as text",
+            hint="name folders under `packages` and wheels as packages of an index, or build here, without --on",
+            details=problems,
+        )
+    replace = read.policy.replace | read.policy.include
+    return Asked(
+        requirements=(*_options(read), *sorted({*_lines(read, request.project)})),
+        constraints=tuple(sorted(one.requirement for one in read.constraints)),
+        preferred=tuple((name, pin.version) for name, pin in sorted(read.lock.pins.items())),
+        protected=tuple(sorted({*image.protected, *image.accelerator_families} - replace)),
+        include=tuple(sorted(read.policy.include)),
+        exclude=tuple(sorted(read.policy.exclude | read.policy.own)),
+    )
+
+
+def index_note(settings: IndexSettings) -> str:
+    """Return what to say about an index of this machine that the run on Kaggle does not have; "" for none."""
+    if settings.index_url.rstrip("/") == PYPI and not settings.extra_index_urls and not settings.find_links:
+        return ""
+    return (
+        "the indexes and folders of this machine's pip configuration do not go along: on Kaggle pip asks pypi.org;"
+        " name a public index in a requirements file (--index-url), or build here for packages of a private one"
+    )
+
+
+def _lines(read: Gathered, project: Path) -> Iterator[str]:
+    # pip there has no way to leave out what a package asks for; what the files ask for it need not see.
+    yield from (one.requirement for one in read.wanted if one.name not in read.policy.exclude)
+    for one in read.directs:
+        if one.direct:
+            extras = f"[{','.join(one.direct.extras)}]" if one.direct.extras else ""
+            name = one.direct.name + extras if one.direct.name else ""
+            place = direct_references.reference(one.direct, project)
+            yield (f"{name} @ {place}" if name else place) + (
+                f" ; {one.direct.marker}" if one.direct.marker else ""
+            )
+
+
+def _options(read: Gathered) -> Iterator[str]:
+    options = read.options
+    if options.index_url:
+        yield f"--index-url {options.index_url}"
+    yield from (f"--extra-index-url {url}" for url in options.extra_index_urls)
+    yield from (f"--find-links {place}" for place in options.find_links)
+
+
+def _index_problems(read: Gathered) -> Iterator[str]:
+    options = read.options
+    for place in (options.index_url, *options.extra_index_urls, *options.find_links):
+        shown = direct_references.bare_url(place)
+        if problem := _secret(place):
+            yield f"the index '{shown}' {problem}"
+        elif place and not place.startswith(("https://", "http://")):
+            yield f"'{place}' is a folder of this machine"
+
+
+def _problems(one: Wanted) -> Iterator[str]:
+    if one.direct is None:
+        return
+    if one.direct.kind not in ("git", "url") or one.direct.place.startswith("file:"):
+        yield f"{one.where}: a {one.direct.kind} on this machine"
+    elif problem := _secret(one.direct.place):
+        yield f"{one.where}: '{direct_references.bare_url(one.direct.place)}' {problem}"
+
+
+def _secret(address: str) -> str:
+    """Return why an address may not go to Kaggle; "" where nothing in it can be a secret."""
+    if unset := _VARIABLE.search(address):
+        return f"names the variable {unset[0]}, which is not set here"
+    if redact(address.partition("?")[0]) != address.partition("?")[0]:
+        return "has a password, which is never written into a notebook"
+    if urlsplit(address).query:
+        return "has a query ('?'), which may be a key, and is never written into a notebook"
+    return ""

@@ -1,0 +1,184 @@
+"""What of a kit is on Kaggle: as it was seen last, from this disk, or looked at now."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.kaggle.client.api_types import Kaggle
+from offline_kit.kaggle.push import dataset_remote, push_notebook, verify_elsewhere
+from offline_kit.kaggle.push.last_seen import Memory
+from offline_kit.kaggle.push.submission_ledger import Entry, Ledger
+from offline_kit.project.config import Config
+from offline_kit.project.types import Kit, Part
+from offline_kit.workflow import kaggle_session
+from offline_kit.workflow import part_locations as homes
+from offline_kit.workflow.kaggle_session import Port
+from offline_kit.workflow.remote_build import remote_wheelhouse
+
+SHOWN = 5
+"""Submissions that are shown, the latest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A dataset, a model or a notebook on Kaggle."""
+
+    name: str
+    """The part's name, or "notebook"."""
+    ref: str
+    """"owner/slug", of a model "owner/model/framework/variation"."""
+    version: int
+    """The newest version, of a model the pinned one; 0 where there is none."""
+    state: str
+    """The processing state of a dataset or the state of a run; empty where it was not looked at."""
+    holds: str
+    """"this kit", "another kit", "no kit", "nothing" or, where it was not looked at, an id: a part's, for the notebook the kit's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Whereabouts:
+    """What is at one Kaggle, for one account."""
+
+    place: str
+    """"Kaggle", or "the local Kaggle"."""
+    account: str
+    """Whose."""
+    looked: bool
+    """Whether Kaggle was asked; else it is what was seen last."""
+    at: str
+    """When the data was pushed last from here: ISO 8601 in UTC; empty for never."""
+    pieces: tuple[Piece, ...]
+    """Datasets, what lies elsewhere, then the notebook."""
+    run: dict[str, Any] | None
+    """The last run of the notebook that we followed, or the problem that it ended with."""
+    submissions: tuple[Entry, ...]
+    """The last submissions that we made, the latest first."""
+
+
+def remembered(config: Config) -> tuple[Whereabouts, ...]:
+    """Return what was seen last, at every Kaggle and for every account; asks nobody."""
+    return tuple(_remembered(config, folder) for folder in homes.states(config))
+
+
+def _remembered(config: Config, folder: Path) -> Whereabouts:
+    memory, local = Memory(folder), folder.parent.name == "local"
+    pushed = memory.recall(homes.LAST_PUSH) or {}
+    run = memory.recall(kaggle_session.LAST_RUN)
+    pieces = [
+        Piece(
+            name=str(part.get("part")),
+            ref=str(part.get("dataset")),
+            version=int(part.get("version") or 0),
+            state="",
+            holds=str(part.get("id", "")),
+        )
+        for part in pushed.get("parts") or ()
+    ]
+    made = remote_wheelhouse.read(config.project)
+    if pushed and made and made.files and made.local is local:
+        pieces.append(
+            Piece(
+                name=remote_wheelhouse.PART,
+                ref=made.notebook,
+                version=made.version,
+                state="",
+                holds=made.part,
+            )
+        )
+    if run and run.get("version"):
+        pieces.append(
+            Piece(
+                name="notebook",
+                ref=str(run.get("notebook")),
+                version=int(run.get("version") or 0),
+                state="complete",
+                holds=str(run.get("kit", "")),
+            )
+        )
+    return Whereabouts(
+        place="the local Kaggle" if local else "Kaggle",
+        account=folder.name,
+        looked=False,
+        at=str(pushed.get("at", "")),
+        pieces=tuple(pieces),
+        run=run,
+        submissions=_last(Ledger(homes.ledger_path(config, folder, local=local))),
+    )
+
+
+def look(port: Port, kit: Kit | None) -> Whereabouts:
+    """Ask Kaggle now; without a kit only for the submissions. Waits for nothing."""
+    _refresh(port)
+    pieces = tuple(_pieces(port, kit)) if kit else ()
+    return Whereabouts(
+        place=port.account.place,
+        account=port.account.username,
+        looked=True,
+        at=str((port.memory.recall(homes.LAST_PUSH) or {}).get("at", "")),
+        pieces=pieces,
+        run=port.memory.recall(kaggle_session.LAST_RUN),
+        submissions=_last(port.ledger),
+    )
+
+
+def _refresh(port: Port) -> None:
+    """Lay what Kaggle tells of our submissions over the ledger."""
+    competition = port.config.competition
+    if competition and port.ledger.latest(competition):
+        for submission in port.kaggle.submissions(competition):
+            port.ledger.update(submission)
+
+
+def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
+    owner = port.account.username
+    for part in port.in_datasets(kit).parts:
+        dataset = port.datasets(kit)[part.name]
+        yield _dataset(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
+    homes = port.elsewhere(kit)
+    for part in kit.parts:
+        if part.name in homes:
+            yield _elsewhere(port.kaggle, homes[part.name], part)
+    try:
+        new = push_notebook.of_kit(kit, owner)
+    except OfflineKitError:
+        return  # a kit without a notebook, or one that is not ours to push
+    there = port.kaggle.notebook(new.ref)
+    run = port.kaggle.run(new.ref, there.current) if there else None
+    same = there is not None and push_notebook.is_same(new, there)
+    yield Piece(
+        name="notebook",
+        ref=new.ref,
+        version=there.current if there else 0,
+        state=run.state if run else "",
+        holds="nothing" if there is None else "this kit" if same else "another kit",
+    )
+
+
+def _dataset(kaggle: Kaggle, ref: str, part: Part) -> Piece:
+    there = kaggle.dataset(ref)
+    if there is None:
+        return Piece(name=part.name, ref=ref, version=0, state="", holds="nothing")
+    state = kaggle.status(ref)
+    held = dataset_remote.held(kaggle, ref, there.version) if state == "ready" else None
+    holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
+    return Piece(
+        name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
+    )
+
+
+def _elsewhere(kaggle: Kaggle, home: str, part: Part) -> Piece:
+    there = verify_elsewhere.look(part, home, kaggle)
+    holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
+    return Piece(
+        name=part.name,
+        ref=there.ref,
+        version=there.version,
+        state=there.state,
+        holds=holds if there.version else "nothing",
+    )
+
+
+def _last(ledger: Ledger) -> tuple[Entry, ...]:
+    return tuple(reversed(ledger.entries()[-SHOWN:]))

@@ -1,0 +1,281 @@
+"""From the project to the score: build, rehearse, push, run, submit; each step only where it is not done yet.
+
+Every step looks first at what is there, so that the same command goes on wherever an earlier one stopped.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from offline_kit.core import git
+from offline_kit.core.errors import OutsideError, ProjectError, UsageError
+from offline_kit.core.files import human_size
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.kaggle.client.api_types import Competition, Submission
+from offline_kit.kaggle.push import submit as submissions
+from offline_kit.kaggle.push.dataset_plan import MODEST, PushPlan, Wishes
+from offline_kit.kaggle.push.push_datasets import Pushed
+from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
+from offline_kit.kaggle.push.submit import Submitted
+from offline_kit.project.config import Config
+from offline_kit.project.types import Kit
+from offline_kit.rehearsal.rehearse import Rehearsal
+from offline_kit.workflow import build_remotely as chained_build
+from offline_kit.workflow import kaggle_session, outdated, pipeline
+from offline_kit.workflow.kaggle_session import Port, Ran
+from offline_kit.workflow.pipeline import Built
+
+Confirm = Callable[[str], bool]
+"""Asks a person; False where there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """Whether a submission may be spent."""
+
+    yes: bool = False
+    """It was agreed to beforehand."""
+    confirm: Confirm = lambda _question: False
+    """Asks a person."""
+    alone: bool = False
+    """There is nobody to ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sending:
+    """How a version is submitted."""
+
+    message: str = ""
+    """A person's words in Kaggle's list of submissions."""
+    wait: bool = False
+    """Wait for the score."""
+    again: bool = False
+    """Submit the same version once more."""
+    late: bool = False
+    """Submit after the deadline, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Orders:
+    """How a kit is shipped."""
+
+    rehearsal: pipeline.Wishes | None
+    """How to rehearse; None: not at all."""
+    data: Wishes = MODEST
+    """What the push of data may do."""
+    sending: Sending = Sending()
+    """How to submit."""
+    asking: Asking = Asking()
+    """Whether to."""
+    upgrade: bool = False
+    """Freeze anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of a version that was to be submitted."""
+
+    plan: SubmitPlan
+    """What was to be done."""
+    submitted: Submitted
+    """The submission, new or found."""
+    scored: Submission | None = None
+    """Its end; None where nobody waited for it and it has none yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A kit on its way, or at its score."""
+
+    built: Built
+    """The kit."""
+    rehearsal: Rehearsal | dict[str, Any] | None
+    """Its rehearsal, or the report of one before; None for none."""
+    pushed: tuple[Pushed, ...]
+    """Where its parts are."""
+    ran: Ran
+    """The run of its notebook."""
+    outcome: Outcome
+    """Its submission."""
+
+
+def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) -> Shipped:
+    """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
+    contest = competition_of(port)
+    if contest.deadline and contest.deadline < datetime.now(UTC) and not orders.sending.late:
+        report.warn(f"the deadline of '{contest.slug}' is over: what was not submitted before is refused")
+    if orders.asking.alone and not orders.asking.yes:
+        report.warn(
+            "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
+        )
+    built = pipeline.build(config, upgrade=orders.upgrade, report=report)
+    rehearsal = _rehearsed(port, built.kit, orders, report)
+    kaggle_session.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded
+    pushed = push_data(port, built.kit, orders.data, orders.asking, report)
+    ran = kaggle_session.run_notebook(port, built.kit, report)
+    for note in ran.notes:
+        report.note(note)
+    request = request_of(port, built.kit, ran.pushed.version, orders.sending, seconds=ran.seconds)
+    outcome = submit(port, request, orders.sending, orders.asking, report)
+    return Shipped(built=built, rehearsal=rehearsal, pushed=pushed, ran=ran, outcome=outcome)
+
+
+def competition_of(port: Port) -> Competition:
+    """Return the competition that the project takes part in: asked for before minutes of work.
+
+    Raises UsageError where none is configured, ProjectError where there is none of this name, OutsideError
+    where its rules are not accepted.
+    """
+    slug = port.config.competition
+    if not slug:
+        raise UsageError(
+            "there is no competition to submit to",
+            hint="set `competition` in the configuration (--competition), or use 'offline-kit push' alone",
+        )
+    contest = port.kaggle.competition(slug)
+    if contest is None:
+        raise ProjectError(
+            f"{port.account.place} knows no competition '{slug}', which {port.config.set_by('competition')} names",
+            hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
+            if port.local
+            else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
+        )
+    if not contest.entered:
+        raise OutsideError(
+            f"the account '{port.account.username}' has not accepted the rules of '{slug}'",
+            hint=f"accept them at {rules_page(slug, contest)} (only a person can), then run the same command again",
+        )
+    return contest
+
+
+def _rehearsed(port: Port, kit: Kit, orders: Orders, report: Reporter) -> Rehearsal | dict[str, Any] | None:
+    config = port.config
+    if orders.rehearsal is None:
+        report.note("not rehearsed, as asked")
+        return None
+    if (last := pipeline.rehearsed(config, kit, orders.rehearsal)) is not None:
+        report.note(f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s")
+        return last
+    chained_build.fetch(kit, port, report)
+    return pipeline.rehearse(config, kit, orders.rehearsal, report=report)
+
+
+def push_data(
+    port: Port, kit: Kit, wishes: Wishes, asking: Asking, report: Reporter = SILENT
+) -> tuple[Pushed, ...]:
+    """Push a kit's data, having asked where that may be in vain or spoil a submission under way."""
+
+    def ask(lines: Sequence[str], question: str, refused: OutsideError) -> None:
+        if asking.yes:
+            for line in lines:
+                report.warn(line)
+        elif lines and not asking.confirm(_lines(*lines, question)):
+            raise refused
+
+    def approve(plan: PushPlan) -> None:
+        sent = [part for part in plan.parts if part.files]
+        if sent:
+            each = [f"{human_size(part.size)} to '{part.ref}'" for part in sent]
+            report.step(
+                f"To send: {human_size(plan.size)} in {sum(p.files for p in sent)} files: {', '.join(each)}"
+            )
+        crowded = [part.crowded for part in plan.parts if part.crowded]
+        refused = OutsideError(
+            "Kaggle may not take so many files in one dataset; nothing was sent",
+            hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
+            details=crowded,
+        )
+        ask(crowded, "Upload them all the same?", refused)
+        spoilt = kaggle_session.disturbed(port, kit, plan)
+        refused = OutsideError(
+            "a submission under way needs the data as it is; nothing was sent",
+            hint="wait for its score, or send all the same with --yes",
+            details=spoilt,
+        )
+        ask(spoilt, "Send a new version of its data all the same?", refused)
+
+    return kaggle_session.push_data(port, kit, wishes, report, approve)
+
+
+def _lines(*lines: str) -> str:
+    return "\n".join(lines)
+
+
+def request_of(
+    port: Port, kit: Kit, version: int, sending: Sending, *, seconds: float = 0.0
+) -> SubmitRequest:
+    """Return the submission of the version that is the kit as it lies here; its run took so many seconds."""
+    return replace(
+        _any_version(port, kit, version, sending),
+        kit=kit.id,
+        parts={part.name: part.id for part in kit.parts},
+        commit=git.commit_of(port.config.project),
+        run_seconds=seconds,
+    )
+
+
+def _any_version(port: Port, kit: Kit, version: int, sending: Sending) -> SubmitRequest:
+    return SubmitRequest(
+        competition=port.config.competition,
+        notebook=kaggle_session.notebook_of(port, kit).ref,
+        version=version,
+        file=port.config.notebook.submission,
+        message=sending.message,
+        again=sending.again,
+        late=sending.late,
+    )
+
+
+def plan_submission(port: Port, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
+    """Return what a submission would be; raises all that stands against it."""
+    return submissions.plan(request, port.kaggle, port.ways, port.ledger, report)
+
+
+def submit(
+    port: Port, request: SubmitRequest, sending: Sending, asking: Asking, report: Reporter = SILENT
+) -> Outcome:
+    """Submit a finished version once, and wait for its score where that is wanted.
+
+    Raises what `submissions.plan`, `submit` and `wait` do, and UsageError where nobody said yes.
+    """
+    plan = submissions.plan(request, port.kaggle, port.ways, port.ledger, report)
+    if plan.already is None:
+        for name, value in plan.facts():
+            report.note(f"{name}: {value}")
+        if not (asking.yes or asking.confirm(f"Spend one of {plan.left} submissions?")):
+            raise UsageError(
+                "nobody agreed to spend a submission; nothing was submitted",
+                hint="answer with y, or give --yes (in scripts and CI)",
+            )
+    submitted = submissions.submit(plan, port.kaggle, port.ways, port.ledger, report)
+    scored = None
+    if sending.wait:
+        scored = submissions.wait(submitted.ref, port.kaggle, port.ways, report, ledger=port.ledger)
+    return Outcome(plan=plan, submitted=submitted, scored=scored)
+
+
+def request_for(
+    port: Port, version: int | None, sending: Sending, report: Reporter = SILENT, *, follow: bool = True
+) -> SubmitRequest:
+    """Return the submission of a version of the kit's notebook, None being the one that is this kit's.
+
+    To `follow` is to wait for the run of this kit's version. Nothing is pushed. Raises as `competition_of`,
+    and ProjectError where this kit's notebook is not there, or its run failed.
+    """
+    competition_of(port)
+    kit = kaggle_session.checked(pipeline.kit_of(port.config))
+    if version is not None:
+        return _any_version(port, kit, version, sending)
+    for line in outdated.told(port.config, kit):
+        report.warn(line)
+    plan = kaggle_session.plan_notebook(port, kit, report)
+    if not plan.version:
+        raise ProjectError(
+            f"the notebook of this kit is not on {port.account.place}: {plan.why}",
+            hint="push it with 'offline-kit push', or name an earlier version with --version",
+        )
+    seconds = (
+        kaggle_session.follow_version(port, plan.new.ref, plan.version, report).seconds if follow else 0.0
+    )
+    return request_of(port, kit, plan.version, sending, seconds=seconds)

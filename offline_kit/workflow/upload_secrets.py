@@ -1,0 +1,203 @@
+"""Secrets in what a kit would upload: own code, text files beside it, given wheels, params and the rendered notebook.
+
+Wheels and sdists from an index are not read: everybody who can use the index has them, and the dummy keys of other
+people's tests would stop builds. Binary files (weights, arrays, images) hold no text that anybody wrote a secret into.
+"""
+
+import codecs
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+
+from offline_kit.checkpoints.pickle_scan import is_trusted
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.redaction import Secret, secrets_in
+from offline_kit.core.report import Reporter
+from offline_kit.project.config import Config
+from offline_kit.project.types import Checkpoint, Freeze, OwnCode
+
+_LARGEST = 20_000_000
+"""Bytes above which a text file is data."""
+_NAMES = frozenset(
+    [
+        "netrc",
+        "_netrc",
+        ".netrc",
+        ".pypirc",
+        "kaggle.json",
+        ".git-credentials",
+        ".npmrc",
+        ".htpasswd",
+        "id_rsa",
+        "id_dsa",
+        "id_ecdsa",
+        "id_ed25519",
+        "application_default_credentials.json",
+        "stored_tokens",
+        "credentials.json",
+        "secrets.toml",
+        "secrets.json",
+        "secrets.yaml",
+        "secrets.yml",
+    ]
+)
+"""Files that programs keep their logins in."""
+_EXAMPLES = (".example", ".sample", ".template", ".dist")
+
+
+def check(config: Config, own: OwnCode, beside: Iterable[Checkpoint], report: Reporter) -> None:
+    """Raise ProjectError with file and line of every secret in own code and in text files that travel with it.
+
+    Files that a glob of `trust` names may hold some: then it is said.
+    """
+    _refuse(config, [*_of_code(config, own), *_of_files(beside)], report)
+
+
+def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
+    """Raise the same for wheels that the project gives or builds itself (`./x.whl`, a folder, git, a URL)."""
+    wheels = {pin.local.name: pin.local for pin in freeze.pins if pin.url and pin.local}
+    found = (
+        line
+        for name, path in sorted(wheels.items())
+        for member, data in _members(path)
+        for line in _of_bytes(f"{name}/{member}", data)
+    )
+    _refuse(config, found, report)
+
+
+def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -> None:
+    """Raise the same for the rendered notebook; a secret is named where the user wrote it."""
+    written = _written_by_user(config)
+    found: dict[str, None] = {}
+    for name, text in texts.items():
+        for where, source in _cells(name, text):
+            for secret in secrets_in(source):
+                value = source[secret.start : secret.end]
+                place = _first_place(written, value) or f"{where}{_line(source, secret)}"
+                found[f"{place}: {_what(secret)}"] = None
+    _refuse(config, found, report)
+
+
+def _refuse(config: Config, found: Iterable[str], report: Reporter) -> None:
+    lines = list(dict.fromkeys(found))
+    trusted = [line for line in lines if is_trusted(_file(line), config.trust)]
+    for line in trusted:
+        report.warn(f"{line}; it travels, since `trust` names the file")
+    if left := [line for line in lines if line not in trusted]:
+        names = ", ".join(f'"{name}"' for name in dict.fromkeys(map(_file, left)))
+        raise ProjectError(
+            "a secret would be uploaded" if len(left) == 1 else f"{len(left)} secrets would be uploaded",
+            hint="delete it there and revoke it if others have seen it; nothing logs in offline. If it is no secret, set"
+            f" trust = [{names}] in [tool.offline-kit]",
+            details=left,
+        )
+
+
+def _file(line: str) -> str:
+    name = line.partition(": ")[0]
+    stem, _, number = name.rpartition(":")
+    return stem if number.isdigit() else name
+
+
+def _what(secret: Secret) -> str:
+    return f"{secret.kind} in '{secret.name}'" if secret.name else secret.kind
+
+
+def _line(text: str, secret: Secret) -> str:
+    return f":{text.count(chr(10), 0, secret.start) + 1}"
+
+
+def _of_code(config: Config, own: OwnCode) -> Iterator[str]:
+    for file in own.sources:
+        yield from _of_bytes(file.original, file.path.read_bytes())
+    for wheel in own.wheels:
+        for member, data in _members(wheel.path):
+            yield from _of_bytes(_source_of(config, member), data)
+
+
+def _members(wheel: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the files of a wheel that are small enough to be texts."""
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            if member.file_size <= _LARGEST and not member.is_dir():
+                yield member.filename, archive.read(member)
+
+
+def _source_of(config: Config, member: str) -> str:
+    """Return a wheel's member as the path of the project that it comes from, if one is known."""
+    for package in config.packages:
+        for root in (package / "src", package):
+            if (root / member).is_file():
+                path = (root / member).resolve()
+                inside = path.is_relative_to(config.project.resolve())
+                return path.relative_to(config.project.resolve()).as_posix() if inside else str(path)
+    return member
+
+
+def _of_files(beside: Iterable[Checkpoint]) -> Iterator[str]:
+    for each in beside:
+        if each.size <= _LARGEST:
+            yield from _of_bytes(each.original, each.path.read_bytes())
+
+
+def _of_bytes(name: str, data: bytes) -> Iterator[str]:
+    # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if b"\0" in data[:8192] and not wide:
+        return
+    text = data.decode("utf-16" if wide else "utf-8", errors="replace")
+    found = False
+    for where, source in _cells(name, text):
+        for secret in secrets_in(source):
+            found = True
+            yield f"{where}{_line(source, secret)}: {_what(secret)}"
+    if not found and text.strip() and _keeps_logins(name):
+        yield f"{name}: a file of logins, by its name"
+
+
+def _keeps_logins(name: str) -> bool:
+    path = PurePosixPath(name)
+    base = path.name.lower()
+    dotenv = base in (".env", "env") or base.startswith(".env.") or base.endswith(".env")
+    hub = base == "token" and path.parent.name in ("huggingface", ".huggingface")
+    return base in _NAMES or hub or (dotenv and not base.endswith(_EXAMPLES))
+
+
+def _cells(name: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield a text with its name; of a notebook, each cell and each output as they read."""
+    if not name.endswith(".ipynb"):
+        yield name, text
+        return
+    try:
+        cells = json.loads(text)["cells"]
+        sources = ["".join(cell.get("source", "")) for cell in cells]
+        outputs = [json.dumps(cell["outputs"]) for cell in cells if cell.get("outputs")]
+    except (ValueError, TypeError, KeyError, AttributeError):
+        yield name, text
+        return
+    yield from ((f"{name}: cell {number}, line ", source) for number, source in enumerate(sources, 1))
+    yield from ((f"{name}: output, line ", source) for source in outputs)
+
+
+def _written_by_user(config: Config) -> dict[str, str]:
+    """Return the texts that a notebook is rendered from, by their paths in the project."""
+    said = config.notebook
+    template = config.project / said.template
+    places = [config.source, config.project / said.source if said.source else None, template]
+    found = {}
+    for path in places:
+        if path and path.is_file():
+            shown = path.relative_to(config.project) if path.is_relative_to(config.project) else path
+            found[shown.as_posix()] = path.read_text(encoding="utf-8", errors="replace")
+    return found
+
+
+def _first_place(written: Mapping[str, str], value: str) -> str:
+    for name, text in written.items():
+        for where, source in _cells(name, text):
+            start = source.find(value)
+            if start >= 0:
+                number = source.count("\n", 0, start) + 1
+                return f"{where}{number}" if where != name else f"{name}:{number}"
+    return ""

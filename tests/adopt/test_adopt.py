@@ -1,0 +1,537 @@
+"""What becomes of a notebook's lines: requirements, checkpoints, sources, or a question with its remedy."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from offline_kit.adopt import read_notebook
+from offline_kit.adopt.findings import Adoption, Became, Kind, Sources
+from offline_kit.notebook import cells
+from tests.support.adopting import became, looked, notebook_of, put
+
+REQUIREMENT, CHECKPOINT, SOURCE, ASKED = Became.REQUIREMENT, Became.CHECKPOINT, Became.SOURCE, Became.ASKED
+
+
+def one(adoption: Adoption) -> str:
+    """Return the text of the first cell, proved to be something that runs."""
+    assert cells.read(adoption.changed[0]).tree() is not None
+    return adoption.changed[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("!pip install -q einops==0.8.1 'ttach>=0.0.3' > /dev/null 2>&1", ("einops==0.8.1", "ttach>=0.0.3")),
+        ("%pip install -U einops", ("einops",)),
+        ("!python -m pip install einops --no-deps", ("einops",)),
+        ("!{sys.executable} -m pip install einops", ("einops",)),
+        ("!uv pip install --system einops", ("einops",)),
+        ("!pip install -qU einops -qe git+https://e.org/b", ("einops", "git+https://e.org/b")),
+        ("pip install einops", ("einops",)),
+        ("out = !pip install einops", ("einops",)),
+        ("import os\nos.system('pip install einops')", ("einops",)),
+        (
+            "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip', 'install', 'einops'], check=True)",
+            ("einops",),
+        ),
+        ("V = '0.8'\n!pip install einops=={V}", ("einops==0.8",)),
+        ("!pip install git+https://github.com/a/b.git#egg=b", ("b @ git+https://github.com/a/b.git",)),
+        ("!git clone https://github.com/a/b\n!cd b && pip install -e .", ("git+https://github.com/a/b",)),
+        ("!python -m spacy download en_core_web_sm", None),
+        ("if True:\n    !pip install einops \\\n        ttach\nelse:\n    x = 1", ("einops", "ttach")),
+        ("%%capture\n!pip install einops", ("einops",)),
+    ],
+)
+def test_what_is_installed_becomes_a_requirement(
+    tmp_path: Path, line: str, wanted: tuple[str, ...] | None
+) -> None:
+    """However pip is called, its packages become requirements, and the line does nothing any more."""
+    found = looked(tmp_path, line)
+    assert {one.became for one in found.found} == {REQUIREMENT}
+    if wanted is not None:
+        assert found.requirements == wanted
+    else:
+        assert found.requirements[0].startswith("en_core_web_sm @ https://")
+    left = cells.read(one(found))
+    assert not any(
+        "pip" in magic.text or "clone" in magic.text for magic in left.magics if magic.sign != "%%"
+    )
+    assert one(found).count("\n") == line.count("\n"), (
+        "errors of the run name the lines that the person knows"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("!pip install einops && ls", "!true && ls"),
+        ("%%bash\nset -e\npip install einops\nls", "%%bash\nset -e\ntrue\nls"),
+        ("if x: os.system('pip install einops')\nimport os", "if x: 0\nimport os"),
+        (
+            "import subprocess\nr = subprocess.run('pip install einops', shell=True)",
+            "import subprocess\nr = subprocess.CompletedProcess([], 0, '', '')",
+        ),
+    ],
+)
+def test_what_stands_beside_it_stays(tmp_path: Path, line: str, left: str) -> None:
+    """Of a line that does more than to install, the rest goes on doing it."""
+    assert one(looked(tmp_path, line)) == left
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "!pip install einops=={version()}",
+        "!pip install -r requirements.txt",
+        "!pip install ./package",
+        "!apt-get install -y libgl1",
+        "!conda install einops",
+        "!wget https://example.org/model.pth",
+        "!gdown 1AbC -O model.pth",
+        "!git clone https://github.com/a/b",
+        "!kaggle datasets download -d me/weights",
+        "from transformers import AutoModel\nAutoModel.from_pretrained('bert-base-uncased')",
+        "import timm\nm = timm.create_model('resnet18', pretrained=True)",
+        "import torch\nm = torch.hub.load('pytorch/vision', 'resnet18')",
+        "import nltk\nnltk.download('punkt')",
+        "import kagglehub\np = kagglehub.model_download('o/m/pyTorch/v')",
+        "import kagglehub\np = kagglehub.dataset_download(name)",
+        "from google.colab import drive\ndrive.mount('/content/drive')",
+        "!git clone -q https://github.com/a/b /kaggle/working/b",
+        "import pandas as pd\np = pd.read_csv('https://example.org/a.csv')",
+        "from transformers import pipeline\np = pipeline('ner', model='o/m')",
+        "import torch\nw = torch.load('/kaggle/input/my-weights/a.pth')",
+        "from huggingface_hub import snapshot_download\nsnapshot_download('o/m')",
+    ],
+)
+def test_what_is_not_there_is_asked_for(tmp_path: Path, line: str) -> None:
+    """What nobody has here stays in its line, and the finding says cell, line and remedy."""
+    found = looked(tmp_path, line)
+    (asked,) = found.asked
+    assert (asked.cell, asked.line) == (1, line.count("\n") + 1)
+    assert asked.remedy
+    if asked.kind is not Kind.MOUNT:
+        assert found.changed == (line,)
+
+
+def test_a_checkpoint_replaces_pretrained_weights(tmp_path: Path) -> None:
+    """`pretrained=True` is switched off where this very model loads a checkpoint, in any cell."""
+    put(tmp_path, "model.pth")
+    build = "import timm\nmodel = timm.create_model(\n    'resnet18', pretrained=True, num_classes=3,\n)"
+    load = "import torch\nmodel.load_state_dict(torch.load('model.pth'))"
+    found = looked(tmp_path, build, load)
+    assert found.changed[0] == build.replace("True", "False")
+    assert found.changed[1] == load.replace("'model.pth'", "'/tmp/kaggle/working/model.pth'")
+    assert (found.checkpoints, found.served) == (("model.pth",), (("working/model.pth", "model.pth"),))
+
+
+@pytest.mark.parametrize(
+    "load", ["other.load_state_dict(w)", "model.load_state_dict(w, strict=False)", "model.eval()"]
+)
+def test_weights_that_nothing_surely_replaces_are_asked_for(tmp_path: Path, load: str) -> None:
+    """Another model's checkpoint, a loose one, or none: the argument stays, and a person decides."""
+    found = looked(tmp_path, f"import timm\nmodel = timm.create_model('resnet18', pretrained=True)\n{load}")
+    assert [one.kind for one in found.asked] == [Kind.PRETRAINED]
+    assert "pretrained=True" in found.changed[0]
+
+
+@pytest.mark.parametrize(
+    ("build", "off"),
+    [
+        ("import torchvision\nm = torchvision.models.resnet18(weights='DEFAULT')", "weights=None"),
+        (
+            "import segmentation_models_pytorch as smp\nm = smp.Unet('resnet34', encoder_weights='imagenet')",
+            "encoder_weights=None",
+        ),
+        (
+            "class CFG:\n    pretrained = True\nm = timm.create_model('a', pretrained=CFG.pretrained)",
+            "    pretrained = False\n",
+        ),
+        ("class Net:\n    def __init__(self, pretrained=True):\n        pass\nm = Net()", "pretrained=False"),
+    ],
+)
+def test_other_names_of_the_same_argument(tmp_path: Path, build: str, off: str) -> None:
+    """torchvision, segmentation models and a class of one's own say it otherwise."""
+    assert off in looked(tmp_path, f"{build}\nm.load_state_dict(w)").changed[0]
+
+
+def test_files_of_the_project_travel(tmp_path: Path) -> None:
+    """What is read beside the notebook travels, f-strings as patterns, folders of hubs whole; what is written does not."""
+    put(
+        tmp_path,
+        "weights/fold0.pth",
+        "weights/fold1.pth",
+        "submission.csv",
+        "labels.json",
+        "models/bert/config.json",
+    )
+    source = (
+        "for i in range(2):\n    torch.load(f'weights/fold{i}.pth')\njson.load(open('labels.json'))\n"
+        "open('labels.json', 'w')\ndf.to_csv('submission.csv')\nAutoModel.from_pretrained('me/bert')"
+    )
+    found = looked(tmp_path, "from transformers import AutoModel\n" + source)
+    assert set(found.checkpoints) == {"weights/fold0.pth", "weights/fold1.pth", "labels.json", "models/bert"}
+    text = found.changed[0]
+    assert "f'/tmp/kaggle/working/weights/fold{i}.pth'" in text
+    assert "open('labels.json', 'w')" in text
+    assert "to_csv('submission.csv')" in text
+    assert 'from_pretrained("/tmp/kaggle/working/models/bert")' in text
+
+
+def test_the_folder_that_it_runs_in_is_no_file_of_the_project(tmp_path: Path) -> None:
+    """A look around in the working folder, however that is written, stays: the whole project does not travel."""
+    put(tmp_path, "models/a.pth")
+    source = "import os\nfrom pathlib import Path\n" + "\n".join(
+        f"{call}('{name}')"
+        for call in ("os.walk", "os.listdir", "Path")
+        for name in (".", "./", "models/..", "./.")
+    )
+    found = looked(tmp_path, source)
+    assert (found.changed, found.checkpoints, found.found) == ((source,), (), ())
+
+
+def test_what_was_fetched_is_laid_where_it_was_put(tmp_path: Path) -> None:
+    """Lines and paths that are not changed find clones and downloads at their old place, below the working folder."""
+    put(tmp_path, "aug/run.py", "weights/a.pth", "b.json", "texts/readme.txt")
+    source = (
+        "!git clone https://example.org/me/aug /kaggle/working/aug\n!git clone https://example.org/me/texts.git\n"
+        "!wget -P weights https://example.org/a.pth\n!wget https://example.org/b.json -O /tmp/b.json\n"
+        "!python /kaggle/working/aug/run.py\nopen('/kaggle/working/weights/a.pth')"
+    )
+    found = looked(tmp_path, source)
+    assert dict(found.made) == {
+        "aug": "aug",
+        "texts": "texts",
+        "weights/a.pth": "weights/a.pth",
+        "/tmp/b.json": "b.json",
+    }
+    assert (found.modules, set(found.checkpoints)) == (("aug",), {"texts", "weights/a.pth", "b.json"})
+    assert found.changed[0].split("\n")[4:] == source.split("\n")[4:]
+    assert not found.asked
+
+
+def test_an_installed_clone_leaves_a_place_to_go_to(tmp_path: Path) -> None:
+    """What steps into its folder goes on; where the clone lies beside the notebook, its files are there as well."""
+    script = "%%bash\ngit clone https://example.org/me/b\ncd b && pip install ."
+    found = looked(tmp_path, script)
+    assert found.changed[0] == "%%bash\ntrue\ncd b && true"
+    assert found.made == (("b", ""),)
+    put(tmp_path, "b/tools/run.py")
+    again = looked(tmp_path, script)
+    assert (again.made, again.checkpoints, again.modules) == ((("b", "b"),), ("b",), ())
+
+
+STEPS = {
+    "%cd": "!git clone -q https://example.org/me/aug.git\n%cd aug\n!pip install -q -r requirements.txt\n{}\n%cd ..",
+    "chdir": "import os\n!git clone https://example.org/me/aug\nos.chdir('/kaggle/working/aug')\n"
+    "!pip install -r requirements.txt\n{}\nos.chdir('..')",
+    "short": "!git clone https://example.org/me/aug  # a comment\n%cd aug\n%pip install -qr requirements.txt\n{}\n%cd ..",
+    "script": "%%bash\ngit clone https://example.org/me/aug\ncd aug\npip install -r requirements.txt",
+    "names": "R = '/kaggle/working/aug'\n!git clone https://example.org/me/aug {R}\n%cd $R\n"
+    "!pip install -r requirements.txt\n{}\n%cd -",
+}
+
+
+@pytest.mark.parametrize("how", STEPS)
+def test_a_step_into_a_clone_is_followed(tmp_path: Path, how: str) -> None:
+    """What is installed and read there is the clone's; the lines that step stay, and find its folder."""
+    put(tmp_path, "aug/aug.py", "requirements.txt", "aug/conf.json", "conf.json", "a.json")
+    put(tmp_path, "aug/requirements.txt", text="einops\n")
+    inside = "import json\njson.load(open('conf.json'))"
+    found = looked(tmp_path, STEPS[how].replace("{}", inside), "json.load(open('a.json'))")
+    assert (found.requirement_files, found.made) == (("aug/requirements.txt",), (("aug", "aug"),))
+    steps = [line for line in STEPS[how].split("\n") if "cd" in line or "chdir" in line]
+    assert [line for line in found.changed[0].split("\n") if "cd" in line or "chdir" in line] == steps
+    if how != "script":
+        assert inside in found.changed[0]
+        assert set(found.checkpoints) == {"aug/conf.json", "a.json"}
+    assert "'/tmp/kaggle/working/a.json'" in found.changed[1]
+    assert not found.asked
+
+
+def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> None:
+    """One clone beside the notebook answers all questions: nothing of its files is looked for in the project."""
+    put(tmp_path, "requirements.txt")
+    found = looked(tmp_path, STEPS["%cd"].replace("{}", "!pip install -r deep/more.txt"))
+    assert [one.remedy.partition(",")[0] for one in found.asked] == [
+        "run `git clone https://example.org/me/aug.git aug` beside the notebook",
+        "clone 'aug' beside the notebook",
+        "clone 'aug' beside the notebook",
+    ]
+    assert found.requirement_files == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "left"),
+    [
+        ("!rm -rf aug && git clone https://e.org/aug", "!true && true"),
+        (
+            "!rm -rf /kaggle/working/aug\n!git clone https://e.org/aug",
+            "!true\npass  # offline-kit: !git clone https://e.org/aug",
+        ),
+        (
+            "%%bash\nrm -rf out\nrm -rf aug\ngit clone https://e.org/aug",
+            "%%bash\nrm -rf out\ntrue\ntrue",
+        ),
+        ("!mkdir w && cd w && wget https://e.org/a.pth", "!true && cd w && true"),
+        (
+            "os.mkdir('w')\n!wget -P w https://e.org/a.pth",
+            "None\npass  # offline-kit: !wget -P w https://e.org/a.pth",
+        ),
+        (
+            "if 1: shutil.rmtree('aug'); Path('w').mkdir()\n!git clone https://e.org/aug\n!wget -P w https://e.org/a.pth",
+            "if 1: None; None\npass  # offline-kit: !git clone https://e.org/aug\npass  # offline-kit: !wget -P w https://e.org/a.pth",
+        ),
+        ("os.makedirs('w', exist_ok=True)\n!ls", "os.makedirs('w', exist_ok=True)\n!ls"),
+        ("os.mkdir('out')\n!rm -f out/log.txt", "os.mkdir('out')\n!rm -f out/log.txt"),
+    ],
+)
+def test_what_is_laid_out_is_neither_made_nor_taken_away(tmp_path: Path, line: str, left: str) -> None:
+    """Lines that make room for a clone or a download let what the first cell laid there lie."""
+    put(tmp_path, "aug/a.py", "w/a.pth")
+    assert looked(tmp_path, line).changed == (left,)
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        (
+            "!git clone -b v2 https://e.org/a/b.git && cd b && pip install -e .",
+            "git+https://e.org/a/b.git@v2",
+        ),
+        (
+            "!git clone https://e.org/b --branch=v2 x\n!pip install ./x/py",
+            "git+https://e.org/b@v2#subdirectory=py",
+        ),
+        ("!git clone git@e.org:a/b.git\n%cd b\n!pip install .", "git+ssh://git@e.org/a/b.git"),
+    ],
+)
+def test_a_cloned_package_has_the_name_that_it_gives_itself(tmp_path: Path, source: str, line: str) -> None:
+    """Its address alone is asked for, at the branch that was cloned: its folder may be called otherwise."""
+    found = looked(tmp_path, f"{source}\nimport the_real_name, cv2")
+    assert found.requirements == (line,)
+    assert not found.asked
+    assert f"taken to come with {line}" in [one.value for one in found.found]
+
+
+def test_extras_of_a_cloned_package_are_told(tmp_path: Path) -> None:
+    """An address cannot say them; a person can."""
+    found = looked(tmp_path, "!git clone https://e.org/b\n!pip install -e b[dev]")
+    assert "without extras" in found.found[1].remedy
+
+
+def test_what_of_a_clone_does_not_travel_is_told(tmp_path: Path) -> None:
+    """Code travels with its small companions; of trained files in the clone a person knows whether they are read."""
+    put(tmp_path, "b/run.py", "b/ckpt/a.pth", "b/ckpt/b.pth")
+    (found,) = looked(tmp_path, "!git clone https://e.org/b").found
+    assert (
+        found.remedy == "'b/ckpt/a.pth' and 1 more stays behind: if cells read it, name it in `checkpoints`"
+    )
+
+
+@pytest.mark.parametrize("line", ["!git clone {url()}", "import os\nos.system(f'git clone {url()} b')"])
+def test_an_address_that_nobody_knows_is_asked_for(tmp_path: Path, line: str) -> None:
+    """It cannot be cloned here, nor installed."""
+    (asked,) = looked(tmp_path, f"{line}\n!pip install ./b" if "b'" in line else line).asked[:1]
+    assert "write its address out" in asked.remedy
+
+
+def test_a_clone_into_the_working_folder_gets_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Its files would lie among the project's: the line is changed by a person, once."""
+    found = looked(tmp_path, "!git clone https://e.org/a/b.git .\nimport deep_b")
+    assert "(`git clone https://e.org/a/b.git b`)" in found.asked[0].remedy
+    assert (found.requirements, len(found.asked)) == ((), 2)
+
+
+def test_a_branch_is_cloned_beside_the_notebook(tmp_path: Path) -> None:
+    """What a person is asked to clone is what the line clones."""
+    (asked,) = looked(tmp_path, "!git clone --depth 1 -b v2 https://e.org/a/b").asked
+    assert "`git clone -b v2 https://e.org/a/b b`" in asked.remedy
+
+
+def test_no_package_is_guessed_while_a_clone_is_missing(tmp_path: Path) -> None:
+    """What the clone may bring is a question; once it is there, it is answered."""
+    source = "!git clone https://e.org/me/cool-aug\nimport sys\nsys.path.append('cool-aug')\nimport coolaug"
+    found = looked(tmp_path, source)
+    assert (found.requirements, len(found.asked)) == ((), 2)
+    put(tmp_path, "cool-aug/coolaug.py")
+    again = looked(tmp_path, source)
+    assert (again.requirements, again.asked, again.modules) == ((), (), ("cool-aug",))
+
+
+def test_what_a_requirements_file_names_is_not_guessed(tmp_path: Path) -> None:
+    """Its packages are those of the notebook, and a repository in it may bring what else is imported."""
+    put(tmp_path, "r.txt", text="# these\nnice_package==1.0  # pinned\n-e git+https://e.org/b\n")
+    found = looked(tmp_path, "!pip install -r r.txt\nimport nice_package, other")
+    assert (found.requirements, found.requirement_files) == ((), ("r.txt",))
+    assert "taken to come with git+https://e.org/b" in [one.value for one in found.found]
+
+
+def test_no_package_is_guessed_while_one_is_installed_for_no_import(tmp_path: Path) -> None:
+    """Packages are not always called as they are imported: what is installed for nothing else brings it."""
+    found = looked(tmp_path, "!pip install odd-package\nfrom strangely_called.ml import A")
+    assert (found.requirements, found.asked) == (("odd-package",), ())
+    assert "taken to come with odd-package" in [one.value for one in found.found]
+
+
+@pytest.mark.parametrize("line", ["einops", "scikit-image", "protobuf==4.25.3"])
+def test_what_is_installed_for_something_else_stops_no_guess(tmp_path: Path, line: str) -> None:
+    """A package whose import is there, or known, or that the image has too, does not bring another one."""
+    found = looked(tmp_path, f"!pip install {line}\nimport einops, other_guess, third_guess")
+    assert {"other_guess", "third_guess"} <= {one.value for one in found.asked}
+
+
+def test_folders_of_modules_by_any_name(tmp_path: Path) -> None:
+    """A folder of a clone that goes on sys.path travels as code, however it is called, and the line stays."""
+    put(tmp_path, "aug/lib/deep.py", "aug/run.py")
+    source = (
+        "import os, sys\nR = '/kaggle/working/aug'\n!git clone https://example.org/me/aug\n"
+        "sys.path.append(f'{R}/lib')\nsys.path.insert(0, 'aug/lib')\nimport deep"
+    )
+    found = looked(tmp_path, source)
+    assert (set(found.modules), found.checkpoints, found.requirements) == ({"aug", "aug/lib"}, (), ())
+    assert found.changed[0].split("\n")[3:] == source.split("\n")[3:]
+
+
+def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
+    """An address whose file lies beside the notebook is read from the kit; a snapshot's folder likewise."""
+    put(tmp_path, "a.csv", "models/m/config.json")
+    source = (
+        "import pandas as pd\nfrom huggingface_hub import snapshot_download\nfrom transformers import AutoModel\n"
+        "ID = 'o/m'\np = pd.read_csv('https://example.org/a.csv?dl=1')\nd = snapshot_download(ID)\n"
+        "m = AutoModel.from_pretrained(ID)\n!pip install --upgrade pip\n!pip uninstall -y numpy"
+    )
+    found = looked(tmp_path, source)
+    assert found.changed[0].splitlines()[4:] == [
+        'p = pd.read_csv("/tmp/kaggle/working/a.csv")',
+        'd = "/tmp/kaggle/working/models/m"',
+        'm = AutoModel.from_pretrained("/tmp/kaggle/working/models/m")',
+        "pass  # offline-kit: !pip install --upgrade pip",
+        "pass  # offline-kit: !pip uninstall -y numpy",
+    ]
+    assert found.requirements == ()
+    assert not found.asked
+
+
+def test_mounts_are_shown_under_the_old_and_the_new_path(tmp_path: Path) -> None:
+    """Every path below the mounts changes its beginning alone, in strings, shells and scripts; comments stay."""
+    source = (
+        "N = 'plants'\nD = '/kaggle/input/plants'  # /kaggle/input/plants\n!ls ../input/plants\n"
+        "x = f'/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass\nPath('/kaggle/input/').rglob('a')"
+    )
+    found = looked(
+        tmp_path, source, "%%bash\nls /kaggle/input/plants", attached=Sources(competitions=("plants",))
+    )
+    assert found.changed[0] == (
+        "N = 'plants'\nD = '/tmp/kaggle/input/plants'  # /kaggle/input/plants\n!ls /tmp/kaggle/input/plants\n"
+        "x = f'/tmp/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass\nPath('/kaggle/input/').rglob('a')"
+    )
+    assert found.changed[1] == "%%bash\nls /tmp/kaggle/input/plants"
+    assert not found.asked
+
+
+def test_paths_tell_sources(tmp_path: Path) -> None:
+    """A path of the newer layout names its source, and so does a download by kagglehub."""
+    source = (
+        "import kagglehub\na = '/kaggle/input/competitions/plants/test.csv'\nb = '/kaggle/input/datasets/me/weights/a'\n"
+        "c = kagglehub.model_download('o/m/pyTorch/v/1')\nd = kagglehub.notebook_output_download('me/train', 'a.pth')"
+    )
+    found = looked(tmp_path, source)
+    assert found.sources == Sources(
+        competitions=("plants",),
+        datasets=("me/weights",),
+        notebooks=("me/train",),
+        models=("o/m/pyTorch/v/1",),
+    )
+    assert 'c = "/tmp/kaggle/input/models/o/m/pyTorch/v/1"' in found.changed[0]
+    assert 'd = "/tmp/kaggle/input/notebooks/me/train/a.pth"' in found.changed[0]
+
+
+def test_a_copy_of_a_mount_travels(tmp_path: Path) -> None:
+    """Weights of a dataset whose owner nobody knows come out of the kit, from a copy or a file of that name."""
+    put(tmp_path, "trained/a.pth", "input/my-maps/one.json")
+    source = (
+        "DIR = '/kaggle/input/my-weights'\ntorch.load(f'{DIR}/a.pth')\nopen('/kaggle/input/my-maps/one.json')"
+    )
+    found = looked(tmp_path, source)
+    assert set(found.served) == {
+        ("input/my-weights/a.pth", "trained/a.pth"),
+        ("input/my-maps/one.json", "input/my-maps/one.json"),
+    }
+    assert not found.asked
+
+
+def test_imports_that_nobody_brings(tmp_path: Path) -> None:
+    """A module beside the notebook travels; what nobody is known to bring is a question, never a requirement."""
+    put(tmp_path, "helpers.py", "lib/deep.py")
+    source = (
+        "import sys, os, numpy, torch, cv2, PIL\nimport helpers\nsys.path.append('lib')\nimport deep\n"
+        "try:\n    import cudf\nexcept ImportError:\n    cudf = None\nimport faiss_wrong_name"
+    )
+    found = looked(tmp_path, source)
+    assert found.modules == ("lib", "helpers.py")
+    assert found.requirements == ()
+    assert [one.value for one in found.asked] == ["faiss_wrong_name"]
+
+
+def test_the_metadata_beside_it_is_kept(tmp_path: Path) -> None:
+    """Sources and machine of kernel-metadata.json come along, in both spellings of its truths."""
+    put(
+        tmp_path,
+        "kernel-metadata.json",
+        text='{"dataset_sources": ["me/weights"], "competition_sources": ["plants"], "enable_gpu": "true",'
+        ' "enable_internet": "true", "machine_shape": "NvidiaTeslaT4"}',
+    )
+    found = looked(tmp_path, "torch.load('/kaggle/input/weights/a.pth')")
+    assert found.sources == Sources(competitions=("plants",), datasets=("me/weights",))
+    assert found.accelerator == "NvidiaTeslaT4"
+    assert not found.asked
+
+
+def test_the_notebooks_own_metadata_tells_the_machine(tmp_path: Path) -> None:
+    """What Kaggle's editor wrote into the notebook counts where no kernel-metadata.json lies beside it."""
+    path = notebook_of(tmp_path, "x = 1")
+    text = path.read_text()
+    path.write_text(
+        text.replace('"metadata": {"kern', '"metadata": {"kaggle": {"accelerator": "nvidiaTeslaT4"}, "kern')
+    )
+    assert read_notebook.beside(path).accelerator == "nvidiaTeslaT4"
+
+
+def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:
+    """A cell that cannot be read here keeps its text but for magics and mounts, and a finding says so."""
+    found = looked(tmp_path, "!pip install einops\nthis is no Python '/kaggle/input/competitions/plants'")
+    assert [one.kind for one in found.found] == [Kind.INSTALL, Kind.UNREAD, Kind.MOUNT] or Kind.UNREAD in {
+        one.kind for one in found.found
+    }
+    assert found.changed[0].startswith("pass  # offline-kit: !pip install einops\nthis is no Python")
+
+
+def test_nothing_is_found_in_an_offline_notebook(tmp_path: Path) -> None:
+    """A notebook that needs nothing comes out as it went in."""
+    source = "import numpy as np, timm\nprint(f'{np.pi:.2f} {{}}', timm.list_models(pretrained=True))"
+    found = looked(tmp_path, source)
+    assert (found.changed, became(found)) == ((source,), [])
+
+
+def test_a_magic_that_the_image_cannot_read_is_rewritten(tmp_path: Path) -> None:
+    """`x = !ls` is a SyntaxError for IPython 7 on Python 3.13, as Kaggle has them: it says the same in Python."""
+    source = "files = !ls ../input/plants | wc -l\n!ls\nout = !pip install einops\n%load_ext autoreload\n%autoreload 2"
+    found = looked(tmp_path, source, attached=Sources(competitions=("plants",)))
+    assert found.changed[0] == (
+        "files = get_ipython().getoutput('ls /tmp/kaggle/input/plants | wc -l')\n!ls\n"
+        "out = []  # offline-kit: !pip install einops\n"
+        "pass  # offline-kit: %load_ext autoreload\npass  # offline-kit: %autoreload 2"
+    )
+    assert Became.REWRITTEN in [what for what, _ in became(found)]
+
+
+def test_adopted_python_runs(tmp_path: Path) -> None:
+    """Whatever was taken out, what remains is Python: in branches, loops and behind semicolons."""
+    source = (
+        "import os, kagglehub, nltk\nif os.environ.get('X'):\n    nltk.download('punkt')\nelse:\n    os.system('pip install einops')\n"
+        "for a in (1,): os.system('pip install ttach'); b = kagglehub.dataset_download('me/x')"
+    )
+    put(tmp_path, "nltk_data/tokenizers/punkt.zip")
+    ast.parse(one(looked(tmp_path, source)))

@@ -1,0 +1,57 @@
+"""What adopt says names what is meant: no holes of patterns, no programs of another kind."""
+
+from pathlib import Path
+
+import pytest
+
+from offline_kit.adopt.findings import Became, Kind, Sources
+from tests.support.adopting import looked, put
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "p = '/kaggle/input/%s/test.csv' % 'plants'",
+        "NAME = 'plants'\np = '/kaggle/input/%s/%s.csv' % (NAME, 'test')",
+        "p = '/kaggle/input/{}/test.csv'.format('plants')",
+    ],
+)
+def test_a_filled_pattern_is_a_path(tmp_path: Path, cell: str) -> None:
+    """The old ways to fill in a name are read as an f-string is."""
+    (found,) = looked(tmp_path, cell, attached=Sources(competitions=("plants",))).found
+    assert (found.became, found.value) == (Became.SERVED, "plants")
+
+
+def test_a_pattern_that_nobody_fills_names_nothing(tmp_path: Path) -> None:
+    """What stands for a name is not taken for one; without anything attached, it is a question."""
+    source = "p = '/kaggle/input/%s/x.csv' % NAME\nq = '/kaggle/input/{0}/x.csv'.format(n)"
+    found = looked(tmp_path, source)
+    assert (len(found.asked), found.sources, found.checkpoints) == (1, Sources(), ())
+    attached = looked(tmp_path, source, attached=Sources(competitions=("plants",)))
+    assert (attached.asked, attached.sources) == ((), Sources(competitions=("plants",)))
+
+
+@pytest.mark.parametrize(
+    "line", ["%conda install -c pytorch faiss-gpu=1.8 -y", "!mamba install -y conda-forge::faiss-gpu"]
+)
+def test_packages_of_conda_are_named(tmp_path: Path, line: str) -> None:
+    """They are no programs of the system: most have a name on PyPI."""
+    (asked,) = looked(tmp_path, line).asked
+    assert "'faiss-gpu'" in asked.remedy
+    assert "requirements" in asked.remedy
+    assert "programs of the system" not in asked.remedy
+
+
+def test_pip_alone_installs_nothing(tmp_path: Path) -> None:
+    """The word by itself shows pip's help."""
+    assert not looked(tmp_path, "pip").found
+
+
+def test_weights_of_keras_replace_what_is_fetched(tmp_path: Path) -> None:
+    """`load_weights` does for Keras what `load_state_dict` does for torch, unless it may skip some."""
+    put(tmp_path, "w.weights.h5")
+    build = "import tensorflow as tf\nm = tf.keras.applications.EfficientNetB0()"
+    assert "B0(weights=None)" in looked(tmp_path, f"{build}\nm.load_weights('w.weights.h5')").changed[0]
+    found = looked(tmp_path, f"{build}\nm.load_weights('w.weights.h5', skip_mismatch=True)")
+    (asked,) = (one for one in found.asked if one.kind is Kind.PRETRAINED)
+    assert "load_weights" in asked.remedy

@@ -1,0 +1,165 @@
+"""Names of `__main__` in pickles: the file that defines them is asked for, checked, and looked through."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from offline_kit.checkpoints.main_names import Lent, findings, settle
+from offline_kit.checkpoints.pickle_scan import Scanned
+from offline_kit.core.errors import ProjectError
+from offline_kit.project.types import Finding, Severity
+
+PICKLE = Scanned(original="models/model.pkl", main_names=("Cleaner", "price"))
+GOOD = "import numpy\nclass Cleaner: pass\ndef price(x): return x\n"
+
+
+def project(folder: Path, **files: str) -> Path:
+    """Write files ("src/train.py" as src__train) and return the folder."""
+    for name, text in files.items():
+        path = folder / (name.replace("__", "/") + ("" if "." in name else ".py"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def refusal(folder: Path, main_from: Path | None = None, *more: Scanned) -> ProjectError:
+    """Return the error of a project."""
+    with pytest.raises(ProjectError) as caught:
+        settle(folder, main_from, [PICKLE, *more])
+    return caught.value
+
+
+def test_without_such_names_nothing_is_asked(tmp_path: Path) -> None:
+    """A pickle of library classes alone needs no script."""
+    assert settle(tmp_path, None, [Scanned(original="a.pkl")]) == Lent()
+    assert findings(tmp_path, Lent()) == ()
+
+
+def test_the_defining_file_is_asked_for_by_name(tmp_path: Path) -> None:
+    """The error names the pickle, what it lacks, and the setting with the file that defines it."""
+    project(tmp_path, src__train=GOOD, other="x = 1\n", **{".venv__lib": GOOD})
+    error = refusal(tmp_path)
+    assert error.what == (
+        "'models/model.pkl' needs 'Cleaner', 'price' of the script that saved it, which the notebook does not have"
+    )
+    assert 'main_from = "src/train.py"' in error.hint
+
+
+def test_a_notebook_that_defines_them_is_named(tmp_path: Path) -> None:
+    """Where only a cell of a notebook defines the names, the remedy is to copy it."""
+    cells = [
+        {
+            "cell_type": "code",
+            "source": ["!pip install x\n", "class Cleaner: pass\n", "def price(x): return 1"],
+        }
+    ]
+    (tmp_path / "train.ipynb").write_text(json.dumps({"cells": cells}))
+    assert "copy the cell of 'train.ipynb'" in refusal(tmp_path).hint
+
+
+def test_nobody_defines_them(tmp_path: Path) -> None:
+    """A project without any such file is told so, and every pickle that asks."""
+    error = refusal(tmp_path, None, Scanned(original="b.pkl", main_names=("Other",)))
+    assert "no file of the project does" in error.hint
+    assert error.details == ("'models/model.pkl' looks up 'Cleaner', 'price'", "'b.pkl' looks up 'Other'")
+
+
+def test_the_named_file_gives_them(tmp_path: Path) -> None:
+    """The names become references, so that the file travels with what it imports."""
+    project(tmp_path, src__train=GOOD)
+    lent = settle(tmp_path, tmp_path / "src" / "train.py", [PICKLE])
+    assert lent == Lent(path="src/train.py", names=("Cleaner", "price"))
+    assert lent.references == ("src/train.py:Cleaner", "src/train.py:price")
+    assert findings(tmp_path, lent) == ()
+
+
+def test_a_file_that_lacks_a_name(tmp_path: Path) -> None:
+    """What `main_from` does not define is named, and where it is found instead."""
+    project(tmp_path, train="class Cleaner: pass\n", features=GOOD)
+    error = refusal(tmp_path, tmp_path / "train.py")
+    assert "does not define 'price'" in error.what
+    assert 'main_from = "features.py"' in error.hint
+
+
+def test_star_imports_may_define_anything(tmp_path: Path) -> None:
+    """A file that imports all of another is believed."""
+    project(tmp_path, train="from features import *\n")
+    assert settle(tmp_path, tmp_path / "train.py", [PICKLE]).names
+
+
+def test_a_file_outside_the_project(tmp_path: Path) -> None:
+    """What lies elsewhere has to be copied in."""
+    project(tmp_path, train=GOOD)
+    (tmp_path / "inner").mkdir()
+    assert "outside the project" in refusal(tmp_path / "inner", tmp_path / "train.py").what
+
+
+def test_an_adopted_notebook_defines_them_itself(tmp_path: Path) -> None:
+    """Names that the notebook's own cells define are not asked for."""
+    assert settle(tmp_path, None, [PICKLE], {"Cleaner", "price"}).names == ()
+    with pytest.raises(ProjectError, match="needs 'price'"):
+        settle(tmp_path, None, [PICKLE], {"Cleaner"})
+
+
+def found(folder: Path, text: str) -> list[Finding]:
+    """Return the findings of a training script."""
+    project(folder, train=text)
+    return list(findings(folder, Lent(path="train.py", names=("Cleaner",))))
+
+
+def test_a_script_that_trains_when_it_is_imported_stops_the_build(tmp_path: Path) -> None:
+    """Training, reading and command lines at the top of the file are found with their lines."""
+    lines = found(
+        tmp_path,
+        "import argparse, pandas as pd\n"
+        "class Cleaner: pass\n"
+        "df = pd.read_csv('train.csv')\n"
+        "for fold in range(5):\n    model.fit(df)\n"
+        "args = argparse.ArgumentParser().parse_args()\n"
+        "config = open('config.json')\n",
+    )
+    assert [(each.about, each.severity) for each in lines] == [
+        ("train.py:3", Severity.STOP),
+        ("train.py:5", Severity.STOP),
+        ("train.py:6", Severity.STOP),
+        ("train.py:7", Severity.WARN),
+    ]
+    assert "pd.read_csv()" in lines[0].what
+    assert "main_from" in lines[0].remedy
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data = load_houses('input/train.csv')",
+        "data = np.genfromtxt(fname=WHERE)",
+        "data = list(csv.reader(open(HOME)))",
+    ],
+)
+def test_a_script_that_reads_its_data_stops_the_build(tmp_path: Path, line: str) -> None:
+    """Whatever function takes it: a file of data in the project is not there when a notebook runs the script."""
+    project(tmp_path, **{"input__train.csv": "a,b\n"})
+    head = "WHERE = 'input/train.csv'\nHOME = Path('input/train.csv')\nclass Cleaner: pass\n"
+    first = found(tmp_path, f"{head}{line}\n")[0]
+    assert (first.about, first.severity) == ("train.py:4", Severity.STOP)
+    assert "('input/train.csv') when it is imported, as the notebook will to find 'Cleaner'" in first.what
+    lines = found(tmp_path, f"{head}try:\n    {line}\nexcept OSError:\n    data = None\n")
+    assert all(each.severity is not Severity.STOP for each in lines), (
+        "the script knows that it may be missing"
+    )
+    assert found(tmp_path, f"{head}sys.path.append('src')\nlog = Log('input/train.csv', 'w')\n") == []
+
+
+def test_a_tidy_script_has_no_finding(tmp_path: Path) -> None:
+    """Seeds, loggers, constants, functions and what stands below the guard are no work."""
+    assert not found(
+        tmp_path,
+        "import logging, torch, warnings\n"
+        "warnings.filterwarnings('ignore')\ntorch.manual_seed(0)\nlog = logging.getLogger(__name__)\n"
+        "DEVICE = torch.device('cuda' if torch.cuda.is_available() else 'cpu')\n"
+        "class Cleaner:\n    def fit(self): return open('x').read()\n"
+        "clean = lambda x: open(x)\n"
+        "def main(): Cleaner().fit()\n"
+        "if __name__ == '__main__':\n    main()\n",
+    )

@@ -1,0 +1,375 @@
+"""Checkpoints without their training: lighter, the same weights bit for bit, the same bytes every time."""
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from offline_kit.checkpoints import slim_worker
+from offline_kit.checkpoints.file_kinds import sniff
+from offline_kit.checkpoints.slim import Slimmed, Wish, Yard, slimmed
+from offline_kit.checkpoints.slim_worker import TRAINING
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.files import sha256_of
+from offline_kit.notebook.runtime.kit_lightning import load_checkpoint
+from offline_kit.project.types import Checkpoint, Severity
+from offline_kit.project.types import CheckpointKind as Kind
+
+
+class Tied(torch.nn.Module):
+    """A model whose last layer is its first one turned round, as language models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(50, 16)
+        self.norm = torch.nn.BatchNorm1d(16)
+        self.head = torch.nn.Linear(16, 50, bias=False)
+        self.head.weight = self.embed.weight
+
+    def forward(self, x: Any) -> Any:
+        """Return one row for each token."""
+        return self.head(self.norm(self.embed(x)))
+
+
+def trained() -> tuple[Tied, dict[str, Any]]:
+    """Return a model after a step of Adam, and its Lightning checkpoint."""
+    torch.manual_seed(0)
+    model = Tied()
+    adam = torch.optim.AdamW(model.parameters())
+    plan = torch.optim.lr_scheduler.StepLR(adam, 3)
+    model(torch.arange(50)).sum().backward()
+    adam.step()
+    return model, {
+        "epoch": 3,
+        "global_step": 7,
+        "pytorch-lightning_version": "2.6.0",
+        "state_dict": model.state_dict(),
+        "loops": {"fit_loop": {"state_dict": {}}},
+        "callbacks": {"EarlyStopping": {"best": torch.tensor(1.0)}},
+        "optimizer_states": [adam.state_dict()],
+        "lr_schedulers": [plan.state_dict()],
+        "hparams_name": "kwargs",
+        "hyper_parameters": {"lr": 0.1, "name": "tied"},
+    }
+
+
+def checkpoint(path: Path, original: str = "") -> Checkpoint:
+    """Return a file as the collecting of checkpoints would give it."""
+    seen = sniff(path)
+    return Checkpoint(
+        original=original or path.name,
+        path=path,
+        size=path.stat().st_size,
+        sha256=sha256_of(path),
+        kind=seen.kind,
+        refused=seen.refused,
+    )
+
+
+def light(path: Path, *, trusted: bool = False, original: str = "", **wish: Any) -> Slimmed:
+    """Make one checkpoint light, with a cache beside it."""
+    yard = Yard(project=path.parent, cache=path.parent / "cache", trusted=lambda _: trusted)
+    return slimmed([checkpoint(path, original)], Wish(**wish), yard)
+
+
+def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
+    """Run the worker in this process."""
+    request = {"slim": True, "half": False, "safetensors": False, "trusted": False, "roots": [], **wish}
+    return slim_worker.run({"source": str(source), "target": str(target), **request})
+
+
+def predictions(weights: dict[str, Any]) -> Any:
+    """Return what the model predicts with these weights."""
+    model = Tied().eval()
+    model.load_state_dict(weights, strict=True)
+    with torch.inference_mode():
+        return model(torch.arange(50))
+
+
+def test_a_lightning_checkpoint_travels_without_its_training(tmp_path: Path) -> None:
+    """Optimizer, schedulers, callbacks and loops stay at home; the rest, and every prediction, is the same."""
+    model, whole = trained()
+    path = tmp_path / "best.ckpt"
+    torch.save(whole, path)
+    before = path.read_bytes()
+    done = light(path, slim=True)
+    new = done.checkpoints[0]
+    loaded = torch.load(new.path, weights_only=True)
+    assert set(whole) - set(loaded) == {"loops", "callbacks", "optimizer_states", "lr_schedulers"}
+    assert loaded["hyper_parameters"] == whole["hyper_parameters"]
+    assert torch.equal(predictions(loaded["state_dict"]), predictions(model.state_dict()))
+    assert loaded["state_dict"]["head.weight"].data_ptr() == loaded["state_dict"]["embed.weight"].data_ptr()
+    assert new.size < 0.6 * len(before)
+    assert (new.original, new.kind, path.read_bytes()) == ("best.ckpt", Kind.LIGHTNING, before)
+    assert done.findings[0].severity is Severity.NOTE
+    assert "without callbacks, loops, lr_schedulers, optimizer_states" in done.findings[0].what
+    assert "bit for bit the same" in done.findings[0].what
+
+
+def test_the_same_bytes_come_out_every_time(tmp_path: Path) -> None:
+    """Under another name, from another folder, without any memory: the same content gives the same bytes."""
+    _, whole = trained()
+    digests = set()
+    for name in ("a/one.ckpt", "b/two.pt"):
+        path = tmp_path / name
+        path.parent.mkdir()
+        torch.save(whole, path.parent / "weights")
+        (path.parent / "weights").rename(path)
+        digests.add(light(path, slim=True).checkpoints[0].sha256)
+    assert len(digests) == 1
+
+
+@pytest.fixture
+def no_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+    """Give a function after which no interpreter has torch; it returns the only one that there is."""
+
+    def taken() -> Path:
+        bare = tmp_path / "venv" / "bin" / "python"
+        bare.parent.mkdir(parents=True)
+        bare.write_text("#!/bin/sh\nexit 3\n")
+        bare.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(bare))
+        monkeypatch.setenv("PATH", str(bare.parent))
+        for name in ("VIRTUAL_ENV", "CONDA_PREFIX"):
+            monkeypatch.delenv(name, raising=False)
+        return bare
+
+    return taken
+
+
+def test_a_second_build_needs_no_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
+    """What was made once comes from the cache: the second time no interpreter is asked for."""
+    torch.save(trained()[1], tmp_path / "best.ckpt")
+    first = light(tmp_path / "best.ckpt", slim=True)
+    no_torch()
+    assert light(tmp_path / "best.ckpt", slim=True) == first
+
+
+def test_no_interpreter_with_torch(tmp_path: Path, no_torch: Callable[[], Path]) -> None:
+    """Without torch anywhere the error says who needs it, what was tried, and what to do."""
+    torch.save(trained()[1], tmp_path / "best.ckpt")
+    bare = no_torch()
+    with pytest.raises(ProjectError, match="`slim` needs an interpreter with torch") as caught:
+        light(tmp_path / "best.ckpt", slim=True)
+    assert caught.value.details == (f"'{bare}' has no torch",)
+    assert "activate it" in caught.value.hint
+
+
+def test_half_precision_is_what_rounding_gives(tmp_path: Path) -> None:
+    """Weights come out rounded, counters whole, and predictions within half precision of the first ones."""
+    model, whole = trained()
+    torch.save(whole, tmp_path / "best.ckpt")
+    done = light(tmp_path / "best.ckpt", slim=True, precision="half")
+    loaded = torch.load(done.checkpoints[0].path, weights_only=True)["state_dict"]
+    assert loaded["embed.weight"].dtype == torch.float16
+    assert loaded["norm.num_batches_tracked"].dtype == torch.int64
+    torch.testing.assert_close(predictions(loaded), predictions(model.state_dict()), rtol=2e-2, atol=2e-2)
+    assert "in half precision" in done.findings[0].what
+    assert "predictions change by that much, and none was compared" in done.findings[0].what
+
+
+def test_safetensors_keep_the_hyper_parameters(tmp_path: Path) -> None:
+    """Tied weights are written under both names, and the notebook's own loader finds the rest again."""
+    model, whole = trained()
+    torch.save(whole, tmp_path / "best.ckpt")
+    done = light(tmp_path / "best.ckpt", slim=True, weights_format="safetensors")
+    new = done.checkpoints[0]
+    assert (new.original, new.kind) == ("best.safetensors", Kind.SAFETENSORS)
+    assert done.renamed == (("best.ckpt", "best.safetensors"),)
+    raw = new.path.read_bytes()
+    (length,) = struct.unpack("<Q", raw[:8])
+    header = json.loads(raw[8 : 8 + length])
+    assert json.loads(header["__metadata__"]["checkpoint"])["hyper_parameters"] == whole["hyper_parameters"]
+    tensors = slim_worker._read_safetensors(torch, new.path)
+    assert torch.equal(predictions(tensors), predictions(model.state_dict()))
+
+
+def test_sizes_that_read_the_same_are_left_out(tmp_path: Path) -> None:
+    """Nothing is saved then; what else happened to the file is said."""
+    torch.save({"state_dict": {"a": torch.zeros(2_500_000)}, "epoch": 3}, tmp_path / "best.pt")
+    (finding,) = light(tmp_path / "best.pt", weights_format="safetensors").findings
+    assert finding.what.startswith("travels as safetensors")
+    assert "instead of" not in finding.what
+    torch.save({"state_dict": {"a": torch.zeros(2_500_000)}}, tmp_path / "half.pt")
+    (finding,) = light(tmp_path / "half.pt", precision="half").findings
+    assert finding.what.startswith("travels with 5.0 MB instead of 10.0 MB: 1 tensors in half precision")
+
+
+def test_the_notebook_reads_such_a_file(tmp_path: Path) -> None:
+    """Where safetensors is installed, its own reader gives the same tensors."""
+    pytest.importorskip("safetensors")
+    _, whole = trained()
+    torch.save(whole, tmp_path / "best.ckpt")
+    new = light(tmp_path / "best.ckpt", slim=True, weights_format="safetensors").checkpoints[0]
+    loaded = load_checkpoint(new.path)
+    assert loaded["hyper_parameters"] == whole["hyper_parameters"]
+    assert torch.equal(loaded["state_dict"]["head.weight"], whole["state_dict"]["head.weight"])
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_plain_dict_of_a_training_loop(tmp_path: Path, legacy: bool) -> None:
+    """{"model": ..., "optimizer": ...} keeps model, ema, epoch and arguments."""
+    model, whole = trained()
+    loop = {
+        "model": model.state_dict(),
+        "model_ema": model.state_dict(),
+        "optimizer": whole["optimizer_states"][0],
+        "lr_scheduler": whole["lr_schedulers"][0],
+        "scaler": {"scale": 1.0},
+        "rng_state": {"torch": [1]},
+        "epoch": 3,
+        "args": {"lr": 0.1},
+    }
+    torch.save(loop, tmp_path / "loop.pth", _use_new_zipfile_serialization=not legacy)
+    answer = work(tmp_path / "loop.pth", tmp_path / "new.pt")
+    assert answer["dropped"] == ["lr_scheduler", "optimizer", "rng_state", "scaler"]
+    loaded = torch.load(tmp_path / "new.pt", weights_only=True)
+    assert list(loaded) == ["model", "model_ema", "epoch", "args"]
+    assert torch.equal(predictions(loaded["model"]), predictions(model.state_dict()))
+
+
+def test_a_scaler_of_the_data_stays(tmp_path: Path) -> None:
+    """Mean and deviation under "scaler" are wanted for predicting; the state of a GradScaler is not."""
+    weights = {"w": torch.zeros(2)}
+    loop = {
+        "model": weights,
+        "scaler": {"mean": torch.ones(3), "std": torch.ones(3)},
+        "scalers": [[0.5, 2.0]],
+    }
+    torch.save(loop | {"optimizer": {}}, tmp_path / "data.pth")
+    assert work(tmp_path / "data.pth", tmp_path / "new.pt")["dropped"] == ["optimizer"]
+    assert list(torch.load(tmp_path / "new.pt", weights_only=True)) == ["model", "scaler", "scalers"]
+    scaling = torch.amp.GradScaler("cpu").state_dict()
+    torch.save(
+        {"model": weights, "scaler": scaling, "scaler_state_dict": scaling, "scalers": [scaling, {}]},
+        tmp_path / "grad.pth",
+    )
+    answer = work(tmp_path / "grad.pth", tmp_path / "new.pt")
+    assert answer["dropped"] == ["scaler", "scaler_state_dict", "scalers"]
+
+
+def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
+    """A slice of something larger is written as itself."""
+    large = torch.zeros(100_000)
+    torch.save(
+        {"state_dict": {"w": large[:10], "same": large[:10], "other": large[10:12]}}, tmp_path / "a.pt"
+    )
+    answer = work(tmp_path / "a.pt", tmp_path / "new.pt")
+    assert answer["size"] < 5000 < (tmp_path / "a.pt").stat().st_size
+    assert (tmp_path / "new.pt").stat().st_size == answer["size"]
+
+
+def test_what_half_precision_cannot_hold_stays_whole(tmp_path: Path) -> None:
+    """A weight of 1e5 would become infinite: the file is left as it is, with the reason."""
+    torch.save({"w": torch.tensor([1e5, 1.0])}, tmp_path / "large.pt")
+    done = light(tmp_path / "large.pt", precision="half")
+    assert done.checkpoints[0].path == tmp_path / "large.pt"
+    assert "above 65504" in done.findings[0].what
+    assert done.findings[0].severity is Severity.WARN
+
+
+def test_not_a_number_is_no_difference(tmp_path: Path) -> None:
+    """Bits are compared, so a NaN equals itself, and 0.0 is not -0.0."""
+    torch.save({"w": torch.tensor([float("nan"), -0.0, float("inf")])}, tmp_path / "odd.pt")
+    assert work(tmp_path / "odd.pt", tmp_path / "new.pt")["tensors"] == 1
+    assert work(tmp_path / "odd.pt", tmp_path / "half.pt", half=True)["halved"] == 1
+
+
+class Settings:
+    """Hyper-parameters of a class, which a safe load refuses."""
+
+
+def test_a_refused_checkpoint_is_left_unless_trusted(tmp_path: Path) -> None:
+    """What a safe load refuses is not loaded here either, until `trust` names it."""
+    _, whole = trained()
+    torch.save({**whole, "hyper_parameters": Settings()}, tmp_path / "best.ckpt")
+    left = work(tmp_path / "best.ckpt", tmp_path / "new.pt")["left"]
+    assert "weights_only" in left
+    assert "Settings" in left
+    answer = work(tmp_path / "best.ckpt", tmp_path / "new.pt", trusted=True)
+    assert "optimizer_states" in answer["dropped"]
+
+
+def test_a_name_of_the_script_is_told_in_our_words(tmp_path: Path) -> None:
+    """A class that the training script defined, and nobody gives: its name is said, and what gives it."""
+    code = "import sys, torch\nclass CFG: pass\ntorch.save({'w': torch.zeros(3), 'cfg': CFG()}, sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.pth")], check=True)
+    done = light(tmp_path / "a.pth", slim=True, trusted=True)
+    assert "looks up 'CFG' of the script that saved it (`main_from`)" in done.findings[0].what
+    assert "worker" not in done.findings[0].what
+    assert 'main_from = "train.py"' in done.findings[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("thing", "reason"),
+    [
+        ([torch.zeros(2)], "holds a list"),
+        ({"optimizer": {"state": {}}, "epoch": 1}, "no weights"),
+    ],
+)
+def test_what_is_no_checkpoint_is_left(tmp_path: Path, thing: Any, reason: str) -> None:
+    """Things without weights by name are not touched."""
+    torch.save(thing, tmp_path / "a.pt")
+    assert reason in work(tmp_path / "a.pt", tmp_path / "new.pt")["left"]
+
+
+def test_several_sets_of_weights_are_no_safetensors(tmp_path: Path) -> None:
+    """With an average beside the weights nobody can tell which ones are meant."""
+    weights = {"w": torch.zeros(2)}
+    torch.save({"model": weights, "ema": weights}, tmp_path / "a.pt")
+    assert "several sets" in work(tmp_path / "a.pt", tmp_path / "b.pt", safetensors=True)["left"]
+
+
+def test_a_folder_stays_whole(tmp_path: Path) -> None:
+    """The files beside a light one are found in the same folder, under their names."""
+    folder = tmp_path / "bert"
+    folder.mkdir()
+    torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text("{}")
+    originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
+    yard = Yard(project=tmp_path, cache=tmp_path / "cache")
+    done = slimmed(originals, Wish(weights_format="safetensors", precision="half"), yard)
+    assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
+    places = {each.path.parent for each in done.checkpoints}
+    assert len(places) == 1
+    assert sorted(path.name for path in places.pop().iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_nothing_wished_nothing_done(tmp_path: Path) -> None:
+    """Without a wish, and for other formats, files go as they are."""
+    (tmp_path / "model.json").write_text("{}")
+    torch.save(trained()[1], tmp_path / "best.ckpt")
+    assert light(tmp_path / "best.ckpt").findings == ()
+    assert light(tmp_path / "model.json", slim=True).checkpoints[0].path == tmp_path / "model.json"
+
+
+@pytest.mark.parametrize(
+    ("key", "is_training"),
+    [
+        *(
+            (key, True)
+            for key in ("optimizer", "optim", "optimizer_state_dict", "optimizer_states", "scheduler")
+        ),
+        *(
+            (key, True)
+            for key in ("lr_scheduler_state_dict", "scaler", "amp_scaler", "rng_states", "callbacks")
+        ),
+        *((key, False) for key in ("state_dict", "model", "model_ema", "optimizer.weight", "args", "epoch")),
+        *((key, False) for key in ("hyper_parameters", "scaler_mean", "state_dict_ema", "classes")),
+    ],
+)
+def test_keys_of_trainings(key: str, is_training: bool) -> None:
+    """Usual names of what only a training needs are known, and nothing else is taken for one."""
+    assert bool(TRAINING.fullmatch(key)) is is_training
+
+
+def test_the_worker_needs_no_package_of_ours(tmp_path: Path) -> None:
+    """It runs in a bare interpreter: another environment has none of our packages."""
+    code = f"import runpy; runpy.run_path({slim_worker.__file__!r})"
+    subprocess.run([sys.executable, "-I", "-S", "-c", code], check=True, cwd=tmp_path)

@@ -1,0 +1,81 @@
+"""Trying again: how long, and how threads keep out of each other's way."""
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from offline_kit.core.errors import OfflineKitError, OutsideError
+from offline_kit.core.retry import PATIENT, PassingError, Patience, StoppedError, Turns, attempts, stoppable
+
+BRISK = Patience(attempts=3, backoff=0.02, longest=0.1)
+
+
+def refused(patience: Patience, after: float | None = None) -> tuple[int, list[float]]:
+    """Return how often a far side was asked that always refuses, and the waits in between."""
+    waits: list[float] = []
+    asked = 0
+
+    def give_up(trouble: Exception) -> OfflineKitError:
+        return OutsideError(str(trouble), hint="later")
+
+    with pytest.raises(OutsideError):
+        for attempt in attempts(
+            replace(patience, sleep=waits.append), may_pass=lambda _: False, give_up=give_up
+        ):
+            with attempt:
+                asked += 1
+                raise PassingError("busy", after)
+    return asked, waits
+
+
+def test_a_far_side_that_is_busy_is_asked_for_minutes() -> None:
+    """At least ten times over more than two minutes, and never sooner than it says."""
+    asked, waits = refused(PATIENT.slower())
+    assert asked >= 10
+    assert sum(waits) > 120
+    assert max(waits) <= PATIENT.longest
+    assert set(refused(PATIENT.slower(), after=240.0)[1]) == {240.0}
+    assert set(refused(PATIENT, after=240.0)[1]) == {60.0}
+
+
+def test_from_the_first_refusal_on_work_goes_one_after_the_other() -> None:
+    """And the pause that one was asked to keep, all keep."""
+    turns, inside, most = Turns(), 0, 0
+    began = time.monotonic()
+    turns.slow_down(0.3, BRISK.slower())
+    assert turns.narrow
+
+    def work() -> None:
+        nonlocal inside, most
+        with turns.turn(BRISK):
+            inside += 1
+            most = max(most, inside)
+            time.sleep(0.02)
+            inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1
+    assert time.monotonic() - began >= 0.4
+
+
+def test_a_stop_ends_a_long_wait() -> None:
+    """Of a thread whose work nobody wants any more."""
+    turns, stop, ended = Turns(), threading.Event(), threading.Event()
+    turns.slow_down(60.0, BRISK.slower())
+
+    def work() -> None:
+        with pytest.raises(StoppedError), stoppable(stop), turns.turn(BRISK):
+            pass
+        ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    stop.set()
+    assert ended.wait(5)
+    thread.join()

@@ -1,0 +1,410 @@
+"""The gateway before the local Kaggle, with the real client in its worker process."""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from offline_kit.core.errors import OutsideError, UsageError
+from offline_kit.core.retry import Patience
+from offline_kit.kaggle.client.api_types import (
+    NewVersion,
+    NotLoggedInError,
+    RefusedError,
+    UnansweredError,
+    UnsentError,
+)
+from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.endpoint import GUARD, Where
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.traffic import Event
+from offline_kit.project import config
+from offline_kit.workflow import kaggle_session
+from tests.support.listener import Listener
+from tests.support.local_kaggle import SLUG, Bench
+from tests.support.pushing import BRISK, PYTHON
+from tests.support.pushing import client as client_of
+
+
+def put(bench: Bench, client: Client, name: str, data: bytes) -> str:
+    """Upload bytes the plain way and return their token."""
+    import requests
+
+    blob = client.start_blob(name, len(data), 1_000_000_000)
+    assert requests.put(blob.url, data=data, timeout=20).status_code == 200
+    return blob.token
+
+
+def new(bench: Bench, client: Client, files: Mapping[str, bytes], notes: str = "a note") -> NewVersion:
+    """Upload files and return what makes a dataset of them."""
+    tokens = {name: put(bench, client, name.rpartition("/")[2], data) for name, data in files.items()}
+    return NewVersion(ref=SLUG, title="My offline kit", notes=notes, tokens=tokens)
+
+
+def test_a_dataset_with_folders_is_created_privately_and_read_back(
+    bench: Bench, alice: Client, tmp_path: Path
+) -> None:
+    """Folders stay folders, nobody else sees the dataset, and a file comes back as it went."""
+    assert alice.dataset(SLUG) is None
+    assert alice.status(SLUG) == ""
+    files = {"offline-kit.json": b"{}", "packages/a.whl": b"wheel", "deep/er/b.bin": b"bb"}
+    page = alice.create(new(bench, alice, files))
+    assert page.endswith(SLUG)
+    bench.ready()
+    found = alice.dataset(SLUG)
+    assert found is not None
+    assert (found.version, found.private) == (1, True)
+    assert alice.status(SLUG) == "ready"
+    assert {each.name: each.size for each in alice.files(SLUG)} == {n: len(d) for n, d in files.items()}
+    assert alice.download(SLUG, "packages/a.whl", tmp_path / "a") == 5
+    assert (tmp_path / "a").read_bytes() == b"wheel"
+    with client_of(bench, "bob") as bob:
+        assert bob.dataset(SLUG) is None
+
+
+def test_a_second_version_carries_its_notes_and_number(bench: Bench, alice: Client) -> None:
+    """Version number and notes are read back: by them a lost answer is recognised."""
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    bench.ready()
+    alice.add_version(new(bench, alice, {"b.txt": b"2"}, notes="second"))
+    bench.ready(version=2)
+    found = alice.dataset(SLUG)
+    assert found is not None
+    assert found.version == 2
+    assert found.notes[2] == "second"
+    assert [each.name for each in alice.files(SLUG)] == ["b.txt"]
+    assert [each.name for each in alice.files(SLUG, 1)] == ["a.txt"]
+
+
+def test_long_listings_are_read_to_their_end(bench: Bench, alice: Client) -> None:
+    """A listing of several pages is one answer."""
+    alice.create(new(bench, alice, {f"{n}.txt": b"x" for n in range(5)}))
+    bench.ready()
+    with client_of(bench, page=2) as client:
+        assert len(client.files(SLUG)) == 5
+    assert len(bench.server.traffic.ended("/ListDatasetFiles")) == 3
+
+
+def test_a_refusal_inside_a_200_is_an_error_with_kaggles_words(bench: Bench, alice: Client) -> None:
+    """What the client reports as success and exit code 0 is an error here."""
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    with pytest.raises(RefusedError, match="already in use"):
+        alice.create(new(bench, alice, {"a.txt": b"1"}))
+
+
+def test_nested_messages_of_the_service_are_shown(bench: Bench, alice: Client) -> None:
+    """The sentence that the client hides behind '403 Client Error' reaches the user."""
+    with pytest.raises(RefusedError, match=r"Permission 'datasets.update' was denied") as caught:
+        alice.add_version(new(bench, alice, {"a.txt": b"1"}))
+    assert caught.value.status == 403
+    assert caught.value.hint
+
+
+def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
+    """429 with Retry-After, 503 and a cut connection are waited out where asking again does no harm."""
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    bench.ready()
+    for fault in (
+        Fault(on="GetDataset", status=429, retry_after=0.1),
+        Fault(on="GetDataset", status=503),
+        Fault(on="GetDataset", lose_answer=True),
+    ):
+        bench.kaggle.faults.add(fault)
+    assert alice.dataset(SLUG) is not None
+    assert len(bench.server.traffic.ended("/GetDataset")) >= 4
+
+
+@pytest.mark.parametrize("fault", [Fault(on="CreateDataset", lose_answer=True)])
+def test_an_effect_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client, fault: Fault) -> None:
+    """The client would create twice; the gateway says that it does not know."""
+    bench.kaggle.faults.add(fault)
+    with pytest.raises(UnansweredError, match="CreateDataset"):
+        alice.create(new(bench, alice, {"a.txt": b"1"}))
+    assert len(bench.server.traffic.ended("/CreateDataset")) == 1
+    bench.ready()
+
+
+def test_waits_that_kaggle_asks_for_are_told(bench: Bench) -> None:
+    """They may take minutes; a short trouble of its own is none of them."""
+    waits: list[float] = []
+    with client_of(bench, patience=Patience(sleep=lambda _: None, tell=waits.append)) as client:
+        bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=503, times=2))
+        assert client.status(SLUG) == ""
+        assert waits == []
+        bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=429, times=2, retry_after=30))
+        assert client.status(SLUG) == ""
+    assert [round(wait) for wait in waits if wait] == [30, 30]
+
+
+def test_the_user_hears_of_a_wait_that_kaggle_asks_for(bench: Bench, tmp_path: Path) -> None:
+    """Silence of minutes would look like a hanging command."""
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "pyproject.toml").write_text('[project]\nname = "plant"\nversion = "1"\n')
+    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
+    listener = Listener()
+    with kaggle_session.port(config.load(project, {}), where, listener) as port:
+        bench.kaggle.faults.add(Fault(on="GetDataset", status=429, retry_after=2.4))
+        assert port.kaggle.dataset(SLUG) is None
+    assert "Kaggle asks for patience (429): waiting 2 s" in listener.notes
+
+
+def test_an_effect_is_sent_again_after_429(bench: Bench, alice: Client) -> None:
+    """Slow down means: nothing was done."""
+    bench.kaggle.faults.add(Fault(on="CreateDataset", status=429, retry_after=0.05))
+    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    bench.ready()
+
+
+def test_a_hanging_service_ends_within_the_deadline(bench: Bench) -> None:
+    """The client has no timeouts; we have, and the next question works."""
+    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", delay=30))
+    with client_of(bench, seconds=1.5, patience=Patience(attempts=1)) as client:
+        began = time.monotonic()
+        with pytest.raises(UnansweredError, match="GetDatasetStatus"):
+            client.status(SLUG)
+        assert time.monotonic() - began < 20
+        assert client.status(SLUG) == ""
+
+
+def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Bench, tmp_path: Path) -> None:
+    """A download takes as long as bytes come; one that gets none is asked for anew, and the others go on."""
+    with client_of(bench, seconds=0.5) as client:
+        client.create(new(bench, client, {"big.bin": b"x" * 655_360}))
+        bench.ready()
+        client.account()
+        bench.kaggle.faults.add(Fault(on="GET", delay=30))
+        bench.kaggle.faults.add(Fault(on="GET", pause=0.45))
+        asked = threading.Event()
+        bench.server.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
+        with ThreadPoolExecutor(2) as pool:
+            silent = pool.submit(client.download, SLUG, "big.bin", tmp_path / "silent")
+            assert asked.wait(20)
+            began = time.monotonic()
+            assert client.download(SLUG, "big.bin", tmp_path / "slow") == 655_360
+            assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
+            assert silent.result() == 655_360
+    assert len(bench.server.traffic.ended("/DownloadDataset")) == 3
+
+
+def test_a_download_that_is_cut_goes_on_where_it_ended(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """However often it is cut, as long as it gets further; what has come does not come again."""
+    data = bytes(range(256)) * 4096
+    alice.create(new(bench, alice, {"big.png": data}))
+    bench.ready()
+    bench.kaggle.faults.add(Fault(on="GET", cut=140_000, times=6))
+    assert alice.download(SLUG, "big.png", tmp_path / "big.png") == len(data)
+    assert (tmp_path / "big.png").read_bytes() == data
+    bench.until(
+        lambda: len(bench.server.traffic.ended("GET")) == 7
+    )  # more than it has without getting further
+    cuts = bench.server.traffic.ended("GET")
+    assert cuts[-1].sent <= len(data) - 6 * 65_536
+
+
+@pytest.mark.parametrize(("size", "asked"), [(400_000, 3), (1000, 2)])
+def test_a_file_that_changed_since_it_was_cut_comes_whole(
+    bench: Bench, alice: Client, tmp_path: Path, size: int, asked: int
+) -> None:
+    """The rest of another file is not put behind the beginning of the first."""
+    alice.create(new(bench, alice, {"a.bin": b"1" * 400_000}))
+    bench.ready()
+    mounted = bench.kaggle.datasets.mounted(SLUG, "alice")
+    assert mounted
+
+    begun = []
+
+    def change(event: Event) -> None:
+        if (event.phase, event.name) == ("begun", "GET"):
+            begun.append(event)
+        if (event.phase, event.name, event.status) == ("ended", "GET", 0):
+            (mounted[-1] / "a.bin").write_bytes(b"2" * size)
+
+    bench.server.traffic.listeners.append(change)
+    bench.kaggle.faults.add(Fault(on="GET", cut=300_000))
+    assert alice.download(SLUG, "a.bin", tmp_path / "a.bin") == size
+    assert (tmp_path / "a.bin").read_bytes() == b"2" * size
+    assert len(begun) == asked
+
+
+def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: Client, tmp_path: Path) -> None:
+    """What was held is gone with the failure; the same file asked for again is whole."""
+    data = bytes(range(256)) * 2048
+    alice.create(new(bench, alice, {"big.bin": data}))
+    bench.ready()
+    bench.kaggle.faults.add(Fault(on="GET", cut=140_000))
+    bench.kaggle.faults.add(Fault(on="GET", status=403, times=4))
+    with pytest.raises(UnansweredError):
+        alice.download(SLUG, "big.bin", tmp_path / "big.bin")
+    assert not (tmp_path / "big.bin").exists()
+    assert alice.download(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
+    assert (tmp_path / "big.bin").read_bytes() == data
+
+
+def test_an_expired_login_is_renewed(bench: Bench, alice: Client) -> None:
+    """One 401 in the middle is answered by logging in again."""
+    alice.account()
+    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=401))
+    assert alice.status(SLUG) == ""
+
+
+def homely(bench: Bench, **changes: str) -> dict[str, str]:
+    """Return an environment like a user's, whose Kaggle is the local one, with no credentials but `changes`."""
+    return {**bench.environment(), "KAGGLE_USERNAME": "", "KAGGLE_KEY": "", **changes}
+
+
+def logged_in(bench: Bench, env: Mapping[str, str]) -> tuple[str, str, str]:
+    """Return account, method and dropped token that a client of this environment has."""
+    clean = {name: value for name, value in env.items() if value}
+    with Client(Where(), env=clean, python=PYTHON, patience=BRISK) as client:
+        account = client.account()
+        client.status(SLUG)
+        return account.username, account.method, account.dropped
+
+
+def test_credentials_come_from_every_source_of_the_client(bench: Bench) -> None:
+    """Key in variables, kaggle.json, token in a variable, token in a file: all log in."""
+    home = bench.folder / "home-alice"
+    folder = home / ".kaggle"
+    assert logged_in(bench, homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="key-of-bob"))[:2] == (
+        "bob",
+        "LEGACY_API_KEY",
+    )
+    assert logged_in(bench, homely(bench, KAGGLE_API_TOKEN="KGAT_bob"))[:2] == ("bob", "ACCESS_TOKEN")
+    folder.mkdir(exist_ok=True)
+    (folder / "kaggle.json").write_text(json.dumps({"username": "alice", "key": "key-of-alice"}))
+    (folder / "kaggle.json").chmod(0o600)
+    assert logged_in(bench, homely(bench))[0] == "alice"
+    (folder / "access_token").write_text("KGAT_bob\n")
+    assert logged_in(bench, homely(bench))[:2] == ("bob", "ACCESS_TOKEN")
+
+
+def test_a_stale_token_does_not_shadow_a_good_key(bench: Bench) -> None:
+    """The client would say 'key' and send the dead token; we lay it aside and say so."""
+    env = homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="key-of-bob", KAGGLE_API_TOKEN="KGAT_dead")
+    assert logged_in(bench, env) == ("bob", "LEGACY_API_KEY", "KAGGLE_API_TOKEN")
+
+
+def test_a_stale_token_file_is_named(bench: Bench) -> None:
+    """A dead token that cannot be laid aside stops us, with its place."""
+    folder = bench.folder / "home-alice" / ".kaggle"
+    folder.mkdir(parents=True)
+    (folder / "access_token").write_text("KGAT_dead")
+    with pytest.raises(NotLoggedInError, match="access_token"):
+        logged_in(bench, homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="key-of-bob"))
+
+
+def test_without_credentials_the_sources_are_named(bench: Bench) -> None:
+    """No exit, no help text on our stdout: an error with what to do, never a silent switch to local."""
+    with pytest.raises(NotLoggedInError, match="no valid credentials") as caught:
+        logged_in(bench, homely(bench))
+    assert "KAGGLE_API_TOKEN" in caught.value.hint
+    assert "--to local" in caught.value.hint
+
+
+def test_nothing_is_printed(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """The client prints help, warnings and, with VERBOSE, tokens; none of it reaches our terminal."""
+    with pytest.raises(NotLoggedInError):
+        logged_in(bench, homely(bench, VERBOSE="1"))
+    logged_in(bench, homely(bench, KAGGLE_API_TOKEN="KGAT_bob", VERBOSE="1"))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_wrong_keys_are_told_without_showing_them(bench: Bench) -> None:
+    """A key that Kaggle refuses is an error of the login."""
+    with pytest.raises(NotLoggedInError) as caught:
+        logged_in(bench, homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="planted-key-5"))
+    assert "planted-key-5" not in repr((caught.value.what, caught.value.hint, caught.value.details))
+
+
+def test_the_local_kaggle_never_sees_the_users_credentials(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--to local` is another account, whatever lies in the home folder and the environment."""
+    (tmp_path / "me" / ".kaggle").mkdir(parents=True)
+    (tmp_path / "me" / ".kaggle" / "access_token").write_text("KGAT_bob")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_bob")
+    with client_of(bench) as client:
+        assert client.account().username == "alice"
+
+
+def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the guard set there is no client for the real Kaggle; one for the local Kaggle cannot leave it."""
+    monkeypatch.setenv(GUARD, "1")
+    monkeypatch.delenv("KAGGLE_API_ENVIRONMENT", raising=False)
+    with Client(Where()) as client, pytest.raises(UsageError, match="out of reach"):
+        client.account()
+    env = Where(local=bench.server.url).environment(dict(os.environ), str(bench.folder))
+    import subprocess
+
+    reach = "import requests; requests.post('https://api.kaggle.com/v1/x', timeout=20)"
+    done = subprocess.run([sys.executable, "-c", reach], env=env, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert bench.server.traffic.refused() == ["api.kaggle.com:443"]
+
+
+@pytest.mark.parametrize("said", ["TEST", "STAGING", "localhost"])
+def test_an_environment_that_the_client_would_ignore_is_refused(bench: Bench, said: str) -> None:
+    """KAGGLE_API_ENVIRONMENT=TEST would talk to production with real credentials."""
+    env = homely(bench, KAGGLE_API_ENVIRONMENT=said, KAGGLE_USERNAME="bob", KAGGLE_KEY="k")
+    with Client(Where(), env=env, python=PYTHON) as client, pytest.raises(UsageError, match=said):
+        client.account()
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:9"])
+def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
+    """A closed port or a name that is not known is no crash, and certainly had no effect."""
+    with (
+        Client(Where(local=address, username="alice", key="key"), patience=BRISK) as client,
+        pytest.raises(UnsentError, match="cannot be reached"),
+    ):
+        client.create(NewVersion(ref=SLUG, title="My offline kit", notes="", tokens={}))
+
+
+def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:
+    """A thread that still waits when all is over ends with it: it does not ask a silent server again and again."""
+    bench.kaggle.faults.add(Fault(on="GetDataset", delay=30.0, times=0))
+    troubles: list[Exception] = []
+    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
+    with Client(where, python=PYTHON, patience=BRISK) as client:
+
+        def ask() -> None:
+            try:
+                client.dataset(SLUG)
+            except OutsideError as error:
+                troubles.append(error)
+
+        client.account()
+        thread = threading.Thread(target=ask)
+        thread.start()
+        time.sleep(0.5)
+    thread.join(5)
+    assert [str(each) for each in troubles] == ["the talk with Kaggle is over"]
+
+
+def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:
+    """Without the kaggle package, or without six that it forgets to ask for, the remedy is told."""
+    (tmp_path / "six.py").write_text("raise ModuleNotFoundError(\"No module named 'six'\", name='six')\n")
+    env = homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="k", PYTHONPATH=str(tmp_path))
+    with (
+        Client(Where(), env=env, python=PYTHON) as client,
+        pytest.raises(OutsideError, match="six") as caught,
+    ):
+        client.account()
+    assert "pip install" in caught.value.hint
+
+
+def test_a_project_file_does_not_shadow_the_client(
+    bench: Bench, alice: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A user's own kaggle.py in the current folder is left alone."""
+    (tmp_path / "kaggle.py").write_text("raise SystemExit('wrong kaggle')")
+    monkeypatch.chdir(tmp_path)
+    assert alice.account().username == "alice"

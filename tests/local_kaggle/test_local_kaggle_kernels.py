@@ -1,0 +1,375 @@
+"""Notebooks on the local Kaggle, driven by the unmodified `kaggle` program."""
+
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline_kit.core import processes, sandbox
+from offline_kit.core.errors import OfflineKitError
+from offline_kit.local_kaggle.faults import Fault
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.local_kaggle.settings import Settings
+from offline_kit.packages import pip_settings
+from offline_kit.rehearsal.environments import Workshop
+from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
+
+ASK = {"userName": "alice", "kernelSlug": "my-inference"}
+READ = """
+import os, pathlib
+data = pathlib.Path(os.environ["INPUT"], "datasets/alice/my-offline-kit/a.txt").read_text()
+pathlib.Path("submission.csv").write_text("id,label\\n" + data)
+print("read", data)
+"""
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with serving(tmp_path) as made:
+        yield made
+
+
+def push(bench: Bench, *cells: str, user: str = "alice", **more: Any) -> dict[str, Any]:
+    """Push as the SDK does."""
+    words = {"slug": KERNEL, "newTitle": "My inference", "language": "python", "kernelType": "notebook"}
+    flags = {"isPrivate": True, "enableInternet": False, "text": json.dumps(notebook(*cells))}
+    return bench.rpc("SaveKernel", user, **{**words, **flags, **more})
+
+
+@needs_client
+def test_the_client_pushes_follows_and_fetches(bench: Bench) -> None:
+    """Push, status, output, log and pull, with a dataset mounted: all by the plain client."""
+    bench.cli("datasets", "create", "-p", bench.dataset({"a.txt": b"1,2"}))
+    bench.ready()
+    folder = bench.notebook(READ, dataset_sources=[SLUG])
+    pushed = bench.cli("kernels", "push", "-p", folder)
+    assert "version 1 successfully pushed" in pushed.stdout, pushed
+    bench.finished(1)
+    assert "COMPLETE" in bench.cli("kernels", "status", KERNEL).stdout
+    goal = bench.folder / "out"
+    assert bench.cli("kernels", "output", KERNEL, "-p", goal).returncode == 0
+    assert (goal / "submission.csv").read_text() == "id,label\n1,2"
+    log = json.loads((goal / "my-inference.log").read_text())
+    assert "".join(event["data"] for event in log) == "read 1,2\n"
+    assert bench.cli("kernels", "pull", KERNEL, "-p", goal, "-m").returncode == 0
+    told = json.loads((goal / "kernel-metadata.json").read_text())
+    assert (told["enable_internet"], told["dataset_sources"]) == (False, [SLUG])
+    assert "my-inference" in bench.cli("kernels", "list", "-m").stdout
+    assert "submission.csv" in bench.cli("kernels", "files", KERNEL).stdout
+    assert json.loads(bench.cli("kernels", "logs", KERNEL).stdout) == log
+    assert bench.cli("kernels", "delete", KERNEL, "-y").returncode == 0
+    assert bench.cli("kernels", "status", KERNEL, user="bob").returncode == 1
+
+
+@needs_client
+def test_a_source_that_is_not_there_is_named_and_the_push_succeeds(bench: Bench) -> None:
+    """The client exits with 0 and the run goes without its input."""
+    folder = bench.notebook(READ, dataset_sources=[SLUG])
+    pushed = bench.cli("kernels", "push", "-p", folder)
+    assert pushed.returncode == 0
+    assert SLUG in pushed.stdout
+    bench.finished(1, "ERROR")
+    told = bench.rpc("GetKernelSessionStatus", **ASK)
+    assert "FileNotFoundError" in told["failureMessage"]
+
+
+@pytest.mark.parametrize(
+    ("field", "answer"),
+    [
+        ("datasetDataSources", "invalidDatasetSources"),
+        ("competitionDataSources", "invalidCompetitionSources"),
+        ("kernelDataSources", "invalidKernelSources"),
+        ("modelDataSources", "invalidModelSources"),
+    ],
+)
+def test_every_kind_of_invalid_source_is_told(bench: Bench, field: str, answer: str) -> None:
+    """Each in its own list."""
+    ask: dict[str, Any] = {field: ["no/such-thing"]}
+    assert push(bench, "1", **ask)[answer] == ["no/such-thing"]
+
+
+def test_versions_have_states_of_their_own(bench: Bench) -> None:
+    """Only "vN" names a version; without a label it is the latest."""
+    assert push(bench, "print(1)")["versionNumber"] == 1
+    bench.finished(1)
+    assert push(bench, "1 / 0")["versionNumber"] == 2
+    bench.finished(2, "ERROR")
+    states = {
+        label: bench.rpc("GetKernelSessionStatus", **ASK, versionLabel=label)
+        for label in ("v1", "", "2", "v3")
+    }
+    assert states["v1"]["status"] == "COMPLETE"
+    assert (states[""]["status"], states[""]["failureMessage"]) == (
+        "ERROR",
+        "ZeroDivisionError: division by zero",
+    )
+    assert states["2"]["status_code"] == states["v3"]["status_code"] == 404
+    assert bench.rpc("GetKernel", **ASK)["metadata"]["currentVersionNumber"] == 2
+    assert bench.rpc("GetKernel", userName="alice", kernelSlug="my-inference/1")["status_code"] == 403
+
+
+def test_a_notebook_is_not_there_at_once(tmp_path: Path) -> None:
+    """403 for a moment, then the run's states in order."""
+    with serving(tmp_path, Settings(visible_after=0.2, queued=0.4)) as bench:
+        push(bench, "import time; time.sleep(0.3)")
+        assert bench.rpc("GetKernelSessionStatus", **ASK)["status_code"] == 403
+        seen: list[str] = []
+        while seen[-1:] != ["COMPLETE"]:
+            state = bench.rpc("GetKernelSessionStatus", **ASK).get("status")
+            seen += [state] if state and state not in seen else []
+        assert seen == ["QUEUED", "RUNNING", "COMPLETE"]
+
+
+def test_too_many_runs_at_once_are_refused_inside_of_a_200(tmp_path: Path) -> None:
+    """No version is made then."""
+    with serving(tmp_path, Settings(visible_after=0, queued=5, sessions=1)) as bench:
+        assert push(bench, "1")["versionNumber"] == 1
+        assert push(bench, "1") == {"error": "Maximum batch CPU session count of 1 reached."}
+        assert bench.rpc("GetKernel", **ASK)["metadata"]["currentVersionNumber"] == 1
+
+
+def test_the_title_decides_the_slug(bench: Bench) -> None:
+    """Another slug than the title's gives another notebook; a slug that is taken is 409."""
+    assert push(bench, "1", newTitle="Other title")["ref"] == "/code/alice/other-title"
+    assert (
+        push(bench, "1", slug="alice/third-one", newTitle="Other title")["error"]["status"]
+        == "ALREADY_EXISTS"
+    )
+    assert push(bench, "1", slug="alice/fourth-one", newTitle="")["error"] == "Notebook not found"
+    assert push(bench, "1", user="bob")["status_code"] == 403
+
+
+def test_a_quick_save_runs_nothing(bench: Bench) -> None:
+    """It has no session."""
+    assert push(bench, "1", kernelExecutionType="QUICK_SAVE")["versionNumber"] == 1
+    bench.until(lambda: bench.rpc("GetKernelSessionStatus", **ASK)["status_code"] == 404)
+
+
+def test_a_lost_answer_leaves_a_version(bench: Bench) -> None:
+    """The push has happened, whatever the caller knows of it."""
+    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    with pytest.raises(OSError, match=r"reset|closed|aborted"):
+        push(bench, "1")
+    bench.finished(1)
+
+
+SLOWLY = """
+import pathlib, time
+print("first")
+while not pathlib.Path("go").exists():
+    time.sleep(0.02)
+print("second")
+"""
+
+
+def let_go(bench: Bench, version: int = 1) -> None:
+    """Let the notebook SLOWLY come to its end."""
+    place = bench.kaggle.store.place("kernels", *KERNEL.split("/"), "versions", str(version))
+    bench.until(lambda: bool(list(place.glob("run-*/output"))))
+    (next(place.glob("run-*/output")) / "go").touch()
+
+
+def said(bench: Bench, version: int = 1) -> list[dict[str, Any]]:
+    """Return the log of a version as far as it goes."""
+    text = bench.rpc("ListKernelSessionOutput", **ASK, versionLabel=f"v{version}").get("log")
+    return list(json.loads(text or "[]"))
+
+
+def stream(bench: Bench, label: str = "", user: str = "alice") -> Any:
+    """Follow the log of a notebook as the client does."""
+    import base64
+    import urllib.request
+
+    place = f"{bench.server.url}/api/v1/kernels/logs/stream/{KERNEL}"
+    secret = base64.b64encode(f"{user}:key-of-{user}".encode()).decode()
+    headers = {"Authorization": f"Basic {secret}", "Accept": "text/event-stream, */*"}
+    asked = urllib.request.Request(place + (f"?versionLabel={label}" if label else ""), headers=headers)
+    return urllib.request.urlopen(asked, timeout=30)
+
+
+def test_a_log_grows_while_the_notebook_runs(bench: Bench) -> None:
+    """Lines are there as they are said, with a time that never goes back; outputs are not, before the end."""
+    push(bench, SLOWLY)
+    bench.until(lambda: bool(said(bench)))
+    assert [event["data"] for event in said(bench)] == ["first\n"]
+    assert bench.rpc("ListKernelSessionOutput", **ASK)["files"] == []
+    let_go(bench)
+    bench.finished(1)
+    first, second = said(bench)
+    assert (first["stream_name"], second["data"]) == ("stdout", "second\n")
+    assert 0 <= first["time"] < second["time"]
+
+
+def test_a_log_is_streamed_while_the_notebook_runs(bench: Bench) -> None:
+    """From the first line on, as server-sent events up to END_OF_LOG; as a JSON array when it has ended."""
+    push(bench, SLOWLY)
+    bench.until(lambda: bool(said(bench)))
+    with stream(bench, "v1") as answer:
+        assert answer.headers["Content-Type"] == "text/event-stream"
+        first = json.loads(answer.readline().removeprefix(b"data: "))
+        assert first["data"] == "first\n"
+        let_go(bench)
+        rest = [line for line in answer.read().splitlines() if line.startswith(b"data: ")]
+    assert json.loads(rest[0][6:])["data"] == "second\n"
+    assert rest[1:] == [b"data: END_OF_LOG"]
+    bench.finished(1)
+    with stream(bench) as answer:
+        assert answer.headers["Content-Type"] == "application/json"
+        assert json.load(answer) == said(bench)
+
+
+@pytest.mark.parametrize(
+    ("label", "user", "status"), [("v7", "alice", 404), ("1", "alice", 404), ("", "bob", 403)]
+)
+def test_a_log_that_is_not_there_cannot_be_followed(bench: Bench, label: str, user: str, status: int) -> None:
+    """A version is named by "vN", and a private notebook is its owner's."""
+    import urllib.error
+
+    push(bench, "1")
+    bench.finished(1)
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        stream(bench, label, user)
+    assert caught.value.code == status
+
+
+@needs_client
+def test_the_client_follows_a_log_over_a_lost_connection(bench: Bench) -> None:
+    """`kernels logs -f` prints every line once, and ends with the run."""
+    bench.kaggle.faults.add(Fault(on="LOGS", cut=80))
+    push(bench, SLOWLY)
+    bench.until(lambda: bool(said(bench)))
+    threading.Timer(3.0, let_go, [bench]).start()
+    followed = bench.cli("kernels", "logs", "-f", KERNEL)
+    assert (followed.stdout, followed.returncode) == ("first\nsecond\n", 0), followed.stderr
+    assert len(bench.server.traffic.ended("LOGS")) == 2
+    assert bench.cli("kernels", "logs", "-f", KERNEL).stdout == "first\nsecond\n", "and afterwards"
+
+
+def comes_to(bench: Bench, version: int, state: str) -> None:
+    """Wait for a state of a version's run."""
+    ask = {**ASK, "versionLabel": f"v{version}"}
+    bench.until(lambda: bench.rpc("GetKernelSessionStatus", **ask).get("status") == state)
+
+
+def test_a_run_fails_is_cancelled_or_never_ends_as_asked(tmp_path: Path) -> None:
+    """Faults of a RUN: a text, a state of the end, a state in which it stays."""
+    with serving(tmp_path) as bench:
+        for fault in (
+            Fault(on="RUN", fail="Your notebook tried to allocate more memory than is available."),
+            Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"),
+            Fault(on="RUN", stuck="RUNNING"),
+            Fault(on="RUN", stuck="QUEUED"),
+        ):
+            bench.kaggle.faults.add(fault)
+        push(bench, "print(1)")
+        bench.finished(1, "ERROR")
+        told = bench.rpc("GetKernelSessionStatus", **ASK)
+        assert told["failureMessage"].startswith("Your notebook tried to allocate")
+        assert said(bench)[0]["data"] == told["failureMessage"] + "\n"
+        for version, state in ((2, "CANCEL_ACKNOWLEDGED"), (3, "RUNNING"), (4, "QUEUED")):
+            push(bench, "print(1)")
+            comes_to(bench, version, state)
+    with serving(tmp_path) as bench:  # the faults are gone, and the runs that stayed are run anew
+        bench.finished(3)
+        bench.finished(4)
+
+
+def test_what_a_lost_run_left_is_removed(tmp_path: Path) -> None:
+    """A server that was ended in the middle of a run leaves a folder; the run anew takes its place."""
+    with serving(tmp_path) as bench:
+        bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
+        push(bench, "print(1)")
+        comes_to(bench, 1, "RUNNING")
+        place = bench.kaggle.store.place("kernels", *KERNEL.split("/"), "versions", "1")
+        (place / "run-left/output").mkdir(parents=True)
+    with serving(tmp_path) as bench:
+        bench.finished(1)
+        bench.until(lambda: not list(place.glob("run-*")))
+
+
+def test_a_run_without_its_input(bench: Bench) -> None:
+    """The push named no invalid source, and yet the dataset is not there."""
+    names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
+    bench.rpc("CreateDataset", ownerSlug="alice", files=bench.upload({"a.txt": b""}), **names)
+    bench.ready()
+    bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
+    for version, state in ((1, "ERROR"), (2, "COMPLETE")):
+        assert push(bench, READ, datasetDataSources=[SLUG])["invalidDatasetSources"] == []
+        bench.finished(version, state)
+    assert "FileNotFoundError" in "".join(event["data"] for event in said(bench))
+
+
+def test_links_to_outputs_expire(tmp_path: Path) -> None:
+    """Then they answer 403 with an error for a body."""
+    import urllib.error
+    import urllib.request
+
+    with serving(tmp_path, Settings(visible_after=0, queued=0, link=0.3)) as bench:
+        push(bench, "open('submission.csv', 'w').write('x')")
+        bench.finished(1)
+        url = bench.rpc("ListKernelSessionOutput", **ASK)["files"][0]["url"]
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            assert answer.read() == b"x"
+
+        def expired() -> bool:
+            try:
+                urllib.request.urlopen(url, timeout=10).close()
+            except urllib.error.HTTPError as error:
+                return error.code == 403
+            return False
+
+        bench.until(expired)
+
+
+def test_a_run_that_the_server_did_not_outlive_is_run_anew(tmp_path: Path) -> None:
+    """The next server of the folder goes on with it."""
+    with serving(tmp_path, Settings(visible_after=0, queued=60)) as bench:
+        push(bench, "print(1)")
+    with serving(tmp_path, HASTY) as bench:
+        bench.finished(1)
+
+
+@pytest.mark.sandbox
+@pytest.mark.index
+@pytest.mark.slow
+def test_a_notebook_runs_in_the_real_sandbox(tmp_path: Path) -> None:
+    """Its dataset is mounted read-only where Kaggle has it, there is no network, its output comes back."""
+    try:
+        sandbox.find(sandbox.KINDS[:-1])
+    except OfflineKitError:
+        pytest.skip("no real sandbox works on this machine")
+    settings = pip_settings.read(processes.environment(), python=sys.executable)
+    shop = Workshop(settings=settings, cache=tmp_path / "cache", yes=True)
+    cell = """
+import os, pathlib, socket
+folder = pathlib.Path("/kaggle/input/datasets/alice/my-offline-kit")
+assert not os.access(folder, os.W_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY
+try:
+    socket.create_connection(("1.1.1.1", 53), timeout=2)
+    raise SystemExit("the network is open")
+except OSError:
+    pathlib.Path("submission.csv").write_text((folder / "a.txt").read_text())
+print("done")
+"""
+    with serving(tmp_path, HASTY, SandboxRunner(shop)) as bench:
+        words = {"type": "DATASET", "name": "a.txt", "contentLength": 3}
+        told = bench.rpc("blobs.BlobApiService/StartBlobUpload", **words)
+        import urllib.request
+
+        request = urllib.request.Request(told["createUrl"], data=b"1,2", method="PUT")
+        urllib.request.urlopen(request, timeout=30).close()
+        names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
+        bench.rpc("CreateDataset", ownerSlug="alice", files=[{"token": told["token"]}], **names)
+        bench.ready()
+        assert push(bench, cell, datasetDataSources=[SLUG])["invalidDatasetSources"] == []
+        ask = {**ASK, "versionLabel": "v1"}
+        ended = ("COMPLETE", "ERROR")
+        bench.until(lambda: bench.rpc("GetKernelSessionStatus", **ask).get("status") in ended, 300)
+        output = bench.rpc("ListKernelSessionOutput", **ask)
+        assert bench.rpc("GetKernelSessionStatus", **ask)["status"] == "COMPLETE", output["log"]
+        assert [each["fileName"] for each in output["files"]] == ["submission.csv"]
+        assert "done" in output["log"]

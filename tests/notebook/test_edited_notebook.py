@@ -1,0 +1,74 @@
+"""A rendered notebook that a person edited is never lost, and the ways to use it that a build names work."""
+
+import json
+from pathlib import Path
+
+from tests.support.shipping import Yard, retrain
+
+LINE = "print('mine')"
+
+
+def notebooks(project: Path) -> list[str]:
+    """Return the names of the notebooks beside the rendered one."""
+    return sorted(path.name for path in (project / "dist/offline-kit/notebook").glob("*.ipynb"))
+
+
+def rendered(project: Path) -> Path:
+    """Return the path of the rendered notebook."""
+    return project / "dist/offline-kit/notebook/inference.ipynb"
+
+
+def edit(path: Path, line: str) -> None:
+    """Add a cell, and save the file in another layout."""
+    content = json.loads(path.read_text())
+    cell: dict[str, object] = {
+        "cell_type": "code",
+        "metadata": {},
+        "outputs": [],
+        "execution_count": None,
+        "source": [line],
+    }
+    content["cells"].append({**cell, "id": f"c{abs(hash(line))}"[:8]})
+    path.write_text(json.dumps(content))
+
+
+def test_an_edited_notebook_is_kept_by_every_build(here: Yard) -> None:
+    """Each edit is kept once, whether the kit stands, is replaced, or the notebook alone is rendered."""
+    content = json.loads(rendered(here.project).read_text())
+    content["cells"][-1]["outputs"] = []
+    content["cells"][-1]["execution_count"] = 7
+    rendered(here.project).write_text(json.dumps(content, indent=3))
+    here.run("build").good()
+    assert notebooks(here.project) == ["inference.ipynb"], "run and saved, not edited"
+
+    edit(rendered(here.project), LINE)
+    here.run("build").good()
+    assert notebooks(here.project) == ["inference.edited.ipynb", "inference.ipynb"]
+    assert LINE in rendered(here.project).with_name("inference.edited.ipynb").read_text()
+    assert LINE not in rendered(here.project).read_text()
+
+    edit(rendered(here.project), LINE + " # again")
+    retrain(here.project, b"2")
+    here.run("build").good()
+    edit(rendered(here.project), LINE + " # a third time")
+    here.run("notebook").good()
+    here.run("build").good()
+    kept = ["inference.edited-2.ipynb", "inference.edited-3.ipynb", "inference.edited.ipynb"]
+    assert notebooks(here.project) == [*kept, "inference.ipynb"]
+
+
+def test_an_edited_notebook_can_be_pushed_and_become_the_source(here: Yard) -> None:
+    """Both ways that the build names are gone."""
+    edit(rendered(here.project), LINE)
+    here.run("build").good()
+    copy = rendered(here.project).with_name("inference.edited.ipynb").read_text()
+    rendered(here.project).write_text(copy)
+    here.push("--no-build").good()
+    assert LINE in rendered(here.project).read_text()
+
+    (here.project / "inference.edited.ipynb").write_text(copy)
+    config = here.project / "offline-kit.toml"
+    head = config.read_text().partition("[notebook]")[0]
+    config.write_text(head + '[notebook]\nsource = "inference.edited.ipynb"\n')
+    here.run("build").good()
+    assert LINE in rendered(here.project).read_text()

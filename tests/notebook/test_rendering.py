@@ -1,0 +1,409 @@
+"""The rendered notebook: valid, the same twice, free of this machine, and it runs."""
+
+import ast
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offline_kit.core.errors import ProjectError, UsageError
+from offline_kit.notebook.rendering import Target, kernel_metadata, render
+from offline_kit.notebook.scripts import python_literal
+from offline_kit.project import kaggle_sources
+from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.config_keys import KEYS, MODEL_KEYS
+from offline_kit.project.types import Kit, NotebookSettings, Role
+from tests.support.kits import Workshop
+from tests.support.rendering import IMAGE, code_cells, kit_of, run_cells, target
+
+LIGHTNING = NotebookSettings(model="plants:Lit", data="src/data.py:Data")
+FUNCTION = NotebookSettings(template="function", function="work.py:main")
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    workshop = Workshop()
+    workshop.add_wheel("alpha", "1.0+cu1")
+    workshop.add_sdist()
+    workshop.add("checkpoints/epoch=4.ckpt", b"x" * 1500, "checkpoint")
+    return kit_of(workshop, tmp_path)
+
+
+@pytest.mark.parametrize("settings", [LIGHTNING, FUNCTION], ids=["lightning", "function"])
+def test_a_notebook_is_valid_and_every_cell_parses(
+    kit: Kit, tmp_path: Path, settings: NotebookSettings
+) -> None:
+    """It is nbformat 4.5 with the kernelspec that papermill wants, and Python throughout."""
+    rendered = render(kit, settings, IMAGE, target(tmp_path))
+    notebook: Any = nbformat.from_dict(json.loads(rendered.text))  # type: ignore[no-untyped-call]
+    nbformat.validate(notebook)
+    assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
+    assert notebook.metadata.kernelspec.name == "python3"
+    for cell in code_cells(rendered):
+        ast.parse("".join(cell["source"]), feature_version=(3, 10))
+        assert "offline_kit." not in "".join(cell["source"]), "nothing imports the tool"
+
+
+def test_the_same_input_gives_the_same_bytes(kit: Kit, tmp_path: Path) -> None:
+    """Neither time nor place nor chance is in a notebook, and cell ids are stable."""
+    one = render(kit, LIGHTNING, IMAGE, target(tmp_path))
+    moved = dataclasses.replace(kit, folder=tmp_path / "elsewhere")
+    two = render(moved, LIGHTNING, IMAGE, target(tmp_path / "other"))
+    assert one == two
+    assert str(tmp_path) not in one.text
+    assert json.loads(one.text)["cells"][2]["id"] == "03-settings"
+
+
+def test_the_title_cell_says_what_it_is(kit: Kit, tmp_path: Path) -> None:
+    """Kit id, project, image, packages and checkpoints stand at the top."""
+    text = "".join(json.loads(render(kit, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
+    for words in (
+        kit.id,
+        "plants 1.2",
+        "An image, Python 3.13.5, CPU",
+        "alpha 1.0+cu1, fromsource 2.0",
+    ):
+        assert words in text
+    assert "`epoch=4.ckpt` (1.5 kB)" in text
+
+
+def test_a_wheel_whose_name_has_no_version_is_not_among_the_packages(kit: Kit, tmp_path: Path) -> None:
+    """Its notebook is written all the same."""
+    (part,) = kit.parts
+    wheel = next(entry for entry in part.entries if entry.role is Role.WHEEL)
+    entries = (*part.entries, dataclasses.replace(wheel, original="packages/plain.whl"))
+    odd = dataclasses.replace(kit, parts=(dataclasses.replace(part, entries=entries),))
+    text = "".join(json.loads(render(odd, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
+    assert "alpha 1.0+cu1, fromsource 2.0" in text
+    assert "plain" not in text
+
+
+def test_notebooks_look_cared_for(kit: Kit, tmp_path: Path) -> None:
+    """ruff finds nothing to format, and nothing wrong but imports that cells repeat."""
+    settings = dataclasses.replace(
+        LIGHTNING, params={"names": ["a" * 30, "b" * 30, 'c"\n'], "deep": {"x": [1.5, True]}}
+    )
+    path = render(kit, settings, IMAGE, target(tmp_path)).write(tmp_path / "notebook")
+    ruff = [sys.executable, "-m", "ruff"]
+    shape = ["--isolated", "--line-length", "110"]
+    formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
+    assert formatted.returncode == 0, formatted.stdout
+    checked = subprocess.run(
+        [*ruff, "check", *shape, "--ignore", "F811,E402,E501,BLE001", path], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(VALUES)
+def test_values_are_written_as_python(value: Any) -> None:
+    """Whatever a configuration holds comes back from the notebook unchanged."""
+    assert ast.literal_eval(python_literal(value)) == value
+
+
+WORK = b"""
+import alpha
+
+def main(context):
+    names = (context.input / "test.txt").read_text().split()
+    return [{"id": name, "label": f"{alpha.VERSION} {context.params['word']} {context.device}"} for name in names]
+"""
+
+
+@pytest.mark.parametrize("layout", ["competitions/leaves", "leaves"])
+def test_the_function_template_runs(tmp_path: Path, layout: str) -> None:
+    """A function of one file gets the context and writes a submission that is checked."""
+    workshop = Workshop()
+    workshop.add_wheel("alpha")
+    workshop.add("code/work.py", WORK, "source")
+    workshop.plan["roots"] = ["."]
+    (tmp_path / "input" / layout).mkdir(parents=True)
+    (tmp_path / "input" / layout / "test.txt").write_text("a b")
+    (tmp_path / "input" / layout / "sample_submission.csv").write_text("id,label\na,0\nb,0\n")
+    settings = dataclasses.replace(FUNCTION, params={"word": "hello"})
+    rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
+    said = run_cells(rendered, tmp_path)
+    assert "submission: agrees with 'sample_submission.csv'" in said, said
+    assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,1.0 hello cpu\nb,1.0 hello cpu\n"
+
+
+LIT = b"""
+import torch
+
+class Lit(torch.nn.Module):
+    def __init__(self, width, scale=1.0):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, width, bias=False)
+        self.scale = scale
+
+    def forward(self, x):
+        return self.layer(x) * self.scale
+
+class Data:
+    def __init__(self, root, batch_size=2):
+        self.ids, self.batch_size = (root / "test.txt").read_text().split(), batch_size
+
+    def predict_dataloader(self):
+        for start in range(0, len(self.ids), self.batch_size):
+            yield torch.ones(len(self.ids[start : start + self.batch_size]), 1)
+
+    def submission(self, predictions):
+        return [{"id": name, "label": row[0].item()} for name, row in zip(self.ids, predictions, strict=True)]
+"""
+
+
+def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
+    """Two checkpoints of a class in a loose file give the mean of their predictions, in order."""
+    torch: Any = pytest.importorskip("torch")
+    workshop = Workshop()
+    workshop.add("code/src/lit.py", LIT, "source")
+    workshop.plan["roots"] = ["src"]
+    for number, weight in enumerate((1.0, 4.0)):
+        saved = {
+            "state_dict": {"layer.weight": torch.full((1, 1), weight)},
+            "hyper_parameters": {"width": 1, "lr": 1},
+        }
+        torch.save(saved, tmp_path / "fold.ckpt")
+        workshop.add(
+            f"checkpoints/fold{number}/best.ckpt", (tmp_path / "fold.ckpt").read_bytes(), "checkpoint"
+        )
+    data = tmp_path / "input/competitions/leaves"
+    data.mkdir(parents=True)
+    (data / "test.txt").write_text("a b c")
+    settings = NotebookSettings(
+        model="src/lit.py:Lit", data="lit:Data", params={"scale": 2.0, "batch_size": 1}
+    )
+    rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
+    said = run_cells(rendered, tmp_path)
+    assert "fold1/best.ckpt: 3 batches" in said, said
+    assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,5.0\nb,5.0\nc,5.0\n"
+
+
+def test_a_project_without_code_gets_a_notebook_that_says_what_is_missing(kit: Kit, tmp_path: Path) -> None:
+    """The template `plain` restores the kit and names the settings that would make it predict."""
+    text = render(kit, NotebookSettings(template="plain"), IMAGE, target(tmp_path)).text
+    assert "does not predict yet" in text
+    assert "install(kit)" in text
+
+
+def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
+    """A file of the user's takes a block of a built-in template and leaves the rest."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "lightning.py.j2" %}\n{% block work %}\n# %% mine\nresult = {{ settings.params | py }}\n{% endblock %}\n'
+    )
+    settings = dataclasses.replace(LIGHTNING, template="mine.py.j2", params={"a": 1})
+    cells = code_cells(render(kit, settings, IMAGE, target(tmp_path)))
+    assert ["".join(cell["source"]) for cell in cells if cell["metadata"]["title"] == "mine"] == [
+        'result = {"a": 1}'
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("# %%\n{{ nothing }}\n", r"own\.py\.j2, line 2: 'nothing' is undefined"),
+        ("# %%\n{{ titel | py }}\n", r"own\.py\.j2, line 2: 'titel' is undefined"),
+        ("# %%\n# {{ imag.title | line }}\n", r"own\.py\.j2, line 2: 'imag' is undefined"),
+        ('{% extends "lightning.py.j2" %}\n{% block wrok %}{% endblock %}', "did you mean 'work'"),
+        ("# %%\n\n{% if %}\n", r"own\.py\.j2, line 3"),
+        ("# %%\n{{ title + 1 }}\n", r"own\.py\.j2, line 2: can only concatenate"),
+        ('{% extends "own.py.j2" %}', "extends or includes itself"),
+        ('{% extends "bse.py.j2" %}', "'bse.py.j2', which does not exist"),
+        ("# %% first\nx = 1\n# %% second\ny = = 2\n", "cells that are not Python"),
+        ("# %%\n!pip install x\n", "cells that are not Python"),
+    ],
+)
+def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: str, words: str) -> None:
+    """Undefined names, jinja's syntax and Python's are told with file and line."""
+    (tmp_path / "own.py.j2").write_text(text)
+    with pytest.raises(ProjectError, match=words) as caught:
+        render(kit, dataclasses.replace(LIGHTNING, template="own.py.j2"), IMAGE, target(tmp_path))
+    assert not caught.value.details or re.search(r"own\.py\.j2 line (2|4): ", caught.value.details[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (NotebookSettings(template="lightnin"), "did you mean 'lightning'"),
+        (NotebookSettings(data="a:B"), "needs 'model'"),
+        (NotebookSettings(template="function"), "needs 'function'"),
+        (NotebookSettings(model="plants", data="a:B"), "model = 'plants' is not understood"),
+        (dataclasses.replace(LIGHTNING, params={"x": float("nan")}), "'x' has a value"),
+        (dataclasses.replace(LIGHTNING, submission="out/x.csv"), "not a plain file name"),
+        (dataclasses.replace(LIGHTNING, title="short"), "refuse the notebook's name"),
+        (
+            dataclasses.replace(LIGHTNING, title="A good title", slug="another-slug"),
+            "refuse the notebook's name",
+        ),
+        (dataclasses.replace(LIGHTNING, slug="plants-kit"), "both be called 'plants-kit'"),
+        (dataclasses.replace(LIGHTNING, pin_image=True), "no digest is known"),
+        (dataclasses.replace(LIGHTNING, dataset_sources=("datasets/me/x",)), "refuse sources"),
+        (dataclasses.replace(LIGHTNING, model_sources=("me/model/pytorch/base",)), "refuse sources"),
+        (dataclasses.replace(LIGHTNING, kernel_sources=("me/other-notebook/0",)), "refuse sources"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    kit: Kit, tmp_path: Path, settings: NotebookSettings, words: str
+) -> None:
+    """What Kaggle or the template would choke on is an error at build, with what to write instead."""
+    with pytest.raises(UsageError, match=words):
+        render(kit, settings, IMAGE, target(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("dataset:me/x", True),
+        ("dataset:My_Self/some-data_2", True),
+        ("dataset:x", False),
+        ("dataset:datasets/me/x", False),
+        ("dataset:mé/x", False),
+        ("notebook:me/other-notebook", True),
+        ("notebook:me/four", False),
+        ("notebook:code/me/other-notebook", False),
+        ("model:me/net/pyTorch/base.v1/3", True),
+        ("model:me/net/pyTorch/base/0", False),
+        ("model:me/net/pyTorch/base/03", False),
+        ("model:me/net/pyTorch/base", False),
+    ],
+)
+def test_one_form_of_each_source(kit: Kit, tmp_path: Path, name: str, good: bool) -> None:
+    """A source is one, or none, wherever it is named: in `copies`, in an ensemble's `from`, or attached."""
+    kind, _, ref = name.partition(":")
+    attached: dict[str, Any] = {kaggle_sources.KEYS[kind]: (ref,)}
+    settings = dataclasses.replace(LIGHTNING, **attached)
+    assert (MODEL_KEYS["from"].check(name) == "") is good
+    assert (KEYS["copies"].check({name: "folder"}) == "") is good
+    if good:
+        assert str(kaggle_sources.parse(name)) == name
+        assert ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[kaggle_sources.KEYS[kind]]
+        return
+    with pytest.raises(UsageError, match="not understood"):
+        kaggle_sources.parse(name)
+    with pytest.raises(UsageError, match="refuse sources"):
+        kernel_metadata(kit, settings, IMAGE, target(tmp_path))
+
+
+def test_lightning_without_checkpoints_is_refused(tmp_path: Path) -> None:
+    """A model without weights predicts noise; a function may do without."""
+    kit = kit_of(Workshop(), tmp_path)
+    render(kit, FUNCTION, IMAGE, target(tmp_path))
+    with pytest.raises(UsageError, match="needs a checkpoint"):
+        render(kit, LIGHTNING, IMAGE, target(tmp_path))
+
+
+def test_metadata_is_what_kaggle_wants(kit: Kit, tmp_path: Path) -> None:
+    """Private, internet off, the kit and the competition attached; the owner comes with the push."""
+    settings = dataclasses.replace(
+        LIGHTNING, kernel_sources=("me/other-notebook", "me/other-notebook/4"), pin_image=True
+    )
+    image = dataclasses.replace(IMAGE, digest="gcr.io/kaggle-images/python@sha256:abc")
+    found = kernel_metadata(kit, settings, image, target(tmp_path, competition="leaves", accelerator="t4x2"))
+    assert found == {
+        "id": "plants-inference",
+        "title": "plants inference",
+        "code_file": "inference.ipynb",
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_tpu": False,
+        "enable_internet": False,
+        "keywords": [],
+        "dataset_sources": ["plants-kit"],
+        "competition_sources": ["leaves"],
+        "kernel_sources": ["me/other-notebook", "me/other-notebook/4"],
+        "model_sources": [],
+        "machine_shape": "NvidiaTeslaT4",
+        "docker_image": "gcr.io/kaggle-images/python@sha256:abc",
+        "docker_image_pinning_type": "original",
+    }
+
+
+def test_a_cpu_notebook_names_no_machine(kit: Kit, tmp_path: Path) -> None:
+    """Without accelerator there is neither a GPU nor a machine shape, and no image is pinned unasked."""
+    found = kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path))
+    assert not found["enable_gpu"]
+    assert not {"machine_shape", "docker_image"} & set(found)
+
+
+def test_a_split_kit_attaches_every_part(tmp_path: Path) -> None:
+    """Each part has a dataset of its own, named after the configured one."""
+    kit = kit_of(Workshop(), tmp_path, ("checkpoints", "packages"))
+    found = kernel_metadata(kit, FUNCTION, IMAGE, target(tmp_path, dataset="me/plants"))
+    assert found["dataset_sources"] == ["me/plants-checkpoints", "me/plants-packages"]
+    text = render(kit, FUNCTION, IMAGE, target(tmp_path)).text
+    assert all(f"`{part.id}`" in text for part in kit.parts)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"dataset": "a"}, "'a' has 1 characters"),
+        ({"dataset": "me/My Kit!"}, "'My Kit!' may hold only"),
+        ({"dataset": "me/you/plants"}, "not 'slug' or 'owner/slug'"),
+        ({"competition": "Leaf Counting"}, "competition 'Leaf Counting' is no slug"),
+    ],
+)
+def test_names_that_kaggle_refuses_are_told_at_build(
+    kit: Kit, tmp_path: Path, more: dict[str, str], words: str
+) -> None:
+    """A dataset or a competition under an impossible name is found before the upload, not by it."""
+    with pytest.raises(UsageError) as caught:
+        kernel_metadata(kit, LIGHTNING, IMAGE, target(tmp_path, **more))
+    assert words in "\n".join(caught.value.details)
+
+
+@given(st.text(max_size=80))
+def test_any_project_name_gives_a_legal_title(name: str) -> None:
+    """The default title fits Kaggle's limits whatever the project is called."""
+    kit = Kit(folder=Path(), id="0", parts=())
+    found = kernel_metadata(kit, LIGHTNING, IMAGE, Target(project=Path("/x/plants"), name=name))
+    assert 6 <= len(found["title"]) <= 50
+    assert re.fullmatch(r"[a-z0-9-]{6,50}", found["id"])
+
+
+@pytest.mark.parametrize(
+    ("word", "shape"),
+    [("none", ""), ("T4x2", "NvidiaTeslaT4"), ("nvidiateslat4", "NvidiaTeslaT4"), ("l4x4", "NvidiaL4")],
+)
+def test_accelerators_have_kaggles_names(word: str, shape: str) -> None:
+    """Usual words and Kaggle's own, in any case, mean a machine shape."""
+    assert machine_shape(word) == shape
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("p100", "retired"),
+        ("t4highmem", "administrators"),
+        ("NvidiaTeslaT4Highmem", "administrators"),
+        ("TpuV5E8", "TPU"),
+        ("t4x3", "did you mean 't4x2'"),
+        ("abacus", "unknown"),
+    ],
+)
+def test_accelerators_that_are_not_there_are_refused(word: str, words: str) -> None:
+    """Retired, unsupported and unknown machines each have their sentence."""
+    with pytest.raises(UsageError, match=words):
+        machine_shape(word)
+
+
+def test_writing_leaves_both_files(kit: Kit, tmp_path: Path) -> None:
+    """The notebook lies beside its metadata, which names it."""
+    path = render(kit, LIGHTNING, IMAGE, target(tmp_path)).write(tmp_path / "notebook")
+    assert json.loads((path.parent / "kernel-metadata.json").read_text())["code_file"] == path.name

@@ -1,0 +1,229 @@
+"""Rendered notebooks as a person and a linter see them, the template `server`, and `offline-kit notebook`."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline_kit.checkpoints.frameworks import framework_table
+from offline_kit.core.errors import UsageError
+from offline_kit.notebook import cell_imports, rendering
+from offline_kit.notebook.rendering import Rendered, Target, render
+from offline_kit.project.images import Image
+from offline_kit.project.types import FileEntry, Kit, Member, ModelSpec, NotebookSettings, Part, Role
+from tests.support import command_line
+
+IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
+ENTRY = FileEntry(
+    role=Role.CHECKPOINT, original="checkpoints/a.joblib", stored="a.joblib", size=1500, sha256="0"
+)
+TEMPLATES = {
+    "lightning": NotebookSettings(model="plants:Lit", data="src/data.py:Data"),
+    "function": NotebookSettings(template="function", function="work.py:main"),
+    "plain": NotebookSettings(template="plain"),
+    "server": NotebookSettings(template="server", function="work.py:Answer", params={"gateway": {"rows": 3}}),
+    "server by models": NotebookSettings(
+        template="server", task="tabular", models=(ModelSpec(files="*.joblib"),)
+    ),
+    "predict": NotebookSettings(template="predict", task="tabular"),
+    "predict images": NotebookSettings(template="predict", task="images", postprocess="labels:0.5"),
+    "predict text": NotebookSettings(template="predict", task="text", postprocess="work.py:finish"),
+}
+
+
+def rendered(folder: Path, name: str, **more: Any) -> Rendered:
+    """Render a built-in template for a kit with one checkpoint."""
+    part = Part(name="kit", id="1" * 64, entries=(ENTRY,))
+    kit = Kit(folder=folder, id="0" * 64, parts=(part,))
+    member = Member(name="a", framework="sklearn", path=folder / "a.joblib", kit_path="checkpoints/a.joblib")
+    members = (member,) if name.startswith("predict") or "models" in name else ()
+    more = {"name": "plants", "dataset": "plants-kit", "competition": "plants", "members": members, **more}
+    return render(kit, TEMPLATES[name], IMAGE, Target(project=folder, **more))
+
+
+def ruff(*words: str | Path) -> str:
+    """Return what ruff finds, with no configuration but these words."""
+    argv = [sys.executable, "-m", "ruff", *map(str, words)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def framework_notebook(folder: Path, framework: str) -> Rendered:
+    files: Any = {"path": folder / "a", "kit_path": "checkpoints/a", "model": "net.py:Net"}
+    return rendered(folder, "predict", members=(Member(name="a", framework=framework, **files),))
+
+
+def test_notebooks_are_formatted_and_lint_clean(tmp_path: Path) -> None:
+    """Of no template and no framework would a formatter change a cell, and a linter has nothing to say."""
+    for name in TEMPLATES:
+        rendered(tmp_path, name).write(tmp_path / "notebooks" / name.replace(" ", "-"))
+    for each in framework_table.FRAMEWORKS:
+        framework_notebook(tmp_path, each.name).write(tmp_path / "notebooks" / f"framework-{each.name}")
+    common: list[str | Path] = ["--isolated", "--no-cache", "--line-length", "110", tmp_path / "notebooks"]
+    assert ruff("format", "--diff", *common) == ""
+    rules = "E4,E7,E9,F,I,W,B,C4,PIE,UP"
+    assert ruff("check", "--select", rules, "--target-version", "py310", "-q", *common) == ""
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_same_template_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
+    """Another process and another folder make no difference."""
+    (tmp_path / "elsewhere").mkdir()
+    assert rendered(tmp_path, name).texts() == rendered(tmp_path / "elsewhere", name).texts()
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_no_cell_of_the_runtime_takes_a_name_of_another(tmp_path: Path, name: str) -> None:
+    """They share one namespace: a helper that is defined twice would change what the first one means."""
+    seen: dict[str, str] = {}
+    for cell in json.loads(rendered(tmp_path, name).text)["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        for node in ast.parse("".join(cell["source"])).body:
+            for defined in _names(node):
+                assert defined not in seen, f"'{defined}' is in {seen[defined]} and in {cell['id']}"
+                seen[defined] = cell["id"]
+
+
+def _names(node: ast.stmt) -> list[str]:
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [alias.asname or alias.name.partition(".")[0] for alias in node.names if "." not in alias.name]
+    return []
+
+
+def test_imports_stand_once_and_nothing_else_is_lost() -> None:
+    """A later cell leaves out what an earlier one imported, down to single names; code stays as it is."""
+    first = '"""First."""\n\nimport os\nfrom pathlib import Path\n\nA = 1\n'
+    second = '"""Second.\n\nMore.\n"""\n\nimport os\nfrom pathlib import Path, PurePath\n\n\ndef f():\n    return 1\n'
+    third = '"""Third."""\n\nimport os\n\n\nclass C:\n    """A docstring."""\n'
+    fourth = "import os\n\nB = 2\nimport sys\n"
+    known: cell_imports.Known = set()
+    assert [cell_imports.once(source.strip(), known) for source in (first, second, third, fourth)] == [
+        "# First.\n\nimport os\nfrom pathlib import Path\n\nA = 1",
+        "# Second.\n#\n# More.\n\nfrom pathlib import PurePath\n\n\ndef f():\n    return 1",
+        '# Third.\n\n\nclass C:\n    """A docstring."""',
+        "B = 2\nimport sys",
+    ]
+
+
+def test_the_server_template_defines_predict_and_serves_it(tmp_path: Path) -> None:
+    """One function under the gateway's name, loading at the first call, and one cell that serves."""
+    cells = {
+        cell["id"]: "".join(cell["source"]) for cell in json.loads(rendered(tmp_path, "server").text)["cells"]
+    }
+    code = [text for name, text in cells.items() if name.endswith("-predict") and "def " in text]
+    (function,) = [node for node in ast.parse(code[0]).body if isinstance(node, ast.FunctionDef)]
+    assert function.name == "predict"
+    assert "predictor_of(FUNCTION, kit, context)" in code[0]
+    assert any(
+        name.endswith("-serve") and text.startswith("result = serve(predict") for name, text in cells.items()
+    )
+    assert any(name.endswith("-kit-server") for name in cells)
+    assert not any(name.endswith("-kit-lightning") for name in cells)
+
+
+def code_of(folder: Path, framework: str = "sklearn", **settings: Any) -> str:
+    """Return the cells of a notebook with one member, without the runtime's."""
+    models = (ModelSpec(files="a"),)
+    said = NotebookSettings(**{"template": "predict", "task": "tabular", "models": models} | settings)
+    member = Member(name="a", framework=framework, path=folder / "a", kit_path="checkpoints/a")
+    kit = Kit(folder=folder, id="0" * 64, parts=())
+    text = render(kit, said, IMAGE, Target(project=folder, name="plants", members=(member,))).text
+    cells = [cell for cell in json.loads(text)["cells"] if "_kg_hide-input" not in cell["metadata"]]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
+HOOKS = ("TRANSFORM", "TTA", "transform", "tta", "hook", "labels", "preprocessing")
+
+
+@pytest.mark.parametrize("template", ["predict", "server"])
+@pytest.mark.parametrize(
+    ("settings", "used"),
+    [
+        ({}, ()),
+        ({"task": "images"}, ()),
+        ({"transform": "a.py:f"}, ("TRANSFORM", "transform", "hook", "preprocessing")),
+        ({"tta": "a.py:f"}, ("TTA", "tta", "hook", "preprocessing")),
+        ({"postprocess": "a.py:f"}, ("hook", "preprocessing")),
+        ({"params": {"labels": ["a", "b"]}}, ("labels", "preprocessing")),
+        (
+            {"framework": "transformers", "task": "text", "params": {"text": "body"}},
+            ("preprocessing",),
+        ),
+    ],
+)
+def test_a_notebook_has_the_hooks_that_it_uses(
+    tmp_path: Path, template: str, settings: dict[str, Any], used: tuple[str, ...]
+) -> None:
+    """No empty setting, no function that is None, no table of preprocessing files where there are none."""
+    code = code_of(tmp_path, **{"template": template} | settings)
+    assert [word for word in HOOKS if re.search(rf"\b{word}\b", code)] == [
+        word for word in HOOKS if word in used
+    ]
+
+
+def test_a_template_of_ones_own_finds_all_hooks(tmp_path: Path) -> None:
+    """Its blocks may use them, set or not."""
+    (tmp_path / "mine.py.j2").write_text('{% extends "predict.py.j2" %}\n')
+    code = code_of(tmp_path, template="mine.py.j2")
+    assert [word for word in HOOKS if re.search(rf"\b{word}\b", code)] == list(HOOKS)
+
+
+def test_a_template_of_the_users_may_extend_the_server(tmp_path: Path) -> None:
+    """The blocks are those of the built-in one, and its runtime comes along."""
+    (tmp_path / "mine.py.j2").write_text(
+        '{% extends "server.py.j2" %}\n{% block settings %}\n{{ super() }}\nMORE = 1\n{% endblock %}\n'
+    )
+    kit = Kit(folder=tmp_path, id="0" * 64, parts=())
+    settings = NotebookSettings(template="mine.py.j2", function="work.py:Answer")
+    text = render(kit, settings, IMAGE, Target(project=tmp_path, name="plants")).text
+    assert "MORE = 1" in text
+    assert "def serve(" in text
+
+
+def test_a_server_without_a_function_is_refused(tmp_path: Path) -> None:
+    """What answers the batches has to be named."""
+    kit = Kit(folder=tmp_path, id="0" * 64, parts=())
+    with pytest.raises(UsageError, match="the template 'server' needs 'function'"):
+        render(kit, NotebookSettings(template="server"), IMAGE, Target(project=tmp_path))
+
+
+def run(folder: Path, *words: str) -> dict[str, Any]:
+    """Run offline-kit in a project and return its JSON."""
+    done = command_line.offline_kit(*words, str(folder), "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def test_the_notebook_is_rendered_alone(tmp_path: Path) -> None:
+    """After a change of params it is rendered for the kit that is there: the kit stays, and twice is the same."""
+    (tmp_path / "answer.py").write_text("def answer(context):\n    return []\n")
+    config = 'image = "local"\nmodules = ["answer.py"]\n[notebook]\nfunction = "answer.py:answer"\n'
+    (tmp_path / "offline-kit.toml").write_text(config)
+    kit = run(tmp_path, "build")["kit"]
+    dist = tmp_path / "dist" / "offline-kit"
+    before = {path: path.read_bytes() for path in (dist / "dataset").rglob("*") if path.is_file()}
+    (tmp_path / "offline-kit.toml").write_text(f"{config}[notebook.params]\nfolds = 5\n")
+    planned = run(tmp_path, "notebook", "--dry-run")
+    assert (planned["changed"], planned["dry_run"]) == (True, True)
+    assert "folds" not in (dist / "notebook" / rendering.CODE_FILE).read_text()
+    first = run(tmp_path, "notebook")
+    assert first["changed"] is True
+    assert first["kit"] in json.dumps(kit)
+    assert '\\"folds\\": 5' in (dist / "notebook" / rendering.CODE_FILE).read_text()
+    assert run(tmp_path, "notebook")["changed"] is False
+    assert {path: path.read_bytes() for path in before} == before
+    aside = tmp_path / "aside"
+    run(tmp_path, "notebook", "--into", str(aside))
+    elsewhere = command_line.offline_kit("notebook", "--to", "local", str(tmp_path), cwd=tmp_path)
+    assert (elsewhere.returncode, (tmp_path / "local").exists()) == (2, False), "--to names a Kaggle"
+    assert (aside / rendering.CODE_FILE).read_bytes() == (
+        dist / "notebook" / rendering.CODE_FILE
+    ).read_bytes()

@@ -1,0 +1,152 @@
+"""Freezing real requirement sets from a real index, as users would."""
+
+from pathlib import Path
+
+import pytest
+
+from offline_kit.core import processes
+from offline_kit.core.errors import ProjectError
+from offline_kit.packages import pip_settings
+from offline_kit.packages.file_choice import Target, choose, is_sdist
+from offline_kit.packages.freeze.freeze import FreezeRequest, freeze
+from offline_kit.packages.index import Index
+from offline_kit.project import images
+from offline_kit.project.images import Image
+from offline_kit.project.types import Fate, Freeze
+from tests.support.freezing import bundled, fates, pin
+
+pytestmark = pytest.mark.index
+
+VISION = [
+    "timm",
+    "segmentation-models-pytorch",
+    "pytorch-lightning",
+    "albumentations",
+    "transformers",
+    "peft",
+    "monai",
+    "hydra-core",
+    "torchmetrics",
+    "kornia",
+    "einops",
+    "opencv-python-headless",
+    "pandas",
+    "scikit-learn",
+]
+SETS = [
+    VISION,
+    ["optuna[optional]"],
+    ["pandas[excel]"],
+    ["hydra-core", "omegaconf"],
+    # slow: a replacement reads the metadata of the whole image, once
+    pytest.param(["torch", "xgboost<3"], marks=pytest.mark.slow),
+]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all of these tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def frozen(
+    folder: Path, cache: Path, lines: list[str], *, name: str = "kaggle-2026-10-cpu", engine: str = "uv"
+) -> Freeze:
+    """Freeze lines for a built-in image with this machine's own pip configuration."""
+    path = folder / "requirements.in"
+    path.write_text("\n".join(lines) + "\n")
+    request = FreezeRequest(
+        project=folder, requirements=(path,), written=folder / "lock.txt", engine=engine, upgrade=True
+    )
+    return freeze(request, load(name), pip_settings.read(processes.environment()), cache=cache)
+
+
+def load(name: str) -> Image:
+    """Load a built-in image."""
+    return images.load(name, accelerator="none", project=Path())
+
+
+def heavy(found: Freeze) -> set[str]:
+    """Return what must never be in a kit."""
+    names = {one.name for one in found.having(Fate.BUNDLED)}
+    return {
+        name
+        for name in names
+        if name.startswith(("torch", "nvidia-", "cuda-", "triton", "numpy")) and name != "torchmetrics"
+    }
+
+
+@pytest.mark.parametrize("lines", SETS, ids=lambda lines: lines[0])
+def test_kits_are_slim_and_fit(tmp_path: Path, cache: Path, lines: list[str]) -> None:
+    """No torch, numpy or CUDA is bundled; everything that is has hashes and a file for the image."""
+    found = frozen(tmp_path, cache, lines)
+    assert heavy(found) == set()
+    target = Target(load("kaggle-2026-10-cpu"))
+    index = Index(pip_settings.read(processes.environment()), cache=cache)
+    for one in found.having(Fate.BUNDLED):
+        assert one.hashes
+        assert choose(index.files(one.name), one.version, one.hashes, target), one.name
+    assert len(bundled(found)) <= 4
+
+
+def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
+    """hydra-core is of 1.3 or later with its sdist-only antlr runtime, not the 0.11 that a ban of sdists gives."""
+    bare = images.load("kaggle-2026-10-cpu", accelerator="none", project=Path())
+    lacking = {
+        name: version
+        for name, version in bare.packages.items()
+        if name not in ("omegaconf", "antlr4-python3-runtime")
+    }
+    path = tmp_path / "requirements.in"
+    path.write_text("hydra-core<1.4\n")
+    request = FreezeRequest(project=tmp_path, requirements=(path,), written=tmp_path / "lock.txt")
+    from dataclasses import replace
+
+    settings = pip_settings.read(processes.environment())
+    found = freeze(request, replace(bare, packages=lacking), settings, cache=cache)
+    assert bundled(found)["hydra-core"].startswith("1.3.")
+    assert bundled(found)["antlr4-python3-runtime"] == "4.9.3"
+    files = Index(settings, cache=cache).files("antlr4-python3-runtime")
+    chosen = choose(files, "4.9.3", (), Target(bare))
+    assert chosen
+    assert is_sdist(chosen)
+
+
+@pytest.mark.slow
+def test_xgboost_leaves_nccl_out(tmp_path: Path, cache: Path) -> None:
+    """xgboost before 3 wants nvidia-nccl, which a CPU image has no use for: skipped, with the reason."""
+    found = frozen(tmp_path, cache, ["torch", "xgboost<3"])
+    nccl = [one for one in found.pins if one.name.startswith("nvidia-nccl")]
+    assert [one.fate for one in nccl] == [Fate.SKIPPED]
+    assert pin(found, "xgboost").replaces.startswith("3.")
+    assert fates(found)["torch"] == "provided 2.11.0+cpu"
+
+
+def test_old_pins_are_one_error(tmp_path: Path, cache: Path) -> None:
+    """torch==1.13.1 and pandas==1.3.5 are listed together, each with what the image has."""
+    with pytest.raises(ProjectError) as error:
+        frozen(tmp_path, cache, ["torch==1.13.1", "pandas==1.3.5", "timm"])
+    first, second = error.value.details
+    assert first.startswith("torch==1.13.1 (requirements.in:1): the image has 2.11.0+cpu")
+    assert second.startswith("pandas==1.3.5 (requirements.in:2):")
+    assert "the image has 2.3.3" in second
+    for remedy in ("pandas==2.3.3", "torch==2.11.0"):
+        assert remedy in error.value.hint, "versions that were resolved together"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lines", SETS, ids=lambda lines: lines[0])
+def test_both_engines_agree(tmp_path: Path, cache: Path, lines: list[str]) -> None:
+    """pip-tools on the image's Python and uv on any give the same pins to the last hash."""
+    found = []
+    for engine in ("uv", "pip-tools"):
+        (tmp_path / engine).mkdir()
+        found.append(frozen(tmp_path / engine, cache, lines, engine=engine).pins)
+    assert found[0] == found[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kaggle-2026-10-gpu", "kaggle-v170-cpu", "kaggle-v170-gpu"])
+def test_the_other_images(tmp_path: Path, cache: Path, name: str) -> None:
+    """The vision set is slim on every built-in image."""
+    assert heavy(frozen(tmp_path, cache, VISION, name=name)) == set()

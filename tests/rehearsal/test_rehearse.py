@@ -1,0 +1,492 @@
+"""The rehearsal of a kit: a notebook run offline, judged, its evidence kept."""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import sys
+import time
+import zipfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+
+from offline_kit.core import processes, sandbox
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
+from offline_kit.kit import manifest
+from offline_kit.local_kaggle.running import Job
+from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
+from offline_kit.packages import pip_settings
+from offline_kit.project.images import Image
+from offline_kit.project.images import load as load_image
+from offline_kit.project.types import FileEntry, Kit, Role
+from offline_kit.rehearsal import rehearse as stage
+from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.rehearse import Rehearsal, RehearsalRequest
+from tests.support.local_index import make_wheel
+
+NB: Any = nbformat  # it has types for half of itself
+ALL = sandbox.KINDS[:-1]
+
+
+def works(kind: str) -> bool:
+    try:
+        return sandbox.find([kind]).kind == kind
+    except OfflineKitError:
+        return False
+
+
+pytestmark = [
+    pytest.mark.sandbox,
+    pytest.mark.index,
+    pytest.mark.skipif(not any(map(works, ALL)), reason="no real sandbox works on this machine"),
+]
+
+WRITE = """
+import csv
+with open("/kaggle/input/competitions/digits/sample_submission.csv") as stream:
+    ids = [row["id"] for row in csv.DictReader(stream)]
+with open("submission.csv", "w") as stream:
+    stream.write("id,label\\n" + "".join(f"{name},1\\n" for name in ids))
+"""
+
+SCRIPT = (
+    "%%writefile infer.py\nimport readerlib\nreaderlib.read()",
+    "!{__import__('sys').executable} infer.py",
+)
+
+
+def image(**packages: str) -> Image:
+    """An image of the running Python with these packages."""
+    return Image(
+        name="here",
+        title="here",
+        accelerator="none",
+        python="{}.{}.{}".format(*sys.version_info),
+        packages={name.replace("_", "-"): version for name, version in packages.items()},
+    )
+
+
+class Theatre:
+    """A project folder with a kit by hand and a competition's data."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        self.data = folder / "input"
+        self.data.mkdir()
+        rows = "".join(f"{n}.png,0\n" for n in range(5))
+        (self.data / "sample_submission.csv").write_text(f"id,label\n{rows}")
+        (self.data / "test.csv").write_text("id,width\n" + rows)
+
+    def kit(self, *cells: str, files: Mapping[str, bytes] | None = None, plan: Any = None) -> Kit:
+        out = self.folder / "dist"
+        plan = {
+            "format": 1,
+            "image": "here",
+            "python": "3.11",
+            "install": [],
+            "provided": [],
+            "roots": [],
+        } | (plan or {})
+        content = {"packages/install.json": json.dumps(plan).encode(), **(files or {})}
+        entries = []
+        for name, data in content.items():
+            path = out / "dataset" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+            roles = {"packages/install.json": Role.LOCK, "packages": Role.WHEEL, "code": Role.SOURCE}
+            role = roles.get(name) or roles.get(name.partition("/")[0], Role.CHECKPOINT)
+            digest = hashlib.sha256(data).hexdigest()
+            entries.append(FileEntry(role=role, original=name, stored=name, size=len(data), sha256=digest))
+        part = manifest.make_part("kit", entries)
+        manifest.write(out / "dataset", part)
+        (out / "notebook").mkdir(exist_ok=True)
+        notebook = NB.v4.new_notebook(
+            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+        )
+        notebook.cells = [NB.v4.new_markdown_cell("# a kit"), *map(NB.v4.new_code_cell, cells)]
+        NB.write(notebook, out / "notebook" / "inference.ipynb")
+        metadata = {
+            "code_file": "inference.ipynb",
+            "dataset_sources": ["me/plant-kit"],
+            "competition_sources": ["digits"],
+        }
+        (out / "notebook" / "kernel-metadata.json").write_text(json.dumps(metadata))
+        return Kit(folder=out, id=manifest.kit_id([part.id]), parts=(part,))
+
+    def rehearse(self, kit: Kit, **more: Any) -> Rehearsal:
+        wishes = {
+            "dataset": "me/plant-kit",
+            "env": "current",
+            "competition_data": self.data,
+            "image": image(),
+            "timeout": 120,
+            **more,
+        }
+        settings = wishes.pop("settings", None) or pip_settings.read(processes.environment())
+        return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
+
+    def failure(self, *cells: str, **more: Any) -> ProjectError:
+        with pytest.raises(ProjectError) as caught:
+            self.rehearse(self.kit(*cells), **more)
+        return caught.value
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all: the environments are made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def theatre(tmp_path: Path, cache: Path) -> Theatre:
+    return Theatre(tmp_path, cache)
+
+
+def said(kit: Kit) -> str:
+    return (kit.folder / "rehearsal" / "log.txt").read_text()
+
+
+def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
+    """The submission, the executed notebook, the log and a report lie in the kit's folder; the run's own files are gone."""
+    look = "import shutil; print('uv:', bool(shutil.which('uv')))"
+    kit = theatre.kit(look, "print('note: twice'); print('note: twice')", WRITE)
+    done = theatre.rehearse(kit)
+    assert sorted(path.name for path in done.folder.iterdir()) == [
+        "executed.ipynb",
+        "log.txt",
+        "report.json",
+        "submission.csv",
+    ]
+    assert done.rows == 5
+    assert done.submission.read_text().count("\n") == 6
+    assert len(done.cell_seconds) == 3
+    assert done.notes.count("twice") == 1
+    assert done.peak_memory > 20_000_000
+    assert "uv: True" in said(kit)
+    assert (stage.last(kit) or {})["passed"] is True
+    assert [path.name for path in kit.folder.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_run_is_offline_with_read_only_inputs_and_a_clean_environment(
+    theatre: Theatre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the notebook itself finds out: no network, nothing writable below the inputs, no credential, an empty home."""
+    monkeypatch.setenv("KAGGLE_KEY", "secret-of-the-parent")
+    look = """
+import json, os, socket
+found = {"env": sorted(os.environ), "home": os.listdir(os.environ["HOME"]), "tmp": os.listdir("/tmp"), "cwd": os.getcwd()}
+found["working"] = os.listdir("/kaggle/working")
+for name, work in {
+    "connect": lambda: socket.create_connection(("1.1.1.1", 443), timeout=5),
+    "dns": lambda: socket.getaddrinfo("pypi.org", 443),
+    "input": lambda: open("/kaggle/input/x", "w"),
+    "datasets": lambda: open("/kaggle/input/datasets/me/plant-kit/x", "w"),
+    "data": lambda: open("/kaggle/input/competitions/digits/test.csv", "a"),
+}.items():
+    try:
+        work()
+        found[name] = "worked"
+    except OSError as error:
+        found[name] = str(error)
+found["kit"] = sorted(os.listdir("/kaggle/input/datasets/me/plant-kit"))
+print("FOUND" + json.dumps(found))
+"""
+    kit = theatre.kit(look, WRITE)
+    theatre.rehearse(kit)
+    line = next(line for line in said(kit).splitlines() if line.startswith("FOUND"))
+    found = json.loads(line.removeprefix("FOUND"))
+    assert "KAGGLE_KEY" not in found["env"]
+    assert "KAGGLE_KERNEL_RUN_TYPE" in found["env"]
+    assert not [name for name in found["env"] if name.startswith(("PIP_", "UV_", "SSH"))]
+    assert (found["home"], found["working"], found["cwd"]) == ([], [], "/kaggle/working")
+    assert "unreachable" in found["connect"]
+    assert "name resolution" in found["dns"]
+    assert {found[name].partition("] ")[2].partition(":")[0] for name in ("input", "datasets", "data")} == {
+        "Read-only file system"
+    }
+    assert found["kit"] == ["offline-kit.json", "packages"]
+    assert (theatre.data / "test.csv").read_text().startswith("id,width")
+
+
+def test_what_a_killed_rehearsal_left_goes_with_the_next(theatre: Theatre) -> None:
+    """Half a run's folder of a killed process does not stay in the kit."""
+    kit = theatre.kit(WRITE)
+    left = kit.folder / ".rehearsal.abcd1234.part" / "run"
+    left.mkdir(parents=True)
+    theatre.rehearse(kit)
+    assert sorted(path.name for path in kit.folder.iterdir()) == ["dataset", "notebook", "rehearsal"]
+
+
+def test_a_failing_cell_is_quoted_with_cause_and_remedy(theatre: Theatre) -> None:
+    """The error names the cell, quotes it and its error, and says what helps; the evidence is kept."""
+    error = theatre.failure("x = 1", "import not_in_the_kit\nprint(x)")
+    assert error.what == "cell 3 failed"
+    assert "    import not_in_the_kit" in error.details
+    assert any("ModuleNotFoundError" in line for line in error.details)
+    assert any("cause: the module 'not_in_the_kit'" in line for line in error.details)
+    assert "requirements" in error.hint
+    assert (theatre.folder / "dist" / "rehearsal" / "executed.ipynb").is_file()
+    report = json.loads((theatre.folder / "dist" / "rehearsal" / "report.json").read_text())
+    assert report["passed"] is False
+    assert report["problem"]["what"] == error.what
+
+
+def test_a_missing_submission_is_an_error(theatre: Theatre) -> None:
+    """A notebook that writes another file is told which file is wanted."""
+    error = theatre.failure("open('result.csv', 'w').write('x')")
+    assert "'submission.csv'" in error.what
+    assert error.details[0] == "written instead: result.csv"
+    log = error.details[1].removeprefix("the whole log: ")
+    assert Path(log).is_file()
+
+
+LEFT = {
+    "a link to a file of this machine": "import os; os.symlink('{}', 'submission.csv')",
+    "a pipe": "import os; os.mkfifo('submission.csv')",
+    "a sparse giant": "open('submission.csv', 'wb').truncate(200 * 1024**3)",
+    "a swapped copy of the run": (
+        "import atexit, os, time\nopen('submission.csv', 'w').write('id,label\\n')\n"
+        "if not os.fork():\n    os.setsid()\n    while True:\n        open('/rehearsal/out/executed.ipynb', 'w').write('[1]')"
+    ),
+    "odd names": "import os; open(b'\\xff', 'w'); os.symlink('/etc', 'etc'); open('other.csv', 'w')",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", LEFT)
+def test_what_the_box_leaves_is_not_trusted(theatre: Theatre, way: str) -> None:
+    """A link is not followed, a giant not copied, a swapped file not believed: the run fails with one sentence."""
+    secret = theatre.folder / "kaggle.json"
+    secret.write_text("a-secret-of-this-machine")
+    began = time.monotonic()
+    error = theatre.failure(LEFT[way].replace("{}", str(secret)))
+    assert time.monotonic() - began < 100
+    assert error.what
+    rehearsal = theatre.folder / "dist" / "rehearsal"
+    assert not any(path.is_symlink() for path in rehearsal.rglob("*"))
+    assert not any(b"a-secret" in path.read_bytes() for path in rehearsal.rglob("*.csv"))
+    assert json.loads((rehearsal / "report.json").read_text())["passed"] is False
+
+
+@pytest.mark.slow
+def test_a_wrong_submission_is_an_error_and_is_kept(theatre: Theatre) -> None:
+    """All that is wrong with it is told at once."""
+    error = theatre.failure("open('submission.csv', 'w').write('id,label\\n0.png,nan\\n9.png,2\\n')")
+    text = "\n".join(error.details)
+    assert "2 rows instead of 5" in text
+    assert "NaN" in text
+    assert "'9.png'" in text
+    assert (theatre.folder / "dist" / "rehearsal" / "submission.csv").is_file()
+
+
+@pytest.mark.slow
+def test_the_time_limit_names_the_cell(theatre: Theatre) -> None:
+    """A run that takes too long is ended, and the error says where it was."""
+    error = theatre.failure("1", "import time\ntime.sleep(300)", timeout=6)
+    assert "6 s" in error.what
+    assert "cell 3" in error.what
+    assert "    time.sleep(300)" in error.details
+
+
+@pytest.mark.slow
+def test_the_memory_limit_is_told(theatre: Theatre) -> None:
+    """A run above its memory limit is ended and says so."""
+    error = theatre.failure(
+        "x = bytearray(b'1') * 900_000_000\nimport time; time.sleep(5)", memory=600_000_000
+    )
+    assert "600.0 MB" in error.what
+
+
+def test_a_dead_kernel_is_told(theatre: Theatre) -> None:
+    """A kernel that is killed ends in an error with the cause, not in a hang."""
+    error = theatre.failure("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)")
+    assert "kernel died in cell 2" in error.what
+    assert any("ran out of memory" in line for line in error.details)
+
+
+def test_the_old_layout_a_part_of_the_rows_and_pip_alone(theatre: Theatre) -> None:
+    """In the old layout sources lie directly below the inputs; --rows cuts the test set; with pip there is no uv."""
+    look = "import os; print(os.listdir('/kaggle/input')); print('UV', os.path.exists('/rehearsal/bin/uv'))"
+    kit = theatre.kit(look, WRITE.replace("competitions/", ""))
+    done = theatre.rehearse(kit, layout="old", rows=2, installer="pip")
+    assert done.rows == 2
+    assert "'plant-kit'" in said(kit)
+    assert "UV False" in said(kit)
+    assert (theatre.data / "sample_submission.csv").read_text().count("\n") == 6
+
+
+def test_wheels_of_another_python_are_named_instead_of_a_pretended_run(theatre: Theatre) -> None:
+    """A kit whose wheels cannot run on the running Python says so before anything is run."""
+    wheel = "x-1.0-cp399-cp399-manylinux_2_17_x86_64.whl"
+    plan: dict[str, Any] = {
+        "install": [
+            {"name": "x", "version": "1.0", "wheel": wheel, "sdist": None, "build": [], "imports": ["x"]}
+        ]
+    }
+    with pytest.raises(ProjectError) as caught:
+        theatre.rehearse(theatre.kit("1", plan=plan))
+    assert caught.value.details == (wheel,)
+    assert "--env matching" in caught.value.hint
+
+
+@pytest.mark.slow
+def test_differences_make_a_stand_in(theatre: Theatre) -> None:
+    """A provided package at another version is listed and lowers the fidelity."""
+    plan: dict[str, Any] = {
+        "provided": [{"name": "nbformat", "version": "0.1", "requires": [], "spare": None}]
+    }
+    done = theatre.rehearse(theatre.kit(WRITE, plan=plan), image=image(nbformat="0.1"))
+    assert done.fidelity == "stand-in"
+    assert any(line.startswith("nbformat") and "instead of 0.1" in line for line in done.differences)
+    assert theatre.rehearse(theatre.kit(WRITE)).fidelity == "matching"
+
+
+@pytest.mark.parametrize("wish", [{"env": "x"}, {"installer": "x"}, {"layout": "x"}])
+def test_unknown_wishes_are_refused(theatre: Theatre, wish: dict[str, str]) -> None:
+    """A wrong word is an error that lists the right ones."""
+    with pytest.raises(UsageError, match="unknown"):
+        theatre.rehearse(theatre.kit("1"), **wish)
+
+
+@pytest.mark.slow
+def test_the_weak_sandbox_runs_it_too(theatre: Theatre) -> None:
+    """Without namespaces the notebook's own switches lead it to its inputs; the report calls the sandbox weak."""
+    code = WRITE.replace('open("/kaggle/input', 'open(os.environ["OFFLINE_KIT_INPUT"] + "').replace(
+        "import csv", "import csv, os"
+    )
+    done = theatre.rehearse(theatre.kit(code), sandboxes=("weak",))
+    assert done.sandbox == "weak"
+    assert done.rows == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["", "weak"])
+def test_a_notebook_may_install_its_own_wheels(theatre: Theatre, kind: str) -> None:
+    """As on Kaggle: what the environment has satisfies them, another version of it is replaced, and only in this run."""
+    pytest.importorskip("pip")
+    wheels = theatre.data / "wheels"
+    wheels.mkdir()
+    make_wheel(wheels, "ownttach", "0.0.2", requires=["packaging"])
+    make_wheel(wheels, "iniconfig", "99.0", files={"iniconfig/__init__.py": "NEW = True"})
+    versions = "(m.version('ownttach'), m.version('iniconfig'), iniconfig.NEW) == ('0.0.2', '99.0', True)"
+    cells = (
+        "import os, pathlib\nroot = pathlib.Path(os.environ.get('OFFLINE_KIT_INPUT', '/kaggle/input'))",
+        "!pip install -q --no-index --find-links={root}/competitions/digits/wheels ownttach iniconfig==99",
+        f"import importlib.metadata as m, ownttach, iniconfig, packaging\nassert {versions}",
+        WRITE.replace('"/kaggle/input/', 'root / "'),
+    )
+    more = {"sandboxes": (kind,)} if kind else {}
+    theatre.rehearse(theatre.kit(*cells), **more)
+    assert importlib.metadata.version("iniconfig") != "99.0"
+
+
+def test_unshare_runs_it_too(theatre: Theatre) -> None:
+    """The second sandbox carries a whole rehearsal."""
+    if not works("unshare"):
+        pytest.skip("unshare does not work here")
+    assert (
+        theatre.rehearse(theatre.kit("!echo from a shell", WRITE), sandboxes=("unshare",)).sandbox
+        == "unshare"
+    )
+
+
+@pytest.mark.slow
+def test_an_image_of_another_python_is_rehearsed_in_one_made_for_it(theatre: Theatre) -> None:
+    """The kernel runs the image's Python with the image's versions, which this environment need not have."""
+    other = Image(
+        name="other",
+        title="other",
+        accelerator="none",
+        python="3.13.0",
+        packages={"ipykernel": "6.29.5", "pip": "24.1.2", "pyyaml": "6.0.2"},
+    )
+    kit = theatre.kit(
+        "import sys, yaml, pip; print(sys.version, yaml.__version__, pip.__version__)",
+        WRITE,
+        plan={"python": "3.13"},
+    )
+    try:
+        done = theatre.rehearse(kit, env="matching", image=other)
+    except ProjectError as error:
+        if "this machine has none" in error.what:
+            pytest.skip("no Python 3.13 here")
+        raise
+    assert done.python.startswith("3.13")
+    assert done.fidelity == "matching"
+    assert "6.0.2 24.1.2" in said(kit)
+
+
+def local_index(folder: Path) -> Path:
+    """A folder of wheels: a library that imports another one late, and that other one."""
+    wheels = folder / "wheels"
+    wheels.mkdir()
+    late = "def read():\n    try:\n        import enginelib\n    except ImportError:\n"
+    late += "        raise ImportError(\"Missing optional dependency 'enginelib'. Use pip to install it.\") from None\n"
+    for name, text in (("readerlib", late), ("enginelib", "VALUE = 1\n")):
+        (wheels / f"{name}-1.0-py3-none-any.whl").write_bytes(wheel(name, text))
+    return wheels
+
+
+def wheel(name: str, text: str) -> bytes:
+    buffer = io.BytesIO()
+    info = f"{name}-1.0.dist-info"
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(f"{name}.py", text)
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(
+            f"{info}/RECORD", f"{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"
+        )
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cells", [("import readerlib\nreaderlib.read()",), SCRIPT], ids=["cell", "script"])
+def test_what_a_run_lacked_of_the_image_is_added_and_it_runs_again(
+    theatre: Theatre, cells: tuple[str, ...]
+) -> None:
+    """An engine that a library imports by itself is the environment's to have; the next rehearsal knows it at once."""
+    wheels = local_index(theatre.folder)
+    settings = pip_settings.read(processes.environment(PIP_FIND_LINKS=str(wheels)))
+    kit = theatre.kit(*cells, WRITE)
+    name = f"here-{len(cells)}"  # what was lacked before is known for an image
+    more = {"env": "matching", "image": replace(image(readerlib="1.0", enginelib="1.0"), name=name)}
+    done = theatre.rehearse(kit, settings=settings, **more)
+    assert any(note.startswith("added enginelib") for note in done.notes)
+    again = theatre.rehearse(kit, settings=settings, **more)
+    assert not any(note.startswith("added") for note in again.notes)
+
+
+@pytest.mark.slow
+def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
+    theatre: Theatre, tmp_path: Path
+) -> None:
+    """A loose module's import counts there as well, and nothing is resolved or installed a second time."""
+    wheels = local_index(theatre.folder)
+    python = "{}.{}.{}".format(*sys.version_info)
+    text = f'name = "image.toml"\npython = "{python}"\npackages = "readerlib==1.0"\n'
+    (theatre.folder / "image.toml").write_text(text)
+    use = "import sys; sys.path.append('/kaggle/input/datasets/me/plant-kit/code'); import loose"
+    code = {"code/loose.py": b"import readerlib\n"}
+    kit = theatre.kit(use, WRITE, files=code, plan={"image": "image.toml"})
+    settings = pip_settings.read(processes.environment(PIP_FIND_LINKS=str(wheels)))
+    listed = load_image("image.toml", accelerator="none", project=theatre.folder)
+    theatre.rehearse(kit, settings=settings, env="matching", image=listed)
+    before = sorted(path.name for path in (theatre.cache / "environments").glob("*-*"))
+    shop = Workshop(settings=settings, cache=theatre.cache, yes=True)
+    (tmp_path / "job").mkdir()
+    job = Job(
+        notebook=(kit.folder / "notebook" / "inference.ipynb").read_text(),
+        inputs=(("datasets/me/plant-kit", kit.folder / "dataset"), ("competitions/digits", theatre.data)),
+        folder=tmp_path / "job",
+        timeout=120,
+    )
+    assert SandboxRunner(shop, project=theatre.folder)(job).failure == ""
+    assert (tmp_path / "job" / "output" / "submission.csv").is_file()
+    assert sorted(path.name for path in (theatre.cache / "environments").glob("*-*")) == before

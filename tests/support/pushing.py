@@ -1,0 +1,118 @@
+"""Kits by hand and a push of them to a local Kaggle, in this process or in one that can be killed."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.retry import Patience
+from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.push import push_datasets as pushing
+from offline_kit.kaggle.push.dataset_plan import MODEST, PushPlan, Wishes
+from offline_kit.kaggle.push.poll_policy import Waiting
+from offline_kit.kaggle.push.push_datasets import Pushed
+from offline_kit.kaggle.push.push_settings import Ways
+from offline_kit.kit import manifest
+from offline_kit.project.types import FileEntry, Kit, Role
+from tests.support.local_kaggle import Bench
+
+PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
+"""Another Python to run the same tests with the version of the client that it has."""
+BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
+EAGER = Waiting(grace=1.5, processing=20.0, first=0.02, longest=0.1)
+FILES = {
+    "packages/a.whl": b"a wheel",
+    "packages/install.json": b"{}",
+    "checkpoints/model.ckpt": b"w" * 300_000,
+}
+
+
+def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = False) -> Kit:
+    """Write a kit of these files; split, one part for each top folder."""
+    groups: dict[str, dict[str, bytes]] = {}
+    for name, data in files.items():
+        groups.setdefault(name.partition("/")[0] if split else "kit", {})[name] = data
+    parts = []
+    for name, content in sorted(groups.items()):
+        place = folder / "dataset" / name if len(groups) > 1 else folder / "dataset"
+        for path, data in content.items():
+            (place / path).parent.mkdir(parents=True, exist_ok=True)
+            (place / path).write_bytes(data)
+        entries = [
+            FileEntry(
+                role=Role.CHECKPOINT if path.startswith("ch") else Role.BUILD,
+                original=path,
+                stored=path,
+                size=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+            )
+            for path, data in content.items()
+        ]
+        parts.append(manifest.make_part(name, entries))
+        manifest.write(place, parts[-1])
+    return manifest.read_kit(folder)
+
+
+def datasets(kit: Kit) -> dict[str, str]:
+    """Return the dataset of each part."""
+    return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
+
+
+def client(bench: Bench, user: str = "alice", **manners: Any) -> Client:
+    """Return a user's client; `manners` are more of its arguments."""
+    where = Where(local=bench.server.url, username=user, key=f"key-of-{user}")
+    return Client(where, python=PYTHON, **{"patience": BRISK, **manners})
+
+
+def ways(bench: Bench, waiting: Waiting = EAGER) -> Ways:
+    """Return ways with a state that outlives the run."""
+    return Ways(state=bench.folder / "push-state", waiting=waiting, patience=BRISK)
+
+
+def pushed(
+    bench: Bench, kit: Kit, kaggle: Client, wishes: Wishes = MODEST, report: Reporter = SILENT
+) -> tuple[Pushed, ...]:
+    """Push a kit."""
+    return pushing.push(kit, datasets(kit), kaggle, ways(bench), wishes, report)
+
+
+def planned(bench: Bench, kit: Kit, kaggle: Client) -> PushPlan:
+    """Plan the push of a kit."""
+    return pushing.plan(kit, datasets(kit), kaggle, ways(bench))
+
+
+def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
+    """Return what a notebook would find of the READY version."""
+    found = bench.kaggle.datasets.mounted(ref, "alice")
+    assert found is not None
+    folder = found[-1]
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+
+
+def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
+    """Start a push in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from offline_kit.kit import manifest\n"
+        "from offline_kit.kaggle.push import push_datasets as pushing\n"
+        "from offline_kit.kaggle.push.push_settings import Ways\n"
+        "from offline_kit.kaggle.client.client import Client\n"
+        "from offline_kit.kaggle.client.endpoint import Where\n"
+        "from tests.support.pushing import EAGER, BRISK, datasets\n"
+        "kit = manifest.read_kit(Path(sys.argv[2]))\n"
+        "ways = Ways(state=Path(sys.argv[3]), waiting=EAGER, patience=BRISK)\n"
+        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with Client(where, patience=BRISK) as kaggle:\n"
+        "    pushing.push(kit, datasets(kit), kaggle, ways)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state)],
+        cwd=Path(__file__).parents[2],
+    )

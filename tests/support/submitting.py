@@ -1,0 +1,112 @@
+"""A competition at a local Kaggle, a finished notebook, and submissions of it, here or in a process that can be killed."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.report import SILENT, Reporter
+from offline_kit.kaggle.client.api_types import NewNotebook, Sources, Submission
+from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.push import submit as submissions
+from offline_kit.kaggle.push.push_settings import Ways
+from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
+from offline_kit.kaggle.push.submit import Submitted
+from tests.support.competitions import ANSWER, competition
+from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
+from tests.support.pushing import EAGER, client, ways
+
+SLUG = "small-digits"
+REQUEST = SubmitRequest(competition=SLUG, notebook=KERNEL, version=1, message="first try")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A competition, and alice who takes part."""
+
+    bench: Bench
+    alice: Client
+    grace: float = EAGER.grace
+
+    @property
+    def ways(self) -> Ways:
+        return ways(self.bench, replace(EAGER, grace=self.grace))
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(self.ways.state / "ledger.jsonl")
+
+    def finished(self, *cells: str, **more: Any) -> int:
+        """Push a notebook and wait for its run; return the version."""
+        sources = Sources(competitions=(SLUG,), datasets=more.pop("datasets", ()))
+        text = json.dumps(notebook(*(cells or (ANSWER,))))
+        new = NewNotebook(ref=KERNEL, title="My inference", text=text, sources=sources, **more)
+        version = self.alice.save_notebook(new).version
+        self.bench.until(lambda: (run := self.alice.run(KERNEL, version)) is not None and ended(run.state))
+        return version
+
+    def rules(self, extra: str) -> None:
+        """Change the competition."""
+        self.bench.kaggle.catalog.add(competition(self.bench.folder, extra))
+
+    def plan(self, **changes: Any) -> SubmitPlan:
+        """Plan the submission of the first version, with changes to the request."""
+        request = replace(REQUEST, **changes)
+        return submissions.plan(request, self.alice, self.ways, self.ledger)
+
+    def submit(self, plan: SubmitPlan | None = None, report: Reporter = SILENT, **changes: Any) -> Submitted:
+        """Submit."""
+        made = plan or self.plan(**changes)
+        return submissions.submit(made, self.alice, self.ways, self.ledger, report)
+
+    def wait(self, ref: int, report: Reporter = SILENT, **more: Any) -> Submission:
+        """Wait for the score."""
+        return submissions.wait(ref, self.alice, self.ways, report, **{"ledger": self.ledger, **more})
+
+    def made(self) -> list[dict[str, Any]]:
+        """Return what the server has, shown or not."""
+        return list(self.bench.kaggle.store.records("submissions"))
+
+
+def ended(state: str) -> bool:
+    """Whether a run has come to its end."""
+    return state in ("complete", "error")
+
+
+@contextmanager
+def contest(folder: Path, grace: float = EAGER.grace, **settings: Any) -> Iterator[Contest]:
+    """Serve a competition; what is sent may take `grace` seconds to show."""
+    with serving(folder, replace(HASTY, **settings)) as bench, client(bench) as alice:
+        bench.kaggle.catalog.add(competition(folder))
+        yield Contest(bench, alice, grace)
+
+
+def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subprocess.Popen[bytes]":
+    """Start a submission in a process of its own."""
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from offline_kit.kaggle.push import submit as submissions\n"
+        "from offline_kit.kaggle.push.submission_ledger import Ledger\n"
+        "from offline_kit.kaggle.push.submission_plan import SubmitRequest\n"
+        "from offline_kit.kaggle.push.push_settings import Ways\n"
+        "from offline_kit.kaggle.client.client import Client\n"
+        "from offline_kit.kaggle.client.endpoint import Where\n"
+        "from tests.support.pushing import EAGER, BRISK\n"
+        "ways = Ways(state=Path(sys.argv[2]), waiting=EAGER, patience=BRISK)\n"
+        "ledger = Ledger(ways.state / 'ledger.jsonl')\n"
+        f"request = {request!r}\n"
+        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with Client(where, patience=BRISK) as kaggle:\n"
+        "    plan = submissions.plan(request, kaggle, ways, ledger)\n"
+        "    made = submissions.submit(plan, kaggle, ways, ledger)\n"
+        "    submissions.wait(made.ref, kaggle, ways, ledger=ledger)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state)],
+        cwd=Path(__file__).parents[2],
+    )

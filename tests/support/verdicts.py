@@ -1,0 +1,54 @@
+"""Shared by tests: what a run amounts to, from what it left."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.sandboxes.box import Outcome
+from offline_kit.rehearsal import verdict
+from offline_kit.rehearsal.execution import Bench, Ran
+
+BENCH = Bench(
+    notebook=Path("n.ipynb"),
+    inputs=(),
+    kernel=("python",),
+    papermill=Path("python"),
+    shown=(),
+    links={},
+    uv=None,
+    installer="auto",
+    timeout=60,
+    memory=10**9,
+)
+
+
+def cell(source: str, status: str, *, error: str = "", trace: str = "") -> dict[str, Any]:
+    outputs = []
+    if error:
+        name, _, value = error.partition(": ")
+        outputs = [{"output_type": "error", "ename": name, "evalue": value, "traceback": [trace or error]}]
+    told = {"status": status, "duration": 1.0 if status == "completed" else None}
+    return {"cell_type": "code", "source": source, "metadata": {"papermill": told}, "outputs": outputs}
+
+
+TEXT = {"cell_type": "markdown", "source": "# text", "metadata": {}}
+
+
+def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Ran:
+    (folder / "working").mkdir()
+    (folder / "executed.ipynb").write_text(json.dumps({"cells": cells}))
+    (folder / "log.txt").write_text(log)
+    outcome = {"code": 0, "seconds": 1.0, "peak_memory": 5_000_000, "memory_by": "PSS", **end}
+    return Ran(
+        outcome=Outcome(**outcome),
+        executed=folder / "executed.ipynb",
+        log=folder / "log.txt",
+        working=folder / "working",
+    )
+
+
+def problem(done: Ran, sample: Path | None = None) -> ProjectError:
+    found = verdict.judge(done, BENCH, "submission.csv", sample).problem
+    assert found is not None
+    return found

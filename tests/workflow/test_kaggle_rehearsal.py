@@ -1,0 +1,100 @@
+"""`rehearse --on`: the kit's notebook on a Kaggle, on as many rows as wanted, without a submission."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from offline_kit.core.errors import UsageError
+from offline_kit.kaggle.push.push_notebook import PushedNotebook
+from offline_kit.workflow.kaggle_rehearsal import Rehearsed, with_rows
+from offline_kit.workflow.kaggle_session import Ran
+from tests.support.competitions import write
+from tests.support.local_kaggle import notebook
+from tests.support.shipping import NOTEBOOK, Yard, built_copy, make_project
+
+REHEARSAL = f"{NOTEBOOK}-rehearsal"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with a local copy of the public data, built once."""
+    place = tmp_path_factory.mktemp("rehearsed")
+    project = make_project(place / "project", more='competition_data = "input"\n')
+    write(project / "input/test.csv", "id,x", "p1,4")
+    write(project / "input/sample_submission.csv", "id,label", "p1,0")
+    return built_copy(project)
+
+
+def rehearse(here: Yard, *words: str) -> tuple[str, ...]:
+    """Return the words of a rehearsal on the local Kaggle."""
+    return ("--on", "local", "--at", here.bench.server.url, *words)
+
+
+def test_a_notebook_of_its_own_on_so_many_rows(here: Yard) -> None:
+    """Private, offline, its data pushed before, nothing submitted; more rows than there are repeat them."""
+    told = here.run("rehearse", *rehearse(here, "--rows", "5", "--json")).good()
+    facts = told.facts["rehearsal"]
+    assert (facts["notebook"], facts["version"], facts["rows"]) == (REHEARSAL, 1, 5)
+    assert facts["rows_in_limit"] > 5
+    assert len(Path(facts["submission"]).read_text().splitlines()) == 6
+    assert (here.datasets(), here.notebooks(), here.submissions()) == ([1], [], [])
+    owner, slug = REHEARSAL.split("/")
+    seen = here.bench.rpc("GetKernel", "alice", userName=owner, kernelSlug=slug)
+    assert seen["status_code"] in (403, 404), "nobody else sees it"
+    assert "is private, has no internet" in told.err
+    assert "compared with 'sample_submission.csv': 5 rows, 2 columns" in told.err
+    again = here.run("rehearse", *rehearse(here, "--rows", "5")).good()
+    assert "nothing to push" in again.err
+    assert "5 rows" in again.err
+    assert "should be enough for" in again.err
+
+
+@pytest.mark.slow
+def test_the_notebook_that_is_submitted_stays_another(here: Yard) -> None:
+    """A rehearsal between two ships changes nothing for them."""
+    here.ship().good()
+    here.run("rehearse", *rehearse(here)).good()
+    here.ship().good()
+    assert here.made() == (1, 1, 1)
+    told = here.run("status").good().out
+    assert REHEARSAL not in told
+
+
+def test_what_would_not_be_scored_is_told(here: Yard) -> None:
+    """Exit 1 with what differs from the sample, and where the file lies."""
+    write(here.project / "input/sample_submission.csv", "id,label", "p1,0", "p2,0")
+    told = here.run("rehearse", *rehearse(here))
+    told.failed(
+        1, "would not be scored", "1 rows instead of 2", "'p2'", "runs/project-inference-rehearsal/v1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--on", "local", "--installer", "pip"), "--installer and --on local"),
+        (("--on", "kaggle", "--layout", "old", "--timeout", "9"), "--layout, --timeout and --on kaggle"),
+        (("--on", "kaggle", "--env", "current"), "--env and --on kaggle"),
+        (("--at", "http://127.0.0.1:1"), "--at and --on here"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(here: Yard, words: tuple[str, ...], says: str) -> None:
+    """Before anything is built or asked."""
+    told = here.run("rehearse", *words)
+    told.failed(2, says)
+    assert "•" not in told.err
+
+
+def test_a_notebook_without_the_kit_cell_has_no_rows() -> None:
+    """There is no place for them: the remedy is named."""
+    with pytest.raises(UsageError, match="kit's cell"):
+        with_rows(json.dumps(notebook("1")), 5)
+
+
+def test_the_forecast_counts_all_of_the_run() -> None:
+    """So it is careful; without rows or seconds there is none."""
+    pushed = PushedNotebook(ref="a/b", version=1, url="", action="new")
+    ran = Ran(pushed=pushed, seconds=10.0, submission=None, log=Path("log.txt"), notes=())
+    assert Rehearsed(ran=ran, rows=7, limit=3600, notes=()).forecast == 2520
+    assert Rehearsed(ran=ran, rows=0, limit=3600, notes=()).forecast == 0

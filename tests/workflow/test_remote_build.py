@@ -1,0 +1,349 @@
+"""The build on Kaggle's machine: a notebook with the internet on, and what is captured there."""
+
+import ast
+import dataclasses
+import io
+import json
+import platform
+import socket
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from offline_kit.core import sandbox
+from offline_kit.core.errors import ProjectError
+from offline_kit.core.sandboxes.box import Box
+from offline_kit.kaggle.client.api_types import NewNotebook
+from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.push import push_notebook
+from offline_kit.kaggle.push.notebook_equality import content_id, lacks
+from offline_kit.kit import manifest
+from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
+from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify
+from offline_kit.packages import cuda_abi, distribution_metadata
+from offline_kit.packages.freeze.input_digest import FreezeRequest
+from offline_kit.packages.pip_settings import IndexSettings
+from offline_kit.project import config, images, import_names
+from offline_kit.project.types import Fate
+from offline_kit.workflow import capture_image
+from offline_kit.workflow.remote_build import build_job as job
+from offline_kit.workflow.remote_build import build_request, remote_wheelhouse
+from offline_kit.workflow.remote_build.build_request import Asked
+from offline_kit.workflow.remote_build.remote_wheelhouse import Record
+from tests.support.kits import wheel
+from tests.support.local_kaggle import Bench, serving
+from tests.support.notebooks import REF, new
+from tests.support.pushing import client, ways
+
+
+def tells_internet(job: Job) -> Result:
+    """Run nothing, and say whether the internet was to be on."""
+    job.say(f"internet: {job.internet}\n")
+    (job.folder / "output").mkdir()
+    return Result(failure="")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    """A local Kaggle whose runs say whether they have the internet."""
+    with serving(tmp_path, runner=tells_internet) as running:
+        yield running
+
+
+@pytest.fixture
+def alice(bench: Bench) -> Iterator[Client]:
+    """Alice's client."""
+    with client(bench) as mine:
+        yield mine
+
+
+# ------------------------------------------------------------------ the internet
+
+
+@pytest.mark.parametrize("internet", [True, False])
+def test_the_internet_is_on_where_it_was_asked_for(bench: Bench, alice: Client, *, internet: bool) -> None:
+    """A notebook is saved and run with the internet exactly where it asks for it, and read back so."""
+    wanted = dataclasses.replace(new("1"), internet=internet)
+    done = push_notebook.push(wanted, alice, ways(bench))
+    there = alice.notebook(REF, done.version)
+    assert there
+    assert there.internet is internet
+    bench.until(lambda: (found := alice.run(REF, 1)) is not None and found.state == "complete")
+    assert [line.text for line in alice.log(REF, 1)] == [f"internet: {internet}\n"]
+
+
+def test_switching_the_internet_is_another_version(bench: Bench, alice: Client) -> None:
+    """The same cells with the internet on are not the same notebook, in either direction."""
+    offline = new("1")
+    online = dataclasses.replace(offline, internet=True)
+    assert content_id(online) != content_id(offline)
+    push_notebook.push(online, alice, ways(bench))
+    there = alice.notebook(REF)
+    assert there
+    assert [each.grave for each in lacks(offline, there)] == [True]
+    assert lacks(online, there) == ()
+    off = dataclasses.replace(there, internet=False)
+    assert "phone" in lacks(online, off)[0].remedy
+
+
+TALK = "import socket; socket.create_connection(('127.0.0.1', {port}), 3); print('reached')"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("kind", ["bubblewrap", "unshare"])
+@pytest.mark.parametrize("network", [True, False])
+def test_a_box_has_the_network_only_where_it_may(tmp_path: Path, kind: str, *, network: bool) -> None:
+    """The same command reaches this machine's network with `network`, and not without."""
+    from offline_kit.core.errors import OutsideError
+
+    try:
+        chosen = sandbox.find([kind])
+    except OutsideError:
+        pytest.skip(f"no {kind} here")
+    (tmp_path / "scratch").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        box = Box(
+            argv=("/usr/bin/env", "python3", "-c", TALK.format(port=server.getsockname()[1])),
+            mounts=(),
+            env={"PATH": "/usr/bin:/bin"},
+            cwd="/",
+            log=tmp_path / "log",
+            scratch=tmp_path / "scratch",
+            timeout=30,
+            network=network,
+        )
+        assert sandbox.run(chosen, box).ok is network, (tmp_path / "log").read_text()
+
+
+# ------------------------------------------------------------------ what is asked for
+
+
+def ask(folder: Path, text: str, **more: object) -> Asked:
+    """Return what these requirements ask for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "requirements.in").write_text(text)
+    said = {"requirements": (folder / "requirements.in",), "written": folder / "lock", **more}
+    chosen = images.load("", accelerator="none", project=folder)
+    return build_request.asked(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
+
+
+def test_requirements_go_as_text(tmp_path: Path) -> None:
+    """Lines, public indexes and git references travel; own packages and those that are excluded do not."""
+    text = "docopt>=0.6\n--extra-index-url https://example.org/simple\nthing @ git+https://example.org/t.git@v1\nmine\n"
+    found = ask(tmp_path, text, exclude=("Idna",))
+    assert found.requirements == (
+        "--extra-index-url https://example.org/simple",
+        "docopt>=0.6",
+        "thing @ git+https://example.org/t.git@v1",
+    )
+    assert set(found.exclude) == {"idna", "mine"}
+    assert "numpy" in found.protected
+    assert "numpy" not in ask(tmp_path, text, replace=("numpy",)).protected
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("--index-url https://me:hunter2@example.org/simple", "password"),
+        ("thing @ git+https://me:hunter2@example.org/t.git", "password"),
+        ("--extra-index-url https://me:hun/ter2@example.org/simple", "password"),
+        ("--index-url https://example.org/simple?token=hunter2", "query"),
+        ("thing @ https://example.org/thing-1.0-py3-none-any.whl?X-Amz-Signature=hunter2", "query"),
+        ("thing @ https://example.org/thing-1.0-py3-none-any.whl?raw=hunter2", "query"),
+        ("thing @ git+https://${NOT_SET}@example.org/t.git", "the variable ${NOT_SET}, which is not set"),
+        ("--index-url https://me:${NOT_SET}@example.org/simple", "the variable ${NOT_SET}"),
+        ("./folder", "on this machine"),
+        ("--find-links ./wheels", "folder of this machine"),
+    ],
+)
+def test_secrets_and_paths_never_go(tmp_path: Path, line: str, says: str) -> None:
+    """They are refused before anything is rendered, and the password is not in the words."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "pyproject.toml").write_text("[project]\nname = 'x'\nversion = '1'\n")
+    with pytest.raises(ProjectError) as caught:
+        ask(tmp_path, f"{line}\n")
+    assert any(says in each for each in caught.value.details), caught.value.details
+    words = str([caught.value.what, *caught.value.details, caught.value.hint])
+    assert "hunter2" not in words
+    assert "ter2" not in words
+
+
+def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:
+    """Whoever builds from an index of their own reads that Kaggle does not know it."""
+    assert build_request.index_note(IndexSettings()) == ""
+    assert "pypi.org" in build_request.index_note(
+        IndexSettings(index_url="https://me:hunter2@example.org/simple")
+    )
+    assert "hunter2" not in build_request.index_note(
+        IndexSettings(index_url="https://me:hunter2@example.org/simple")
+    )
+
+
+# ------------------------------------------------------------------ the notebook
+
+
+def rendered(folder: Path, wanted: Asked | None) -> NewNotebook:
+    """Return the notebook of a job."""
+    folder.mkdir(exist_ok=True)
+    settings = config.load(folder, {"accelerator": "none"})
+    return job.new_notebook(job.Job(config=settings, username="alice", where="Kaggle", asked=wanted))
+
+
+def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:
+    """The notebook that captures an image is offline; both are private, and have nothing attached."""
+    makes = rendered(tmp_path / "plants", ask(tmp_path / "plants", "docopt\n"))
+    looks = rendered(tmp_path / "plants", None)
+    assert (makes.internet, looks.internet) == (True, False)
+    assert (makes.ref, looks.ref) == ("alice/plants-wheelhouse", "alice/plants-image")
+    for each in (makes, looks):
+        assert each.private
+        assert each.sources == type(each.sources)()
+        for cell in json.loads(each.text)["cells"]:
+            if cell["cell_type"] == "code":
+                ast.parse("".join(cell["source"]))
+    assert "pip" not in "".join("".join(c["source"]) for c in json.loads(looks.text)["cells"][-1:])
+
+
+def test_the_same_requirements_make_the_same_notebook(tmp_path: Path) -> None:
+    """So that nothing is pushed where nothing changed."""
+    texts = {rendered(tmp_path / "plants", ask(tmp_path / "plants", "docopt\n")).text for _ in range(2)}
+    assert len(texts) == 1
+    assert rendered(tmp_path / "plants", ask(tmp_path / "plants", "cowsay\n")).text not in texts
+
+
+# ------------------------------------------------------------------ what comes back
+
+
+def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
+    """What is written down is read by --image, with every package, and nothing of the environment but names."""
+    facts = kit_capture.capture("mine")
+    text = kit_capture.image_text(facts, "gcr.io/kaggle-images/python@sha256:1", "Kaggle")
+    (tmp_path / "image.toml").write_text(text)
+    found = images.load("image.toml", accelerator="none", project=tmp_path)
+    assert (found.name, found.python) == ("mine", platform.python_version())
+    assert found.packages == facts["packages"]
+    assert found.packages["pytest"]
+    assert found.digest == "gcr.io/kaggle-images/python@sha256:1"
+    assert "numpy" in found.protected
+    assert capture_image.name_of(capture_image.here()) == "captured-here"
+
+
+def made(folder: Path, *wheels: tuple[str, bytes]) -> str:
+    """Make the output of a wheelhouse notebook; return its part's id."""
+    (folder / "packages").mkdir(parents=True)
+    for name, data in wheels:
+        (folder / "packages" / name).write_bytes(data)
+    return kit_wheelhouse.write_part(folder, [], lambda _text: None)
+
+
+def test_the_output_is_a_part_of_a_kit(tmp_path: Path) -> None:
+    """The notebook's own manifest is one that the kit's search finds, checks, and restores names by."""
+    folder = tmp_path / "notebooks" / "alice" / "plants-wheelhouse"
+    ident = made(folder, wheel("torchy", "1.0+cu1"), wheel("plain"))
+    part = manifest.read(folder)
+    assert (part.name, part.id) == (remote_wheelhouse.PART, ident)
+    names = {entry.original: entry.stored for entry in part.entries}
+    assert names["packages/torchy-1.0+cu1-py3-none-any.whl"] == "packages/torchy-1.0_cu1-py3-none-any.whl"
+    found = find_parts({"wheelhouse": ident}, tmp_path)
+    assert set(verify(read_part(found["wheelhouse"]))[0]) == set(names)
+
+
+def record(**more: object) -> Record:
+    """Return a record of a wheelhouse."""
+    base: dict[str, object] = {
+        "notebook": "alice/plants-wheelhouse",
+        "version": 2,
+        "asked": "a",
+        "part": "p" * 64,
+    }
+    return Record(**base | {"image": "i" * 64, "files": 1, "local": False} | more)  # type: ignore[arg-type]
+
+
+def test_the_record_beside_the_project(tmp_path: Path) -> None:
+    """It is read back as it was written, and a damaged one is told instead of taken."""
+    assert remote_wheelhouse.read(tmp_path) is None
+    remote_wheelhouse.write(record(), tmp_path)
+    assert remote_wheelhouse.read(tmp_path) == record()
+    (tmp_path / remote_wheelhouse.RECORD).write_text("{}")
+    with pytest.raises(ProjectError, match="cannot be read"):
+        remote_wheelhouse.read(tmp_path)
+
+
+def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
+    """Requirements, what it can be imported as, and the CUDA of its libraries, out of a few bytes."""
+    code = {f"flash_attn/m{number}.py": "#" * 9999 for number in range(9)}
+    library = {"flash_attn/core.cpython-311-x86_64-linux-gnu.so": "..libcudart.so.12.."}
+    code["flash_attn/__init__.py"] = ""
+    data = {**code, **library, "flash_attn-1.0.data/purelib/beside.py": "", "flash_attn/weights.bin": "w"}
+    name, content = wheel("flash_attn", files=data)
+    (tmp_path / name).write_bytes(content)
+    output = tmp_path / "output"
+    ident = made(output, (name, content))
+    known = record(part=ident)
+    text = kit_capture.image_text(kit_capture.capture("mine"))
+    place = remote_wheelhouse.place(known, tmp_path / "cache")
+    remote_wheelhouse.keep(place, manifest.read(output), (output / kit_wheelhouse.FACTS).read_text(), text)
+    (outlined,) = remote_wheelhouse.load(known, tmp_path / "cache").wheels.wheels
+    whole = dataclasses.replace(outlined, path=tmp_path / name)
+    assert outlined.path.stat().st_size < len(content) / 10
+    assert (
+        import_names.of_wheel(outlined.path) == import_names.of_wheel(whole.path) == ("beside", "flash_attn")
+    )
+    assert cuda_abi.bond_of(outlined) == cuda_abi.bond_of(whole)
+    assert cuda_abi.bond_of(outlined).cuda == ("12",)
+    told = distribution_metadata.metadata_of(outlined.path, name)
+    assert told
+    assert told.strip() == (distribution_metadata.metadata_of(whole.path, name) or b"").strip()
+
+
+def test_a_wheelhouse_that_is_not_here_or_outdated(tmp_path: Path) -> None:
+    """Both name the command that helps, for the Kaggle of the record."""
+    for local, name in ((False, "build --on kaggle"), (True, "build --on local")):
+        with pytest.raises(ProjectError, match="not on this machine") as caught:
+            remote_wheelhouse.load(record(local=local), tmp_path)
+        assert name in (caught.value.hint or "")
+        with pytest.raises(ProjectError, match="requirements changed") as caught:
+            remote_wheelhouse.check(record(local=local), "another")
+        assert name in (caught.value.hint or "")
+    remote_wheelhouse.check(record(), "a")
+
+
+def needing(*requirements: str) -> tuple[str, bytes]:
+    """Return a wheel with requirements."""
+    name, data = wheel("needy")
+    told = "".join(f"Requires-Dist: {line}\n" for line in requirements)
+    into = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(into, "w") as fresh:
+        for each in old.namelist():
+            more = told.encode() if each.endswith("/METADATA") else b""
+            fresh.writestr(each, old.read(each) + more)
+    return name, into.getvalue()
+
+
+def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
+    """Its wheels are bundled; what they and the project ask of the image is provided, markers minded."""
+    name, data = needing("pytest>=1", "nothing; python_version < '3'")
+    output = tmp_path / "output"
+    ident = made(output, (name, data))
+    text = kit_capture.image_text(kit_capture.capture("mine"))
+    whole = record(part=ident, image="0" * 64)
+    place = remote_wheelhouse.place(whole, tmp_path / "cache")
+    facts = (output / kit_wheelhouse.FACTS).read_text()
+    remote_wheelhouse.keep(place, manifest.read(output), facts, text)
+    found = remote_wheelhouse.load(whole, tmp_path / "cache")
+    frozen = found.freeze(("needy", "packaging>=20", "--index-url https://example.org"))
+    fates = {pin.name: (pin.fate, pin.requires) for pin in frozen.pins}
+    assert fates == {
+        "needy": (Fate.BUNDLED, ("needy",)),
+        "packaging": (Fate.PROVIDED, ("packaging>=20",)),
+        "pytest": (Fate.PROVIDED, ("pytest>=1",)),
+    }
+    assert frozen.text.splitlines()[1:] == ["needy==1.0"]
+    with pytest.raises(ProjectError, match="makes no sense"):
+        remote_wheelhouse.keep(place, manifest.read(output), '{"wheels": []}', text)
+    (place / remote_wheelhouse.OUTLINES / name).unlink()
+    with pytest.raises(ProjectError, match="damaged"):
+        remote_wheelhouse.load(whole, tmp_path / "cache")
