@@ -118,3 +118,10 @@ def test_what_is_read_first_is_short() -> None:
     """README and CONTRIBUTING are read on one sitting."""
     assert README.count("\n") <= 150
     assert (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").count("\n") <= 60
+
+
+def test_the_tests_of_other_systems_exist() -> None:
+    """The files that ci.yml runs on macOS and Windows are there."""
+    named = re.findall(r"tests/[\w/]+\.py", (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).is_file()] == []
