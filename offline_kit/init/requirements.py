@@ -7,8 +7,8 @@ from typing import Any
 
 from offline_kit.init.file_tree import Tree, top_of
 from offline_kit.init.proposal import Findings, Setting
-from offline_kit.packages.freeze.lock_formats import decoded, is_pure_freeze, named
-from offline_kit.packages.freeze.requirement_inputs import is_compiled
+from offline_kit.packages.freeze.lock_formats import decode_text, find_lock_names, looks_like_pip_freeze
+from offline_kit.packages.freeze.requirement_inputs import is_compiled_output
 
 _FOR_PREDICTING = re.compile(r"infer|predict|submi|kaggle|offline|deploy|prod", re.IGNORECASE)
 _FOR_DEVELOPERS = re.compile(r"dev|test|doc|lint|ci|build|train|colab|notebook", re.IGNORECASE)
@@ -35,10 +35,10 @@ def find(tree: Tree, pyproject: Mapping[str, Any]) -> Findings:
 def _is_frozen(name: str, tree: Tree) -> bool:
     """Whether a requirements file is what `pip freeze` or conda wrote: its versions are wishes."""
     try:
-        text = decoded((tree.root / name).read_bytes())
+        text = decode_text((tree.root / name).read_bytes())
     except (OSError, UnicodeDecodeError):
         return False
-    return not is_compiled(text) and is_pure_freeze(text)
+    return not is_compiled_output(text) and looks_like_pip_freeze(text)
 
 
 def _requirements(tree: Tree, pyproject: Mapping[str, Any], files: list[str]) -> Setting:
@@ -93,7 +93,7 @@ def _is_result(name: str, named: list[str], tree: Tree) -> bool:
     if not name.endswith(".txt") or source not in named:
         return False
     try:
-        return is_compiled((tree.root / name).read_text(encoding="utf-8", errors="replace"))
+        return is_compiled_output((tree.root / name).read_text(encoding="utf-8", errors="replace"))
     except OSError:
         return False
 
@@ -112,7 +112,7 @@ def _locks(tree: Tree, frozen: list[str]) -> Setting:
     top = tree.at("")
     found = [name for name in top if name == "uv.lock" or re.fullmatch(r"pylock\.([\w-]+\.)?toml", name)]
     # The first file that names a package wins; one of each kind is enough.
-    found += named(top) + frozen[:1]
+    found += find_lock_names(top) + frozen[:1]
     if found:
         return Setting(key="locks", value=found, why="preferred versions; where they differ, the image wins")
     return Setting(

@@ -32,7 +32,7 @@ def freeze_request(
         pins=config.pins,
         engine=config.engine,
         upgrade=upgrade,
-        written=config.lock,
+        freeze_path=config.lock,
         keep=keep,
     )
 
@@ -49,7 +49,7 @@ def of_project(config: Config) -> tuple[str, ...]:
     """Return what the project's own pyproject.toml asks for, as far as the configuration takes it from there."""
     if not (config.project_dependencies or config.extras or config.groups):
         return ()
-    return requirement_inputs.project_requirements(
+    return requirement_inputs.read_project_dependencies(
         config.project / "pyproject.toml",
         extras=config.extras,
         groups=config.groups,

@@ -106,7 +106,7 @@ def _same_freeze(seen: Trained, base: Ground, own: OwnCode, kit: Kit, freeze: Fr
     except OSError:
         return False
     names = tuple(wheel.name for wheel in own.wheels)
-    return written == text and freezing.is_current(
+    return written == text and freezing.is_freeze_current(
         freeze_request.freeze_request(seen, own), base.image, names
     )
 

@@ -323,7 +323,7 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
     seen = model_files.look(config, base.image, cache=base.cache, report=report)
     own = _own_code(config, base, report)
     names = tuple(wheel.name for wheel in own.wheels)
-    return freezing.is_current(freeze_request.freeze_request(seen, own), base.image, names)
+    return freezing.is_freeze_current(freeze_request.freeze_request(seen, own), base.image, names)
 
 
 def _check_notebook(config: Config, base: Ground) -> None:
@@ -343,7 +343,7 @@ def _contents(
     frozen = _freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
     upload_secrets.check_given(config, frozen, report)
     # requirements files may name indexes of their own
-    settings = freezing.index_settings(config.requirements, config.project, base.settings)
+    settings = freezing.read_index_settings(config.requirements, config.project, base.settings)
     index = Index(settings, cache=base.cache)
     house = wheelhouse.fetch(frozen.pins, base.image, index, cache=base.cache, report=report)
     settled = sdists.settle(
@@ -420,7 +420,9 @@ def _freeze(
     for each in _bounds(seen.config, base.image, own):
         report.warn(f"'{each.about}' {each.what}; {each.remedy}")
     request = freeze_request.freeze_request(seen, own, upgrade=upgrade, keep=keep)
-    return freezing.freeze(request, base.image, base.settings, cache=base.cache, own=names, report=report)
+    return freezing.freeze_requirements(
+        request, base.image, base.settings, cache=base.cache, own=names, report=report
+    )
 
 
 def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.freeze.requirement_inputs import project_requirements, read
-from offline_kit.packages.freeze.requirement_lines import logical_lines, parse, split_options
+from offline_kit.packages.freeze.requirement_inputs import read_project_dependencies, read_requirement_files
+from offline_kit.packages.freeze.requirement_lines import iter_logical_lines, parse_requirement, split_options
 
 
 def write(folder: Path, **texts: str) -> Path:
@@ -23,8 +23,8 @@ def test_files_include_files_and_constraints(tmp_path: Path) -> None:
     (tmp_path / "more").mkdir()
     write(tmp_path, requirements_in="alpha>=1  # why\n-r more/base.txt\n-c more/limits.txt\n")
     write(tmp_path / "more", base_txt="Beta[x, y]==2.0; python_version >= '3'\n", limits_txt="gamma<3\n")
-    found = read([tmp_path / "requirements.in"], (), project=tmp_path, env={})
-    assert [(one.name, one.where, one.origin) for one in found.wanted] == [
+    found = read_requirement_files([tmp_path / "requirements.in"], (), project=tmp_path, env={})
+    assert [(one.name, one.position, one.origin) for one in found.requirements] == [
         ("alpha", "requirements.in:1", "-r requirements.in"),
         ("beta", "more/base.txt:1", "-r more/base.txt"),
     ]
@@ -38,7 +38,7 @@ def test_every_bad_line_is_named_at_once(tmp_path: Path) -> None:
         requirements_in="alpha>=\nbeta\n./nowhere\n--frobnicate\n-r missing.txt\ngamma --hash=sha256:xyz\n",
     )
     with pytest.raises(ProjectError) as error:
-        read([tmp_path / "requirements.in"], ("delta==",), project=tmp_path, env={})
+        read_requirement_files([tmp_path / "requirements.in"], ("delta==",), project=tmp_path, env={})
     text = "\n".join(error.value.details)
     for place in (
         "requirements.in:1",
@@ -58,8 +58,8 @@ def test_continued_lines_carry_hashes(tmp_path: Path) -> None:
         tmp_path,
         r_txt=f"# head\nalpha==1.0 \\\n    --hash=sha256:{'a' * 64} \\\n    --hash=sha256:{'B' * 64}\n",
     )
-    (one,) = read([tmp_path / "r.txt"], (), project=tmp_path, env={}).wanted
-    assert (one.requirement, one.where) == ("alpha==1.0", "r.txt:2")
+    (one,) = read_requirement_files([tmp_path / "r.txt"], (), project=tmp_path, env={}).requirements
+    assert (one.requirement, one.position) == ("alpha==1.0", "r.txt:2")
     assert one.hashes == (f"sha256:{'a' * 64}", f"sha256:{'b' * 64}")
 
 
@@ -70,11 +70,11 @@ def test_index_lines_are_gathered(tmp_path: Path) -> None:
         tmp_path,
         r_txt="-i https://${USER_NAME}:s3cret@one.example/simple\n--extra-index-url=https://two.example\n-f wheels\n--pre\n",
     )
-    found = read([tmp_path / "r.txt"], (), project=tmp_path, env={"USER_NAME": "me"})
-    assert found.options.index_url == "https://me:s3cret@one.example/simple"
-    assert found.options.extra_index_urls == ("https://two.example",)
-    assert found.options.find_links == (str(tmp_path / "wheels"),)
-    assert found.ignored == ("r.txt:4 --pre",)
+    found = read_requirement_files([tmp_path / "r.txt"], (), project=tmp_path, env={"USER_NAME": "me"})
+    assert found.index_options.index_url == "https://me:s3cret@one.example/simple"
+    assert found.index_options.extra_index_urls == ("https://two.example",)
+    assert found.index_options.find_links == (str(tmp_path / "wheels"),)
+    assert found.ignored_options == ("r.txt:4 --pre",)
 
 
 def test_direct_references(tmp_path: Path) -> None:
@@ -87,7 +87,10 @@ def test_direct_references(tmp_path: Path) -> None:
         r_txt="-e ./lib[fast]\n./a-1.0-py3-none-any.whl\nx @ https://h.example/x-1.0.tar.gz#sha256=ab\n"
         "git+https://h.example/y.git@v1#egg=y&subdirectory=py\nz @ git+ssh://git@h.example/z ; python_version>'3'\n",
     )
-    found = [one.direct for one in read([tmp_path / "r.txt"], (), project=tmp_path, env={}).wanted]
+    found = [
+        one.direct
+        for one in read_requirement_files([tmp_path / "r.txt"], (), project=tmp_path, env={}).requirements
+    ]
     assert [(one.kind, one.name, one.extras) for one in found if one] == [
         ("folder", "", ("fast",)),
         ("wheel", "", ()),
@@ -98,7 +101,7 @@ def test_direct_references(tmp_path: Path) -> None:
     assert found[3]
     assert (found[3].ref, found[3].subdirectory) == ("v1", "py")
     assert found[4]
-    assert found[4].place == "ssh://git@h.example/z"
+    assert found[4].location == "ssh://git@h.example/z"
     assert found[4].marker
 
 
@@ -106,15 +109,15 @@ def test_errors_show_no_credentials(tmp_path: Path) -> None:
     """A bad line with a password in it is quoted without the password."""
     write(tmp_path, r_txt="svn+https://me:s3cret@h.example/x\n--what https://me:s3cret@h.example\n")
     with pytest.raises(ProjectError) as error:
-        read([tmp_path / "r.txt"], (), project=tmp_path, env={})
+        read_requirement_files([tmp_path / "r.txt"], (), project=tmp_path, env={})
     assert "s3cret" not in "\n".join([str(error.value), *error.value.details])
 
 
 def test_files_that_include_each_other_end(tmp_path: Path) -> None:
     """A circle of -r lines is read once."""
     write(tmp_path, a_txt="-r b.txt\nalpha\n", b_txt="-r a.txt\nbeta\n")
-    found = read([tmp_path / "a.txt"], (), project=tmp_path, env={})
-    assert [one.name for one in found.wanted] == ["beta", "alpha"]
+    found = read_requirement_files([tmp_path / "a.txt"], (), project=tmp_path, env={})
+    assert [one.name for one in found.requirements] == ["beta", "alpha"]
 
 
 def test_project_tables(tmp_path: Path) -> None:
@@ -134,7 +137,7 @@ test = ["delta", {include-group = "lint"}]
 lint = ["epsilon"]
 """,
     )
-    found = project_requirements(tmp_path / "pyproject.toml", extras=["all"], groups=["test"])
+    found = read_project_dependencies(tmp_path / "pyproject.toml", extras=["all"], groups=["test"])
     assert found == ("alpha", "beta", "gamma>=2", "delta", "epsilon")
 
 
@@ -143,7 +146,7 @@ def test_project_tables_of_another_shape(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
     path.write_text('[project]\ndependencies = 3\n[project.optional-dependencies]\nx = [1]\ny = "z"\n')
     with pytest.raises(ProjectError) as error:
-        project_requirements(path, extras=("x", "y"), groups=())
+        read_project_dependencies(path, extras=("x", "y"), groups=())
     assert error.value.details == (
         "[project].dependencies must be a list of strings, not 3",
         "[project.optional-dependencies].x must be a list of strings, not [1]",
@@ -164,7 +167,7 @@ b = [{include-group = "a"}]
 """,
     )
     with pytest.raises(ProjectError) as error:
-        project_requirements(tmp_path / "pyproject.toml", extras=["gpu"], groups=["a", "nope"])
+        read_project_dependencies(tmp_path / "pyproject.toml", extras=["gpu"], groups=["a", "nope"])
     text = "\n".join(error.value.details)
     assert "'gpu'" in text
     assert "'a'" in text
@@ -183,8 +186,8 @@ def test_requirement_lines_survive_layout(name: str, tail: str, digests: list[st
     """A requirement reads the same on one line or over several, with or without a comment."""
     joint = " \\\n    " if broken else " "
     text = joint.join([f"{name}{tail}", *(f"--hash={one}" for one in digests)]) + "  # a comment\n"
-    ((number, line),) = logical_lines(text, {})
+    ((number, line),) = iter_logical_lines(text, {})
     words, found = split_options(line)
-    requirement, direct = parse(words, Path())
+    requirement, direct = parse_requirement(words, Path())
     assert (number, direct, list(found)) == (1, None, digests)
-    assert requirement == parse(f"{name}{tail}", Path())[0]
+    assert requirement == parse_requirement(f"{name}{tail}", Path())[0]

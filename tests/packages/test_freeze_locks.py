@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.freeze.lock_files import is_lock, read
+from offline_kit.packages.freeze.lock_files import is_lock_file, read_lock_files
 
 ENVIRONMENT = {"python_version": "3.13", "python_full_version": "3.13.5", "sys_platform": "linux", "platform_system": "Linux", "os_name": "posix", "platform_machine": "x86_64", "implementation_name": "cpython", "platform_python_implementation": "CPython", "implementation_version": "3.13.5", "platform_release": "", "platform_version": ""}  # fmt: skip
 
@@ -37,7 +37,7 @@ version = "3"
 source = { git = "https://h.example/g" }
 """
     )
-    lock = read([path], ENVIRONMENT)
+    lock = read_lock_files([path], ENVIRONMENT)
     assert {name: pin.version for name, pin in lock.pins.items()} == {"alpha": "1.2"}
     assert lock.roots == ("alpha[x]", "win; sys_platform == 'win32'")
 
@@ -61,7 +61,7 @@ requires-dist = [
 ]
 """
     )
-    assert read([path], ENVIRONMENT).roots == ("alpha<2", "beta[x]; python_full_version >= '3'")
+    assert read_lock_files([path], ENVIRONMENT).roots == ("alpha<2", "beta[x]; python_full_version >= '3'")
 
 
 def test_pylock(tmp_path: Path) -> None:
@@ -86,7 +86,9 @@ url = "https://h.example/beta-2-py3-none-any.whl"
 hashes = { sha256 = "ab" }
 """
     )
-    assert {name: pin.version for name, pin in read([path], ENVIRONMENT).pins.items()} == {"alpha": "1.2"}
+    assert {name: pin.version for name, pin in read_lock_files([path], ENVIRONMENT).pins.items()} == {
+        "alpha": "1.2"
+    }
 
 
 def test_pip_freeze(tmp_path: Path) -> None:
@@ -95,7 +97,7 @@ def test_pip_freeze(tmp_path: Path) -> None:
     path.write_text(
         "Alpha==1.0\n-e git+https://h.example/x#egg=x\nbeta @ file:///tmp/b.whl\ntorch==2.4.1+cu121\n"
     )
-    lock = read([path], ENVIRONMENT)
+    lock = read_lock_files([path], ENVIRONMENT)
     assert {name: pin.version for name, pin in lock.pins.items()} == {"alpha": "1.0", "torch": "2.4.1+cu121"}
 
 
@@ -103,7 +105,7 @@ def test_the_first_lock_wins(tmp_path: Path) -> None:
     """Where two lock files name a package, the first one's version counts, and is called by its file."""
     for name, version in (("one.txt", "1"), ("two.txt", "2")):
         (tmp_path / name).write_text(f"alpha=={version}\n")
-    pins = read([tmp_path / "one.txt", tmp_path / "two.txt"], ENVIRONMENT).pins
+    pins = read_lock_files([tmp_path / "one.txt", tmp_path / "two.txt"], ENVIRONMENT).pins
     assert (pins["alpha"].version, pins["alpha"].source) == ("1", "one.txt")
 
 
@@ -112,7 +114,7 @@ def test_what_is_no_lock_is_said(tmp_path: Path) -> None:
     (tmp_path / "loose.txt").write_text("alpha 1.0\n")
     (tmp_path / "uv.lock").write_text("nonsense = [")
     with pytest.raises(ProjectError) as error:
-        read([tmp_path / "loose.txt", tmp_path / "uv.lock"], ENVIRONMENT)
+        read_lock_files([tmp_path / "loose.txt", tmp_path / "uv.lock"], ENVIRONMENT)
     assert "loose.txt:1" in error.value.details[0]
     assert "uv.lock" in error.value.details[1]
 
@@ -123,14 +125,14 @@ def test_what_is_no_lock_is_said(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_locks_are_known_by_name(name: str, expected: bool) -> None:
     """uv.lock and pylock files are locks wherever they are named."""
-    assert is_lock(Path(name)) is expected
+    assert is_lock_file(Path(name)) is expected
 
 
 def found(tmp_path: Path, name: str, text: str | bytes) -> tuple[dict[str, str], set[str]]:
     """Write a file and return its pins, and the names of its roots."""
     path = tmp_path / name
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    lock = read([path], ENVIRONMENT)
+    lock = read_lock_files([path], ENVIRONMENT)
     names = {re.split(r"[\[<>=! ]", root)[0] for root in lock.roots}
     return {name: pin.version for name, pin in lock.pins.items()}, names
 
@@ -227,7 +229,7 @@ def test_repositories_of_a_conda_environment_are_asked_for(tmp_path: Path) -> No
     """A line of its pip part that names a repository is a direct reference."""
     path = tmp_path / "environment.yml"
     path.write_text("dependencies:\n- pip:\n  - alpha\n  - git+https://h.example/tools@0f\n")
-    assert read([path], ENVIRONMENT).directs == ("git+https://h.example/tools@0f",)
+    assert read_lock_files([path], ENVIRONMENT).direct_references == ("git+https://h.example/tools@0f",)
 
 
 def test_conda_list_export(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_conda_list_export(tmp_path: Path) -> None:
         {"numpy": "1.21.2", "alpha": "1.0"},
         {"numpy", "alpha"},
     )
-    assert is_lock(tmp_path / "requirements.txt")
+    assert is_lock_file(tmp_path / "requirements.txt")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-8-sig", "utf-8"])
@@ -254,7 +256,7 @@ def test_a_freeze_of_windows(tmp_path: Path, encoding: str) -> None:
     pins, roots = found(tmp_path, "requirements.txt", "\r\n".join(lines).encode(encoding))
     assert pins == {"alpha": "1.0", "ipykernel": "5.3.4"}
     assert roots == {"alpha", "attrs", "cffi", "ipykernel", "loose", "ranged"}
-    assert is_lock(tmp_path / "requirements.txt")
+    assert is_lock_file(tmp_path / "requirements.txt")
 
 
 def test_a_pip_list(tmp_path: Path) -> None:
@@ -267,4 +269,4 @@ def test_a_pip_list(tmp_path: Path) -> None:
 def test_requirements_stay_requirements(tmp_path: Path, text: str) -> None:
     """A file that a person wrote is no lock, pins and an own folder among its lines or not."""
     (tmp_path / "requirements.txt").write_text(text)
-    assert not is_lock(tmp_path / "requirements.txt")
+    assert not is_lock_file(tmp_path / "requirements.txt")

@@ -8,7 +8,7 @@ from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages import pip_settings
 from offline_kit.packages.file_choice import Target, choose, is_sdist
-from offline_kit.packages.freeze.freeze import FreezeRequest, freeze
+from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.index import Index
 from offline_kit.project import images
 from offline_kit.project.images import Image
@@ -56,9 +56,9 @@ def frozen(
     path = folder / "requirements.in"
     path.write_text("\n".join(lines) + "\n")
     request = FreezeRequest(
-        project=folder, requirements=(path,), written=folder / "lock.txt", engine=engine, upgrade=True
+        project=folder, requirements=(path,), freeze_path=folder / "lock.txt", engine=engine, upgrade=True
     )
-    return freeze(request, load(name), pip_settings.read(processes.environment()), cache=cache)
+    return freeze_requirements(request, load(name), pip_settings.read(processes.environment()), cache=cache)
 
 
 def load(name: str) -> Image:
@@ -99,11 +99,11 @@ def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
     }
     path = tmp_path / "requirements.in"
     path.write_text("hydra-core<1.4\n")
-    request = FreezeRequest(project=tmp_path, requirements=(path,), written=tmp_path / "lock.txt")
+    request = FreezeRequest(project=tmp_path, requirements=(path,), freeze_path=tmp_path / "lock.txt")
     from dataclasses import replace
 
     settings = pip_settings.read(processes.environment())
-    found = freeze(request, replace(bare, packages=lacking), settings, cache=cache)
+    found = freeze_requirements(request, replace(bare, packages=lacking), settings, cache=cache)
     assert bundled(found)["hydra-core"].startswith("1.3.")
     assert bundled(found)["antlr4-python3-runtime"] == "4.9.3"
     files = Index(settings, cache=cache).files("antlr4-python3-runtime")

@@ -12,7 +12,7 @@ import pytest
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.packages.freeze import engines
-from offline_kit.packages.freeze.freeze import FreezeRequest, freeze, index_settings
+from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements, read_index_settings
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.types import Fate, Freeze
 from tests.support.freezing import NOW, Case, bundled, fates, pin, stocked
@@ -200,9 +200,9 @@ def test_pip_tools_tells_the_conflict_and_not_its_builds() -> None:
         "Traceback (most recent call last):\npip._vendor.resolvelib.ResolutionImpossible: "
         "[RequirementInformation(requirement=SpecifierRequirement('a>=9'), parent=None)]\n"
     )
-    told = engines._translated(processes.Done(argv=(), code=1, out="", err=said), Path("/nowhere"))
-    assert isinstance(told, engines.Unsolvable)
-    assert told.words == (
+    told = engines._translate_failure(processes.Done(argv=(), code=1, out="", err=said), Path("/nowhere"))
+    assert isinstance(told, engines.NoSolutionError)
+    assert told.explanation == (
         "Could not find a version that satisfies the requirement a>=9 (from versions: … 0.87, 0.88, 0.89)",
         "your requirements want a>=9",
     )
@@ -557,7 +557,7 @@ def test_index_lines_of_files_count(case: Case) -> None:
         other.add(make_wheel(case.folder, "private", "1.0"))
         line = f"--extra-index-url {other.url}"
         assert bundled(case.freeze("private", line)) == {"private": "1.0"}
-        merged = index_settings((case.project / "requirements.in",), case.project, case.settings)
+        merged = read_index_settings((case.project / "requirements.in",), case.project, case.settings)
     assert merged.index_urls() == (case.index.url, other.url)
 
 
@@ -626,12 +626,12 @@ def test_a_project_that_takes_no_lock_is_told_what_to_do(case: Case) -> None:
     """The lock lies beside the project, so another --out is no remedy: it may be made elsewhere and copied."""
     case.freeze("alpha")
     asked = FreezeRequest(
-        project=case.project, requirements=(case.project / "requirements.in",), now=NOW, engine="uv",
-        written=Path("/sys/offline-kit.lock.txt"),
+        project=case.project, requirements=(case.project / "requirements.in",), moment=NOW, engine="uv",
+        freeze_path=Path("/sys/offline-kit.lock.txt"),
     )  # fmt: skip
     with pytest.raises(
         OutsideError, match=r"'offline-kit\.lock\.txt' is written beside the project"
     ) as caught:
-        freeze(asked, case.image, case.settings, cache=case.folder / "cache")
+        freeze_requirements(asked, case.image, case.settings, cache=case.folder / "cache")
     assert "put the file" in caught.value.hint
     assert "--out" not in caught.value.hint

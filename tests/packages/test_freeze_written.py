@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import freeze_file
-from offline_kit.packages.freeze.requirement_lines import logical_lines, parse, split_options
+from offline_kit.packages.freeze.requirement_lines import iter_logical_lines, parse_requirement, split_options
 from offline_kit.project.types import Fate, Freeze, Pin
 
 words = st.from_regex(r"[A-Za-z0-9(\[][A-Za-z0-9 .,:;=<>()@/_\[\]'-]{0,30}[A-Za-z0-9)\]]", fullmatch=True)
@@ -54,25 +54,25 @@ freezes = st.builds(
 def finished(freeze: Freeze) -> Freeze:
     """Return a freeze with what belongs to its pins, and its text."""
     breaks = {pin.name: ("tensorflow (wants numpy<2.1)",) for pin in freeze.pins if pin.replaces}
-    whole = replace(freeze, replacements=freeze_file.replacements(freeze.pins, breaks))
-    return replace(whole, text=freeze_file.render(whole))
+    whole = replace(freeze, replacements=freeze_file.list_replacements(freeze.pins, breaks))
+    return replace(whole, text=freeze_file.render_freeze(whole))
 
 
 @given(freezes)
 def test_round_trip(freeze: Freeze) -> None:
     """What is written is read back whole: fates, askers, reasons, hashes, replacements, notes."""
     whole = finished(freeze)
-    assert freeze_file.parse(whole.text, name="lock") == whole
-    assert freeze_file.parse(whole.text.replace("\n", "\r\n"), name="lock") == whole
+    assert freeze_file.parse_freeze(whole.text, name="lock") == whole
+    assert freeze_file.parse_freeze(whole.text.replace("\n", "\r\n"), name="lock") == whole
 
 
 @given(freezes)
 def test_pip_sees_the_bundled_pins_alone(freeze: Freeze) -> None:
     """To a reader of requirements files the text holds exactly the bundled pins with their hashes."""
     seen = []
-    for _, line in logical_lines(finished(freeze).text, {}):
+    for _, line in iter_logical_lines(finished(freeze).text, {}):
         text, hashes = split_options(line)
-        assert parse(text, None)[1] is None  # type: ignore[arg-type]
+        assert parse_requirement(text, None)[1] is None  # type: ignore[arg-type]
         seen.append((text, hashes))
     assert seen == [(f"{pin.name}=={pin.version}", pin.hashes) for pin in freeze.having(Fate.BUNDLED)]
 
@@ -92,18 +92,18 @@ def example() -> str:
 def test_hand_edits_are_refused(edit: tuple[str, str]) -> None:
     """A changed pin, an uncommented one or a changed header is an error with the remedy."""
     with pytest.raises(ProjectError, match="edited by hand") as error:
-        freeze_file.parse(example().replace(*edit), name="offline-kit.lock.txt")
+        freeze_file.parse_freeze(example().replace(*edit), name="offline-kit.lock.txt")
     assert "--upgrade" in error.value.hint
 
 
 def test_somebody_elses_file_is_left_alone() -> None:
     """A file of that name that we did not write is an error, not something to overwrite."""
     with pytest.raises(ProjectError, match="did not write"):
-        freeze_file.parse("alpha==1.0\n", name="offline-kit.lock.txt")
+        freeze_file.parse_freeze("alpha==1.0\n", name="offline-kit.lock.txt")
 
 
 def test_another_format_asks_to_renew() -> None:
     """A freeze of a later format names the command that renews it."""
     text = re.sub("# format: .*", "# format: 99", example())
     with pytest.raises(ProjectError, match="format 99"):
-        freeze_file.parse(text, name="offline-kit.lock.txt")
+        freeze_file.parse_freeze(text, name="offline-kit.lock.txt")

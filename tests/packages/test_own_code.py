@@ -133,7 +133,7 @@ def test_the_cut_off_of_the_freeze_holds_for_builds_too(tmp_path: Path) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     for cutoff, again in ((now, False), ("2026-01-01T00:00:00Z", True), ("2026-01-01T00:00:00Z", False)):
         frozen = Freeze(image="local", python="3.11.7", engine="uv", cutoff=cutoff, input_hash="0", pins=())
-        (project / LOCK_NAME).write_text(freeze_file.render(frozen))
+        (project / LOCK_NAME).write_text(freeze_file.render_freeze(frozen))
         log.unlink(missing_ok=True)
         build(project, tmp_path / "cache", packages=(project,))
         assert log.exists() == again

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from offline_kit.packages.freeze.freeze import FreezeRequest, freeze
+from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Freeze, Pin
@@ -79,10 +79,10 @@ class Case:
         path.write_text("".join(f"{line}\n" for line in lines))
         asked = FreezeRequest(
             project=self.project,
-            written=self.lock,
+            freeze_path=self.lock,
             **{"requirements": (path,), "now": NOW, "engine": "uv", **request},
         )
-        return freeze(asked, self.image, self.settings, cache=self.folder / "cache", own=own)
+        return freeze_requirements(asked, self.image, self.settings, cache=self.folder / "cache", own=own)
 
     def with_image(self, **changes: Any) -> "Case":
         """Return the same case before another image."""

@@ -17,33 +17,33 @@ from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.packages.builds import confined_build, uv_tool
 from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, compiled_against
-from offline_kit.packages.freeze.lock_formats import exact
-from offline_kit.packages.freeze.requirement_lines import logical_lines
+from offline_kit.packages.freeze.lock_formats import get_exact_version
+from offline_kit.packages.freeze.requirement_lines import iter_logical_lines
 from offline_kit.packages.pip_settings import IndexSettings, redact
 from offline_kit.project.images import Image
 
-_NETWORK = re.compile(
+_NETWORK_FAILURE = re.compile(
     r"failed to fetch|error sending request|dns error|resolving dns|name resolution|connection (refused|error)|"
     r"timed out|max retries|certificate|status code 5\d\d|http status server error|\b40[13]\b",
     re.IGNORECASE,
 )
-_NOISE = re.compile(
+_NOISE_LINE = re.compile(
     r"^\s*(The above exception|During handling of)\b|^(warning|hint: While|WARNING|DEPRECATION|INFO)\b|^\s*$|Resolving dependencies"
 )
-_CAUSE = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
+_CONFLICT = re.compile(r"requirement=\w+\('([^']+)'\), parent=(?:None|\w+\('([^' ]+))")
 """How pip's resolver names one of two requirements that exclude each other."""
-_BUILT = re.compile(
+_FAILED_BUILD = re.compile(
     r"Failed to (?:download and )?build `([^`]+)`|(?:Failed to build|Getting requirements to build wheel).*?'([\w.-]+)'"
     r"|metadata-generation-failed"
 )
-_VERDICT = re.compile(r"(Could not find|Cannot install|No matching)")
-_MANY = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
-_FILE = re.compile(r"file://([^\s#;]+)")
-_URL = re.compile(r"https?://[^\s`'\")]+")
+_VERDICT_LINE = re.compile(r"(Could not find|Cannot install|No matching)")
+_LONG_VERSION_LIST = re.compile(r"(from versions: )(?:[^,()]+, ){6,}((?:[^,()]+, ){2}[^,()]+\))")
+_FILE_URL = re.compile(r"file://([^\s#;]+)")
+_HTTP_URL = re.compile(r"https?://[^\s`'\")]+")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
+class ResolverInput:
     """What a resolver is asked, the same for each of them."""
 
     requirements: tuple[str, ...]
@@ -52,7 +52,7 @@ class Problem:
     """Lines that bind without asking: the image's protected versions, the user's constraints."""
     preferences: Mapping[str, str]
     """Versions that are taken where nothing speaks against them."""
-    stubs: Path
+    stub_folder: Path
     """Folder of stub wheels."""
     image: Image
     """The target."""
@@ -70,16 +70,16 @@ class Problem:
     """Where the pip-tools environment and its downloads are kept."""
 
 
-class Unsolvable(Exception):  # noqa: N818 - an answer, not a failure
+class NoSolutionError(Exception):  # noqa: N818 - an answer, not a failure
     """The resolver says that no set of versions meets the requirements."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
         super().__init__("\n".join(words))
-        self.words = words
+        self.explanation = words
         """Its own explanation, without paths and credentials."""
 
 
-class MetadataError(ProjectError):
+class MetadataBuildError(ProjectError):
     """The metadata of a version that has no wheel could not be made."""
 
     def __init__(self, package: str, details: Sequence[str]) -> None:
@@ -92,7 +92,7 @@ class MetadataError(ProjectError):
         """Its normalized name; empty if the resolver does not say it."""
 
 
-def resolve(problem: Problem, engine: str) -> dict[str, str]:
+def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
     """Return the version of every package in the closure of the problem's requirements.
 
     Raises Unsolvable with the resolver's explanation, OutsideError where an index cannot be reached, and
@@ -104,108 +104,125 @@ def resolve(problem: Problem, engine: str) -> dict[str, str]:
         folder = Path(name)
         (folder / "requirements.in").write_text("".join(f"{line}\n" for line in problem.requirements))
         (folder / "constraints.txt").write_text("".join(f"{line}\n" for line in problem.constraints))
-        seed = "".join(f"{name}=={version}\n" for name, version in sorted(problem.preferences.items()))
-        (folder / "requirements.txt").write_text(seed)
-        done = (_uv if engine == "uv" else _pip_tools)(problem, folder)
-        if not done.ok:
-            raise _translated(done, folder)
-        return read_pins((folder / "requirements.txt").read_text())
+        preferred_pins = "".join(
+            f"{name}=={version}\n" for name, version in sorted(problem.preferences.items())
+        )
+        (folder / "requirements.txt").write_text(preferred_pins)
+        process = (_run_uv if engine == "uv" else _run_pip_tools)(problem, folder)
+        if not process.ok:
+            raise _translate_failure(process, folder)
+        return parse_pins((folder / "requirements.txt").read_text())
 
 
-def read_pins(text: str) -> dict[str, str]:
+def parse_pins(text: str) -> dict[str, str]:
     """Read a resolver's output: versions by normalized name, direct references by their wheel's name."""
     pins = {}
-    for _, line in logical_lines(text, {}):
+    for _, line in iter_logical_lines(text, {}):
         try:
-            found = Requirement(line.split(" --hash")[0])
+            requirement = Requirement(line.split(" --hash")[0])
         except InvalidRequirement:
             continue
-        version = exact(found)
-        if found.url:
-            version = found.url.rsplit("/", 1)[-1].split("-")[1].replace("%2B", "+")
-        pins[str(canonicalize_name(found.name))] = version
+        version = get_exact_version(requirement)
+        if requirement.url:
+            version = requirement.url.rsplit("/", 1)[-1].split("-")[1].replace("%2B", "+")
+        pins[str(canonicalize_name(requirement.name))] = version
     return pins
 
 
-def _uv(problem: Problem, folder: Path) -> processes.Done:
+def _run_uv(problem: ResolverInput, folder: Path) -> processes.Done:
     image = problem.image
-    settings = replace(problem.settings, find_links=(str(problem.stubs), *problem.settings.find_links))
-    words: list[str | Path] = ["pip", "compile", "requirements.in", "-o", "requirements.txt"]
-    words += ["-c", "constraints.txt", "--python-version", image.python, "--exclude-newer", problem.cutoff]
-    words += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
-    words += ["--no-header", "--no-annotate", "--quiet"]
-    builder = image.interpreter or builder_python(image.python_minor)
-    words += ["--python", builder or sys.executable]
-    words += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
+    settings = replace(problem.settings, find_links=(str(problem.stub_folder), *problem.settings.find_links))
+    arguments: list[str | Path] = ["pip", "compile", "requirements.in", "-o", "requirements.txt"]
+    arguments += [
+        "-c",
+        "constraints.txt",
+        "--python-version",
+        image.python,
+        "--exclude-newer",
+        problem.cutoff,
+    ]
+    arguments += ["--python-platform", image.platform_for_uv] if image.platform_for_uv else []
+    arguments += ["--no-header", "--no-annotate", "--quiet"]
+    build_python = image.interpreter or find_builder_python(image.python_minor)
+    arguments += ["--python", build_python or sys.executable]
+    arguments += [word for name in sorted(problem.wheels_only) for word in ("--only-binary", name)]
     if problem.exclude:
         # An override replaces every requirement on its name, and this one never holds. `--excludes` says the
         # same, but not in every uv that we accept.
         never = "".join(f"{name} ; python_version < '0'\n" for name in sorted(problem.exclude))
         (folder / "overrides.txt").write_text(never)
-        words += ["--override", "overrides.txt"]
-    shown = [*_local_wheels(problem), *confined_build.python_folders(builder or Path(sys.executable))]
-    for bound in uv_tool.build_constraints(image.packages, folder):
-        asked = [*words, "--build-constraints", bound]
-        done = uv_tool.run_builds(
-            asked, settings, undated=problem.undated, cwd=folder, cache=problem.cache, shown=shown
+        arguments += ["--override", "overrides.txt"]
+    visible_paths = [
+        *_find_local_wheels(problem),
+        *confined_build.python_folders(build_python or Path(sys.executable)),
+    ]
+    for constraint_file in uv_tool.build_constraints(image.packages, folder):
+        bound_arguments = [*arguments, "--build-constraints", constraint_file]
+        process = uv_tool.run_builds(
+            bound_arguments,
+            settings,
+            undated=problem.undated,
+            cwd=folder,
+            cache=problem.cache,
+            shown=visible_paths,
         )
-        if not uv_tool.refuses_versions(done):
+        if not uv_tool.refuses_versions(process):
             break
-    return done
+    return process
 
 
-def _local_wheels(problem: Problem) -> list[Path]:
+def _find_local_wheels(problem: ResolverInput) -> list[Path]:
     """Return what the requirements name on this disk, and the stubs."""
-    found = [Path(unquote(place)) for line in problem.requirements for place in _FILE.findall(line)]
-    return [problem.stubs.absolute(), *found]
+    wheels = [Path(unquote(path)) for line in problem.requirements for path in _FILE_URL.findall(line)]
+    return [problem.stub_folder.absolute(), *wheels]
 
 
 @cache
-def builder_python(minor: str) -> Path | None:
+def find_builder_python(minor: str) -> Path | None:
     """Return this machine's Python of a minor version, looked for once: sdists are asked with it."""
     return interpreters.find(minor, processes.environment())
 
 
-def _pip_tools(problem: Problem, folder: Path) -> processes.Done:
-    settings = replace(problem.settings, find_links=(str(problem.stubs), *problem.settings.find_links))
-    within, hidden = uv_tool.for_builds(settings)
-    changes = within.pip_environment()
+def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.Done:
+    settings = replace(problem.settings, find_links=(str(problem.stub_folder), *problem.settings.find_links))
+    build_settings, credentials = uv_tool.for_builds(settings)
+    pip_variables = build_settings.pip_environment()
     if not problem.undated:
         # Old pips do not know the option and pass over the variable.
-        changes = changes | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
-    words = ["compile", "requirements.in", "--output-file", "requirements.txt"]
-    words += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
-    words += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
-    words += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
-    words += (
+        pip_variables = pip_variables | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
+    arguments = ["compile", "requirements.in", "--output-file", "requirements.txt"]
+    arguments += ["--constraint", "constraints.txt", "--no-config", "--quiet", "--no-header", "--no-annotate"]
+    arguments += ["--allow-unsafe", "--strip-extras", "--no-emit-index-url", "--no-emit-find-links"]
+    arguments += ["--no-emit-options", "--no-emit-trusted-host", "--resolver", "backtracking"]
+    arguments += (
         [f"--pip-args=--only-binary={','.join(sorted(problem.wheels_only))}"] if problem.wheels_only else []
     )
-    words += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
-    python = pip_tools_python(problem)
-    kept = files.made(problem.cache / "freeze" / "pip-tools")
-    env = uv_tool.build_environment(within, files.made(folder / ".home"))
-    env |= {name: value for name, value in changes.items() if value is not None} | {"NO_COLOR": "1"}
-    start = (
+    arguments += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
+    python = find_pip_tools_python(problem)
+    cache_folder = files.made(problem.cache / "freeze" / "pip-tools")
+    env = uv_tool.build_environment(build_settings, files.made(folder / ".home"))
+    env |= {name: value for name, value in pip_variables.items() if value is not None} | {"NO_COLOR": "1"}
+    launcher = (
         ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
         if problem.exclude
         else ["-m", "piptools"]
     )
-    for bound in uv_tool.build_constraints(problem.image.packages, folder):
+    for constraint_file in uv_tool.build_constraints(problem.image.packages, folder):
         # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
         # has its own constraints for the rest. Relative, since pip splits the value at spaces.
-        env |= dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), bound.name)
+        env |= dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), constraint_file.name)
         limits = uv_tool.confinement(
             settings,
-            hidden,
+            credentials,
             env=env,
             cwd=folder,
-            writable=(folder, kept),
-            shown=(*_local_wheels(problem), *confined_build.python_folders(python)),
+            writable=(folder, cache_folder),
+            shown=(*_find_local_wheels(problem), *confined_build.python_folders(python)),
         )
-        done = confined_build.run([python, *start, *words], limits, timeout=3600)
-        if not uv_tool.refuses_versions(done):
+        process = confined_build.run([python, *launcher, *arguments], limits, timeout=3600)
+        if not uv_tool.refuses_versions(process):
             break
-    return done
+    return process
 
 
 _PIP_TOOLS_WITHOUT = """\
@@ -225,28 +242,28 @@ runpy.run_module("piptools", run_name="__main__", alter_sys=True)
 """Runs pip-tools without some packages: pip has no option like uv's `--override` (pypa/pip#8076)."""
 
 
-def is_own_python(image: Image) -> bool:
+def matches_running_python(image: Image) -> bool:
     """Whether the running interpreter is the target's: same minor version, same kind of machine."""
     if image.local:
         return True
     import platform
 
-    here = "{}.{}".format(*sys.version_info)
+    running_minor = "{}.{}".format(*sys.version_info)
     return (
-        here == image.python_minor
+        running_minor == image.python_minor
         and sys.platform == "linux"
         and platform.machine() == image.machine
         and sys.implementation.name == "cpython"
     )
 
 
-def pip_tools_python(problem: Problem) -> Path:
+def find_pip_tools_python(problem: ResolverInput) -> Path:
     """Return an interpreter of the target's Python that has pip-tools: the running one, else an environment.
 
     Raises UsageError where this machine has no such Python or runs on another system.
     """
     image = problem.image
-    if is_own_python(image):
+    if matches_running_python(image):
         return Path(sys.executable)
     import platform
 
@@ -257,60 +274,71 @@ def pip_tools_python(problem: Problem) -> Path:
             f"{image.machine} Linux",
             hint=f"use the engine 'uv', or install Python {image.python_minor} ('uv python install {image.python_minor}')",
         )
-    home = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
-    inside = home / "bin" / "python"
-    with files.locked(home.with_suffix(".lock")):
-        if not inside.is_file():
-            _make_environment(home, python, problem.settings)
-    return inside
+    environment_folder = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
+    environment_python = environment_folder / "bin" / "python"
+    with files.locked(environment_folder.with_suffix(".lock")):
+        if not environment_python.is_file():
+            _create_pip_tools_environment(environment_folder, python, problem.settings)
+    return environment_python
 
 
-def _make_environment(home: Path, python: Path, settings: IndexSettings) -> None:
-    with files.staged(home) as fresh, tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
+def _create_pip_tools_environment(environment_folder: Path, python: Path, settings: IndexSettings) -> None:
+    with (
+        files.staged(environment_folder) as fresh,
+        tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
+    ):
         config = uv_tool.write_config(settings, Path(scratch) / "uv.toml")
         # Relocatable, because a staged folder is renamed when it is whole.
         steps: tuple[list[str | Path], ...] = (
             ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
             ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
         )
-        for words in steps:
-            done = uv_tool.run([*words, "--quiet"], settings, config=config, cwd=Path(scratch))
-            if not done.ok:
+        for arguments in steps:
+            process = uv_tool.run([*arguments, "--quiet"], settings, config=config, cwd=Path(scratch))
+            if not process.ok:
                 raise OutsideError(
                     "the environment for pip-tools cannot be made",
                     hint="check the network and the index, or use the engine 'uv'",
-                    details=[redact(line) for line in done.tail(6)],
+                    details=[redact(line) for line in process.tail(6)],
                 )
 
 
-def _translated(done: processes.Done, folder: Path) -> Exception:
-    text = redact(f"{done.err}\n{done.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
-    lines = _for_people(text)
-    built = _BUILT.search(text)
-    name = next((one for one in built.groups() if one), "") if built else ""
+def _translate_failure(process: processes.Done, folder: Path) -> Exception:
+    text = redact(f"{process.err}\n{process.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
+    lines = _select_readable_lines(text)
+    failed_build = _FAILED_BUILD.search(text)
+    name = next((group for group in failed_build.groups() if group), "") if failed_build else ""
     package, _, version = name.partition("==") if "==" in name else (name, "", "")
     if framework := compiled_against(text):
-        asked = f"its build asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}"
-        return MetadataError(f"{canonicalize_name(package)} {version}".strip(), [*lines[-6:], asked])
+        framework_hint = (
+            f"its build asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}"
+        )
+        return MetadataBuildError(
+            f"{canonicalize_name(package)} {version}".strip(), [*lines[-6:], framework_hint]
+        )
     if "No solution found" in text or "ResolutionImpossible" in text or "Could not find a version" in text:
-        causes = _causes(text)
+        causes = _extract_conflicts(text)
         # pip tells its causes amid the words of every build that it tried.
-        told = [line for line in lines if _VERDICT.match(line)] if causes else lines
-        words = [_MANY.sub(r"\1… \2", line) for line in told if "No solution found" not in line]
-        return Unsolvable(tuple((*words, *causes)[:40]))
+        verdict_lines = [line for line in lines if _VERDICT_LINE.match(line)] if causes else lines
+        explanation = [
+            _LONG_VERSION_LIST.sub(r"\1… \2", line)
+            for line in verdict_lines
+            if "No solution found" not in line
+        ]
+        return NoSolutionError(tuple((*explanation, *causes)[:40]))
     # A build that wants the network says so in the words of its own traceback.
-    outside = text if not built else text.partition("[stderr]")[0]
-    if _NETWORK.search(outside):
-        url = _URL.search(text)
+    text_outside_build = text if not failed_build else text.partition("[stderr]")[0]
+    if _NETWORK_FAILURE.search(text_outside_build):
+        url = _HTTP_URL.search(text)
         return OutsideError(
             f"the index cannot be reached{f': {url[0]}' if url else ''}",
             hint="check the network and pip's configuration ('pip config list')",
             details=lines[-8:],
         )
-    return MetadataError(f"{canonicalize_name(package)} {version}".strip(), lines[-14:])
+    return MetadataBuildError(f"{canonicalize_name(package)} {version}".strip(), lines[-14:])
 
 
-def _for_people(text: str) -> list[str]:
+def _select_readable_lines(text: str) -> list[str]:
     """Return the lines of a resolver that are meant for people: of a traceback, its last words alone."""
     lines: list[str] = []
     frames = -1
@@ -324,21 +352,21 @@ def _for_people(text: str) -> list[str]:
             ended = frames >= 0 and line.lstrip().startswith(("pip.", "piptools.", "raise ", "pip._"))
             frames = -1
             # pip-tools ends in its own traceback for expected things; what stands before it says it all.
-            if not ended and not _NOISE.search(line):
-                lines.append(_clean(line))
+            if not ended and not _NOISE_LINE.search(line):
+                lines.append(_clean_line(line))
     return lines
 
 
-def _causes(text: str) -> list[str]:
+def _extract_conflicts(text: str) -> list[str]:
     """Return the requirements that pip's resolver could not bring together: "alpha-1.0 wants beta>=1"."""
-    found = []
-    for requirement, parent in _CAUSE.findall(text):
+    conflicts = []
+    for requirement, parent in _CONFLICT.findall(text):
         stem = re.sub(r"-[^-]+-[^-]+-[^-]+\.whl$|\.tar\.gz$|\.zip$", "", parent.rsplit("/", 1)[-1])
-        found.append(f"{stem} wants {requirement}" if stem else f"your requirements want {requirement}")
-    return list(dict.fromkeys(found))
+        conflicts.append(f"{stem} wants {requirement}" if stem else f"your requirements want {requirement}")
+    return list(dict.fromkeys(conflicts))
 
 
-def _clean(line: str) -> str:
+def _clean_line(line: str) -> str:
     line = re.sub(r"file://\S*/offline-kit-[^\s/]*/", "", line)
     line = re.sub(r"-r requirements\.in( \(line \d+\))?", "your requirements", line).replace(
         "(from -c constraints.txt)", "(the image)"

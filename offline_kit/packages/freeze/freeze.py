@@ -9,17 +9,17 @@ from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build
 from offline_kit.packages.freeze import direct_references, freeze_file, lock_files, requirement_inputs
-from offline_kit.packages.freeze.direct_references import Settled, Yard
+from offline_kit.packages.freeze.direct_references import ReferenceContext, ResolvedReference
 from offline_kit.packages.freeze.input_digest import FreezeRequest as FreezeRequest
-from offline_kit.packages.freeze.input_digest import digest, gather
-from offline_kit.packages.freeze.make_freeze import make
-from offline_kit.packages.freeze.requirement_lines import Wanted
+from offline_kit.packages.freeze.input_digest import gather_inputs, hash_inputs
+from offline_kit.packages.freeze.make_freeze import make_freeze
+from offline_kit.packages.freeze.requirement_lines import RequirementLine
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Freeze
 
 
-def freeze(
+def freeze_requirements(
     request: FreezeRequest,
     image: Image,
     settings: IndexSettings,
@@ -35,86 +35,94 @@ def freeze(
     which never come from an index. Raises ProjectError for requirements that cannot be read or met,
     UsageError for an impossible engine, OutsideError where an index cannot be reached.
     """
-    read = gather(request, image, own, strict=False)
-    hashed = digest(read, request, image)
-    old = _old(request)
-    merged = _merged(settings, read.options)
-    yard = Yard(
+    inputs = gather_inputs(request, image, own, strict=False)
+    input_hash = hash_inputs(inputs, request, image)
+    old = _read_old_freeze(request)
+    settings_of_files = _merge_index_options(settings, inputs.index_options)
+    context = ReferenceContext(
         project=request.project.absolute(),
         image=image,
-        settings=merged,
+        settings=settings_of_files,
         cache=cache,
-        known=_commits(read.directs, old, request.project.absolute()) if old and not request.upgrade else {},
+        known_commits=_find_known_commits(inputs.direct_references, old, request.project.absolute())
+        if old and not request.upgrade
+        else {},
     )
-    if old and not request.upgrade and old.input_hash == hashed and not read.refused:
-        found = _restored(old, direct_references.settle(read.directs, yard, report=report))
-        if found:
-            return found
-    for line in read.ignored:
-        report.note(f"{line}: this option has no meaning for a kit")
+    if old and not request.upgrade and old.input_hash == input_hash and not inputs.error:
+        restored = _restore_wheels(
+            old, direct_references.resolve_references(inputs.direct_references, context, report=report)
+        )
+        if restored:
+            return restored
+    for option_line in inputs.ignored_options:
+        report.note(f"{option_line}: this option has no meaning for a kit")
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
     if not confined_build.is_confined():  # metadata of a package without a wheel is a build, too
         report.warn(confined_build.WEAK)
-    made = make(read, request, yard, replace(old, pins=()) if old and request.upgrade else old, report)
-    made = replace(made, input_hash=hashed)
-    made = replace(made, text=freeze_file.render(made))
+    new_freeze = make_freeze(
+        inputs, request, context, replace(old, pins=()) if old and request.upgrade else old, report
+    )
+    new_freeze = replace(new_freeze, input_hash=input_hash)
+    new_freeze = replace(new_freeze, text=freeze_file.render_freeze(new_freeze))
     if request.keep:
-        _keep(request.written, made.text)
-    return made
+        _write_freeze(request.freeze_path, new_freeze.text)
+    return new_freeze
 
 
-def _keep(place: Path, text: str) -> None:
+def _write_freeze(path: Path, text: str) -> None:
     try:
-        files.write_atomic(place, text)
+        files.write_atomic(path, text)
     except OutsideError as error:
         if getattr(error.__cause__, "errno", None) not in files.REFUSED:
             raise
         # Neither --out nor the cache has to do with it.
         raise OutsideError(
-            f"'{place.name}' is written beside the project, and '{place.parent}' takes no files",
+            f"'{path.name}' is written beside the project, and '{path.parent}' takes no files",
             hint="build once in a copy of the project that can be written to, then put the file that it"
             " makes there beside this one: while the requirements stay, a build only reads it",
         ) from error
 
 
-def is_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
+def is_freeze_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
     """Whether the written freeze is of these very inputs; asks no index. Raises as `freeze` does for what it reads."""
-    old = _old(request)
-    return old is not None and old.input_hash == digest(gather(request, image, own), request, image)
+    old = _read_old_freeze(request)
+    return old is not None and old.input_hash == hash_inputs(
+        gather_inputs(request, image, own), request, image
+    )
 
 
-def _old(request: FreezeRequest) -> Freeze | None:
-    if not request.written.is_file():
+def _read_old_freeze(request: FreezeRequest) -> Freeze | None:
+    if not request.freeze_path.is_file():
         return None
-    text = request.written.read_text(encoding="utf-8", errors="replace")
-    if request.upgrade and freeze_file.is_ours(text):
+    text = request.freeze_path.read_text(encoding="utf-8", errors="replace")
+    if request.upgrade and freeze_file.is_freeze_text(text):
         # Whatever became of it, it is about to be replaced.
         try:
-            return freeze_file.parse(text, name=request.written.name)
+            return freeze_file.parse_freeze(text, name=request.freeze_path.name)
         except ProjectError:
             return None
-    return freeze_file.parse(text, name=request.written.name)
+    return freeze_file.parse_freeze(text, name=request.freeze_path.name)
 
 
-def _commits(directs: Iterable[Wanted], old: Freeze, project: Path) -> dict[str, str]:
+def _find_known_commits(directs: Iterable[RequirementLine], old: Freeze, project: Path) -> dict[str, str]:
     """Return the commits that the old freeze found for git references without one."""
-    known = {}
-    for one in directs:
-        if one.direct and one.direct.kind == "git":
-            asked = direct_references.reference(one.direct, project)
-            start = f"git+{direct_references.address(one.direct, project)}@"
+    known_commits = {}
+    for line in directs:
+        if line.direct and line.direct.kind == "git":
+            reference = direct_references.format_reference(line.direct, project)
+            address_start = f"git+{direct_references.format_repository_url(line.direct, project)}@"
             for pin in old.pins:
-                commit = pin.url.removeprefix(start).partition("#")[0]
-                if pin.url.startswith(start) and pin.url == direct_references.reference(
-                    one.direct, project, commit
+                commit = pin.url.removeprefix(address_start).partition("#")[0]
+                if pin.url.startswith(address_start) and pin.url == direct_references.format_reference(
+                    line.direct, project, commit
                 ):
-                    known[asked] = commit
-    return known
+                    known_commits[reference] = commit
+    return known_commits
 
 
-def _restored(old: Freeze, settled: tuple[Settled, ...]) -> Freeze | None:
+def _restore_wheels(old: Freeze, references: tuple[ResolvedReference, ...]) -> Freeze | None:
     """Give the pins of direct references their wheels; None where a rebuilt wheel is another one."""
-    wheels = {one.name: one for one in settled}
+    wheels = {reference.name: reference for reference in references}
     pins = []
     for pin in old.pins:
         if pin.url and pin.fate is Fate.BUNDLED:
@@ -127,18 +135,23 @@ def _restored(old: Freeze, settled: tuple[Settled, ...]) -> Freeze | None:
     return replace(old, pins=tuple(pins))
 
 
-def index_settings(requirements: Iterable[Path], project: Path, settings: IndexSettings) -> IndexSettings:
+def read_index_settings(
+    requirements: Iterable[Path], project: Path, settings: IndexSettings
+) -> IndexSettings:
     """Return pip's configuration with the index lines of requirements files laid over it.
 
     That is where the frozen files are to be fetched from. Raises ProjectError for lines that cannot be read.
     """
-    plain = [path for path in requirements if not lock_files.is_lock(path)]
-    return _merged(
-        settings, requirement_inputs.read(plain, (), project=project, env=processes.environment()).options
+    plain = [path for path in requirements if not lock_files.is_lock_file(path)]
+    return _merge_index_options(
+        settings,
+        requirement_inputs.read_requirement_files(
+            plain, (), project=project, env=processes.environment()
+        ).index_options,
     )
 
 
-def _merged(settings: IndexSettings, options: requirement_inputs.IndexOptions) -> IndexSettings:
+def _merge_index_options(settings: IndexSettings, options: requirement_inputs.IndexOptions) -> IndexSettings:
     """Lay the index lines of requirements files over pip's configuration, as pip does."""
     return replace(
         settings,

@@ -17,85 +17,85 @@ _NOTES = "# Notes:"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Block:
+class _PinBlock:
     """The lines of one pin while they are read."""
 
     fate: Fate
-    head: str
-    facts: dict[str, list[str]]
+    first_line: str
+    fields: dict[str, list[str]]
 
 
-def render(freeze: Freeze) -> str:
+def render_freeze(freeze: Freeze) -> str:
     """Return the freeze as text; the same freeze gives the same text. `freeze.text` is not looked at."""
-    broken = {one.name: one.breaks for one in freeze.replacements}
+    broken_packages = {replacement.name: replacement.breaks for replacement in freeze.replacements}
     lines = ["#", _TITLE, "# Renew it with:", "#", "#    offline-kit build --upgrade", "#"]
-    lines += [f"# {key}: {value}".rstrip() for key, value in _header(freeze).items()]
+    lines += [f"# {key}: {value}".rstrip() for key, value in _build_header(freeze).items()]
     lines += ["#"]
     for pin in freeze.having(Fate.BUNDLED):
-        lines += _pin(pin, broken.get(pin.name, ()))
+        lines += _render_pin(pin, broken_packages.get(pin.name, ()))
     for fate, title in _SECTIONS.items():
         pins = freeze.having(fate)
         if pins:
             lines += ["", title]
         for pin in pins:
-            lines += ["#", *(f"# {line}" for line in _pin(pin, ()))]
+            lines += ["#", *(f"# {line}" for line in _render_pin(pin, ()))]
     if freeze.differences:
         lines += ["", _NOTES, "#", *(f"# - {line}" for line in freeze.differences)]
     body = "\n".join(lines) + "\n"
-    return body.replace("# content:", f"# content: {_content(body)}", 1)
+    return body.replace("# content:", f"# content: {_hash_content(body)}", 1)
 
 
-def is_ours(text: str) -> bool:
+def is_freeze_text(text: str) -> bool:
     """Whether a text was written by `render`."""
     return _TITLE in text[:400]
 
 
-def header(text: str) -> dict[str, str]:
+def read_header(text: str) -> dict[str, str]:
     """Return the facts at the top of a written freeze: image, python, engine, cut-off, inputs, content."""
-    found = {}
-    for line in _lines(text)[6:]:
+    header_fields = {}
+    for line in _split_lines(text)[6:]:
         if line == "#":
             break
         key, _, value = line.removeprefix("# ").partition(":")
-        found[key] = value.strip()
-    return found
+        header_fields[key] = value.strip()
+    return header_fields
 
 
-def parse(text: str, *, name: str) -> Freeze:
+def parse_freeze(text: str, *, name: str) -> Freeze:
     """Read a written freeze back, `local` paths apart; they are this machine's business.
 
     Raises ProjectError for a file that is not ours, is of another format, or was edited by hand; `name`
     is how to call it.
     """
-    if not is_ours(text):
+    if not is_freeze_text(text):
         raise ProjectError(
             f"'{name}' is in the way: offline-kit keeps its freeze there, and did not write this file",
             hint=f"move '{name}' elsewhere; list it under `locks` if its pins are liked",
         )
-    head = header(text)
-    if head.get("format") != FORMAT:
+    header_fields = read_header(text)
+    if header_fields.get("format") != FORMAT:
         raise ProjectError(
-            f"'{name}' has format {head.get('format')}, and this version reads {FORMAT}",
+            f"'{name}' has format {header_fields.get('format')}, and this version reads {FORMAT}",
             hint="renew it with 'offline-kit build --upgrade'",
         )
-    _check_unedited(text, head, name)
-    blocks = list(_blocks(_lines(text)))
-    pins = tuple(sorted((_read(block) for block in blocks), key=lambda pin: pin.name))
-    breaks = {_name(block): tuple(block.facts.get("breaks", ())) for block in blocks}
+    _check_unedited(text, header_fields, name)
+    blocks = list(_iter_blocks(_split_lines(text)))
+    pins = tuple(sorted((_build_pin(block) for block in blocks), key=lambda pin: pin.name))
+    breaks = {_get_name(block): tuple(block.fields.get("breaks", ())) for block in blocks}
     return Freeze(
-        image=head.get("image", ""),
-        python=head.get("python", ""),
-        engine=head.get("engine", ""),
-        cutoff=head.get("cut-off", ""),
-        input_hash=head.get("inputs", ""),
+        image=header_fields.get("image", ""),
+        python=header_fields.get("python", ""),
+        engine=header_fields.get("engine", ""),
+        cutoff=header_fields.get("cut-off", ""),
+        input_hash=header_fields.get("inputs", ""),
         pins=pins,
-        replacements=replacements(pins, breaks),
-        differences=_notes(_lines(text)),
-        text="\n".join(_lines(text)) + "\n",
+        replacements=list_replacements(pins, breaks),
+        differences=_read_notes(_split_lines(text)),
+        text="\n".join(_split_lines(text)) + "\n",
     )
 
 
-def replacements(pins: Iterable[Pin], breaks: Mapping[str, tuple[str, ...]]) -> tuple[Replacement, ...]:
+def list_replacements(pins: Iterable[Pin], breaks: Mapping[str, tuple[str, ...]]) -> tuple[Replacement, ...]:
     """Return the replacements among pins, given what each breaks in the image."""
     return tuple(
         Replacement(
@@ -110,7 +110,7 @@ def replacements(pins: Iterable[Pin], breaks: Mapping[str, tuple[str, ...]]) -> 
     )
 
 
-def _header(freeze: Freeze) -> dict[str, str]:
+def _build_header(freeze: Freeze) -> dict[str, str]:
     return {
         "format": FORMAT,
         "image": freeze.image,
@@ -122,32 +122,32 @@ def _header(freeze: Freeze) -> dict[str, str]:
     }
 
 
-def _pin(pin: Pin, breaks: tuple[str, ...]) -> list[str]:
-    head = f"{pin.name}=={pin.version}" if pin.version else pin.name
-    words = [head, *(f"    --hash={value}" for value in pin.hashes)]
-    lines = [f"{word} \\" for word in words[:-1]] + [words[-1]]
+def _render_pin(pin: Pin, breaks: tuple[str, ...]) -> list[str]:
+    first_line = f"{pin.name}=={pin.version}" if pin.version else pin.name
+    parts = [first_line, *(f"    --hash={value}" for value in pin.hashes)]
+    lines = [f"{word} \\" for word in parts[:-1]] + [parts[-1]]
     if len(pin.asked_by) == 1:
         lines.append(f"    # via {pin.asked_by[0]}")
     elif pin.asked_by:
-        lines += ["    # via", *(f"    #   {one}" for one in pin.asked_by)]
-    facts = [("wanted", one) for one in pin.requires]
-    facts += [("why", pin.reason), ("from", pin.url), ("replaces", pin.replaces)]
-    facts += [("spare", "yes" if pin.spare else ""), *(("breaks", one) for one in breaks)]
-    return lines + [f"    # {key}: {value}" for key, value in facts if value]
+        lines += ["    # via", *(f"    #   {entry}" for entry in pin.asked_by)]
+    fields = [("wanted", entry) for entry in pin.requires]
+    fields += [("why", pin.reason), ("from", pin.url), ("replaces", pin.replaces)]
+    fields += [("spare", "yes" if pin.spare else ""), *(("breaks", entry) for entry in breaks)]
+    return lines + [f"    # {key}: {value}" for key, value in fields if value]
 
 
-def _lines(text: str) -> list[str]:
+def _split_lines(text: str) -> list[str]:
     # A checkout on Windows may have changed the ends of lines.
     return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
 
 
-def _content(text: str) -> str:
-    kept = [line for line in _lines(text) if not line.startswith("# content:")]
-    return hashlib.sha256("\n".join(kept).encode()).hexdigest()
+def _hash_content(text: str) -> str:
+    lines = [line for line in _split_lines(text) if not line.startswith("# content:")]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def _check_unedited(text: str, head: dict[str, str], name: str) -> None:
-    if head.get("content") != _content(text):
+def _check_unedited(text: str, header_fields: dict[str, str], name: str) -> None:
+    if header_fields.get("content") != _hash_content(text):
         raise ProjectError(
             f"'{name}' was edited by hand, and would no longer say what the requirements ask for",
             hint="undo the edit ('git checkout'), or change the requirements and renew the file with "
@@ -155,73 +155,73 @@ def _check_unedited(text: str, head: dict[str, str], name: str) -> None:
         )
 
 
-def _blocks(lines: list[str]) -> Iterator[_Block]:
+def _iter_blocks(lines: list[str]) -> Iterator[_PinBlock]:
     fate, block = Fate.BUNDLED, None
     titles = {title: fate for fate, title in _SECTIONS.items()}
-    start = next((place for place, line in enumerate(lines) if line.startswith("# content:")), 0) + 2
+    start = next((number for number, line in enumerate(lines) if line.startswith("# content:")), 0) + 2
     via = False
-    for raw in lines[start:]:
-        if raw in titles:
-            fate = titles[raw]
+    for raw_line in lines[start:]:
+        if raw_line in titles:
+            fate = titles[raw_line]
             continue
-        if raw == _NOTES:
+        if raw_line == _NOTES:
             break
-        line = raw if fate is Fate.BUNDLED else raw.removeprefix("#").removeprefix(" ")
+        line = raw_line if fate is Fate.BUNDLED else raw_line.removeprefix("#").removeprefix(" ")
         if line and not line.startswith(" "):
             if block:
                 yield block
-            block, via = _Block(fate=fate, head=line.removesuffix(" \\"), facts={}), False
+            block, via = _PinBlock(fate=fate, first_line=line.removesuffix(" \\"), fields={}), False
         elif block and line:
-            via = _fact(block, line, via=via)
+            via = _add_field(block, line, via=via)
     if block:
         yield block
 
 
-def _fact(block: _Block, line: str, *, via: bool) -> bool:
+def _add_field(block: _PinBlock, line: str, *, via: bool) -> bool:
     """Take one line below the head; returns whether lines of "via" may follow."""
     text = line.removeprefix("    ")
     if text.startswith("--hash="):
-        block.facts.setdefault("hash", []).append(text.removeprefix("--hash=").removesuffix(" \\"))
+        block.fields.setdefault("hash", []).append(text.removeprefix("--hash=").removesuffix(" \\"))
         return False
     if text == "# via":
         return True
     if via and text.startswith("#   "):
-        block.facts.setdefault("via", []).append(text.removeprefix("#   "))
+        block.fields.setdefault("via", []).append(text.removeprefix("#   "))
         return True
     if text.startswith("# via "):
-        block.facts["via"] = [text.removeprefix("# via ")]
+        block.fields["via"] = [text.removeprefix("# via ")]
         return False
     key, _, value = text.removeprefix("# ").partition(": ")
-    block.facts.setdefault(key, []).append(value)
+    block.fields.setdefault(key, []).append(value)
     return False
 
 
-def _name(block: _Block) -> str:
-    return block.head.partition("==")[0]
+def _get_name(block: _PinBlock) -> str:
+    return block.first_line.partition("==")[0]
 
 
-def _read(block: _Block) -> Pin:
-    name, _, version = block.head.partition("==")
-    facts = block.facts
+def _build_pin(block: _PinBlock) -> Pin:
+    name, _, version = block.first_line.partition("==")
+    fields = block.fields
 
-    def one(key: str) -> str:
-        return facts.get(key, [""])[0]
+    def get_field(key: str) -> str:
+        return fields.get(key, [""])[0]
 
     return Pin(
         name=name,
         version=version,
         fate=block.fate,
-        reason=one("why"),
-        asked_by=tuple(facts.get("via", ())),
-        requires=tuple(facts.get("wanted", ())),
-        hashes=tuple(facts.get("hash", ())),
-        url=one("from"),
-        replaces=one("replaces"),
-        spare=bool(one("spare")),
+        reason=get_field("why"),
+        asked_by=tuple(fields.get("via", ())),
+        requires=tuple(fields.get("wanted", ())),
+        hashes=tuple(fields.get("hash", ())),
+        url=get_field("from"),
+        replaces=get_field("replaces"),
+        spare=bool(get_field("spare")),
     )
 
 
-def _notes(lines: list[str]) -> tuple[str, ...]:
+def _read_notes(lines: list[str]) -> tuple[str, ...]:
     if _NOTES not in lines:
         return ()
     return tuple(

@@ -27,16 +27,16 @@ from offline_kit.packages.freeze import (
 from offline_kit.packages.freeze import (
     lock_files as locks,
 )
-from offline_kit.packages.freeze.dependency_walk import holds
-from offline_kit.packages.freeze.lock_files import Lock, LockPin
-from offline_kit.packages.freeze.pin_fates import Policy, is_doubtful
-from offline_kit.packages.freeze.requirement_inputs import IndexOptions, Inputs
-from offline_kit.packages.freeze.requirement_lines import Direct, Wanted, parse
+from offline_kit.packages.freeze.dependency_walk import marker_holds
+from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin
+from offline_kit.packages.freeze.pin_fates import PackagePolicy, is_reconstructed_image
+from offline_kit.packages.freeze.requirement_inputs import IndexOptions, RequirementInputs
+from offline_kit.packages.freeze.requirement_lines import DirectReference, RequirementLine, parse_requirement
 from offline_kit.packages.pip_settings import redact
 from offline_kit.project.config_keys import ENGINES
 from offline_kit.project.images import Image
 
-OF_LOCK = "the lock file"
+LOCK_ORIGIN = "the lock file"
 """Who asks for the names of a lock file, if nothing else says what the project needs."""
 
 
@@ -68,52 +68,54 @@ class FreezeRequest:
     """"auto", "uv" or "pip-tools"."""
     upgrade: bool = False
     """Forget the committed freeze and take what the index has now."""
-    written: Path
+    freeze_path: Path
     """The committed freeze beside the project."""
     keep: bool = True
     """Whether the freeze is written; a dry run leaves the file as it is."""
-    now: datetime | None = None
+    moment: datetime | None = None
     """The moment of the freeze, which becomes its cut-off; None is the clock's."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
+class FreezeInputs:
     """All inputs, read."""
 
-    wanted: tuple[Wanted, ...]
+    requirements: tuple[RequirementLine, ...]
     """Requirements on packages of the index, whose markers hold in the image."""
-    constraints: tuple[Wanted, ...]
+    constraints: tuple[RequirementLine, ...]
     """Constraints, likewise."""
-    directs: tuple[Wanted, ...]
+    direct_references: tuple[RequirementLine, ...]
     """Direct references, likewise."""
-    lock: Lock
+    lock: LockedPackages
     """Liked versions."""
-    options: IndexOptions
+    index_options: IndexOptions
     """Index lines of the files."""
-    policy: Policy
+    policy: PackagePolicy
     """What the user decided; direct references and hashes are yet to come."""
     engine: str
     """"uv" or "pip-tools"."""
-    ignored: tuple[str, ...]
+    ignored_options: tuple[str, ...]
     """Options of requirements files that have no meaning here, with their lines."""
-    wishes: Mapping[str, LockPin] = field(default_factory=dict)
+    locked_versions: Mapping[str, LockPin] = field(default_factory=dict)
     """The lock's versions as it has them, where `lock` has nearer ones that the image can take."""
     left_out: Mapping[str, str] = field(default_factory=dict)
     """What is left out of the requirements unasked, with the reason."""
     imported: frozenset[str] = frozenset()
     """Names that the project's own code imports, written as those of distributions."""
-    refused: ProjectError | None = None
+    error: ProjectError | None = None
     """Lines that cannot be read, if that was not raised."""
 
 
-def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict: bool = True) -> Gathered:
+def gather_inputs(
+    request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict: bool = True
+) -> FreezeInputs:
     """Read everything that the freeze depends on. Raises ProjectError and UsageError, without network.
 
     Without `strict`, lines that cannot be read are returned as `refused`, so that others are looked at too.
     """
-    lock_files = [path for path in request.requirements if locks.is_lock(path)]
-    plain = [path for path in request.requirements if not locks.is_lock(path)]
-    found = requirement_inputs.read(
+    lock_files = [path for path in request.requirements if locks.is_lock_file(path)]
+    plain = [path for path in request.requirements if not locks.is_lock_file(path)]
+    requirement_files = requirement_inputs.read_requirement_files(
         plain,
         request.inline,
         project=request.project,
@@ -121,134 +123,161 @@ def gather(request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict
         origins=request.origins,
         strict=strict,
     )
-    engine, beside = _engine(request, image, plain)
+    engine, compiled_beside = _choose_engine(request, image, plain)
     environment = image.environment()
-    lock = locks.read([*request.locks, *lock_files, *found.compiled, *beside], environment).without(
-        _names(request.exclude)
-    )
-    wanted = [_loosened(one, found) for one in found.wanted]
-    if not wanted and not request.requirements and not request.inline:
-        wanted = _of_lock(lock, request.project)
+    lock = locks.read_lock_files(
+        [*request.locks, *lock_files, *requirement_files.compiled_files, *compiled_beside], environment
+    ).drop_packages(_normalize_names(request.exclude))
+    requirements = [
+        _drop_compiled_version(line, requirement_files) for line in requirement_files.requirements
+    ]
+    if not requirements and not request.requirements and not request.inline:
+        requirements = _list_lock_requirements(lock, request.project)
     elif lock_files:
-        wanted += _of_lock(locks.read(lock_files, environment), request.project)
-    kept = [one for one in wanted if _applies(one, environment)]
-    training = _training_only(kept, request)
-    kept = [one for one in kept if one.name not in training]
-    policy = Policy(
-        exclude=_names(request.exclude),
-        include=_names(request.include),
-        replace=_names(request.replace),
-        own=_names(own),
+        requirements += _list_lock_requirements(
+            locks.read_lock_files(lock_files, environment), request.project
+        )
+    applicable = [line for line in requirements if _applies_to_image(line, environment)]
+    training = _find_training_only(applicable, request)
+    applicable = [line for line in applicable if line.name not in training]
+    policy = PackagePolicy(
+        exclude=_normalize_names(request.exclude),
+        include=_normalize_names(request.include),
+        replace=_normalize_names(request.replace),
+        own=_normalize_names(own),
     )
-    return Gathered(
-        wanted=tuple(one for one in kept if not one.direct and one.name not in policy.own),
-        directs=tuple(one for one in kept if one.direct and not _names_of(one.direct) & policy.exclude),
-        constraints=tuple(one for one in found.constraints if _applies(one, environment)),
+    return FreezeInputs(
+        requirements=tuple(line for line in applicable if not line.direct and line.name not in policy.own),
+        direct_references=tuple(
+            line
+            for line in applicable
+            if line.direct and not _list_reference_names(line.direct) & policy.exclude
+        ),
+        constraints=tuple(
+            line for line in requirement_files.constraints if _applies_to_image(line, environment)
+        ),
         lock=lock,
-        options=found.options,
+        index_options=requirement_files.index_options,
         policy=policy,
         engine=engine,
-        ignored=found.ignored,
-        left_out={name: f"not needed offline: {why}" for name, why in training.items()},
-        imported=_names(request.imported),
-        refused=found.refused,
+        ignored_options=requirement_files.ignored_options,
+        left_out={name: f"not needed offline: {cause}" for name, cause in training.items()},
+        imported=_normalize_names(request.imported),
+        error=requirement_files.error,
     )
 
 
-def _names(names: Iterable[str]) -> frozenset[str]:
+def _normalize_names(names: Iterable[str]) -> frozenset[str]:
     return frozenset(str(canonicalize_name(name)) for name in names)
 
 
-def _training_only(wanted: Iterable[Wanted], request: FreezeRequest) -> dict[str, str]:
+def _find_training_only(lines: Iterable[RequirementLine], request: FreezeRequest) -> dict[str, str]:
     """Return what the user's files ask for that no run without the internet needs; what code imports is kept."""
     data = tomllib.loads(
         (resources.files("offline_kit") / "data" / "training_only.toml").read_text(encoding="utf-8")
     )
-    kept = _names((*request.include, *request.exclude))
+    kept_names = _normalize_names((*request.include, *request.exclude))
     return {
-        one.name: data["packages"][one.name]
-        for one in wanted
-        if one.name in data["packages"]
-        and one.name not in kept
-        and not request.imported & {one.name.replace("-", "_"), *data["imports"].get(one.name, ())}
+        line.name: data["packages"][line.name]
+        for line in lines
+        if line.name in data["packages"]
+        and line.name not in kept_names
+        and not request.imported & {line.name.replace("-", "_"), *data["imports"].get(line.name, ())}
     }
 
 
-def _names_of(reference: Direct) -> frozenset[str]:
+def _list_reference_names(reference: DirectReference) -> frozenset[str]:
     """Return what a direct reference may be excluded by: its name, else that of its file or repository."""
     if reference.name:
         return frozenset([reference.name])
-    stem = urlsplit(reference.place).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
-    return _names([stem, stem.partition("-")[0]] if stem.endswith(".whl") else [stem])
+    stem = urlsplit(reference.location).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
+    return _normalize_names([stem, stem.partition("-")[0]] if stem.endswith(".whl") else [stem])
 
 
-def _loosened(one: Wanted, found: Inputs) -> Wanted:
+def _drop_compiled_version(line: RequirementLine, inputs: RequirementInputs) -> RequirementLine:
     """Take the version off a line of a compiled file: there it is a preference."""
-    compiled = {path.name for path in found.compiled}
-    if one.direct or one.where.rpartition(":")[0].rpartition("/")[2] not in compiled:
-        return one
-    requirement = Requirement(one.requirement)
-    if not lock_formats.exact(requirement):
-        return one
+    compiled_names = {path.name for path in inputs.compiled_files}
+    if line.direct or line.position.rpartition(":")[0].rpartition("/")[2] not in compiled_names:
+        return line
+    requirement = Requirement(line.requirement)
+    if not lock_formats.get_exact_version(requirement):
+        return line
     requirement.specifier = type(requirement.specifier)("")
-    return replace(one, requirement=str(requirement), hashes=())
+    return replace(line, requirement=str(requirement), hashes=())
 
 
-def _of_lock(lock: Lock, project: Path) -> list[Wanted]:
+def _list_lock_requirements(lock: LockedPackages, project: Path) -> list[RequirementLine]:
     """Return what a lock file asks for."""
-    asked = [Wanted(requirement=line, origin=OF_LOCK, where=OF_LOCK) for line in lock.roots]
-    for line in lock.directs:
-        place = parse(line, project)[1]
-        asked.append(Wanted(requirement="", origin=OF_LOCK, where=OF_LOCK, direct=place))
-    return asked
+    lines = [
+        RequirementLine(requirement=line, origin=LOCK_ORIGIN, position=LOCK_ORIGIN) for line in lock.roots
+    ]
+    for line in lock.direct_references:
+        reference = parse_requirement(line, project)[1]
+        lines.append(
+            RequirementLine(requirement="", origin=LOCK_ORIGIN, position=LOCK_ORIGIN, direct=reference)
+        )
+    return lines
 
 
-def _applies(one: Wanted, environment: Mapping[str, str]) -> bool:
+def _applies_to_image(line: RequirementLine, environment: Mapping[str, str]) -> bool:
     from packaging.markers import Marker
 
-    if one.direct:
-        return not one.direct.marker or holds(Marker(one.direct.marker), environment)
-    return holds(Requirement(one.requirement).marker, environment)
+    if line.direct:
+        return not line.direct.marker or marker_holds(Marker(line.direct.marker), environment)
+    return marker_holds(Requirement(line.requirement).marker, environment)
 
 
-def _engine(request: FreezeRequest, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
+def _choose_engine(request: FreezeRequest, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
     """Return the engine, and the compiled files beside the user's own .in files, which are liked as locks."""
     if request.engine not in ENGINES:
         raise UsageError(f"there is no engine '{request.engine}'", hint=f"choose one of {', '.join(ENGINES)}")
-    beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
-    beside = [path for path in beside if path.is_file() and path not in plain]
-    compiled = [path for path in beside if requirement_inputs.is_compiled(path.read_text(errors="replace"))]
+    compiled_beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
+    compiled_beside = [path for path in compiled_beside if path.is_file() and path not in plain]
+    compiled = [
+        path
+        for path in compiled_beside
+        if requirement_inputs.is_compiled_output(path.read_text(errors="replace"))
+    ]
     if request.engine != "auto":
         return request.engine, compiled
     by_pip_tools = any("pip-compile" in path.read_text(errors="replace")[:600] for path in compiled)
-    return ("pip-tools" if by_pip_tools and engines.is_own_python(image) else "uv"), compiled
+    return ("pip-tools" if by_pip_tools and engines.matches_running_python(image) else "uv"), compiled
 
 
-def digest(read: Gathered, request: FreezeRequest, image: Image) -> str:
+def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> str:
     """Return the hex digest of all that the freeze depends on; no place, time or credentials."""
-    wanted = [
-        f"{one.origin} {one.requirement} {' '.join(one.hashes)}" for one in (*read.wanted, *read.constraints)
+    lines = [
+        f"{line.origin} {line.requirement} {' '.join(line.hashes)}"
+        for line in (*inputs.requirements, *inputs.constraints)
     ]
-    options = [redact(one) for one in (read.options.index_url, *read.options.extra_index_urls)]
-    said = {
+    options = [
+        redact(line) for line in (inputs.index_options.index_url, *inputs.index_options.extra_index_urls)
+    ]
+    fields = {
         "format": written.FORMAT,
         "image": [image.name, image.python, image.machine, image.accelerator, *image.glibc],
         "packages": sorted(f"{name}=={version}" for name, version in image.packages.items()),
         "unversioned": sorted(image.unversioned),
         "protected": sorted(image.protected),
-        "doubtful": is_doubtful(image),
+        "doubtful": is_reconstructed_image(image),
         "families": image.accelerator_families,
-        "wanted": wanted,
+        "wanted": lines,
         "directs": [
-            direct_references.fingerprint(one.direct, request.project) for one in read.directs if one.direct
+            direct_references.fingerprint_reference(line.direct, request.project)
+            for line in inputs.direct_references
+            if line.direct
         ],
-        "options": [*options, str(read.options.no_index)],
-        "lock": {name: pin.version for name, pin in sorted(read.lock.pins.items())},
-        "policy": [sorted(one) for one in (read.policy.exclude, read.policy.include, read.policy.replace)],
-        "own": sorted(read.policy.own),
+        "options": [*options, str(inputs.index_options.no_index)],
+        "lock": {name: pin.version for name, pin in sorted(inputs.lock.pins.items())},
+        "policy": [
+            sorted(line) for line in (inputs.policy.exclude, inputs.policy.include, inputs.policy.replace)
+        ],
+        "own": sorted(inputs.policy.own),
         "engine": [request.engine, request.pins],
     }
-    needed = sorted(read.imported & {one.name for one in read.wanted if one.origin == OF_LOCK})
-    if needed:
-        said["needed"] = needed
-    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    imported_names = sorted(
+        inputs.imported & {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
+    )
+    if imported_names:
+        fields["needed"] = imported_names
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import lock_formats
-from offline_kit.packages.freeze.lock_formats import Locked
+from offline_kit.packages.freeze.lock_formats import ParsedLock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,121 +25,123 @@ class LockPin:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lock:
+class LockedPackages:
     """What a lock file says."""
 
     pins: Mapping[str, LockPin]
     """Liked versions by normalized name; packages that are not from an index are left out."""
     roots: tuple[str, ...]
     """What the locked project itself asks for; without such knowledge, all names of the file."""
-    loose: frozenset[str] = frozenset()
+    installed_only: frozenset[str] = frozenset()
     """Roots that are asked for only because a file names everything that was installed."""
-    directs: tuple[str, ...] = ()
+    direct_references: tuple[str, ...] = ()
     """Repositories and addresses among the roots."""
-    unread: Mapping[str, str] = field(default_factory=dict)
+    unpinned: Mapping[str, str] = field(default_factory=dict)
     """Lines of `pip freeze` that name no version of an index, by normalized name, with their file."""
 
-    def without(self, excluded: Collection[str]) -> "Lock":
+    def drop_packages(self, excluded: Collection[str]) -> "LockedPackages":
         """Return the same lock without these packages."""
-        return Lock(
+        return LockedPackages(
             pins={name: pin for name, pin in self.pins.items() if name not in excluded},
             roots=tuple(
                 line for line in self.roots if canonicalize_name(Requirement(line).name) not in excluded
             ),
-            loose=self.loose - set(excluded),
-            directs=self.directs,
-            unread={name: source for name, source in self.unread.items() if name not in excluded},
+            installed_only=self.installed_only - set(excluded),
+            direct_references=self.direct_references,
+            unpinned={name: source for name, source in self.unpinned.items() if name not in excluded},
         )
 
 
-def is_lock(path: Path) -> bool:
+def is_lock_file(path: Path) -> bool:
     """Whether a file lists locked versions, so that it is not read as requirements: by its name, else by its lines."""
     if path.name == "uv.lock" or (path.name.startswith("pylock.") and path.suffix == ".toml"):
         return True
-    if path.name in lock_formats.NAMES or lock_formats.is_conda(path):
+    if path.name in lock_formats.LOCK_NAMES or lock_formats.is_conda_file(path):
         return True
     try:
-        return path.suffix in (".txt", "") and lock_formats.is_freeze_file(path.read_bytes())
+        return path.suffix in (".txt", "") and lock_formats.is_listing_file(path.read_bytes())
     except (OSError, UnicodeDecodeError):
         return False
 
 
-def read(paths: Iterable[Path], environment: Mapping[str, str]) -> Lock:
+def read_lock_files(paths: Iterable[Path], environment: Mapping[str, str]) -> LockedPackages:
     """Read lock files; the first that names a package wins. Raises one ProjectError with all bad lines.
 
     `environment` are the image's marker values: pins for other Pythons are left out.
     """
     pins: dict[str, LockPin] = {}
     roots: list[str] = []
-    loose: set[str] = set()
-    directs: list[str] = []
+    installed_only: set[str] = set()
+    direct_references: list[str] = []
     problems: list[str] = []
-    unread: dict[str, str] = {}
+    unpinned: dict[str, str] = {}
     for path in paths:
         try:
-            found = _read_one(path, environment)
+            lock = _read_lock_file(path, environment)
         except (OSError, ValueError) as error:
             problems.append(f"cannot read '{path.name}': {error}")
             continue
-        problems += [f"{path.name}:{line}" for line in found.problems]
-        for name, version in found.pins.items():
+        problems += [f"{path.name}:{line}" for line in lock.problems]
+        for name, version in lock.pins.items():
             pins.setdefault(name, LockPin(version=version, source=path.name))
-        roots += found.roots
-        directs += found.directs
-        unread |= dict.fromkeys(found.unread, path.name)
-        if found.everything:
-            loose |= {str(canonicalize_name(Requirement(line).name)) for line in found.roots}
+        roots += lock.roots
+        direct_references += lock.direct_references
+        unpinned |= dict.fromkeys(lock.unpinned, path.name)
+        if lock.lists_environment:
+            installed_only |= {str(canonicalize_name(Requirement(line).name)) for line in lock.roots}
     if problems:
         raise ProjectError(
             "a lock file cannot be read" if len(problems) == 1 else f"{len(problems)} problems in lock files",
             hint="correct the lines named above, or make the lock file again with the tool that wrote it",
             details=problems,
         )
-    return Lock(
+    return LockedPackages(
         pins=pins,
         roots=tuple(dict.fromkeys(roots)),
-        loose=frozenset(loose),
-        directs=tuple(dict.fromkeys(directs)),
-        unread=unread,
+        installed_only=frozenset(installed_only),
+        direct_references=tuple(dict.fromkeys(direct_references)),
+        unpinned=unpinned,
     )
 
 
-def _read_one(path: Path, environment: Mapping[str, str]) -> Locked:
-    text = lock_formats.decoded(path.read_bytes())
+def _read_lock_file(path: Path, environment: Mapping[str, str]) -> ParsedLock:
+    text = lock_formats.decode_text(path.read_bytes())
     if path.name == "uv.lock":
-        pins, roots = _uv_lock(tomllib.loads(text), environment)
-        return Locked(pins=pins, roots=roots)
+        pins, roots = _parse_uv_lock(tomllib.loads(text), environment)
+        return ParsedLock(pins=pins, roots=roots)
     if path.suffix == ".toml":
         problems: list[str] = []
-        pins, roots = _pylock(tomllib.loads(text), environment, path.name, problems)
-        return Locked(pins=pins, roots=roots, problems=problems)
-    return lock_formats.read(path, text, environment)
+        pins, roots = _parse_pylock(tomllib.loads(text), environment, path.name, problems)
+        return ParsedLock(pins=pins, roots=roots, problems=problems)
+    return lock_formats.parse_lock(path, text, environment)
 
 
-def _uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+def _parse_uv_lock(data: dict[str, Any], environment: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
     pins: dict[str, str] = {}
     roots: list[str] = []
     for package in data.get("package", []):
         source = package.get("source", {})
         if source.keys() & {"virtual", "editable", "directory"}:
             if "." in source.values():
-                roots += _uv_roots(package)
-        elif "registry" in source and _holds(package.get("resolution-markers"), environment):
+                roots += _find_uv_roots(package)
+        elif "registry" in source and _any_marker_holds(package.get("resolution-markers"), environment):
             pins[canonicalize_name(package["name"])] = str(package.get("version", ""))
     return {name: version for name, version in pins.items() if version}, roots or list(pins)
 
 
-def _uv_roots(package: Mapping[str, Any]) -> list[str]:
+def _find_uv_roots(package: Mapping[str, Any]) -> list[str]:
     """Return what the locked project asks for; the versions stand in its metadata alone."""
-    asked = [one for one in package.get("metadata", {}).get("requires-dist", []) if not _of_extra(one)]
-    return [_uv_root(entry) for entry in asked or package.get("dependencies", [])]
+    entries = [
+        entry for entry in package.get("metadata", {}).get("requires-dist", []) if not _is_extra_entry(entry)
+    ]
+    return [_format_uv_root(entry) for entry in entries or package.get("dependencies", [])]
 
 
-def _of_extra(entry: Mapping[str, Any]) -> bool:
+def _is_extra_entry(entry: Mapping[str, Any]) -> bool:
     return "extra ==" in entry.get("marker", "")
 
 
-def _uv_root(entry: Mapping[str, Any]) -> str:
+def _format_uv_root(entry: Mapping[str, Any]) -> str:
     # The lock calls them "extra" among its packages and "extras" in the project's metadata.
     names = entry.get("extras") or entry.get("extra") or ()
     extras = f"[{','.join(names)}]" if names else ""
@@ -147,14 +149,14 @@ def _uv_root(entry: Mapping[str, Any]) -> str:
     return f"{entry['name']}{extras}{entry.get('specifier', '')}{marker}"
 
 
-def _holds(markers: list[str] | None, environment: Mapping[str, str]) -> bool:
+def _any_marker_holds(markers: list[str] | None, environment: Mapping[str, str]) -> bool:
     from packaging.markers import Marker
 
     # One that holds suffices: the markers of a fork are alternatives.
-    return not markers or any(Marker(one).evaluate({**environment, "extra": ""}) for one in markers)
+    return not markers or any(Marker(marker).evaluate({**environment, "extra": ""}) for marker in markers)
 
 
-def _pylock(
+def _parse_pylock(
     data: dict[str, Any], environment: Mapping[str, str], name: str, problems: list[str]
 ) -> tuple[dict[str, str], list[str]]:
     from packaging.pylock import Pylock, PylockValidationError

@@ -9,18 +9,24 @@ from packaging.utils import canonicalize_name
 
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.packages.file_choice import choose, same_version
-from offline_kit.packages.freeze.dependency_walk import Ask, Reached, holds, is_idle, satisfied
-from offline_kit.packages.freeze.direct_references import Settled
-from offline_kit.packages.freeze.distribution_facts import Library
+from offline_kit.packages.freeze.dependency_walk import (
+    Dependency,
+    DependencyGraph,
+    is_unused_accelerator,
+    marker_holds,
+    satisfies_requirement,
+)
+from offline_kit.packages.freeze.direct_references import ResolvedReference
+from offline_kit.packages.freeze.distribution_facts import MetadataStore
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Pin
 
-SPARE_SIZE = 1_000_000
+MAX_SPARE_SIZE = 1_000_000
 """Bytes up to which a provided package may travel as a spare."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class PackagePolicy:
     """What the user decided, and what is the user's own."""
 
     exclude: frozenset[str] = frozenset()
@@ -31,152 +37,183 @@ class Policy:
     """Protected packages that may be replaced."""
     own: frozenset[str] = frozenset()
     """The project's own packages."""
-    direct: Mapping[str, Settled] = field(default_factory=dict)
+    direct_references: Mapping[str, ResolvedReference] = field(default_factory=dict)
     """Direct references by name; they are bundled."""
     hashes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Hashes that the user's lines allow, by name."""
 
     @property
-    def bundle(self) -> frozenset[str]:
+    def always_bundled(self) -> frozenset[str]:
         """Packages that are bundled whatever the image has."""
-        return self.include | self.direct.keys() - self.own
+        return self.include | self.direct_references.keys() - self.own
 
     @property
-    def leave(self) -> frozenset[str]:
+    def unfollowed(self) -> frozenset[str]:
         """Packages that are not followed."""
         return self.exclude | self.own
 
-    def may_replace(self, name: str, image: Image) -> bool:
+    def allows_replacing(self, name: str, image: Image) -> bool:
         """Whether the kit may bring its own version of an image package."""
         return not image.is_protected(name) or name in self.replace | self.include
 
 
-def pins(reached: Reached, resolved: Mapping[str, str], policy: Policy, image: Image) -> tuple[Pin, ...]:
+def decide_pins(
+    graph: DependencyGraph, resolved: Mapping[str, str], policy: PackagePolicy, image: Image
+) -> tuple[Pin, ...]:
     """Return a pin for every reached package, sorted by name; hashes and spares are yet to come."""
     return tuple(
-        _pin(name, asks, reached, resolved, policy, image) for name, asks in sorted(reached.asks.items())
+        _decide_pin(name, dependencies, graph, resolved, policy, image)
+        for name, dependencies in sorted(graph.dependencies.items())
     )
 
 
-def _pin(
+def _decide_pin(
     name: str,
-    asks: tuple[Ask, ...],
-    reached: Reached,
+    dependencies: tuple[Dependency, ...],
+    graph: DependencyGraph,
     resolved: Mapping[str, str],
-    policy: Policy,
+    policy: PackagePolicy,
     image: Image,
 ) -> Pin:
-    fate, reason = _fate(name, asks, reached, policy, image)
-    here = image.packages.get(name, "")
-    version = here if fate is Fate.PROVIDED else resolved.get(name, "")
-    settled = policy.direct.get(name)
-    brought = fate is Fate.BUNDLED
+    fate, reason = _decide_fate(name, dependencies, graph, policy, image)
+    image_version = image.packages.get(name, "")
+    version = image_version if fate is Fate.PROVIDED else resolved.get(name, "")
+    direct = policy.direct_references.get(name)
+    is_bundled = fate is Fate.BUNDLED
     return Pin(
         name=name,
         version=version,
         fate=fate,
         reason=reason,
-        asked_by=tuple(sorted({ask.by for ask in asks})),
-        requires=tuple(sorted({wording(ask.requirement) for ask in asks})),
-        hashes=(f"sha256:{settled.sha256}",) if settled and brought else (),
-        url=settled.reference if settled and brought else "",
-        local=settled.wheel if settled and brought else None,
-        replaces=here if brought and here and not same_version(here, version) else "",
+        asked_by=tuple(sorted({ask.required_by for ask in dependencies})),
+        requires=tuple(sorted({format_requirement(ask.requirement) for ask in dependencies})),
+        hashes=(f"sha256:{direct.sha256}",) if direct and is_bundled else (),
+        url=direct.reference if direct and is_bundled else "",
+        local=direct.wheel if direct and is_bundled else None,
+        replaces=image_version
+        if is_bundled and image_version and not same_version(image_version, version)
+        else "",
     )
 
 
-def _fate(
-    name: str, asks: tuple[Ask, ...], reached: Reached, policy: Policy, image: Image
+def _decide_fate(
+    name: str,
+    dependencies: tuple[Dependency, ...],
+    graph: DependencyGraph,
+    policy: PackagePolicy,
+    image: Image,
 ) -> tuple[Fate, str]:
-    here = image.packages.get(name, "")
+    image_version = image.packages.get(name, "")
     if name in policy.own:
         return Fate.SKIPPED, "the project's own code, which travels as such"
     if name in policy.exclude:
         return Fate.SKIPPED, "named in `exclude`"
-    if is_idle(name, image) and name not in policy.bundle and not reached.provided(name, image):
+    if (
+        is_unused_accelerator(name, image)
+        and name not in policy.always_bundled
+        and not graph.is_provided(name, image)
+    ):
         return Fate.SKIPPED, "of use only beside an accelerator, which this image has not"
-    if reached.provided(name, image):
+    if graph.is_provided(name, image):
         return (
             Fate.PROVIDED,
-            f"in the image at {here}" if here else "in the image, which does not tell its version",
+            f"in the image at {image_version}"
+            if image_version
+            else "in the image, which does not tell its version",
         )
-    if name in policy.direct:
+    if name in policy.direct_references:
         return Fate.BUNDLED, "a direct reference"
     if name in policy.include:
         return Fate.BUNDLED, "named in `include`"
-    if not here:
+    if not image_version:
         return Fate.BUNDLED, "the image lacks it"
-    return Fate.BUNDLED, f"the image has {here}, and {' and '.join(unmet(name, asks, here))}"
+    return (
+        Fate.BUNDLED,
+        f"the image has {image_version}, and {' and '.join(list_unmet(name, dependencies, image_version))}",
+    )
 
 
-def is_doubtful(image: Image) -> bool:
+def is_reconstructed_image(image: Image) -> bool:
     """Whether an image's list is a reconstruction, so that a package may turn out to be missing."""
     return not image.local and "reconstruction" in f"{image.title} {image.provenance}".lower()
 
 
-def unmet(name: str, asks: Iterable[Ask], version: str) -> list[str]:
+def list_unmet(name: str, dependencies: Iterable[Dependency], version: str) -> list[str]:
     """Return who is not served by this version: "scipy wants numpy>=2.3"."""
-    broken = [ask for ask in asks if not satisfied(ask.requirement, name, version)]
-    return sorted({f"{ask.by} wants {wording(ask.requirement)}" for ask in broken})
+    broken = [
+        dependency
+        for dependency in dependencies
+        if not satisfies_requirement(dependency.requirement, name, version)
+    ]
+    return sorted(
+        {
+            f"{dependency.required_by} wants {format_requirement(dependency.requirement)}"
+            for dependency in broken
+        }
+    )
 
 
-def wording(requirement: Requirement) -> str:
+def format_requirement(requirement: Requirement) -> str:
     """Return name and versions of a requirement, without extras and marker."""
     return f"{canonicalize_name(requirement.name)}{requirement.specifier}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finish:
+class PinContext:
     """What finishing pins needs to know."""
 
-    library: Library
+    metadata: MetadataStore
     """Files on the index."""
-    policy: Policy
+    policy: PackagePolicy
     """For the hashes that the user's lines allow."""
     cutoff: str
     """Files uploaded later do not count."""
-    doubtful: bool
+    is_reconstructed: bool
     """Whether the image's list is a reconstruction, so that spares are worth their bytes."""
-    direct_asks: Collection[str]
+    direct_requesters: Collection[str]
     """Who may want a spare: the user's files and bundled packages."""
 
 
-def finish(found: Iterable[Pin], with_: Finish) -> tuple[Pin, ...]:
+def complete_pins(pins: Iterable[Pin], context: PinContext) -> tuple[Pin, ...]:
     """Add hashes to bundled pins, and choose the spares among provided ones."""
     with ThreadPoolExecutor(8) as pool:
-        return tuple(pool.map(lambda pin: _finished(pin, with_), found))
+        return tuple(pool.map(lambda pin: _complete_pin(pin, context), pins))
 
 
-def _finished(pin: Pin, with_: Finish) -> Pin:
+def _complete_pin(pin: Pin, context: PinContext) -> Pin:
     from dataclasses import replace
 
     if pin.fate is Fate.BUNDLED and not pin.local:
-        return replace(pin, hashes=_hashes(pin, with_))
-    if pin.fate is Fate.PROVIDED and with_.doubtful and _is_small(pin, with_):
-        return replace(pin, spare=True, hashes=_hashes(pin, with_))
+        return replace(pin, hashes=_collect_hashes(pin, context))
+    if pin.fate is Fate.PROVIDED and context.is_reconstructed and _is_worth_spare(pin, context):
+        return replace(pin, spare=True, hashes=_collect_hashes(pin, context))
     return pin
 
 
-def _hashes(pin: Pin, with_: Finish) -> tuple[str, ...]:
-    listed = [one for one in with_.library.index.files(pin.name) if same_version(one.version, pin.version)]
-    in_time = [one for one in listed if not one.upload_time or one.upload_time[:19] <= with_.cutoff[:19]]
-    found = {f"sha256:{one.sha256}" for one in in_time if one.sha256}
-    allowed = with_.policy.hashes.get(pin.name)
-    return tuple(sorted(found & allowed if allowed else found))
+def _collect_hashes(pin: Pin, context: PinContext) -> tuple[str, ...]:
+    files = [
+        file for file in context.metadata.index.files(pin.name) if same_version(file.version, pin.version)
+    ]
+    in_time = [file for file in files if not file.upload_time or file.upload_time[:19] <= context.cutoff[:19]]
+    hashes = {f"sha256:{file.sha256}" for file in in_time if file.sha256}
+    allowed = context.policy.hashes.get(pin.name)
+    return tuple(sorted(hashes & allowed if allowed else hashes))
 
 
-def _is_small(pin: Pin, with_: Finish) -> bool:
-    library = with_.library
-    if library.yard.image.is_protected(pin.name) or not set(pin.asked_by) & set(with_.direct_asks):
+def _is_worth_spare(pin: Pin, context: PinContext) -> bool:
+    metadata = context.metadata
+    if metadata.build_context.image.is_protected(pin.name) or not set(pin.asked_by) & set(
+        context.direct_requesters
+    ):
         return False
     try:
-        file = choose(library.index.files(pin.name), pin.version, (), library.target)
+        file = choose(metadata.index.files(pin.name), pin.version, (), metadata.target)
     except OfflineKitError:
         return False
-    return file is not None and file.filename.endswith("-none-any.whl") and 0 < file.size <= SPARE_SIZE
+    return file is not None and file.filename.endswith("-none-any.whl") and 0 < file.size <= MAX_SPARE_SIZE
 
 
-def breaks(
+def find_broken_packages(
     replaced: Mapping[str, str], image: Image, requires: Mapping[str, tuple[Requirement, ...]]
 ) -> dict[str, tuple[str, ...]]:
     """Return, for each replaced package and its new version, the image packages that no longer fit.
@@ -184,14 +221,14 @@ def breaks(
     `requires` is what the image's packages ask for; what was unmet in the image already is passed over.
     """
     environment = image.environment()
-    found: dict[str, set[str]] = {name: set() for name in replaced}
-    for asking, wanted in ((by, one) for by, lines in requires.items() for one in lines):
-        name = canonicalize_name(wanted.name)
-        if name not in replaced or asking in replaced or not holds(wanted.marker, environment):
+    broken: dict[str, set[str]] = {name: set() for name in replaced}
+    for requester, requirement in ((by, required) for by, lines in requires.items() for required in lines):
+        name = canonicalize_name(requirement.name)
+        if name not in replaced or requester in replaced or not marker_holds(requirement.marker, environment):
             continue
-        fits_no_more = satisfied(wanted, name, image.packages[name]) and not satisfied(
-            wanted, name, replaced[name]
-        )
+        fits_no_more = satisfies_requirement(
+            requirement, name, image.packages[name]
+        ) and not satisfies_requirement(requirement, name, replaced[name])
         if fits_no_more:
-            found[name].add(f"{asking} (wants {wording(wanted)})")
-    return {name: tuple(sorted(lines)) for name, lines in found.items()}
+            broken[name].add(f"{requester} (wants {format_requirement(requirement)})")
+    return {name: tuple(sorted(lines)) for name, lines in broken.items()}

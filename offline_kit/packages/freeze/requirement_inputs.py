@@ -11,19 +11,33 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.freeze.lock_formats import decoded
+from offline_kit.packages.freeze.lock_formats import decode_text
 from offline_kit.packages.freeze.requirement_lines import (
-    BadLineError,
-    Wanted,
-    logical_lines,
-    option,
-    parse,
+    InvalidLineError,
+    RequirementLine,
+    iter_logical_lines,
+    parse_option,
+    parse_requirement,
     split_options,
 )
 from offline_kit.packages.pip_settings import redact
 
-IGNORED = ("--prefer-binary", "--no-binary", "--only-binary", "--require-hashes", "--use-feature", "--pre")
-_VALUED = ("--requirement", "--constraint", "--editable", "--index-url", "--extra-index-url", "--find-links")
+IGNORED_OPTIONS = (
+    "--prefer-binary",
+    "--no-binary",
+    "--only-binary",
+    "--require-hashes",
+    "--use-feature",
+    "--pre",
+)
+_OPTIONS_WITH_VALUE = (
+    "--requirement",
+    "--constraint",
+    "--editable",
+    "--index-url",
+    "--extra-index-url",
+    "--find-links",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,39 +57,39 @@ class IndexOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class RequirementInputs:
     """Everything that was read, in the order of the files."""
 
-    wanted: tuple[Wanted, ...] = ()
+    requirements: tuple[RequirementLine, ...] = ()
     """Requirements."""
-    constraints: tuple[Wanted, ...] = ()
+    constraints: tuple[RequirementLine, ...] = ()
     """Constraints: they bind only what something else asks for."""
-    options: IndexOptions = IndexOptions()
+    index_options: IndexOptions = IndexOptions()
     """Index lines of the files."""
-    compiled: tuple[Path, ...] = ()
+    compiled_files: tuple[Path, ...] = ()
     """Files among them that a tool compiled: their exact pins are preferences."""
-    ignored: tuple[str, ...] = ()
+    ignored_options: tuple[str, ...] = ()
     """Options that were understood and have no meaning here, as "file:line --pre"."""
-    refused: ProjectError | None = None
+    error: ProjectError | None = None
     """What cannot be read, if that was not raised."""
 
 
 @dataclass
-class _Reading:
+class _ReadState:
     """What grows while files include each other."""
 
     root: Path
     env: Mapping[str, str]
-    wanted: list[Wanted] = field(default_factory=list)
-    constraints: list[Wanted] = field(default_factory=list)
+    requirements: list[RequirementLine] = field(default_factory=list)
+    constraints: list[RequirementLine] = field(default_factory=list)
     options: dict[str, list[str]] = field(default_factory=dict)
-    compiled: list[Path] = field(default_factory=list)
-    ignored: list[str] = field(default_factory=list)
+    compiled_files: list[Path] = field(default_factory=list)
+    ignored_options: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    seen: set[tuple[Path, bool]] = field(default_factory=set)
+    visited_files: set[tuple[Path, bool]] = field(default_factory=set)
 
 
-def read(
+def read_requirement_files(
     files: Iterable[Path],
     inline: Iterable[str],
     *,
@@ -83,55 +97,55 @@ def read(
     env: Mapping[str, str],
     origins: Mapping[str, str] = MappingProxyType({}),
     strict: bool = True,
-) -> Inputs:
+) -> RequirementInputs:
     """Read requirements files with all that they include, and `inline` lines.
 
     These are from pyproject.toml, unless `origins` says of a line who else asks. `env` fills in ${VARIABLES}. Raises one ProjectError with file and line of everything that cannot be
     followed; without `strict` it is returned beside what can.
     """
-    reading = _Reading(root=project.absolute(), env=env)
+    state = _ReadState(root=project.absolute(), env=env)
     for path in files:
-        _read_file(reading, path.absolute(), constraint=False, asked="the configuration")
+        _read_file(state, path.absolute(), constraint=False, includer="the configuration")
     for number, line in enumerate(inline, 1):
         origin = origins.get(line, "pyproject.toml")
-        where = origin if line in origins else f"{origin} (requirement {number})"
-        _requirement(reading, line, where, origin, project.absolute(), constraint=False)
-    refused = None
-    if reading.problems:
-        count = len(reading.problems)
-        refused = ProjectError(
+        position = origin if line in origins else f"{origin} (requirement {number})"
+        _add_requirement(state, line, position, origin, project.absolute(), constraint=False)
+    error = None
+    if state.problems:
+        count = len(state.problems)
+        error = ProjectError(
             "a line of the requirements cannot be read"
             if count == 1
             else f"{count} lines of the requirements cannot be read",
             hint="correct the lines named above",
-            details=reading.problems,
+            details=state.problems,
         )
-    if refused and strict:
-        raise refused
-    said = reading.options
-    return Inputs(
-        refused=refused,
-        wanted=tuple(reading.wanted),
-        constraints=tuple(reading.constraints),
-        compiled=tuple(reading.compiled),
-        ignored=tuple(reading.ignored),
-        options=IndexOptions(
-            index_url=said.get("--index-url", [""])[-1],
-            extra_index_urls=tuple(said.get("--extra-index-url", ())),
-            find_links=tuple(said.get("--find-links", ())),
-            no_index="--no-index" in said,
-            trusted_hosts=tuple(said.get("--trusted-host", ())),
+    if error and strict:
+        raise error
+    options = state.options
+    return RequirementInputs(
+        error=error,
+        requirements=tuple(state.requirements),
+        constraints=tuple(state.constraints),
+        compiled_files=tuple(state.compiled_files),
+        ignored_options=tuple(state.ignored_options),
+        index_options=IndexOptions(
+            index_url=options.get("--index-url", [""])[-1],
+            extra_index_urls=tuple(options.get("--extra-index-url", ())),
+            find_links=tuple(options.get("--find-links", ())),
+            no_index="--no-index" in options,
+            trusted_hosts=tuple(options.get("--trusted-host", ())),
         ),
     )
 
 
-def is_compiled(text: str) -> bool:
+def is_compiled_output(text: str) -> bool:
     """Whether a requirements file is the output of pip-compile, uv, or this tool."""
     head = text[:600].lower()
     return "autogenerated by" in head or "made by offline-kit" in head
 
 
-def shown(path: Path, root: Path) -> str:
+def display_path(path: Path, root: Path) -> str:
     """Return a path for a person: relative to the project where it lies inside or beside it."""
     try:
         return path.relative_to(root).as_posix()
@@ -142,71 +156,77 @@ def shown(path: Path, root: Path) -> str:
             return path.name
 
 
-def _read_file(reading: _Reading, path: Path, *, constraint: bool, asked: str) -> None:
-    if (path, constraint) in reading.seen:
+def _read_file(state: _ReadState, path: Path, *, constraint: bool, includer: str) -> None:
+    if (path, constraint) in state.visited_files:
         return
-    reading.seen.add((path, constraint))
-    name = shown(path, reading.root)
+    state.visited_files.add((path, constraint))
+    name = display_path(path, state.root)
     try:
-        text = decoded(path.read_bytes())
+        text = decode_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        reading.problems.append(f"{asked}: cannot read '{name}': {why}")
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        state.problems.append(f"{includer}: cannot read '{name}': {cause}")
         return
-    if is_compiled(text):
-        reading.compiled.append(path)
-    for number, line in logical_lines(text, reading.env):
-        where = f"{name}:{number}"
+    if is_compiled_output(text):
+        state.compiled_files.append(path)
+    for number, line in iter_logical_lines(text, state.env):
+        position = f"{name}:{number}"
         try:
-            said = option(line)
-        except BadLineError as error:
-            reading.problems.append(f"{where}: {error}")
+            option_pair = parse_option(line)
+        except InvalidLineError as error:
+            state.problems.append(f"{position}: {error}")
             continue
-        if said is None:
-            _requirement(reading, line, where, f"-r {name}", path.parent, constraint=constraint)
+        if option_pair is None:
+            _add_requirement(state, line, position, f"-r {name}", path.parent, constraint=constraint)
         else:
-            _option(reading, said, where, path, constraint=constraint)
+            _apply_option(state, option_pair, position, path, constraint=constraint)
 
 
-def _option(reading: _Reading, said: tuple[str, str], where: str, path: Path, *, constraint: bool) -> None:
-    name, value = said
-    if name in _VALUED and not value:
-        reading.problems.append(f"{where}: '{name}' has no value")
+def _apply_option(
+    state: _ReadState, option_pair: tuple[str, str], position: str, path: Path, *, constraint: bool
+) -> None:
+    name, value = option_pair
+    if name in _OPTIONS_WITH_VALUE and not value:
+        state.problems.append(f"{position}: '{name}' has no value")
     elif name in ("--requirement", "--constraint"):
         target = (path.parent / Path(value).expanduser()).absolute()
-        _read_file(reading, target, constraint=constraint or name == "--constraint", asked=where)
+        _read_file(state, target, constraint=constraint or name == "--constraint", includer=position)
     elif name == "--editable":
         # A kit has no editable installs: the folder or checkout is built to a wheel like any other.
         line = value if "://" in value or value.startswith((".", "/", "~")) else f"./{value}"
-        origin = f"-r {shown(path, reading.root)}"
-        _requirement(reading, line, where, origin, path.parent, constraint=constraint)
+        origin = f"-r {display_path(path, state.root)}"
+        _add_requirement(state, line, position, origin, path.parent, constraint=constraint)
     elif name == "--find-links" and "://" not in value:
-        reading.options.setdefault(name, []).append(str((path.parent / Path(value).expanduser()).absolute()))
+        state.options.setdefault(name, []).append(str((path.parent / Path(value).expanduser()).absolute()))
     elif name in ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host"):
-        reading.options.setdefault(name, []).append(value)
-    elif name in IGNORED:
-        reading.ignored.append(f"{where} {name}")
+        state.options.setdefault(name, []).append(value)
+    elif name in IGNORED_OPTIONS:
+        state.ignored_options.append(f"{position} {name}")
     else:
-        reading.problems.append(f"{where}: unknown option '{name}'")
+        state.problems.append(f"{position}: unknown option '{name}'")
 
 
-def _requirement(
-    reading: _Reading, line: str, where: str, origin: str, base: Path, *, constraint: bool
+def _add_requirement(
+    state: _ReadState, line: str, position: str, origin: str, base: Path, *, constraint: bool
 ) -> None:
     try:
         text, hashes = split_options(line)
-        requirement, direct = parse(text, base)
-    except BadLineError as error:
-        reading.problems.append(f"{where}: {redact(str(error))}")
+        requirement, direct = parse_requirement(text, base)
+    except InvalidLineError as error:
+        state.problems.append(f"{position}: {redact(str(error))}")
         return
     if constraint and (direct or Requirement(requirement).extras):
-        reading.problems.append(f"{where}: a constraint is a name with versions, without extras or url")
+        state.problems.append(f"{position}: a constraint is a name with versions, without extras or url")
         return
-    target = reading.constraints if constraint else reading.wanted
-    target.append(Wanted(requirement=requirement, origin=origin, where=where, hashes=hashes, direct=direct))
+    target = state.constraints if constraint else state.requirements
+    target.append(
+        RequirementLine(
+            requirement=requirement, origin=origin, position=position, hashes=hashes, direct=direct
+        )
+    )
 
 
-def project_requirements(
+def read_project_dependencies(
     pyproject: Path, *, extras: Iterable[str] = (), groups: Iterable[str] = (), dependencies: bool = True
 ) -> tuple[str, ...]:
     """Return [project].dependencies, these optional dependencies and these dependency groups.
@@ -223,11 +243,13 @@ def project_requirements(
     if dependencies and "dependencies" in project.get("dynamic", []):
         problems.append("[project].dependencies is dynamic: only its build backend knows it")
     lines = (
-        _lines(project.get("dependencies", []), "[project].dependencies", problems) if dependencies else []
+        _check_string_list(project.get("dependencies", []), "[project].dependencies", problems)
+        if dependencies
+        else []
     )
     for extra in extras:
-        lines += _extra(project, extra, problems, ())
-    lines += _groups(data.get("dependency-groups", {}), tuple(groups), problems)
+        lines += _expand_extra(project, extra, problems, ())
+    lines += _expand_groups(data.get("dependency-groups", {}), tuple(groups), problems)
     for line in lines:
         try:
             Requirement(line)
@@ -242,48 +264,52 @@ def project_requirements(
     return tuple(dict.fromkeys(lines))
 
 
-def _lines(value: Any, where: str, problems: list[str]) -> list[str]:
+def _check_string_list(value: Any, table_name: str, problems: list[str]) -> list[str]:
     if isinstance(value, list) and all(isinstance(line, str) for line in value):
         return value
-    problems.append(f"{where} must be a list of strings, not {value!r}")
+    problems.append(f"{table_name} must be a list of strings, not {value!r}")
     return []
 
 
-def _extra(project: dict[str, Any], extra: str, problems: list[str], above: tuple[str, ...]) -> list[str]:
+def _expand_extra(
+    project: dict[str, Any], extra: str, problems: list[str], outer_extras: tuple[str, ...]
+) -> list[str]:
     table = {
         canonicalize_name(name): value for name, value in project.get("optional-dependencies", {}).items()
     }
     if canonicalize_name(extra) not in table:
         problems.append(f"there is no extra '{extra}'; there are: {', '.join(sorted(table)) or 'none'}")
         return []
-    found: list[str] = []
-    where = f"[project.optional-dependencies].{extra}"
-    for line in _lines(table[canonicalize_name(extra)], where, problems):
+    requirements: list[str] = []
+    table_name = f"[project.optional-dependencies].{extra}"
+    for line in _check_string_list(table[canonicalize_name(extra)], table_name, problems):
         try:
             inner = Requirement(line)
         except InvalidRequirement:
-            found.append(line)
+            requirements.append(line)
             continue
         if canonicalize_name(inner.name) == canonicalize_name(project.get("name", "")) and not inner.url:
-            for one in sorted(inner.extras - {extra, *above}):
-                found += _extra(project, one, problems, (*above, extra))
+            for inner_extra in sorted(inner.extras - {extra, *outer_extras}):
+                requirements += _expand_extra(project, inner_extra, problems, (*outer_extras, extra))
         else:
-            found.append(line)
-    return found
+            requirements.append(line)
+    return requirements
 
 
-def _groups(table: dict[str, Any], groups: tuple[str, ...], problems: list[str]) -> list[str]:
+def _expand_groups(table: dict[str, Any], groups: tuple[str, ...], problems: list[str]) -> list[str]:
     from packaging.dependency_groups import resolve_dependency_groups
 
-    found: list[str] = []
+    requirements: list[str] = []
     for group in groups:
         try:
-            found += resolve_dependency_groups(table, group)
+            requirements += resolve_dependency_groups(table, group)
         except Exception as error:  # noqa: BLE001 - an ExceptionGroup of several kinds, all about the table
             inner = getattr(error, "exceptions", (error,))
-            problems += [f"dependency group '{group}': {_words(one)}" for one in inner]
-    return found
+            problems += [
+                f"dependency group '{group}': {_get_error_text(group_error)}" for group_error in inner
+            ]
+    return requirements
 
 
-def _words(error: BaseException) -> str:
+def _get_error_text(error: BaseException) -> str:
     return str(error.args[0] if error.args else error)

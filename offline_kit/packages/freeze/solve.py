@@ -15,307 +15,388 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
 from offline_kit.packages.freeze import engines, stub_wheels
 from offline_kit.packages.freeze.dependency_walk import (
-    Ask,
-    Reached,
-    World,
-    has,
-    holds,
-    is_idle,
-    satisfied,
-    walk,
+    Dependency,
+    DependencyGraph,
+    WalkContext,
+    is_in_image,
+    is_unused_accelerator,
+    marker_holds,
+    satisfies_requirement,
+    walk_dependencies,
 )
-from offline_kit.packages.freeze.distribution_facts import Library
-from offline_kit.packages.freeze.engines import MetadataError, Problem, Unsolvable
+from offline_kit.packages.freeze.distribution_facts import MetadataStore
+from offline_kit.packages.freeze.engines import MetadataBuildError, NoSolutionError, ResolverInput
 from offline_kit.packages.freeze.lock_files import LockPin
-from offline_kit.packages.freeze.pin_fates import Policy, unmet, wording
+from offline_kit.packages.freeze.pin_fates import PackagePolicy, format_requirement, list_unmet
 from offline_kit.project.images import TORCH_FAMILY, Image
 
-ROUNDS = 5
+MAX_ROUNDS = 5
 """How often the resolver may be asked again, each time knowing more of the image's own versions."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class ResolutionRequest:
     """A freeze to be made."""
 
-    roots: tuple[Ask, ...]
+    roots: tuple[Dependency, ...]
     """The user's requirements whose markers hold; direct references by name and extras."""
-    bounds: tuple[Ask, ...]
+    constraints: tuple[Dependency, ...]
     """The user's constraints."""
-    liked: Mapping[str, str]
+    preferred: Mapping[str, str]
     """Versions of an earlier freeze and of lock files, liked where the image has no say."""
-    obeyed: Mapping[str, LockPin]
+    enforced: Mapping[str, LockPin]
     """Pins of lock files that win over the image."""
-    policy: Policy
+    policy: PackagePolicy
     """What the user decided."""
-    library: Library
+    metadata: MetadataStore
     """Metadata, from the index and elsewhere."""
     engine: str
     """"uv" or "pip-tools"."""
-    problem: Problem
+    resolver_input: ResolverInput
     """The settings of the resolver; requirements and constraints are filled in here."""
 
     @property
     def image(self) -> Image:
         """The target."""
-        return self.problem.image
+        return self.resolver_input.image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Solution:
+class Resolution:
     """What came of it."""
 
-    reached: Reached
+    graph: DependencyGraph
     """The walk's outcome."""
-    resolved: Mapping[str, str]
+    versions: Mapping[str, str]
     """The resolver's versions."""
     notes: tuple[str, ...] = ()
     """What was decided on the way, for a person."""
 
 
 @dataclass
-class _State:
+class _ResolutionState:
     """What grows from round to round."""
 
     stubbed: set[str]
-    held: set[str] = field(default_factory=set)
+    constrained: set[str] = field(default_factory=set)
     """Image packages that are constrained to their version."""
     notes: list[str] = field(default_factory=list)
     wheels_only: set[str] = field(default_factory=set)
     """Packages whose older versions nobody can build: only versions with a wheel count."""
 
 
-def solve(case: Case, report: Reporter) -> Solution:
+def resolve_requirements(request: ResolutionRequest, report: Reporter) -> Resolution:
     """Resolve and walk until nothing new is learned of the image.
 
     Raises ProjectError where the requirements contradict each other, the image's Python, or its protected
     packages; OutsideError where an index cannot be reached.
     """
-    image = case.image
-    if not case.roots:
-        return Solution(reached=Reached(asks={}, shadowed=frozenset(), lost=()), resolved={})
-    state = _State(stubbed=set(stub_wheels.with_local_versions(image)) - case.policy.bundle - _freed(case))
-    state.held = {
+    image = request.image
+    if not request.roots:
+        return Resolution(
+            graph=DependencyGraph(dependencies={}, replaced=frozenset(), unresolved=()), versions={}
+        )
+    state = _ResolutionState(
+        stubbed=set(stub_wheels.list_local_versions(image))
+        - request.policy.always_bundled
+        - _find_replaceable(request)
+    )
+    state.constrained = {
         name
         for name in image.protected
         if name in image.packages
-        and name not in case.policy.bundle | _freed(case)
+        and name not in request.policy.always_bundled | _find_replaceable(request)
         and not image.is_accelerator(name)
     }
     try:
-        solution = _without_compiling(case, state, _settle(case, state, report), report)
-    except Unsolvable as error:
-        raise _explained(case, state, error, report) from error
-    except MetadataError as error:
-        if error.package and (without := _solves_without(case, state, error.package, report)):
+        resolution = _avoid_compiling(request, state, _resolve_until_stable(request, state, report), report)
+    except NoSolutionError as error:
+        raise _explain_conflict(request, state, error, report) from error
+    except MetadataBuildError as error:
+        if error.package and (without := _suggest_excluding(request, state, error.package, report)):
             raise ProjectError(error.what, hint=without, details=error.details) from error
         raise
-    solution = _spare_the_image(case, state, solution, report)
-    return solution if solution.notes else replace(solution, notes=tuple(_held_back(case, solution)))
+    resolution = _avoid_replacements(request, state, resolution, report)
+    return (
+        resolution
+        if resolution.notes
+        else replace(resolution, notes=tuple(_describe_older_versions(request, resolution)))
+    )
 
 
-def _without_compiling(case: Case, state: _State, solution: Solution, report: Reporter) -> Solution:
+def _avoid_compiling(
+    request: ResolutionRequest, state: _ResolutionState, resolution: Resolution, report: Reporter
+) -> Resolution:
     """Ask again for versions with wheels where the resolver took old compiled code that has none for this Python."""
-    compiled = {
+    compiled_names = {
         name
-        for name in solution.reached.asks
-        if not solution.reached.provided(name, case.image)
-        and name not in case.policy.leave | case.policy.direct.keys()
-        and case.library.compiles(name, solution.resolved.get(name, ""))
+        for name in resolution.graph.dependencies
+        if not resolution.graph.is_provided(name, request.image)
+        and name not in request.policy.unfollowed | request.policy.direct_references.keys()
+        and request.metadata.needs_compiler(name, resolution.versions.get(name, ""))
     }
-    if not compiled:
-        return solution
-    report.note(f"asking the resolver for versions with wheels of {', '.join(sorted(compiled))}")
-    trial = _copied(state, wheels_only=state.wheels_only | compiled)
+    if not compiled_names:
+        return resolution
+    report.note(f"asking the resolver for versions with wheels of {', '.join(sorted(compiled_names))}")
+    trial = _copy_state(state, wheels_only=state.wheels_only | compiled_names)
     try:
-        return _settle(case, trial, report)
-    except Unsolvable:
+        return _resolve_until_stable(request, trial, report)
+    except NoSolutionError:
         # Nothing else serves: building it is left to whoever makes the wheels.
-        asks = solution.reached.asks
+        dependencies = resolution.graph.dependencies
         notes = [
-            f"{name} {solution.resolved[name]} has no wheel for Python {case.image.python_minor} and would be compiled: "
-            f"{', '.join(sorted({f'{ask.by} wants {wording(ask.requirement)}' for ask in asks[name]}))}"
-            for name in sorted(compiled)
+            f"{name} {resolution.versions[name]} has no wheel for Python {request.image.python_minor} and would be compiled: "
+            f"{', '.join(sorted({f'{dependency.required_by} wants {format_requirement(dependency.requirement)}' for dependency in dependencies[name]}))}"
+            for name in sorted(compiled_names)
         ]
-        return replace(solution, notes=(*solution.notes, *notes))
+        return replace(resolution, notes=(*resolution.notes, *notes))
 
 
-def _held_back(case: Case, solution: Solution) -> list[str]:
+def _describe_older_versions(request: ResolutionRequest, resolution: Resolution) -> list[str]:
     """Say of the user's own packages why an older version than the newest one was taken."""
-    image, notes = case.image, []
-    for ask in case.roots:
-        name = ask.requirement.name
-        taken = solution.resolved.get(name, "")
+    image, notes = request.image, []
+    for dependency in request.roots:
+        name = dependency.requirement.name
+        version = resolution.versions.get(name, "")
         if (
-            not taken
-            or name in case.policy.leave | case.policy.direct.keys()
-            or solution.reached.provided(name, image)
-            or case.liked.get(name) == taken
+            not version
+            or name in request.policy.unfollowed | request.policy.direct_references.keys()
+            or resolution.graph.is_provided(name, image)
+            or request.preferred.get(name) == version
         ):
             continue
         newest = next(
-            (one for one in case.library.fits(name) if ask.requirement.specifier.contains(one)), taken
+            (
+                requirement
+                for requirement in request.metadata.find_fitting_versions(name)
+                if dependency.requirement.specifier.contains(requirement)
+            ),
+            version,
         )
-        facts = case.library(name, newest) if Version(newest) > Version(taken) else None
+        metadata = request.metadata(name, newest) if Version(newest) > Version(version) else None
         reasons = [
-            f"{wording(one)} (the image has {image.packages[wanted]})"
-            for one in (facts.requires if facts else ())
-            if (wanted := canonicalize_name(one.name)) in image.packages
-            and holds(one.marker, image.environment())
-            and not satisfied(one, wanted, image.packages[wanted])
+            f"{format_requirement(requirement)} (the image has {image.packages[required_name]})"
+            for requirement in (metadata.requires if metadata else ())
+            if (required_name := canonicalize_name(requirement.name)) in image.packages
+            and marker_holds(requirement.marker, image.environment())
+            and not satisfies_requirement(requirement, required_name, image.packages[required_name])
         ]
         if reasons:
-            notes.append(f"{name} {taken} was taken, not {newest}, which wants {', '.join(reasons)}")
+            notes.append(f"{name} {version} was taken, not {newest}, which wants {', '.join(reasons)}")
     return list(dict.fromkeys(notes))
 
 
-def _freed(case: Case) -> frozenset[str]:
+def _find_replaceable(request: ResolutionRequest) -> frozenset[str]:
     """Return the packages that need not have the image's version."""
-    return case.policy.replace | case.obeyed.keys()
+    return request.policy.replace | request.enforced.keys()
 
 
-def _settle(case: Case, state: _State, report: Reporter) -> Solution:
+def _resolve_until_stable(
+    request: ResolutionRequest, state: _ResolutionState, report: Reporter
+) -> Resolution:
     """Ask the resolver again while it shows image versions that no index has, or extras that it missed."""
-    for _ in range(ROUNDS):
+    for _ in range(MAX_ROUNDS):
         try:
-            solution = _once(case, state)
-        except Unsolvable:
-            if not _stub_constrained(case, state):
+            resolution = _resolve_once(request, state)
+        except NoSolutionError:
+            if not _stub_constrained_packages(request, state):
                 raise
             continue
-        moved = _moved(case, solution)
-        lost = {ask.by for ask in solution.reached.lost if ask.by in case.image.packages}
-        known = len(state.held)
-        state.held |= lost - case.policy.bundle
-        if not _stub_missing(case, state, moved) and len(state.held) == known:
+        moved_names = _find_moved_packages(request, resolution)
+        unresolved_parents = {
+            dependency.required_by
+            for dependency in resolution.graph.unresolved
+            if dependency.required_by in request.image.packages
+        }
+        count_before = len(state.constrained)
+        state.constrained |= unresolved_parents - request.policy.always_bundled
+        if not _stub_missing_versions(request, state, moved_names) and len(state.constrained) == count_before:
             break
         report.note("asking the resolver again, with more of the image's versions")
-    if solution.reached.lost:
+    if resolution.graph.unresolved:
         raise ProjectError(
             "some requirements of image packages' extras were not resolved",
             hint="add them to your requirements",
-            details=[f"{ask.by} wants {ask.requirement}" for ask in solution.reached.lost],
+            details=[
+                f"{dependency.required_by} wants {dependency.requirement}"
+                for dependency in resolution.graph.unresolved
+            ],
         )
-    return solution
+    return resolution
 
 
-def _moved(case: Case, solution: Solution) -> set[str]:
+def _find_moved_packages(request: ResolutionRequest, resolution: Resolution) -> set[str]:
     """Return what the image provides and the resolver pinned at another version all the same."""
-    image = case.image
+    image = request.image
     return {
         name
-        for name in solution.reached.asks
+        for name in resolution.graph.dependencies
         if name in image.packages
-        and solution.reached.provided(name, image)
-        and solution.resolved.get(name, image.packages[name]) != image.packages[name]
-        and not is_idle(name, image)
+        and resolution.graph.is_provided(name, image)
+        and resolution.versions.get(name, image.packages[name]) != image.packages[name]
+        and not is_unused_accelerator(name, image)
     }
 
 
-def _stub_missing(case: Case, state: _State, names: Iterable[str]) -> bool:
+def _stub_missing_versions(request: ResolutionRequest, state: _ResolutionState, names: Iterable[str]) -> bool:
     """Stub those image packages whose version no index has; returns whether there were any."""
-    image = case.image
-    asked = sorted(name for name in set(names) - state.stubbed if name in image.packages)
+    image = request.image
+    unstubbed = sorted(name for name in set(names) - state.stubbed if name in image.packages)
     with ThreadPoolExecutor(8) as pool:
-        there = pool.map(lambda name: case.library.has(name, image.packages[name]), asked)
-        missing = {name for name, found in zip(asked, there, strict=True) if not found}
+        availability = pool.map(
+            lambda name: request.metadata.has_usable_file(name, image.packages[name]), unstubbed
+        )
+        missing = {
+            name for name, is_available in zip(unstubbed, availability, strict=True) if not is_available
+        }
     state.stubbed |= missing
     return bool(missing)
 
 
-def _stub_constrained(case: Case, state: _State) -> bool:
+def _stub_constrained_packages(request: ResolutionRequest, state: _ResolutionState) -> bool:
     """Stub what is bound to the image's version, and the image's own among the roots; whether that is news.
 
     An index may lack the version, or list files of it that do not fit before those of another index that do.
     """
-    roots = {ask.requirement.name for ask in case.roots} - case.policy.bundle - _freed(case)
-    image = case.image
+    roots = (
+        {dependency.requirement.name for dependency in request.roots}
+        - request.policy.always_bundled
+        - _find_replaceable(request)
+    )
+    image = request.image
     served = {
-        ask.requirement.name
-        for ask in case.roots
-        if ask.requirement.name in roots
-        and satisfied(ask.requirement, ask.requirement.name, image.packages.get(ask.requirement.name, ""))
+        dependency.requirement.name
+        for dependency in request.roots
+        if dependency.requirement.name in roots
+        and satisfies_requirement(
+            dependency.requirement,
+            dependency.requirement.name,
+            image.packages.get(dependency.requirement.name, ""),
+        )
     }
-    new = {name for name in state.held | served if name in image.packages} - state.stubbed
-    state.stubbed |= new
-    return bool(new)
+    new_names = {name for name in state.constrained | served if name in image.packages} - state.stubbed
+    state.stubbed |= new_names
+    return bool(new_names)
 
 
-def _once(case: Case, state: _State) -> Solution:
-    image = case.image
+def _resolve_once(request: ResolutionRequest, state: _ResolutionState) -> Resolution:
+    image = request.image
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         with ThreadPoolExecutor(8) as pool:
-            made = list(
-                pool.map(lambda name: stub_wheels.facts_for(name, image, case.library), sorted(state.stubbed))
+            stubs = list(
+                pool.map(
+                    lambda name: stub_wheels.derive_stub_metadata(name, image, request.metadata),
+                    sorted(state.stubbed),
+                )
             )
-        case.library.give({stub.name: stub for stub in made})
-        problem = replace(
-            case.problem,
+        request.metadata.add_metadata({stub.name: stub for stub in stubs})
+        resolver_input = replace(
+            request.resolver_input,
             requirements=tuple(
-                _line(case, ask) for ask in case.roots if ask.requirement.name not in case.policy.leave
+                _format_root(request, dependency)
+                for dependency in request.roots
+                if dependency.requirement.name not in request.policy.unfollowed
             ),
-            constraints=_constraints(case, state),
-            preferences=_preferences(case),
-            stubs=stub_wheels.write(made, Path(scratch) / "stubs"),
-            exclude=case.policy.leave,
+            constraints=_list_constraints(request, state),
+            preferences=_list_preferences(request),
+            stub_folder=stub_wheels.write_stub_wheels(stubs, Path(scratch) / "stubs"),
+            exclude=request.policy.unfollowed,
         )
-        resolved = _resolved(case, state, problem)
-    bounds: dict[str, tuple[Ask, ...]] = {}
-    for ask in (*case.bounds, *(_pinned(name, pin) for name, pin in case.obeyed.items())):
-        bounds[ask.requirement.name] = (*bounds.get(ask.requirement.name, ()), ask)
-    world = World(
+        versions = _run_resolver(request, state, resolver_input)
+    constraints: dict[str, tuple[Dependency, ...]] = {}
+    for dependency in (
+        *request.constraints,
+        *(_pin_dependency(name, pin) for name, pin in request.enforced.items()),
+    ):
+        constraints[dependency.requirement.name] = (
+            *constraints.get(dependency.requirement.name, ()),
+            dependency,
+        )
+    context = WalkContext(
         image=image,
-        resolved=resolved,
-        look=case.library,
-        bounds=bounds,
-        bundle=case.policy.bundle,
-        leave=case.policy.leave,
+        resolved=versions,
+        read_metadata=request.metadata,
+        constraints=constraints,
+        always_bundled=request.policy.always_bundled,
+        unfollowed=request.policy.unfollowed,
     )
-    return Solution(reached=walk(case.roots, world), resolved=resolved)
+    return Resolution(graph=walk_dependencies(request.roots, context), versions=versions)
 
 
-def _resolved(case: Case, state: _State, problem: Problem) -> dict[str, str]:
+def _run_resolver(
+    request: ResolutionRequest, state: _ResolutionState, resolver_input: ResolverInput
+) -> dict[str, str]:
     """Resolve; what the resolver fell back on and nobody can build does not count, so that the true reason is told."""
     while True:
         try:
-            return engines.resolve(replace(problem, wheels_only=frozenset(state.wheels_only)), case.engine)
-        except MetadataError as error:
-            target = case.library.target
-            news = error.package and error.package not in state.wheels_only | case.policy.direct.keys()
-            if not news or all(target.rank(one) is None for one in case.library.index.files(error.package)):
+            return engines.resolve_versions(
+                replace(resolver_input, wheels_only=frozenset(state.wheels_only)), request.engine
+            )
+        except MetadataBuildError as error:
+            target = request.metadata.target
+            is_new = (
+                error.package
+                and error.package not in state.wheels_only | request.policy.direct_references.keys()
+            )
+            if not is_new or all(
+                target.rank(file) is None for file in request.metadata.index.files(error.package)
+            ):
                 raise
             state.wheels_only.add(error.package)
 
 
-def _pinned(name: str, pin: LockPin) -> Ask:
-    return Ask(by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
+def _pin_dependency(name: str, pin: LockPin) -> Dependency:
+    return Dependency(required_by=pin.source, requirement=Requirement(f"{name}=={pin.version}"))
 
 
-def _line(case: Case, ask: Ask) -> str:
-    settled = case.policy.direct.get(ask.requirement.name)
-    if settled:
-        extras = f"[{','.join(sorted(ask.requirement.extras))}]" if ask.requirement.extras else ""
-        return f"{settled.name}{extras} @ {settled.wheel.absolute().as_uri()}"
-    return str(ask.requirement)
+def _format_root(request: ResolutionRequest, dependency: Dependency) -> str:
+    reference = request.policy.direct_references.get(dependency.requirement.name)
+    if reference:
+        extras = (
+            f"[{','.join(sorted(dependency.requirement.extras))}]" if dependency.requirement.extras else ""
+        )
+        return f"{reference.name}{extras} @ {reference.wheel.absolute().as_uri()}"
+    return str(dependency.requirement)
 
 
-def _constraints(case: Case, state: _State) -> tuple[str, ...]:
-    lines = [f"{ask.requirement.name}{ask.requirement.specifier}" for ask in case.bounds]
-    lines += [f"{name}=={pin.version}" for name, pin in case.obeyed.items() if name not in case.policy.direct]
-    held = {name: case.image.packages[name] for name in state.held - case.policy.direct.keys()}
-    return (*lines, *(f"{name}=={version}" for name, version in sorted(held.items()) if _valid(version)))
+def _list_constraints(request: ResolutionRequest, state: _ResolutionState) -> tuple[str, ...]:
+    lines = [
+        f"{dependency.requirement.name}{dependency.requirement.specifier}"
+        for dependency in request.constraints
+    ]
+    lines += [
+        f"{name}=={pin.version}"
+        for name, pin in request.enforced.items()
+        if name not in request.policy.direct_references
+    ]
+    image_versions = {
+        name: request.image.packages[name]
+        for name in state.constrained - request.policy.direct_references.keys()
+    }
+    return (
+        *lines,
+        *(
+            f"{name}=={version}"
+            for name, version in sorted(image_versions.items())
+            if _is_valid_version(version)
+        ),
+    )
 
 
-def _preferences(case: Case) -> dict[str, str]:
-    liked = {name: version for name, version in case.liked.items() if name not in case.policy.direct}
-    for name, version in case.image.packages.items():
-        if not (name in case.policy.replace and name in liked):
-            liked[name] = version
-    liked |= {name: pin.version for name, pin in case.obeyed.items()}
-    return {name: version for name, version in liked.items() if _valid(version)}
+def _list_preferences(request: ResolutionRequest) -> dict[str, str]:
+    preferred = {
+        name: version
+        for name, version in request.preferred.items()
+        if name not in request.policy.direct_references
+    }
+    for name, version in request.image.packages.items():
+        if not (name in request.policy.replace and name in preferred):
+            preferred[name] = version
+    preferred |= {name: pin.version for name, pin in request.enforced.items()}
+    return {name: version for name, version in preferred.items() if _is_valid_version(version)}
 
 
-def _valid(version: str) -> bool:
+def _is_valid_version(version: str) -> bool:
     try:
         Version(version)
     except InvalidVersion:
@@ -323,17 +404,20 @@ def _valid(version: str) -> bool:
     return True
 
 
-def _explained(case: Case, state: _State, error: Unsolvable, report: Reporter) -> ProjectError:
+def _explain_conflict(
+    request: ResolutionRequest, state: _ResolutionState, error: NoSolutionError, report: Reporter
+) -> ProjectError:
     """Find out whether protected packages are the reason, and return the error that says so."""
-    image = case.image
-    words = "\n".join(error.words)
+    image = request.image
+    explanation = "\n".join(error.explanation)
     try:
-        solution = _settle(case, _copied(state, held=set()), report)
-    except Unsolvable as other:
+        resolution = _resolve_until_stable(request, _copy_state(state, constrained=set()), report)
+    except NoSolutionError as other:
         unknown = any(
-            "not found in the package registry" in line or "versions: none" in line for line in other.words
+            "not found in the package registry" in line or "versions: none" in line
+            for line in other.explanation
         )
-        remedy = "" if unknown else _remedy(case, state, "\n".join(other.words), report)
+        remedy = "" if unknown else _find_remedy(request, state, "\n".join(other.explanation), report)
         return ProjectError(
             f"the requirements cannot be met together for the image '{image.name}' (Python {image.python})",
             hint="check the name that no index has, and pip's configuration ('pip config list'); if predicting "
@@ -341,132 +425,153 @@ def _explained(case: Case, state: _State, error: Unsolvable, report: Reporter) -
             if unknown
             else remedy
             or "change the requirements named above: dropping one bound or one package is not enough",
-            details=other.words,
+            details=other.explanation,
         )
-    replaced = sorted(solution.reached.shadowed & state.held)
+    replaced_names = sorted(resolution.graph.replaced & state.constrained)
     lines = [
-        f"{name}: the image has {image.packages[name]}, and {who}"
-        for name in replaced
-        for who in unmet(name, solution.reached.asks[name], image.packages[name])
+        f"{name}: the image has {image.packages[name]}, and {requester}"
+        for name in replaced_names
+        for requester in list_unmet(name, resolution.graph.dependencies[name], image.packages[name])
     ]
-    askers = {ask.by for name in replaced for ask in solution.reached.asks[name]}
+    requesters = {
+        dependency.required_by
+        for name in replaced_names
+        for dependency in resolution.graph.dependencies[name]
+    }
     remedies = (
-        _remedy(case, state, "\n".join((words, *sorted(askers))), report),
-        f"name {' and '.join(replaced)} in `replace` if you have checked that the image's packages still work"
-        if replaced
+        _find_remedy(request, state, "\n".join((explanation, *sorted(requesters))), report),
+        f"name {' and '.join(replaced_names)} in `replace` if you have checked that the image's packages still work"
+        if replaced_names
         else "",
     )
     return ProjectError(
         "the requirements want other versions of packages that are protected in the image",
-        hint=", or ".join(one for one in remedies if one) or "change the requirements named above",
-        details=lines or error.words,
+        hint=", or ".join(remedy for remedy in remedies if remedy) or "change the requirements named above",
+        details=lines or error.explanation,
     )
 
 
-TRIES = 6
+MAX_REMEDY_TRIALS = 6
 """How many remedies are tried before an error is shown; each asks the resolver once."""
 
 
-def _remedy(case: Case, state: _State, words: str, report: Reporter) -> str:
+def _find_remedy(
+    request: ResolutionRequest, state: _ResolutionState, explanation: str, report: Reporter
+) -> str:
     """Return a change of one requirement with which the rest resolves, tried here; "" if there is none."""
-    named = [
-        ask
-        for ask in case.roots
-        if ask.requirement.name not in case.policy.direct
-        and re.search(rf"(?<![\w.-]){re.escape(ask.requirement.name)}(?![\w-])", words)
+    mentioned = [
+        dependency
+        for dependency in request.roots
+        if dependency.requirement.name not in request.policy.direct_references
+        and re.search(rf"(?<![\w.-]){re.escape(dependency.requirement.name)}(?![\w-])", explanation)
     ]
-    bounded = [ask for ask in dict.fromkeys(named) if ask.requirement.specifier]
-    trials = [(ask, True) for ask in bounded] + [(ask, False) for ask in dict.fromkeys(named)]
-    for ask, keep in trials[:TRIES]:
-        name = ask.requirement.name
-        if not keep:
-            if without := _solves_without(case, state, name, report):
-                return without
+    bounded = [dependency for dependency in dict.fromkeys(mentioned) if dependency.requirement.specifier]
+    trials = [(dependency, True) for dependency in bounded] + [
+        (dependency, False) for dependency in dict.fromkeys(mentioned)
+    ]
+    for dependency, keeps_package in trials[:MAX_REMEDY_TRIALS]:
+        name = dependency.requirement.name
+        if not keeps_package:
+            if exclude_hint := _suggest_excluding(request, state, name, report):
+                return exclude_hint
             continue
-        free = Requirement(str(ask.requirement))
-        free.specifier = type(free.specifier)("")
-        others = tuple(one for one in case.roots if one.requirement.name != name)
-        trial = replace(case, roots=(*others, replace(ask, requirement=free)))
+        unversioned = Requirement(str(dependency.requirement))
+        unversioned.specifier = type(unversioned.specifier)("")
+        other_roots = tuple(root for root in request.roots if root.requirement.name != name)
+        trial = replace(request, roots=(*other_roots, replace(dependency, requirement=unversioned)))
         try:
-            solution = _settle(trial, _copied(state), report)
-        except (Unsolvable, ProjectError):
+            resolution = _resolve_until_stable(trial, _copy_state(state), report)
+        except (NoSolutionError, ProjectError):
             continue
-        there = solution.reached.provided(name, case.image)
-        version = case.image.packages.get(name, "") if there else solution.resolved.get(name, "")
-        return f"change '{wording(ask.requirement)}' to '{name}=={version.partition('+')[0]}'"
+        is_provided = resolution.graph.is_provided(name, request.image)
+        version = request.image.packages.get(name, "") if is_provided else resolution.versions.get(name, "")
+        return (
+            f"change '{format_requirement(dependency.requirement)}' to '{name}=={version.partition('+')[0]}'"
+        )
     return ""
 
 
-def _solves_without(case: Case, state: _State, name: str, report: Reporter) -> str:
+def _suggest_excluding(
+    request: ResolutionRequest, state: _ResolutionState, name: str, report: Reporter
+) -> str:
     """Return the advice to exclude a package if the rest resolves without it, else an empty string."""
-    policy = replace(case.policy, exclude=case.policy.exclude | {name})
+    policy = replace(request.policy, exclude=request.policy.exclude | {name})
     try:
-        _settle(replace(case, policy=policy), _copied(state), report)
-    except (Unsolvable, ProjectError):
+        _resolve_until_stable(replace(request, policy=policy), _copy_state(state), report)
+    except (NoSolutionError, ProjectError):
         return ""
     return f'exclude = ["{name}"], if predicting does not need it (the rest resolves without)'
 
 
-def _copied(state: _State, *, held: set[str] | None = None, wheels_only: set[str] | None = None) -> _State:
+def _copy_state(
+    state: _ResolutionState, *, constrained: set[str] | None = None, wheels_only: set[str] | None = None
+) -> _ResolutionState:
     """Return a copy to try something with."""
-    return _State(
+    return _ResolutionState(
         stubbed=set(state.stubbed),
-        held=set(state.held if held is None else held),
+        constrained=set(state.constrained if constrained is None else constrained),
         wheels_only=set(state.wheels_only if wheels_only is None else wheels_only),
     )
 
 
-def _spare_the_image(case: Case, state: _State, solution: Solution, report: Reporter) -> Solution:
+def _avoid_replacements(
+    request: ResolutionRequest, state: _ResolutionState, resolution: Resolution, report: Reporter
+) -> Resolution:
     """Where a bundled package replaces an image package unasked, try once to do without.
 
     Taken only where no bundled package falls back by a major version: an old release that declares fewer
     requirements is no gain.
     """
-    image = case.image
-    roots = {ask.requirement.name for ask in case.roots}
+    image = request.image
+    roots = {dependency.requirement.name for dependency in request.roots}
     avoidable = {
         name
-        for name in solution.reached.shadowed - case.policy.bundle - _freed(case)
+        for name in resolution.graph.replaced - request.policy.always_bundled - _find_replaceable(request)
         if not any(
-            ask.by not in solution.reached.asks and not satisfied(ask.requirement, name, image.packages[name])
-            for ask in solution.reached.asks[name]
+            dependency.required_by not in resolution.graph.dependencies
+            and not satisfies_requirement(dependency.requirement, name, image.packages[name])
+            for dependency in resolution.graph.dependencies[name]
         )
     }
     if not avoidable:
-        return solution
-    held = _copied(state, held=state.held | avoidable)
+        return resolution
+    trial_state = _copy_state(state, constrained=state.constrained | avoidable)
     try:
-        other = _settle(case, held, report)
-    except Unsolvable:
-        return solution
-    if len(other.reached.shadowed) >= len(solution.reached.shadowed) or _fell(solution, other, image):
-        return solution
+        alternative = _resolve_until_stable(request, trial_state, report)
+    except NoSolutionError:
+        return resolution
+    if len(alternative.graph.replaced) >= len(resolution.graph.replaced) or _has_major_downgrade(
+        resolution, alternative, image
+    ):
+        return resolution
     notes = [
-        f"{name} {other.resolved[name]} was taken, not {version}, which would replace "
+        f"{name} {alternative.versions[name]} was taken, not {version}, which would replace "
         f"{' and '.join(sorted(avoidable))} of the image"
-        for name, version in sorted(solution.resolved.items())
-        if name in other.reached.asks
-        and name in roots | solution.reached.asks.keys()
-        and not has(image, name)
-        and other.resolved.get(name, version) != version
+        for name, version in sorted(resolution.versions.items())
+        if name in alternative.graph.dependencies
+        and name in roots | resolution.graph.dependencies.keys()
+        and not is_in_image(image, name)
+        and alternative.versions.get(name, version) != version
     ]
-    return replace(other, notes=tuple(notes))
+    return replace(alternative, notes=tuple(notes))
 
 
-def _fell(before: Solution, after: Solution, image: Image) -> bool:
+def _has_major_downgrade(before: Resolution, after: Resolution, image: Image) -> bool:
     """Whether a package that goes into the kit fell back by a major version."""
     return any(
-        Version(after.resolved[name]).major < Version(version).major
-        for name, version in before.resolved.items()
-        if name in after.reached.asks and name in after.resolved and not after.reached.provided(name, image)
+        Version(after.versions[name]).major < Version(version).major
+        for name, version in before.versions.items()
+        if name in after.graph.dependencies
+        and name in after.versions
+        and not after.graph.is_provided(name, image)
     )
 
 
-def torch_without_local(requirement: Requirement) -> Requirement:
+def strip_torch_local_version(requirement: Requirement) -> Requirement:
     """Return a requirement on torch's family without local versions: "torch==2.11.0+cu128" asks for 2.11.0."""
     if requirement.name.lower() not in TORCH_FAMILY or "+" not in str(requirement.specifier):
         return requirement
     changed = Requirement(str(requirement))
-    parts = [f"{one.operator}{one.version.partition('+')[0]}" for one in requirement.specifier]
+    parts = [f"{clause.operator}{clause.version.partition('+')[0]}" for clause in requirement.specifier]
     changed.specifier = type(requirement.specifier)(",".join(parts))
     return changed

@@ -6,13 +6,13 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.packages.freeze.distribution_facts import Facts, Look
+from offline_kit.packages.freeze.distribution_facts import MetadataReader, PackageMetadata
 from offline_kit.project.images import Image
 
 _DATE = (1980, 1, 2, 0, 0, 0)
 
 
-def facts_for(name: str, image: Image, look: Look) -> Facts:
+def derive_stub_metadata(name: str, image: Image, read_metadata: MetadataReader) -> PackageMetadata:
     """Return what the image's version of a package most likely requires.
 
     Those are the requirements of the same public version on the index, without accelerator libraries:
@@ -20,19 +20,21 @@ def facts_for(name: str, image: Image, look: Look) -> Facts:
     where the index does not know the version.
     """
     version = image.packages[name]
-    known = look(name, version.partition("+")[0])
-    if known is None:
-        return Facts(name=name, version=version)
-    requires = tuple(one for one in known.requires if not image.is_accelerator(one.name))
-    return Facts(name=name, version=version, requires=requires, extras=known.extras)
+    indexed = read_metadata(name, version.partition("+")[0])
+    if indexed is None:
+        return PackageMetadata(name=name, version=version)
+    requires = tuple(
+        requirement for requirement in indexed.requires if not image.is_accelerator(requirement.name)
+    )
+    return PackageMetadata(name=name, version=version, requires=requires, extras=indexed.extras)
 
 
-def with_local_versions(image: Image) -> tuple[str, ...]:
+def list_local_versions(image: Image) -> tuple[str, ...]:
     """Return the image's packages whose version has a local part ("2.11.0+cpu"): public indexes lack those."""
     return tuple(sorted(name for name, version in image.packages.items() if "+" in version))
 
 
-def write(stubs: Iterable[Facts], folder: Path) -> Path:
+def write_stub_wheels(stubs: Iterable[PackageMetadata], folder: Path) -> Path:
     """Write one stub wheel each into `folder`, which find-links can name, and return the folder.
 
     Versions that are not valid (PEP 440) are left out: no resolver could take them.
@@ -45,7 +47,7 @@ def write(stubs: Iterable[Facts], folder: Path) -> Path:
             continue
         stem = f"{stub.name.replace('-', '_')}-{version}"
         members = {
-            "METADATA": _metadata(stub, version),
+            "METADATA": _render_metadata(stub, version),
             "WHEEL": "Wheel-Version: 1.0\nGenerator: offline-kit\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         }
         with zipfile.ZipFile(folder / f"{stem}-py3-none-any.whl", "w") as archive:
@@ -56,8 +58,8 @@ def write(stubs: Iterable[Facts], folder: Path) -> Path:
     return folder
 
 
-def _metadata(stub: Facts, version: str) -> str:
+def _render_metadata(stub: PackageMetadata, version: str) -> str:
     lines = ["Metadata-Version: 2.1", f"Name: {stub.name}", f"Version: {version}"]
     lines += [f"Provides-Extra: {extra}" for extra in sorted(stub.extras)]
-    lines += [f"Requires-Dist: {one}" for one in stub.requires]
+    lines += [f"Requires-Dist: {requirement}" for requirement in stub.requires]
     return "\n".join(lines) + "\n\n"

@@ -81,7 +81,7 @@ def _cutoff(project: Path) -> str:
     """Return the cut-off of the project's committed freeze; empty where there is none yet."""
     path = project / LOCK_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    return freeze_file.header(text).get("cut-off", "") if freeze_file.is_ours(text) else ""
+    return freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
 
 
 def _build_all(packages: Sequence[Path], yard: own_wheel.Yard, report: Reporter) -> tuple[Wheel, ...]:

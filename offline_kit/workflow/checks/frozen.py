@@ -15,7 +15,7 @@ def run(ground: Ground) -> Said:
     name = config.lock.name
     if not config.lock.is_file():
         return warning(f"there is no '{name}' yet", "run 'offline-kit build' and commit it")
-    head = freeze_file.header(config.lock.read_text(encoding="utf-8", errors="replace"))
+    head = freeze_file.read_header(config.lock.read_text(encoding="utf-8", errors="replace"))
     made_for = (head.get("image", ""), head.get("python", ""))
     stale = "the next build makes it anew: run 'offline-kit build' and commit it"
     if ground.target.name not in made_for[0]:

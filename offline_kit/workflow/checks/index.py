@@ -2,7 +2,7 @@
 
 from offline_kit.core.redaction import redact
 from offline_kit.core.retry import Patience
-from offline_kit.packages.freeze.freeze import index_settings
+from offline_kit.packages.freeze.freeze import read_index_settings
 from offline_kit.packages.index import Index
 from offline_kit.packages.pip_settings import read
 from offline_kit.workflow.checks.check_types import Ground, Said
@@ -16,7 +16,7 @@ def run(ground: Ground) -> Said:
     config = ground.config
     settings = read(ground.env)
     if config:
-        settings = index_settings(config.requirements, config.project, settings)
+        settings = read_index_settings(config.requirements, config.project, settings)
     Index(settings, cache=ground.cache, patience=_BRISK).files("pip")
     places = [redact(place) for place in (*settings.index_urls(), *settings.find_links)]
     return Said(what=f"answers: {', '.join(places) or 'none is configured'}")

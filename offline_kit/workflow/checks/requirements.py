@@ -8,20 +8,21 @@ from offline_kit.workflow.checks.check_types import Ground, Said, warning
 def run(ground: Ground) -> Said:
     """Read what the project asks for, without asking an index; raises for lines that cannot be read."""
     config = ground.settings
-    plain = [path for path in config.requirements if not lock_files.is_lock(path)]
-    found = requirement_inputs.read(
+    plain = [path for path in config.requirements if not lock_files.is_lock_file(path)]
+    found = requirement_inputs.read_requirement_files(
         plain, freeze_request.of_project(config), project=config.project, env=ground.env
     )
-    lock_files.read([*config.locks, *found.compiled], ground.target.environment())
-    if not found.wanted and not config.packages and not config.locks:
+    lock_files.read_lock_files([*config.locks, *found.compiled_files], ground.target.environment())
+    if not found.requirements and not config.packages and not config.locks:
         return warning(
             "nothing is asked for: the kit would hold own code and checkpoints alone",
             'name what predicting needs, like requirements = ["requirements.in"]',
         )
     sources = [
-        requirement_inputs.shown(path, config.project) for path in (*config.requirements, *config.locks)
+        requirement_inputs.display_path(path, config.project)
+        for path in (*config.requirements, *config.locks)
     ]
     sources += ["[project].dependencies"] * config.project_dependencies
     sources += ["what the own packages ask for"] * bool(config.packages)
-    number = len(found.wanted)
+    number = len(found.requirements)
     return Said(what=f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import direct_references
-from offline_kit.packages.freeze.input_digest import FreezeRequest, Gathered, gather
-from offline_kit.packages.freeze.requirement_lines import Wanted
+from offline_kit.packages.freeze.input_digest import FreezeInputs, FreezeRequest, gather_inputs
+from offline_kit.packages.freeze.requirement_lines import RequirementLine
 from offline_kit.packages.pip_settings import PYPI, IndexSettings, redact
 from offline_kit.project.images import Image
 
@@ -47,8 +47,8 @@ def asked(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Asked:
     Raises ProjectError with every requirement that cannot travel as text: a path on this machine, an
     address with a password or a query, a variable that is not set.
     """
-    read = gather(request, image, own)
-    problems = [*_index_problems(read), *(line for one in read.directs for line in _problems(one))]
+    read = gather_inputs(request, image, own)
+    problems = [*_index_problems(read), *(line for one in read.direct_references for line in _problems(one))]
     if problems:
         raise ProjectError(
             "some requirements cannot go to Kaggle as text",
@@ -76,44 +76,44 @@ def index_note(settings: IndexSettings) -> str:
     )
 
 
-def _lines(read: Gathered, project: Path) -> Iterator[str]:
+def _lines(read: FreezeInputs, project: Path) -> Iterator[str]:
     # pip there has no way to leave out what a package asks for; what the files ask for it need not see.
-    yield from (one.requirement for one in read.wanted if one.name not in read.policy.exclude)
-    for one in read.directs:
+    yield from (one.requirement for one in read.requirements if one.name not in read.policy.exclude)
+    for one in read.direct_references:
         if one.direct:
             extras = f"[{','.join(one.direct.extras)}]" if one.direct.extras else ""
             name = one.direct.name + extras if one.direct.name else ""
-            place = direct_references.reference(one.direct, project)
+            place = direct_references.format_reference(one.direct, project)
             yield (f"{name} @ {place}" if name else place) + (
                 f" ; {one.direct.marker}" if one.direct.marker else ""
             )
 
 
-def _options(read: Gathered) -> Iterator[str]:
-    options = read.options
+def _options(read: FreezeInputs) -> Iterator[str]:
+    options = read.index_options
     if options.index_url:
         yield f"--index-url {options.index_url}"
     yield from (f"--extra-index-url {url}" for url in options.extra_index_urls)
     yield from (f"--find-links {place}" for place in options.find_links)
 
 
-def _index_problems(read: Gathered) -> Iterator[str]:
-    options = read.options
+def _index_problems(read: FreezeInputs) -> Iterator[str]:
+    options = read.index_options
     for place in (options.index_url, *options.extra_index_urls, *options.find_links):
-        shown = direct_references.bare_url(place)
+        shown = direct_references.strip_credentials(place)
         if problem := _secret(place):
             yield f"the index '{shown}' {problem}"
         elif place and not place.startswith(("https://", "http://")):
             yield f"'{place}' is a folder of this machine"
 
 
-def _problems(one: Wanted) -> Iterator[str]:
+def _problems(one: RequirementLine) -> Iterator[str]:
     if one.direct is None:
         return
-    if one.direct.kind not in ("git", "url") or one.direct.place.startswith("file:"):
-        yield f"{one.where}: a {one.direct.kind} on this machine"
-    elif problem := _secret(one.direct.place):
-        yield f"{one.where}: '{direct_references.bare_url(one.direct.place)}' {problem}"
+    if one.direct.kind not in ("git", "url") or one.direct.location.startswith("file:"):
+        yield f"{one.position}: a {one.direct.kind} on this machine"
+    elif problem := _secret(one.direct.location):
+        yield f"{one.position}: '{direct_references.strip_credentials(one.direct.location)}' {problem}"
 
 
 def _secret(address: str) -> str:
