@@ -8,8 +8,8 @@ from typing import Any
 
 from offline_kit.adopt import known_calls, literals, shell, shell_commands, syntax
 from offline_kit.adopt.findings import ARGUMENT, Kind, Wish
-from offline_kit.checkpoints import fetching_calls
-from offline_kit.checkpoints.fetching_calls import UNKNOWN, Switch
+from offline_kit.checkpoints import download_calls
+from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.notebook import cells
 from offline_kit.notebook.cells import Read
 from offline_kit.project import references
@@ -110,57 +110,63 @@ class _Look:
     def _call(self, call: ast.Call, name: str) -> Iterator[Wish]:
         if name in known_calls.SHELLS or name == "get_ipython().run_line_magic":
             yield from self._shell(call, name)
-        elif name in known_calls.DOWNLOADS:
-            (first, at), (second, into_at) = known_calls.DOWNLOADS[name]
-            address, into = self._text(call, first, at), self._text(call, second, into_at)
-            yield self._wish(Kind.DOWNLOAD, call, target=address or "?", into=into)
-        elif name in known_calls.OF_HUB:
-            yield from self._of_hub(call, name)
-        elif made := self._of_kaggle(call, name):
-            yield made
-        elif name in known_calls.CORPORA:
-            target = self._texts(call, "info_or_id" if name == "nltk.download" else "model")
-            yield self._wish(
-                Kind.CORPUS, call, target=target, detail=known_calls.CORPORA[name], stand_in="True"
-            )
         elif name in (*known_calls.COLAB, *known_calls.ACCOUNTS):
             detail = "colab" if name in known_calls.COLAB else ""
             yield self._wish(Kind.ACCOUNT, call, target=name, detail=detail, stand_in="None")
         elif (stand_in := self._secret(call, name)) is not None:
             yield self._wish(Kind.ACCOUNT, call, target=name, detail="secret", stand_in=stand_in)
-        elif name == "torch.hub.load":
-            local = self._text(call, "source", 9) == "local"
-            if not local:
+        elif download := download_calls.find_download(name, self._text(call, "", 0)):
+            yield from self._download(call, name, download)
+        elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
+            name = name or download_calls.dotted(call.func, self.code.aliases)
+            known = [*download_calls.switches(call, name), *self._unpacked(call, name)]
+            for switch in known or self._likely(call, name):
+                yield from self._weights(call, name, switch)
+
+    def _download(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[Wish]:
+        """Yield what a call of the table downloads."""
+        source, detail = self._text(call, *download.source), download.detail
+        match download.kind:
+            case DownloadKind.FILE:
+                into = self._text(call, *download.target)
+                span = self._span(call.args[0]) if detail == "read" else None
                 yield self._wish(
-                    Kind.HUB, call, target=self._text(call, "repo_or_dir", 0), detail="torch.hub"
+                    Kind.DOWNLOAD, call, target=source or "?", into=into, detail=detail, span=span
                 )
-        else:
-            yield from self._model(call, name)
+            case DownloadKind.REPOSITORY:
+                yield from self._repository(call, name, download)
+            case DownloadKind.MODEL_ID | DownloadKind.PRESET:
+                yield from self._by_id(call, name, download)
+            case DownloadKind.KAGGLE:
+                into = self._text(call, *download.target)
+                yield self._wish(Kind.KAGGLE, call, target=source, into=into, detail=detail)
+            case DownloadKind.KAGGLE_CLIENT:
+                if any(module.partition(".")[0] == "kaggle" for module in self.code.aliases.values()):
+                    yield self._wish(
+                        Kind.KAGGLE, call, target=source or "*", into="api", detail=detail, stand_in="None"
+                    )
+            case DownloadKind.CORPUS:
+                source = self._texts(call, download.source[0])
+                stand_in = "" if detail == "spacy.load" else "True"
+                yield self._wish(Kind.CORPUS, call, target=source, detail=detail, stand_in=stand_in)
+            case DownloadKind.TORCH_HUB:
+                if self._text(call, "source", 9) != "local":
+                    yield self._wish(Kind.HUB, call, target=source, detail="torch.hub")
+            case _:
+                yield self._wish(Kind.HUB, call, target=source, detail="call", into=download.instead)
 
-    def _of_kaggle(self, call: ast.Call, name: str) -> Wish | None:
-        """Return what kagglehub, or a method of Kaggle's own client, downloads."""
-        if name in known_calls.KAGGLE:
-            target, path = self._text(call, "handle", 0), self._text(call, "path", 1)
-            return self._wish(Kind.KAGGLE, call, target=target, into=path, detail=known_calls.KAGGLE[name])
-        kind = known_calls.KAGGLE_API.get(name.rpartition(".")[2])
-        used = any(each.partition(".")[0] == "kaggle" for each in self.code.aliases.values())
-        if not kind or not used:
-            return None
-        target = self._text(call, "kernel" if kind == "notebook" else kind, 0) or "*"
-        return self._wish(Kind.KAGGLE, call, target=target, into="api", detail=kind, stand_in="None")
-
-    def _of_hub(self, call: ast.Call, name: str) -> Iterator[Wish]:
+    def _repository(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[Wish]:
         """Yield a file, a snapshot or a data set of a hub that is downloaded by its id."""
-        argument, detail = known_calls.OF_HUB[name]
-        target, into = self._text(call, argument, 0) or "*", self._text(call, "local_dir", 99)
+        detail, target = download.detail, self._text(call, *download.source) or "*"
         if detail == "file":
             folder, file = self._text(call, "subfolder", 2), self._text(call, "filename", 1) or "*"
             detail = f"file {folder}{'/' if folder else ''}{file}"
         if name != "datasets.load_dataset":
             data = "dataset " if self._text(call, "repo_type", 99) == "dataset" else ""
+            into = self._text(call, *download.target)
             yield self._wish(Kind.HUB, call, target=target, into=into, detail=data + detail)
         elif target not in known_calls.BUILDERS:
-            place = self._span(syntax.argument(call, argument, 0))
+            place = self._span(syntax.argument(call, *download.source))
             yield self._wish(Kind.HUB, call, target=target, detail=detail, span=place)
 
     def _secret(self, call: ast.Call, name: str) -> str | None:
@@ -181,29 +187,9 @@ class _Look:
         made = [each for each in calls if self._dotted(each.func).startswith(f"{known_calls.SECRETS}.U")]
         return len(made) == sum(isinstance(each, ast.Name) and each.id in names for each in nodes)
 
-    def _model(self, call: ast.Call, name: str) -> Iterator[Wish]:
-        if name.endswith((".from_pretrained", ".from_preset")) or name in fetching_calls.BY_HUB_ID:
-            yield from self._by_id(call, name)
-        elif name.rpartition(".")[2] in known_calls.READERS and call.args:
-            address = literals.text(call.args[0], self.code.known)
-            if address.startswith(("http://", "https://")):
-                place = self._span(call.args[0])
-                yield self._wish(Kind.DOWNLOAD, call, target=address, detail="read", span=place)
-        elif name == "spacy.load":
-            yield self._wish(Kind.CORPUS, call, target=self._text(call, "name", 0), detail=name)
-        elif (how := fetching_calls.fetches(name, self._text(call, "", 0))) is not None:
-            yield self._wish(Kind.HUB, call, target=self._text(call, "", 0), detail="call", into=how)
-        elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
-            name = name or fetching_calls.dotted(call.func, self.code.aliases)
-            known = [*fetching_calls.switches(call, name), *self._unpacked(call, name)]
-            for switch in known or self._likely(call, name):
-                yield from self._weights(call, name, switch)
-
-    def _by_id(self, call: ast.Call, name: str) -> Iterator[Wish]:
+    def _by_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[Wish]:
         """Yield what a call loads by its id on a hub."""
-        preset = name.endswith(".from_preset")
-        argument = ("preset", 0) if preset else ("pretrained_model_name_or_path", 0)
-        node = syntax.argument(call, *fetching_calls.BY_HUB_ID.get(name, argument))
+        node = syntax.argument(call, *download.source)
         if (
             node is None
             and name == "transformers.pipeline"
@@ -211,16 +197,17 @@ class _Look:
         ):
             yield self._wish(Kind.HUB, call, target="", detail="call", into="`model=` names its folder")
         detail = "sentence" if name.endswith(".SentenceTransformer") else "from_pretrained"
+        detail = "preset" if download.kind is DownloadKind.PRESET else detail
         targets = literals.texts(node, self.code.known)
         span = self._span(node) if len(targets) == 1 else (-1, -1)
         for target in filter(None, targets):
-            yield self._wish(Kind.HUB, call, target=target, detail="preset" if preset else detail, span=span)
+            yield self._wish(Kind.HUB, call, target=target, detail=detail, span=span)
 
     def _unpacked(self, call: ast.Call, name: str) -> Iterator[Switch]:
         """Yield arguments that `**CFG` brings, where a setting is called so and is on."""
         if any(each.arg is None for each in call.keywords):
             said = {each.arg for each in call.keywords}
-            for argument, off in fetching_calls.deciding(name).items():
+            for argument, off in download_calls.deciding(name).items():
                 if argument in self.code.flags and argument not in said:
                     yield Switch(argument=argument, off=off, said=ast.Name(id=argument, ctx=ast.Load()))
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offline_kit.checkpoints import fetching_calls
-from offline_kit.checkpoints.fetching_calls import UNKNOWN, Switch
+from offline_kit.checkpoints import download_calls
+from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.checkpoints.hub_folders import is_hub_id
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.packages.own import code_files as own_sources
@@ -20,43 +20,6 @@ from offline_kit.project import references
 from offline_kit.project.types import Finding, OwnCode, Severity
 
 _REPLACED = "the checkpoint replaces these weights"
-_CACHED = (
-    "fetch it once, copy its cache into 'caches/{0}' of the project, and set preprocessing = [\"caches\"]"
-)
-_TORCH_CACHE = _CACHED.format("torch") + " (a copy of ~/.cache/torch)"
-_NLTK_CACHE = _CACHED.format("nltk_data") + " (a copy of ~/nltk_data)"
-_HUB = (
-    "save it with save_pretrained(...) into a folder of the project, name that in `checkpoints` or "
-    "`preprocessing`, and load it from there; what a checkpoint replaces is made from its config alone (from_config)"
-)
-_WHEEL = "add the model's own wheel to the requirements, by its address, and load it by its name"
-_SHIP = "fetch it once, name the file in `preprocessing`, and read it from there"
-
-_ALWAYS: tuple[tuple[str, str], ...] = (
-    ("torch.hub.load_state_dict_from_url", _TORCH_CACHE),
-    ("torch.hub.load", _TORCH_CACHE),
-    ("torch.utils.model_zoo.load_url", _TORCH_CACHE),
-    ("nltk.download", _NLTK_CACHE),
-    ("spacy.cli.download", _WHEEL),
-    ("huggingface_hub.hf_hub_download", _HUB),
-    ("huggingface_hub.snapshot_download", _HUB),
-    ("datasets.load_dataset", _SHIP),
-    ("kagglehub.", "attach it to the notebook: dataset_sources, kernel_sources or model_sources"),
-    ("gdown.download", _SHIP),
-    ("wget.download", _SHIP),
-    ("urllib.request.urlretrieve", _SHIP),
-)
-"""Prefix of calls that always fetch, and the remedy; more of them, with fewer remedies, stand in `fetches`."""
-_BY_NAME = (
-    "transformers.",
-    "sentence_transformers.",
-    "diffusers.",
-    "peft.",
-    "efficientnet_pytorch.",
-    "segmentation_models_pytorch.",
-    "tokenizers.",
-)
-"""Packages whose from_pretrained takes a hub's name or a folder."""
 _SPACY = re.compile(r"[a-z]{2,3}_\w+_(?:sm|md|lg|trf)")
 """The name of a model of spaCy's, which is a package."""
 _CORPUS = re.compile(r"nltk\.(corpus\.\w+\.\w+|(\w+\.)*(word_tokenize|sent_tokenize|pos_tag|ne_chunk))")
@@ -149,28 +112,35 @@ class _Reader:
         yield from (finding for _, finding in sorted(found, key=lambda pair: pair[0]))
 
     def of(self, call: ast.Call, place: _Place) -> Iterator[Finding]:
-        name = fetching_calls.dotted(call.func, self.names)
-        on = [each for each in fetching_calls.switches(call, name) if self.is_on(each, place)]
+        name = download_calls.dotted(call.func, self.names)
+        on = [each for each in download_calls.switches(call, name) if self.is_on(each, place)]
         first = _value(call.args[0], place) if call.args else UNKNOWN
         if on and not self.is_cached(name, first):
             yield self.switched(call, place, name, on)
-        remedy = next((remedy for prefix, remedy in _ALWAYS if name.startswith(prefix)), "")
-        how = fetching_calls.fetches(name, first if isinstance(first, str) else "")
-        if how is not None and not (self.project / str(first)).exists():
-            remedy = f"{_SHIP}{f': {how}' if how else ''}"
-        if remedy is _TORCH_CACHE and self.is_cached(name, first):
-            return
-        if remedy and not _is_local(call):
-            yield self.told(call, f"calls {name}(), which fetches from the internet", remedy)
-        elif name in fetching_calls.BY_HUB_ID or (
-            name.startswith(_BY_NAME) and name.endswith(".from_pretrained")
-        ):
-            yield from self.of_hub(call, place, name)
+        download = download_calls.find_download(name, first if isinstance(first, str) else "")
+        if download and download.kind is DownloadKind.MODEL_ID and download.remedy:
+            yield from self.of_hub(call, place, name, download)
+        elif download and download.remedy:
+            if not self.is_at_hand(call, name, first, download):
+                yield self.told(call, f"calls {name}(), which fetches from the internet", download.remedy)
         elif name == "spacy.load" and isinstance(first, str) and _SPACY.fullmatch(first):
             if not (self.project / first).exists() and first.replace("_", "-") not in self.bundled:
-                yield self.told(call, f"calls spacy.load('{first}'), which is a package of its own", _WHEEL)
+                yield self.told(
+                    call,
+                    f"calls spacy.load('{first}'), which is a package of its own",
+                    download_calls.ADD_WHEEL,
+                )
         elif _CORPUS.fullmatch(name) and not (self.project / "caches/nltk_data").exists():
-            yield self.told(call, f"calls {name}(), which reads data that NLTK fetches apart", _NLTK_CACHE)
+            yield self.told(
+                call, f"calls {name}(), which reads data that NLTK fetches apart", download_calls.NLTK_CACHE
+            )
+
+    def is_at_hand(self, call: ast.Call, name: str, what: object, download: DownloadCall) -> bool:
+        """Whether what a call would fetch is in the project, in a cache that travels, or read from a folder."""
+        if download.kind is DownloadKind.OTHER and (self.project / str(what)).exists():
+            return True
+        cached = download.remedy == download_calls.TORCH_CACHE and self.is_cached(name, what)
+        return cached or _is_local(call)
 
     def is_cached(self, name: str, what: object) -> bool:
         """Whether a copy of the library's cache that travels holds what a call would fetch."""
@@ -209,19 +179,21 @@ class _Reader:
         what = f"calls {name}({shown}), whose weights are fetched from the internet"
         return self.told(call, what, f"{remedy}: {_REPLACED}")
 
-    def of_hub(self, call: ast.Call, place: _Place, name: str) -> Iterator[Finding]:
+    def of_hub(self, call: ast.Call, place: _Place, name: str, download: DownloadCall) -> Iterator[Finding]:
         """Find what a hub's name is given to; a pipeline without one takes a model of its task's."""
-        argument, at = fetching_calls.BY_HUB_ID.get(name, ("pretrained_model_name_or_path", 0))
+        argument, at = download.source
         said = next((one.value for one in call.keywords if one.arg == argument), None)
         said = said or (call.args[at] if at < len(call.args) else None)
         value = _value(said, place) if said is not None else UNKNOWN
         if said is None and name == "transformers.pipeline" and not _has_stars(call):
-            yield self.told(call, "calls pipeline() without a model, which fetches one for its task", _HUB)
+            yield self.told(
+                call, "calls pipeline() without a model, which fetches one for its task", download.remedy
+            )
         if not is_hub_id(value) or (self.project / str(value)).exists() or self.is_cached(name, value):
             return
         what = f"calls {name.partition('.')[2]}('{value}'), which fetches it from the hub"
         by_name = f"write EfficientNet.from_name('{value}'): {_REPLACED}"
-        yield self.told(call, what, by_name if name.startswith("efficientnet_pytorch.") else _HUB)
+        yield self.told(call, what, by_name if name.startswith("efficientnet_pytorch.") else download.remedy)
 
     def told(self, call: ast.Call, what: str, remedy: str) -> Finding:
         where = f"{self.shown}:{call.lineno}"
