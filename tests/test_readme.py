@@ -125,3 +125,17 @@ def test_the_tests_of_other_systems_exist() -> None:
     named = re.findall(r"tests/[\w/]+\.py", (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
     assert len(named) > 10
     assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md"])
+def test_modules_and_files_of_the_documentation_exist(page: str) -> None:
+    """What the pages for developers name by its module or path is there."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    rooms = "|".join(folder.name for folder in (ROOT / "offline_kit").iterdir() if folder.is_dir())
+    modules = re.findall(rf"`((?:{rooms})\.[\w.]+)`", text)
+    files = [f"offline_kit/{name.replace('.', '/')}.py" for name in modules]
+    files += [f"offline_kit/{name}" for name in re.findall(rf"`((?:{rooms})/[\w/.]+)`", text)]
+    files += re.findall(r"`((?:offline_kit|tests|tools|templates)/[\w/.]+)`", text)
+    assert len(files) > 5
+    lacking = [name for name in files if "NAME" not in name and not (ROOT / name).exists()]
+    assert [name for name in lacking if not (ROOT / name.removesuffix(".py")).is_dir()] == []
