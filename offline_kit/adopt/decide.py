@@ -204,7 +204,7 @@ def _clone(wish: Wish, ground: Ground, basket: Basket, others: Sequence[Wish]) -
 
 def _stays_behind(clone: Path, ground: Ground) -> str:
     """Return what to do about trained files of a clone: modules bring code and its small companions alone."""
-    shipped = set(own_sources.module_files(clone))
+    shipped = set(own_sources.list_module_files(clone))
     left = sorted(path for path in clone.rglob("*") if path.suffix in _TRAINED and path not in shipped)
     if not left:
         return ""

@@ -69,7 +69,7 @@ def of_code(
     entries all code counts.
     """
     loose = [source.path for source in own.sources]
-    built = [root / name for root in packages for name in own_sources.package_tree(root).names]
+    built = [root / name for root in packages for name in own_sources.read_source_tree(root).names]
     aside = (path for path in (*loose, *built) if not _ASIDE & {part.lower() for part in path.parts[-4:-1]})
     used = _used(project, packages, own, entries)
     return findings(

@@ -50,7 +50,7 @@ def resolve(
     other sources, by source. Raises ProjectError with every entry that names no file, every file that no
     framework knows, and every key that is missing.
     """
-    places = {"": _Place(checkpoints, layout.checkpoint_names(checkpoints))}
+    places = {"": _Place(checkpoints, layout.name_checkpoints(checkpoints))}
     for origin, files in (elsewhere or {}).items():
         places[origin] = _Place(files, {each.original: each.original for each in files})
     candidates = places[""].candidates

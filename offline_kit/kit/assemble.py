@@ -9,8 +9,8 @@ from offline_kit.core import files
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.kit import manifest
-from offline_kit.kit.install_plan import Contents as Contents
-from offline_kit.kit.layout import Item, Layout, arrange
+from offline_kit.kit.install_plan import KitContents as KitContents
+from offline_kit.kit.layout import KitFile, KitLayout, arrange_files
 from offline_kit.project.kaggle_names import limit_warnings
 from offline_kit.project.types import FileEntry, Kit
 
@@ -23,8 +23,8 @@ _SPARE_SPACE = 16_000_000
 """Bytes to leave free: manifests, folders, the notebook."""
 
 
-def assemble(
-    contents: Contents,
+def assemble_kit(
+    contents: KitContents,
     folder: Path,
     *,
     also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {},
@@ -40,50 +40,50 @@ def assemble(
     meanwhile, UsageError for a folder that holds other things, OutsideError where the disk is full or
     refuses. The caller sees to it that no other build writes to `folder` at the same time.
     """
-    _check_place(folder)
-    _sweep(folder)
-    layout = arrange(contents)
-    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    _check_kit_folder(folder)
+    _sweep_leftovers(folder)
+    layout = arrange_files(contents)
+    kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
     # Made before anything is written: what is wrong with the notebook's settings costs no kit.
     texts = {"requirements.txt": contents.freeze.text, **also(kit)}
-    _tell(contents, kit, report, by_function=by_function)
-    old = _old_kit(folder)
-    if old and _stands(old, kit):
-        _refresh(texts, folder)
+    _report_limits(contents, kit, report, by_function=by_function)
+    old = _read_old_kit(folder)
+    if old and _is_unchanged(old, kit):
+        _update_texts(texts, folder)
     else:
-        report.step(f"Packing {len(layout.items) - len(layout.away)} files into '{folder}'")
-        _write(kit, layout, texts, old, report)
+        report.step(f"Packing {len(layout.files) - len(layout.remote)} files into '{folder}'")
+        _write_kit(kit, layout, texts, old, report)
     return kit
 
 
-def outline(
-    contents: Contents, folder: Path, *, also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {}
+def write_outline(
+    contents: KitContents, folder: Path, *, also: Callable[[Kit], Mapping[str, str]] = lambda _kit: {}
 ) -> Kit:
     """Write manifests, freeze and notebook of a kit, and none of its files: enough to plan a push."""
-    layout = arrange(contents)
-    kit = Kit(folder=folder, id=manifest.kit_id(part.id for part in layout.parts), parts=layout.parts)
+    layout = arrange_files(contents)
+    kit = Kit(folder=folder, id=manifest.compute_kit_id(part.id for part in layout.parts), parts=layout.parts)
     texts = {"requirements.txt": contents.freeze.text, **also(kit)}
     for part in kit.parts:
         kit.part_folder(part).mkdir(parents=True, exist_ok=True)
-        manifest.write(kit.part_folder(part), part)
-    _refresh(texts, folder)
+        manifest.write_manifest(kit.part_folder(part), part)
+    _update_texts(texts, folder)
     return kit
 
 
-OURS = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
+KIT_FILES = frozenset({"dataset", "notebook", "rehearsal", "requirements.txt"})
 """What a kit's folder holds."""
 
 
-def _check_place(folder: Path) -> None:
-    for place in (folder, folder / "dataset"):
-        if place.exists() and not place.is_dir():
+def _check_kit_folder(folder: Path) -> None:
+    for path in (folder, folder / "dataset"):
+        if path.exists() and not path.is_dir():
             raise UsageError(
-                f"'{place}' is a file, where the kit's folder should be",
+                f"'{path}' is a file, where the kit's folder should be",
                 hint="remove it, or choose another --out",
             )
     # The folder is replaced as a whole: nothing of the user's may be in it.
-    mine = OURS | {stage.name for name in OURS for stage in files.stages(folder / name)}
-    foreign = sorted({each.name for each in folder.iterdir()} - mine) if folder.exists() else []
+    expected = KIT_FILES | {stage.name for name in KIT_FILES for stage in files.stages(folder / name)}
+    foreign = sorted({child.name for child in folder.iterdir()} - expected) if folder.exists() else []
     if foreign:
         raise UsageError(
             f"'{folder}' holds other things than a kit: {', '.join(map(repr, foreign[:3]))}",
@@ -91,7 +91,7 @@ def _check_place(folder: Path) -> None:
         )
 
 
-def _tell(contents: Contents, kit: Kit, report: Reporter, *, by_function: bool) -> None:
+def _report_limits(contents: KitContents, kit: Kit, report: Reporter, *, by_function: bool) -> None:
     if not contents.checkpoints and not by_function:
         report.note("the kit holds no checkpoints; name them in 'checkpoints' or with -c if there are some")
     for part in kit.parts:
@@ -100,71 +100,87 @@ def _tell(contents: Contents, kit: Kit, report: Reporter, *, by_function: bool) 
             report.warn(f"the dataset '{part.name}': {warning}")
 
 
-def _sweep(folder: Path) -> None:
+def _sweep_leftovers(folder: Path) -> None:
     """Clear away what killed runs left beside the kit and in it."""
-    for final in (folder, *(folder / name for name in sorted(OURS))):
+    for final in (folder, *(folder / name for name in sorted(KIT_FILES))):
         files.sweep(final)
 
 
-def _old_kit(folder: Path) -> Kit | None:
+def _read_old_kit(folder: Path) -> Kit | None:
     try:
         return manifest.read_kit(folder)
     except ProjectError:
         return None  # no kit yet, or one that is replaced anyway
 
 
-def _stands(old: Kit, new: Kit) -> bool:
+def _is_unchanged(old: Kit, new: Kit) -> bool:
     """Whether the kit on disk is the new one, its files untouched and none besides."""
     if (old.id, [p.name for p in old.parts]) != (new.id, [p.name for p in new.parts]):
         return False
     if [part.entries for part in old.parts] != [part.entries for part in new.parts]:
         return False
-    lying = [(place := old.part_folder(part), manifest.lying(place, part)) for part in old.parts]
-    if any(manifest.verify(place, part, hashes=False) for place, part in lying):
+    local_parts = [
+        (part_folder := old.part_folder(part), manifest.select_local_files(part_folder, part))
+        for part in old.parts
+    ]
+    if any(manifest.verify_part(part_folder, part, hashes=False) for part_folder, part in local_parts):
         return False
-    return all(_is_sealed(place / each.stored, each) for place, part in lying for each in part.entries)
+    return all(
+        _is_file_sealed(part_folder / entry.stored, entry)
+        for part_folder, part in local_parts
+        for entry in part.entries
+    )
 
 
-def _write(kit: Kit, layout: Layout, texts: Mapping[str, str], old: Kit | None, report: Reporter) -> None:
+def _write_kit(
+    kit: Kit, layout: KitLayout, texts: Mapping[str, str], old: Kit | None, report: Reporter
+) -> None:
     if files.in_work(kit.folder / "rehearsal"):
         raise UsageError(
             f"the kit in '{kit.folder}' is being rehearsed by another run, and would be replaced",
             hint="wait until that has ended, or build elsewhere with --out",
         )
-    reusable = _reusable(old) if old else {}
-    _check_space(kit, layout, reusable)
-    total = sum(item.size for name, item in layout.items.items() if name not in layout.away)
+    reusable = _find_reusable_files(old) if old else {}
+    _check_disk_space(kit, layout, reusable)
+    total = sum(item.size for name, item in layout.files.items() if name not in layout.remote)
     with files.staged(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
-            place = stage / kit.part_folder(part).relative_to(kit.folder)
-            place.mkdir(parents=True, exist_ok=True)
+            part_folder = stage / kit.part_folder(part).relative_to(kit.folder)
+            part_folder.mkdir(parents=True, exist_ok=True)
             for entry in part.entries:
-                if entry.original not in layout.away:
-                    _put(layout.items[entry.original], place / entry.stored, reusable, advance)
+                if entry.original not in layout.remote:
+                    _place_file(layout.files[entry.original], part_folder / entry.stored, reusable, advance)
                 elif entry.sha256 in reusable:  # fetched for a rehearsal before
-                    _put(layout.items[entry.original], place / entry.stored, reusable, lambda _bytes: None)
-            _seal(manifest.write(place, part), part.id)
-        _refresh(texts, stage)
-        for path in (stage, *(each for each in stage.rglob("*") if each.is_dir())):
+                    _place_file(
+                        layout.files[entry.original],
+                        part_folder / entry.stored,
+                        reusable,
+                        lambda _bytes: None,
+                    )
+            _seal_file(manifest.write_manifest(part_folder, part), part.id)
+        _update_texts(texts, stage)
+        for path in (stage, *(child for child in stage.rglob("*") if child.is_dir())):
             path.chmod(0o755)  # whatever the umask is
 
 
-def _reusable(old: Kit) -> dict[str, Path]:
+def _find_reusable_files(old: Kit) -> dict[str, Path]:
     """Return files of the old kit by digest, those that nobody touched since we wrote them."""
-    found = {}
+    paths = {}
     for part in old.parts:
         for entry in part.entries:
             path = old.part_folder(part) / entry.stored
-            if _is_sealed(path, entry):
-                found[entry.sha256] = path
-    return found
+            if _is_file_sealed(path, entry):
+                paths[entry.sha256] = path
+    return paths
 
 
-def _check_space(kit: Kit, layout: Layout, reusable: dict[str, Path]) -> None:
-    items = [item for name, item in layout.items.items() if name not in layout.away]
-    needed = sum(i.size for i in items if i.sha256 not in reusable and not _is_blob(i))
-    place = next(each for each in (kit.folder, *kit.folder.absolute().parents) if each.exists())
-    free = shutil.disk_usage(place).free
+def _check_disk_space(kit: Kit, layout: KitLayout, reusable: dict[str, Path]) -> None:
+    items = [item for name, item in layout.files.items() if name not in layout.remote]
+    needed = sum(i.size for i in items if i.sha256 not in reusable and not _is_cache_blob(i))
+    existing_folder = next(
+        parent for parent in (kit.folder, *kit.folder.absolute().parents) if parent.exists()
+    )
+    free = shutil.disk_usage(existing_folder).free
     if free < needed + _SPARE_SPACE:
         raise OutsideError(
             f"the kit needs {files.human_size(needed)} below '{kit.folder}', and "
@@ -173,26 +189,26 @@ def _check_space(kit: Kit, layout: Layout, reusable: dict[str, Path]) -> None:
         )
 
 
-def _put(item: Item, target: Path, reusable: dict[str, Path], advance: Advance) -> None:
+def _place_file(item: KitFile, destination: Path, reusable: dict[str, Path], advance: Advance) -> None:
     """Bring one file under its stored name, with bytes that were seen to have its digest."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    destination.parent.mkdir(parents=True, exist_ok=True)
     if item.sha256 in reusable:
         # Ours since the last build, sealed, and never written in place: no second copy of gigabytes.
-        files.link_or_copy(reusable[item.sha256], target)
+        files.link_or_copy(reusable[item.sha256], destination)
         advance(item.size)
     elif item.path is None:
-        target.write_bytes(item.data)
+        destination.write_bytes(item.data)
         advance(item.size)
-    elif _is_blob(item):
-        files.link_or_copy(item.path, target)
-        _expect(item, files.sha256_of(target, advance))
+    elif _is_cache_blob(item):
+        files.link_or_copy(item.path, destination)
+        _check_digest(item, files.sha256_of(destination, advance))
     else:
-        _copy(item, item.path, target, advance)
-    target.chmod(0o644)
-    _seal(target, item.sha256)
+        _copy_file(item, item.path, destination, advance)
+    destination.chmod(0o644)
+    _seal_file(destination, item.sha256)
 
 
-def _copy(item: Item, source: Path, target: Path, advance: Advance) -> None:
+def _copy_file(item: KitFile, source: Path, target: Path, advance: Advance) -> None:
     try:
         stream = source.open("rb")
     except OSError as error:
@@ -200,14 +216,14 @@ def _copy(item: Item, source: Path, target: Path, advance: Advance) -> None:
             f"'{source}' cannot be read any more: {error.strerror}",
             hint="bring the file back, or build again without it; the previous kit stands as it was",
         ) from error
-    with stream, target.open("wb") as into:
-        digest, _ = files.copy_hashed(stream, into, advance)
-    _expect(item, digest)
+    with stream, target.open("wb") as destination:
+        digest, _ = files.copy_hashed(stream, destination, advance)
+    _check_digest(item, digest)
 
 
-def _expect(item: Item, digest: str) -> None:
+def _check_digest(item: KitFile, digest: str) -> None:
     if digest != item.sha256:
-        if _is_blob(item) and item.path:
+        if _is_cache_blob(item) and item.path:
             item.path.unlink(missing_ok=True)  # fetched again by the next build
         raise ChangedFileError(
             f"'{item.path}' has changed since it was hashed, or is damaged",
@@ -216,30 +232,30 @@ def _expect(item: Item, digest: str) -> None:
         )
 
 
-def _is_blob(item: Item) -> bool:
+def _is_cache_blob(item: KitFile) -> bool:
     """Whether the bytes lie in a content-addressed cache, so that a link to them is safe."""
     return item.path is not None and item.path.name == item.sha256
 
 
-def _sealed_time(digest: str) -> int:
+def _compute_seal_time(digest: str) -> int:
     # Even whole seconds, the same as in the cache, whose blobs may be linked; by content, since Kaggle's client takes files of one name,
     # size and time for the same.
     return (1_000_000_000 + 2 * int(digest[:7], 16)) * 1_000_000_000
 
 
-def _seal(path: Path, digest: str) -> None:
-    os.utime(path, ns=(path.stat().st_atime_ns, _sealed_time(digest)))
+def _seal_file(path: Path, digest: str) -> None:
+    os.utime(path, ns=(path.stat().st_atime_ns, _compute_seal_time(digest)))
 
 
-def _is_sealed(path: Path, entry: FileEntry) -> bool:
+def _is_file_sealed(path: Path, entry: FileEntry) -> bool:
     try:
         stat = path.lstat()
     except OSError:
         return False
-    return stat.st_size == entry.size and stat.st_mtime_ns == _sealed_time(entry.sha256)
+    return stat.st_size == entry.size and stat.st_mtime_ns == _compute_seal_time(entry.sha256)
 
 
-def _refresh(texts: Mapping[str, str], folder: Path) -> None:
+def _update_texts(texts: Mapping[str, str], folder: Path) -> None:
     for name, text in texts.items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:

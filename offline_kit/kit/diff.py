@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offline_kit.kit.diff_sides import Cell, Content, Package, Side
+from offline_kit.kit.diff_sides import FileContent, KitPackage, KitSnapshot, NotebookCell
 from offline_kit.kit.install_plan import PLAN
 from offline_kit.project.types import Role
 
@@ -74,12 +74,12 @@ class NotebookChange:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class KitDifference:
     """All that differs between two kits."""
 
-    old: Side
+    old: KitSnapshot
     """The old kit."""
-    new: Side
+    new: KitSnapshot
     """The new kit."""
     target: tuple[ValueChange, ...]
     """Image, Python, and the parts that it lies in."""
@@ -99,57 +99,59 @@ class Difference:
     """The notebook."""
 
     @property
-    def same(self) -> bool:
+    def is_identical(self) -> bool:
         """Whether the kits are identical, their notebooks included."""
         return self.old.kit.id == self.new.kit.id and self.notebook == NotebookChange()
 
 
-def compare(old: Side, new: Side) -> Difference:
+def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
     """Return all that differs between two kits; ProjectError where a wheel of own code cannot be read."""
-    changes = _package_changes(old, new)
+    changes = _compare_packages(old, new)
     own = {name for side in (old, new) for name, package in side.installed.items() if package.own}
-    provided = _moves(old.provided, new.provided, old.installed.keys() | new.installed.keys())
-    target, other = _target(old, new), _other(old, new)
-    if old.plan != new.plan and not (changes or provided or target or other):
-        other = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
-    return Difference(
+    provided = _compare_provided(old.provided, new.provided, old.installed.keys() | new.installed.keys())
+    target, other_files = _compare_targets(old, new), _compare_other_files(old, new)
+    if old.plan != new.plan and not (changes or provided or target or other_files):
+        other_files = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
+    return KitDifference(
         old=old,
         new=new,
         target=target,
         packages=tuple(change for change in changes if change.name not in own),
         provided=provided,
         own=tuple(change for change in changes if change.name in own),
-        sources=files(old.contents(Role.SOURCE), new.contents(Role.SOURCE)),
-        checkpoints=files(old.contents(Role.CHECKPOINT), new.contents(Role.CHECKPOINT)),
-        other=other,
-        notebook=_notebook(old, new),
+        sources=compare_files(old.select_contents(Role.SOURCE), new.select_contents(Role.SOURCE)),
+        checkpoints=compare_files(old.select_contents(Role.CHECKPOINT), new.select_contents(Role.CHECKPOINT)),
+        other=other_files,
+        notebook=_compare_notebooks(old, new),
     )
 
 
-def files(old: Mapping[str, Content], new: Mapping[str, Content]) -> tuple[FileChange, ...]:
+def compare_files(old: Mapping[str, FileContent], new: Mapping[str, FileContent]) -> tuple[FileChange, ...]:
     """Return how files (by name) changed; the same bytes under one other name were renamed."""
-    gone, come = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
-    left = {old[name]: name for name in reversed(gone)}
-    renamed = {name: left.pop(new[name]) for name in come if new[name] in left}
-    found = [
-        FileChange(name=name, change=RENAMED, before=new[name][0], after=new[name][0], was=was)
-        for name, was in renamed.items()
+    removed, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
+    left = {old[name]: name for name in reversed(removed)}
+    renamed = {name: left.pop(new[name]) for name in added if new[name] in left}
+    changes = [
+        FileChange(name=name, change=RENAMED, before=new[name][0], after=new[name][0], was=old_name)
+        for name, old_name in renamed.items()
     ]
-    found += [FileChange(name=name, change=ADDED, after=new[name][0]) for name in come if name not in renamed]
-    found += [
+    changes += [
+        FileChange(name=name, change=ADDED, after=new[name][0]) for name in added if name not in renamed
+    ]
+    changes += [
         FileChange(name=name, change=REMOVED, before=old[name][0])
-        for name in gone
+        for name in removed
         if name not in renamed.values()
     ]
-    found += [
+    changes += [
         FileChange(name=name, change=CHANGED, before=old[name][0], after=new[name][0])
         for name in old.keys() & new.keys()
         if old[name] != new[name]
     ]
-    return tuple(sorted(found, key=lambda each: each.name))
+    return tuple(sorted(changes, key=lambda change: change.name))
 
 
-def _target(old: Side, new: Side) -> tuple[ValueChange, ...]:
+def _compare_targets(old: KitSnapshot, new: KitSnapshot) -> tuple[ValueChange, ...]:
     pairs = {
         "image": (old.image, new.image),
         "python": (old.python, new.python),
@@ -162,132 +164,144 @@ def _target(old: Side, new: Side) -> tuple[ValueChange, ...]:
     )
 
 
-def _package_changes(old: Side, new: Side) -> tuple[PackageChange, ...]:
+def _compare_packages(old: KitSnapshot, new: KitSnapshot) -> tuple[PackageChange, ...]:
     """Return how the packages that are installed changed, sorted by name."""
-    found = []
+    changes = []
     for name in sorted(old.installed.keys() | new.installed.keys()):
         before, after = old.installed.get(name), new.installed.get(name)
         if before is None and after is not None:
-            had = old.provided.get(name)
-            note = f"the image's {had.version} was used before" if had else ""
-            found.append(PackageChange(name=name, change=ADDED, after=after.version, note=note))
+            image_package_before = old.provided.get(name)
+            note = (
+                f"the image's {image_package_before.version} was used before" if image_package_before else ""
+            )
+            changes.append(PackageChange(name=name, change=ADDED, after=after.version, note=note))
         elif after is None and before is not None:
-            has = new.provided.get(name)
-            note = f"the image's {has.version} is used now" if has else ""
-            found.append(PackageChange(name=name, change=REMOVED, before=before.version, note=note))
-        elif before is not None and after is not None and _bytes(old, before) != _bytes(new, after):
-            found.append(_in_both(old, new, before, after))
-    return tuple(found)
+            image_package_now = new.provided.get(name)
+            note = f"the image's {image_package_now.version} is used now" if image_package_now else ""
+            changes.append(PackageChange(name=name, change=REMOVED, before=before.version, note=note))
+        elif (
+            before is not None
+            and after is not None
+            and _list_package_digests(old, before) != _list_package_digests(new, after)
+        ):
+            changes.append(_describe_update(old, new, before, after))
+    return tuple(changes)
 
 
-def _bytes(side: Side, package: Package) -> list[tuple[str, str]]:
-    entries = side.entries
+def _list_package_digests(side: KitSnapshot, package: KitPackage) -> list[tuple[str, str]]:
+    entries = side.entries_by_name
     return [
         (package.version, ""),
         *sorted((name, entries[name].sha256) for name in package.files if name in entries),
     ]
 
 
-def _in_both(old: Side, new: Side, before: Package, after: Package) -> PackageChange:
-    kinds = [" and ".join(_kind(name) for name in package.files) for package in (before, after)]
+def _describe_update(
+    old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
+) -> PackageChange:
+    kinds = [" and ".join(_name_file_kind(name) for name in package.files) for package in (before, after)]
     return PackageChange(
         name=after.name,
         change=REBUILT if before.version == after.version else CHANGED,
         before=before.version,
         after=after.version,
         note=f"as {kinds[1]}, before as {kinds[0]}" if kinds[0] != kinds[1] else "",
-        files=_inside(old, new, before, after) if after.own or before.own else (),
+        files=_compare_wheel_files(old, new, before, after) if after.own or before.own else (),
     )
 
 
-def _kind(name: str) -> str:
+def _name_file_kind(name: str) -> str:
     return "wheel" if name.endswith(".whl") else "sdist"
 
 
-def _inside(old: Side, new: Side, before: Package, after: Package) -> tuple[FileChange, ...]:
+def _compare_wheel_files(
+    old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
+) -> tuple[FileChange, ...]:
     """Return which files of a wheel changed; of what is told about it, only what does not follow from that."""
     # In another version, all that is told has another name and another text.
-    follows = (
+    derived = (
         (".dist-info/RECORD", ".dist-info/WHEEL") if before.version == after.version else (".dist-info/",)
     )
     contents = [
         {
             name: content
-            for name, content in side.wheel_contents(package).items()
-            if not any(each in name for each in follows)
+            for name, content in side.read_wheel_contents(package).items()
+            if not any(suffix in name for suffix in derived)
         }
         for side, package in ((old, before), (new, after))
     ]
-    return files(*contents)
+    return compare_files(*contents)
 
 
-def _moves(
-    old: Mapping[str, Package], new: Mapping[str, Package], told: Iterable[str]
+def _compare_provided(
+    old: Mapping[str, KitPackage], new: Mapping[str, KitPackage], reported: Iterable[str]
 ) -> tuple[PackageChange, ...]:
     """Return how the packages of the image changed, but those that are told of as installed ones."""
-    found = []
-    for name in sorted((old.keys() | new.keys()) - set(told)):
+    changes = []
+    for name in sorted((old.keys() | new.keys()) - set(reported)):
         before, after = (side[name].version if name in side else "" for side in (old, new))
         if before != after:
             change = CHANGED if before and after else ADDED if after else REMOVED
-            found.append(PackageChange(name=name, change=change, before=before, after=after))
-    return tuple(found)
+            changes.append(PackageChange(name=name, change=change, before=before, after=after))
+    return tuple(changes)
 
 
-def _other(old: Side, new: Side) -> tuple[FileChange, ...]:
+def _compare_other_files(old: KitSnapshot, new: KitSnapshot) -> tuple[FileChange, ...]:
     """Return the changes of files that no package stands for."""
     contents = []
     for side in (old, new):
-        known = {PLAN, *(name for package in side.installed.values() for name in package.files)}
-        every = side.contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
-        contents.append({name: content for name, content in every.items() if name not in known})
-    return files(*contents)
+        package_files = {PLAN, *(name for package in side.installed.values() for name in package.files)}
+        all_files = side.select_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
+        contents.append({name: content for name, content in all_files.items() if name not in package_files})
+    return compare_files(*contents)
 
 
-def _notebook(old: Side, new: Side) -> NotebookChange:
+def _compare_notebooks(old: KitSnapshot, new: KitSnapshot) -> NotebookChange:
     keys = sorted(old.metadata.keys() | new.metadata.keys())
     values = [(key, old.metadata.get(key), new.metadata.get(key)) for key in keys]
-    before, after = (script(side.cells).splitlines() for side in (old, new))
+    before, after = (render_script(side.cells).splitlines() for side in (old, new))
     return NotebookChange(
-        cells=_cells(old.cells, new.cells),
+        cells=_compare_cells(old.cells, new.cells),
         metadata=tuple(ValueChange(name=k, before=b, after=a) for k, b, a in values if b != a),
         text=tuple(
-            _with_cell(line, before)
+            _add_cell_title(line, before)
             for line in difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")
         ),
     )
 
 
-def _with_cell(line: str, before: list[str]) -> str:
+def _add_cell_title(line: str, before: list[str]) -> str:
     """Return a line of a unified difference; a hunk's head also names the cell that it begins in."""
-    found = re.match(r"@@ -(\d+)", line)
-    if not found:
+    match = re.match(r"@@ -(\d+)", line)
+    if not match:
         return line
-    heads = [each for each in before[: int(found[1])] if each.startswith("# %%")]
+    heads = [cell_line for cell_line in before[: int(match[1])] if cell_line.startswith("# %%")]
     return f"{line} {heads[-1].removeprefix('# ')}" if heads else line
 
 
-def _cells(old: tuple[Cell, ...], new: tuple[Cell, ...]) -> tuple[tuple[str, str], ...]:
-    before, after = _by_title(old), _by_title(new)
-    found = [(key, REMOVED) for key in before if key not in after]
-    found += [(key, ADDED) for key in after if key not in before]
-    found += [(key, CHANGED) for key in after if key in before and before[key] != after[key]]
-    if not found and list(before) != list(after):
-        found = [(key, "moved") for key, was in zip(after, before, strict=True) if key != was]
-    return tuple(found)
+def _compare_cells(
+    old: tuple[NotebookCell, ...], new: tuple[NotebookCell, ...]
+) -> tuple[tuple[str, str], ...]:
+    before, after = _key_by_title(old), _key_by_title(new)
+    changes = [(key, REMOVED) for key in before if key not in after]
+    changes += [(key, ADDED) for key in after if key not in before]
+    changes += [(key, CHANGED) for key in after if key in before and before[key] != after[key]]
+    if not changes and list(before) != list(after):
+        changes = [(key, "moved") for key, was in zip(after, before, strict=True) if key != was]
+    return tuple(changes)
 
 
-def _by_title(cells: tuple[Cell, ...]) -> dict[str, Cell]:
+def _key_by_title(cells: tuple[NotebookCell, ...]) -> dict[str, NotebookCell]:
     """Return cells by a name that is theirs alone: kind and title, numbered where they come twice."""
-    found, seen = {}, Counter[str]()
+    titled, counts = {}, Counter[str]()
     for cell in cells:
         name = f"{cell.title} ({cell.kind})"
-        seen[name] += 1
-        found[name if seen[name] == 1 else f"{name} {seen[name]}"] = cell
-    return found
+        counts[name] += 1
+        titled[name if counts[name] == 1 else f"{name} {counts[name]}"] = cell
+    return titled
 
 
-def script(cells: Iterable[Cell]) -> str:
+def render_script(cells: Iterable[NotebookCell]) -> str:
     """Return cells as a percent script."""
     written = []
     for cell in cells:

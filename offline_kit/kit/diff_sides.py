@@ -9,16 +9,16 @@ from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit.install_plan import PLAN
-from offline_kit.kit.manifest import AWAY
+from offline_kit.kit.manifest import REMOTE_PART
 from offline_kit.project.types import FileEntry, Kit, Role
 
 _BUILD = "build the kit again with 'offline-kit build'"
-Content = tuple[int, str]
+FileContent = tuple[int, str]
 """Size in bytes, and what tells one content from another."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class KitPackage:
     """What a kit installs under one name, or takes from the image."""
 
     name: str
@@ -32,7 +32,7 @@ class Package:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class NotebookCell:
     """A cell of the notebook."""
 
     kind: str
@@ -46,7 +46,7 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
+class KitSnapshot:
     """One of two kits."""
 
     kit: Kit
@@ -55,51 +55,53 @@ class Side:
     """Name of the image that it is for; empty where it does not say."""
     python: str
     """Python of that image."""
-    installed: Mapping[str, Package]
+    installed: Mapping[str, KitPackage]
     """What it installs, by name."""
-    provided: Mapping[str, Package]
+    provided: Mapping[str, KitPackage]
     """What it takes from the image, by name."""
     plan: str
     """Its install plan as it is written."""
-    cells: tuple[Cell, ...]
+    cells: tuple[NotebookCell, ...]
     """Its notebook; empty where it has none."""
     metadata: Mapping[str, Any]
     """kernel-metadata.json, and what the notebook says besides its cells."""
 
     @property
-    def entries(self) -> dict[str, FileEntry]:
+    def entries_by_name(self) -> dict[str, FileEntry]:
         """All files by their original names."""
         return {entry.original: entry for part in self.kit.parts for entry in part.entries}
 
-    def contents(self, *roles: Role) -> dict[str, Content]:
+    def select_contents(self, *roles: Role) -> dict[str, FileContent]:
         """Return the files of these roles by their original names."""
         return {
-            name: (entry.size, entry.sha256) for name, entry in self.entries.items() if entry.role in roles
+            name: (entry.size, entry.sha256)
+            for name, entry in self.entries_by_name.items()
+            if entry.role in roles
         }
 
-    def wheel_contents(self, package: Package) -> dict[str, Content]:
+    def read_wheel_contents(self, package: KitPackage) -> dict[str, FileContent]:
         """Return what is in the wheels of a package; ProjectError where one cannot be read."""
-        found: dict[str, Content] = {}
+        members: dict[str, FileContent] = {}
         for name in package.files:
-            path = _path(self.kit, name)
+            path = _find_kit_file(self.kit, name)
             if not name.endswith(".whl") or path is None:
                 continue
             try:
                 with zipfile.ZipFile(path) as wheel:
-                    found |= {
+                    members |= {
                         i.filename: (i.file_size, str(i.CRC)) for i in wheel.infolist() if not i.is_dir()
                     }
             except (OSError, zipfile.BadZipFile) as error:
                 raise ProjectError(f"'{path}' cannot be read as a wheel: {error}", hint=_BUILD) from error
-        return found
+        return members
 
 
-def read(kit: Kit) -> Side:
+def read_snapshot(kit: Kit) -> KitSnapshot:
     """Read what is compared of a kit; raises ProjectError for what cannot be read."""
-    path = _path(kit, PLAN)
+    path = _find_kit_file(kit, PLAN)
     notebook = kit.folder / "notebook" / "inference.ipynb"
     try:
-        return _side(kit, _json(path) if path else {}, _json(notebook))
+        return _make_snapshot(kit, _read_json(path) if path else {}, _read_json(notebook))
     except (AttributeError, KeyError, TypeError) as error:
         raise ProjectError(
             f"the install plan or the notebook of the kit in '{kit.folder}' is not in a form that we know",
@@ -108,49 +110,49 @@ def read(kit: Kit) -> Side:
         ) from error
 
 
-def _side(kit: Kit, plan: Mapping[str, Any], notebook: Mapping[str, Any]) -> Side:
-    about = {f"notebook {key}": value for key, value in notebook.items() if key != "cells"}
-    return Side(
+def _make_snapshot(kit: Kit, plan: Mapping[str, Any], notebook: Mapping[str, Any]) -> KitSnapshot:
+    notebook_metadata = {f"notebook {key}": value for key, value in notebook.items() if key != "cells"}
+    return KitSnapshot(
         kit=kit,
         image=str(plan.get("image", "")),
         python=str(plan.get("python", "")),
-        installed=_packages(plan.get("install")),
-        provided=_packages(plan.get("provided")),
+        installed=_parse_packages(plan.get("install")),
+        provided=_parse_packages(plan.get("provided")),
         plan=json.dumps(plan, sort_keys=True),
-        cells=tuple(_cell(raw) for raw in notebook.get("cells", ())),
-        metadata=_json(kit.folder / "notebook" / "kernel-metadata.json") | about,
+        cells=tuple(_parse_cell(raw) for raw in notebook.get("cells", ())),
+        metadata=_read_json(kit.folder / "notebook" / "kernel-metadata.json") | notebook_metadata,
     )
 
 
-def _path(kit: Kit, original: str) -> Path | None:
+def _find_kit_file(kit: Kit, original: str) -> Path | None:
     for part in kit.parts:
         for entry in part.entries:
             if entry.original == original:
                 path = kit.part_folder(part) / entry.stored
-                return path if path.exists() or part.name != AWAY else None
+                return path if path.exists() or part.name != REMOTE_PART else None
     return None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     """Return an object of a JSON file; an empty one where there is no such file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         raise ProjectError(f"'{path}' cannot be read: {error}", hint=_BUILD) from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise ProjectError(f"'{path}' is not of a kit: it holds no object", hint=_BUILD)
-    return found
+    return document
 
 
-def _packages(items: Any) -> dict[str, Package]:
-    return {str(item["name"]): _package(item) for item in items or () if item.get("name")}
+def _parse_packages(items: Any) -> dict[str, KitPackage]:
+    return {str(item["name"]): _parse_package(item) for item in items or () if item.get("name")}
 
 
-def _package(item: Mapping[str, Any]) -> Package:
+def _parse_package(item: Mapping[str, Any]) -> KitPackage:
     files = (item.get("wheel"), item.get("sdist"))
-    return Package(
+    return KitPackage(
         name=str(item["name"]),
         version=str(item.get("version", "")),
         own=item.get("role") == "own",
@@ -158,10 +160,10 @@ def _package(item: Mapping[str, Any]) -> Package:
     )
 
 
-def _cell(raw: Mapping[str, Any]) -> Cell:
+def _parse_cell(raw: Mapping[str, Any]) -> NotebookCell:
     source, metadata = "".join(raw.get("source", "")), raw.get("metadata") or {}
     first = source.lstrip("# ").partition("\n")[0].strip()
-    return Cell(
+    return NotebookCell(
         kind=str(raw.get("cell_type", "code")),
         title=str(metadata.get("title") or first[:60]),
         source=source,

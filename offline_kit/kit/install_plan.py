@@ -28,16 +28,16 @@ PLAN = "packages/install.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
+class KitContents:
     """All that goes into a kit."""
 
     freeze: Freeze
     """Every pin with its fate."""
     image: Image
     """What the kit is for."""
-    house: Wheelhouse = field(default_factory=Wheelhouse)
+    wheelhouse: Wheelhouse = field(default_factory=Wheelhouse)
     """Wheels of the bundled pins and of the spares."""
-    settled: tuple[SettledSdist, ...] = ()
+    prepared_sdists: tuple[SettledSdist, ...] = ()
     """Packages that the index has only as sdists."""
     own: OwnCode = field(default_factory=OwnCode)
     """The project's own code."""
@@ -53,33 +53,35 @@ class Contents:
     """A dataset for packages, code and checkpoints each, instead of one for all."""
     grouped: bool = False
     """Of a split kit: each large checkpoint has a dataset of its own."""
-    elsewhere: tuple[Part, ...] = ()
+    remote_parts: tuple[Part, ...] = ()
     """Parts that are on Kaggle already, as the manifests there describe them; their wheels are outlined here."""
 
 
-def make(contents: Contents) -> str:
+def render_plan(contents: KitContents) -> str:
     """Return the plan as JSON, the same text for the same contents.
 
     Raises ProjectError with every bundled pin that no file stands for.
     """
     own = {wheel.name: wheel for wheel in contents.own.wheels}
-    wheels = {wheel.name: wheel for wheel in contents.house.wheels}
-    settled = {each.name: each for each in contents.settled}
+    wheels = {wheel.name: wheel for wheel in contents.wheelhouse.wheels}
+    sdists_by_name = {prepared.name: prepared for prepared in contents.prepared_sdists}
     bundled = [pin for pin in contents.freeze.having(Fate.BUNDLED) if pin.name not in own]
-    lacking = [f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | settled]
-    if lacking:
-        raise ProjectError(
-            f"{len(lacking)} bundled packages have no file in the wheelhouse",
-            hint="run the build again; if it persists, remove the freeze with --upgrade",
-            details=lacking,
-        )
-    _refuse_twins(own, {pin.name: wheels[pin.name] for pin in bundled if pin.name in wheels})
-    items = [
-        *(_from_sdist(settled[pin.name]) for pin in bundled if pin.name in settled),
-        *(_from_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in settled),
-        *(_from_wheel(wheel, "own") for wheel in own.values()),
+    missing_pins = [
+        f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | sdists_by_name
     ]
-    provided = [_provided(pin, wheels) for pin in contents.freeze.having(Fate.PROVIDED)]
+    if missing_pins:
+        raise ProjectError(
+            f"{len(missing_pins)} bundled packages have no file in the wheelhouse",
+            hint="run the build again; if it persists, remove the freeze with --upgrade",
+            details=missing_pins,
+        )
+    _check_import_names(own, {pin.name: wheels[pin.name] for pin in bundled if pin.name in wheels})
+    items = [
+        *(_describe_sdist(sdists_by_name[pin.name]) for pin in bundled if pin.name in sdists_by_name),
+        *(_describe_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in sdists_by_name),
+        *(_describe_wheel(wheel, "own") for wheel in own.values()),
+    ]
+    provided = [_describe_provided(pin, wheels) for pin in contents.freeze.having(Fate.PROVIDED)]
     plan: dict[str, object] = {
         "format": FORMAT,
         "image": contents.image.name,
@@ -88,7 +90,7 @@ def make(contents: Contents) -> str:
         "provided": sorted(provided, key=lambda item: str(item["name"])),
         "roots": list(contents.own.roots),
     }
-    offered = {str(name).partition(".")[0] for item in items for name in _listed(item["imports"])}
+    offered = {str(name).partition(".")[0] for item in items for name in _as_list(item["imports"])}
     plan["imported"] = sorted(offered & contents.imported)
     trained = [
         {"path": member.kit_path, "framework": member.framework, "version": member.version}
@@ -100,20 +102,22 @@ def make(contents: Contents) -> str:
     return json.dumps(plan, indent=1, sort_keys=True) + "\n"
 
 
-def _listed(value: object) -> list[object]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else []
 
 
-def shadowed(contents: Contents) -> tuple[Finding, ...]:
+def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
     """Return a warning for each bundled package whose import name an own module takes: the module wins."""
     own = {
         name: source.original
         for source in contents.own.sources
         for root in contents.own.roots
-        if (name := _module_name(source.original, root))
+        if (name := _find_module_name(source.original, root))
     }
-    files = [(wheel, wheel.path) for wheel in contents.house.wheels]
-    files += [(each.wheel, each.wheel.path) for each in contents.settled if each.wheel]
+    files = [(wheel, wheel.path) for wheel in contents.wheelhouse.wheels]
+    files += [
+        (prepared.wheel, prepared.wheel.path) for prepared in contents.prepared_sdists if prepared.wheel
+    ]
     return tuple(
         Finding(
             severity=Severity.WARN,
@@ -127,7 +131,7 @@ def shadowed(contents: Contents) -> tuple[Finding, ...]:
     )
 
 
-def _module_name(original: str, root: str) -> str:
+def _find_module_name(original: str, root: str) -> str:
     """Return the top-level name that a file is imported as from a root; empty for none."""
     inside = PurePosixPath(original)
     if root != "." and not inside.is_relative_to(root):
@@ -138,7 +142,7 @@ def _module_name(original: str, root: str) -> str:
     return parts[0] if len(parts) == 2 and parts[1] == "__init__.py" else ""
 
 
-def _refuse_twins(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
+def _check_import_names(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
     """Raise ProjectError if a package of the kit would be installed over an own one of the same import name."""
     tops = {name: wheel.name for wheel in own.values() for name in import_names.of_wheel(wheel.path)}
     twins = [
@@ -157,7 +161,7 @@ def _refuse_twins(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None
         )
 
 
-def _from_wheel(wheel: Wheel, role: str) -> dict[str, object]:
+def _describe_wheel(wheel: Wheel, role: str) -> dict[str, object]:
     return {
         "name": wheel.name,
         "version": wheel.version,
@@ -169,24 +173,24 @@ def _from_wheel(wheel: Wheel, role: str) -> dict[str, object]:
     }
 
 
-def _from_sdist(each: SettledSdist) -> dict[str, object]:
+def _describe_sdist(prepared: SettledSdist) -> dict[str, object]:
     names: Iterable[str] = ()
-    if each.wheel:
-        names = import_names.of_wheel(each.wheel.path)
-    elif each.sdist:
-        names = import_names.of_sdist(each.sdist.path, each.name)
+    if prepared.wheel:
+        names = import_names.of_wheel(prepared.wheel.path)
+    elif prepared.sdist:
+        names = import_names.of_sdist(prepared.sdist.path, prepared.name)
     return {
-        "name": each.name,
-        "version": each.version,
-        "wheel": each.wheel.filename if each.wheel else None,
-        "sdist": each.sdist.filename if each.sdist else None,
-        "build": sorted(wheel.filename for wheel in each.closure),
+        "name": prepared.name,
+        "version": prepared.version,
+        "wheel": prepared.wheel.filename if prepared.wheel else None,
+        "sdist": prepared.sdist.filename if prepared.sdist else None,
+        "build": sorted(wheel.filename for wheel in prepared.closure),
         "imports": list(names),
         "role": "bundled",
     }
 
 
-def _provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, object]:
+def _describe_provided(pin: Pin, wheels: dict[str, Wheel]) -> dict[str, object]:
     spare = wheels.get(pin.name) if pin.spare else None
     return {
         "name": pin.name,

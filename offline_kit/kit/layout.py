@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.kit import install_plan, manifest
-from offline_kit.kit.install_plan import PLAN, Contents
+from offline_kit.kit.install_plan import PLAN, KitContents
 from offline_kit.project.import_names import files_of
 from offline_kit.project.kaggle_names import safe_paths
 from offline_kit.project.types import Artifact, Checkpoint, FileEntry, Part, Role
@@ -26,12 +26,12 @@ _LARGE = 50_000_000
 """Bytes from which a checkpoint of a split kit is worth a dataset of its own."""
 _MOST_GROUPS = 16
 """Large checkpoints beyond this number share as many datasets."""
-GROUP_SUFFIX = len("-checkpoints-0000")
+SPLIT_SUFFIX_LENGTH = len("-checkpoints-0000")
 """Characters that a split adds at most to the dataset's slug."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
+class KitFile:
     """A file that goes into the kit."""
 
     role: Role
@@ -49,88 +49,94 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class KitLayout:
     """A kit before it is written."""
 
     parts: tuple[Part, ...]
     """The parts with their ids, sorted by name."""
-    items: dict[str, Item]
+    files: dict[str, KitFile]
     """Every file by its original name."""
-    away: frozenset[str] = frozenset()
+    remote: frozenset[str] = frozenset()
     """Original names of the files that stay on Kaggle, until a rehearsal needs them."""
 
 
-def arrange(contents: Contents) -> Layout:
+def arrange_files(contents: KitContents) -> KitLayout:
     """Return what the kit will hold and under which names; hashes the loose sources, writes nothing.
 
     Raises ProjectError with all that must not or cannot go along: keys, two files of one name, names that
     no manifest can hold.
     """
-    items = _unique([*_packages(contents), *_code(contents), *_checkpoints(contents)])
-    problems = [*_secrets(contents), *_bad_names(items)]
+    items = _index_by_name(
+        [*_list_package_files(contents), *_list_source_files(contents), *_list_checkpoint_files(contents)]
+    )
+    problems = [*_find_secrets(contents), *_find_bad_names(items)]
     if problems:
         raise ProjectError(
             "some files must not go into a kit",
             hint="move them out of the packages, modules and checkpoints that are shipped, or rename them",
             details=problems,
         )
-    elsewhere = frozenset(entry.original for part in contents.elsewhere for entry in part.entries)
-    stored = safe_paths(items.keys() - elsewhere)
+    remote = frozenset(entry.original for part in contents.remote_parts for entry in part.entries)
+    stored = safe_paths(items.keys() - remote)
     entries = [
         FileEntry(role=item.role, original=name, stored=stored[name], size=item.size, sha256=item.sha256)
         for name, item in items.items()
-        if name not in elsewhere
+        if name not in remote
     ]
     own = {PLAN, *(f"packages/{wheel.filename}" for wheel in contents.own.wheels)}
     parts = (
-        *(_parts(entries, own, grouped=contents.grouped) if contents.split else _whole(entries)),
-        *contents.elsewhere,
+        *(
+            _split_parts(entries, own, grouped=contents.grouped)
+            if contents.split
+            else _make_single_part(entries)
+        ),
+        *contents.remote_parts,
     )
-    return Layout(parts=tuple(sorted(parts, key=lambda part: part.name)), items=items, away=elsewhere)
+    return KitLayout(parts=tuple(sorted(parts, key=lambda part: part.name)), files=items, remote=remote)
 
 
-def _whole(entries: Sequence[FileEntry]) -> tuple[Part, ...]:
+def _make_single_part(entries: Sequence[FileEntry]) -> tuple[Part, ...]:
     return (manifest.make_part("kit", entries),)
 
 
-def _parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[Part, ...]:
+def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[Part, ...]:
     """Return a part for each top folder; own wheels and the plan that names them count as code.
 
     So a changed line of code sends the code again, and not the wheels of others beside it. `grouped`: Kaggle replaces
     a dataset's version as a whole, so a large file is a part of its own, whose name follows from the file's.
     """
-    large = [entry.original for entry in entries if grouped and _is_large(entry)]
+    large = [entry.original for entry in entries if grouped and _is_large_file(entry)]
     digits = 4 if len(large) <= _MOST_GROUPS else 1
-    found: dict[str, list[FileEntry]] = {}
+    entries_by_part: dict[str, list[FileEntry]] = {}
     for entry in entries:
         name = "code" if entry.original in own else entry.original.partition("/")[0]
         if entry.original in large:
             name = f"{name}-{hashlib.sha256(entry.original.encode()).hexdigest()[:digits]}"
-        found.setdefault(name, []).append(entry)
-    return tuple(manifest.make_part(name, found[name]) for name in sorted(found))
+        entries_by_part.setdefault(name, []).append(entry)
+    return tuple(manifest.make_part(name, entries_by_part[name]) for name in sorted(entries_by_part))
 
 
-def _is_large(entry: FileEntry) -> bool:
+def _is_large_file(entry: FileEntry) -> bool:
     return entry.role in (Role.CHECKPOINT, Role.PREPROCESSING) and entry.size >= _LARGE
 
 
-def _packages(contents: Contents) -> Iterator[Item]:
-    plan = install_plan.make(contents).encode()
+def _list_package_files(contents: KitContents) -> Iterator[KitFile]:
+    plan = install_plan.render_plan(contents).encode()
     digest = hashlib.sha256(plan).hexdigest()
-    yield Item(role=Role.LOCK, original=PLAN, size=len(plan), sha256=digest, data=plan)
-    settled = contents.settled
-    built = [each.wheel for each in settled if each.wheel]
-    for wheel in (*contents.house.wheels, *contents.own.wheels, *built):
-        yield _artifact(Role.WHEEL, wheel)
-    for each in settled:
-        if each.sdist:
-            yield _artifact(Role.SDIST, each.sdist)
-        for wheel in each.closure:
-            yield _artifact(Role.BUILD, wheel)
+    yield KitFile(role=Role.LOCK, original=PLAN, size=len(plan), sha256=digest, data=plan)
+    prepared_sdists = contents.prepared_sdists
+    built = [prepared.wheel for prepared in prepared_sdists if prepared.wheel]
+    for wheel in (*contents.wheelhouse.wheels, *contents.own.wheels, *built):
+        yield _make_package_file(Role.WHEEL, wheel)
+    for prepared in prepared_sdists:
+        if prepared.sdist:
+            yield _make_package_file(Role.SDIST, prepared.sdist)
+        for wheel in prepared.closure:
+            yield _make_package_file(Role.BUILD, wheel)
 
 
-def _artifact(role: Role, file: Artifact) -> Item:
-    return Item(
+def _make_package_file(role: Role, file: Artifact) -> KitFile:
+    return KitFile(
         role=role,
         original=f"packages/{file.filename}",
         size=file.size,
@@ -139,7 +145,7 @@ def _artifact(role: Role, file: Artifact) -> Item:
     )
 
 
-def _code(contents: Contents) -> Iterator[Item]:
+def _list_source_files(contents: KitContents) -> Iterator[KitFile]:
     for source in contents.own.sources:
         try:
             size, digest = source.path.stat().st_size, sha256_of(source.path)
@@ -149,59 +155,59 @@ def _code(contents: Contents) -> Iterator[Item]:
                 hint="mend or remove the file, then build again",
             ) from error
         name = f"code/{source.original}"
-        yield Item(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
+        yield KitFile(role=Role.SOURCE, original=name, size=size, sha256=digest, path=source.path)
 
 
-def checkpoint_names(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
+def name_checkpoints(checkpoints: Sequence[Checkpoint]) -> dict[str, str]:
     """Return the name in the kit of each checkpoint, by its original name."""
     # "checkpoints/best.ckpt" of the project is not doubled to "checkpoints/checkpoints/best.ckpt".
-    tops = {PurePosixPath(each.original).parts[0] for each in checkpoints}
+    tops = {PurePosixPath(checkpoint.original).parts[0] for checkpoint in checkpoints}
     folder = "" if tops == {"checkpoints"} else "checkpoints/"
-    names = [each.original for each in checkpoints]
+    names = [checkpoint.original for checkpoint in checkpoints]
     return {name: folder + name if name != "checkpoints" else "checkpoints/checkpoints" for name in names}
 
 
-def preprocessing_names(files: Sequence[Checkpoint]) -> dict[str, str]:
+def name_preprocessing_files(files: Sequence[Checkpoint]) -> dict[str, str]:
     """Return the name in the kit of each preprocessing file, by the name that a notebook asks for.
 
     That is its bare name, and where two have the same one, the path in the project. Caches of libraries,
     below "caches/", are found by those libraries themselves.
     """
-    files = [each for each in files if not each.original.startswith("caches/")]
-    counts = Counter(PurePosixPath(each.original).name for each in files)
-    found = {}
-    for each in files:
-        name = PurePosixPath(each.original).name
-        found[name if counts[name] == 1 else each.original] = f"checkpoints/preprocessing/{each.original}"
-    return found
+    files = [file for file in files if not file.original.startswith("caches/")]
+    counts = Counter(PurePosixPath(file.original).name for file in files)
+    names = {}
+    for file in files:
+        name = PurePosixPath(file.original).name
+        names[name if counts[name] == 1 else file.original] = f"checkpoints/preprocessing/{file.original}"
+    return names
 
 
-def _checkpoints(contents: Contents) -> Iterator[Item]:
-    names = checkpoint_names(contents.checkpoints)
-    for each in contents.checkpoints:
-        yield Item(
+def _list_checkpoint_files(contents: KitContents) -> Iterator[KitFile]:
+    names = name_checkpoints(contents.checkpoints)
+    for checkpoint in contents.checkpoints:
+        yield KitFile(
             role=Role.CHECKPOINT,
-            original=names[each.original],
-            size=each.size,
-            sha256=each.sha256,
-            path=each.path,
+            original=names[checkpoint.original],
+            size=checkpoint.size,
+            sha256=checkpoint.sha256,
+            path=checkpoint.path,
         )
-    for each in contents.preprocessing:
-        yield Item(
+    for checkpoint in contents.preprocessing:
+        yield KitFile(
             role=Role.PREPROCESSING,
-            original=f"checkpoints/preprocessing/{each.original}",
-            size=each.size,
-            sha256=each.sha256,
-            path=each.path,
+            original=f"checkpoints/preprocessing/{checkpoint.original}",
+            size=checkpoint.size,
+            sha256=checkpoint.sha256,
+            path=checkpoint.path,
         )
 
 
-def _unique(items: Iterable[Item]) -> dict[str, Item]:
+def _index_by_name(items: Iterable[KitFile]) -> dict[str, KitFile]:
     """Key the items by name, sorted; a wheel that is wanted twice goes once, under its first role."""
-    found: dict[str, Item] = {}
+    files_by_name: dict[str, KitFile] = {}
     problems = []
     for item in items:
-        first = found.setdefault(item.original, item)
+        first = files_by_name.setdefault(item.original, item)
         if first.sha256 != item.sha256:
             problems.append(
                 f"'{item.original}' is wanted with two contents: '{first.path}' and '{item.path}'"
@@ -212,22 +218,26 @@ def _unique(items: Iterable[Item]) -> dict[str, Item]:
             hint="remove the cache folder's copy of the wrong one, or pin another version",
             details=problems,
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(files_by_name.items()))
 
 
-def _secrets(contents: Contents) -> list[str]:
-    named = [source.original for source in contents.own.sources]
-    named += [each.original for each in (*contents.checkpoints, *contents.preprocessing)]
+def _find_secrets(contents: KitContents) -> list[str]:
+    names = [source.original for source in contents.own.sources]
+    names += [checkpoint.original for checkpoint in (*contents.checkpoints, *contents.preprocessing)]
     inside = [(wheel.filename, name) for wheel in contents.own.wheels for name in files_of(wheel.path)]
     return [
-        *(f"'{name}' looks like a file with keys" for name in named if _is_secret(name)),
-        *(f"'{name}' in '{wheel}' looks like a file with keys" for wheel, name in inside if _is_secret(name)),
+        *(f"'{name}' looks like a file with keys" for name in names if _is_secret_name(name)),
+        *(
+            f"'{name}' in '{wheel}' looks like a file with keys"
+            for wheel, name in inside
+            if _is_secret_name(name)
+        ),
     ]
 
 
-def _is_secret(name: str) -> bool:
+def _is_secret_name(name: str) -> bool:
     return _SECRETS.fullmatch(PurePosixPath(name).name) is not None
 
 
-def _bad_names(items: Iterable[str]) -> list[str]:
-    return [f"{name!a} {reason}" for name in items if (reason := manifest.path_problem(name))]
+def _find_bad_names(items: Iterable[str]) -> list[str]:
+    return [f"{name!a} {reason}" for name in items if (reason := manifest.check_path(name))]

@@ -19,7 +19,7 @@ from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe
 from offline_kit.project.types import FileEntry, Kit, Part, Role
 
 FORMAT = 1
-AWAY = "wheelhouse"
+REMOTE_PART = "wheelhouse"
 """The part that a notebook on Kaggle made: it stays there, and a kit on disk has what was fetched of it."""
 THREADS = 8
 """Kaggle's mount is slow for one reader and fast for many; two cores hash four files well too."""
@@ -27,7 +27,7 @@ THREADS = 8
 _REBUILD = "build the kit again with 'offline-kit build'"
 
 
-def part_id(entries: Iterable[FileEntry]) -> str:
+def compute_part_id(entries: Iterable[FileEntry]) -> str:
     """Return the id of a part: SHA-256 over the lines original, stored, size, sha256, in sorted order.
 
     The four are joined by NUL and each line ends with a newline, all in UTF-8.
@@ -36,18 +36,18 @@ def part_id(entries: Iterable[FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def kit_id(part_ids: Iterable[str]) -> str:
+def compute_kit_id(part_ids: Iterable[str]) -> str:
     """Return the id of a kit: SHA-256 over its part ids, sorted, each ending with a newline."""
-    return hashlib.sha256("".join(f"{each}\n" for each in sorted(part_ids)).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{digest}\n" for digest in sorted(part_ids)).encode()).hexdigest()
 
 
 def make_part(name: str, entries: Iterable[FileEntry]) -> Part:
     """Return the part of these files, sorted by original name, under its id."""
     ordered = tuple(sorted(entries, key=lambda entry: entry.original))
-    return Part(name=name, id=part_id(ordered), entries=ordered)
+    return Part(name=name, id=compute_part_id(ordered), entries=ordered)
 
 
-def as_text(part: Part) -> str:
+def render_manifest(part: Part) -> str:
     """Return the manifest as it is written: JSON, the same bytes for the same content."""
     files = [
         {"role": e.role.value, "original": e.original, "stored": e.stored, "size": e.size, "sha256": e.sha256}
@@ -57,14 +57,14 @@ def as_text(part: Part) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def write(folder: Path, part: Part) -> Path:
+def write_manifest(folder: Path, part: Part) -> Path:
     """Write the manifest into the part's folder and return its path."""
     path = folder / MARKER
-    write_atomic(path, as_text(part))
+    write_atomic(path, render_manifest(part))
     return path
 
 
-def read(folder: Path) -> Part:
+def read_manifest(folder: Path) -> Part:
     """Read and check the manifest of a part's folder; raises ProjectError with all that is wrong."""
     path = folder / MARKER
     try:
@@ -73,10 +73,10 @@ def read(folder: Path) -> Part:
         raise ProjectError(f"'{folder}' holds no {MARKER}", hint=_REBUILD) from error
     except (OSError, UnicodeDecodeError) as error:
         raise ProjectError(f"cannot read '{path}': {error}", hint=_REBUILD) from error
-    return parse(text, str(path))
+    return parse_manifest(text, str(path))
 
 
-def parse(text: str, source: str) -> Part:
+def parse_manifest(text: str, source: str) -> Part:
     """Return the part that a manifest describes; `source` names it in errors.
 
     Raises ProjectError with every problem at once: wrong types, paths that lead out, names twice, an id
@@ -91,10 +91,10 @@ def parse(text: str, source: str) -> Part:
             f"'{source}' has format {document['format']}; this offline-kit knows format {FORMAT}",
             hint="update offline-kit with 'pip install -U offline-kit'",
         )
-    problems = _document_problems(document)
+    problems = _check_document(document)
     if problems:
         raise ProjectError(f"'{source}' is no manifest of ours", hint=_REBUILD, details=problems)
-    part = make_part(document["part"], (_entry(each) for each in document["files"]))
+    part = make_part(document["part"], (_parse_entry(raw_entry) for raw_entry in document["files"]))
     if part.id != document["id"]:
         raise ProjectError(
             f"'{source}' was changed after it was written: its files give another id than it says",
@@ -108,17 +108,19 @@ def read_kit(folder: Path) -> Kit:
     """Read the manifests of a kit on disk (`folder` holds dataset/); raises ProjectError as `read` does."""
     dataset = folder / "dataset"
     below = [] if (dataset / MARKER).exists() else sorted(path.parent for path in dataset.glob(f"*/{MARKER}"))
-    parts = sorted((read(place) for place in below or [dataset]), key=lambda part: part.name)
-    kit = Kit(folder=folder, id=kit_id(part.id for part in parts), parts=tuple(parts))
-    for part, place in zip(parts, below, strict=False):
-        if kit.part_folder(part) not in (place, dataset):
+    parts = sorted(
+        (read_manifest(part_folder) for part_folder in below or [dataset]), key=lambda part: part.name
+    )
+    kit = Kit(folder=folder, id=compute_kit_id(part.id for part in parts), parts=tuple(parts))
+    for part, part_folder in zip(parts, below, strict=False):
+        if kit.part_folder(part) not in (part_folder, dataset):
             raise ProjectError(
-                f"'{place}' holds the part '{part.name}', which belongs elsewhere", hint=_REBUILD
+                f"'{part_folder}' holds the part '{part.name}', which belongs elsewhere", hint=_REBUILD
             )
     return kit
 
 
-def package_sizes(folder: Path) -> dict[tuple[str, str], int]:
+def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
     """Return the bytes of each package in a kit on disk, by normalized name and version; empty without a kit."""
     from packaging.utils import (
         InvalidSdistFilename,
@@ -131,7 +133,7 @@ def package_sizes(folder: Path) -> dict[tuple[str, str], int]:
         kit = read_kit(folder)
     except ProjectError:
         return {}
-    found: dict[tuple[str, str], int] = {}
+    sizes: dict[tuple[str, str], int] = {}
     for entry in (entry for part in kit.parts for entry in part.entries):
         filename = entry.original.rpartition("/")[2]
         try:
@@ -144,11 +146,13 @@ def package_sizes(folder: Path) -> dict[tuple[str, str], int]:
         except (InvalidWheelFilename, InvalidSdistFilename):
             continue
         key = (str(name), str(version))
-        found[key] = found.get(key, 0) + entry.size
-    return found
+        sizes[key] = sizes.get(key, 0) + entry.size
+    return sizes
 
 
-def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT) -> tuple[str, ...]:
+def verify_part(
+    folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT
+) -> tuple[str, ...]:
     """Compare a part's folder with its manifest and return a line for each file that is wrong.
 
     Files are read in parallel; what Kaggle's client keeps for itself at the top does not count. Without
@@ -158,25 +162,25 @@ def verify(folder: Path, part: Part, *, hashes: bool = True, report: Reporter = 
     with report.progress(f"Checking {part.name}", total, unit="B" if hashes else "files") as advance:
 
         def problem(entry: FileEntry) -> str:
-            found = _problem(folder, entry, hashes=hashes)
+            problem_text = _check_file(folder, entry, hashes=hashes)
             advance(entry.size if hashes else 1)
-            return found
+            return problem_text
 
         with ThreadPoolExecutor(THREADS) as pool:
             wrong = [line for line in pool.map(problem, part.entries) if line]
-    known = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
-    extra = sorted({path.as_posix() for path in tree(folder)} - known) if folder.is_dir() else []
+    expected = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
+    extra = sorted({path.as_posix() for path in tree(folder)} - expected) if folder.is_dir() else []
     return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))
 
 
-def lying(folder: Path, part: Part) -> Part:
+def select_local_files(folder: Path, part: Part) -> Part:
     """Return what of a part must lie in its folder: all of it, and of packages that are on Kaggle what was fetched."""
-    if part.name != AWAY:
+    if part.name != REMOTE_PART:
         return part
     return make_part(part.name, (entry for entry in part.entries if (folder / entry.stored).exists()))
 
 
-def _problem(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
+def _check_file(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
     path = folder / entry.stored
     try:
         if path.is_symlink() or not path.is_file():
@@ -191,7 +195,7 @@ def _problem(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
     return ""
 
 
-def _entry(raw: dict[str, Any]) -> FileEntry:
+def _parse_entry(raw: dict[str, Any]) -> FileEntry:
     return FileEntry(
         role=Role(raw["role"]),
         original=raw["original"],
@@ -201,43 +205,43 @@ def _entry(raw: dict[str, Any]) -> FileEntry:
     )
 
 
-def _document_problems(document: object) -> list[str]:
+def _check_document(document: object) -> list[str]:
     if not isinstance(document, dict):
         return ["it is no object"]
     problems = []
     if document.get("format") != FORMAT or isinstance(document.get("format"), bool):
         problems.append(f"'format' is {document.get('format')!r}, not {FORMAT}")
-    if not _matches(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):
+    if not _matches_pattern(r"[a-z]{1,20}(-[0-9a-f]{1,4})?", document.get("part")):
         problems.append(f"'part' is no part's name: {document.get('part')!r}")
-    if not _matches(r"[0-9a-f]{64}", document.get("id")):
+    if not _matches_pattern(r"[0-9a-f]{64}", document.get("id")):
         problems.append(f"'id' is no SHA-256: {document.get('id')!r}")
     files = document.get("files")
     if not isinstance(files, list):
         return [*problems, "'files' is no list"]
     for number, raw in enumerate(files):
-        problems += [f"file {number}: {text}" for text in _entry_problems(raw)]
-    return problems or _twins(files)
+        problems += [f"file {number}: {text}" for text in _check_entry(raw)]
+    return problems or _find_duplicates(files)
 
 
-def _entry_problems(raw: object) -> list[str]:
+def _check_entry(raw: object) -> list[str]:
     if not isinstance(raw, dict):
         return ["it is no object"]
     problems = []
     if raw.get("role") not in [role.value for role in Role]:
         problems.append(f"unknown role {raw.get('role')!r}")
-    if reason := path_problem(raw.get("original")):
+    if reason := check_path(raw.get("original")):
         problems.append(f"original {raw.get('original')!r} {reason}")
-    if reason := path_problem(raw.get("stored"), stored=True):
+    if reason := check_path(raw.get("stored"), stored=True):
         problems.append(f"stored {raw.get('stored')!r} {reason}")
     size = raw.get("size")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
         problems.append(f"size {size!r} is no number of bytes")
-    if not _matches(r"[0-9a-f]{64}", raw.get("sha256")):
+    if not _matches_pattern(r"[0-9a-f]{64}", raw.get("sha256")):
         problems.append(f"sha256 {raw.get('sha256')!r} is no SHA-256")
     return problems
 
 
-def path_problem(path: object, *, stored: bool = False) -> str:
+def check_path(path: object, *, stored: bool = False) -> str:
     """Say what is wrong with a path of a manifest, or "".
 
     Right is a relative posix path without `.`, `..`, backslash, drive or control characters; a `stored`
@@ -255,17 +259,17 @@ def path_problem(path: object, *, stored: bool = False) -> str:
     return ""
 
 
-def _matches(pattern: str, value: object) -> bool:
+def _matches_pattern(pattern: str, value: object) -> bool:
     return isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def _twins(files: Sequence[dict[str, Any]]) -> list[str]:
+def _find_duplicates(files: Sequence[dict[str, Any]]) -> list[str]:
     problems = []
     for key in ("original", "stored"):
-        seen: set[str] = set()
+        names: set[str] = set()
         for raw in files:
             name = raw[key].lower() if key == "stored" else raw[key]
-            if name in seen:
+            if name in names:
                 problems.append(f"{key} '{raw[key]}' stands there twice")
-            seen.add(name)
+            names.add(name)
     return problems

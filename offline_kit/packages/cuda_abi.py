@@ -10,12 +10,12 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from offline_kit.packages.distribution_metadata import dist_info_member
+from offline_kit.packages.distribution_metadata import find_dist_info_member
 from offline_kit.project.accelerators import machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Finding, Severity
 
-BOUND = frozenset(
+CUDA_PACKAGES = frozenset(
     [
         "apex",
         "bitsandbytes",
@@ -41,7 +41,10 @@ BOUND = frozenset(
     ]
 )
 """Packages whose machine code is looked into even where their file name says nothing."""
-AMPERE = {"flash-attn": "flash-attn 2 has no code for it", "flash-attn-3": "flash-attn 3 has no code for it"}
+NEEDS_AMPERE = {
+    "flash-attn": "flash-attn 2 has no code for it",
+    "flash-attn-3": "flash-attn 3 has no code for it",
+}
 """What needs a newer GPU than the T4."""
 _CUDA = re.compile(r"(?<![a-z])cu(\d{2,3})")
 _TORCH = re.compile(r"(?:torch|pt)(\d)\.?(\d+)")
@@ -52,7 +55,7 @@ _CHUNK = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bond:
+class WheelAbi:
     """What a wheel was compiled for, as far as it tells."""
 
     torch: str = ""
@@ -65,145 +68,145 @@ class Bond:
     """Has code for machines without CUDA as well."""
 
 
-def findings(wheels: Iterable[Artifact], image: Image, accelerator: str) -> tuple[Finding, ...]:
+def check_cuda_abi(wheels: Iterable[Artifact], image: Image, accelerator: str) -> tuple[Finding, ...]:
     """Return what is odd about the image for this accelerator, and about wheels that are bound to a CUDA.
 
     `wheels` are all that the kit brings; where torch is among them, that one counts.
     """
-    here = tuple(wheels)
-    own = next((wheel.version for wheel in here if wheel.name == "torch"), "")
+    all_wheels = tuple(wheels)
+    own = next((wheel.version for wheel in all_wheels if wheel.name == "torch"), "")
     torch = own or image.packages.get("torch", "")
     return (
-        *of_image(image, accelerator),
-        *(each for wheel in here for each in of_wheel(wheel, torch, image, accelerator)),
+        *check_image(image, accelerator),
+        *(finding for wheel in all_wheels for finding in check_wheel(wheel, torch, image, accelerator)),
     )
 
 
-def of_image(image: Image, accelerator: str) -> tuple[Finding, ...]:
+def check_image(image: Image, accelerator: str) -> tuple[Finding, ...]:
     """Warn of an image that the accelerator's sessions do not run."""
     shape = machine_shape(accelerator)
-    wanted = "gpu" if shape else "none"
-    if image.local or image.accelerator == wanted:
+    expected = "gpu" if shape else "none"
+    if image.local or image.accelerator == expected:
         return ()
-    named = f"accelerator = '{accelerator}'" if shape else "a session without accelerator"
+    session = f"accelerator = '{accelerator}'" if shape else "a session without accelerator"
     kinds = {"gpu": "GPU", "none": "CPU"}
     return (
         Finding(
             severity=Severity.WARN,
             about=image.name,
-            what=f"is a {kinds[image.accelerator]} image, and {named} runs Kaggle's {kinds[wanted]} image",
+            what=f"is a {kinds[image.accelerator]} image, and {session} runs Kaggle's {kinds[expected]} image",
             remedy="leave `image` out: it follows the accelerator"
             + ("" if shape else ", or set `accelerator` to the GPU that is meant"),
         ),
     )
 
 
-def of_wheel(wheel: Artifact, torch: str, image: Image, accelerator: str) -> tuple[Finding, ...]:
+def check_wheel(wheel: Artifact, torch: str, image: Image, accelerator: str) -> tuple[Finding, ...]:
     """Return the findings about one wheel; `torch` is the version that it will meet, local part and all."""
-    bond = bond_of(wheel)
+    abi = read_wheel_abi(wheel)
     return tuple(
-        Finding(severity=Severity.WARN, about=wheel.filename, what=what, remedy=remedy)
-        for what, remedy in _mismatches(wheel, bond, torch, image, accelerator)
+        Finding(severity=Severity.WARN, about=wheel.filename, what=problem, remedy=remedy)
+        for problem, remedy in _find_mismatches(wheel, abi, torch, image, accelerator)
     )
 
 
-def _mismatches(
-    wheel: Artifact, bond: Bond, torch: str, image: Image, accelerator: str
+def _find_mismatches(
+    wheel: Artifact, abi: WheelAbi, torch: str, image: Image, accelerator: str
 ) -> Iterable[tuple[str, str]]:
     minor = ".".join(torch.partition("+")[0].split(".")[:2])
-    cuda = cuda_of(image, torch)
+    cuda = find_cuda_version(image, torch)
     another = f"take the {wheel.name} that was made for torch {minor or '?'}" + (
         f" and CUDA {cuda}" if cuda else ""
     )
-    if bond.torch and minor and bond.torch != minor:
-        yield f"was compiled for torch {bond.torch}, and the notebook has torch {torch}", another
-    elif bond.old_abi and _at_least(minor, (2, 7)):
+    if abi.torch and minor and abi.torch != minor:
+        yield f"was compiled for torch {abi.torch}, and the notebook has torch {torch}", another
+    elif abi.old_abi and _is_at_least(minor, (2, 7)):
         yield (
             f"was compiled for the C++ ABI from before torch 2.7, and the notebook has torch {torch}",
             another,
         )
-    if bond.cuda and not cuda and torch.endswith("+cpu") and not bond.cpu:
+    if abi.cuda and not cuda and torch.endswith("+cpu") and not abi.cpu:
         yield (
-            f"needs CUDA {' or '.join(bond.cuda)}, and the image has none",
+            f"needs CUDA {' or '.join(abi.cuda)}, and the image has none",
             "set `accelerator` (then the GPU image follows), or leave the package out with `exclude`",
         )
-    elif bond.cuda and cuda and not any(_runs(each, cuda) for each in bond.cuda):
-        yield f"was compiled for CUDA {' or '.join(bond.cuda)}, and the image has CUDA {cuda}", another
-    if wheel.name in AMPERE and machine_shape(accelerator).startswith("NvidiaTeslaT4"):
+    elif abi.cuda and cuda and not any(_is_cuda_compatible(version, cuda) for version in abi.cuda):
+        yield f"was compiled for CUDA {' or '.join(abi.cuda)}, and the image has CUDA {cuda}", another
+    if wheel.name in NEEDS_AMPERE and machine_shape(accelerator).startswith("NvidiaTeslaT4"):
         yield (
-            f"needs a GPU of the generation after the T4's: {AMPERE[wheel.name]}",
+            f"needs a GPU of the generation after the T4's: {NEEDS_AMPERE[wheel.name]}",
             "take an L4 or better where the competition offers it, or attention of torch's own (sdpa)",
         )
 
 
-def bond_of(wheel: Artifact) -> Bond:
+def read_wheel_abi(wheel: Artifact) -> WheelAbi:
     """Return what a wheel was compiled for: by its name, its requirements, and its libraries."""
-    local = wheel.version.partition("+")[2].lower() or _build_tag(wheel.filename)
+    local = wheel.version.partition("+")[2].lower() or _read_build_tag(wheel.filename)
     if wheel.name in ("torch", "torchvision", "torchaudio", "torchcodec"):
-        return Bond(cuda=_cuda_in(local))
-    bond = Bond(torch=_torch_in(local), cuda=_cuda_in(local), old_abi="cxx11abifalse" in local)
-    if wheel.name not in BOUND or not wheel.path.is_file() or not zipfile.is_zipfile(wheel.path):
-        return bond
+        return WheelAbi(cuda=_parse_cuda(local))
+    abi = WheelAbi(torch=_parse_torch(local), cuda=_parse_cuda(local), old_abi="cxx11abifalse" in local)
+    if wheel.name not in CUDA_PACKAGES or not wheel.path.is_file() or not zipfile.is_zipfile(wheel.path):
+        return abi
     with zipfile.ZipFile(wheel.path) as archive:
-        return Bond(
-            torch=bond.torch or _pinned(archive),
-            cuda=bond.cuda or _cuda_of_code(archive),
-            old_abi=bond.old_abi,
+        return WheelAbi(
+            torch=abi.torch or _read_torch_pin(archive),
+            cuda=abi.cuda or _find_cuda_versions(archive),
+            old_abi=abi.old_abi,
             cpu=any(name.endswith("_cpu.so") for name in archive.namelist()),
         )
 
 
-def _build_tag(filename: str) -> str:
+def _read_build_tag(filename: str) -> str:
     """Return what stands between version and tags in a wheel's name: some say it there."""
     words = filename.removesuffix(".whl").split("-")
     return words[2].lower() if len(words) == 6 else ""
 
 
-def _cuda_in(text: str) -> tuple[str, ...]:
-    found = _CUDA.search(text)
-    return (_dotted(found[1]),) if found else ()
+def _parse_cuda(text: str) -> tuple[str, ...]:
+    match = _CUDA.search(text)
+    return (_format_cuda(match[1]),) if match else ()
 
 
-def _dotted(digits: str) -> str:
+def _format_cuda(digits: str) -> str:
     """Return "12" and "12.8" for the "12" and "128" of a file name."""
     return digits if len(digits) == 2 else f"{digits[:2]}.{digits[2:]}"
 
 
-def _torch_in(text: str) -> str:
-    found = _TORCH.search(text)
-    return f"{found[1]}.{found[2]}" if found else ""
+def _parse_torch(text: str) -> str:
+    match = _TORCH.search(text)
+    return f"{match[1]}.{match[2]}" if match else ""
 
 
-def _pinned(archive: zipfile.ZipFile) -> str:
-    member = dist_info_member(archive.namelist(), "METADATA")
-    found = member and _PINNED.search(archive.read(member).decode("utf-8", errors="replace"))
-    return found[1] if found else ""
+def _read_torch_pin(archive: zipfile.ZipFile) -> str:
+    member = find_dist_info_member(archive.namelist(), "METADATA")
+    match = member and _PINNED.search(archive.read(member).decode("utf-8", errors="replace"))
+    return match[1] if match else ""
 
 
-def _cuda_of_code(archive: zipfile.ZipFile) -> tuple[str, ...]:
+def _find_cuda_versions(archive: zipfile.ZipFile) -> tuple[str, ...]:
     """Return the CUDAs that the libraries of a wheel are for: several where it brings one for each."""
     names = [name for name in archive.namelist() if name.endswith(".so")]
-    several = {_dotted(found[1]) for name in names if (found := _BUNDLED.search(name))}
+    several = {_format_cuda(match[1]) for name in names if (match := _BUNDLED.search(name))}
     if several:
         return tuple(sorted(several))
-    return tuple(sorted({major for name in names for major in _runtimes(archive, name)}))
+    return tuple(sorted({major for name in names for major in _find_cuda_runtimes(archive, name)}))
 
 
-def _runtimes(archive: zipfile.ZipFile, name: str) -> set[str]:
+def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> set[str]:
     """Return the major versions of CUDA's runtime that a library names."""
-    found: set[str] = set()
+    versions: set[str] = set()
     with archive.open(name) as stream:
-        rest = b""
+        overlap = b""
         while chunk := stream.read(_CHUNK):
-            found |= {match.decode() for match in _RUNTIME.findall(rest + chunk)}
-            rest = chunk[-32:]
-    return found
+            versions |= {match.decode() for match in _RUNTIME.findall(overlap + chunk)}
+            overlap = chunk[-32:]
+    return versions
 
 
-def cuda_of(image: Image, torch: str) -> str:
+def find_cuda_version(image: Image, torch: str) -> str:
     """Return the CUDA of a torch ("12.8"), else of the image's runtime; empty where there is none, or nothing tells."""
-    if found := _cuda_in(torch.partition("+")[2]):
-        return found[0]
+    if versions := _parse_cuda(torch.partition("+")[2]):
+        return versions[0]
     if torch.endswith("+cpu"):
         return ""
     for name, version in image.packages.items():
@@ -212,13 +215,15 @@ def cuda_of(image: Image, torch: str) -> str:
     return ""
 
 
-def _runs(wanted: str, have: str) -> bool:
+def _is_cuda_compatible(required: str, available: str) -> bool:
     """Whether code for one CUDA runs on another: the same major version, and no older one."""
-    major, _, minor = wanted.partition(".")
-    here, _, mine = have.partition(".")
-    return major == here and (not minor or not mine or int(minor) <= int(mine))
+    major, _, minor = required.partition(".")
+    available_major, _, available_minor = available.partition(".")
+    return major == available_major and (
+        not minor or not available_minor or int(minor) <= int(available_minor)
+    )
 
 
-def _at_least(minor: str, version: tuple[int, int]) -> bool:
+def _is_at_least(minor: str, version: tuple[int, int]) -> bool:
     numbers = tuple(int(word) for word in minor.split(".") if word.isdigit())
     return len(numbers) == 2 and numbers >= version

@@ -13,7 +13,7 @@ _STATIC_SINCE = (2, 2)
 _MATTERS = frozenset({"requires-dist", "provides-extra", "requires-python", "version"})
 
 
-def metadata_of(path: Path, filename: str) -> bytes | None:
+def read_metadata(path: Path, filename: str) -> bytes | None:
     """Return METADATA of a wheel, or PKG-INFO of an sdist whose PKG-INFO can be relied upon, else None.
 
     `filename` is the original name, which tells what `path` holds. Raises ProjectError for what cannot be
@@ -21,25 +21,25 @@ def metadata_of(path: Path, filename: str) -> bytes | None:
     """
     try:
         if filename.endswith(".whl"):
-            return _of_wheel(path, filename)
-        raw = _of_zip_sdist(path) if filename.endswith(".zip") else _of_tar_sdist(path)
+            return _read_wheel(path, filename)
+        raw = _read_zip_sdist(path) if filename.endswith(".zip") else _read_tar_sdist(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
             f"'{filename}' cannot be read: {error}", hint="it is damaged at its source; use another version"
         ) from error
-    return raw if raw is not None and is_static(raw) else None
+    return raw if raw is not None and is_static_metadata(raw) else None
 
 
-def dist_info_member(names: Iterable[str], name: str) -> str | None:
+def find_dist_info_member(names: Iterable[str], name: str) -> str | None:
     """Return the member of a wheel that is `name` ("METADATA") of its own dist-info; None where it has none.
 
     Wheels may hold those of the distributions that they vendor, deeper down, and ahead of their own.
     """
     ending = f".dist-info/{name}"
-    return next((one for one in names if one.endswith(ending) and one.count("/") == 1), None)
+    return next((member for member in names if member.endswith(ending) and member.count("/") == 1), None)
 
 
-def is_static(metadata: bytes) -> bool:
+def is_static_metadata(metadata: bytes) -> bool:
     """Whether an sdist's PKG-INFO says the same of dependencies as every wheel built from it will."""
     headers = BytesHeaderParser().parsebytes(metadata)
     numbers = str(headers.get("Metadata-Version", "")).split(".")
@@ -49,20 +49,20 @@ def is_static(metadata: bytes) -> bool:
     return not dynamic & _MATTERS
 
 
-def _of_wheel(path: Path, filename: str) -> bytes:
+def _read_wheel(path: Path, filename: str) -> bytes:
     with zipfile.ZipFile(path) as archive:
-        if member := dist_info_member(archive.namelist(), "METADATA"):
+        if member := find_dist_info_member(archive.namelist(), "METADATA"):
             return archive.read(member)
     raise ProjectError(f"'{filename}' is no wheel: it has no METADATA", hint="use another version of it")
 
 
-def _of_zip_sdist(path: Path) -> bytes | None:
+def _read_zip_sdist(path: Path) -> bytes | None:
     with zipfile.ZipFile(path) as archive:
         names = [name for name in archive.namelist() if _is_pkg_info(name)]
         return archive.read(names[0]) if names else None
 
 
-def _of_tar_sdist(path: Path) -> bytes | None:
+def _read_tar_sdist(path: Path) -> bytes | None:
     with tarfile.open(path) as archive:
         for member in archive:
             if _is_pkg_info(member.name) and (stream := archive.extractfile(member)):

@@ -16,8 +16,8 @@ from offline_kit.core.files import human_size
 from offline_kit.core.redaction import redact
 from offline_kit.core.report import Advance, Reporter
 from offline_kit.core.retry import PATIENT, Patience
-from offline_kit.packages.file_choice import Outlook, Target, choose, outlook
-from offline_kit.packages.index import Index, IndexFile
+from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
+from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.types import Artifact, Pin, Sdist, Wheel
 
 T = TypeVar("T")
@@ -26,162 +26,174 @@ THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Missing:
+class MissingPin:
     """A pin of which no file can be had for the image."""
 
     pin: Pin
     """The pin."""
     files: tuple[IndexFile, ...]
     """All that the indexes have of the project."""
-    outlook: Outlook
+    alternatives: Alternatives
     """What there is instead."""
 
 
 def fetch_files(
-    pins: Sequence[Pin], target: Target, index: Index, cache: Cache, report: Reporter
-) -> tuple[tuple[Artifact, ...], tuple[Missing, ...]]:
+    pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, cache: Cache, report: Reporter
+) -> tuple[tuple[Artifact, ...], tuple[MissingPin, ...]]:
     """Return a Wheel or an Sdist for each pin, in their order, and the pins that have neither.
 
     What is in the cache is used without asking an index. Where anything is missing, nothing is downloaded.
     Raises OutsideError for an index that does not answer and for bytes that are not the promised ones.
     """
-    known = {pin: found for pin in pins if (found := _recalled(pin, target, cache))}
-    asked = [pin for pin in pins if pin not in known]
-    chosen, missing = _choose_all(asked, target, index, report)
+    artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, target, cache))}
+    uncached = [pin for pin in pins if pin not in artifacts]
+    files, missing = _choose_files(uncached, target, index, report)
     if not missing:
-        known |= _download_all(chosen, target, index, cache, report)
-    return tuple(known[pin] for pin in pins if pin in known), missing
+        artifacts |= _download_files(files, target, index, cache, report)
+    return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
 
 
-def _key(pin: Pin, target: Target) -> str:
+def _make_choice_key(pin: Pin, target: ImageTarget) -> str:
     return key_of(pin.name, pin.version, sorted(pin.hashes), target.key)
 
 
-def _recalled(pin: Pin, target: Target, cache: Cache) -> Artifact | None:
+def _recall_artifact(pin: Pin, target: ImageTarget, cache: Cache) -> Artifact | None:
     # Without hashes another index could mean other bytes by the same version: ask again.
-    record = cache.recall("choices", _key(pin, target)) if pin.hashes else None
+    record = cache.recall("choices", _make_choice_key(pin, target)) if pin.hashes else None
     if record is None:
         return None
     filename, sha256 = str(record.get("filename", "")), str(record.get("sha256", ""))
     path = cache.find(sha256) if filename and len(sha256) == 64 else None
-    return _artifact(pin, filename, sha256, path) if path else None
+    return _make_artifact(pin, filename, sha256, path) if path else None
 
 
-def _artifact(pin: Pin, filename: str, sha256: str, path: Path) -> Artifact:
+def _make_artifact(pin: Pin, filename: str, sha256: str, path: Path) -> Artifact:
     kind = Wheel if filename.endswith(".whl") else Sdist
     size = path.stat().st_size
     return kind(name=pin.name, version=pin.version, filename=filename, path=path, sha256=sha256, size=size)
 
 
-def _choose_all(
-    pins: Sequence[Pin], target: Target, index: Index, report: Reporter
-) -> tuple[dict[Pin, IndexFile], tuple[Missing, ...]]:
-    listed = dict(zip(pins, _at_once([partial(index.files, pin.name) for pin in pins]), strict=True))
-    chosen: dict[Pin, IndexFile] = {}
-    missing: list[Missing] = []
+def _choose_files(
+    pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, report: Reporter
+) -> tuple[dict[Pin, IndexFile], tuple[MissingPin, ...]]:
+    listed = dict(
+        zip(pins, _run_parallel([partial(index.list_files, pin.name) for pin in pins]), strict=True)
+    )
+    files_by_pin: dict[Pin, IndexFile] = {}
+    missing: list[MissingPin] = []
     for pin, files in listed.items():
-        file = choose(files, pin.version, pin.hashes, target)
+        file = choose_file(files, pin.version, pin.hashes, target)
         if file is None:
-            seen = outlook(files, pin.version, pin.hashes, target)
-            missing.append(Missing(pin=pin, files=files, outlook=seen))
+            alternatives = find_alternatives(files, pin.version, pin.hashes, target)
+            missing.append(MissingPin(pin=pin, files=files, alternatives=alternatives))
             continue
-        chosen[pin] = file
+        files_by_pin[pin] = file
         if file.yanked:
             report.warn(
                 f"{pin.name} {pin.version} was withdrawn by its authors ('{file.filename}' is yanked)"
             )
-    return chosen, tuple(missing)
+    return files_by_pin, tuple(missing)
 
 
-def _download_all(
-    chosen: dict[Pin, IndexFile], target: Target, index: Index, cache: Cache, report: Reporter
+def _download_files(
+    files: dict[Pin, IndexFile], target: ImageTarget, index: PackageIndex, cache: Cache, report: Reporter
 ) -> dict[Pin, Artifact]:
-    here = {pin: path for pin, file in chosen.items() if (path := _cached(file, cache))}
-    wanted = {pin: file for pin, file in chosen.items() if pin not in here}
-    found = {
-        pin: _artifact(pin, chosen[pin].filename, chosen[pin].sha256, path) for pin, path in here.items()
+    cached = {pin: path for pin, file in files.items() if (path := _find_cached(file, cache))}
+    uncached = {pin: file for pin, file in files.items() if pin not in cached}
+    artifacts = {
+        pin: _make_artifact(pin, files[pin].filename, files[pin].sha256, path) for pin, path in cached.items()
     }
-    if wanted:
-        total = sum(file.size for file in wanted.values())
-        text = f"Downloading {len(wanted)} {'file' if len(wanted) == 1 else 'files'}"
+    if uncached:
+        total = sum(file.size for file in uncached.values())
+        text = f"Downloading {len(uncached)} {'file' if len(uncached) == 1 else 'files'}"
         report.step(f"{text} ({human_size(total)})" if total else text)
         with report.progress(text, total) as advance:
             stop = threading.Event()
-            way = _Way(index=index, cache=cache, advance=_stoppable(advance, stop), patience=_patience(stop))
-            jobs = [partial(_download, pin, file, way) for pin, file in wanted.items()]
-            found |= dict(zip(wanted, _at_once(jobs, stop), strict=True))
-    for pin, artifact in found.items():
+            batch = _DownloadBatch(
+                index=index,
+                cache=cache,
+                advance=_make_cancellable(advance, stop),
+                retries=_make_retries(stop),
+            )
+            jobs = [partial(_download_file, pin, file, batch) for pin, file in uncached.items()]
+            artifacts |= dict(zip(uncached, _run_parallel(jobs, stop), strict=True))
+    for pin, artifact in artifacts.items():
         cache.remember(
-            "choices", _key(pin, target), {"filename": artifact.filename, "sha256": artifact.sha256}
+            "choices",
+            _make_choice_key(pin, target),
+            {"filename": artifact.filename, "sha256": artifact.sha256},
         )
-    return found
+    return artifacts
 
 
-def _cached(file: IndexFile, cache: Cache) -> Path | None:
+def _find_cached(file: IndexFile, cache: Cache) -> Path | None:
     return cache.find(file.sha256, size=file.size) if file.sha256 else None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
+class _DownloadBatch:
     """What every download of one batch shares."""
 
-    index: Index
+    index: PackageIndex
     cache: Cache
     advance: Advance
-    patience: Patience
+    retries: Patience
 
 
-def _download(pin: Pin, file: IndexFile, way: _Way) -> Artifact:
+def _download_file(pin: Pin, file: IndexFile, batch: _DownloadBatch) -> Artifact:
     key = file.sha256 or key_of(redact(file.url))
-    with way.cache.lock(key):
-        path = _cached(file, way.cache)
+    with batch.cache.lock(key):
+        path = _find_cached(file, batch.cache)
         if path:
             # Another run was quicker.
-            way.advance(file.size)
-            return _artifact(pin, file.filename, file.sha256, path)
-        part = way.cache.part(key)
+            batch.advance(file.size)
+            return _make_artifact(pin, file.filename, file.sha256, path)
+        part = batch.cache.part(key)
         digest = http.download(
             file.url,
             part,
-            settings=way.index.settings,
+            settings=batch.index.settings,
             sha256=file.sha256,
             size=file.size,
-            advance=way.advance,
-            patience=way.patience,
+            advance=batch.advance,
+            patience=batch.retries,
         )
         if pin.hashes and f"sha256:{digest}" not in pin.hashes:
             part.unlink(missing_ok=True)
             raise ProjectError(
                 f"'{file.filename}' is not the file that was frozen",
                 hint="build with --upgrade to freeze what the index has now, if you trust it",
-                details=[f"got      sha256:{digest}", *(f"expected {one}" for one in pin.hashes)],
+                details=[
+                    f"got      sha256:{digest}",
+                    *(f"expected {digest_line}" for digest_line in pin.hashes),
+                ],
             )
-        path, _ = way.cache.adopt(part, digest)
-    return _artifact(pin, file.filename, digest, path)
+        path, _ = batch.cache.adopt(part, digest)
+    return _make_artifact(pin, file.filename, digest, path)
 
 
-class _Stopped(Exception):  # noqa: N818 (ends a thread whose work nobody wants any more)
+class _CancelledError(Exception):
     pass
 
 
-def _stoppable(advance: Advance, stop: threading.Event) -> Advance:
+def _make_cancellable(advance: Advance, stop: threading.Event) -> Advance:
     def forward(amount: int) -> None:
         if stop.is_set():
-            raise _Stopped
+            raise _CancelledError
         advance(amount)
 
     return forward
 
 
-def _patience(stop: threading.Event) -> Patience:
+def _make_retries(stop: threading.Event) -> Patience:
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
-            raise _Stopped
+            raise _CancelledError
 
     return replace(PATIENT, sleep=sleep)
 
 
-def _at_once(jobs: Sequence[Callable[[], T]], stop: threading.Event | None = None) -> list[T]:
+def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None = None) -> list[T]:
     """Do all jobs in threads and return their results; the first error or an interrupt ends the rest."""
     if not jobs:
         return []

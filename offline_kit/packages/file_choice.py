@@ -13,30 +13,30 @@ from offline_kit.project.images import Image
 
 _SDISTS = (".tar.gz", ".zip")
 
-Rank = tuple[bool, int, tuple[int, str]]
+WheelRank = tuple[bool, int, tuple[int, str]]
 """How good a wheel is, smaller is better: yanked, distance of its tag, build number."""
 
 
-class Target:
+class ImageTarget:
     """An image as a judge of files."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
         """The image that it judges for."""
-        self._places = {tag: place for place, tag in enumerate(image.tags())}
+        self._places = {tag: position for position, tag in enumerate(image.tags())}
         self._python = Version(image.python)
         self.key = key_of(image.python, [str(tag) for tag in self._places])
         """Stands for all that it judges by."""
 
-    def rank(self, file: IndexFile) -> Rank | None:
+    def rank_wheel(self, file: IndexFile) -> WheelRank | None:
         """Return how well a wheel fits, or None: no wheel, another platform, another Python."""
-        place = self.place(file.filename)
-        if place is None or not self.accepts(file.requires_python):
+        position = self.find_tag_position(file.filename)
+        if position is None or not self.accepts_python(file.requires_python):
             return None
         build = parse_wheel_filename(file.filename)[2] or (0, "")
-        return file.yanked, place, (-build[0], build[1])
+        return file.yanked, position, (-build[0], build[1])
 
-    def place(self, filename: str) -> int | None:
+    def find_tag_position(self, filename: str) -> int | None:
         """Return the place of a wheel's best tag among the image's tags, or None where none fits."""
         if not filename.endswith(".whl"):
             return None
@@ -46,40 +46,40 @@ class Target:
             return None
         return min((self._places[tag] for tag in tags if tag in self._places), default=None)
 
-    def accepts(self, requires_python: str) -> bool:
+    def accepts_python(self, requires_python: str) -> bool:
         """Whether the image's full Python version is allowed; an unreadable condition forbids nothing."""
         try:
             return SpecifierSet(requires_python).contains(self._python, prereleases=True)
         except InvalidSpecifier:
             return True
 
-    def describe(self) -> str:
+    def describe_platform(self) -> str:
         """Return the image's platform for a person."""
         libc = f", glibc {self.image.glibc[0]}.{self.image.glibc[1]}" if self.image.glibc[0] else ""
         return f"'{self.image.name}' (Python {self.image.python}, {self.image.machine}{libc})"
 
 
-def same_version(one: str, other: str) -> bool:
+def is_same_version(left: str, right: str) -> bool:
     """Whether two spellings are one version; local parts count."""
     try:
-        return Version(one) == Version(other)
+        return Version(left) == Version(right)
     except InvalidVersion:
-        return one == other
+        return left == right
 
 
-def choose(
-    files: Iterable[IndexFile], version: str, hashes: Sequence[str], target: Target
+def choose_file(
+    files: Iterable[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
 ) -> IndexFile | None:
     """Return the best wheel of this version, else its sdist, else None.
 
     With `hashes`, only files with one of them count, and files whose hash the index does not tell (it is
     checked once they are here). A yanked file is taken only where no other one fits.
     """
-    listed = [file for file in files if same_version(file.version, version) and trusted(file, hashes)]
-    ranked = [(rank, file) for file in listed if (rank := target.rank(file)) is not None]
+    listed = [file for file in files if is_same_version(file.version, version) and is_trusted(file, hashes)]
+    ranked = [(rank, file) for file in listed if (rank := target.rank_wheel(file)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]
-    sources = [file for file in listed if is_sdist(file) and target.accepts(file.requires_python)]
+    sources = [file for file in listed if is_sdist(file) and target.accepts_python(file.requires_python)]
     # .tar.gz before .zip: pip and uv take both, and the former is what today's tools are tested with.
     return min(sources, key=lambda file: (file.yanked, not file.filename.endswith(".tar.gz")), default=None)
 
@@ -89,13 +89,13 @@ def is_sdist(file: IndexFile) -> bool:
     return file.filename.endswith(_SDISTS)
 
 
-def trusted(file: IndexFile, hashes: Sequence[str]) -> bool:
+def is_trusted(file: IndexFile, hashes: Sequence[str]) -> bool:
     """Whether the file may be one of the frozen ones."""
     return not hashes or not file.sha256 or f"sha256:{file.sha256}" in hashes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class Alternatives:
     """What there is of a package whose pinned version cannot be had for the image."""
 
     lines: tuple[str, ...]
@@ -108,72 +108,79 @@ class Outlook:
     """Of those the next one up, else the newest; empty where there is none."""
 
 
-def outlook(files: Sequence[IndexFile], version: str, hashes: Sequence[str], target: Target) -> Outlook:
+def find_alternatives(
+    files: Sequence[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
+) -> Alternatives:
     """Return what there is instead of a fitting file."""
-    here = [file for file in files if same_version(file.version, version)]
-    changed = bool(hashes) and choose(here, version, (), target) is not None
-    wheels = [file for file in here if file.filename.endswith(".whl")]
+    same_version_files = [file for file in files if is_same_version(file.version, version)]
+    changed = bool(hashes) and choose_file(same_version_files, version, (), target) is not None
+    wheels = [file for file in same_version_files if file.filename.endswith(".whl")]
     lines = []
     if not files:
         lines.append("no index has a file of it")
-    elif not here:
-        newest = ", ".join(_newest(files)[:5])
+    elif not same_version_files:
+        newest = ", ".join(_sort_versions(files)[:5])
         lines.append(f"no index has a file of this version; there are {newest}")
     elif changed:
         lines.append("the index has files of this version, but none has a hash of the freeze")
     if wheels:
-        lines.append(f"its wheels are for {_tags_of(wheels)}")
-    if any(is_sdist(file) for file in here):
+        lines.append(f"its wheels are for {_describe_tags(wheels)}")
+    if any(is_sdist(file) for file in same_version_files):
         lines.append("there is an sdist")
-    elif here:
+    elif same_version_files:
         lines.append("there is no sdist")
-    lines += [f"they want Python {wanted}" for wanted in _pythons(here, target)]
-    versions = _fitting(files, version, target)
-    return Outlook(
-        lines=tuple(lines), changed=changed, versions=versions, nearest=_nearest(versions, version)
+    lines += [
+        f"they want Python {requires_python}"
+        for requires_python in _list_rejected_pythons(same_version_files, target)
+    ]
+    versions = _find_fitting_versions(files, version, target)
+    return Alternatives(
+        lines=tuple(lines), changed=changed, versions=versions, nearest=_find_nearest(versions, version)
     )
 
 
-def _nearest(versions: Sequence[str], version: str) -> str:
+def _find_nearest(versions: Sequence[str], version: str) -> str:
     try:
-        above = [one for one in versions if Version(one) > Version(version)]
+        above = [candidate for candidate in versions if Version(candidate) > Version(version)]
     except InvalidVersion:
         above = []
     return above[-1] if above else versions[0] if versions else ""
 
 
-def _newest(files: Iterable[IndexFile]) -> list[str]:
-    found: dict[Version, str] = {}
+def _sort_versions(files: Iterable[IndexFile]) -> list[str]:
+    spellings: dict[Version, str] = {}
     for file in files:
         try:
-            found.setdefault(Version(file.version), file.version)
+            spellings.setdefault(Version(file.version), file.version)
         except InvalidVersion:
             continue
-    return [found[version] for version in sorted(found, reverse=True)]
+    return [spellings[version] for version in sorted(spellings, reverse=True)]
 
 
-def _fitting(files: Sequence[IndexFile], version: str, target: Target) -> tuple[str, ...]:
-    good = [file for file in files if not file.yanked and target.accepts(file.requires_python)]
-    wheels = [file for file in good if target.rank(file) is not None]
-    others = wheels or [file for file in good if is_sdist(file)]
-    found = [one for one in _newest(others) if not same_version(one, version)]
-    return tuple([one for one in found if not Version(one).is_prerelease] or found)
+def _find_fitting_versions(files: Sequence[IndexFile], version: str, target: ImageTarget) -> tuple[str, ...]:
+    good = [file for file in files if not file.yanked and target.accepts_python(file.requires_python)]
+    wheels = [file for file in good if target.rank_wheel(file) is not None]
+    fitting_files = wheels or [file for file in good if is_sdist(file)]
+    versions = [
+        candidate for candidate in _sort_versions(fitting_files) if not is_same_version(candidate, version)
+    ]
+    return tuple([candidate for candidate in versions if not Version(candidate).is_prerelease] or versions)
 
 
-def _pythons(files: Iterable[IndexFile], target: Target) -> list[str]:
-    return sorted({file.requires_python for file in files if not target.accepts(file.requires_python)})
+def _list_rejected_pythons(files: Iterable[IndexFile], target: ImageTarget) -> list[str]:
+    return sorted({file.requires_python for file in files if not target.accepts_python(file.requires_python)})
 
 
-def _tags_of(wheels: Iterable[IndexFile]) -> str:
+def _describe_tags(wheels: Iterable[IndexFile]) -> str:
     interpreters, platforms = set(), set()
     for file in wheels:
         words = file.filename.removesuffix(".whl").split("-")
         interpreters |= set(words[-3].split("."))
         platforms |= set(words[-1].split("."))
-    return f"{', '.join(sorted(interpreters, key=_natural))} on {', '.join(sorted(platforms))}"
+    return f"{', '.join(sorted(interpreters, key=_make_tag_key))} on {', '.join(sorted(platforms))}"
 
 
-def _natural(tag: str) -> tuple[str, int]:
+def _make_tag_key(tag: str) -> tuple[str, int]:
     letters = tag.rstrip("0123456789")
     digits = tag[len(letters) :]
     # cp313 is version (3, 13): its first digit is the major version.

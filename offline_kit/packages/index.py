@@ -54,7 +54,7 @@ class IndexFile:
     """ISO 8601 in UTC; empty when the index does not say."""
 
 
-class Index:
+class PackageIndex:
     """All indexes and find-links of the settings, merged as pip merges them.
 
     Safe to use from several threads; what was asked once is not asked again by this object.
@@ -72,49 +72,49 @@ class Index:
         self._linked: dict[str, tuple[IndexFile, ...]] = {}
         self._asked: dict[str, Future[tuple[IndexFile, ...]]] = {}
 
-    def files(self, name: str) -> tuple[IndexFile, ...]:
+    def list_files(self, name: str) -> tuple[IndexFile, ...]:
         """Return every file of a project, from find-links first, then from each index; none if unknown.
 
         Raises OutsideError, naming the index or folder, where one of them cannot be asked: a result without
         it would be another one.
         """
-        return self._once(normalized(name))
+        return self._list_once(normalized(name))
 
-    def metadata(self, file: IndexFile) -> bytes | None:
+    def read_metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist that does not state its dependencies itself.
 
         Taken from the index where it serves it (its hash is verified), else out of the file, which is then
         downloaded into the cache. Kept by the file's sha256: the second time nothing is asked. Raises
         OutsideError or ProjectError as `web.download` does, and ProjectError for a file that is no archive.
         """
-        known = self.cache.recall("metadata", file.sha256) if file.sha256 else None
-        if known is not None:
-            text = known.get("text")
+        record = self.cache.recall("metadata", file.sha256) if file.sha256 else None
+        if record is not None:
+            text = record.get("text")
             return text.encode(errors="surrogateescape") if isinstance(text, str) else None
-        found = self._served_metadata(file)
-        if found is None and file.filename.endswith(".whl"):
-            found = remote_metadata.metadata_of(
+        metadata = self._fetch_served_metadata(file)
+        if metadata is None and file.filename.endswith(".whl"):
+            metadata = remote_metadata.read_remote_metadata(
                 file.url, file.size, settings=self.settings, patience=self._patience
             )
-        if found is None:
-            found = distribution_metadata.metadata_of(self.fetch(file), file.filename)
+        if metadata is None:
+            metadata = distribution_metadata.read_metadata(self.fetch_file(file), file.filename)
         if file.sha256:
-            text = None if found is None else found.decode(errors="surrogateescape")
+            text = None if metadata is None else metadata.decode(errors="surrogateescape")
             self.cache.remember("metadata", file.sha256, {"filename": file.filename, "text": text})
-        return found
+        return metadata
 
-    def fetch(self, file: IndexFile) -> Path:
+    def fetch_file(self, file: IndexFile) -> Path:
         """Return the file's verified bytes in the cache, downloaded if need be; a local file stays where it is."""
         if file.url.startswith("file:"):
             return http.local_path(file.url)
-        held = self.cache.find(file.sha256, size=file.size) if file.sha256 else None
-        if held:
-            return held
+        path = self.cache.find(file.sha256, size=file.size) if file.sha256 else None
+        if path:
+            return path
         key = file.sha256 or key_of(file.url)
         with self.cache.lock(key):
-            held = self.cache.find(file.sha256, size=file.size) if file.sha256 else None
-            if held:
-                return held
+            path = self.cache.find(file.sha256, size=file.size) if file.sha256 else None
+            if path:
+                return path
             part = self.cache.part(key)
             digest = http.download(
                 file.url,
@@ -126,7 +126,7 @@ class Index:
             )
             return self.cache.adopt(part, digest)[0]
 
-    def _served_metadata(self, file: IndexFile) -> bytes | None:
+    def _fetch_served_metadata(self, file: IndexFile) -> bytes | None:
         if not file.has_metadata:
             return None
         address = urlsplit(file.url)
@@ -135,17 +135,17 @@ class Index:
         # promised and not there: an index that is behind; the file itself has it too
         return http.verified(answer.content, url, file.metadata_sha256) if answer else None
 
-    def _once(self, project: str) -> tuple[IndexFile, ...]:
+    def _list_once(self, project: str) -> tuple[IndexFile, ...]:
         """Look a project up, or wait for the thread that does."""
         with self._lock:
             future = self._asked.get(project)
-            mine = future is None
+            is_first = future is None
             if future is None:
                 future = self._asked[project] = Future()
-        if not mine:
+        if not is_first:
             return future.result()
         try:
-            future.set_result(self._look_up(project))
+            future.set_result(self._collect_files(project))
         except BaseException as error:
             with self._lock:
                 del self._asked[project]
@@ -153,67 +153,71 @@ class Index:
             raise
         return future.result()
 
-    def _look_up(self, project: str) -> tuple[IndexFile, ...]:
+    def _collect_files(self, project: str) -> tuple[IndexFile, ...]:
         listed: list[IndexFile] = []
-        found: dict[tuple[str, str], IndexFile] = {}
-        for place in self.settings.find_links:
-            linked = [file for file in self._links(place) if file.project == project]
-            listed += [_hashed(file) for file in linked]
-        for url in self.settings.index_urls():
-            listed += [_hashed(file) for file in self._page(url, project)]
+        unique: dict[tuple[str, str], IndexFile] = {}
+        for location in self.settings.find_links:
+            linked = [file for file in self._list_links(location) if file.project == project]
+            listed += [_add_hash(file) for file in linked]
+        for url in self.settings.list_index_urls():
+            listed += [_add_hash(file) for file in self._read_page(url, project)]
         for file in listed:
-            found.setdefault((file.filename, file.sha256), file)
-        return tuple(found.values())
+            unique.setdefault((file.filename, file.sha256), file)
+        return tuple(unique.values())
 
-    def _page(self, url: str, project: str) -> tuple[IndexFile, ...]:
+    def _read_page(self, url: str, project: str) -> tuple[IndexFile, ...]:
         """Return what one index has of a project."""
         if url.startswith("file:") and not http.local_path(url).is_dir():
-            raise _no_place(url)
+            raise _make_missing_folder_error(url)
         host = urlsplit(url).hostname or ""
         absent = http.GONE | ({403} if host.endswith(_FORBIDS_WHAT_IT_LACKS) else set())
-        answer = self._ask(f"{url}/{project}/", absent)
+        answer = self._request_page(f"{url}/{project}/", absent)
         if answer is None:
             return ()
-        return _listed(answer, project, credentials=urlsplit(url).netloc)
+        return _parse_page(answer, project, credentials=urlsplit(url).netloc)
 
-    def _links(self, place: str) -> tuple[IndexFile, ...]:
+    def _list_links(self, location: str) -> tuple[IndexFile, ...]:
         """Return all distributions at one place of find-links; each place is read once."""
         with self._lock:
-            known = self._linked.get(place)
-        if known is None:
-            known = self._read_links(place)
+            links = self._linked.get(location)
+        if links is None:
+            links = self._load_links(location)
             with self._lock:
-                self._linked[place] = known
-        return known
+                self._linked[location] = links
+        return links
 
-    def _read_links(self, place: str) -> tuple[IndexFile, ...]:
-        address = place if "://" in place or place.startswith("file:") else Path(place).absolute().as_uri()
+    def _load_links(self, location: str) -> tuple[IndexFile, ...]:
+        address = (
+            location
+            if "://" in location or location.startswith("file:")
+            else Path(location).absolute().as_uri()
+        )
         if urlsplit(address).path.endswith(_SUFFIXES):
-            return _by_name([address])
+            return _list_by_name([address])
         if address.startswith("file:"):
             path = http.local_path(address)
             if path.is_dir():
-                return _by_name([child.as_uri() for child in sorted(path.iterdir()) if child.is_file()])
+                return _list_by_name([child.as_uri() for child in sorted(path.iterdir()) if child.is_file()])
             if not path.is_file():
-                raise _no_place(place)
-        answer = self._ask(address, frozenset())
-        return _listed(answer, None, credentials=urlsplit(address).netloc) if answer else ()
+                raise _make_missing_folder_error(location)
+        answer = self._request_page(address, frozenset())
+        return _parse_page(answer, None, credentials=urlsplit(address).netloc) if answer else ()
 
-    def _ask(self, address: str, absent: frozenset[int]) -> http.Answer | None:
+    def _request_page(self, address: str, absent: frozenset[int]) -> http.Answer | None:
         headers = {"Accept": _ACCEPT}
         return http.ask(
             address, settings=self.settings, headers=headers, absent=absent, patience=self._patience
         )
 
 
-def _no_place(place: str) -> OutsideError:
+def _make_missing_folder_error(location: str) -> OutsideError:
     return OutsideError(
-        f"the package folder '{redact(place)}' is not there",
+        f"the package folder '{redact(location)}' is not there",
         hint="mount or make it, or take it out of pip's configuration ('python -m pip config list')",
     )
 
 
-def _listed(answer: http.Answer, project: str | None, *, credentials: str) -> tuple[IndexFile, ...]:
+def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -> tuple[IndexFile, ...]:
     """Read a page: HTML or JSON, of one project or (None) of whatever find-links holds."""
     import json
 
@@ -225,37 +229,37 @@ def _listed(answer: http.Answer, project: str | None, *, credentials: str) -> tu
         else:
             links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
             # the address tells the file's name, whatever the link's text says
-            named = [replace(link, text=http.name_in(link.url)) for link in links]
-            packages = [DistributionPackage.from_link(link, project) for link in named]
+            renamed_links = [replace(link, text=http.name_in(link.url)) for link in links]
+            packages = [DistributionPackage.from_link(link, project) for link in renamed_links]
     except (ValueError, UnsupportedRepoVersionError) as error:
         raise OutsideError(
             f"{redact(answer.url)} is no page of a package index that this version can read",
             hint="check the index addresses ('python -m pip config list')",
             details=[redact(str(error))[:300]],
         ) from error
-    found = (_index_file(package, answer.url, credentials) for package in packages)
-    return tuple(file for file in found if file and (project is None or file.project == project))
+    files = (_make_index_file(package, answer.url, credentials) for package in packages)
+    return tuple(file for file in files if file and (project is None or file.project == project))
 
 
-def _by_name(addresses: Sequence[str]) -> tuple[IndexFile, ...]:
+def _list_by_name(addresses: Sequence[str]) -> tuple[IndexFile, ...]:
     """Make files of addresses alone: what a folder tells is names."""
     from pypi_simple import DistributionPackage, Link
 
     links = [Link(text=http.name_in(address), url=address, attrs={}) for address in addresses]
     packages = [DistributionPackage.from_link(link, None) for link in links]
-    return tuple(file for package in packages if (file := _index_file(package, "", "")))
+    return tuple(file for package in packages if (file := _make_index_file(package, "", "")))
 
 
-def _index_file(package: "DistributionPackage", page: str, credentials: str) -> IndexFile | None:
+def _make_index_file(package: "DistributionPackage", page: str, credentials: str) -> IndexFile | None:
     """Translate pypi-simple's noun; None for what is neither a wheel nor an sdist."""
     if not package.filename.endswith(_SUFFIXES) or not package.project or not package.version:
         return None
     digests = package.metadata_digests or {}
     return IndexFile(
         project=normalized(package.project),
-        version=_normal(package.version),
+        version=_normalize_version(package.version),
         filename=package.filename,
-        url=_with_credentials(package.url, page, credentials),
+        url=_add_credentials(package.url, page, credentials),
         sha256=package.digests.get("sha256", "").lower(),
         size=package.size or 0,
         requires_python=package.requires_python or "",
@@ -266,7 +270,7 @@ def _index_file(package: "DistributionPackage", page: str, credentials: str) -> 
     )
 
 
-def _normal(version: str) -> str:
+def _normalize_version(version: str) -> str:
     from packaging.version import InvalidVersion, Version
 
     try:
@@ -275,7 +279,7 @@ def _normal(version: str) -> str:
         return version
 
 
-def _with_credentials(url: str, page: str, credentials: str) -> str:
+def _add_credentials(url: str, page: str, credentials: str) -> str:
     """Give a link to the index's own host the credentials that opened the page, as pip does."""
     parts, own = urlsplit(url), urlsplit(page)
     if "@" not in credentials or "@" in parts.netloc or parts.netloc != own.netloc.rpartition("@")[2]:
@@ -283,7 +287,7 @@ def _with_credentials(url: str, page: str, credentials: str) -> str:
     return urlunsplit(parts._replace(netloc=credentials))
 
 
-def _hashed(file: IndexFile) -> IndexFile:
+def _add_hash(file: IndexFile) -> IndexFile:
     """Complete what a file on this disk tells by itself: size and hash."""
     if not file.url.startswith("file:") or file.sha256:
         return file

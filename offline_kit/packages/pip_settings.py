@@ -52,24 +52,25 @@ class IndexSettings:
     timeout: float = 15.0
     """Seconds of silence after which a connection counts as dead."""
 
-    def index_urls(self) -> tuple[str, ...]:
+    def list_index_urls(self) -> tuple[str, ...]:
         """Return all indexes, the main one first, without repeats; none under `no_index`."""
         if self.no_index:
             return ()
         return tuple(dict.fromkeys(url.rstrip("/") for url in (self.index_url, *self.extra_index_urls)))
 
-    def uv_environment(self) -> dict[str, str | None]:
+    def make_uv_environment(self) -> dict[str, str | None]:
         """Return changes to the environment that make uv see exactly these settings; None removes a variable.
 
         Nothing secret comes into a command line; `uv_arguments` has the one thing that uv takes only there.
         """
-        indexes = self.index_urls()
+        indexes = self.list_index_urls()
         return {
             "UV_DEFAULT_INDEX": indexes[0] if indexes else None,
             "UV_INDEX": " ".join(indexes[1:]) or None,
             "UV_INDEX_URL": None,
             "UV_EXTRA_INDEX_URL": None,
-            "UV_FIND_LINKS": ",".join(_without(place, ",") for place in self.find_links) or None,
+            "UV_FIND_LINKS": ",".join(_escape_separator(location, ",") for location in self.find_links)
+            or None,
             # pip takes the best version of all indexes; uv's own default stops at the first that has the name
             "UV_INDEX_STRATEGY": "unsafe-best-match",
             "UV_INSECURE_HOST": " ".join(self.trusted_hosts) or None,
@@ -81,21 +82,22 @@ class IndexSettings:
                 else {}
             ),
             **({"SSL_CLIENT_CERT": self.client_cert} if self.client_cert else {}),
-            **self._proxies(),
+            **self._list_proxy_variables(),
         }
 
-    def uv_arguments(self) -> tuple[str, ...]:
+    def make_uv_arguments(self) -> tuple[str, ...]:
         """Return the arguments that uv needs beside `uv_environment`."""
         return ("--no-index",) if self.no_index else ()
 
-    def pip_environment(self) -> dict[str, str | None]:
+    def make_pip_environment(self) -> dict[str, str | None]:
         """Return changes to the environment that make pip and pip-compile see exactly these settings."""
         return {
             **dict.fromkeys(_PIP_OTHERS.split()),
             "PIP_CONFIG_FILE": os.devnull,
             "PIP_INDEX_URL": self.index_url,
             "PIP_EXTRA_INDEX_URL": " ".join(self.extra_index_urls) or None,
-            "PIP_FIND_LINKS": " ".join(_without(place, " ") for place in self.find_links) or None,
+            "PIP_FIND_LINKS": " ".join(_escape_separator(location, " ") for location in self.find_links)
+            or None,
             "PIP_NO_INDEX": "1" if self.no_index else None,
             "PIP_CERT": self.cert or None,
             "PIP_CLIENT_CERT": self.client_cert or None,
@@ -106,52 +108,56 @@ class IndexSettings:
             "PIP_NO_INPUT": "1",
         }
 
-    def _proxies(self) -> dict[str, str | None]:
+    def _list_proxy_variables(self) -> dict[str, str | None]:
         if not self.proxy:
             return {}
         return dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), self.proxy)
 
 
-def read(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettings:
+def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettings:
     """Read pip's configuration as `python -m pip install` would: its files, then PIP_* of `env`.
 
     Raises UsageError for a file or a value that pip would refuse too, naming where it stands.
     """
     values: dict[str, str] = {}
-    said_by: dict[str, str] = {}
-    for source, pairs in _layers(env, python):
+    sources: dict[str, str] = {}
+    for source, pairs in _read_layers(env, python):
         for key, value in pairs.items():
             if value.strip():
-                values[key], said_by[key] = value, source
+                values[key], sources[key] = value, source
     return IndexSettings(
         index_url=values.get("index-url", values.get("pypi-url", PYPI)).strip(),
         extra_index_urls=tuple(values.get("extra-index-url", "").split()),
-        find_links=tuple(_absolute(place, env) for place in values.get("find-links", "").split()),
-        no_index=_truth(values.get("no-index", "0"), said_by.get("no-index", "")),
-        cert=values.get("cert", "").strip() or _bundle(env),
+        find_links=tuple(
+            _resolve_location(location, env) for location in values.get("find-links", "").split()
+        ),
+        no_index=_parse_boolean(values.get("no-index", "0"), sources.get("no-index", "")),
+        cert=values.get("cert", "").strip() or _find_cert_bundle(env),
         client_cert=values.get("client-cert", "").strip(),
         trusted_hosts=tuple(values.get("trusted-host", "").split()),
         proxy=values.get("proxy", "").strip(),
-        timeout=_seconds(values.get("timeout", "15"), said_by.get("timeout", "")),
+        timeout=_parse_seconds(values.get("timeout", "15"), sources.get("timeout", "")),
     )
 
 
-def config_files(env: Mapping[str, str], *, python: str = sys.executable) -> tuple[Path, ...]:
+def list_config_files(env: Mapping[str, str], *, python: str = sys.executable) -> tuple[Path, ...]:
     """Return the configuration files that pip would read, later ones winning, whether they exist or not."""
-    chosen = env.get("PIP_CONFIG_FILE")
-    if chosen == os.devnull:
+    explicit_file = env.get("PIP_CONFIG_FILE")
+    if explicit_file == os.devnull:
         return ()
     home = Path(env.get("HOME") or env.get("USERPROFILE") or Path.home())
     prefix = Path(sys.prefix) if python == sys.executable else Path(python).parent.parent
-    shared, own = _folders(env, home)
+    shared, own = _find_config_folders(env, home)
     files = [*shared]
-    if not (chosen and Path(chosen).exists()):
+    if not (explicit_file and Path(explicit_file).exists()):
         files += own
     name = "pip.ini" if os.name == "nt" else "pip.conf"
-    return tuple(folder / name for folder in (*files, prefix)) + ((Path(chosen),) if chosen else ())
+    return tuple(folder / name for folder in (*files, prefix)) + (
+        (Path(explicit_file),) if explicit_file else ()
+    )
 
 
-def _folders(env: Mapping[str, str], home: Path) -> tuple[list[Path], list[Path]]:
+def _find_config_folders(env: Mapping[str, str], home: Path) -> tuple[list[Path], list[Path]]:
     """Return the folders of the machine's and of the user's configuration on this system."""
     if os.name == "nt":
         everyone = Path(env.get("PROGRAMDATA", r"C:\ProgramData"))
@@ -167,18 +173,18 @@ def _folders(env: Mapping[str, str], home: Path) -> tuple[list[Path], list[Path]
     ]
 
 
-def _layers(env: Mapping[str, str], python: str) -> Iterator[tuple[str, dict[str, str]]]:
+def _read_layers(env: Mapping[str, str], python: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield where settings stand and what they are, weakest first: [global], [install], PIP_*."""
-    parsed = [(path, _parse(path)) for path in config_files(env, python=python) if path.is_file()]
+    parsed = [(path, _parse_config(path)) for path in list_config_files(env, python=python) if path.is_file()]
     for section in ("global", "install"):
         for path, parser in parsed:
             if parser.has_section(section):
-                yield str(path), {_key(key): value for key, value in parser.items(section)}
-    named = {_key(name[4:]): value for name, value in env.items() if name.startswith("PIP_")}
-    yield "the environment (PIP_*)", named
+                yield str(path), {_normalize_key(key): value for key, value in parser.items(section)}
+    variables = {_normalize_key(name[4:]): value for name, value in env.items() if name.startswith("PIP_")}
+    yield "the environment (PIP_*)", variables
 
 
-def _parse(path: Path) -> configparser.RawConfigParser:
+def _parse_config(path: Path) -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser()
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
@@ -193,45 +199,45 @@ def _parse(path: Path) -> configparser.RawConfigParser:
     return parser
 
 
-def _key(name: str) -> str:
+def _normalize_key(name: str) -> str:
     key = name.lower().replace("_", "-").removeprefix("--")
     return "timeout" if key == "default-timeout" else key
 
 
-def _bundle(env: Mapping[str, str]) -> str:
+def _find_cert_bundle(env: Mapping[str, str]) -> str:
     """Return the certificates that the environment names for such programs as pip; uv looks at the last only."""
     return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or env.get("SSL_CERT_FILE") or ""
 
 
-def _truth(value: str, source: str) -> bool:
+def _parse_boolean(value: str, source: str) -> bool:
     word = value.strip().lower()
     if word not in _TRUE | _FALSE:
         raise UsageError(f"no-index is '{value}' in {source}", hint="write yes or no")
     return word in _TRUE
 
 
-def _seconds(value: str, source: str) -> float:
+def _parse_seconds(value: str, source: str) -> float:
     try:
         return float(value)
     except ValueError as error:
         raise UsageError(f"timeout is '{value}' in {source}", hint="write a number of seconds") from error
 
 
-def _absolute(place: str, env: Mapping[str, str]) -> str:
+def _resolve_location(location: str, env: Mapping[str, str]) -> str:
     """Make a local place of find-links independent of the working folder; URLs stay."""
-    if "://" in place or place.startswith("file:"):
-        return place
+    if "://" in location or location.startswith("file:"):
+        return location
     home = env.get("HOME")
-    path = Path(home) / place[2:] if home and place.startswith("~/") else Path(place).expanduser()
+    path = Path(home) / location[2:] if home and location.startswith("~/") else Path(location).expanduser()
     return str(path.absolute())
 
 
-def _without(place: str, separator: str) -> str:
+def _escape_separator(location: str, separator: str) -> str:
     """Write a place so that it does not hold the separator of the list that it goes into."""
-    if separator not in place:
-        return place
+    if separator not in location:
+        return location
     from urllib.parse import quote
 
-    if "://" in place:
-        return place.replace(separator, quote(separator, safe=""))
-    return Path(place).as_uri().replace(separator, quote(separator, safe=""))
+    if "://" in location:
+        return location.replace(separator, quote(separator, safe=""))
+    return Path(location).as_uri().replace(separator, quote(separator, safe=""))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
-from offline_kit.packages.distribution_metadata import dist_info_member
+from offline_kit.packages.distribution_metadata import find_dist_info_member
 
 EPOCH = 315619200
 """SOURCE_DATE_EPOCH of our builds: 2 January 1980, the first day that a zip file can hold in every time zone."""
@@ -20,20 +20,20 @@ _DATE = (1980, 1, 2, 0, 0, 0)
 _UNIX = 3
 
 
-def normalise_wheel(path: Path) -> str:
+def normalize_wheel(path: Path) -> str:
     """Rewrite a wheel so that equal contents are equal bytes, and return its sha256.
 
     Order, dates, modes, system and compression are fixed and RECORD is made anew; signatures of the old
     RECORD go. Members are stored, not deflated: zlib's output differs between its versions, and a kit
     must keep its id on a colleague's machine. Raises ProjectError for what is no wheel.
     """
-    members = _members(path)
-    record = dist_info_member(members, "RECORD")
+    members = _read_members(path)
+    record = find_dist_info_member(members, "RECORD")
     if record is None:
         raise ProjectError(f"'{path.name}' has no RECORD, so it is no wheel", hint="build it again")
     folder = record.removesuffix("RECORD")
-    for gone in ("RECORD", "RECORD.jws", "RECORD.p7s"):
-        members.pop(folder + gone, None)
+    for name_to_drop in ("RECORD", "RECORD.jws", "RECORD.p7s"):
+        members.pop(folder + name_to_drop, None)
     # dist-info last, RECORD at the very end: where the wheel specification recommends them.
     names = sorted(members, key=lambda name: (name.startswith(folder), name))
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -41,8 +41,8 @@ def normalise_wheel(path: Path) -> str:
         with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
             for name in names:
                 data, executable = members[name]
-                archive.writestr(_entry(name, executable=executable), data)
-            archive.writestr(_entry(record, executable=False), _record(members, names, record))
+                archive.writestr(_make_entry(name, executable=executable), data)
+            archive.writestr(_make_entry(record, executable=False), _render_record(members, names, record))
         Path(part).chmod(0o644)
         Path(part).replace(path)
     except BaseException:
@@ -51,7 +51,7 @@ def normalise_wheel(path: Path) -> str:
     return sha256_of(path)
 
 
-def _members(path: Path) -> dict[str, tuple[bytes, bool]]:
+def _read_members(path: Path) -> dict[str, tuple[bytes, bool]]:
     try:
         with zipfile.ZipFile(path) as archive:
             # The owner's bit alone: the others are the umask's, not the package's.
@@ -66,7 +66,7 @@ def _members(path: Path) -> dict[str, tuple[bytes, bool]]:
         ) from error
 
 
-def _entry(name: str, *, executable: bool) -> zipfile.ZipInfo:
+def _make_entry(name: str, *, executable: bool) -> zipfile.ZipInfo:
     entry = zipfile.ZipInfo(name, _DATE)
     entry.create_system = _UNIX
     entry.external_attr = (0o100755 if executable else 0o100644) << 16
@@ -74,7 +74,7 @@ def _entry(name: str, *, executable: bool) -> zipfile.ZipInfo:
     return entry
 
 
-def _record(members: dict[str, tuple[bytes, bool]], names: list[str], record: str) -> str:
+def _render_record(members: dict[str, tuple[bytes, bool]], names: list[str], record: str) -> str:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     for name in names:

@@ -66,7 +66,7 @@ class _Question:
 
     def key(self, settings: IndexSettings) -> str:
         overrides = sorted(self.overrides.items())
-        places = (settings.index_urls(), *settings.find_links)
+        places = (settings.list_index_urls(), *settings.find_links)
         words = (self.names, overrides, str(self.python), *places)
         return hashlib.sha256(repr(words).encode()).hexdigest()[:20]
 
@@ -257,7 +257,7 @@ def _uv(
     hasty: bool = False,
     check: bool = True,
 ) -> processes.Done:
-    changes = settings.uv_environment()
+    changes = settings.make_uv_environment()
     changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
     changes["UV_PREVIEW_FEATURES"] = "pylock"
     if torch:
@@ -265,5 +265,5 @@ def _uv(
     if hasty:
         # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    argv = [interpreters.uv(), *words, *settings.uv_arguments()]
+    argv = [interpreters.uv(), *words, *settings.make_uv_arguments()]
     return processes.run(argv, cwd=cwd, env=processes.environment(**changes), timeout=3600, check=check)

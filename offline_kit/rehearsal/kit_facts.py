@@ -75,7 +75,7 @@ def mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
     found: list[KitFile] = []
     for folder in folders:
         with suppress(ProjectError):
-            found += [(entry, folder / entry.stored) for entry in manifest.read(folder).entries]
+            found += [(entry, folder / entry.stored) for entry in manifest.read_manifest(folder).entries]
     return tuple((entry, path) for entry, path in found if path.is_file())
 
 

@@ -57,7 +57,7 @@ class Chained:
     @property
     def size(self) -> int:
         """Bytes of the wheels, which stay there."""
-        away = [part for part in self.built.kit.parts if part.name == manifest.AWAY]
+        away = [part for part in self.built.kit.parts if part.name == manifest.REMOTE_PART]
         return sum(entry.size for part in away for entry in part.entries)
 
 
@@ -153,7 +153,7 @@ def _known(port: Port, finished: Finished, digest: str, cache: Path, report: Rep
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         folder = Path(name)
         marker, facts = runs.fetch(finished, port.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report)
-        part = manifest.parse(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
+        part = manifest.parse_manifest(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
         text = image_text(port, finished, folder, report)
         record = Record(
             notebook=finished.ref,
@@ -172,7 +172,7 @@ def _known(port: Port, finished: Finished, digest: str, cache: Path, report: Rep
 def lacking(kit: Kit) -> tuple[FileEntry, ...]:
     """Return the wheels of a kit that are on Kaggle alone; those that were fetched once are laid into the kit."""
     cache, found = Cache(files.cache_dir()), []
-    for part in (part for part in kit.parts if part.name == manifest.AWAY):
+    for part in (part for part in kit.parts if part.name == manifest.REMOTE_PART):
         for entry in part.entries:
             target = kit.part_folder(part) / entry.stored
             if target.exists():

@@ -15,7 +15,7 @@ def freeze_request(
 ) -> FreezeRequest:
     """Return the request for a freeze; `keep` writes it beside the project."""
     config = seen.config
-    theirs, own_ask = of_project(config), own_code.requirements(own)
+    theirs, own_ask = of_project(config), own_code.list_requirements(own)
     origins = dict.fromkeys(seen.packages, "the trained files") | dict.fromkeys(
         own_ask, "the project's packages"
     )

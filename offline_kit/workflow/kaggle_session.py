@@ -34,7 +34,7 @@ from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
 from offline_kit.kaggle.push.push_settings import Ways
 from offline_kit.kaggle.push.queued_submissions import Queued
 from offline_kit.kaggle.push.submission_ledger import Ledger
-from offline_kit.kit.manifest import lying, verify
+from offline_kit.kit.manifest import select_local_files, verify_part
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.notebook import rendering
 from offline_kit.packages import pip_settings
@@ -154,7 +154,9 @@ def where(
 def _served(project: Path | None, *, current: bool) -> Iterator[str]:
     competition = local_start.competition_of(project) if project else None
     cache = files.cache_dir()
-    workshop = Workshop(settings=pip_settings.read(processes.environment()), cache=cache, yes=True)
+    workshop = Workshop(
+        settings=pip_settings.read_pip_settings(processes.environment()), cache=cache, yes=True
+    )
     wanted = local_start.Wanted(
         folder=cache / "local-kaggle",
         port=0,
@@ -226,7 +228,11 @@ def _state(config: Config, there: Where, username: str) -> Path:
 def checked(kit: Kit) -> Kit:
     """Return a kit that is whole; ProjectError where its files on disk are damaged."""
     folders = [(kit.part_folder(part), part) for part in kit.parts]
-    problems = [line for place, part in folders for line in verify(place, lying(place, part), hashes=False)]
+    problems = [
+        line
+        for place, part in folders
+        for line in verify_part(place, select_local_files(place, part), hashes=False)
+    ]
     if problems:
         raise ProjectError(
             f"the kit in '{kit.folder}' is damaged",

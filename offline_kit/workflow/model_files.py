@@ -90,7 +90,7 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         members=resolved,
         findings=(
             *ready.findings,
-            *_moved(no_models, layout.preprocessing_names(beside)),
+            *_moved(no_models, layout.name_preprocessing_files(beside)),
             *members.findings(resolved),
             *members.by_position(config.notebook, resolved),
             *predict_settings.unused(config.notebook, resolved, beside),
@@ -207,7 +207,7 @@ def target(config: Config, seen: Trained | None = None) -> notebook.Target:
         accelerator=config.accelerator,
         members=seen.members if seen else (),
         lent=seen.lent if seen else NOBODY,
-        preprocessing=layout.preprocessing_names(seen.preprocessing) if seen else {},
+        preprocessing=layout.name_preprocessing_files(seen.preprocessing) if seen else {},
     )
 
 

@@ -54,10 +54,10 @@ def _changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
     base = pipeline.ground(config)
     seen = model_files.look(config, base.image, cache=base.cache)
     yield from _files(kit, _weights(seen), (Role.CHECKPOINT, Role.PREPROCESSING))
-    modules = own_code.modules_of(
+    modules = own_code.find_modules(
         config.project, config.packages, config.modules, freeze_request.named(seen.config)
     )
-    own, packages = own_code.as_built(
+    own, packages = own_code.recall_own_code(
         config.project, seen.config.packages, modules, base.image, base.settings, cache=base.cache
     )
     loose = {f"code/{each.original}": (each.original, sha256_of(each.path)) for each in own.sources}
@@ -74,7 +74,7 @@ def _changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
 
 
 def _weights(seen: Trained) -> dict[str, tuple[str, str]]:
-    names = layout.checkpoint_names(seen.checkpoints)
+    names = layout.name_checkpoints(seen.checkpoints)
     found = {names[each.original]: (each.original, each.sha256) for each in seen.checkpoints}
     return found | {
         f"checkpoints/preprocessing/{each.original}": (each.original, each.sha256)

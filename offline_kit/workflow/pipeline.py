@@ -24,7 +24,7 @@ from offline_kit.notebook.rendering import Rendered
 from offline_kit.packages import cuda_abi, pip_settings, wheelhouse
 from offline_kit.packages.builds import sdists
 from offline_kit.packages.freeze import freeze as freezing
-from offline_kit.packages.index import Index
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.own import own_code, package_bounds
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images as image
@@ -66,7 +66,7 @@ class Built:
 
     ground: Ground
     """What it was made on."""
-    contents: assemble.Contents
+    contents: assemble.KitContents
     """What went into it."""
     kit: Kit
     """The kit."""
@@ -132,7 +132,7 @@ def ground(config: Config, *, chained: bool = True) -> Ground:
     Where the project's packages were made on Kaggle, the image is the one that was captured there; not so
     without `chained`.
     """
-    settings, cache = pip_settings.read(processes.environment()), files.made(files.cache_dir())
+    settings, cache = pip_settings.read_pip_settings(processes.environment()), files.made(files.cache_dir())
     record = house.read(config.project) if chained else None
     made = house.load(record, cache) if record else None
     if made:
@@ -181,7 +181,9 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         before = _kit_id(config.out)
         by_function = config.notebook.template in ("server", "function")
         try:
-            kit = assemble.assemble(contents, config.out, also=texts, by_function=by_function, report=report)
+            kit = assemble.assemble_kit(
+                contents, config.out, also=texts, by_function=by_function, report=report
+            )
         except assemble.ChangedFileError:
             checkpoints.forget((*contents.checkpoints, *contents.preprocessing), base.cache)
             raise
@@ -193,9 +195,9 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         advice=model_files.advice(seen),
         findings=(
             *seen.findings,
-            *install_plan.shadowed(contents),
+            *install_plan.find_shadowed_packages(contents),
             *model_files.versions(seen, contents.freeze),
-            *cuda_abi.findings(_wheels_of(contents), base.image, config.accelerator),
+            *cuda_abi.check_cuda_abi(_wheels_of(contents), base.image, config.accelerator),
             *code_findings(
                 config, contents.own, seen.checkpoints, {wheel.name for wheel in _wheels_of(contents)}
             ),
@@ -233,10 +235,10 @@ def code_findings(
 def static_findings(config: Config) -> tuple[Finding, ...]:
     """Return the same without building anything."""
     base = ground(config)
-    modules = own_code.modules_of(
+    modules = own_code.find_modules(
         config.project, config.packages, config.modules, freeze_request.named(config)
     )
-    own, _ = own_code.as_built(
+    own, _ = own_code.recall_own_code(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache
     )
     saved: tuple[Checkpoint, ...] = ()
@@ -246,8 +248,8 @@ def static_findings(config: Config) -> tuple[Finding, ...]:
 
 
 def _bounds(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
-    asked, free = own_code.requirements(own), (*config.replace, *config.exclude)
-    return package_bounds.findings(config.packages, asked, chosen, free)
+    asked, free = own_code.list_requirements(own), (*config.replace, *config.exclude)
+    return package_bounds.check_package_bounds(config.packages, asked, chosen, free)
 
 
 @contextmanager
@@ -263,7 +265,7 @@ def outlined(
     seen = model_files.look(config, base.image, cache=base.cache, report=report)
     contents = _contents(seen, base, upgrade=upgrade, keep=False, report=report)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-        kit = assemble.outline(contents, Path(folder), also=_notebook_texts(seen, base, report))
+        kit = assemble.write_outline(contents, Path(folder), also=_notebook_texts(seen, base, report))
         found = seen.checkpoints
         yield Plan(image=base.image, freeze=contents.freeze, checkpoints=found, config=seen.config), kit
 
@@ -311,7 +313,7 @@ def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]
 def check_notebook(config: Config) -> None:
     """Raise what a build would raise about the notebook's settings and references, without building anything."""
     _check_notebook(config, ground(config))
-    own_code.modules_of(config.project, config.packages, config.modules, freeze_request.named(config))
+    own_code.find_modules(config.project, config.packages, config.modules, freeze_request.named(config))
 
 
 def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
@@ -334,7 +336,7 @@ def _check_notebook(config: Config, base: Ground) -> None:
 
 def _contents(
     seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report: Reporter
-) -> assemble.Contents:
+) -> assemble.KitContents:
     config = seen.config
     own = _own_code(config, base, report)
     upload_secrets.check(config, own, (*seen.checkpoints, *seen.preprocessing), report)
@@ -344,9 +346,9 @@ def _contents(
     upload_secrets.check_given(config, frozen, report)
     # requirements files may name indexes of their own
     settings = freezing.read_index_settings(config.requirements, config.project, base.settings)
-    index = Index(settings, cache=base.cache)
-    house = wheelhouse.fetch(frozen.pins, base.image, index, cache=base.cache, report=report)
-    settled = sdists.settle(
+    index = PackageIndex(settings, cache=base.cache)
+    house = wheelhouse.fetch_wheelhouse(frozen.pins, base.image, index, cache=base.cache, report=report)
+    settled = sdists.settle_sdists(
         house.sdists,
         base.image,
         index,
@@ -355,11 +357,11 @@ def _contents(
         cutoff=frozen.cutoff,
         report=report,
     )
-    return assemble.Contents(
+    return assemble.KitContents(
         freeze=frozen,
         image=base.image,
-        house=house,
-        settled=settled,
+        wheelhouse=house,
+        prepared_sdists=settled,
         own=own,
         imported=freeze_request.imported(seen.config, own),
         checkpoints=seen.checkpoints,
@@ -370,16 +372,16 @@ def _contents(
     )
 
 
-def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> assemble.Contents:
+def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> assemble.KitContents:
     """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
     config = seen.config
     assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
     wanted = _asked(seen, replace(base, image=assumed), own)
     house.check(made.record, wanted.digest)
-    return assemble.Contents(
+    return assemble.KitContents(
         freeze=made.freeze(wanted.requirements),
         image=base.image,
-        house=made.wheels,
+        wheelhouse=made.wheels,
         own=own,
         imported=freeze_request.imported(seen.config, own),
         checkpoints=seen.checkpoints,
@@ -387,12 +389,12 @@ def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> assemble
         members=seen.members,
         split=is_split(seen),
         grouped=not config.publish_model,
-        elsewhere=(made.part,) if made.part.entries else (),
+        remote_parts=(made.part,) if made.part.entries else (),
     )
 
 
-def _wheels_of(contents: assemble.Contents) -> list[Wheel]:
-    return [*contents.house.wheels, *(each.wheel for each in contents.settled if each.wheel)]
+def _wheels_of(contents: assemble.KitContents) -> list[Wheel]:
+    return [*contents.wheelhouse.wheels, *(each.wheel for each in contents.prepared_sdists if each.wheel)]
 
 
 def is_split(seen: Trained) -> bool:
@@ -409,7 +411,7 @@ def is_split(seen: Trained) -> bool:
     if pushed := part_locations.pushed_parts(config):
         return "kit" not in pushed
     slug = config.dataset.rpartition("/")[2]
-    fits = len(slug) + kit_layout.GROUP_SUFFIX <= SLUG_LENGTH[1]
+    fits = len(slug) + kit_layout.SPLIT_SUFFIX_LENGTH <= SLUG_LENGTH[1]
     return fits and sum(each.size for each in seen.checkpoints) > SPLIT_ABOVE
 
 
@@ -426,10 +428,10 @@ def _freeze(
 
 
 def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
-    modules = own_code.modules_of(
+    modules = own_code.find_modules(
         config.project, config.packages, config.modules, freeze_request.named(config)
     )
-    return own_code.build(
+    return own_code.build_own_code(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
     )
 
@@ -502,7 +504,7 @@ def status(config: Config) -> Status:
     problems = tuple(
         line
         for place, part in folders
-        for line in manifest.verify(place, manifest.lying(place, part), hashes=False)
+        for line in manifest.verify_part(place, manifest.select_local_files(place, part), hashes=False)
     )
     return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.last(kit))
 

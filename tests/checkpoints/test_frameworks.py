@@ -21,7 +21,7 @@ from offline_kit.checkpoints.frameworks.base import newer_than_reader
 from offline_kit.checkpoints.frameworks.framework_table import FRAMEWORKS
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.resources import source
-from offline_kit.kit.layout import checkpoint_names, preprocessing_names
+from offline_kit.kit.layout import name_checkpoints, name_preprocessing_files
 from offline_kit.notebook import predict_settings, rendering
 from offline_kit.project import config, images
 from offline_kit.project.types import (
@@ -413,9 +413,9 @@ def test_names_in_the_kit(project: Path) -> None:
     for name in ("a/map.json", "map.json", "scaler.joblib"):
         (project / name).write_text("{}")
     files = found(project, "a/map.json", "map.json", "scaler.joblib")
-    assert preprocessing_names(files) == {
+    assert name_preprocessing_files(files) == {
         "a/map.json": "checkpoints/preprocessing/a/map.json",
         "map.json": "checkpoints/preprocessing/map.json",
         "scaler.joblib": "checkpoints/preprocessing/scaler.joblib",
     }
-    assert list(checkpoint_names(found(project, "models")).values())[2] == "checkpoints/models/last.pkl"
+    assert list(name_checkpoints(found(project, "models")).values())[2] == "checkpoints/models/last.pkl"

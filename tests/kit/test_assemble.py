@@ -20,7 +20,7 @@ from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.core.files import sha256_of, tree
 from offline_kit.core.report import SILENT
 from offline_kit.kit import assemble, manifest
-from offline_kit.kit.assemble import Contents
+from offline_kit.kit.assemble import KitContents
 from offline_kit.notebook.runtime.kit_runtime import Places, open_kit
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_rules import treat
@@ -109,12 +109,12 @@ def pin(name: str, version: str, fate: Fate = Fate.BUNDLED, **more: Any) -> Pin:
 
 
 @pytest.fixture
-def contents(tmp_path: Path) -> Contents:
+def contents(tmp_path: Path) -> KitContents:
     """Give one of everything."""
     return everything(tmp_path / "home")
 
 
-def everything(home: Path) -> Contents:
+def everything(home: Path) -> KitContents:
     """Make one of everything below `home`."""
     sdist = home / "cache" / "antlr4-4.9.3.tar.gz"
     sdist.parent.mkdir(parents=True)
@@ -140,7 +140,7 @@ def everything(home: Path) -> Contents:
         sources=(source(home / "project", "src/modèle.py"), source(home / "project", "train.py")),
         roots=("src", "."),
     )
-    return Contents(
+    return KitContents(
         freeze=freeze(
             pin("timm", "1.0+cu1"),
             pin("antlr4", "4.9.3"),
@@ -155,8 +155,8 @@ def everything(home: Path) -> Contents:
             pin("nvidia-nccl", "2", Fate.SKIPPED),
         ),
         image=IMAGE,
-        house=Wheelhouse(wheels=(in_cache(timm), spare)),
-        settled=(settled,),
+        wheelhouse=Wheelhouse(wheels=(in_cache(timm), spare)),
+        prepared_sdists=(settled,),
         own=own,
         checkpoints=(
             checkpoint(home / "project", "runs/f0/best.ckpt", b"0"),
@@ -176,9 +176,9 @@ def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {str(path): ((folder / path).read_bytes(), (folder / path).stat().st_ino) for path in tree(folder)}
 
 
-def test_everything_has_its_place(contents: Contents, tmp_path: Path) -> None:
+def test_everything_has_its_place(contents: KitContents, tmp_path: Path) -> None:
     """Wheels, sdists, code and checkpoints lie under names that Kaggle leaves alone."""
-    kit = assemble.assemble(contents, tmp_path / "out")
+    kit = assemble.assemble_kit(contents, tmp_path / "out")
     assert stored(kit) == {
         "checkpoints/runs/f0/best.ckpt": "checkpoints/runs/f0/best.ckpt",
         "checkpoints/runs/f1/best.pt": "checkpoints/runs/f1/best.pt.xyz",
@@ -194,21 +194,23 @@ def test_everything_has_its_place(contents: Contents, tmp_path: Path) -> None:
         "packages/timm-1.0+cu1-py3-none-any.whl": "packages/timm-1.0_cu1-py3-none-any.whl",
     }
     assert manifest.read_kit(tmp_path / "out") == kit
-    assert manifest.verify(tmp_path / "out" / "dataset", kit.parts[0]) == ()
+    assert manifest.verify_part(tmp_path / "out" / "dataset", kit.parts[0]) == ()
     assert (tmp_path / "out" / "requirements.txt").read_text() == "# pins\n"
 
 
-def test_kaggle_changes_nothing_of_it(contents: Contents, tmp_path: Path) -> None:
+def test_kaggle_changes_nothing_of_it(contents: KitContents, tmp_path: Path) -> None:
     """After Kaggle's treatment the mounted kit is byte for byte the uploaded one."""
-    kit = assemble.assemble(contents, tmp_path / "out")
+    kit = assemble.assemble_kit(contents, tmp_path / "out")
     treat(tmp_path / "out" / "dataset", tmp_path / "mounted")
-    assert manifest.verify(tmp_path / "mounted", kit.parts[0]) == ()
+    assert manifest.verify_part(tmp_path / "mounted", kit.parts[0]) == ()
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_the_notebook_gets_the_original_names_back(contents: Contents, tmp_path: Path, split: bool) -> None:
+def test_the_notebook_gets_the_original_names_back(
+    contents: KitContents, tmp_path: Path, split: bool
+) -> None:
     """What the notebook restores from the treated mount is what was shipped, name by name and byte by byte."""
-    kit = assemble.assemble(replace(contents, split=split), tmp_path / "out")
+    kit = assemble.assemble_kit(replace(contents, split=split), tmp_path / "out")
     for part in kit.parts:
         treat(kit.part_folder(part), tmp_path / "input" / "datasets" / "me" / f"my-{part.name}")
     places = Places(inputs=tmp_path / "input", scratch=tmp_path / "scratch")
@@ -221,9 +223,9 @@ def test_the_notebook_gets_the_original_names_back(contents: Contents, tmp_path:
     assert opened.notes == ()
 
 
-def test_the_plan_names_exact_files(contents: Contents, tmp_path: Path) -> None:
+def test_the_plan_names_exact_files(contents: KitContents, tmp_path: Path) -> None:
     """The install plan says what is installed from which file, and what the image must have."""
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     plan = json.loads((tmp_path / "out/dataset/packages/install.json").read_text())
     assert plan == {
         "format": 1,
@@ -279,7 +281,7 @@ def test_the_plan_names_exact_files(contents: Contents, tmp_path: Path) -> None:
     }
 
 
-def test_a_package_without_a_wheel_is_built_from_its_sdist(contents: Contents, tmp_path: Path) -> None:
+def test_a_package_without_a_wheel_is_built_from_its_sdist(contents: KitContents, tmp_path: Path) -> None:
     """Under `sdists = "rename"` the plan names sdist and build wheels, and what the sdist says it imports as."""
     path = tmp_path / "hydra.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
@@ -292,17 +294,17 @@ def test_a_package_without_a_wheel_is_built_from_its_sdist(contents: Contents, t
         sha256=sha256_of(path),
         size=path.stat().st_size,
     )
-    settled = replace(contents.settled[0], name="hydra", version="1", sdist=sdist, wheel=None)
-    alone = Contents(freeze=freeze(pin("hydra", "1")), image=IMAGE, settled=(settled,))
-    assemble.assemble(alone, tmp_path / "out")
+    settled = replace(contents.prepared_sdists[0], name="hydra", version="1", sdist=sdist, wheel=None)
+    alone = KitContents(freeze=freeze(pin("hydra", "1")), image=IMAGE, prepared_sdists=(settled,))
+    assemble.assemble_kit(alone, tmp_path / "out")
     (item,) = json.loads((tmp_path / "out/dataset/packages/install.json").read_text())["install"]
     assert (item["wheel"], item["sdist"], item["imports"]) == (None, "hydra-1.tar.gz", ["hydra"])
     assert item["build"] == ["setuptools-80.0-py3-none-any.whl"]
 
 
-def test_every_file_has_its_role(contents: Contents, tmp_path: Path) -> None:
+def test_every_file_has_its_role(contents: KitContents, tmp_path: Path) -> None:
     """What a file is for stands beside it: the notebook and the rehearsal go by that."""
-    kit = assemble.assemble(contents, tmp_path / "out")
+    kit = assemble.assemble_kit(contents, tmp_path / "out")
     assert Counter(entry.role for part in kit.parts for entry in part.entries) == {
         Role.WHEEL: 4,
         Role.SDIST: 1,
@@ -313,46 +315,49 @@ def test_every_file_has_its_role(contents: Contents, tmp_path: Path) -> None:
     }
 
 
-def test_split_parts_have_their_own_ids(contents: Contents, tmp_path: Path) -> None:
+def test_split_parts_have_their_own_ids(contents: KitContents, tmp_path: Path) -> None:
     """Changed code changes the code's id alone, so that the weights need no second upload."""
-    first = assemble.assemble(replace(contents, split=True), tmp_path / "out")
+    first = assemble.assemble_kit(replace(contents, split=True), tmp_path / "out")
     assert [part.name for part in first.parts] == ["checkpoints", "code", "packages"]
     for part in first.parts:
-        assert manifest.verify(first.part_folder(part), manifest.read(first.part_folder(part))) == ()
+        assert (
+            manifest.verify_part(first.part_folder(part), manifest.read_manifest(first.part_folder(part)))
+            == ()
+        )
     (tmp_path / "home/project/train.py").write_text("x = 2\n")
-    second = assemble.assemble(replace(contents, split=True), tmp_path / "out")
+    second = assemble.assemble_kit(replace(contents, split=True), tmp_path / "out")
     same = [a.id == b.id for a, b in zip(first.parts, second.parts, strict=True)]
     assert same == [True, False, True]
     assert manifest.read_kit(tmp_path / "out") == second
 
 
-def test_a_changed_own_package_leaves_the_other_packages_alone(contents: Contents, tmp_path: Path) -> None:
+def test_a_changed_own_package_leaves_the_other_packages_alone(contents: KitContents, tmp_path: Path) -> None:
     """The project's own wheel, and the plan that names it, travel with the code: others' wheels are not sent again."""
-    first = assemble.assemble(replace(contents, split=True), tmp_path / "out")
+    first = assemble.assemble_kit(replace(contents, split=True), tmp_path / "out")
     rebuilt = wheel(
         tmp_path / "home/built", "plants-0.2-py3-none-any.whl", "plants/__init__.py", "plants/new.py"
     )
     own = replace(contents.own, wheels=(rebuilt,))
-    second = assemble.assemble(replace(contents, split=True, own=own), tmp_path / "out")
+    second = assemble.assemble_kit(replace(contents, split=True, own=own), tmp_path / "out")
     changed = [a.name for a, b in zip(first.parts, second.parts, strict=True) if a.id != b.id]
     assert changed == ["code"]
 
 
-def test_split_and_whole_replace_each_other(contents: Contents, tmp_path: Path) -> None:
+def test_split_and_whole_replace_each_other(contents: KitContents, tmp_path: Path) -> None:
     """A kit that becomes split, or whole again, leaves nothing of the other form behind."""
-    whole = assemble.assemble(contents, tmp_path / "out")
-    split = assemble.assemble(replace(contents, split=True), tmp_path / "out")
+    whole = assemble.assemble_kit(contents, tmp_path / "out")
+    split = assemble.assemble_kit(replace(contents, split=True), tmp_path / "out")
     assert not (tmp_path / "out/dataset/offline-kit.json").exists()
     assert whole.id != split.id
-    assert assemble.assemble(contents, tmp_path / "out").id == whole.id
+    assert assemble.assemble_kit(contents, tmp_path / "out").id == whole.id
     assert len(manifest.read_kit(tmp_path / "out").parts) == 1
 
 
 def test_a_kit_of_nothing_but_a_plan(tmp_path: Path) -> None:
     """No packages, no code, no checkpoints is legal, in one part or split."""
-    empty = Contents(freeze=freeze(), image=IMAGE)
+    empty = KitContents(freeze=freeze(), image=IMAGE)
     for split in (False, True):
-        kit = assemble.assemble(replace(empty, split=split), tmp_path / "out")
+        kit = assemble.assemble_kit(replace(empty, split=split), tmp_path / "out")
         assert list(stored(kit)) == ["packages/install.json"]
         assert manifest.read_kit(tmp_path / "out") == kit
 
@@ -365,7 +370,7 @@ os.umask(int(sys.argv[2], 8))
 real = time.time
 time.time = lambda: real() + int(sys.argv[3])
 from tests.kit.test_assemble import assemble, everything
-print(assemble.assemble(everything(Path(sys.argv[1]) / "home"), Path(sys.argv[1]) / "out").id)
+print(assemble.assemble_kit(everything(Path(sys.argv[1]) / "home"), Path(sys.argv[1]) / "out").id)
 """
 
 
@@ -404,23 +409,23 @@ def test_the_id_is_the_same_everywhere(tmp_path: Path) -> None:
         lambda c: replace(c, checkpoints=c.checkpoints[1:]),
         lambda c: replace(c, own=replace(c.own, roots=("src",))),
         lambda c: replace(c, image=replace(IMAGE, python="3.12.1")),
-        lambda c: replace(c, settled=(replace(c.settled[0], sdist=None, closure=()),)),
+        lambda c: replace(c, prepared_sdists=(replace(c.prepared_sdists[0], sdist=None, closure=()),)),
     ],
 )
 def test_other_content_is_another_kit(
-    contents: Contents, tmp_path: Path, change: Callable[[Contents], Contents]
+    contents: KitContents, tmp_path: Path, change: Callable[[KitContents], KitContents]
 ) -> None:
     """Whatever the notebook would do differently is in the id."""
-    first = assemble.assemble(contents, tmp_path / "out")
-    assert assemble.assemble(change(contents), tmp_path / "out").id != first.id
+    first = assemble.assemble_kit(contents, tmp_path / "out")
+    assert assemble.assemble_kit(change(contents), tmp_path / "out").id != first.id
 
 
-def test_nothing_changed_nothing_written(contents: Contents, tmp_path: Path) -> None:
+def test_nothing_changed_nothing_written(contents: KitContents, tmp_path: Path) -> None:
     """A second build of the same contents touches no file."""
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     before = state(tmp_path / "out")
     listener = Listener()
-    assemble.assemble(contents, tmp_path / "out", report=listener)
+    assemble.assemble_kit(contents, tmp_path / "out", report=listener)
     assert state(tmp_path / "out") == before
     assert not any("Packing" in said for said in listener.said)
 
@@ -436,92 +441,96 @@ def test_nothing_changed_nothing_written(contents: Contents, tmp_path: Path) -> 
     ],
 )
 def test_a_harmed_kit_is_made_again(
-    contents: Contents, tmp_path: Path, harm: Callable[[Path], object]
+    contents: KitContents, tmp_path: Path, harm: Callable[[Path], object]
 ) -> None:
     """Missing, edited and additional files bring the kit back to what its manifest says."""
-    kit = assemble.assemble(contents, tmp_path / "out")
+    kit = assemble.assemble_kit(contents, tmp_path / "out")
     harm(tmp_path / "out/dataset")
-    assert assemble.assemble(contents, tmp_path / "out") == kit
-    assert manifest.verify(tmp_path / "out/dataset", kit.parts[0]) == ()
+    assert assemble.assemble_kit(contents, tmp_path / "out") == kit
+    assert manifest.verify_part(tmp_path / "out/dataset", kit.parts[0]) == ()
 
 
-def test_weights_are_copied_once(contents: Contents, tmp_path: Path) -> None:
+def test_weights_are_copied_once(contents: KitContents, tmp_path: Path) -> None:
     """A rebuild for changed code takes the old kit's weights over without writing them again."""
     weights = tmp_path / "out/dataset/checkpoints/runs/f0/best.ckpt"
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     inode = weights.stat().st_ino
     (tmp_path / "home/project/train.py").write_text("x = 2\n")
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     assert weights.stat().st_ino == inode
 
 
-def test_the_caches_seal_is_kept(contents: Contents, tmp_path: Path) -> None:
+def test_the_caches_seal_is_kept(contents: KitContents, tmp_path: Path) -> None:
     """A blob that the kit links stays a known one of the cache, by the same time."""
     cache = Cache(tmp_path / "sealed")
-    blob, digest = cache.adopt(Path(shutil.copy(contents.house.wheels[0].path, tmp_path / "copy")))
+    blob, digest = cache.adopt(Path(shutil.copy(contents.wheelhouse.wheels[0].path, tmp_path / "copy")))
     sealed = blob.stat().st_mtime_ns
-    wheels = (replace(contents.house.wheels[0], path=blob), contents.house.wheels[1])
-    assemble.assemble(replace(contents, house=Wheelhouse(wheels=wheels)), tmp_path / "out")
+    wheels = (replace(contents.wheelhouse.wheels[0], path=blob), contents.wheelhouse.wheels[1])
+    assemble.assemble_kit(replace(contents, wheelhouse=Wheelhouse(wheels=wheels)), tmp_path / "out")
     assert blob.samefile(tmp_path / "out/dataset/packages/timm-1.0_cu1-py3-none-any.whl")
     assert blob.stat().st_mtime_ns == sealed
     assert cache.find(digest) == blob
 
 
-def test_the_kit_shares_nothing_with_the_project(contents: Contents, tmp_path: Path) -> None:
+def test_the_kit_shares_nothing_with_the_project(contents: KitContents, tmp_path: Path) -> None:
     """Training over a checkpoint in place does not reach into the kit; the cache's blobs are shared."""
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     weights = contents.checkpoints[0].path
     weights.write_bytes(b"9")
     assert (tmp_path / "out/dataset/checkpoints/runs/f0/best.ckpt").read_bytes() == b"0"
-    blob = contents.house.wheels[0].path
+    blob = contents.wheelhouse.wheels[0].path
     assert blob.samefile(tmp_path / "out/dataset/packages/timm-1.0_cu1-py3-none-any.whl")
 
 
-def vanish(contents: Contents) -> None:
+def vanish(contents: KitContents) -> None:
     """Remove a checkpoint."""
     contents.checkpoints[2].path.unlink()
 
 
-def overwrite(contents: Contents) -> None:
+def overwrite(contents: KitContents) -> None:
     """Train on."""
     contents.checkpoints[2].path.write_bytes(b"3")
 
 
-def damage(contents: Contents) -> None:
+def damage(contents: KitContents) -> None:
     """Harm the cache."""
-    contents.house.wheels[0].path.write_bytes(b"3")
+    contents.wheelhouse.wheels[0].path.write_bytes(b"3")
 
 
-def interrupt(contents: Contents) -> None:
+def interrupt(contents: KitContents) -> None:
     """Press ^C."""
     raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("event", [vanish, overwrite, damage, interrupt])
 def test_a_failed_build_leaves_the_old_kit(
-    contents: Contents, tmp_path: Path, event: Callable[[Contents], None]
+    contents: KitContents, tmp_path: Path, event: Callable[[KitContents], None]
 ) -> None:
     """Whatever happens while files are copied: the previous kit stands as it was, and no orphan stays."""
     small = replace(
-        contents, checkpoints=contents.checkpoints[:1], house=Wheelhouse(), freeze=freeze(), settled=()
+        contents,
+        checkpoints=contents.checkpoints[:1],
+        wheelhouse=Wheelhouse(),
+        freeze=freeze(),
+        prepared_sdists=(),
     )
-    assemble.assemble(small, tmp_path / "out")
+    assemble.assemble_kit(small, tmp_path / "out")
     before = state(tmp_path / "out")
     listener = Listener(lambda: event(contents))
     with pytest.raises(KeyboardInterrupt if event is interrupt else ProjectError):
-        assemble.assemble(contents, tmp_path / "out", report=listener)
+        assemble.assemble_kit(contents, tmp_path / "out", report=listener)
     assert state(tmp_path / "out") == before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset", "requirements.txt"]
 
 
-def test_a_killed_build_leaves_nothing_for_long(contents: Contents, tmp_path: Path) -> None:
+def test_a_killed_build_leaves_nothing_for_long(contents: KitContents, tmp_path: Path) -> None:
     """Half a kit of a killed build goes with the next build, and a kit without its name gets it back."""
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     before = state(tmp_path / "out" / "dataset")
     (tmp_path / ".out.abcdefgh.part/packages").mkdir(parents=True)
     (tmp_path / ".out.ijklmnop.old").mkdir()
     (tmp_path / "out").rename(tmp_path / ".out.ijklmnop.old/out")
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     assert state(tmp_path / "out" / "dataset") == before
     assert sorted(path.name for path in tmp_path.glob(".out*")) == []
 
@@ -546,62 +555,62 @@ def begun(final: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_a_killed_rehearsal_is_no_foreign_thing(contents: Contents, tmp_path: Path) -> None:
+def test_a_killed_rehearsal_is_no_foreign_thing(contents: KitContents, tmp_path: Path) -> None:
     """What `kill -9` leaves of a rehearsal in the kit goes with the next build, which is not refused for it."""
-    kit = assemble.assemble(contents, tmp_path / "out")
+    kit = assemble.assemble_kit(contents, tmp_path / "out")
     killed = begun(tmp_path / "out" / "rehearsal")
     killed.kill()
     killed.wait()
     assert [path for path in (tmp_path / "out").iterdir() if path.suffix == ".part"]
-    assert assemble.assemble(contents, tmp_path / "out").id == kit.id
+    assert assemble.assemble_kit(contents, tmp_path / "out").id == kit.id
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dataset", "requirements.txt"]
 
 
-def test_a_kit_is_not_replaced_below_a_rehearsal(contents: Contents, tmp_path: Path) -> None:
+def test_a_kit_is_not_replaced_below_a_rehearsal(contents: KitContents, tmp_path: Path) -> None:
     """A build that changes nothing goes on beside another run's rehearsal; one that would replace the kit waits."""
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     living = begun(tmp_path / "out" / "rehearsal")
     try:
-        assemble.assemble(contents, tmp_path / "out")
+        assemble.assemble_kit(contents, tmp_path / "out")
         with pytest.raises(UsageError, match="is being rehearsed by another run"):
-            assemble.assemble(replace(contents, checkpoints=()), tmp_path / "out")
+            assemble.assemble_kit(replace(contents, checkpoints=()), tmp_path / "out")
         assert [path for path in (tmp_path / "out").iterdir() if path.suffix == ".part"]
     finally:
         living.kill()
         living.wait()
-    assemble.assemble(replace(contents, checkpoints=()), tmp_path / "out")
+    assemble.assemble_kit(replace(contents, checkpoints=()), tmp_path / "out")
 
 
-def test_what_is_made_of_the_kit_comes_and_goes_with_it(contents: Contents, tmp_path: Path) -> None:
+def test_what_is_made_of_the_kit_comes_and_goes_with_it(contents: KitContents, tmp_path: Path) -> None:
     """The notebook changes its place together with the kit that it was rendered for; old evidence goes."""
-    assemble.assemble(contents, tmp_path / "out", also=lambda kit: {"notebook/a": kit.id})
+    assemble.assemble_kit(contents, tmp_path / "out", also=lambda kit: {"notebook/a": kit.id})
     (tmp_path / "out" / "rehearsal").mkdir()
-    kit = assemble.assemble(
+    kit = assemble.assemble_kit(
         replace(contents, checkpoints=()), tmp_path / "out", also=lambda kit: {"notebook/a": kit.id}
     )
     assert (tmp_path / "out/notebook/a").read_text() == kit.id
     assert not (tmp_path / "out" / "rehearsal").exists()
 
 
-def test_settings_that_cannot_be_rendered_cost_no_kit(contents: Contents, tmp_path: Path) -> None:
+def test_settings_that_cannot_be_rendered_cost_no_kit(contents: KitContents, tmp_path: Path) -> None:
     """An error while the notebook is made leaves the old kit as it was."""
-    assemble.assemble(contents, tmp_path / "out")
+    assemble.assemble_kit(contents, tmp_path / "out")
     before = state(tmp_path / "out")
 
     def broken(_kit: Kit) -> dict[str, str]:
         raise UsageError("no model", hint="name one")
 
     with pytest.raises(UsageError, match="no model"):
-        assemble.assemble(replace(contents, checkpoints=()), tmp_path / "out", also=broken)
+        assemble.assemble_kit(replace(contents, checkpoints=()), tmp_path / "out", also=broken)
     assert state(tmp_path / "out") == before
 
 
-def test_a_folder_with_other_things_is_not_ours_to_replace(contents: Contents, tmp_path: Path) -> None:
+def test_a_folder_with_other_things_is_not_ours_to_replace(contents: KitContents, tmp_path: Path) -> None:
     """`--out` at a folder with the user's files is refused before anything is touched."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
     with pytest.raises(UsageError, match=r"thesis\.txt"):
-        assemble.assemble(contents, tmp_path / "out")
+        assemble.assemble_kit(contents, tmp_path / "out")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
 
 
@@ -618,7 +627,7 @@ def test_a_folder_with_other_things_is_not_ours_to_replace(contents: Contents, t
         ".pypirc",
     ],
 )
-def test_keys_never_go_along(contents: Contents, tmp_path: Path, name: str) -> None:
+def test_keys_never_go_along(contents: KitContents, tmp_path: Path, name: str) -> None:
     """A file that looks like somebody's keys is an error, loose, beside weights and inside own wheels."""
     home = tmp_path / "home"
     leaks = [
@@ -628,22 +637,24 @@ def test_keys_never_go_along(contents: Contents, tmp_path: Path, name: str) -> N
     ]
     for leak in leaks:
         with pytest.raises(ProjectError) as caught:
-            assemble.assemble(leak, tmp_path / "out")
+            assemble.assemble_kit(leak, tmp_path / "out")
         assert any(name in line for line in caught.value.details)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", [".env.example", "environment.py", "pem.py", "monkey.json"])
-def test_harmless_names_do_go_along(contents: Contents, tmp_path: Path, name: str) -> None:
+def test_harmless_names_do_go_along(contents: KitContents, tmp_path: Path, name: str) -> None:
     """What only sounds like keys is shipped."""
     own = replace(contents.own, sources=(source(tmp_path / "home", name),))
-    assert f"code/{name}" in stored(assemble.assemble(replace(contents, own=own), tmp_path / "out"))
+    assert f"code/{name}" in stored(assemble.assemble_kit(replace(contents, own=own), tmp_path / "out"))
 
 
-def test_a_bundled_pin_without_a_file_is_named(contents: Contents, tmp_path: Path) -> None:
+def test_a_bundled_pin_without_a_file_is_named(contents: KitContents, tmp_path: Path) -> None:
     """A hole in the wheelhouse is found before anything is written."""
     with pytest.raises(ProjectError) as caught:
-        assemble.assemble(replace(contents, house=Wheelhouse(), settled=()), tmp_path / "out")
+        assemble.assemble_kit(
+            replace(contents, wheelhouse=Wheelhouse(), prepared_sdists=()), tmp_path / "out"
+        )
     assert caught.value.details == ("timm==1.0+cu1", "antlr4==4.9.3")
 
 
@@ -653,39 +664,45 @@ def test_a_package_over_an_own_package_is_refused(tmp_path: Path) -> None:
     twin = wheel(tmp_path, "twin-1.0-py3-none-any.whl", "mine/__init__.py")
     mine = wheel(tmp_path / "own", "mine-1.0-py3-none-any.whl", "mine/__init__.py")
     both = replace(
-        Contents(freeze=freeze(pin("twin", "1.0")), image=everything(tmp_path / "x").image),
-        house=Wheelhouse(wheels=(twin,)),
+        KitContents(freeze=freeze(pin("twin", "1.0")), image=everything(tmp_path / "x").image),
+        wheelhouse=Wheelhouse(wheels=(twin,)),
         own=OwnCode(wheels=(mine,)),
     )
     with pytest.raises(ProjectError, match="import name") as caught:
-        assemble.assemble(both, tmp_path / "out")
+        assemble.assemble_kit(both, tmp_path / "out")
     assert 'exclude = ["twin"]' in caught.value.hint
 
 
-def test_two_contents_under_one_name_are_refused(contents: Contents, tmp_path: Path) -> None:
+def test_two_contents_under_one_name_are_refused(contents: KitContents, tmp_path: Path) -> None:
     """A build wheel that differs from the bundled one of the same name is an error, an equal one is not."""
     same = wheel(tmp_path / "other", "antlr4-4.9.3-py3-none-any.whl", "antlr4/__init__.py")
     other = wheel(tmp_path / "third", "antlr4-4.9.3-py3-none-any.whl", "antlr4/other.py")
-    settled = contents.settled[0]
-    assemble.assemble(replace(contents, settled=(replace(settled, closure=(same,)),)), tmp_path / "out")
+    settled = contents.prepared_sdists[0]
+    assemble.assemble_kit(
+        replace(contents, prepared_sdists=(replace(settled, closure=(same,)),)), tmp_path / "out"
+    )
     with pytest.raises(ProjectError, match="one name"):
-        assemble.assemble(replace(contents, settled=(replace(settled, closure=(other,)),)), tmp_path / "out")
+        assemble.assemble_kit(
+            replace(contents, prepared_sdists=(replace(settled, closure=(other,)),)), tmp_path / "out"
+        )
 
 
-def test_a_name_that_no_manifest_can_hold_is_told(contents: Contents, tmp_path: Path) -> None:
+def test_a_name_that_no_manifest_can_hold_is_told(contents: KitContents, tmp_path: Path) -> None:
     """A file name in another encoding is an error that names it, not a crash."""
     own = replace(
         contents.own, sources=(SourceFile(original="bad\udcff.py", path=contents.own.sources[0].path),)
     )
     with pytest.raises(ProjectError) as caught:
-        assemble.assemble(replace(contents, own=own), tmp_path / "out")
+        assemble.assemble_kit(replace(contents, own=own), tmp_path / "out")
     assert "udcff" in caught.value.details[0]
 
 
 def test_checkpoints_of_the_folder_checkpoints_are_not_nested_twice(tmp_path: Path) -> None:
     """checkpoints/best.ckpt of the project is checkpoints/best.ckpt of the kit."""
     one = checkpoint(tmp_path / "p", "checkpoints/best.ckpt", b"1")
-    kit = assemble.assemble(Contents(freeze=freeze(), image=IMAGE, checkpoints=(one,)), tmp_path / "out")
+    kit = assemble.assemble_kit(
+        KitContents(freeze=freeze(), image=IMAGE, checkpoints=(one,)), tmp_path / "out"
+    )
     assert "checkpoints/best.ckpt" in stored(kit)
 
 
@@ -693,8 +710,8 @@ def test_what_a_user_should_know_is_said(tmp_path: Path) -> None:
     """No checkpoints is a notice, more than 900 loose files a warning."""
     listener = Listener()
     sources = tuple(source(tmp_path / "p", f"m{number}.py") for number in range(901))
-    many = Contents(freeze=freeze(), image=IMAGE, own=OwnCode(sources=sources))
-    assemble.assemble(many, tmp_path / "out", report=listener)
+    many = KitContents(freeze=freeze(), image=IMAGE, own=OwnCode(sources=sources))
+    assemble.assemble_kit(many, tmp_path / "out", report=listener)
     assert any("no checkpoints" in said for said in listener.said)
     assert any("903 loose files" in said for said in listener.said)
 
@@ -702,26 +719,26 @@ def test_what_a_user_should_know_is_said(tmp_path: Path) -> None:
 def test_a_function_needs_no_checkpoints(tmp_path: Path) -> None:
     """Where the notebook calls a function, a kit without trained files is no news."""
     listener = Listener()
-    none = Contents(freeze=freeze(), image=IMAGE)
-    assemble.assemble(none, tmp_path / "out", by_function=True, report=listener)
+    none = KitContents(freeze=freeze(), image=IMAGE)
+    assemble.assemble_kit(none, tmp_path / "out", by_function=True, report=listener)
     assert not any("no checkpoints" in said for said in listener.said)
 
 
 @pytest.mark.parametrize("name", ["out", "out/dataset"])
-def test_a_file_in_the_way_is_named(contents: Contents, tmp_path: Path, name: str) -> None:
+def test_a_file_in_the_way_is_named(contents: KitContents, tmp_path: Path, name: str) -> None:
     """A file where the folder should be is left alone and told."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_text("mine")
     with pytest.raises(UsageError, match=name):
-        assemble.assemble(contents, tmp_path / "out")
+        assemble.assemble_kit(contents, tmp_path / "out")
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_full_disk_is_told_before_copying(contents: Contents, tmp_path: Path) -> None:
+def test_a_full_disk_is_told_before_copying(contents: KitContents, tmp_path: Path) -> None:
     """A kit that cannot fit is refused with all sizes that count, before a byte is written."""
     huge = replace(contents.checkpoints[0], size=10**18)
     with pytest.raises(OfflineKitError, match="are free") as caught:
-        assemble.assemble(replace(contents, checkpoints=(huge,)), tmp_path / "out", report=SILENT)
+        assemble.assemble_kit(replace(contents, checkpoints=(huge,)), tmp_path / "out", report=SILENT)
     assert "needs 1000000000.0 GB below" in caught.value.what
     assert "and 16.0 MB to spare;" in caught.value.what
     assert "--out" in caught.value.hint

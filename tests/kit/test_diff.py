@@ -12,7 +12,7 @@ import pytest
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import diff_sides, manifest
-from offline_kit.kit.diff import Difference, compare, files
+from offline_kit.kit.diff import KitDifference, compare_files, compare_kits
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support import command_line
 from tests.support.kits import Workshop, sdist, wheel
@@ -42,7 +42,7 @@ def made(
         for entry in own:
             (place / entry.stored).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / "mounted" / entry.stored, place / entry.stored)
-        manifest.write(place, manifest.make_part(name, own))
+        manifest.write_manifest(place, manifest.make_part(name, own))
     shutil.rmtree(folder / "mounted")
     return written(manifest.read_kit(folder), "x = 1", "print(x)")
 
@@ -57,14 +57,14 @@ def packages(*more: tuple[str, str], own: str = "LEARNING = 1\n", **plan: Any) -
     return kit
 
 
-def difference(old: Kit, new: Kit) -> Difference:
+def difference(old: Kit, new: Kit) -> KitDifference:
     """Compare two kits."""
-    return compare(diff_sides.read(old), diff_sides.read(new))
+    return compare_kits(diff_sides.read_snapshot(old), diff_sides.read_snapshot(new))
 
 
 def test_the_same_kit_twice_is_identical(tmp_path: Path) -> None:
     """Built into two folders, nothing differs."""
-    assert difference(made(tmp_path / "old"), made(tmp_path / "new")).same
+    assert difference(made(tmp_path / "old"), made(tmp_path / "new")).is_identical
 
 
 def test_packages_are_added_removed_changed_and_rebuilt(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_packages_are_added_removed_changed_and_rebuilt(tmp_path: Path) -> None:
         ("scikit_learn", "changed", "1.5.2", "1.6.0"),
     ]
     assert (found.own, found.checkpoints, found.other) == ((), (), ())
-    assert not found.same
+    assert not found.is_identical
 
 
 def test_a_package_that_the_image_has_by_now_is_told_once(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_checkpoints_come_with_their_sizes(tmp_path: Path) -> None:
 
 def test_one_content_under_two_names_is_renamed_once() -> None:
     """Two new names of the same bytes: one was renamed, the other added."""
-    changes = files({"a": (1, "x")}, {"b": (1, "x"), "c": (1, "x")})
+    changes = compare_files({"a": (1, "x")}, {"b": (1, "x"), "c": (1, "x")})
     assert [(each.name, each.change) for each in changes] == [("b", "renamed"), ("c", "added")]
 
 
@@ -160,7 +160,7 @@ def test_the_notebook_is_compared_as_a_script(tmp_path: Path) -> None:
     assert {"-print(x)", "+print(x, 2)", "+done = True"} <= set(change.text)
     assert change.text[2] == "@@ -2,4 +2,7 @@ %% x = 1"
     assert difference(old, new).old.kit.id == difference(old, new).new.kit.id
-    assert not difference(old, new).same
+    assert not difference(old, new).is_identical
 
 
 def test_a_moved_cell_and_a_titled_one_are_told(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_notebook_of_another_form_is_an_error(tmp_path: Path, text: str) -> No
     kit = made(tmp_path / "old")
     (kit.folder / "notebook/inference.ipynb").write_text(text)
     with pytest.raises(ProjectError, match=str(kit.folder)):
-        diff_sides.read(kit)
+        diff_sides.read_snapshot(kit)
 
 
 # ------------------------------------------------------------------ the command

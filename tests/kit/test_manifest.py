@@ -36,23 +36,23 @@ def folder(tmp_path: Path) -> Path:
     for each, data in (("packages/a_1.whl", b"a"), ("checkpoints/b_1.ckpt", b"bb")):
         (tmp_path / each).parent.mkdir()
         (tmp_path / each).write_bytes(data)
-    manifest.write(tmp_path, part)
+    manifest.write_manifest(tmp_path, part)
     return tmp_path
 
 
 def test_written_and_read_is_the_same(folder: Path) -> None:
     """A manifest comes back as it was written, sorted by original name."""
-    part = manifest.read(folder)
+    part = manifest.read_manifest(folder)
     assert [e.original for e in part.entries] == ["checkpoints/b=1.ckpt", "packages/a+1.whl"]
-    assert manifest.as_text(part) == (folder / "offline-kit.json").read_text()
+    assert manifest.render_manifest(part) == (folder / "offline-kit.json").read_text()
 
 
 def test_the_part_id_is_fixed() -> None:
     """The id's recipe never changes unnoticed: the notebook and the server's side compute it too."""
     sha = hashlib.sha256(b"a").hexdigest()
     line = f"packages/a+1.whl\0packages/a_1.whl\x001\0{sha}\n"
-    assert manifest.part_id([entry()]) == hashlib.sha256(line.encode()).hexdigest()
-    assert manifest.kit_id(["b", "a"]) == hashlib.sha256(b"a\nb\n").hexdigest()
+    assert manifest.compute_part_id([entry()]) == hashlib.sha256(line.encode()).hexdigest()
+    assert manifest.compute_kit_id(["b", "a"]) == hashlib.sha256(b"a\nb\n").hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -61,8 +61,8 @@ def test_the_part_id_is_fixed() -> None:
 )
 def test_the_part_id_follows_content_and_names(other: FileEntry) -> None:
     """Other bytes, names or sizes give another id; order and role do not."""
-    assert manifest.part_id([other]) != manifest.part_id([entry()])
-    assert manifest.part_id([other, entry()]) == manifest.part_id([entry(), other])
+    assert manifest.compute_part_id([other]) != manifest.compute_part_id([entry()])
+    assert manifest.compute_part_id([other, entry()]) == manifest.compute_part_id([entry(), other])
 
 
 Change = Callable[[dict[str, Any]], object]
@@ -100,7 +100,7 @@ def test_a_bad_manifest_is_refused(folder: Path, change: Change, says: str) -> N
     document = json.loads((folder / "offline-kit.json").read_text())
     change(document)
     with pytest.raises(ProjectError) as caught:
-        manifest.parse(json.dumps(document), "m.json")
+        manifest.parse_manifest(json.dumps(document), "m.json")
     assert any(says in line for line in caught.value.details)
 
 
@@ -110,7 +110,7 @@ def test_all_problems_come_at_once(folder: Path) -> None:
     for raw in document["files"]:
         raw["original"] = "/x"
     with pytest.raises(ProjectError) as caught:
-        manifest.parse(json.dumps(document), "m.json")
+        manifest.parse_manifest(json.dumps(document), "m.json")
     assert len(caught.value.details) == 2
 
 
@@ -118,14 +118,14 @@ def test_a_changed_entry_breaks_the_id(folder: Path) -> None:
     """A size that was edited by hand is found before any file is read."""
     text = (folder / "offline-kit.json").read_text().replace('"size": 2', '"size": 3')
     with pytest.raises(ProjectError, match="changed after it was written"):
-        manifest.parse(text, "m.json")
+        manifest.parse_manifest(text, "m.json")
 
 
 @pytest.mark.parametrize("text", ["", "[", "[]", "null", '"x"', "[" * 100_000, '{"format": 2}'])
 def test_other_json_is_refused(text: str) -> None:
     """What is no manifest is an error that names the file, never a crash."""
     with pytest.raises(ProjectError, match="some-file"):
-        manifest.parse(text, "some-file")
+        manifest.parse_manifest(text, "some-file")
 
 
 @settings(deadline=None)
@@ -134,41 +134,41 @@ def test_other_json_is_refused(text: str) -> None:
 def test_any_json_is_read_or_refused(document: object) -> None:
     """No document makes the reader crash."""
     with suppress(ProjectError):
-        assert isinstance(manifest.parse(json.dumps(document), "x"), Part)
+        assert isinstance(manifest.parse_manifest(json.dumps(document), "x"), Part)
 
 
 def test_a_missing_manifest_names_the_folder(tmp_path: Path) -> None:
     """The error says where no kit is, and what to do."""
     with pytest.raises(ProjectError, match=str(tmp_path)) as caught:
-        manifest.read(tmp_path)
+        manifest.read_manifest(tmp_path)
     assert "offline-kit build" in caught.value.hint
 
 
 def test_a_whole_part_verifies(folder: Path) -> None:
     """A part as it was written has no problems."""
-    assert manifest.verify(folder, manifest.read(folder)) == ()
+    assert manifest.verify_part(folder, manifest.read_manifest(folder)) == ()
 
 
 def test_every_wrong_file_is_named(folder: Path) -> None:
     """Missing, cut, changed and additional files are told apart, all in one go."""
-    part = manifest.read(folder)
+    part = manifest.read_manifest(folder)
     (folder / "packages/a_1.whl").write_bytes(b"b")
     (folder / "checkpoints/b_1.ckpt").unlink()
     (folder / "extra").touch()
-    problems = manifest.verify(folder, part)
+    problems = manifest.verify_part(folder, part)
     assert problems == (
         "'checkpoints/b_1.ckpt' is missing",
         "'packages/a_1.whl' has other bytes than the manifest says",
         "'extra' is not in the manifest",
     )
-    assert len(manifest.verify(folder, part, hashes=False)) == 2
+    assert len(manifest.verify_part(folder, part, hashes=False)) == 2
 
 
 def test_the_clients_own_files_do_not_count(folder: Path) -> None:
     """dataset-metadata.json at the top is never uploaded, so it is no surplus file; deeper it is."""
     (folder / "dataset-metadata.json").touch()
     (folder / "packages" / "dataset-metadata.json").touch()
-    assert manifest.verify(folder, manifest.read(folder)) == (
+    assert manifest.verify_part(folder, manifest.read_manifest(folder)) == (
         "'packages/dataset-metadata.json' is not in the manifest",
     )
 
@@ -178,12 +178,14 @@ def test_a_link_is_no_file_of_a_part(folder: Path) -> None:
     path = folder / "packages/a_1.whl"
     path.rename(folder / "elsewhere")
     path.symlink_to(folder / "elsewhere")
-    assert "'packages/a_1.whl' is no plain file" in manifest.verify(folder, manifest.read(folder))
+    assert "'packages/a_1.whl' is no plain file" in manifest.verify_part(
+        folder, manifest.read_manifest(folder)
+    )
 
 
 def test_a_cut_file_tells_both_sizes(folder: Path) -> None:
     """A file of another size is found without reading it."""
     (folder / "checkpoints/b_1.ckpt").write_bytes(b"b")
-    (line,) = manifest.verify(folder, manifest.read(folder), hashes=False)
+    (line,) = manifest.verify_part(folder, manifest.read_manifest(folder), hashes=False)
     assert "1 B" in line
     assert "2 B" in line

@@ -342,7 +342,7 @@ def test_a_notebook_runs_in_the_real_sandbox(tmp_path: Path) -> None:
         sandbox.find(sandbox.KINDS[:-1])
     except OfflineKitError:
         pytest.skip("no real sandbox works on this machine")
-    settings = pip_settings.read(processes.environment(), python=sys.executable)
+    settings = pip_settings.read_pip_settings(processes.environment(), python=sys.executable)
     shop = Workshop(settings=settings, cache=tmp_path / "cache", yes=True)
     cell = """
 import os, pathlib, socket

@@ -41,7 +41,7 @@ def test_a_hubs_cache_travels_once(tmp_path: Path) -> None:
     found = without_blobs(collect(tmp_path, ["caches"], cache=tmp_path.parent / "memory"))
     names = [each.original.partition("models--org--net/")[2] for each in found]
     assert names == ["refs/main", "snapshots/abc/config.json"]
-    assert layout.preprocessing_names(found) == {}
+    assert layout.name_preprocessing_files(found) == {}
 
 
 def test_torch_finds_its_files_there(tmp_path: Path) -> None:

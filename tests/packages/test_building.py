@@ -10,11 +10,11 @@ import pytest
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.builds.build_environment import (
-    BuildFailed,
+    BuildFailedError,
     clean_environment,
-    failure,
-    unpack,
-    workshop,
+    create_build_environment,
+    read_failure,
+    unpack_sdist,
 )
 from offline_kit.packages.builds.confined_build import is_confined
 from offline_kit.project.types import Sdist, Wheel
@@ -46,8 +46,8 @@ def wheel(path: Path) -> Wheel:
 def build(source: Path, tmp_path: Path, *wheels: Path) -> Path:
     """Build an sdist in a workshop and bring the wheel out of it."""
     log = tmp_path / "build.log"
-    with workshop(RUNNING, [wheel(one) for one in wheels], log=log) as shop:
-        built = shop.build(unpack(sdist(source), shop.scratch / "source"), shop.scratch / "out")
+    with create_build_environment(RUNNING, [wheel(one) for one in wheels], log=log) as shop:
+        built = shop.build_wheel(unpack_sdist(sdist(source), shop.scratch / "source"), shop.scratch / "out")
         return built.rename(tmp_path / built.name)
 
 
@@ -55,7 +55,7 @@ def build(source: Path, tmp_path: Path, *wheels: Path) -> Path:
 def test_both_kinds_of_sdists_unpack_to_their_sources(tmp_path: Path, as_zip: bool) -> None:
     """A .tar.gz and a .zip give the folder that holds pyproject.toml, odd member names included."""
     odd = {"demo/bad&name.ini": "x", "demo/@PaxHeader": "y"}
-    source = unpack(sdist(own_backend(tmp_path, "demo", files=odd, as_zip=as_zip)), tmp_path / "out")
+    source = unpack_sdist(sdist(own_backend(tmp_path, "demo", files=odd, as_zip=as_zip)), tmp_path / "out")
     assert (source / "pyproject.toml").is_file()
     assert {path.name for path in (source / "demo").iterdir()} >= {"bad&name.ini", "@PaxHeader"}
 
@@ -66,7 +66,7 @@ def test_a_broken_sdist_is_named(tmp_path: Path, content: bytes, name: str) -> N
     """What cannot be unpacked is an error about that file."""
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ProjectError) as caught:
-        unpack(sdist(tmp_path / name), tmp_path / "out")
+        unpack_sdist(sdist(tmp_path / name), tmp_path / "out")
     assert name in caught.value.what
 
 
@@ -77,7 +77,7 @@ def test_a_member_outside_the_archive_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "demo-1.0.tar.gz", "w:gz") as archive:
         archive.add(__file__, arcname="../escaped.py")
     with pytest.raises(ProjectError):
-        unpack(sdist(tmp_path / "demo-1.0.tar.gz"), tmp_path / "into")
+        unpack_sdist(sdist(tmp_path / "demo-1.0.tar.gz"), tmp_path / "into")
     assert not (tmp_path / "escaped.py").exists()
 
 
@@ -109,7 +109,7 @@ def test_a_build_has_no_network(tmp_path: Path) -> None:
     """What listens on this machine is out of reach."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         body = f"import socket; socket.create_connection(('127.0.0.1', {server.getsockname()[1]}), 2)"
-        with pytest.raises(BuildFailed) as caught:
+        with pytest.raises(BuildFailedError) as caught:
             build(own_backend(tmp_path, "demo", body=body), tmp_path)
         assert caught.value.wants_network
 
@@ -123,7 +123,7 @@ def test_the_environment_holds_what_was_put_in_and_nothing_else(tmp_path: Path) 
 
 def test_the_workshop_goes_away(tmp_path: Path) -> None:
     """Nothing is left of a workshop, whether it ends well or badly."""
-    with workshop(RUNNING, [], log=tmp_path / "log") as shop:
+    with create_build_environment(RUNNING, [], log=tmp_path / "log") as shop:
         scratch = shop.scratch
     assert not scratch.exists()
 
@@ -131,7 +131,10 @@ def test_the_workshop_goes_away(tmp_path: Path) -> None:
 def test_a_wheel_for_another_python_fails_with_a_reason(tmp_path: Path) -> None:
     """What the interpreter cannot install is a build failure that quotes the installer."""
     other = make_wheel(tmp_path, "plugin", "1.0", tag="cp27-cp27m-manylinux1_x86_64")
-    with pytest.raises(BuildFailed) as caught, workshop(RUNNING, [wheel(other)], log=tmp_path / "log"):
+    with (
+        pytest.raises(BuildFailedError) as caught,
+        create_build_environment(RUNNING, [wheel(other)], log=tmp_path / "log"),
+    ):
         pass
     assert "plugin" in " ".join(caught.value.tail)
 
@@ -153,14 +156,14 @@ def test_a_wheel_for_another_python_fails_with_a_reason(tmp_path: Path) -> None:
 def test_failures_become_one_sentence(tmp_path: Path, said: str, why: str) -> None:
     """The usual causes are named, whatever surrounds them in the log."""
     (tmp_path / "log").write_text(f"running build\n\n{said}\nbye\n")
-    failed = failure(tmp_path / "log", "otherwise")
-    assert failed.why == why
+    failed = read_failure(tmp_path / "log", "otherwise")
+    assert failed.reason == why
     assert failed.tail == ("running build", said, "bye")
 
 
 def test_a_silent_failure_still_says_something(tmp_path: Path) -> None:
     """Where the log is empty, what the caller knows stands in."""
-    assert failure(tmp_path / "log", "ended with code 9").tail == ("ended with code 9",)
+    assert read_failure(tmp_path / "log", "ended with code 9").tail == ("ended with code 9",)
 
 
 def test_times_do_not_depend_on_the_day(tmp_path: Path) -> None:

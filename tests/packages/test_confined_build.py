@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OfflineKitError, ProjectError
-from offline_kit.packages.builds.confined_build import Confinement, is_confined, run
+from offline_kit.packages.builds.confined_build import Confinement, is_confined, run_confined
 from offline_kit.packages.pip_settings import IndexSettings
 from tests.support.freezing import Case, bundled, stocked
 from tests.support.local_index import LocalIndex, make_sdist
@@ -158,7 +158,7 @@ def test_logins_beside_an_interpreter_are_covered(tmp_path: Path, name: str) -> 
     (tmp_path / "env" / name).write_text("planted-password")
     (tmp_path / "env" / "other").write_text("shown")
     limits = Confinement(env={"PATH": "/usr/bin:/bin"}, cwd=Path("/"), writable=(), shown=[tmp_path / "env"])
-    done = run(["/bin/cat", tmp_path / "env" / name, tmp_path / "env" / "other"], limits, timeout=60)
+    done = run_confined(["/bin/cat", tmp_path / "env" / name, tmp_path / "env" / "other"], limits, timeout=60)
     assert (done.out, done.code) == ("shown", 0)
 
 

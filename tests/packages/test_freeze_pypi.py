@@ -7,9 +7,9 @@ import pytest
 from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages import pip_settings
-from offline_kit.packages.file_choice import Target, choose, is_sdist
+from offline_kit.packages.file_choice import ImageTarget, choose_file, is_sdist
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements
-from offline_kit.packages.index import Index
+from offline_kit.packages.index import PackageIndex
 from offline_kit.project import images
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Freeze
@@ -58,7 +58,9 @@ def frozen(
     request = FreezeRequest(
         project=folder, requirements=(path,), freeze_path=folder / "lock.txt", engine=engine, upgrade=True
     )
-    return freeze_requirements(request, load(name), pip_settings.read(processes.environment()), cache=cache)
+    return freeze_requirements(
+        request, load(name), pip_settings.read_pip_settings(processes.environment()), cache=cache
+    )
 
 
 def load(name: str) -> Image:
@@ -81,11 +83,11 @@ def test_kits_are_slim_and_fit(tmp_path: Path, cache: Path, lines: list[str]) ->
     """No torch, numpy or CUDA is bundled; everything that is has hashes and a file for the image."""
     found = frozen(tmp_path, cache, lines)
     assert heavy(found) == set()
-    target = Target(load("kaggle-2026-10-cpu"))
-    index = Index(pip_settings.read(processes.environment()), cache=cache)
+    target = ImageTarget(load("kaggle-2026-10-cpu"))
+    index = PackageIndex(pip_settings.read_pip_settings(processes.environment()), cache=cache)
     for one in found.having(Fate.BUNDLED):
         assert one.hashes
-        assert choose(index.files(one.name), one.version, one.hashes, target), one.name
+        assert choose_file(index.list_files(one.name), one.version, one.hashes, target), one.name
     assert len(bundled(found)) <= 4
 
 
@@ -102,12 +104,12 @@ def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
     request = FreezeRequest(project=tmp_path, requirements=(path,), freeze_path=tmp_path / "lock.txt")
     from dataclasses import replace
 
-    settings = pip_settings.read(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.environment())
     found = freeze_requirements(request, replace(bare, packages=lacking), settings, cache=cache)
     assert bundled(found)["hydra-core"].startswith("1.3.")
     assert bundled(found)["antlr4-python3-runtime"] == "4.9.3"
-    files = Index(settings, cache=cache).files("antlr4-python3-runtime")
-    chosen = choose(files, "4.9.3", (), Target(bare))
+    files = PackageIndex(settings, cache=cache).list_files("antlr4-python3-runtime")
+    chosen = choose_file(files, "4.9.3", (), ImageTarget(bare))
     assert chosen
     assert is_sdist(chosen)
 

@@ -558,7 +558,7 @@ def test_index_lines_of_files_count(case: Case) -> None:
         line = f"--extra-index-url {other.url}"
         assert bundled(case.freeze("private", line)) == {"private": "1.0"}
         merged = read_index_settings((case.project / "requirements.in",), case.project, case.settings)
-    assert merged.index_urls() == (case.index.url, other.url)
+    assert merged.list_index_urls() == (case.index.url, other.url)
 
 
 def test_metadata_that_pip_refuses_is_told(case: Case) -> None:

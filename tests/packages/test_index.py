@@ -9,7 +9,7 @@ import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.retry import Patience
-from offline_kit.packages.index import Index, IndexFile
+from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from tests.support.local_index import JSON, LocalIndex, folder_index, make_sdist, make_wheel, unreachable
 
@@ -24,11 +24,11 @@ def served() -> Iterator[LocalIndex]:
 
 def index_of(
     cache: Path, url: str, *extra: str, links: tuple[str, ...] = (), no_index: bool = False
-) -> Index:
+) -> PackageIndex:
     settings = IndexSettings(
         index_url=url, extra_index_urls=extra, find_links=links, no_index=no_index, timeout=5
     )
-    return Index(settings, cache=cache / "cache", patience=QUICK)
+    return PackageIndex(settings, cache=cache / "cache", patience=QUICK)
 
 
 def names_of(found: tuple[IndexFile, ...]) -> list[str]:
@@ -42,7 +42,7 @@ def test_a_page_tells_what_it_tells(tmp_path: Path, html_only: bool) -> None:
     with LocalIndex(html_only=html_only) as served:
         entry = served.add(wheel, requires_python=">=3.9", yanked="broken")
         served.add(make_sdist(tmp_path, "Some.Thing", "1.0"))
-        found = index_of(tmp_path, served.url).files("some_thing")
+        found = index_of(tmp_path, served.url).list_files("some_thing")
         assert found[0] == IndexFile(
             project="some-thing",
             version="1.0+cu1",
@@ -70,10 +70,10 @@ def test_all_indexes_are_merged(served: LocalIndex, tmp_path: Path) -> None:
         extra.add(make_wheel(tmp_path / "c", "thing", "2.0"))
         extra.add(make_wheel(tmp_path / "a", "thing", "1.0"))
         index = index_of(tmp_path, served.url, extra.url, local, links=(str(tmp_path / "links"),))
-        versions = [file.version for file in index.files("Thing")]
+        versions = [file.version for file in index.list_files("Thing")]
         assert versions == ["4.0", "1.0", "2.0", "3.0"]
-        assert names_of(index.files("other")) == ["other-1.0-py3-none-any.whl"]
-        assert index.files("nobody-has-this") == ()
+        assert names_of(index.list_files("other")) == ["other-1.0-py3-none-any.whl"]
+        assert index.list_files("nobody-has-this") == ()
 
 
 @pytest.mark.parametrize("kind", ["folder", "url", "page", "file"])
@@ -89,10 +89,10 @@ def test_find_links_are_folders_pages_or_files(served: LocalIndex, tmp_path: Pat
         "file": str(wheel),
     }[kind]
     index = index_of(tmp_path, served.url, links=(place,), no_index=True)
-    (found,) = index.files("thing")
+    (found,) = index.list_files("thing")
     assert (found.filename, found.size) == (wheel.name, wheel.stat().st_size)
     assert len(found.sha256) == 64
-    assert index.fetch(found) == wheel
+    assert index.fetch_file(found) == wheel
     assert served.requests == []
 
 
@@ -101,14 +101,14 @@ def test_an_unreachable_index_is_never_skipped(served: LocalIndex, tmp_path: Pat
     served.add(make_wheel(tmp_path, "thing", "1.0"))
     dead = unreachable().replace("://", "://me:secret@")
     with pytest.raises(OutsideError, match="cannot reach") as caught:
-        index_of(tmp_path, served.url, dead).files("thing")
+        index_of(tmp_path, served.url, dead).list_files("thing")
     assert dead.rpartition("@")[2] in caught.value.what
     assert "secret" not in caught.value.what
     for gone in ((tmp_path / "gone").as_uri(), str(tmp_path / "gone")):
         links = () if gone.startswith("file") else (gone,)
         extra = (gone,) if gone.startswith("file") else ()
         with pytest.raises(OutsideError, match="is not there"):
-            index_of(tmp_path, served.url, *extra, links=links).files("thing")
+            index_of(tmp_path, served.url, *extra, links=links).list_files("thing")
 
 
 def test_an_index_that_recovers_is_asked_again(served: LocalIndex, tmp_path: Path) -> None:
@@ -117,8 +117,8 @@ def test_an_index_that_recovers_is_asked_again(served: LocalIndex, tmp_path: Pat
     served.fail("simple/thing", 500, times=2)
     index = index_of(tmp_path, served.url)
     with pytest.raises(OutsideError, match="cannot reach"):
-        index.files("thing")
-    assert names_of(index.files("thing")) == ["thing-1.0-py3-none-any.whl"]
+        index.list_files("thing")
+    assert names_of(index.list_files("thing")) == ["thing-1.0-py3-none-any.whl"]
 
 
 def test_what_is_no_index_is_told(served: LocalIndex, tmp_path: Path) -> None:
@@ -127,16 +127,16 @@ def test_what_is_no_index_is_told(served: LocalIndex, tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "index.html").write_text('<meta name="pypi:repository-version" content="7.0">')
     with pytest.raises(OutsideError, match="no page of a package index"):
-        index_of(tmp_path, (tmp_path / "bad").as_uri()).files("thing")
+        index_of(tmp_path, (tmp_path / "bad").as_uri()).list_files("thing")
 
 
 def test_credentials_of_the_index_open_its_files(served: LocalIndex, tmp_path: Path) -> None:
     """Links to the index's own host are followed with the password of its address."""
     served.add(make_wheel(tmp_path, "thing", "1.0"))
     index = index_of(tmp_path, served.with_credentials("me", "se@cret"))
-    (file,) = index.files("thing")
-    assert index.metadata(file)
-    assert index.fetch(file).read_bytes() == (tmp_path / "thing-1.0-py3-none-any.whl").read_bytes()
+    (file,) = index.list_files("thing")
+    assert index.read_metadata(file)
+    assert index.fetch_file(file).read_bytes() == (tmp_path / "thing-1.0-py3-none-any.whl").read_bytes()
 
 
 def test_each_project_is_asked_once(served: LocalIndex, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_each_project_is_asked_once(served: LocalIndex, tmp_path: Path) -> None:
         served.add(make_wheel(tmp_path, name, "1.0"))
     index = index_of(tmp_path, served.url)
     names = ("one", "two", "Three", "one")
-    threads = [threading.Thread(target=index.files, args=(name,)) for name in names * 8]
+    threads = [threading.Thread(target=index.list_files, args=(name,)) for name in names * 8]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -156,11 +156,11 @@ def test_each_project_is_asked_once(served: LocalIndex, tmp_path: Path) -> None:
 def test_metadata_comes_from_beside_the_file(served: LocalIndex, tmp_path: Path) -> None:
     """Where the index serves METADATA the wheel is not fetched, and the second run asks nothing."""
     served.add(make_wheel(tmp_path, "thing", "1.0", requires=["numpy>=2"]))
-    (file,) = index_of(tmp_path, served.url).files("thing")
-    assert b"Requires-Dist: numpy>=2" in (index_of(tmp_path, served.url).metadata(file) or b"")
+    (file,) = index_of(tmp_path, served.url).list_files("thing")
+    assert b"Requires-Dist: numpy>=2" in (index_of(tmp_path, served.url).read_metadata(file) or b"")
     assert served.asked(".whl") == []
     before = len(served.requests)
-    assert b"Requires-Dist: numpy>=2" in (index_of(tmp_path, served.url).metadata(file) or b"")
+    assert b"Requires-Dist: numpy>=2" in (index_of(tmp_path, served.url).read_metadata(file) or b"")
     assert len(served.requests) == before
 
 
@@ -168,10 +168,10 @@ def test_metadata_with_another_hash_is_refused(served: LocalIndex, tmp_path: Pat
     """What is served beside the file must have the hash that the page promises."""
     entry = served.add(make_wheel(tmp_path, "thing", "1.0"))
     index = index_of(tmp_path, served.url)
-    (file,) = index.files("thing")
+    (file,) = index.list_files("thing")
     entry.metadata = b"Metadata-Version: 2.1\nName: thing\nVersion: 1.0\nRequires-Dist: malware\n"
     with pytest.raises(ProjectError, match=r"thing-1\.0-py3-none-any\.whl\.metadata"):
-        index.metadata(file)
+        index.read_metadata(file)
 
 
 @pytest.mark.parametrize("promised", [True, False])
@@ -179,9 +179,9 @@ def test_metadata_comes_from_the_wheel_else(served: LocalIndex, tmp_path: Path, 
     """Without METADATA beside it (or with a broken promise) the wheel itself is read."""
     entry = served.add(make_wheel(tmp_path, "thing", "1.0", requires=["numpy>=2"]), pep658=promised)
     index = index_of(tmp_path, served.url)
-    (file,) = index.files("thing")
+    (file,) = index.list_files("thing")
     entry.metadata = None
-    assert b"Requires-Dist: numpy>=2" in (index.metadata(file) or b"")
+    assert b"Requires-Dist: numpy>=2" in (index.read_metadata(file) or b"")
 
 
 @pytest.mark.parametrize("as_zip", [True, False])
@@ -202,10 +202,10 @@ def test_an_sdist_speaks_for_itself_only_when_static(
     info = info.replace("\n\n", "\n")
     served.add(make_sdist(tmp_path, "thing", "1.0", files={"PKG-INFO": info}, as_zip=as_zip))
     index = index_of(tmp_path, served.url)
-    (file,) = index.files("thing")
-    assert index.metadata(file) == (info.encode() if known else None)
+    (file,) = index.list_files("thing")
+    assert index.read_metadata(file) == (info.encode() if known else None)
     served.fail("", 500, times=math.inf)
-    assert index.metadata(file) == (info.encode() if known else None)
+    assert index.read_metadata(file) == (info.encode() if known else None)
 
 
 def test_a_file_that_is_no_archive_is_named(served: LocalIndex, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_a_file_that_is_no_archive_is_named(served: LocalIndex, tmp_path: Path) 
     served.add(tmp_path / "thing-1.0.tar.gz")
     index = index_of(tmp_path, served.url)
     with pytest.raises(ProjectError, match=r"thing-1\.0\.tar\.gz"):
-        index.metadata(index.files("thing")[0])
+        index.read_metadata(index.list_files("thing")[0])
 
 
 def test_a_fetched_file_is_verified_and_kept(served: LocalIndex, tmp_path: Path) -> None:
@@ -225,13 +225,13 @@ def test_a_fetched_file_is_verified_and_kept(served: LocalIndex, tmp_path: Path)
     served.lie_about_hash("bad-1.0-py3-none-any.whl")
     served.cut(wheel.name, after=100)
     index = index_of(tmp_path, served.url)
-    (file,) = index.files("thing")
-    assert index.fetch(file).read_bytes() == wheel.read_bytes()
+    (file,) = index.list_files("thing")
+    assert index.fetch_file(file).read_bytes() == wheel.read_bytes()
     before = len(served.requests)
-    assert index.fetch(file) == index_of(tmp_path, served.url).fetch(file)
+    assert index.fetch_file(file) == index_of(tmp_path, served.url).fetch_file(file)
     assert len(served.requests) == before
     with pytest.raises(ProjectError, match=r"bad-1\.0"):
-        index.fetch(index.files("bad")[0])
+        index.fetch_file(index.list_files("bad")[0])
 
 
 @pytest.mark.index
@@ -240,8 +240,8 @@ def test_pypi_is_read() -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
-        index = Index(IndexSettings(), cache=Path(folder))
-        found = [file for file in index.files("six") if file.version == "1.17.0"]
+        index = PackageIndex(IndexSettings(), cache=Path(folder))
+        found = [file for file in index.list_files("six") if file.version == "1.17.0"]
         assert {file.filename for file in found} == {"six-1.17.0-py2.py3-none-any.whl", "six-1.17.0.tar.gz"}
         assert all(file.sha256 and file.size and file.upload_time for file in found)
-        assert b"Name: six" in (index.metadata(found[0]) or b"")
+        assert b"Name: six" in (index.read_metadata(found[0]) or b"")

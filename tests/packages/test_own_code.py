@@ -58,14 +58,14 @@ def build(
     modules: tuple[Path, ...] = (),
     on: Image = LOCAL,
 ) -> OwnCode:
-    return own_code.build(project, packages, modules, on, NOWHERE, cache=cache)
+    return own_code.build_own_code(project, packages, modules, on, NOWHERE, cache=cache)
 
 
 def shipped(
     project: Path, tmp_path: Path, *named: str, modules: tuple[str, ...] = ()
 ) -> tuple[list[str], tuple[str, ...]]:
     """What a reference ships, and the roots it imports from."""
-    places = own_code.modules_of(project, (), tuple(project / name for name in modules), named)
+    places = own_code.find_modules(project, (), tuple(project / name for name in modules), named)
     own = build(project, tmp_path / "cache", modules=places)
     return [source.original for source in own.sources], own.roots
 
@@ -176,7 +176,7 @@ def test_what_own_packages_ask_for_is_told(tmp_path: Path) -> None:
     )
     project = plants(tmp_path / "p", **{"tools/backend.py": more})
     own = build(project, tmp_path / "cache", packages=(project,))
-    assert own_code.requirements(own) == ("six ; python_version < '4'", "timm>=1")
+    assert own_code.list_requirements(own) == ("six ; python_version < '4'", "timm>=1")
 
 
 def test_two_builds_at_once_build_once(tmp_path: Path) -> None:
@@ -234,13 +234,13 @@ def test_every_usual_kind_of_project_becomes_a_wheel(tmp_path: Path, kind: str) 
     """setup.py alone, setuptools, hatchling, flit and poetry, in flat and src layout; what is built twice is the same."""
     base = "src/plants" if kind.endswith("src") else "plants"
     code = {f"{base}/__init__.py": '"""Plants."""\n', f"{base}/model.py": "class Lit: ...\n"}
-    settings = pip_settings.read(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.environment())
     found = []
     for name in ("one", "two")[: 2 if kind in ("setup-py", "hatchling") else 1]:
         project = tree(
             tmp_path / name / "plants-project", {**PROJECTS[kind], **code, "input/train.csv": "id\n"}
         )
-        own = own_code.build(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+        own = own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
         found.append(own.wheels[0])
         shutil.rmtree(tmp_path / "cache" / "records" / "own")
         assert not [
@@ -261,10 +261,10 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     project = tree(
         tmp_path / "p", {"pyproject.toml": text, "plants/__init__.py": "", ".gitignore": "*.log\n"}
     )
-    settings = pip_settings.read(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.environment())
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", "v1.2.3"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=project, check=True)
-    own = own_code.build(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+    own = own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
     assert own.wheels[0].version == "1.2.3"
     status = subprocess.run(
         ["git", "status", "--porcelain"], cwd=project, capture_output=True, text=True, check=True
@@ -272,7 +272,7 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     assert status.stdout == ""
     shutil.rmtree(project / ".git")
     with pytest.raises(ProjectError, match="cannot be built") as caught:
-        own_code.build(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
+        own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
     assert "SETUPTOOLS_SCM_PRETEND_VERSION" in caught.value.hint
 
 
@@ -304,7 +304,7 @@ def test_a_file_brings_its_folder_and_what_it_imports(tmp_path: Path) -> None:
 def test_what_is_shipped_imports(tmp_path: Path) -> None:
     """With the roots on sys.path the module runs from the shipped files alone."""
     project = tree(tmp_path / "p", CODE)
-    places = own_code.modules_of(project, (), (), ["src/model.py:Lit"])
+    places = own_code.find_modules(project, (), (), ["src/model.py:Lit"])
     own = build(project, tmp_path / "cache", modules=places)
     code = tmp_path / "code"
     for source in own.sources:
@@ -340,7 +340,7 @@ def test_configured_modules_are_not_joined_by_what_nobody_imports(tmp_path: Path
         "src/house/features.py": "",
     }
     project = tree(tmp_path / "p", files)
-    places = own_code.modules_of(project, (), (project / "src",), ["train.py:Shrink"])
+    places = own_code.find_modules(project, (), (project / "src",), ["train.py:Shrink"])
     names = [source.original for source in build(project, tmp_path / "cache", modules=places).sources]
     assert names == ["src/house/features.py", "train.py", "utils.py"]
 
@@ -357,7 +357,9 @@ def test_modules_that_hide_pythons_own_are_told(tmp_path: Path) -> None:
     """A module on the path with a name of the standard library is warned of."""
     project = tree(tmp_path / "p", {"src/random.py": "", "src/model.py": "import random\n"})
     said = Listener()
-    own_code.build(project, (), (project / "src",), LOCAL, NOWHERE, cache=tmp_path / "cache", report=said)
+    own_code.build_own_code(
+        project, (), (project / "src",), LOCAL, NOWHERE, cache=tmp_path / "cache", report=said
+    )
     assert [text for text in said.warnings if "'src/random.py' hides" in text] == said.warnings != []
 
 
@@ -380,7 +382,7 @@ def test_what_a_package_holds_is_not_shipped_twice(tmp_path: Path, layout: str) 
     project = tree(
         tmp_path / "p", {f"{layout}plants/__init__.py": "", f"{layout}plants/model.py": "class Lit: ...\n"}
     )
-    assert own_code.modules_of(project, (project,), (), ["plants.model:Lit", "timm.models:create"]) == ()
+    assert own_code.find_modules(project, (project,), (), ["plants.model:Lit", "timm.models:create"]) == ()
 
 
 def test_configured_modules_may_lie_outside(tmp_path: Path) -> None:
@@ -417,10 +419,10 @@ def test_references_that_lead_nowhere_are_told_with_a_guess(tmp_path: Path, name
         {"src/model.py": "class Lit: ...\n", "plants/__init__.py": "", "plants/model.py": "class Lit: ...\n"},
     )
     with pytest.raises(UsageError) as caught:
-        own_code.modules_of(project, (), (), [named])
+        own_code.find_modules(project, (), (), [named])
     assert told in caught.value.what
     with pytest.raises(UsageError, match="2 references") as both:
-        own_code.modules_of(project, (), (), [named, "src/model.py:Nope"])
+        own_code.find_modules(project, (), (), [named, "src/model.py:Nope"])
     assert told in both.value.details[0]
 
 
@@ -439,7 +441,7 @@ def test_references_that_lead_nowhere_are_told_with_a_guess(tmp_path: Path, name
 def test_names_that_may_be_there_are_accepted(tmp_path: Path, source: str) -> None:
     """However a module binds a name, it counts; what cannot be seen from outside is left to the rehearsal."""
     project = tree(tmp_path / "p", {"model.py": source})
-    assert own_code.modules_of(project, (), (), ["model.py:Lit"])
+    assert own_code.find_modules(project, (), (), ["model.py:Lit"])
 
 
 @pytest.mark.parametrize("names", [("broken.py",), ("empty",)])
@@ -453,5 +455,5 @@ def test_modules_that_cannot_serve_are_told(tmp_path: Path, names: tuple[str, ..
 def test_newer_syntax_is_no_error(tmp_path: Path) -> None:
     """What only the image's Python can parse is for that Python to judge."""
     project = tree(tmp_path / "p", {"model.py": "type Shape = int\nclass Lit[T]: ...\n"})
-    assert own_code.modules_of(project, (), (), ["model.py:Lit"]) == (project / "model.py",)
+    assert own_code.find_modules(project, (), (), ["model.py:Lit"]) == (project / "model.py",)
     assert build(project, tmp_path / "cache", modules=(project / "model.py",), on=KAGGLE).sources

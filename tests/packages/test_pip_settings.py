@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from offline_kit.core import processes
 from offline_kit.core.errors import UsageError
 from offline_kit.packages import pip_settings
-from offline_kit.packages.pip_settings import IndexSettings, read, redact
+from offline_kit.packages.pip_settings import IndexSettings, read_pip_settings, redact
 from tests.support.local_index import LocalIndex, make_wheel
 
 
@@ -37,7 +37,7 @@ def test_the_files_are_those_that_pip_reads(home: dict[str, str], tmp_path: Path
         [sys.executable, "-m", "pip", "config", "debug"], env=env, capture_output=True, text=True, check=True
     )
     theirs = [line.partition(",")[0].strip() for line in done.stdout.splitlines() if ", exists: " in line]
-    assert sorted(str(path) for path in pip_settings.config_files(env)) == sorted(theirs)
+    assert sorted(str(path) for path in pip_settings.list_config_files(env)) == sorted(theirs)
 
 
 def test_stronger_places_win_whole(home: dict[str, str]) -> None:
@@ -51,7 +51,7 @@ def test_stronger_places_win_whole(home: dict[str, str]) -> None:
         "find-links = /one /two\ntrusted-host = a:8080\n"
         "[install]\nindex-url = https://install/simple\n[wheel]\nno-index = yes\n",
     )
-    found = read(
+    found = read_pip_settings(
         {**home, "PIP_EXTRA_INDEX_URL": "https://c/simple", "PIP_FIND_LINKS": "", "PIP_DEFAULT_TIMEOUT": "60"}
     )
     assert found == IndexSettings(
@@ -67,7 +67,7 @@ def test_stronger_places_win_whole(home: dict[str, str]) -> None:
 def test_the_null_device_switches_the_files_off(home: dict[str, str]) -> None:
     """PIP_CONFIG_FILE=/dev/null means no file at all, as pip has it."""
     configure(Path(home["HOME"]) / ".config/pip/pip.conf", "[global]\nindex-url = https://x/simple\n")
-    assert read({**home, "PIP_CONFIG_FILE": os.devnull}) == IndexSettings()
+    assert read_pip_settings({**home, "PIP_CONFIG_FILE": os.devnull}) == IndexSettings()
 
 
 def test_places_are_made_absolute(
@@ -75,7 +75,7 @@ def test_places_are_made_absolute(
 ) -> None:
     """A relative folder of find-links is the same folder for a program that runs elsewhere."""
     monkeypatch.chdir(tmp_path)
-    found = read({**home, "PIP_FIND_LINKS": "wheels ~/more https://x/page file:///there"})
+    found = read_pip_settings({**home, "PIP_FIND_LINKS": "wheels ~/more https://x/page file:///there"})
     assert found.find_links == (
         str(tmp_path / "wheels"),
         f"{home['HOME']}/more",
@@ -88,7 +88,7 @@ def test_places_are_made_absolute(
 def test_values_that_pip_refuses_are_refused(home: dict[str, str], name: str, value: str) -> None:
     """A value that is none is named with the place where it stands."""
     with pytest.raises(UsageError, match=f"{value}.*PIP_"):
-        read({**home, name: value})
+        read_pip_settings({**home, name: value})
 
 
 def test_a_broken_file_is_named_and_shows_no_password(home: dict[str, str]) -> None:
@@ -96,7 +96,7 @@ def test_a_broken_file_is_named_and_shows_no_password(home: dict[str, str]) -> N
     path = Path(home["HOME"]) / ".config/pip/pip.conf"
     configure(path, "index-url = https://me:secret@host/simple\n")
     with pytest.raises(UsageError) as caught:
-        read(home)
+        read_pip_settings(home)
     assert str(path) in caught.value.what
     assert "secret" not in caught.value.what
 
@@ -163,7 +163,7 @@ def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
             find_links=(str(links),),
         )
         clean = {**home, "PIP_INDEX_URL": "http://127.0.0.1:9/no", "UV_INDEX_URL": "http://127.0.0.1:9/no"}
-        for_pip = processes.environment(**{**clean, **settings.pip_environment()})
+        for_pip = processes.environment(**{**clean, **settings.make_pip_environment()})
         processes.run(
             [
                 sys.executable,
@@ -182,9 +182,9 @@ def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
         )
         (tmp_path / "requirements.in").write_text("alpha\nbeta\ngamma\n")
         for_uv = processes.environment(
-            **{**clean, **settings.uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
+            **{**clean, **settings.make_uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
         )
-        arguments = ["pip", "compile", *settings.uv_arguments(), "requirements.in"]
+        arguments = ["pip", "compile", *settings.make_uv_arguments(), "requirements.in"]
         pins = processes.run([uv.find_uv_bin(), *arguments], env=for_uv, cwd=tmp_path).out
     versions = {"alpha-1.1", "beta-2.0", "gamma-3.0"}
     assert {path.name.removesuffix("-py3-none-any.whl") for path in (tmp_path / "got").iterdir()} == versions
@@ -198,7 +198,7 @@ def test_no_index_reaches_both(home: dict[str, str], tmp_path: Path) -> None:
     make_wheel(tmp_path / "wheels", "gamma", "3.0")
     with LocalIndex() as index:
         index.add(make_wheel(tmp_path / "built", "gamma", "4.0"))
-        settings = read(
+        settings = read_pip_settings(
             {
                 **home,
                 "PIP_INDEX_URL": index.url,
@@ -207,15 +207,19 @@ def test_no_index_reaches_both(home: dict[str, str], tmp_path: Path) -> None:
             }
         )
         (tmp_path / "in").write_text("gamma\n")
-        for_uv = processes.environment(**{**settings.uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")})
-        pins = processes.run(
-            [uv.find_uv_bin(), "pip", "compile", *settings.uv_arguments(), "in"], env=for_uv, cwd=tmp_path
+        for_uv = processes.environment(
+            **{**settings.make_uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
         )
-        for_pip = processes.environment(**settings.pip_environment())
+        pins = processes.run(
+            [uv.find_uv_bin(), "pip", "compile", *settings.make_uv_arguments(), "in"],
+            env=for_uv,
+            cwd=tmp_path,
+        )
+        for_pip = processes.environment(**settings.make_pip_environment())
         processes.run(
             [sys.executable, "-m", "pip", "download", "-d", "got", "gamma"], env=for_pip, cwd=tmp_path
         )
     assert "gamma==3.0" in pins.out
     assert (tmp_path / "got" / "gamma-3.0-py3-none-any.whl").exists()
     assert index.requests == []
-    assert settings.index_urls() == ()
+    assert settings.list_index_urls() == ()

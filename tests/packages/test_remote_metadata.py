@@ -6,7 +6,7 @@ import pytest
 
 from offline_kit.core import http
 from offline_kit.packages.pip_settings import IndexSettings
-from offline_kit.packages.remote_metadata import LARGE, metadata_of
+from offline_kit.packages.remote_metadata import LARGE, read_remote_metadata
 from tests.support.local_index import LocalIndex, make_wheel
 
 
@@ -33,7 +33,7 @@ def test_metadata_of_a_large_wheel(tmp_path: Path, ranges: bool) -> None:
     with LocalIndex(ranges=ranges) as index:
         index.add(wheel, pep658=False)
         url = f"{index.root}/files/{wheel.name}"
-        raw = metadata_of(url, wheel.stat().st_size, settings=IndexSettings(), patience=http.PATIENT)
+        raw = read_remote_metadata(url, wheel.stat().st_size, settings=IndexSettings(), patience=http.PATIENT)
     assert raw is not None
     assert b"Requires-Dist: alpha>=2" in raw
 
@@ -41,4 +41,4 @@ def test_metadata_of_a_large_wheel(tmp_path: Path, ranges: bool) -> None:
 def test_small_and_local_wheels_are_left_to_others(tmp_path: Path) -> None:
     """Nothing is asked for a file that is small or lies on this disk."""
     for url, size in (("http://127.0.0.1:9/x.whl", LARGE - 1), ((tmp_path / "x.whl").as_uri(), LARGE * 2)):
-        assert metadata_of(url, size, settings=IndexSettings(), patience=http.PATIENT) is None
+        assert read_remote_metadata(url, size, settings=IndexSettings(), patience=http.PATIENT) is None

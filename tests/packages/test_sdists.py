@@ -16,9 +16,9 @@ import uv
 from offline_kit.core import interpreters
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.retry import Patience
-from offline_kit.packages.builds.build_environment import network_cut
-from offline_kit.packages.builds.sdists import settle
-from offline_kit.packages.index import Index
+from offline_kit.packages.builds.build_environment import find_offline_prefix
+from offline_kit.packages.builds.sdists import settle_sdists
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
 from offline_kit.project.images import load as load_image
@@ -28,7 +28,7 @@ from tests.support.local_index import LocalIndex, make_sdist, make_wheel, unreac
 from tests.support.sdists import own_backend, wheel_of_installed
 
 IMAGE = Image(name="test", title="", accelerator="none", python=platform.python_version(), packages={})
-needs_cut = pytest.mark.skipif(not network_cut(), reason="this system cannot cut a network")
+needs_cut = pytest.mark.skipif(not find_offline_prefix(), reason="this system cannot cut a network")
 
 
 @dataclass
@@ -38,19 +38,19 @@ class Yard:
     folder: Path
     server: LocalIndex
 
-    def index(self, url: str = "") -> Index:
+    def index(self, url: str = "") -> PackageIndex:
         """Return a fresh reader of the index, or of another address, over the same cache."""
         patience = Patience(attempts=1)
         settings = IndexSettings(index_url=url or self.server.url, timeout=5)
-        return Index(settings, cache=self.folder / "cache", patience=patience)
+        return PackageIndex(settings, cache=self.folder / "cache", patience=patience)
 
     def sdist(self, name: str) -> Sdist:
         """Return a project's sdist as the wheelhouse hands it over."""
         index = self.index()
-        file = next(one for one in index.files(name) if not one.filename.endswith(".whl"))
+        file = next(one for one in index.list_files(name) if not one.filename.endswith(".whl"))
         return Sdist(
             name=file.project, version=file.version, filename=file.filename,
-            path=index.fetch(file), sha256=file.sha256, size=file.size,
+            path=index.fetch_file(file), sha256=file.sha256, size=file.size,
         )  # fmt: skip
 
     def plugin(
@@ -112,7 +112,7 @@ def offline(tool: Sequence[str | Path], settled: SettledSdist, folder: Path, pyt
             source,
         ]
     env = {"PATH": os.environ["PATH"], "HOME": str(folder), "UV_PYTHON_DOWNLOADS": "never"}
-    command = [*network_cut(), *how, "--no-index", "--find-links", folder]
+    command = [*find_offline_prefix(), *how, "--no-index", "--find-links", folder]
     done = subprocess.run(
         [str(word) for word in command], env=env, capture_output=True, text=True, check=False
     )
@@ -132,7 +132,7 @@ def test_the_closure_is_all_that_an_offline_build_needs(yard: Yard, tmp_path: Pa
     yard.plugin("deeper", "2.0")
     body = "import static_one, deep, hooked, deeper"
     yard.server.add(own_backend(tmp_path, "demo", requires=["static-one"], asks=["hooked"], body=body))
-    (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index())
+    (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert names(settled) == ["deep-1.0", "deeper-2.0", "hooked-1.0", "static_one-1.0"]
     assert content(settled, "demo/__init__.py") == "__version__ = '1.0'\n"
     assert (
@@ -148,7 +148,7 @@ def test_setup_requires_is_found(yard: Yard, tmp_path: Path) -> None:
     yard.plugin("plugin")
     script = "from setuptools import setup\nsetup(name='demo', version='1.0', packages=['demo'], setup_requires=['plugin'])\n"
     yard.server.add(make_sdist(tmp_path, "demo", "1.0", files={"pyproject.toml": b"", "setup.py": script}))
-    (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index())
+    (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert [name.split("-")[0] for name in names(settled)] == ["packaging", "plugin", "setuptools", "wheel"]
     assert (
         offline(["uv"], settled, tmp_path / "kit", Path(sys.executable)).name == "demo-1.0-py3-none-any.whl"
@@ -160,8 +160,10 @@ def test_the_second_time_is_from_the_cache(yard: Yard, tmp_path: Path) -> None:
     yard.plugin("plugin")
     yard.server.add(own_backend(tmp_path, "demo", requires=["plugin"]))
     sdist, listener = yard.sdist("demo"), Listener()
-    first = settle([sdist], IMAGE, yard.index(), cutoff="2026-06-01T00:00:00Z")
-    again = settle([sdist], IMAGE, yard.index(unreachable()), cutoff="2026-06-01T00:00:00Z", report=listener)
+    first = settle_sdists([sdist], IMAGE, yard.index(), cutoff="2026-06-01T00:00:00Z")
+    again = settle_sdists(
+        [sdist], IMAGE, yard.index(unreachable()), cutoff="2026-06-01T00:00:00Z", report=listener
+    )
     assert again == first
     assert listener == Listener()
 
@@ -170,9 +172,9 @@ def test_a_damaged_closure_is_fetched_again(yard: Yard, tmp_path: Path) -> None:
     """A cached wheel of the closure that changed on disk is not shipped."""
     yard.plugin("plugin")
     yard.server.add(own_backend(tmp_path, "demo", requires=["plugin"]))
-    first = settle([yard.sdist("demo")], IMAGE, yard.index())
+    first = settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     first[0].closure[0].path.write_bytes(b"damaged")
-    again = settle([yard.sdist("demo")], IMAGE, yard.index())
+    again = settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert again == first
     assert again[0].closure[0].path.read_bytes() != b"damaged"
 
@@ -184,7 +186,7 @@ def test_the_images_versions_are_preferred(yard: Yard, tmp_path: Path) -> None:
     yard.server.add(own_backend(tmp_path, "easy", requires=["plugin"]))
     yard.server.add(own_backend(tmp_path, "picky", requires=["plugin>=2.5"]))
     image = replace(IMAGE, packages={"plugin": "2.0", "unknown": "1.0+local"})
-    settled = settle([yard.sdist("easy"), yard.sdist("picky")], image, yard.index())
+    settled = settle_sdists([yard.sdist("easy"), yard.sdist("picky")], image, yard.index())
     assert [names(one) for one in settled] == [["plugin-2.0"], ["plugin-3.0"]]
 
 
@@ -194,7 +196,7 @@ def test_the_cut_off_holds_for_builds_too(yard: Yard, tmp_path: Path) -> None:
     yard.plugin("plugin", "2.0", uploaded="2026-03-01T00:00:00.000000Z")
     yard.server.add(own_backend(tmp_path, "demo", requires=["plugin"]))
     closures = [
-        names(settle([yard.sdist("demo")], IMAGE, yard.index(), cutoff=cutoff)[0])
+        names(settle_sdists([yard.sdist("demo")], IMAGE, yard.index(), cutoff=cutoff)[0])
         for cutoff in ("2026-02-01T00:00:00Z", "2026-04-01T00:00:00Z")
     ]
     assert closures == [["plugin-1.0"], ["plugin-2.0"]]
@@ -206,7 +208,7 @@ def test_an_index_without_dates_knows_no_cut_off(tmp_path: Path) -> None:
         yard = Yard(tmp_path, server)
         yard.plugin("plugin")
         server.add(own_backend(tmp_path, "demo", requires=["plugin"]))
-        (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index(), cutoff="2026-02-01T00:00:00Z")
+        (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index(), cutoff="2026-02-01T00:00:00Z")
     assert names(settled) == ["plugin-1.0"]
 
 
@@ -215,7 +217,7 @@ def test_a_build_requirement_without_wheel_is_built_too(yard: Yard, tmp_path: Pa
     yard.plugin("deep")
     yard.server.add(own_backend(tmp_path, "plugin", requires=["deep"], body="import deep"))
     yard.server.add(own_backend(tmp_path, "demo", requires=["plugin"], body="import plugin"))
-    (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index())
+    (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert [wheel.filename for wheel in settled.closure] == ["plugin-1.0-py3-none-any.whl"]
     assert offline(["uv"], settled, tmp_path / "kit", Path(sys.executable)).is_file()
 
@@ -225,7 +227,7 @@ def test_builds_that_need_each_other_end_in_an_error(yard: Yard, tmp_path: Path)
     yard.server.add(own_backend(tmp_path, "hen", requires=["egg"]))
     yard.server.add(own_backend(tmp_path, "egg", requires=["hen"]))
     with pytest.raises(ProjectError) as caught:
-        settle([yard.sdist("hen")], IMAGE, yard.index())
+        settle_sdists([yard.sdist("hen")], IMAGE, yard.index())
     assert "hen → egg → hen" in "\n".join(caught.value.details)
 
 
@@ -240,7 +242,7 @@ def test_every_failed_build_is_said_at_once(yard: Yard, tmp_path: Path) -> None:
     )
     sdists = [yard.sdist(name) for name in ("good", "lost", "wild", "linked", "broken")]
     with pytest.raises(ProjectError) as caught:
-        settle(sdists, IMAGE, yard.index())
+        settle_sdists(sdists, IMAGE, yard.index())
     error, text = caught.value, "\n".join(caught.value.details)
     assert "'lost', 'wild', 'linked', 'broken' exist only as source" in error.what
     assert "lost 1.0: what its build asks for cannot be had together" in text
@@ -252,7 +254,7 @@ def test_every_failed_build_is_said_at_once(yard: Yard, tmp_path: Path) -> None:
     assert 'allow_unbuilt = ["lost", "wild", "linked", "broken"]' in error.hint
     log = next(line.split(": ", 1)[1] for line in error.details if "wild" in line and "whole log" in line)
     assert "No module named 'numpy'" in Path(log).read_text()
-    assert settle(sdists[:1], IMAGE, yard.index(unreachable()))[0].wheel
+    assert settle_sdists(sdists[:1], IMAGE, yard.index(unreachable()))[0].wheel
 
 
 def test_an_unbuilt_sdist_travels_where_allowed(yard: Yard, tmp_path: Path) -> None:
@@ -261,7 +263,7 @@ def test_an_unbuilt_sdist_travels_where_allowed(yard: Yard, tmp_path: Path) -> N
     yard.server.add(own_backend(tmp_path, "wild", requires=["plugin"], body="import numpy"))
     listener, sdist = Listener(), yard.sdist("wild")
     for policy in ("both", "rename", "wheel"):
-        (settled,) = settle(
+        (settled,) = settle_sdists(
             [sdist], IMAGE, yard.index(), policy=policy, allow_unbuilt=["wild"], report=listener
         )
         assert (settled.sdist, settled.wheel, names(settled)) == (sdist, None, ["plugin-1.0"])
@@ -277,7 +279,7 @@ def test_policies_leave_out_what_they_say(yard: Yard, tmp_path: Path) -> None:
     sdist = yard.sdist("demo")
     parts = {}
     for policy in ("both", "rename", "wheel"):
-        (one,) = settle([sdist], IMAGE, yard.index(), policy=policy)
+        (one,) = settle_sdists([sdist], IMAGE, yard.index(), policy=policy)
         parts[policy] = (one.sdist is not None, one.wheel is not None, len(one.closure))
     assert parts == {"both": (True, True, 1), "rename": (True, False, 1), "wheel": (False, True, 0)}
 
@@ -290,7 +292,7 @@ def test_a_build_that_wants_the_network_does_not_get_it(yard: Yard, tmp_path: Pa
     body = f"import socket; socket.create_connection(({host!r}, {port}), 2)"
     yard.server.add(own_backend(tmp_path, "crate", body=body))
     with pytest.raises(ProjectError) as caught:
-        settle([yard.sdist("crate")], IMAGE, yard.index())
+        settle_sdists([yard.sdist("crate")], IMAGE, yard.index())
     assert "its build wants the network" in "\n".join(caught.value.details)
     assert "--on kaggle" in caught.value.hint
 
@@ -306,7 +308,7 @@ def test_a_wheel_for_something_else_is_not_accepted(yard: Yard, tmp_path: Path, 
     """A build may end well and still make nothing for the image."""
     yard.server.add(own_backend(tmp_path, "demo", tag=tag))
     with pytest.raises(ProjectError) as caught:
-        settle([yard.sdist("demo")], IMAGE, yard.index())
+        settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert words in "\n".join(caught.value.details)
 
 
@@ -314,7 +316,7 @@ def test_a_build_must_make_the_version_that_was_frozen(yard: Yard, tmp_path: Pat
     """A version taken from a missing git checkout (0.0.0) is noticed."""
     yard.server.add(own_backend(tmp_path, "demo", "1.0", built_version="0.0.0"))
     with pytest.raises(ProjectError) as caught:
-        settle([yard.sdist("demo")], IMAGE, yard.index())
+        settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert "its build makes demo 0.0.0 instead" in "\n".join(caught.value.details)
 
 
@@ -322,7 +324,7 @@ def test_zips_and_refused_names_build_as_well(yard: Yard, tmp_path: Path) -> Non
     """A .zip sdist with members that Kaggle refuses (`&`, `@`) is settled like any other."""
     odd = {"demo/bad&name.ini": "x", "demo/@PaxHeader": "y"}
     yard.server.add(own_backend(tmp_path, "demo", files=odd, as_zip=True))
-    (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index())
+    (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index())
     assert settled.sdist is not None
     assert settled.sdist.filename == "demo-1.0.zip"
     assert offline(["uv"], settled, tmp_path / "kit", Path(sys.executable)).is_file()
@@ -332,7 +334,9 @@ def test_pure_wheels_are_built_without_the_images_python(yard: Yard, tmp_path: P
     """Where this machine lacks the image's Python, the running one builds, with a note that names the remedy."""
     yard.server.add(own_backend(tmp_path, "demo"))
     listener = Listener()
-    (settled,) = settle([yard.sdist("demo")], replace(IMAGE, python="3.99.0"), yard.index(), report=listener)
+    (settled,) = settle_sdists(
+        [yard.sdist("demo")], replace(IMAGE, python="3.99.0"), yard.index(), report=listener
+    )
     assert settled.wheel
     assert "uv python install 3.99" in listener.notes[0]
 
@@ -346,7 +350,7 @@ def test_the_wheel_is_the_same_everywhere(yard: Yard, tmp_path: Path) -> None:
         old = os.umask(umask)
         try:
             other = Yard(tmp_path / name, yard.server)
-            found.append(settle([other.sdist("demo")], IMAGE, other.index())[0].wheel)
+            found.append(settle_sdists([other.sdist("demo")], IMAGE, other.index())[0].wheel)
         finally:
             os.umask(old)
     one, two = found
@@ -364,7 +368,7 @@ def test_the_proof_of_offline_builds_has_no_network(yard: Yard, tmp_path: Path) 
     yard.server.add(
         own_backend(tmp_path, "demo", body=f"import socket; socket.create_connection(({host!r}, {port}), 2)")
     )
-    (settled,) = settle([yard.sdist("demo")], IMAGE, yard.index(), allow_unbuilt=["demo"])
+    (settled,) = settle_sdists([yard.sdist("demo")], IMAGE, yard.index(), allow_unbuilt=["demo"])
     with pytest.raises(AssertionError, match="unreachable"):
         offline(["uv"], settled, tmp_path / "kit", Path(sys.executable))
 
@@ -402,13 +406,13 @@ def old_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home / "bin" / "python"
 
 
-def real_sdist(name: str, version: str, index: Index) -> Sdist:
+def real_sdist(name: str, version: str, index: PackageIndex) -> Sdist:
     """Return an sdist of PyPI, whether there are wheels or not."""
     file = next(
-        one for one in index.files(name) if one.version == version and one.filename.endswith(".tar.gz")
+        one for one in index.list_files(name) if one.version == version and one.filename.endswith(".tar.gz")
     )
     return Sdist(
-        name=name, version=version, filename=file.filename, path=index.fetch(file), sha256=file.sha256, size=file.size
+        name=name, version=version, filename=file.filename, path=index.fetch_file(file), sha256=file.sha256, size=file.size
     )  # fmt: skip
 
 
@@ -418,9 +422,9 @@ def real_sdist(name: str, version: str, index: Index) -> Sdist:
 def test_real_sdists_build_offline_with_pip_24_and_uv(name: str, old_pip: Path, tmp_path: Path) -> None:
     """For Kaggle's Python 3.13: the closure has what is known to be needed, and both tools build from it alone."""
     version, needed = REAL[name]
-    index = Index(IndexSettings(), cache=tmp_path / "cache")
+    index = PackageIndex(IndexSettings(), cache=tmp_path / "cache")
     image = load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path)
-    (settled,) = settle([real_sdist(name, version, index)], image, index, cutoff=CUTOFF)
+    (settled,) = settle_sdists([real_sdist(name, version, index)], image, index, cutoff=CUTOFF)
     assert needed <= {wheel.filename.split("-")[0] for wheel in settled.closure}
     assert settled.wheel is not None
     tools: tuple[list[str | Path], ...] = (["uv"], [old_pip, "-m", "pip"])
@@ -437,8 +441,8 @@ def test_a_compiled_sdist_becomes_a_manylinux_wheel(tmp_path: Path) -> None:
     image = load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path)
     digests = set()
     for name in ("a", "b"):
-        index = Index(IndexSettings(), cache=tmp_path / name)
-        (settled,) = settle([real_sdist("lru-dict", "1.3.0", index)], image, index, cutoff=CUTOFF)
+        index = PackageIndex(IndexSettings(), cache=tmp_path / name)
+        (settled,) = settle_sdists([real_sdist("lru-dict", "1.3.0", index)], image, index, cutoff=CUTOFF)
         assert settled.wheel is not None
         assert settled.wheel.filename.startswith("lru_dict-1.3.0-cp313-cp313-manylinux")
         digests.add(settled.wheel.sha256)
@@ -452,9 +456,9 @@ def test_a_rust_crate_without_its_crates_is_an_error(tmp_path: Path) -> None:
     if interpreters.find("3.13", os.environ) is None:
         pytest.skip("needs Python 3.13")
     image = load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path)
-    index = Index(IndexSettings(), cache=tmp_path / "cache")
+    index = PackageIndex(IndexSettings(), cache=tmp_path / "cache")
     sdist = real_sdist("rpds-py", "0.27.0", index)
     with pytest.raises(ProjectError) as caught:
-        settle([sdist], image, index, policy="rename", cutoff=CUTOFF)
+        settle_sdists([sdist], image, index, policy="rename", cutoff=CUTOFF)
     assert "rpds-py 0.27.0: its build" in "\n".join(caught.value.details)
     assert 'allow_unbuilt = ["rpds-py"]' in caught.value.hint

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.wheel_files import normalise_wheel
+from offline_kit.packages.wheel_files import normalize_wheel
 from tests.support.local_index import make_wheel
 
 FILES = {
@@ -39,8 +39,8 @@ def wheel(folder: Path, *, reverse: bool = False, umask: int = 0, level: int = 6
 
 def test_equal_contents_become_equal_bytes(tmp_path: Path) -> None:
     """Order, dates, umask and compression leave no trace in a normalised wheel."""
-    one = normalise_wheel(wheel(tmp_path / "a"))
-    two = normalise_wheel(wheel(tmp_path / "b", reverse=True, umask=0o077, level=1))
+    one = normalize_wheel(wheel(tmp_path / "a"))
+    two = normalize_wheel(wheel(tmp_path / "b", reverse=True, umask=0o077, level=1))
     assert (
         one == two == hashlib.sha256((tmp_path / "a" / "demo-1.0-py3-none-any.whl").read_bytes()).hexdigest()
     )
@@ -49,7 +49,7 @@ def test_equal_contents_become_equal_bytes(tmp_path: Path) -> None:
 def test_record_is_true_afterwards(tmp_path: Path) -> None:
     """RECORD lists every member once with its digest and size, itself without."""
     path = wheel(tmp_path / "a")
-    normalise_wheel(path)
+    normalize_wheel(path)
     with zipfile.ZipFile(path) as archive:
         names = archive.namelist()
         rows = list(csv.reader(io.StringIO(archive.read("demo-1.0.dist-info/RECORD").decode())))
@@ -67,7 +67,7 @@ def test_a_vendored_distribution_keeps_its_record(tmp_path: Path) -> None:
     """RECORD is made anew for the wheel's own distribution, and not for one that it brings along inside."""
     vendored = {"demo/_vendor/old-0.1.dist-info/RECORD": "old/__init__.py,,\n"}
     path = make_wheel(tmp_path, "demo", "1.0", files=vendored)
-    normalise_wheel(path)
+    normalize_wheel(path)
     with zipfile.ZipFile(path) as archive:
         assert archive.read("demo/_vendor/old-0.1.dist-info/RECORD") == b"old/__init__.py,,\n"
         rows = list(csv.reader(io.StringIO(archive.read("demo-1.0.dist-info/RECORD").decode())))
@@ -81,13 +81,13 @@ def test_a_wheel_with_nothing_but_a_vendored_record_is_none(tmp_path: Path) -> N
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("demo/_vendor/old-0.1.dist-info/RECORD", "")
     with pytest.raises(ProjectError, match="has no RECORD"):
-        normalise_wheel(path)
+        normalize_wheel(path)
 
 
 def test_scripts_stay_executable(tmp_path: Path) -> None:
     """The owner's execute bit survives as 0755, everything else is 0644."""
     path = wheel(tmp_path / "a", umask=0o077)
-    normalise_wheel(path)
+    normalize_wheel(path)
     with zipfile.ZipFile(path) as archive:
         modes = {info.filename: info.external_attr >> 16 & 0o777 for info in archive.infolist()}
     assert modes.pop("demo-1.0.data/scripts/run") == 0o755
@@ -100,6 +100,6 @@ def test_what_is_no_wheel_is_said_and_left_alone(tmp_path: Path, content: bytes)
     path = tmp_path / "broken-1.0-py3-none-any.whl"
     path.write_bytes(content)
     with pytest.raises(ProjectError, match=r"broken-1\.0"):
-        normalise_wheel(path)
+        normalize_wheel(path)
     assert path.read_bytes() == content
     assert list(tmp_path.iterdir()) == [path]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.packages.builds.wheel_fit import DoesNotFit, fitted
+from offline_kit.packages.builds.wheel_fit import WheelMismatchError, fit_wheel
 from offline_kit.project.images import Image
 from tests.support.local_index import make_wheel
 
@@ -31,7 +31,7 @@ def test_pure_wheels_fit_as_they_are(tmp_path: Path) -> None:
     """Nothing is audited where nothing is compiled, whatever the tag says."""
     for tag in ("py3-none-any", "cp313-cp313-linux_x86_64"):
         wheel = make_wheel(tmp_path, "x", "1.0", tag=tag)
-        assert fitted(wheel, IMAGE, tmp_path / "out") == wheel
+        assert fit_wheel(wheel, IMAGE, tmp_path / "out") == wheel
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,20 @@ def test_pure_wheels_fit_as_they_are(tmp_path: Path) -> None:
 )
 def test_other_pythons_and_systems_do_not_fit(tmp_path: Path, tag: str) -> None:
     """The tag decides first, and the reason names it."""
-    with pytest.raises(DoesNotFit, match=tag):
-        fitted(make_wheel(tmp_path, "x", "1.0", tag=tag), IMAGE, tmp_path / "out")
+    with pytest.raises(WheelMismatchError, match=tag):
+        fit_wheel(make_wheel(tmp_path, "x", "1.0", tag=tag), IMAGE, tmp_path / "out")
 
 
 @compiles
 def test_what_needs_an_old_glibc_becomes_manylinux(tmp_path: Path) -> None:
     """A compiled wheel gets a tag that promises what its symbols keep."""
     wheel = compiled(tmp_path, "int answer(void) { return 42; }")
-    assert "manylinux" in fitted(wheel, IMAGE, tmp_path / "out").name
+    assert "manylinux" in fit_wheel(wheel, IMAGE, tmp_path / "out").name
 
 
 @compiles
 def test_what_needs_a_newer_glibc_does_not_fit(tmp_path: Path) -> None:
     """A symbol that the image's glibc lacks is a refusal that names that glibc."""
     wheel = compiled(tmp_path, "unsigned arc4random(void);\nunsigned answer(void) { return arc4random(); }")
-    with pytest.raises(DoesNotFit, match=r"glibc 2\.17"):
-        fitted(wheel, replace(IMAGE, glibc=(2, 17)), tmp_path / "out")
+    with pytest.raises(WheelMismatchError, match=r"glibc 2\.17"):
+        fit_wheel(wheel, replace(IMAGE, glibc=(2, 17)), tmp_path / "out")

@@ -8,7 +8,7 @@ import pytest
 
 from offline_kit.notebook.rendering import Target, render
 from offline_kit.packages import cuda_abi
-from offline_kit.packages.cuda_abi import Bond
+from offline_kit.packages.cuda_abi import WheelAbi
 from offline_kit.project import images
 from offline_kit.project.accelerators import ALIASES, SHAPES, machine_shape
 from offline_kit.project.images import Image
@@ -46,7 +46,7 @@ def test_machine_and_image_follow_from_one_word(tmp_path: Path, word: str) -> No
         cell for cell in json.loads(rendered.text)["cells"] if cell["id"].endswith("-settings")
     )
     assert f'ACCELERATOR = "{machine_shape(word) or "none"}"' in "".join(settings_cell["source"])
-    assert cuda_abi.of_image(chosen, word) == ()
+    assert cuda_abi.check_image(chosen, word) == ()
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_machine_and_image_follow_from_one_word(tmp_path: Path, word: str) -> No
 )
 def test_an_image_of_the_other_kind_is_warned_of(chosen: Image, accelerator: str, words: str) -> None:
     """An image that is named and does not go with the accelerator is a finding with its remedy."""
-    (found,) = cuda_abi.findings([], chosen, accelerator)
+    (found,) = cuda_abi.check_cuda_abi([], chosen, accelerator)
     assert found.what == words
     assert (str(found.severity), found.about) == ("warn", chosen.name)
     assert "leave `image` out" in found.remedy
@@ -69,23 +69,26 @@ def test_an_image_of_the_other_kind_is_warned_of(chosen: Image, accelerator: str
     [
         (
             "flash_attn-2.8.3+cu12torch2.8cxx11abiTRUE-cp312-cp312-linux_x86_64.whl",
-            Bond(torch="2.8", cuda=("12",)),
+            WheelAbi(torch="2.8", cuda=("12",)),
         ),
         (
             "mamba_ssm-2.2.4+cu12torch2.5cxx11abiFALSE-cp312-cp312-linux_x86_64.whl",
-            Bond(torch="2.5", cuda=("12",), old_abi=True),
+            WheelAbi(torch="2.5", cuda=("12",), old_abi=True),
         ),
-        ("torch_scatter-2.1.2+pt28cu128-cp313-cp313-linux_x86_64.whl", Bond(torch="2.8", cuda=("12.8",))),
-        ("torch_scatter-2.1.2+pt210cu130-cp313-cp313-linux_x86_64.whl", Bond(torch="2.10", cuda=("13.0",))),
-        ("torchvision-0.26.0+cu128-cp313-cp313-manylinux_2_28_x86_64.whl", Bond(cuda=("12.8",))),
-        ("auto_gptq-0.7.1+cu121-cp311-cp311-linux_x86_64.whl", Bond(cuda=("12.1",))),
-        ("numpy-2.3.0-cp313-cp313-manylinux_2_28_x86_64.whl", Bond()),
-        ("focus-1.0+local.1-py3-none-any.whl", Bond()),
+        ("torch_scatter-2.1.2+pt28cu128-cp313-cp313-linux_x86_64.whl", WheelAbi(torch="2.8", cuda=("12.8",))),
+        (
+            "torch_scatter-2.1.2+pt210cu130-cp313-cp313-linux_x86_64.whl",
+            WheelAbi(torch="2.10", cuda=("13.0",)),
+        ),
+        ("torchvision-0.26.0+cu128-cp313-cp313-manylinux_2_28_x86_64.whl", WheelAbi(cuda=("12.8",))),
+        ("auto_gptq-0.7.1+cu121-cp311-cp311-linux_x86_64.whl", WheelAbi(cuda=("12.1",))),
+        ("numpy-2.3.0-cp313-cp313-manylinux_2_28_x86_64.whl", WheelAbi()),
+        ("focus-1.0+local.1-py3-none-any.whl", WheelAbi()),
     ],
 )
-def test_names_tell_what_a_wheel_was_compiled_for(tmp_path: Path, filename: str, bond: Bond) -> None:
+def test_names_tell_what_a_wheel_was_compiled_for(tmp_path: Path, filename: str, bond: WheelAbi) -> None:
     """torch, CUDA and the C++ ABI stand in the local version, in several spellings."""
-    assert cuda_abi.bond_of(wheel(tmp_path, filename)) == bond
+    assert cuda_abi.read_wheel_abi(wheel(tmp_path, filename)) == bond
 
 
 def test_requirements_and_code_tell_it_too(tmp_path: Path) -> None:
@@ -96,13 +99,13 @@ def test_requirements_and_code_tell_it_too(tmp_path: Path) -> None:
         "vllm-0.11.0-cp38-abi3-manylinux1_x86_64.whl",
         {"vllm-0.11.0.dist-info/METADATA": metadata, "vllm/_C.abi3.so": b"\x7fELF..\0libcudart.so.12\0.."},
     )
-    assert cuda_abi.bond_of(vllm) == Bond(torch="2.8", cuda=("12",))
+    assert cuda_abi.read_wheel_abi(vllm) == WheelAbi(torch="2.8", cuda=("12",))
     kinds = ["cpu", "cuda118", "cuda126", "cuda128", "cuda130"]
     many = {f"bitsandbytes/libbitsandbytes_{each}.so": b"" for each in kinds}
     bits = wheel(tmp_path, "bitsandbytes-0.48.1-py3-none-manylinux_2_24_x86_64.whl", many)
-    assert cuda_abi.bond_of(bits).cuda == ("11.8", "12.6", "12.8", "13.0")
-    assert cuda_abi.findings([bits], GPU, "t4x2") == ()
-    assert cuda_abi.findings([bits], CPU, "none") == ()
+    assert cuda_abi.read_wheel_abi(bits).cuda == ("11.8", "12.6", "12.8", "13.0")
+    assert cuda_abi.check_cuda_abi([bits], GPU, "t4x2") == ()
+    assert cuda_abi.check_cuda_abi([bits], CPU, "none") == ()
 
 
 @pytest.mark.parametrize(
@@ -124,7 +127,7 @@ def test_requirements_and_code_tell_it_too(tmp_path: Path) -> None:
 )
 def test_a_wheel_for_another_torch_or_cuda_is_a_finding(tmp_path: Path, filename: str, words: str) -> None:
     """It names the wheel, what it was compiled for, what the image has, and which file to take instead."""
-    (found,) = cuda_abi.findings([wheel(tmp_path, filename)], GPU, "l4x4")
+    (found,) = cuda_abi.check_cuda_abi([wheel(tmp_path, filename)], GPU, "l4x4")
     assert (found.about, found.what) == (filename, words)
     assert "made for torch 2.11 and CUDA 12.8" in found.remedy
 
@@ -136,21 +139,21 @@ def test_a_wheel_that_fits_is_none(tmp_path: Path) -> None:
         "torch_scatter-2.1.2+pt211cu126-cp313-cp313-linux_x86_64.whl",
         "timm-1.0.20-py3-none-any.whl",
     ]
-    assert cuda_abi.findings([wheel(tmp_path, name) for name in good], GPU, "t4x2") == ()
+    assert cuda_abi.check_cuda_abi([wheel(tmp_path, name) for name in good], GPU, "t4x2") == ()
 
 
 def test_the_torch_that_the_kit_brings_counts(tmp_path: Path) -> None:
     """Where torch itself is replaced, its wheel is what the others meet."""
     own = wheel(tmp_path, "torch-2.8.0+cu128-cp313-cp313-manylinux_2_28_x86_64.whl")
     mamba = wheel(tmp_path, "mamba_ssm-2.2.5+cu12torch2.8cxx11abiTRUE-cp313-cp313-linux_x86_64.whl")
-    assert cuda_abi.findings([own, mamba], GPU, "t4x2") == ()
-    assert len(cuda_abi.findings([mamba], GPU, "t4x2")) == 1
+    assert cuda_abi.check_cuda_abi([own, mamba], GPU, "t4x2") == ()
+    assert len(cuda_abi.check_cuda_abi([mamba], GPU, "t4x2")) == 1
 
 
 def test_cuda_code_in_a_cpu_notebook_is_a_finding(tmp_path: Path) -> None:
     """The CPU image has no CUDA at all: the remedy names the accelerator."""
     bits = wheel(tmp_path, "torch_scatter-2.1.2+pt211cu128-cp313-cp313-linux_x86_64.whl")
-    (found,) = cuda_abi.findings([bits], CPU, "none")
+    (found,) = cuda_abi.check_cuda_abi([bits], CPU, "none")
     assert found.what == "needs CUDA 12.8, and the image has none"
     assert "accelerator" in found.remedy
 
@@ -158,6 +161,6 @@ def test_cuda_code_in_a_cpu_notebook_is_a_finding(tmp_path: Path) -> None:
 def test_flash_attention_on_a_t4_is_told(tmp_path: Path) -> None:
     """It would import and then refuse the T4; on an L4 nothing is said."""
     flash = wheel(tmp_path, "flash_attn-2.8.3+cu12torch2.11cxx11abiTRUE-cp313-cp313-linux_x86_64.whl")
-    (found,) = cuda_abi.findings([flash], GPU, "t4x2")
+    (found,) = cuda_abi.check_cuda_abi([flash], GPU, "t4x2")
     assert "generation after the T4's" in found.what
-    assert cuda_abi.findings([flash], GPU, "l4") == ()
+    assert cuda_abi.check_cuda_abi([flash], GPU, "l4") == ()

@@ -184,7 +184,7 @@ def kit(folder: Path, *names: str) -> Kit:
     for part in parts:
         (made.part_folder(part) / part.name).mkdir(parents=True)
         (made.part_folder(part) / part.name / "m").write_bytes(b"x")
-        manifest.write(made.part_folder(part), part)
+        manifest.write_manifest(made.part_folder(part), part)
     return made
 
 

@@ -32,7 +32,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shop(cache: Path, **more: object) -> Workshop:
-    return Workshop(settings=pip_settings.read(processes.environment()), cache=cache, **more)  # type: ignore[arg-type]
+    return Workshop(settings=pip_settings.read_pip_settings(processes.environment()), cache=cache, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.index
@@ -175,7 +175,7 @@ def test_what_runs_the_notebook_has_no_way_around(tmp_path: Path) -> None:
     """--env current needs papermill too: it is not named as a remedy where that cannot be had."""
     (tmp_path / "simple").mkdir()
     empty = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (tmp_path / "simple").as_uri()}
-    nothing = Workshop(settings=pip_settings.read(empty), cache=tmp_path)
+    nothing = Workshop(settings=pip_settings.read_pip_settings(empty), cache=tmp_path)
     with pytest.raises(OutsideError, match="could not be resolved") as caught:
         environments.papermill(nothing)
     assert "--env" not in caught.value.hint

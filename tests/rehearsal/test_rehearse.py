@@ -103,7 +103,7 @@ class Theatre:
             digest = hashlib.sha256(data).hexdigest()
             entries.append(FileEntry(role=role, original=name, stored=name, size=len(data), sha256=digest))
         part = manifest.make_part("kit", entries)
-        manifest.write(out / "dataset", part)
+        manifest.write_manifest(out / "dataset", part)
         (out / "notebook").mkdir(exist_ok=True)
         notebook = NB.v4.new_notebook(
             metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}
@@ -116,7 +116,7 @@ class Theatre:
             "competition_sources": ["digits"],
         }
         (out / "notebook" / "kernel-metadata.json").write_text(json.dumps(metadata))
-        return Kit(folder=out, id=manifest.kit_id([part.id]), parts=(part,))
+        return Kit(folder=out, id=manifest.compute_kit_id([part.id]), parts=(part,))
 
     def rehearse(self, kit: Kit, **more: Any) -> Rehearsal:
         wishes = {
@@ -127,7 +127,7 @@ class Theatre:
             "timeout": 120,
             **more,
         }
-        settings = wishes.pop("settings", None) or pip_settings.read(processes.environment())
+        settings = wishes.pop("settings", None) or pip_settings.read_pip_settings(processes.environment())
         return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
 
     def failure(self, *cells: str, **more: Any) -> ProjectError:
@@ -453,7 +453,7 @@ def test_what_a_run_lacked_of_the_image_is_added_and_it_runs_again(
 ) -> None:
     """An engine that a library imports by itself is the environment's to have; the next rehearsal knows it at once."""
     wheels = local_index(theatre.folder)
-    settings = pip_settings.read(processes.environment(PIP_FIND_LINKS=str(wheels)))
+    settings = pip_settings.read_pip_settings(processes.environment(PIP_FIND_LINKS=str(wheels)))
     kit = theatre.kit(*cells, WRITE)
     name = f"here-{len(cells)}"  # what was lacked before is known for an image
     more = {"env": "matching", "image": replace(image(readerlib="1.0", enginelib="1.0"), name=name)}
@@ -475,7 +475,7 @@ def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
     use = "import sys; sys.path.append('/kaggle/input/datasets/me/plant-kit/code'); import loose"
     code = {"code/loose.py": b"import readerlib\n"}
     kit = theatre.kit(use, WRITE, files=code, plan={"image": "image.toml"})
-    settings = pip_settings.read(processes.environment(PIP_FIND_LINKS=str(wheels)))
+    settings = pip_settings.read_pip_settings(processes.environment(PIP_FIND_LINKS=str(wheels)))
     listed = load_image("image.toml", accelerator="none", project=theatre.folder)
     theatre.rehearse(kit, settings=settings, env="matching", image=listed)
     before = sorted(path.name for path in (theatre.cache / "environments").glob("*-*"))

@@ -47,7 +47,7 @@ class Stage:
         weights = self.found(checkpoints)
         beside = self.found(preprocessing) if preprocessing else ()
         workshop = Workshop()
-        inside = layout.checkpoint_names(weights)
+        inside = layout.name_checkpoints(weights)
         for each in weights:
             workshop.add(inside[each.original], each.path.read_bytes(), "checkpoint")
         for each in beside:
@@ -61,7 +61,7 @@ class Stage:
             self.project,
             competition=COMPETITION,
             members=members.resolve(said, weights),
-            preprocessing=layout.preprocessing_names(beside),
+            preprocessing=layout.name_preprocessing_files(beside),
         )
         return render(kit_of(workshop, self.folder), said, IMAGE, about)
 

@@ -54,7 +54,7 @@ def make_kit(folder: Path, files: Mapping[str, bytes] = FILES, *, split: bool = 
             for path, data in content.items()
         ]
         parts.append(manifest.make_part(name, entries))
-        manifest.write(place, parts[-1])
+        manifest.write_manifest(place, parts[-1])
     return manifest.read_kit(folder)
 
 

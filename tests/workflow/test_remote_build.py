@@ -243,7 +243,7 @@ def test_the_output_is_a_part_of_a_kit(tmp_path: Path) -> None:
     """The notebook's own manifest is one that the kit's search finds, checks, and restores names by."""
     folder = tmp_path / "notebooks" / "alice" / "plants-wheelhouse"
     ident = made(folder, wheel("torchy", "1.0+cu1"), wheel("plain"))
-    part = manifest.read(folder)
+    part = manifest.read_manifest(folder)
     assert (part.name, part.id) == (remote_wheelhouse.PART, ident)
     names = {entry.original: entry.stored for entry in part.entries}
     assert names["packages/torchy-1.0+cu1-py3-none-any.whl"] == "packages/torchy-1.0_cu1-py3-none-any.whl"
@@ -285,18 +285,20 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
     known = record(part=ident)
     text = kit_capture.image_text(kit_capture.capture("mine"))
     place = remote_wheelhouse.place(known, tmp_path / "cache")
-    remote_wheelhouse.keep(place, manifest.read(output), (output / kit_wheelhouse.FACTS).read_text(), text)
+    remote_wheelhouse.keep(
+        place, manifest.read_manifest(output), (output / kit_wheelhouse.FACTS).read_text(), text
+    )
     (outlined,) = remote_wheelhouse.load(known, tmp_path / "cache").wheels.wheels
     whole = dataclasses.replace(outlined, path=tmp_path / name)
     assert outlined.path.stat().st_size < len(content) / 10
     assert (
         import_names.of_wheel(outlined.path) == import_names.of_wheel(whole.path) == ("beside", "flash_attn")
     )
-    assert cuda_abi.bond_of(outlined) == cuda_abi.bond_of(whole)
-    assert cuda_abi.bond_of(outlined).cuda == ("12",)
-    told = distribution_metadata.metadata_of(outlined.path, name)
+    assert cuda_abi.read_wheel_abi(outlined) == cuda_abi.read_wheel_abi(whole)
+    assert cuda_abi.read_wheel_abi(outlined).cuda == ("12",)
+    told = distribution_metadata.read_metadata(outlined.path, name)
     assert told
-    assert told.strip() == (distribution_metadata.metadata_of(whole.path, name) or b"").strip()
+    assert told.strip() == (distribution_metadata.read_metadata(whole.path, name) or b"").strip()
 
 
 def test_a_wheelhouse_that_is_not_here_or_outdated(tmp_path: Path) -> None:
@@ -332,7 +334,7 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     whole = record(part=ident, image="0" * 64)
     place = remote_wheelhouse.place(whole, tmp_path / "cache")
     facts = (output / kit_wheelhouse.FACTS).read_text()
-    remote_wheelhouse.keep(place, manifest.read(output), facts, text)
+    remote_wheelhouse.keep(place, manifest.read_manifest(output), facts, text)
     found = remote_wheelhouse.load(whole, tmp_path / "cache")
     frozen = found.freeze(("needy", "packaging>=20", "--index-url https://example.org"))
     fates = {pin.name: (pin.fate, pin.requires) for pin in frozen.pins}
@@ -343,7 +345,7 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     }
     assert frozen.text.splitlines()[1:] == ["needy==1.0"]
     with pytest.raises(ProjectError, match="makes no sense"):
-        remote_wheelhouse.keep(place, manifest.read(output), '{"wheels": []}', text)
+        remote_wheelhouse.keep(place, manifest.read_manifest(output), '{"wheels": []}', text)
     (place / remote_wheelhouse.OUTLINES / name).unlink()
     with pytest.raises(ProjectError, match="damaged"):
         remote_wheelhouse.load(whole, tmp_path / "cache")

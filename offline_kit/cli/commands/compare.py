@@ -60,10 +60,10 @@ def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -
     from offline_kit.kit import diff as differing
     from offline_kit.kit import diff_sides
 
-    sides = [diff_sides.read(_kit(place)) for place in (old, new)]
-    found = differing.compare(*sides)
+    sides = [diff_sides.read_snapshot(_kit(place)) for place in (old, new)]
+    found = differing.compare_kits(*sides)
     summary_compare.show_difference(found, console_of(quiet=quiet, as_json=as_json))
-    if exit_code and not found.same:
+    if exit_code and not found.is_identical:
         sys.exit(Exit.PROJECT)
 
 

@@ -10,7 +10,7 @@ from offline_kit.core.files import human_size
 if TYPE_CHECKING:
     # Only named: showing a difference must not import what a verification needs.
     from offline_kit.kaggle.push.verify_remote import NotebookCheck, PartCheck, Problem, Verification
-    from offline_kit.kit.diff import Difference, FileChange, NotebookChange, PackageChange
+    from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
 
 SHORT = 40
 """Lines of the notebook's difference that a person sees."""
@@ -100,16 +100,16 @@ def _problem_facts(problems: "tuple[Problem, ...]") -> list[dict[str, str]]:
     return [{"what": problem.what, "remedy": problem.remedy} for problem in problems]
 
 
-def show_difference(found: "Difference", console: Console) -> None:
+def show_difference(found: "KitDifference", console: Console) -> None:
     """Show what differs between two kits, on stdout: it is what the command is for."""
-    if found.same:
+    if found.is_identical:
         console.lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
     else:
         console.lines(list(_difference_lines(found)))
-    console.result({"ok": True, "same": found.same, **_difference_facts(found)})
+    console.result({"ok": True, "same": found.is_identical, **_difference_facts(found)})
 
 
-def _difference_lines(found: "Difference") -> Iterator[str]:
+def _difference_lines(found: "KitDifference") -> Iterator[str]:
     old, new = found.old.kit, found.new.kit
     if old.id == new.id:
         yield f"kit {new.id[:12]} in both, with another notebook"
@@ -167,7 +167,7 @@ def _value(value: object) -> str:
     return "none" if value in (None, "") else str(value)
 
 
-def _difference_facts(found: "Difference") -> dict[str, Any]:
+def _difference_facts(found: "KitDifference") -> dict[str, Any]:
     named = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
     sides = {
         name: {"kit": side.kit.id, "folder": str(side.kit.folder), "image": side.image, "python": side.python}

@@ -81,9 +81,11 @@ def _image_facts(item: images.Image) -> dict[str, Any]:
 
 def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
     """Show what a build would put into the kit; `final` also prints the JSON object."""
-    from offline_kit.kit.manifest import package_sizes
+    from offline_kit.kit.manifest import read_package_sizes
 
-    there = package_sizes(plan.config.out)  # what the last build brought; of others only the index knows it
+    there = read_package_sizes(
+        plan.config.out
+    )  # what the last build brought; of others only the index knows it
     sizes = {
         pin.name: there[pin.name, pin.version] for pin in plan.freeze.pins if (pin.name, pin.version) in there
     }
@@ -103,9 +105,10 @@ def plan_facts(plan: "Plan") -> dict[str, Any]:
 def show_build(built: "Built", console: Console, *, final: bool = True, typed: str = "") -> None:
     """Show the kit that was built; `final` also prints the JSON object and what to do next, with what was `typed`."""
     kit, contents = built.kit, built.contents
-    sizes = {one.name: one.size for one in (*contents.house.wheels, *contents.own.wheels)}
+    sizes = {one.name: one.size for one in (*contents.wheelhouse.wheels, *contents.own.wheels)}
     sizes |= {
-        one.name: sum(f.size for f in (one.sdist, one.wheel, *one.closure) if f) for one in contents.settled
+        one.name: sum(f.size for f in (one.sdist, one.wheel, *one.closure) if f)
+        for one in contents.prepared_sdists
     }
     _show_freeze(contents.freeze, sizes, console)
     own = [(wheel.filename, human_size(wheel.size)) for wheel in contents.own.wheels]

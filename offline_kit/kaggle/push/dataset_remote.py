@@ -101,7 +101,7 @@ def marker(kaggle: Kaggle, ref: str) -> Part | None:
         if kaggle.download(ref, MARKER, path) > _MAX_MARKER:
             return None
         try:
-            return manifest.parse(_text(path), f"{ref}/{MARKER}")
+            return manifest.parse_manifest(_text(path), f"{ref}/{MARKER}")
         except (ProjectError, UnicodeDecodeError, zipfile.BadZipFile):
             return None
 

@@ -69,7 +69,7 @@ def _read(ref: str, fetch: Callable[[Path], int]) -> Part | None:
         try:
             if fetch(path) > _MAX_MARKER:
                 return None
-            return manifest.parse(path.read_text(encoding="utf-8"), f"{ref}/{MARKER}")
+            return manifest.parse_manifest(path.read_text(encoding="utf-8"), f"{ref}/{MARKER}")
         except (ProjectError, UnicodeDecodeError):
             return None
         except RefusedError as no:

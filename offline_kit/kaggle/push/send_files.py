@@ -44,7 +44,7 @@ def spending(uploader: Uploader) -> Iterator[None]:
 
 def uploads(part: Part, folder: Path) -> tuple[Upload, ...]:
     """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
-    if manifest.read(folder).id != part.id:
+    if manifest.read_manifest(folder).id != part.id:
         raise ProjectError(f"'{folder}' was built anew meanwhile", hint="run the same command again")
     marker = folder / MARKER
     files = [

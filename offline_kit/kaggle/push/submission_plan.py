@@ -14,7 +14,7 @@ from offline_kit.kaggle.client.api_types import (
     Submission,
 )
 from offline_kit.kaggle.push.submission_tag import LONGEST_MESSAGE, Mark, described
-from offline_kit.kit.manifest import kit_id
+from offline_kit.kit.manifest import compute_kit_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class Seen:
     @property
     def kit(self) -> str:
         """Id of the kit that the version was rendered for; empty where it does not say."""
-        return kit_id(self.parts.values()) if self.parts else ""
+        return compute_kit_id(self.parts.values()) if self.parts else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ from offline_kit.kaggle.push.submission_plan import (
 )
 from offline_kit.kaggle.push.submission_remote import earlier, listed, look
 from offline_kit.kaggle.push.submission_tag import Mark, exactly, read
-from offline_kit.kit.manifest import kit_id
+from offline_kit.kit.manifest import compute_kit_id
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 
 ACTION = "submit"
@@ -83,7 +83,7 @@ def plan(
     made = kaggle.submissions(request.competition) if taking_part else ()
     notebook = kaggle.notebook(request.notebook, request.version)
     parts = parts_of(notebook.text) if notebook else {}
-    kit = kit_id(parts.values()) if parts else request.kit
+    kit = compute_kit_id(parts.values()) if parts else request.kit
     mark = Mark(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
     same = earlier(mark, request.competition, made, kaggle, ledger)
     if settled and not same:
@@ -229,7 +229,7 @@ def _made(plan: SubmitPlan, found: Submission, ledger: Ledger, report: Reporter)
 
 def _entry(plan: SubmitPlan, ref: int, ledger: Ledger) -> Entry:
     request = plan.request
-    kit = kit_id(plan.parts.values()) if plan.parts else request.kit
+    kit = compute_kit_id(plan.parts.values()) if plan.parts else request.kit
     # An earlier version was not made from the commit that is checked out now.
     known = (each.commit for each in reversed(ledger.entries()) if each.kit == kit and each.commit)
     commit = request.commit if request.kit == kit else next(known, "")

@@ -198,7 +198,7 @@ class _Looked:
 
 def _local(kit: Kit, part: Part, report: Reporter) -> list[Problem]:
     folder = kit.part_folder(part)
-    wrong = manifest.verify(folder, manifest.lying(folder, part), report=report)
+    wrong = manifest.verify_part(folder, manifest.select_local_files(folder, part), report=report)
     return [Problem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
 
 

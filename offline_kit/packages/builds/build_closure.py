@@ -12,10 +12,10 @@ from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.report import Reporter
 from offline_kit.packages.builds import confined_build, uv_tool
-from offline_kit.packages.builds.build_environment import BuildFailed
+from offline_kit.packages.builds.build_environment import BuildFailedError
 from offline_kit.packages.download import fetch_files
-from offline_kit.packages.file_choice import Target
-from offline_kit.packages.index import Index
+from offline_kit.packages.file_choice import ImageTarget
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import redact
 from offline_kit.project.types import Fate, Pin, Sdist, Wheel
 
@@ -27,12 +27,12 @@ _NO_NETWORK = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class BuildSources:
     """Where build requirements come from, and what pins them."""
 
-    target: Target
+    target: ImageTarget
     """The image."""
-    index: Index
+    index: PackageIndex
     """The indexes."""
     cache: Cache
     """Where fetched files are kept."""
@@ -44,8 +44,8 @@ class Sources:
     """Nothing uploaded later is considered; empty: no cut-off."""
 
 
-def obtain(
-    requirements: Sequence[str], sources: Sources, report: Reporter
+def obtain_requirements(
+    requirements: Sequence[str], sources: BuildSources, report: Reporter
 ) -> tuple[tuple[Wheel, ...], tuple[Sdist, ...]]:
     """Return all that these requirements need in the image, as wheels where there are any.
 
@@ -53,54 +53,54 @@ def obtain(
     against them runs beside them. Raises BuildFailed where the requirements cannot be met, OutsideError
     where an index does not answer.
     """
-    _refuse_urls(requirements)
+    _check_requirements(requirements)
     if not requirements:
         return (), ()
-    pins = _resolve(requirements, sources)
+    pins = _resolve_pins(requirements, sources)
     artifacts, missing = fetch_files(pins, sources.target, sources.index, sources.cache, report)
     if missing:
         lines = [
-            f"{one.pin.name}=={one.pin.version}: {line}" for one in missing for line in one.outlook.lines
+            f"{one.pin.name}=={one.pin.version}: {line}" for one in missing for line in one.alternatives.lines
         ]
         names = ", ".join(f"{one.pin.name}=={one.pin.version}" for one in missing)
-        raise BuildFailed(f"its build needs {names}, of which nothing fits the image", lines)
+        raise BuildFailedError(f"its build needs {names}, of which nothing fits the image", lines)
     wheels = tuple(one for one in artifacts if isinstance(one, Wheel))
     return wheels, tuple(one for one in artifacts if isinstance(one, Sdist))
 
 
-def _refuse_urls(requirements: Sequence[str]) -> None:
+def _check_requirements(requirements: Sequence[str]) -> None:
     from packaging.requirements import InvalidRequirement, Requirement
 
     for text in requirements:
         try:
             requirement = Requirement(text)
         except InvalidRequirement as error:
-            raise BuildFailed(
+            raise BuildFailedError(
                 f"its build asks for '{text}', which is no valid requirement", [str(error)]
             ) from error
         if requirement.url:
-            raise BuildFailed(
+            raise BuildFailedError(
                 f"its build asks for '{requirement.name}' from a URL, which an offline build cannot follow",
                 [redact(text)],
             )
 
 
-def _resolve(requirements: Sequence[str], sources: Sources) -> list[Pin]:
+def _resolve_pins(requirements: Sequence[str], sources: BuildSources) -> list[Pin]:
     with tempfile.TemporaryDirectory(prefix="offline-kit-closure-") as name:
         folder = Path(name).resolve()
-        asked, pinned = folder / "build.in", folder / "build.txt"
-        asked.write_text("".join(f"{text}\n" for text in sorted(requirements)), encoding="utf-8")
+        input_file, output_file = folder / "build.in", folder / "build.txt"
+        input_file.write_text("".join(f"{text}\n" for text in sorted(requirements)), encoding="utf-8")
         image = sources.target.image
         # An output file that is there already holds preferences, not conditions.
-        pinned.write_text(
+        output_file.write_text(
             "".join(f"{key}=={image.packages[key]}\n" for key in sorted(image.packages)), encoding="utf-8"
         )
         words: list[str | Path] = [
             "pip",
             "compile",
-            asked,
+            input_file,
             "--output-file",
-            pinned,
+            output_file,
             "--python",
             sources.python,
         ]
@@ -108,45 +108,45 @@ def _resolve(requirements: Sequence[str], sources: Sources) -> list[Pin]:
             words += ["--python-version", image.python, "--python-platform", image.platform_for_uv]
         words += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
         words += ["--exclude-newer", sources.cutoff] if sources.cutoff else []
-        done = _uv(words, sources, folder, _undated(requirements, sources))
-        if not done.ok:
-            raise _refusal(done, requirements)
-        return _read(pinned.read_text(encoding="utf-8"))
+        result = _run_compile(words, sources, folder, _find_undated_indexes(requirements, sources))
+        if not result.ok:
+            raise _make_compile_error(result, requirements)
+        return _parse_pins(output_file.read_text(encoding="utf-8"))
 
 
-def _uv(
-    words: Sequence[str | Path], sources: Sources, folder: Path, undated: Collection[str]
+def _run_compile(
+    words: Sequence[str | Path], sources: BuildSources, folder: Path, undated: Collection[str]
 ) -> processes.Done:
     settings = sources.index.settings
     # uv runs the builds of sdists that keep their metadata to themselves
-    return uv_tool.run_builds(
+    return uv_tool.run_uv_builds(
         words,
         settings,
         undated=undated,
         cwd=folder,
         cache=sources.cache.root,
-        shown=confined_build.python_folders(sources.python),
+        shown=confined_build.list_python_folders(sources.python),
     )
 
 
-def _undated(requirements: Sequence[str], sources: Sources) -> set[str]:
+def _find_undated_indexes(requirements: Sequence[str], sources: BuildSources) -> set[str]:
     """Return the indexes that do not tell upload times, judged by what is asked for: they know no cut-off."""
     from packaging.requirements import Requirement
 
     settings = sources.index.settings
-    found = set()
-    for url in settings.index_urls() if sources.cutoff else ():
+    undated_urls = set()
+    for url in settings.list_index_urls() if sources.cutoff else ():
         if "//pypi.org/" not in url:
-            own = replace(settings, index_url=url, extra_index_urls=(), find_links=())
-            alone = Index(own, cache=sources.cache.root)
-            files = [file for text in requirements for file in alone.files(Requirement(text).name)]
+            single_index = replace(settings, index_url=url, extra_index_urls=(), find_links=())
+            alone = PackageIndex(single_index, cache=sources.cache.root)
+            files = [file for text in requirements for file in alone.list_files(Requirement(text).name)]
             if not any(file.upload_time for file in files):
-                found.add(url)
-    return found
+                undated_urls.add(url)
+    return undated_urls
 
 
-def _refusal(done: processes.Done, requirements: Sequence[str]) -> Exception:
-    text = redact(done.err or done.out)
+def _make_compile_error(result: processes.Done, requirements: Sequence[str]) -> Exception:
+    text = redact(result.err or result.out)
     lines = [line for line in text.splitlines() if line.strip()]
     if _NO_NETWORK.search(text):
         return OutsideError(
@@ -154,17 +154,17 @@ def _refusal(done: processes.Done, requirements: Sequence[str]) -> Exception:
             hint="check the connection and the index settings of pip, then run again",
             details=lines[-8:],
         )
-    return BuildFailed("what its build asks for cannot be had together", lines[-15:])
+    return BuildFailedError("what its build asks for cannot be had together", lines[-15:])
 
 
-def _read(text: str) -> list[Pin]:
-    found: list[tuple[str, str, list[str]]] = []
+def _parse_pins(text: str) -> list[Pin]:
+    parsed: list[tuple[str, str, list[str]]] = []
     for line in text.splitlines():
         if pinned := _PINNED.match(line):
-            found.append((pinned[1], pinned[2], []))
-        if found:
-            found[-1][2].extend(_HASH.findall(line))
+            parsed.append((pinned[1], pinned[2], []))
+        if parsed:
+            parsed[-1][2].extend(_HASH.findall(line))
     return [
         Pin(name=name, version=version, fate=Fate.BUNDLED, hashes=tuple(sorted(hashes)))
-        for name, version, hashes in found
+        for name, version, hashes in parsed
     ]

@@ -59,18 +59,18 @@ WITH_FRAMEWORK = "name a release wheel that fits the image (./name.whl), or buil
 """The two ways to a package that is compiled against a framework of the image."""
 
 
-def compiled_against(text: str) -> str:
+def find_framework(text: str) -> str:
     """Return the framework that a build asked for, by what it said; empty for none."""
-    found = _AGAINST.search(text)
-    return next(filter(None, found.groups()), "") if found else ""
+    match = _AGAINST.search(text)
+    return next(filter(None, match.groups()), "") if match else ""
 
 
-class BuildFailed(Exception):  # noqa: N818 (a result that stages translate)
+class BuildFailedError(Exception):
     """A build that ended badly: why, in one sentence, and its last lines."""
 
-    def __init__(self, why: str, tail: Sequence[str], *, wants_network: bool = False) -> None:
-        super().__init__(why)
-        self.why = why
+    def __init__(self, reason: str, tail: Sequence[str], *, wants_network: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
         """For a person, without a capital: "its build needs Rust"."""
         self.tail = tuple(tail)
         """The last lines of the log."""
@@ -79,7 +79,7 @@ class BuildFailed(Exception):  # noqa: N818 (a result that stages translate)
 
 
 @cache
-def network_cut() -> tuple[str, ...]:
+def find_offline_prefix() -> tuple[str, ...]:
     """Return the words before a command that leave it without a network; empty where the system has none."""
     program = processes.which("unshare") if sys.platform == "linux" else None
     for flags in ("-rn", "-n"):
@@ -107,24 +107,24 @@ def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, st
     return env
 
 
-def unpack(sdist: Sdist, into: Path) -> Path:
-    """Unpack an sdist below `into` and return the folder of its sources; ProjectError for a broken one."""
+def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
+    """Unpack an sdist below `folder` and return the folder of its sources; ProjectError for a broken one."""
     try:
         if sdist.filename.endswith(".zip"):
             with zipfile.ZipFile(sdist.path) as archive:
-                archive.extractall(into)  # noqa: S202 (zipfile keeps members inside)
+                archive.extractall(folder)  # noqa: S202 (zipfile keeps members inside)
         else:
             with tarfile.open(sdist.path) as archive:
                 # Python before 3.11.4 has no filters; what is unpacked is built, and so trusted, anyway.
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)
-                archive.extractall(into)  # noqa: S202 (filtered)
+                archive.extractall(folder)  # noqa: S202 (filtered)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
             f"the sdist '{sdist.filename}' cannot be unpacked: {error}",
             hint=f"exclude '{sdist.name}', or choose another version of it",
         ) from error
-    inside = list(into.iterdir())
-    top = inside[0] if len(inside) == 1 and inside[0].is_dir() else into
+    inside = list(folder.iterdir())
+    top = inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
     if not any((top / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg")):
         raise ProjectError(
             f"the sdist '{sdist.filename}' holds neither pyproject.toml nor setup.py",
@@ -133,20 +133,20 @@ def unpack(sdist: Sdist, into: Path) -> Path:
     return top
 
 
-def static_requires(source: Path) -> set[str]:
+def read_static_requires(source: Path) -> set[str]:
     """Return what a build asks for before any of its code runs; BuildFailed for a pyproject.toml that is none."""
     import build
 
     try:
-        asked = build.ProjectBuilder(source).build_system_requires
+        requires = build.ProjectBuilder(source).build_system_requires
     except build.BuildException as error:
-        raise BuildFailed("its pyproject.toml is not valid", [str(error)]) from error
+        raise BuildFailedError("its pyproject.toml is not valid", [str(error)]) from error
     # Old setuptools need wheel to make one; the standard default leaves it to them to ask.
-    return asked if (source / "pyproject.toml").is_file() else asked | {"wheel"}
+    return requires if (source / "pyproject.toml").is_file() else requires | {"wheel"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workshop:
+class BuildEnvironment:
     """A throwaway environment with exactly the wheels that were put into it."""
 
     python: Path
@@ -160,7 +160,7 @@ class Workshop:
     prefix: tuple[str, ...] | None = None
     """Words before each command of the user's own build; None: somebody else's runs in a box."""
 
-    def hold(self, wheels: Sequence[Wheel]) -> None:
+    def sync_wheels(self, wheels: Sequence[Wheel]) -> None:
         """Let the environment hold exactly these wheels; BuildFailed where one cannot be installed."""
         lines = []
         for wheel in wheels:
@@ -171,64 +171,64 @@ class Workshop:
             lines.append(f"{wheel.name} @ {link.as_uri()}\n")
         listed = self.scratch / "wheels.txt"
         listed.write_text("".join(lines), encoding="utf-8")
-        where = ("--python", self.python, "--no-index", "--allow-empty-requirements", "--link-mode", "copy")
-        self.uv("pip", "sync", "--quiet", *where, listed)
+        options = ("--python", self.python, "--no-index", "--allow-empty-requirements", "--link-mode", "copy")
+        self.run_uv("pip", "sync", "--quiet", *options, listed)
 
-    def uv(self, *words: str | Path) -> None:
+    def run_uv(self, *words: str | Path) -> None:
         """Run uv without network and configuration; BuildFailed where it does not do as told."""
         outside = processes.environment()
-        kept = ("UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
-        env = {**self.env, **{name: outside[name] for name in kept if name in outside}}
+        passed = ("UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
+        env = {**self.env, **{name: outside[name] for name in passed if name in outside}}
         env |= {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_OFFLINE": "1", "NO_COLOR": "1"}
         argv = [interpreters.uv(), *words]
         try:
             processes.run(argv, env=env, cwd=self.scratch, log=self.log, timeout=600)
         except OfflineKitError as error:
-            raise self.failure("; ".join((error.what, *error.details))) from error
+            raise self.make_failure("; ".join((error.what, *error.details))) from error
 
-    def asks(self, source: Path) -> tuple[str, ...]:
+    def list_hook_requires(self, source: Path) -> tuple[str, ...]:
         """Return what the build hook asks for beyond build-system.requires; BuildFailed if it breaks."""
-        with self._translated():
-            return tuple(sorted(self._builder(source).get_requires_for_build("wheel")))
+        with self._translate_errors():
+            return tuple(sorted(self._make_builder(source).get_requires_for_build("wheel")))
 
-    def build(self, source: Path, into: Path) -> Path:
+    def build_wheel(self, source: Path, folder: Path) -> Path:
         """Build a wheel of the sources and return it; BuildFailed if that breaks."""
-        with self._translated():
-            wheel = Path(self._builder(source).build("wheel", into))
+        with self._translate_errors():
+            wheel = Path(self._make_builder(source).build("wheel", folder))
         if not leftovers.is_regular(wheel):
-            raise BuildFailed("its build leaves no wheel that is a regular file", [wheel.name])
+            raise BuildFailedError("its build leaves no wheel that is a regular file", [wheel.name])
         return wheel
 
-    def _builder(self, source: Path) -> "ProjectBuilder":
+    def _make_builder(self, source: Path) -> "ProjectBuilder":
         import build
 
-        return build.ProjectBuilder(source, python_executable=str(self.python), runner=self._run)
+        return build.ProjectBuilder(source, python_executable=str(self.python), runner=self._run_hook)
 
-    def _run(
+    def _run_hook(
         self, cmd: Sequence[str], cwd: str | None = None, extra_environ: Mapping[str, str] | None = None
     ) -> None:
         env = {**self.env, **(extra_environ or {})}
-        where = Path(cwd or self.scratch)
+        folder = Path(cwd or self.scratch)
         if self.prefix is not None:
-            processes.run([*self.prefix, *cmd], cwd=where, env=env, log=self.log, timeout=3600)
+            processes.run([*self.prefix, *cmd], cwd=folder, env=env, log=self.log, timeout=3600)
             return
-        done = confined_build.run(
+        result = confined_build.run_confined(
             cmd,
             Confinement(
                 env=env,
-                cwd=where,
+                cwd=folder,
                 # the last word is the folder of questions and answers that pyproject_hooks makes
                 writable=(self.scratch, Path(cmd[-1])) if Path(cmd[-1]).is_dir() else (self.scratch,),
-                shown=confined_build.python_folders(self.python),
+                shown=confined_build.list_python_folders(self.python),
             ),
             log=self.log,
             timeout=3600,
         )
-        if not done.ok:
-            raise processes.CommandError(done)
+        if not result.ok:
+            raise processes.CommandError(result)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         import build
 
         try:
@@ -237,35 +237,35 @@ class Workshop:
                 warnings.simplefilter("ignore")
                 yield
         except (build.BuildException, build.BuildBackendException) as error:
-            raise self.failure(str(error)) from error
+            raise self.make_failure(str(error)) from error
 
-    def failure(self, otherwise: str) -> BuildFailed:
+    def make_failure(self, otherwise: str) -> BuildFailedError:
         """Make of the log what a person wants to read; `otherwise` stands in where it says nothing."""
-        return failure(self.log, otherwise)
+        return read_failure(self.log, otherwise)
 
 
-def failure(log: Path, otherwise: str) -> BuildFailed:
+def read_failure(log: Path, otherwise: str) -> BuildFailedError:
     """Return the failure that a log tells of."""
     text = log.read_text(errors="replace") if log.exists() else ""
     tail = [line for line in text.splitlines() if line.strip()][-15:] or [otherwise]
     wants_network = bool(_WANTS_NETWORK.search(text))
     for pattern, sentence in _CAUSES:
-        if found := pattern.search(text):
-            return BuildFailed(sentence.format(*found.groups()), tail, wants_network=wants_network)
-    why = "its build wants the network" if wants_network else "its build failed"
-    return BuildFailed(why, tail, wants_network=wants_network)
+        if match := pattern.search(text):
+            return BuildFailedError(sentence.format(*match.groups()), tail, wants_network=wants_network)
+    reason = "its build wants the network" if wants_network else "its build failed"
+    return BuildFailedError(reason, tail, wants_network=wants_network)
 
 
-def _prefix(*, own: bool, network: bool) -> tuple[str, ...] | None:
+def _choose_prefix(*, own: bool, network: bool) -> tuple[str, ...] | None:
     if not own and confined_build.is_confined():
         return None
-    return () if network else network_cut()
+    return () if network else find_offline_prefix()
 
 
 @contextmanager
-def workshop(
+def create_build_environment(
     python: Path, wheels: Sequence[Wheel], *, log: Path, own: bool = False, network: bool = False
-) -> Iterator[Workshop]:
+) -> Iterator[BuildEnvironment]:
     """Make an environment of this interpreter with these wheels alone, and remove it afterwards.
 
     Raises BuildFailed where a wheel cannot be installed (it is for another Python, say). `own`: the sources are
@@ -275,16 +275,16 @@ def workshop(
     with tempfile.TemporaryDirectory(prefix="offline-kit-build-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
         env = clean_environment(scratch, processes.environment()) | ({} if network else _NETWORK)
-        home = scratch / "env"
-        inside = home / ("Scripts" if sys.platform == "win32" else "bin")
-        env |= {"PATH": os.pathsep.join((str(inside), env.get("PATH", ""))), "VIRTUAL_ENV": str(home)}
-        shop = Workshop(
-            python=inside / ("python.exe" if sys.platform == "win32" else "python"),
+        env_folder = scratch / "env"
+        programs = env_folder / ("Scripts" if sys.platform == "win32" else "bin")
+        env |= {"PATH": os.pathsep.join((str(programs), env.get("PATH", ""))), "VIRTUAL_ENV": str(env_folder)}
+        environment = BuildEnvironment(
+            python=programs / ("python.exe" if sys.platform == "win32" else "python"),
             scratch=scratch,
             env=env,
             log=log,
-            prefix=_prefix(own=own, network=network),
+            prefix=_choose_prefix(own=own, network=network),
         )
-        shop.uv("venv", "--quiet", "--no-project", "--python", python, home)
-        shop.hold(wheels)
-        yield shop
+        environment.run_uv("venv", "--quiet", "--no-project", "--python", python, env_folder)
+        environment.sync_wheels(wheels)
+        yield environment

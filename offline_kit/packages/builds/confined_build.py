@@ -18,9 +18,9 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes.box import SYSTEM, Box, Mount
 from offline_kit.packages.builds import index_proxy
-from offline_kit.packages.builds.index_proxy import Answering
+from offline_kit.packages.builds.index_proxy import AnswerRequest
 
-WEAK = (
+UNCONFINED_WARNING = (
     "no real sandbox works here: builds of source distributions run with a clean environment, but can read this"
     " machine's files, the passwords of its package indexes among them, and use its network"
 )
@@ -45,7 +45,7 @@ _WITH_LOGINS = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
 
 
 @cache
-def _sandbox() -> Sandbox | None:
+def _find_sandbox() -> Sandbox | None:
     try:
         return sandbox.find(_KINDS)
     except OfflineKitError:
@@ -54,7 +54,7 @@ def _sandbox() -> Sandbox | None:
 
 def is_confined() -> bool:
     """Whether a real sandbox holds builds on this machine."""
-    return _sandbox() is not None
+    return _find_sandbox() is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,83 +73,85 @@ class Confinement:
     """Addresses that it may reach; without any it has no network."""
     upstream: str = ""
     """A proxy on the way to them; empty: as the environment says."""
-    answering: Mapping[str, tuple[str, Answering]] = field(default_factory=dict)
+    answering: Mapping[str, tuple[str, AnswerRequest]] = field(default_factory=dict)
     """Hosts that exist in the box alone: the true origin, for messages, and what answers."""
 
 
-def run(
+def run_confined(
     argv: Sequence[str | Path], limits: Confinement, *, log: Path | None = None, timeout: float
 ) -> processes.Done:
     """Run a command to its end in a box and return what it said, whatever its exit code; see `proc.run`."""
-    chosen = _sandbox()
-    if chosen is None:
+    kind = _find_sandbox()
+    if kind is None:
         return processes.run(argv, env=limits.env, cwd=limits.cwd, check=False, log=log, timeout=timeout)
     with (
-        tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=_short_folder()) as name,
-        _door(Path(name), limits) as words,
+        tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=_find_short_folder()) as name,
+        _open_proxy(Path(name), limits) as words,
     ):
-        place = Path(name)
-        (place / "scratch").mkdir()
-        (place / "tmp").mkdir()
-        seen = [
-            *_python_folders(Path(sys.executable)),
+        folder = Path(name)
+        (folder / "scratch").mkdir()
+        (folder / "tmp").mkdir()
+        visible = [
+            *_iterate_python_folders(Path(sys.executable)),
             *limits.shown,
-            *_named(limits.env),
-            *_start(Path(str(argv[0]))),
+            *_list_named_folders(limits.env),
+            *_list_program(Path(str(argv[0]))),
         ]
         box = Box(
             argv=(*words, *map(str, argv)),
             mounts=(
-                Mount(inside="/tmp", source=place / "tmp", writable=True),  # noqa: S108 - the box's own
-                *(Mount(inside=str(path), source=path) for path in _outermost(seen)),
-                *_covers(seen, place),
-                *([Mount(inside=str(place / "door"), source=place / "door")] if words else []),
+                Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
+                *(Mount(inside=str(path), source=path) for path in _select_outermost(visible)),
+                *_hide_login_files(visible, folder),
+                *([Mount(inside=str(folder / "door"), source=folder / "door")] if words else []),
                 *(Mount(inside=str(path), source=path, writable=True) for path in limits.writable),
             ),
             env=limits.env,
             cwd=str(limits.cwd),
-            log=place / "log",
-            scratch=place / "scratch",
+            log=folder / "log",
+            scratch=folder / "scratch",
             timeout=timeout,
         )
-        words_of_box, env_of_box = sandbox.command(chosen, box)
-        done = processes.run(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
-        return replace(done, out=_named_truly(done.out, limits), err=_named_truly(done.err, limits))
+        words_of_box, env_of_box = sandbox.command(kind, box)
+        result = processes.run(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
+        return replace(
+            result, out=_restore_origins(result.out, limits), err=_restore_origins(result.err, limits)
+        )
 
 
-def _named_truly(text: str, limits: Confinement) -> str:
+def _restore_origins(text: str, limits: Confinement) -> str:
     """Return what a command said with the addresses that a person knows."""
     for host, (origin, _) in limits.answering.items():
         text = text.replace(f"http://{host}", origin)
     return text
 
 
-def _covers(seen: Sequence[Path], place: Path) -> Iterator[Mount]:
+def _hide_login_files(visible: Sequence[Path], folder: Path) -> Iterator[Mount]:
     """Yield an empty file over each file of logins at the top of a folder that the box sees."""
-    shown = [*_outermost(seen), *(Path("/", name) for name in SYSTEM)]
-    empty = place / "empty"
+    mounted = [*_select_outermost(visible), *(Path("/", name) for name in SYSTEM)]
+    empty = folder / "empty"
     empty.touch()
-    for path in dict.fromkeys(folder.absolute() / name for folder in seen for name in _WITH_LOGINS):
-        if path.is_file() and any(folder in path.parents for folder in shown):
+    for path in dict.fromkeys(folder.absolute() / name for folder in visible for name in _WITH_LOGINS):
+        if path.is_file() and any(folder in path.parents for folder in mounted):
             yield Mount(inside=str(path), source=empty)
 
 
-def _short_folder() -> str | None:
+def _find_short_folder() -> str | None:
     """Return where the box's folder is made: a socket's path may have 107 bytes, and some TMPDIRs have more."""
     return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST else "/tmp"  # noqa: S108
 
 
 @contextmanager
-def _door(place: Path, limits: Confinement) -> Iterator[list[str]]:
+def _open_proxy(folder: Path, limits: Confinement) -> Iterator[list[str]]:
     """Yield the words before a command that may reach these indexes; none for no network."""
     if not limits.indexes and not limits.answering:
         yield []
         return
-    (place / "door").mkdir()
-    door = place / "door" / "s"
+    (folder / "door").mkdir()
+    door = folder / "door" / "s"
     answering = {host: answer for host, (_, answer) in limits.answering.items()}
-    hosts = index_proxy.hosts_of(limits.indexes)
-    with index_proxy.serve(door, hosts, upstream=limits.upstream, answering=answering):
+    hosts = index_proxy.list_hosts(limits.indexes)
+    with index_proxy.serve_proxy(door, hosts, upstream=limits.upstream, answering=answering):
         yield [
             str(Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}"),
             "-I",
@@ -159,12 +161,12 @@ def _door(place: Path, limits: Confinement) -> Iterator[list[str]]:
         ]
 
 
-def python_folders(python: Path) -> tuple[Path, ...]:
+def list_python_folders(python: Path) -> tuple[Path, ...]:
     """Return the folders that an interpreter needs: its own, that of its environment, and what both stand on."""
-    return tuple(_python_folders(python))
+    return tuple(_iterate_python_folders(python))
 
 
-def _python_folders(python: Path) -> Iterator[Path]:
+def _iterate_python_folders(python: Path) -> Iterator[Path]:
     for path in dict.fromkeys((python, python.resolve())):
         prefix = path.parent.parent
         yield prefix
@@ -178,11 +180,11 @@ def _python_folders(python: Path) -> Iterator[Path]:
                     yield home.resolve().parent
 
 
-def _start(program: Path) -> list[Path]:
+def _list_program(program: Path) -> list[Path]:
     return [program] if program.is_absolute() else []
 
 
-def _named(env: Mapping[str, str]) -> Iterator[Path]:
+def _list_named_folders(env: Mapping[str, str]) -> Iterator[Path]:
     home = Path.home()
     for name in _PATHS:
         for text in env.get(name, "").split(os.pathsep):
@@ -195,7 +197,7 @@ def _named(env: Mapping[str, str]) -> Iterator[Path]:
             yield path
 
 
-def _outermost(paths: Sequence[Path]) -> list[Path]:
+def _select_outermost(paths: Sequence[Path]) -> list[Path]:
     """Return what must be mounted: existing places that the system does not show anyway, none inside of another."""
     home = Path.home()
     hidden = {
@@ -205,4 +207,4 @@ def _outermost(paths: Sequence[Path]) -> list[Path]:
         if path.exists() and not home.is_relative_to(path) and path != Path("/tmp")  # noqa: S108
     }
     hidden = {path for path in hidden if path.parts[1] not in (*SYSTEM, "etc", "proc", "dev")}
-    return sorted(path for path in hidden if not any(other in path.parents for other in hidden))
+    return sorted(path for path in hidden if not any(parent in path.parents for parent in hidden))

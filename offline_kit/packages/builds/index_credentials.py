@@ -16,13 +16,13 @@ from offline_kit.core import http
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.files import CHUNK
 from offline_kit.core.redaction import redact
-from offline_kit.packages.builds.index_proxy import Reply
+from offline_kit.packages.builds.index_proxy import ProxyReply
 from offline_kit.packages.pip_settings import IndexSettings
 
 if TYPE_CHECKING:
     import requests
 
-_TOLD = frozenset(
+_PASSED_HEADERS = frozenset(
     {
         "accept",
         "range",
@@ -54,34 +54,34 @@ class HiddenIndex:
     """Certificates and the proxy on the way to it."""
 
     @property
-    def host(self) -> str:
+    def alias_host(self) -> str:
         """The host of the alias."""
         return urlsplit(self.alias).netloc
 
     @property
-    def origin(self) -> str:
+    def true_origin(self) -> str:
         """Scheme, host and port of the true address."""
-        return _origin(self.url)
+        return _parse_origin(self.url)
 
     @contextmanager
-    def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[Reply]:
+    def answer_request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[ProxyReply]:
         """Ask the index with its login and yield what it says; links to itself lead to the alias again.
 
         Only reading is passed on: a login may be allowed to upload, and a build is not.
         """
         if method not in ("GET", "HEAD"):
-            yield Reply(status=405)
+            yield ProxyReply(status=405)
             return
-        told = {name: value for name, value in headers.items() if name.lower() in _TOLD}
+        passed = {name: value for name, value in headers.items() if name.lower() in _PASSED_HEADERS}
         with ExitStack() as stack:
             try:
-                response = self._open(stack, method, path, told | {"Accept-Encoding": "identity"})
-                reply = self._reply(response)
+                response = self._open_response(stack, method, path, passed | {"Accept-Encoding": "identity"})
+                reply = self._make_reply(response)
             except (OfflineKitError, OSError) as error:
-                reply = Reply(status=502, body=[redact(str(error)).encode()])
+                reply = ProxyReply(status=502, body=[redact(str(error)).encode()])
             yield reply
 
-    def _open(
+    def _open_response(
         self, stack: ExitStack, method: str, path: str, headers: Mapping[str, str]
     ) -> "requests.Response":
         parts = urlsplit(self.url)
@@ -90,55 +90,59 @@ class HiddenIndex:
             http.open_response(url, self.settings, headers, method=method, redirects=False)
         )
         goal = urljoin(url, response.headers.get("location", ""))
-        if response.is_redirect and _origin(goal) != self.origin:
+        if response.is_redirect and _parse_origin(goal) != self.true_origin:
             # A store of files, mostly: a box could not reach it.
             response = stack.enter_context(http.open_response(goal, self.settings, headers, method=method))
         return response
 
-    def _reply(self, response: "requests.Response") -> Reply:
-        kept = {
+    def _make_reply(self, response: "requests.Response") -> ProxyReply:
+        reply_headers = {
             name: value
             for name, value in response.headers.items()
             if name.lower() not in _OF_ONE_CONNECTION and name.lower() != "location"
         }
         if location := response.headers.get("location"):
-            kept["Location"] = self._renamed(location.encode()).decode()
+            reply_headers["Location"] = self._replace_addresses(location.encode()).decode()
         if response.headers.get("content-type", "").startswith(_PAGES) and response.request.method != "HEAD":
-            kept = {name: value for name, value in kept.items() if name.lower() != "content-encoding"}
-            page = self._renamed(response.content)
-            return Reply(
-                status=response.status_code, headers={**kept, "Content-Length": str(len(page))}, body=[page]
+            reply_headers = {
+                name: value for name, value in reply_headers.items() if name.lower() != "content-encoding"
+            }
+            page = self._replace_addresses(response.content)
+            return ProxyReply(
+                status=response.status_code,
+                headers={**reply_headers, "Content-Length": str(len(page))},
+                body=[page],
             )
         if length := response.headers.get("content-length"):
-            kept["Content-Length"] = length
-        return Reply(
+            reply_headers["Content-Length"] = length
+        return ProxyReply(
             status=response.status_code,
-            headers=kept,
+            headers=reply_headers,
             body=response.raw.stream(CHUNK, decode_content=False),
         )
 
-    def _renamed(self, text: bytes) -> bytes:
+    def _replace_addresses(self, text: bytes) -> bytes:
         """Replace addresses of the index itself by those of the alias."""
-        parts = urlsplit(self.origin)
+        parts = urlsplit(self.true_origin)
         port = f"(?::{parts.port})?" if parts.port == _PORTS[parts.scheme] else f":{parts.port}"
         own = rf"(?i)(?:{parts.scheme}:)?//(?:[^/@\s\"'<>]*@)?{re.escape(str(parts.hostname))}{port}(?=[/\"'?#\s]|$)"
-        return re.sub(own.encode(), f"http://{self.host}".encode(), text)
+        return re.sub(own.encode(), f"http://{self.alias_host}".encode(), text)
 
 
 _PORTS = {"http": 80, "https": 443}
 
 
-def _origin(url: str) -> str:
+def _parse_origin(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname}:{parts.port or _PORTS.get(parts.scheme, 0)}"
 
 
-def hide(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
+def hide_credentials(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
     """Return settings for a box, which hold no login and no key, and what answers for the addresses in them."""
     hidden = {
-        url: HiddenIndex(url=url, alias=_alias(url), settings=settings)
+        url: HiddenIndex(url=url, alias=_make_alias(url), settings=settings)
         for url in (settings.index_url, *settings.extra_index_urls, *settings.find_links)
-        if _asks_for_login(url, settings)
+        if _needs_login(url, settings)
     }
 
     def shown(urls: Collection[str]) -> tuple[str, ...]:
@@ -151,13 +155,13 @@ def hide(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...
         find_links=shown(settings.find_links),
         client_cert="",
         # pip refuses plain http; this goes no further than the socket of the box
-        trusted_hosts=(*settings.trusted_hosts, *(one.host for one in hidden.values())),
+        trusted_hosts=(*settings.trusted_hosts, *(index.alias_host for index in hidden.values())),
         proxy="",
     )
     return within, tuple(hidden.values())
 
 
-def _asks_for_login(url: str, settings: IndexSettings) -> bool:
+def _needs_login(url: str, settings: IndexSettings) -> bool:
     from requests.utils import get_netrc_auth
 
     parts = urlsplit(url)
@@ -166,7 +170,7 @@ def _asks_for_login(url: str, settings: IndexSettings) -> bool:
     return bool("@" in parts.netloc or settings.client_cert or get_netrc_auth(url))
 
 
-def _alias(url: str) -> str:
+def _make_alias(url: str) -> str:
     """Return an address for a box; another one for each index, since uv and pip cache by it."""
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

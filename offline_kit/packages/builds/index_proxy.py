@@ -24,7 +24,7 @@ _SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reply:
+class ProxyReply:
     """What is said to one request of a box."""
 
     status: int
@@ -35,7 +35,7 @@ class Reply:
     """Its body, in pieces."""
 
 
-Answering = Callable[[str, str, Mapping[str, str]], AbstractContextManager[Reply]]
+AnswerRequest = Callable[[str, str, Mapping[str, str]], AbstractContextManager[ProxyReply]]
 """Answers a request, given its method, path and headers."""
 RELAY = """
 import os, socket, subprocess, sys, threading
@@ -72,42 +72,42 @@ sys.exit(subprocess.call(argv, env=env))
 """Runs in the box: gives a command a proxy on the loopback, and carries what it sends to the socket."""
 
 
-def hosts_of(urls: Collection[str]) -> frozenset[str]:
+def list_hosts(urls: Collection[str]) -> frozenset[str]:
     """Return the hosts and ports ("pypi.org:443") of these indexes and of what is known to keep their files."""
-    found = set()
+    hosts = set()
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname:
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            found |= {f"{host}:{port}" for host in (parts.hostname, *_FILES_OF.get(parts.hostname, ()))}
-    return frozenset(found)
+            hosts |= {f"{host}:{port}" for host in (parts.hostname, *_FILES_OF.get(parts.hostname, ()))}
+    return frozenset(hosts)
 
 
 @contextmanager
-def serve(
-    place: Path,
+def serve_proxy(
+    path: Path,
     hosts: Collection[str],
     *,
     upstream: str = "",
-    answering: Mapping[str, Answering] | None = None,
+    answering: Mapping[str, AnswerRequest] | None = None,
 ) -> Iterator[set[str]]:
-    """Serve on a socket at `place` while the block runs; yields the set of hosts that were refused.
+    """Serve on a socket at `path` while the block runs; yields the set of hosts that were refused.
 
     `upstream` is the address of the proxy that this machine itself has to go through; empty for none. For hosts in
     `answering` nothing is reached: that function answers.
     """
     refused: set[str] = set()
-    own = answering or {}
+    handlers = answering or {}
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             with suppress(OSError, ValueError):
-                _serve_one(self.request, hosts, upstream, refused, own)
+                _serve_request(self.request, hosts, upstream, refused, handlers)
 
     class Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         daemon_threads = True
 
-    with Server(str(place), Handler) as server:
+    with Server(str(path), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
@@ -116,27 +116,27 @@ def serve(
             server.shutdown()
 
 
-def _serve_one(
+def _serve_request(
     peer: socket.socket,
     hosts: Collection[str],
     upstream: str,
     refused: set[str],
-    answering: Mapping[str, Answering],
+    answering: Mapping[str, AnswerRequest],
 ) -> None:
     """Answer one request of a box: by a function of ours, a tunnel, or one plain exchange."""
-    head, rest = _read_head(peer)
+    head, body = _read_request(peer)
     method, target, _ = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
     parts = urlsplit(target)
     if method != "CONNECT" and (answer := answering.get(parts.netloc)):
         headers = (line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:])
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         with answer(method, path, {name: value.strip() for name, _, value in headers}) as reply:
-            _send(peer, reply)
+            _send_reply(peer, reply)
         return
-    _carry(peer, (head, rest), hosts, upstream, refused)
+    _forward_request(peer, (head, body), hosts, upstream, refused)
 
 
-def _send(peer: socket.socket, reply: Reply) -> None:
+def _send_reply(peer: socket.socket, reply: ProxyReply) -> None:
     lines = [f"HTTP/1.1 {reply.status} {HTTPStatus(reply.status).phrase}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in reply.headers.items()]
     peer.sendall("\r\n".join((*lines, "", "")).encode("latin-1"))
@@ -144,7 +144,7 @@ def _send(peer: socket.socket, reply: Reply) -> None:
         peer.sendall(piece)
 
 
-def _carry(
+def _forward_request(
     peer: socket.socket,
     request: tuple[bytes, bytes],
     hosts: Collection[str],
@@ -152,17 +152,17 @@ def _carry(
     refused: set[str],
 ) -> None:
     """Carry one request of a box to an index: a tunnel, or one plain exchange."""
-    head, rest = request
-    line, _, more = head.partition(b"\r\n")
+    head, body = request
+    line, _, header_lines = head.partition(b"\r\n")
     method, target, version = line.decode("latin-1").split(" ", 2)
     parts = urlsplit(f"//{target}" if method == "CONNECT" else target)
     port = parts.port or 80
-    wanted = f"{parts.hostname}:{port}"
-    if wanted not in hosts:
-        refused.add(wanted)
+    host_and_port = f"{parts.hostname}:{port}"
+    if host_and_port not in hosts:
+        refused.add(host_and_port)
         peer.sendall(b"HTTP/1.1 403 Only package indexes\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         return
-    upstream = "" if _is_near(str(parts.hostname)) else upstream or _of_environment(port)
+    upstream = "" if _bypasses_proxy(str(parts.hostname)) else upstream or _find_environment_proxy(port)
     proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
     goal = (proxy.hostname, proxy.port or 80) if upstream else (str(parts.hostname), port)
     with socket.create_connection((str(goal[0]), goal[1]), timeout=_SECONDS) as out:
@@ -170,51 +170,51 @@ def _carry(
             peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         else:
             path = target if upstream else (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-            kept = [
-                each
-                for each in more.split(b"\r\n")
-                if each and not each.lower().startswith((b"proxy-", b"connection:"))
+            passed_headers = [
+                header
+                for header in header_lines.split(b"\r\n")
+                if header and not header.lower().startswith((b"proxy-", b"connection:"))
             ]
             # one exchange for each connection: a second one could be for another host
             ends = [] if method == "CONNECT" else [b"Connection: close"]
-            ends += [_login(proxy.username, proxy.password)] if proxy.username else []
-            lines = [f"{method} {path} {version}".encode("latin-1"), *kept, *ends, b"", b""]
+            ends += [_make_authorization(proxy.username, proxy.password)] if proxy.username else []
+            lines = [f"{method} {path} {version}".encode("latin-1"), *passed_headers, *ends, b"", b""]
             out.sendall(b"\r\n".join(lines))
-        out.sendall(rest)
-        back = threading.Thread(target=_pipe, args=(out, peer), daemon=True)
+        out.sendall(body)
+        back = threading.Thread(target=_copy_stream, args=(out, peer), daemon=True)
         back.start()
-        _pipe(peer, out)
+        _copy_stream(peer, out)
         back.join()
 
 
-def _is_near(host: str) -> bool:
+def _bypasses_proxy(host: str) -> bool:
     return host in ("localhost", "127.0.0.1", "::1") or bool(urllib.request.proxy_bypass(host))
 
 
-def _of_environment(port: int) -> str:
-    told = urllib.request.getproxies()
-    return told.get("https" if port == 443 else "http") or told.get("all", "")
+def _find_environment_proxy(port: int) -> str:
+    proxies = urllib.request.getproxies()
+    return proxies.get("https" if port == 443 else "http") or proxies.get("all", "")
 
 
-def _login(user: str, password: str | None) -> bytes:
+def _make_authorization(user: str, password: str | None) -> bytes:
     word = base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode())
     return b"Proxy-Authorization: Basic " + word
 
 
-def _read_head(peer: socket.socket) -> tuple[bytes, bytes]:
+def _read_request(peer: socket.socket) -> tuple[bytes, bytes]:
     data = b""
     while b"\r\n\r\n" not in data and len(data) < _HEAD:
-        got = peer.recv(65536)
-        if not got:
+        chunk = peer.recv(65536)
+        if not chunk:
             break
-        data += got
-    head, _, rest = data.partition(b"\r\n\r\n")
-    return head, rest
+        data += chunk
+    head, _, body = data.partition(b"\r\n\r\n")
+    return head, body
 
 
-def _pipe(source: socket.socket, into: socket.socket) -> None:
+def _copy_stream(source: socket.socket, destination: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
-            into.sendall(data)
+            destination.sendall(data)
     with suppress(OSError):
-        into.shutdown(socket.SHUT_WR)
+        destination.shutdown(socket.SHUT_WR)

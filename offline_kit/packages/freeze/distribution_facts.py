@@ -19,9 +19,9 @@ from offline_kit.core.cache import key_of
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import distribution_metadata
-from offline_kit.packages.file_choice import Target, choose, is_sdist, same_version
+from offline_kit.packages.file_choice import ImageTarget, choose_file, is_same_version, is_sdist
 from offline_kit.packages.freeze.direct_references import ReferenceContext, build_wheel
-from offline_kit.packages.index import Index, IndexFile
+from offline_kit.packages.index import IndexFile, PackageIndex
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def read_wheel_metadata(path: Path, name: str, version: str) -> PackageMetadata:
 def _read_metadata_bytes(path: Path) -> bytes:
     try:
         with zipfile.ZipFile(path) as archive:
-            member = distribution_metadata.dist_info_member(archive.namelist(), "METADATA")
+            member = distribution_metadata.find_dist_info_member(archive.namelist(), "METADATA")
             if member is None:
                 raise zipfile.BadZipFile("it has no METADATA")
             return archive.read(member)
@@ -76,12 +76,12 @@ def _read_metadata_bytes(path: Path) -> bytes:
 class MetadataStore:
     """Facts by name and version; each is read once. Safe to ask from several threads."""
 
-    def __init__(self, index: Index, yard: ReferenceContext) -> None:
+    def __init__(self, index: PackageIndex, yard: ReferenceContext) -> None:
         self.index = index
         """Where files are listed."""
         self.build_context = yard
         """How sdists are built where nothing else tells their metadata."""
-        self.target = Target(yard.image)
+        self.target = ImageTarget(yard.image)
         """Judges which file of a version is the image's."""
         self._added: dict[str, PackageMetadata] = {}
         self._found_metadata: dict[tuple[str, str], PackageMetadata | None] = {}
@@ -95,7 +95,7 @@ class MetadataStore:
     def __call__(self, name: str, version: str) -> PackageMetadata | None:
         """Return the facts of this version, None where no index has any file of it."""
         added = self._added.get(name)
-        if added and same_version(added.version, version):
+        if added and is_same_version(added.version, version):
             return added
         key = (name, version)
         if key not in self._found_metadata:
@@ -138,9 +138,11 @@ class MetadataStore:
 
     def _read_indexed_wheel(self, name: str, version: str) -> PackageMetadata | None:
         try:
-            for file in self.index.files(name):
-                if file.filename.endswith(".whl") and same_version(file.version, version.partition("+")[0]):
-                    raw = self.index.metadata(file)
+            for file in self.index.list_files(name):
+                if file.filename.endswith(".whl") and is_same_version(
+                    file.version, version.partition("+")[0]
+                ):
+                    raw = self.index.read_metadata(file)
                     return parse_metadata(raw, name, version) if raw is not None else None
         except OfflineKitError:
             return None
@@ -148,7 +150,7 @@ class MetadataStore:
 
     def has_usable_file(self, name: str, version: str) -> bool:
         """Whether an index has a file of this version that the image could take."""
-        return choose(self.index.files(name), version, (), self.target) is not None
+        return choose_file(self.index.list_files(name), version, (), self.target) is not None
 
     def find_fitting_versions(self, name: str) -> tuple[str, ...]:
         """Return the versions that have a wheel for the image, or a sdist that is no compiled code; newest first."""
@@ -165,11 +167,11 @@ class MetadataStore:
         It is, if it had wheels that are bound to a platform: none of them is for this Python, so the code is
         older than this Python. A version without any wheel is what the next one with wheels is.
         """
-        file = choose(self.index.files(name), version, (), self.target)
+        file = choose_file(self.index.list_files(name), version, (), self.target)
         return (
             file is not None
             and is_sdist(file)
-            and not any(same_version(fitting, version) for fitting in self.find_fitting_versions(name))
+            and not any(is_same_version(fitting, version) for fitting in self.find_fitting_versions(name))
         )
 
     def find_nearest_version(self, name: str, version: str) -> str:
@@ -181,7 +183,7 @@ class MetadataStore:
     def _select_fitting_files(self, name: str) -> dict[Version, str]:
         wheels: dict[Version, list[IndexFile]] = {}
         sdists: dict[Version, list[IndexFile]] = {}
-        for file in self.index.files(name):
+        for file in self.index.list_files(name):
             with suppress(InvalidVersion):
                 same_kind = wheels if file.filename.endswith(".whl") else sdists if is_sdist(file) else {}
                 same_kind.setdefault(Version(file.version), []).append(file)
@@ -191,22 +193,24 @@ class MetadataStore:
             built = wheels.get(version, [])
             if built:
                 pure = all(file.filename.endswith("-any.whl") for file in built)
-            fitting = [file for file in built if self.target.rank(file) is not None]
+            fitting = [file for file in built if self.target.rank_wheel(file) is not None]
             if not fitting and pure:
                 fitting = [
-                    file for file in sdists.get(version, []) if self.target.accepts(file.requires_python)
+                    file
+                    for file in sdists.get(version, [])
+                    if self.target.accepts_python(file.requires_python)
                 ]
             if fitting and not all(file.yanked for file in fitting):
                 fitting_versions[version] = fitting[0].version
         return fitting_versions
 
     def _find_metadata(self, name: str, version: str) -> PackageMetadata | None:
-        listed = [file for file in self.index.files(name) if same_version(file.version, version)]
-        best = choose(listed, version, (), self.target)
+        listed = [file for file in self.index.list_files(name) if is_same_version(file.version, version)]
+        best = choose_file(listed, version, (), self.target)
         # A wheel for another platform says the same in nearly all packages, and is better than a build.
         candidates = sorted(listed, key=is_sdist)
         for file in [best, *candidates] if best and not is_sdist(best) else candidates:
-            raw = self.index.metadata(file)
+            raw = self.index.read_metadata(file)
             if raw is None and is_sdist(file):
                 raw = self._build_metadata(file)
             if raw is not None:

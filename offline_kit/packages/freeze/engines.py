@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.packages.builds import confined_build, uv_tool
-from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, compiled_against
+from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
 from offline_kit.packages.freeze.lock_formats import get_exact_version
 from offline_kit.packages.freeze.requirement_lines import iter_logical_lines
 from offline_kit.packages.pip_settings import IndexSettings, redact
@@ -70,7 +70,7 @@ class ResolverInput:
     """Where the pip-tools environment and its downloads are kept."""
 
 
-class NoSolutionError(Exception):  # noqa: N818 - an answer, not a failure
+class NoSolutionError(Exception):
     """The resolver says that no set of versions meets the requirements."""
 
     def __init__(self, words: tuple[str, ...]) -> None:
@@ -154,11 +154,11 @@ def _run_uv(problem: ResolverInput, folder: Path) -> processes.Done:
         arguments += ["--override", "overrides.txt"]
     visible_paths = [
         *_find_local_wheels(problem),
-        *confined_build.python_folders(build_python or Path(sys.executable)),
+        *confined_build.list_python_folders(build_python or Path(sys.executable)),
     ]
-    for constraint_file in uv_tool.build_constraints(image.packages, folder):
+    for constraint_file in uv_tool.write_build_constraints(image.packages, folder):
         bound_arguments = [*arguments, "--build-constraints", constraint_file]
-        process = uv_tool.run_builds(
+        process = uv_tool.run_uv_builds(
             bound_arguments,
             settings,
             undated=problem.undated,
@@ -185,8 +185,8 @@ def find_builder_python(minor: str) -> Path | None:
 
 def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.Done:
     settings = replace(problem.settings, find_links=(str(problem.stub_folder), *problem.settings.find_links))
-    build_settings, credentials = uv_tool.for_builds(settings)
-    pip_variables = build_settings.pip_environment()
+    build_settings, credentials = uv_tool.make_build_settings(settings)
+    pip_variables = build_settings.make_pip_environment()
     if not problem.undated:
         # Old pips do not know the option and pass over the variable.
         pip_variables = pip_variables | {"PIP_UPLOADED_PRIOR_TO": problem.cutoff}
@@ -200,26 +200,26 @@ def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.Done:
     arguments += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
     python = find_pip_tools_python(problem)
     cache_folder = files.made(problem.cache / "freeze" / "pip-tools")
-    env = uv_tool.build_environment(build_settings, files.made(folder / ".home"))
+    env = uv_tool.make_build_environment(build_settings, files.made(folder / ".home"))
     env |= {name: value for name, value in pip_variables.items() if value is not None} | {"NO_COLOR": "1"}
     launcher = (
         ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
         if problem.exclude
         else ["-m", "piptools"]
     )
-    for constraint_file in uv_tool.build_constraints(problem.image.packages, folder):
+    for constraint_file in uv_tool.write_build_constraints(problem.image.packages, folder):
         # pip before 25.3 binds builds by PIP_CONSTRAINT alone, later ones by PIP_BUILD_CONSTRAINT alone; pip-tools
         # has its own constraints for the rest. Relative, since pip splits the value at spaces.
         env |= dict.fromkeys(("PIP_CONSTRAINT", "PIP_BUILD_CONSTRAINT"), constraint_file.name)
-        limits = uv_tool.confinement(
+        limits = uv_tool.make_confinement(
             settings,
             credentials,
             env=env,
             cwd=folder,
             writable=(folder, cache_folder),
-            shown=(*_find_local_wheels(problem), *confined_build.python_folders(python)),
+            shown=(*_find_local_wheels(problem), *confined_build.list_python_folders(python)),
         )
-        process = confined_build.run([python, *launcher, *arguments], limits, timeout=3600)
+        process = confined_build.run_confined([python, *launcher, *arguments], limits, timeout=3600)
         if not uv_tool.refuses_versions(process):
             break
     return process
@@ -287,14 +287,14 @@ def _create_pip_tools_environment(environment_folder: Path, python: Path, settin
         files.staged(environment_folder) as fresh,
         tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
     ):
-        config = uv_tool.write_config(settings, Path(scratch) / "uv.toml")
+        config = uv_tool.write_uv_config(settings, Path(scratch) / "uv.toml")
         # Relocatable, because a staged folder is renamed when it is whole.
         steps: tuple[list[str | Path], ...] = (
             ["venv", "--clear", "--relocatable", "--no-project", "--python", python, fresh],
             ["pip", "install", "--python", fresh, "pip-tools>=7.5", "pip>=25.1"],
         )
         for arguments in steps:
-            process = uv_tool.run([*arguments, "--quiet"], settings, config=config, cwd=Path(scratch))
+            process = uv_tool.run_uv([*arguments, "--quiet"], settings, config=config, cwd=Path(scratch))
             if not process.ok:
                 raise OutsideError(
                     "the environment for pip-tools cannot be made",
@@ -309,7 +309,7 @@ def _translate_failure(process: processes.Done, folder: Path) -> Exception:
     failed_build = _FAILED_BUILD.search(text)
     name = next((group for group in failed_build.groups() if group), "") if failed_build else ""
     package, _, version = name.partition("==") if "==" in name else (name, "", "")
-    if framework := compiled_against(text):
+    if framework := find_framework(text):
         framework_hint = (
             f"its build asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}"
         )

@@ -58,7 +58,7 @@ def freeze_requirements(
         report.note(f"{option_line}: this option has no meaning for a kit")
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
     if not confined_build.is_confined():  # metadata of a package without a wheel is a build, too
-        report.warn(confined_build.WEAK)
+        report.warn(confined_build.UNCONFINED_WARNING)
     new_freeze = make_freeze(
         inputs, request, context, replace(old, pins=()) if old and request.upgrade else old, report
     )

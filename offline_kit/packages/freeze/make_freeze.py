@@ -32,7 +32,7 @@ from offline_kit.packages.freeze.solve import (
     resolve_requirements,
     strip_torch_local_version,
 )
-from offline_kit.packages.index import Index
+from offline_kit.packages.index import PackageIndex
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Freeze, Pin
 
@@ -49,7 +49,7 @@ def make_freeze(
     Raises ProjectError for requirements that cannot be met, OutsideError where an index cannot be reached.
     """
     moment = (request.moment or datetime.now(UTC)).astimezone(UTC)
-    metadata = MetadataStore(Index(build_context.settings, cache=build_context.cache), build_context)
+    metadata = MetadataStore(PackageIndex(build_context.settings, cache=build_context.cache), build_context)
     inputs = _fit_lock_to_image(inputs, metadata, build_context.image)
     context = _FreezeContext(
         read=inputs,
@@ -88,7 +88,7 @@ def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore, image: Ima
     }
     left_out = {
         name: f"no version of it fits Python {image.python_minor}"
-        if metadata.index.files(name)
+        if metadata.index.list_files(name)
         else "no index has it"
         for name in missing_names
         if not fitting[name]
@@ -207,7 +207,7 @@ def _suggest_versions(
     unknown = {
         line.name
         for line in context.read.requirements
-        if not is_in_image(image, line.name) and not metadata.index.files(line.name)
+        if not is_in_image(image, line.name) and not metadata.index.list_files(line.name)
     }
     if not replaceable:
         return hints
@@ -356,14 +356,14 @@ def _select_enforced_pins(
 def _find_undated_indexes(build_context: ReferenceContext, inputs: FreezeInputs) -> frozenset[str]:
     """Return the indexes that do not tell upload times, judged by what they have of the user's packages."""
     undated = set()
-    for url in build_context.settings.index_urls():
+    for url in build_context.settings.list_index_urls():
         if "//pypi.org/" in url:
             continue
-        single_index = Index(
+        single_index = PackageIndex(
             replace(build_context.settings, index_url=url, extra_index_urls=(), find_links=()),
             cache=build_context.cache,
         )
-        listed = [file for line in inputs.requirements[:8] for file in single_index.files(line.name)]
+        listed = [file for line in inputs.requirements[:8] for file in single_index.list_files(line.name)]
         if not any(file.upload_time for file in listed):
             undated.add(url)
     return frozenset(undated)

@@ -8,7 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.packages.file_choice import choose, same_version
+from offline_kit.packages.file_choice import choose_file, is_same_version
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     DependencyGraph,
@@ -91,7 +91,7 @@ def _decide_pin(
         url=direct.reference if direct and is_bundled else "",
         local=direct.wheel if direct and is_bundled else None,
         replaces=image_version
-        if is_bundled and image_version and not same_version(image_version, version)
+        if is_bundled and image_version and not is_same_version(image_version, version)
         else "",
     )
 
@@ -192,7 +192,9 @@ def _complete_pin(pin: Pin, context: PinContext) -> Pin:
 
 def _collect_hashes(pin: Pin, context: PinContext) -> tuple[str, ...]:
     files = [
-        file for file in context.metadata.index.files(pin.name) if same_version(file.version, pin.version)
+        file
+        for file in context.metadata.index.list_files(pin.name)
+        if is_same_version(file.version, pin.version)
     ]
     in_time = [file for file in files if not file.upload_time or file.upload_time[:19] <= context.cutoff[:19]]
     hashes = {f"sha256:{file.sha256}" for file in in_time if file.sha256}
@@ -207,7 +209,7 @@ def _is_worth_spare(pin: Pin, context: PinContext) -> bool:
     ):
         return False
     try:
-        file = choose(metadata.index.files(pin.name), pin.version, (), metadata.target)
+        file = choose_file(metadata.index.list_files(pin.name), pin.version, (), metadata.target)
     except OfflineKitError:
         return False
     return file is not None and file.filename.endswith("-none-any.whl") and 0 < file.size <= MAX_SPARE_SIZE

@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError, close_to
-from offline_kit.packages.file_choice import choose, outlook
+from offline_kit.packages.file_choice import choose_file, find_alternatives
 from offline_kit.packages.freeze.dependency_walk import is_in_image, satisfies_requirement
 from offline_kit.packages.freeze.distribution_facts import MetadataStore
 from offline_kit.packages.freeze.lock_formats import get_exact_version
@@ -69,7 +69,7 @@ def _describe_problem(
     line: RequirementLine, metadata: MetadataStore, policy: PackagePolicy, image: Image
 ) -> str:
     requirement = Requirement(line.requirement)
-    files = metadata.index.files(line.name)
+    files = metadata.index.list_files(line.name)
     description = f"{format_requirement(requirement)} ({line.position})"
     image_version = image.packages.get(line.name, "")
     image_serves = is_in_image(image, line.name) and (
@@ -99,11 +99,11 @@ def _describe_unfit(
         if not version:
             newest = max((version_or_file.version for version_or_file in files), key=_get_sort_key)
             return f"{description}: no version is in that range; the newest is {newest}"
-    file = choose(files, version, (), metadata.target)
+    file = choose_file(files, version, (), metadata.target)
     if file and not metadata.needs_compiler(file.project, version):
         return ""
     newest = "" if get_exact_version(requirement) else f"{version}, the newest: "
-    alternatives = outlook(files, version, (), metadata.target)
+    alternatives = find_alternatives(files, version, (), metadata.target)
     lines = [_shorten_fact(line, metadata) for line in alternatives.lines]
     if file:
         cause = f"of compiled code, which was never built for Python {metadata.target.image.python_minor}"

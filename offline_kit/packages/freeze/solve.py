@@ -339,7 +339,7 @@ def _run_resolver(
                 and error.package not in state.wheels_only | request.policy.direct_references.keys()
             )
             if not is_new or all(
-                target.rank(file) is None for file in request.metadata.index.files(error.package)
+                target.rank_wheel(file) is None for file in request.metadata.index.list_files(error.package)
             ):
                 raise
             state.wheels_only.add(error.package)

@@ -25,7 +25,7 @@ _NEVER = frozenset(
 """Folders that are no source wherever they lie; hidden ones are none either."""
 _OUTPUTS = frozenset(["build", "dist"])
 """Folders that builds fill, at the top of a package."""
-_OURS = frozenset(["offline-kit.lock.txt", "offline-kit.toml", "offline-kit-crash.log"])
+_OWN_FILES = frozenset(["offline-kit.lock.txt", "offline-kit.toml", "offline-kit-crash.log"])
 """What we and our users write beside a package, for us."""
 _CODE = (".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".f90")
 _FOREIGN_BUILDS = ("meson.build", "CMakeLists.txt", "Cargo.toml")
@@ -43,14 +43,14 @@ _VCS = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tree:
+class SourceTree:
     """The sources of one package."""
 
     root: Path
     """Its folder."""
     names: tuple[str, ...]
     """Posix paths of its files relative to the folder, sorted."""
-    left_out: tuple[str, ...]
+    oversized: tuple[str, ...]
     """Files that are too large to be sources."""
     digest: str
     """Hash over names, modes and contents, and over the commit where the version comes from it."""
@@ -58,7 +58,7 @@ class Tree:
     """Its version comes from the version control."""
 
 
-def package_tree(root: Path) -> Tree:
+def read_source_tree(root: Path) -> SourceTree:
     """Return what a package is built from: no data folders, outputs, caches, nothing that git ignores.
 
     Raises ProjectError for a folder that is no package.
@@ -68,43 +68,43 @@ def package_tree(root: Path) -> Tree:
             f"'{root}' is no package: it has neither pyproject.toml nor setup.py",
             hint="take it out of `packages`; folders of plain modules go into `modules`",
         )
-    wants_git = bool(_VCS.search(_said_of_build(root))) and (root / ".git").exists()
-    listed = sorted(_of_git(root, everything=wants_git) or _of_disk(root))
+    wants_git = bool(_VCS.search(_read_build_settings(root))) and (root / ".git").exists()
+    listed = sorted(_list_git_files(root, everything=wants_git) or _list_disk_files(root))
     if not wants_git:
-        data = _data_folders(root, listed)
+        data = _find_data_folders(root, listed)
         listed = [name for name in listed if name.partition("/")[0] not in data or "/" not in name]
     large = {name for name in listed if (root / name).stat().st_size > LARGEST_SOURCE}
     names = tuple(name for name in listed if wants_git or name not in large)
-    return Tree(
+    return SourceTree(
         root=root,
         names=names,
-        left_out=() if wants_git else tuple(sorted(large)),
-        digest=_digest(root, names, _commit(root) if wants_git else ""),
+        oversized=() if wants_git else tuple(sorted(large)),
+        digest=_hash_tree(root, names, _describe_commit(root) if wants_git else ""),
         wants_git=wants_git,
     )
 
 
-def copy(tree: Tree, into: Path) -> Path:
+def copy_tree(tree: SourceTree, folder: Path) -> Path:
     """Copy a package's sources into a new folder with fixed modes, and return it.
 
     Where the version comes from git, the copy is a working tree of the same repository, which is only read.
     """
     for name in tree.names:
-        target = into / name
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
         shutil.copyfile(tree.root / name, target)
-        target.chmod(0o755 if _executable(tree.root / name) else 0o644)
+        target.chmod(0o755 if _is_executable(tree.root / name) else 0o644)
     if tree.wants_git:
-        where = processes.run(["git", "-C", tree.root, "rev-parse", "--absolute-git-dir"]).out.strip()
-        (into / ".git").write_text(f"gitdir: {where}\n")
-    return into
+        git_folder = processes.run(["git", "-C", tree.root, "rev-parse", "--absolute-git-dir"]).out.strip()
+        (folder / ".git").write_text(f"gitdir: {git_folder}\n")
+    return folder
 
 
-def module_files(place: Path) -> tuple[Path, ...]:
+def list_module_files(path: Path) -> tuple[Path, ...]:
     """Return the files to ship of a module (itself) or a folder of modules: code and its small companions."""
-    if place.is_file():
-        return (place,)
-    return tuple(path for path in sorted(_walk(place)) if is_shipped(path))
+    if path.is_file():
+        return (path,)
+    return tuple(path for path in sorted(_walk_files(path)) if is_shipped(path))
 
 
 def is_shipped(path: Path) -> bool:
@@ -116,15 +116,15 @@ def is_shipped(path: Path) -> bool:
     return path.suffix.lower() not in _DATA_SUFFIXES.split() and path.stat().st_size <= LARGEST_COMPANION
 
 
-def _walk(root: Path) -> Iterator[Path]:
+def _walk_files(root: Path) -> Iterator[Path]:
     """Yield the files below a folder, without hidden folders, caches and environments."""
-    for where, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not _is_never(Path(where) / name))
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not _is_excluded_folder(Path(folder) / name))
         for name in names:
-            yield Path(where) / name
+            yield Path(folder) / name
 
 
-def _is_never(folder: Path) -> bool:
+def _is_excluded_folder(folder: Path) -> bool:
     return (
         folder.name.startswith(".")
         or folder.name in _NEVER
@@ -134,54 +134,56 @@ def _is_never(folder: Path) -> bool:
     )
 
 
-def _of_disk(root: Path) -> list[str]:
-    return [path.relative_to(root).as_posix() for path in _walk(root) if _is_source(path, root)]
+def _list_disk_files(root: Path) -> list[str]:
+    return [path.relative_to(root).as_posix() for path in _walk_files(root) if _is_source_file(path, root)]
 
 
-def _is_source(path: Path, root: Path) -> bool:
+def _is_source_file(path: Path, root: Path) -> bool:
     top = path.relative_to(root).parts[0]
-    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _OUTPUTS | _OURS
+    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _OUTPUTS | _OWN_FILES
 
 
-def _of_git(root: Path, *, everything: bool) -> list[str]:
+def _list_git_files(root: Path, *, everything: bool) -> list[str]:
     """Return what git tracks or would, as far as it is source; nothing where git does not know the folder."""
     words = ["ls-files", "-z", "--cached", *([] if everything else ["--others", "--exclude-standard"])]
     try:
-        done = processes.run(["git", "-C", root, *words], check=False, timeout=60)
+        result = processes.run(["git", "-C", root, *words], check=False, timeout=60)
     except OfflineKitError:
         return []
-    names = [name for name in done.out.split("\0") if name] if done.ok else []
+    names = [name for name in result.out.split("\0") if name] if result.ok else []
     if everything:
         return [name for name in names if (root / name).is_file()]
     if not {"pyproject.toml", "setup.py", "setup.cfg"} & set(names):
         return []
-    known = [name for name in dict.fromkeys(names) if _is_wanted(root / name, root)]
+    tracked = [name for name in dict.fromkeys(names) if _is_included_file(root / name, root)]
     # "data/" in .gitignore hides the package plants.data too, and most builds would take it all the same
-    return list({*known, *(name for name in _of_disk(root) if name.endswith(".py") and "/" in name)})
+    return list(
+        {*tracked, *(name for name in _list_disk_files(root) if name.endswith(".py") and "/" in name)}
+    )
 
 
-def _is_wanted(path: Path, root: Path) -> bool:
-    if not _is_source(path, root):
+def _is_included_file(path: Path, root: Path) -> bool:
+    if not _is_source_file(path, root):
         return False
-    return not any(_is_never(folder) for folder in path.parents if root in folder.parents)
+    return not any(_is_excluded_folder(folder) for folder in path.parents if root in folder.parents)
 
 
-def _data_folders(root: Path, names: Iterable[str]) -> set[str]:
+def _find_data_folders(root: Path, names: Iterable[str]) -> set[str]:
     """Return folders at the top that hold no code and that the build configuration does not name."""
     if any((root / name).is_file() for name in _FOREIGN_BUILDS):
         return set()
     coded = {name.partition("/")[0] for name in names if "/" in name and name.endswith(_CODE)}
-    said = _said_of_build(root)
+    build_settings = _read_build_settings(root)
     tops = {name.partition("/")[0] for name in names if "/" in name} - coded
-    return {top for top in tops if not re.search(rf"(?<![\w-]){re.escape(top)}(?![\w-])", said)}
+    return {top for top in tops if not re.search(rf"(?<![\w-]){re.escape(top)}(?![\w-])", build_settings)}
 
 
-def _said_of_build(root: Path) -> str:
+def _read_build_settings(root: Path) -> str:
     """Return all that the build configuration says, as text; our own table is none of it."""
-    said = []
+    texts = []
     for name in ("setup.py", "setup.cfg", "MANIFEST.in", "hatch.toml"):
         path = root / name
-        said.append(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
+        texts.append(path.read_text(encoding="utf-8", errors="replace") if path.is_file() else "")
     path = root / "pyproject.toml"
     if path.is_file():
         try:
@@ -189,26 +191,26 @@ def _said_of_build(root: Path) -> str:
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ProjectError(f"'{path}' is not valid TOML: {error}", hint="mend it") from error
         data.get("tool", {}).pop("offline-kit", None)
-        said.append(json.dumps(data, default=str))
-        said.append(
+        texts.append(json.dumps(data, default=str))
+        texts.append(
             " ".join(f"tool.{name}.{key}" for name, table in data.get("tool", {}).items() for key in table)
         )
-    return "\n".join(said)
+    return "\n".join(texts)
 
 
-def _digest(root: Path, names: Iterable[str], commit: str) -> str:
+def _hash_tree(root: Path, names: Iterable[str], commit: str) -> str:
     digest = hashlib.sha256(commit.encode())
     for name in names:
-        mode = "x" if _executable(root / name) else "-"
+        mode = "x" if _is_executable(root / name) else "-"
         digest.update(f"{name}\0{mode}\0{files.sha256_of(root / name)}\n".encode())
     return digest.hexdigest()
 
 
-def _executable(path: Path) -> bool:
+def _is_executable(path: Path) -> bool:
     return bool(path.stat().st_mode & 0o100)
 
 
-def _commit(root: Path) -> str:
+def _describe_commit(root: Path) -> str:
     head = processes.run(["git", "-C", root, "rev-parse", "HEAD"], check=False)
     tags = processes.run(["git", "-C", root, "describe", "--tags", "--long", "--always"], check=False)
     return f"{head.out}{tags.out}"

@@ -18,14 +18,14 @@ from offline_kit.project.types import OwnCode, Wheel
 _OF_EXTRA = re.compile(r";.*\bextra\s*==")
 
 
-def modules_of(
-    project: Path, packages: Sequence[Path], modules: Sequence[Path], named: Sequence[str]
+def find_modules(
+    project: Path, packages: Sequence[Path], modules: Sequence[Path], names: Sequence[str]
 ) -> tuple[Path, ...]:
     """Return the loose modules to ship for these references; see `loose_modules.needed`."""
-    return loose_modules.needed(project, packages, modules, named)
+    return loose_modules.find_needed_modules(project, packages, modules, names)
 
 
-def build(
+def build_own_code(
     project: Path,
     packages: Sequence[Path],
     modules: Sequence[Path],
@@ -41,13 +41,15 @@ def build(
     committed freeze, its cut-off holds for build requirements too. Raises ProjectError with all that
     cannot be built or does not fit the image, OutsideError where an index does not answer.
     """
-    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=_cutoff(project))
-    wheels = _build_all(packages, yard, report)
-    files, roots = loose_modules.listed(project, modules, image, report)
+    context = own_wheel.OwnBuildContext(
+        image=image, settings=settings, cache=Cache(cache), cutoff=_read_cutoff(project)
+    )
+    wheels = _build_packages(packages, context, report)
+    files, roots = loose_modules.list_source_files(project, modules, image, report)
     return OwnCode(wheels=wheels, sources=files, roots=roots)
 
 
-def as_built(
+def recall_own_code(
     project: Path,
     packages: Sequence[Path],
     modules: Sequence[Path],
@@ -57,39 +59,47 @@ def as_built(
     cache: Path,
 ) -> tuple[OwnCode, tuple[str, ...]]:
     """Return the same without building anything, and the names of the packages' folders that no build has seen so yet."""
-    yard = own_wheel.Yard(image=image, settings=settings, cache=Cache(cache), cutoff=_cutoff(project))
-    found = {package: own_wheel.as_built(package, yard) for package in dict.fromkeys(packages)}
-    files, roots = loose_modules.listed(project, modules, image)
-    wheels = sorted((wheel for wheel in found.values() if wheel), key=lambda wheel: wheel.filename)
-    fresh = tuple(package.resolve().name for package, wheel in found.items() if wheel is None)
+    context = own_wheel.OwnBuildContext(
+        image=image, settings=settings, cache=Cache(cache), cutoff=_read_cutoff(project)
+    )
+    wheels_by_package = {
+        package: own_wheel.recall_own_wheel(package, context) for package in dict.fromkeys(packages)
+    }
+    files, roots = loose_modules.list_source_files(project, modules, image)
+    wheels = sorted(
+        (wheel for wheel in wheels_by_package.values() if wheel), key=lambda wheel: wheel.filename
+    )
+    fresh = tuple(package.resolve().name for package, wheel in wheels_by_package.items() if wheel is None)
     return OwnCode(wheels=tuple(wheels), sources=files, roots=roots), fresh
 
 
-def requirements(own: OwnCode) -> tuple[str, ...]:
+def list_requirements(own: OwnCode) -> tuple[str, ...]:
     """Return what the own wheels ask for in every case (no extras), sorted; nothing else brings it into the kit."""
     from email.parser import BytesHeaderParser
 
-    found: set[str] = set()
+    lines_found: set[str] = set()
     for wheel in own.wheels:
-        raw = distribution_metadata.metadata_of(wheel.path, wheel.filename) or b""
+        raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         lines = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
-        found |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
-    return tuple(sorted(found))
+        lines_found |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
+    return tuple(sorted(lines_found))
 
 
-def _cutoff(project: Path) -> str:
+def _read_cutoff(project: Path) -> str:
     """Return the cut-off of the project's committed freeze; empty where there is none yet."""
     path = project / LOCK_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
 
 
-def _build_all(packages: Sequence[Path], yard: own_wheel.Yard, report: Reporter) -> tuple[Wheel, ...]:
+def _build_packages(
+    packages: Sequence[Path], context: own_wheel.OwnBuildContext, report: Reporter
+) -> tuple[Wheel, ...]:
     wheels: dict[str, tuple[Wheel, Path]] = {}
     problems: list[ProjectError] = []
     for package in dict.fromkeys(packages):
         try:
-            wheel = own_wheel.built(package, yard, report)
+            wheel = own_wheel.build_own_wheel(package, context, report)
         except ProjectError as error:
             problems.append(error)
             continue
@@ -106,8 +116,8 @@ def _build_all(packages: Sequence[Path], yard: own_wheel.Yard, report: Reporter)
     if problems:
         lines = [
             line
-            for one in problems
-            for line in (one.what, *(f"    {text}" for text in one.details), f"    → {one.hint}")
+            for problem in problems
+            for line in (problem.what, *(f"    {text}" for text in problem.details), f"    → {problem.hint}")
         ]
         raise ProjectError(
             f"{len(problems)} own packages cannot be built",

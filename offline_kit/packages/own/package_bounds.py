@@ -13,7 +13,7 @@ from offline_kit.project.types import Finding, Severity
 _FILES = ("pyproject.toml", "setup.cfg", "setup.py")
 
 
-def findings(
+def check_package_bounds(
     packages: Sequence[Path], built: Iterable[str], image: Image, replaceable: Collection[str]
 ) -> tuple[Finding, ...]:
     """Return one finding with the protected versions of the image that the packages exclude.
@@ -23,42 +23,48 @@ def findings(
     protected are fine: the kit brings versions that fit them. Code that was written for old versions needs these,
     so the finding says that they stay.
     """
-    lines = dict.fromkeys([*built, *(line for package in packages for line in _declared(package))])
+    lines = dict.fromkeys([*built, *(line for package in packages for line in _read_declared(package))])
     free = {normalized(name) for name in replaceable}
-    excluded = {name: bound for name, bound in _excluded(lines, image) if name not in free}
+    excluded = {name: bound for name, bound in _find_excluded(lines, image) if name not in free}
     blocking = sorted(filter(image.is_protected, excluded))
     if not blocking:
         return ()
     bounds = ", ".join(f"{name}{excluded[name]} (image: {image.packages[name]})" for name in blocking)
     names = ", ".join(f'"{name}"' for name in blocking)
-    kept = sorted(excluded.keys() - set(blocking))
+    satisfiable = sorted(excluded.keys() - set(blocking))
     return (
         Finding(
             severity=Severity.WARN,
-            about=_file_of(packages, blocking),
+            about=_find_bounds_file(packages, blocking),
             what=f"excludes protected versions of the image '{image.name}': {bounds}",
             remedy=f"drop {'these bounds' if len(blocking) > 1 else 'this bound'}, or set exclude = [{names}] to use"
             " the image's version anyway"
-            + (f"; keep the bounds of {', '.join(kept)}: the kit brings versions that fit" if kept else ""),
+            + (
+                f"; keep the bounds of {', '.join(satisfiable)}: the kit brings versions that fit"
+                if satisfiable
+                else ""
+            ),
         ),
     )
 
 
-def _excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, str]]:
+def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, str]]:
     from packaging.requirements import InvalidRequirement, Requirement
 
     for line in lines:
         try:
-            asked = Requirement(line)
+            requirement = Requirement(line)
         except InvalidRequirement:
             continue  # the freeze reports it
-        name, version = normalized(asked.name), image.public_version(asked.name)
-        applies = asked.marker is None or asked.marker.evaluate({**image.environment(), "extra": ""})
-        if version and applies and not asked.specifier.contains(version, prereleases=True):
-            yield name, str(asked.specifier)
+        name, version = normalized(requirement.name), image.public_version(requirement.name)
+        applies = requirement.marker is None or requirement.marker.evaluate(
+            {**image.environment(), "extra": ""}
+        )
+        if version and applies and not requirement.specifier.contains(version, prereleases=True):
+            yield name, str(requirement.specifier)
 
 
-def _declared(package: Path) -> list[str]:
+def _read_declared(package: Path) -> list[str]:
     """Return the requirements of a package as far as they stand in its files; what only a build knows is left out."""
     reader = ConfigParser(interpolation=None)
     try:
@@ -67,19 +73,19 @@ def _declared(package: Path) -> list[str]:
     except (ConfigError, OSError, UnicodeDecodeError):
         lines = []
     try:
-        about = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
+        pyproject = tomllib.loads((package / "pyproject.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        about = {}
-    dependencies = about.get("project", {}).get("dependencies") or []
+        pyproject = {}
+    dependencies = pyproject.get("project", {}).get("dependencies") or []
     return [line for line in map(str.strip, [*lines, *dependencies]) if line]
 
 
-def _file_of(packages: Sequence[Path], names: Collection[str]) -> str:
+def _find_bounds_file(packages: Sequence[Path], names: Collection[str]) -> str:
     """Return the file in which the bounds stand, else the package's folder."""
     for package in packages:
         for name in _FILES:
             path = package / name
             text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            if all(each in normalized(text) for each in names):
+            if all(name_in_bounds in normalized(text) for name_in_bounds in names):
                 return name if len(packages) == 1 else f"{package.name}/{name}"
     return ", ".join(package.name for package in packages)

@@ -3,8 +3,8 @@
 from offline_kit.core.redaction import redact
 from offline_kit.core.retry import Patience
 from offline_kit.packages.freeze.freeze import read_index_settings
-from offline_kit.packages.index import Index
-from offline_kit.packages.pip_settings import read
+from offline_kit.packages.index import PackageIndex
+from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.workflow.checks.check_types import Ground, Said
 
 _BRISK = Patience(attempts=2, deadline=30.0)
@@ -14,9 +14,9 @@ _BRISK = Patience(attempts=2, deadline=30.0)
 def run(ground: Ground) -> Said:
     """Ask every index and find-links folder for one small project; raises where one does not answer."""
     config = ground.config
-    settings = read(ground.env)
+    settings = read_pip_settings(ground.env)
     if config:
         settings = read_index_settings(config.requirements, config.project, settings)
-    Index(settings, cache=ground.cache, patience=_BRISK).files("pip")
-    places = [redact(place) for place in (*settings.index_urls(), *settings.find_links)]
+    PackageIndex(settings, cache=ground.cache, patience=_BRISK).list_files("pip")
+    places = [redact(place) for place in (*settings.list_index_urls(), *settings.find_links)]
     return Said(what=f"answers: {', '.join(places) or 'none is configured'}")

@@ -24,7 +24,7 @@ from offline_kit.project.types import Fate, Freeze, Part, Pin, Wheel, Wheelhouse
 
 RECORD = "offline-kit.wheelhouse.json"
 """What remembers, beside the project, that its packages come from Kaggle; to be committed."""
-PART = manifest.AWAY
+PART = manifest.REMOTE_PART
 OUTLINES = "outlines"
 """The folder of the outlines, below that of a wheelhouse."""
 _FORMAT = 1
@@ -158,7 +158,7 @@ def load(record: Record, cache: Path) -> House:
             f"the wheelhouse of '{record.notebook}' (version {record.version}) is not on this machine",
             hint=f"{again(local=record.local)} {_MAKES}; or remove '{RECORD}' to build the packages here",
         )
-    part = manifest.read(folder)
+    part = manifest.read_manifest(folder)
     wrong = [] if part.id == record.part else ["it has another id than the record says"]
     names = [entry.original.rpartition("/")[2] for entry in part.entries]
     wrong += [f"'{OUTLINES}/{name}' is missing" for name in names if not (folder / OUTLINES / name).is_file()]
@@ -192,7 +192,7 @@ def keep(folder: Path, part: Part, facts: str, captured: str) -> None:
             f"what the run says of its wheels makes no sense: {error!r}", hint="run the same command again"
         ) from error
     (folder / "image.toml").write_text(captured, encoding="utf-8")
-    manifest.write(folder, part)
+    manifest.write_manifest(folder, part)
 
 
 def again(*, local: bool) -> str:
@@ -228,7 +228,7 @@ def _asks(
     environment = where.environment()
     lines = [("the project", line) for line in requirements if not line.startswith("-")]
     for wheel in wheels.values():
-        raw = distribution_metadata.metadata_of(wheel.path, wheel.filename) or b""
+        raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         told = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
         lines += [(wheel.name, str(line)) for line in told]
     for by, line in lines:
