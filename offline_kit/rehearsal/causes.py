@@ -21,8 +21,6 @@ class Cause:
 
 
 CAUSES: tuple[Cause, ...] = (
-    # The notebook's own errors know best; the text may stand in a traceback with other errors above it.
-    Cause(r"KitError: ([^\n]+)[\s\S]*?\nNEXT: ([^\n]+)", "{0}", "{1}"),
     Cause(
         r"Weights only load failed|Unsupported (?:global|operand|class)|weights_only",
         "torch.load refuses what is in the checkpoint: since 2.6 it takes tensors and plain containers only",

@@ -13,6 +13,8 @@ from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
 from offline_kit.core.sandboxes.box import Box, Mount, Outcome
+from offline_kit.notebook.failures import find_failure
+from offline_kit.notebook.runtime.kit_runtime import KitError
 
 HOME = "/home/kaggle"
 _SETUP = "NAMES_BEFORE = set(globals())"
@@ -278,6 +280,8 @@ class Cell:
     """The error alone, and those that it followed from: no line of source code is in it."""
     printed: str = ""
     """The end of what it printed, without colours."""
+    failure: KitError | None = None
+    """The notebook runtime's own error, if that is what ended the cell."""
     on_top: int = 0
     """How many cells an adopted notebook has on top of those of the user's file."""
 
@@ -324,6 +328,7 @@ def _cell(number: int, cell: Mapping[str, Any], on_top: int) -> Cell:
     told = cell["metadata"].get("papermill") or {}
     errors = [output for output in cell.get("outputs", ()) if output.get("output_type") == "error"]
     lines = [line for output in errors for line in _lines(output)]
+    printed = _ANSI.sub("", "".join("".join(o.get("text", "")) for o in cell.get("outputs", ())))
     return Cell(
         number=number,
         source="".join(cell.get("source", "")),
@@ -331,9 +336,8 @@ def _cell(number: int, cell: Mapping[str, Any], on_top: int) -> Cell:
         status="failed" if errors else str(told.get("status") or "pending"),
         error=tuple(lines),
         message="\n".join([*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_chained(lines)]),
-        printed=_ANSI.sub("", "".join("".join(o.get("text", "")) for o in cell.get("outputs", ())))[
-            -_PRINTED:
-        ],
+        printed=printed[-_PRINTED:],
+        failure=find_failure(printed) if errors else None,
         on_top=on_top,
     )
 

@@ -193,5 +193,4 @@ def _cut(data: Path, sample: Path | None, rows: int, into: Path) -> tuple[list[P
     try:
         return kit_rows.cut_rows(data, sample, rows, into, files.link_or_copy)
     except KitError as error:
-        what, _, hint = str(error).partition("\nNEXT: ")
-        raise ProjectError(what, hint=hint) from error
+        raise ProjectError(error.what, hint=error.hint, code=error.code, details=error.details) from error

@@ -125,16 +125,18 @@ def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
             *_shortened(cell.error),
             *_because(cause),
         )
-        return ProjectError(f"{cell.label} failed", hint=remedy or _AGAIN, details=details)
+        code = cell.failure.code if cell.failure else "cell-failed"
+        return ProjectError(f"{cell.label} failed", hint=remedy or _AGAIN, code=code, details=details)
     return None
 
 
 def _explained(cell: Cell, script: tuple[str, ...], bench: Bench) -> tuple[str, str]:
     """Return cause and remedy of a failed cell; both empty if nothing is known about its failure."""
-    if "KitError: " not in cell.message:
-        about = explanation.of_column(cell, bench.inputs) or explanation.of_file(cell, bench.inputs)
-        if about:
-            return about.cause, about.remedy
+    if cell.failure:
+        return cell.failure.what, cell.failure.hint
+    about = explanation.of_column(cell, bench.inputs) or explanation.of_file(cell, bench.inputs)
+    if about:
+        return about.cause, about.remedy
     known = causes.explain(script[-1], current=bench.current) if script else ("", "")
     return known if known[0] else causes.explain(cell.message, current=bench.current)
 

@@ -162,8 +162,12 @@ def _originals(copy: Path, cache: Path) -> Path | None:
     try:
         found = kit_sources.published(copy)
     except KitError as error:
-        what = str(error).partition("\nNEXT: ")[0]
-        raise ProjectError(f"the local copy '{copy}' is damaged: {what}", hint="download it again") from error
+        raise ProjectError(
+            f"the local copy '{copy}' is damaged: {error.what}",
+            hint="download it again",
+            code="source-copy-damaged",
+            details=error.details,
+        ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProjectError(f"'{copy / MARKER}' cannot be read: {error}", hint="download it again") from error
     if not found:

@@ -34,6 +34,12 @@ def ran(bench: Bench, alice: Client, *cells: str) -> Finished:
     return notebook_runs.push_and_follow(new(*cells), alice, ways(bench))[1]
 
 
+def failing(what: str, *, hint: str, code: str) -> str:
+    """Return a line of code that fails as the runtime of a rendered notebook does."""
+    line = kit_runtime.KitError(what, hint=hint, code=code).to_json()
+    return f"print({line!r}); raise RuntimeError({what!r})"
+
+
 def by_papermill(job: Job) -> Result:
     """Run a notebook as Kaggle does, so that its log is papermill's."""
     (job.folder / "output").mkdir()
@@ -134,17 +140,14 @@ def test_a_failed_cell_is_quoted_with_cause_and_remedy(tmp_path: Path) -> None:
 
 
 def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: Client, tmp_path: Path) -> None:
-    """A KitError's words and its next step are the cause and the remedy; the log is kept."""
-    code = (
-        "class KitError(RuntimeError): pass\n"
-        "raise KitError('2 of 9 files are damaged\\n  - a.whl\\nNEXT: push the kit again')"
-    )
+    """A KitError's code, words and hint are those of the error; the log is kept."""
+    code = failing("2 of 9 files are damaged", hint="push the kit again", code="kit-damaged")
     with pytest.raises(ProjectError, match="the notebook failed") as caught:
         notebook_runs.push_and_follow(new(code), alice, ways(bench), logs=tmp_path / "logs")
-    assert caught.value.hint == "push the kit again"
+    assert (caught.value.code, caught.value.hint) == ("kit-damaged", "push the kit again")
     assert "cause: 2 of 9 files are damaged" in caught.value.details
     assert f"the whole log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
-    assert "KitError" in (tmp_path / "logs" / "log.txt").read_text()
+    assert "Traceback" in (tmp_path / "logs" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -262,9 +265,8 @@ def test_a_refusal_ends_the_wait(bench: Bench, alice: Client) -> None:
 
 FINDS = (
     "import os, pathlib\n"
-    "class KitError(RuntimeError): pass\n"
     "if not list(pathlib.Path(os.environ['INPUT']).glob('datasets/*/*/offline-kit.json')):\n"
-    "    raise KitError('the kit of this notebook is not mounted: part kit\\nNEXT: wait')\n" + WRITES
+    f"    {failing('not mounted: part kit', hint='wait', code='kit-not-mounted')}\n" + WRITES
 )
 
 
@@ -428,7 +430,7 @@ def test_the_runtimes_own_words_about_a_missing_kit_are_known(tmp_path: Path) ->
     """What the notebook raises, the log is searched for."""
     with pytest.raises(kit_runtime.KitError) as caught:
         kit_runtime.find_parts({"kit": "a" * 64}, tmp_path)
-    found = run_logs.not_mounted(log(f"Traceback\nKitError: {caught.value}\n"))
+    found = run_logs.not_mounted(log(f"{caught.value.to_json()}\nTraceback\n"))
     assert found == "the kit of this notebook is not mounted: part 'kit' of id aaaaaaaaaaaa"
 
 

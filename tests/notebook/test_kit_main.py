@@ -12,7 +12,6 @@ import pytest
 from offline_kit.notebook.rendering import pasted
 from offline_kit.notebook.runtime.kit_main import LentMain, lend_to_pickles
 from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Places
-from offline_kit.rehearsal import causes
 
 SCRIPT = """
 import pickle, sys
@@ -85,7 +84,7 @@ def test_a_script_that_does_its_work_at_the_top(tmp_path: Path) -> None:
     (code / "train_it.py").write_text("class Shrink: pass\n\ndata = open('input/train.csv').read()\n")
     with pytest.raises(KitError) as caught:
         lend_to_pickles("train_it.py", ["Shrink"], OpenKit(tmp_path / "kit", Places()), str)
-    cause, remedy = causes.explain(f"KitError: {caught.value}")
+    cause, remedy = caught.value.what, caught.value.hint
     assert cause.startswith(
         "'train_it.py' (`main_from`) was run to find 'Shrink', and its own top level fails"
     )

@@ -276,4 +276,4 @@ def test_a_preprocessing_file_by_a_near_name_is_named(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(KitError) as caught:
             kit.path(asked)
-        assert str(caught.value).partition("NEXT: ")[2].startswith(hint)
+        assert caught.value.hint.startswith(hint)

@@ -183,7 +183,7 @@ def test_answers_that_kaggle_refuses_are_refused_here(data: Path, answer: Any, w
     with pytest.raises(KitError) as caught:
         serve(data, lambda test: answer)
     assert words in str(caught.value)
-    assert "NEXT: return a data frame or a series with the columns that are to be predicted" in str(
+    assert "hint: return a data frame or a series with the columns that are to be predicted" in str(
         caught.value
     )
 
@@ -329,7 +329,7 @@ def test_what_makes_no_predict_is_told_apart_from_a_wrong_answer(data: Path, nam
         serve(data, function_of(data, name))
     assert str(caught.value).startswith(words)
     assert kit_server.RULE in str(caught.value)
-    assert str(caught.value).count("NEXT:") == 1
+    assert str(caught.value).count("hint:") == 1
 
 
 def test_an_error_of_an_answer_is_no_error_of_the_construction(data: Path) -> None:

@@ -47,7 +47,7 @@ def test_files_are_taken_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize("result", [None, [], [1, 2], {"id": [1]}, 5])
 def test_what_is_no_submission_is_refused(tmp_path: Path, result: Any) -> None:
     """Nothing written, no rows, and other objects end in an error that says what to return."""
-    with pytest.raises(KitError, match="NEXT: return a"):
+    with pytest.raises(KitError, match="hint: return a"):
         write_submission(result, tmp_path / "submission.csv")
 
 

@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import causes
 
 REAL = [
@@ -160,17 +159,7 @@ OTHERS = [
     ("torch.cuda.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", "", ""),
     ("URLError: <urlopen error> while opening https://download.pytorch.org/models/resnet18.pth", "", ""),
     ("SyntaxError: invalid syntax (cell, line 1)", "", ""),
-    ("KitError: what\n  - detail\nNEXT: remedy", "", ""),
 ]
-
-
-def test_the_notebooks_own_errors_speak_for_themselves() -> None:
-    """A KitError carries cause and remedy, whatever else its details remind of."""
-    error = KitError(
-        "the checkpoint cannot be loaded", ["Weights only load failed"], hint="set `weights_only = false`"
-    )
-    text = f"Traceback ...\nKitError: {error}"
-    assert causes.explain(text) == ("the checkpoint cannot be loaded", "set `weights_only = false`")
 
 
 def test_a_missing_module_may_be_missing_here_only() -> None:

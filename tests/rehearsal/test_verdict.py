@@ -33,9 +33,23 @@ def test_a_kit_that_is_damaged_here_is_built_again(tmp_path: Path) -> None:
     entry = Entry(part=tmp_path, role="checkpoint", original="a", stored="a", size=1, sha256="0" * 64)
     with pytest.raises(KitError) as caught:
         verify([entry])
-    assert "push the kit again" in str(caught.value)
-    error = problem(ran(tmp_path, cell("open_kit()", "failed", error=f"KitError: {caught.value}"), code=1))
+    assert "push the kit again" in caught.value.hint
+    error = problem(ran(tmp_path, cell("open_kit()", "failed", failure=caught.value), code=1))
+    assert error.code == "kit-damaged"
     assert error.hint == "build the kit again with 'offline-kit build'"
+
+
+def test_the_notebooks_own_errors_speak_for_themselves(tmp_path: Path) -> None:
+    """A KitError carries code, cause and remedy, whatever else its details remind of."""
+    failure = KitError(
+        "the checkpoint cannot be loaded",
+        ["Weights only load failed"],
+        hint="set `weights_only = false`",
+        code="unsafe-checkpoint",
+    )
+    error = problem(ran(tmp_path, cell("load()", "failed", failure=failure), code=1))
+    assert (error.code, error.hint) == ("unsafe-checkpoint", "set `weights_only = false`")
+    assert "cause: the checkpoint cannot be loaded" in error.details
 
 
 def test_long_cells_and_errors_are_shortened_and_colours_removed(tmp_path: Path) -> None:

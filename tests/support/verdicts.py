@@ -6,6 +6,7 @@ from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Outcome
+from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import verdict
 from offline_kit.rehearsal.execution import Bench, Ran
 
@@ -23,11 +24,18 @@ BENCH = Bench(
 )
 
 
-def cell(source: str, status: str, *, error: str = "", trace: str = "") -> dict[str, Any]:
-    outputs = []
+def cell(
+    source: str, status: str, *, error: str = "", trace: str = "", failure: KitError | None = None
+) -> dict[str, Any]:
+    outputs: list[dict[str, Any]] = []
+    if failure:
+        outputs.append({"output_type": "stream", "name": "stdout", "text": f"{failure.to_json()}\n"})
+        error = f"KitError: {failure}"
     if error:
         name, _, value = error.partition(": ")
-        outputs = [{"output_type": "error", "ename": name, "evalue": value, "traceback": [trace or error]}]
+        outputs.append(
+            {"output_type": "error", "ename": name, "evalue": value, "traceback": [trace or error]}
+        )
     told = {"status": status, "duration": 1.0 if status == "completed" else None}
     return {"cell_type": "code", "source": source, "metadata": {"papermill": told}, "outputs": outputs}
 

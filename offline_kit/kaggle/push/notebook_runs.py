@@ -248,7 +248,9 @@ def _failed(
     there = kaggle.notebook(ref, version)
     found = run_logs.trouble(log, there.text if there else "")
     cause, remedy = causes.explain(found.message or run.failure)
-    if not cause:
+    if found.failure:
+        cause, remedy = found.failure.what, found.failure.hint
+    elif not cause:
         cause, remedy = causes.explain(run.failure)
     label = _label(found.cell, there.text if there else "")
     what = f"{label} failed" if label else "the notebook failed"
@@ -259,6 +261,7 @@ def _failed(
     return ProjectError(
         f"{what} on {place}: version {version} of '{ref}'",
         hint=remedy or "correct it, rehearse it with 'offline-kit rehearse', and push again",
+        code=found.failure.code if found.failure else "notebook-run-failed",
         details=[
             *_quoted(found, label),
             *_error(found, log),

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from offline_kit.kaggle.client.api_types import LogLine
+from offline_kit.notebook.failures import find_failure
+from offline_kit.notebook.runtime.kit_runtime import KitError
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
@@ -15,7 +17,6 @@ _PAPERMILL = re.compile(r'^Exception encountered at "In \[(\d+|None| )\]":\s*$',
 _BEGUN = re.compile(r"^Executing Cell (\d+)-", re.MULTILINE)
 _CONVERTING = re.compile(r"^\[NbConvertApp\]", re.MULTILINE)
 _ARROW = re.compile(r"^-+>\s*(\d+) (.*\S)\s*$", re.MULTILINE)
-_NOT_MOUNTED = re.compile(r"KitError: (the kit of this notebook is not mounted[^\n]*)")
 _LINE = 100  # characters of a live line
 
 
@@ -31,6 +32,8 @@ class Trouble:
     """Lines of the error with its traceback, without colours."""
     message: str = ""
     """The error alone, and those that it followed from: what causes are known by."""
+    failure: KitError | None = None
+    """The notebook runtime's own error, if that is what ended the run."""
 
 
 def plain(log: Sequence[LogLine]) -> str:
@@ -54,8 +57,8 @@ def last_line(log: Sequence[LogLine]) -> str:
 
 def not_mounted(log: Sequence[LogLine]) -> str:
     """Return the notebook's own words about a kit that was not there, "" where it says none."""
-    found = _NOT_MOUNTED.search(plain(log))
-    return found[1] if found else ""
+    failure = find_failure(plain(log))
+    return failure.what if failure and failure.code == "kit-not-mounted" else ""
 
 
 def trouble(log: Sequence[LogLine], notebook: str) -> Trouble:
@@ -76,6 +79,7 @@ def trouble(log: Sequence[LogLine], notebook: str) -> Trouble:
         source=code.get(number, ""),
         error=lines if start >= 0 else (),
         message=_message(lines) if start >= 0 else "",
+        failure=find_failure(text),
     )
 
 

@@ -47,6 +47,7 @@ class Ensemble:
         if how == "rank":
             raise KitError(
                 "a rank mean needs the whole test set, and a gateway shows one batch at a time",
+                code="rank-mean-needs-all-rows",
                 hint='set `ensemble` to "mean", "weighted" or "vote"',
             )
         self.members, self.how, self.frameworks = members, how, frameworks

@@ -73,7 +73,11 @@ def predict_all(
     members want different ones. Raises KitError where members do not fit.
     """
     if not members:
-        raise KitError("no model is there to predict with", hint="name `checkpoints` in the configuration")
+        raise KitError(
+            "no model is there to predict with",
+            code="no-model",
+            hint="name `checkpoints` in the configuration",
+        )
     ids: list[Any] = []
     classes = Classes(say)
     blend = Blend(how, each=each)
@@ -89,6 +93,7 @@ def predict_all(
         if ids and names != ids:
             raise KitError(
                 f"'{member.name}' predicted other rows than the first model",
+                code="rows-differ-between-models",
                 hint="read the test set in a fixed order",
             )
         if how == "rank" and not ids and values.size and (values.min() < 0 or values.max() > 1):
@@ -118,6 +123,7 @@ def _loaded(load: Callable[..., Any], member: Member) -> Any:
         raise KitError(
             f"'{member.name}' was written by another pandas than the notebook's {have['pandas']}",
             [f"{type(error).__name__}: {error}"],
+            code="pandas-version-mismatch",
             hint=f"train it again with the image's versions: pip install {' '.join(pins)}",
         ) from error
 
@@ -149,7 +155,9 @@ def activated(answer: Any, activation: str) -> Any:
         return answer
     if activation not in ("softmax", "sigmoid"):
         raise KitError(
-            f"activation = '{activation}' is not known", hint='use "softmax" or "sigmoid", or leave it out'
+            f"activation = '{activation}' is not known",
+            code="unknown-activation",
+            hint='use "softmax" or "sigmoid", or leave it out',
         )
     if isinstance(answer, list):  # one array for each target
         return [activated(each, activation) for each in answer]
@@ -162,6 +170,7 @@ def activated(answer: Any, activation: str) -> Any:
     if scores.ndim < 2 or scores.shape[-1] < 2:
         raise KitError(
             "softmax of a single column is 1 in every row",
+            code="softmax-of-one-column",
             hint='use activation = "sigmoid" for a model with one output',
         )
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -175,7 +184,11 @@ def sum_of(views: Iterable[Any]) -> Any:
         total = answer if total is None else total + answer
         count += 1
     if total is None:
-        raise KitError("the function `tta` gives no batch", hint="let it yield at least the batch itself")
+        raise KitError(
+            "the function `tta` gives no batch",
+            code="tta-without-batches",
+            hint="let it yield at least the batch itself",
+        )
     return total if count == 1 else total / count
 
 
@@ -197,6 +210,7 @@ def as_rows(answer: Any, rows: int, name: str) -> Any:
     if len(values) != rows:
         raise KitError(
             f"'{name}' answered a batch of {rows} rows with {len(values)}",
+            code="row-count-mismatch",
             hint="the model, or the functions `transform` and `tta`, must keep one row for each row",
         )
     return values
@@ -211,6 +225,7 @@ def _of_targets(answers: Sequence[Any], name: str) -> Any:
         raise KitError(
             f"'{name}' answers for {len(widths)} targets with {', '.join(map(str, widths))} columns",
             ["a table has room for one number of each target: the probability of the second of two classes"],
+            code="multi-target-probabilities",
             hint="save one model for each target, or write a `function` that makes the rows",
         )
     return np.stack([each[:, -1] for each in answers], axis=1)
@@ -232,12 +247,14 @@ def names_of_columns(member: Member, model: Any, columns: int) -> list[Any]:
     if len(member.labels) != columns and (len(member.labels), columns) != (2, 1):
         raise KitError(
             f"'{member.name}' has {columns} outputs and {len(member.labels)} labels: {shown(member.labels)}",
+            code="label-count-mismatch",
             hint="correct `labels` in the `params` of its entry in `models`",
         )
     known = [as_number(each) for each in own]
     if known not in ([], list(range(len(known))), [as_number(each) for each in member.labels]):
         raise KitError(
             f"'{member.name}' knows its classes itself: {shown(own)}; its `labels` say {shown(member.labels)}",
+            code="labels-contradict-model",
             hint="remove `labels` from the `params` of its entry in `models`",
         )
     return member.labels
@@ -252,6 +269,7 @@ def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -
         raise KitError(
             f"'{name}' was trained on other classes than the first model",
             [f"the first: {', '.join(map(str, wanted))}", f"'{name}': {', '.join(map(str, own))}"],
+            code="classes-differ-between-models",
             hint="put models of the same classes into one ensemble",
         )
     return values[:, [mine.index(each) for each in first]]
@@ -338,6 +356,7 @@ class Blend:
             return np.concatenate([-values if self.how == "rank" else 1 - values, values], axis=1)
         raise KitError(
             f"'{name}' answers with {new} columns, and the models before it with {have}",
+            code="columns-differ-between-models",
             hint="put models with the same outputs into one ensemble",
         )
 

@@ -60,6 +60,7 @@ def stacked(items: list[Any]) -> Any:
     if len({tuple(each.shape) for each in items}) > 1:
         raise KitError(
             f"`transform` gives pictures of different shapes: {shown(sorted({tuple(i.shape) for i in items}))}",
+            code="image-shapes-differ",
             hint="let it resize them to one size, or set `batch_size = 1`",
         )
     library = "torch" if hasattr(first, "detach") else "numpy"
@@ -98,6 +99,7 @@ def image_files(root: Path, sample: Sample, name: str = "") -> dict[str, Path]:
                 f"looked in: {', '.join(map(str, folders)) or 'no folder, none is called test*'}",
                 f"there are: {shown(path.name for path in there) or 'no files'}",
             ],
+            code="images-not-found",
             hint='name the folder: `test = "folder"` in [tool.offline-kit.notebook.params]; '
             "where an id is no file, write a `function`",
         )

@@ -68,6 +68,7 @@ def install(kit: OpenKit, installer: str = "", say: Say = print) -> Path:
     if plan.get("format") != 1:
         raise KitError(
             f"the install plan has format {plan.get('format')!r}, this notebook reads format 1",
+            code="format-unsupported",
             hint="render the notebook again with the version of offline-kit that built the kit",
         )
     here = platform.python_version()
@@ -116,6 +117,7 @@ def choose(plan: Mapping[str, Any], packages: Path, path: Sequence[str]) -> list
         raise KitError(
             "this image is not the one that the kit was made for",
             problems,
+            code="image-mismatch",
             hint=f"build the kit for this image (it was made for '{plan['image']}', Python {plan['python']}), "
             "or pin the image with `pin_image = true`",
         )
@@ -267,7 +269,11 @@ def _identity(file: Path) -> str:
 def find_installers(wanted: str) -> list[list[str]]:
     """Return the commands of the installers to try, the first of which runs; "auto" means uv, then pip."""
     if wanted not in INSTALLERS:
-        raise KitError(f"there is no installer '{wanted}'", hint=f"take one of {', '.join(INSTALLERS)}")
+        raise KitError(
+            f"there is no installer '{wanted}'",
+            code="unknown-installer",
+            hint=f"take one of {', '.join(INSTALLERS)}",
+        )
     beside = shutil.which("uv", path=str(Path(sys.executable).parent))
     commands = {"uv": [shutil.which("uv") or beside or "uv"], "pip": [sys.executable, "-m", "pip"]}
     found: list[list[str]] = []
@@ -278,7 +284,9 @@ def find_installers(wanted: str) -> list[list[str]]:
             found.append(commands[name])
     if not found:
         raise KitError(
-            f"no installer runs here (asked for: {wanted})", hint="install uv or pip, or ask for the other"
+            f"no installer runs here (asked for: {wanted})",
+            code="installer-not-found",
+            hint="install uv or pip, or ask for the other",
         )
     return found
 
@@ -329,6 +337,7 @@ def _run(command: Sequence[str], failure: str) -> None:
         raise KitError(
             f"{failure} ({_tool_name(command)} ended with code {done.returncode})",
             words[-15:],
+            code="install-failed",
             hint="build the kit again, or set OFFLINE_KIT_INSTALLER to the other of 'uv' and 'pip'",
         )
 
@@ -389,6 +398,7 @@ def prove(
         raise KitError(
             f"{len(grave)} of {len(names)} packages of the kit cannot be imported",
             grave,
+            code="import-check-failed",
             hint="see the first line: a missing module belongs into the requirements (or `include`); then build again"
             if any("No module named" in one for one in grave)
             else "see the first line: take another version of that package, or `exclude` it if you do not need it",

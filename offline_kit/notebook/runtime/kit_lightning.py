@@ -36,6 +36,7 @@ def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], taker
         raise KitError(
             f"nothing takes the param {', '.join(map(repr, unknown))}",
             [f"known: {', '.join(sorted(known))}"],
+            code="unknown-param",
             hint="correct [tool.offline-kit.notebook.params]",
         )
 
@@ -70,6 +71,7 @@ def build_data(
         if root is None:
             raise KitError(
                 f"'{data_class.__name__}' wants the competition's folder as '{first.name}', and none is attached",
+                code="competition-not-attached",
                 hint="set `competition` in the configuration, or give the value in [tool.offline-kit.notebook.params]",
             )
         arguments[first.name] = str(root) if first.annotation in (str, "str") else root
@@ -82,6 +84,7 @@ def build_data(
     if not callable(getattr(data, "submission", None)):
         raise KitError(
             f"'{data_class.__name__}' has no method submission(predictions)",
+            code="submission-method-missing",
             hint="add it: it gets one tensor with all predictions in the loader's order, "
             "and returns a pandas.DataFrame or a list of dictionaries",
         )
@@ -105,11 +108,14 @@ def loader_of(data: Any) -> Any:
                 loader = next(iter(loader.values() if isinstance(loader, Mapping) else loader))
             if isinstance(loader, list | tuple | Mapping):
                 raise KitError(
-                    f"{name}() returns {len(loader)} loaders", hint="return the one of the test data"
+                    f"{name}() returns {len(loader)} loaders",
+                    code="several-loaders",
+                    hint="return the one of the test data",
                 )
             return loader
     raise KitError(
         f"'{type(data).__name__}' defines neither predict_dataloader nor test_dataloader",
+        code="predict-loader-missing",
         hint="define one that yields the test data's batches in a fixed order",
     )
 
@@ -135,6 +141,7 @@ def predict_batch(model: Any, batch: Any, index: int) -> Any:
     if not isinstance(answer, torch.Tensor):
         raise KitError(
             f"the model answers with a {type(answer).__name__}, not a tensor",
+            code="model-output-not-tensor",
             hint="define predict_step(batch, batch_idx) that returns one tensor, one row for each item of the batch",
         )
     answer = answer.detach().cpu()
@@ -167,6 +174,8 @@ def predict(model: Any, loader: Any, device: str, title: str, say: Say = print) 
         ]
     if not answers:
         raise KitError(
-            "the loader of the test data yields no batch", hint="check where the data class looks for it"
+            "the loader of the test data yields no batch",
+            code="loader-empty",
+            hint="check where the data class looks for it",
         )
     return torch.cat(answers)

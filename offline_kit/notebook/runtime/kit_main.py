@@ -40,6 +40,7 @@ def lend_to_pickles(path: str, names: Sequence[str], kit: OpenKit, say: Say = pr
         raise KitError(
             f"'{path}' (`main_from`) was run to find {', '.join(map(repr, names))}, and its own top level fails"
             f"{_where(error, path)}: {type(error).__name__}: {error}",
+            code="main-module-failed",
             hint='put the training below `if __name__ == "__main__":`, or move what the pickles need into a module of'
             " its own and name that in `main_from`; then build again",
         ) from error

@@ -54,6 +54,7 @@ def _numbers_alone(prediction: Prediction, kind: str, say: Say) -> None:
     raise KitError(
         what,
         [first],
+        code="predictions-not-finite",
         hint="see what is particular in these rows: an empty cell, an overflow of half precision, a division by 0",
     )
 
@@ -109,6 +110,7 @@ def _one_target(sample: Sample, word: str) -> None:
     if len(sample.targets) != 1:
         raise KitError(
             f"'{word}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shown(sample.targets)}",
+            code="postprocess-fills-one-column",
             hint="choose another `postprocess`, or a function of yours: function(predictions, ids)",
         )
 
@@ -119,6 +121,7 @@ def _named(names: Sequence[Any], count: int) -> list[Any]:
     if len(names) != count:
         raise KitError(
             f"there are {len(names)} labels for {count} outputs of the model: {shown(names)}",
+            code="label-count-mismatch",
             hint="correct `labels` in [tool.offline-kit.notebook.params]",
         )
     return list(names)
@@ -136,6 +139,7 @@ def _plain(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say
         return [values[:, 1]]
     raise KitError(
         f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shown(targets)}",
+        code="columns-do-not-fit",
         hint='set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to a function of yours',
     )
 

@@ -52,6 +52,7 @@ class Preprocessing(Mapping[str, Any]):
         raise KitError(
             f"the kit has no preprocessing file '{name}'",
             [f"it has: {', '.join(self._files) or 'none'}"],
+            code="preprocessing-file-not-found",
             hint=f"did you mean {' or '.join(map(repr, like))}? Else {add}" if like else add,
         )
 
@@ -81,6 +82,7 @@ def _unpickled(path: Path) -> Any:
         if error.name != "joblib":
             raise KitError(
                 f"'{path.name}' needs '{error.name}', which cannot be imported",
+                code="module-not-found",
                 hint="add the package to the requirements, and build the kit again",
             ) from error
     with path.open("rb") as stream:

@@ -130,7 +130,7 @@ def _read_csv(path: Path, rows: int) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
         table = list(islice((row for row in csv_rows(stream) if row), rows + 1))
     if not table:
-        raise KitError(f"'{path}' is empty", hint="check the competition's data")
+        raise KitError(f"'{path}' is empty", code="table-empty", hint="check the competition's data")
     return table
 
 

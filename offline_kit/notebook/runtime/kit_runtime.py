@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -50,11 +51,34 @@ def in_scoring_run() -> bool:
     return bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
 
 
-class KitError(RuntimeError):
-    """What is wrong, every detail of it, and what to do next."""
+FAILURE_KEY = "offline_kit_failure"
+"""Begins the line of JSON that a failed notebook prints for programs."""
 
-    def __init__(self, what: str, details: Sequence[str] = (), *, hint: str) -> None:
-        super().__init__("\n".join([what, *(f"  - {line}" for line in details), f"NEXT: {hint}"]))
+
+class KitError(RuntimeError):
+    """A failure of the notebook: a stable code, what is wrong, the details, and how to fix it."""
+
+    def __init__(
+        self, what: str, details: Sequence[str] = (), *, hint: str, code: str = "notebook-failed"
+    ) -> None:
+        super().__init__("\n".join([what, *(f"  - {line}" for line in details), f"hint: {hint}"]))
+        self.code, self.what, self.details, self.hint = code, what, tuple(details), hint
+
+    def to_json(self) -> str:
+        """Return the failure as one line of JSON."""
+        fields = {"code": self.code, "what": self.what, "details": self.details, "hint": self.hint}
+        return json.dumps({FAILURE_KEY: fields})
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython calls this hook when an error ends a cell, and shows what it returns
+        # (InteractiveShell.showtraceback, https://github.com/ipython/ipython/blob/main/IPython/core/interactiveshell.py).
+        # A printed line is the one thing that an executed notebook and Kaggle's log both keep unchanged.
+        sys.stdout.write(f"{self.to_json()}\n")
+        shell = importlib.import_module("IPython").get_ipython()
+        if shell is None:
+            return traceback.format_exception(self)
+        lines: list[str] = shell.InteractiveTB.structured_traceback(type(self), self, self.__traceback__)
+        return lines
 
 
 @dataclass(frozen=True)
@@ -138,6 +162,7 @@ def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
     raise KitError(
         f"the kit of this notebook is not mounted: {', '.join(lacking)}",
         [*seen, *(f"mounted: {line}" for line in listing(inputs))],
+        code="kit-not-mounted",
         hint="a kit of another id means that the notebook ran before the new dataset version was ready: "
         "wait until Kaggle has processed it, then run or push again"
         if seen
@@ -203,6 +228,7 @@ def competition_folder(slug: str, inputs: Path) -> Path | None:
     raise KitError(
         f"the data of the competition '{slug}' is not mounted",
         [f"mounted: {line}" for line in listing(inputs)],
+        code="competition-not-mounted",
         hint="attach the competition to this notebook (Add Input), and accept its rules; "
         "for a rehearsal, set `competition_data` (--competition-data) to a local copy",
     )
@@ -214,6 +240,7 @@ def read_part(folder: Path) -> list[Entry]:
     if manifest.get("format") != 1:
         raise KitError(
             f"'{folder / MARKER}' has format {manifest.get('format')!r}, this notebook reads format 1",
+            code="format-unsupported",
             hint="render the notebook again with the version of offline-kit that built the kit",
         )
     names = ("role", "original", "stored", "size", "sha256")
@@ -222,7 +249,9 @@ def read_part(folder: Path) -> list[Entry]:
         for name in (entry.original, entry.stored):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise KitError(
-                    f"the manifest names a file outside the kit: '{name}'", hint="build the kit again"
+                    f"the manifest names a file outside the kit: '{name}'",
+                    code="path-outside-kit",
+                    hint="build the kit again",
                 )
     return entries
 
@@ -253,6 +282,7 @@ def verify(entries: Sequence[Entry]) -> tuple[dict[str, Path], list[str]]:
         raise KitError(
             f"{len(problems)} of {len(entries)} files of the kit are missing or damaged",
             problems,
+            code="kit-damaged",
             hint="push the kit again and wait until Kaggle has processed it",
         )
     return found, notes
@@ -336,7 +366,10 @@ def load_object(name: str, kit: OpenKit) -> Any:
     except AttributeError:
         public = sorted(word for word in vars(module) if not word.startswith("_"))
         raise KitError(
-            f"'{where}' has no '{attribute}'", [f"it has: {', '.join(public[:30])}"], hint=f"correct '{name}'"
+            f"'{where}' has no '{attribute}'",
+            [f"it has: {', '.join(public[:30])}"],
+            code="object-not-found",
+            hint=f"correct '{name}'",
         ) from None
     return module
 
@@ -348,6 +381,7 @@ def _import(module: str, name: str) -> Any:
         if error.name and (module == error.name or module.startswith(f"{error.name}.")):
             raise KitError(
                 f"'{name}' cannot be imported: there is no module '{error.name}'",
+                code="module-not-found",
                 hint="name the package in `packages` or `modules` of the configuration, then build again",
             ) from None
         raise
@@ -355,7 +389,11 @@ def _import(module: str, name: str) -> Any:
 
 def _module_of_file(path: Path) -> Any:
     if not path.is_file():
-        raise KitError(f"the kit has no file '{path}'", hint="add it to `modules` of the configuration")
+        raise KitError(
+            f"the kit has no file '{path}'",
+            code="file-not-in-kit",
+            hint="add it to `modules` of the configuration",
+        )
     for root in map(Path, sys.path):
         if root in path.parents:  # so that its neighbours can import it too, and get the same module
             dotted = ".".join(path.relative_to(root).with_suffix("").parts)

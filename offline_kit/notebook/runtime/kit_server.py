@@ -40,7 +40,11 @@ def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
     """
     function = load_object(name, kit)
     if not callable(function):
-        raise KitError(f"'{name}' cannot be called: its type is {type(function).__name__}", hint=RULE)
+        raise KitError(
+            f"'{name}' cannot be called: its type is {type(function).__name__}",
+            code="predictor-not-callable",
+            hint=RULE,
+        )
     if not takes_context(function):
         return function  # type: ignore[no-any-return]
     done = "constructing" if isinstance(function, type) else "calling"
@@ -52,11 +56,13 @@ def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
         raise KitError(
             f"{done} '{name}' with the context raised {type(error).__name__}: {error}",
             ["this was before any batch was answered; the error itself stands above"],
+            code="predictor-failed",
             hint=f"correct it; {RULE}",
         ) from error
     if not callable(made):
         raise KitError(
             f"{done} '{name}' with the context gave a {type(made).__name__}, which cannot be called",
+            code="predictor-not-callable",
             hint=RULE,
         )
     return made  # type: ignore[no-any-return]
@@ -96,7 +102,11 @@ class Batches:
             raise
         self.returned = shape_of(answer)
         if inspect.isroutine(answer):
-            self.error = KitError(f"predict returned a function for batch {self.number}", hint=RULE)
+            self.error = KitError(
+                f"predict returned a function for batch {self.number}",
+                code="prediction-is-function",
+                hint=RULE,
+            )
             raise self.error
         if self.number == 1:
             self.say(f"first batch: {self.asked} -> {self.returned} in {time.monotonic() - began:.1f} s")
@@ -107,19 +117,29 @@ class Batches:
         if self.number == 0:
             return KitError(
                 f"the gateway ended before the first batch: {type(error).__name__}: {error}",
+                code="gateway-failed",
                 hint="check the test set; where it looks for it can be set with `data_paths`, names below the "
                 "competition's folder, in [tool.offline-kit.notebook.params]",
             )
         told = [f"asked: {self.asked}", f"returned: {self.returned}"]
+        if isinstance(self.error, KitError):
+            return KitError(
+                f"predict failed at batch {self.number}: {self.error.what}",
+                [*told[:1], *self.error.details],
+                code=self.error.code,
+                hint=self.error.hint,
+            )
         if self.error:
             return KitError(
                 f"predict raised {type(self.error).__name__} at batch {self.number}: {self.error}",
                 told[:1],
+                code="prediction-failed",
                 hint="correct the function; the error itself stands above",
             )
         return KitError(
             f"the gateway did not take what predict returned for batch {self.number}: {error}",
             told,
+            code="prediction-refused",
             hint="return a data frame or a series with the columns that are to be predicted, and exactly one row "
             "for each row that is asked for",
         )
@@ -141,6 +161,7 @@ def find_package(root: Path | None) -> Path:
     if root is None:
         raise KitError(
             "an inference server needs its competition, and this notebook names none",
+            code="competition-not-attached",
             hint="set `competition` in [tool.offline-kit]",
         )
     for folder in (root / PACKAGE, *sorted(root.glob(f"*/{PACKAGE}"))):
@@ -150,6 +171,7 @@ def find_package(root: Path | None) -> Path:
     raise KitError(
         f"'{root}' has no {PACKAGE}: is this a competition with an inference server?",
         [f"it has: {', '.join(names[:20])}"],
+        code="inference-server-not-found",
         hint="compare with the competition's demo notebook, or use the template `function`",
     )
 
@@ -250,16 +272,27 @@ def load_class(package: Path, kind: str, name: str = "") -> Any:
         raise KitError(
             f"'{package}' defines {len(wanted)} {word}{f' named {name}' if name else ''}, and one is needed",
             listed,
+            code="server-class-ambiguous",
             hint=f'name it: `{key} = "module:Class"` in [tool.offline-kit.notebook.params]',
         )
     try:
         return getattr(importlib.import_module(module), attribute)
     except AttributeError as error:
-        raise KitError(f"'{module}' defines no '{attribute}'", listed, hint="correct the name") from error
+        raise KitError(
+            f"'{module}' defines no '{attribute}'",
+            listed,
+            code="server-class-not-found",
+            hint="correct the name",
+        ) from error
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in (PACKAGE, module.partition(".")[0]):
             raise  # what the package itself needs: its own words say it best
-        raise KitError(f"'{package}' has no module '{module}'", listed, hint="correct the name") from error
+        raise KitError(
+            f"'{package}' has no module '{module}'",
+            listed,
+            code="server-class-not-found",
+            hint="correct the name",
+        ) from error
 
 
 def _python_files(package: Path) -> str:
@@ -293,6 +326,7 @@ def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
     raise KitError(
         f"the competition's {server.__name__} takes no function: {server.__name__}{inspect.signature(server)}",
         ["it answers its gateway by itself, from what the notebook writes"],
+        code="server-takes-no-function",
         hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
     )
 
@@ -336,6 +370,7 @@ def serve(
         raise KitError(
             f"{made.__name__} has neither `run` nor `run_local_gateway`: only a scoring run can call it",
             [f"it has: {', '.join(name for name in dir(server) if not name.startswith('_'))}"],
+            code="server-without-gateway",
             hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
         )
     say(f"server: {'for the scoring run' if scoring else 'with a gateway in this process'}")
@@ -364,11 +399,13 @@ def written(submission: Path, since: float) -> Path:
     if not found:
         raise KitError(
             "the gateway ended without an error and wrote no submission",
+            code="submission-not-written",
             hint="read its output above: it tells which rows it asked for",
         )
     if found[0].name != submission.name:
         raise KitError(
             f"the gateway wrote '{found[0].name}', and this notebook is to submit '{submission.name}'",
+            code="submission-name-mismatch",
             hint=f'set `submission = "{found[0].name}"` in [tool.offline-kit.notebook]',
         )
     return found[0]

@@ -38,6 +38,7 @@ def source_folder(source: str, inputs: Path) -> Path:
     raise KitError(
         f"'{source}' is not attached to this notebook",
         [*_other_versions(source, inputs), *(f"mounted: {line}" for line in listing(inputs))],
+        code="source-not-attached",
         hint=f"{HOW_TO_ATTACH[kind]}; for a rehearsal, name a local copy of it under `copies`",
     )
 
@@ -47,7 +48,11 @@ def source_places(source: str) -> list[str]:
     kind, _, ref = source.partition(":")
     owner, _, rest = ref.partition("/")
     if kind not in HOW_TO_ATTACH or not rest:
-        raise KitError(f"'{source}' is no source", hint="write dataset:, notebook: or model: before its name")
+        raise KitError(
+            f"'{source}' is no source",
+            code="source-invalid",
+            hint="write dataset:, notebook: or model: before its name",
+        )
     return [f"{kind}s/{owner}/{rest}", rest]
 
 
@@ -102,6 +107,7 @@ def source_files(
         raise KitError(
             f"'{source}' holds nothing that matches '{pattern}'",
             [*(f"it holds: {name}" for name in held[:30]), *more] or ["it is empty"],
+            code="source-file-not-found",
             hint="correct `files`, or look whether the notebook wrote it in its newest run",
         )
     _compare(source, folder, found, known or {}, say)
@@ -121,6 +127,7 @@ def _compare(source: str, folder: Path, found: list[Path], known: Mapping[str, A
         raise KitError(
             f"'{source}' is not what it was when the kit was built",
             problems,
+            code="source-changed",
             hint="if it was changed on purpose, bring the local copy up to date and build the kit again",
         ) from None
     below = tuple(f"{name}/" for name in chosen)

@@ -61,7 +61,9 @@ def write_submission(result: Any, submission: Path, say: Say = print) -> None:
         _write_rows(result, submission)
     if not submission.is_file() or submission.stat().st_size == 0:
         raise KitError(
-            f"'{submission}' was not written", hint="return a data frame or rows, or write the file yourself"
+            f"'{submission}' was not written",
+            code="submission-not-written",
+            hint="return a data frame or rows, or write the file yourself",
         )
     say(f"submission: {submission}, {submission.stat().st_size} bytes")
 
@@ -72,6 +74,7 @@ def _write_rows(result: Any, submission: Path) -> None:
     if not rows or not all(isinstance(row, Mapping) for row in rows):
         raise KitError(
             f"a submission cannot be written from {'no rows' if many and not rows else type(result).__name__}",
+            code="submission-type-unsupported",
             hint="return a pandas.DataFrame, or a list of dictionaries (column: value), one for each row",
         )
     with submission.open("w", newline="", encoding="utf-8") as stream:
@@ -113,6 +116,7 @@ def _check(submission: Path, data: Path | None, say: Say) -> None:
         raise KitError(
             f"'{submission.name}' is not what '{sample.name}' asks for",
             found,
+            code="submission-invalid",
             hint="correct what makes the rows, then run again",
         )
     kinds = other_kinds(ours, theirs)

@@ -53,6 +53,7 @@ def read_sample(root: Path | None) -> Sample:
     if path is None:
         raise KitError(
             f"there is no sample submission in '{root}'" if root else "no competition is attached",
+            code="sample-submission-not-found",
             hint="set `competition` in the configuration; a competition without a sample needs a `function`",
         )
     with path.open(newline="", encoding="utf-8-sig") as stream:
@@ -62,7 +63,9 @@ def read_sample(root: Path | None) -> Sample:
         ids = [row[0] for row in first] + [row[0] for row in reader if row]
     if len(header) < 2:
         raise KitError(
-            f"'{path.name}' has no column beside the ids", hint="write a `function` for this competition"
+            f"'{path.name}' has no column beside the ids",
+            code="sample-without-targets",
+            hint="write a `function` for this competition",
         )
     return Sample(path, tuple(header), ids, frozenset(row[1] for row in first if len(row) > 1))
 
@@ -99,10 +102,13 @@ class Table:
             yield Batch(ids, self._data(piece, ids, done == 0))
             done += len(piece)
         if done == 0:
-            raise KitError(f"'{self.path.name}' has no rows", hint="check the competition's data")
+            raise KitError(
+                f"'{self.path.name}' has no rows", code="table-empty", hint="check the competition's data"
+            )
         if self.key is None and done != len(self.sample.ids):
             raise KitError(
                 f"'{self.path.name}' has {done} rows without ids, and '{self.sample.path.name}' {len(self.sample.ids)}",
+                code="row-count-mismatch",
                 hint="name the test table with `test` in [tool.offline-kit.notebook.params]",
             )
 
@@ -155,6 +161,7 @@ class Table:
                 raise
             raise KitError(
                 f"`transform` asks for the id column '{self.key}', which is not among the model's columns",
+                code="id-column-in-transform",
                 hint="leave it out of `transform`, or give the function a parameter `ids`, which gets the ids",
             ) from error
 
@@ -173,6 +180,7 @@ def find_table(root: Path, name: str = "") -> Path:
         if name
         else f"{'no' if not chosen else 'more than one'} test table",
         [f"there is: {', '.join(path.name for path in there) or 'no table'}, in '{root}'"],
+        code="test-table-not-found",
         hint='set `test = "name.csv"` in [tool.offline-kit.notebook.params]',
     )
 
@@ -217,12 +225,19 @@ def text_column(path: Path, key: str, name: str = "") -> str:
     header = header_of(path)
     first = next(pieces(path, 1000), None)
     if name and name not in header:
-        raise KitError(f"'{path.name}' has no column '{name}'", [f"it has: {', '.join(header)}"], hint=TEXT)
+        raise KitError(
+            f"'{path.name}' has no column '{name}'",
+            [f"it has: {', '.join(header)}"],
+            code="column-not-found",
+            hint=TEXT,
+        )
     strings = [column for column in header if column != key and first is not None and _is_text(first[column])]
     if name or len(strings) == 1:
         return name or strings[0]
     found = f"columns of strings: {', '.join(strings) or 'none'}; all: {', '.join(header)}"
-    raise KitError(f"which column of '{path.name}' has the texts?", [found], hint=TEXT)
+    raise KitError(
+        f"which column of '{path.name}' has the texts?", [found], code="text-column-ambiguous", hint=TEXT
+    )
 
 
 TEXT = 'set `text = "column"` in [tool.offline-kit.notebook.params]'
@@ -265,6 +280,7 @@ def fitted(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | N
         raise KitError(
             "the test set has other columns than training had",
             problems + more,
+            code="test-columns-differ",
             hint="make them as in training, in a `transform` of yours, or correct the file that `columns` names",
         )
     if extra and say:

@@ -34,6 +34,7 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
             raise KitError(
                 f"'{path.name}' cannot be loaded: {type(error).__name__}",
                 str(error).splitlines()[:3],
+                code="checkpoint-unreadable",
                 hint="save it again with this version of torch, and build the kit again",
             ) from error
         refused = _refused(torch, path)
@@ -43,17 +44,20 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
             raise KitError(
                 f"'{path.name}' is no checkpoint that PyTorch wrote",
                 [f"it begins with {begins!r}"],
+                code="not-a-torch-checkpoint",
                 hint="check what was saved or downloaded there; a file of another kind is for the template `function`",
             ) from error
         raise KitError(
             f"'{path.name}' holds more than weights, and a safe load refuses it",
             refused or str(error).splitlines()[-3:],
+            code="unsafe-checkpoint",
             hint="if you made this file yourself, set `weights_only = false` in [tool.offline-kit.notebook.params]; "
             "else save plain types only (numbers, strings, lists, dicts) as hyper-parameters",
         ) from error
     if not isinstance(loaded, Mapping):
         raise KitError(
             f"'{path.name}' holds a {type(loaded).__name__}, not a checkpoint",
+            code="not-a-checkpoint",
             hint="save `model.state_dict()`, or let Lightning save it",
         )
     return dict(loaded)
@@ -65,6 +69,7 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     except ImportError as error:
         raise KitError(
             f"'{path.name}' is a safetensors file, and safetensors cannot be imported: {error}",
+            code="module-not-found",
             hint="add safetensors to the requirements, and build the kit again",
         ) from error
     weights = dict(safetensors.load_file(path, device="cpu"))
@@ -109,7 +114,9 @@ def constructed(call: Any, arguments: Mapping[str, Any], *first: Any, advice: st
     try:
         inspect.signature(call).bind(*first, **arguments)
     except TypeError as error:
-        raise KitError(f"'{call.__name__}' cannot be made: {error}", hint=advice) from None
+        raise KitError(
+            f"'{call.__name__}' cannot be made: {error}", code="arguments-do-not-fit", hint=advice
+        ) from None
     return call(*first, **arguments)
 
 
@@ -133,6 +140,7 @@ def weights_in(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -
         raise KitError(
             f"the checkpoint has no '{key}'",
             [f"it has: {', '.join(map(str, checkpoint))}"],
+            code="weights-key-not-found",
             hint="correct `weights` in the `params` of its entry in `models`",
         )
     path: list[str] = []
@@ -144,6 +152,7 @@ def weights_in(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -
             raise KitError(
                 "the checkpoint has no weights under any usual name",
                 [f"it has: {', '.join(map(str, found))}"],
+                code="weights-key-not-found",
                 hint='name the key: `weights = "key"` in the `params` of its entry in `models`',
             )
         others = [name for name in OTHER_WEIGHTS if name in found and not key]
@@ -183,6 +192,7 @@ def with_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Sa
         raise KitError(
             f"{f'{name!r}' if name else 'the checkpoint'} does not fit '{type(model).__name__}'",
             details or [line.strip() for line in str(error).splitlines()[1:6]],
+            code="weights-do-not-fit",
             hint="take the code that the checkpoint was trained with, or the hyper-parameters that it was made from",
         ) from None
     return model
@@ -243,6 +253,7 @@ def as_tensors(batch: Any, device: str) -> Any:
         if words:
             raise KitError(
                 f"the model takes numbers, and these columns hold none: {', '.join(words[:5])}",
+                code="columns-not-numeric",
                 hint="encode them as in training, in a `transform` of yours: transform(batch) -> table or tensor",
             )
         batch = batch.to_numpy("float32")
@@ -253,6 +264,7 @@ def as_tensors(batch: Any, device: str) -> Any:
     if isinstance(batch, list):
         raise KitError(
             f"the model takes tensors, and gets a {type(batch[0]).__name__} for each row",
+            code="batch-not-tensor",
             hint="make tensors of them in a `transform` of yours, as in training",
         )
     tensor = batch if hasattr(batch, "detach") else torch.from_numpy(batch)
@@ -272,6 +284,7 @@ def answer_of(model: Any, batch: Any) -> Any:
     if not hasattr(answer, "detach"):
         raise KitError(
             f"the model answers with a {type(answer).__name__}, not a tensor",
+            code="model-output-not-tensor",
             hint="let `model` name a function that builds one whose forward returns a tensor, one row for each row",
         )
     return answer.float()

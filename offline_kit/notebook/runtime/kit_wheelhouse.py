@@ -169,7 +169,7 @@ def _pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:
         problems = [line for line in said if line.startswith("ERROR")] or said[-5:]
         if any("name resolution" in line or "NewConnectionError" in line for line in said):
             remedy = "see that the internet is on for this notebook (Settings), which needs a verified phone number"
-        raise WheelhouseError("\n".join([failure, *problems[-10:], f"NEXT: {remedy}"]))
+        raise WheelhouseError("\n".join([failure, *problems[-10:], f"hint: {remedy}"]))
 
 
 def _reference(info: Mapping[str, Any]) -> str:
