@@ -294,7 +294,7 @@ def test_the_same_inputs_are_read_back_without_network(case: Case) -> None:
     case.index.requests.clear()
     case.settings = IndexSettings(index_url=unreachable())
     start = time.perf_counter()
-    second = case.freeze(*lines, now=NOW + timedelta(days=30))
+    second = case.freeze(*lines, moment=NOW + timedelta(days=30))
     assert second == first
     assert time.perf_counter() - start < 0.2
     assert not case.index.requests

@@ -80,7 +80,7 @@ class Case:
         asked = FreezeRequest(
             project=self.project,
             freeze_path=self.lock,
-            **{"requirements": (path,), "now": NOW, "engine": "uv", **request},
+            **{"requirements": (path,), "moment": NOW, "engine": "uv", **request},
         )
         return freeze_requirements(asked, self.image, self.settings, cache=self.folder / "cache", own=own)
 

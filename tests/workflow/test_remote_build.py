@@ -127,7 +127,7 @@ def ask(folder: Path, text: str, **more: object) -> Asked:
     """Return what these requirements ask for."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.in").write_text(text)
-    said = {"requirements": (folder / "requirements.in",), "written": folder / "lock", **more}
+    said = {"requirements": (folder / "requirements.in",), "freeze_path": folder / "lock", **more}
     chosen = images.load("", accelerator="none", project=folder)
     return build_request.asked(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
 
