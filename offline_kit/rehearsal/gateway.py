@@ -191,13 +191,11 @@ def scoring(bench: Bench, service: Service, root: str, first: Path | None, folde
     `root` is where the competition's data is mounted, `first` what the run in one process wrote; the driver's files are
     written into `folder`.
     """
-    runtime = files.made(folder / "offline_kit" / "runtime")
-    for place in (runtime, runtime.parent):
-        (place / "__init__.py").write_text("")
+    # As in the package, so that the driver imports them by their own names; a folder needs no __init__ for that.
+    runtime = files.made(folder / "offline_kit" / "notebook" / "runtime")
     for module in ("kit_runtime", "kit_server"):
-        (runtime / f"{module}.py").write_text(
-            resources.source(f"notebook/runtime/{module}"), encoding="utf-8"
-        )
+        text = resources.source(f"notebook/runtime/{module}")
+        (runtime / f"{module}.py").write_text(text, encoding="utf-8")
     driver = "driver.py"
     (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
     if first and first.suffix == ".parquet" and first.is_file():
