@@ -9,13 +9,8 @@ from offline_kit.core.files import human_size
 
 if TYPE_CHECKING:
     # Only named: showing a difference must not import what a verification needs.
-<<<<<<< HEAD
     from offline_kit.kaggle.push.verify_remote import NotebookCheck, PartCheck, Problem, Verification
     from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
-=======
-    from offline_kit.kaggle.push.verify_remote import NotebookCheck, PartCheck, Verification, VerifyProblem
-    from offline_kit.kit.diff import Difference, FileChange, NotebookChange, PackageChange
->>>>>>> 773f297 (Kaggle: functions are verbs with their objects, class names exist once)
 
 SHORT = 40
 """Lines of the notebook's difference that a person sees."""
@@ -101,7 +96,7 @@ def _notebook_facts(check: "NotebookCheck") -> dict[str, Any]:
     return {"ref": check.ref, "version": check.version, "problems": _problem_facts(check.problems)}
 
 
-def _problem_facts(problems: "tuple[VerifyProblem, ...]") -> list[dict[str, str]]:
+def _problem_facts(problems: "tuple[Problem, ...]") -> list[dict[str, str]]:
     return [{"what": problem.what, "remedy": problem.remedy} for problem in problems]
 
 

@@ -57,18 +57,18 @@ class WorkerError(Exception):
         self.told = {"kind": kind, "message": message, **more}
 
 
-class _RequestBody:
+class _Body:
     """A request in the form that the client's transport takes."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
 
     @staticmethod
-    def to_dict(body: "_RequestBody") -> dict[str, Any]:
+    def to_dict(body: "_Body") -> dict[str, Any]:
         return body.fields
 
 
-class _RawResponse:
+class _Raw:
     """An answer as it came."""
 
     @staticmethod
@@ -76,7 +76,7 @@ class _RawResponse:
         return response.json()
 
 
-class ClientWorker:
+class Worker:
     """The client, logged in once, with a session for each thread."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -88,23 +88,23 @@ class ClientWorker:
         """Tag and bytes of files whose download was cut, by their place."""
         self._secrets: tuple[str, ...] = ()
 
-    def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; every failure is an answer too."""
         self._mine.silence, self._mine.start = request.get("silence"), 0
         try:
-            ops = {"login": self._log_in, "call": self._call_method, "download": self._download_file}
+            ops = {"login": self._login, "call": self._call, "download": self._download}
             return {"answer": ops[request["op"]](request)}
         except WorkerError as failure:
             told = failure.told
         except SystemExit:
             told = {"kind": "exit", "message": "Kaggle's client ended itself"}
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
-            told = _describe_error(error)
-        return {**told, "message": self._remove_secrets(str(told["message"]))}
+            told = _told(error)
+        return {**told, "message": self._scrub(str(told["message"]))}
 
-    def _log_in(self, _request: dict[str, Any]) -> dict[str, Any]:
-        self._limit_requests()
-        self._api = api = _import_client()
+    def _login(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._guard()
+        self._api = api = _import()
         if not getattr(api, "_authenticated", False):
             # The import swallows what went wrong; asked again, the client says it.
             try:
@@ -115,24 +115,24 @@ class ClientWorker:
         dropped = _drop_stale_token(str(values.get("auth_method")))
         key, token, user = (str(values.get(name) or "") for name in ("key", "token", "username"))
         pair = base64.b64encode(f"{user}:{key}".encode()).decode() if key else ""
-        self._secrets = tuple(each for each in (key, token, pair, _configured_token()[0]) if len(each) > 3)
+        self._secrets = tuple(each for each in (key, token, pair, _token()[0]) if len(each) > 3)
         import kaggle
 
         return {
             "username": user,
             "method": str(values.get("auth_method") or "").rpartition(".")[2],
             "dropped": dropped,
-            "endpoint": self._get_transport()._endpoint,
+            "endpoint": self._http()._endpoint,
             "version": getattr(kaggle, "__version__", ""),
         }
 
-    def _get_transport(self) -> Any:
+    def _http(self) -> Any:
         if getattr(self._mine, "http", None) is None:
             self._mine.client = self._api.build_kaggle_client()
-            self._mine.http = _keep_json_files(self._mine.client.http_client())
+            self._mine.http = _leave_files_alone(self._mine.client.http_client())
         return self._mine.http
 
-    def _limit_requests(self) -> None:
+    def _guard(self) -> None:
         """Have every request of this process end that hears nothing or hears no end, and go on with a file that was cut.
 
         Also those of the import of the client, which asks Kaggle about a token.
@@ -143,7 +143,7 @@ class ClientWorker:
         if usual.__name__ == "guarded":
             return
 
-        def send_limited(
+        def guarded(
             adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *more: Any, **named: Any
         ) -> Any:
             silence, began = getattr(mine, "silence", None) or _UNTOLD_SECONDS, time.monotonic()
@@ -152,25 +152,23 @@ class ClientWorker:
             response = usual(adapter, request, stream, timeout or silence, *more, **named)
             told = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
             if not stream or told or not 200 <= response.status_code < 300:
-                _read_body(response, began + silence)
+                _read_whole(response, began + silence)
             return response
 
-        HTTPAdapter.send = send_limited  # type: ignore[method-assign, assignment]
+        HTTPAdapter.send = guarded  # type: ignore[method-assign, assignment]
 
-    def _call_method(self, request: dict[str, Any]) -> Any:
-        return self._get_transport().call(
-            request["service"], request["method"], _RequestBody(request["body"]), _RawResponse
-        )
+    def _call(self, request: dict[str, Any]) -> Any:
+        return self._http().call(request["service"], request["method"], _Body(request["body"]), _Raw)
 
-    def _download_file(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _download(self, request: dict[str, Any]) -> dict[str, Any]:
         from kagglesdk.common.types.file_download import FileDownload
 
-        body, place = _RequestBody(request["body"]), request["into"]
+        body, place = _Body(request["body"]), request["into"]
         tag, held = self._parts.pop(place, ("", 0))
         # Whoever gave up has removed the file, and another one may have its place.
         self._mine.start = held if os.path.exists(place) and os.path.getsize(place) == held else 0  # noqa: PTH110, PTH202
         try:
-            found = self._get_transport().call(request["service"], request["method"], body, FileDownload)
+            found = self._http().call(request["service"], request["method"], body, FileDownload)
         except Exception as error:
             refused = getattr(error, "response", None)
             if refused is not None and refused.status_code == _NO_SUCH_RANGE:
@@ -184,20 +182,20 @@ class ClientWorker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with found as response:
-            _check_disk_space(response, place)
-            start = _resume_offset(response, tag, self._mine.start)
-            size = self._write_body(response, request, start)
-            expected = _content_length(response)
+            _check_room(response, place)
+            start = _start(response, tag, self._mine.start)
+            size = self._write(response, request, start)
+            expected = _length(response)
             if expected is not None and expected != size - start:
                 raise WorkerError(
                     "connection", f"the download ended after {size - start} of {expected} bytes"
                 )
             return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
 
-    def _write_body(self, response: Any, request: dict[str, Any], size: int) -> int:
+    def _write(self, response: Any, request: dict[str, Any], size: int) -> int:
         """Write what comes to its place, behind the first `size` bytes of it, and return the size of it all."""
         told = time.monotonic()
-        most = size + _MOST_UNTOLD if _content_length(response) is None else None
+        most = size + _MOST_UNTOLD if _length(response) is None else None
         with open(request["into"], "ab" if size else "wb") as into:  # noqa: PTH123 - the standard library only
             try:
                 for chunk in response.iter_content(_PIECE):
@@ -217,13 +215,13 @@ class ClientWorker:
                 raise
         return size
 
-    def _remove_secrets(self, text: str) -> str:
+    def _scrub(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
 
-def _import_client() -> Any:
+def _import() -> Any:
     try:
         import kaggle
     except ModuleNotFoundError as error:
@@ -233,21 +231,21 @@ def _import_client() -> Any:
     return kaggle.api
 
 
-def _keep_json_files(http: Any) -> Any:
+def _leave_files_alone(http: Any) -> Any:
     """Return the client's transport, which no longer takes a JSON file with a "code" for an error of the service."""
     usual = http._prepare_response
 
-    def prepare_response(kind: Any, response: Any) -> Any:
-        if kind is _RawResponse or not response.history:
+    def prepare(kind: Any, response: Any) -> Any:
+        if kind is _Raw or not response.history:
             return usual(kind, response)
         response.raise_for_status()
         return kind.prepare_from(response)
 
-    http._prepare_response = prepare_response
+    http._prepare_response = prepare
     return http
 
 
-def _read_body(response: Any, until: float) -> None:
+def _read_whole(response: Any, until: float) -> None:
     """Read the body of an answer, which must end in time and be no larger than an answer is."""
     body = bytearray()
     for chunk in response.iter_content(_PIECE):
@@ -261,20 +259,20 @@ def _read_body(response: Any, until: float) -> None:
     response._content = bytes(body)
 
 
-def _content_length(response: Any) -> int | None:
+def _length(response: Any) -> int | None:
     """Return how many bytes of a file are told to come; None where that is not told."""
     length = response.headers.get("Content-Length") or ""
     return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
 
 
-def _check_disk_space(response: Any, place: str) -> None:
+def _check_room(response: Any, place: str) -> None:
     """Raise where the disk has no room for a file, before a byte of it is written."""
-    coming, free = _content_length(response) or 0, shutil.disk_usage(os.path.dirname(place)).free  # noqa: PTH120
+    coming, free = _length(response) or 0, shutil.disk_usage(os.path.dirname(place)).free  # noqa: PTH120
     if coming > free:
         raise WorkerError("huge", f"{coming} bytes are told to come, and the disk has room for {free}")
 
 
-def _resume_offset(response: Any, tag: str, held: int) -> int:
+def _start(response: Any, tag: str, held: int) -> int:
     """Return how many of the bytes that are held the answer goes on behind; 0 where it has the whole file."""
     if response.status_code != 206:
         return 0
@@ -284,7 +282,7 @@ def _resume_offset(response: Any, tag: str, held: int) -> int:
     return held
 
 
-def _configured_token() -> tuple[str, str]:
+def _token() -> tuple[str, str]:
     from kagglesdk import kaggle_env
 
     token, source = kaggle_env.get_access_token_from_env()
@@ -296,28 +294,26 @@ def _drop_stale_token(method: str) -> str:
 
     The client falls back to the key, says so, and sends the refused token all the same.
     """
-    if "LEGACY" not in method or not _configured_token()[0]:
+    if "LEGACY" not in method or not _token()[0]:
         return ""
-    source = _configured_token()[1]
+    source = _token()[1]
     for name in _TOKEN_VARIABLES:
         os.environ.pop(name, None)
-    if _configured_token()[0]:
+    if _token()[0]:
         raise WorkerError(
-            "stale",
-            f"the token from '{_configured_token()[1]}' is not valid any more",
-            source=_configured_token()[1],
+            "stale", f"the token from '{_token()[1]}' is not valid any more", source=_token()[1]
         )
     return source
 
 
-def _describe_error(error: Exception) -> dict[str, Any]:
+def _told(error: Exception) -> dict[str, Any]:
     response = getattr(error, "response", None)
     if response is not None:
         return {
             "kind": "http",
-            "status": _error_status(response),
+            "status": _status(response),
             "message": _server_message(response, error),
-            "after": _parse_retry_after(response.headers.get("Retry-After")),
+            "after": _seconds(response.headers.get("Retry-After")),
         }
     names = {each.__name__ for each in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
@@ -330,7 +326,7 @@ def _describe_error(error: Exception) -> dict[str, Any]:
     return {"kind": "other", "message": f"{type(error).__name__}: {error}"}
 
 
-def _error_status(response: Any) -> int:
+def _status(response: Any) -> int:
     """Return the status, or the one that an error inside a 200 claims to have."""
     if response.status_code >= 400:
         return int(response.status_code)
@@ -354,7 +350,7 @@ def _server_message(response: Any, error: Exception) -> str:
     return str((isinstance(body, dict) and body.get("message")) or error)
 
 
-def _parse_retry_after(value: str | None) -> float | None:
+def _seconds(value: str | None) -> float | None:
     if not value:
         return None
     try:
@@ -369,31 +365,31 @@ def _parse_retry_after(value: str | None) -> float | None:
         return None
 
 
-def run_worker() -> None:
+def main() -> None:
     """Answer requests until stdin ends."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever the client prints goes where its errors go
     writing = threading.Lock()
 
-    def write_line(words: dict[str, Any]) -> None:
+    def tell(words: dict[str, Any]) -> None:
         line = json.dumps(words) + "\n"
         with writing:
             out.write(line.encode())
 
-    worker = ClientWorker(write_line)
+    worker = Worker(tell)
 
-    def answer_request(request: dict[str, Any]) -> None:
-        write_line({"id": request["id"], **worker.handle_request(request)})
+    def serve(request: dict[str, Any]) -> None:
+        tell({"id": request["id"], **worker.handle(request)})
 
     pool = ThreadPoolExecutor(THREADS)
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if request["op"] == "login":
-            answer_request(request)  # before anything else, and alone: it changes the environment
+            serve(request)  # before anything else, and alone: it changes the environment
         else:
-            pool.submit(answer_request, request)
+            pool.submit(serve, request)
     os._exit(0)  # nobody listens any more, whatever still runs
 
 
 if __name__ == "__main__":
-    run_worker()
+    main()

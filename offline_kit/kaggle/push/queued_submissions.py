@@ -7,14 +7,14 @@ than it was rendered for, and fail.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from offline_kit.kaggle.client.api_types import KaggleApi, Submission
-from offline_kit.kaggle.push.rendered_for import parse_part_ids
-from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
-from offline_kit.kaggle.push.submission_tag import parse_tag
+from offline_kit.kaggle.client.api_types import Kaggle, Submission
+from offline_kit.kaggle.push.rendered_for import parts_of
+from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kaggle.push.submission_tag import read
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueuedSubmission:
+class Queued:
     """A submission without an end, and what its run will mount."""
 
     submission: Submission
@@ -29,20 +29,18 @@ class QueuedSubmission:
     """Ids of the parts that it asks for, by name; empty where that is not known."""
 
 
-def list_queued(
-    kaggle: KaggleApi, competition: str, ledger: SubmissionLedger
-) -> tuple[QueuedSubmission, ...]:
+def queued(kaggle: Kaggle, competition: str, ledger: Ledger) -> tuple[Queued, ...]:
     """Return the submissions to a competition that have no end yet; the ledger learns of those that have."""
     found = []
-    for submission in kaggle.list_submissions(competition):
-        ledger.update_entry(submission)
-        if not submission.is_finished:
-            found.append(_inspect_queued(submission, kaggle, ledger))
+    for submission in kaggle.submissions(competition):
+        ledger.update(submission)
+        if not submission.ended:
+            found.append(_queued(submission, kaggle, ledger))
     return tuple(found)
 
 
-def find_disturbed(
-    waiting: Iterable[QueuedSubmission], changed: Mapping[str, str], parts: Collection[str]
+def disturbed(
+    waiting: Iterable[Queued], changed: Mapping[str, str], parts: Collection[str]
 ) -> tuple[str, ...]:
     """Return a line for each queued submission that new versions of datasets would spoil, or might.
 
@@ -50,29 +48,25 @@ def find_disturbed(
     that the datasets will hold together afterwards. What is spoilt already is not told again.
     """
     held = {ref.lower(): part for ref, part in changed.items()}
-    return tuple(
-        line for each in waiting if held and (line := _describe_conflict(each, held, frozenset(parts)))
-    )
+    return tuple(line for each in waiting if held and (line := _line(each, held, frozenset(parts))))
 
 
-def _inspect_queued(submission: Submission, kaggle: KaggleApi, ledger: SubmissionLedger) -> QueuedSubmission:
-    mark = parse_tag(submission.message)
+def _queued(submission: Submission, kaggle: Kaggle, ledger: Ledger) -> Queued:
+    mark = read(submission.message)
     if mark is None:
-        return QueuedSubmission(submission=submission)
-    notebook = kaggle.get_notebook(mark.notebook, mark.version)
-    known = next(
-        (e.parts for e in reversed(ledger.find_by_version(mark.notebook, mark.version)) if e.parts), {}
-    )
-    return QueuedSubmission(
+        return Queued(submission=submission)
+    notebook = kaggle.notebook(mark.notebook, mark.version)
+    known = next((e.parts for e in reversed(ledger.of_version(mark.notebook, mark.version)) if e.parts), {})
+    return Queued(
         submission=submission,
         notebook=mark.notebook,
         version=mark.version,
         datasets=notebook.sources.datasets if notebook else (),
-        parts=(parse_part_ids(notebook.text) if notebook else {}) or known,
+        parts=(parts_of(notebook.text) if notebook else {}) or known,
     )
 
 
-def _describe_conflict(each: QueuedSubmission, changed: Mapping[str, str], parts: Collection[str]) -> str:
+def _line(each: Queued, changed: Mapping[str, str], parts: Collection[str]) -> str:
     name = f"submission {each.submission.ref} is not run yet"
     if not each.notebook:
         return f"{name}; it was made by hand, and may use what changes: '{each.submission.message}'"

@@ -9,23 +9,17 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import (
     Account,
-    KaggleApi,
-    NoResponseError,
+    Kaggle,
     NotLoggedInError,
     RemoteFile,
-    UnreachableError,
+    UnansweredError,
+    UnsentError,
 )
 from offline_kit.kaggle.push import dataset_remote, push_notebook, verify_bytes, verify_elsewhere
-from offline_kit.kaggle.push.dataset_plan import (
-    RESEND,
-    RemotePart,
-    find_differences,
-    map_listed_files,
-    resolve_datasets,
-)
-from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_mismatches
-from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
-from offline_kit.kaggle.push.verify_bytes import IncompleteDownloadError, RemoteFileVersion
+from offline_kit.kaggle.push.dataset_plan import RESEND, Remote, differences, placed, targets
+from offline_kit.kaggle.push.notebook_equality import extra, lacks
+from offline_kit.kaggle.push.poll_policy import WAITING, Waiting
+from offline_kit.kaggle.push.verify_bytes import CutShortError, Wanted
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit, Part
@@ -35,7 +29,7 @@ BUILD = "build the kit again with 'offline-kit build'"
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyProblem:
+class Problem:
     """Something that is not as the kit has it."""
 
     what: str
@@ -50,9 +44,9 @@ class PartCheck:
 
     part: Part
     """The part, as its manifest on this disk says."""
-    remote: RemotePart
+    remote: Remote
     """Its dataset as it was seen; a default one where Kaggle would not tell."""
-    problems: tuple[VerifyProblem, ...]
+    problems: tuple[Problem, ...]
     """All that differs, on this disk first."""
     hashed: int = 0
     """Files whose bytes were downloaded and compared."""
@@ -68,7 +62,7 @@ class NotebookCheck:
     """"owner/slug"."""
     version: int
     """Number of the newest version; 0 where there is none."""
-    problems: tuple[VerifyProblem, ...]
+    problems: tuple[Problem, ...]
     """All that differs."""
 
 
@@ -88,29 +82,29 @@ class Verification:
     """Whether bytes were compared, not only names and sizes."""
 
     @property
-    def problems(self) -> tuple[VerifyProblem, ...]:
+    def problems(self) -> tuple[Problem, ...]:
         """All that differs."""
         own = self.notebook.problems if self.notebook else ()
         return (*(problem for part in self.parts for problem in part.problems), *own)
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyOptions:
+class Scope:
     """How far a comparison goes."""
 
     deep: bool = False
     """Download every file and compare its sha256."""
     notebook: bool = True
     """Compare the notebook, too."""
-    waiting: PollPolicy = DEFAULT_POLL
+    waiting: Waiting = WAITING
     """How long to wait for what Kaggle is still working on."""
 
 
-def verify_kit(
+def verify(
     kit: Kit,
     datasets: Mapping[str, str],
-    kaggle: KaggleApi,
-    scope: VerifyOptions,
+    kaggle: Kaggle,
+    scope: Scope,
     report: Reporter = SILENT,
     homes: Mapping[str, str] = MappingProxyType({}),
 ) -> Verification:
@@ -121,149 +115,130 @@ def verify_kit(
     Raises UsageError as `targets`; OutsideError where Kaggle cannot be asked about something, with all the
     differences that were found so far as details.
     """
-    account = kaggle.fetch_account()
-    refs = {**resolve_datasets(datasets, account), **homes}
-    local = {part.name: _verify_local(kit, part, report) for part in kit.parts}
-    report.step(f"Looking at {account.server_name} as '{account.username}'")
-    looked = _RemoteInspection()
+    account = kaggle.account()
+    refs = {**targets(datasets, account), **homes}
+    local = {part.name: _local(kit, part, report) for part in kit.parts}
+    report.step(f"Looking at {account.place} as '{account.username}'")
+    looked = _Looked()
     for part in kit.parts:
-        looked.inspect_part(part, refs[part.name], kaggle, scope, report)
-    if scope.deep and not looked.is_unreachable:
-        looked.download_digests(kit, kaggle, report)
-    parts = tuple(_check_part(part, local[part.name], looked, refs[part.name]) for part in kit.parts)
-    notebook = (
-        looked.check_notebook(kit, account, kaggle) if scope.notebook and not looked.is_unreachable else None
-    )
-    found = Verification(
-        kit=kit.id, place=account.server_name, parts=parts, notebook=notebook, deep=scope.deep
-    )
+        looked.at(part, refs[part.name], kaggle, scope, report)
+    if scope.deep and not looked.gone:
+        looked.bytes_of(kit, kaggle, report)
+    parts = tuple(_check(part, local[part.name], looked, refs[part.name]) for part in kit.parts)
+    notebook = looked.notebook(kit, account, kaggle) if scope.notebook and not looked.gone else None
+    found = Verification(kit=kit.id, place=account.place, parts=parts, notebook=notebook, deep=scope.deep)
     if looked.troubles:
-        raise _build_unreachable_error(looked.troubles, found)
+        raise _unasked(looked.troubles, found)
     return found
 
 
-class _RemoteInspection:
+class _Looked:
     """What was seen on Kaggle, and what could not be."""
 
     def __init__(self) -> None:
-        self.remotes: dict[str, RemotePart] = {}
-        self.digests: dict[RemoteFileVersion, str] = {}
+        self.remotes: dict[str, Remote] = {}
+        self.digests: dict[Wanted, str] = {}
         self.troubles: list[OutsideError] = []
 
     @property
-    def is_unreachable(self) -> bool:
+    def gone(self) -> bool:
         """Whether nobody answers at all, so that further questions are in vain."""
-        nobody = (NoResponseError, UnreachableError, NotLoggedInError)
+        nobody = (UnansweredError, UnsentError, NotLoggedInError)
         return any(isinstance(each, nobody) for each in self.troubles)
 
-    def inspect_part(
-        self, part: Part, ref: str, kaggle: KaggleApi, scope: VerifyOptions, report: Reporter
-    ) -> None:
+    def at(self, part: Part, ref: str, kaggle: Kaggle, scope: Scope, report: Reporter) -> None:
         """Look at the dataset of a part, or at its home."""
-        if self.is_unreachable:
+        if self.gone:
             return
         try:
             if ":" in ref:
-                self.remotes[part.name] = verify_elsewhere.inspect_part(part, ref, kaggle)
+                self.remotes[part.name] = verify_elsewhere.look(part, ref, kaggle)
             else:
-                self.remotes[part.name] = dataset_remote.inspect_dataset(kaggle, ref, scope.waiting, report)
+                self.remotes[part.name] = dataset_remote.look(kaggle, ref, scope.waiting, report)
         except OutsideError as error:
             self.troubles.append(error)
 
-    def download_digests(self, kit: Kit, kaggle: KaggleApi, report: Reporter) -> None:
+    def bytes_of(self, kit: Kit, kaggle: Kaggle, report: Reporter) -> None:
         """Get the digests of all files that may be the kit's."""
         wanted = [
             file
             for part in kit.parts
             if part.name in self.remotes
-            for file in _list_hashable(part, self.remotes[part.name])
+            for file in _worth_hashing(part, self.remotes[part.name])
         ]
         try:
-            self.digests = verify_bytes.download_digests(tuple(wanted), kaggle, kit.folder, report)
-        except IncompleteDownloadError as error:
-            self.digests = error.known_digests
+            self.digests = verify_bytes.digests(tuple(wanted), kaggle, kit.folder, report)
+        except CutShortError as error:
+            self.digests = error.known
             self.troubles.append(error)
 
-    def check_notebook(self, kit: Kit, account: Account, kaggle: KaggleApi) -> NotebookCheck | None:
+    def notebook(self, kit: Kit, account: Account, kaggle: Kaggle) -> NotebookCheck | None:
         """Compare the kit's notebook with its newest version; None where the kit has none, or Kaggle does not tell."""
         if not (kit.folder / "notebook").is_dir():
             return None
         try:
-            new = push_notebook.read_notebook(kit, account.username)
-            there = kaggle.get_notebook(new.ref)
+            new = push_notebook.of_kit(kit, account.username)
+            there = kaggle.notebook(new.ref)
         except OutsideError as error:
             self.troubles.append(error)
             return None
         except (ProjectError, UsageError) as error:
             said = "; ".join((error.what, *error.details))
-            return NotebookCheck(ref="", version=0, problems=(VerifyProblem(what=said, remedy=error.hint),))
+            return NotebookCheck(ref="", version=0, problems=(Problem(what=said, remedy=error.hint),))
         if there is None:
-            missing = VerifyProblem(what=f"there is no notebook '{new.ref}'", remedy=PUSH)
+            missing = Problem(what=f"there is no notebook '{new.ref}'", remedy=PUSH)
             return NotebookCheck(ref=new.ref, version=0, problems=(missing,))
-        different = (*find_mismatches(new, there), *find_extra_sources(new, there))
+        different = (*lacks(new, there), *extra(new, there))
         problems = (
-            VerifyProblem(
-                what=f"'{new.ref}' version {there.newest_version}: {each.summary}", remedy=each.remedy
-            )
+            Problem(what=f"'{new.ref}' version {there.current}: {each.what}", remedy=each.remedy)
             for each in different
         )
-        return NotebookCheck(ref=new.ref, version=there.newest_version, problems=tuple(problems))
+        return NotebookCheck(ref=new.ref, version=there.current, problems=tuple(problems))
 
 
-def _verify_local(kit: Kit, part: Part, report: Reporter) -> list[VerifyProblem]:
+def _local(kit: Kit, part: Part, report: Reporter) -> list[Problem]:
     folder = kit.part_folder(part)
-<<<<<<< HEAD
     wrong = manifest.verify_part(folder, manifest.select_local_files(folder, part), report=report)
     return [Problem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
-=======
-    wrong = manifest.verify(folder, manifest.lying(folder, part), report=report)
-    return [VerifyProblem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
->>>>>>> 773f297 (Kaggle: functions are verbs with their objects, class names exist once)
 
 
-def _list_hashable(part: Part, remote: RemotePart) -> Iterable[RemoteFileVersion]:
+def _worth_hashing(part: Part, remote: Remote) -> Iterable[Wanted]:
     """Yield the files that have the name and size of one of the part's, or the size of one that is missing."""
     sizes = {entry.stored: entry.size for entry in part.entries}
-    missing = {sizes[name] for name in sizes.keys() - map_listed_files(remote.files, sizes).keys()}
-    for file, path in _map_paths(part, remote):
+    missing = {sizes[name] for name in sizes.keys() - placed(remote.files, sizes).keys()}
+    for file, path in _by_path(part, remote):
         if sizes.get(path) == file.size or (path not in sizes and path != MARKER and file.size in missing):
-            yield _file_version(file, remote)
+            yield _wanted(file, remote)
 
 
-def _file_version(file: RemoteFile, remote: RemotePart) -> RemoteFileVersion:
-    return RemoteFileVersion(
-        kind=remote.kind, ref=remote.ref, version=remote.version, listed_name=file.name, size=file.size
-    )
+def _wanted(file: RemoteFile, remote: Remote) -> Wanted:
+    return Wanted(kind=remote.kind, ref=remote.ref, version=remote.version, listed=file.name, size=file.size)
 
 
-def _map_paths(part: Part, remote: RemotePart) -> Iterable[tuple[RemoteFile, str]]:
+def _by_path(part: Part, remote: Remote) -> Iterable[tuple[RemoteFile, str]]:
     """Yield each listed file with the path that it counts as."""
     known = {entry.stored for entry in part.entries}
     for file in remote.files:
-        (path,) = map_listed_files([file], known)
+        (path,) = placed([file], known)
         yield file, path
 
 
-def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspection, ref: str) -> PartCheck:
+def _check(part: Part, local: list[Problem], looked: _Looked, ref: str) -> PartCheck:
     remote = looked.remotes.get(part.name)
     if remote is None:
-        return PartCheck(
-            part=part, remote=RemotePart(ref=ref.partition(":")[2] or ref), problems=tuple(local)
-        )
-    shown = {
-        path: looked.digests.get(_file_version(file, remote), "") for file, path in _map_paths(part, remote)
-    }
-    renamed = _find_renamed(part, shown)
+        return PartCheck(part=part, remote=Remote(ref=ref.partition(":")[2] or ref), problems=tuple(local))
+    shown = {path: looked.digests.get(_wanted(file, remote), "") for file, path in _by_path(part, remote)}
+    renamed = _renamed(part, shown)
     mended = dataclasses.replace(
         remote,
         files=tuple(
-            dataclasses.replace(file, name=renamed.get(path, path)) for file, path in _map_paths(part, remote)
+            dataclasses.replace(file, name=renamed.get(path, path)) for file, path in _by_path(part, remote)
         ),
     )
     return PartCheck(
         part=part,
         remote=remote,
-        problems=(*local, *_check_remote(part, remote, ref), *_check_files(part, mended, shown)),
+        problems=(*local, *_whole(part, remote, ref), *_files(part, mended, shown)),
         hashed=sum(map(bool, shown.values())),
         notes=tuple(
             f"'{remote.ref}': '{stored}' is there as '{path}', and the notebook finds it by its bytes"
@@ -272,7 +247,7 @@ def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspectio
     )
 
 
-def _find_renamed(part: Part, shown: Mapping[str, str]) -> dict[str, str]:
+def _renamed(part: Part, shown: Mapping[str, str]) -> dict[str, str]:
     """Return stored names by the path that Kaggle made of them, told by their bytes."""
     lacking = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in shown}
     known = {entry.stored for entry in part.entries}
@@ -281,37 +256,37 @@ def _find_renamed(part: Part, shown: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _check_remote(part: Part, remote: RemotePart, home: str) -> list[VerifyProblem]:
+def _whole(part: Part, remote: Remote, home: str) -> list[Problem]:
     """Return what is wrong with a dataset, or another home, as a whole."""
     if remote.kind != "dataset":
-        seen = verify_elsewhere.find_problems(part, home, remote)
-        return [VerifyProblem(what=what, remedy=remedy) for what, remedy in seen]
+        seen = verify_elsewhere.problems(part, home, remote)
+        return [Problem(what=what, remedy=remedy) for what, remedy in seen]
     ref, number = f"'{remote.ref}'", remote.version
-    if not remote.exists:
-        return [VerifyProblem(what=f"there is no dataset {ref} that this account may see", remedy=PUSH)]
+    if not remote.there:
+        return [Problem(what=f"there is no dataset {ref} that this account may see", remedy=PUSH)]
     found = []
     if not remote.private:
         remedy = f"make it private at once in the settings of {remote.url or 'its page'}"
-        found.append(VerifyProblem(what=f"{ref} is PUBLIC: everybody sees the kit", remedy=remedy))
+        found.append(Problem(what=f"{ref} is PUBLIC: everybody sees the kit", remedy=remedy))
     if remote.state != "ready":
         version = f"version {number}" if number else "its first version"
         what = f"{ref}: {version} is not ready on Kaggle, but '{remote.state}'"
-        return [*found, VerifyProblem(what=what, remedy=PUSH)]
+        return [*found, Problem(what=what, remedy=PUSH)]
     if remote.part is None:
-        found.append(VerifyProblem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
+        found.append(Problem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
     elif remote.part.id != part.id:
         what = f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}"
-        found.append(VerifyProblem(what=what, remedy=PUSH))
+        found.append(Problem(what=what, remedy=PUSH))
     return found
 
 
-def _check_files(part: Part, remote: RemotePart, shown: Mapping[str, str]) -> list[VerifyProblem]:
+def _files(part: Part, remote: Remote, shown: Mapping[str, str]) -> list[Problem]:
     """Return what is wrong with a version's files; `shown` has the digests of those that were downloaded."""
     if remote.state != "ready":
         return []
     same = remote.part is not None and remote.part.id == part.id
     told = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
-    lines = list(find_differences(part, remote))
+    lines = list(differences(part, remote))
     sizes = {file.name: file.size for file in remote.files}
     for entry in part.entries:
         digest = shown.get(entry.stored) or told.get(entry.stored, entry.sha256)
@@ -320,10 +295,10 @@ def _check_files(part: Part, remote: RemotePart, shown: Mapping[str, str]) -> li
     remedy = RESEND if same else PUSH
     if remote.kind == "notebook":
         remedy = verify_elsewhere.MAKE
-    return [VerifyProblem(what=f"'{remote.ref}': {line}", remedy=remedy) for line in lines]
+    return [Problem(what=f"'{remote.ref}': {line}", remedy=remedy) for line in lines]
 
 
-def _build_unreachable_error(troubles: list[OutsideError], found: Verification) -> OutsideError:
+def _unasked(troubles: list[OutsideError], found: Verification) -> OutsideError:
     first = troubles[0]
     more = [line for each in troubles[1:] for line in (each.what, *each.details)]
     differing = [problem.what for problem in found.problems]
