@@ -13,7 +13,7 @@ import pytest
 from offline_kit.core import interpreters
 
 if TYPE_CHECKING:
-    from offline_kit.kaggle.client.client import Client
+    from offline_kit.kaggle.client.client import KaggleClient
     from tests.support.local_kaggle import Bench
     from tests.support.shipping import Yard
 
@@ -61,7 +61,7 @@ def bench(tmp_path: Path) -> "Iterator[Bench]":
 
 
 @pytest.fixture
-def alice(bench: "Bench") -> "Iterator[Client]":
+def alice(bench: "Bench") -> "Iterator[KaggleClient]":
     """Alice's client."""
     from tests.support.pushing import client
 

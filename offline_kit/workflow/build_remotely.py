@@ -17,10 +17,10 @@ from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
-from offline_kit.kaggle.client.api_types import Kaggle, NewNotebook
+from offline_kit.kaggle.client.api_types import KaggleApi, NewNotebook
 from offline_kit.kaggle.push import notebook_runs as runs
 from offline_kit.kaggle.push import push_notebook, run_files
-from offline_kit.kaggle.push.notebook_runs import Finished
+from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.kit import manifest
 from offline_kit.notebook import rendering as notebook
@@ -85,7 +85,7 @@ def plan(config: Config, port: Port, *, upgrade: bool = False, report: Reporter 
     wanted, new = _job(config, port, report)
     _, slug = notebook.title_and_slug(config.notebook, model_files.target(config))
     return ChainedPlan(
-        notebook=push_notebook.plan(new, port.kaggle, port.ways, report),
+        notebook=push_notebook.plan_notebook(new, port.kaggle, port.ways, report),
         asked=wanted,
         offline=f"{port.account.username}/{slug}",
         upgrade=upgrade,
@@ -128,31 +128,33 @@ def _job(config: Config, port: Port, report: Reporter) -> tuple[Asked, NewNotebo
 
 def run(
     port: Port, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
-) -> tuple[bool, Finished]:
+) -> tuple[bool, FinishedRun]:
     """Push a job's notebook and wait for its run; tell whether it was pushed now. `upgrade` runs it again."""
     if upgrade:
-        same = push_notebook.plan(new, port.kaggle, port.ways, report)
+        same = push_notebook.plan_notebook(new, port.kaggle, port.ways, report)
         if same.version:
-            push_notebook.void(new, same.version, port.ways)
-    logs = port.ways.state / "runs" / new.ref.partition("/")[2]
+            push_notebook.void_version(new, same.version, port.ways)
+    logs = port.ways.state_folder / "runs" / new.ref.partition("/")[2]
     pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, logs=logs)
     return pushed.action != "nothing", finished
 
 
-def image_text(port: Port, finished: Finished, folder: Path, report: Reporter = SILENT) -> str:
+def image_text(port: Port, finished: FinishedRun, folder: Path, report: Reporter = SILENT) -> str:
     """Return the image file of a finished job; its digest is what Kaggle says of that version."""
-    (path,) = runs.fetch(finished, port.kaggle, folder, [FACTS], report)
-    there = port.kaggle.notebook(finished.ref, finished.version)
+    (path,) = runs.fetch_outputs(finished, port.kaggle, folder, [FACTS], report)
+    there = port.kaggle.get_notebook(finished.ref, finished.version)
     return remote_wheelhouse.image_of(
         path.read_text(encoding="utf-8"), there.image if there else "", _where(port)
     )
 
 
-def _known(port: Port, finished: Finished, digest: str, cache: Path, report: Reporter) -> Record:
+def _known(port: Port, finished: FinishedRun, digest: str, cache: Path, report: Reporter) -> Record:
     """Bring what a kit is built from into the cache: manifest, outlines and image, and none of the wheels."""
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         folder = Path(name)
-        marker, facts = runs.fetch(finished, port.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report)
+        marker, facts = runs.fetch_outputs(
+            finished, port.kaggle, folder, [MARKER, kit_wheelhouse.FACTS], report
+        )
         part = manifest.parse_manifest(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
         text = image_text(port, finished, folder, report)
         record = Record(
@@ -203,7 +205,7 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
         return
     record = _record(port.config)
     part_locations.check(port.config, port.account.username, local=port.local)
-    if port.kaggle.notebook(record.notebook) is None:
+    if port.kaggle.get_notebook(record.notebook) is None:
         raise _gone(record, port)
     run = (record.notebook, record.version)
     total = sum(entry.size for entry in wanted)
@@ -226,12 +228,12 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
 
 
 def _come(
-    run: tuple[str, int], entry: FileEntry, kaggle: Kaggle, scratch: Path, advance: Advance, look: float
+    run: tuple[str, int], entry: FileEntry, kaggle: KaggleApi, scratch: Path, advance: Advance, look: float
 ) -> Path:
     """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
     pool, shown = ThreadPoolExecutor(1), 0
     try:
-        coming = pool.submit(run_files.bring, run, entry.stored, kaggle, scratch)
+        coming = pool.submit(run_files.fetch_output, run, entry.stored, kaggle, scratch)
         while wait((coming,), timeout=look).not_done:
             now = min(entry.size, max(shown, _landed(scratch)))
             advance(now - shown)
@@ -256,7 +258,7 @@ def _gone(record: Record, port: Port) -> OutsideError:
         f"name the one that has them by its address in {LOCAL_ADDRESS}, or have them made there again with"
     )
     return OutsideError(
-        f"'{record.notebook}', which made the kit's packages, is not on {port.account.place}",
+        f"'{record.notebook}', which made the kit's packages, is not on {port.account.server_name}",
         hint=f"{another} 'offline-kit build --on local'"
         if port.local
         else "have them made again with 'offline-kit build --on kaggle'",

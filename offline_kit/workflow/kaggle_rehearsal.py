@@ -74,7 +74,7 @@ def rehearse(port: Port, kit: Kit, rows: int | None, report: Reporter = SILENT) 
 
 def of_kit(kit: Kit, username: str, rows: int | None) -> NewNotebook:
     """Return the kit's notebook under the name of its rehearsal, on so many rows where that is wanted."""
-    new = push_notebook.of_kit(kit, username)
+    new = push_notebook.read_notebook(kit, username)
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
     text = with_rows(new.text, rows) if rows else new.text
     return replace(new, ref=f"{new.ref.partition('/')[0]}/{slug_of(title)}", title=title, text=text)

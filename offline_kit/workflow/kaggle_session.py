@@ -10,9 +10,15 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import PATIENT
-from offline_kit.kaggle.client.api_types import Account, Kaggle, NewNotebook, RefusedError, UnsentError
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.api_types import (
+    Account,
+    KaggleApi,
+    NewNotebook,
+    RefusedError,
+    UnreachableError,
+)
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import (
     compare_outputs,
     notebook_runs,
@@ -25,15 +31,15 @@ from offline_kit.kaggle.push import (
 from offline_kit.kaggle.push import (
     push_notebook as notebooks,
 )
-from offline_kit.kaggle.push.dataset_plan import MODEST, Action, PushPlan, Wishes
-from offline_kit.kaggle.push.last_seen import Memory
-from offline_kit.kaggle.push.notebook_runs import Finished
-from offline_kit.kaggle.push.poll_policy import WAITING, Waiting
-from offline_kit.kaggle.push.push_datasets import Pushed
+from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
+from offline_kit.kaggle.push.last_seen import LastSeenStore
+from offline_kit.kaggle.push.notebook_runs import FinishedRun
+from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
+from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
-from offline_kit.kaggle.push.push_settings import Ways
-from offline_kit.kaggle.push.queued_submissions import Queued
-from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kaggle.push.push_settings import PushSettings
+from offline_kit.kaggle.push.queued_submissions import QueuedSubmission
+from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit.manifest import select_local_files, verify_part
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.notebook import rendering
@@ -60,17 +66,17 @@ class Port:
 
     config: Config
     """Whose things go there."""
-    kaggle: Kaggle
+    kaggle: KaggleApi
     """Who takes them."""
     account: Account
     """Who we are there."""
     local: bool
     """Whether it is a local one."""
-    ways: Ways
+    ways: PushSettings
     """How a push goes about it."""
-    ledger: Ledger
+    ledger: SubmissionLedger
     """What was submitted; beside the project for the real Kaggle."""
-    memory: Memory
+    memory: LastSeenStore
     """What was seen last."""
 
     def datasets(self, kit: Kit) -> dict[str, str]:
@@ -122,7 +128,7 @@ def where(
     *,
     project: Path | None = None,
     current: bool = False,
-) -> Iterator[Where]:
+) -> Iterator[KaggleEndpoint]:
     """Give the Kaggle that `--to` means, while the block lasts.
 
     A local one that listens at `address`, or where the variable says, is used; without an address one is
@@ -134,20 +140,20 @@ def where(
     if to == "kaggle":
         if address:
             raise UsageError(f"--at {address} is of a local Kaggle", hint="add --to local, or leave it out")
-        yield Where()
+        yield KaggleEndpoint()
     elif address:
         if not address.startswith("http://127.0.0.1:"):
             raise UsageError(
                 f"'{address}' is no local Kaggle: it would not be on this machine",
                 hint="name what 'offline-kit local' tells, like http://127.0.0.1:8642",
             )
-        yield Where(local=address.rstrip("/"))
+        yield KaggleEndpoint(local=address.rstrip("/"))
     else:
         with _served(project, current=current) as url:
             report.note(
                 f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
             )
-            yield Where(local=url)
+            yield KaggleEndpoint(local=url)
 
 
 @contextmanager
@@ -168,7 +174,7 @@ def _served(project: Path | None, *, current: bool) -> Iterator[str]:
 
 
 @contextmanager
-def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Port]:
+def port(config: Config, there: KaggleEndpoint, report: Reporter = SILENT) -> Iterator[Port]:
     """Log in; raises NotLoggedInError with the accepted sources of credentials.
 
     A local Kaggle that does not answer to what is done in the block is an OutsideError with its address.
@@ -178,8 +184,8 @@ def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Po
         if seconds >= _WORTH_TELLING:
             report.note(f"Kaggle asks for patience (429): waiting {seconds:.0f} s")
 
-    with _named(there), Client(there, patience=replace(PATIENT, tell=told)) as kaggle:
-        account = kaggle.account()
+    with _named(there), KaggleClient(there, patience=replace(PATIENT, tell=told)) as kaggle:
+        account = kaggle.fetch_account()
         state = _state(config, there, account.username)
         try:
             yield Port(
@@ -187,9 +193,9 @@ def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Po
                 kaggle=kaggle,
                 account=account,
                 local=bool(there.local),
-                ways=Ways(state=state, waiting=_waiting(there)),
-                ledger=Ledger(part_locations.ledger_path(config, state, local=bool(there.local))),
-                memory=Memory(state),
+                ways=PushSettings(state_folder=state, poll_policy=_waiting(there)),
+                ledger=SubmissionLedger(part_locations.ledger_path(config, state, local=bool(there.local))),
+                memory=LastSeenStore(state),
             )
         finally:
             files.keep_from_git(
@@ -197,20 +203,22 @@ def port(config: Config, there: Where, report: Reporter = SILENT) -> Iterator[Po
             )  # addresses of uploads are among what is remembered
 
 
-def _waiting(there: Where) -> Waiting:
+def _waiting(there: KaggleEndpoint) -> PollPolicy:
     """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
     if not there.local:
-        return WAITING
-    longest, scoring = (min(pause, _LOCAL_PAUSE) for pause in (WAITING.longest, WAITING.scoring))
-    return replace(WAITING, longest=longest, scoring=scoring)
+        return DEFAULT_POLL
+    longest, scoring = (
+        min(pause, _LOCAL_PAUSE) for pause in (DEFAULT_POLL.max_interval, DEFAULT_POLL.scoring_interval)
+    )
+    return replace(DEFAULT_POLL, max_interval=longest, scoring_interval=scoring)
 
 
 @contextmanager
-def _named(there: Where) -> Iterator[None]:
+def _named(there: KaggleEndpoint) -> Iterator[None]:
     """Name the local Kaggle that does not answer: the network is not to blame, nor is Kaggle."""
     try:
         yield
-    except UnsentError as lost:
+    except UnreachableError as lost:
         if not there.local:
             raise
         raise OutsideError(
@@ -221,7 +229,7 @@ def _named(there: Where) -> Iterator[None]:
         ) from lost
 
 
-def _state(config: Config, there: Where, username: str) -> Path:
+def _state(config: Config, there: KaggleEndpoint, username: str) -> Path:
     return part_locations.memories(config) / ("local" if there.local else "kaggle") / username
 
 
@@ -242,38 +250,40 @@ def checked(kit: Kit) -> Kit:
     return kit
 
 
-def plan_data(port: Port, kit: Kit, wishes: Wishes = MODEST, report: Reporter = SILENT) -> PushPlan:
+def plan_data(
+    port: Port, kit: Kit, wishes: PushOptions = DEFAULT_OPTIONS, report: Reporter = SILENT
+) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
     part_locations.check(port.config, port.account.username, local=port.local)
     whole = port.in_datasets(_asked(kit, wishes))
     for part, ref in _models(port, kit):
-        found = push_models.plan(kit, part, ref, port.kaggle, port.ways, wishes, report)
-        report.note(f"the model '{ref}': {found.action.value}, {found.why}")
-    return datasets.plan(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report)
+        found = push_models.plan_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        report.note(f"the model '{ref}': {found.action.value}, {found.reason}")
+    return datasets.plan_datasets(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report)
 
 
 def push_data(
     port: Port,
     kit: Kit,
-    wishes: Wishes = MODEST,
+    wishes: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
     approve: Callable[[PushPlan], None] = lambda _plan: None,
-) -> tuple[Pushed, ...]:
+) -> tuple[PushedPart, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
     part_locations.check(port.config, port.account.username, local=port.local)
     whole = port.in_datasets(_asked(checked(kit), wishes))
-    done = datasets.push(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
+    done = datasets.push_kit(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     done = (*done, *_push_model(port, kit, wishes, report))
     parts = [
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
         for each in done
     ]
-    port.memory.keep(part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
+    port.memory.save_facts(part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
     return done
 
 
-def _asked(kit: Kit, wishes: Wishes) -> Kit:
+def _asked(kit: Kit, wishes: PushOptions) -> Kit:
     """Return a kit that has all parts that are to be sent again."""
     names = [part.name for part in kit.parts]
     if unknown := [name for name in wishes.resend_part if name not in names]:
@@ -288,36 +298,36 @@ def _models(port: Port, kit: Kit) -> tuple[tuple[Part, str], ...]:
     wanted = port.config.publish_model
     if not wanted:
         return ()
-    ref = push_models.target(wanted, port.account)
+    ref = push_models.resolve_model(wanted, port.account)
     return tuple((part, ref) for part in kit.parts if part.name == part_locations.MODEL_PART)
 
 
-def _push_model(port: Port, kit: Kit, wishes: Wishes, report: Reporter) -> tuple[Pushed, ...]:
+def _push_model(port: Port, kit: Kit, wishes: PushOptions, report: Reporter) -> tuple[PushedPart, ...]:
     """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
     found = []
     for part, ref in _models(port, kit):
-        done = push_models.push(kit, part, ref, port.kaggle, port.ways, wishes, report)
-        notebooks.pin(kit, done.source)
+        done = push_models.push_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        notebooks.pin_model(kit, done.source)
         version = int(done.source.rpartition("/")[2])
-        found.append(Pushed(part=part.name, ref=ref, version=version, action=done.action, url=done.url))
+        found.append(PushedPart(part=part.name, ref=ref, version=version, action=done.action, url=done.url))
     return tuple(found)
 
 
 def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
-    changed = {part.ref: part.held for part in plan.parts if part.action is Action.VERSION}
+    changed = {part.ref: part.held_part_id for part in plan.parts if part.action is PushAction.VERSION}
     if not changed:
         return ()
     # The configuration may have another competition by now, or none.
-    waiting = [e.competition for e in port.ledger.entries() if e.state not in ("complete", "error")]
+    waiting = [e.competition for e in port.ledger.read_entries() if e.state not in ("complete", "error")]
     competitions = sorted({port.config.competition, *waiting} - {""})
     found = [each for competition in competitions for each in _queued(port, competition)]
-    return queued_submissions.disturbed(found, changed, [part.id for part in kit.parts])
+    return queued_submissions.find_disturbed(found, changed, [part.id for part in kit.parts])
 
 
-def _queued(port: Port, competition: str) -> tuple[Queued, ...]:
+def _queued(port: Port, competition: str) -> tuple[QueuedSubmission, ...]:
     try:
-        return queued_submissions.queued(port.kaggle, competition, port.ledger)
+        return queued_submissions.list_queued(port.kaggle, competition, port.ledger)
     except RefusedError as no:
         if no.status >= 500 or no.status == 429:
             raise
@@ -326,17 +336,17 @@ def _queued(port: Port, competition: str) -> tuple[Queued, ...]:
 
 def notebook_of(port: Port, kit: Kit) -> NewNotebook:
     """Return the kit's notebook as it would be pushed; raises as `notebooks.of_kit`."""
-    return notebooks.of_kit(kit, port.account.username)
+    return notebooks.read_notebook(kit, port.account.username)
 
 
 def plan_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
     """Return what a push of the kit's notebook would do, having looked at Kaggle."""
-    return notebooks.plan(notebook_of(port, kit), port.kaggle, port.ways, report)
+    return notebooks.plan_notebook(notebook_of(port, kit), port.kaggle, port.ways, report)
 
 
 def push_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
     """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
-    return notebooks.push(notebook_of(port, kit), port.kaggle, port.ways, report)
+    return notebooks.push_notebook(notebook_of(port, kit), port.kaggle, port.ways, report)
 
 
 def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
@@ -359,7 +369,7 @@ def follow_notebook(
         written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
-        port.memory.keep(remember, {**facts, "at": files.timestamp(), "problem": problem})
+        port.memory.save_facts(remember, {**facts, "at": files.timestamp(), "problem": problem})
         raise
     facts |= {"version": pushed.version, "seconds": finished.seconds}
     _remember_run(port.memory, remember, facts)
@@ -369,7 +379,11 @@ def follow_notebook(
         f" in {finished.seconds:.0f} s" + (f"; its output is '{written}'" if written else "")
     )
     ours = rehearsed(kit)
-    notes = compare_outputs.compare(ours, written, port.account.place) if ours and written else ()
+    notes = (
+        compare_outputs.compare_submissions(ours, written, port.account.server_name)
+        if ours and written
+        else ()
+    )
     return Ran(
         pushed=pushed,
         seconds=finished.seconds,
@@ -379,20 +393,20 @@ def follow_notebook(
     )
 
 
-def follow_version(port: Port, ref: str, version: int, report: Reporter = SILENT) -> Finished:
+def follow_version(port: Port, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
     """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
-    return notebook_runs.follow(ref, version, port.kaggle, port.ways, report, logs=_runs_of(port, ref))
+    return notebook_runs.follow_run(ref, version, port.kaggle, port.ways, report, logs=_runs_of(port, ref))
 
 
 def _runs_of(port: Port, ref: str) -> Path:
-    return port.ways.state / "runs" / ref.partition("/")[2]
+    return port.ways.state_folder / "runs" / ref.partition("/")[2]
 
 
-def _remember_run(memory: Memory, name: str, facts: dict[str, Any]) -> None:
+def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> None:
     """Remember a run by the time when its end was seen first."""
-    last = memory.recall(name) or {}
+    last = memory.load_facts(name) or {}
     if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
-        memory.keep(name, {**facts, "at": files.timestamp()})
+        memory.save_facts(name, {**facts, "at": files.timestamp()})
 
 
 def rehearsed(kit: Kit) -> Path | None:
@@ -402,11 +416,11 @@ def rehearsed(kit: Kit) -> Path | None:
     return path if path and path.is_file() else None
 
 
-def _fetched(port: Port, finished: Finished, folder: Path, report: Reporter, *, keep: bool) -> Path | None:
+def _fetched(port: Port, finished: FinishedRun, folder: Path, report: Reporter, *, keep: bool) -> Path | None:
     name = port.config.notebook.submission
     if name not in finished.outputs and not port.config.competition:
         report.note(f"it wrote no '{name}', and no competition is configured that would want one")
         return None
-    if keep and (there := notebook_runs.fetched_before(finished, folder, name)):
+    if keep and (there := notebook_runs.find_fetched_output(finished, folder, name)):
         return there
-    return notebook_runs.fetch(finished, port.kaggle, folder, [name], report)[0]
+    return notebook_runs.fetch_outputs(finished, port.kaggle, folder, [name], report)[0]

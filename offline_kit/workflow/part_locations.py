@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.kaggle.push.last_seen import Memory
-from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kaggle.push.last_seen import LastSeenStore
+from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit import manifest
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model
@@ -90,11 +90,11 @@ def pushed_parts(config: Config) -> tuple[str, ...]:
     In a fresh clone, only the ledger tells them, if it is kept in git.
     """
     slug = config.dataset.rpartition("/")[2]
-    pushes = [Memory(state).recall(LAST_PUSH) or {} for state in states(config)]
+    pushes = [LastSeenStore(state).load_facts(LAST_PUSH) or {} for state in states(config)]
     for push in sorted(pushes, key=lambda push: str(push.get("at", "")), reverse=True):
         sent = {str(part.get("part")): str(part.get("dataset")) for part in push.get("parts") or ()}
         slugs = {name: ref.rpartition("/")[2] for name, ref in sent.items()}
         if any(ref in (slug, f"{slug}-{name}") for name, ref in slugs.items()):
             return tuple(slugs)
-    submissions = Ledger(ledger_path(config, Path(), local=False)).entries()
+    submissions = SubmissionLedger(ledger_path(config, Path(), local=False)).read_entries()
     return tuple(next((entry.parts for entry in reversed(submissions) if entry.parts), ()))

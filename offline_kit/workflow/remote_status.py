@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.kaggle.client.api_types import Kaggle
+from offline_kit.kaggle.client.api_types import KaggleApi
 from offline_kit.kaggle.push import dataset_remote, push_notebook, verify_elsewhere
-from offline_kit.kaggle.push.last_seen import Memory
-from offline_kit.kaggle.push.submission_ledger import Entry, Ledger
+from offline_kit.kaggle.push.last_seen import LastSeenStore
+from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit, Part
 from offline_kit.workflow import kaggle_session
@@ -53,7 +53,7 @@ class Whereabouts:
     """Datasets, what lies elsewhere, then the notebook."""
     run: dict[str, Any] | None
     """The last run of the notebook that we followed, or the problem that it ended with."""
-    submissions: tuple[Entry, ...]
+    submissions: tuple[LedgerEntry, ...]
     """The last submissions that we made, the latest first."""
 
 
@@ -63,9 +63,9 @@ def remembered(config: Config) -> tuple[Whereabouts, ...]:
 
 
 def _remembered(config: Config, folder: Path) -> Whereabouts:
-    memory, local = Memory(folder), folder.parent.name == "local"
-    pushed = memory.recall(homes.LAST_PUSH) or {}
-    run = memory.recall(kaggle_session.LAST_RUN)
+    memory, local = LastSeenStore(folder), folder.parent.name == "local"
+    pushed = memory.load_facts(homes.LAST_PUSH) or {}
+    run = memory.load_facts(kaggle_session.LAST_RUN)
     pieces = [
         Piece(
             name=str(part.get("part")),
@@ -104,7 +104,7 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
         at=str(pushed.get("at", "")),
         pieces=tuple(pieces),
         run=run,
-        submissions=_last(Ledger(homes.ledger_path(config, folder, local=local))),
+        submissions=_last(SubmissionLedger(homes.ledger_path(config, folder, local=local))),
     )
 
 
@@ -113,12 +113,12 @@ def look(port: Port, kit: Kit | None) -> Whereabouts:
     _refresh(port)
     pieces = tuple(_pieces(port, kit)) if kit else ()
     return Whereabouts(
-        place=port.account.place,
+        place=port.account.server_name,
         account=port.account.username,
         looked=True,
-        at=str((port.memory.recall(homes.LAST_PUSH) or {}).get("at", "")),
+        at=str((port.memory.load_facts(homes.LAST_PUSH) or {}).get("at", "")),
         pieces=pieces,
-        run=port.memory.recall(kaggle_session.LAST_RUN),
+        run=port.memory.load_facts(kaggle_session.LAST_RUN),
         submissions=_last(port.ledger),
     )
 
@@ -126,9 +126,9 @@ def look(port: Port, kit: Kit | None) -> Whereabouts:
 def _refresh(port: Port) -> None:
     """Lay what Kaggle tells of our submissions over the ledger."""
     competition = port.config.competition
-    if competition and port.ledger.latest(competition):
-        for submission in port.kaggle.submissions(competition):
-            port.ledger.update(submission)
+    if competition and port.ledger.find_latest(competition):
+        for submission in port.kaggle.list_submissions(competition):
+            port.ledger.update_entry(submission)
 
 
 def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
@@ -141,35 +141,35 @@ def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
         if part.name in homes:
             yield _elsewhere(port.kaggle, homes[part.name], part)
     try:
-        new = push_notebook.of_kit(kit, owner)
+        new = push_notebook.read_notebook(kit, owner)
     except OfflineKitError:
         return  # a kit without a notebook, or one that is not ours to push
-    there = port.kaggle.notebook(new.ref)
-    run = port.kaggle.run(new.ref, there.current) if there else None
+    there = port.kaggle.get_notebook(new.ref)
+    run = port.kaggle.get_notebook_run(new.ref, there.newest_version) if there else None
     same = there is not None and push_notebook.is_same(new, there)
     yield Piece(
         name="notebook",
         ref=new.ref,
-        version=there.current if there else 0,
+        version=there.newest_version if there else 0,
         state=run.state if run else "",
         holds="nothing" if there is None else "this kit" if same else "another kit",
     )
 
 
-def _dataset(kaggle: Kaggle, ref: str, part: Part) -> Piece:
-    there = kaggle.dataset(ref)
+def _dataset(kaggle: KaggleApi, ref: str, part: Part) -> Piece:
+    there = kaggle.get_dataset(ref)
     if there is None:
         return Piece(name=part.name, ref=ref, version=0, state="", holds="nothing")
-    state = kaggle.status(ref)
-    held = dataset_remote.held(kaggle, ref, there.version) if state == "ready" else None
+    state = kaggle.get_dataset_status(ref)
+    held = dataset_remote.read_part(kaggle, ref, there.version) if state == "ready" else None
     holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
     return Piece(
         name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
     )
 
 
-def _elsewhere(kaggle: Kaggle, home: str, part: Part) -> Piece:
-    there = verify_elsewhere.look(part, home, kaggle)
+def _elsewhere(kaggle: KaggleApi, home: str, part: Part) -> Piece:
+    there = verify_elsewhere.inspect_part(part, home, kaggle)
     holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
     return Piece(
         name=part.name,
@@ -180,5 +180,5 @@ def _elsewhere(kaggle: Kaggle, home: str, part: Part) -> Piece:
     )
 
 
-def _last(ledger: Ledger) -> tuple[Entry, ...]:
-    return tuple(reversed(ledger.entries()[-SHOWN:]))
+def _last(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:
+    return tuple(reversed(ledger.read_entries()[-SHOWN:]))

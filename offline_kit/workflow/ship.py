@@ -14,10 +14,10 @@ from offline_kit.core.files import human_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Competition, Submission
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.dataset_plan import MODEST, PushPlan, Wishes
-from offline_kit.kaggle.push.push_datasets import Pushed
+from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushOptions, PushPlan
+from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest, rules_page
-from offline_kit.kaggle.push.submit import Submitted
+from offline_kit.kaggle.push.submit import SubmissionResult
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal.rehearse import Rehearsal
@@ -62,7 +62,7 @@ class Orders:
 
     rehearsal: pipeline.Wishes | None
     """How to rehearse; None: not at all."""
-    data: Wishes = MODEST
+    data: PushOptions = DEFAULT_OPTIONS
     """What the push of data may do."""
     sending: Sending = Sending()
     """How to submit."""
@@ -78,7 +78,7 @@ class Outcome:
 
     plan: SubmitPlan
     """What was to be done."""
-    submitted: Submitted
+    submitted: SubmissionResult
     """The submission, new or found."""
     scored: Submission | None = None
     """Its end; None where nobody waited for it and it has none yet."""
@@ -92,7 +92,7 @@ class Shipped:
     """The kit."""
     rehearsal: Rehearsal | dict[str, Any] | None
     """Its rehearsal, or the report of one before; None for none."""
-    pushed: tuple[Pushed, ...]
+    pushed: tuple[PushedPart, ...]
     """Where its parts are."""
     ran: Ran
     """The run of its notebook."""
@@ -133,15 +133,15 @@ def competition_of(port: Port) -> Competition:
             "there is no competition to submit to",
             hint="set `competition` in the configuration (--competition), or use 'offline-kit push' alone",
         )
-    contest = port.kaggle.competition(slug)
+    contest = port.kaggle.get_competition(slug)
     if contest is None:
         raise ProjectError(
-            f"{port.account.place} knows no competition '{slug}', which {port.config.set_by('competition')} names",
+            f"{port.account.server_name} knows no competition '{slug}', which {port.config.set_by('competition')} names",
             hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
             if port.local
             else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
         )
-    if not contest.entered:
+    if not contest.has_entered:
         raise OutsideError(
             f"the account '{port.account.username}' has not accepted the rules of '{slug}'",
             hint=f"accept them at {rules_page(slug, contest)} (only a person can), then run the same command again",
@@ -162,8 +162,8 @@ def _rehearsed(port: Port, kit: Kit, orders: Orders, report: Reporter) -> Rehear
 
 
 def push_data(
-    port: Port, kit: Kit, wishes: Wishes, asking: Asking, report: Reporter = SILENT
-) -> tuple[Pushed, ...]:
+    port: Port, kit: Kit, wishes: PushOptions, asking: Asking, report: Reporter = SILENT
+) -> tuple[PushedPart, ...]:
     """Push a kit's data, having asked where that may be in vain or spoil a submission under way."""
 
     def ask(lines: Sequence[str], question: str, refused: OutsideError) -> None:
@@ -174,13 +174,13 @@ def push_data(
             raise refused
 
     def approve(plan: PushPlan) -> None:
-        sent = [part for part in plan.parts if part.files]
+        sent = [part for part in plan.parts if part.file_count]
         if sent:
-            each = [f"{human_size(part.size)} to '{part.ref}'" for part in sent]
+            each = [f"{human_size(part.upload_size)} to '{part.ref}'" for part in sent]
             report.step(
-                f"To send: {human_size(plan.size)} in {sum(p.files for p in sent)} files: {', '.join(each)}"
+                f"To send: {human_size(plan.upload_size)} in {sum(p.file_count for p in sent)} files: {', '.join(each)}"
             )
-        crowded = [part.crowded for part in plan.parts if part.crowded]
+        crowded = [part.file_count_warning for part in plan.parts if part.file_count_warning]
         refused = OutsideError(
             "Kaggle may not take so many files in one dataset; nothing was sent",
             hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
@@ -229,7 +229,7 @@ def _any_version(port: Port, kit: Kit, version: int, sending: Sending) -> Submit
 
 def plan_submission(port: Port, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
     """Return what a submission would be; raises all that stands against it."""
-    return submissions.plan(request, port.kaggle, port.ways, port.ledger, report)
+    return submissions.plan_submission(request, port.kaggle, port.ways, port.ledger, report)
 
 
 def submit(
@@ -239,19 +239,19 @@ def submit(
 
     Raises what `submissions.plan`, `submit` and `wait` do, and UsageError where nobody said yes.
     """
-    plan = submissions.plan(request, port.kaggle, port.ways, port.ledger, report)
-    if plan.already is None:
-        for name, value in plan.facts():
+    plan = submissions.plan_submission(request, port.kaggle, port.ways, port.ledger, report)
+    if plan.existing is None:
+        for name, value in plan.list_facts():
             report.note(f"{name}: {value}")
-        if not (asking.yes or asking.confirm(f"Spend one of {plan.left} submissions?")):
+        if not (asking.yes or asking.confirm(f"Spend one of {plan.remaining_today} submissions?")):
             raise UsageError(
                 "nobody agreed to spend a submission; nothing was submitted",
                 hint="answer with y, or give --yes (in scripts and CI)",
             )
-    submitted = submissions.submit(plan, port.kaggle, port.ways, port.ledger, report)
+    submitted = submissions.submit_version(plan, port.kaggle, port.ways, port.ledger, report)
     scored = None
     if sending.wait:
-        scored = submissions.wait(submitted.ref, port.kaggle, port.ways, report, ledger=port.ledger)
+        scored = submissions.wait_for_score(submitted.ref, port.kaggle, port.ways, report, ledger=port.ledger)
     return Outcome(plan=plan, submitted=submitted, scored=scored)
 
 
@@ -272,10 +272,12 @@ def request_for(
     plan = kaggle_session.plan_notebook(port, kit, report)
     if not plan.version:
         raise ProjectError(
-            f"the notebook of this kit is not on {port.account.place}: {plan.why}",
+            f"the notebook of this kit is not on {port.account.server_name}: {plan.reason}",
             hint="push it with 'offline-kit push', or name an earlier version with --version",
         )
     seconds = (
-        kaggle_session.follow_version(port, plan.new.ref, plan.version, report).seconds if follow else 0.0
+        kaggle_session.follow_version(port, plan.notebook.ref, plan.version, report).seconds
+        if follow
+        else 0.0
     )
     return request_of(port, kit, plan.version, sending, seconds=seconds)

@@ -8,7 +8,7 @@ from offline_kit.kaggle.client.api_types import Competition
 from offline_kit.kaggle.push.dataset_plan import PushPlan
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
-from offline_kit.kaggle.push.submission_tag import Mark
+from offline_kit.kaggle.push.submission_tag import SubmissionTag
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
 from offline_kit.workflow import kaggle_session, pipeline, ship
@@ -84,19 +84,19 @@ def _submission(
 ) -> SubmitPlan:
     """Return the submission of a version whose run is complete, else what is known of it before."""
     if notebook.version:
-        run = port.kaggle.run(notebook.new.ref, notebook.version)
+        run = port.kaggle.get_notebook_run(notebook.notebook.ref, notebook.version)
         if run and run.state == "complete":
             request = ship.request_of(port, kit, notebook.version, orders.sending)
             return ship.plan_submission(port, request, report)
-    ref = notebook.new.ref
+    ref = notebook.notebook.ref
     config = port.config
     return SubmitPlan(
         request=SubmitRequest(
             competition=contest.slug, notebook=ref, version=0, file=config.notebook.submission
         ),
         competition=contest,
-        mark=Mark(notebook=ref, version=0, file=config.notebook.submission),
+        mark=SubmissionTag(notebook=ref, version=0, file=config.notebook.submission),
         parts={},
-        limits=port.kaggle.limits(contest.slug),
-        place=port.account.place,
+        limits=port.kaggle.get_submission_limits(contest.slug),
+        server_name=port.account.server_name,
     )

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from offline_kit.core import files
-from offline_kit.kaggle.client.api_types import NewModelVersion, NewNotebook, NewVersion
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import Where
-from offline_kit.kaggle.client.uploads import Upload
+from offline_kit.kaggle.client.api_types import NewDatasetVersion, NewModelVersion, NewNotebook
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.uploads import UploadFile
 from offline_kit.kaggle.push import notebook_runs
-from offline_kit.kaggle.push.push_settings import Ways
+from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import Server
@@ -152,23 +152,26 @@ def publish(forest: Path, server: Server, folder: Path) -> None:
     training = NewNotebook(
         ref="local/train-the-forest", title="Train the forest", text=json.dumps(notebook(cell))
     )
-    ways = Ways(state=folder / "state-of-push")
-    upload = Upload(
+    ways = PushSettings(state_folder=folder / "state-of-push")
+    upload = UploadFile(
         path=forest, name="forest.joblib", size=len(data), sha256=hashlib.sha256(data).hexdigest()
     )
-    with Client(Where(local=server.url)) as kaggle:
-        token = ways.uploader(kaggle, "dataset").upload(upload)
-        new = NewVersion(
-            ref="local/forest-data", title="Forest data", notes="", tokens={"forest.joblib": token}
+    with KaggleClient(KaggleEndpoint(local=server.url)) as kaggle:
+        token = ways.create_uploader(kaggle, "dataset").upload_file(upload)
+        new = NewDatasetVersion(
+            ref="local/forest-data",
+            title="Forest data",
+            version_notes="",
+            blob_tokens={"forest.joblib": token},
         )
-        kaggle.create(new)
-        token = ways.uploader(kaggle, "model", kind="MODEL").upload(upload)
+        kaggle.create_dataset(new)
+        token = ways.create_uploader(kaggle, "model", kind="MODEL").upload_file(upload)
         kaggle.create_model("local/forest-model", "Forest model", "")
         kaggle.create_variation(
             NewModelVersion(
                 ref="local/forest-model/scikitLearn/default",
-                notes="",
-                tokens={"deep/down/forest.joblib": token},
+                version_notes="",
+                blob_tokens={"deep/down/forest.joblib": token},
             )
         )
         notebook_runs.push_and_follow(training, kaggle, ways)

@@ -14,14 +14,14 @@ import pytest
 from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.retry import Patience
 from offline_kit.kaggle.client.api_types import (
-    NewVersion,
+    NewDatasetVersion,
+    NoResponseError,
     NotLoggedInError,
     RefusedError,
-    UnansweredError,
-    UnsentError,
+    UnreachableError,
 )
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import GUARD, Where
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import GUARD, KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
 from offline_kit.project import config
@@ -32,7 +32,7 @@ from tests.support.pushing import BRISK, PYTHON
 from tests.support.pushing import client as client_of
 
 
-def put(bench: Bench, client: Client, name: str, data: bytes) -> str:
+def put(bench: Bench, client: KaggleClient, name: str, data: bytes) -> str:
     """Upload bytes the plain way and return their token."""
     import requests
 
@@ -41,74 +41,78 @@ def put(bench: Bench, client: Client, name: str, data: bytes) -> str:
     return blob.token
 
 
-def new(bench: Bench, client: Client, files: Mapping[str, bytes], notes: str = "a note") -> NewVersion:
+def new(
+    bench: Bench, client: KaggleClient, files: Mapping[str, bytes], notes: str = "a note"
+) -> NewDatasetVersion:
     """Upload files and return what makes a dataset of them."""
     tokens = {name: put(bench, client, name.rpartition("/")[2], data) for name, data in files.items()}
-    return NewVersion(ref=SLUG, title="My offline kit", notes=notes, tokens=tokens)
+    return NewDatasetVersion(ref=SLUG, title="My offline kit", version_notes=notes, blob_tokens=tokens)
 
 
 def test_a_dataset_with_folders_is_created_privately_and_read_back(
-    bench: Bench, alice: Client, tmp_path: Path
+    bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """Folders stay folders, nobody else sees the dataset, and a file comes back as it went."""
-    assert alice.dataset(SLUG) is None
-    assert alice.status(SLUG) == ""
+    assert alice.get_dataset(SLUG) is None
+    assert alice.get_dataset_status(SLUG) == ""
     files = {"offline-kit.json": b"{}", "packages/a.whl": b"wheel", "deep/er/b.bin": b"bb"}
-    page = alice.create(new(bench, alice, files))
+    page = alice.create_dataset(new(bench, alice, files))
     assert page.endswith(SLUG)
     bench.ready()
-    found = alice.dataset(SLUG)
+    found = alice.get_dataset(SLUG)
     assert found is not None
     assert (found.version, found.private) == (1, True)
-    assert alice.status(SLUG) == "ready"
-    assert {each.name: each.size for each in alice.files(SLUG)} == {n: len(d) for n, d in files.items()}
-    assert alice.download(SLUG, "packages/a.whl", tmp_path / "a") == 5
+    assert alice.get_dataset_status(SLUG) == "ready"
+    assert {each.name: each.size for each in alice.list_dataset_files(SLUG)} == {
+        n: len(d) for n, d in files.items()
+    }
+    assert alice.download_dataset_file(SLUG, "packages/a.whl", tmp_path / "a") == 5
     assert (tmp_path / "a").read_bytes() == b"wheel"
     with client_of(bench, "bob") as bob:
-        assert bob.dataset(SLUG) is None
+        assert bob.get_dataset(SLUG) is None
 
 
-def test_a_second_version_carries_its_notes_and_number(bench: Bench, alice: Client) -> None:
+def test_a_second_version_carries_its_notes_and_number(bench: Bench, alice: KaggleClient) -> None:
     """Version number and notes are read back: by them a lost answer is recognised."""
-    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
     bench.ready()
-    alice.add_version(new(bench, alice, {"b.txt": b"2"}, notes="second"))
+    alice.add_dataset_version(new(bench, alice, {"b.txt": b"2"}, notes="second"))
     bench.ready(version=2)
-    found = alice.dataset(SLUG)
+    found = alice.get_dataset(SLUG)
     assert found is not None
     assert found.version == 2
-    assert found.notes[2] == "second"
-    assert [each.name for each in alice.files(SLUG)] == ["b.txt"]
-    assert [each.name for each in alice.files(SLUG, 1)] == ["a.txt"]
+    assert found.version_notes[2] == "second"
+    assert [each.name for each in alice.list_dataset_files(SLUG)] == ["b.txt"]
+    assert [each.name for each in alice.list_dataset_files(SLUG, 1)] == ["a.txt"]
 
 
-def test_long_listings_are_read_to_their_end(bench: Bench, alice: Client) -> None:
+def test_long_listings_are_read_to_their_end(bench: Bench, alice: KaggleClient) -> None:
     """A listing of several pages is one answer."""
-    alice.create(new(bench, alice, {f"{n}.txt": b"x" for n in range(5)}))
+    alice.create_dataset(new(bench, alice, {f"{n}.txt": b"x" for n in range(5)}))
     bench.ready()
     with client_of(bench, page=2) as client:
-        assert len(client.files(SLUG)) == 5
+        assert len(client.list_dataset_files(SLUG)) == 5
     assert len(bench.server.traffic.ended("/ListDatasetFiles")) == 3
 
 
-def test_a_refusal_inside_a_200_is_an_error_with_kaggles_words(bench: Bench, alice: Client) -> None:
+def test_a_refusal_inside_a_200_is_an_error_with_kaggles_words(bench: Bench, alice: KaggleClient) -> None:
     """What the client reports as success and exit code 0 is an error here."""
-    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
     with pytest.raises(RefusedError, match="already in use"):
-        alice.create(new(bench, alice, {"a.txt": b"1"}))
+        alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
 
 
-def test_nested_messages_of_the_service_are_shown(bench: Bench, alice: Client) -> None:
+def test_nested_messages_of_the_service_are_shown(bench: Bench, alice: KaggleClient) -> None:
     """The sentence that the client hides behind '403 Client Error' reaches the user."""
     with pytest.raises(RefusedError, match=r"Permission 'datasets.update' was denied") as caught:
-        alice.add_version(new(bench, alice, {"a.txt": b"1"}))
+        alice.add_dataset_version(new(bench, alice, {"a.txt": b"1"}))
     assert caught.value.status == 403
     assert caught.value.hint
 
 
-def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
+def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> None:
     """429 with Retry-After, 503 and a cut connection are waited out where asking again does no harm."""
-    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
     bench.ready()
     for fault in (
         Fault(on="GetDataset", status=429, retry_after=0.1),
@@ -116,16 +120,18 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
         Fault(on="GetDataset", lose_answer=True),
     ):
         bench.kaggle.faults.add(fault)
-    assert alice.dataset(SLUG) is not None
+    assert alice.get_dataset(SLUG) is not None
     assert len(bench.server.traffic.ended("/GetDataset")) >= 4
 
 
 @pytest.mark.parametrize("fault", [Fault(on="CreateDataset", lose_answer=True)])
-def test_an_effect_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client, fault: Fault) -> None:
+def test_an_effect_whose_answer_is_lost_is_not_sent_again(
+    bench: Bench, alice: KaggleClient, fault: Fault
+) -> None:
     """The client would create twice; the gateway says that it does not know."""
     bench.kaggle.faults.add(fault)
-    with pytest.raises(UnansweredError, match="CreateDataset"):
-        alice.create(new(bench, alice, {"a.txt": b"1"}))
+    with pytest.raises(NoResponseError, match="CreateDataset"):
+        alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
     assert len(bench.server.traffic.ended("/CreateDataset")) == 1
     bench.ready()
 
@@ -135,10 +141,10 @@ def test_waits_that_kaggle_asks_for_are_told(bench: Bench) -> None:
     waits: list[float] = []
     with client_of(bench, patience=Patience(sleep=lambda _: None, tell=waits.append)) as client:
         bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=503, times=2))
-        assert client.status(SLUG) == ""
+        assert client.get_dataset_status(SLUG) == ""
         assert waits == []
         bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=429, times=2, retry_after=30))
-        assert client.status(SLUG) == ""
+        assert client.get_dataset_status(SLUG) == ""
     assert [round(wait) for wait in waits if wait] == [30, 30]
 
 
@@ -147,18 +153,18 @@ def test_the_user_hears_of_a_wait_that_kaggle_asks_for(bench: Bench, tmp_path: P
     project = tmp_path / "project"
     project.mkdir()
     (project / "pyproject.toml").write_text('[project]\nname = "plant"\nversion = "1"\n')
-    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
+    where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
     listener = Listener()
     with kaggle_session.port(config.load(project, {}), where, listener) as port:
         bench.kaggle.faults.add(Fault(on="GetDataset", status=429, retry_after=2.4))
-        assert port.kaggle.dataset(SLUG) is None
+        assert port.kaggle.get_dataset(SLUG) is None
     assert "Kaggle asks for patience (429): waiting 2 s" in listener.notes
 
 
-def test_an_effect_is_sent_again_after_429(bench: Bench, alice: Client) -> None:
+def test_an_effect_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
     """Slow down means: nothing was done."""
     bench.kaggle.faults.add(Fault(on="CreateDataset", status=429, retry_after=0.05))
-    alice.create(new(bench, alice, {"a.txt": b"1"}))
+    alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
     bench.ready()
 
 
@@ -167,39 +173,41 @@ def test_a_hanging_service_ends_within_the_deadline(bench: Bench) -> None:
     bench.kaggle.faults.add(Fault(on="GetDatasetStatus", delay=30))
     with client_of(bench, seconds=1.5, patience=Patience(attempts=1)) as client:
         began = time.monotonic()
-        with pytest.raises(UnansweredError, match="GetDatasetStatus"):
-            client.status(SLUG)
+        with pytest.raises(NoResponseError, match="GetDatasetStatus"):
+            client.get_dataset_status(SLUG)
         assert time.monotonic() - began < 20
-        assert client.status(SLUG) == ""
+        assert client.get_dataset_status(SLUG) == ""
 
 
 def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Bench, tmp_path: Path) -> None:
     """A download takes as long as bytes come; one that gets none is asked for anew, and the others go on."""
     with client_of(bench, seconds=0.5) as client:
-        client.create(new(bench, client, {"big.bin": b"x" * 655_360}))
+        client.create_dataset(new(bench, client, {"big.bin": b"x" * 655_360}))
         bench.ready()
-        client.account()
+        client.fetch_account()
         bench.kaggle.faults.add(Fault(on="GET", delay=30))
         bench.kaggle.faults.add(Fault(on="GET", pause=0.45))
         asked = threading.Event()
         bench.server.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
         with ThreadPoolExecutor(2) as pool:
-            silent = pool.submit(client.download, SLUG, "big.bin", tmp_path / "silent")
+            silent = pool.submit(client.download_dataset_file, SLUG, "big.bin", tmp_path / "silent")
             assert asked.wait(20)
             began = time.monotonic()
-            assert client.download(SLUG, "big.bin", tmp_path / "slow") == 655_360
+            assert client.download_dataset_file(SLUG, "big.bin", tmp_path / "slow") == 655_360
             assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
             assert silent.result() == 655_360
     assert len(bench.server.traffic.ended("/DownloadDataset")) == 3
 
 
-def test_a_download_that_is_cut_goes_on_where_it_ended(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_download_that_is_cut_goes_on_where_it_ended(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """However often it is cut, as long as it gets further; what has come does not come again."""
     data = bytes(range(256)) * 4096
-    alice.create(new(bench, alice, {"big.png": data}))
+    alice.create_dataset(new(bench, alice, {"big.png": data}))
     bench.ready()
     bench.kaggle.faults.add(Fault(on="GET", cut=140_000, times=6))
-    assert alice.download(SLUG, "big.png", tmp_path / "big.png") == len(data)
+    assert alice.download_dataset_file(SLUG, "big.png", tmp_path / "big.png") == len(data)
     assert (tmp_path / "big.png").read_bytes() == data
     bench.until(
         lambda: len(bench.server.traffic.ended("GET")) == 7
@@ -210,10 +218,10 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(bench: Bench, alice: Clie
 
 @pytest.mark.parametrize(("size", "asked"), [(400_000, 3), (1000, 2)])
 def test_a_file_that_changed_since_it_was_cut_comes_whole(
-    bench: Bench, alice: Client, tmp_path: Path, size: int, asked: int
+    bench: Bench, alice: KaggleClient, tmp_path: Path, size: int, asked: int
 ) -> None:
     """The rest of another file is not put behind the beginning of the first."""
-    alice.create(new(bench, alice, {"a.bin": b"1" * 400_000}))
+    alice.create_dataset(new(bench, alice, {"a.bin": b"1" * 400_000}))
     bench.ready()
     mounted = bench.kaggle.datasets.mounted(SLUG, "alice")
     assert mounted
@@ -228,30 +236,30 @@ def test_a_file_that_changed_since_it_was_cut_comes_whole(
 
     bench.server.traffic.listeners.append(change)
     bench.kaggle.faults.add(Fault(on="GET", cut=300_000))
-    assert alice.download(SLUG, "a.bin", tmp_path / "a.bin") == size
+    assert alice.download_dataset_file(SLUG, "a.bin", tmp_path / "a.bin") == size
     assert (tmp_path / "a.bin").read_bytes() == b"2" * size
     assert len(begun) == asked
 
 
-def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """What was held is gone with the failure; the same file asked for again is whole."""
     data = bytes(range(256)) * 2048
-    alice.create(new(bench, alice, {"big.bin": data}))
+    alice.create_dataset(new(bench, alice, {"big.bin": data}))
     bench.ready()
     bench.kaggle.faults.add(Fault(on="GET", cut=140_000))
     bench.kaggle.faults.add(Fault(on="GET", status=403, times=4))
-    with pytest.raises(UnansweredError):
-        alice.download(SLUG, "big.bin", tmp_path / "big.bin")
+    with pytest.raises(NoResponseError):
+        alice.download_dataset_file(SLUG, "big.bin", tmp_path / "big.bin")
     assert not (tmp_path / "big.bin").exists()
-    assert alice.download(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
+    assert alice.download_dataset_file(SLUG, "big.bin", tmp_path / "big.bin") == len(data)
     assert (tmp_path / "big.bin").read_bytes() == data
 
 
-def test_an_expired_login_is_renewed(bench: Bench, alice: Client) -> None:
+def test_an_expired_login_is_renewed(bench: Bench, alice: KaggleClient) -> None:
     """One 401 in the middle is answered by logging in again."""
-    alice.account()
+    alice.fetch_account()
     bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=401))
-    assert alice.status(SLUG) == ""
+    assert alice.get_dataset_status(SLUG) == ""
 
 
 def homely(bench: Bench, **changes: str) -> dict[str, str]:
@@ -262,10 +270,10 @@ def homely(bench: Bench, **changes: str) -> dict[str, str]:
 def logged_in(bench: Bench, env: Mapping[str, str]) -> tuple[str, str, str]:
     """Return account, method and dropped token that a client of this environment has."""
     clean = {name: value for name, value in env.items() if value}
-    with Client(Where(), env=clean, python=PYTHON, patience=BRISK) as client:
-        account = client.account()
-        client.status(SLUG)
-        return account.username, account.method, account.dropped
+    with KaggleClient(KaggleEndpoint(), env=clean, python=PYTHON, patience=BRISK) as client:
+        account = client.fetch_account()
+        client.get_dataset_status(SLUG)
+        return account.username, account.auth_method, account.ignored_token_source
 
 
 def test_credentials_come_from_every_source_of_the_client(bench: Bench) -> None:
@@ -332,16 +340,16 @@ def test_the_local_kaggle_never_sees_the_users_credentials(
     monkeypatch.setenv("HOME", str(tmp_path / "me"))
     monkeypatch.setenv("KAGGLE_API_TOKEN", "KGAT_bob")
     with client_of(bench) as client:
-        assert client.account().username == "alice"
+        assert client.fetch_account().username == "alice"
 
 
 def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the guard set there is no client for the real Kaggle; one for the local Kaggle cannot leave it."""
     monkeypatch.setenv(GUARD, "1")
     monkeypatch.delenv("KAGGLE_API_ENVIRONMENT", raising=False)
-    with Client(Where()) as client, pytest.raises(UsageError, match="out of reach"):
-        client.account()
-    env = Where(local=bench.server.url).environment(dict(os.environ), str(bench.folder))
+    with KaggleClient(KaggleEndpoint()) as client, pytest.raises(UsageError, match="out of reach"):
+        client.fetch_account()
+    env = KaggleEndpoint(local=bench.server.url).build_environment(dict(os.environ), str(bench.folder))
     import subprocess
 
     reach = "import requests; requests.post('https://api.kaggle.com/v1/x', timeout=20)"
@@ -354,34 +362,39 @@ def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch:
 def test_an_environment_that_the_client_would_ignore_is_refused(bench: Bench, said: str) -> None:
     """KAGGLE_API_ENVIRONMENT=TEST would talk to production with real credentials."""
     env = homely(bench, KAGGLE_API_ENVIRONMENT=said, KAGGLE_USERNAME="bob", KAGGLE_KEY="k")
-    with Client(Where(), env=env, python=PYTHON) as client, pytest.raises(UsageError, match=said):
-        client.account()
+    with (
+        KaggleClient(KaggleEndpoint(), env=env, python=PYTHON) as client,
+        pytest.raises(UsageError, match=said),
+    ):
+        client.fetch_account()
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://nowhere.invalid:9"])
 def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
     """A closed port or a name that is not known is no crash, and certainly had no effect."""
     with (
-        Client(Where(local=address, username="alice", key="key"), patience=BRISK) as client,
-        pytest.raises(UnsentError, match="cannot be reached"),
+        KaggleClient(KaggleEndpoint(local=address, username="alice", key="key"), patience=BRISK) as client,
+        pytest.raises(UnreachableError, match="cannot be reached"),
     ):
-        client.create(NewVersion(ref=SLUG, title="My offline kit", notes="", tokens={}))
+        client.create_dataset(
+            NewDatasetVersion(ref=SLUG, title="My offline kit", version_notes="", blob_tokens={})
+        )
 
 
 def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:
     """A thread that still waits when all is over ends with it: it does not ask a silent server again and again."""
     bench.kaggle.faults.add(Fault(on="GetDataset", delay=30.0, times=0))
     troubles: list[Exception] = []
-    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
-    with Client(where, python=PYTHON, patience=BRISK) as client:
+    where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
+    with KaggleClient(where, python=PYTHON, patience=BRISK) as client:
 
         def ask() -> None:
             try:
-                client.dataset(SLUG)
+                client.get_dataset(SLUG)
             except OutsideError as error:
                 troubles.append(error)
 
-        client.account()
+        client.fetch_account()
         thread = threading.Thread(target=ask)
         thread.start()
         time.sleep(0.5)
@@ -394,17 +407,17 @@ def test_a_missing_client_is_named(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "six.py").write_text("raise ModuleNotFoundError(\"No module named 'six'\", name='six')\n")
     env = homely(bench, KAGGLE_USERNAME="bob", KAGGLE_KEY="k", PYTHONPATH=str(tmp_path))
     with (
-        Client(Where(), env=env, python=PYTHON) as client,
+        KaggleClient(KaggleEndpoint(), env=env, python=PYTHON) as client,
         pytest.raises(OutsideError, match="six") as caught,
     ):
-        client.account()
+        client.fetch_account()
     assert "pip install" in caught.value.hint
 
 
 def test_a_project_file_does_not_shadow_the_client(
-    bench: Bench, alice: Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    bench: Bench, alice: KaggleClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A user's own kaggle.py in the current folder is left alone."""
     (tmp_path / "kaggle.py").write_text("raise SystemExit('wrong kaggle')")
     monkeypatch.chdir(tmp_path)
-    assert alice.account().username == "alice"
+    assert alice.fetch_account().username == "alice"

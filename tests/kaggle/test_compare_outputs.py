@@ -21,7 +21,7 @@ def compared(both: tuple[Path, Path], ours: str, theirs: str) -> tuple[str, ...]
     """Return the notes on two texts."""
     for path, text in zip(both, (ours, theirs), strict=True):
         path.write_text(text)
-    return compare_outputs.compare(*both)
+    return compare_outputs.compare_submissions(*both)
 
 
 def test_the_same_bytes_are_the_same(both: tuple[Path, Path]) -> None:
@@ -95,7 +95,7 @@ def test_other_formats_are_compared_by_size(tmp_path: Path) -> None:
     ours, theirs = tmp_path / "a.parquet", tmp_path / "b.parquet"
     ours.write_bytes(b"1")
     theirs.write_bytes(b"22")
-    assert compare_outputs.compare(ours, theirs) == (
+    assert compare_outputs.compare_submissions(ours, theirs) == (
         "2 B on Kaggle, 1 B in the rehearsal; only CSV is compared value by value",
     )
 

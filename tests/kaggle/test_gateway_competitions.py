@@ -10,17 +10,17 @@ import pytest
 
 from offline_kit.core.retry import Patience
 from offline_kit.kaggle.client.api_types import (
-    Limits,
     NewNotebook,
     NewSubmission,
+    NoResponseError,
+    NotebookSources,
     RefusedError,
-    Sources,
     Submission,
-    UnansweredError,
+    SubmissionLimits,
 )
-from offline_kit.kaggle.client.calls import moment
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.calls import parse_time
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import KERNEL, Bench, notebook, serving
@@ -38,15 +38,15 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
+def alice(bench: Bench) -> Iterator[KaggleClient]:
     """Alice's client."""
     with client(bench) as made:
         yield made
 
 
-def where(bench: Bench) -> Where:
+def where(bench: Bench) -> KaggleEndpoint:
     """Return alice's way to the local Kaggle."""
-    return Where(local=bench.server.url, username="alice", key="key-of-alice")
+    return KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
 
 
 def wish(message: str = "kit 1", **changes: Any) -> NewSubmission:
@@ -55,23 +55,23 @@ def wish(message: str = "kit 1", **changes: Any) -> NewSubmission:
     return NewSubmission(**{**words, "message": message, **changes})
 
 
-def ready(bench: Bench, alice: Client) -> None:
+def ready(bench: Bench, alice: KaggleClient) -> None:
     """Push a notebook that takes part, and wait for its run."""
     text = json.dumps(notebook(ANSWER))
-    sources = Sources(competitions=(SLUG,))
+    sources = NotebookSources(competitions=(SLUG,))
     alice.save_notebook(NewNotebook(ref=KERNEL, title="My inference", text=text, sources=sources))
     bench.finished(1)
 
 
-def scored(bench: Bench, alice: Client, ref: int) -> Submission:
+def scored(bench: Bench, alice: KaggleClient, ref: int) -> Submission:
     """Wait for the end of a submission."""
 
     def ended() -> bool:
-        found = alice.submission(ref)
+        found = alice.get_submission(ref)
         return found is not None and found.state != "pending"
 
     bench.until(ended)
-    found = alice.submission(ref)
+    found = alice.get_submission(ref)
     assert found is not None
     return found
 
@@ -81,24 +81,24 @@ def asked(bench: Bench, method: str) -> int:
     return len(bench.server.traffic.ended(f"/{method}"))
 
 
-def test_a_competition_is_described(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_competition_is_described(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Deadline in UTC, what it takes, how often, and whether we take part."""
     extra = 'deadline = "2031-05-06T07:08:09Z"\ndaily = 3\nclosed = true\nentered = false'
     bench.kaggle.catalog.add(competition(tmp_path / "other", extra))
-    found = alice.competition(SLUG)
+    found = alice.get_competition(SLUG)
     assert found is not None
-    assert (found.slug, found.title, found.daily) == (SLUG, "Small digits", 3)
+    assert (found.slug, found.title, found.daily_limit) == (SLUG, "Small digits", 3)
     assert found.deadline == datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
-    assert (found.closed, found.entered) == (True, False)
+    assert (found.is_closed, found.has_entered) == (True, False)
     assert found.url.endswith(SLUG)
 
 
 @pytest.mark.parametrize("status", [403, 404])
-def test_a_competition_that_is_not_there_is_none(bench: Bench, alice: Client, status: int) -> None:
+def test_a_competition_that_is_not_there_is_none(bench: Bench, alice: KaggleClient, status: int) -> None:
     """Missing and private look alike."""
     bench.kaggle.faults.add(Fault(on="GetCompetition", status=status))
-    assert alice.competition(SLUG) is None
-    assert alice.competition("no-such") is None
+    assert alice.get_competition(SLUG) is None
+    assert alice.get_competition("no-such") is None
 
 
 @pytest.mark.parametrize(
@@ -106,27 +106,27 @@ def test_a_competition_that_is_not_there_is_none(bench: Bench, alice: Client, st
     ["You must accept this competition's rules", "Permission 'competitions.participate' was denied"],
 )
 def test_a_competition_that_shows_after_its_rules_are_accepted(
-    bench: Bench, alice: Client, words: str
+    bench: Bench, alice: KaggleClient, words: str
 ) -> None:
     """It is not taken for a wrong name: the sentence says what lacks, the hint where."""
     bench.kaggle.faults.add(Fault(on="GetCompetition", status=403, message=words))
     with pytest.raises(RefusedError, match=f"has not accepted the rules of '{SLUG}'") as caught:
-        alice.competition(SLUG)
+        alice.get_competition(SLUG)
     assert f"{bench.server.url}/competitions/{SLUG}/rules" in caught.value.hint
 
 
-def test_what_kaggle_leaves_out_is_the_default(bench: Bench, alice: Client) -> None:
+def test_what_kaggle_leaves_out_is_the_default(bench: Bench, alice: KaggleClient) -> None:
     """A sparse answer is no crash."""
     bench.kaggle.faults.add(Fault(on="GetCompetition", answer={"title": "T"}))
-    found = alice.competition(SLUG)
+    found = alice.get_competition(SLUG)
     assert found is not None
-    assert (found.deadline, found.entered, found.closed) == (None, False, False)
+    assert (found.deadline, found.has_entered, found.is_closed) == (None, False, False)
     bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", answer={"numToday": 2}))
-    assert alice.limits(SLUG) == Limits(today=2, total=0, left=0)
+    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=2, made_total=0, remaining=0)
     bench.kaggle.faults.add(Fault(on="GetSubmission", answer={}))
-    assert alice.submission(7) == Submission(ref=7, date=None, state="pending", message="")
+    assert alice.get_submission(7) == Submission(ref=7, submitted_at=None, state="pending", message="")
     bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={}))
-    assert alice.submissions(SLUG) == ()
+    assert alice.list_submissions(SLUG) == ()
 
 
 @pytest.mark.parametrize(
@@ -144,62 +144,62 @@ def test_what_kaggle_leaves_out_is_the_default(bench: Bench, alice: Client) -> N
 )
 def test_times_are_read_as_utc(text: str, expected: datetime | None) -> None:
     """Whatever fraction, whether or not it says Z; another form is no time."""
-    assert moment(text) == expected
-    assert expected is None or (moment(text) or expected).tzinfo is UTC
+    assert parse_time(text) == expected
+    assert expected is None or (parse_time(text) or expected).tzinfo is UTC
 
 
-def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: Client) -> None:
+def test_a_submission_is_queued_scored_and_listed(bench: Bench, alice: KaggleClient) -> None:
     """Number, message, scores; the limits count it; nobody else sees it."""
     ready(bench, alice)
-    assert alice.limits(SLUG) == Limits(today=0, total=0, left=5)
-    ref = alice.submit(wish()).ref
+    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=0, made_total=0, remaining=5)
+    ref = alice.submit_notebook(wish()).ref
     found = scored(bench, alice, ref)
     assert (found.ref, found.state, found.message) == (ref, "complete", "kit 1")
-    assert (found.public, found.private) == ("0.50000 (LOCAL)", "1.00000 (LOCAL)")
+    assert (found.public_score, found.private_score) == ("0.50000 (LOCAL)", "1.00000 (LOCAL)")
     assert (found.file, found.error) == ("submission.csv", "")
     assert found.url.endswith(str(ref))
-    assert found.date is not None
-    assert abs((datetime.now(UTC) - found.date).total_seconds()) < 60
-    assert alice.submissions(SLUG) == (found,)
-    assert alice.limits(SLUG) == Limits(today=1, total=1, left=4)
+    assert found.submitted_at is not None
+    assert abs((datetime.now(UTC) - found.submitted_at).total_seconds()) < 60
+    assert alice.list_submissions(SLUG) == (found,)
+    assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=1, made_total=1, remaining=4)
     with client(bench, "bob") as bob:
-        assert bob.submission(ref) is None
-        assert bob.submissions(SLUG) == ()
+        assert bob.get_submission(ref) is None
+        assert bob.list_submissions(SLUG) == ()
 
 
-def test_all_pages_are_read_and_the_latest_comes_first(bench: Bench, alice: Client) -> None:
+def test_all_pages_are_read_and_the_latest_comes_first(bench: Bench, alice: KaggleClient) -> None:
     """By them a lost answer is recognised, so none may be missing."""
     ready(bench, alice)
-    refs = [alice.submit(wish(f"kit {number}")).ref for number in range(3)]
-    bench.until(lambda: len(alice.submissions(SLUG)) == 3)
-    with Client(where(bench), page=1) as paged:
-        assert [each.ref for each in paged.submissions(SLUG)] == refs[::-1]
+    refs = [alice.submit_notebook(wish(f"kit {number}")).ref for number in range(3)]
+    bench.until(lambda: len(alice.list_submissions(SLUG)) == 3)
+    with KaggleClient(where(bench), page=1) as paged:
+        assert [each.ref for each in paged.list_submissions(SLUG)] == refs[::-1]
 
 
-def test_an_endless_list_ends(bench: Bench, alice: Client) -> None:
+def test_an_endless_list_ends(bench: Bench, alice: KaggleClient) -> None:
     """Pages that never stop are left after the twentieth, and a repeated token at once."""
     for number in range(30):
         page = {"submissions": [{"ref": number}], "nextPageToken": f"p{number}"}
         bench.kaggle.faults.add(Fault(on="ListSubmissions", answer=page))
-    assert len(alice.submissions(SLUG)) == 20
+    assert len(alice.list_submissions(SLUG)) == 20
     assert asked(bench, "ListSubmissions") == 20
 
 
-def test_a_submission_that_does_not_show_yet_is_none(bench: Bench, alice: Client) -> None:
+def test_a_submission_that_does_not_show_yet_is_none(bench: Bench, alice: KaggleClient) -> None:
     """Just made, it may answer 404; a refusal of another kind is told."""
-    assert alice.submission(4711) is None
+    assert alice.get_submission(4711) is None
     bench.kaggle.faults.add(Fault(on="GetSubmission", status=403, message="Not yours"))
     with pytest.raises(RefusedError, match="Not yours"):
-        alice.submission(4711)
+        alice.get_submission(4711)
 
 
-def test_a_failed_submission_tells_why(bench: Bench, alice: Client) -> None:
+def test_a_failed_submission_tells_why(bench: Bench, alice: KaggleClient) -> None:
     """The error's words; without any, the state and the page remain."""
     told = {"ref": 5, "status": "ERROR", "errorDescription": "Notebook Timeout", "url": "https://k/5"}
     bench.kaggle.faults.add(Fault(on="GetSubmission", answer=told))
-    found = alice.submission(5)
+    found = alice.get_submission(5)
     assert found is not None
-    assert (found.state, found.error, found.url, found.public) == (
+    assert (found.state, found.error, found.url, found.public_score) == (
         "error",
         "Notebook Timeout",
         "https://k/5",
@@ -207,30 +207,30 @@ def test_a_failed_submission_tells_why(bench: Bench, alice: Client) -> None:
     )
 
 
-def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alice: Client) -> None:
+def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alice: KaggleClient) -> None:
     """Some answers have words alone."""
     answer = {"message": "Successfully submitted to Small digits"}
     bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer=answer))
-    made = alice.submit(wish())
+    made = alice.submit_notebook(wish())
     assert (made.ref, made.state, made.error) == (0, "pending", answer["message"])
 
 
-def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client) -> None:
+def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: KaggleClient) -> None:
     """The gateway says that it does not know; one submission was spent."""
     ready(bench, alice)
     bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
-    with pytest.raises(UnansweredError, match="CreateCodeSubmission"):
-        alice.submit(wish())
+    with pytest.raises(NoResponseError, match="CreateCodeSubmission"):
+        alice.submit_notebook(wish())
     assert asked(bench, "CreateCodeSubmission") == 1
-    assert alice.limits(SLUG).today == 1
+    assert alice.get_submission_limits(SLUG).made_today == 1
 
 
-def test_a_submission_is_sent_again_after_429(bench: Bench, alice: Client) -> None:
+def test_a_submission_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
     """Slow down means: nothing was done."""
     ready(bench, alice)
     bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=429, retry_after=0.05))
-    assert alice.submit(wish()).ref
-    assert alice.limits(SLUG).today == 1
+    assert alice.submit_notebook(wish()).ref
+    assert alice.get_submission_limits(SLUG).made_today == 1
 
 
 @pytest.mark.parametrize(
@@ -244,34 +244,34 @@ def test_a_submission_is_sent_again_after_429(bench: Bench, alice: Client) -> No
 )
 @pytest.mark.parametrize("shape", ["nested", "friendly"])
 def test_refusals_name_cause_and_remedy(
-    bench: Bench, alice: Client, status: int, said: str, remedy: str, shape: str
+    bench: Bench, alice: KaggleClient, status: int, said: str, remedy: str, shape: str
 ) -> None:
     """Kaggle's own sentence and what to do, as an error and inside a 200."""
     friendly = {"answer": {"code": status, "message": said}}
     plain = {"status": status, "message": said}
     bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", **(friendly if shape == "friendly" else plain)))
     with pytest.raises(RefusedError) as caught:
-        alice.submit(wish())
+        alice.submit_notebook(wish())
     assert said in caught.value.what
     assert remedy in caught.value.hint
     assert asked(bench, "CreateCodeSubmission") == 1
 
 
-def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
+def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> None:
     """429, 503 and a lost answer are waited out."""
     for method in ("GetCompetition", "GetSubmissionLimits", "ListSubmissions", "GetSubmission"):
         bench.kaggle.faults.add(Fault(on=method, status=429, retry_after=0.05))
         bench.kaggle.faults.add(Fault(on=method, status=503))
     bench.kaggle.faults.add(Fault(on="GetCompetition", lose_answer=True))
-    assert alice.competition(SLUG) is not None
-    assert alice.limits(SLUG).left == 5
-    assert alice.submissions(SLUG) == ()
-    assert alice.submission(1) is None
+    assert alice.get_competition(SLUG) is not None
+    assert alice.get_submission_limits(SLUG).remaining == 5
+    assert alice.list_submissions(SLUG) == ()
+    assert alice.get_submission(1) is None
 
 
 def test_an_answer_of_another_shape_is_no_crash(bench: Bench) -> None:
     """A proxy that answers in Kaggle's place is told as an answer that makes no sense."""
-    with Client(where(bench), patience=Patience(attempts=1)) as alice:
+    with KaggleClient(where(bench), patience=Patience(attempts=1)) as alice:
         bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", answer=["no", "object"]))  # type: ignore[arg-type]
-        with pytest.raises(UnansweredError, match="GetSubmissionLimits"):
-            alice.limits(SLUG)
+        with pytest.raises(NoResponseError, match="GetSubmissionLimits"):
+            alice.get_submission_limits(SLUG)

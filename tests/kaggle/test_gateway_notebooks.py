@@ -11,14 +11,14 @@ from offline_kit.core.errors import Exit, OfflineKitError, ProjectError
 from offline_kit.kaggle.client.api_types import (
     LogLine,
     NewNotebook,
+    NoResponseError,
+    NotebookRun,
+    NotebookSources,
     RefusedError,
-    Run,
-    Sources,
-    UnansweredError,
 )
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import Where
-from offline_kit.kaggle.client.notebooks import as_request, as_sent
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.notebooks import build_save_request, normalise_notebook
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
 from tests.support.pushing import client
@@ -32,7 +32,7 @@ def new(*cells: str, **wishes: Any) -> NewNotebook:
     return NewNotebook(**{"ref": KERNEL, "title": "My inference", "text": text, **wishes})
 
 
-def ran(bench: Bench, alice: Client, *cells: str, state: str = "COMPLETE") -> int:
+def ran(bench: Bench, alice: KaggleClient, *cells: str, state: str = "COMPLETE") -> int:
     """Push a notebook and wait until its run has ended; return the version."""
     version = alice.save_notebook(new(*cells)).version
     bench.finished(version, state)
@@ -50,24 +50,31 @@ def versions(bench: Bench) -> int:
     return int(found["metadata"]["currentVersionNumber"])
 
 
-def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alice: Client) -> None:
+def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alice: KaggleClient) -> None:
     """What was pushed is what Kaggle has: text, sources, flags; strangers see nothing."""
-    assert alice.notebook(KERNEL) is None
+    assert alice.get_notebook(KERNEL) is None
     wishes = {"gpu": True, "machine": "NvidiaTeslaT4", "image": "gcr.io/k/python@sha256:1"}
-    sent = new(**wishes, pinning="original", seconds=600, sources=Sources(datasets=("alice/kit-data",)))
+    sent = new(
+        **wishes, pinning="original", seconds=600, sources=NotebookSources(datasets=("alice/kit-data",))
+    )
     saved = alice.save_notebook(sent)
     assert (saved.ref, saved.version) == (KERNEL, 1)
     assert saved.url.endswith(f"/code/{KERNEL}")
     bench.finished(1)
-    found = alice.notebook(KERNEL, 1)
+    found = alice.get_notebook(KERNEL, 1)
     assert found is not None
-    assert (found.ref, found.title, found.current, found.text) == (KERNEL, "My inference", 1, sent.text)
+    assert (found.ref, found.title, found.newest_version, found.text) == (
+        KERNEL,
+        "My inference",
+        1,
+        sent.text,
+    )
     assert (found.private, found.internet, found.gpu) == (True, False, True)
-    assert (found.machine, found.image, found.sources) == (sent.machine, sent.image, sent.sources)
+    assert (found.machine_shape, found.image, found.sources) == (sent.machine_shape, sent.image, sent.sources)
     assert found.url == saved.url
     with client(bench, "bob") as bob:
-        assert bob.notebook(KERNEL) is None
-        assert bob.run(KERNEL, 1) is None
+        assert bob.get_notebook(KERNEL) is None
+        assert bob.get_notebook_run(KERNEL, 1) is None
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,7 @@ def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alic
     ],
 )
 def test_a_source_is_told_as_it_is_pushed(
-    bench: Bench, alice: Client, field: str, said: str, source: str
+    bench: Bench, alice: KaggleClient, field: str, said: str, source: str
 ) -> None:
     """The name of its kind in front is dropped, and an owner of that name is not."""
     name = {"datasets": "dataset", "notebooks": "kernel", "competitions": "competition", "models": "model"}[
@@ -93,45 +100,45 @@ def test_a_source_is_told_as_it_is_pushed(
     ]
     told = {"metadata": {"ref": KERNEL, f"{name}DataSources": [said]}, "blob": {"source": "{}"}}
     bench.kaggle.faults.add(Fault(on="GetKernel", answer=told))
-    found = alice.notebook(KERNEL)
+    found = alice.get_notebook(KERNEL)
     assert found
     assert getattr(found.sources, field) == (source,)
 
 
 def test_internet_is_switched_off_in_words() -> None:
     """The flag is always sent: left out, Kaggle's client would switch the internet on."""
-    plain = as_request(new())
+    plain = build_save_request(new())
     assert plain["enableInternet"] is False
     assert set(plain) == {
         *("slug", "newTitle", "text", "language", "kernelType"),
         *("isPrivate", "enableGpu", "enableTpu", "enableInternet"),
     }
-    assert as_request(new(seconds=60))["sessionTimeoutSeconds"] == 60
+    assert build_save_request(new(seconds=60))["sessionTimeoutSeconds"] == 60
 
 
 def test_outputs_are_emptied_and_sources_joined() -> None:
     """A notebook goes as the plain client sends it, and one that needs nothing goes letter by letter."""
     raw = notebook("a")
     raw["cells"][0] |= {"source": ["a\n", "b"], "outputs": [{"output_type": "stream"}]}
-    sent = as_sent(json.dumps(raw))
+    sent = normalise_notebook(json.dumps(raw))
     assert json.loads(sent)["cells"][0]["source"] == "a\nb"
     assert json.loads(sent)["cells"][0]["outputs"] == []
-    assert as_sent(sent) == sent
+    assert normalise_notebook(sent) == sent
     strange = json.dumps(notebook("é"), ensure_ascii=False, indent=3)
-    assert as_sent(strange) == strange
+    assert normalise_notebook(strange) == strange
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": 3}', '{"cells": [3]}', "print()"])
-def test_what_is_no_notebook_is_not_sent(bench: Bench, alice: Client, text: str) -> None:
+def test_what_is_no_notebook_is_not_sent(bench: Bench, alice: KaggleClient, text: str) -> None:
     """The mistake is told before anything leaves."""
     with pytest.raises(ProjectError, match="no notebook"):
         alice.save_notebook(new(text=text))
     assert asked(bench, "SaveKernel") == 0
 
 
-def test_sources_that_kaggle_does_not_attach_are_named(alice: Client) -> None:
+def test_sources_that_kaggle_does_not_attach_are_named(alice: KaggleClient) -> None:
     """The version runs without them, and nobody would notice."""
-    nowhere = Sources(
+    nowhere = NotebookSources(
         datasets=("alice/nowhere",),
         competitions=("no-such",),
         notebooks=("alice/no-such",),
@@ -139,7 +146,7 @@ def test_sources_that_kaggle_does_not_attach_are_named(alice: Client) -> None:
     )
     saved = alice.save_notebook(new(sources=nowhere))
     assert saved.version == 1
-    assert saved.rejected == (
+    assert saved.rejected_sources == (
         "dataset 'alice/nowhere'",
         "competition 'no-such'",
         "notebook 'alice/no-such'",
@@ -147,7 +154,7 @@ def test_sources_that_kaggle_does_not_attach_are_named(alice: Client) -> None:
     )
 
 
-def test_the_title_decides_the_slug(alice: Client) -> None:
+def test_the_title_decides_the_slug(alice: KaggleClient) -> None:
     """The ref that Kaggle made of the title comes back."""
     assert alice.save_notebook(new(title="Another name")).ref == "alice/another-name"
 
@@ -161,7 +168,7 @@ def test_the_title_decides_the_slug(alice: Client) -> None:
     ],
 )
 def test_a_refusal_in_a_friendly_answer_is_an_error(
-    bench: Bench, alice: Client, said: str, remedy: str
+    bench: Bench, alice: KaggleClient, said: str, remedy: str
 ) -> None:
     """What the plain client ends with exit code 0 is an error with Kaggle's words and what to do."""
     bench.kaggle.faults.add(Fault(on="SaveKernel", answer={"error": said}))
@@ -172,10 +179,10 @@ def test_a_refusal_in_a_friendly_answer_is_an_error(
     assert asked(bench, "SaveKernel") == 1
 
 
-def test_an_answer_without_a_version_is_no_success(bench: Bench, alice: Client) -> None:
+def test_an_answer_without_a_version_is_no_success(bench: Bench, alice: KaggleClient) -> None:
     """Whether there is a version is unknown then."""
     bench.kaggle.faults.add(Fault(on="SaveKernel", answer={"ref": f"/code/{KERNEL}", "error": ""}))
-    with pytest.raises(UnansweredError, match="which version"):
+    with pytest.raises(NoResponseError, match="which version"):
         alice.save_notebook(new())
 
 
@@ -188,7 +195,7 @@ def test_an_answer_without_a_version_is_no_success(bench: Bench, alice: Client) 
         {"versionNumber": 4},
     ],
 )
-def test_every_form_of_a_ref_is_understood(bench: Bench, alice: Client, answer: dict[str, Any]) -> None:
+def test_every_form_of_a_ref_is_understood(bench: Bench, alice: KaggleClient, answer: dict[str, Any]) -> None:
     """Path, plain, address or none at all."""
     bench.kaggle.faults.add(Fault(on="SaveKernel", answer=answer))
     saved = alice.save_notebook(new())
@@ -196,10 +203,10 @@ def test_every_form_of_a_ref_is_understood(bench: Bench, alice: Client, answer: 
     assert f"/code/{KERNEL}" in saved.url
 
 
-def test_a_push_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Client) -> None:
+def test_a_push_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: KaggleClient) -> None:
     """The gateway says that it does not know, and there is one version."""
     bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
-    with pytest.raises(UnansweredError, match="SaveKernel"):
+    with pytest.raises(NoResponseError, match="SaveKernel"):
         alice.save_notebook(new())
     assert asked(bench, "SaveKernel") == 1
     bench.finished(1)
@@ -207,7 +214,9 @@ def test_a_push_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: Clie
 
 
 @pytest.mark.parametrize("status", [500, 503])
-def test_a_push_that_ends_in_trouble_is_not_sent_again(bench: Bench, alice: Client, status: int) -> None:
+def test_a_push_that_ends_in_trouble_is_not_sent_again(
+    bench: Bench, alice: KaggleClient, status: int
+) -> None:
     """What a 5xx did is unknown."""
     bench.kaggle.faults.add(Fault(on="SaveKernel", status=status))
     with pytest.raises(RefusedError) as caught:
@@ -217,7 +226,7 @@ def test_a_push_that_ends_in_trouble_is_not_sent_again(bench: Bench, alice: Clie
     assert asked(bench, "SaveKernel") == 1
 
 
-def test_a_push_is_sent_again_after_429(bench: Bench, alice: Client) -> None:
+def test_a_push_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
     """Slow down means: nothing was done."""
     bench.kaggle.faults.add(Fault(on="SaveKernel", status=429, retry_after=0.05))
     assert alice.save_notebook(new()).version == 1
@@ -234,51 +243,55 @@ def test_a_taken_slug_is_told_in_kaggles_words(tmp_path: Path, shape: str) -> No
         assert "slug or title" in caught.value.hint
 
 
-def test_the_run_of_each_version_has_its_own_state(bench: Bench, alice: Client) -> None:
+def test_the_run_of_each_version_has_its_own_state(bench: Bench, alice: KaggleClient) -> None:
     """A later push does not hide an earlier run."""
-    assert alice.run(KERNEL, 1) is None
+    assert alice.get_notebook_run(KERNEL, 1) is None
     ran(bench, alice)
     ran(bench, alice, "raise ValueError('no')", state="ERROR")
-    assert alice.run(KERNEL, 1) == Run(state="complete")
-    failed = alice.run(KERNEL, 2)
+    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
+    failed = alice.get_notebook_run(KERNEL, 2)
     assert failed is not None
-    assert (failed.state, failed.failure) == ("error", "ValueError: no")
-    assert alice.run(KERNEL, 3) is None
+    assert (failed.state, failed.failure_message) == ("error", "ValueError: no")
+    assert alice.get_notebook_run(KERNEL, 3) is None
 
 
 @pytest.mark.parametrize(
     ("answer", "state"),
     [({}, "queued"), ({"status": "CANCEL_ACKNOWLEDGED"}, "cancelacknowledged"), ({"status": "running"}, "running")],
 )  # fmt: skip
-def test_states_are_told_in_one_form(bench: Bench, alice: Client, answer: dict[str, str], state: str) -> None:
+def test_states_are_told_in_one_form(
+    bench: Bench, alice: KaggleClient, answer: dict[str, str], state: str
+) -> None:
     """A state that is left out is the first of them."""
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", answer=answer))
-    assert alice.run(KERNEL, 1) == Run(state=state)
+    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state=state)
 
 
 def test_without_labels_the_newest_run_counts_for_the_newest_version_alone(
-    bench: Bench, alice: Client
+    bench: Bench, alice: KaggleClient
 ) -> None:
     """Where Kaggle refuses 'vN', the plain status is taken only if it can be that of N."""
     ran(bench, alice)
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404))
-    assert alice.run(KERNEL, 1) == Run(state="complete")
+    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
     ran(bench, alice)
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404))
-    assert alice.run(KERNEL, 1) is None, "another version is the newest"
+    assert alice.get_notebook_run(KERNEL, 1) is None, "another version is the newest"
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404, times=2))
-    assert alice.run(KERNEL, 2) == Run(state="complete")
+    assert alice.get_notebook_run(KERNEL, 2) == NotebookRun(state="complete")
 
 
-def test_a_run_that_does_not_show_yet_is_not_taken_for_the_one_before(bench: Bench, alice: Client) -> None:
+def test_a_run_that_does_not_show_yet_is_not_taken_for_the_one_before(
+    bench: Bench, alice: KaggleClient
+) -> None:
     """Labels are understood, this run has none: the plain status would be that of the version before."""
     ran(bench, alice)
     ran(bench, alice)
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404))
-    assert alice.run(KERNEL, 2) is None
+    assert alice.get_notebook_run(KERNEL, 2) is None
 
 
-def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
+def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> None:
     """429, 503, a lost answer and an answer that is no object are waited out."""
     ran(bench, alice)
     for trouble in (
@@ -288,19 +301,19 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: Client) -> None:
     ):
         for method in ("GetKernelSessionStatus", "GetKernel", "ListKernelSessionOutput"):
             bench.kaggle.faults.add(Fault(on=method, **trouble))
-    assert alice.run(KERNEL, 1) == Run(state="complete")
-    assert alice.notebook(KERNEL) is not None
-    assert alice.outputs(KERNEL, 1) == ("submission.csv",)
+    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
+    assert alice.get_notebook(KERNEL) is not None
+    assert alice.list_run_outputs(KERNEL, 1) == ("submission.csv",)
 
 
-def test_the_log_comes_in_pieces(bench: Bench, alice: Client) -> None:
+def test_the_log_comes_in_pieces(bench: Bench, alice: KaggleClient) -> None:
     """Seconds, stream and words of what the run said."""
     ran(bench, alice)
-    (piece,) = alice.log(KERNEL, 1)
+    (piece,) = alice.get_run_log(KERNEL, 1)
     assert piece == LogLine(seconds=piece.seconds, stream="stdout", text="hello\n")
     assert 0 <= piece.seconds < 60
-    assert alice.log(KERNEL, 7) == ()
-    assert alice.log("alice/nowhere", 1) == ()
+    assert alice.get_run_log(KERNEL, 7) == ()
+    assert alice.get_run_log("alice/nowhere", 1) == ()
 
 
 @pytest.mark.parametrize(
@@ -315,64 +328,66 @@ def test_the_log_comes_in_pieces(bench: Bench, alice: Client) -> None:
         ("[1, 2]", ["[1, 2]"]),
     ],
 )  # fmt: skip
-def test_logs_of_any_form_are_shown(bench: Bench, alice: Client, said: str, texts: list[str]) -> None:
+def test_logs_of_any_form_are_shown(bench: Bench, alice: KaggleClient, said: str, texts: list[str]) -> None:
     """A log that is empty, cut or plain text is no crash, and nothing readable of it is lost."""
     bench.kaggle.faults.add(Fault(on="ListKernelSessionOutput", answer={"files": [], "log": said}))
-    assert [line.text for line in alice.log(KERNEL, 1)] == texts
+    assert [line.text for line in alice.get_run_log(KERNEL, 1)] == texts
 
 
 DEEP = ("0.txt", "1.txt", "in/0.txt", "in/1.txt")
 
 
 def test_outputs_are_listed_to_their_end_and_fetched_by_version(
-    bench: Bench, alice: Client, tmp_path: Path
+    bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """All pages, files in folders, and each version its own bytes."""
     ran(bench, alice, "import os; os.mkdir('in')", *(f"open('{n}', 'w').write('1')" for n in DEEP))
     ran(bench, alice, "open('0.txt', 'w').write('22')")
-    where = Where(local=bench.server.url, username="alice", key="key-of-alice")
-    with Client(where, page=2) as paged:
-        assert paged.outputs(KERNEL, 1) == DEEP
-    assert alice.outputs(KERNEL, 2) == ("0.txt",)
-    assert alice.fetch_output(KERNEL, 1, "0.txt", tmp_path / "one") == 1
-    assert alice.fetch_output(KERNEL, 2, "0.txt", tmp_path / "two") == 2
+    where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
+    with KaggleClient(where, page=2) as paged:
+        assert paged.list_run_outputs(KERNEL, 1) == DEEP
+    assert alice.list_run_outputs(KERNEL, 2) == ("0.txt",)
+    assert alice.download_run_output(KERNEL, 1, "0.txt", tmp_path / "one") == 1
+    assert alice.download_run_output(KERNEL, 2, "0.txt", tmp_path / "two") == 2
     assert (tmp_path / "two").read_text() == "22"
     with pytest.raises(RefusedError, match="not found") as caught:
-        alice.fetch_output(KERNEL, 2, "1.txt", tmp_path / "three")
+        alice.download_run_output(KERNEL, 2, "1.txt", tmp_path / "three")
     assert caught.value.status == 404
 
 
 @pytest.mark.parametrize("status", [403, 404, 400])
-def test_an_expired_link_is_asked_for_again(bench: Bench, alice: Client, tmp_path: Path, status: int) -> None:
+def test_an_expired_link_is_asked_for_again(
+    bench: Bench, alice: KaggleClient, tmp_path: Path, status: int
+) -> None:
     """The plain client would keep the error's page as submission.csv."""
     ran(bench, alice)
     bench.kaggle.faults.add(Fault(on="GET", status=status, message="ExpiredToken"))
-    assert alice.fetch_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv") == 13
+    assert alice.download_run_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv") == 13
     assert (tmp_path / "s.csv").read_text() == "id,label\n1,0\n"
     assert asked(bench, "DownloadKernelOutput") == 2
 
 
-def test_links_that_never_work_are_told_as_such(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_links_that_never_work_are_told_as_such(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Trying ends, with the reason."""
     ran(bench, alice)
     bench.kaggle.faults.add(Fault(on="GET", status=403, times=0))
     with pytest.raises(OfflineKitError, match="no link") as caught:
-        alice.fetch_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv")
+        alice.download_run_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv")
     assert "403" in str(caught.value.details)
     assert not (tmp_path / "s.csv").exists()
 
 
-def test_a_file_that_ends_early_is_fetched_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_file_that_ends_early_is_fetched_again(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """A cut connection leaves no half file."""
     ran(bench, alice, "open('big.bin', 'wb').write(b'x' * 300000)")
     bench.kaggle.faults.add(Fault(on="GET", cut=1000))
-    assert alice.fetch_output(KERNEL, 1, "big.bin", tmp_path / "big") == 300_000
+    assert alice.download_run_output(KERNEL, 1, "big.bin", tmp_path / "big") == 300_000
     assert (tmp_path / "big").stat().st_size == 300_000
 
 
 @pytest.mark.parametrize("content", ['{"code": 500}', "3.5", "no json", '{"code": 404, "message": "mine"}'])
-def test_a_json_file_is_a_file(bench: Bench, alice: Client, tmp_path: Path, content: str) -> None:
+def test_a_json_file_is_a_file(bench: Bench, alice: KaggleClient, tmp_path: Path, content: str) -> None:
     """The plain client would take it for an error of the service, or stumble over it."""
     ran(bench, alice, f"open('numbers.json', 'w').write({content!r})")
-    alice.fetch_output(KERNEL, 1, "numbers.json", tmp_path / "n")
+    alice.download_run_output(KERNEL, 1, "numbers.json", tmp_path / "n")
     assert (tmp_path / "n").read_text() == content

@@ -14,8 +14,8 @@ import pytest
 
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.retry import Patience
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import SLUG, Bench
 from tests.support.push_command import KIT, local, push
@@ -147,9 +147,12 @@ def test_an_answer_without_end_ends_the_command(tmp_path: Path, respond: Respond
 def test_an_answer_that_drips_ends_in_time(tmp_path: Path) -> None:
     """However often a byte comes."""
     with far_end(dripping) as url:
-        where = Where(local=url)
-        with Client(where, seconds=1.0, patience=Patience(attempts=1)) as client, pytest.raises(OutsideError):
-            client.dataset(SLUG)
+        where = KaggleEndpoint(local=url)
+        with (
+            KaggleClient(where, seconds=1.0, patience=Patience(attempts=1)) as client,
+            pytest.raises(OutsideError),
+        ):
+            client.get_dataset(SLUG)
 
 
 def test_the_storage_may_say_what_it_wants(tmp_path: Path) -> None:

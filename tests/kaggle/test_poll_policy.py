@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from offline_kit.kaggle.client.api_types import RefusedError, UnansweredError
-from offline_kit.kaggle.push.poll_policy import Waiting, shown
+from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError
+from offline_kit.kaggle.push.poll_policy import PollPolicy, wait_until_shown
 
-BRIEF = Waiting(first=0.01, longest=0.02).until(0.1)
+BRIEF = PollPolicy(first_interval=0.01, max_interval=0.02).retry_policy(0.1)
 
 
 def refused(status: int) -> RefusedError:
@@ -30,19 +30,19 @@ def looks(*seen: int | Exception | None) -> Callable[[], int | None]:
 
 def test_something_shows_after_nothing_and_after_trouble() -> None:
     """Nothing, "there is no such thing", an outage and no answer are all passed over."""
-    trouble = (refused(404), refused(403), refused(503), UnansweredError("lost", hint="later"))
-    assert shown(looks(None, *trouble, 4), BRIEF) == 4
-    assert shown(looks(None, 0), BRIEF) == 0, "only None is nothing"
+    trouble = (refused(404), refused(403), refused(503), NoResponseError("lost", hint="later"))
+    assert wait_until_shown(looks(None, *trouble, 4), BRIEF) == 4
+    assert wait_until_shown(looks(None, 0), BRIEF) == 0, "only None is nothing"
 
 
 def test_nothing_at_the_end_is_nothing_and_trouble_is_told() -> None:
     """Whoever could not look at last does not know, and must not take it for lost."""
-    assert shown(looks(refused(503), None), BRIEF) is None
+    assert wait_until_shown(looks(refused(503), None), BRIEF) is None
     with pytest.raises(RefusedError, match="no"):
-        shown(looks(None, refused(503)), BRIEF)
+        wait_until_shown(looks(None, refused(503)), BRIEF)
 
 
 def test_a_real_refusal_ends_the_look_at_once() -> None:
     """It does not pass."""
     with pytest.raises(RefusedError):
-        shown(looks(refused(400), 4), BRIEF)
+        wait_until_shown(looks(refused(400), 4), BRIEF)

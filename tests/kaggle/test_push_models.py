@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.kaggle.client.api_types import Account, Sources
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.models import framework_word
+from offline_kit.kaggle.client.api_types import Account, NotebookSources
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.models import framework_name
 from offline_kit.kaggle.push import parts_elsewhere, push_models, push_notebook
-from offline_kit.kaggle.push.dataset_plan import MODEST, Action, Wishes
+from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions
 from offline_kit.kaggle.push.journal import Phase
 from offline_kit.kaggle.push.push_models import PushedModel
 from offline_kit.local_kaggle.faults import Fault
@@ -34,9 +34,11 @@ def weights(kit: Kit) -> Part:
     return part
 
 
-def pushed(bench: Bench, kit: Kit, kaggle: Client, wishes: Wishes = MODEST) -> PushedModel:
+def pushed(
+    bench: Bench, kit: Kit, kaggle: KaggleClient, wishes: PushOptions = DEFAULT_OPTIONS
+) -> PushedModel:
     """Push the checkpoints of a kit."""
-    return push_models.push(kit, weights(kit), REF, kaggle, ways(bench), wishes)
+    return push_models.push_model(kit, weights(kit), REF, kaggle, ways(bench), wishes)
 
 
 def content(bench: Bench, source: str) -> dict[str, bytes]:
@@ -53,89 +55,93 @@ def made(bench: Bench) -> tuple[int, ...]:
     return tuple(len(bench.server.traffic.ended(call)) for call in calls)
 
 
-def test_the_first_push_makes_a_private_model(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_the_first_push_makes_a_private_model(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Model, variation and its first version are made once, private, with every byte and the marker."""
     kit = make_kit(tmp_path / "kit", split=True)
     done = pushed(bench, kit, alice)
-    assert (done.source, done.action) == (f"{REF}/1", Action.CREATE)
+    assert (done.source, done.action) == (f"{REF}/1", PushAction.CREATE)
     folder = kit.part_folder(weights(kit))
     there = content(bench, done.source)
     assert there == {
         path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
-    model = alice.model("alice/plant-weights")
+    model = alice.get_model("alice/plant-weights")
     assert model
     assert model.private
     assert made(bench) == (1, 1, 0)
 
 
-def test_the_same_part_is_not_sent_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_the_same_part_is_not_sent_again(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """With the marker of this part in the newest version nothing is uploaded, and the version stays pinned."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
     before = bench.server.traffic.uploaded()
     done = pushed(bench, kit, alice)
-    assert (done.source, done.action) == (f"{REF}/1", Action.NOTHING)
+    assert (done.source, done.action) == (f"{REF}/1", PushAction.NOTHING)
     assert bench.server.traffic.uploaded() == before
     assert made(bench) == (1, 1, 0)
 
 
-def test_changed_checkpoints_are_a_new_version(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_changed_checkpoints_are_a_new_version(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Only a version is added, and the earlier one stays as it was for the notebooks that pin it."""
     first = make_kit(tmp_path / "first", split=True)
     pushed(bench, first, alice)
     before = content(bench, f"{REF}/1")
     done = pushed(bench, make_kit(tmp_path / "second", CHANGED, split=True), alice)
-    assert (done.source, done.action) == (f"{REF}/2", Action.VERSION)
+    assert (done.source, done.action) == (f"{REF}/2", PushAction.VERSION)
     assert content(bench, f"{REF}/1") == before
     assert content(bench, f"{REF}/2")["checkpoints/model.ckpt"] == CHANGED["checkpoints/model.ckpt"]
     assert made(bench) == (1, 1, 1)
 
 
 @pytest.mark.parametrize("call", ["CreateModel", "CreateModelInstance"])
-def test_a_lost_answer_is_settled_by_looking(bench: Bench, alice: Client, tmp_path: Path, call: str) -> None:
+def test_a_lost_answer_is_settled_by_looking(
+    bench: Bench, alice: KaggleClient, tmp_path: Path, call: str
+) -> None:
     """What happened without an answer is seen, and made once."""
     bench.kaggle.faults.add(Fault(on=call, lose_answer=True))
     kit = make_kit(tmp_path / "kit", split=True)
     assert pushed(bench, kit, alice).source == f"{REF}/1"
-    assert pushed(bench, kit, alice).action is Action.NOTHING
+    assert pushed(bench, kit, alice).action is PushAction.NOTHING
     assert bench.kaggle.models.mounted(f"{REF}/2", "alice") is None
 
 
-def test_an_interrupted_push_goes_on(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_an_interrupted_push_goes_on(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """A run that never saw its version looks for it first, and sends nothing twice."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
-    journal = ways(bench).journal
-    last = [each for each in journal.entries() if each.effect.action == push_models.VARIATION][-1]
-    journal.write(last.effect, Phase.BEGUN)
-    assert pushed(bench, kit, alice).action is Action.NOTHING
-    phases = [each.phase for each in journal.entries() if each.effect == last.effect]
+    journal = ways(bench).effect_journal
+    last = [each for each in journal.read_entries() if each.effect.action == push_models.VARIATION][-1]
+    journal.append_entry(last.effect, Phase.BEGUN)
+    assert pushed(bench, kit, alice).action is PushAction.NOTHING
+    phases = [each.phase for each in journal.read_entries() if each.effect == last.effect]
     assert phases == [Phase.BEGUN, Phase.ANSWERED, Phase.DONE, Phase.BEGUN, Phase.DONE]
     assert made(bench) == (1, 1, 0)
 
 
-def test_no_licence_is_named(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_no_licence_is_named(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """A name that Kaggle does not know would be refused, and a private model needs none."""
     pushed(bench, make_kit(tmp_path / "kit", split=True), alice)
     owner, model, framework, variation = REF.split("/")
     asked = {"ownerSlug": owner, "modelSlug": model, "instanceSlug": variation}
-    asked["framework"] = framework_word(framework)
+    asked["framework"] = framework_name(framework)
     assert bench.rpc("models.ModelApiService/GetModelInstance", **asked)["licenseName"] == ""
 
 
-def test_a_refusal_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_refusal_is_told(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Kaggle's words reach the user, and the journal knows that nothing happened."""
     bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="bad licence"))
     kit = make_kit(tmp_path / "kit", split=True)
     with pytest.raises(OutsideError, match="bad licence"):
         pushed(bench, kit, alice)
-    assert ways(bench).journal.entries()[-1].phase is Phase.REFUSED
+    assert ways(bench).effect_journal.read_entries()[-1].phase is Phase.REFUSED
     assert pushed(bench, kit, alice).source == f"{REF}/1"
     assert made(bench)[0] == 1
 
 
-def test_tokens_that_kaggle_refuses_are_not_used_again(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_tokens_that_kaggle_refuses_are_not_used_again(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """The next run sends the files again."""
     bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="Blob token is invalid"))
     kit = make_kit(tmp_path / "kit", split=True)
@@ -146,7 +152,7 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(bench: Bench, alice: Clie
     assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 * sent
 
 
-def test_a_public_model_is_never_written_to(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_public_model_is_never_written_to(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Everybody would see the checkpoints; --public allows it."""
     bench.rpc(
         "models.ModelApiService/CreateModel",
@@ -159,7 +165,7 @@ def test_a_public_model_is_never_written_to(bench: Bench, alice: Client, tmp_pat
     with pytest.raises(ProjectError, match="public"):
         pushed(bench, kit, alice)
     assert made(bench)[1] == 0
-    assert pushed(bench, kit, alice, Wishes(public=True)).source == f"{REF}/1"
+    assert pushed(bench, kit, alice, PushOptions(public=True)).source == f"{REF}/1"
 
 
 @pytest.mark.parametrize(
@@ -168,11 +174,11 @@ def test_a_public_model_is_never_written_to(bench: Bench, alice: Client, tmp_pat
 def test_names_that_cannot_be(wanted: str, says: str) -> None:
     """A model of somebody else and a slug that Kaggle would not take are refused beforehand."""
     with pytest.raises(UsageError) as caught:
-        push_models.target(wanted, Account(username="alice", method="", client=""))
+        push_models.resolve_model(wanted, Account(username="alice", auth_method="", client_version=""))
     assert any(says in line for line in caught.value.details)
 
 
-def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """The version goes into the kit's metadata, takes the place of the one before, and is attached and mounted."""
     kit = written(
         make_kit(tmp_path / "kit", split=True),
@@ -180,16 +186,18 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: Client, tmp
         dataset_sources=[],
         model_sources=["bob/other/pyTorch/base/1", "somebody/plant-weights/other/checkpoints/7"],
     )
-    push_notebook.pin(kit, pushed(bench, kit, alice).source)
+    push_notebook.pin_model(kit, pushed(bench, kit, alice).source)
     told = json.loads((kit.folder / "notebook" / "kernel-metadata.json").read_text())
     assert told["model_sources"] == ["bob/other/pyTorch/base/1", f"{REF}/1"]
-    mine = dataclasses.replace(push_notebook.of_kit(kit, "alice"), sources=Sources(models=(f"{REF}/1",)))
-    done = push_notebook.push(mine, alice, ways(bench))
-    bench.until(lambda: (run := alice.run(done.ref, 1)) is not None and run.state == "complete")
-    assert alice.log(done.ref, 1)[0].text == "['model.ckpt']\n"
-    assert parts_elsewhere.lacking({"checkpoints": weights(kit).id, "code": "0"}, mine.sources, alice) == {
-        "code": "0"
-    }
+    mine = dataclasses.replace(
+        push_notebook.read_notebook(kit, "alice"), sources=NotebookSources(models=(f"{REF}/1",))
+    )
+    done = push_notebook.push_notebook(mine, alice, ways(bench))
+    bench.until(lambda: (run := alice.get_notebook_run(done.ref, 1)) is not None and run.state == "complete")
+    assert alice.get_run_log(done.ref, 1)[0].text == "['model.ckpt']\n"
+    assert parts_elsewhere.find_missing_parts(
+        {"checkpoints": weights(kit).id, "code": "0"}, mine.sources, alice
+    ) == {"code": "0"}
 
 
 @pytest.mark.parametrize(
@@ -203,28 +211,30 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: Client, tmp
 )
 def test_frameworks_as_requests_name_them(framework: str, word: str) -> None:
     """The word in a handle becomes the member of Kaggle's enumeration."""
-    assert framework_word(framework) == f"MODEL_FRAMEWORK_{word}"
+    assert framework_name(framework) == f"MODEL_FRAMEWORK_{word}"
 
 
 @pytest.mark.parametrize("status", [403, 404, 429, 500])
 @pytest.mark.parametrize("method", ["DownloadModelInstanceVersion", "ListModelInstanceVersionFiles"])
 def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
-    bench: Bench, alice: Client, tmp_path: Path, method: str, status: int
+    bench: Bench, alice: KaggleClient, tmp_path: Path, method: str, status: int
 ) -> None:
     """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
     bench.kaggle.faults.add(Fault(on=method, status=status, times=6, message="Not found"))
     assert pushed(bench, make_kit(tmp_path / "kit", split=True), alice).source == f"{REF}/1"
 
 
-def test_a_version_that_lost_a_file_is_told_each_time(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_version_that_lost_a_file_is_told_each_time(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """The marker is there and a file is not: an error that names it and --resend, at the next push, too."""
     kit = make_kit(tmp_path / "kit", split=True)
     listing = {"files": [{"name": MARKER, "size": 10}]}
     bench.kaggle.faults.add(Fault(on="ListModelInstanceVersionFiles", answer=listing, times=0))
-    short = ways(bench, dataclasses.replace(EAGER, grace=0.4))
+    short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
-            push_models.push(kit, weights(kit), REF, alice, short)
+            push_models.push_model(kit, weights(kit), REF, alice, short)
         assert "--resend" in caught.value.hint
     assert made(bench) == (1, 1, 0)
 

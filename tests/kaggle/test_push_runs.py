@@ -16,10 +16,10 @@ import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter, Say
-from offline_kit.kaggle.client.api_types import LogLine, Sources
-from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.api_types import LogLine, NotebookSources
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook, run_logs
-from offline_kit.kaggle.push.notebook_runs import Finished, NotMountedError
+from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.local_kaggle.traffic import Event
@@ -29,7 +29,7 @@ from tests.support.notebooks import REF, WRITES, new, push_elsewhere, pushes, ve
 from tests.support.pushing import EAGER, client, make_kit, pushed, ways
 
 
-def ran(bench: Bench, alice: Client, *cells: str) -> Finished:
+def ran(bench: Bench, alice: KaggleClient, *cells: str) -> FinishedRun:
     """Push cells and follow their run."""
     return notebook_runs.push_and_follow(new(*cells), alice, ways(bench))[1]
 
@@ -78,46 +78,50 @@ def listener() -> tuple[Reporter, list[str]]:
 # ------------------------------------------------------------------ a run that ends well
 
 
-def test_a_finished_run_has_its_log_and_its_outputs(bench: Bench, alice: Client) -> None:
+def test_a_finished_run_has_its_log_and_its_outputs(bench: Bench, alice: KaggleClient) -> None:
     """Exactly this version is followed, and its seconds are those of its own log."""
     done = ran(bench, alice, "import time; time.sleep(0.2); print('the end')", WRITES)
     assert (done.ref, done.version) == (REF, 1)
     assert done.outputs == ("submission.csv",)
-    assert "the end" in run_logs.plain(done.log)
+    assert "the end" in run_logs.plain_text(done.log)
     assert 0.1 < done.seconds < 20
 
 
-def test_the_run_of_exactly_this_version_is_told(bench: Bench, alice: Client) -> None:
+def test_the_run_of_exactly_this_version_is_told(bench: Bench, alice: KaggleClient) -> None:
     """A later version that failed does not hide an earlier one that went well."""
     ran(bench, alice, WRITES)
     with pytest.raises(ProjectError):
         ran(bench, alice, "1/0")
-    assert notebook_runs.follow(REF, 1, alice, ways(bench)).version == 1
+    assert notebook_runs.follow_run(REF, 1, alice, ways(bench)).version == 1
 
 
-def test_a_live_line_tells_state_minutes_and_the_last_words(bench: Bench, alice: Client) -> None:
+def test_a_live_line_tells_state_minutes_and_the_last_words(bench: Bench, alice: KaggleClient) -> None:
     """Whoever waits sees how far it is."""
     report, said = listener()
-    pushed_ = push_notebook.push(new("import time; print('epoch 3 of 9'); time.sleep(1)"), alice, ways(bench))
-    notebook_runs.follow(REF, pushed_.version, alice, ways(bench), report)
+    pushed_ = push_notebook.push_notebook(
+        new("import time; print('epoch 3 of 9'); time.sleep(1)"), alice, ways(bench)
+    )
+    notebook_runs.follow_run(REF, pushed_.version, alice, ways(bench), report)
     assert said[0] == f"version 1 of '{REF}' runs on the local Kaggle"
     assert any(line == "running, 0 min: epoch 3 of 9" for line in said)
 
 
-def test_outputs_are_fetched_with_the_log_beside_them(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_outputs_are_fetched_with_the_log_beside_them(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """The submission is whole, and nothing half made is left."""
     done = ran(bench, alice, WRITES + "; print('said')")
-    (place,) = notebook_runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert place.read_text() == "id,label\n1,0.5\n"
     assert (tmp_path / "back" / "log.txt").read_text() == "said\n"
     assert sorted(path.name for path in (tmp_path / "back").iterdir()) == ["log.txt", "submission.csv"]
 
 
-def test_an_output_that_was_not_written_is_told(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_an_output_that_was_not_written_is_told(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """What was written instead stands there."""
     done = ran(bench, alice, "open('other.csv', 'w').write('x')")
     with pytest.raises(ProjectError, match=r"wrote no 'submission\.csv'") as caught:
-        notebook_runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+        notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert caught.value.details == ("written instead: other.csv",)
 
 
@@ -139,7 +143,9 @@ def test_a_failed_cell_is_quoted_with_cause_and_remedy(tmp_path: Path) -> None:
     assert "requirements" in caught.value.hint
 
 
-def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_the_notebooks_own_errors_speak_for_themselves(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """A KitError's code, words and hint are those of the error; the log is kept."""
     code = failing("2 of 9 files are damaged", hint="push the kit again", code="kit-damaged")
     with pytest.raises(ProjectError, match="the notebook failed") as caught:
@@ -166,7 +172,7 @@ def test_the_notebooks_own_errors_speak_for_themselves(bench: Bench, alice: Clie
     ],
 )
 def test_what_kaggle_itself_says_is_understood(
-    bench: Bench, alice: Client, failure: str, cause: str, remedy: str
+    bench: Bench, alice: KaggleClient, failure: str, cause: str, remedy: str
 ) -> None:
     """A run without a traceback has Kaggle's own sentence, its cause and its remedy."""
     bench.kaggle.faults.add(Fault(on="RUN", fail=failure))
@@ -179,16 +185,16 @@ def test_what_kaggle_itself_says_is_understood(
 
 
 @pytest.mark.parametrize("after", [0, 1], ids=["log", "files"])
-def test_what_a_run_left_may_show_late(bench: Bench, alice: Client, after: int) -> None:
+def test_what_a_run_left_may_show_late(bench: Bench, alice: KaggleClient, after: int) -> None:
     """A log or a listing that is empty at first is looked at again."""
     nothing = {"files": [], "log": ""}
     bench.kaggle.faults.add(Fault(on="ListKernelSessionOutput", answer=nothing, after=after, times=2))
     done = ran(bench, alice, WRITES + "; print('said')")
-    assert run_logs.plain(done.log) == "said\n"
+    assert run_logs.plain_text(done.log) == "said\n"
     assert done.outputs == ("submission.csv",)
 
 
-def test_a_state_with_the_name_of_its_kind_in_front_is_understood(bench: Bench, alice: Client) -> None:
+def test_a_state_with_the_name_of_its_kind_in_front_is_understood(bench: Bench, alice: KaggleClient) -> None:
     """Kaggle writes COMPLETE and KERNEL_WORKER_STATUS_COMPLETE; both are the end."""
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", words="KERNEL_WORKER_STATUS_{}", times=0))
     assert ran(bench, alice).version == 1
@@ -196,7 +202,9 @@ def test_a_state_with_the_name_of_its_kind_in_front_is_understood(bench: Bench, 
     assert pushes(bench) == 1
 
 
-def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(bench: Bench, alice: Client) -> None:
+def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
+    bench: Bench, alice: KaggleClient
+) -> None:
     """A word of Kaggle's that is new is said; it is neither an end nor a failure."""
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", words="ALMOST_COMPLETE", times=0))
     report, said = listener()
@@ -209,7 +217,7 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(bench: Be
     assert versions(bench) == [1]
 
 
-def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: Client) -> None:
+def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: KaggleClient) -> None:
     """Exit 4, and the same command pushes a new version."""
     bench.kaggle.faults.add(Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"))
     with pytest.raises(OutsideError, match="was cancelled"):
@@ -217,7 +225,7 @@ def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: Client)
     assert ran(bench, alice).version == 2
 
 
-def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: Client) -> None:
+def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: KaggleClient) -> None:
     """The wait has an end; the same command waits on and pushes nothing."""
     bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
     for _ in range(2):
@@ -226,17 +234,19 @@ def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: Client) 
     assert versions(bench) == [1]
 
 
-def test_a_version_without_a_run_is_told(bench: Bench, alice: Client) -> None:
+def test_a_version_without_a_run_is_told(bench: Bench, alice: KaggleClient) -> None:
     """A draft that was saved on the web has nothing to wait for."""
-    push_notebook.push(new(), alice, ways(bench))
-    short = dataclasses.replace(EAGER, grace=0.2)
+    push_notebook.push_notebook(new(), alice, ways(bench))
+    short = dataclasses.replace(EAGER, visibility_timeout=0.2)
     with pytest.raises(OutsideError, match="has no run"):
-        notebook_runs.follow(REF, 7, alice, ways(bench, short))
+        notebook_runs.follow_run(REF, 7, alice, ways(bench, short))
 
 
-def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(bench: Bench, alice: Client) -> None:
+def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(
+    bench: Bench, alice: KaggleClient
+) -> None:
     """What is told about it comes true: pushed a moment ago it may be hidden, later it has no run."""
-    mine = ways(bench, dataclasses.replace(EAGER, grace=0.4))
+    mine = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=403, times=0))
     with pytest.raises(OutsideError, match=r"version 1 of .* has no run") as told:
         notebook_runs.push_and_follow(new(), alice, mine)
@@ -246,19 +256,19 @@ def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(bench: 
     assert versions(bench) == [1, 2]
 
 
-def test_a_bad_line_does_not_end_the_wait(bench: Bench, alice: Client) -> None:
+def test_a_bad_line_does_not_end_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """A run of hours outlives minutes without an answer."""
-    push_notebook.push(new("import time; time.sleep(0.3)"), alice, ways(bench))
+    push_notebook.push_notebook(new("import time; time.sleep(0.3)"), alice, ways(bench))
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=503, times=9))
-    assert notebook_runs.follow(REF, 1, alice, ways(bench)).version == 1
+    assert notebook_runs.follow_run(REF, 1, alice, ways(bench)).version == 1
 
 
-def test_a_refusal_ends_the_wait(bench: Bench, alice: Client) -> None:
+def test_a_refusal_ends_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """What Kaggle refuses for good is told at once."""
-    push_notebook.push(new(), alice, ways(bench))
+    push_notebook.push_notebook(new(), alice, ways(bench))
     bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=400, message="no", times=0))
     with pytest.raises(OutsideError, match="Kaggle says: no"):
-        notebook_runs.follow(REF, 1, alice, ways(bench))
+        notebook_runs.follow_run(REF, 1, alice, ways(bench))
 
 
 # ------------------------------------------------------------------ a run without its kit
@@ -270,24 +280,24 @@ FINDS = (
 )
 
 
-def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice: Client) -> None:
+def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice: KaggleClient) -> None:
     """The version began before the dataset was visible: said, and mended by one more version."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
     bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
     report, said = listener()
-    wanted = new(FINDS, sources=Sources(datasets=("alice/plant-kit",)))
+    wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
     where, done = notebook_runs.push_and_follow(wanted, alice, ways(bench), report)
     assert (where.version, done.version, versions(bench)) == (2, 2, [1, 2])
     assert any("before its kit was visible" in line and "part kit" in line for line in said)
 
 
 @pytest.mark.slow
-def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, alice: Client) -> None:
+def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, alice: KaggleClient) -> None:
     """It is pushed once more, not for ever; later the same command succeeds."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
     bench.kaggle.faults.add(Fault(on="RUN", without="dataset", times=2))
-    wanted = new(FINDS, sources=Sources(datasets=("alice/plant-kit",)))
-    with pytest.raises(NotMountedError, match="ran without its kit") as caught:
+    wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
+    with pytest.raises(KitNotMountedError, match="ran without its kit") as caught:
         notebook_runs.push_and_follow(wanted, alice, ways(bench))
     assert caught.value.exit_code == 1
     assert pushes(bench) == 2
@@ -301,35 +311,39 @@ def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, al
     "fault", [Fault(on="GET", cut=100), Fault(on="GET", status=403)], ids=["cut", "link expired"]
 )
 def test_a_link_that_fails_once_is_asked_for_anew(
-    bench: Bench, alice: Client, tmp_path: Path, fault: Fault
+    bench: Bench, alice: KaggleClient, tmp_path: Path, fault: Fault
 ) -> None:
     """A fresh link brings the whole file."""
     done = ran(bench, alice, "open('submission.csv', 'w').write('id,x\\n' + '1,2\\n' * 1000)")
     bench.kaggle.faults.add(fault)
-    (place,) = notebook_runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert place.stat().st_size == 4005
 
 
-def test_an_error_page_is_never_taken_for_the_submission(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_an_error_page_is_never_taken_for_the_submission(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """Where the link stays expired, there is no file; later the same command fetches it."""
     done = ran(bench, alice, WRITES)
     bench.kaggle.faults.add(Fault(on="GET", status=403, times=5))
     with pytest.raises(OutsideError):
-        notebook_runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+        notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert [path.name for path in (tmp_path / "back").iterdir()] == []
-    assert notebook_runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+    assert notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
 
 
-def test_a_page_that_comes_as_a_success_is_recognised(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_page_that_comes_as_a_success_is_recognised(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """HTML under the name of a CSV is refused by its looks."""
     done = ran(bench, alice, "open('submission.csv', 'w').write('<html>expired</html>')")
     with pytest.raises(OutsideError, match="error page"):
-        notebook_runs.fetch(done, alice, tmp_path / "back", ["submission.csv"])
+        notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert not (tmp_path / "back" / "submission.csv").exists()
 
 
 def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
-    bench: Bench, alice: Client, tmp_path: Path
+    bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """Kaggle's listing of outputs has bare names and sizes that are not true: nothing hangs on it."""
     done = ran(
@@ -338,27 +352,29 @@ def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
     listed = bench.rpc("ListKernelFiles", userName="alice", kernelSlug=REF.partition("/")[2])["files"]
     assert [(each["name"], each["size"]) for each in listed] == [("a.whl", 946)]
     assert done.outputs == ("packages/a.whl",)
-    (place,) = notebook_runs.fetch(done, alice, tmp_path / "back", ["packages/a.whl"])
+    (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["packages/a.whl"])
     assert place.stat().st_size == 5000
     assert len(bench.server.traffic.ended("GET")) == 1, "it is fetched once"
 
 
 def test_what_a_run_left_is_told_apart_from_another_runs_by_its_log(
-    bench: Bench, alice: Client, tmp_path: Path
+    bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """A notebook that was deleted and made anew has a version 1 again, with another output."""
     done = ran(bench, alice, WRITES + "; print('one')")
-    assert notebook_runs.fetched_before(done, tmp_path / "v1", "submission.csv") is None
-    (place,) = notebook_runs.fetch(done, alice, tmp_path / "v1", ["submission.csv"])
-    assert notebook_runs.fetched_before(done, tmp_path / "v1", "submission.csv") == place
+    assert notebook_runs.find_fetched_output(done, tmp_path / "v1", "submission.csv") is None
+    (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "v1", ["submission.csv"])
+    assert notebook_runs.find_fetched_output(done, tmp_path / "v1", "submission.csv") == place
     bench.rpc("DeleteKernel", userName="alice", kernelSlug=REF.partition("/")[2])
     other = ran(bench, alice, WRITES + "; print('two')")
     assert other.version == 1
-    assert notebook_runs.fetched_before(other, tmp_path / "v1", "submission.csv") is None
+    assert notebook_runs.find_fetched_output(other, tmp_path / "v1", "submission.csv") is None
     bench.kaggle.faults.add(Fault(on="DownloadKernelOutput", status=400))
     with pytest.raises(OutsideError):
-        notebook_runs.fetch(other, alice, tmp_path / "v1", ["submission.csv"])
-    assert notebook_runs.fetched_before(other, tmp_path / "v1", "submission.csv") is None, "the first run's"
+        notebook_runs.fetch_outputs(other, alice, tmp_path / "v1", ["submission.csv"])
+    assert notebook_runs.find_fetched_output(other, tmp_path / "v1", "submission.csv") is None, (
+        "the first run's"
+    )
 
 
 # ------------------------------------------------------------------ logs alone
@@ -380,9 +396,9 @@ def test_the_last_line_is_that_of_a_progress_bar() -> None:
     """Of a bar that redraws itself, the newest state, without colours."""
     lines = log("begun\n", "\x1b[32m 10%\r 50%|###  |\r 90%|#### |\x1b[0m", "\n")
     assert run_logs.last_line(lines) == "90%|#### |"
-    assert run_logs.seconds(lines) == 3
+    assert run_logs.run_seconds(lines) == 3
     assert run_logs.last_line(()) == ""
-    assert run_logs.seconds(()) == 0
+    assert run_logs.run_seconds(()) == 0
 
 
 def test_a_cell_is_recognised_by_the_lines_that_the_traceback_points_at() -> None:
@@ -391,7 +407,7 @@ def test_a_cell_is_recognised_by_the_lines_that_the_traceback_points_at() -> Non
         "ValueError      Traceback (most recent call last)\n"
         "/tmp/ipykernel_9/1.py in <module>\n----> 2 train(model)\n\nValueError: no\n"
     )
-    found = run_logs.trouble(log(text), told("a = 1", "model = 2\ntrain(model)"))
+    found = run_logs.analyse_failure(log(text), told("a = 1", "model = 2\ntrain(model)"))
     assert (found.cell, found.message) == (3, "ValueError: no")
 
 
@@ -401,7 +417,7 @@ def test_a_kernel_that_died_did_so_in_the_cell_that_was_begun_last() -> None:
         "Executing Cell 2-----\nEnding Cell 2-----\nExecuting Cell 3-----\n"
         "Traceback (most recent call last):\n  ...\nnbclient.exceptions.DeadKernelError: Kernel died\n"
     )
-    found = run_logs.trouble(log(text), told("a = 1", "grow()"))
+    found = run_logs.analyse_failure(log(text), told("a = 1", "grow()"))
     assert (found.cell, found.source) == (3, "grow()")
     assert found.error == (found.message,) == ("nbclient.exceptions.DeadKernelError: Kernel died",)
 
@@ -414,7 +430,7 @@ def test_errors_that_it_followed_from_are_told_too() -> None:
         "During handling of the above exception, another exception occurred:\n\n"
         "Traceback (most recent call last):\n  File\nRuntimeError: cannot save\nmore words\n"
     )
-    found = run_logs.trouble(log(text), told("a"))
+    found = run_logs.analyse_failure(log(text), told("a"))
     assert found.message == (
         "OSError: [Errno 28] No space left on device\nRuntimeError: cannot save\nmore words"
     )
@@ -422,24 +438,26 @@ def test_errors_that_it_followed_from_are_told_too() -> None:
 
 def test_a_log_of_nothing_names_nothing() -> None:
     """Without a traceback there is neither a cell nor an error."""
-    assert run_logs.trouble(log("words\n"), "no notebook") == run_logs.Trouble()
-    assert run_logs.not_mounted(log("raise KitError(\n")) == ""
+    assert run_logs.analyse_failure(log("words\n"), "no notebook") == run_logs.RunFailure()
+    assert run_logs.find_unmounted_kit(log("raise KitError(\n")) == ""
 
 
 def test_the_runtimes_own_words_about_a_missing_kit_are_known(tmp_path: Path) -> None:
     """What the notebook raises, the log is searched for."""
     with pytest.raises(kit_runtime.KitError) as caught:
         kit_runtime.find_parts({"kit": "a" * 64}, tmp_path)
-    found = run_logs.not_mounted(log(f"{caught.value.to_json()}\nTraceback\n"))
+    found = run_logs.find_unmounted_kit(log(f"{caught.value.to_json()}\nTraceback\n"))
     assert found == "the kit of this notebook is not mounted: part 'kit' of id aaaaaaaaaaaa"
 
 
 @pytest.mark.slow
-def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: Client) -> None:
+def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: KaggleClient) -> None:
     """The log of a long run is large: it is looked at now and then."""
     began = time.monotonic()
-    push_notebook.push(new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), alice, ways(bench))
-    notebook_runs.follow(REF, 1, alice, ways(bench))
+    push_notebook.push_notebook(
+        new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), alice, ways(bench)
+    )
+    notebook_runs.follow_run(REF, 1, alice, ways(bench))
     looks = len(bench.server.traffic.ended("/ListKernelSessionOutput"))
     assert looks <= 4 + (time.monotonic() - began) / 0.4, (
         "the last log and the list of outputs are asked for, too"
@@ -470,7 +488,7 @@ POINTS = {
     ids=["new notebook", "another version"],
 )
 def test_killed_anywhere_the_next_push_ends_with_one_new_version(
-    bench: Bench, alice: Client, point: str, older: bool
+    bench: Bench, alice: KaggleClient, point: str, older: bool
 ) -> None:
     """SIGKILL, then the same command twice: one new version in all, and its run is the one that is told."""
     if older:

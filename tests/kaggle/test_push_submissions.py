@@ -15,15 +15,15 @@ import pytest
 from offline_kit.core.errors import Exit, OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import _Silent
 from offline_kit.kaggle.client.api_types import NewSubmission, RefusedError, Submission
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import submit
 from offline_kit.kaggle.push.journal import Effect, Phase
-from offline_kit.kaggle.push.queued_submissions import Queued, disturbed, queued
-from offline_kit.kaggle.push.rendered_for import parts_of
-from offline_kit.kaggle.push.submission_causes import NO_REASON, UNKNOWN, explain
-from offline_kit.kaggle.push.submission_plan import human_time
-from offline_kit.kaggle.push.submission_tag import Mark, described, read
-from offline_kit.kaggle.push.submit import failure
+from offline_kit.kaggle.push.queued_submissions import QueuedSubmission, find_disturbed, list_queued
+from offline_kit.kaggle.push.rendered_for import parse_part_ids
+from offline_kit.kaggle.push.submission_causes import NO_REASON, UNKNOWN, explain_failure
+from offline_kit.kaggle.push.submission_plan import format_timespan
+from offline_kit.kaggle.push.submission_tag import SubmissionTag, build_message, parse_tag
+from offline_kit.kaggle.push.submit import find_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
 from offline_kit.project import config
@@ -65,7 +65,7 @@ def seen(shared: Contest) -> Iterator[Contest]:
 
 def phases(held: Contest) -> list[Phase]:
     """Return the phases in the journal."""
-    return [entry.phase for entry in held.ways.journal.entries()]
+    return [entry.phase for entry in held.ways.effect_journal.read_entries()]
 
 
 # ------------------------------------------------------------------ once, and to its score
@@ -74,22 +74,22 @@ def phases(held: Contest) -> list[Phase]:
 def test_a_version_is_submitted_once_and_scored(held: Contest) -> None:
     """The plan shows what is asked; the list bears the mark; the score stands in the ledger as LOCAL; again: nothing."""
     plan = held.plan(commit="c" * 40, run_seconds=12.5)
-    assert (plan.left, plan.already, plan.place) == (5, None, "the local Kaggle")
-    shown = dict(plan.facts())
+    assert (plan.remaining_today, plan.existing, plan.server_name) == (5, None, "the local Kaggle")
+    shown = dict(plan.list_facts())
     assert "5 of 5; 0 made today; the day turns at 00:00 UTC" in shown["left today"]
     assert shown["deadline"].startswith("2099-01-01 00:00 UTC, in ")
     assert f"{KERNEL}, version 1, submission.csv" in shown["notebook"]
     done = held.submit(plan)
-    assert (done.ref, done.already) == (FIRST, False)
+    assert (done.ref, done.existed_before) == (FIRST, False)
     assert done.message == f"first try [offline-kit notebook={KERNEL}@v1 file=submission.csv]"
     assert phases(held) == STATES
-    assert held.wait(done.ref).private == "1.00000 (LOCAL)"
-    (entry,) = held.ledger.entries()
+    assert held.wait(done.ref).private_score == "1.00000 (LOCAL)"
+    (entry,) = held.ledger.read_entries()
     assert (entry.submission, entry.place, entry.score) == (FIRST, "LOCAL", "0.50000 (LOCAL)")
     assert (entry.commit, entry.run_seconds, entry.state) == ("c" * 40, 12.5, "complete")
     again = held.submit(message="other words")
-    assert (again.ref, again.already) == (FIRST, True)
-    assert dict(held.plan().facts())["submitted"] == "already, as number 1001: complete"
+    assert (again.ref, again.existed_before) == (FIRST, True)
+    assert dict(held.plan().list_facts())["submitted"] == "already, as number 1001: complete"
     assert len(held.made()) == 1
 
 
@@ -98,7 +98,7 @@ def test_again_is_for_a_submission_that_has_its_end(held: Contest) -> None:
     first = held.submit()
     held.wait(first.ref)
     second = held.submit(again=True)
-    assert not second.already
+    assert not second.existed_before
     assert second.message.endswith("file=submission.csv again=1]")
     assert held.submit().ref == second.ref, "the latest is the one that is told"
     held.wait(second.ref)
@@ -112,7 +112,7 @@ def test_a_pending_one_is_not_sent_again(tmp_path: Path) -> None:
         held.finished()
         first = held.submit()
         again = held.submit(again=True)
-        assert (again.ref, again.already) == (first.ref, True)
+        assert (again.ref, again.existed_before) == (first.ref, True)
         assert len(held.made()) == 1
 
 
@@ -120,7 +120,7 @@ def test_two_runs_at_once_submit_once(held: Contest) -> None:
     """Both have planned before either sends: the second sees what the first did."""
     plans = [held.plan(), held.plan()]
     done = [held.submit(plan) for plan in plans]
-    assert [each.already for each in done] == [False, True]
+    assert [each.existed_before for each in done] == [False, True]
     assert len(held.made()) == 1
 
 
@@ -129,11 +129,11 @@ def test_another_machine_recognises_what_was_submitted(held: Contest) -> None:
     held.submit()
     held.wait(FIRST)
     for name in ("journal.jsonl", "ledger.jsonl"):
-        (held.ways.state / name).unlink()
+        (held.ways.state_folder / name).unlink()
     done = held.submit()
-    assert (done.ref, done.already) == (FIRST, True)
-    assert [(e.submission, e.score) for e in held.ledger.entries()] == [(FIRST, "0.50000 (LOCAL)")]
-    assert held.ledger.entries()[0].at.startswith("2")
+    assert (done.ref, done.existed_before) == (FIRST, True)
+    assert [(e.submission, e.score) for e in held.ledger.read_entries()] == [(FIRST, "0.50000 (LOCAL)")]
+    assert held.ledger.read_entries()[0].at.startswith("2")
 
 
 def test_a_list_that_is_cut_does_not_spend_a_submission(held: Contest) -> None:
@@ -141,7 +141,7 @@ def test_a_list_that_is_cut_does_not_spend_a_submission(held: Contest) -> None:
     held.submit()
     held.wait(FIRST)
     held.bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={"submissions": []}, times=0))
-    assert held.submit().already
+    assert held.submit().existed_before
     assert len(held.made()) == 1
 
 
@@ -276,7 +276,7 @@ def test_late_submissions_go_where_they_are_taken(held: Contest) -> None:
         held.submit(late=True)
     assert phases(held) == [Phase.BEGUN, Phase.REFUSED]
     held.rules("")
-    assert not held.submit().already
+    assert not held.submit().existed_before
 
 
 # ------------------------------------------------------------------ refusals and lost answers
@@ -299,7 +299,7 @@ def test_a_refusal_is_shown_in_kaggles_words_with_its_remedy(held: Contest) -> N
         assert message in caught.value.what
         assert hint in caught.value.hint
         assert phases(held)[-2:] == [Phase.BEGUN, Phase.REFUSED]
-    assert not held.submit().already
+    assert not held.submit().existed_before
     assert len(held.made()) == 1
 
 
@@ -312,18 +312,18 @@ def test_a_refusal_in_a_friendly_answer_is_one(held: Contest) -> None:
         held.submit()
     assert caught.value.what == words
     assert "nothing was spent" in caught.value.hint
-    assert held.ledger.entries() == ()
-    assert not held.submit().already
+    assert held.ledger.read_entries() == ()
+    assert not held.submit().existed_before
     assert len(held.made()) == 1
 
 
 def test_a_friendly_refusal_that_killed_the_run_is_settled_by_the_next(held: Contest) -> None:
     """Its words are in the journal, so that nobody waits for what will not come."""
     held = dataclasses.replace(held, grace=0.3)
-    effect = Effect(action="submit", target=f"{SLUG}:{KERNEL}@v1", before=0, content=held.plan().mark.text)
-    held.ways.journal.write(effect, Phase.BEGUN)
-    held.ways.journal.write(effect, Phase.ANSWERED, "Submission not allowed")
-    assert not held.submit().already
+    effect = Effect(action="submit", target=f"{SLUG}:{KERNEL}@v1", before=0, content=held.plan().mark.as_text)
+    held.ways.effect_journal.append_entry(effect, Phase.BEGUN)
+    held.ways.effect_journal.append_entry(effect, Phase.ANSWERED, "Submission not allowed")
+    assert not held.submit().existed_before
     assert len(held.made()) == 1
 
 
@@ -346,9 +346,9 @@ def test_an_answer_that_is_lost_submits_once(tmp_path: Path, visible: float) -> 
         held.finished()
         held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
         done = held.submit()
-        assert (done.ref, done.already) == (FIRST, False)
+        assert (done.ref, done.existed_before) == (FIRST, False)
         assert phases(held) == STATES
-        assert held.submit().already
+        assert held.submit().existed_before
         assert len(held.made()) == 1
 
 
@@ -361,8 +361,8 @@ def test_an_answer_lost_and_not_shown_in_time_is_found_by_the_next_run(tmp_path:
         with pytest.raises(OutsideError):
             held.submit()
         assert len(held.made()) == 1
-        held.bench.until(lambda: bool(held.alice.submissions(SLUG)))
-        assert held.submit().already
+        held.bench.until(lambda: bool(held.alice.list_submissions(SLUG)))
+        assert held.submit().existed_before
         assert len(held.made()) == 1
 
 
@@ -374,7 +374,7 @@ def test_a_5xx_without_effect_is_told_and_the_next_run_submits(held: Contest) ->
         held.submit()
     assert held.made() == []
     assert phases(held) == [Phase.BEGUN, Phase.LOST]
-    assert not held.submit().already
+    assert not held.submit().existed_before
     assert len(held.made()) == 1
 
 
@@ -387,8 +387,8 @@ def test_what_kaggle_took_and_does_not_show_is_not_sent_again(tmp_path: Path) ->
         assert phases(held) == [Phase.BEGUN, Phase.ANSWERED]
         with pytest.raises(OutsideError, match="does not show it yet"):
             held.submit()
-        held.bench.until(lambda: bool(held.alice.submissions(SLUG)))
-        assert held.submit().already
+        held.bench.until(lambda: bool(held.alice.list_submissions(SLUG)))
+        assert held.submit().existed_before
         assert phases(held) == STATES
         assert len(held.made()) == 1
 
@@ -397,13 +397,13 @@ def test_a_number_that_is_not_told_is_found_by_the_mark(held: Contest) -> None:
     """An answer without a number is a yes all the same."""
     plan = held.plan()
     new = NewSubmission(
-        competition=SLUG, notebook=KERNEL, version=1, file="submission.csv", message=plan.message
+        competition=SLUG, notebook=KERNEL, version=1, file="submission.csv", message=plan.full_message
     )
     held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", after=1, answer={"message": "fine"}))
-    assert held.alice.submit(new).ref == FIRST
+    assert held.alice.submit_notebook(new).ref == FIRST
     held.bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={"submissions": []}))
     assert held.submit(plan).ref == FIRST
-    assert held.ledger.entries()[0].submission == FIRST
+    assert held.ledger.read_entries()[0].submission == FIRST
 
 
 POINTS = {
@@ -439,9 +439,9 @@ def test_killed_anywhere_it_is_submitted_once(held: Contest, point: str) -> None
     time.sleep(0.3)  # what the server has in hand by now may still have its effect
     done = held.submit()
     assert held.wait(done.ref).state == "complete"
-    assert held.submit().already
+    assert held.submit().existed_before
     assert len(held.made()) == 1
-    assert [(e.submission, e.score) for e in held.ledger.entries()] == [(FIRST, "0.50000 (LOCAL)")]
+    assert [(e.submission, e.score) for e in held.ledger.read_entries()] == [(FIRST, "0.50000 (LOCAL)")]
 
 
 def test_an_interrupted_again_is_finished_not_repeated(held: Contest) -> None:
@@ -450,10 +450,10 @@ def test_an_interrupted_again_is_finished_not_repeated(held: Contest) -> None:
     plan = held.plan(again=True)
     held.submit(plan)
     held.wait(FIRST + 1)
-    effect = Effect(action="submit", target=f"{SLUG}:{KERNEL}@v1", before=1, content=plan.mark.text)
-    held.ways.journal.write(effect, Phase.BEGUN)
+    effect = Effect(action="submit", target=f"{SLUG}:{KERNEL}@v1", before=1, content=plan.mark.as_text)
+    held.ways.effect_journal.append_entry(effect, Phase.BEGUN)
     done = held.submit(again=True)
-    assert (done.ref, done.already) == (FIRST + 1, True)
+    assert (done.ref, done.existed_before) == (FIRST + 1, True)
     assert len(held.made()) == 2
 
 
@@ -492,9 +492,9 @@ def test_a_submission_that_fails_is_told_with_cause_and_remedy(
     assert words in caught.value.what
     assert remedy in caught.value.hint
     assert f"{held.bench.server.url}/submissions/{done.ref}" in caught.value.details[-1]
-    (entry,) = held.ledger.entries()
+    (entry,) = held.ledger.read_entries()
     assert (entry.state, words in entry.error) == ("error", True)
-    assert held.submit(version=version).already
+    assert held.submit(version=version).existed_before
 
 
 def told(**facts: object) -> Fault:
@@ -546,7 +546,7 @@ def test_trouble_during_the_wait_is_waited_for_too(held: Contest) -> None:
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=403))
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=503, times=6))
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", lose_answer=True))
-    assert held.wait(done.ref).public == "0.50000 (LOCAL)"
+    assert held.wait(done.ref).public_score == "0.50000 (LOCAL)"
 
 
 @pytest.mark.slow
@@ -563,18 +563,18 @@ def test_the_wait_shows_life_and_ends_at_its_deadline(tmp_path: Path) -> None:
         assert listener.said[-1] == "pending since less than a minute"
         again = held.submit()
         assert held.wait(again.ref).state == "complete"
-        assert 0.5 < held.ledger.entries()[0].scored_seconds < 20
+        assert 0.5 < held.ledger.read_entries()[0].scored_seconds < 20
 
 
 def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
     """Pauses that suit hours of scoring would be most of the time that `ship --to local` takes."""
     done, pauses = held.submit(), list[float]()
-    where = Where(local=held.bench.server.url, username="alice", key="key-of-alice")
+    where = KaggleEndpoint(local=held.bench.server.url, username="alice", key="key-of-alice")
     held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=404, times=6))
     with kaggle_session.port(config.load(held.bench.folder, {}), where) as port:
-        waiting = dataclasses.replace(port.ways.waiting, sleep=pauses.append)
-        ways = dataclasses.replace(port.ways, waiting=waiting)
-        assert submit.wait(done.ref, port.kaggle, ways).state == "complete"
+        waiting = dataclasses.replace(port.ways.poll_policy, sleep=pauses.append)
+        ways = dataclasses.replace(port.ways, poll_policy=waiting)
+        assert submit.wait_for_score(done.ref, port.kaggle, ways).state == "complete"
     assert len(pauses) >= 6
     assert max(pauses) <= 1.0
 
@@ -609,14 +609,14 @@ def test_a_submission_that_stays_forbidden_is_told_in_kaggles_words(held: Contes
 )
 def test_known_sentences_have_their_cause(said: str, word: str) -> None:
     """Each of Kaggle's few sentences is explained by what usually is behind it."""
-    assert word in explain(said).cause
+    assert word in explain_failure(said).cause
 
 
 def test_other_sentences_are_not_explained_away() -> None:
     """An unknown one is said to be unknown, an empty one to be empty."""
-    assert explain("The moon is full") is UNKNOWN
-    assert explain(" ") is NO_REASON
-    assert failure(Submission(ref=1, date=None, state="complete", message="")) is None
+    assert explain_failure("The moon is full") is UNKNOWN
+    assert explain_failure(" ") is NO_REASON
+    assert find_failure(Submission(ref=1, submitted_at=None, state="complete", message="")) is None
 
 
 # ------------------------------------------------------------------ the kit behind a version
@@ -636,7 +636,7 @@ def test_an_older_version_goes_only_with_its_own_kit(held: Contest) -> None:
     version = held.finished(settings_cell(parts), ANSWER, datasets=refs)
     plan = held.plan(version=version)
     assert (plan.mark.kit, plan.parts) == (old.id, parts)
-    assert f"kit={old.id[:12]} " in plan.message
+    assert f"kit={old.id[:12]} " in plan.full_message
     new = make_kit(held.bench.folder / "kit", {"packages/b.whl": b"b"})
     pushed(held.bench, new, held.alice)
     error = stopped(held, version=version)
@@ -647,12 +647,12 @@ def test_an_older_version_goes_only_with_its_own_kit(held: Contest) -> None:
     assert "rendered for the kit" in stopped(held, version=version, kit=new.id).details[0]
     pushed(held.bench, make_kit(held.bench.folder / "old"), held.alice)
     assert held.submit(version=version, kit=old.id, commit="c" * 40).ref == FIRST
-    entry = held.ledger.latest(SLUG)
+    entry = held.ledger.find_latest(SLUG)
     assert entry is not None
     assert (entry.kit, entry.parts, entry.commit) == (old.id, parts, "c" * 40)
     held.wait(FIRST)
     held.submit(version=version, again=True, commit="d" * 40)
-    assert [each.commit for each in held.ledger.entries()] == ["c" * 40] * 2, "not the one of today"
+    assert [each.commit for each in held.ledger.read_entries()] == ["c" * 40] * 2, "not the one of today"
 
 
 def test_a_version_whose_datasets_are_not_told_is_not_held_back(seen: Contest) -> None:
@@ -669,26 +669,26 @@ def test_a_queued_submission_is_warned_of_before_its_dataset_changes(tmp_path: P
         parts = {part.name: part.id for part in kit.parts}
         refs = ("alice/plant-kit",)
         held.submit(version=held.finished(settings_cell(parts), ANSWER, datasets=refs))
-        found = queued(held.alice, SLUG, held.ledger)
+        found = list_queued(held.alice, SLUG, held.ledger)
         assert [(each.submission.ref, each.datasets, dict(each.parts)) for each in found] == [
             (FIRST, refs, parts)
         ]
         now, later = {"Alice/plant-kit": parts["kit"]}, ["f" * 64]
-        (line,) = disturbed(found, now, later)
+        (line,) = find_disturbed(found, now, later)
         assert "submission 1001 is not run yet; it uses part kit of alice/plant-kit" in line
-        assert disturbed(found, now, parts.values()) == ()
-        assert disturbed(found, {"alice/other": parts["kit"]}, later) == ()
-        assert disturbed(found, {}, later) == ()
+        assert find_disturbed(found, now, parts.values()) == ()
+        assert find_disturbed(found, {"alice/other": parts["kit"]}, later) == ()
+        assert find_disturbed(found, {}, later) == ()
         for other in ("e" * 64, ""):
-            assert disturbed(found, {"alice/plant-kit": other}, later) == (), "it is spoilt already"
+            assert find_disturbed(found, {"alice/plant-kit": other}, later) == (), "it is spoilt already"
         held.wait(FIRST)
-        assert queued(held.alice, SLUG, held.ledger) == ()
+        assert list_queued(held.alice, SLUG, held.ledger) == ()
 
 
 def test_a_pending_submission_by_hand_may_be_disturbed(held: Contest) -> None:
     """What bears no mark of ours is named, as nobody knows what it uses."""
-    by_hand = Submission(ref=9, date=None, state="pending", message="from the web page")
-    (line,) = disturbed([Queued(submission=by_hand)], {"alice/plant-kit": ""}, [])
+    by_hand = Submission(ref=9, submitted_at=None, state="pending", message="from the web page")
+    (line,) = find_disturbed([QueuedSubmission(submission=by_hand)], {"alice/plant-kit": ""}, [])
     assert "made by hand" in line
     assert "from the web page" in line
 
@@ -708,13 +708,13 @@ def test_the_parts_are_read_from_the_settings(source: str, found: dict[str, str]
     """From a source in one string or in lines; whatever else there is means none."""
     for shape in (source, source.splitlines(keepends=True)):
         cells = [{"cell_type": "markdown", "source": "PARTS"}, {"cell_type": "code", "source": shape}]
-        assert parts_of(json.dumps({"cells": cells})) == found
+        assert parse_part_ids(json.dumps({"cells": cells})) == found
 
 
 @pytest.mark.parametrize("text", ["", "no json", "[]", '{"cells": 3}', '{"cells": [3]}', "null"])
 def test_what_is_no_notebook_has_no_parts(text: str) -> None:
     """Foreign input never breaks the check."""
-    assert parts_of(text) == {}
+    assert parse_part_ids(text) == {}
 
 
 # ------------------------------------------------------------------ marks and times
@@ -722,16 +722,16 @@ def test_what_is_no_notebook_has_no_parts(text: str) -> None:
 
 def test_a_mark_is_read_back_and_names_the_same_whatever_the_words() -> None:
     """The person's words, other spaces, and an account in other letters change nothing."""
-    mark = Mark(notebook="alice/nb", version=4, file="my [best] file.csv", kit="ab" * 32, again=2)
-    text = described("two\n  lines", mark)
+    mark = SubmissionTag(notebook="alice/nb", version=4, file="my [best] file.csv", kit="ab" * 32, again=2)
+    text = build_message("two\n  lines", mark)
     assert text.startswith("two lines [offline-kit kit=abababababab notebook=alice/nb@v4 file=my%20")
-    back = read(text)
+    back = parse_tag(text)
     assert back == dataclasses.replace(mark, kit="ab" * 6)
-    assert mark.same(dataclasses.replace(mark, kit="", again=0, notebook="Alice/nb"))
-    assert not mark.same(dataclasses.replace(mark, version=5))
-    assert not mark.same(dataclasses.replace(mark, file="other.csv"))
-    assert read("by hand [offline-kit]") is None
-    assert described("", dataclasses.replace(mark, kit="")).startswith("[offline-kit notebook=")
+    assert mark.is_same_version(dataclasses.replace(mark, kit="", again=0, notebook="Alice/nb"))
+    assert not mark.is_same_version(dataclasses.replace(mark, version=5))
+    assert not mark.is_same_version(dataclasses.replace(mark, file="other.csv"))
+    assert parse_tag("by hand [offline-kit]") is None
+    assert build_message("", dataclasses.replace(mark, kit="")).startswith("[offline-kit notebook=")
 
 
 @pytest.mark.parametrize(
@@ -747,4 +747,4 @@ def test_a_mark_is_read_back_and_names_the_same_whatever_the_words() -> None:
 )
 def test_times_are_told_in_two_units(span: timedelta, words: str) -> None:
     """Nobody needs the seconds until a deadline."""
-    assert human_time(span) == words
+    assert format_timespan(span) == words

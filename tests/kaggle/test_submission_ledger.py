@@ -8,12 +8,12 @@ import pytest
 
 from offline_kit.core.git import DIRTY, commit_of
 from offline_kit.kaggle.client.api_types import Submission
-from offline_kit.kaggle.push.submission_ledger import Entry, Ledger
+from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 
 
-def entry(version: int = 1, submission: int = 7, competition: str = "digits") -> Entry:
+def entry(version: int = 1, submission: int = 7, competition: str = "digits") -> LedgerEntry:
     """Return a submission."""
-    return Entry(
+    return LedgerEntry(
         competition=competition,
         notebook="alice/nb",
         version=version,
@@ -29,82 +29,82 @@ def entry(version: int = 1, submission: int = 7, competition: str = "digits") ->
 
 def scored(ref: int, message: str = "", **facts: str) -> Submission:
     """Return what Kaggle tells."""
-    return Submission(ref=ref, date=None, message=message, **{"state": "complete", **facts})
+    return Submission(ref=ref, submitted_at=None, message=message, **{"state": "complete", **facts})
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
+def ledger(tmp_path: Path) -> SubmissionLedger:
     """An empty ledger in a folder that is not there yet."""
-    return Ledger(tmp_path / "state" / "ledger.jsonl")
+    return SubmissionLedger(tmp_path / "state" / "ledger.jsonl")
 
 
-def test_what_was_submitted_is_there_for_the_next_run(ledger: Ledger) -> None:
+def test_what_was_submitted_is_there_for_the_next_run(ledger: SubmissionLedger) -> None:
     """All of an entry comes back, with the time; the latest stands last."""
-    assert ledger.entries() == ()
-    assert ledger.latest() is None
-    first = ledger.add(entry())
-    second = ledger.add(entry(2, 8, "other"))
-    again = Ledger(ledger.path)
-    assert again.entries() == (first, second)
+    assert ledger.read_entries() == ()
+    assert ledger.find_latest() is None
+    first = ledger.add_entry(entry())
+    second = ledger.add_entry(entry(2, 8, "other"))
+    again = SubmissionLedger(ledger.path)
+    assert again.read_entries() == (first, second)
     assert first.at.endswith("+00:00")
-    assert again.latest() == second
-    assert again.latest("digits") == first
-    assert again.of_version("Alice/nb", 1) == (first,)
-    assert again.of_version("alice/nb", 3) == ()
+    assert again.find_latest() == second
+    assert again.find_latest("digits") == first
+    assert again.find_by_version("Alice/nb", 1) == (first,)
+    assert again.find_by_version("alice/nb", 3) == ()
 
 
-def test_a_score_is_laid_over_its_submission(ledger: Ledger) -> None:
+def test_a_score_is_laid_over_its_submission(ledger: SubmissionLedger) -> None:
     """One entry remains, in its place; what is not new writes nothing."""
-    ledger.add(entry())
-    ledger.add(entry(2, 8))
-    told = scored(7, "v1 of digits", public="0.9 (LOCAL)")
-    updated = ledger.update(told, 3600.0)
-    assert [(e.version, e.state, e.score) for e in ledger.entries()] == [
+    ledger.add_entry(entry())
+    ledger.add_entry(entry(2, 8))
+    told = scored(7, "v1 of digits", public_score="0.9 (LOCAL)")
+    updated = ledger.update_entry(told, 3600.0)
+    assert [(e.version, e.state, e.score) for e in ledger.read_entries()] == [
         (1, "complete", "0.9 (LOCAL)"),
         (2, "pending", ""),
     ]
     assert updated is not None
     assert (updated.scored_seconds, updated.run_seconds, updated.kit) == (3600.0, 61.5, "k" * 64)
     size = ledger.path.stat().st_size
-    assert ledger.update(told) == updated
+    assert ledger.update_entry(told) == updated
     assert ledger.path.stat().st_size == size
-    assert ledger.update(scored(99, "v1 of digits")) is None
+    assert ledger.update_entry(scored(99, "v1 of digits")) is None
 
 
-def test_a_number_that_is_learned_later_finds_its_entry(ledger: Ledger) -> None:
+def test_a_number_that_is_learned_later_finds_its_entry(ledger: SubmissionLedger) -> None:
     """Where Kaggle did not tell the number, the message does."""
-    made = ledger.add(entry(submission=0))
-    ledger.update(scored(41, made.message))
-    assert [e.submission for e in ledger.entries()] == [41]
+    made = ledger.add_entry(entry(submission=0))
+    ledger.update_entry(scored(41, made.message))
+    assert [e.submission for e in ledger.read_entries()] == [41]
 
 
 @pytest.mark.parametrize("cut", [1, 30, 200])
-def test_a_line_cut_by_a_crash_costs_that_line_alone(ledger: Ledger, cut: int) -> None:
+def test_a_line_cut_by_a_crash_costs_that_line_alone(ledger: SubmissionLedger, cut: int) -> None:
     """Older lines stand, and what is added afterwards is whole."""
-    first = ledger.add(entry())
-    ledger.add(entry(2, 8))
+    first = ledger.add_entry(entry())
+    ledger.add_entry(entry(2, 8))
     ledger.path.write_bytes(ledger.path.read_bytes()[:-cut])
-    third = ledger.add(entry(3, 9))
-    found = ledger.entries()
+    third = ledger.add_entry(entry(3, 9))
+    found = ledger.read_entries()
     assert (found[0], found[-1]) == (first, third)
 
 
-def test_lines_of_a_later_version_of_ours_are_read(ledger: Ledger) -> None:
+def test_lines_of_a_later_version_of_ours_are_read(ledger: SubmissionLedger) -> None:
     """Unknown fields are passed over; what is no entry at all is left out."""
-    made = ledger.add(entry())
+    made = ledger.add_entry(entry())
     text = ledger.path.read_text().replace('{"competition"', '{"colour": "blue", "competition"')
     ledger.path.write_text(text + '[]\nnull\n{"competition": "x"}\n\xff\n')
-    assert ledger.entries() == (made,)
+    assert ledger.read_entries() == (made,)
 
 
-def test_entries_of_two_runs_at_once_are_both_there(ledger: Ledger) -> None:
+def test_entries_of_two_runs_at_once_are_both_there(ledger: SubmissionLedger) -> None:
     """Lines never run into each other."""
-    runs = [threading.Thread(target=lambda n=number: ledger.add(entry(n, n))) for number in range(1, 9)]
+    runs = [threading.Thread(target=lambda n=number: ledger.add_entry(entry(n, n))) for number in range(1, 9)]
     for run in runs:
         run.start()
     for run in runs:
         run.join()
-    assert sorted(e.version for e in ledger.entries()) == list(range(1, 9))
+    assert sorted(e.version for e in ledger.read_entries()) == list(range(1, 9))
 
 
 # ------------------------------------------------------------------ git

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError
-from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
-from offline_kit.kaggle.push.dataset_plan import Wishes
-from offline_kit.kaggle.push.verify_remote import Scope, Verification, verify
+from offline_kit.kaggle.push.dataset_plan import PushOptions
+from offline_kit.kaggle.push.verify_remote import Verification, VerifyOptions, verify_kit
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import Event
 from offline_kit.project.kaggle_names import MARKER
@@ -27,9 +27,9 @@ from tests.support.pushing import EAGER, FILES, client, content, datasets, make_
 REF = "alice/plant-kit"
 
 
-def verified(kit: Kit, kaggle: Client, *, deep: bool = False) -> Verification:
+def verified(kit: Kit, kaggle: KaggleClient, *, deep: bool = False) -> Verification:
     """Compare a kit with the datasets that it was pushed to."""
-    return verify(kit, datasets(kit), kaggle, Scope(deep=deep, waiting=EAGER))
+    return verify_kit(kit, datasets(kit), kaggle, VerifyOptions(deep=deep, waiting=EAGER))
 
 
 def whats(found: Verification) -> list[str]:
@@ -59,7 +59,9 @@ def beside(kit: Kit) -> set[str]:
 
 
 @pytest.mark.parametrize("split", [False, True])
-def test_what_was_pushed_is_as_in_the_kit(bench: Bench, alice: Client, tmp_path: Path, split: bool) -> None:
+def test_what_was_pushed_is_as_in_the_kit(
+    bench: Bench, alice: KaggleClient, tmp_path: Path, split: bool
+) -> None:
     """Right after a push nothing differs, by names and by bytes; deep, every file of every part was hashed."""
     kit = make_kit(tmp_path / "kit", split=split)
     pushed(bench, kit, alice)
@@ -75,7 +77,9 @@ def test_what_was_pushed_is_as_in_the_kit(bench: Bench, alice: Client, tmp_path:
     assert beside(kit) == before
 
 
-def test_listings_by_bare_name_are_compared_by_bytes_too(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_listings_by_bare_name_are_compared_by_bytes_too(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """A file that Kaggle lists without its folder is the kit's all the same."""
     kit = make_kit(tmp_path / "kit", {"packages/a.whl": b"a wheel", "model.ckpt": b""})
     pushed(bench, kit, alice)
@@ -85,7 +89,9 @@ def test_listings_by_bare_name_are_compared_by_bytes_too(bench: Bench, alice: Cl
     assert found.parts[0].hashed == 2
 
 
-def test_a_file_that_kaggle_renamed_is_told_by_its_bytes(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_file_that_kaggle_renamed_is_told_by_its_bytes(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """Another name is a difference until the bytes were seen to be the kit's: then it is a note."""
     kit = make_kit(tmp_path / "kit")
     pushed(bench, kit, alice)
@@ -102,7 +108,7 @@ def test_a_file_that_kaggle_renamed_is_told_by_its_bytes(bench: Bench, alice: Cl
 # ------------------------------------------------------------------ what differs
 
 
-def test_all_parts_are_looked_at(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_all_parts_are_looked_at(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """A missing dataset, a public one, and a file damaged on this disk come together, each with its remedy."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
@@ -126,7 +132,7 @@ def test_all_parts_are_looked_at(bench: Bench, alice: Client, tmp_path: Path) ->
 
 
 def test_a_changed_file_at_the_server_is_named_by_a_deep_comparison(
-    bench: Bench, alice: Client, tmp_path: Path
+    bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """Equal name and size say nothing of bytes; the remedy, a push that sends it again, mends it."""
     kit = make_kit(tmp_path / "kit")
@@ -138,12 +144,14 @@ def test_a_changed_file_at_the_server_is_named_by_a_deep_comparison(
     assert "push --resend" in problem.remedy
     pushed(bench, kit, alice)
     assert content(bench)["checkpoints/model.ckpt"] == b"x" * 300_000
-    (done,) = pushed(bench, kit, alice, Wishes(resend=True))
+    (done,) = pushed(bench, kit, alice, PushOptions(resend=True))
     assert done.version == 2
     assert whats(verified(kit, alice, deep=True)) == []
 
 
-def test_another_kit_on_kaggle_is_told_file_by_file(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_another_kit_on_kaggle_is_told_file_by_file(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """The version, both part ids, and each file that is missing, too many, or other, by marker and sizes."""
     old = make_kit(tmp_path / "old", {**FILES, "packages/gone.whl": b"g"})
     pushed(bench, old, alice)
@@ -161,7 +169,7 @@ def test_another_kit_on_kaggle_is_told_file_by_file(bench: Bench, alice: Client,
     }
 
 
-def test_a_dataset_without_our_marker_holds_no_kit(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_dataset_without_our_marker_holds_no_kit(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """What is there under this name was made by others."""
     kit = make_kit(tmp_path / "kit")
     pushed(bench, kit, alice)
@@ -169,7 +177,7 @@ def test_a_dataset_without_our_marker_holds_no_kit(bench: Bench, alice: Client, 
     assert whats(verified(kit, alice)) == [f"'{REF}': version 1 holds no part of a kit"]
 
 
-def test_a_version_that_failed_is_not_ready(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_version_that_failed_is_not_ready(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """FAILED on Kaggle is a difference that a push mends."""
     kit = make_kit(tmp_path / "kit")
     bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED"))
@@ -178,7 +186,7 @@ def test_a_version_that_failed_is_not_ready(bench: Bench, alice: Client, tmp_pat
     assert whats(verified(kit, alice)) == [f"'{REF}': version 1 is not ready on Kaggle, but 'failed'"]
 
 
-def test_a_file_in_a_wrapping_zip_is_the_file(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_file_in_a_wrapping_zip_is_the_file(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Kaggle sends some files in a zip of their own: what is inside is compared."""
     kit = make_kit(tmp_path / "kit", {"packages/install.json": b"{}", "model.ckpt": b"w" * 1000})
     pushed(bench, kit, alice)
@@ -204,22 +212,22 @@ def test_a_file_in_a_wrapping_zip_is_the_file(bench: Bench, alice: Client, tmp_p
 
 
 def test_the_notebook_is_compared_by_cells_settings_and_sources(
-    bench: Bench, alice: Client, tmp_path: Path
+    bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """None there, then the same, then other cells on Kaggle, and one made public."""
     kit = written(make_kit(tmp_path / "kit"), WRITES)
     pushed(bench, kit, alice)
     assert whats(verified(kit, alice)) == ["there is no notebook 'alice/plant-inference'"]
-    push_notebook.push(push_notebook.of_kit(kit, "alice"), alice, ways(bench))
+    push_notebook.push_notebook(push_notebook.read_notebook(kit, "alice"), alice, ways(bench))
     found = verified(kit, alice)
     assert whats(found) == []
     assert found.notebook is not None
     assert (found.notebook.ref, found.notebook.version) == ("alice/plant-inference", 1)
     other = dataclasses.replace(
-        push_notebook.of_kit(kit, "alice"), text=json.dumps(notebook("1")), private=False
+        push_notebook.read_notebook(kit, "alice"), text=json.dumps(notebook("1")), private=False
     )
     alice.save_notebook(other)
-    bench.until(lambda: (seen := alice.notebook(other.ref)) is not None and seen.current == 2)
+    bench.until(lambda: (seen := alice.get_notebook(other.ref)) is not None and seen.newest_version == 2)
     assert whats(verified(kit, alice)) == [
         "'alice/plant-inference' version 2: everybody may see it",
         "'alice/plant-inference' version 2: its cells are others",
@@ -231,7 +239,7 @@ def test_the_notebook_is_compared_by_cells_settings_and_sources(
 
 @pytest.mark.parametrize("gone", [False, True], ids=["one refusal", "gone"])
 def test_kaggle_that_cannot_be_asked_is_no_difference(
-    bench: Bench, alice: Client, tmp_path: Path, gone: bool
+    bench: Bench, alice: KaggleClient, tmp_path: Path, gone: bool
 ) -> None:
     """Exit 4, with what was found until then; a Kaggle that is gone is asked about no further part."""
     kit = make_kit(tmp_path / "kit", split=True)
@@ -248,7 +256,9 @@ def test_kaggle_that_cannot_be_asked_is_no_difference(
     assert len(bench.server.traffic.ended("/ListDatasetFiles")) - before == (0 if gone else 2)
 
 
-def test_a_download_that_is_refused_ends_the_comparison(bench: Bench, alice: Client, tmp_path: Path) -> None:
+def test_a_download_that_is_refused_ends_the_comparison(
+    bench: Bench, alice: KaggleClient, tmp_path: Path
+) -> None:
     """What was not downloaded is neither right nor wrong: exit 4, nothing left behind."""
     kit = make_kit(tmp_path / "kit")
     pushed(bench, kit, alice)

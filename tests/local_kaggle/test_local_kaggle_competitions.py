@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.push.submission_causes import explain
+from offline_kit.kaggle.push.submission_causes import explain_failure
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.judge import MetricError, ScoringError, judge
 from offline_kit.local_kaggle.settings import Settings
@@ -333,5 +333,5 @@ def test_a_broken_metric_ends_as_trouble_of_the_competition(bench: Bench, tmp_pa
     )
     told = scored(bench, submit(bench, version)["ref"])
     assert told["errorDescription"].startswith("Kaggle Error"), told
-    cause = explain(told["errorDescription"])
-    assert (cause.passing, "metric" in cause.remedy) == (False, True)
+    cause = explain_failure(told["errorDescription"])
+    assert (cause.is_transient, "metric" in cause.remedy) == (False, True)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from offline_kit.kaggle.client.api_types import NewNotebook, Sources
+from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources
 from offline_kit.project.types import Kit
 from tests.support.local_kaggle import Bench, notebook
 from tests.support.pushing import ways
@@ -41,7 +41,7 @@ def written(kit: Kit, *cells: str, **metadata: Any) -> Kit:
 
 def new(*cells: str, **more: Any) -> NewNotebook:
     """Return a notebook that needs no input."""
-    whole: dict[str, Any] = {"ref": REF, "title": "Plant inference", "sources": Sources(), **more}
+    whole: dict[str, Any] = {"ref": REF, "title": "Plant inference", "sources": NotebookSources(), **more}
     return NewNotebook(text=json.dumps(notebook(*(cells or (WRITES,)))), **whole)
 
 
@@ -61,18 +61,18 @@ def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes
     code = (
         "import sys; from pathlib import Path\n"
         "from offline_kit.kaggle.push import notebook_runs as runs\n"
-        "from offline_kit.kaggle.push.push_settings import Ways\n"
-        "from offline_kit.kaggle.client.client import Client\n"
+        "from offline_kit.kaggle.push.push_settings import PushSettings\n"
+        "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.api_types import NewNotebook\n"
-        "from offline_kit.kaggle.client.endpoint import Where\n"
+        "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK\n"
         "new = NewNotebook(ref=sys.argv[3], title=sys.argv[4], text=sys.argv[5])\n"
-        "ways = Ways(state=Path(sys.argv[2]), waiting=EAGER, patience=BRISK)\n"
-        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
-        "with Client(where, patience=BRISK) as kaggle:\n"
+        "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
+        "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with KaggleClient(where, patience=BRISK) as kaggle:\n"
         "    runs.push_and_follow(new, kaggle, ways)\n"
     )
-    state = str(ways(bench).state)
+    state = str(ways(bench).state_folder)
     return subprocess.Popen(
         [sys.executable, "-c", code, bench.server.url, state, wanted.ref, wanted.title, wanted.text],
         cwd=Path(__file__).parents[2],

@@ -10,13 +10,13 @@ from typing import Any
 
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import Patience
-from offline_kit.kaggle.client.client import Client
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.client import KaggleClient
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import push_datasets as pushing
-from offline_kit.kaggle.push.dataset_plan import MODEST, PushPlan, Wishes
-from offline_kit.kaggle.push.poll_policy import Waiting
-from offline_kit.kaggle.push.push_datasets import Pushed
-from offline_kit.kaggle.push.push_settings import Ways
+from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushOptions, PushPlan
+from offline_kit.kaggle.push.poll_policy import PollPolicy
+from offline_kit.kaggle.push.push_datasets import PushedPart
+from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
@@ -24,7 +24,7 @@ from tests.support.local_kaggle import Bench
 PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
 """Another Python to run the same tests with the version of the client that it has."""
 BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
-EAGER = Waiting(grace=1.5, processing=20.0, first=0.02, longest=0.1)
+EAGER = PollPolicy(visibility_timeout=1.5, processing_timeout=20.0, first_interval=0.02, max_interval=0.1)
 FILES = {
     "packages/a.whl": b"a wheel",
     "packages/install.json": b"{}",
@@ -63,27 +63,31 @@ def datasets(kit: Kit) -> dict[str, str]:
     return {part.name: "plant-kit" if len(kit.parts) == 1 else f"plant-kit-{part.name}" for part in kit.parts}
 
 
-def client(bench: Bench, user: str = "alice", **manners: Any) -> Client:
+def client(bench: Bench, user: str = "alice", **manners: Any) -> KaggleClient:
     """Return a user's client; `manners` are more of its arguments."""
-    where = Where(local=bench.server.url, username=user, key=f"key-of-{user}")
-    return Client(where, python=PYTHON, **{"patience": BRISK, **manners})
+    where = KaggleEndpoint(local=bench.server.url, username=user, key=f"key-of-{user}")
+    return KaggleClient(where, python=PYTHON, **{"patience": BRISK, **manners})
 
 
-def ways(bench: Bench, waiting: Waiting = EAGER) -> Ways:
+def ways(bench: Bench, waiting: PollPolicy = EAGER) -> PushSettings:
     """Return ways with a state that outlives the run."""
-    return Ways(state=bench.folder / "push-state", waiting=waiting, patience=BRISK)
+    return PushSettings(state_folder=bench.folder / "push-state", poll_policy=waiting, retry_policy=BRISK)
 
 
 def pushed(
-    bench: Bench, kit: Kit, kaggle: Client, wishes: Wishes = MODEST, report: Reporter = SILENT
-) -> tuple[Pushed, ...]:
+    bench: Bench,
+    kit: Kit,
+    kaggle: KaggleClient,
+    wishes: PushOptions = DEFAULT_OPTIONS,
+    report: Reporter = SILENT,
+) -> tuple[PushedPart, ...]:
     """Push a kit."""
-    return pushing.push(kit, datasets(kit), kaggle, ways(bench), wishes, report)
+    return pushing.push_kit(kit, datasets(kit), kaggle, ways(bench), wishes, report)
 
 
-def planned(bench: Bench, kit: Kit, kaggle: Client) -> PushPlan:
+def planned(bench: Bench, kit: Kit, kaggle: KaggleClient) -> PushPlan:
     """Plan the push of a kit."""
-    return pushing.plan(kit, datasets(kit), kaggle, ways(bench))
+    return pushing.plan_datasets(kit, datasets(kit), kaggle, ways(bench))
 
 
 def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
@@ -102,17 +106,17 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
         "import sys; from pathlib import Path\n"
         "from offline_kit.kit import manifest\n"
         "from offline_kit.kaggle.push import push_datasets as pushing\n"
-        "from offline_kit.kaggle.push.push_settings import Ways\n"
-        "from offline_kit.kaggle.client.client import Client\n"
-        "from offline_kit.kaggle.client.endpoint import Where\n"
+        "from offline_kit.kaggle.push.push_settings import PushSettings\n"
+        "from offline_kit.kaggle.client.client import KaggleClient\n"
+        "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK, datasets\n"
         "kit = manifest.read_kit(Path(sys.argv[2]))\n"
-        "ways = Ways(state=Path(sys.argv[3]), waiting=EAGER, patience=BRISK)\n"
-        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
-        "with Client(where, patience=BRISK) as kaggle:\n"
-        "    pushing.push(kit, datasets(kit), kaggle, ways)\n"
+        "ways = PushSettings(state_folder=Path(sys.argv[3]), poll_policy=EAGER, retry_policy=BRISK)\n"
+        "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with KaggleClient(where, patience=BRISK) as kaggle:\n"
+        "    pushing.push_kit(kit, datasets(kit), kaggle, ways)\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state)],
+        [sys.executable, "-c", code, bench.server.url, str(kit.folder), str(ways(bench).state_folder)],
         cwd=Path(__file__).parents[2],
     )

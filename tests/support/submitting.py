@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import NewNotebook, Sources, Submission
-from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources, Submission
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.push_settings import Ways
-from offline_kit.kaggle.push.submission_ledger import Ledger
+from offline_kit.kaggle.push.push_settings import PushSettings
+from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
-from offline_kit.kaggle.push.submit import Submitted
+from offline_kit.kaggle.push.submit import SubmissionResult
 from tests.support.competitions import ANSWER, competition
 from tests.support.local_kaggle import HASTY, KERNEL, Bench, notebook, serving
 from tests.support.pushing import EAGER, client, ways
@@ -30,24 +30,26 @@ class Contest:
     """A competition, and alice who takes part."""
 
     bench: Bench
-    alice: Client
-    grace: float = EAGER.grace
+    alice: KaggleClient
+    grace: float = EAGER.visibility_timeout
 
     @property
-    def ways(self) -> Ways:
-        return ways(self.bench, replace(EAGER, grace=self.grace))
+    def ways(self) -> PushSettings:
+        return ways(self.bench, replace(EAGER, visibility_timeout=self.grace))
 
     @property
-    def ledger(self) -> Ledger:
-        return Ledger(self.ways.state / "ledger.jsonl")
+    def ledger(self) -> SubmissionLedger:
+        return SubmissionLedger(self.ways.state_folder / "ledger.jsonl")
 
     def finished(self, *cells: str, **more: Any) -> int:
         """Push a notebook and wait for its run; return the version."""
-        sources = Sources(competitions=(SLUG,), datasets=more.pop("datasets", ()))
+        sources = NotebookSources(competitions=(SLUG,), datasets=more.pop("datasets", ()))
         text = json.dumps(notebook(*(cells or (ANSWER,))))
         new = NewNotebook(ref=KERNEL, title="My inference", text=text, sources=sources, **more)
         version = self.alice.save_notebook(new).version
-        self.bench.until(lambda: (run := self.alice.run(KERNEL, version)) is not None and ended(run.state))
+        self.bench.until(
+            lambda: (run := self.alice.get_notebook_run(KERNEL, version)) is not None and ended(run.state)
+        )
         return version
 
     def rules(self, extra: str) -> None:
@@ -57,16 +59,20 @@ class Contest:
     def plan(self, **changes: Any) -> SubmitPlan:
         """Plan the submission of the first version, with changes to the request."""
         request = replace(REQUEST, **changes)
-        return submissions.plan(request, self.alice, self.ways, self.ledger)
+        return submissions.plan_submission(request, self.alice, self.ways, self.ledger)
 
-    def submit(self, plan: SubmitPlan | None = None, report: Reporter = SILENT, **changes: Any) -> Submitted:
+    def submit(
+        self, plan: SubmitPlan | None = None, report: Reporter = SILENT, **changes: Any
+    ) -> SubmissionResult:
         """Submit."""
         made = plan or self.plan(**changes)
-        return submissions.submit(made, self.alice, self.ways, self.ledger, report)
+        return submissions.submit_version(made, self.alice, self.ways, self.ledger, report)
 
     def wait(self, ref: int, report: Reporter = SILENT, **more: Any) -> Submission:
         """Wait for the score."""
-        return submissions.wait(ref, self.alice, self.ways, report, **{"ledger": self.ledger, **more})
+        return submissions.wait_for_score(
+            ref, self.alice, self.ways, report, **{"ledger": self.ledger, **more}
+        )
 
     def made(self) -> list[dict[str, Any]]:
         """Return what the server has, shown or not."""
@@ -79,7 +85,7 @@ def ended(state: str) -> bool:
 
 
 @contextmanager
-def contest(folder: Path, grace: float = EAGER.grace, **settings: Any) -> Iterator[Contest]:
+def contest(folder: Path, grace: float = EAGER.visibility_timeout, **settings: Any) -> Iterator[Contest]:
     """Serve a competition; what is sent may take `grace` seconds to show."""
     with serving(folder, replace(HASTY, **settings)) as bench, client(bench) as alice:
         bench.kaggle.catalog.add(competition(folder))
@@ -91,22 +97,22 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
     code = (
         "import sys; from pathlib import Path\n"
         "from offline_kit.kaggle.push import submit as submissions\n"
-        "from offline_kit.kaggle.push.submission_ledger import Ledger\n"
+        "from offline_kit.kaggle.push.submission_ledger import SubmissionLedger\n"
         "from offline_kit.kaggle.push.submission_plan import SubmitRequest\n"
-        "from offline_kit.kaggle.push.push_settings import Ways\n"
-        "from offline_kit.kaggle.client.client import Client\n"
-        "from offline_kit.kaggle.client.endpoint import Where\n"
+        "from offline_kit.kaggle.push.push_settings import PushSettings\n"
+        "from offline_kit.kaggle.client.client import KaggleClient\n"
+        "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK\n"
-        "ways = Ways(state=Path(sys.argv[2]), waiting=EAGER, patience=BRISK)\n"
-        "ledger = Ledger(ways.state / 'ledger.jsonl')\n"
+        "ways = PushSettings(state_folder=Path(sys.argv[2]), poll_policy=EAGER, retry_policy=BRISK)\n"
+        "ledger = SubmissionLedger(ways.state_folder / 'ledger.jsonl')\n"
         f"request = {request!r}\n"
-        "where = Where(local=sys.argv[1], username='alice', key='key-of-alice')\n"
-        "with Client(where, patience=BRISK) as kaggle:\n"
-        "    plan = submissions.plan(request, kaggle, ways, ledger)\n"
-        "    made = submissions.submit(plan, kaggle, ways, ledger)\n"
-        "    submissions.wait(made.ref, kaggle, ways, ledger=ledger)\n"
+        "where = KaggleEndpoint(local=sys.argv[1], username='alice', key='key-of-alice')\n"
+        "with KaggleClient(where, patience=BRISK) as kaggle:\n"
+        "    plan = submissions.plan_submission(request, kaggle, ways, ledger)\n"
+        "    made = submissions.submit_version(plan, kaggle, ways, ledger)\n"
+        "    submissions.wait_for_score(made.ref, kaggle, ways, ledger=ledger)\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state)],
+        [sys.executable, "-c", code, held.bench.server.url, str(held.ways.state_folder)],
         cwd=Path(__file__).parents[2],
     )

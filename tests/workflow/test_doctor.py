@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.workflow import doctor
 from tests.support import command_line
 from tests.support.local_index import LocalIndex, make_wheel
@@ -234,8 +234,8 @@ def test_a_login_is_tried_online(project: Path) -> None:
     home = project.parent / "home"
     home.mkdir()
     with serving(project.parent / "there") as bench:
-        there = Where(local=bench.server.url, username="alice", key="key-of-alice")
-        env = there.environment(environment(project), str(home))
+        there = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
+        env = there.build_environment(environment(project), str(home))
         found = checked("--online", "--ignore", "K301", "--ignore", "K2", project=project, code=0, **env)
     assert found["K302"]["what"].startswith("logged in as 'alice' (LEGACY_API_KEY)")
 

@@ -16,9 +16,9 @@ from offline_kit.core import sandbox
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Box
 from offline_kit.kaggle.client.api_types import NewNotebook
-from offline_kit.kaggle.client.client import Client
+from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import push_notebook
-from offline_kit.kaggle.push.notebook_equality import content_id, lacks
+from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_content
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.running import Job, Result
 from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
@@ -54,7 +54,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 
 
 @pytest.fixture
-def alice(bench: Bench) -> Iterator[Client]:
+def alice(bench: Bench) -> Iterator[KaggleClient]:
     """Alice's client."""
     with client(bench) as mine:
         yield mine
@@ -64,29 +64,31 @@ def alice(bench: Bench) -> Iterator[Client]:
 
 
 @pytest.mark.parametrize("internet", [True, False])
-def test_the_internet_is_on_where_it_was_asked_for(bench: Bench, alice: Client, *, internet: bool) -> None:
+def test_the_internet_is_on_where_it_was_asked_for(
+    bench: Bench, alice: KaggleClient, *, internet: bool
+) -> None:
     """A notebook is saved and run with the internet exactly where it asks for it, and read back so."""
     wanted = dataclasses.replace(new("1"), internet=internet)
-    done = push_notebook.push(wanted, alice, ways(bench))
-    there = alice.notebook(REF, done.version)
+    done = push_notebook.push_notebook(wanted, alice, ways(bench))
+    there = alice.get_notebook(REF, done.version)
     assert there
     assert there.internet is internet
-    bench.until(lambda: (found := alice.run(REF, 1)) is not None and found.state == "complete")
-    assert [line.text for line in alice.log(REF, 1)] == [f"internet: {internet}\n"]
+    bench.until(lambda: (found := alice.get_notebook_run(REF, 1)) is not None and found.state == "complete")
+    assert [line.text for line in alice.get_run_log(REF, 1)] == [f"internet: {internet}\n"]
 
 
-def test_switching_the_internet_is_another_version(bench: Bench, alice: Client) -> None:
+def test_switching_the_internet_is_another_version(bench: Bench, alice: KaggleClient) -> None:
     """The same cells with the internet on are not the same notebook, in either direction."""
     offline = new("1")
     online = dataclasses.replace(offline, internet=True)
-    assert content_id(online) != content_id(offline)
-    push_notebook.push(online, alice, ways(bench))
-    there = alice.notebook(REF)
+    assert hash_content(online) != hash_content(offline)
+    push_notebook.push_notebook(online, alice, ways(bench))
+    there = alice.get_notebook(REF)
     assert there
-    assert [each.grave for each in lacks(offline, there)] == [True]
-    assert lacks(online, there) == ()
+    assert [each.is_exposed for each in find_mismatches(offline, there)] == [True]
+    assert find_mismatches(online, there) == ()
     off = dataclasses.replace(there, internet=False)
-    assert "phone" in lacks(online, off)[0].remedy
+    assert "phone" in find_mismatches(online, off)[0].remedy
 
 
 TALK = "import socket; socket.create_connection(('127.0.0.1', {port}), 3); print('reached')"

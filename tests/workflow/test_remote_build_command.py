@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.local_kaggle.running import Job, Result, Runner
 from offline_kit.project import config
 from offline_kit.workflow import build_remotely as chained_build
@@ -212,7 +212,9 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     here.run("build", *on(here)).good()
     monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
     listener = Listener()
-    with kaggle_session.port(config.load(here.project, {}), Where(local=here.bench.server.url)) as port:
+    with kaggle_session.port(
+        config.load(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
+    ) as port:
         chained_build.fetch(here.kit, port, listener, look=0.01)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000

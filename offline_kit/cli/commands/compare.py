@@ -40,10 +40,10 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     to, at = flags.pop("to"), flags.pop("at")
     config = load_config(project, {**dict.fromkeys(NOTEBOOK_FLAGS), **flags})
     kit = pipeline.kit_of(config)
-    scope = verifying.Scope(deep=deep, notebook=not no_notebook)
+    scope = verifying.VerifyOptions(deep=deep, notebook=not no_notebook)
     with kaggle_session.where(to, at, console) as there, kaggle_session.port(config, there, console) as port:
         places = (port.datasets(kit), port.kaggle, scope, console, port.elsewhere(kit))
-        found = verifying.verify(kit, *places)
+        found = verifying.verify_kit(kit, *places)
     summary_compare.show_verification(found, console)
     if found.problems:
         sys.exit(Exit.PROJECT)

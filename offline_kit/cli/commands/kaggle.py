@@ -57,11 +57,11 @@ SUBMIT_OPTIONS = options(
 def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and fetch what it wrote."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
-    from offline_kit.kaggle.push.dataset_plan import Wishes
+    from offline_kit.kaggle.push.dataset_plan import PushOptions
     from offline_kit.workflow import kaggle_session, outdated, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
-    wishes = Wishes(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
+    wishes = PushOptions(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
     to, at, yes, dry_run, env = take(flags, "to", "at", "yes", "dry_run", "env").values()
     data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
     in_current = current(env, to, at)
@@ -139,7 +139,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     """Build, rehearse, push, run and submit: whatever of it is not done yet."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.cli.summaries import kit as summary
-    from offline_kit.kaggle.push.dataset_plan import Wishes
+    from offline_kit.kaggle.push.dataset_plan import PushOptions
     from offline_kit.workflow import pipeline, ship, ship_plan
 
     console = console_of(quiet=quiet, as_json=as_json)
@@ -147,7 +147,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     no_rehearsal, dry_run = take(flags, "no_rehearsal", "dry_run").values()
     orders = ship.Orders(
         rehearsal=None if no_rehearsal else pipeline.Wishes(env=env, yes=yes, confirm=console.confirm),
-        data=Wishes(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part")),
+        data=PushOptions(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part")),
         sending=ship.Sending(**take(flags, "message", "wait", "again", "late")),
         asking=asking(console, yes=yes),
         upgrade=upgrade,

@@ -84,7 +84,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     """Build what changed, then run the notebook offline and check its submission."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.cli.summaries import kit as summary
-    from offline_kit.kaggle.push.dataset_plan import MODEST
+    from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS
     from offline_kit.workflow import build_remotely as chained_build
     from offline_kit.workflow import kaggle_rehearsal, kaggle_session, pipeline, ship
 
@@ -108,7 +108,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
         summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
         return
     with port_of(config, on, at, console, current=wishes.env == "current") as port:
-        ship.push_data(port, kit, MODEST, asking(console, yes=wishes.yes), console)
+        ship.push_data(port, kit, DEFAULT_OPTIONS, asking(console, yes=wishes.yes), console)
         passed = kaggle_rehearsal.rehearse(port, kit, config.rows, console)
         summary_kaggle.show_rehearsed(passed, port.account, console)
 

@@ -26,10 +26,13 @@ def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None
     found, asked = plan.notebook, plan.asked
     again = "run again, as --upgrade asks" if plan.upgrade else "not run again"
     rows = [
-        ("notebook", f"'{found.new.ref}' on {account.place}: {_DO.get(found.action, again)}; {found.why}"),
-        ("private", "yes" if found.new.private else "NO"),
-        ("internet", f"{'on' if found.new.internet else 'off'} there: its pip downloads and builds"),
-        ("machine", found.new.machine or "no accelerator"),
+        (
+            "notebook",
+            f"'{found.notebook.ref}' on {account.server_name}: {_DO.get(found.action, again)}; {found.reason}",
+        ),
+        ("private", "yes" if found.notebook.private else "NO"),
+        ("internet", f"{'on' if found.notebook.internet else 'off'} there: its pip downloads and builds"),
+        ("machine", found.notebook.machine_shape or "no accelerator"),
         *(("asked for", line) for line in asked.requirements),
         *(("constraint", line) for line in asked.constraints),
         *(("liked", f"{name}=={version}") for name, version in asked.preferred),
@@ -42,15 +45,15 @@ def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None
     console.facts("A build would have the packages made there", rows)
     console.step("which wheels that are, pip decides there; nothing was pushed, run, fetched or written")
     told = {
-        "notebook": found.new.ref,
-        "place": account.place,
+        "notebook": found.notebook.ref,
+        "place": account.server_name,
         "action": found.action,
-        "why": found.why,
+        "why": found.reason,
         "runs": plan.runs,
         "version": found.version or None,
-        "private": found.new.private,
-        "internet": found.new.internet,
-        "machine": found.new.machine or None,
+        "private": found.notebook.private,
+        "internet": found.notebook.internet,
+        "machine": found.notebook.machine_shape or None,
         "requirements": list(asked.requirements),
         "constraints": list(asked.constraints),
         "preferred": dict(asked.preferred),

@@ -9,7 +9,7 @@ from offline_kit.core.files import human_size
 
 if TYPE_CHECKING:
     # Only named: showing a difference must not import what a verification needs.
-    from offline_kit.kaggle.push.verify_remote import NotebookCheck, PartCheck, Problem, Verification
+    from offline_kit.kaggle.push.verify_remote import NotebookCheck, PartCheck, Verification, VerifyProblem
     from offline_kit.kit.diff import FileChange, KitDifference, NotebookChange, PackageChange
 
 SHORT = 40
@@ -96,7 +96,7 @@ def _notebook_facts(check: "NotebookCheck") -> dict[str, Any]:
     return {"ref": check.ref, "version": check.version, "problems": _problem_facts(check.problems)}
 
 
-def _problem_facts(problems: "tuple[Problem, ...]") -> list[dict[str, str]]:
+def _problem_facts(problems: "tuple[VerifyProblem, ...]") -> list[dict[str, str]]:
     return [{"what": problem.what, "remedy": problem.remedy} for problem in problems]
 
 

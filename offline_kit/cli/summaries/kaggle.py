@@ -10,9 +10,9 @@ from offline_kit.core.files import human_size
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
     from offline_kit.kaggle.push.dataset_plan import PushPlan
-    from offline_kit.kaggle.push.push_datasets import Pushed
+    from offline_kit.kaggle.push.push_datasets import PushedPart
     from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
-    from offline_kit.kaggle.push.submission_ledger import Entry
+    from offline_kit.kaggle.push.submission_ledger import LedgerEntry
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.project.types import Kit, Part
     from offline_kit.rehearsal.rehearse import Rehearsal
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offline_kit.workflow.ship import Outcome, Shipped
     from offline_kit.workflow.ship_plan import ShipPlan
 
-Done = tuple["Sequence[Pushed]", "PushedNotebook | None", "Ran | None"]
+Done = tuple["Sequence[PushedPart]", "PushedNotebook | None", "Ran | None"]
 """Parts that are there; where it was pushed, the notebook; where it was waited for, its run."""
 _DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
 _NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
@@ -37,19 +37,26 @@ def show_push_plan(
         console.warn(line)
     console.step("nothing was sent")
     told = {**_push_plan(plan, notebook), "disturbed": list(disturbed)}
-    console.result({"ok": True, "dry_run": True, "kit": plan.kit, **told})
+    console.result({"ok": True, "dry_run": True, "kit": plan.kit_id, **told})
 
 
 def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
     rows = [
-        (_part_name(part.part), part.ref, str(part.action), str(part.files), human_size(part.size), part.why)
+        (
+            _part_name(part.part),
+            part.ref,
+            str(part.action),
+            str(part.file_count),
+            human_size(part.upload_size),
+            part.reason,
+        )
         for part in plan.parts
     ]
     if notebook:
-        rows.append(("notebook", notebook.new.ref, notebook.action, "", "", notebook.why))
+        rows.append(("notebook", notebook.notebook.ref, notebook.action, "", "", notebook.reason))
     console.table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
     for part in plan.parts:
-        for name in part.dropped:
+        for name in part.dropped_files:
             console.note(f"'{part.ref}' would lose '{name}'")
         for warning in part.warnings:
             console.warn(f"'{part.ref}': {warning}")
@@ -67,15 +74,17 @@ def _push_plan(plan: "PushPlan", notebook: "NotebookPlan | None") -> dict[str, A
             "part": part.part.name,
             "dataset": part.ref,
             "action": part.action.value,
-            "bytes": part.size,
-            "files": part.files,
-            "why": part.why,
-            "dropped": list(part.dropped),
+            "bytes": part.upload_size,
+            "files": part.file_count,
+            "why": part.reason,
+            "dropped": list(part.dropped_files),
         }
         for part in plan.parts
     ]
     told = (
-        {"notebook": notebook.new.ref, "action": notebook.action, "why": notebook.why} if notebook else None
+        {"notebook": notebook.notebook.ref, "action": notebook.action, "why": notebook.reason}
+        if notebook
+        else None
     )
     return {"parts": parts, "notebook": told}
 
@@ -94,10 +103,10 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
         console.warn(line)
     made = plan.submission
     if made.request.version:
-        title = "This would be submitted" if made.already is None else "Submitted already"
-        console.facts(title, list(made.facts()))
+        title = "This would be submitted" if made.existing is None else "Submitted already"
+        console.facts(title, list(made.list_facts()))
     else:
-        rows = [row for row in made.facts() if row[0] not in ("notebook", "message")]
+        rows = [row for row in made.list_facts() if row[0] not in ("notebook", "message")]
         console.facts("To be submitted when its run is complete", rows)
     console.step("nothing was built, sent or submitted")
     told = {
@@ -133,7 +142,7 @@ def show_push(
 def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
     """Show what would be submitted."""
     console.facts(
-        "This would be submitted" if plan.already is None else "Submitted already", list(plan.facts())
+        "This would be submitted" if plan.existing is None else "Submitted already", list(plan.list_facts())
     )
     console.step("nothing was submitted")
     console.result({"ok": True, "dry_run": True, "submission": _submit_plan(plan)})
@@ -147,9 +156,9 @@ def _submit_plan(plan: "SubmitPlan") -> dict[str, Any]:
         "notebook": plan.request.notebook,
         "version": plan.request.version,
         "file": plan.request.file,
-        "message": plan.message if plan.request.version else "",
-        "already": plan.already.ref if plan.already else None,
-        "left": plan.limits.left if plan.limits else None,
+        "message": plan.full_message if plan.request.version else "",
+        "already": plan.existing.ref if plan.existing else None,
+        "left": plan.limits.remaining if plan.limits else None,
         "deadline": deadline.isoformat() if deadline else None,
     }
 
@@ -185,7 +194,7 @@ def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) ->
     ran = passed.ran
     rows_told = f" ({passed.rows} row{'s' * (passed.rows != 1)})" if passed.rows else ""
     rows = [
-        ("where", f"{account.place}, '{ran.pushed.ref}' version {ran.pushed.version}"),
+        ("where", f"{account.server_name}, '{ran.pushed.ref}' version {ran.pushed.version}"),
         ("time", f"{ran.seconds:.1f} s"),
         ("submission", f"{ran.submission or 'none'}{rows_told}"),
         ("log", str(ran.log)),
@@ -197,7 +206,7 @@ def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) ->
         console.note(note)
     console.facts("Rehearsal passed", rows)
     told = {**_notebook(ran.pushed, ran, account), "rows": passed.rows, "rows_in_limit": passed.forecast}
-    console.result({"ok": True, "place": account.place, "rehearsal": told})
+    console.result({"ok": True, "place": account.server_name, "rehearsal": told})
 
 
 def whereabouts_lines(there: "Iterable[Whereabouts]", kit: "Kit | None") -> list[str]:
@@ -236,16 +245,16 @@ def _run_line(run: dict[str, Any]) -> str:
     return f"{run.get('at')}: version {run.get('version')} in {run.get('seconds', 0):.1f} s"
 
 
-def _entry_line(entry: "Entry") -> str:
+def _entry_line(entry: "LedgerEntry") -> str:
     end = entry.score or entry.error.partition("\n")[0] or "no score yet"
     return f"{entry.at}: {entry.submission or '?'}, notebook version {entry.version}, {entry.state}: {end}"
 
 
-def _say_parts(parts: "Iterable[Pushed]", console: Console) -> None:
+def _say_parts(parts: "Iterable[PushedPart]", console: Console) -> None:
     console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
 
 
-def _parts(parts: "Iterable[Pushed]", account: "Account") -> list[dict[str, Any]]:
+def _parts(parts: "Iterable[PushedPart]", account: "Account") -> list[dict[str, Any]]:
     return [
         {
             "part": each.part,
@@ -265,7 +274,7 @@ def _notebook_line(pushed: "PushedNotebook", ran: "Ran | None") -> str:
 
 def _page(url: str, account: "Account") -> str | None:
     """Return a page on Kaggle; a local one has none that is worth a look."""
-    return url if account.place == "Kaggle" else None
+    return url if account.server_name == "Kaggle" else None
 
 
 def _rehearsal(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
@@ -293,14 +302,14 @@ def _notebook(pushed: "PushedNotebook", ran: "Ran | None", account: "Account") -
 
 def _outcome_lines(outcome: "Outcome", account: "Account") -> list[str]:
     made = outcome.submitted
-    done = "submitted already, nothing was submitted again" if made.already else "submitted"
+    done = "submitted already, nothing was submitted again" if made.existed_before else "submitted"
     lines = [f"submission {made.ref}, notebook version {made.version}: {done}"]
-    scored = outcome.scored or outcome.plan.already
+    scored = outcome.scored or outcome.plan.existing
     if scored and scored.state == "complete":
-        lines.append(f"score {scored.public or '(none told)'}{_private(scored.private)}")
+        lines.append(f"score {scored.public_score or '(none told)'}{_private(scored.private_score)}")
     else:
         lines.append(
-            f"the score may take hours: the same command with --wait waits for it, {account.place} shows it too"
+            f"the score may take hours: the same command with --wait waits for it, {account.server_name} shows it too"
         )
     return lines
 
@@ -310,14 +319,14 @@ def _private(score: str) -> str:
 
 
 def _outcome(outcome: "Outcome", account: "Account") -> dict[str, Any]:
-    made, scored = outcome.submitted, outcome.scored or outcome.plan.already
+    made, scored = outcome.submitted, outcome.scored or outcome.plan.existing
     return {
         "ref": made.ref,
         "version": made.version,
         "message": made.message,
-        "already": made.already,
-        "place": account.place,
+        "already": made.existed_before,
+        "place": account.server_name,
         "state": scored.state if scored else "pending",
-        "score": scored.public if scored else "",
-        "private_score": scored.private if scored else "",
+        "score": scored.public_score if scored else "",
+        "private_score": scored.private_score if scored else "",
     }

@@ -19,19 +19,19 @@ class RefusedError(OutsideError):
         super().__init__(what, hint=hint)
         self.status = status
         """The HTTP status; 200 where the refusal stands in a friendly answer."""
-        self.after = after
+        self.retry_after = after
         """Seconds that Kaggle asks us to wait; None where it does not say."""
 
 
-class UnansweredError(OutsideError):
+class NoResponseError(OutsideError):
     """No answer came: whether the request had an effect is unknown."""
 
 
-class GarbledAnswerError(OutsideError):
+class InvalidResponseError(OutsideError):
     """An answer came that says something else than it may; asked again, it would say the same."""
 
 
-class UnsentError(OutsideError):
+class UnreachableError(OutsideError):
     """Kaggle could not be reached at all: the request had no effect."""
 
 
@@ -45,13 +45,13 @@ class Account:
 
     username: str
     """The account's name, as in addresses."""
-    method: str
+    auth_method: str
     """"ACCESS_TOKEN", "LEGACY_API_KEY" or "OAUTH"."""
-    client: str = ""
+    client_version: str = ""
     """Version of the kaggle package that speaks for us."""
-    dropped: str = ""
+    ignored_token_source: str = ""
     """Where a token came from that Kaggle refused and that was laid aside; empty for none."""
-    place: str = "Kaggle"
+    server_name: str = "Kaggle"
     """"Kaggle", or "the local Kaggle", for a person."""
 
 
@@ -77,7 +77,7 @@ class RemoteDataset:
     """Whether only its owner sees it."""
     url: str = ""
     """Its page."""
-    notes: Mapping[int, str] = field(default_factory=dict)
+    version_notes: Mapping[int, str] = field(default_factory=dict)
     """Version notes by version number, as far as Kaggle tells them."""
 
 
@@ -92,16 +92,16 @@ class Blob:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewVersion:
+class NewDatasetVersion:
     """What a dataset is created or continued with: a full snapshot."""
 
     ref: str
     """"owner/slug"."""
     title: str
     """Title; counts at creation alone."""
-    notes: str
+    version_notes: str
     """Version notes; at creation the description."""
-    tokens: Mapping[str, str]
+    blob_tokens: Mapping[str, str]
     """Blob token of every file by its posix path."""
 
 
@@ -123,14 +123,14 @@ class NewModelVersion:
 
     ref: str
     """"owner/model/framework/variation"."""
-    notes: str
+    version_notes: str
     """Version notes; at creation the overview."""
-    tokens: Mapping[str, str]
+    blob_tokens: Mapping[str, str]
     """Blob token of every file by its posix path."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class NotebookSources:
     """What a notebook has attached."""
 
     datasets: tuple[str, ...] = ()
@@ -153,26 +153,26 @@ class NewNotebook:
     """Title; the slug follows from it."""
     text: str
     """The .ipynb as JSON text."""
-    sources: Sources = field(default_factory=Sources)
+    sources: NotebookSources = field(default_factory=NotebookSources)
     """What is attached."""
     private: bool = True
     """Whether only its owner sees it."""
     gpu: bool = False
     """Whether it asks for a GPU."""
-    machine: str = ""
+    machine_shape: str = ""
     """Kaggle's name of a machine shape, or empty."""
     image: str = ""
     """Digest of the image to pin, or empty."""
-    pinning: str = ""
+    image_pinning: str = ""
     """"original" where an image is pinned."""
-    seconds: int | None = None
+    session_seconds: int | None = None
     """Limit of the session; None for Kaggle's own."""
     internet: bool = False
     """Whether it may use the network: for notebooks that download, never for one that is submitted."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Saved:
+class SavedNotebook:
     """What became of a push."""
 
     ref: str
@@ -181,7 +181,7 @@ class Saved:
     """Number of the version."""
     url: str
     """Its page."""
-    rejected: tuple[str, ...] = ()
+    rejected_sources: tuple[str, ...] = ()
     """Sources that Kaggle did not attach, as "dataset 'owner/slug'"; the version runs without them."""
 
 
@@ -191,13 +191,13 @@ class RemoteNotebook:
 
     ref: str
     """"owner/slug"."""
-    current: int
+    newest_version: int
     """Number of the newest version, whichever was asked for."""
     private: bool
     """Whether only its owner sees it."""
     internet: bool
     """Whether it may use the network."""
-    sources: Sources
+    sources: NotebookSources
     """What is attached."""
     text: str
     """Its source, the .ipynb as JSON text."""
@@ -205,7 +205,7 @@ class RemoteNotebook:
     """Its title."""
     gpu: bool = False
     """Whether it asks for a GPU."""
-    machine: str = ""
+    machine_shape: str = ""
     """The machine shape, or empty."""
     image: str = ""
     """The pinned image, or empty."""
@@ -214,16 +214,16 @@ class RemoteNotebook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class NotebookRun:
     """How far the run of a version is."""
 
     state: str
     """"queued", "running", "complete", "error", "cancelrequested", "cancelacknowledged", "newscript" or UNKNOWN."""
-    failure: str = ""
+    failure_message: str = ""
     """Kaggle's sentence about a failure."""
 
     @property
-    def lost(self) -> bool:
+    def has_failed(self) -> bool:
         """Whether it certainly comes, or came, to no good end."""
         return self.state in ("error", "cancelrequested", "cancelacknowledged")
 
@@ -250,25 +250,25 @@ class Competition:
     """Its title."""
     deadline: datetime | None
     """When it ends, in UTC; None where Kaggle does not say."""
-    entered: bool
+    has_entered: bool
     """Whether this account has accepted its rules."""
-    closed: bool
+    is_closed: bool
     """Whether it takes no submissions at all."""
-    daily: int
+    daily_limit: int
     """Submissions a day; 0 where Kaggle does not say."""
     url: str = ""
     """Its page."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class SubmissionLimits:
     """How many submissions there may be."""
 
-    today: int
+    made_today: int
     """Made today (UTC)."""
-    total: int
+    made_total: int
     """Made in all."""
-    left: int
+    remaining: int
     """Allowed now."""
 
 
@@ -294,7 +294,7 @@ class Submission:
 
     ref: int
     """Its number."""
-    date: datetime | None
+    submitted_at: datetime | None
     """When it was made, in UTC."""
     state: str
     """"pending", "complete", "error" or UNKNOWN."""
@@ -304,32 +304,32 @@ class Submission:
     """The scored file."""
     error: str = ""
     """Why there is no score; may be set with "complete" too, and may be empty with "error"."""
-    public: str = ""
+    public_score: str = ""
     """Public score as Kaggle writes it; empty for none yet."""
-    private: str = ""
+    private_score: str = ""
     """Private score as Kaggle writes it; empty for none yet."""
     url: str = ""
     """Its page."""
 
     @property
-    def ended(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether it has come to an end, good or bad."""
         return self.state in ("complete", "error")
 
 
-class Kaggle(Protocol):
+class KaggleApi(Protocol):
     """What we ask of Kaggle. Every call ends within a deadline; every failure is one of the errors above."""
 
-    def account(self) -> Account:
+    def fetch_account(self) -> Account:
         """Return who we are; raises NotLoggedInError."""
 
-    def dataset(self, ref: str) -> RemoteDataset | None:
+    def get_dataset(self, ref: str) -> RemoteDataset | None:
         """Return a dataset, or None where there is none that we may see."""
 
-    def status(self, ref: str) -> str:
+    def get_dataset_status(self, ref: str) -> str:
         """Return the processing state in lower case without underscores, "" where there is no dataset."""
 
-    def files(
+    def list_dataset_files(
         self, ref: str, version: int | None = None, *, by_folder: bool = False
     ) -> tuple[RemoteFile, ...]:
         """Return all files of a version, sorted by name; None means the current one, `by_folder` many questions."""
@@ -337,28 +337,28 @@ class Kaggle(Protocol):
     def start_blob(self, name: str, size: int, modified: int, kind: str = "DATASET") -> Blob:
         """Open a place for the bytes of a file of a "DATASET" or a "MODEL"; safe to repeat."""
 
-    def create(self, new: NewVersion) -> str:
+    def create_dataset(self, new: NewDatasetVersion) -> str:
         """Create a private dataset and return its page. Never repeated once it may have had an effect."""
 
-    def add_version(self, new: NewVersion) -> str:
+    def add_dataset_version(self, new: NewDatasetVersion) -> str:
         """Add a version to a dataset and return its page. Never repeated once it may have had an effect."""
 
-    def download(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
+    def download_dataset_file(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
         """Write one file to `into`, which must not exist yet, and return its size in bytes."""
 
-    def proxies(self) -> Mapping[str, str] | None:
+    def upload_proxies(self) -> Mapping[str, str] | None:
         """Return the proxies that the bytes of a blob must take; None for what the environment says."""
 
-    def model(self, ref: str) -> RemoteModel | None:
+    def get_model(self, ref: str) -> RemoteModel | None:
         """Return the model "owner/slug", or None where there is none that we may see."""
 
-    def model_version(self, ref: str) -> int:
+    def get_model_version(self, ref: str) -> int:
         """Return the newest version of "owner/model/framework/variation", 0 where there is none."""
 
-    def model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
+    def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
         """Return all files of a version of a variation, sorted by name; none while it does not show."""
 
-    def fetch_model_file(self, ref: str, version: int, name: str, into: Path) -> int:
+    def download_model_file(self, ref: str, version: int, name: str, into: Path) -> int:
         """Write one file of a version to `into`, which must not exist yet; return its size in bytes."""
 
     def create_model(self, ref: str, title: str, notes: str) -> str:
@@ -370,35 +370,35 @@ class Kaggle(Protocol):
     def add_model_version(self, new: NewModelVersion) -> str:
         """Add a version to a variation and return its page. Never repeated."""
 
-    def notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
+    def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a version of a notebook (None: the newest), or None where there is none that we may see."""
 
-    def save_notebook(self, new: NewNotebook) -> Saved:
+    def save_notebook(self, new: NewNotebook) -> SavedNotebook:
         """Push a version, which begins to run. Never repeated once it may have had an effect."""
 
-    def run(self, ref: str, version: int) -> Run | None:
+    def get_notebook_run(self, ref: str, version: int) -> NotebookRun | None:
         """Return how far the run of exactly this version is; None where there is none, or none yet."""
 
-    def log(self, ref: str, version: int) -> tuple[LogLine, ...]:
+    def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
         """Return the log of a version's run as far as it goes."""
 
-    def outputs(self, ref: str, version: int) -> tuple[str, ...]:
+    def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of a version's output files, sorted; their sizes Kaggle does not tell reliably."""
 
-    def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
+    def download_run_output(self, ref: str, version: int, name: str, into: Path) -> int:
         """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""
 
-    def competition(self, slug: str) -> Competition | None:
+    def get_competition(self, slug: str) -> Competition | None:
         """Return a competition, or None where there is none of this name."""
 
-    def limits(self, slug: str) -> Limits:
+    def get_submission_limits(self, slug: str) -> SubmissionLimits:
         """Return how many submissions are left."""
 
-    def submit(self, new: NewSubmission) -> Submission:
+    def submit_notebook(self, new: NewSubmission) -> Submission:
         """Queue a code submission; its number is 0 where Kaggle does not tell it, `error` has its words then. Never repeated once it may have had an effect."""
 
-    def submission(self, ref: int) -> Submission | None:
+    def get_submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it does not show yet."""
 
-    def submissions(self, slug: str) -> tuple[Submission, ...]:
+    def list_submissions(self, slug: str) -> tuple[Submission, ...]:
         """Return our submissions to a competition, the latest first."""

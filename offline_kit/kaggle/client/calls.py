@@ -16,12 +16,12 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.retry import PATIENT, PassingError, Patience, Turns, attempts, nobody
 from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
-    GarbledAnswerError,
+    InvalidResponseError,
+    NoResponseError,
     RefusedError,
-    UnansweredError,
-    UnsentError,
+    UnreachableError,
 )
-from offline_kit.kaggle.client.session import Session, refusal
+from offline_kit.kaggle.client.session import ClientSession, build_refusal
 
 READ_SECONDS = 60.0
 EFFECT_SECONDS = 300.0
@@ -32,17 +32,17 @@ PAGE = 200
 _LONGEST_WORD = 60
 _NUMBER = re.compile(r"-?\d{1,18}")
 
-ABSENT = frozenset({403, 404})
+NOT_VISIBLE = frozenset({403, 404})
 """What Kaggle answers for what is not there: to strangers it does not tell private from missing."""
 _T = TypeVar("_T")
 
 
-class Calls:
+class ApiCaller:
     """Calls to Kaggle's services, repeated where that is safe."""
 
     def __init__(
         self,
-        session: Session,
+        session: ClientSession,
         *,
         patience: Patience = PATIENT,
         seconds: float = READ_SECONDS,
@@ -59,97 +59,101 @@ class Calls:
         self._seconds = seconds
         self._page = page
 
-    def read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def call_read(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer of a "package.Service/Method" without effect; raises what `Session.ask` does."""
-        request = _request(method, body)
-        return self._patiently(lambda: self._ask(request, self._seconds), _may_pass)
+        request = _build_request(method, body)
+        return self._retry_rate_limited(lambda: self._call_session(request, self._seconds), _is_transient)
 
-    def read_or_none(
-        self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = ABSENT
+    def call_read_or_none(
+        self, method: str, body: Mapping[str, Any], *, absent: frozenset[int] = NOT_VISIBLE
     ) -> dict[str, Any] | None:
         """Return the answer, or None where Kaggle refuses with one of these statuses."""
         try:
-            return self.read(method, body)
+            return self.call_read(method, body)
         except RefusedError as no:
             if no.status in absent:
                 return None
             raise
 
-    def pages(
+    def iterate_pages(
         self, method: str, body: Mapping[str, Any], *, most: int | None = None
     ) -> Iterator[dict[str, Any]]:
         """Yield a listing page by page, at most so many pages."""
         token, count = "", 0
         while most is None or count < most:
-            page = self.read(
+            page = self.call_read(
                 method, {**body, "pageSize": self._page, **({"pageToken": token} if token else {})}
             )
-            if trouble := text(page, "errorMessage"):
-                raise refusal(trouble, 200)
+            if trouble := get_text(page, "errorMessage"):
+                raise build_refusal(trouble, 200)
             yield page
-            before, token = token, text(page, "nextPageToken")
+            before, token = token, get_text(page, "nextPageToken")
             if not token or token == before:
                 return
             count += 1
 
-    def effect(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def call_effect(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer of a call that changes something; a refusal in a friendly answer is raised."""
-        request = _request(method, body)
-        answer = self._patiently(lambda: self._ask(request, EFFECT_SECONDS), _had_no_effect)
+        request = _build_request(method, body)
+        answer = self._retry_rate_limited(lambda: self._call_session(request, EFFECT_SECONDS), _had_no_effect)
         # A refusal comes with status 200, and the client would call it a success.
-        ended = text(answer, "status") or "ok"
+        ended = get_text(answer, "status") or "ok"
         if answer.get("error") or ended.lower() != "ok":
-            raise refusal(text(answer, "error") or f"the request ended as '{ended}'", 200)
+            raise build_refusal(get_text(answer, "error") or f"the request ended as '{ended}'", 200)
         return answer
 
-    def download(self, method: str, body: Mapping[str, Any], into: Path) -> int:
+    def download_file(self, method: str, body: Mapping[str, Any], into: Path) -> int:
         """Write the file that a call leads to, and return its size in bytes.
 
         Every attempt asks for a link anew, since one may have expired, and goes on where the last one ended if
         what is there is still the same.
         """
-        request = {**_request(method, body), "into": str(into)}
+        request = {**_build_request(method, body), "into": str(into)}
 
-        def fetch() -> Any:
-            return self.session.ask("download", request, deadline=_SILENCE * self._seconds)
+        def request_file() -> Any:
+            return self.session.send_request("download", request, deadline=_SILENCE * self._seconds)
 
-        def far() -> int:
+        def count_bytes() -> int:
             return into.stat().st_size if into.exists() else 0
 
         into.unlink(missing_ok=True)
         try:
-            return int(self._patiently(fetch, _may_pass, far)["size"])
+            return int(self._retry_rate_limited(request_file, _is_transient, count_bytes)["size"])
         except BaseException:
             into.unlink(missing_ok=True)
             raise
 
-    def _ask(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
-        answer = self.session.ask("call", request, deadline=deadline)
+    def _call_session(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+        answer = self.session.send_request("call", request, deadline=deadline)
         if not isinstance(answer, dict):
-            raise UnansweredError(
+            raise NoResponseError(
                 f"the answer to '{request['method']}' makes no sense", hint="run the same command again later"
             )
         return answer
 
-    def _patiently(
+    def _retry_rate_limited(
         self, act: Callable[[], _T], may_pass: Callable[[Exception], bool], far: Callable[[], int] = lambda: 0
     ) -> _T:
         """Do it until trouble passes; from the first 429 on one call at a time, each with far more patience."""
 
-        def at_once() -> _T:
-            return self._tried(act, lambda error: may_pass(error) and not _busy(error), far=far)
+        def retry_errors() -> _T:
+            return self._retry_call(
+                act, lambda error: may_pass(error) and not _is_rate_limited(error), far=far
+            )
 
         if not self._turns.narrow:
             try:
-                return at_once()
+                return retry_errors()
             except RefusedError as no:
-                if not _busy(no) or not may_pass(no):
+                if not _is_rate_limited(no) or not may_pass(no):
                     raise
-                self._turns.slow_down(no.after, self._slower)
+                self._turns.slow_down(no.retry_after, self._slower)
         with self._turns.turn(self._slower):
-            return self._tried(at_once, lambda error: _busy(error) and may_pass(error), self._slower)
+            return self._retry_call(
+                retry_errors, lambda error: _is_rate_limited(error) and may_pass(error), self._slower
+            )
 
-    def _tried(
+    def _retry_call(
         self,
         act: Callable[[], _T],
         may_pass: Callable[[Exception], bool],
@@ -163,71 +167,71 @@ class Calls:
                 try:
                     return act()
                 except RefusedError as no:
-                    if no.after is not None and may_pass(no):
-                        raise PassingError(no.what, no.after) from no
+                    if no.retry_after is not None and may_pass(no):
+                        raise PassingError(no.what, no.retry_after) from no
                     raise
         raise AssertionError("unreachable")
 
 
-class Asking:
+class ApiService:
     """What knows how to call Kaggle."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, calls: ApiCaller) -> None:
+        self._caller = calls
 
 
-def text(answer: Mapping[str, Any], name: str) -> str:
+def get_text(answer: Mapping[str, Any], name: str) -> str:
     """Return a field that is a string, or a number as one; absent or null is "". As the others, raises GarbledAnswerError."""
     value = answer.get(name)
     right = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return "" if _expected(name, value, "a text", right) is None else str(value)
+    return "" if _check_type(name, value, "a text", right) is None else str(value)
 
 
-def number(answer: Mapping[str, Any], name: str) -> int:
+def get_number(answer: Mapping[str, Any], name: str) -> int:
     """Return a field that is a whole number, which may come as a string; absent or null is 0."""
     value = answer.get(name)
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
     whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(_expected(name, value, "a number", whole) or 0)
+    return int(_check_type(name, value, "a number", whole) or 0)
 
 
-def flag(answer: Mapping[str, Any], name: str) -> bool:
+def get_flag(answer: Mapping[str, Any], name: str) -> bool:
     """Return a field that is true or false; absent or null is False."""
     value = answer.get(name)
-    return bool(_expected(name, value, "true or false", isinstance(value, bool)))
+    return bool(_check_type(name, value, "true or false", isinstance(value, bool)))
 
 
-def part(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+def get_object(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     """Return a field that is an object; absent or null is an empty one."""
     value = answer.get(name)
-    return _expected(name, value, "an object", isinstance(value, dict)) or {}
+    return _check_type(name, value, "an object", isinstance(value, dict)) or {}
 
 
-def parts(answer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+def get_objects(answer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     """Return a field that is a list of objects; absent or null is empty."""
     value = answer.get(name)
     right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return _expected(name, value, "a list of objects", right) or []
+    return _check_type(name, value, "a list of objects", right) or []
 
 
-def texts(answer: Mapping[str, Any], name: str) -> list[str]:
+def get_texts(answer: Mapping[str, Any], name: str) -> list[str]:
     """Return a field that is a list of strings; absent or null is empty."""
     value = answer.get(name)
     right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return _expected(name, value, "a list of texts", right) or []
+    return _check_type(name, value, "a list of texts", right) or []
 
 
-def _expected(name: str, value: Any, what: str, right: bool) -> Any:
+def _check_type(name: str, value: Any, what: str, right: bool) -> Any:
     if right or value is None:
         return value
-    raise GarbledAnswerError(
+    raise InvalidResponseError(
         f"Kaggle sent an unexpected answer: '{name}' should be {what}, but is {json.dumps(value)[:_LONGEST_WORD]}",
         hint="check that nothing answers in Kaggle's place (a proxy, --at), or run the same command again later",
     )
 
 
-def moment(said: str) -> datetime | None:
+def parse_time(said: str) -> datetime | None:
     """Return a time of Kaggle's, which is in UTC with or without saying so; None for none or another form."""
     try:
         found = datetime.fromisoformat(said)
@@ -236,7 +240,7 @@ def moment(said: str) -> datetime | None:
         return None
 
 
-def state(said: str, known: Sequence[str]) -> str:
+def parse_state(said: str, known: Sequence[str]) -> str:
     """Return the one of the `known` states that a word of Kaggle's means; one left out is the first of them.
 
     Kaggle writes a state in any case, with underscores, and at times with the name of its kind in front
@@ -247,23 +251,23 @@ def state(said: str, known: Sequence[str]) -> str:
     return known[0] if not said else word if word in known else f"{UNKNOWN} ('{said[:_LONGEST_WORD]}')"
 
 
-def _request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
     service, _, name = method.partition("/")
     return {"service": service, "method": name, "body": dict(body)}
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     if isinstance(error, RefusedError):
-        return _busy(error) or error.status >= 500
-    return isinstance(error, UnansweredError | UnsentError)
+        return _is_rate_limited(error) or error.status >= 500
+    return isinstance(error, NoResponseError | UnreachableError)
 
 
-def _busy(error: Exception) -> bool:
+def _is_rate_limited(error: Exception) -> bool:
     return isinstance(error, RefusedError) and error.status == 429
 
 
 def _had_no_effect(error: Exception) -> bool:
-    return isinstance(error, UnsentError) or _busy(error)
+    return isinstance(error, UnreachableError) or _is_rate_limited(error)
 
 
 def _give_up(trouble: Exception) -> OfflineKitError:

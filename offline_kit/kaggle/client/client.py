@@ -5,21 +5,21 @@ from collections.abc import Mapping
 
 from offline_kit.core.retry import PATIENT, Patience
 from offline_kit.kaggle.client.api_types import Account
-from offline_kit.kaggle.client.calls import PAGE, READ_SECONDS, Calls
-from offline_kit.kaggle.client.competitions import Competitions
-from offline_kit.kaggle.client.datasets import Datasets
-from offline_kit.kaggle.client.endpoint import Where
-from offline_kit.kaggle.client.models import Models
-from offline_kit.kaggle.client.notebooks import Notebooks
-from offline_kit.kaggle.client.session import Session
+from offline_kit.kaggle.client.calls import PAGE, READ_SECONDS, ApiCaller
+from offline_kit.kaggle.client.competitions import CompetitionService
+from offline_kit.kaggle.client.datasets import DatasetCalls
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.models import ModelCalls
+from offline_kit.kaggle.client.notebooks import NotebookCalls
+from offline_kit.kaggle.client.session import ClientSession
 
 
-class Client(Datasets, Models, Notebooks, Competitions):
+class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
     """`nouns.Kaggle` over Kaggle's own client."""
 
     def __init__(
         self,
-        where: Where,
+        where: KaggleEndpoint,
         *,
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
@@ -29,19 +29,19 @@ class Client(Datasets, Models, Notebooks, Competitions):
     ) -> None:
         """`python` runs the client and has the kaggle package; a read may take `seconds`, a download be silent for five times that, a listing's page hold `page` things."""
         self._where = where
-        self._session = Session(where, env=env, python=python)
-        super().__init__(Calls(self._session, patience=patience, seconds=seconds, page=page))
+        self._session = ClientSession(where, env=env, python=python)
+        super().__init__(ApiCaller(self._session, patience=patience, seconds=seconds, page=page))
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> "KaggleClient":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._session.close()
+        self._session.close_session()
 
-    def account(self) -> Account:
+    def fetch_account(self) -> Account:
         """Return who we are."""
-        return self._session.account()
+        return self._session.fetch_account()
 
-    def proxies(self) -> Mapping[str, str] | None:
+    def upload_proxies(self) -> Mapping[str, str] | None:
         """Return the proxies that the bytes of a blob must take."""
-        return self._where.proxies()
+        return self._where.upload_proxies()

@@ -4,8 +4,23 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from offline_kit.kaggle.client.api_types import Competition, Limits, NewSubmission, RefusedError, Submission
-from offline_kit.kaggle.client.calls import ABSENT, Asking, flag, moment, number, parts, state, text
+from offline_kit.kaggle.client.api_types import (
+    Competition,
+    NewSubmission,
+    RefusedError,
+    Submission,
+    SubmissionLimits,
+)
+from offline_kit.kaggle.client.calls import (
+    NOT_VISIBLE,
+    ApiService,
+    get_flag,
+    get_number,
+    get_objects,
+    get_text,
+    parse_state,
+    parse_time,
+)
 
 _SERVICE = "competitions.CompetitionApiService/"
 _STATES = ("pending", "complete", "error")
@@ -16,19 +31,19 @@ _RULES = ("competition's rules", "competitions.participate")
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
 
-class Competitions(Asking):
+class CompetitionService(ApiService):
     """The part of `nouns.Kaggle` about competitions and submissions."""
 
-    def competition(self, slug: str) -> Competition | None:
+    def get_competition(self, slug: str) -> Competition | None:
         """Return a competition, or None where there is none of this name that we may see.
 
         Raises RefusedError with the page to go to where it is shown only to who has accepted its rules.
         """
-        page = f"{self._calls.session.site}/competitions/{slug}"
+        page = f"{self._caller.session.site_url}/competitions/{slug}"
         try:
-            answer = self._calls.read(_SERVICE + "GetCompetition", {"competitionName": slug})
+            answer = self._caller.call_read(_SERVICE + "GetCompetition", {"competitionName": slug})
         except RefusedError as no:
-            if no.status not in ABSENT:
+            if no.status not in NOT_VISIBLE:
                 raise
             if any(words in no.what.lower() for words in _RULES):
                 raise RefusedError(
@@ -39,24 +54,24 @@ class Competitions(Asking):
             return None
         return Competition(
             slug=slug,
-            title=text(answer, "title"),
-            deadline=moment(text(answer, "deadline")),
-            entered=flag(answer, "userHasEntered"),
-            closed=flag(answer, "submissionsDisabled"),
-            daily=number(answer, "maxDailySubmissions"),
-            url=text(answer, "url") or page,
+            title=get_text(answer, "title"),
+            deadline=parse_time(get_text(answer, "deadline")),
+            has_entered=get_flag(answer, "userHasEntered"),
+            is_closed=get_flag(answer, "submissionsDisabled"),
+            daily_limit=get_number(answer, "maxDailySubmissions"),
+            url=get_text(answer, "url") or page,
         )
 
-    def limits(self, slug: str) -> Limits:
+    def get_submission_limits(self, slug: str) -> SubmissionLimits:
         """Return how many submissions are left."""
-        answer = self._calls.read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
-        return Limits(
-            today=number(answer, "numToday"),
-            total=number(answer, "numTotal"),
-            left=number(answer, "numAllowedNow"),
+        answer = self._caller.call_read(_SERVICE + "GetSubmissionLimits", {"competitionName": slug})
+        return SubmissionLimits(
+            made_today=get_number(answer, "numToday"),
+            made_total=get_number(answer, "numTotal"),
+            remaining=get_number(answer, "numAllowedNow"),
         )
 
-    def submit(self, new: NewSubmission) -> Submission:
+    def submit_notebook(self, new: NewSubmission) -> Submission:
         """Queue a code submission; its number is 0 where Kaggle does not tell it, `error` has its words then."""
         owner, _, slug = new.notebook.partition("/")
         body = {
@@ -67,32 +82,42 @@ class Competitions(Asking):
             "fileName": new.file,
             "submissionDescription": new.message,
         }
-        answer = self._calls.effect(_SERVICE + "CreateCodeSubmission", body)
-        ref = number(answer, "ref")
-        words = "" if ref else text(answer, "message").strip()
-        return Submission(ref=ref, date=None, state="pending", message=new.message, error=words)
+        answer = self._caller.call_effect(_SERVICE + "CreateCodeSubmission", body)
+        ref = get_number(answer, "ref")
+        words = "" if ref else get_text(answer, "message").strip()
+        return Submission(ref=ref, submitted_at=None, state="pending", message=new.message, error=words)
 
-    def submission(self, ref: int) -> Submission | None:
+    def get_submission(self, ref: int) -> Submission | None:
         """Return one submission; None while it does not show yet."""
-        answer = self._calls.read_or_none(_SERVICE + "GetSubmission", {"ref": ref}, absent=frozenset({404}))
-        return None if answer is None else _submission({"ref": ref, **answer})
+        answer = self._caller.call_read_or_none(
+            _SERVICE + "GetSubmission", {"ref": ref}, absent=frozenset({404})
+        )
+        return None if answer is None else _parse_submission({"ref": ref, **answer})
 
-    def submissions(self, slug: str) -> tuple[Submission, ...]:
+    def list_submissions(self, slug: str) -> tuple[Submission, ...]:
         """Return our submissions to a competition, the latest first; of thousands the latest alone."""
-        pages = self._calls.pages(_SERVICE + "ListSubmissions", {"competitionName": slug}, most=_MOST_PAGES)
-        found = {made.ref: made for page in pages for made in map(_submission, parts(page, "submissions"))}
-        return tuple(sorted(found.values(), key=lambda one: (one.date or _NEVER, one.ref), reverse=True))
+        pages = self._caller.iterate_pages(
+            _SERVICE + "ListSubmissions", {"competitionName": slug}, most=_MOST_PAGES
+        )
+        found = {
+            made.ref: made
+            for page in pages
+            for made in map(_parse_submission, get_objects(page, "submissions"))
+        }
+        return tuple(
+            sorted(found.values(), key=lambda one: (one.submitted_at or _NEVER, one.ref), reverse=True)
+        )
 
 
-def _submission(raw: Mapping[str, Any]) -> Submission:
+def _parse_submission(raw: Mapping[str, Any]) -> Submission:
     return Submission(
-        ref=number(raw, "ref"),
-        date=moment(text(raw, "date")),
-        state=state(text(raw, "status"), _STATES),
-        message=text(raw, "description"),
-        file=text(raw, "fileName"),
-        error=text(raw, "errorDescription"),
-        public=text(raw, "publicScore"),
-        private=text(raw, "privateScore"),
-        url=text(raw, "url"),
+        ref=get_number(raw, "ref"),
+        submitted_at=parse_time(get_text(raw, "date")),
+        state=parse_state(get_text(raw, "status"), _STATES),
+        message=get_text(raw, "description"),
+        file=get_text(raw, "fileName"),
+        error=get_text(raw, "errorDescription"),
+        public_score=get_text(raw, "publicScore"),
+        private_score=get_text(raw, "privateScore"),
+        url=get_text(raw, "url"),
     )

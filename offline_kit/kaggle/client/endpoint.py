@@ -15,7 +15,7 @@ _CREDENTIALS = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN", "KAGGLE_KERNEL_RUN_TY
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
+class KaggleEndpoint:
     """The real Kaggle, or one on this machine."""
 
     local: str = ""
@@ -25,20 +25,20 @@ class Where:
     key: str = "local-kaggle"
     """The key there; no secret."""
 
-    def proxies(self) -> dict[str, str] | None:
+    def upload_proxies(self) -> dict[str, str] | None:
         """Return proxies by scheme for whatever the local Kaggle names as address; None for the real one."""
         return {"http": self.local, "https": self.local} if self.local else None
 
-    def environment(self, env: Mapping[str, str], home: str) -> dict[str, str]:
+    def build_environment(self, env: Mapping[str, str], home: str) -> dict[str, str]:
         """Return `env` changed so that the client reaches this Kaggle; `home` is an empty folder.
 
         For a local one every proxy variable leads there, https too, and the user's credentials stay
         outside. Raises UsageError where the client would not do what the environment seems to say.
         """
         clean = {name: value for name, value in env.items() if name not in _NEVER}
-        return self._to_local(clean, home) if self.local else _to_real(clean)
+        return self._build_local_environment(clean, home) if self.local else _check_real_environment(clean)
 
-    def _to_local(self, env: dict[str, str], home: str) -> dict[str, str]:
+    def _build_local_environment(self, env: dict[str, str], home: str) -> dict[str, str]:
         gone = {*_CREDENTIALS, *(name.upper() for name in _PROXIES)}
         return {name: value for name, value in env.items() if name not in gone} | {
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
@@ -52,7 +52,7 @@ class Where:
         }
 
 
-def _to_real(env: dict[str, str]) -> dict[str, str]:
+def _check_real_environment(env: dict[str, str]) -> dict[str, str]:
     said = env.get("KAGGLE_API_ENVIRONMENT", "PROD")
     if said not in ("PROD", "LOCALHOST"):
         raise UsageError(

@@ -9,14 +9,24 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.kaggle.client.api_types import (
     LogLine,
     NewNotebook,
+    NoResponseError,
+    NotebookRun,
+    NotebookSources,
     RefusedError,
     RemoteNotebook,
-    Run,
-    Saved,
-    Sources,
-    UnansweredError,
+    SavedNotebook,
 )
-from offline_kit.kaggle.client.calls import ABSENT, Asking, flag, number, part, parts, state, text, texts
+from offline_kit.kaggle.client.calls import (
+    NOT_VISIBLE,
+    ApiService,
+    get_flag,
+    get_number,
+    get_object,
+    get_objects,
+    get_text,
+    get_texts,
+    parse_state,
+)
 
 _SERVICE = "kernels.KernelsApiService/"
 _STATUS = _SERVICE + "GetKernelSessionStatus"
@@ -45,117 +55,125 @@ _KINDS = {
 """Fields of a notebook's sources: what Kaggle may put in front of one, and of how many words one is at least."""
 
 
-class Notebooks(Asking):
+class NotebookCalls(ApiService):
     """The part of `nouns.Kaggle` about notebooks."""
 
-    def notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
+    def get_notebook(self, ref: str, version: int | None = None) -> RemoteNotebook | None:
         """Return a version of a notebook (None: the newest), or None where there is none that we may see."""
         if version is None:
-            answer = self._calls.read_or_none(_SERVICE + "GetKernel", _named(ref))
+            answer = self._caller.call_read_or_none(_SERVICE + "GetKernel", _notebook_fields(ref))
         else:
             try:
-                answer = self._of_version(_SERVICE + "GetKernel", ref, version)
+                answer = self._read_version(_SERVICE + "GetKernel", ref, version)
             except RefusedError as no:
-                if no.status not in ABSENT:
+                if no.status not in NOT_VISIBLE:
                     raise
                 answer = None
-        return None if answer is None else _notebook(ref, answer, self._calls.session.site)
+        return None if answer is None else _parse_notebook(ref, answer, self._caller.session.site_url)
 
-    def save_notebook(self, new: NewNotebook) -> Saved:
+    def save_notebook(self, new: NewNotebook) -> SavedNotebook:
         """Push a version, which begins to run."""
-        answer = self._calls.effect(_SERVICE + "SaveKernel", as_request(new))
-        ref = _ref(answer) or new.ref
-        version = number(answer, "versionNumber")
+        answer = self._caller.call_effect(_SERVICE + "SaveKernel", build_save_request(new))
+        ref = _parse_ref(answer) or new.ref
+        version = get_number(answer, "versionNumber")
         if not version:
-            raise UnansweredError(
+            raise NoResponseError(
                 f"Kaggle does not tell which version of '{ref}' it made",
                 hint="run the same command again: it looks first whether there is a new version",
             )
-        return Saved(
+        return SavedNotebook(
             ref=ref,
             version=version,
-            url=_page(ref, text(answer, "url"), self._calls.session.site),
-            rejected=tuple(
-                f"{kind} '{source}'" for field, kind in _REJECTED.items() for source in texts(answer, field)
+            url=_page_url(ref, get_text(answer, "url"), self._caller.session.site_url),
+            rejected_sources=tuple(
+                f"{kind} '{source}'"
+                for field, kind in _REJECTED.items()
+                for source in get_texts(answer, field)
             ),
         )
 
-    def run(self, ref: str, version: int) -> Run | None:
+    def get_notebook_run(self, ref: str, version: int) -> NotebookRun | None:
         """Return how far the run of exactly this version is; None where there is none, or none yet."""
         answer: dict[str, Any] | None
         try:
-            answer = self._calls.read(_STATUS, _named(ref, version))
+            answer = self._caller.call_read(_STATUS, _notebook_fields(ref, version))
         except RefusedError as no:
-            if no.status not in ABSENT:
+            if no.status not in NOT_VISIBLE:
                 raise
-            answer = self._run_without_label(ref, version) if no.status == 404 else None
+            answer = self._read_unlabelled_run(ref, version) if no.status == 404 else None
         if answer is None:
             return None
-        return Run(state=state(text(answer, "status"), _STATES), failure=text(answer, "failureMessage"))
+        return NotebookRun(
+            state=parse_state(get_text(answer, "status"), _STATES),
+            failure_message=get_text(answer, "failureMessage"),
+        )
 
-    def log(self, ref: str, version: int) -> tuple[LogLine, ...]:
+    def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:
         """Return the log of a version's run as far as it goes."""
         try:
-            answer = self._of_version(_SERVICE + "ListKernelSessionOutput", ref, version)
+            answer = self._read_version(_SERVICE + "ListKernelSessionOutput", ref, version)
         except RefusedError as no:
-            if no.status not in ABSENT:
+            if no.status not in NOT_VISIBLE:
                 raise
             return ()  # no run, no log
-        return _log(text(answer, "log"))
+        return _parse_log(get_text(answer, "log"))
 
-    def outputs(self, ref: str, version: int) -> tuple[str, ...]:
+    def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of the output files of a version's run, sorted.
 
         Not of ListKernelFiles, which shows bare names, sizes that are not the files' and at times nothing.
         """
         method = _SERVICE + "ListKernelSessionOutput"
         try:
-            pages = list(self._calls.pages(method, _named(ref, version)))
+            pages = list(self._caller.iterate_pages(method, _notebook_fields(ref, version)))
         except RefusedError as no:
-            if no.status != 404 or self._newest(ref) != version:
+            if no.status != 404 or self._get_newest_version(ref) != version:
                 raise
-            pages = list(self._calls.pages(method, _named(ref)))
-        names = (text(raw, "fileName") for page in pages for raw in parts(page, "files"))
+            pages = list(self._caller.iterate_pages(method, _notebook_fields(ref)))
+        names = (get_text(raw, "fileName") for page in pages for raw in get_objects(page, "files"))
         return tuple(sorted({name for name in names if name}))
 
-    def fetch_output(self, ref: str, version: int, name: str, into: Path) -> int:
+    def download_run_output(self, ref: str, version: int, name: str, into: Path) -> int:
         """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
-        return self._calls.download(_SERVICE + "DownloadKernelOutput", body, into)
+        return self._caller.download_file(_SERVICE + "DownloadKernelOutput", body, into)
 
-    def _of_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
+    def _read_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
         """Return an answer about a version; without its label where Kaggle knows none and it is the newest."""
         try:
-            return self._calls.read(method, _named(ref, version))
+            return self._caller.call_read(method, _notebook_fields(ref, version))
         except RefusedError as no:
-            if no.status != 404 or self._newest(ref) != version:
+            if no.status != 404 or self._get_newest_version(ref) != version:
                 raise
-        return self._calls.read(method, _named(ref))
+        return self._caller.call_read(method, _notebook_fields(ref))
 
-    def _run_without_label(self, ref: str, version: int) -> dict[str, Any] | None:
+    def _read_unlabelled_run(self, ref: str, version: int) -> dict[str, Any] | None:
         """Return the state of the newest run where that is the version's; None where one cannot tell.
 
         A label may be refused because this run does not show yet, while an earlier one answers without label:
         where the version before has a run under its label, labels are understood.
         """
-        if self._newest(ref) != version:
+        if self._get_newest_version(ref) != version:
             return None
-        if version > 1 and self._calls.read_or_none(_STATUS, _named(ref, version - 1)) is not None:
+        if (
+            version > 1
+            and self._caller.call_read_or_none(_STATUS, _notebook_fields(ref, version - 1)) is not None
+        ):
             return None
-        return self._calls.read_or_none(_STATUS, _named(ref))
+        return self._caller.call_read_or_none(_STATUS, _notebook_fields(ref))
 
-    def _newest(self, ref: str) -> int:
-        found = self.notebook(ref)
-        return found.current if found else 0
+    def _get_newest_version(self, ref: str) -> int:
+        found = self.get_notebook(ref)
+        return found.newest_version if found else 0
 
 
-def _named(ref: str, version: int | None = None) -> dict[str, Any]:
+def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:
     owner, _, slug = ref.partition("/")
     return {"userName": owner, "kernelSlug": slug, **({"versionLabel": f"v{version}"} if version else {})}
 
 
-def as_request(new: NewNotebook) -> dict[str, Any]:
+def build_save_request(new: NewNotebook) -> dict[str, Any]:
     """Return the request of a push; what is not wanted is left out, but the flags, whose defaults are not ours."""
     wishes = {
         "datasetDataSources": list(new.sources.datasets),
@@ -163,14 +181,14 @@ def as_request(new: NewNotebook) -> dict[str, Any]:
         "kernelDataSources": list(new.sources.notebooks),
         "modelDataSources": list(new.sources.models),
         "dockerImage": new.image,
-        "dockerImagePinningType": new.pinning,
-        "machineShape": new.machine,
-        "sessionTimeoutSeconds": new.seconds,
+        "dockerImagePinningType": new.image_pinning,
+        "machineShape": new.machine_shape,
+        "sessionTimeoutSeconds": new.session_seconds,
     }
     return {
         "slug": new.ref,
         "newTitle": new.title,
-        "text": as_sent(new.text),
+        "text": normalise_notebook(new.text),
         "language": "python",
         "kernelType": "notebook",
         "isPrivate": new.private,
@@ -181,20 +199,20 @@ def as_request(new: NewNotebook) -> dict[str, Any]:
     }
 
 
-def as_sent(text: str) -> str:
+def normalise_notebook(text: str) -> str:
     """Return a notebook as Kaggle takes it: no outputs, every source one string; the same text where that holds.
 
     Raises ProjectError where it is no notebook.
     """
     try:
         told = json.loads(text)
-        changed = [_simplify(cell) for cell in told["cells"]]
+        changed = [_simplify_cell(cell) for cell in told["cells"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProjectError("what is to be pushed is no notebook", hint="build the kit again") from error
     return json.dumps(told) if any(changed) else text
 
 
-def _simplify(cell: dict[str, Any]) -> bool:
+def _simplify_cell(cell: dict[str, Any]) -> bool:
     before = dict(cell)
     if cell.get("cell_type") == "code" and "outputs" in cell:
         cell["outputs"] = []
@@ -203,33 +221,33 @@ def _simplify(cell: dict[str, Any]) -> bool:
     return cell != before
 
 
-def _notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
-    told = part(answer, "metadata")
+def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
+    told = get_object(answer, "metadata")
 
-    def refs(field: str) -> tuple[str, ...]:
-        return tuple(_source(field, source) for source in texts(told, field))
+    def list_sources(field: str) -> tuple[str, ...]:
+        return tuple(_parse_source(field, source) for source in get_texts(told, field))
 
     return RemoteNotebook(
-        ref=_ref(told) or ref,
-        current=number(told, "currentVersionNumber"),
-        private=flag(told, "isPrivate"),
-        internet=flag(told, "enableInternet"),
-        sources=Sources(
-            datasets=refs("datasetDataSources"),
-            competitions=refs("competitionDataSources"),
-            notebooks=refs("kernelDataSources"),
-            models=refs("modelDataSources"),
+        ref=_parse_ref(told) or ref,
+        newest_version=get_number(told, "currentVersionNumber"),
+        private=get_flag(told, "isPrivate"),
+        internet=get_flag(told, "enableInternet"),
+        sources=NotebookSources(
+            datasets=list_sources("datasetDataSources"),
+            competitions=list_sources("competitionDataSources"),
+            notebooks=list_sources("kernelDataSources"),
+            models=list_sources("modelDataSources"),
         ),
-        text=text(part(answer, "blob"), "source"),
-        title=text(told, "title"),
-        gpu=flag(told, "enableGpu"),
-        machine=text(told, "machineShape"),
-        image=text(told, "dockerImage"),
-        url=_page(_ref(told) or ref, text(told, "url"), site),
+        text=get_text(get_object(answer, "blob"), "source"),
+        title=get_text(told, "title"),
+        gpu=get_flag(told, "enableGpu"),
+        machine_shape=get_text(told, "machineShape"),
+        image=get_text(told, "dockerImage"),
+        url=_page_url(_parse_ref(told) or ref, get_text(told, "url"), site),
     )
 
 
-def _source(field: str, said: str) -> str:
+def _parse_source(field: str, said: str) -> str:
     """Return a source as it is pushed, "owner/slug"; Kaggle tells it with the name of its kind in front, too."""
     kinds, words = _KINDS[field]
     steps = [step for step in said.removeprefix("https://www.kaggle.com").split("/") if step]
@@ -237,10 +255,10 @@ def _source(field: str, said: str) -> str:
     return "/".join(steps[1:] if named else steps)
 
 
-def _ref(answer: Mapping[str, Any]) -> str:
+def _parse_ref(answer: Mapping[str, Any]) -> str:
     """Return "owner/slug" of "owner/slug", "/code/owner/slug" or an address; "" where there is none."""
     for field in ("ref", "url"):
-        steps = [step for step in text(answer, field).split("?")[0].split("/") if step]
+        steps = [step for step in get_text(answer, field).split("?")[0].split("/") if step]
         if "code" in steps[:-2]:
             steps = steps[steps.index("code") + 1 :][:2]
         if len(steps) == 2:
@@ -248,18 +266,18 @@ def _ref(answer: Mapping[str, Any]) -> str:
     return ""
 
 
-def _page(ref: str, url: str, site: str) -> str:
+def _page_url(ref: str, url: str, site: str) -> str:
     return url if url.startswith("http") else f"{site}/code/{ref}"
 
 
-def _log(text: str) -> tuple[LogLine, ...]:
+def _parse_log(text: str) -> tuple[LogLine, ...]:
     """Return the pieces of a log: a JSON array as text, which may be cut; anything else is taken as it is."""
     found: list[LogLine] = []
     at = text.find("{") if text.lstrip().startswith("[") else -1
     while at >= 0:
         try:
             event, end = json.JSONDecoder().raw_decode(text, at)
-            found.append(_line(event))
+            found.append(_parse_event(event))
         except (ValueError, TypeError, KeyError):
             break
         at = text.find("{", end)
@@ -268,6 +286,6 @@ def _log(text: str) -> tuple[LogLine, ...]:
     return (LogLine(seconds=0.0, stream="stdout", text=text),)
 
 
-def _line(event: Mapping[str, Any]) -> LogLine:
+def _parse_event(event: Mapping[str, Any]) -> LogLine:
     stream = str(event.get("stream_name") or "stdout")
     return LogLine(seconds=float(event.get("time") or 0), stream=stream, text=str(event["data"]))

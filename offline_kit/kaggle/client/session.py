@@ -17,12 +17,12 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.redaction import printable, redact
 from offline_kit.kaggle.client.api_types import (
     Account,
+    NoResponseError,
     NotLoggedInError,
     RefusedError,
-    UnansweredError,
-    UnsentError,
+    UnreachableError,
 )
-from offline_kit.kaggle.client.endpoint import Where
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 
 _LONGEST, _MOST = 100_000, 500
 """Characters of an error that are read, and shown."""
@@ -43,58 +43,58 @@ _LOG_IN = f"give credentials in one of {_SOURCES}; or use --to local, which need
 _AGAIN = "check the network and run the same command again; what was done is not done twice"
 
 
-class Session:
+class ClientSession:
     """Kaggle's client in a process of its own, started when first asked and again after it was ended."""
 
     def __init__(
-        self, where: Where, *, env: Mapping[str, str] | None = None, python: str = sys.executable
+        self, where: KaggleEndpoint, *, env: Mapping[str, str] | None = None, python: str = sys.executable
     ) -> None:
         self._where = where
         self._env = dict(env) if env is not None else processes.environment()
         self._python = python
         self._home = tempfile.TemporaryDirectory(prefix="offline-kit-")
         self._lock = threading.Lock()
-        self._talk: _Talk | None = None
+        self._talk: _WorkerConnection | None = None
         self._closed = False
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "ClientSession":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.close_session()
 
-    def close(self) -> None:
+    def close_session(self) -> None:
         """End the process for good: a thread that still asks is told so, and does not begin another one."""
         with self._lock:
             talk, self._talk, self._closed = self._talk, None, True
         if talk:
-            talk.end()
+            talk.end_process()
         self._home.cleanup()
 
-    def account(self) -> Account:
+    def fetch_account(self) -> Account:
         """Log in, where that is not done yet, and return who we are."""
-        return self._logged_in().account
+        return self._ensure_login().account
 
     @property
-    def site(self) -> str:
+    def site_url(self) -> str:
         """Where this Kaggle's pages are."""
         return self._where.local or "https://www.kaggle.com"
 
-    def ask(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
+    def send_request(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
         """Return the answer to a request, within `deadline` seconds after the login or a sign of life.
 
         Raises RefusedError with Kaggle's own words, UnansweredError, UnsentError or NotLoggedInError. A login that expired
         meanwhile is renewed once.
         """
-        talk = self._logged_in()
+        talk = self._ensure_login()
         try:
-            return self._ask_once(talk, op, request, deadline)
+            return self._send_once(talk, op, request, deadline)
         except RefusedError as refusal:
             if refusal.status != 401:
                 raise
-            self._forget(talk)
+            self._discard_worker(talk)
         try:
-            return self._ask_once(self._logged_in(), op, request, deadline)
+            return self._send_once(self._ensure_login(), op, request, deadline)
         except RefusedError as refusal:
             if refusal.status != 401:
                 raise
@@ -102,32 +102,34 @@ class Session:
                 "Kaggle does not take these credentials", hint=_LOG_IN, details=(refusal.what,)
             ) from refusal
 
-    def _ask_once(self, talk: "_Talk", op: str, request: Mapping[str, Any], deadline: float) -> Any:
+    def _send_once(
+        self, talk: "_WorkerConnection", op: str, request: Mapping[str, Any], deadline: float
+    ) -> Any:
         try:
             # It ends by itself; only a client that does not even do that is ended, with all that it does.
-            told = talk.ask({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
-        except UnansweredError:
-            self._forget(talk)
+            told = talk.send_request({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
+        except NoResponseError:
+            self._discard_worker(talk)
             raise
-        return _answer(told, str(request.get("method", op)))
+        return _unwrap_answer(told, str(request.get("method", op)))
 
-    def _logged_in(self) -> "_Talk":
+    def _ensure_login(self) -> "_WorkerConnection":
         with self._lock:
             if self._closed:
                 raise OutsideError("the talk with Kaggle is over", hint=_AGAIN)
             if self._talk is None:
-                env = self._where.environment(self._env, self._home.name)
-                talk = _Talk([self._python, "-P", str(_WORKER)], env)
+                env = self._where.build_environment(self._env, self._home.name)
+                talk = _WorkerConnection([self._python, "-P", str(_WORKER)], env)
                 try:
                     talk.account = self._log_in(talk)
                 except BaseException:
-                    talk.end()
+                    talk.end_process()
                     raise
                 self._talk = talk
             return self._talk
 
-    def _log_in(self, talk: "_Talk") -> Account:
-        answer = _answer(talk.ask({"op": "login"}, LOGIN_SECONDS), "the login")
+    def _log_in(self, talk: "_WorkerConnection") -> Account:
+        answer = _unwrap_answer(talk.send_request({"op": "login"}, LOGIN_SECONDS), "the login")
         if self._where.local and not answer["endpoint"].startswith("http://localhost"):
             raise OutsideError(
                 f"Kaggle's client {answer['version']} would not talk to the local Kaggle but to {answer['endpoint']}",
@@ -137,21 +139,21 @@ class Session:
             raise NotLoggedInError("Kaggle's client does not say whose credentials it has", hint=_LOG_IN)
         return Account(
             username=answer["username"],
-            method=answer["method"],
-            client=answer["version"],
-            dropped=answer["dropped"],
-            place="the local Kaggle" if self._where.local else "Kaggle",
+            auth_method=answer["method"],
+            client_version=answer["version"],
+            ignored_token_source=answer["dropped"],
+            server_name="the local Kaggle" if self._where.local else "Kaggle",
         )
 
-    def _forget(self, talk: "_Talk") -> None:
+    def _discard_worker(self, talk: "_WorkerConnection") -> None:
         """End this life of the process; another thread may have done so, and a new one may run already."""
         with self._lock:
             if self._talk is talk:
                 self._talk = None
-        talk.end()
+        talk.end_process()
 
 
-class _Talk:
+class _WorkerConnection:
     """One life of the worker."""
 
     account: Account
@@ -164,9 +166,9 @@ class _Talk:
         self._lock = threading.Lock()
         self._count = 0
         self._dead = False
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._read_answers, daemon=True).start()
 
-    def ask(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+    def send_request(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
         """Return what the worker tells about a request; raises UnansweredError after so long a silence."""
         future: Future[dict[str, Any]] = Future()
         with self._lock:
@@ -178,14 +180,14 @@ class _Talk:
                     self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
                     self._process.stdin.flush()
             if self._dead:
-                self._fail_all()
+                self._fail_pending()
         while (left := self._heard[number] + deadline - time.monotonic()) > 0:
             with suppress(NotInTime):
                 return future.result(left)
         what = request.get("method", request["op"])
-        raise UnansweredError(f"Kaggle did not answer '{what}' within {deadline:.0f} s", hint=_AGAIN)
+        raise NoResponseError(f"Kaggle did not answer '{what}' within {deadline:.0f} s", hint=_AGAIN)
 
-    def end(self) -> None:
+    def end_process(self) -> None:
         """End the process; whoever still waits for it is told."""
         processes.end(self._process, grace=0.0)
         for stream in (self._process.stdin, self._process.stdout):
@@ -193,7 +195,7 @@ class _Talk:
                 if stream:
                     stream.close()
 
-    def _listen(self) -> None:
+    def _read_answers(self) -> None:
         with suppress(OSError, ValueError):
             for line in self._process.stdout or ():
                 told = json.loads(line)
@@ -207,26 +209,26 @@ class _Talk:
                     future.set_result(told)
         with self._lock:
             self._dead = True
-            self._fail_all()
+            self._fail_pending()
 
-    def _fail_all(self) -> None:
+    def _fail_pending(self) -> None:
         for future in self._waiting.values():
             future.set_exception(
-                UnansweredError("Kaggle's client ended in the middle of a request", hint=_AGAIN)
+                NoResponseError("Kaggle's client ended in the middle of a request", hint=_AGAIN)
             )
         self._waiting.clear()
 
 
-def _answer(told: dict[str, Any], what: str) -> Any:
+def _unwrap_answer(told: dict[str, Any], what: str) -> Any:
     if "answer" in told:
         return told["answer"]
-    raise _error(told, what)
+    raise _build_error(told, what)
 
 
-def _error(told: dict[str, Any], what: str) -> OfflineKitError:
-    kind, said = told["kind"], _sentence(str(told["message"]))
+def _build_error(told: dict[str, Any], what: str) -> OfflineKitError:
+    kind, said = told["kind"], _clean_message(str(told["message"]))
     if kind == "http":
-        return refusal(said, told["status"], told["after"])
+        return build_refusal(said, told["status"], told["after"])
     if kind in ("login", "exit"):
         return NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(said,))
     if kind == "stale":
@@ -238,7 +240,7 @@ def _error(told: dict[str, Any], what: str) -> OfflineKitError:
             f"Kaggle's client cannot be imported: {said}", hint="pip install --upgrade 'kaggle>=2.2.4' six"
         )
     if kind == "unsent":
-        return UnsentError("Kaggle cannot be reached", hint=_AGAIN, details=(said,))
+        return UnreachableError("Kaggle cannot be reached", hint=_AGAIN, details=(said,))
     if kind == "huge":
         return OutsideError(f"the answer to '{what}' is too large: {said}", hint=_AGAIN)
     if kind == "other":
@@ -248,19 +250,19 @@ def _error(told: dict[str, Any], what: str) -> OfflineKitError:
             details=(said,),
         )
     if kind == "silent":
-        return UnansweredError(f"Kaggle did not answer '{what}' in time", hint=_AGAIN, details=(said,))
+        return NoResponseError(f"Kaggle did not answer '{what}' in time", hint=_AGAIN, details=(said,))
     if kind == "link":
-        return UnansweredError(f"no link of '{what}' works", hint=_AGAIN, details=(said,))
-    return UnansweredError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))
+        return NoResponseError(f"no link of '{what}' works", hint=_AGAIN, details=(said,))
+    return NoResponseError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))
 
 
-def _sentence(said: str) -> str:
+def _clean_message(said: str) -> str:
     """Return foreign words as one line: no secrets, nothing that a terminal would obey, no more than one can read."""
     words = " ".join(printable(redact(said[:_LONGEST])).split())
     return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
 
 
-def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
+def build_refusal(said: str, status: int, after: float | None = None) -> RefusedError:
     """Return the error for a refusal by Kaggle, in its own words and with what to do about it."""
     hints = {
         400: "change what it names and run the same command again",
@@ -271,6 +273,6 @@ def refusal(said: str, status: int, after: float | None = None) -> RefusedError:
         429: "Kaggle asks us to slow down: run the same command again later",
     }
     usual = _AGAIN if status >= 500 else hints.get(status, "see the words of Kaggle above")
-    said = _sentence(said)
+    said = _clean_message(said)
     hint = next((remedy for words, remedy in _REMEDIES.items() if words in said.lower()), usual)
     return RefusedError(f"Kaggle says: {said}", hint=hint, status=status, after=after)

@@ -20,7 +20,7 @@ from offline_kit.core.files import CHUNK, disk_errors, write_atomic
 from offline_kit.core.redaction import redact
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import PATIENT, PassingError, Patience, attempts
-from offline_kit.kaggle.client.api_types import Blob, Kaggle
+from offline_kit.kaggle.client.api_types import Blob, KaggleApi
 
 if TYPE_CHECKING:
     import requests
@@ -37,7 +37,7 @@ _HELD = re.compile(r"bytes=0-(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upload:
+class UploadFile:
     """A file to upload."""
 
     path: Path
@@ -54,99 +54,104 @@ class Uploader:
     """Uploads files, remembering in `state` what is under way; safe for several threads."""
 
     def __init__(
-        self, kaggle: Kaggle, state: Path, *, patience: Patience = PATIENT, kind: str = "DATASET"
+        self, kaggle: KaggleApi, state: Path, *, patience: Patience = PATIENT, kind: str = "DATASET"
     ) -> None:
         """`kind` is what the bytes are for: "DATASET" or "MODEL"."""
         self._kaggle = kaggle
         self._kind = kind
         self._state = state
         self._patience = patience
-        self._wire = _Wire(kaggle.proxies())
+        self._wire = _StorageConnection(kaggle.upload_proxies())
         with disk_errors(state):
             # What is in here lets whoever reads it write to our uploads.
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
 
-    def upload(self, file: Upload, advance: Advance = lambda _bytes: None) -> str:
+    def upload_file(self, file: UploadFile, advance: Advance = lambda _bytes: None) -> str:
         """Bring a file's bytes to Kaggle and return the token that names them there.
 
         Goes on where an earlier run was cut; a place of an earlier run that does not answer is given up for
         a new one. Raises ProjectError where the file is not what it should be, OutsideError where Kaggle
         does not take it.
         """
-        counted = _Counted(advance)
-        going = _Going(file, self._kaggle, self._wire, self._state / _key(file), self._kind)
+        counted = _ProgressCounter(advance)
+        going = _ResumableUpload(file, self._kaggle, self._wire, self._state / _note_name(file), self._kind)
         while True:
             try:
-                return self._brought(file, going, counted)
-            except _GivenUpError:
-                if not going.elsewhere():
+                return self._retry_upload(file, going, counted)
+            except UploadFailedError:
+                if not going.try_other_blob():
                     raise
 
-    def _brought(self, file: Upload, going: "_Going", counted: "_Counted") -> str:
+    def _retry_upload(self, file: UploadFile, going: "_ResumableUpload", counted: "_ProgressCounter") -> str:
         for attempt in attempts(
-            self._patience, may_pass=_may_pass, give_up=lambda e: _give_up(file, e), progress=counted.far
+            self._patience,
+            may_pass=_is_network_error,
+            give_up=lambda e: _build_failed_error(file, e),
+            progress=counted.count_bytes,
         ):
             with attempt:
-                blob = going.blob()
-                held = going.held(blob)
+                blob = going.open_blob()
+                held = going.query_offset(blob)
                 if held < file.size or (file.size == 0 and not going.complete):
-                    going.send(blob, held, counted)
-                going.arrived()
-                counted.reach(file.size)
+                    going.send_bytes(blob, held, counted)
+                going.mark_complete()
+                counted.report_position(file.size)
                 return blob.token
         raise AssertionError("unreachable")
 
-    def forget(self) -> None:
+    def forget_uploads(self) -> None:
         """Forget all that was under way: the bytes are in a dataset now, and no token is used twice."""
         for pattern in ("*.json", "*.whole"):
             for note in self._state.glob(pattern):
                 note.unlink(missing_ok=True)
 
 
-class _GivenUpError(OutsideError):
+class UploadFailedError(OutsideError):
     """Patience with a place has ended."""
 
 
-class _Counted:
+class _ProgressCounter:
     """Tells a bar about bytes, never twice about the same ones."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._reached = 0
 
-    def far(self) -> int:
+    def count_bytes(self) -> int:
         return self._reached
 
-    def reach(self, position: int) -> None:
+    def report_position(self, position: int) -> None:
         if position > self._reached:
             self._advance(position - self._reached)
             self._reached = position
 
 
-class _Going:
+class _ResumableUpload:
     """One file on its way."""
 
-    def __init__(self, file: Upload, kaggle: Kaggle, wire: "_Wire", note: Path, kind: str) -> None:
+    def __init__(
+        self, file: UploadFile, kaggle: KaggleApi, wire: "_StorageConnection", note: Path, kind: str
+    ) -> None:
         self._file = file
         self._kind = kind
         self._kaggle = kaggle
         self._wire = wire
         self._whole = note.with_suffix(".whole")
         # Two places at most: the one of an earlier run, and beside it the one that is tried in its stead.
-        self._note, self._other = sorted((note, note.with_suffix(".beside.json")), key=self._since)
-        self._untried = self._since(self._other) < math.inf
+        self._note, self._other = sorted((note, note.with_suffix(".beside.json")), key=self._saved_at)
+        self._untried = self._saved_at(self._other) < math.inf
         self._fresh = False
-        self._of_before = self._remembered() is not None
+        self._of_before = self._load_blob() is not None
         self._doubted = False
         self._holds = False
         self._cut: bool | None = None
         self.complete = False
         """Whether Kaggle says that it has all bytes."""
 
-    def blob(self) -> Blob:
+    def open_blob(self) -> Blob:
         """Return the place of an earlier attempt or run, or a new one."""
         self.complete = False
-        if not self._doubted and (found := self._remembered()):
+        if not self._doubted and (found := self._load_blob()):
             self._fresh = False
             return found
         file = self._file
@@ -155,8 +160,8 @@ class _Going:
         )
         note = {**asdict(blob), "sha256": file.sha256, "size": file.size, "at": time.time()}
         note["time"] = file.path.stat().st_mtime_ns
-        if self._doubted and self._since(self._other) == math.inf:
-            self._turn()
+        if self._doubted and self._saved_at(self._other) == math.inf:
+            self._swap_notes()
         self._whole.unlink(missing_ok=True)
         write_atomic(self._note, json.dumps(note))
         self._note.chmod(0o600)
@@ -164,7 +169,7 @@ class _Going:
         self._holds, self._cut = False, None
         return blob
 
-    def elsewhere(self) -> bool:
+    def try_other_blob(self) -> bool:
         """Return whether another place is worth a try, now that this one was given up.
 
         One that holds bytes of us, or may, is kept for the next run. One that never took any is forgotten;
@@ -174,35 +179,35 @@ class _Going:
         if self._holds or self._cut:
             return False
         if not self._of_before:
-            self._forget()
+            self._delete_notes()
             return False
         if self._untried:
-            self._turn()
+            self._swap_notes()
         else:
             self._doubted = True
         self._untried = False
         return True
 
-    def _turn(self) -> None:
+    def _swap_notes(self) -> None:
         self._note, self._other = self._other, self._note
 
-    def arrived(self) -> None:
+    def mark_complete(self) -> None:
         """Remember that Kaggle has all bytes: whatever becomes of their place, they are not sent again."""
         if self._note.exists():
             with disk_errors(self._note.parent):
                 self._note.replace(self._whole)
                 self._other.unlink(missing_ok=True)
 
-    def _remembered(self) -> Blob | None:
-        raw = self._read(self._whole if self._whole.exists() else self._note)
+    def _load_blob(self) -> Blob | None:
+        raw = self._read_note(self._whole if self._whole.exists() else self._note)
         return Blob(token=raw["token"], url=raw["url"]) if raw else None
 
-    def _since(self, note: Path) -> float:
+    def _saved_at(self, note: Path) -> float:
         """Return the moment since which a place is remembered, infinity for none."""
-        raw = self._read(note)
+        raw = self._read_note(note)
         return float(raw["at"]) if raw else math.inf
 
-    def _read(self, note: Path) -> dict[str, Any] | None:
+    def _read_note(self, note: Path) -> dict[str, Any] | None:
         try:
             raw: dict[str, Any] = json.loads(note.read_bytes())
             file = self._file
@@ -213,14 +218,14 @@ class _Going:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def held(self, blob: Blob) -> int:
+    def query_offset(self, blob: Blob) -> int:
         """Ask how many bytes are there."""
         if self._fresh:
             return 0
         size = self._file.size
-        answer = self._asked(blob)
+        answer = self._query_status(blob)
         self.complete = answer is None or answer.status_code in _DONE
-        held = self._range_of(answer) if answer is not None and not self.complete else size
+        held = self._parse_offset(answer) if answer is not None and not self.complete else size
         if held:
             self._holds = True
             self._other.unlink(missing_ok=True)
@@ -228,72 +233,74 @@ class _Going:
         self._cut = None if self._cut is None else False
         return held
 
-    def _asked(self, blob: Blob) -> "requests.Response | None":
+    def _query_status(self, blob: Blob) -> "requests.Response | None":
         """Return the answer to a question; None where there is none, and none is needed: it has all bytes."""
         try:
-            answer = self._wire.put(blob, b"", {"Content-Range": f"bytes */{self._file.size}"})
+            answer = self._wire.put_bytes(blob, b"", {"Content-Range": f"bytes */{self._file.size}"})
         except OSError as error:
-            if _may_pass(error) and self._whole.exists():
+            if _is_network_error(error) and self._whole.exists():
                 return None
             raise
         return None if answer.status_code in _AGAIN and self._whole.exists() else answer
 
-    def send(self, blob: Blob, start: int, counted: _Counted) -> None:
+    def send_bytes(self, blob: Blob, start: int, counted: _ProgressCounter) -> None:
         """Send what is missing and check on the way that the bytes are the ones that were meant."""
         file = self._file
         # A cut leaves bytes there, and what Kaggle holds then must be asked for.
         self._fresh = False
         headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
-        body = _Bytes(file, start, counted) if file.size else b""
+        body = _CheckedBody(file, start, counted) if file.size else b""
         try:
-            answer = self._wire.put(blob, body, headers)
+            answer = self._wire.put_bytes(blob, body, headers)
         except ProjectError:
-            self._forget()
+            self._delete_notes()
             raise
         except OSError:
             # Only the place can tell how much of it is there; a little is not worth asking for.
-            if self._cut is None and isinstance(body, _Bytes) and body.sent >= CHUNK:
+            if self._cut is None and isinstance(body, _CheckedBody) and body.sent >= CHUNK:
                 self._cut = True
             raise
         if answer.status_code == 308:
-            raise PassingError(f"Kaggle took only {self._range_of(answer)} bytes")
+            raise PassingError(f"Kaggle took only {self._parse_offset(answer)} bytes")
         if answer.status_code not in _DONE:
-            self._refuse(answer)
+            self._raise_refusal(answer)
 
-    def _range_of(self, answer: "requests.Response") -> int:
+    def _parse_offset(self, answer: "requests.Response") -> int:
         if answer.status_code != 308:
-            self._refuse(answer)
+            self._raise_refusal(answer)
         held = _HELD.fullmatch(answer.headers.get("Range", ""))
         return min(int(held[1]) + 1, self._file.size) if held else 0
 
-    def _refuse(self, answer: "requests.Response") -> None:
+    def _raise_refusal(self, answer: "requests.Response") -> None:
         code = answer.status_code
         if code in _GONE:
-            self._forget()
+            self._delete_notes()
             raise PassingError("the upload's place has expired", after=0.0)
         if code in _AGAIN:
             wait = answer.headers.get("Retry-After", "")
             raise PassingError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
-        self._forget()
+        self._delete_notes()
         raise OutsideError(
             f"Kaggle's storage refused '{self._file.name}' with status {code}",
             hint="run the same command again; nothing was made of an incomplete upload",
         )
 
-    def _forget(self) -> None:
+    def _delete_notes(self) -> None:
         for note in (self._note, self._whole):
             note.unlink(missing_ok=True)
 
 
-class _Wire:
+class _StorageConnection:
     """The way to the storage; each thread keeps its connection, whose making costs more than a small file."""
 
     def __init__(self, proxies: Mapping[str, str] | None) -> None:
         self._proxies = proxies
         self._mine = threading.local()
 
-    def put(self, blob: Blob, body: "_Bytes | bytes", headers: Mapping[str, str]) -> "requests.Response":
-        answer = self._session().put(
+    def put_bytes(
+        self, blob: Blob, body: "_CheckedBody | bytes", headers: Mapping[str, str]
+    ) -> "requests.Response":
+        answer = self._get_session().put(
             blob.url,
             data=body,
             headers=dict(headers),
@@ -310,7 +317,7 @@ class _Wire:
             answer.close()
         return answer
 
-    def _session(self) -> "requests.Session":
+    def _get_session(self) -> "requests.Session":
         import requests
 
         if not hasattr(self._mine, "session"):
@@ -322,14 +329,14 @@ class _Wire:
         return found
 
 
-class _Bytes:
+class _CheckedBody:
     """The rest of a file as a request's body.
 
     Its last bytes leave only when the whole file was seen to have the right digest: an upload that Kaggle
     calls complete is one of the right bytes, whenever we are killed.
     """
 
-    def __init__(self, file: Upload, start: int, counted: _Counted) -> None:
+    def __init__(self, file: UploadFile, start: int, counted: _ProgressCounter) -> None:
         self._file = file
         self._start = start
         self._counted = counted
@@ -350,31 +357,31 @@ class _Bytes:
                 position += len(chunk)
                 last = position == file.size and not stream.read(1)
                 if not chunk or (position == file.size and not (last and digest.hexdigest() == file.sha256)):
-                    raise _changed(file)
+                    raise _build_changed_error(file)
                 if position > self._start:
                     yield chunk
                     self.sent += len(chunk)
-                self._counted.reach(position)
+                self._counted.report_position(position)
 
 
-def _key(file: Upload) -> str:
+def _note_name(file: UploadFile) -> str:
     name = hashlib.sha256(file.name.encode()).hexdigest()[:16]
     return f"{file.sha256}-{name}.json"
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_network_error(error: Exception) -> bool:
     # requests' errors are OSErrors, as are the disk's; only those of the wire may pass.
     return isinstance(error, OSError) and hasattr(error, "request")
 
 
-def _give_up(file: Upload, trouble: Exception) -> OfflineKitError:
-    return _GivenUpError(
+def _build_failed_error(file: UploadFile, trouble: Exception) -> OfflineKitError:
+    return UploadFailedError(
         f"'{file.name}' could not be uploaded: {redact(str(trouble))}",
         hint="check the network and run the same command again; what has arrived is not sent again",
     )
 
 
-def _changed(file: Upload) -> ProjectError:
+def _build_changed_error(file: UploadFile) -> ProjectError:
     return ProjectError(
         f"'{file.path}' is not the file that the kit's manifest describes",
         hint="build the kit again with 'offline-kit build', and push when nothing writes to it",

@@ -57,18 +57,18 @@ class WorkerError(Exception):
         self.told = {"kind": kind, "message": message, **more}
 
 
-class _Body:
+class _RequestBody:
     """A request in the form that the client's transport takes."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         self.fields = fields
 
     @staticmethod
-    def to_dict(body: "_Body") -> dict[str, Any]:
+    def to_dict(body: "_RequestBody") -> dict[str, Any]:
         return body.fields
 
 
-class _Raw:
+class _RawResponse:
     """An answer as it came."""
 
     @staticmethod
@@ -76,7 +76,7 @@ class _Raw:
         return response.json()
 
 
-class Worker:
+class ClientWorker:
     """The client, logged in once, with a session for each thread."""
 
     def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
@@ -88,23 +88,23 @@ class Worker:
         """Tag and bytes of files whose download was cut, by their place."""
         self._secrets: tuple[str, ...] = ()
 
-    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+    def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; every failure is an answer too."""
         self._mine.silence, self._mine.start = request.get("silence"), 0
         try:
-            ops = {"login": self._login, "call": self._call, "download": self._download}
+            ops = {"login": self._log_in, "call": self._call_method, "download": self._download_file}
             return {"answer": ops[request["op"]](request)}
         except WorkerError as failure:
             told = failure.told
         except SystemExit:
             told = {"kind": "exit", "message": "Kaggle's client ended itself"}
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
-            told = _told(error)
-        return {**told, "message": self._scrub(str(told["message"]))}
+            told = _describe_error(error)
+        return {**told, "message": self._remove_secrets(str(told["message"]))}
 
-    def _login(self, _request: dict[str, Any]) -> dict[str, Any]:
-        self._guard()
-        self._api = api = _import()
+    def _log_in(self, _request: dict[str, Any]) -> dict[str, Any]:
+        self._limit_requests()
+        self._api = api = _import_client()
         if not getattr(api, "_authenticated", False):
             # The import swallows what went wrong; asked again, the client says it.
             try:
@@ -115,24 +115,24 @@ class Worker:
         dropped = _drop_stale_token(str(values.get("auth_method")))
         key, token, user = (str(values.get(name) or "") for name in ("key", "token", "username"))
         pair = base64.b64encode(f"{user}:{key}".encode()).decode() if key else ""
-        self._secrets = tuple(each for each in (key, token, pair, _token()[0]) if len(each) > 3)
+        self._secrets = tuple(each for each in (key, token, pair, _configured_token()[0]) if len(each) > 3)
         import kaggle
 
         return {
             "username": user,
             "method": str(values.get("auth_method") or "").rpartition(".")[2],
             "dropped": dropped,
-            "endpoint": self._http()._endpoint,
+            "endpoint": self._get_transport()._endpoint,
             "version": getattr(kaggle, "__version__", ""),
         }
 
-    def _http(self) -> Any:
+    def _get_transport(self) -> Any:
         if getattr(self._mine, "http", None) is None:
             self._mine.client = self._api.build_kaggle_client()
-            self._mine.http = _leave_files_alone(self._mine.client.http_client())
+            self._mine.http = _keep_json_files(self._mine.client.http_client())
         return self._mine.http
 
-    def _guard(self) -> None:
+    def _limit_requests(self) -> None:
         """Have every request of this process end that hears nothing or hears no end, and go on with a file that was cut.
 
         Also those of the import of the client, which asks Kaggle about a token.
@@ -143,7 +143,7 @@ class Worker:
         if usual.__name__ == "guarded":
             return
 
-        def guarded(
+        def send_limited(
             adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *more: Any, **named: Any
         ) -> Any:
             silence, began = getattr(mine, "silence", None) or _UNTOLD_SECONDS, time.monotonic()
@@ -152,23 +152,25 @@ class Worker:
             response = usual(adapter, request, stream, timeout or silence, *more, **named)
             told = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
             if not stream or told or not 200 <= response.status_code < 300:
-                _read_whole(response, began + silence)
+                _read_body(response, began + silence)
             return response
 
-        HTTPAdapter.send = guarded  # type: ignore[method-assign, assignment]
+        HTTPAdapter.send = send_limited  # type: ignore[method-assign, assignment]
 
-    def _call(self, request: dict[str, Any]) -> Any:
-        return self._http().call(request["service"], request["method"], _Body(request["body"]), _Raw)
+    def _call_method(self, request: dict[str, Any]) -> Any:
+        return self._get_transport().call(
+            request["service"], request["method"], _RequestBody(request["body"]), _RawResponse
+        )
 
-    def _download(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _download_file(self, request: dict[str, Any]) -> dict[str, Any]:
         from kagglesdk.common.types.file_download import FileDownload
 
-        body, place = _Body(request["body"]), request["into"]
+        body, place = _RequestBody(request["body"]), request["into"]
         tag, held = self._parts.pop(place, ("", 0))
         # Whoever gave up has removed the file, and another one may have its place.
         self._mine.start = held if os.path.exists(place) and os.path.getsize(place) == held else 0  # noqa: PTH110, PTH202
         try:
-            found = self._http().call(request["service"], request["method"], body, FileDownload)
+            found = self._get_transport().call(request["service"], request["method"], body, FileDownload)
         except Exception as error:
             refused = getattr(error, "response", None)
             if refused is not None and refused.status_code == _NO_SUCH_RANGE:
@@ -182,20 +184,20 @@ class Worker:
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
         with found as response:
-            _check_room(response, place)
-            start = _start(response, tag, self._mine.start)
-            size = self._write(response, request, start)
-            expected = _length(response)
+            _check_disk_space(response, place)
+            start = _resume_offset(response, tag, self._mine.start)
+            size = self._write_body(response, request, start)
+            expected = _content_length(response)
             if expected is not None and expected != size - start:
                 raise WorkerError(
                     "connection", f"the download ended after {size - start} of {expected} bytes"
                 )
             return {"size": size, "type": response.headers.get("Content-Type", ""), "url": ""}
 
-    def _write(self, response: Any, request: dict[str, Any], size: int) -> int:
+    def _write_body(self, response: Any, request: dict[str, Any], size: int) -> int:
         """Write what comes to its place, behind the first `size` bytes of it, and return the size of it all."""
         told = time.monotonic()
-        most = size + _MOST_UNTOLD if _length(response) is None else None
+        most = size + _MOST_UNTOLD if _content_length(response) is None else None
         with open(request["into"], "ab" if size else "wb") as into:  # noqa: PTH123 - the standard library only
             try:
                 for chunk in response.iter_content(_PIECE):
@@ -215,13 +217,13 @@ class Worker:
                 raise
         return size
 
-    def _scrub(self, text: str) -> str:
+    def _remove_secrets(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return text
 
 
-def _import() -> Any:
+def _import_client() -> Any:
     try:
         import kaggle
     except ModuleNotFoundError as error:
@@ -231,21 +233,21 @@ def _import() -> Any:
     return kaggle.api
 
 
-def _leave_files_alone(http: Any) -> Any:
+def _keep_json_files(http: Any) -> Any:
     """Return the client's transport, which no longer takes a JSON file with a "code" for an error of the service."""
     usual = http._prepare_response
 
-    def prepare(kind: Any, response: Any) -> Any:
-        if kind is _Raw or not response.history:
+    def prepare_response(kind: Any, response: Any) -> Any:
+        if kind is _RawResponse or not response.history:
             return usual(kind, response)
         response.raise_for_status()
         return kind.prepare_from(response)
 
-    http._prepare_response = prepare
+    http._prepare_response = prepare_response
     return http
 
 
-def _read_whole(response: Any, until: float) -> None:
+def _read_body(response: Any, until: float) -> None:
     """Read the body of an answer, which must end in time and be no larger than an answer is."""
     body = bytearray()
     for chunk in response.iter_content(_PIECE):
@@ -259,20 +261,20 @@ def _read_whole(response: Any, until: float) -> None:
     response._content = bytes(body)
 
 
-def _length(response: Any) -> int | None:
+def _content_length(response: Any) -> int | None:
     """Return how many bytes of a file are told to come; None where that is not told."""
     length = response.headers.get("Content-Length") or ""
     return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
 
 
-def _check_room(response: Any, place: str) -> None:
+def _check_disk_space(response: Any, place: str) -> None:
     """Raise where the disk has no room for a file, before a byte of it is written."""
-    coming, free = _length(response) or 0, shutil.disk_usage(os.path.dirname(place)).free  # noqa: PTH120
+    coming, free = _content_length(response) or 0, shutil.disk_usage(os.path.dirname(place)).free  # noqa: PTH120
     if coming > free:
         raise WorkerError("huge", f"{coming} bytes are told to come, and the disk has room for {free}")
 
 
-def _start(response: Any, tag: str, held: int) -> int:
+def _resume_offset(response: Any, tag: str, held: int) -> int:
     """Return how many of the bytes that are held the answer goes on behind; 0 where it has the whole file."""
     if response.status_code != 206:
         return 0
@@ -282,7 +284,7 @@ def _start(response: Any, tag: str, held: int) -> int:
     return held
 
 
-def _token() -> tuple[str, str]:
+def _configured_token() -> tuple[str, str]:
     from kagglesdk import kaggle_env
 
     token, source = kaggle_env.get_access_token_from_env()
@@ -294,26 +296,28 @@ def _drop_stale_token(method: str) -> str:
 
     The client falls back to the key, says so, and sends the refused token all the same.
     """
-    if "LEGACY" not in method or not _token()[0]:
+    if "LEGACY" not in method or not _configured_token()[0]:
         return ""
-    source = _token()[1]
+    source = _configured_token()[1]
     for name in _TOKEN_VARIABLES:
         os.environ.pop(name, None)
-    if _token()[0]:
+    if _configured_token()[0]:
         raise WorkerError(
-            "stale", f"the token from '{_token()[1]}' is not valid any more", source=_token()[1]
+            "stale",
+            f"the token from '{_configured_token()[1]}' is not valid any more",
+            source=_configured_token()[1],
         )
     return source
 
 
-def _told(error: Exception) -> dict[str, Any]:
+def _describe_error(error: Exception) -> dict[str, Any]:
     response = getattr(error, "response", None)
     if response is not None:
         return {
             "kind": "http",
-            "status": _status(response),
+            "status": _error_status(response),
             "message": _server_message(response, error),
-            "after": _seconds(response.headers.get("Retry-After")),
+            "after": _parse_retry_after(response.headers.get("Retry-After")),
         }
     names = {each.__name__ for each in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
@@ -326,7 +330,7 @@ def _told(error: Exception) -> dict[str, Any]:
     return {"kind": "other", "message": f"{type(error).__name__}: {error}"}
 
 
-def _status(response: Any) -> int:
+def _error_status(response: Any) -> int:
     """Return the status, or the one that an error inside a 200 claims to have."""
     if response.status_code >= 400:
         return int(response.status_code)
@@ -350,7 +354,7 @@ def _server_message(response: Any, error: Exception) -> str:
     return str((isinstance(body, dict) and body.get("message")) or error)
 
 
-def _seconds(value: str | None) -> float | None:
+def _parse_retry_after(value: str | None) -> float | None:
     if not value:
         return None
     try:
@@ -365,31 +369,31 @@ def _seconds(value: str | None) -> float | None:
         return None
 
 
-def main() -> None:
+def run_worker() -> None:
     """Answer requests until stdin ends."""
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever the client prints goes where its errors go
     writing = threading.Lock()
 
-    def tell(words: dict[str, Any]) -> None:
+    def write_line(words: dict[str, Any]) -> None:
         line = json.dumps(words) + "\n"
         with writing:
             out.write(line.encode())
 
-    worker = Worker(tell)
+    worker = ClientWorker(write_line)
 
-    def serve(request: dict[str, Any]) -> None:
-        tell({"id": request["id"], **worker.handle(request)})
+    def answer_request(request: dict[str, Any]) -> None:
+        write_line({"id": request["id"], **worker.handle_request(request)})
 
     pool = ThreadPoolExecutor(THREADS)
     for line in sys.stdin.buffer:
         request = json.loads(line)
         if request["op"] == "login":
-            serve(request)  # before anything else, and alone: it changes the environment
+            answer_request(request)  # before anything else, and alone: it changes the environment
         else:
-            pool.submit(serve, request)
+            pool.submit(answer_request, request)
     os._exit(0)  # nobody listens any more, whatever still runs
 
 
 if __name__ == "__main__":
-    main()
+    run_worker()

@@ -15,13 +15,13 @@ _SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
+class _SubmissionTable:
     head: tuple[str, ...]
     rows: dict[str, list[str]] = field(repr=False)
     repeats: int
 
 
-def compare(ours: Path, theirs: Path, place: str = "Kaggle") -> tuple[str, ...]:
+def compare_submissions(ours: Path, theirs: Path, place: str = "Kaggle") -> tuple[str, ...]:
     """Return what a person may want to know about the submission from `place` (`theirs`) beside the rehearsal's.
 
     Rows are matched by the first column; numbers count as equal within 0.1 % or 1e-6. Other formats than
@@ -33,13 +33,13 @@ def compare(ours: Path, theirs: Path, place: str = "Kaggle") -> tuple[str, ...]:
         sizes = [files.human_size(path.stat().st_size) for path in (theirs, ours)]
         return (f"{sizes[0]} on {place}, {sizes[1]} in the rehearsal; only CSV is compared value by value",)
     try:
-        one, two = _read(ours), _read(theirs)
+        one, two = _read_table(ours), _read_table(theirs)
     except csv.Error as error:
         return (f"the submissions could not be compared: {error}",)
-    return tuple(_notes(one, two, place))
+    return tuple(_describe_tables(one, two, place))
 
 
-def _read(path: Path) -> _Table:
+def _read_table(path: Path) -> _SubmissionTable:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         reader = csv_rows(line.replace("\0", "") for line in stream)
         head = tuple(next(reader, ()))
@@ -49,21 +49,21 @@ def _read(path: Path) -> _Table:
             if row:
                 count += 1
                 rows.setdefault(row[0], row)
-    return _Table(head=head, rows=rows, repeats=count - len(rows))
+    return _SubmissionTable(head=head, rows=rows, repeats=count - len(rows))
 
 
-def _notes(ours: _Table, theirs: _Table, place: str) -> list[str]:
+def _describe_tables(ours: _SubmissionTable, theirs: _SubmissionTable, place: str) -> list[str]:
     notes = []
     if ours.head != theirs.head:
-        notes.append(_columns(ours.head, theirs.head, place))
+        notes.append(_describe_columns(ours.head, theirs.head, place))
     common = [name for name in theirs.rows if name in ours.rows]
     if not common:
         return [*notes, f"no row from {place} is in the rehearsal's submission: they ran on other data"]
-    notes.append(_rows(ours, theirs, len(common), place))
+    notes.append(_describe_rows(ours, theirs, len(common), place))
     if ours.repeats or theirs.repeats:
         notes.append("ids occur more than once; only the first row of each is compared")
     shared = [name for name in dict.fromkeys(theirs.head[1:]) if name in ours.head]
-    told = [(name, _column(name, ours, theirs, common)) for name in shared]
+    told = [(name, _describe_column(name, ours, theirs, common)) for name in shared]
     different = [note for _, note in told if note]
     same = len(told) - len(different)
     if same:
@@ -72,7 +72,7 @@ def _notes(ours: _Table, theirs: _Table, place: str) -> list[str]:
     return [*notes, *different[:_SHOWN], *more]
 
 
-def _columns(ours: Sequence[str], theirs: Sequence[str], place: str) -> str:
+def _describe_columns(ours: Sequence[str], theirs: Sequence[str], place: str) -> str:
     if sorted(ours) == sorted(theirs):
         return f"the columns are in another order on {place}"
     new = [repr(name) for name in theirs if name not in ours]
@@ -82,25 +82,27 @@ def _columns(ours: Sequence[str], theirs: Sequence[str], place: str) -> str:
     return f"the columns differ; {'; '.join(said)}"
 
 
-def _rows(ours: _Table, theirs: _Table, common: int, place: str) -> str:
+def _describe_rows(ours: _SubmissionTable, theirs: _SubmissionTable, common: int, place: str) -> str:
     if common == len(ours.rows) == len(theirs.rows):
         return f"the same {common} rows as in the rehearsal"
     return f"{common} rows in common of {len(theirs.rows)} on {place} and {len(ours.rows)} in the rehearsal"
 
 
-def _column(name: str, ours: _Table, theirs: _Table, common: Sequence[str]) -> str:
+def _describe_column(
+    name: str, ours: _SubmissionTable, theirs: _SubmissionTable, common: Sequence[str]
+) -> str:
     """Return how a column differs over the rows in common; "" where it agrees."""
-    pairs = [(_value(ours, row, name), _value(theirs, row, name)) for row in common]
-    numbers = [(_number(one), _number(two)) for one, two in pairs]
+    pairs = [(_get_value(ours, row, name), _get_value(theirs, row, name)) for row in common]
+    numbers = [(_parse_number(one), _parse_number(two)) for one, two in pairs]
     whole = [(one, two) for one, two in numbers if one is not None and two is not None]
     if len(whole) < len(pairs):
         count = sum(one != two for one, two in pairs)
         return f"column '{name}': {count} of {len(pairs)} values differ" if count else ""
-    return _numeric(name, whole)
+    return _describe_numbers(name, whole)
 
 
-def _numeric(name: str, pairs: Sequence[tuple[float, float]]) -> str:
-    beyond = [not _close(one, two) for one, two in pairs]
+def _describe_numbers(name: str, pairs: Sequence[tuple[float, float]]) -> str:
+    beyond = [not _is_close(one, two) for one, two in pairs]
     if not any(beyond):
         return ""
     gaps = [abs(one - two) for one, two in pairs if math.isfinite(one) and math.isfinite(two)]
@@ -110,18 +112,18 @@ def _numeric(name: str, pairs: Sequence[tuple[float, float]]) -> str:
     )
 
 
-def _close(one: float, two: float) -> bool:
+def _is_close(one: float, two: float) -> bool:
     if math.isnan(one) and math.isnan(two):
         return True
     return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
-def _value(table: _Table, row: str, name: str) -> str:
+def _get_value(table: _SubmissionTable, row: str, name: str) -> str:
     place, values = table.head.index(name), table.rows[row]
     return values[place].strip() if place < len(values) else ""
 
 
-def _number(value: str) -> float | None:
+def _parse_number(value: str) -> float | None:
     try:
         return float(value)
     except ValueError:

@@ -20,7 +20,7 @@ RESEND = "run 'offline-kit push --resend': it makes a new version of the same fi
 _SHOWN = 10
 
 
-class Action(StrEnum):
+class PushAction(StrEnum):
     """What becomes of a dataset."""
 
     CREATE = "create"
@@ -29,7 +29,7 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Remote:
+class RemotePart:
     """A dataset as it was seen on Kaggle; the default is one that is not there."""
 
     ref: str
@@ -50,13 +50,13 @@ class Remote:
     """"dataset"; "model" or "notebook" for a part that lies there."""
 
     @property
-    def there(self) -> bool:
+    def exists(self) -> bool:
         """Whether there is such a dataset, with or without a version."""
         return bool(self.version or self.state)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class PushOptions:
     """What the user allows."""
 
     drop_foreign: bool = False
@@ -70,12 +70,12 @@ class Wishes:
     resend_part: tuple[str, ...] = ()
     """Names of those to which that applies, where it is not all."""
 
-    def again(self, part: Part) -> bool:
+    def should_resend(self, part: Part) -> bool:
         """Tell whether a part is sent although it is there already."""
         return self.resend or part.name in self.resend_part
 
 
-MODEST = Wishes()
+DEFAULT_OPTIONS = PushOptions()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +88,23 @@ class PartPlan:
     """Where its files lie."""
     ref: str
     """Its dataset."""
-    action: Action
+    action: PushAction
     """Create, a new version, or nothing."""
-    why: str
+    reason: str
     """Why so, for a person."""
-    before: int = 0
+    version_before: int = 0
     """The version that is current now."""
-    held: str = ""
+    held_part_id: str = ""
     """Id of the part that it holds; "" for none of ours."""
     title: str = ""
     """Title, should it be created."""
     notes: str = ""
     """Version notes: ids, and what changed."""
-    size: int = 0
+    upload_size: int = 0
     """Bytes to send."""
-    files: int = 0
+    file_count: int = 0
     """Files to send."""
-    dropped: tuple[str, ...] = ()
+    dropped_files: tuple[str, ...] = ()
     """Files of the previous version that the new one lacks, sorted."""
     warnings: tuple[str, ...] = ()
     """What may go wrong."""
@@ -112,34 +112,34 @@ class PartPlan:
     """The dataset's page, where there is one."""
 
     @property
-    def crowded(self) -> str:
+    def file_count_warning(self) -> str:
         """What to ask about before so many files are sent; "" where Kaggle takes them."""
-        if self.files <= MAX_LOOSE_FILES:
+        if self.file_count <= MAX_LOOSE_FILES:
             return ""
-        return f"'{self.ref}' would get {self.files} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
+        return f"'{self.ref}' would get {self.file_count} files, and Kaggle may refuse more than {MAX_LOOSE_FILES}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PushPlan:
     """What becomes of a kit."""
 
-    kit: str
+    kit_id: str
     """The kit's id."""
     parts: tuple[PartPlan, ...]
     """One for each part, in the kit's order."""
 
     @property
-    def idle(self) -> bool:
+    def is_empty(self) -> bool:
         """Whether there is nothing to do."""
-        return all(part.action is Action.NOTHING for part in self.parts)
+        return all(part.action is PushAction.NOTHING for part in self.parts)
 
     @property
-    def size(self) -> int:
+    def upload_size(self) -> int:
         """Bytes to send."""
-        return sum(part.size for part in self.parts)
+        return sum(part.upload_size for part in self.parts)
 
 
-def targets(datasets: Mapping[str, str], account: Account) -> dict[str, str]:
+def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str, str]:
     """Return "owner/slug" for each part's configured dataset, "slug" or "owner/slug".
 
     Raises UsageError where the account is not the owner, or Kaggle would not take a slug.
@@ -163,27 +163,27 @@ def targets(datasets: Mapping[str, str], account: Account) -> dict[str, str]:
     return found
 
 
-def plan_push(kit: Kit, remotes: Mapping[str, Remote], wishes: Wishes) -> PushPlan:
+def plan_push(kit: Kit, remotes: Mapping[str, RemotePart], wishes: PushOptions) -> PushPlan:
     """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
 
     Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
     for a public dataset, unless `wishes` allow it, OutsideError for a part that is there without all files.
     """
-    problems = [each for part in kit.parts for each in _problems(part, remotes[part.name], wishes)]
+    problems = [each for part in kit.parts for each in _find_problems(part, remotes[part.name], wishes)]
     if problems:
-        raise _error(problems)
+        raise _combine_problems(problems)
     return PushPlan(
-        kit=kit.id, parts=tuple(_plan(kit, part, remotes[part.name], wishes) for part in kit.parts)
+        kit_id=kit.id, parts=tuple(_plan_part(kit, part, remotes[part.name], wishes) for part in kit.parts)
     )
 
 
-def foreign(part: Part, remote: Remote) -> tuple[str, ...]:
+def find_foreign_files(part: Part, remote: RemotePart) -> tuple[str, ...]:
     """Return the files on Kaggle that a new version would drop and that we did not put there."""
     known = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
-    return tuple(sorted(placed(remote.files, known).keys() - known - {MARKER}))
+    return tuple(sorted(map_listed_files(remote.files, known).keys() - known - {MARKER}))
 
 
-def placed(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int]:
+def map_listed_files(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int]:
     """Return sizes by path of a listing; a bare name that only one known path ends in counts as that path.
 
     Whether listings name files below folders by path is not promised anywhere.
@@ -198,10 +198,10 @@ def placed(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int
     return found
 
 
-def damage(part: Part, remote: Remote) -> tuple[str, ...]:
+def find_damage(part: Part, remote: RemotePart) -> tuple[str, ...]:
     """Return a line for each file of the part that is not on Kaggle, or has another size there."""
     wanted = {entry.stored: entry.size for entry in part.entries}
-    there = placed(remote.files, wanted)
+    there = map_listed_files(remote.files, wanted)
     return (
         *(f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())),
         *(
@@ -212,14 +212,14 @@ def damage(part: Part, remote: Remote) -> tuple[str, ...]:
     )
 
 
-def differences(part: Part, remote: Remote) -> tuple[str, ...]:
+def find_differences(part: Part, remote: RemotePart) -> tuple[str, ...]:
     """Return the damage, and a line for each file on Kaggle that is not the part's."""
     wanted = {entry.stored for entry in part.entries} | {MARKER}
-    more = sorted(placed(remote.files, wanted).keys() - wanted)
-    return (*damage(part, remote), *(f"'{name}' is not of the kit" for name in more))
+    more = sorted(map_listed_files(remote.files, wanted).keys() - wanted)
+    return (*find_damage(part, remote), *(f"'{name}' is not of the kit" for name in more))
 
 
-def not_whole(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
+def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
     """Return the error for a version with a part's marker and without all of its files."""
     return OutsideError(
         f"version {version} of '{ref}' shows this kit, but not all of its files as they were sent",
@@ -228,22 +228,22 @@ def not_whole(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
     )
 
 
-def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitError]:
-    if _same(part, remote) and not wishes.again(part):
-        wrong = damage(part, remote)
+def _find_problems(part: Part, remote: RemotePart, wishes: PushOptions) -> list[OfflineKitError]:
+    if _holds_part(part, remote) and not wishes.should_resend(part):
+        wrong = find_damage(part, remote)
         return [
-            *([not_whole(remote.ref, remote.version, wrong)] if wrong else []),
-            *([] if remote.private or wishes.public else [_public(remote)]),
+            *([build_incomplete_error(remote.ref, remote.version, wrong)] if wrong else []),
+            *([] if remote.private or wishes.public else [_build_public_error(remote)]),
         ]
-    if not remote.there:
+    if not remote.exists:
         return [
             UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
-            for problem in title_problems(_title(remote, wishes))
+            for problem in title_problems(_dataset_title(remote, wishes))
         ]
     found: list[OfflineKitError] = []
     if not remote.private and not wishes.public:
-        found.append(_public(remote))
-    lost = foreign(part, remote)
+        found.append(_build_public_error(remote))
+    lost = find_foreign_files(part, remote)
     if lost and not wishes.drop_foreign:
         more = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
         found.append(
@@ -256,14 +256,14 @@ def _problems(part: Part, remote: Remote, wishes: Wishes) -> list[OfflineKitErro
     return found
 
 
-def _public(remote: Remote) -> ProjectError:
+def _build_public_error(remote: RemotePart) -> ProjectError:
     return ProjectError(
         f"'{remote.ref}' is public: everybody would see the kit",
         hint=f"make it private in the settings of {remote.url or 'its page'}, choose another, or allow it with --public",
     )
 
 
-def exposed(name: str, url: str) -> OutsideError:
+def build_exposed_error(name: str, url: str) -> OutsideError:
     """Return the error for what everybody sees although it was sent as private."""
     return OutsideError(
         f"{name} is PUBLIC on Kaggle, although it was sent as private",
@@ -271,7 +271,7 @@ def exposed(name: str, url: str) -> OutsideError:
     )
 
 
-def _error(problems: list[OfflineKitError]) -> OfflineKitError:
+def _combine_problems(problems: list[OfflineKitError]) -> OfflineKitError:
     if len(problems) == 1:
         return problems[0]
     details = [line for each in problems for line in (each.what, *(f"  {more}" for more in each.details))]
@@ -280,50 +280,50 @@ def _error(problems: list[OfflineKitError]) -> OfflineKitError:
     )
 
 
-def _same(part: Part, remote: Remote) -> bool:
+def _holds_part(part: Part, remote: RemotePart) -> bool:
     return remote.part is not None and remote.part.id == part.id
 
 
-def _title(remote: Remote, wishes: Wishes) -> str:
+def _dataset_title(remote: RemotePart, wishes: PushOptions) -> str:
     return wishes.title or remote.ref.partition("/")[2]
 
 
-def _plan(kit: Kit, part: Part, remote: Remote, wishes: Wishes) -> PartPlan:
+def _plan_part(kit: Kit, part: Part, remote: RemotePart, wishes: PushOptions) -> PartPlan:
     base = PartPlan(
         part=part,
         folder=kit.part_folder(part),
         ref=remote.ref,
-        action=Action.NOTHING,
-        why=f"version {remote.version} holds exactly this part",
-        before=remote.version,
-        held=remote.part.id if remote.part else "",
+        action=PushAction.NOTHING,
+        reason=f"version {remote.version} holds exactly this part",
+        version_before=remote.version,
+        held_part_id=remote.part.id if remote.part else "",
         url=remote.url,
     )
-    if _same(part, remote) and not wishes.again(part):
+    if _holds_part(part, remote) and not wishes.should_resend(part):
         return base
-    new = not remote.there
+    new = not remote.exists
     size = sum(entry.size for entry in part.entries)
     stored = {entry.stored for entry in part.entries} | {MARKER}
-    changes = _changes(part, remote.part)
+    changes = _describe_changes(part, remote.part)
     return PartPlan(
         part=part,
         folder=base.folder,
         ref=remote.ref,
-        action=Action.CREATE if new else Action.VERSION,
-        why="there is no such dataset yet" if new else _why(remote, changes),
-        before=base.before,
-        held=base.held,
-        title=_title(remote, wishes),
+        action=PushAction.CREATE if new else PushAction.VERSION,
+        reason="there is no such dataset yet" if new else _describe_reason(remote, changes),
+        version_before=base.version_before,
+        held_part_id=base.held_part_id,
+        title=_dataset_title(remote, wishes),
         notes=f"offline-kit {kit.id[:12]}; {part.name} {part.id}; {changes}",
-        size=size,
-        files=len(part.entries) + 1,
-        dropped=tuple(sorted(placed(remote.files, stored).keys() - stored)),
+        upload_size=size,
+        file_count=len(part.entries) + 1,
+        dropped_files=tuple(sorted(map_listed_files(remote.files, stored).keys() - stored)),
         warnings=limit_warnings(len(part.entries) + 1, size),
         url=remote.url,
     )
 
 
-def _why(remote: Remote, changes: str) -> str:
+def _describe_reason(remote: RemotePart, changes: str) -> str:
     if remote.state == "failed":
         return f"version {remote.version} failed on Kaggle" if remote.version else "its first version failed"
     if not remote.version:
@@ -331,7 +331,7 @@ def _why(remote: Remote, changes: str) -> str:
     return changes if remote.part else f"version {remote.version} holds no part of a kit"
 
 
-def _changes(part: Part, old: Part | None) -> str:
+def _describe_changes(part: Part, old: Part | None) -> str:
     """Say in a few words what differs from the part before."""
     if old is None:
         return f"{len(part.entries)} files"

@@ -49,7 +49,7 @@ class Effect:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One line of the journal."""
 
     effect: Effect
@@ -58,7 +58,7 @@ class Entry:
     """How far that is."""
     at: float
     """Seconds since the epoch."""
-    said: str = ""
+    server_message: str = ""
     """Kaggle's words, where they are needed to tell how it ended."""
 
 
@@ -68,36 +68,38 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def write(self, effect: Effect, phase: Phase, said: str = "") -> None:
+    def append_entry(self, effect: Effect, phase: Phase, said: str = "") -> None:
         """Add a line, with Kaggle's words where there are any, and have it on the disk."""
         words = {"said": said} if said else {}
         line = {**asdict(effect), "phase": phase.value, "at": round(time.time(), 3), **words}
         append_line(self.path, json.dumps(line))
 
-    def entries(self) -> tuple[Entry, ...]:
+    def read_entries(self) -> tuple[JournalEntry, ...]:
         """Return all lines in their order; those that a crash cut short are left out."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return ()
-        return tuple(entry for entry in map(_entry, lines) if entry)
+        return tuple(entry for entry in map(_parse_entry, lines) if entry)
 
-    def open(self, target: str) -> Entry | None:
+    def find_open_entry(self, target: str) -> JournalEntry | None:
         """Return the last effect on a target if it is not known how it ended."""
-        last = next((entry for entry in reversed(self.entries()) if entry.effect.target == target), None)
+        last = next((entry for entry in reversed(self.read_entries()) if entry.effect.target == target), None)
         return last if last and last.phase in _OPEN else None
 
 
-def _entry(line: bytes) -> Entry | None:
+def _parse_entry(line: bytes) -> JournalEntry | None:
     try:
         raw = json.loads(line)
         said = str(raw.get("said") or "")
-        return Entry(effect=_effect(raw), phase=Phase(raw["phase"]), at=float(raw["at"]), said=said)
+        return JournalEntry(
+            effect=_parse_effect(raw), phase=Phase(raw["phase"]), at=float(raw["at"]), server_message=said
+        )
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _effect(raw: Mapping[str, object]) -> Effect:
+def _parse_effect(raw: Mapping[str, object]) -> Effect:
     return Effect(
         action=str(raw["action"]),
         target=str(raw["target"]),

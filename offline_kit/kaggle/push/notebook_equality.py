@@ -9,7 +9,7 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, fields
 
-from offline_kit.kaggle.client.api_types import NewNotebook, RemoteNotebook, Sources
+from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources, RemoteNotebook
 
 KINDS = {
     "datasets": "dataset",
@@ -27,69 +27,77 @@ _SETTINGS = "look at the settings of this version on its page, then run the same
 
 
 @dataclass(frozen=True, kw_only=True)
-class Difference:
+class NotebookDifference:
     """Something about a version that is not as it was wanted."""
 
-    what: str
+    summary: str
     """What it is, for a person."""
     remedy: str = _SETTINGS
     """What to do about it."""
-    grave: bool = False
+    is_exposed: bool = False
     """Whether it is no matter of waiting: others may see it, or it may use the network."""
-    soft: bool = False
+    is_rewritten_text: bool = False
     """Whether it may come of the way in which Kaggle writes notebooks: a text that we cannot foresee."""
 
 
-def cells(text: str) -> tuple[tuple[str, str], ...]:
+def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:
     """Return type and source of every cell; text that is no notebook counts as a single one."""
     try:
         found = json.loads(text)["cells"]
-        return tuple((str(cell["cell_type"]), _plain("".join(cell.get("source", "")))) for cell in found)
+        return tuple(
+            (str(cell["cell_type"]), _normalise_source("".join(cell.get("source", "")))) for cell in found
+        )
     except (ValueError, KeyError, TypeError):
-        return (("", _plain(text)),)
+        return (("", _normalise_source(text)),)
 
 
-def content_id(new: NewNotebook) -> str:
+def hash_content(new: NewNotebook) -> str:
     """Return the hash over all that makes one version differ from another."""
     told = {
-        "cells": cells(new.text),
+        "cells": normalise_cells(new.text),
         "sources": {kind: sorted(each) for kind, each in asdict(new.sources).items()},
-        "flags": [new.private, new.gpu, new.machine, new.image],
+        "flags": [new.private, new.gpu, new.machine_shape, new.image],
         **({"internet": True} if new.internet else {}),
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
-def lacks(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
+def find_mismatches(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     """Return what a version on Kaggle has not as `new` wants it; sources beyond those count in `extra`."""
     found = []
     if there.internet and not new.internet:
-        found.append(Difference(what="its internet is on", remedy=_internet(there), grave=True))
+        found.append(
+            NotebookDifference(
+                summary="its internet is on", remedy=_suggest_internet_off(there), is_exposed=True
+            )
+        )
     if new.internet and not there.internet:
-        found.append(Difference(what="its internet is off", remedy=_NO_INTERNET))
+        found.append(NotebookDifference(summary="its internet is off", remedy=_NO_INTERNET))
     if there.private != new.private:
         what = "everybody may see it" if new.private else "it is private"
         remedy = f"make it private at once on {there.url or 'its page'} (Share)" if new.private else _SETTINGS
-        found.append(Difference(what=what, remedy=remedy, grave=new.private))
-    if cells(there.text) != cells(new.text):
-        found.append(Difference(what="its cells are others", soft=True))
+        found.append(NotebookDifference(summary=what, remedy=remedy, is_exposed=new.private))
+    if normalise_cells(there.text) != normalise_cells(new.text):
+        found.append(NotebookDifference(summary="its cells are others", is_rewritten_text=True))
     site = there.url.partition("/code/")[0]
     found += [
-        Difference(what=f"the {kind} '{ref}' is not attached", remedy=remedy_for(kind, ref, site))
-        for kind, ref in _missing(new.sources, there.sources)
+        NotebookDifference(
+            summary=f"the {kind} '{ref}' is not attached", remedy=suggest_source_fix(kind, ref, site)
+        )
+        for kind, ref in _list_missing_sources(new.sources, there.sources)
     ]
-    return (*found, *_machine(new, there), *_image(new, there))
+    return (*found, *_compare_accelerator(new, there), *_compare_image(new, there))
 
 
-def extra(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
+def find_extra_sources(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     """Return the sources that a version has besides those that are wanted."""
     return tuple(
-        Difference(what=f"the {kind} '{ref}' is attached and not wanted any more")
-        for kind, ref in _missing(there.sources, new.sources)
+        NotebookDifference(summary=f"the {kind} '{ref}' is attached and not wanted any more")
+        for kind, ref in _list_missing_sources(there.sources, new.sources)
     )
 
 
-def remedy_for(kind: str, ref: str, site: str) -> str:
+def suggest_source_fix(kind: str, ref: str, site: str) -> str:
     """Return what to do about a source that the Kaggle whose pages are at `site` does not attach."""
     remedies = {
         "dataset": "see that it is ready ('offline-kit push' waits for the kit's), and yours or public",
@@ -108,27 +116,27 @@ def remedy_for(kind: str, ref: str, site: str) -> str:
     )
 
 
-def _internet(there: RemoteNotebook) -> str:
+def _suggest_internet_off(there: RemoteNotebook) -> str:
     return (
         f"turn it off on {there.url or 'its page'} (Settings), and verify the account's phone number:"
         " without that Kaggle may change settings; then run the same command again"
     )
 
 
-def _plain(source: str) -> str:
+def _normalise_source(source: str) -> str:
     return source.replace("\r\n", "\n").rstrip("\n")
 
 
-def _missing(wanted: Sources, have: Sources) -> list[tuple[str, str]]:
+def _list_missing_sources(wanted: NotebookSources, have: NotebookSources) -> list[tuple[str, str]]:
     return [
         (KINDS[field.name], ref)
-        for field in fields(Sources)
+        for field in fields(NotebookSources)
         for ref in getattr(wanted, field.name)
-        if not _among(ref, getattr(have, field.name))
+        if not _is_among(ref, getattr(have, field.name))
     ]
 
 
-def _among(ref: str, others: Collection[str]) -> bool:
+def _is_among(ref: str, others: Collection[str]) -> bool:
     """Tell whether a source is among others, one of which may say its version where the other does not."""
     mine = ref.casefold().split("/")
     return any(
@@ -137,25 +145,27 @@ def _among(ref: str, others: Collection[str]) -> bool:
     )
 
 
-def _machine(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
-    wanted, have = (each.machine if each.machine.lower() not in _NO_MACHINE else "" for each in (new, there))
+def _compare_accelerator(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
+    wanted, have = (
+        each.machine_shape if each.machine_shape.lower() not in _NO_MACHINE else "" for each in (new, there)
+    )
     if bool(new.gpu or wanted) != bool(there.gpu or have):
         what = (
             "it has no accelerator" if new.gpu or wanted else "it has an accelerator that was not asked for"
         )
-        return (Difference(what=what),)
+        return (NotebookDifference(summary=what),)
     if wanted and have and wanted.casefold() != have.casefold():
-        return (Difference(what=f"its machine is '{have}', not '{wanted}'"),)
+        return (NotebookDifference(summary=f"its machine is '{have}', not '{wanted}'"),)
     return ()
 
 
-def _image(new: NewNotebook, there: RemoteNotebook) -> tuple[Difference, ...]:
+def _compare_image(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     wanted, have = (each.image.rpartition("@")[2].casefold() for each in (new, there))
     if not wanted or wanted == have:
         return ()
     return (
-        Difference(
-            what=f"its image is '{there.image or 'not pinned'}', not '{new.image}'",
+        NotebookDifference(
+            summary=f"its image is '{there.image or 'not pinned'}', not '{new.image}'",
             remedy="Kaggle may have retired this image: capture the one of today ('offline-kit image capture'),"
             " or remove `pin_image`",
         ),

@@ -3,62 +3,68 @@
 from collections.abc import Sequence
 
 from offline_kit.core.errors import OutsideError
-from offline_kit.kaggle.client.api_types import Kaggle, NewNotebook, RefusedError, Saved
+from offline_kit.kaggle.client.api_types import KaggleApi, NewNotebook, RefusedError, SavedNotebook
 from offline_kit.kaggle.push.journal import Effect
-from offline_kit.kaggle.push.notebook_equality import Difference, lacks, remedy_for
-from offline_kit.kaggle.push.poll_policy import Waiting, shown
+from offline_kit.kaggle.push.notebook_equality import NotebookDifference, find_mismatches, suggest_source_fix
+from offline_kit.kaggle.push.poll_policy import PollPolicy, wait_until_shown
 
 AGAIN = "run the same command again: it goes on, and nothing is pushed twice"
 _LOOK_BACK = 5  # versions that others may have saved on top of ours
 
 
-def appeared(effect: Effect, new: NewNotebook | None, kaggle: Kaggle, waiting: Waiting) -> int:
+def find_pushed_version(
+    effect: Effect, new: NewNotebook | None, kaggle: KaggleApi, waiting: PollPolicy
+) -> int:
     """Return the version that came of an effect, 0 where none shows within the grace; without `new` any newer one."""
 
-    def newer() -> int | None:
-        newest = kaggle.notebook(effect.target)
-        current = newest.current if newest else 0
+    def find_newer() -> int | None:
+        newest = kaggle.get_notebook(effect.target)
+        current = newest.newest_version if newest else 0
         for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
-            seen = newest if number == current else kaggle.notebook(effect.target, number)
+            seen = newest if number == current else kaggle.get_notebook(effect.target, number)
             # Kaggle may write cells anew: of the version right behind ours, their text says nothing.
             next_one = number == effect.before + 1
-            if new is None or (seen and all(next_one and each.soft for each in lacks(new, seen))):
+            if new is None or (
+                seen and all(next_one and each.is_rewritten_text for each in find_mismatches(new, seen))
+            ):
                 return number
         return None
 
-    return shown(newer, waiting.until(waiting.grace)) or 0
+    return wait_until_shown(find_newer, waiting.retry_policy(waiting.visibility_timeout)) or 0
 
 
-def read_back(new: NewNotebook, saved: Saved, kaggle: Kaggle, waiting: Waiting) -> tuple[Difference, ...]:
+def read_back(
+    new: NewNotebook, saved: SavedNotebook, kaggle: KaggleApi, waiting: PollPolicy
+) -> tuple[NotebookDifference, ...]:
     """Return how Kaggle shows a version otherwise than it was pushed, and goes on to do so within the grace.
 
     Raises OutsideError where it does not show at all: a fresh notebook is hidden for a while.
     """
-    last: list[tuple[Difference, ...]] = []
+    last: list[tuple[NotebookDifference, ...]] = []
 
-    def right() -> tuple[Difference, ...] | None:
-        there = kaggle.notebook(new.ref, saved.version)
+    def read_differences() -> tuple[NotebookDifference, ...] | None:
+        there = kaggle.get_notebook(new.ref, saved.version)
         if there is None:
             return None
-        last[:] = [lacks(new, there)]
-        return last[0] if not last[0] or any(each.grave for each in last[0]) else None
+        last[:] = [find_mismatches(new, there)]
+        return last[0] if not last[0] or any(each.is_exposed for each in last[0]) else None
 
-    shown(right, waiting.until(waiting.grace))
+    wait_until_shown(read_differences, waiting.retry_policy(waiting.visibility_timeout))
     if not last:
         raise OutsideError(f"version {saved.version} of '{new.ref}' cannot be read back yet", hint=AGAIN)
     return last[0]
 
 
-def not_as_pushed(saved: Saved, differences: Sequence[Difference]) -> OutsideError:
+def build_mismatch_error(saved: SavedNotebook, differences: Sequence[NotebookDifference]) -> OutsideError:
     """Return the error for a version that Kaggle shows otherwise than it was pushed."""
     return OutsideError(
-        f"version {saved.version} of '{saved.ref}' is not as it was pushed: {differences[0].what}",
+        f"version {saved.version} of '{saved.ref}' is not as it was pushed: {differences[0].summary}",
         hint=differences[0].remedy,
-        details=[each.what for each in differences[1:]],
+        details=[each.summary for each in differences[1:]],
     )
 
 
-def busy(trouble: Exception) -> OutsideError:
+def build_busy_error(trouble: Exception) -> OutsideError:
     """Return the error for sessions that did not come free in time."""
     return OutsideError(
         "Kaggle has no free session for this notebook",
@@ -67,7 +73,7 @@ def busy(trouble: Exception) -> OutsideError:
     )
 
 
-def refused(no: RefusedError, new: NewNotebook) -> OutsideError:
+def build_refusal(no: RefusedError, new: NewNotebook) -> OutsideError:
     """Return a refusal with what to do about it."""
     said = no.what.lower()
     if no.status == 409:
@@ -86,15 +92,15 @@ def refused(no: RefusedError, new: NewNotebook) -> OutsideError:
     return no
 
 
-def rejected(saved: Saved, new: NewNotebook) -> OutsideError | None:
+def build_sources_error(saved: SavedNotebook, new: NewNotebook) -> OutsideError | None:
     """Return the error for sources that were not attached, each with its remedy; None where all were."""
-    if not saved.rejected:
+    if not saved.rejected_sources:
         return None
     remedies = {}
     site = saved.url.partition("/code/")[0]
-    for source in saved.rejected:
+    for source in saved.rejected_sources:
         kind, _, ref = source.partition(" ")
-        remedies[source] = remedy_for(kind, ref.strip("'"), site)
+        remedies[source] = suggest_source_fix(kind, ref.strip("'"), site)
     first = next(iter(remedies.values()))
     return OutsideError(
         f"Kaggle did not attach {len(remedies)} of the sources of '{new.ref}':"
@@ -104,7 +110,7 @@ def rejected(saved: Saved, new: NewNotebook) -> OutsideError | None:
     )
 
 
-def elsewhere(saved: Saved, new: NewNotebook) -> OutsideError | None:
+def build_moved_error(saved: SavedNotebook, new: NewNotebook) -> OutsideError | None:
     """Return the error for a notebook that the title led to another place; None where it is as asked for."""
     if saved.ref.casefold() == new.ref.casefold():
         return None

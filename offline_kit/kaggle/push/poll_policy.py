@@ -8,7 +8,7 @@ from typing import TypeVar
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Say
 from offline_kit.core.retry import PassingError, Patience, attempts
-from offline_kit.kaggle.client.api_types import RefusedError, UnansweredError, UnsentError
+from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 
 _NEVER = 10**6
 _ABSENT = frozenset({403, 404})
@@ -17,33 +17,39 @@ _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Waiting:
+class PollPolicy:
     """How long to wait for Kaggle; all times in seconds."""
 
-    grace: float = 180.0
+    visibility_timeout: float = 180.0
     """For something that was sent to show at all."""
-    processing: float = 3600.0
+    processing_timeout: float = 3600.0
     """For what shows to be ready."""
-    first: float = 1.0
+    first_interval: float = 1.0
     """The first pause between two looks; it doubles up to `longest`."""
-    longest: float = 15.0
+    max_interval: float = 15.0
     """The longest pause."""
-    scoring: float = 60.0
+    scoring_interval: float = 60.0
     """The longest pause between two looks at a submission: scoring takes hours."""
     sleep: Callable[[float], None] = time.sleep
     """Waits."""
 
-    def until(self, seconds: float) -> Patience:
+    def retry_policy(self, seconds: float) -> Patience:
         """Return the patience to look for so long."""
         return Patience(
-            attempts=_NEVER, backoff=self.first, longest=self.longest, deadline=seconds, sleep=self.sleep
+            attempts=_NEVER,
+            backoff=self.first_interval,
+            longest=self.max_interval,
+            deadline=seconds,
+            sleep=self.sleep,
         )
 
 
-WAITING = Waiting()
+DEFAULT_POLL = PollPolicy()
 
 
-def poll(see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception], OfflineKitError]) -> _T:
+def poll_until(
+    see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception], OfflineKitError]
+) -> _T:
     """Return what `see` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
     for attempt in attempts(patience, may_pass=lambda _error: False, give_up=give_up):
         with attempt:
@@ -51,47 +57,47 @@ def poll(see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception
     raise AssertionError("unreachable")
 
 
-def tolerant(see: Callable[[], _T], say: Say = lambda _words: None) -> Callable[[], _T]:
+def ignore_transient(see: Callable[[], _T], say: Say = lambda _words: None) -> Callable[[], _T]:
     """Return a look that trouble of Kaggle's does not end, nor "there is no such thing": both may pass, and are said."""
 
-    def look() -> _T:
+    def check_once() -> _T:
         try:
             return see()
         except RefusedError as no:
             if no.status in _ABSENT or no.status == 429 or no.status >= 500:
                 say(f"no answer at the moment: {no.what}")
-                raise PassingError(no.what, no.after) from no
+                raise PassingError(no.what, no.retry_after) from no
             raise
-        except (UnansweredError, UnsentError) as lost:
+        except (NoResponseError, UnreachableError) as lost:
             say(f"no answer at the moment: {lost.what}")
             raise PassingError(lost.what) from lost
 
-    return look
+    return check_once
 
 
-def shown(see: Callable[[], _T | None], patience: Patience) -> _T | None:
+def wait_until_shown(see: Callable[[], _T | None], patience: Patience) -> _T | None:
     """Return what a look sees once that is something; None where it saw nothing until patience ended.
 
     Raises Kaggle's own error where the last look was in trouble: nobody knows then whether it is there.
     """
 
-    def look() -> _T:
+    def check_shown() -> _T:
         found = see()
         if found is None:
             raise PassingError("it does not show yet")
         return found
 
     try:
-        return poll(tolerant(look), patience, cause)
-    except _NothingError:
+        return poll_until(ignore_transient(check_shown), patience, find_cause)
+    except NotShownError:
         return None
 
 
-def cause(trouble: Exception) -> OfflineKitError:
+def find_cause(trouble: Exception) -> OfflineKitError:
     """Return the error of Kaggle's behind passing trouble."""
     behind = trouble.__cause__
-    return behind if isinstance(behind, OfflineKitError) else _NothingError(str(trouble), hint="look again")
+    return behind if isinstance(behind, OfflineKitError) else NotShownError(str(trouble), hint="look again")
 
 
-class _NothingError(OutsideError):
+class NotShownError(OutsideError):
     """What was looked for did not show."""

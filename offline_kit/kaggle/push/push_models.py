@@ -13,22 +13,22 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.files import human_size, locked
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import PassingError
-from offline_kit.kaggle.client.api_types import Account, Kaggle, NewModelVersion, RemoteModel
+from offline_kit.kaggle.client.api_types import Account, KaggleApi, NewModelVersion, RemoteModel
 from offline_kit.kaggle.push import parts_elsewhere, send_files
 from offline_kit.kaggle.push.dataset_plan import (
-    MODEST,
-    Action,
-    Remote,
-    Wishes,
-    damage,
-    differences,
-    exposed,
-    not_whole,
+    DEFAULT_OPTIONS,
+    PushAction,
+    PushOptions,
+    RemotePart,
+    build_exposed_error,
+    build_incomplete_error,
+    find_damage,
+    find_differences,
 )
 from offline_kit.kaggle.push.journal import Effect, Phase
-from offline_kit.kaggle.push.poll_policy import poll, shown, tolerant
-from offline_kit.kaggle.push.push_settings import Ways
-from offline_kit.kaggle.push.run_once import once, settled
+from offline_kit.kaggle.push.poll_policy import ignore_transient, poll_until, wait_until_shown
+from offline_kit.kaggle.push.push_settings import PushSettings
+from offline_kit.kaggle.push.run_once import recover_interrupted, run_once
 from offline_kit.project.kaggle_names import slug_problems, split_model
 from offline_kit.project.types import Kit, Part
 
@@ -47,19 +47,19 @@ class ModelPlan:
     """Where its files lie."""
     ref: str
     """"owner/model/framework/variation"."""
-    action: Action
+    action: PushAction
     """Create the variation, a new version, or nothing."""
-    why: str
+    reason: str
     """Why so, for a person."""
-    before: int
+    version_before: int
     """Its newest version now; 0 for none."""
     model: RemoteModel | None
     """The model, where there is one."""
 
     @property
-    def source(self) -> str:
+    def pinned_source(self) -> str:
         """The version that holds the part already, as a notebook attaches it; "" where it is yet to come."""
-        return f"{self.ref}/{self.before}" if self.action is Action.NOTHING else ""
+        return f"{self.ref}/{self.version_before}" if self.action is PushAction.NOTHING else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +70,13 @@ class PushedModel:
     """The part's name."""
     source: str
     """"owner/model/framework/variation/version", as a notebook attaches it."""
-    action: Action
+    action: PushAction
     """What was done for it."""
     url: str
     """The model's page."""
 
 
-def target(wanted: str, account: Account) -> str:
+def resolve_model(wanted: str, account: Account) -> str:
     """Return "owner/model/framework/variation" of a model as `publish_model` names it.
 
     Raises UsageError where the account is not the owner, or Kaggle would not take the slug.
@@ -94,168 +94,181 @@ def target(wanted: str, account: Account) -> str:
     return f"{owner or account.username}/{slug}/{variation}"
 
 
-def plan(
+def plan_model(
     kit: Kit,
     part: Part,
     ref: str,
-    kaggle: Kaggle,
-    ways: Ways,
-    wishes: Wishes = MODEST,
+    kaggle: KaggleApi,
+    ways: PushSettings,
+    wishes: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> ModelPlan:
     """Look at the model and return what a push would do; settles first what an earlier run left open.
 
     Raises ProjectError for a model that everybody sees, unless `wishes` allow it.
     """
-    report.step(f"Looking at the model '{_model(ref)}' on {kaggle.account().place}")
-    _settle(ref, kaggle, ways, report)
-    model = kaggle.model(_model(ref))
+    report.step(f"Looking at the model '{_model_ref(ref)}' on {kaggle.fetch_account().server_name}")
+    _recover_interrupted(ref, kaggle, ways, report)
+    model = kaggle.get_model(_model_ref(ref))
     if model and not model.private and not wishes.public:
-        raise _public(model)
-    before = kaggle.model_version(ref) if model else 0
-    held = parts_elsewhere.of_model(kaggle, ref, before) if before else None
-    same = held is not None and held.id == part.id and not wishes.again(part)
-    there = Remote(ref=ref, files=kaggle.model_files(ref, before)) if same else Remote(ref=ref)
-    if same and (wrong := damage(part, there)):
-        raise not_whole(ref, before, wrong)
+        raise _build_public_error(model)
+    before = kaggle.get_model_version(ref) if model else 0
+    held = parts_elsewhere.read_model_part(kaggle, ref, before) if before else None
+    same = held is not None and held.id == part.id and not wishes.should_resend(part)
+    there = RemotePart(ref=ref, files=kaggle.list_model_files(ref, before)) if same else RemotePart(ref=ref)
+    if same and (wrong := find_damage(part, there)):
+        raise build_incomplete_error(ref, before, wrong)
     why = f"version {before} holds exactly this part" if same else f"version {before} holds something else"
     return ModelPlan(
         part=part,
         folder=kit.part_folder(part),
         ref=ref,
-        action=Action.NOTHING if same else Action.VERSION if before else Action.CREATE,
-        why=why if before else "there is no such model yet",
-        before=before,
+        action=PushAction.NOTHING if same else PushAction.VERSION if before else PushAction.CREATE,
+        reason=why if before else "there is no such model yet",
+        version_before=before,
         model=model,
     )
 
 
-def push(
+def push_model(
     kit: Kit,
     part: Part,
     ref: str,
-    kaggle: Kaggle,
-    ways: Ways,
-    wishes: Wishes = MODEST,
+    kaggle: KaggleApi,
+    ways: PushSettings,
+    wishes: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> PushedModel:
     """Bring a part to its model and return the version that holds it; raises as `plan`, and as a push of data."""
-    with locked(ways.state / "model.lock"):
-        found = plan(kit, part, ref, kaggle, ways, wishes, report)
-        if found.action is Action.NOTHING:
-            report.note(f"'{ref}': nothing to upload, {found.why}")
+    with locked(ways.state_folder / "model.lock"):
+        found = plan_model(kit, part, ref, kaggle, ways, wishes, report)
+        if found.action is PushAction.NOTHING:
+            report.note(f"'{ref}': nothing to upload, {found.reason}")
             url = found.model.url if found.model else ""
-            return PushedModel(part=part.name, source=found.source, action=found.action, url=url)
-        return _send(found, kaggle, ways, wishes, report)
+            return PushedModel(part=part.name, source=found.pinned_source, action=found.action, url=url)
+        return _upload_model(found, kaggle, ways, wishes, report)
 
 
-def _send(found: ModelPlan, kaggle: Kaggle, ways: Ways, wishes: Wishes, report: Reporter) -> PushedModel:
+def _upload_model(
+    found: ModelPlan, kaggle: KaggleApi, ways: PushSettings, wishes: PushOptions, report: Reporter
+) -> PushedModel:
     ref, part = found.ref, found.part
-    uploads = send_files.uploads(part, found.folder)
-    uploader = ways.uploader(kaggle, ref, kind="MODEL")
+    uploads = send_files.list_uploads(part, found.folder)
+    uploader = ways.create_uploader(kaggle, ref, kind="MODEL")
     size = human_size(sum(file.size for file in uploads))
-    report.step(f"Uploading {len(uploads)} files, {size}, to the model '{ref}': {found.why}")
+    report.step(f"Uploading {len(uploads)} files, {size}, to the model '{ref}': {found.reason}")
     tokens = send_files.upload_all(uploads, uploader, f"Uploading {part.name}", report)
     if found.model is None:
         _create_model(ref, kaggle, ways, report)
-    new = NewModelVersion(ref=ref, notes=f"offline-kit; {part.name} {part.id}", tokens=tokens)
-    action = VERSION if found.before else VARIATION
-    effect = Effect(action=action, target=_target(ref), before=found.before, content=part.id)
-    send = kaggle.add_model_version if found.before else kaggle.create_variation
-    with send_files.spending(uploader):
-        once(
-            ways.journal,
+    new = NewModelVersion(ref=ref, version_notes=f"offline-kit; {part.name} {part.id}", blob_tokens=tokens)
+    action = VERSION if found.version_before else VARIATION
+    effect = Effect(action=action, target=_journal_target(ref), before=found.version_before, content=part.id)
+    send = kaggle.add_model_version if found.version_before else kaggle.create_variation
+    with send_files.consume_uploads(uploader):
+        run_once(
+            ways.effect_journal,
             effect,
             lambda: send(new),
-            lambda: "" if _appeared(effect, ref, kaggle, ways) else None,
+            lambda: "" if _has_appeared(effect, ref, kaggle, ways) else None,
             f"the new version of '{ref}'",
             report,
         )
-    version = _until_there(found, kaggle, ways, report)
-    ways.journal.write(effect, Phase.DONE)
-    model = kaggle.model(_model(ref))
+    version = _wait_until_ready(found, kaggle, ways, report)
+    ways.effect_journal.append_entry(effect, Phase.DONE)
+    model = kaggle.get_model(_model_ref(ref))
     if model and not model.private and not wishes.public:
-        raise exposed(f"the model '{_model(ref)}'", model.url)
+        raise build_exposed_error(f"the model '{_model_ref(ref)}'", model.url)
     report.note(f"'{ref}' version {version} is ready, private, and shows this kit")
     url = model.url if model else ""
     return PushedModel(part=part.name, source=f"{ref}/{version}", action=found.action, url=url)
 
 
-def _create_model(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
+def _create_model(ref: str, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> None:
     """Create the model, once; where the answer is lost, look whether it is there."""
-    name = _model(ref)
+    name = _model_ref(ref)
     effect = Effect(action=MODEL, target=f"model:{name}", before=0, content="")
 
-    def shows() -> str | None:
-        return "" if _shows(lambda: kaggle.model(name) is not None, ways) else None
+    def wait_for_model() -> str | None:
+        return "" if _becomes_true(lambda: kaggle.get_model(name) is not None, ways) else None
 
-    def send() -> str:
+    def send_request() -> str:
         return kaggle.create_model(name, name.partition("/")[2], "Checkpoints of a kit of offline-kit.")
 
-    once(ways.journal, effect, send, shows, f"the model '{name}'", report)
-    if shows() is None:
+    run_once(ways.effect_journal, effect, send_request, wait_for_model, f"the model '{name}'", report)
+    if wait_for_model() is None:
         raise OutsideError(f"the model '{name}' does not show yet", hint=_AGAIN)
-    ways.journal.write(effect, Phase.DONE)
+    ways.effect_journal.append_entry(effect, Phase.DONE)
 
 
-def _settle(ref: str, kaggle: Kaggle, ways: Ways, report: Reporter) -> None:
+def _recover_interrupted(ref: str, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> None:
     """Wait for what an earlier run sent without seeing it arrive."""
 
-    def appeared(effect: Effect) -> bool | None:
-        if not _appeared(effect, ref, kaggle, ways):
+    def wait_for_effect(effect: Effect) -> bool | None:
+        if not _has_appeared(effect, ref, kaggle, ways):
             return None
-        ways.uploader(kaggle, ref, kind="MODEL").forget()
+        ways.create_uploader(kaggle, ref, kind="MODEL").forget_uploads()
         return True
 
-    settled(ways.journal, _target(ref), appeared, report, processing=ways.waiting.processing)
+    recover_interrupted(
+        ways.effect_journal,
+        _journal_target(ref),
+        wait_for_effect,
+        report,
+        processing=ways.poll_policy.processing_timeout,
+    )
 
 
-def _appeared(effect: Effect, ref: str, kaggle: Kaggle, ways: Ways) -> bool:
-    return _shows(lambda: kaggle.model_version(ref) > effect.before, ways)
+def _has_appeared(effect: Effect, ref: str, kaggle: KaggleApi, ways: PushSettings) -> bool:
+    return _becomes_true(lambda: kaggle.get_model_version(ref) > effect.before, ways)
 
 
-def _shows(true: Callable[[], bool], ways: Ways) -> bool:
+def _becomes_true(true: Callable[[], bool], ways: PushSettings) -> bool:
     """Tell whether something comes true within the grace."""
-    return shown(lambda: true() or None, ways.waiting.until(ways.waiting.grace)) is not None
+    return (
+        wait_until_shown(
+            lambda: true() or None, ways.poll_policy.retry_policy(ways.poll_policy.visibility_timeout)
+        )
+        is not None
+    )
 
 
-def _until_there(found: ModelPlan, kaggle: Kaggle, ways: Ways, report: Reporter) -> int:
+def _wait_until_ready(found: ModelPlan, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> int:
     """Wait until a newer version shows the part's marker and all of its files; return its number."""
     seen: list[float] = []
 
-    def there() -> int:
-        version = kaggle.model_version(found.ref)
-        if version <= found.before:
+    def read_version() -> int:
+        version = kaggle.get_model_version(found.ref)
+        if version <= found.version_before:
             raise PassingError("the new version does not show yet")
         say(f"version {version}")
-        part = parts_elsewhere.of_model(kaggle, found.ref, version)
+        part = parts_elsewhere.read_model_part(kaggle, found.ref, version)
         if part is None or part.id != found.part.id:
             raise PassingError("its files do not show yet")
-        remote = Remote(ref=found.ref, files=kaggle.model_files(found.ref, version))
-        if wrong := differences(part, remote):
+        remote = RemotePart(ref=found.ref, files=kaggle.list_model_files(found.ref, version))
+        if wrong := find_differences(part, remote):
             seen.append(time.monotonic())
-            if seen[-1] - seen[0] > ways.waiting.grace:
-                raise not_whole(found.ref, version, wrong)
+            if seen[-1] - seen[0] > ways.poll_policy.visibility_timeout:
+                raise build_incomplete_error(found.ref, version, wrong)
             raise PassingError(wrong[0])
         return version
 
-    with report.waiting(f"{kaggle.account().place} processes '{found.ref}'") as say:
-        return poll(
-            tolerant(there, say),
-            ways.waiting.until(ways.waiting.processing),
+    with report.waiting(f"{kaggle.fetch_account().server_name} processes '{found.ref}'") as say:
+        return poll_until(
+            ignore_transient(read_version, say),
+            ways.poll_policy.retry_policy(ways.poll_policy.processing_timeout),
             lambda e: OutsideError(f"the model '{found.ref}' is not ready in time: {e}", hint=_AGAIN),
         )
 
 
-def _model(ref: str) -> str:
+def _model_ref(ref: str) -> str:
     return "/".join(ref.split("/")[:2])
 
 
-def _target(ref: str) -> str:
+def _journal_target(ref: str) -> str:
     return f"model:{ref}"
 
 
-def _public(model: RemoteModel) -> ProjectError:
+def _build_public_error(model: RemoteModel) -> ProjectError:
     return ProjectError(
         f"the model '{model.ref}' is public: everybody would see the checkpoints",
         hint=f"make it private in the settings of {model.url or 'its page'}, choose another `publish_model`,"

@@ -4,29 +4,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.core.retry import PATIENT, Patience
-from offline_kit.kaggle.client.api_types import Kaggle
+from offline_kit.kaggle.client.api_types import KaggleApi
 from offline_kit.kaggle.client.uploads import Uploader
 from offline_kit.kaggle.push.journal import Journal
-from offline_kit.kaggle.push.poll_policy import WAITING, Waiting
+from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ways:
+class PushSettings:
     """How a push goes about it."""
 
-    state: Path
+    state_folder: Path
     """Folder for the journal and for uploads under way; one for each account."""
-    waiting: Waiting = WAITING
+    poll_policy: PollPolicy = DEFAULT_POLL
     """How long to wait for Kaggle."""
-    patience: Patience = PATIENT
+    retry_policy: Patience = PATIENT
     """How long to go on with an upload that fails."""
 
     @property
-    def journal(self) -> Journal:
+    def effect_journal(self) -> Journal:
         """The journal of effects."""
-        return Journal(self.state / "journal.jsonl")
+        return Journal(self.state_folder / "journal.jsonl")
 
-    def uploader(self, kaggle: Kaggle, ref: str, *, kind: str = "DATASET") -> Uploader:
+    def create_uploader(self, kaggle: KaggleApi, ref: str, *, kind: str = "DATASET") -> Uploader:
         """Return what uploads for one dataset, or one variation of a "MODEL"."""
-        state = self.state / "uploads" / ref.lower().replace("/", "--")
-        return Uploader(kaggle, state, patience=self.patience, kind=kind)
+        state = self.state_folder / "uploads" / ref.lower().replace("/", "--")
+        return Uploader(kaggle, state, patience=self.retry_policy, kind=kind)

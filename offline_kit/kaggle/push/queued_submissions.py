@@ -7,14 +7,14 @@ than it was rendered for, and fail.
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from offline_kit.kaggle.client.api_types import Kaggle, Submission
-from offline_kit.kaggle.push.rendered_for import parts_of
-from offline_kit.kaggle.push.submission_ledger import Ledger
-from offline_kit.kaggle.push.submission_tag import read
+from offline_kit.kaggle.client.api_types import KaggleApi, Submission
+from offline_kit.kaggle.push.rendered_for import parse_part_ids
+from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
+from offline_kit.kaggle.push.submission_tag import parse_tag
 
 
 @dataclass(frozen=True, kw_only=True)
-class Queued:
+class QueuedSubmission:
     """A submission without an end, and what its run will mount."""
 
     submission: Submission
@@ -29,18 +29,20 @@ class Queued:
     """Ids of the parts that it asks for, by name; empty where that is not known."""
 
 
-def queued(kaggle: Kaggle, competition: str, ledger: Ledger) -> tuple[Queued, ...]:
+def list_queued(
+    kaggle: KaggleApi, competition: str, ledger: SubmissionLedger
+) -> tuple[QueuedSubmission, ...]:
     """Return the submissions to a competition that have no end yet; the ledger learns of those that have."""
     found = []
-    for submission in kaggle.submissions(competition):
-        ledger.update(submission)
-        if not submission.ended:
-            found.append(_queued(submission, kaggle, ledger))
+    for submission in kaggle.list_submissions(competition):
+        ledger.update_entry(submission)
+        if not submission.is_finished:
+            found.append(_inspect_queued(submission, kaggle, ledger))
     return tuple(found)
 
 
-def disturbed(
-    waiting: Iterable[Queued], changed: Mapping[str, str], parts: Collection[str]
+def find_disturbed(
+    waiting: Iterable[QueuedSubmission], changed: Mapping[str, str], parts: Collection[str]
 ) -> tuple[str, ...]:
     """Return a line for each queued submission that new versions of datasets would spoil, or might.
 
@@ -48,25 +50,29 @@ def disturbed(
     that the datasets will hold together afterwards. What is spoilt already is not told again.
     """
     held = {ref.lower(): part for ref, part in changed.items()}
-    return tuple(line for each in waiting if held and (line := _line(each, held, frozenset(parts))))
+    return tuple(
+        line for each in waiting if held and (line := _describe_conflict(each, held, frozenset(parts)))
+    )
 
 
-def _queued(submission: Submission, kaggle: Kaggle, ledger: Ledger) -> Queued:
-    mark = read(submission.message)
+def _inspect_queued(submission: Submission, kaggle: KaggleApi, ledger: SubmissionLedger) -> QueuedSubmission:
+    mark = parse_tag(submission.message)
     if mark is None:
-        return Queued(submission=submission)
-    notebook = kaggle.notebook(mark.notebook, mark.version)
-    known = next((e.parts for e in reversed(ledger.of_version(mark.notebook, mark.version)) if e.parts), {})
-    return Queued(
+        return QueuedSubmission(submission=submission)
+    notebook = kaggle.get_notebook(mark.notebook, mark.version)
+    known = next(
+        (e.parts for e in reversed(ledger.find_by_version(mark.notebook, mark.version)) if e.parts), {}
+    )
+    return QueuedSubmission(
         submission=submission,
         notebook=mark.notebook,
         version=mark.version,
         datasets=notebook.sources.datasets if notebook else (),
-        parts=(parts_of(notebook.text) if notebook else {}) or known,
+        parts=(parse_part_ids(notebook.text) if notebook else {}) or known,
     )
 
 
-def _line(each: Queued, changed: Mapping[str, str], parts: Collection[str]) -> str:
+def _describe_conflict(each: QueuedSubmission, changed: Mapping[str, str], parts: Collection[str]) -> str:
     name = f"submission {each.submission.ref} is not run yet"
     if not each.notebook:
         return f"{name}; it was made by hand, and may use what changes: '{each.submission.message}'"

@@ -11,18 +11,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import Kaggle, RefusedError
+from offline_kit.kaggle.client.api_types import KaggleApi, RefusedError
 from offline_kit.kaggle.push import dataset_remote
-from offline_kit.kaggle.push.poll_policy import WAITING, Waiting
+from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 from offline_kit.project.kaggle_names import MARKER
 
 _NAME = "PARTS"
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-def parts_of(text: str) -> dict[str, str]:
+def parse_part_ids(text: str) -> dict[str, str]:
     """Return the part ids, by the parts' names, that a notebook's settings ask for; empty where it is none of ours."""
-    for cell in _cells(text):
+    for cell in _iterate_code_cells(text):
         if _NAME not in cell:
             continue
         try:
@@ -30,16 +30,16 @@ def parts_of(text: str) -> dict[str, str]:
         except (SyntaxError, ValueError, RecursionError):
             continue
         for statement in statements:
-            if found := _parts(statement):
+            if found := _parse_part_assignment(statement):
                 return found
     return {}
 
 
-def missing(
+def find_missing_parts(
     parts: Mapping[str, str],
     datasets: Iterable[str],
-    kaggle: Kaggle,
-    waiting: Waiting = WAITING,
+    kaggle: KaggleApi,
+    waiting: PollPolicy = DEFAULT_POLL,
     report: Reporter = SILENT,
 ) -> dict[str, str]:
     """Return those of the parts that none of a notebook's datasets ("owner/slug") holds now.
@@ -47,26 +47,30 @@ def missing(
     A dataset of ours that is still being processed is waited for; OutsideError where that takes too long.
     """
     wanted = dict(parts)
-    mine = kaggle.account().username.lower()
+    mine = kaggle.fetch_account().username.lower()
     for ref in datasets:
         if not wanted:
             break
-        there = _own(kaggle, ref, waiting, report) if _owner(ref) == mine else _foreign(kaggle, ref)
+        there = (
+            _own_part_id(kaggle, ref, waiting, report)
+            if _owner_of(ref) == mine
+            else _foreign_part_id(kaggle, ref)
+        )
         wanted = {name: each for name, each in wanted.items() if each != there}
     return wanted
 
 
-def _own(kaggle: Kaggle, ref: str, waiting: Waiting, report: Reporter) -> str:
-    part = dataset_remote.look(kaggle, ref, waiting, report).part
+def _own_part_id(kaggle: KaggleApi, ref: str, waiting: PollPolicy, report: Reporter) -> str:
+    part = dataset_remote.inspect_dataset(kaggle, ref, waiting, report).part
     return part.id if part else ""
 
 
-def _foreign(kaggle: Kaggle, ref: str) -> str:
+def _foreign_part_id(kaggle: KaggleApi, ref: str) -> str:
     """Return the part in a dataset of somebody else, as of a team mate; its state is not ours to wait for."""
     try:
-        if not any(file.name == MARKER for file in kaggle.files(ref)):
+        if not any(file.name == MARKER for file in kaggle.list_dataset_files(ref)):
             return ""
-        part = dataset_remote.marker(kaggle, ref)
+        part = dataset_remote.read_marker(kaggle, ref)
     except RefusedError as no:
         if no.status >= 500 or no.status == 429:
             raise
@@ -74,11 +78,11 @@ def _foreign(kaggle: Kaggle, ref: str) -> str:
     return part.id if part else ""
 
 
-def _owner(ref: str) -> str:
+def _owner_of(ref: str) -> str:
     return ref.partition("/")[0].lower()
 
 
-def _cells(text: str) -> Iterator[str]:
+def _iterate_code_cells(text: str) -> Iterator[str]:
     try:
         cells = json.loads(text)["cells"]
         for cell in cells:
@@ -89,7 +93,7 @@ def _cells(text: str) -> Iterator[str]:
         return
 
 
-def _parts(statement: ast.stmt) -> dict[str, str]:
+def _parse_part_assignment(statement: ast.stmt) -> dict[str, str]:
     if not isinstance(statement, ast.Assign):
         return {}
     if not any(isinstance(target, ast.Name) and target.id == _NAME for target in statement.targets):

@@ -4,12 +4,12 @@ from pathlib import Path, PurePosixPath
 
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError, UsageError
-from offline_kit.kaggle.client.api_types import Kaggle
+from offline_kit.kaggle.client.api_types import KaggleApi
 
 _ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
 
 
-def bring(run: tuple[str, int], name: str, kaggle: Kaggle, folder: Path) -> Path:
+def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Path) -> Path:
     """Put one output of a run ("owner/slug", version) below `folder` and return its place.
 
     It takes its name when it has come to its end. Its size nobody tells beforehand: whoever knows what the
@@ -22,7 +22,7 @@ def bring(run: tuple[str, int], name: str, kaggle: Kaggle, folder: Path) -> Path
     files.made(place.parent)
     try:
         part.unlink(missing_ok=True)
-        size = kaggle.fetch_output(*run, name, part)
+        size = kaggle.download_run_output(*run, name, part)
         if _is_error_page(part, name):
             raise OutsideError(
                 f"the output '{name}' could not be fetched: an error page of {size} bytes came instead",

@@ -21,7 +21,7 @@ _LINE = 100  # characters of a live line
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trouble:
+class RunFailure:
     """What ended a run, as far as its log tells."""
 
     cell: int = 0
@@ -36,12 +36,12 @@ class Trouble:
     """The notebook runtime's own error, if that is what ended the run."""
 
 
-def plain(log: Sequence[LogLine]) -> str:
+def plain_text(log: Sequence[LogLine]) -> str:
     """Return a log as text without colours."""
     return _ANSI.sub("", "".join(line.text for line in log))
 
 
-def seconds(log: Sequence[LogLine]) -> float:
+def run_seconds(log: Sequence[LogLine]) -> float:
     """Return the time of the last event, 0 for none."""
     return max((line.seconds for line in log), default=0.0)
 
@@ -55,35 +55,39 @@ def last_line(log: Sequence[LogLine]) -> str:
     return ""
 
 
-def not_mounted(log: Sequence[LogLine]) -> str:
+def find_unmounted_kit(log: Sequence[LogLine]) -> str:
     """Return the notebook's own words about a kit that was not there, "" where it says none."""
-    failure = find_failure(plain(log))
+    failure = find_failure(plain_text(log))
     return failure.what if failure and failure.code == "kit-not-mounted" else ""
 
 
-def trouble(log: Sequence[LogLine], notebook: str) -> Trouble:
+def analyse_failure(log: Sequence[LogLine], notebook: str) -> RunFailure:
     """Return what ended a run of a notebook (its JSON text)."""
-    text = plain(log)
+    text = plain_text(log)
     head = list(_PAPERMILL.finditer(text))
-    start = head[-1].end() if head else _first_of_chain(text)
+    start = head[-1].end() if head else _find_traceback(text)
     end = _CONVERTING.search(text, max(start, 0))
     # Kaggle makes a page of the notebook even after it has failed, and logs that last.
     section = text[max(start, 0) : end.start() if end else None]
     code = _code_cells(notebook)
-    number = _counted(head[-1][1] if head else "", code) or _recognised(section, code) or _begun(text, code)
+    number = (
+        _resolve_cell_number(head[-1][1] if head else "", code)
+        or _match_traceback_cell(section, code)
+        or _find_last_begun(text, code)
+    )
     lines = tuple(line for line in section.splitlines() if line.strip().strip("-"))
     if lines and "DeadKernelError" in lines[-1]:
         lines = lines[-1:]  # the frames are papermill's own
-    return Trouble(
+    return RunFailure(
         cell=number,
         source=code.get(number, ""),
         error=lines if start >= 0 else (),
-        message=_message(lines) if start >= 0 else "",
+        message=_extract_message(lines) if start >= 0 else "",
         failure=find_failure(text),
     )
 
 
-def _first_of_chain(text: str) -> int:
+def _find_traceback(text: str) -> int:
     """Return where the last traceback begins, with those that it followed from; -1 where there is none."""
     start = text.rfind(_TRACEBACK)
     while start > 0:
@@ -108,13 +112,13 @@ def _code_cells(notebook: str) -> dict[int, str]:
     return {place: source for place, source in found.items() if source.strip()}
 
 
-def _counted(number: str, code: dict[int, str]) -> int:
+def _resolve_cell_number(number: str, code: dict[int, str]) -> int:
     """Return the place of the cell that "In [number]" means: papermill counts what it runs."""
     places = list(code)
     return places[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(places) else 0
 
 
-def _recognised(section: str, code: dict[int, str]) -> int:
+def _match_traceback_cell(section: str, code: dict[int, str]) -> int:
     """Return the one cell that has a line which the traceback points at, the outermost first."""
     for found in _ARROW.finditer(section):
         number, words = int(found[1]), found[2].strip()
@@ -128,13 +132,13 @@ def _recognised(section: str, code: dict[int, str]) -> int:
     return 0
 
 
-def _begun(text: str, code: dict[int, str]) -> int:
+def _find_last_begun(text: str, code: dict[int, str]) -> int:
     """Return the last cell that papermill says it began: its kernel died there, or it was ended."""
     begun = _BEGUN.findall(text)
     return int(begun[-1]) if begun and int(begun[-1]) in code else 0
 
 
-def _message(lines: Sequence[str]) -> str:
+def _extract_message(lines: Sequence[str]) -> str:
     raised = [place for place, line in enumerate(lines) if _RAISED.match(line)]
     if not raised:
         return lines[-1] if lines else ""

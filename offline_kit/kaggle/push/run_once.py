@@ -6,13 +6,13 @@ from typing import TypeVar
 
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.report import Reporter
-from offline_kit.kaggle.client.api_types import RefusedError, UnansweredError, UnsentError
+from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 from offline_kit.kaggle.push.journal import Effect, Journal, Phase
 
 _T = TypeVar("_T")
 
 
-def once(
+def run_once(
     journal: Journal,
     effect: Effect,
     send: Callable[[], _T],
@@ -25,27 +25,27 @@ def once(
     Then the journal says that it was answered. Raises Kaggle's refusal, and the trouble where nothing is
     found: both are in the journal. Where nobody could look, the journal leaves it open for the next run.
     """
-    journal.write(effect, Phase.BEGUN)
+    journal.append_entry(effect, Phase.BEGUN)
     try:
         answer = send()
-    except UnsentError:
-        journal.write(effect, Phase.LOST)
+    except UnreachableError:
+        journal.append_entry(effect, Phase.LOST)
         raise
-    except (RefusedError, UnansweredError) as trouble:
+    except (RefusedError, NoResponseError) as trouble:
         if isinstance(trouble, RefusedError) and trouble.status < 500:
-            journal.write(effect, Phase.REFUSED)
+            journal.append_entry(effect, Phase.REFUSED)
             raise
         report.warn(f"no answer about {about}: looking whether it is there all the same")
         found = appeared()
         if found is None:
-            journal.write(effect, Phase.LOST)
+            journal.append_entry(effect, Phase.LOST)
             raise
         answer = found
-    journal.write(effect, Phase.ANSWERED)
+    journal.append_entry(effect, Phase.ANSWERED)
     return answer
 
 
-def settled(
+def recover_interrupted(
     journal: Journal,
     target: str,
     appeared: Callable[[Effect], _T | None],
@@ -58,7 +58,7 @@ def settled(
     How it ended is in the journal then. Raises OutsideError where Kaggle said yes less than `processing`
     seconds ago and still shows nothing: it may come yet.
     """
-    entry = journal.open(target)
+    entry = journal.find_open_entry(target)
     if entry is None:
         return None
     name = target.rpartition(":")[2]
@@ -69,5 +69,5 @@ def settled(
             f"Kaggle took the push of '{name}', and does not show it yet",
             hint="run the same command again later: it looks for it first, and nothing is sent twice",
         )
-    journal.write(entry.effect, Phase.LOST if found is None else Phase.DONE)
+    journal.append_entry(entry.effect, Phase.LOST if found is None else Phase.DONE)
     return found

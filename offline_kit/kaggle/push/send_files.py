@@ -12,7 +12,7 @@ from offline_kit.core.files import sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import StoppedError, stoppable
 from offline_kit.kaggle.client.api_types import RefusedError
-from offline_kit.kaggle.client.uploads import Upload, Uploader
+from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Part
@@ -26,7 +26,7 @@ _NOT_THEM = frozenset({401, 403, 429})
 
 
 @contextmanager
-def spending(uploader: Uploader) -> Iterator[None]:
+def consume_uploads(uploader: Uploader) -> Iterator[None]:
     """Make something of uploads in the block: they are forgotten where it succeeds.
 
     So they are where Kaggle refuses them: the next run sends the files again, instead of being refused again.
@@ -36,19 +36,19 @@ def spending(uploader: Uploader) -> Iterator[None]:
     except RefusedError as no:
         if no.status >= 500 or no.status in _NOT_THEM or not _ITS_TOKENS.search(no.what):
             raise
-        uploader.forget()
+        uploader.forget_uploads()
         hint = "run the same command again: it sends the files once more"
-        raise RefusedError(no.what, hint=hint, status=no.status, after=no.after) from no
-    uploader.forget()
+        raise RefusedError(no.what, hint=hint, status=no.status, after=no.retry_after) from no
+    uploader.forget_uploads()
 
 
-def uploads(part: Part, folder: Path) -> tuple[Upload, ...]:
+def list_uploads(part: Part, folder: Path) -> tuple[UploadFile, ...]:
     """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
     if manifest.read_manifest(folder).id != part.id:
         raise ProjectError(f"'{folder}' was built anew meanwhile", hint="run the same command again")
     marker = folder / MARKER
     files = [
-        Upload(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
+        UploadFile(path=folder / entry.stored, name=entry.stored, size=entry.size, sha256=entry.sha256)
         for entry in part.entries
     ]
     missing = [f"'{file.path}' is missing" for file in files if not file.path.is_file()]
@@ -59,25 +59,25 @@ def uploads(part: Part, folder: Path) -> tuple[Upload, ...]:
             details=missing,
         )
     size = marker.stat().st_size
-    return (*files, Upload(path=marker, name=MARKER, size=size, sha256=sha256_of(marker)))
+    return (*files, UploadFile(path=marker, name=MARKER, size=size, sha256=sha256_of(marker)))
 
 
 def upload_all(
-    uploads: tuple[Upload, ...], uploader: Uploader, text: str, report: Reporter = SILENT
+    uploads: tuple[UploadFile, ...], uploader: Uploader, text: str, report: Reporter = SILENT
 ) -> dict[str, str]:
     """Upload files at once, the largest first, and return the token of each by its name; raises as the uploader."""
     stop = threading.Event()
 
-    def one(file: Upload, advance: Advance) -> str:
-        def go_on(count: int) -> None:
+    def upload_one(file: UploadFile, advance: Advance) -> str:
+        def report_progress(count: int) -> None:
             if stop.is_set():
                 raise StoppedError
             advance(count)
 
         try:
-            go_on(0)
+            report_progress(0)
             with stoppable(stop):
-                return uploader.upload(file, go_on)
+                return uploader.upload_file(file, report_progress)
         except BaseException:
             stop.set()
             raise
@@ -87,7 +87,7 @@ def upload_all(
         try:
             # The largest first, so that none is left alone at the end.
             order = sorted(uploads, key=lambda file: -file.size)
-            waiting = {file.name: pool.submit(one, file, advance) for file in order}
+            waiting = {file.name: pool.submit(upload_one, file, advance) for file in order}
             return {name: future.result() for name, future in waiting.items()}
         except StoppedError:
             # Met before its cause: the cause is among the others.

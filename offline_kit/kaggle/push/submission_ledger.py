@@ -11,11 +11,11 @@ from typing import Any
 
 from offline_kit.core.files import append_line, timestamp
 from offline_kit.kaggle.client.api_types import Submission
-from offline_kit.kaggle.push.submission_tag import read
+from offline_kit.kaggle.push.submission_tag import parse_tag
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """One submission."""
 
     competition: str
@@ -54,28 +54,32 @@ class Entry:
     """From the submission to the moment when its end was seen; 0 where nobody watched."""
 
 
-_KNOWN = {each.name for each in fields(Entry)}
-_NEEDED = {each.name for each in fields(Entry) if each.default is MISSING and each.default_factory is MISSING}
+_KNOWN = {each.name for each in fields(LedgerEntry)}
+_NEEDED = {
+    each.name for each in fields(LedgerEntry) if each.default is MISSING and each.default_factory is MISSING
+}
 
 
-class Ledger:
+class SubmissionLedger:
     """The submissions of one account, in the order in which they were made."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def add(self, entry: Entry) -> Entry:
+    def add_entry(self, entry: LedgerEntry) -> LedgerEntry:
         """Write down a submission, on the disk before the call returns; an empty `at` becomes now."""
         whole = entry if entry.at else replace(entry, at=timestamp())
         append_line(self.path, json.dumps(asdict(whole)))
         return whole
 
-    def update(self, submission: Submission, scored_seconds: float = 0.0) -> Entry | None:
+    def update_entry(self, submission: Submission, scored_seconds: float = 0.0) -> LedgerEntry | None:
         """Lay what Kaggle tells now over its entry and return it; None where the ledger knows no such one.
 
         Nothing is written where nothing is new.
         """
-        old = next((entry for entry in reversed(self.entries()) if _is(entry, submission)), None)
+        old = next(
+            (entry for entry in reversed(self.read_entries()) if _is_same_submission(entry, submission)), None
+        )
         if old is None:
             return None
         new = replace(
@@ -83,46 +87,46 @@ class Ledger:
             submission=submission.ref or old.submission,
             state=submission.state,
             error=submission.error,
-            score=submission.public,
-            private_score=submission.private,
+            score=submission.public_score,
+            private_score=submission.private_score,
             scored_seconds=scored_seconds or old.scored_seconds,
         )
-        return old if new == old else self.add(new)
+        return old if new == old else self.add_entry(new)
 
-    def entries(self) -> tuple[Entry, ...]:
+    def read_entries(self) -> tuple[LedgerEntry, ...]:
         """Return all submissions, the latest last, each as it was last seen; damaged lines are left out."""
         try:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return ()
-        found: dict[tuple[str, str, str], Entry] = {}
-        for entry in map(_entry, lines):
+        found: dict[tuple[str, str, str], LedgerEntry] = {}
+        for entry in map(_parse_entry, lines):
             if entry:
                 found[entry.place, entry.competition, entry.message] = entry
         return tuple(found.values())
 
-    def of_version(self, notebook: str, version: int) -> tuple[Entry, ...]:
+    def find_by_version(self, notebook: str, version: int) -> tuple[LedgerEntry, ...]:
         """Return the submissions of a notebook's version, the latest last."""
         same = notebook.lower()
-        return tuple(e for e in self.entries() if e.notebook.lower() == same and e.version == version)
+        return tuple(e for e in self.read_entries() if e.notebook.lower() == same and e.version == version)
 
-    def latest(self, competition: str = "") -> Entry | None:
+    def find_latest(self, competition: str = "") -> LedgerEntry | None:
         """Return the latest submission, to a competition where one is named; None where there is none."""
-        wanted = [e for e in self.entries() if not competition or e.competition == competition]
+        wanted = [e for e in self.read_entries() if not competition or e.competition == competition]
         return wanted[-1] if wanted else None
 
 
-def _is(entry: Entry, submission: Submission) -> bool:
+def _is_same_submission(entry: LedgerEntry, submission: Submission) -> bool:
     # The number alone would do at Kaggle; a local one that was begun anew counts from 1 again.
-    mark = read(submission.message)
-    same = entry.message == submission.message or (mark is not None and mark == read(entry.message))
+    mark = parse_tag(submission.message)
+    same = entry.message == submission.message or (mark is not None and mark == parse_tag(entry.message))
     return same and entry.submission in (0, submission.ref)
 
 
-def _entry(line: bytes) -> Entry | None:
+def _parse_entry(line: bytes) -> LedgerEntry | None:
     try:
         raw: Any = json.loads(line)
         known = {name: value for name, value in raw.items() if name in _KNOWN}
-        return Entry(**known) if known.keys() >= _NEEDED else None
+        return LedgerEntry(**known) if known.keys() >= _NEEDED else None
     except (ValueError, AttributeError):
         return None

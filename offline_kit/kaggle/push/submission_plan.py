@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import (
     Competition,
-    Limits,
+    NotebookRun,
     RefusedError,
     RemoteNotebook,
-    Run,
     Submission,
+    SubmissionLimits,
 )
-from offline_kit.kaggle.push.submission_tag import LONGEST_MESSAGE, Mark, described
+from offline_kit.kaggle.push.submission_tag import LONGEST_MESSAGE, SubmissionTag, build_message
 from offline_kit.kit.manifest import compute_kit_id
 
 
@@ -46,26 +46,26 @@ class SubmitRequest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class SubmissionState:
     """What was seen on Kaggle about a request."""
 
     competition: Competition | None
     """The competition; None where there is none."""
-    limits: Limits | RefusedError | None = None
+    limits: SubmissionLimits | RefusedError | None = None
     """How many submissions are left, Kaggle's refusal to tell it, or None where it was not asked."""
     notebook: RemoteNotebook | None = None
     """The version; None where there is none."""
-    newest: int = 0
+    newest_version: int = 0
     """Number of the notebook's newest version; 0 where there is no notebook."""
-    run: Run | None = None
+    run: NotebookRun | None = None
     """How far the version's run is; None where there is none."""
-    size: int | None = None
+    file_size: int | None = None
     """Bytes of the file among the outputs; None where it is not there or was not looked for."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """Parts of the kit that the version was rendered for; empty where it does not say."""
-    missing: Mapping[str, str] = field(default_factory=dict)
+    missing_parts: Mapping[str, str] = field(default_factory=dict)
     """Parts that the version asks for and its datasets do not hold now."""
     commit: str = ""
     """Git commit of the kit that is missing, as far as the ledger knows."""
@@ -73,7 +73,7 @@ class Seen:
     """When, in UTC."""
 
     @property
-    def kit(self) -> str:
+    def kit_id(self) -> str:
         """Id of the kit that the version was rendered for; empty where it does not say."""
         return compute_kit_id(self.parts.values()) if self.parts else ""
 
@@ -86,63 +86,63 @@ class SubmitPlan:
     """What was asked for."""
     competition: Competition
     """The competition."""
-    mark: Mark
+    mark: SubmissionTag
     """By what the submission is known again."""
     parts: Mapping[str, str]
     """Parts of the kit that the version was rendered for; empty where that is not known."""
-    before: int = 0
+    last_ref: int = 0
     """The newest number among our submissions."""
-    limits: Limits | None = None
+    limits: SubmissionLimits | None = None
     """How many submissions are left; None where nothing will be spent."""
-    already: Submission | None = None
+    existing: Submission | None = None
     """The same as submitted before: nothing will be spent."""
-    place: str = "Kaggle"
+    server_name: str = "Kaggle"
     """"Kaggle", or "the local Kaggle"."""
     at: datetime = field(default_factory=lambda: datetime.now(UTC))
     """When this was seen, in UTC."""
 
     @property
-    def message(self) -> str:
+    def full_message(self) -> str:
         """The description that is sent."""
-        return described(self.request.message, self.mark)
+        return build_message(self.request.message, self.mark)
 
     @property
-    def left(self) -> int:
+    def remaining_today(self) -> int:
         """Submissions left today, this one included."""
-        return self.limits.left if self.limits else 0
+        return self.limits.remaining if self.limits else 0
 
     @property
     def time_left(self) -> timedelta | None:
         """From now to the deadline, negative once it is over; None where Kaggle tells none."""
         return self.competition.deadline - self.at if self.competition.deadline else None
 
-    def facts(self) -> tuple[tuple[str, str], ...]:
+    def list_facts(self) -> tuple[tuple[str, str], ...]:
         """Return what a person is shown before a submission is spent: names and values."""
         request, limits = self.request, self.limits
         rows = [
             ("competition", f"{self.competition.title or request.competition} ({request.competition})"),
             ("notebook", f"{request.notebook}, version {request.version}, {request.file}"),
-            ("message", self.message),
+            ("message", self.full_message),
         ]
-        if self.already:
-            rows.append(("submitted", f"already, as number {self.already.ref}: {self.already.state}"))
+        if self.existing:
+            rows.append(("submitted", f"already, as number {self.existing.ref}: {self.existing.state}"))
         if limits:
-            of = f" of {self.competition.daily}" if self.competition.daily else ""
-            turn = f"the day turns at 00:00 UTC, in {human_time(_until_midnight(self.at))}"
-            rows.append(("left today", f"{limits.left}{of}; {limits.today} made today; {turn}"))
+            of = f" of {self.competition.daily_limit}" if self.competition.daily_limit else ""
+            turn = f"the day turns at 00:00 UTC, in {format_timespan(_until_midnight(self.at))}"
+            rows.append(("left today", f"{limits.remaining}{of}; {limits.made_today} made today; {turn}"))
         if self.competition.deadline and self.time_left is not None:
-            rows.append(("deadline", _when(self.competition.deadline, self.time_left)))
+            rows.append(("deadline", _format_deadline(self.competition.deadline, self.time_left)))
         return tuple(rows)
 
 
-def check(request: SubmitRequest, seen: Seen) -> tuple[Competition, Limits]:
+def check_submission(request: SubmitRequest, seen: SubmissionState) -> tuple[Competition, SubmissionLimits]:
     """Return who will take the submission, and how many are left; raises all that stands against it at once.
 
     ProjectError for what the notebook or its data lacks, UsageError for the message, OutsideError for
     what Kaggle does not allow; several together are a ProjectError, of Kaggle's alone an OutsideError.
     """
-    problems = [*_competition(request, seen), *_version(request, seen), *_words(request)]
-    if not problems and seen.competition and isinstance(seen.limits, Limits):
+    problems = [*_check_competition(request, seen), *_check_version(request, seen), *_check_message(request)]
+    if not problems and seen.competition and isinstance(seen.limits, SubmissionLimits):
         return seen.competition, seen.limits
     if len(problems) == 1:
         raise problems[0]
@@ -159,7 +159,7 @@ def check(request: SubmitRequest, seen: Seen) -> tuple[Competition, Limits]:
     )
 
 
-def human_time(span: timedelta) -> str:
+def format_timespan(span: timedelta) -> str:
     """Return a span of time for a person, in its two largest units: "3 days 4 hours"."""
     minutes = max(0, int(span.total_seconds()) // 60)
     amounts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
@@ -169,9 +169,9 @@ def human_time(span: timedelta) -> str:
     return " ".join(shown) or "less than a minute"
 
 
-def day_turns(at: datetime) -> str:
+def describe_reset(at: datetime) -> str:
     """Say when there will be submissions again."""
-    return f"the day of Kaggle turns at 00:00 UTC, in {human_time(_until_midnight(at))}"
+    return f"the day of Kaggle turns at 00:00 UTC, in {format_timespan(_until_midnight(at))}"
 
 
 def rules_page(slug: str, competition: Competition | None = None) -> str:
@@ -187,14 +187,16 @@ def _until_midnight(at: datetime) -> timedelta:
     return midnight - at
 
 
-def _when(deadline: datetime, left: timedelta) -> str:
+def _format_deadline(deadline: datetime, left: timedelta) -> str:
     told = f"{deadline:%Y-%m-%d %H:%M} UTC"
     return (
-        f"{told}, in {human_time(left)}" if left > timedelta() else f"{told}, over since {human_time(-left)}"
+        f"{told}, in {format_timespan(left)}"
+        if left > timedelta()
+        else f"{told}, over since {format_timespan(-left)}"
     )
 
 
-def _competition(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
+def _check_competition(request: SubmitRequest, seen: SubmissionState) -> Iterator[OfflineKitError]:
     contest, slug = seen.competition, request.competition
     if contest is None:
         yield ProjectError(
@@ -202,38 +204,44 @@ def _competition(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError
             hint="set `competition` to the last word of its address: www.kaggle.com/competitions/<this>",
         )
         return
-    if contest.closed:
+    if contest.is_closed:
         yield OutsideError(
             f"'{slug}' takes no submissions (any more)", hint=f"see {contest.url or 'its page'}"
         )
     elif contest.deadline and contest.deadline < seen.at and not request.late:
         yield OutsideError(
-            f"the deadline of '{slug}' is over: {_when(contest.deadline, contest.deadline - seen.at)}",
+            f"the deadline of '{slug}' is over: {_format_deadline(contest.deadline, contest.deadline - seen.at)}",
             hint="--late submits all the same, where the competition scores late submissions (outside of the ranking)",
         )
-    if not contest.entered:
+    if not contest.has_entered:
         yield OutsideError(
             f"this account has not accepted the rules of '{slug}'",
             hint=f"accept them at {rules_page(slug, contest)} (only a person can)",
         )
     elif isinstance(seen.limits, RefusedError):
         yield OutsideError(seen.limits.what, hint=f"see {contest.url or 'the page of the competition'}")
-    elif seen.limits and seen.limits.left <= 0 and not contest.closed:
-        yield _none_left(request, contest, seen.limits, seen.at)
+    elif seen.limits and seen.limits.remaining <= 0 and not contest.is_closed:
+        yield _build_limit_error(request, contest, seen.limits, seen.at)
 
 
-def _none_left(request: SubmitRequest, contest: Competition, limits: Limits, at: datetime) -> OutsideError:
-    of = f" (of {contest.daily})" if contest.daily else ""
+def _build_limit_error(
+    request: SubmitRequest, contest: Competition, limits: SubmissionLimits, at: datetime
+) -> OutsideError:
+    of = f" (of {contest.daily_limit})" if contest.daily_limit else ""
     return OutsideError(
-        f"no submission to '{request.competition}' is left today: {limits.today} made{of}",
-        hint=f"run the same command again later: {day_turns(at)}",
+        f"no submission to '{request.competition}' is left today: {limits.made_today} made{of}",
+        hint=f"run the same command again later: {describe_reset(at)}",
     )
 
 
-def _version(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
+def _check_version(request: SubmitRequest, seen: SubmissionState) -> Iterator[OfflineKitError]:
     name = f"version {request.version} of '{request.notebook}'"
     if seen.notebook is None:
-        there = f"its newest is version {seen.newest}" if seen.newest else "there is no such notebook, either"
+        there = (
+            f"its newest is version {seen.newest_version}"
+            if seen.newest_version
+            else "there is no such notebook, either"
+        )
         yield ProjectError(
             f"there is no {name}; {there}", hint="push it with 'offline-kit push', or name another --version"
         )
@@ -243,21 +251,21 @@ def _version(request: SubmitRequest, seen: Seen) -> Iterator[OfflineKitError]:
             f"{name} has the internet on: Kaggle does not score it",
             hint="push the notebook again with 'offline-kit push', which switches it off",
         )
-    if request.kit and seen.kit and seen.kit != request.kit:
+    if request.kit and seen.kit_id and seen.kit_id != request.kit:
         yield ProjectError(
-            f"{name} was rendered for the kit {seen.kit[:12]}, not for {request.kit[:12]}, which is built here",
+            f"{name} was rendered for the kit {seen.kit_id[:12]}, not for {request.kit[:12]}, which is built here",
             hint=f"push the kit with 'offline-kit push', or submit that one by --version {request.version}",
         )
-    if problem := _run(name, seen) or _file(name, request, seen):
+    if problem := _check_run(name, seen) or _check_file(name, request, seen):
         yield problem
-    if seen.missing:
-        yield _gone(name, seen, seen.notebook.sources.datasets)
+    if seen.missing_parts:
+        yield _build_missing_parts_error(name, seen, seen.notebook.sources.datasets)
 
 
-def _run(name: str, seen: Seen) -> OfflineKitError | None:
+def _check_run(name: str, seen: SubmissionState) -> OfflineKitError | None:
     if seen.run and seen.run.state == "complete":
         return None
-    if seen.run is None or not seen.run.lost:
+    if seen.run is None or not seen.run.has_failed:
         return OutsideError(
             f"the run of {name} is not complete: {seen.run.state if seen.run else 'Kaggle shows none (yet)'}",
             hint="'offline-kit push' waits for it; then run the same command again",
@@ -265,14 +273,14 @@ def _run(name: str, seen: Seen) -> OfflineKitError | None:
     return ProjectError(
         f"the run of {name} did not succeed: {seen.run.state}",
         hint="mend the notebook and push it again with 'offline-kit push'; only a complete run can be submitted",
-        details=(seen.run.failure,) if seen.run.failure else (),
+        details=(seen.run.failure_message,) if seen.run.failure_message else (),
     )
 
 
-def _file(name: str, request: SubmitRequest, seen: Seen) -> OfflineKitError | None:
-    if seen.size:
+def _check_file(name: str, request: SubmitRequest, seen: SubmissionState) -> OfflineKitError | None:
+    if seen.file_size:
         return None
-    wrong = "is empty" if seen.size == 0 else "is not there"
+    wrong = "is empty" if seen.file_size == 0 else "is not there"
     return ProjectError(
         f"'{request.file}' {wrong} among the outputs of {name}",
         hint="let the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
@@ -280,20 +288,20 @@ def _file(name: str, request: SubmitRequest, seen: Seen) -> OfflineKitError | No
     )
 
 
-def _gone(name: str, seen: Seen, datasets: tuple[str, ...]) -> ProjectError:
+def _build_missing_parts_error(name: str, seen: SubmissionState, datasets: tuple[str, ...]) -> ProjectError:
     commit = f"; it was built from the commit {seen.commit}" if seen.commit else ""
     return ProjectError(
         f"{name} asks for parts of a kit that its datasets do not hold any more",
         hint="build and push that kit again, or submit a version that was rendered for the kit that is there;"
         f" Kaggle mounts only the newest version of a dataset{commit}",
         details=(
-            *(f"part '{part}' {each}" for part, each in seen.missing.items()),
+            *(f"part '{part}' {each}" for part, each in seen.missing_parts.items()),
             f"its datasets: {', '.join(datasets) or 'none'}",
         ),
     )
 
 
-def _words(request: SubmitRequest) -> Iterator[OfflineKitError]:
+def _check_message(request: SubmitRequest) -> Iterator[OfflineKitError]:
     if len(request.message) > LONGEST_MESSAGE:
         yield UsageError(
             f"the message has {len(request.message)} characters", hint=f"use at most {LONGEST_MESSAGE}"

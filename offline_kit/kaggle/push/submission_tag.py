@@ -17,7 +17,7 @@ _FORM = re.compile(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class SubmissionTag:
     """What was submitted; no two submissions have the same mark."""
 
     notebook: str
@@ -32,27 +32,27 @@ class Mark:
     """0 at first, then how often the same was submitted before."""
 
     @property
-    def text(self) -> str:
+    def as_text(self) -> str:
         """The mark as it is written."""
         kit = f" kit={self.kit[:_SHORT]}" if self.kit else ""
         again = f" again={self.again}" if self.again else ""
         place = f"{quote(self.notebook)}@v{self.version}"
         return f"[offline-kit{kit} notebook={place} file={quote(self.file)}{again}]"
 
-    def same(self, other: "Mark | None") -> bool:
+    def is_same_version(self, other: "SubmissionTag | None") -> bool:
         """Whether the same version and file was submitted, for the first time or again."""
-        return other is not None and self._what() == other._what()
+        return other is not None and self._version_key() == other._version_key()
 
-    def _what(self) -> tuple[str, int, str]:
+    def _version_key(self) -> tuple[str, int, str]:
         return self.notebook.lower(), self.version, self.file
 
 
-def read(message: str) -> Mark | None:
+def parse_tag(message: str) -> SubmissionTag | None:
     """Return the mark in a description, None where there is none of ours."""
     found = _FORM.search(message)
     if found is None:
         return None
-    return Mark(
+    return SubmissionTag(
         notebook=unquote(found["notebook"]),
         version=int(found["version"]),
         file=unquote(found["file"]),
@@ -61,26 +61,29 @@ def read(message: str) -> Mark | None:
     )
 
 
-def described(message: str, mark: Mark) -> str:
+def build_message(message: str, mark: SubmissionTag) -> str:
     """Return the description: a person's words on one line, then the mark."""
-    return f"{' '.join(message.split())} {mark.text}".strip()
+    return f"{' '.join(message.split())} {mark.as_text}".strip()
 
 
-def of_same(mark: Mark, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
+def filter_same_version(mark: SubmissionTag, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
     """Return the submissions of the same version and file, in their order."""
-    return tuple(each for each in submissions if mark.same(read(each.message)))
+    return tuple(each for each in submissions if mark.is_same_version(parse_tag(each.message)))
 
 
-def exactly(text: str, submissions: Iterable[Submission]) -> Submission | None:
+def find_exact(text: str, submissions: Iterable[Submission]) -> Submission | None:
     """Return the submission that bears the mark in a text, its `again` included; None where none does."""
-    mark = read(text)
+    mark = parse_tag(text)
     return (
-        next((each for each in of_same(mark, submissions) if _again(each) == mark.again), None)
+        next(
+            (each for each in filter_same_version(mark, submissions) if _repeat_count(each) == mark.again),
+            None,
+        )
         if mark
         else None
     )
 
 
-def _again(submission: Submission) -> int | None:
-    mark = read(submission.message)
+def _repeat_count(submission: Submission) -> int | None:
+    mark = parse_tag(submission.message)
     return mark.again if mark else None

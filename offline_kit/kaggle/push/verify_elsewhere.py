@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from offline_kit.kaggle.client.api_types import Kaggle, RemoteFile
+from offline_kit.kaggle.client.api_types import KaggleApi, RemoteFile
 from offline_kit.kaggle.push import parts_elsewhere
-from offline_kit.kaggle.push.dataset_plan import Remote
+from offline_kit.kaggle.push.dataset_plan import RemotePart
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Part
 
@@ -13,57 +13,57 @@ PUSH = "run 'offline-kit push': it makes a version that holds this kit, and has 
 MAKE = "run 'offline-kit build' with the --on that made the packages, and --upgrade: it makes them there anew"
 
 
-def look(part: Part, home: str, kaggle: Kaggle) -> Remote:
+def inspect_part(part: Part, home: str, kaggle: KaggleApi) -> RemotePart:
     """Return what a notebook would get of a part; waits for nothing.
 
     `home` is "model:owner/model/framework/variation/version", with version 0 where none is pinned (then the
     newest is looked at), or "notebook:owner/slug", of which the newest output counts.
     """
     kind, _, ref = home.partition(":")
-    return _model(ref, kaggle) if kind == "model" else _notebook(part, ref, kaggle)
+    return _inspect_model(ref, kaggle) if kind == "model" else _inspect_notebook(part, ref, kaggle)
 
 
-def _model(source: str, kaggle: Kaggle) -> Remote:
+def _inspect_model(source: str, kaggle: KaggleApi) -> RemotePart:
     ref, _, pinned = source.rpartition("/")
-    missing = Remote(kind="model", ref=ref)
-    model = kaggle.model("/".join(ref.split("/")[:2]))
+    missing = RemotePart(kind="model", ref=ref)
+    model = kaggle.get_model("/".join(ref.split("/")[:2]))
     if model is None:
         return missing
-    newest = kaggle.model_version(ref)
+    newest = kaggle.get_model_version(ref)
     version = int(pinned) or newest
     found = replace(missing, private=model.private, url=model.url)
     if not version or version > newest:
         return found
-    files = kaggle.model_files(ref, version)
-    part = parts_elsewhere.of_model(kaggle, ref, version)
+    files = kaggle.list_model_files(ref, version)
+    part = parts_elsewhere.read_model_part(kaggle, ref, version)
     state = "ready" if files else "empty"
     return replace(found, version=version, state=state, part=part, files=files)
 
 
-def _notebook(part: Part, ref: str, kaggle: Kaggle) -> Remote:
-    missing = Remote(kind="notebook", ref=ref)
-    there = kaggle.notebook(ref)
+def _inspect_notebook(part: Part, ref: str, kaggle: KaggleApi) -> RemotePart:
+    missing = RemotePart(kind="notebook", ref=ref)
+    there = kaggle.get_notebook(ref)
     if there is None:
         return missing
     found = replace(missing, private=there.private, url=there.url)
-    version = parts_elsewhere.attached(kaggle, ref, there.current)
+    version = parts_elsewhere.find_attached_version(kaggle, ref, there.newest_version)
     if not version:
-        run = kaggle.run(ref, there.current)
-        return replace(found, version=there.current, state=run.state if run else "hidden")
-    held = parts_elsewhere.of_output(kaggle, ref, version)
+        run = kaggle.get_notebook_run(ref, there.newest_version)
+        return replace(found, version=there.newest_version, state=run.state if run else "hidden")
+    held = parts_elsewhere.read_output_part(kaggle, ref, version)
     # Beside the part, a run leaves its log and what it wrote for us; none of it is in anybody's way.
     # Sizes of outputs Kaggle does not tell: the marker's stand for them, and whoever downloads sees the bytes.
     sizes = {entry.stored: entry.size for each in (part, held) if each for entry in each.entries} | {
         MARKER: 0
     }
-    names = [name for name in kaggle.outputs(ref, version) if name in sizes]
+    names = [name for name in kaggle.list_run_outputs(ref, version) if name in sizes]
     files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names)
     return replace(found, version=version, state="ready", part=held, files=files)
 
 
-def problems(part: Part, home: str, remote: Remote) -> Iterator[tuple[str, str]]:
+def find_problems(part: Part, home: str, remote: RemotePart) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a version as a whole, with what to do about it."""
-    ref, number, remedy = f"'{remote.ref}'", remote.version, remedy_for(remote)
+    ref, number, remedy = f"'{remote.ref}'", remote.version, suggest_fix(remote)
     what = "version of the model" if remote.kind == "model" else "notebook"
     pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
     if not number:
@@ -83,6 +83,6 @@ def problems(part: Part, home: str, remote: Remote) -> Iterator[tuple[str, str]]
         yield f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}", remedy
 
 
-def remedy_for(remote: Remote) -> str:
+def suggest_fix(remote: RemotePart) -> str:
     """Return what brings a part to where it should be."""
     return PUSH if remote.kind == "model" else MAKE

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.kaggle.client.endpoint import Where
-from offline_kit.kaggle.client.session import Session
+from offline_kit.kaggle.client.endpoint import KaggleEndpoint
+from offline_kit.kaggle.client.session import ClientSession
 from offline_kit.workflow.checks.check_types import Ground, Said, warning
 
 _REMEDY = (
@@ -40,14 +40,14 @@ def run(ground: Ground) -> Said:
         )
     if not ground.online:
         return Said(what=f"{named}; whether Kaggle takes them is asked with --online")
-    with Session(Where(), env=ground.env) as session:
-        account = session.account()
-    if account.dropped:
+    with ClientSession(KaggleEndpoint(), env=ground.env) as session:
+        account = session.fetch_account()
+    if account.ignored_token_source:
         return warning(
-            f"logged in as '{account.username}' ({account.method}); Kaggle refused what is in {account.dropped}",
-            f"renew or remove {account.dropped}",
+            f"logged in as '{account.username}' ({account.auth_method}); Kaggle refused what is in {account.ignored_token_source}",
+            f"renew or remove {account.ignored_token_source}",
         )
-    return Said(what=f"logged in as '{account.username}' ({account.method}); {named}")
+    return Said(what=f"logged in as '{account.username}' ({account.auth_method}); {named}")
 
 
 def _sources(env: Mapping[str, str]) -> list[_Source]:

@@ -44,7 +44,7 @@ def new_notebook(job: Job) -> NewNotebook:
         title=title,
         text=render(job, title),
         gpu=bool(shape),
-        machine=shape,
+        machine_shape=shape,
         internet=job.asked is not None,
     )
 
