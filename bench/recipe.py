@@ -190,7 +190,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     parser.add_argument("--keep", type=Path, help="work in this folder and leave it there")
     chosen = parser.parse_args()
-    python = interpreters.find("3.13", os.environ)
+    python = interpreters.find_interpreter("3.13", os.environ)
     if python is None:
         sys.exit("no Python 3.13 on this machine; `uv python install 3.13` brings one")
     work = chosen.keep or Path(tempfile.mkdtemp(prefix="bench-"))

@@ -351,7 +351,7 @@ def _copy(root: Path, kind: str, name: str) -> str:
     for place in (f"input/{kind}s/{name}", f"input/{rest}", f"input/{rest.partition('/')[0]}"):
         if (root / place).is_dir():
             return place
-    environment = processes.environment()
+    environment = processes.copy_environment()
     home = Path(environment.get("KAGGLEHUB_CACHE") or Path.home() / ".cache" / "kagglehub")
     if kind == "model":
         return str(home / "models" / name) if (home / "models" / name).is_dir() else ""

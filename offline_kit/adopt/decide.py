@@ -10,7 +10,7 @@ from offline_kit.adopt.calls import Code
 from offline_kit.adopt.file_places import Ground
 from offline_kit.adopt.findings import Became, Kind, Wish
 from offline_kit.adopt.outcomes import Basket, Verdict, asked, found_of, serve
-from offline_kit.core.redaction import redact
+from offline_kit.core.redaction import redact_urls
 from offline_kit.packages.own import code_files as own_sources
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
@@ -106,11 +106,11 @@ def _bundled(wish: Wish, wanted: shell.Pip, ground: Ground, basket: Basket) -> V
             problems.append(_put(path, f"put '{path}'", basket))
     if problems:
         return asked(wish, "; ".join(problems))
-    bare = [redact(line) for line in lines]
+    bare = [redact_urls(line) for line in lines]
     secret, lines = bare != lines, bare
     basket.requirements |= dict.fromkeys(lines)
     if lines or wanted.files:
-        basket.indexes |= dict.fromkeys(map(redact, wanted.index))
+        basket.indexes |= dict.fromkeys(map(redact_urls, wanted.index))
     if not (lines or wanted.files or wanted.folders):
         return Verdict(found=found_of(wish, Became.SWITCHED_OFF, "nothing is installed offline"), off=True)
     own = [each for each in wanted.folders if not _clone_of(_in_run(wish, each), basket)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from offline_kit.adopt.file_places import Ground
 from offline_kit.adopt.findings import Became, Found, Sources, Wish
-from offline_kit.core.redaction import without_secrets
+from offline_kit.core.redaction import redact_secrets
 
 _SHORT = 120
 
@@ -54,15 +54,15 @@ class Basket:
 
 def found_of(wish: Wish, became: Became, value: str = "", remedy: str = "") -> Found:
     """Return what is told of a wish; on screens, in logs and in the notebook: tokens and passwords are left out."""
-    text = " ".join(without_secrets(wish.text).split())
+    text = " ".join(redact_secrets(wish.text).split())
     return Found(
         kind=wish.kind,
         cell=wish.cell,
         line=wish.line,
         text=text if len(text) <= _SHORT else f"{text[: _SHORT - 1]}…",
         became=became,
-        value=without_secrets(value),
-        remedy=without_secrets(remedy),
+        value=redact_secrets(value),
+        remedy=redact_secrets(remedy),
     )
 
 

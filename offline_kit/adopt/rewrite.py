@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from offline_kit.adopt.findings import Cell, Edit
-from offline_kit.core.redaction import without_secrets
+from offline_kit.core.redaction import redact_secrets
 
 MARK = "# offline-kit:"
 """How a comment begins that keeps what stood there."""
@@ -27,7 +27,7 @@ def statement_off(text: str, indent: str, before: str = "") -> str:
     `before` is what it was assigned to, with the sign of equality; the statement keeps its number of lines. Tokens
     and passwords do not stay: the notebook is pushed.
     """
-    first, *rest = without_secrets(text).split("\n")
+    first, *rest = redact_secrets(text).split("\n")
     lines = [f"{before}[]" if before else "pass"]
     lines[0] += f"  {MARK} {first.strip()}"
     lines += [f"{indent}#{_room(line, indent)}" for line in rest]
@@ -54,7 +54,7 @@ def diff(cells: Sequence[Cell], changed: Sequence[str], name: str) -> str:
     before = list(_script(cells, [cell.source for cell in cells]))
     after = list(_script(cells, changed))
     lines = difflib.unified_diff(before, after, f"{name} (as it is)", f"{name} (adopted)", lineterm="")
-    return "".join(f"{without_secrets(line)}\n" for line in lines)
+    return "".join(f"{redact_secrets(line)}\n" for line in lines)
 
 
 def _script(cells: Sequence[Cell], sources: Sequence[str]) -> Iterator[str]:

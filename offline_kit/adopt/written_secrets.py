@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from offline_kit.adopt.findings import Became, Cell, Found, Kind, Wish
 from offline_kit.adopt.outcomes import found_of
-from offline_kit.core.redaction import secrets_in
+from offline_kit.core.redaction import find_secrets
 
 
 def look(cells: Sequence[Cell], changed: Sequence[str]) -> Iterator[Found]:
@@ -23,7 +23,7 @@ def look(cells: Sequence[Cell], changed: Sequence[str]) -> Iterator[Found]:
 
 def _written(cell: Cell) -> Iterator[tuple[str, str, int]]:
     """Yield name, value and line of each secret of a cell; "" for a name that nobody gave it."""
-    for secret in secrets_in(cell.source):
+    for secret in find_secrets(cell.source):
         line = cell.source.count("\n", 0, secret.start) + 1
         yield secret.name, cell.source[secret.start : secret.end], line
 

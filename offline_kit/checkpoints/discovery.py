@@ -9,9 +9,9 @@ from pathlib import Path
 
 from offline_kit.checkpoints.file_kinds import sniff
 from offline_kit.checkpoints.pickle_opcodes import packages_of
-from offline_kit.core.cache import Cache, key_of
-from offline_kit.core.errors import ProjectError, close_to
-from offline_kit.core.files import fingerprint, human_size, sha256_of
+from offline_kit.core.cache import Cache, cache_key
+from offline_kit.core.errors import ProjectError, suggest_name
+from offline_kit.core.files import fingerprint, format_size, sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind
 
@@ -207,7 +207,7 @@ def _guess(path: Path) -> str:
         names = [each.name for each in path.parent.iterdir()]
     except OSError:
         return ""
-    return close_to(path.name, names)
+    return suggest_name(path.name, names)
 
 
 def _without_twin_links(files: list[_Found], report: Reporter) -> list[_Found]:
@@ -247,7 +247,7 @@ def _look(path: Path, memory: Cache) -> _Look:
         state = fingerprint(path)
         with path.open("rb"):  # unreadable is unreadable, whatever is remembered
             pass
-        record = memory.recall("checkpoints", key_of(_RULES, *state))
+        record = memory.read_record("checkpoints", cache_key(_RULES, *state))
         if record:
             return _Look(
                 state=state,
@@ -269,7 +269,7 @@ def forget(checkpoints: Sequence[Checkpoint], cache: Path) -> None:
     memory = Cache(cache)
     for checkpoint in checkpoints:
         if checkpoint.path.exists():
-            memory.forget("checkpoints", key_of(_RULES, *fingerprint(checkpoint.path)))
+            memory.delete_record("checkpoints", cache_key(_RULES, *fingerprint(checkpoint.path)))
 
 
 def _digests(files: Sequence[tuple[Path, _Look]], memory: Cache, report: Reporter) -> dict[Path, str]:
@@ -288,14 +288,14 @@ def _hashed(path: Path, look: _Look, memory: Cache, advance: Advance) -> str:
     digest = sha256_of(path, advance)
     if fingerprint(path) != look.state:
         raise ProjectError(
-            f"'{path}' ({human_size(path.stat().st_size)}) changed while it was read",
+            f"'{path}' ({format_size(path.stat().st_size)}) changed while it was read",
             hint="wait until the training has written it, then build again",
         )
     now, mtime, ctime = time.time_ns(), int(look.state[2]), int(look.state[3])
     if now - mtime > _SETTLED["mtime"] and now - ctime > _SETTLED["ctime"]:
-        memory.remember(
+        memory.write_record(
             "checkpoints",
-            key_of(_RULES, *look.state),
+            cache_key(_RULES, *look.state),
             {"sha256": digest, "kind": look.kind, "refused": "\n".join(look.refused), "path": look.state[0]},
         )
     return digest

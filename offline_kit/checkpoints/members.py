@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from offline_kit.checkpoints.file_kinds import Sniffed
 from offline_kit.checkpoints.frameworks import framework_table, pickled, sklearn
 from offline_kit.checkpoints.frameworks.base import Framework
-from offline_kit.core.errors import ProjectError, close_to
+from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.core.files import matches_glob
 from offline_kit.kit import layout
 from offline_kit.project.types import (
@@ -289,7 +289,7 @@ def _meant(pattern: str, candidate: _Candidate) -> bool:
 
 def _no_file(spec: ModelSpec, candidates: Sequence[_Candidate]) -> str:
     names = [each.original for each in candidates]
-    guess = close_to(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
+    guess = suggest_name(spec.files, names) or f"; there are: {', '.join(names[:5]) or 'none'}"
     return f"files = '{spec.files}' names none of the kit's checkpoints{guess}"
 
 
@@ -297,7 +297,7 @@ def _problem(spec: ModelSpec, candidate: _Candidate, framework: Framework | None
     name = candidate.original
     known = ", ".join(each.name for each in framework_table.FRAMEWORKS)
     if spec.framework and not framework:
-        guess = close_to(spec.framework, [each.name for each in framework_table.FRAMEWORKS])
+        guess = suggest_name(spec.framework, [each.name for each in framework_table.FRAMEWORKS])
         return f"'{name}': there is no framework '{spec.framework}'{guess or f'; take one of {known}'}"
     if framework is None:
         kind = candidate.files[0].kind

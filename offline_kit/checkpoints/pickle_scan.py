@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.checkpoints import pickle_streams, pickle_verdicts
-from offline_kit.core.cache import Cache, key_of
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
@@ -47,7 +47,7 @@ def scan(
     off. `own` are the top-level modules of the project's own code. Results are remembered in `cache` by content.
     """
     memory = Cache(cache)
-    new = sum(memory.recall("scans", _key(each)) is None for each in weights)
+    new = sum(memory.read_record("scans", _key(each)) is None for each in weights)
     if new:
         report.step(f"Scanning {new} file{'s' * (new > 1)} for pickles that run something")
     found = tuple(_scanned(each, memory, own) for each in weights)
@@ -100,15 +100,15 @@ def _refuse_cut(suspects: Sequence[Scanned]) -> None:
 
 
 def _key(weights: Checkpoint) -> str:
-    return key_of(_RULES, weights.sha256, weights.path.suffix)
+    return cache_key(_RULES, weights.sha256, weights.path.suffix)
 
 
 def _scanned(weights: Checkpoint, memory: Cache, own: Collection[str]) -> Scanned:
     key = _key(weights)
-    record = memory.recall("scans", key)
+    record = memory.read_record("scans", key)
     if record is None:
         record = _look(weights.path)
-        memory.remember("scans", key, record)
+        memory.write_record("scans", key, record)
     lists = {
         name: tuple(json.loads(str(record[name])))
         for name in ("names", "hidden", "cut", "main_names", "packages")

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from offline_kit.checkpoints import torch_python
 from offline_kit.checkpoints.file_kinds import sniff
 from offline_kit.core import files, processes, resources
-from offline_kit.core.cache import Cache, key_of
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
@@ -106,14 +106,14 @@ def _made(
     """Return the new checkpoint (None: it stays as it is), and what is to be said about it."""
     memory = Cache(yard.cache)
     trusted = yard.trusted(checkpoint.original)
-    key = key_of(_RULES, checkpoint.sha256, wish.slim, wish.precision, wish.weights_format, trusted)
-    record = memory.recall("slim", key)
-    blob = memory.find(str(record["sha256"])) if record and record.get("sha256") else None
+    key = cache_key(_RULES, checkpoint.sha256, wish.slim, wish.precision, wish.weights_format, trusted)
+    record = memory.read_record("slim", key)
+    blob = memory.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
     if record is None or (record.get("sha256") and blob is None):
-        report.step(f"Making '{checkpoint.original}' light ({human_size(checkpoint.size)})")
+        report.step(f"Making '{checkpoint.original}' light ({format_size(checkpoint.size)})")
         record, blob = _worked(checkpoint, wish, yard, memory, trusted=trusted)
         if blob or not trusted:  # what hinders the load of a trusted one may be mended in the project's code
-            memory.remember("slim", key, record)
+            memory.write_record("slim", key, record)
     if blob is None:
         return None, _left(checkpoint, str(record["left"]), trusted=trusted)
     if record["size"] == checkpoint.size and not record["halved"] and not _renames(checkpoint, wish):
@@ -136,11 +136,11 @@ def _made(
 def _worked(
     checkpoint: Checkpoint, wish: Wish, yard: Yard, memory: Cache, *, trusted: bool
 ) -> tuple[dict[str, object], Path | None]:
-    python = torch_python.find(yard.project, processes.environment(), asked_by=f"`{wish.words}`")
-    room = files.made(yard.cache / "parts")
-    with tempfile.TemporaryDirectory(prefix="slim-", dir=room) as name, files.disk_errors(room):
+    python = torch_python.find(yard.project, processes.copy_environment(), asked_by=f"`{wish.words}`")
+    room = files.make_folder(yard.cache / "parts")
+    with tempfile.TemporaryDirectory(prefix="slim-", dir=room) as name, files.translate_disk_errors(room):
         scratch = Path(name)
-        (scratch / "worker.py").write_text(resources.source("checkpoints/slim_worker"), encoding="utf-8")
+        (scratch / "worker.py").write_text(resources.read_source("checkpoints/slim_worker"), encoding="utf-8")
         request = {
             "source": str(checkpoint.path.absolute()),
             # torch writes this name's stem into the archive: it must not follow the user's
@@ -159,13 +159,13 @@ def _worked(
         answer = _answer(python, scratch, checkpoint)
         if "left" in answer:
             return {"left": str(answer["left"])}, None
-        blob, digest = memory.adopt(scratch / "weights.pt")
+        blob, digest = memory.store_file(scratch / "weights.pt")
     return {**answer, "sha256": digest}, blob
 
 
 def _answer(python: Path, scratch: Path, checkpoint: Checkpoint) -> dict[str, object]:
     try:
-        processes.run([python, scratch / "worker.py", scratch / "request.json"], cwd=scratch)
+        processes.run_command([python, scratch / "worker.py", scratch / "request.json"], cwd=scratch)
         answer = json.loads((scratch / "request.answer").read_text(encoding="utf-8"))
     except (OfflineKitError, OSError, ValueError) as error:
         raise OutsideError(
@@ -202,7 +202,7 @@ def _saved(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Findi
     parts += [f"without {', '.join(map(str, lost))}, which safetensors cannot hold"] * bool(lost)
     rounded = "the old ones rounded, so predictions change by that much, and none was compared"
     proven = rounded if record["halved"] else "bit for bit the same"
-    before, after = human_size(old.size), human_size(new.size)
+    before, after = format_size(old.size), format_size(new.size)
     sizes = f"with {after} instead of {before}{': ' * bool(parts)}" if before != after else ""
     how = f"{sizes}{', '.join(parts)}" or "written anew"
     return Finding(
@@ -237,7 +237,9 @@ def _placed(
     folders = {PurePosixPath(name).parent for name in changed}
     touched = [each for each in checkpoints if PurePosixPath(each.original).parent in folders]
     new = [changed.get(each.original, each) for each in touched]
-    stage = yard.cache / "slim" / key_of(*((each.original, each.sha256, str(each.path)) for each in new))[:32]
+    stage = (
+        yard.cache / "slim" / cache_key(*((each.original, each.sha256, str(each.path)) for each in new))[:32]
+    )
     for old, each in zip(touched, new, strict=True):
         if not (stage / each.original).exists():
             _put(each.path, stage / each.original, ours=old.original in changed)
@@ -249,7 +251,7 @@ def _placed(
 
 
 def _put(source: Path, target: Path, *, ours: bool) -> None:
-    with files.disk_errors(target.parent):
+    with files.translate_disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         if ours:

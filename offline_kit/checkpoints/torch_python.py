@@ -48,6 +48,8 @@ def _candidates(project: Path, env: Mapping[str, str]) -> Iterator[Path]:
 @lru_cache(maxsize=64)
 def _has_torch(python: Path) -> bool:
     try:
-        return processes.run([python, "-c", _PROBE], cwd=python.parent, check=False, timeout=60).ok
+        return processes.run_command(
+            [python, "-c", _PROBE], cwd=python.parent, check=False, timeout=60
+        ).succeeded
     except OfflineKitError:
         return False

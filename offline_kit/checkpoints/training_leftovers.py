@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
 
@@ -27,7 +27,7 @@ def without_training(
     left = [each for each in checkpoints if each.original not in outright and _is_trainers(each, folders)]
     if left:
         names = ", ".join(f"'{each.original}'" for each in left[:4]) + " …" * (len(left) > 4)
-        total = human_size(sum(each.size for each in left))
+        total = format_size(sum(each.size for each in left))
         report.note(f"left out, since only the training needs it ({total}): {names}")
     return tuple(each for each in checkpoints if each not in left)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from offline_kit.cli.command_wording import Words
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.redaction import printable
+from offline_kit.core.redaction import make_printable
 from offline_kit.core.report import Advance, Say
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Console:
     def _say(self, mark: str, style: str, text: str) -> None:
         import rich.text
 
-        self._err.print(rich.text.Text.assemble((mark, style), " ", printable(self.words(text))))
+        self._err.print(rich.text.Text.assemble((mark, style), " ", make_printable(self.words(text))))
 
     def step(self, text: str) -> None:
         """Say that a new piece of work begins."""
@@ -136,7 +136,7 @@ class Console:
         self._err.print(rich.text.Text(title, "bold"))
         wide = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._err.print(rich.text.Text(f"  {name:<{wide}}  {printable(value)}"))
+            self._err.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
 
     def usage(self, said: str) -> None:
         """Give a script the words that the command line's own parser showed to people."""
@@ -188,7 +188,7 @@ class Console:
     def lines(self, lines: Sequence[str]) -> None:
         """Print a command's result for a person to stdout, word for word; JSON callers get none of it."""
         if not self.as_json:
-            _put("".join(f"{printable(line)}\n" for line in lines))
+            _put("".join(f"{make_printable(line)}\n" for line in lines))
 
     def result(self, data: dict[str, Any]) -> None:
         """Print the one JSON object to stdout; says nothing to people."""
@@ -246,4 +246,4 @@ def _whole(rows: Sequence[Sequence[str]], width: int) -> set[int]:
 def _plain(cell: str) -> str:
     import rich.markup
 
-    return rich.markup.escape(printable(cell))
+    return rich.markup.escape(make_printable(cell))

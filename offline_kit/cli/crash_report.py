@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from offline_kit import __version__
-from offline_kit.core.redaction import CREDENTIALS, without_secrets
+from offline_kit.core.redaction import CREDENTIALS, redact_secrets
 
 NAME = "offline-kit-crash.log"
 
@@ -30,7 +30,7 @@ def redact(text: str, secrets: Iterable[str] = ()) -> str:
     """Return the text with these secrets, and credentials of URLs, headers, tokens and keys taken out."""
     for secret in secrets:
         text = text.replace(secret, "***")
-    return without_secrets(text)
+    return redact_secrets(text)
 
 
 def write_report(

@@ -104,14 +104,14 @@ def _escaped(error: Exception, words: list[str], console: Console) -> int:
     if isinstance(error, OSError) and (code := _told(console, probe=b"\n")):
         return code
     try:
-        with files.disk_errors(files.cache_dir()):
+        with files.translate_disk_errors(files.cache_dir()):
             raise error
     except OfflineKitError as known:  # a full disk, or a limit on the size of files
         console.error(known)
         return known.exit_code
     except Exception:  # noqa: BLE001 - the bug itself
         place = crash_report.write_report(
-            error, words, Path(), crash_report.secrets_of(processes.environment())
+            error, words, Path(), crash_report.secrets_of(processes.copy_environment())
         )
     console.bug(type(error).__name__, place)
     return Exit.BUG

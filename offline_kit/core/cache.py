@@ -22,7 +22,7 @@ from offline_kit.core import files
 _DAY = 86_400
 
 
-def key_of(*words: object) -> str:
+def cache_key(*words: object) -> str:
     """Return a hex digest that stands for these words (anything JSON can write), in their order."""
     return hashlib.sha256(json.dumps(words, sort_keys=True, default=str).encode()).hexdigest()
 
@@ -34,11 +34,11 @@ class Cache:
         self.root = root
         """The folder; made when something is first written."""
 
-    def blob(self, sha256: str) -> Path:
+    def blob_path(self, sha256: str) -> Path:
         """Return where the bytes with this digest lie, or would."""
         return self.root / "blobs" / sha256[:2] / sha256
 
-    def find(self, sha256: str, *, size: int = 0) -> Path | None:
+    def find_blob(self, sha256: str, *, size: int = 0) -> Path | None:
         """Return the whole and unchanged blob, or None; a damaged one is removed.
 
         Size (where known) and seal are checked always. The seal is the modification time, set from the
@@ -46,55 +46,55 @@ class Cache:
         hashed again. It differs between contents on purpose, since Kaggle's client takes files of equal
         name, size and time for equal.
         """
-        path = self.blob(sha256)
+        path = self.blob_path(sha256)
         try:
             stat = path.stat()
         except FileNotFoundError:
             return None
-        sealed = stat.st_mtime_ns == _seal(sha256) and (not size or stat.st_size == size)
+        sealed = stat.st_mtime_ns == _seal_path(sha256) and (not size or stat.st_size == size)
         if not sealed and files.sha256_of(path) != sha256:
             path.unlink(missing_ok=True)
             return None
         if not sealed or time.time() - stat.st_atime > _DAY:
-            _put_seal(path, sha256)
+            _write_seal(path, sha256)
         return path
 
-    def adopt(self, path: Path, sha256: str = "") -> tuple[Path, str]:
+    def store_file(self, path: Path, sha256: str = "") -> tuple[Path, str]:
         """Move a finished file in and return its blob and digest.
 
         `sha256` is the digest where the caller has just taken it; else it is taken here.
         """
         digest = sha256 or files.sha256_of(path)
-        blob = self.blob(digest)
-        with files.disk_errors(self.root):
+        blob = self.blob_path(digest)
+        with files.translate_disk_errors(self.root):
             blob.parent.mkdir(parents=True, exist_ok=True)
             path.chmod(0o644)
-            _put_seal(path, digest)
+            _write_seal(path, digest)
             path.replace(blob)
         return blob, digest
 
-    def part(self, key: str) -> Path:
+    def partial_path(self, key: str) -> Path:
         """Return where a half-made file for `key` is kept; hold `lock(key)` while writing it."""
         path = self.root / "parts" / f"{key}.part"
-        with files.disk_errors(self.root):
+        with files.translate_disk_errors(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
-    def lock(self, key: str, *, timeout: float = 3600.0) -> AbstractContextManager[None]:
+    def hold_lock(self, key: str, *, timeout: float = 3600.0) -> AbstractContextManager[None]:
         """Hold `key` against other threads and processes; waits up to `timeout` seconds."""
-        return files.locked(self.root / "locks" / f"{key}.lock", timeout=timeout)
+        return files.hold_lock(self.root / "locks" / f"{key}.lock", timeout=timeout)
 
-    def log(self, name: str) -> Path:
+    def new_log(self, name: str) -> Path:
         """Return a fresh log file's path below the cache; an old log of that name is removed."""
         path = self.root / "logs" / f"{name}.log"
-        with files.disk_errors(self.root):
+        with files.translate_disk_errors(self.root):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
         return path
 
-    def recall(self, kind: str, key: str) -> dict[str, object] | None:
+    def read_record(self, kind: str, key: str) -> dict[str, object] | None:
         """Return what was remembered under this key, or None; an unreadable record counts as none."""
-        path = self._record(kind, key)
+        path = self._record_path(kind, key)
         try:
             value = json.loads(path.read_bytes())
         except (OSError, ValueError):
@@ -106,25 +106,25 @@ class Cache:
                 os.utime(path)
         return value
 
-    def remember(self, kind: str, key: str, value: Mapping[str, object]) -> None:
+    def write_record(self, kind: str, key: str, value: Mapping[str, object]) -> None:
         """Keep a small answer; the last one stands."""
-        files.write_atomic(self._record(kind, key), json.dumps(value, indent=1, sort_keys=True))
+        files.write_atomic(self._record_path(kind, key), json.dumps(value, indent=1, sort_keys=True))
 
-    def forget(self, kind: str, key: str) -> None:
+    def delete_record(self, kind: str, key: str) -> None:
         """Drop what was remembered under this key."""
-        self._record(kind, key).unlink(missing_ok=True)
+        self._record_path(kind, key).unlink(missing_ok=True)
 
-    def _record(self, kind: str, key: str) -> Path:
+    def _record_path(self, kind: str, key: str) -> Path:
         return self.root / "records" / kind / f"{key}.json"
 
-    def prune(self, *, unused_days: float = 30) -> int:
+    def prune_unused(self, *, unused_days: float = 30) -> int:
         """Remove what was not used for so many days and return the bytes that came free.
 
         Use is noted once a day. Lock files stay: removing one that another process holds would let two in.
         """
         oldest, freed = time.time() - unused_days * _DAY, 0
         for folder, blobs in (("blobs", True), ("records", False), ("parts", False), ("logs", False)):
-            for name in files.tree(self.root / folder):
+            for name in files.list_tree(self.root / folder):
                 path = self.root / folder / name
                 with suppress(FileNotFoundError):
                     stat = path.stat()
@@ -132,34 +132,36 @@ class Cache:
                         path.unlink()
                         freed += stat.st_size
         return freed + sum(
-            _removed(folder) for folder in self._environments() if folder.stat().st_mtime < oldest
+            _remove_folder(folder)
+            for folder in self._environment_folders()
+            if folder.stat().st_mtime < oldest
         )
 
-    def _environments(self) -> list[Path]:
+    def _environment_folders(self) -> list[Path]:
         """Return the folders that are used as a whole: environments, and what direct references became."""
-        found = [
+        folders = [
             *self.root.glob("environments/*"),
             *self.root.glob("freeze/*"),
             *self.root.glob("freeze/direct/*"),
             *self.root.glob("slim/*"),
         ]
-        return [path for path in found if path.is_dir() and path.name not in ("direct", "locks")]
+        return [path for path in folders if path.is_dir() and path.name not in ("direct", "locks")]
 
 
-def _removed(folder: Path) -> int:
+def _remove_folder(folder: Path) -> int:
     """Remove a folder under another name first, so that nobody finds half of it; returns its bytes."""
-    size = sum((folder / name).lstat().st_size for name in files.tree(folder))
+    size = sum((folder / name).lstat().st_size for name in files.list_tree(folder))
     doomed = folder.with_name(f".{folder.name}.old")
     folder.rename(doomed)
     shutil.rmtree(doomed, ignore_errors=True)
     return size
 
 
-def _seal(sha256: str) -> int:
+def _seal_path(sha256: str) -> int:
     # Whole even seconds between 2001 and 2018: what every file system can keep.
     return (1_000_000_000 + 2 * int(sha256[:7], 16)) * 1_000_000_000
 
 
-def _put_seal(path: Path, sha256: str) -> None:
+def _write_seal(path: Path, sha256: str) -> None:
     with suppress(OSError):
-        os.utime(path, ns=(time.time_ns(), _seal(sha256)))
+        os.utime(path, ns=(time.time_ns(), _seal_path(sha256)))

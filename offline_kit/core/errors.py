@@ -61,12 +61,12 @@ class OutsideError(OfflineKitError):
     exit_code = Exit.OUTSIDE
 
 
-def close_to(name: str, known: Iterable[str], *, cutoff: float = 0.6, most: int = 1) -> str:
+def suggest_name(name: str, known_names: Iterable[str], *, cutoff: float = 0.6, limit: int = 1) -> str:
     """Return how a sentence on an unknown name ends: "; did you mean 'this'?", or nothing where none is near.
 
-    `cutoff` is how near a known name must be, 1.0 is equal; at most `most` of them are named.
+    `cutoff` is how near a known name must be, 1.0 is equal; at most `limit` of them are named.
     """
     from difflib import get_close_matches
 
-    near = get_close_matches(name, list(known), n=most, cutoff=cutoff)
-    return f"; did you mean {' or '.join(repr(one) for one in near)}?" if near else ""
+    matches = get_close_matches(name, list(known_names), n=limit, cutoff=cutoff)
+    return f"; did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

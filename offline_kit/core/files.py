@@ -60,7 +60,7 @@ def fingerprint(path: Path) -> tuple[str, ...]:
     return (str(path.resolve()), *map(str, facts))
 
 
-def copy_hashed(source: IO[bytes], into: IO[bytes], advance: Advance | None = None) -> tuple[str, int]:
+def copy_and_hash(source: IO[bytes], into: IO[bytes], advance: Advance | None = None) -> tuple[str, int]:
     """Copy a stream and return the hex digest and the size of what was written."""
     digest, size = hashlib.sha256(), 0
     while chunk := source.read(CHUNK):
@@ -85,25 +85,25 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
+def translate_disk_errors(path: Path) -> Iterator[None]:
     """Translate a full or unwritable disk into an error that names the place."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutsideError(
-                f"no space left while writing below '{place}'",
+                f"no space left while writing below '{path}'",
                 hint="free some space ('offline-kit cache prune' does), or choose another place with --out or"
                 " OFFLINE_KIT_CACHE",
             ) from error
         if error.errno == errno.EFBIG:
             raise OutsideError(
-                f"a file below '{place}' would be larger than the system allows",
+                f"a file below '{path}' would be larger than the system allows",
                 hint="raise the limit (ulimit -f unlimited), or choose a file system that takes large files with"
                 " --out or OFFLINE_KIT_CACHE",
             ) from error
         if error.errno in (*REFUSED, errno.ENOTDIR, errno.EEXIST):
-            raise _unwritable(place, error) from error
+            raise _unwritable_error(path, error) from error
         raise
 
 
@@ -113,25 +113,25 @@ def check_surroundings(words: Iterable[str]) -> None:
     Manifests, notebooks and requests are UTF-8: such a path cannot stand in any of them.
     """
     try:
-        here = str(Path.cwd())
+        cwd = str(Path.cwd())
     except FileNotFoundError as error:
         raise UsageError(
             "the working directory does not exist any more", hint="change to an existing directory"
         ) from error
-    for text in (here, str(cache_dir()), *words):
+    for text in (cwd, str(cache_dir()), *words):
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            shown = text.encode("utf-8", "backslashreplace").decode()
+            printable_path = text.encode("utf-8", "backslashreplace").decode()
             raise UsageError(
-                f"'{shown}' has bytes that are not UTF-8",
+                f"'{printable_path}' has bytes that are not UTF-8",
                 hint="rename that folder or file: manifests and notebooks cannot name it",
             ) from error
 
 
-def full_cache(said: Iterable[str], cache: Path) -> OutsideError | None:
+def full_cache_error(output: Iterable[str], cache: Path) -> OutsideError | None:
     """Return the error for a program that met a full disk while it wrote below the cache, by what it said; else None."""
-    lines = [line for line in said if _FULL.search(line)]
+    lines = [line for line in output if _FULL.search(line)]
     if not lines:
         return None
     return OutsideError(
@@ -141,21 +141,21 @@ def full_cache(said: Iterable[str], cache: Path) -> OutsideError | None:
     )
 
 
-def _unwritable(place: Path, error: OSError) -> OutsideError:
-    if (kind := _no_folder(place)) is not None:
+def _unwritable_error(path: Path, error: OSError) -> OutsideError:
+    if (kind := _find_obstacle(path)) is not None:
         return OutsideError(
             f"'{kind[0]}' is {kind[1]}, where a folder should be",
             hint="move it away or remove it, or choose another place with --out or OFFLINE_KIT_CACHE",
         )
     return OutsideError(
-        f"cannot write below '{place}': {error.strerror}",
+        f"cannot write below '{path}': {error.strerror}",
         hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
     )
 
 
-def _no_folder(place: Path) -> tuple[Path, str] | None:
+def _find_obstacle(path: Path) -> tuple[Path, str] | None:
     """Return what stands in the way of a folder at this place, and what it is; None for nothing."""
-    for step in (place, *place.parents):
+    for step in (path, *path.parents):
         if step.is_symlink() and not step.exists():
             return step, "a link that leads nowhere"
         if step.exists():
@@ -163,25 +163,25 @@ def _no_folder(place: Path) -> tuple[Path, str] | None:
     return None
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """Return the folder, made where it is not there yet; OutsideError where it cannot be."""
-    with disk_errors(folder):
+    with translate_disk_errors(folder):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileNotFoundError as error:
-            raise _unwritable(folder, error) from error
+            raise _unwritable_error(folder, error) from error
     return folder
 
 
-def made_apart(folder: Path) -> Path:
+def make_ignored_folder(folder: Path) -> Path:
     """Return the folder; where it is not there yet it is made, and kept out of git: all in it can be made again."""
     if not folder.exists():
-        made(folder)
-        keep_from_git(folder)
+        make_folder(folder)
+        ignore_in_git(folder)
     return folder
 
 
-def keep_from_git(folder: Path) -> None:
+def ignore_in_git(folder: Path) -> None:
     """Have git leave out a folder of ours, where it is there and says nothing of its own about that."""
     if folder.is_dir() and not (folder / ".gitignore").exists():
         write_atomic(folder / ".gitignore", "*\n")
@@ -190,7 +190,7 @@ def keep_from_git(folder: Path) -> None:
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write a file so that its name only ever shows the old or the new content whole."""
     raw = data.encode() if isinstance(data, str) else data
-    with disk_errors(path.parent):
+    with translate_disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -206,41 +206,41 @@ def write_atomic(path: Path, data: bytes | str) -> None:
 
 
 @contextmanager
-def staged(final: Path) -> Iterator[Path]:
+def stage_folder(final: Path) -> Iterator[Path]:
     """Give an empty folder beside `final` that takes its name when the block ends well.
 
     An old folder of that name is kept until then and removed after; on an error or an interrupt the new
     one is removed and the old one stands as it was. What a killed run leaves is for `sweep`.
     """
-    with disk_errors(final.parent):
+    with translate_disk_errors(final.parent):
         final.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
-        fresh.chmod(0o755)
-        with _held(fresh):
+        new_folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".part"))
+        new_folder.chmod(0o755)
+        with _hold_in_use(new_folder):
             try:
-                yield fresh
-                _swap(fresh, final)
+                yield new_folder
+                _swap_folders(new_folder, final)
             except BaseException:
-                remove(fresh)
+                remove_path(new_folder)
                 raise
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _hold_in_use(folder: Path) -> Iterator[None]:
     """Show to other processes, as long as this one lives, that the folder is in use."""
     if sys.platform == "win32":
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: `_in_use` goes by age there
+        with suppress(OSError):  # a file system without locks: `_is_in_use` goes by age there
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(handle)
 
 
-def _in_use(stage: Path) -> bool | None:
+def _is_in_use(stage: Path) -> bool | None:
     """Whether a living process works in a folder of `staged`; None where the system cannot tell."""
     if sys.platform == "win32":
         return None
@@ -259,94 +259,94 @@ def _in_use(stage: Path) -> bool | None:
     return False
 
 
-def stages(final: Path) -> tuple[Path, ...]:
+def list_stages(final: Path) -> tuple[Path, ...]:
     """Return what lies beside `final` of works on it that are going on, or were killed."""
     name = re.compile(rf"\.{re.escape(final.name)}\.\w{{8}}\.(part|old)")
     return (
-        tuple(each for each in sorted(final.parent.iterdir()) if name.fullmatch(each.name))
+        tuple(path for path in sorted(final.parent.iterdir()) if name.fullmatch(path.name))
         if final.parent.is_dir()
         else ()
     )
 
 
-def in_work(final: Path) -> bool:
+def is_in_work(final: Path) -> bool:
     """Whether another process, or this one, is making `final` at this moment."""
-    return any(_in_use(stage) for stage in stages(final))
+    return any(_is_in_use(stage) for stage in list_stages(final))
 
 
-def sweep(final: Path) -> None:
+def sweep_stages(final: Path) -> None:
     """Clear away what killed runs left beside `final`; where they were between two names, it gets its own back."""
-    for stage in stages(final):
-        used = _in_use(stage) if stage.is_dir() else None
+    for stage in list_stages(final):
+        used = _is_in_use(stage) if stage.is_dir() else None
         young = time.time() - stage.lstat().st_mtime < _DAY
         if used or (used is None and young and stage.is_dir()):
             continue
         if stage.suffix == ".old" and not final.exists() and (stage / final.name).exists():
             (stage / final.name).rename(final)
-        remove(stage)
+        remove_path(stage)
 
 
-def sweep_temporary(folder: Path | None = None) -> None:
+def sweep_temporary_folders(folder: Path | None = None) -> None:
     """Delete our own folders in the temporary folder (or `folder`) that a killed run left there.
 
     Ours are those with our prefix and the random end of `tempfile`, no links, of this user, and untouched for a day:
     no run takes that long.
     """
     with suppress(OSError):
-        for place in (folder or Path(tempfile.gettempdir())).iterdir():
-            found = place.lstat()
-            ours = found.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
-            old = time.time() - found.st_mtime > _DAY
-            if _TEMPORARY.fullmatch(place.name) and stat.S_ISDIR(found.st_mode) and ours and old:
-                remove(place)
+        for temporary in (folder or Path(tempfile.gettempdir())).iterdir():
+            path = temporary.lstat()
+            is_ours = path.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
+            old = time.time() - path.st_mtime > _DAY
+            if _TEMPORARY.fullmatch(temporary.name) and stat.S_ISDIR(path.st_mode) and is_ours and old:
+                remove_path(temporary)
 
 
-def remove(place: Path) -> None:
+def remove_path(path: Path) -> None:
     """Remove a file, or a folder in which somebody may have taken rights away; what resists stays."""
-    if not place.is_dir() or place.is_symlink():
+    if not path.is_dir() or path.is_symlink():
         with suppress(OSError):
-            place.unlink()
+            path.unlink()
         return
-    for folder, _, _ in os.walk(place):
+    for folder, _, _ in os.walk(path):
         with suppress(OSError):
             Path(folder).chmod(0o700)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(path, ignore_errors=True)
 
 
-def _swap(fresh: Path, final: Path) -> None:
+def _swap_folders(new_folder: Path, final: Path) -> None:
     if not final.exists():
-        fresh.replace(final)
+        new_folder.replace(final)
         return
     old = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".old"))
-    with _held(old):
+    with _hold_in_use(old):
         final.replace(old / final.name)
         try:
-            fresh.replace(final)
+            new_folder.replace(final)
         except BaseException:
             (old / final.name).replace(final)
             raise
         finally:
-            remove(old)
+            remove_path(old)
 
 
 @contextmanager
-def locked(place: Path, *, timeout: float = 600.0) -> Iterator[None]:
-    """Hold a lock named by `place` against other processes of ours; waits up to `timeout` seconds."""
+def hold_lock(path: Path, *, timeout: float = 600.0) -> Iterator[None]:
+    """Hold a lock named by `path` against other processes of ours; waits up to `timeout` seconds."""
     import filelock
 
-    lock = filelock.FileLock(place, timeout=timeout)
-    with disk_errors(place.parent):
+    lock = filelock.FileLock(path, timeout=timeout)
+    with translate_disk_errors(path.parent):
         try:
-            made(place.parent)
+            make_folder(path.parent)
             # filelock would try again until its time is up where no file can be made, as below /proc.
-            place.touch()
+            path.touch()
         except FileNotFoundError as error:
-            raise _unwritable(place.parent, error) from error
+            raise _unwritable_error(path.parent, error) from error
         try:
             lock.acquire()
         except filelock.Timeout as error:
             raise OutsideError(
-                f"another run has held '{place}' for {timeout:.0f} seconds",
+                f"another run has held '{path}' for {timeout:.0f} seconds",
                 hint="wait for it to end, or remove the lock file if no such run exists",
             ) from error
     try:
@@ -361,7 +361,7 @@ def append_line(path: Path, line: str) -> None:
 
     A last line that a crash cut short stays a line of its own.
     """
-    with locked(path.with_suffix(".lock")), disk_errors(path.parent):
+    with hold_lock(path.with_suffix(".lock")), translate_disk_errors(path.parent):
         new = not path.exists()
         with path.open("ab+") as stream:
             cut = ""
@@ -385,12 +385,12 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def tree(folder: Path) -> tuple[Path, ...]:
+def list_tree(folder: Path) -> tuple[Path, ...]:
     """Return all files below a folder, relative and sorted."""
     return tuple(sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file()))
 
 
-def human_size(size: float) -> str:
+def format_size(size: float) -> str:
     """Return a size for a person: "4.6 MB" (decimal units, as disks and Kaggle count)."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(size) < 1000 or unit == "GB":
@@ -399,7 +399,7 @@ def human_size(size: float) -> str:
     raise AssertionError("unreachable")
 
 
-def timestamp() -> str:
+def utc_timestamp() -> str:
     """Return the present as files hold it: ISO 8601, to the second, in UTC."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 

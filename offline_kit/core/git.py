@@ -10,24 +10,26 @@ DIRTY = "+changes"
 _SECONDS = 20.0
 
 
-def commit_of(folder: Path) -> str:
+def read_commit(folder: Path) -> str:
     """Return the commit that a folder is at, marked where files below it were changed since.
 
     Empty where there is no git, no repository, no commit yet, or git does not answer; never an error.
     """
-    commit = _said(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+    commit = _run_git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if not commit:
         return ""
     # Untracked files do not count: what a build writes would mark every tree.
-    changed = _said(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    changed = _run_git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".")
     return commit + (DIRTY if changed else "")
 
 
-def _said(folder: Path, *words: str) -> str:
+def _run_git(folder: Path, *words: str) -> str:
     # Inside of a git hook these name another repository than the folder's.
-    env = processes.environment(GIT_DIR=None, GIT_WORK_TREE=None, GIT_INDEX_FILE=None, GIT_OPTIONAL_LOCKS="0")
+    env = processes.copy_environment(
+        GIT_DIR=None, GIT_WORK_TREE=None, GIT_INDEX_FILE=None, GIT_OPTIONAL_LOCKS="0"
+    )
     try:
-        done = processes.run(["git", *words], cwd=folder, env=env, timeout=_SECONDS, check=False)
+        done = processes.run_command(["git", *words], cwd=folder, env=env, timeout=_SECONDS, check=False)
     except (OfflineKitError, OSError):
         return ""
-    return done.out.strip() if done.ok else ""
+    return done.out.strip() if done.succeeded else ""

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.files import CHUNK, disk_errors
-from offline_kit.core.redaction import redact
+from offline_kit.core.files import CHUNK, translate_disk_errors
+from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
 from offline_kit.core.retry import PATIENT as PATIENT
-from offline_kit.core.retry import Attempt, PassingError, attempts
-from offline_kit.core.retry import Patience as Patience
+from offline_kit.core.retry import Attempt, TransientError, retry_attempts
+from offline_kit.core.retry import RetryPolicy as RetryPolicy
 
 if TYPE_CHECKING:
     import requests
@@ -71,13 +71,13 @@ class Answer:
     """Its declared encoding."""
 
 
-def ask(
+def fetch_answer(
     url: str,
     *,
     settings: Connection,
     headers: Mapping[str, str] | None = None,
     absent: frozenset[int] = GONE,
-    patience: Patience = PATIENT,
+    patience: RetryPolicy = PATIENT,
 ) -> Answer | None:
     """Return what a URL answers; None where there is nothing (`absent` statuses). Passing trouble is waited out.
 
@@ -85,12 +85,12 @@ def ask(
     or refuses.
     """
     if url.startswith("file:"):
-        return _ask_disk(url)
-    for attempt in _attempts(url, patience):
+        return _read_file_url(url)
+    for attempt in _retry_attempts(url, patience):
         with attempt, open_response(url, settings, headers or {}) as response:
             if response.status_code in absent:
                 return None
-            _refuse(url, response)
+            _raise_for_status(url, response)
             kind, _, rest = response.headers.get("content-type", "text/html").partition(";")
             charset = re.search(r"charset=\"?([\w-]+)", rest)
             return Answer(
@@ -102,15 +102,15 @@ def ask(
     raise AssertionError("unreachable")
 
 
-def verified(content: bytes, url: str, sha256: str) -> bytes:
+def verify_content(content: bytes, url: str, sha256: str) -> bytes:
     """Return the content that a URL gave, or raise ProjectError where its hash is another than promised."""
-    got = hashlib.sha256(content).hexdigest()
-    if sha256 and got != sha256:
-        raise _mismatch(url, sha256, got)
+    actual = hashlib.sha256(content).hexdigest()
+    if sha256 and actual != sha256:
+        raise _mismatch_error(url, sha256, actual)
     return content
 
 
-def download(
+def download_file(
     url: str,
     into: Path,
     *,
@@ -118,7 +118,7 @@ def download(
     sha256: str = "",
     size: int = 0,
     advance: Advance | None = None,
-    patience: Patience = PATIENT,
+    patience: RetryPolicy = PATIENT,
 ) -> str:
     """Stream a URL into the file `into`, hashing on the way, and return the sha256 of what it now holds.
 
@@ -127,21 +127,21 @@ def download(
     next call. `size` (bytes) and `sha256` are checked where known; on a mismatch the file is removed and
     ProjectError tells both. Network trouble ends in OutsideError once patience does.
     """
-    with disk_errors(into.parent):
+    with translate_disk_errors(into.parent):
         into.parent.mkdir(parents=True, exist_ok=True)
         part = _Part(into, advance or (lambda _amount: None), keep=bool(sha256))
         resumed = part.held > 0
-        digest = _complete(url, part, settings, size, patience)
+        digest = _complete_part(url, part, settings, size, patience)
         if resumed and not _is_whole(digest, part.held, sha256, size):
             # What an earlier run left may be of another file: once more from the start.
-            part.clear()
-            digest = _complete(url, part, settings, size, patience)
+            part.clear_content()
+            digest = _complete_part(url, part, settings, size, patience)
         if not _is_whole(digest, part.held, sha256, size):
             held = part.held
             into.unlink(missing_ok=True)
             if sha256 and digest != sha256:
-                raise _mismatch(url, sha256, digest)
-            raise _mismatch(url, f"{size} bytes", f"{held} bytes")
+                raise _mismatch_error(url, sha256, digest)
+            raise _mismatch_error(url, f"{size} bytes", f"{held} bytes")
     return digest
 
 
@@ -156,20 +156,20 @@ class _Part:
         if path.is_file():
             with path.open("rb") as stream:
                 while chunk := stream.read(CHUNK):
-                    self._count(chunk)
+                    self._count_chunk(chunk)
 
-    def _count(self, chunk: bytes) -> None:
+    def _count_chunk(self, chunk: bytes) -> None:
         self.digest.update(chunk)
         self.held += len(chunk)
         self.advance(len(chunk))
 
-    def take(self, chunks: Iterator[bytes]) -> None:
+    def take_chunks(self, chunks: Iterator[bytes]) -> None:
         with self.path.open("ab") as stream:
             for chunk in chunks:
                 stream.write(chunk)
-                self._count(chunk)
+                self._count_chunk(chunk)
 
-    def clear(self) -> None:
+    def clear_content(self) -> None:
         self.advance(-self.held)
         self.digest, self.held = hashlib.sha256(), 0
         self.path.unlink(missing_ok=True)
@@ -179,24 +179,24 @@ def _is_whole(digest: str, held: int, sha256: str, size: int) -> bool:
     return (not sha256 or digest == sha256) and (not size or held == size)
 
 
-def _complete(url: str, part: _Part, settings: Connection, size: int, patience: Patience) -> str:
+def _complete_part(url: str, part: _Part, settings: Connection, size: int, patience: RetryPolicy) -> str:
     """Bring the part to its full length and return its digest."""
     if size and part.held == size:
         return part.digest.hexdigest()
     if size and part.held > size:
-        part.clear()
+        part.clear_content()
     if url.startswith("file:"):
-        part.clear()
-        part.take(_disk_chunks(url))
+        part.clear_content()
+        part.take_chunks(_read_disk_chunks(url))
         return part.digest.hexdigest()
-    for attempt in _attempts(url, patience, lambda: part.held):
+    for attempt in _retry_attempts(url, patience, lambda: part.held):
         with attempt:
-            _continue(url, part, settings)
+            _continue_part(url, part, settings)
             return part.digest.hexdigest()
     raise AssertionError("unreachable")
 
 
-def _continue(url: str, part: _Part, settings: Connection) -> None:
+def _continue_part(url: str, part: _Part, settings: Connection) -> None:
     """Ask once for what is missing and take it."""
     headers = {"Accept-Encoding": "identity"}
     if part.held:
@@ -206,29 +206,34 @@ def _continue(url: str, part: _Part, settings: Connection) -> None:
             # Nothing lies behind what is held: the part is whole, or it is longer than the file.
             if response.headers.get("content-range", "").rpartition("/")[2] == str(part.held):
                 return
-            part.clear()
-            raise PassingError("the server has less than was held")
+            part.clear_content()
+            raise TransientError("the server has less than was held")
         if response.status_code in GONE:
-            raise _missing(url)
-        _refuse(url, response)
+            raise _missing_error(url)
+        _raise_for_status(url, response)
         span = _SPAN.match(response.headers.get("content-range", ""))
         if part.held and not (response.status_code == 206 and span and int(span[1]) == part.held):
-            part.clear()
+            part.clear_content()
             if response.status_code == 206:
-                raise PassingError("the server sent another range than was asked for")
-        part.take(response.raw.stream(CHUNK, decode_content=False))
+                raise TransientError("the server sent another range than was asked for")
+        part.take_chunks(response.raw.stream(CHUNK, decode_content=False))
         length = response.headers.get("content-length", "")
         if length.isdigit() and response.raw.tell() < int(length):
-            raise PassingError("the connection ended early")
+            raise TransientError("the connection ended early")
 
 
-def _attempts(url: str, patience: Patience, progress: Callable[[], int] = lambda: 0) -> Iterator[Attempt]:
-    return attempts(
-        patience, may_pass=_may_pass, give_up=lambda trouble: _unreachable(url, trouble), progress=progress
+def _retry_attempts(
+    url: str, patience: RetryPolicy, progress: Callable[[], int] = lambda: 0
+) -> Iterator[Attempt]:
+    return retry_attempts(
+        patience,
+        may_pass=_is_transient,
+        give_up=lambda trouble: _unreachable_error(url, trouble),
+        progress=progress,
     )
 
 
-def _may_pass(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     import requests
     import urllib3
 
@@ -247,30 +252,30 @@ def open_response(
     import requests
 
     try:
-        response = session().request(
+        response = thread_session().request(
             method,
             url,
             headers=dict(headers),
             stream=True,
             allow_redirects=redirects,
-            **_ways(url, settings),
+            **_proxies_for(url, settings),
         )
     except requests.exceptions.SSLError as error:
         raise OutsideError(
-            f"the certificate of '{_host(url)}' cannot be verified",
+            f"the certificate of '{_host_of(url)}' cannot be verified",
             hint="name your bundle of certificates in pip's configuration: 'pip config set global.cert FILE'",
-            details=[redact(str(error))],
+            details=[redact_urls(str(error))],
         ) from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         raise UsageError(
-            f"'{redact(url)}' is no address that can be fetched",
+            f"'{redact_urls(url)}' is no address that can be fetched",
             hint="write an address that begins with https://, http:// or file://",
         ) from error
     with response:
         yield response
 
 
-def session() -> "requests.Session":
+def thread_session() -> "requests.Session":
     """Return this thread's session: connections are kept open between requests."""
     import requests
 
@@ -282,7 +287,7 @@ def session() -> "requests.Session":
     return made
 
 
-def _ways(url: str, settings: Connection) -> dict[str, Any]:
+def _proxies_for(url: str, settings: Connection) -> dict[str, Any]:
     parts = urlsplit(url)
     trusted = {parts.hostname, parts.netloc.rpartition("@")[2]} & set(settings.trusted_hosts)
     return {
@@ -293,21 +298,21 @@ def _ways(url: str, settings: Connection) -> dict[str, Any]:
     }
 
 
-def _refuse(url: str, response: "requests.Response") -> None:
+def _raise_for_status(url: str, response: "requests.Response") -> None:
     """Raise for a status that is no success."""
     status = response.status_code
     if status in _AGAIN:
-        raise PassingError(
+        raise TransientError(
             f"it answers {status} {response.reason}", _retry_after(response.headers.get("retry-after"))
         )
     if status in (401, 403):
         raise OutsideError(
-            f"'{_host(url)}' refuses {redact(url)} ({status} {response.reason})",
+            f"'{_host_of(url)}' refuses {redact_urls(url)} ({status} {response.reason})",
             hint="put user and password into the index URL of pip's configuration or into ~/.netrc",
         )
     if status >= 400:
         raise OutsideError(
-            f"'{_host(url)}' answers {status} {response.reason} to {redact(url)}",
+            f"'{_host_of(url)}' answers {status} {response.reason} to {redact_urls(url)}",
             hint="open the address in a browser; if it should be there, try again later",
         )
 
@@ -324,34 +329,34 @@ def _retry_after(value: str | None) -> float | None:
         return None
 
 
-def _host(url: str) -> str:
+def _host_of(url: str) -> str:
     return urlsplit(url).netloc.rpartition("@")[2]
 
 
-def _unreachable(url: str, trouble: Exception) -> OutsideError:
+def _unreachable_error(url: str, trouble: Exception) -> OutsideError:
     return OutsideError(
-        f"cannot reach '{_host(url)}' for {redact(url)}",
+        f"cannot reach '{_host_of(url)}' for {redact_urls(url)}",
         hint="check the network and the index addresses ('python -m pip config list'), then run the same command again",
-        details=[redact(str(trouble))],
+        details=[redact_urls(str(trouble))],
     )
 
 
-def _missing(url: str) -> OutsideError:
+def _missing_error(url: str) -> OutsideError:
     return OutsideError(
-        f"there is nothing at {redact(url)}",
+        f"there is nothing at {redact_urls(url)}",
         hint="it was listed a moment ago, or is an address of yours: check it, or build again with --upgrade",
     )
 
 
-def _mismatch(url: str, expected: str, got: str) -> ProjectError:
+def _mismatch_error(url: str, expected: str, actual: str) -> ProjectError:
     return ProjectError(
-        f"'{name_in(url)}' is not the file that was promised",
+        f"'{url_file_name(url)}' is not the file that was promised",
         hint="do not install it by hand: tell whoever runs the index, or name another index or version",
-        details=[f"expected {expected}", f"got      {got}", f"from {redact(url)}"],
+        details=[f"expected {expected}", f"got      {actual}", f"from {redact_urls(url)}"],
     )
 
 
-def name_in(url: str) -> str:
+def url_file_name(url: str) -> str:
     """Return the file name that a URL ends in."""
     return unquote(urlsplit(url).path).rpartition("/")[2]
 
@@ -365,7 +370,7 @@ def local_path(url: str) -> Path:
     return Path(url2pathname(host + parts.path))
 
 
-def _ask_disk(url: str) -> Answer | None:
+def _read_file_url(url: str) -> Answer | None:
     path = local_path(url)
     base = url
     if path.is_dir():
@@ -380,12 +385,12 @@ def _ask_disk(url: str) -> Answer | None:
     return Answer(url=base, content=content, kind=kind)
 
 
-def _disk_chunks(url: str) -> Iterator[bytes]:
+def _read_disk_chunks(url: str) -> Iterator[bytes]:
     path = local_path(url)
     try:
         stream = path.open("rb")
     except OSError as error:
-        raise _missing(url) from error
+        raise _missing_error(url) from error
     with stream:
         while chunk := stream.read(CHUNK):
             yield chunk

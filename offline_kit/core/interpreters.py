@@ -15,7 +15,7 @@ _PROBE = (
 )
 
 
-def uv() -> Path:
+def uv_program() -> Path:
     """Return the program uv, as it was installed with us; OutsideError where it is gone."""
     from uv import find_uv_bin
 
@@ -27,7 +27,7 @@ def uv() -> Path:
         ) from error
 
 
-def find(minor: str, env: Mapping[str, str]) -> Path | None:
+def find_interpreter(minor: str, env: Mapping[str, str]) -> Path | None:
     """Return an interpreter of this minor version ("3.13"), or None where the machine has none.
 
     Looked for in this order: the running one, PATH, pyenv's versions (newest first), what uv knows. Each
@@ -35,21 +35,21 @@ def find(minor: str, env: Mapping[str, str]) -> Path | None:
     with the GIL counts, as on Kaggle. Environments are resolved to the interpreter that they stand on.
     `env` gives PATH, PYENV_ROOT and HOME.
     """
-    for candidate in _candidates(minor, env):
-        if found := _believed(candidate, minor, env):
-            return found
+    for candidate in _list_candidates(minor, env):
+        if interpreter := _probe_interpreter(candidate, minor, env):
+            return interpreter
     return None
 
 
-def _candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
+def _list_candidates(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
     if "{}.{}".format(*sys.version_info) == minor:
         yield Path(sys.executable)
     name = f"python{minor}.exe" if os.name == "nt" else f"python{minor}"
     for folder in env.get("PATH", "").split(os.pathsep):
         if folder and _is_file(Path(folder) / name):
             yield Path(folder) / name
-    yield from _of_pyenv(minor, env)
-    yield from _of_uv(minor, env)
+    yield from _find_pyenv(minor, env)
+    yield from _find_uv_python(minor, env)
 
 
 def _is_file(path: Path) -> bool:
@@ -60,34 +60,34 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _of_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
+def _find_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
     root = env.get("PYENV_ROOT") or (f"{env['HOME']}/.pyenv" if env.get("HOME") else "")
     if not root:
         return []
-    found = [
+    versions = [
         path for path in (Path(root) / "versions").glob(f"{minor}.*") if _is_file(path / "bin" / "python")
     ]
-    found.sort(key=lambda path: [int(word) if word.isdigit() else -1 for word in path.name.split(".")])
-    return [path / "bin" / "python" for path in reversed(found)]
+    versions.sort(key=lambda path: [int(word) if word.isdigit() else -1 for word in path.name.split(".")])
+    return [path / "bin" / "python" for path in reversed(versions)]
 
 
-def _of_uv(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
+def _find_uv_python(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
     words = ["python", "find", "--no-python-downloads", "--managed-python", minor]
     try:
-        done = processes.run([uv(), *words], env=env, check=False, timeout=30)
+        done = processes.run_command([uv_program(), *words], env=env, check=False, timeout=30)
     except OfflineKitError:
         return
-    if done.ok and done.out.strip():
+    if done.succeeded and done.out.strip():
         yield Path(done.out.strip())
 
 
-def _believed(candidate: Path, minor: str, env: Mapping[str, str]) -> Path | None:
+def _probe_interpreter(candidate: Path, minor: str, env: Mapping[str, str]) -> Path | None:
     try:
-        done = processes.run([candidate, "-I", "-c", _PROBE], env=env, check=False, timeout=30)
+        done = processes.run_command([candidate, "-I", "-c", _PROBE], env=env, check=False, timeout=30)
     except OfflineKitError:
         return None
     words = done.out.strip().split("\t")
-    if not done.ok or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
+    if not done.succeeded or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
         return None
     base = Path(words[3])
     return base if _is_file(base) else candidate

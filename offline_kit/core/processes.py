@@ -14,7 +14,7 @@ from offline_kit.core.errors import OfflineKitError, OutsideError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done:
+class CompletedCommand:
     """A finished command."""
 
     argv: tuple[str, ...]
@@ -29,11 +29,11 @@ class Done:
     """It was ended because its time was up."""
 
     @property
-    def ok(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether it ended well."""
         return self.code == 0
 
-    def tail(self, lines: int = 12) -> tuple[str, ...]:
+    def last_lines(self, lines: int = 12) -> tuple[str, ...]:
         """Return the last lines that it said, errors first choice."""
         return tuple((self.err.strip() or self.out.strip()).splitlines()[-lines:])
 
@@ -41,16 +41,16 @@ class Done:
 class CommandError(OfflineKitError):
     """A command that had to succeed did not; stages translate it into their own words."""
 
-    def __init__(self, done: Done) -> None:
+    def __init__(self, done: CompletedCommand) -> None:
         super().__init__(
             f"'{Path(done.argv[0]).name}' ended with code {done.code}",
             hint="its last words stand above",
-            details=done.tail(),
+            details=done.last_lines(),
         )
         self.done = done
 
 
-class Run(Protocol):
+class CommandRunner(Protocol):
     """The shape of `run`, so that a stage can take another runner."""
 
     def __call__(
@@ -62,17 +62,17 @@ class Run(Protocol):
         timeout: float | None = None,
         check: bool = True,
         log: Path | None = None,
-    ) -> Done:
+    ) -> CompletedCommand:
         """Run a command; see `run`."""
 
 
-def which(name: str) -> Path | None:
+def find_program(name: str) -> Path | None:
     """Return the program's path, or None where there is none."""
-    found = shutil.which(name)
-    return Path(found) if found else None
+    program = shutil.which(name)
+    return Path(program) if program else None
 
 
-def environment(**changes: str | None) -> dict[str, str]:
+def copy_environment(**changes: str | None) -> dict[str, str]:
     """Return a copy of the environment with `changes` laid over it; None removes a variable."""
     env = dict(os.environ)
     for name, value in changes.items():
@@ -83,7 +83,7 @@ def environment(**changes: str | None) -> dict[str, str]:
     return env
 
 
-def run(
+def run_command(
     argv: Sequence[str | Path],
     *,
     cwd: Path | None = None,
@@ -91,7 +91,7 @@ def run(
     timeout: float | None = None,
     check: bool = True,
     log: Path | None = None,
-) -> Done:
+) -> CompletedCommand:
     """Run a command to its end and return what it said.
 
     The command gets a process group of its own, which is ended as a whole when the time (seconds) is up
@@ -103,32 +103,32 @@ def run(
     sink = log.open("ab") if log else None
     streams = _Streams(stdout=sink, stderr=subprocess.STDOUT) if sink else _Streams()
     try:
-        process = _begin(words, streams, env, cwd)
+        process = _start_process(words, streams, env, cwd)
     finally:
         if sink:
             sink.close()
-    out, err, timed_out = _wait(process, timeout)
+    out, err, timed_out = _wait_for_output(process, timeout)
     text = log.read_text(errors="replace") if log else out
-    done = Done(argv=words, code=process.returncode, out=text, err=err, timed_out=timed_out)
-    if check and not done.ok:
+    done = CompletedCommand(argv=words, code=process.returncode, out=text, err=err, timed_out=timed_out)
+    if check and not done.succeeded:
         raise CommandError(done)
     return done
 
 
-def _wait(process: "subprocess.Popen[bytes]", timeout: float | None) -> tuple[str, str, bool]:
+def _wait_for_output(process: "subprocess.Popen[bytes]", timeout: float | None) -> tuple[str, str, bool]:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
-        end(process)
+        end_process(process)
         out, err = process.communicate()
-        return _text(out), _text(err), True
+        return _decode_output(out), _decode_output(err), True
     except BaseException:
-        end(process)
+        end_process(process)
         raise
-    return _text(out), _text(err), False
+    return _decode_output(out), _decode_output(err), False
 
 
-def end(process: "subprocess.Popen[bytes]", grace: float = 5.0) -> None:
+def end_process(process: "subprocess.Popen[bytes]", grace: float = 5.0) -> None:
     """End a process group: asked first, killed after `grace` seconds."""
     for sig in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         with suppress(ProcessLookupError, PermissionError):
@@ -141,7 +141,7 @@ def end(process: "subprocess.Popen[bytes]", grace: float = 5.0) -> None:
             return
 
 
-def start(
+def start_process(
     argv: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None, log: Path
 ) -> "subprocess.Popen[bytes]":
     """Start a command whose life the caller watches; both streams go to `log`.
@@ -149,16 +149,16 @@ def start(
     It gets a process group of its own; `end` it. Raises OutsideError where it cannot be started.
     """
     with log.open("ab") as sink:
-        return _begin(argv, _Streams(stdout=sink, stderr=subprocess.STDOUT), env, cwd)
+        return _start_process(argv, _Streams(stdout=sink, stderr=subprocess.STDOUT), env, cwd)
 
 
-def wait(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+def wait_for_process(process: "subprocess.Popen[bytes]", seconds: float) -> None:
     """Wait until a process ends, at most this many seconds."""
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
 
 
-def converse(
+def start_conversation(
     argv: Sequence[str | Path], *, env: Mapping[str, str] | None = None, errors: IO[bytes]
 ) -> "subprocess.Popen[bytes]":
     """Start a command that is spoken to through its stdin and stdout; what it says on stderr goes to `errors`.
@@ -166,7 +166,7 @@ def converse(
     It gets a process group of its own, so that an interrupt at the terminal reaches us alone; `end` it.
     Raises OutsideError where it cannot be started.
     """
-    return _begin(argv, _Streams(stdin=subprocess.PIPE, stderr=errors), env)
+    return _start_process(argv, _Streams(stdin=subprocess.PIPE, stderr=errors), env)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ class _Streams:
     stderr: int | IO[bytes] = subprocess.PIPE
 
 
-def _begin(
+def _start_process(
     argv: Sequence[str | Path],
     streams: _Streams,
     env: Mapping[str, str] | None,
@@ -201,5 +201,5 @@ def _begin(
         ) from error
 
 
-def _text(data: bytes | None) -> str:
+def _decode_output(data: bytes | None) -> str:
     return (data or b"").decode(errors="replace")

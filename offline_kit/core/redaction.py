@@ -130,23 +130,29 @@ class Secret:
     """Where its value ends."""
 
 
-def secrets_in(text: str) -> list[Secret]:
+def find_secrets(text: str) -> list[Secret]:
     """Return the secrets of a text in its order: those known by their shape, and literals that names call secrets.
 
     A value that reads as a word, as a blank to fill in ("YOUR_TOKEN"), as a variable or a call is none.
     """
-    return _without_overlaps([*_shaped(text), *_named(text), *_of_addresses(text), *_of_logins(text)])
+    return _merge_overlaps(
+        [*_find_shaped(text), *_find_named(text), *_find_in_addresses(text), *_find_in_logins(text)]
+    )
 
 
-def without_secrets(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """Return a text without what may be a token, a key or a password; rather one too many than one too few.
 
     Of a login all that is quoted goes, or all that its command is given; names of variables stay. No end of a
     line is lost.
     """
-    text = redact(text)
-    found = [*_shaped(text, shown=True), *_named(text, shown=True), *_of_logins(text, shown=True)]
-    for secret in reversed(_without_overlaps(found)):
+    text = redact_urls(text)
+    secrets = [
+        *_find_shaped(text, shown=True),
+        *_find_named(text, shown=True),
+        *_find_in_logins(text, shown=True),
+    ]
+    for secret in reversed(_merge_overlaps(secrets)):
         value = text[secret.start : secret.end]
         prefix = _PREFIX.match(value) if secret.kind in _TOKENS else None
         hidden = f"{prefix[0] if prefix else ''}***" + "\n" * value.count("\n")
@@ -154,7 +160,7 @@ def without_secrets(text: str) -> str:
     return text
 
 
-def _without_overlaps(secrets: Iterable[Secret]) -> list[Secret]:
+def _merge_overlaps(secrets: Iterable[Secret]) -> list[Secret]:
     """Return the secrets in order; of those that overlap, all of what they cover as one, by the first name."""
     kept: list[Secret] = []
     for secret in sorted(secrets, key=lambda one: (one.start, -one.end)):
@@ -167,75 +173,75 @@ def _without_overlaps(secrets: Iterable[Secret]) -> list[Secret]:
     return kept
 
 
-def _shaped(text: str, *, shown: bool = False) -> Iterator[Secret]:
+def _find_shaped(text: str, *, shown: bool = False) -> Iterator[Secret]:
     """Yield tokens and private keys."""
-    for found in _SHAPE.finditer(text):
-        kind = tuple(_TOKENS)[int(str(found.lastgroup)[1:])]
-        filled = len(set(found[0])) >= _KINDS and not re.search(r"(?i)your|x{5}|placeholder", found[0])
+    for match in _SHAPE.finditer(text):
+        kind = tuple(_TOKENS)[int(str(match.lastgroup)[1:])]
+        filled = len(set(match[0])) >= _KINDS and not re.search(r"(?i)your|x{5}|placeholder", match[0])
         if shown or filled:
-            yield Secret(kind=kind, name="", start=found.start(), end=found.end())
-    for found in _PRIVATE_KEY.finditer(text):
-        yield Secret(kind="private key", name="", start=found.start("body"), end=found.end("body"))
+            yield Secret(kind=kind, name="", start=match.start(), end=match.end())
+    for match in _PRIVATE_KEY.finditer(text):
+        yield Secret(kind="private key", name="", start=match.start("body"), end=match.end("body"))
 
 
-def _named(text: str, *, shown: bool = False) -> Iterator[Secret]:
+def _find_named(text: str, *, shown: bool = False) -> Iterator[Secret]:
     """Yield values of names that call them secrets."""
-    for found in _ASSIGNED.finditer(text):
-        if _is_secret(found["name"], found["value"], shown=shown):
-            yield _secret(found, found["name"])
-    for found in _PLAIN.finditer(text):
+    for match in _ASSIGNED.finditer(text):
+        if _is_secret(match["name"], match["value"], shown=shown):
+            yield _make_secret(match, match["name"])
+    for match in _PLAIN.finditer(text):
         # `password = conf.pass1` is Python: without quotes only what is written as a shell or YAML does is a literal
-        literal = found["sign"] in ("=", ": ") and (found["name"].isupper() or found["sign"] == ": ")
-        if (shown or literal or _RANDOM.search(found["value"])) and _is_secret(
-            found["name"], found["value"], shown=shown
+        literal = match["sign"] in ("=", ": ") and (match["name"].isupper() or match["sign"] == ": ")
+        if (shown or literal or _RANDOM.search(match["value"])) and _is_secret(
+            match["name"], match["value"], shown=shown
         ):
-            yield _secret(found, found["name"])
-    for found in _SET.finditer(text):
-        if _is_secret(found["name"], found["value"], shown=shown):
-            yield _secret(found, found["name"])
-    for found in _HEADER.finditer(text):
-        group = str(found.lastgroup)
-        if shown or (not _BLANK.fullmatch(found[group]) and _RANDOM.search(found[group])):
-            yield _secret(found, "", group)
+            yield _make_secret(match, match["name"])
+    for match in _SET.finditer(text):
+        if _is_secret(match["name"], match["value"], shown=shown):
+            yield _make_secret(match, match["name"])
+    for match in _HEADER.finditer(text):
+        group = str(match.lastgroup)
+        if shown or (not _BLANK.fullmatch(match[group]) and _RANDOM.search(match[group])):
+            yield _make_secret(match, "", group)
 
 
-def _of_addresses(text: str) -> Iterator[Secret]:
+def _find_in_addresses(text: str) -> Iterator[Secret]:
     """Yield passwords in addresses."""
-    for found in CREDENTIALS.finditer(text) if "://" in text else ():
-        user, _, password = found["user"].partition(":")
+    for match in CREDENTIALS.finditer(text) if "://" in text else ():
+        user, _, password = match["user"].partition(":")
         if not re.fullmatch(r"[\w.%+~-]*", user):
             continue
         value = password or user
-        if _FROM_ENVIRONMENT.fullmatch(found["user"]) or _BLANK.fullmatch(value) or "{" in value:
+        if _FROM_ENVIRONMENT.fullmatch(match["user"]) or _BLANK.fullmatch(value) or "{" in value:
             continue
         if _RANDOM.search(value) or (password and _is_secret("password", password)):
-            end = found.end("user")
+            end = match.end("user")
             yield Secret(kind="password in an address", name="", start=end - len(value), end=end)
 
 
-def _of_logins(text: str, *, shown: bool = False) -> Iterator[Secret]:
+def _find_in_logins(text: str, *, shown: bool = False) -> Iterator[Secret]:
     """Yield what is quoted in a call of `login`, and what a command of that name is given."""
     for call in _LOGIN_CALL.finditer(text):
-        for found in _QUOTED.finditer(text, call.end(), _end_of_call(text, call.end())):
+        for found in _QUOTED.finditer(text, call.end(), _find_call_end(text, call.end())):
             if shown or _RANDOM.fullmatch(found["value"]):
-                yield _secret(found, "")
+                yield _make_secret(found, "")
     for found in _LOGIN_COMMAND.finditer(text):
         if shown or (_RANDOM.search(found["value"]) and not _BLANK.fullmatch(found["value"])):
-            yield _secret(found, "")
+            yield _make_secret(found, "")
 
 
-def _end_of_call(text: str, start: int) -> int:
+def _find_call_end(text: str, start: int) -> int:
     """Return where the parenthesis is closed that was opened before `start`."""
     depth = 1
-    for found in re.compile(r"[()]").finditer(text, start):
-        depth += 1 if found[0] == "(" else -1
+    for match in re.compile(r"[()]").finditer(text, start):
+        depth += 1 if match[0] == "(" else -1
         if not depth:
-            return found.start()
+            return match.start()
     return len(text)
 
 
-def _secret(found: re.Match[str], name: str, group: str = "value") -> Secret:
-    return Secret(kind=_NAMED, name=name.rpartition(".")[2], start=found.start(group), end=found.end(group))
+def _make_secret(match: re.Match[str], name: str, group: str = "value") -> Secret:
+    return Secret(kind=_NAMED, name=name.rpartition(".")[2], start=match.start(group), end=match.end(group))
 
 
 def _is_secret(name: str, value: str, *, shown: bool = False) -> bool:
@@ -254,27 +260,27 @@ def _is_secret(name: str, value: str, *, shown: bool = False) -> bool:
     )
 
 
-def redact(text: str) -> str:
+def redact_urls(text: str) -> str:
     """Return the text with user and password of every URL removed, and tokens and signatures of its query.
 
     What is no secret stays: the bare user of ssh ("ssh://git@host") and names of environment variables.
     """
-    return unsigned(_KEYED.sub(r"\1***", CREDENTIALS.sub(_bare, text)))
+    return redact_signed_link(_KEYED.sub(r"\1***", CREDENTIALS.sub(_redact_address, text)))
 
 
-def unsigned(text: str) -> str:
+def redact_signed_link(text: str) -> str:
     """Return the text of an error with query and unguessable steps taken out of the link that it names."""
-    return _LINK.sub(_without_key, text)
+    return _LINK.sub(_redact_key, text)
 
 
-def _without_key(found: re.Match[str]) -> str:
-    return found["lead"] + _WORD.sub("***", found["path"]) + ("?***" if found["query"] else "")
+def _redact_key(match: re.Match[str]) -> str:
+    return match["lead"] + _WORD.sub("***", match["path"]) + ("?***" if match["query"] else "")
 
 
-def _bare(found: re.Match[str]) -> str:
-    user, scheme = found["user"], found["scheme"]
+def _redact_address(match: re.Match[str]) -> str:
+    user, scheme = match["user"], match["scheme"]
     harmless = ":" not in user and scheme.lower().endswith("ssh")
-    return found[0] if harmless or _FROM_ENVIRONMENT.fullmatch(user) else f"{scheme}://"
+    return match[0] if harmless or _FROM_ENVIRONMENT.fullmatch(user) else f"{scheme}://"
 
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])?")
@@ -282,6 +288,6 @@ _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)
 _UNPRINTABLE = re.compile(r"[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def printable(text: str) -> str:
+def make_printable(text: str) -> str:
     """Return foreign text without what a terminal would obey: escape sequences, control characters, turned directions."""
     return _UNPRINTABLE.sub(" ", _ESCAPES.sub("", text))

@@ -5,17 +5,17 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parent.parent
 
 
-def templates() -> Path:
+def templates_folder() -> Path:
     """Return the folder of the built-in templates: in the package when installed, beside it in a checkout."""
     carried = _PACKAGE / "templates"
     return carried if carried.is_dir() else _PACKAGE.parent / "templates"
 
 
-def data(name: str) -> Path:
+def data_file(name: str) -> Path:
     """Return a file of `offline_kit/data`."""
     return _PACKAGE / "data" / name
 
 
-def source(module: str) -> str:
+def read_source(module: str) -> str:
     """Return the source of one of our own modules, by its name in the package."""
     return (_PACKAGE / f"{module}.py").read_text(encoding="utf-8")

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from offline_kit.core.errors import OfflineKitError
 
 
-def nobody(_seconds: float) -> None:
+def ignore_progress(_seconds: float) -> None:
     """Listen to nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patience:
+class RetryPolicy:
     """How long to go on asking a far side that is in trouble."""
 
     attempts: int = 5
@@ -31,10 +31,10 @@ class Patience:
     """Seconds after which no further attempt is made, unless there was progress since the last."""
     sleep: Callable[[float], None] = time.sleep
     """Waits."""
-    tell: Callable[[float], None] = nobody
+    tell: Callable[[float], None] = ignore_progress
     """Hears of each wait before it, in seconds."""
 
-    def slower(self) -> "Patience":
+    def when_rate_limited(self) -> "RetryPolicy":
         """Return the patience with a far side that asks for fewer requests: minutes, and as long as it says."""
         return replace(
             self, attempts=max(self.attempts, _BUSY_ATTEMPTS), obeyed=_OBEYED, deadline=4 * self.deadline
@@ -43,7 +43,7 @@ class Patience:
 
 _BUSY_ATTEMPTS = 12
 _OBEYED = 600.0
-PATIENT = Patience()
+PATIENT = RetryPolicy()
 _STOP: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
 
 
@@ -52,7 +52,7 @@ class StoppedError(Exception):
 
 
 @contextmanager
-def stoppable(stop: threading.Event) -> Iterator[None]:
+def stop_waits_on(stop: threading.Event) -> Iterator[None]:
     """Have this thread's waits end with StoppedError once `stop` is set, while the block lasts."""
     before = _STOP.set(stop)
     try:
@@ -61,7 +61,7 @@ def stoppable(stop: threading.Event) -> Iterator[None]:
         _STOP.reset(before)
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """Trouble that is worth another attempt, after so many seconds where the far side says."""
 
     def __init__(self, why: str, after: float | None = None) -> None:
@@ -82,14 +82,14 @@ class Attempt:
         self.trouble = None
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, Exception) and (isinstance(error, PassingError) or self._may_pass(error)):
+        if isinstance(error, Exception) and (isinstance(error, TransientError) or self._may_pass(error)):
             self.trouble = error
             return True
         return False
 
 
-def attempts(
-    patience: Patience,
+def retry_attempts(
+    patience: RetryPolicy,
     *,
     may_pass: Callable[[Exception], bool],
     give_up: Callable[[Exception], OfflineKitError],
@@ -113,11 +113,11 @@ def attempts(
         late = failed > 1 and time.monotonic() - start > patience.deadline
         if failed >= patience.attempts or late:
             raise give_up(trouble) from trouble
-        asked = trouble.after if isinstance(trouble, PassingError) else None
-        _pause(_wait(asked, failed, patience), patience)
+        asked = trouble.after if isinstance(trouble, TransientError) else None
+        _next_pause(_wait_for_retry(asked, failed, patience), patience)
 
 
-class Turns:
+class RequestThrottle:
     """Lets work go side by side until the far side asks for less; from then on one after the other.
 
     All keep the pause that it asked one of them for.
@@ -129,20 +129,20 @@ class Turns:
         self._turn = threading.RLock()
         self._until = 0.0
 
-    def slow_down(self, asked: float | None, patience: Patience) -> None:
+    def slow_down(self, asked: float | None, patience: RetryPolicy) -> None:
         """Take turns from now on, the first after so many seconds, or those that patience says."""
         self.narrow = True
-        self._until = max(self._until, time.monotonic() + _wait(asked, 1, patience))
+        self._until = max(self._until, time.monotonic() + _wait_for_retry(asked, 1, patience))
 
     @contextmanager
-    def turn(self, patience: Patience) -> Iterator[None]:
+    def take_turn(self, patience: RetryPolicy) -> Iterator[None]:
         """Wait until nobody else works and the pause is over; raises StoppedError."""
         with self._turn:
-            _pause(max(0.0, self._until - time.monotonic()), patience)
+            _next_pause(max(0.0, self._until - time.monotonic()), patience)
             yield
 
 
-def _pause(seconds: float, patience: Patience) -> None:
+def _next_pause(seconds: float, patience: RetryPolicy) -> None:
     patience.tell(seconds)
     stop = _STOP.get()
     if stop is None:
@@ -151,7 +151,7 @@ def _pause(seconds: float, patience: Patience) -> None:
         raise StoppedError
 
 
-def _wait(asked: float | None, failed: int, patience: Patience) -> float:
+def _wait_for_retry(asked: float | None, failed: int, patience: RetryPolicy) -> float:
     if asked is not None:
         return min(asked, max(patience.longest, patience.obeyed))
     # A little chance, so that parallel downloads do not all come back at one moment.

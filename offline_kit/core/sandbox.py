@@ -15,7 +15,7 @@ from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.sandboxes import bubblewrap, docker, memory, unshare, weak
-from offline_kit.core.sandboxes.box import Box, Mount, Outcome
+from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 
 KINDS = ("bubblewrap", "unshare", "docker", "weak")
 """From the best to the least."""
@@ -39,28 +39,28 @@ class Sandbox:
     """Better ones that did not work, each with its last words."""
 
     @property
-    def weak(self) -> bool:
+    def is_weak(self) -> bool:
         """Whether it only puts obstacles in the way and proves nothing."""
         return self.kind == "weak"
 
-    def prefix(self, scratch: Path) -> str:
+    def path_prefix(self, scratch: Path) -> str:
         """Return what stands before every path in the box: nothing, but for the weak sandbox."""
-        return str(scratch) if self.weak else ""
+        return str(scratch) if self.is_weak else ""
 
 
-def find(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> Sandbox:
+def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> Sandbox:
     """Return the best of these kinds that works here; each is tried by running it.
 
     A weak one is warned of with what the better ones said. Raises OutsideError where none works.
     """
     refused: list[str] = []
-    for kind, program in _candidates(kinds):
+    for kind, program in _list_candidates(kinds):
         candidate = Sandbox(kind=kind, program=program, refused=tuple(refused))
-        problem = _probe(candidate)
+        problem = _probe_sandbox(candidate)
         if problem:
             refused.append(f"{program or kind}: {problem}")
             continue
-        if candidate.weak:
+        if candidate.is_weak:
             report.warn(
                 "no real sandbox works here; the rehearsal runs behind weak obstacles only: Python sockets are"
                 f" refused, nothing else is proven ({'; '.join(refused) or 'bubblewrap, unshare and docker are missing'})"
@@ -74,11 +74,11 @@ def find(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> Sandbox:
     )
 
 
-def _candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
+def _list_candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
     programs: dict[str, Callable[[], tuple[Path | None, ...]]] = {
-        "bubblewrap": bubblewrap.programs,
-        "unshare": lambda: (unshare.program(),),
-        "docker": lambda: (docker.program(),),
+        "bubblewrap": bubblewrap.find_programs,
+        "unshare": lambda: (unshare.find_program(),),
+        "docker": lambda: (docker.find_program(),),
     }
     for kind in kinds:
         if kind == "weak" and sys.platform != "win32":  # no links, no ends of groups there: WSL2 has them
@@ -87,9 +87,9 @@ def _candidates(kinds: Iterable[str]) -> Iterator[tuple[str, Path | None]]:
             yield from ((kind, program) for program in programs[kind]() if program)
 
 
-def _probe(candidate: Sandbox) -> str:
+def _probe_sandbox(candidate: Sandbox) -> str:
     """Run a trifle with each sort of mount; return what went wrong, or nothing."""
-    if candidate.weak:
+    if candidate.is_weak:
         return ""
     with tempfile.TemporaryDirectory(prefix="offline-kit-probe.") as name:
         folder = Path(name)
@@ -108,41 +108,43 @@ def _probe(candidate: Sandbox) -> str:
             timeout=20,
         )
         try:
-            outcome = run(candidate, box)
+            outcome = run_box(candidate, box)
         except OfflineKitError as error:
             return error.what
-        if outcome.ok and (folder / "working" / "x").exists():
+        if outcome.succeeded and (folder / "working" / "x").exists():
             return ""
         lines = box.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"ended with code {outcome.code}"
 
 
-def run(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None) -> Outcome:
+def run_box(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None) -> BoxOutcome:
     """Run a box to its end, its time limit or its memory limit; nothing of it survives the call.
 
     `watch` is called about ten times a second. An interrupt ends the box and goes on upwards.
     """
-    argv, env = command(sandbox, box)
+    argv, env = build_command(sandbox, box)
     began = time.monotonic()
-    cwd = Path(box.cwd) if sandbox.weak else None
-    process = processes.start(argv, cwd=cwd, env=env, log=box.log)
-    tree = memory.Tree(process.pid)
+    cwd = Path(box.cwd) if sandbox.is_weak else None
+    process = processes.start_process(argv, cwd=cwd, env=env, log=box.log)
+    tree = memory.ProcessTree(process.pid)
     reason = ""
     try:
         while process.poll() is None and not reason:
-            reason = _look(box, tree, time.monotonic() - began, partial(processes.wait, process))
+            reason = _sample_limits(
+                box, tree, time.monotonic() - began, partial(processes.wait_for_process, process)
+            )
             _follow_container(sandbox, box, tree, process.pid)
             watch()
     finally:
         if sandbox.kind == "docker" and sandbox.program and process.poll() is None:
-            docker.kill(sandbox.program, box)
-        tree.pids()
+            docker.kill_container(sandbox.program, box)
+        tree.list_pids()
         if process.poll() is None:
-            processes.end(process, grace=_GRACE)
-        if sandbox.weak:
-            _end_stragglers(tree.left())
+            processes.end_process(process, grace=_GRACE)
+        if sandbox.is_weak:
+            _end_stragglers(tree.list_remaining())
     watch()
-    return Outcome(
+    return BoxOutcome(
         code=process.returncode,
         seconds=time.monotonic() - began,
         peak_memory=tree.peak,
@@ -152,21 +154,21 @@ def run(sandbox: Sandbox, box: Box, *, watch: Callable[[], None] = lambda: None)
     )
 
 
-def command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
+def build_command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, str]]:
     """Return the words and the environment that run a box in this sandbox."""
     if sandbox.program is None:
-        return weak.command(box)
+        return weak.build_command(box)
     if sandbox.kind == "bubblewrap":
-        return bubblewrap.command(sandbox.program, box), box.env
+        return bubblewrap.build_command(sandbox.program, box), box.env
     if sandbox.kind == "unshare":
-        return unshare.command(sandbox.program, box), box.env
-    return docker.command(sandbox.program, box), processes.environment()
+        return unshare.build_command(sandbox.program, box), box.env
+    return docker.build_command(sandbox.program, box), processes.copy_environment()
 
 
-def _look(box: Box, tree: memory.Tree, elapsed: float, wait: Callable[[float], None]) -> str:
+def _sample_limits(box: Box, tree: memory.ProcessTree, elapsed: float, wait: Callable[[float], None]) -> str:
     """Sample the memory, wait a little or until the process ends, and return which limit is passed: "time", "memory" or ""."""
     began = time.monotonic()
-    held = tree.sample()
+    held = tree.sample_memory()
     if box.memory is not None and held > box.memory:
         return "memory"
     if elapsed > box.timeout:
@@ -176,7 +178,7 @@ def _look(box: Box, tree: memory.Tree, elapsed: float, wait: Callable[[float], N
     return ""
 
 
-def _follow_container(sandbox: Sandbox, box: Box, tree: memory.Tree, client: int) -> None:
+def _follow_container(sandbox: Sandbox, box: Box, tree: memory.ProcessTree, client: int) -> None:
     """Point the sampling at the container's first process: it is no child of docker's client."""
     if sandbox.kind == "docker" and sandbox.program and tree.root == client:
         tree.root = docker.first_process(sandbox.program, box) or client

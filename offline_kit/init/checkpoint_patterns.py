@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from offline_kit.checkpoints.frameworks import framework_table
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 from offline_kit.init.file_tree import DATA, Tree, top_of
 from offline_kit.init.proposal import Findings, Setting
 from offline_kit.init.trained_kinds import Kinds, look
@@ -88,7 +88,7 @@ def find(tree: Tree, found: Chosen) -> Findings:
     setting = Setting(
         key="checkpoints",
         value=_patterns(tree, chosen),
-        why=f"{_count(len(chosen))}, {human_size(total)}",
+        why=f"{_count(len(chosen))}, {format_size(total)}",
         more=(*_listing("newest first", tree, newest * (len(newest) > 1)), *_listing("left out", tree, left)),
     )
     notes = [f"{_count(len(left))} left out of `checkpoints`: see the comment there"] if left else []
@@ -110,7 +110,7 @@ def _preprocessing(kinds: Kinds) -> tuple[Setting, ...]:
 def _parts(total: int) -> Setting:
     if total > SPLIT_ABOVE:
         why = (
-            f"{human_size(total)} of checkpoints travel only when they change, not with every change of code"
+            f"{format_size(total)} of checkpoints travel only when they change, not with every change of code"
         )
         return Setting(key="parts", value="split", why=why)
     return Setting(
@@ -197,7 +197,7 @@ def _patterns(tree: Tree, chosen: Sequence[str]) -> list[str]:
 def _listing(title: str, tree: Tree, names: Sequence[str]) -> tuple[str, ...]:
     if not names:
         return ()
-    shown = [f"{name} ({human_size(tree.size(name))})" for name in names[:SHOWN]]
+    shown = [f"{name} ({format_size(tree.size(name))})" for name in names[:SHOWN]]
     if len(names) > SHOWN:
         shown.append(f"and {len(names) - SHOWN} more")
     return (f"{title}: {', '.join(shown)}",)

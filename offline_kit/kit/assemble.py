@@ -82,7 +82,7 @@ def _check_kit_folder(folder: Path) -> None:
                 hint="remove it, or choose another --out",
             )
     # The folder is replaced as a whole: nothing of the user's may be in it.
-    expected = KIT_FILES | {stage.name for name in KIT_FILES for stage in files.stages(folder / name)}
+    expected = KIT_FILES | {stage.name for name in KIT_FILES for stage in files.list_stages(folder / name)}
     foreign = sorted({child.name for child in folder.iterdir()} - expected) if folder.exists() else []
     if foreign:
         raise UsageError(
@@ -103,7 +103,7 @@ def _report_limits(contents: KitContents, kit: Kit, report: Reporter, *, by_func
 def _sweep_leftovers(folder: Path) -> None:
     """Clear away what killed runs left beside the kit and in it."""
     for final in (folder, *(folder / name for name in sorted(KIT_FILES))):
-        files.sweep(final)
+        files.sweep_stages(final)
 
 
 def _read_old_kit(folder: Path) -> Kit | None:
@@ -135,7 +135,7 @@ def _is_unchanged(old: Kit, new: Kit) -> bool:
 def _write_kit(
     kit: Kit, layout: KitLayout, texts: Mapping[str, str], old: Kit | None, report: Reporter
 ) -> None:
-    if files.in_work(kit.folder / "rehearsal"):
+    if files.is_in_work(kit.folder / "rehearsal"):
         raise UsageError(
             f"the kit in '{kit.folder}' is being rehearsed by another run, and would be replaced",
             hint="wait until that has ended, or build elsewhere with --out",
@@ -143,7 +143,7 @@ def _write_kit(
     reusable = _find_reusable_files(old) if old else {}
     _check_disk_space(kit, layout, reusable)
     total = sum(item.size for name, item in layout.files.items() if name not in layout.remote)
-    with files.staged(kit.folder) as stage, report.progress("Packing", total) as advance:
+    with files.stage_folder(kit.folder) as stage, report.progress("Packing", total) as advance:
         for part in kit.parts:
             part_folder = stage / kit.part_folder(part).relative_to(kit.folder)
             part_folder.mkdir(parents=True, exist_ok=True)
@@ -183,8 +183,8 @@ def _check_disk_space(kit: Kit, layout: KitLayout, reusable: dict[str, Path]) ->
     free = shutil.disk_usage(existing_folder).free
     if free < needed + _SPARE_SPACE:
         raise OutsideError(
-            f"the kit needs {files.human_size(needed)} below '{kit.folder}', and "
-            f"{files.human_size(_SPARE_SPACE)} to spare; {files.human_size(free)} are free",
+            f"the kit needs {files.format_size(needed)} below '{kit.folder}', and "
+            f"{files.format_size(_SPARE_SPACE)} to spare; {files.format_size(free)} are free",
             hint="free some space, or choose another place with --out",
         )
 
@@ -217,7 +217,7 @@ def _copy_file(item: KitFile, source: Path, target: Path, advance: Advance) -> N
             hint="bring the file back, or build again without it; the previous kit stands as it was",
         ) from error
     with stream, target.open("wb") as destination:
-        digest, _ = files.copy_hashed(stream, destination, advance)
+        digest, _ = files.copy_and_hash(stream, destination, advance)
     _check_digest(item, digest)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import human_size, sha256_of, tree, write_atomic
+from offline_kit.core.files import format_size, list_tree, sha256_of, write_atomic
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe
 from offline_kit.project.types import FileEntry, Kit, Part, Role
@@ -169,7 +169,7 @@ def verify_part(
         with ThreadPoolExecutor(THREADS) as pool:
             wrong = [line for line in pool.map(problem, part.entries) if line]
     expected = {entry.stored for entry in part.entries} | {MARKER} | NOT_UPLOADED
-    extra = sorted({path.as_posix() for path in tree(folder)} - expected) if folder.is_dir() else []
+    extra = sorted({path.as_posix() for path in list_tree(folder)} - expected) if folder.is_dir() else []
     return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))
 
 
@@ -187,7 +187,9 @@ def _check_file(folder: Path, entry: FileEntry, *, hashes: bool) -> str:
             return f"'{entry.stored}' is {'no plain file' if path.exists() else 'missing'}"
         size = path.stat().st_size
         if size != entry.size:
-            return f"'{entry.stored}' has {human_size(size)} where the manifest says {human_size(entry.size)}"
+            return (
+                f"'{entry.stored}' has {format_size(size)} where the manifest says {format_size(entry.size)}"
+            )
         if hashes and sha256_of(path) != entry.sha256:
             return f"'{entry.stored}' has other bytes than the manifest says"
     except OSError as error:

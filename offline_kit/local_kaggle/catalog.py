@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.core.errors import UsageError, close_to
+from offline_kit.core.errors import UsageError, suggest_name
 from offline_kit.local_kaggle import wire
 from offline_kit.local_kaggle.links import Links
 from offline_kit.local_kaggle.packing import packed, wrapped
@@ -213,7 +213,7 @@ def _segment(record: Record) -> str:
 
 
 def _names(folder: Path) -> Iterator[str]:
-    return (path.as_posix() for path in files.tree(folder))
+    return (path.as_posix() for path in files.list_tree(folder))
 
 
 def _about_metric(metric: str, folder: Path) -> list[str]:
@@ -233,7 +233,7 @@ def _about_metric(metric: str, folder: Path) -> list[str]:
     if missing := _missing(metric, ["sklearn"]):
         return missing
     known = dir(importlib.import_module("sklearn.metrics"))
-    return [] if metric in known else [f"unknown metric '{metric}'{close_to(metric, known)}"]
+    return [] if metric in known else [f"unknown metric '{metric}'{suggest_name(metric, known)}"]
 
 
 def _imported(tree: ast.Module) -> list[str]:
@@ -293,7 +293,9 @@ def _read(folder: Path) -> Record:
         "lower": bool(told.get("lower_is_better", str(told.get("metric", "")).endswith(_LOWER))),
     }
     if record["category"] not in _CATEGORIES:
-        problems.append(f"unknown category '{record['category']}'{close_to(record['category'], _CATEGORIES)}")
+        problems.append(
+            f"unknown category '{record['category']}'{suggest_name(record['category'], _CATEGORIES)}"
+        )
     if "gateway" in told:
         record["gateway"] = told["gateway"]
         if not isinstance(told["gateway"], str):

@@ -24,7 +24,7 @@ def environment(
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    own = processes.environment()
+    own = processes.copy_environment()
     env |= {name: own[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in own}
     wanted = {"KAGGLE_USERNAME": username, "KAGGLE_KEY": key, "KAGGLE_API_TOKEN": token}
     return env | {name: value for name, value in wanted.items() if value}

@@ -132,7 +132,7 @@ class Kernels:
         """List the output files of a run, each with a link, and its log."""
         key, version = self._session_key(call), self._session(call)
         folder = self.runs.output(key)
-        found = files.tree(folder) if version["state"] in ENDED else ()
+        found = files.list_tree(folder) if version["state"] in ENDED else ()
         page, following = wire.page_of(found, call.body)
         links = [
             {"fileName": path.as_posix(), "url": self.links.give(call.base, folder / path, path.name)}
@@ -159,7 +159,7 @@ class Kernels:
         made = wire.stamp(version["created"])
         found = [
             {"name": path.name, "size": _NO_SIZE, "creationDate": made}
-            for path in (files.tree(self.runs.output(key)) if version["state"] in ENDED else ())
+            for path in (files.list_tree(self.runs.output(key)) if version["state"] in ENDED else ())
         ]
         page, following = wire.page_of(found, call.body)
         return {"files": page, "nextPageToken": following}
@@ -202,7 +202,7 @@ class Kernels:
 
     def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
         folder = self.runs.output((*_key_of(record), "versions", str(version["number"])))
-        names = [path.name.lower() for path in files.tree(folder)] if folder.is_dir() else []
+        names = [path.name.lower() for path in files.list_tree(folder)] if folder.is_dir() else []
         return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
 
     def download(self, call: Call) -> Answer:
@@ -215,7 +215,7 @@ class Kernels:
         if not name and folder.is_dir():
             zipped = packed(folder, folder.with_name("output.zip"))
             return wire.redirect(self.links.give(call.base, zipped, f"{key[2]}.zip"))
-        if name not in [path.as_posix() for path in files.tree(folder)]:
+        if name not in [path.as_posix() for path in files.list_tree(folder)]:
             raise Refusal(404, f"File '{name}' not found")
         return wire.redirect(self.links.give(call.base, folder / name, name.rpartition("/")[2]))
 

@@ -19,7 +19,7 @@ def packed(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Pa
         if not final.exists():
             final.parent.mkdir(parents=True, exist_ok=True)
             part = final.with_suffix(".part")
-            paths = files.tree(folder) if names is None else names
+            paths = files.list_tree(folder) if names is None else names
             if final.name.endswith(".tar.gz"):
                 with tarfile.open(part, "w:gz", compresslevel=1) as tar:
                     for path in paths:

@@ -67,7 +67,7 @@ class SandboxRunner:
         return Result(failure=failure)
 
     def _ran(self, job: Job, source: Path, service: Service | None) -> Ran:
-        chosen = sandbox.find(self.kinds, report=self.shop.report)
+        chosen = sandbox.find_sandbox(self.kinds, report=self.shop.report)
         papermill = pythons.look(environments.papermill(self.shop))
         chosen_image, ready = self._kernel(job, (source, *(service.code if service else ())))
         bench = Bench(
@@ -77,7 +77,7 @@ class SandboxRunner:
             papermill=papermill.path,
             shown=papermill.mounts,
             links=papermill.links,
-            uv=interpreters.uv(),
+            uv=interpreters.uv_program(),
             installer="auto",
             timeout=job.timeout,
             env=(_index(self.shop.settings) if job.internet else {})
@@ -186,7 +186,7 @@ def _failure(ran: Ran) -> str:
     cell = execution.stopped_at(execution.cells(ran.executed))
     if cell and cell.status == "failed":
         return cell.message.splitlines()[0] if cell.message else "Notebook Threw Exception"
-    return "" if ran.outcome.ok else f"The notebook's process ended with code {ran.outcome.code}"
+    return "" if ran.outcome.succeeded else f"The notebook's process ended with code {ran.outcome.code}"
 
 
 @contextmanager

@@ -284,7 +284,7 @@ def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
     files.write_atomic(place, json.dumps(request))
     try:
         words = [sys.executable, "-P", "-m", "offline_kit.local_kaggle.judge", str(place)]
-        processes.run(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
+        processes.run_command(words, cwd=Path(competition["folder"]), timeout=_METRIC_SECONDS, check=False)
         answer: dict[str, Any] = json.loads(place.with_name("request.json.answer").read_text("utf-8"))
     except (OfflineKitError, OSError, ValueError):
         return {

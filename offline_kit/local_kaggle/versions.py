@@ -108,7 +108,7 @@ class Versions:
         if self.stage(record) != "READY":
             return []
         folder = self.folder(key, record)
-        return [(path.as_posix(), (folder / path).stat().st_size) for path in files.tree(folder)]
+        return [(path.as_posix(), (folder / path).stat().st_size) for path in files.list_tree(folder)]
 
     def file(self, key: Key, record: Record, name: str) -> Path:
         """Return one file of a version, a large one as NAME.zip; 404 where it has none of that name."""

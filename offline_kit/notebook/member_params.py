@@ -7,7 +7,7 @@ from pathlib import Path
 
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.checkpoints.frameworks.base import Framework
-from offline_kit.core.errors import UsageError, close_to
+from offline_kit.core.errors import UsageError, suggest_name
 from offline_kit.project import references
 from offline_kit.project.config_keys import MODEL_KEYS, NOTEBOOK_KEYS, PARAMS
 from offline_kit.project.references import Parameters
@@ -121,7 +121,7 @@ def _unknown(
         return f"`activation` does nothing: {framework.title} answers with probabilities, or with numbers"
     known = (*words, *(taken.names if taken else ()))
     whose = f"{framework.title} or '{member.model}'" if taken else framework.title
-    return f"`{name}` in `params` is read by nothing of {whose}{close_to(name, known)}"
+    return f"`{name}` in `params` is read by nothing of {whose}{suggest_name(name, known)}"
 
 
 def _of_notebook(
@@ -146,7 +146,7 @@ def _of_notebook(
             if name in PARAMS and (wrong := PARAMS[name].check(value)):
                 yield f"[notebook.params] {name} {wrong}, not {value!r}"
         elif not open_ended:
-            yield f"[notebook.params] `{name}` is read by nothing{close_to(name, known)}"
+            yield f"[notebook.params] `{name}` is read by nothing{suggest_name(name, known)}"
 
 
 def _hooks_read_params(settings: NotebookSettings, members: Sequence[Member], code: Code) -> bool:

@@ -202,7 +202,7 @@ def template_facts(
         "part_ids": {part.name: part.id for part in kit.parts},
         "packages": _package_names(kit),
         "checkpoints": [
-            f"`{entry.original.partition('/')[2]}` ({files.human_size(entry.size)})"
+            f"`{entry.original.partition('/')[2]}` ({files.format_size(entry.size)})"
             for entry in entries
             if entry.role is Role.CHECKPOINT
         ],
@@ -294,7 +294,7 @@ def pasted(module: str) -> str:
     alone = re.sub(
         r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
         "",
-        resources.source(f"notebook/runtime/{module}"),
+        resources.read_source(f"notebook/runtime/{module}"),
     )
     return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
 

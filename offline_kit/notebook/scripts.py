@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import resources
-from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, close_to
+from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError, suggest_name
 from offline_kit.notebook import cell_imports
 
 SUFFIX = ".py.j2"
@@ -24,7 +24,7 @@ WIDTH, INDENT = 90, "    "
 
 def built_in() -> tuple[str, ...]:
     """Return the names of the built-in templates."""
-    found = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates().glob(f"*{SUFFIX}"))
+    found = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates_folder().glob(f"*{SUFFIX}"))
     return tuple(name for name in found if name not in ("base", *JOBS))
 
 
@@ -46,7 +46,7 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
         check_template(template, project)
     own = project / template
     name = f"{template}{SUFFIX}"
-    folders = [resources.templates()]
+    folders = [resources.templates_folder()]
     if not ours:
         name, folders = own.name, [own.parent, *folders]
     environment = jinja2.Environment(
@@ -102,7 +102,7 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
     for block in sorted(said - known):
         raise ProjectError(
             f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
-            f"{close_to(block, known)}",
+            f"{suggest_name(block, known)}",
             hint=f"take one of its blocks: {', '.join(sorted(known))}",
         )
 
@@ -136,7 +136,7 @@ def one_line(value: object) -> str:
 
 def _no_template(template: str) -> OfflineKitError:
     return UsageError(
-        f"there is no template '{template}'{close_to(template, built_in())}",
+        f"there is no template '{template}'{suggest_name(template, built_in())}",
         hint=f"take one of {', '.join(map(repr, built_in()))}, or the path of your own below the project",
     )
 

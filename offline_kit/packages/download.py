@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from offline_kit.core import http
-from offline_kit.core.cache import Cache, key_of
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import human_size
-from offline_kit.core.redaction import redact
+from offline_kit.core.files import format_size
+from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance, Reporter
-from offline_kit.core.retry import PATIENT, Patience
+from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.types import Artifact, Pin, Sdist, Wheel
@@ -54,16 +54,16 @@ def fetch_files(
 
 
 def _make_choice_key(pin: Pin, target: ImageTarget) -> str:
-    return key_of(pin.name, pin.version, sorted(pin.hashes), target.key)
+    return cache_key(pin.name, pin.version, sorted(pin.hashes), target.key)
 
 
 def _recall_artifact(pin: Pin, target: ImageTarget, cache: Cache) -> Artifact | None:
     # Without hashes another index could mean other bytes by the same version: ask again.
-    record = cache.recall("choices", _make_choice_key(pin, target)) if pin.hashes else None
+    record = cache.read_record("choices", _make_choice_key(pin, target)) if pin.hashes else None
     if record is None:
         return None
     filename, sha256 = str(record.get("filename", "")), str(record.get("sha256", ""))
-    path = cache.find(sha256) if filename and len(sha256) == 64 else None
+    path = cache.find_blob(sha256) if filename and len(sha256) == 64 else None
     return _make_artifact(pin, filename, sha256, path) if path else None
 
 
@@ -106,7 +106,7 @@ def _download_files(
     if uncached:
         total = sum(file.size for file in uncached.values())
         text = f"Downloading {len(uncached)} {'file' if len(uncached) == 1 else 'files'}"
-        report.step(f"{text} ({human_size(total)})" if total else text)
+        report.step(f"{text} ({format_size(total)})" if total else text)
         with report.progress(text, total) as advance:
             stop = threading.Event()
             batch = _DownloadBatch(
@@ -118,7 +118,7 @@ def _download_files(
             jobs = [partial(_download_file, pin, file, batch) for pin, file in uncached.items()]
             artifacts |= dict(zip(uncached, _run_parallel(jobs, stop), strict=True))
     for pin, artifact in artifacts.items():
-        cache.remember(
+        cache.write_record(
             "choices",
             _make_choice_key(pin, target),
             {"filename": artifact.filename, "sha256": artifact.sha256},
@@ -127,7 +127,7 @@ def _download_files(
 
 
 def _find_cached(file: IndexFile, cache: Cache) -> Path | None:
-    return cache.find(file.sha256, size=file.size) if file.sha256 else None
+    return cache.find_blob(file.sha256, size=file.size) if file.sha256 else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,19 +137,19 @@ class _DownloadBatch:
     index: PackageIndex
     cache: Cache
     advance: Advance
-    retries: Patience
+    retries: RetryPolicy
 
 
 def _download_file(pin: Pin, file: IndexFile, batch: _DownloadBatch) -> Artifact:
-    key = file.sha256 or key_of(redact(file.url))
-    with batch.cache.lock(key):
+    key = file.sha256 or cache_key(redact_urls(file.url))
+    with batch.cache.hold_lock(key):
         path = _find_cached(file, batch.cache)
         if path:
             # Another run was quicker.
             batch.advance(file.size)
             return _make_artifact(pin, file.filename, file.sha256, path)
-        part = batch.cache.part(key)
-        digest = http.download(
+        part = batch.cache.partial_path(key)
+        digest = http.download_file(
             file.url,
             part,
             settings=batch.index.settings,
@@ -168,7 +168,7 @@ def _download_file(pin: Pin, file: IndexFile, batch: _DownloadBatch) -> Artifact
                     *(f"expected {digest_line}" for digest_line in pin.hashes),
                 ],
             )
-        path, _ = batch.cache.adopt(part, digest)
+        path, _ = batch.cache.store_file(part, digest)
     return _make_artifact(pin, file.filename, digest, path)
 
 
@@ -185,7 +185,7 @@ def _make_cancellable(advance: Advance, stop: threading.Event) -> Advance:
     return forward
 
 
-def _make_retries(stop: threading.Event) -> Patience:
+def _make_retries(stop: threading.Event) -> RetryPolicy:
     def sleep(seconds: float) -> None:
         if stop.wait(seconds):
             raise _CancelledError

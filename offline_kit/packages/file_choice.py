@@ -7,7 +7,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.core.cache import key_of
+from offline_kit.core.cache import cache_key
 from offline_kit.packages.index import IndexFile
 from offline_kit.project.images import Image
 
@@ -25,7 +25,7 @@ class ImageTarget:
         """The image that it judges for."""
         self._places = {tag: position for position, tag in enumerate(image.tags())}
         self._python = Version(image.python)
-        self.key = key_of(image.python, [str(tag) for tag in self._places])
+        self.key = cache_key(image.python, [str(tag) for tag in self._places])
         """Stands for all that it judges by."""
 
     def rank_wheel(self, file: IndexFile) -> WheelRank | None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit, urlunsplit
 
 from offline_kit.core import files, http
-from offline_kit.core.cache import Cache, key_of
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OutsideError
-from offline_kit.core.redaction import redact
+from offline_kit.core.redaction import redact_urls
 from offline_kit.packages import distribution_metadata, remote_metadata
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.package_lists import normalized
@@ -61,7 +61,7 @@ class PackageIndex:
     """
 
     def __init__(
-        self, settings: IndexSettings, *, cache: Path, patience: http.Patience = http.PATIENT
+        self, settings: IndexSettings, *, cache: Path, patience: http.RetryPolicy = http.PATIENT
     ) -> None:
         self.settings = settings
         """Where it looks."""
@@ -87,7 +87,7 @@ class PackageIndex:
         downloaded into the cache. Kept by the file's sha256: the second time nothing is asked. Raises
         OutsideError or ProjectError as `web.download` does, and ProjectError for a file that is no archive.
         """
-        record = self.cache.recall("metadata", file.sha256) if file.sha256 else None
+        record = self.cache.read_record("metadata", file.sha256) if file.sha256 else None
         if record is not None:
             text = record.get("text")
             return text.encode(errors="surrogateescape") if isinstance(text, str) else None
@@ -100,23 +100,23 @@ class PackageIndex:
             metadata = distribution_metadata.read_metadata(self.fetch_file(file), file.filename)
         if file.sha256:
             text = None if metadata is None else metadata.decode(errors="surrogateescape")
-            self.cache.remember("metadata", file.sha256, {"filename": file.filename, "text": text})
+            self.cache.write_record("metadata", file.sha256, {"filename": file.filename, "text": text})
         return metadata
 
     def fetch_file(self, file: IndexFile) -> Path:
         """Return the file's verified bytes in the cache, downloaded if need be; a local file stays where it is."""
         if file.url.startswith("file:"):
             return http.local_path(file.url)
-        path = self.cache.find(file.sha256, size=file.size) if file.sha256 else None
+        path = self.cache.find_blob(file.sha256, size=file.size) if file.sha256 else None
         if path:
             return path
-        key = file.sha256 or key_of(file.url)
-        with self.cache.lock(key):
-            path = self.cache.find(file.sha256, size=file.size) if file.sha256 else None
+        key = file.sha256 or cache_key(file.url)
+        with self.cache.hold_lock(key):
+            path = self.cache.find_blob(file.sha256, size=file.size) if file.sha256 else None
             if path:
                 return path
-            part = self.cache.part(key)
-            digest = http.download(
+            part = self.cache.partial_path(key)
+            digest = http.download_file(
                 file.url,
                 part,
                 settings=self.settings,
@@ -124,16 +124,16 @@ class PackageIndex:
                 size=file.size,
                 patience=self._patience,
             )
-            return self.cache.adopt(part, digest)[0]
+            return self.cache.store_file(part, digest)[0]
 
     def _fetch_served_metadata(self, file: IndexFile) -> bytes | None:
         if not file.has_metadata:
             return None
         address = urlsplit(file.url)
         url = urlunsplit(address._replace(path=address.path + ".metadata", fragment=""))
-        answer = http.ask(url, settings=self.settings, patience=self._patience)
+        answer = http.fetch_answer(url, settings=self.settings, patience=self._patience)
         # promised and not there: an index that is behind; the file itself has it too
-        return http.verified(answer.content, url, file.metadata_sha256) if answer else None
+        return http.verify_content(answer.content, url, file.metadata_sha256) if answer else None
 
     def _list_once(self, project: str) -> tuple[IndexFile, ...]:
         """Look a project up, or wait for the thread that does."""
@@ -205,14 +205,14 @@ class PackageIndex:
 
     def _request_page(self, address: str, absent: frozenset[int]) -> http.Answer | None:
         headers = {"Accept": _ACCEPT}
-        return http.ask(
+        return http.fetch_answer(
             address, settings=self.settings, headers=headers, absent=absent, patience=self._patience
         )
 
 
 def _make_missing_folder_error(location: str) -> OutsideError:
     return OutsideError(
-        f"the package folder '{redact(location)}' is not there",
+        f"the package folder '{redact_urls(location)}' is not there",
         hint="mount or make it, or take it out of pip's configuration ('python -m pip config list')",
     )
 
@@ -229,13 +229,13 @@ def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -
         else:
             links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
             # the address tells the file's name, whatever the link's text says
-            renamed_links = [replace(link, text=http.name_in(link.url)) for link in links]
+            renamed_links = [replace(link, text=http.url_file_name(link.url)) for link in links]
             packages = [DistributionPackage.from_link(link, project) for link in renamed_links]
     except (ValueError, UnsupportedRepoVersionError) as error:
         raise OutsideError(
-            f"{redact(answer.url)} is no page of a package index that this version can read",
+            f"{redact_urls(answer.url)} is no page of a package index that this version can read",
             hint="check the index addresses ('python -m pip config list')",
-            details=[redact(str(error))[:300]],
+            details=[redact_urls(str(error))[:300]],
         ) from error
     files = (_make_index_file(package, answer.url, credentials) for package in packages)
     return tuple(file for file in files if file and (project is None or file.project == project))
@@ -245,7 +245,7 @@ def _list_by_name(addresses: Sequence[str]) -> tuple[IndexFile, ...]:
     """Make files of addresses alone: what a folder tells is names."""
     from pypi_simple import DistributionPackage, Link
 
-    links = [Link(text=http.name_in(address), url=address, attrs={}) for address in addresses]
+    links = [Link(text=http.url_file_name(address), url=address, attrs={}) for address in addresses]
     packages = [DistributionPackage.from_link(link, None) for link in links]
     return tuple(file for package in packages if (file := _make_index_file(package, "", "")))
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core.errors import UsageError
-from offline_kit.core.redaction import redact as redact
+from offline_kit.core.redaction import redact_urls as redact_urls
 
 PYPI = "https://pypi.org/simple"
 """pip's default index."""
@@ -193,7 +193,7 @@ def _parse_config(path: Path) -> configparser.RawConfigParser:
         return configparser.RawConfigParser()
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise UsageError(
-            f"pip's configuration file '{path}' cannot be read: {redact(str(error))}",
+            f"pip's configuration file '{path}' cannot be read: {redact_urls(str(error))}",
             hint="mend it ('python -m pip config debug' names all such files)",
         ) from error
     return parser

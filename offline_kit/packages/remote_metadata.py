@@ -14,7 +14,7 @@ LARGE = 200_000
 
 
 def read_remote_metadata(
-    url: str, size: int, *, settings: http.Connection, patience: http.Patience
+    url: str, size: int, *, settings: http.Connection, patience: http.RetryPolicy
 ) -> bytes | None:
     """Return METADATA of the wheel at an http address; None where that needs the whole file.
 
@@ -35,7 +35,7 @@ def read_remote_metadata(
 class _RemoteFile(io.RawIOBase):
     """A file at a URL, read as far as somebody looks."""
 
-    def __init__(self, url: str, size: int, settings: http.Connection, patience: http.Patience) -> None:
+    def __init__(self, url: str, size: int, settings: http.Connection, patience: http.RetryPolicy) -> None:
         self._url, self._size, self._settings, self._patience = url, size, settings, patience
         self._position = 0
         self._ranges: list[tuple[int, bytes]] = []
@@ -74,7 +74,9 @@ class _RemoteFile(io.RawIOBase):
 
     def _fetch_range(self, start: int, end: int) -> None:
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
-        answer = http.ask(self._url, settings=self._settings, headers=headers, patience=self._patience)
+        answer = http.fetch_answer(
+            self._url, settings=self._settings, headers=headers, patience=self._patience
+        )
         if answer is None:
             raise OSError("it is gone")
         is_whole_file = len(answer.content) == self._size

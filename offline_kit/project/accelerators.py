@@ -1,6 +1,6 @@
 """What the word after --accelerator means on Kaggle."""
 
-from offline_kit.core.errors import UsageError, close_to
+from offline_kit.core.errors import UsageError, suggest_name
 
 SHAPES = (
     "NvidiaTeslaT4",
@@ -55,6 +55,6 @@ def machine_shape(accelerator: str) -> str:
             hint="take 't4x2', or 'none' for a CPU notebook",
         )
     raise UsageError(
-        f"unknown accelerator '{accelerator}'{close_to(word, known)}",
+        f"unknown accelerator '{accelerator}'{suggest_name(word, known)}",
         hint=f"take 'none', one of {', '.join(map(repr, ALIASES))}, or a machine shape of Kaggle's",
     )

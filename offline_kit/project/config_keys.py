@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offline_kit.core.errors import close_to
+from offline_kit.core.errors import suggest_name
 from offline_kit.project.kaggle_names import SOURCES, is_source, split_model
 
 _ORIGINS = ("dataset", "notebook", "model")
@@ -377,6 +377,6 @@ def problems_of(table: Mapping[str, Any], keys: Mapping[str, Key], where: str) -
             right = "in its `params`" if key in PARAMS else "in [tool.offline-kit.notebook], for all models"
             yield f"{where} unknown key '{key}': set it {right}"
         elif key not in keys:
-            yield f"{where} unknown key '{key}'{close_to(key.replace('-', '_'), keys)}"
+            yield f"{where} unknown key '{key}'{suggest_name(key.replace('-', '_'), keys)}"
         elif wrong := keys[key].check(value):
             yield f"{where} {key} {wrong}, not {value!r}"

@@ -10,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offline_kit.core.errors import UsageError, close_to
+from offline_kit.core.errors import UsageError, suggest_name
 from offline_kit.project.package_lists import normalized, read
 
 if TYPE_CHECKING:
@@ -219,7 +219,7 @@ def unknown(name: str, project: Path) -> str:
     """Return what is wrong with an image's name: it is no built-in one's and no file; "" where nothing is."""
     if name in ("", "local", *names()) or (project / Path(name).expanduser()).is_file():
         return ""
-    return f"there is no image '{name}'{close_to(name, names())}"
+    return f"there is no image '{name}'{suggest_name(name, names())}"
 
 
 def package(image: Image, name: str) -> ImagePackage:
@@ -227,7 +227,7 @@ def package(image: Image, name: str) -> ImagePackage:
     wanted = normalized(name)
     if wanted not in image.packages and wanted not in image.unversioned:
         raise UsageError(
-            f"'{image.name}' has no package '{name}'{close_to(wanted, image.packages)}",
+            f"'{image.name}' has no package '{name}'{suggest_name(wanted, image.packages)}",
             hint=f"see them all with 'offline-kit image show {image.name}'",
         )
     return ImagePackage(
@@ -291,7 +291,7 @@ def _from_toml(text: str, *, source: str) -> Image:
 
 def _problems(data: Mapping[str, Any]) -> list[str]:
     known = tuple(sorted(_KEYS))
-    found = [f"unknown key '{key}'{close_to(key, known)}" for key in data if key not in _KEYS]
+    found = [f"unknown key '{key}'{suggest_name(key, known)}" for key in data if key not in _KEYS]
     if data.get("format", 1) != 1:
         found.append(f"format is {data['format']!r}, and this version reads 1")
     if not _PYTHON.fullmatch(str(data.get("python", ""))):

@@ -46,7 +46,7 @@ def distributions_of(name: str) -> tuple[str, ...]:
 
 @cache
 def _known_distributions() -> dict[str, tuple[str, ...]]:
-    text = resources.data("import_names.toml").read_text(encoding="utf-8")
+    text = resources.data_file("import_names.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
     same = {name: (name.lower().replace("_", "-"),) for name in table["same"]}
     return same | {name: tuple(names) for name, names in table["other"].items()}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.core.errors import ProjectError, UsageError, close_to
+from offline_kit.core.errors import ProjectError, UsageError, suggest_name
 
 _SHAPE = re.compile(r"(?P<where>[^:]+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
 _DOTTED = re.compile(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*")
@@ -71,7 +71,7 @@ def _file(project: Path, where: str, text: str) -> Path:
     if not path.is_file():
         known = [one.relative_to(project).as_posix() for one in _python_files(project)]
         raise UsageError(
-            f"'{text}': there is no file '{where}' in the project{close_to(where, known)}",
+            f"'{text}': there is no file '{where}' in the project{suggest_name(where, known)}",
             hint="write its path relative to the project's folder",
         )
     if not path.resolve().is_relative_to(project.resolve()):
@@ -91,12 +91,12 @@ def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
         if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file():
             known = list(_modules_below(root, parts[0]))
             raise UsageError(
-                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{close_to(dotted, known)}",
+                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{suggest_name(dotted, known)}",
                 hint="correct the module's name",
             )
     first_names = {name for root in roots for name in tops(root)}
     # near enough to be a slip: a dependency with a name like one of the project's own must pass
-    if guess := close_to(parts[0], first_names, cutoff=0.8):
+    if guess := suggest_name(parts[0], first_names, cutoff=0.8):
         raise UsageError(
             f"'{text}': the project has no module '{parts[0]}'{guess}",
             hint="correct the name, or add the package to the requirements",
@@ -144,7 +144,7 @@ def _check_name(file: Path, name: str, text: str) -> None:
     names, open_ended = bound_names(tree.body)
     if name not in names and not open_ended:
         raise UsageError(
-            f"'{text}': '{file.name}' defines no '{name}'{close_to(name, names)}",
+            f"'{text}': '{file.name}' defines no '{name}'{suggest_name(name, names)}",
             hint=f"it defines {', '.join(sorted(names)[:12]) or 'nothing'}",
         )
 

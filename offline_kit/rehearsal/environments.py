@@ -20,7 +20,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.packages.pip_settings import IndexSettings, redact
+from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
 ASK_ABOVE = 500_000_000
@@ -77,7 +77,7 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
     Raises ProjectError where this machine has no such Python, UsageError where a large download was not
     agreed to, OutsideError where the index or the disk says no.
     """
-    python = interpreters.find(image.python_minor, processes.environment())
+    python = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
     if python is None:
         raise ProjectError(
             f"the image '{image.name}' runs Python {image.python_minor}, and this machine has none",
@@ -106,7 +106,7 @@ def _is_cuda_library(name: str) -> bool:
 def papermill(shop: Workshop) -> Path:
     """Return the Python of papermill's own environment: its dependencies are nobody else's."""
     # The interpreter below the running environment: another environment of it shares what is made here.
-    base = interpreters.find("{}.{}".format(*sys.version_info), processes.environment())
+    base = interpreters.find_interpreter("{}.{}".format(*sys.version_info), processes.copy_environment())
     return _made("papermill", _question_here(_PAPERMILL, base or Path(sys.executable)), shop)
 
 
@@ -128,10 +128,10 @@ def _made(kind: str, question: _Question, shop: Workshop) -> Path:
     key = hashlib.sha256(lock.read_bytes() + str(question.python).encode()).hexdigest()[:20]
     final = shop.cache / "environments" / f"{kind}-{key}"
     python = Path("env", "Scripts", "python.exe") if sys.platform == "win32" else Path("env", "bin", "python")
-    with files.locked(final.with_name(f"{final.name}.lock"), timeout=3600):
+    with files.hold_lock(final.with_name(f"{final.name}.lock"), timeout=3600):
         if not (final / python).exists():
             _agree(kind, lock, question, shop)
-            with files.staged(final) as folder:
+            with files.stage_folder(final) as folder:
                 _install(lock, folder / "env", question, shop)
         final.touch()  # what a clean-up of the cache goes by
     return final / python
@@ -144,8 +144,8 @@ def _install(lock: Path, env: Path, question: _Question, shop: Workshop) -> None
         words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
         _uv([*words, _pins(lock)], shop.settings, torch=_is_from_torch(lock))
     except OfflineKitError as error:
-        said = [redact(line) for line in error.details] or [error.what]
-        if full := files.full_cache(said, shop.cache):
+        said = [redact_urls(line) for line in error.details] or [error.what]
+        if full := files.full_cache_error(said, shop.cache):
             raise full from error
         raise OutsideError(
             "the rehearsal's environment could not be installed",
@@ -160,11 +160,11 @@ def _agree(kind: str, lock: Path, question: _Question, shop: Workshop) -> None:
     total = sum(sizes.values())
     if not sizes:
         return
-    told = files.human_size(total) if total else "of unknown size"
+    told = files.format_size(total) if total else "of unknown size"
     text = f"{len(sizes)} packages ({told}) for the {kind} environment of the rehearsal"
     if total > shop.ask_above and not shop.yes:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
-        shown = ", ".join(f"{name} {files.human_size(sizes[name])}" for name in largest)
+        shown = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
         if not (shop.confirm and shop.confirm(f"Download {text} ({shown}, ...)?")):
             raise UsageError(
                 f"{text} would have to be downloaded",
@@ -222,24 +222,26 @@ def _lock(question: _Question, shop: Workshop) -> Path:
     if final.is_file():
         return final
     shop.report.step(f"resolving an environment: {', '.join(question.names[:6])}, ...")
-    with files.staged(final.parent) as folder:
+    with files.stage_folder(final.parent) as folder:
         done = _compile(folder, question, shop)
-        if not done.ok:
-            said = [redact(line) for line in done.tail()]
-            raise files.full_cache(said, shop.cache) or OutsideError(
+        if not done.succeeded:
+            said = [redact_urls(line) for line in done.last_lines()]
+            raise files.full_cache_error(said, shop.cache) or OutsideError(
                 "the rehearsal's environment could not be resolved",
                 hint=f"check the network and the index{question.way_around}",
                 details=said,
             )
         if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not shop.settings.no_index:
             whole = (folder / "pylock.toml").read_bytes()
-            if not _compile(folder, question, shop, torch=True).ok:
+            if not _compile(folder, question, shop, torch=True).succeeded:
                 shop.report.note(f"torch comes with CUDA's libraries: {TORCH_CPU} cannot be reached")
                 (folder / "pylock.toml").write_bytes(whole)
     return final
 
 
-def _compile(folder: Path, question: _Question, shop: Workshop, *, torch: bool = False) -> processes.Done:
+def _compile(
+    folder: Path, question: _Question, shop: Workshop, *, torch: bool = False
+) -> processes.CompletedCommand:
     (folder / "wanted.in").write_text("\n".join(question.names) + "\n")
     lines = [f"{name}=={version}\n" for name, version in sorted(question.overrides.items())]
     (folder / "overrides.txt").write_text("".join(lines))
@@ -256,7 +258,7 @@ def _uv(
     torch: bool = False,
     hasty: bool = False,
     check: bool = True,
-) -> processes.Done:
+) -> processes.CompletedCommand:
     changes = settings.make_uv_environment()
     changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
     changes["UV_PREVIEW_FEATURES"] = "pylock"
@@ -265,5 +267,7 @@ def _uv(
     if hasty:
         # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    argv = [interpreters.uv(), *words, *settings.make_uv_arguments()]
-    return processes.run(argv, cwd=cwd, env=processes.environment(**changes), timeout=3600, check=check)
+    argv = [interpreters.uv_program(), *words, *settings.make_uv_arguments()]
+    return processes.run_command(
+        argv, cwd=cwd, env=processes.copy_environment(**changes), timeout=3600, check=check
+    )

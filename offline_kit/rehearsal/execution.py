@@ -12,7 +12,7 @@ from offline_kit.core import processes, sandbox
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.sandbox import Sandbox
 from offline_kit.core.sandboxes import leftovers
-from offline_kit.core.sandboxes.box import Box, Mount, Outcome
+from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from offline_kit.notebook.failures import find_failure
 from offline_kit.notebook.runtime.kit_runtime import KitError
 
@@ -80,7 +80,7 @@ class Bench:
 class Ran:
     """How the run ended."""
 
-    outcome: Outcome
+    outcome: BoxOutcome
     """Of the process."""
     executed: Path
     """The executed notebook; missing when papermill did not come that far."""
@@ -96,7 +96,7 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
     """Run the notebook in `folder` (empty; it holds the run's /tmp and the like) and return how it ended."""
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
-    before = chosen.prefix(folder / "scratch")
+    before = chosen.path_prefix(folder / "scratch")
     if sys.platform != "win32" and _INSTALLS.search(_code_of(bench.notebook)):
         bench = _with_writable_site(bench, folder / "env", before)
     cells = _prepare(bench, folder / "in", before)
@@ -134,14 +134,14 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
         network=bench.network,
     )
     with report.progress("running the notebook", cells, unit="cells") as advance:
-        outcome = sandbox.run(chosen, box, watch=_Follow(log, advance))
-    leftovers.clean(folder / "out")
+        outcome = sandbox.run_box(chosen, box, watch=_Follow(log, advance))
+    leftovers.clean_leftovers(folder / "out")
     return Ran(
         outcome=outcome,
         executed=folder / "out" / "executed.ipynb",
         log=log,
         working=folder / "working",
-        deleted=leftovers.clean(folder / "working"),
+        deleted=leftovers.clean_leftovers(folder / "working"),
     )
 
 
@@ -157,7 +157,9 @@ def _with_writable_site(bench: Bench, folder: Path, before: str) -> Bench:
     another one is what pip takes it for: what is there satisfies requirements, other versions come before it.
     """
     python = Path(bench.kernel[0])
-    said = json.loads(processes.run([python, "-c", _SITE], env=processes.environment(PYTHONPATH=None)).out)
+    said = json.loads(
+        processes.run_command([python, "-c", _SITE], env=processes.copy_environment(PYTHONPATH=None)).out
+    )
     site = folder / "lib" / f"python{said['minor']}" / "site-packages"
     site.mkdir(parents=True)
     (folder / "pyvenv.cfg").write_text(f"home = {said['home']}\ninclude-system-site-packages = false\n")

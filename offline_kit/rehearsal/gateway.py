@@ -162,14 +162,14 @@ def write_standin(
     folder: Path, options: Mapping[str, Any], *, name: str = "Standin", new: bool = False
 ) -> Path:
     """Write the stand-in for kaggle_evaluation into `folder` and return the package; `new`: with the one call `run`."""
-    package = files.made(folder / PACKAGE / "core").parent
+    package = files.make_folder(folder / PACKAGE / "core").parent
     base = "NewInferenceServer" if new else "InferenceServer"
     texts = {
         "__init__.py": _INIT,
         "core/__init__.py": "",
         "core/templates.py": _TEMPLATES,
         "core/base_gateway.py": _ERRORS,
-        "core/standin.py": resources.source("rehearsal/gateway_standin"),
+        "core/standin.py": resources.read_source("rehearsal/gateway_standin"),
         f"{name.lower()}_inference_server.py": _SERVER.format(name=name, base=base),
         f"{name.lower()}_gateway.py": _GATEWAY.format(name=name),
         gateway_standin.OPTIONS: json.dumps(dict(options)),
@@ -192,12 +192,12 @@ def scoring(bench: Bench, service: Service, root: str, first: Path | None, folde
     written into `folder`.
     """
     # As in the package, so that the driver imports them by their own names; a folder needs no __init__ for that.
-    runtime = files.made(folder / "offline_kit" / "notebook" / "runtime")
+    runtime = files.make_folder(folder / "offline_kit" / "notebook" / "runtime")
     for module in ("kit_runtime", "kit_server"):
-        text = resources.source(f"notebook/runtime/{module}")
+        text = resources.read_source(f"notebook/runtime/{module}")
         (runtime / f"{module}.py").write_text(text, encoding="utf-8")
     driver = "driver.py"
-    (folder / driver).write_text(resources.source("rehearsal/gateway_driver"), encoding="utf-8")
+    (folder / driver).write_text(resources.read_source("rehearsal/gateway_driver"), encoding="utf-8")
     if first and first.suffix == ".parquet" and first.is_file():
         shutil.copyfile(first, folder / gateway_driver.FIRST)
     around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(dict(service.params)))

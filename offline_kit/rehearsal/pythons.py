@@ -42,8 +42,8 @@ class Python:
 def look(path: Path) -> Python:
     """Ask an interpreter where it lies and what it has; OutsideError where it does not answer."""
     try:
-        done = processes.run(
-            [path, "-c", _ASK], env=processes.environment(PYTHONPATH=None, PYTHONHOME=None), timeout=60
+        done = processes.run_command(
+            [path, "-c", _ASK], env=processes.copy_environment(PYTHONPATH=None, PYTHONHOME=None), timeout=60
         )
         said = json.loads(done.out.strip().splitlines()[-1])
     except (OfflineKitError, ValueError, IndexError) as error:

@@ -136,10 +136,10 @@ def rehearse(
     """
     _check(request)
     notebook, metadata = kit_facts.notebook_of(request.kit)
-    chosen = sandbox.find(request.sandboxes, report=report)
+    chosen = sandbox.find_sandbox(request.sandboxes, report=report)
     shop = Workshop(settings=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report)
-    files.sweep(request.kit.folder / "rehearsal")
-    with files.staged(request.kit.folder / "rehearsal") as folder:
+    files.sweep_stages(request.kit.folder / "rehearsal")
+    with files.stage_folder(request.kit.folder / "rehearsal") as folder:
         service = _service(request, notebook, folder / "run" / "gateway")
         code = (notebook, *(service.code if service else ()))
         kit_files, current = kit_facts.files_of(request.kit), request.env == "current"
@@ -153,7 +153,7 @@ def rehearse(
         box = folder / "run" / "box"
 
         def run(chosen_kernel: Ready) -> Ran:
-            files.remove(box)  # of a run that lacked a package
+            files.remove_path(box)  # of a run that lacked a package
             return execution.run(kernel.with_kernel(plain, chosen_kernel), chosen, box, report=report)
 
         ready, ran = kernel.run_complete(ready, request.image, shop, run)
@@ -203,7 +203,7 @@ def _bench(request: RehearsalRequest, notebook: Path, inputs: mounts.Inputs, pap
         papermill=papermill.path,
         shown=papermill.mounts,
         links=papermill.links,
-        uv=None if request.installer == "pip" else interpreters.uv(),
+        uv=None if request.installer == "pip" else interpreters.uv_program(),
         installer=request.installer,
         timeout=request.timeout,
         memory=request.memory,
@@ -308,7 +308,7 @@ def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | No
     told = {"passed": problem is None, "problem": said, **asdict(outcome)}
     text = json.dumps(told, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-    files.remove(folder / "run")
+    files.remove_path(folder / "run")
 
 
 def last(kit: Kit) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ def check(
     if submission.stat().st_size == 0:
         return Checked(rows=0, problems=(f"'{submission.name}' is empty",))
     if submission.suffix.lower() != ".csv" and table is None:
-        size = files.human_size(submission.stat().st_size)
+        size = files.format_size(submission.stat().st_size)
         return Checked(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
     have, broken = _read(table or submission)
     if not have.rows:

@@ -53,7 +53,7 @@ def of_output(working: Path) -> list[str]:
     advice = "write what is not submitted to /tmp"
     warnings = []
     if sum(sizes) > LIMIT:
-        total, limit = files.human_size(sum(sizes)), files.human_size(LIMIT)
+        total, limit = files.format_size(sum(sizes)), files.format_size(LIMIT)
         warnings.append(f"/kaggle/working holds {total}, and Kaggle keeps at most {limit}: {advice}")
     if len(sizes) > _MANY_FILES:
         warnings.append(f"/kaggle/working holds {len(sizes)} files, which Kaggle lists slowly: {advice}")

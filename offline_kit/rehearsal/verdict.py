@@ -52,7 +52,7 @@ def judge(
     """
     cells = execution.cells(ran.executed)
     problem = _end(ran, bench, execution.stopped_at(cells))
-    if problem is None and not ran.outcome.ok:
+    if problem is None and not ran.outcome.succeeded:
         problem = _broken(ran, execution.last_started(cells))
     written = ran.working / name
     if problem is None and not written.is_file():
@@ -107,7 +107,7 @@ def _end(ran: Ran, bench: Bench, cell: Cell | None) -> ProjectError | None:
         )
     if ran.outcome.over_memory:
         return ProjectError(
-            f"the notebook was stopped{where}: it used more than {files.human_size(bench.memory or 0)} of memory",
+            f"the notebook was stopped{where}: it used more than {files.format_size(bench.memory or 0)} of memory",
             hint="use smaller batches, free what is no longer needed, or raise the limit",
             details=quoted,
         )
@@ -159,7 +159,7 @@ def _broken(ran: Ran, cell: Cell | None) -> ProjectError:
             if cell
             else "the notebook's kernel died at its start"
         )
-    memory = f"peak memory: {files.human_size(ran.outcome.peak_memory)}"
+    memory = f"peak memory: {files.format_size(ran.outcome.peak_memory)}"
     return ProjectError(what, hint=remedy or _AGAIN, details=(*quoted, *tail, *_because(cause), memory))
 
 

@@ -101,7 +101,7 @@ def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter
     """
     wanted, new = _job(config, port, report)
     pushed_now, finished = run(port, new, upgrade=upgrade, report=report)
-    record = _known(port, finished, wanted.digest, files.made(files.cache_dir()), report)
+    record = _known(port, finished, wanted.digest, files.make_folder(files.cache_dir()), report)
     remote_wheelhouse.write(record, config.project)
     return Chained(
         built=pipeline.build(config, report=report),
@@ -166,7 +166,7 @@ def _known(port: Port, finished: FinishedRun, digest: str, cache: Path, report: 
             files=len(part.entries),
             local=port.local,
         )
-        with files.staged(remote_wheelhouse.place(record, cache)) as stage:
+        with files.stage_folder(remote_wheelhouse.place(record, cache)) as stage:
             remote_wheelhouse.keep(stage, part, facts.read_text(encoding="utf-8"), text)
     return record
 
@@ -179,7 +179,7 @@ def lacking(kit: Kit) -> tuple[FileEntry, ...]:
             target = kit.part_folder(part) / entry.stored
             if target.exists():
                 continue
-            if blob := cache.find(entry.sha256, size=entry.size):
+            if blob := cache.find_blob(entry.sha256, size=entry.size):
                 files.link_or_copy(blob, target)
                 os.utime(target, ns=(target.stat().st_atime_ns, blob.stat().st_mtime_ns))
             else:
@@ -209,8 +209,8 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
         raise _gone(record, port)
     run = (record.notebook, record.version)
     total = sum(entry.size for entry in wanted)
-    text = f"Fetching {len(wanted)} wheels, {files.human_size(total)}, from '{record.notebook}'"
-    scratch = cache.part(f"wheels-{os.getpid()}").with_suffix("")
+    text = f"Fetching {len(wanted)} wheels, {files.format_size(total)}, from '{record.notebook}'"
+    scratch = cache.partial_path(f"wheels-{os.getpid()}").with_suffix("")
     with report.progress(text, total) as advance:
         try:
             for entry in wanted:
@@ -221,7 +221,7 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
                         hint="run the same command again; 'offline-kit verify --deep' looks at all of them",
                         details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
                     )
-                cache.adopt(came, digest)
+                cache.store_file(came, digest)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     lacking(kit)  # lays them into the kit
@@ -247,7 +247,7 @@ def _come(
 
 def _landed(folder: Path) -> int:
     total = 0
-    for name in files.tree(folder) if folder.is_dir() else ():
+    for name in files.list_tree(folder) if folder.is_dir() else ():
         with suppress(FileNotFoundError):
             total += (folder / name).stat().st_size
     return total

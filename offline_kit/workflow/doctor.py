@@ -103,7 +103,7 @@ def _ground(root: Path, *, online: bool, report: Reporter) -> Ground:
         project=root,
         config=loaded,
         image=_image(loaded),
-        env=processes.environment(),
+        env=processes.copy_environment(),
         cache=files.cache_dir(),
         online=online,
         report=report,

@@ -136,7 +136,7 @@ def where(
     the `project` brings, its notebooks run in the `current` environment or in that of their image. Raises UsageError for an address
     that is not on this machine, OutsideError where another server has that state.
     """
-    address = address or (processes.environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
+    address = address or (processes.copy_environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
     if to == "kaggle":
         if address:
             raise UsageError(f"--at {address} is of a local Kaggle", hint="add --to local, or leave it out")
@@ -161,7 +161,7 @@ def _served(project: Path | None, *, current: bool) -> Iterator[str]:
     competition = local_start.competition_of(project) if project else None
     cache = files.cache_dir()
     workshop = Workshop(
-        settings=pip_settings.read_pip_settings(processes.environment()), cache=cache, yes=True
+        settings=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, yes=True
     )
     wanted = local_start.Wanted(
         folder=cache / "local-kaggle",
@@ -198,7 +198,7 @@ def port(config: Config, there: KaggleEndpoint, report: Reporter = SILENT) -> It
                 memory=LastSeenStore(state),
             )
         finally:
-            files.keep_from_git(
+            files.ignore_in_git(
                 part_locations.memories(config)
             )  # addresses of uploads are among what is remembered
 
@@ -279,7 +279,9 @@ def push_data(
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
         for each in done
     ]
-    port.memory.save_facts(part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.timestamp()})
+    port.memory.save_facts(
+        part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.utc_timestamp()}
+    )
     return done
 
 
@@ -369,7 +371,7 @@ def follow_notebook(
         written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
-        port.memory.save_facts(remember, {**facts, "at": files.timestamp(), "problem": problem})
+        port.memory.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
         raise
     facts |= {"version": pushed.version, "seconds": finished.seconds}
     _remember_run(port.memory, remember, facts)
@@ -406,7 +408,7 @@ def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> No
     """Remember a run by the time when its end was seen first."""
     last = memory.load_facts(name) or {}
     if any(last.get(key) != value for key, value in facts.items()) or last.get("problem"):
-        memory.save_facts(name, {**facts, "at": files.timestamp()})
+        memory.save_facts(name, {**facts, "at": files.utc_timestamp()})
 
 
 def rehearsed(kit: Kit) -> Path | None:

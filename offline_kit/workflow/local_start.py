@@ -53,7 +53,7 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
     Raises UsageError for a competition that cannot be used, OutsideError where the port or the folder
     is taken.
     """
-    with files.disk_errors(wanted.folder):
+    with files.translate_disk_errors(wanted.folder):
         wanted.folder.mkdir(parents=True, exist_ok=True)
     with _alone(wanted.folder):
         kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)

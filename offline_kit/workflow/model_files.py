@@ -173,7 +173,7 @@ def _originals(copy: Path, cache: Path) -> Path | None:
     if not found:
         return None
     folder = cache / "sources" / hashlib.sha256(str(copy.resolve()).encode()).hexdigest()[:12]
-    files.remove(folder)
+    files.remove_path(folder)
     for original, path in found.items():
         files.link_or_copy(path, folder / original)
     return folder

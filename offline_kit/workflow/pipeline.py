@@ -132,7 +132,10 @@ def ground(config: Config, *, chained: bool = True) -> Ground:
     Where the project's packages were made on Kaggle, the image is the one that was captured there; not so
     without `chained`.
     """
-    settings, cache = pip_settings.read_pip_settings(processes.environment()), files.made(files.cache_dir())
+    settings, cache = (
+        pip_settings.read_pip_settings(processes.copy_environment()),
+        files.make_folder(files.cache_dir()),
+    )
     record = house.read(config.project) if chained else None
     made = house.load(record, cache) if record else None
     if made:
@@ -171,11 +174,11 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     """
     began = time.monotonic()
     check_project(config)
-    files.sweep_temporary()
+    files.sweep_temporary_folders()
     base = ground(config)
     seen = model_files.look(config, base.image, cache=base.cache, report=report)
     config = seen.config
-    with files.locked(files.made_apart(config.out.parent) / f".{config.out.name}.lock"):
+    with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
         contents = _contents(seen, base, upgrade=upgrade, keep=True, report=report)
         texts = _notebook_texts(seen, base, report)
         before = _kit_id(config.out)
@@ -511,4 +514,4 @@ def status(config: Config) -> Status:
 
 def prune(days: int) -> int:
     """Remove what the cache did not use for so many days; returns the bytes freed."""
-    return Cache(files.cache_dir()).prune(unused_days=days)
+    return Cache(files.cache_dir()).prune_unused(unused_days=days)

@@ -10,7 +10,7 @@ from typing import Any
 
 from offline_kit.core import git
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Competition, Submission
 from offline_kit.kaggle.push import submit as submissions
@@ -176,9 +176,9 @@ def push_data(
     def approve(plan: PushPlan) -> None:
         sent = [part for part in plan.parts if part.file_count]
         if sent:
-            each = [f"{human_size(part.upload_size)} to '{part.ref}'" for part in sent]
+            each = [f"{format_size(part.upload_size)} to '{part.ref}'" for part in sent]
             report.step(
-                f"To send: {human_size(plan.upload_size)} in {sum(p.file_count for p in sent)} files: {', '.join(each)}"
+                f"To send: {format_size(plan.upload_size)} in {sum(p.file_count for p in sent)} files: {', '.join(each)}"
             )
         crowded = [part.file_count_warning for part in plan.parts if part.file_count_warning]
         refused = OutsideError(
@@ -210,7 +210,7 @@ def request_of(
         _any_version(port, kit, version, sending),
         kit=kit.id,
         parts={part.name: part.id for part in kit.parts},
-        commit=git.commit_of(port.config.project),
+        commit=git.read_commit(port.config.project),
         run_seconds=seconds,
     )
 

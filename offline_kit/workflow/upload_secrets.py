@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints.pickle_scan import is_trusted
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.redaction import Secret, secrets_in
+from offline_kit.core.redaction import Secret, find_secrets
 from offline_kit.core.report import Reporter
 from offline_kit.project.config import Config
 from offline_kit.project.types import Checkpoint, Freeze, OwnCode
@@ -72,7 +72,7 @@ def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -
     found: dict[str, None] = {}
     for name, text in texts.items():
         for where, source in _cells(name, text):
-            for secret in secrets_in(source):
+            for secret in find_secrets(source):
                 value = source[secret.start : secret.end]
                 place = _first_place(written, value) or f"{where}{_line(source, secret)}"
                 found[f"{place}: {_what(secret)}"] = None
@@ -149,7 +149,7 @@ def _of_bytes(name: str, data: bytes) -> Iterator[str]:
     text = data.decode("utf-16" if wide else "utf-8", errors="replace")
     found = False
     for where, source in _cells(name, text):
-        for secret in secrets_in(source):
+        for secret in find_secrets(source):
             found = True
             yield f"{where}{_line(source, secret)}: {_what(secret)}"
     if not found and text.strip() and _keeps_logins(name):

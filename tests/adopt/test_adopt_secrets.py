@@ -6,7 +6,7 @@ import pytest
 
 from offline_kit.adopt import rewrite
 from offline_kit.adopt.findings import Kind
-from offline_kit.core.redaction import without_secrets
+from offline_kit.core.redaction import redact_secrets
 from offline_kit.rehearsal.causes import explain
 from tests.support.adopting import looked, put
 
@@ -113,7 +113,7 @@ def test_what_is_called_like_a_secret_and_is_none_is_not_told(tmp_path: Path, li
 )
 def test_what_is_no_secret_stays_readable(line: str) -> None:
     """Versions, commits, addresses and names of variables are what the person looks for in the comment."""
-    assert without_secrets(line) == line
+    assert redact_secrets(line) == line
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from offline_kit.checkpoints.frameworks import framework_table, sklearn, trained
 from offline_kit.checkpoints.frameworks.base import newer_than_reader
 from offline_kit.checkpoints.frameworks.framework_table import FRAMEWORKS
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.resources import source
+from offline_kit.core.resources import read_source
 from offline_kit.kit.layout import name_checkpoints, name_preprocessing_files
 from offline_kit.notebook import predict_settings, rendering
 from offline_kit.project import config, images
@@ -395,7 +395,7 @@ def test_pasted_modules_do_not_take_each_others_names() -> None:
     for modules in ((*rendering.RUNTIME, *rendering.PREDICTING), rendering.ALL_RUNTIME):
         names: Counter[str] = Counter()
         for module in modules:
-            for node in ast.parse(source(f"runtime/{module}")).body:
+            for node in ast.parse(read_source(f"runtime/{module}")).body:
                 targets = [getattr(node, "name", None)] if hasattr(node, "name") else []
                 targets += [t.id for t in getattr(node, "targets", ()) if isinstance(t, ast.Name)]
                 targets += (

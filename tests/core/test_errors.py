@@ -2,7 +2,7 @@
 
 import pytest
 
-from offline_kit.core.errors import close_to
+from offline_kit.core.errors import suggest_name
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from offline_kit.core.errors import close_to
 )
 def test_a_name_that_is_nearly_known_is_guessed(name: str, known: list[str], most: int, said: str) -> None:
     """The sentence on an unknown name ends with what is meant most likely, and without a guess where nothing is near."""
-    assert close_to(name, known, most=most) == said
+    assert suggest_name(name, known, limit=most) == said

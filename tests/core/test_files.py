@@ -18,7 +18,7 @@ from offline_kit.core.errors import OutsideError
 
 def test_a_staged_folder_takes_its_name_only_when_whole(tmp_path: Path) -> None:
     """After the block ends well the folder stands under its final name, and nothing else."""
-    with files.staged(tmp_path / "kit") as fresh:
+    with files.stage_folder(tmp_path / "kit") as fresh:
         (fresh / "a").write_text("new")
         assert not (tmp_path / "kit").exists()
     assert (tmp_path / "kit" / "a").read_text() == "new"
@@ -30,7 +30,7 @@ def test_the_old_folder_survives_a_failure(tmp_path: Path, error: type[BaseExcep
     """An error or an interrupt leaves the previous folder as it was and no orphan."""
     (tmp_path / "kit").mkdir()
     (tmp_path / "kit" / "a").write_text("old")
-    with pytest.raises(error), files.staged(tmp_path / "kit") as fresh:
+    with pytest.raises(error), files.stage_folder(tmp_path / "kit") as fresh:
         (fresh / "a").write_text("half")
         raise error
     assert (tmp_path / "kit" / "a").read_text() == "old"
@@ -40,14 +40,14 @@ def test_the_old_folder_survives_a_failure(tmp_path: Path, error: type[BaseExcep
 def test_staging_replaces_the_old_folder_whole(tmp_path: Path) -> None:
     """Nothing of the old folder is left in the new one."""
     for name in ("a", "b"):
-        with files.staged(tmp_path / "kit") as fresh:
+        with files.stage_folder(tmp_path / "kit") as fresh:
             (fresh / name).touch()
     assert [path.name for path in (tmp_path / "kit").iterdir()] == ["b"]
 
 
 def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     """No space left names the place and what to do, and leaves nothing behind."""
-    with pytest.raises(OutsideError, match="no space left") as caught, files.staged(tmp_path / "kit"):
+    with pytest.raises(OutsideError, match="no space left") as caught, files.stage_folder(tmp_path / "kit"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert "--out" in caught.value.hint
     assert "cache prune" in caught.value.hint
@@ -57,14 +57,14 @@ def test_a_full_disk_is_an_error_with_a_remedy(tmp_path: Path) -> None:
 
 def test_an_unwritable_place_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     """A file where a folder must be, or no rights: the place is named."""
-    with pytest.raises(OutsideError, match="cannot write"), files.disk_errors(tmp_path):
+    with pytest.raises(OutsideError, match="cannot write"), files.translate_disk_errors(tmp_path):
         raise OSError(errno.EROFS, "Read-only file system")
 
 
 def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
     """Neither a lock nor a written file crashes where its folder is a file."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutsideError, match="is a file"), files.locked(tmp_path / "file" / "lock"):
+    with pytest.raises(OutsideError, match="is a file"), files.hold_lock(tmp_path / "file" / "lock"):
         pass
     with pytest.raises(OutsideError, match="is a file"):
         files.write_atomic(tmp_path / "file" / "deep" / "name", b"")
@@ -72,7 +72,7 @@ def test_a_file_where_a_folder_belongs_is_named(tmp_path: Path) -> None:
 
 def test_what_fails_under_a_lock_is_not_the_locks_fault(tmp_path: Path) -> None:
     """An unreadable file of the user's is not called an unwritable folder of the lock."""
-    with pytest.raises(PermissionError), files.locked(tmp_path / "lock"):
+    with pytest.raises(PermissionError), files.hold_lock(tmp_path / "lock"):
         raise PermissionError(13, "Permission denied", "somewhere/else")
 
 
@@ -89,13 +89,13 @@ def test_copying_hashes_what_was_written(data: bytes) -> None:
     import hashlib
 
     into = io.BytesIO()
-    assert files.copy_hashed(io.BytesIO(data), into) == (hashlib.sha256(data).hexdigest(), len(data))
+    assert files.copy_and_hash(io.BytesIO(data), into) == (hashlib.sha256(data).hexdigest(), len(data))
     assert into.getvalue() == data
 
 
 def test_a_timestamp_has_its_zone() -> None:
     """The present is written to the second and in UTC, so that it can be compared with what servers say."""
-    written = files.timestamp()
+    written = files.utc_timestamp()
     told = datetime.fromisoformat(written)
     assert written.endswith("+00:00")
     assert told.microsecond == 0
@@ -108,12 +108,12 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
 
     def second() -> None:
         try:
-            with files.locked(tmp_path / "x.lock", timeout=0.05):
+            with files.hold_lock(tmp_path / "x.lock", timeout=0.05):
                 failures.append("got in")
         except OutsideError as error:
             failures.append(error.what)
 
-    with files.locked(tmp_path / "x.lock"):
+    with files.hold_lock(tmp_path / "x.lock"):
         thread = threading.Thread(target=second)
         thread.start()
         thread.join()
@@ -124,16 +124,19 @@ def test_a_lock_keeps_others_out(tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system that takes no new files")
 def test_a_lock_where_no_file_can_be_made_is_told_at_once() -> None:
     """No waiting for the lock's time to run out; the place is named."""
-    with pytest.raises(OutsideError, match="cannot write below '/proc'"), files.locked(Path("/proc/x.lock")):
+    with (
+        pytest.raises(OutsideError, match="cannot write below '/proc'"),
+        files.hold_lock(Path("/proc/x.lock")),
+    ):
         pytest.fail("there is no such lock")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     """A file in its place is an answer from outside, not our bug."""
     (tmp_path / "taken").write_text("")
-    assert files.made(tmp_path / "a" / "b").is_dir()
+    assert files.make_folder(tmp_path / "a" / "b").is_dir()
     with pytest.raises(OutsideError, match="taken"):
-        files.made(tmp_path / "taken")
+        files.make_folder(tmp_path / "taken")
 
 
 @pytest.mark.parametrize(
@@ -142,14 +145,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 )
 def test_sizes_for_a_person(size: float, text: str) -> None:
     """Decimal units, one digit after the point."""
-    assert files.human_size(size) == text
+    assert files.format_size(size) == text
 
 
 @pytest.mark.parametrize("below", ["", "a/b"], ids=["itself", "on the way"])
 def test_a_file_in_the_place_of_a_folder_is_called_one(tmp_path: Path, below: str) -> None:
     """Nothing is to be made writable: the file is named, and what to do with it."""
     (tmp_path / "dist").write_text("")
-    for make in (files.made, lambda place: files.write_atomic(place / "x", "")):
+    for make in (files.make_folder, lambda place: files.write_atomic(place / "x", "")):
         with pytest.raises(OutsideError, match="dist' is a file, where a folder should be") as caught:
             make(tmp_path / "dist" / below)
         assert "remove it" in caught.value.hint
@@ -159,7 +162,7 @@ def test_a_link_that_leads_nowhere_is_called_one(tmp_path: Path) -> None:
     """It is neither a file nor a folder, and nothing can be made at its place."""
     (tmp_path / "dist").symlink_to(tmp_path / "gone")
     with pytest.raises(OutsideError, match="dist' is a link that leads nowhere"):
-        files.made(tmp_path / "dist")
+        files.make_folder(tmp_path / "dist")
 
 
 def test_what_a_killed_run_left_in_the_temporary_folder_goes(tmp_path: Path) -> None:
@@ -172,5 +175,5 @@ def test_what_a_killed_run_left_in_the_temporary_folder_goes(tmp_path: Path) -> 
         if "young" not in name and "new" not in name:
             os.utime(tmp_path / name, (old, old))
     (tmp_path / "offline-kit-link1234").symlink_to(tmp_path / "pip-abcd1234")
-    files.sweep_temporary(tmp_path)
+    files.sweep_temporary_folders(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*kept, "offline-kit-link1234"])

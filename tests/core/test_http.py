@@ -8,7 +8,7 @@ import pytest
 
 from offline_kit.core import http
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.pip_settings import IndexSettings
 from tests.support.local_index import LocalIndex, make_wheel, unreachable
 
@@ -22,8 +22,8 @@ class Clock:
     def __init__(self) -> None:
         self.waits: list[float] = []
 
-    def patience(self, attempts: int = 4) -> Patience:
-        return Patience(attempts=attempts, sleep=self.waits.append)
+    def patience(self, attempts: int = 4) -> RetryPolicy:
+        return RetryPolicy(attempts=attempts, sleep=self.waits.append)
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_download_is_hashed_on_the_way(big: Path, tmp_path: Path) -> None:
     seen: list[int] = []
     with LocalIndex() as index:
         index.add(big)
-        got = http.download(
+        got = http.download_file(
             f"{index.root}/files/{NAME}", tmp_path / "new/part", settings=PLAIN, advance=seen.append
         )
     assert got == digest_of(big) == digest_of(tmp_path / "new/part")
@@ -55,10 +55,12 @@ def test_trouble_that_passes_is_waited_out(big: Path, tmp_path: Path) -> None:
     with LocalIndex() as index:
         index.add(big)
         index.fail(NAME, 503, times=2, headers={"Retry-After": "7"})
-        http.download(f"{index.root}/files/{NAME}", tmp_path / "a", settings=PLAIN, patience=clock.patience())
+        http.download_file(
+            f"{index.root}/files/{NAME}", tmp_path / "a", settings=PLAIN, patience=clock.patience()
+        )
         assert clock.waits == [7, 7]
         index.fail("simple/big", 502, times=3)
-        assert http.ask(f"{index.url}/big/", settings=PLAIN, patience=clock.patience())
+        assert http.fetch_answer(f"{index.url}/big/", settings=PLAIN, patience=clock.patience())
     first, second, third = clock.waits[2:]
     assert first < second < third < 5
 
@@ -69,7 +71,7 @@ def test_a_broken_download_goes_on_where_it_stopped(big: Path, tmp_path: Path) -
     with LocalIndex() as index:
         index.add(big)
         index.cut(NAME, after=50_000, times=5)
-        got = http.download(
+        got = http.download_file(
             f"{index.root}/files/{NAME}",
             tmp_path / "part",
             settings=PLAIN,
@@ -88,7 +90,7 @@ def test_a_half_file_of_an_earlier_run_is_continued(big: Path, tmp_path: Path) -
     part.write_bytes(big.read_bytes()[:200_000])
     with LocalIndex() as index:
         index.add(big)
-        got = http.download(f"{index.root}/files/{NAME}", part, settings=PLAIN, sha256=digest_of(big))
+        got = http.download_file(f"{index.root}/files/{NAME}", part, settings=PLAIN, sha256=digest_of(big))
         assert index.requests[0][1]["Range"] == "bytes=200000-"
     assert got == digest_of(big) == digest_of(part)
 
@@ -101,7 +103,9 @@ def test_a_whole_part_needs_no_body(big: Path, tmp_path: Path, known_size: bool)
     size = big.stat().st_size if known_size else 0
     with LocalIndex() as index:
         index.add(big)
-        http.download(f"{index.root}/files/{NAME}", part, settings=PLAIN, sha256=digest_of(big), size=size)
+        http.download_file(
+            f"{index.root}/files/{NAME}", part, settings=PLAIN, sha256=digest_of(big), size=size
+        )
         assert len(index.requests) == (0 if known_size else 1)
     assert part.read_bytes() == big.read_bytes()
 
@@ -115,7 +119,7 @@ def test_a_part_of_something_else_is_begun_anew(big: Path, tmp_path: Path, left:
     seen: list[int] = []
     with LocalIndex(ranges=ranges) as index:
         index.add(big)
-        got = http.download(
+        got = http.download_file(
             f"{index.root}/files/{NAME}",
             part,
             settings=PLAIN,
@@ -132,7 +136,7 @@ def test_a_part_without_a_hash_is_not_trusted(big: Path, tmp_path: Path) -> None
     (tmp_path / "part").write_bytes(b"whatever")
     with LocalIndex() as index:
         index.add(big)
-        http.download(f"{index.root}/files/{NAME}", tmp_path / "part", settings=PLAIN)
+        http.download_file(f"{index.root}/files/{NAME}", tmp_path / "part", settings=PLAIN)
     assert (tmp_path / "part").read_bytes() == big.read_bytes()
 
 
@@ -143,9 +147,9 @@ def test_another_hash_is_an_error_that_tells_both(big: Path, tmp_path: Path) -> 
         wrong = index.lie_about_hash(NAME)
         address = f"{index.root}/files/{NAME}"
         with pytest.raises(ProjectError, match=NAME) as caught:
-            http.download(address, tmp_path / "part", settings=PLAIN, sha256=wrong)
+            http.download_file(address, tmp_path / "part", settings=PLAIN, sha256=wrong)
         with pytest.raises(ProjectError, match=NAME):
-            http.download(address, tmp_path / "part", settings=PLAIN, size=17)
+            http.download_file(address, tmp_path / "part", settings=PLAIN, size=17)
     told = "\n".join(caught.value.details)
     assert wrong in told
     assert digest_of(big) in told
@@ -157,8 +161,8 @@ def test_an_unreachable_host_ends_in_an_error_without_the_password(tmp_path: Pat
     clock = Clock()
     address = unreachable().replace("://", "://me:secret@")
     for asking in (
-        lambda: http.ask(f"{address}/x/", settings=PLAIN, patience=clock.patience()),
-        lambda: http.download(f"{address}/x", tmp_path / "x", settings=PLAIN, patience=clock.patience()),
+        lambda: http.fetch_answer(f"{address}/x/", settings=PLAIN, patience=clock.patience()),
+        lambda: http.download_file(f"{address}/x", tmp_path / "x", settings=PLAIN, patience=clock.patience()),
     ):
         with pytest.raises(OutsideError, match="cannot reach") as caught:
             asking()
@@ -172,19 +176,19 @@ def test_patience_ends_though_the_server_asks_for_more(tmp_path: Path) -> None:
     with LocalIndex() as index:
         index.fail("/x", 429, times=math.inf, headers={"Retry-After": "86400"})
         with pytest.raises(OutsideError, match="cannot reach"):
-            http.ask(f"{index.root}/x", settings=PLAIN, patience=clock.patience())
+            http.fetch_answer(f"{index.root}/x", settings=PLAIN, patience=clock.patience())
     assert clock.waits == [60, 60, 60]
 
 
 def test_what_is_not_there_is_told_apart_from_trouble(tmp_path: Path) -> None:
     """A page that is missing is an answer; a file that is missing and a refusal are errors."""
     with LocalIndex() as index:
-        assert http.ask(f"{index.url}/none/", settings=PLAIN) is None
+        assert http.fetch_answer(f"{index.url}/none/", settings=PLAIN) is None
         with pytest.raises(OutsideError, match="nothing at"):
-            http.download(f"{index.root}/files/none-1.tar.gz", tmp_path / "x", settings=PLAIN)
+            http.download_file(f"{index.root}/files/none-1.tar.gz", tmp_path / "x", settings=PLAIN)
         index.fail("simple/teapot", 418)
         with pytest.raises(OutsideError, match="418"):
-            http.ask(f"{index.url}/teapot/", settings=PLAIN)
+            http.fetch_answer(f"{index.url}/teapot/", settings=PLAIN)
     assert not (tmp_path / "x").exists()
 
 
@@ -195,21 +199,21 @@ def test_credentials_come_from_the_url_or_netrc(
     with LocalIndex() as index:
         index.add(big)
         inside = index.with_credentials("me", "se@cret")
-        assert http.ask(f"{inside}/big/", settings=PLAIN)
+        assert http.fetch_answer(f"{inside}/big/", settings=PLAIN)
         with pytest.raises(OutsideError, match="401") as caught:
-            http.ask(f"{index.url}/big/", settings=PLAIN)
+            http.fetch_answer(f"{index.url}/big/", settings=PLAIN)
         assert "netrc" in caught.value.hint
         (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password se@cret\n")
         monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-        assert http.ask(f"{index.url}/big/", settings=PLAIN)
+        assert http.fetch_answer(f"{index.url}/big/", settings=PLAIN)
 
 
 def test_silence_counts_as_dead(tmp_path: Path) -> None:
     """A server that says nothing is asked again after the configured time."""
     with LocalIndex() as index:
         index.stall("/x", seconds=1.5)
-        answer = http.ask(
-            f"{index.root}/x", settings=IndexSettings(timeout=0.2), patience=Patience(sleep=lambda _: None)
+        answer = http.fetch_answer(
+            f"{index.root}/x", settings=IndexSettings(timeout=0.2), patience=RetryPolicy(sleep=lambda _: None)
         )
     assert answer is None
     assert len(index.requests) == 2
@@ -220,7 +224,7 @@ def test_the_proxy_of_the_settings_is_used(big: Path) -> None:
     with LocalIndex() as index:
         index.add(big)
         settings = IndexSettings(proxy=index.root)
-        assert http.ask("http://somewhere.invalid/simple/big/", settings=settings)
+        assert http.fetch_answer("http://somewhere.invalid/simple/big/", settings=settings)
 
 
 def test_files_and_folders_answer_too(big: Path, tmp_path: Path) -> None:
@@ -228,18 +232,18 @@ def test_files_and_folders_answer_too(big: Path, tmp_path: Path) -> None:
     folder = tmp_path / "an index"
     folder.mkdir()
     (folder / "index.html").write_text("<a href='x'>x</a>")
-    answer = http.ask(folder.as_uri(), settings=PLAIN)
+    answer = http.fetch_answer(folder.as_uri(), settings=PLAIN)
     assert answer
     assert answer.url.endswith("an%20index/index.html")
-    assert http.ask((folder / "none").as_uri() + "/", settings=PLAIN) is None
-    assert http.download(big.as_uri(), tmp_path / "copy", settings=PLAIN, sha256=digest_of(big)) == digest_of(
-        big
-    )
+    assert http.fetch_answer((folder / "none").as_uri() + "/", settings=PLAIN) is None
+    assert http.download_file(
+        big.as_uri(), tmp_path / "copy", settings=PLAIN, sha256=digest_of(big)
+    ) == digest_of(big)
     with pytest.raises(OutsideError, match="nothing at"):
-        http.download((tmp_path / "none.whl").as_uri(), tmp_path / "copy2", settings=PLAIN)
+        http.download_file((tmp_path / "none.whl").as_uri(), tmp_path / "copy2", settings=PLAIN)
 
 
 def test_other_schemes_are_refused() -> None:
     """An address of another kind is the user's mistake, not the network's."""
     with pytest.raises(UsageError, match="no address"):
-        http.ask("sftp://me:secret@host/x", settings=PLAIN)
+        http.fetch_answer("sftp://me:secret@host/x", settings=PLAIN)

@@ -8,7 +8,7 @@ import pytest
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError
-from offline_kit.core.interpreters import find, uv
+from offline_kit.core.interpreters import find_interpreter, uv_program
 
 RUNNING = "{}.{}".format(*sys.version_info)
 ELSEWHERE = {"PATH": "", "HOME": "/nonexistent", "UV_PYTHON_INSTALL_DIR": "/nonexistent"}
@@ -30,20 +30,20 @@ def answering(path: Path, minor: str, implementation: str = "CPython", gil: str 
 def test_uv_is_the_one_that_came_with_us(monkeypatch: pytest.MonkeyPatch) -> None:
     """uv is found beside us, not on PATH; where it is gone the error says how it comes back."""
     monkeypatch.setenv("PATH", "")
-    assert processes.run([uv(), "--version"]).out.startswith("uv ")
+    assert processes.run_command([uv_program(), "--version"]).out.startswith("uv ")
 
     def gone() -> str:
         raise FileNotFoundError
 
     monkeypatch.setattr("uv.find_uv_bin", gone)
     with pytest.raises(OutsideError, match="uv is not there") as caught:
-        uv()
+        uv_program()
     assert caught.value.hint == "pip install --force-reinstall uv"
 
 
 def test_the_running_interpreter_serves_its_own_version() -> None:
     """The running Python is taken for its own minor, and the base of its environment is named."""
-    found = find(RUNNING, ELSEWHERE)
+    found = find_interpreter(RUNNING, ELSEWHERE)
     assert found is not None
     assert os.path.realpath(found) == os.path.realpath(sys.executable)
 
@@ -53,14 +53,14 @@ def test_a_shim_that_answers_nothing_is_passed_over(tmp_path: Path) -> None:
     script(tmp_path / "shims" / "python3.99", "echo 'command not found' >&2; exit 127")
     real = answering(tmp_path / "pyenv" / "versions" / "3.99.2" / "bin" / "python", "3.99")
     env = {**ELSEWHERE, "PATH": str(tmp_path / "shims"), "PYENV_ROOT": str(tmp_path / "pyenv")}
-    assert find("3.99", env) == real
+    assert find_interpreter("3.99", env) == real
 
 
 def test_the_newest_of_pyenvs_versions_wins(tmp_path: Path) -> None:
     """3.99.10 is newer than 3.99.9."""
     answering(tmp_path / "versions" / "3.99.9" / "bin" / "python", "3.99")
     newest = answering(tmp_path / "versions" / "3.99.10" / "bin" / "python", "3.99")
-    assert find("3.99", {**ELSEWHERE, "PYENV_ROOT": str(tmp_path)}) == newest
+    assert find_interpreter("3.99", {**ELSEWHERE, "PYENV_ROOT": str(tmp_path)}) == newest
 
 
 def test_other_pythons_do_not_count(tmp_path: Path) -> None:
@@ -69,11 +69,11 @@ def test_other_pythons_do_not_count(tmp_path: Path) -> None:
     answering(tmp_path / "b" / "python3.99", "3.99", gil="1")
     answering(tmp_path / "c" / "python3.99", "3.98")
     env = {**ELSEWHERE, "PATH": os.pathsep.join(str(tmp_path / name) for name in "abc")}
-    assert find("3.99", env) is None
+    assert find_interpreter("3.99", env) is None
 
 
 def test_a_folder_on_path_that_cannot_be_looked_into_is_passed_over(tmp_path: Path) -> None:
     """Another user's folder (here: a name too long, which root may not look into either) is no failure."""
     real = answering(tmp_path / "bin" / "python3.99", "3.99")
     path = os.pathsep.join([str(tmp_path / ("x" * 300)), str(real.parent)])
-    assert find("3.99", {**ELSEWHERE, "PATH": path}) == real
+    assert find_interpreter("3.99", {**ELSEWHERE, "PATH": path}) == real

@@ -25,7 +25,7 @@ def test_only_regular_files_and_folders_stay(tmp_path: Path) -> None:
         Path(os.fsdecode(os.fsencode(box) + b"/b\xff")).write_text("x")
         Path(os.fsdecode(os.fsencode(box) + b"/d\xff")).mkdir()
     (box / "deep" / "er").chmod(0)
-    told = leftovers.clean(box)
+    told = leftovers.clean_leftovers(box)
     left = sorted(path.relative_to(box).as_posix() for path in box.rglob("*"))
     assert left == ["deep", "deep/er", "deep/er/kept.txt"]
     assert secret.read_text() == "key"
@@ -42,7 +42,7 @@ def test_many_files_are_no_trouble(tmp_path: Path) -> None:
         place.mkdir()
     for number in range(2000):
         (tmp_path / f"{number}.txt").touch()
-    assert leftovers.clean(tmp_path) == ()
+    assert leftovers.clean_leftovers(tmp_path) == ()
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "nothing"])

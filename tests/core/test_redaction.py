@@ -5,7 +5,7 @@ import time
 import pytest
 
 from offline_kit.cli import crash_report
-from offline_kit.core.redaction import secrets_in, without_secrets
+from offline_kit.core.redaction import find_secrets, redact_secrets
 
 HEX32 = "9f86d081884c7d659a2feaa0c55ad015"
 HEX40 = f"{HEX32}a3bf4f1b"
@@ -96,9 +96,9 @@ def test_secrets_are_found_and_hidden(line: str) -> None:
     value = LINES[line]
     assert any(
         value in line[each.start : each.end] or line[each.start : each.end] in value
-        for each in secrets_in(line)
+        for each in find_secrets(line)
     )
-    for shown in (without_secrets(line), without_secrets(f"+ {line}"), crash_report.redact(line)):
+    for shown in (redact_secrets(line), redact_secrets(f"+ {line}"), crash_report.redact(line)):
         assert value not in shown
         assert shown.count("\n") == line.count("\n")
 
@@ -106,12 +106,12 @@ def test_secrets_are_found_and_hidden(line: str) -> None:
 @pytest.mark.parametrize("line", HARMLESS)
 def test_ordinary_code_is_no_secret(line: str) -> None:
     """Variables, calls, blanks to fill in and hashes do not stop a build."""
-    assert secrets_in(line) == []
+    assert find_secrets(line) == []
 
 
 def test_a_secret_says_what_it_is_and_not_its_value() -> None:
     """The kind and the name are for the message."""
-    (one,) = secrets_in(f"HF_TOKEN = 'hf_{RANDOM}abcdefghij'")
+    (one,) = find_secrets(f"HF_TOKEN = 'hf_{RANDOM}abcdefghij'")
     assert (one.kind, one.name) == ("Hugging Face token", "HF_TOKEN")
     assert RANDOM not in repr(one)
 
@@ -131,5 +131,5 @@ def test_a_secret_says_what_it_is_and_not_its_value() -> None:
 def test_long_lines_cost_no_time(text: str) -> None:
     """Minified and encoded files are read in one pass: no pattern looks twice at a long line."""
     began = time.process_time()
-    secrets_in(text)
+    find_secrets(text)
     assert time.process_time() - began < 20

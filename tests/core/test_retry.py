@@ -7,12 +7,20 @@ from dataclasses import replace
 import pytest
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.retry import PATIENT, PassingError, Patience, StoppedError, Turns, attempts, stoppable
+from offline_kit.core.retry import (
+    PATIENT,
+    RequestThrottle,
+    RetryPolicy,
+    StoppedError,
+    TransientError,
+    retry_attempts,
+    stop_waits_on,
+)
 
-BRISK = Patience(attempts=3, backoff=0.02, longest=0.1)
+BRISK = RetryPolicy(attempts=3, backoff=0.02, longest=0.1)
 
 
-def refused(patience: Patience, after: float | None = None) -> tuple[int, list[float]]:
+def refused(patience: RetryPolicy, after: float | None = None) -> tuple[int, list[float]]:
     """Return how often a far side was asked that always refuses, and the waits in between."""
     waits: list[float] = []
     asked = 0
@@ -21,35 +29,35 @@ def refused(patience: Patience, after: float | None = None) -> tuple[int, list[f
         return OutsideError(str(trouble), hint="later")
 
     with pytest.raises(OutsideError):
-        for attempt in attempts(
+        for attempt in retry_attempts(
             replace(patience, sleep=waits.append), may_pass=lambda _: False, give_up=give_up
         ):
             with attempt:
                 asked += 1
-                raise PassingError("busy", after)
+                raise TransientError("busy", after)
     return asked, waits
 
 
 def test_a_far_side_that_is_busy_is_asked_for_minutes() -> None:
     """At least ten times over more than two minutes, and never sooner than it says."""
-    asked, waits = refused(PATIENT.slower())
+    asked, waits = refused(PATIENT.when_rate_limited())
     assert asked >= 10
     assert sum(waits) > 120
     assert max(waits) <= PATIENT.longest
-    assert set(refused(PATIENT.slower(), after=240.0)[1]) == {240.0}
+    assert set(refused(PATIENT.when_rate_limited(), after=240.0)[1]) == {240.0}
     assert set(refused(PATIENT, after=240.0)[1]) == {60.0}
 
 
 def test_from_the_first_refusal_on_work_goes_one_after_the_other() -> None:
     """And the pause that one was asked to keep, all keep."""
-    turns, inside, most = Turns(), 0, 0
+    turns, inside, most = RequestThrottle(), 0, 0
     began = time.monotonic()
-    turns.slow_down(0.3, BRISK.slower())
+    turns.slow_down(0.3, BRISK.when_rate_limited())
     assert turns.narrow
 
     def work() -> None:
         nonlocal inside, most
-        with turns.turn(BRISK):
+        with turns.take_turn(BRISK):
             inside += 1
             most = max(most, inside)
             time.sleep(0.02)
@@ -66,11 +74,11 @@ def test_from_the_first_refusal_on_work_goes_one_after_the_other() -> None:
 
 def test_a_stop_ends_a_long_wait() -> None:
     """Of a thread whose work nobody wants any more."""
-    turns, stop, ended = Turns(), threading.Event(), threading.Event()
-    turns.slow_down(60.0, BRISK.slower())
+    turns, stop, ended = RequestThrottle(), threading.Event(), threading.Event()
+    turns.slow_down(60.0, BRISK.when_rate_limited())
 
     def work() -> None:
-        with pytest.raises(StoppedError), stoppable(stop), turns.turn(BRISK):
+        with pytest.raises(StoppedError), stop_waits_on(stop), turns.take_turn(BRISK):
             pass
         ended.set()
 

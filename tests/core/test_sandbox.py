@@ -15,7 +15,7 @@ import pytest
 from offline_kit.core import sandbox
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.sandbox import Sandbox
-from offline_kit.core.sandboxes.box import Box, Mount, Outcome
+from offline_kit.core.sandboxes.box import Box, BoxOutcome, Mount
 from tests.support.listener import Listener
 
 STRONG = ("bubblewrap", "unshare", "docker")
@@ -24,9 +24,9 @@ STRONG = ("bubblewrap", "unshare", "docker")
 def all_working() -> list[Sandbox]:
     """Return each sandbox kind that works here, and both bubblewraps where there are two."""
     found = []
-    for kind, program in sandbox._candidates(STRONG):
+    for kind, program in sandbox._list_candidates(STRONG):
         candidate = Sandbox(kind=kind, program=program)
-        if not sandbox._probe(candidate):
+        if not sandbox._probe_sandbox(candidate):
             found.append(candidate)
     return found
 
@@ -78,11 +78,11 @@ class Bench:
         timeout: float = 30,
         memory: int | None = None,
         more: tuple[Mount, ...] = (),
-    ) -> Outcome:
+    ) -> BoxOutcome:
         scratch = self.folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        before = chosen.prefix(scratch)
+        before = chosen.path_prefix(scratch)
         mounts = (
             *python_mounts(),
             Mount(inside="/kaggle/input", source=self.folder / "input"),
@@ -101,9 +101,9 @@ class Bench:
             timeout=timeout,
             memory=memory,
         )
-        return sandbox.run(chosen, box)
+        return sandbox.run_box(chosen, box)
 
-    def python(self, chosen: Sandbox, code: str, **more: object) -> Outcome:
+    def python(self, chosen: Sandbox, code: str, **more: object) -> BoxOutcome:
         return self.run(chosen, python(), "-c", code, **more)  # type: ignore[arg-type]
 
 
@@ -138,7 +138,7 @@ print(json.dumps(said))
 def test_there_is_no_network_but_loopback(bench: Bench, chosen: Sandbox) -> None:
     """A connection, a datagram and a name look-up fail at once, while the loopback carries bytes."""
     began = time.monotonic()
-    assert bench.python(chosen, NETWORK).ok, bench.log
+    assert bench.python(chosen, NETWORK).succeeded, bench.log
     said = json.loads(bench.log)
     assert said == {"connect": "OSError", "udp": "OSError", "dns": "gaierror", "loopback": "ping"}
     assert time.monotonic() - began < 15
@@ -166,7 +166,7 @@ def test_the_users_home_and_other_files_are_not_there(bench: Bench, each: Sandbo
     secret = bench.folder / "secret.txt"
     secret.write_text("x")
     code = "import os, json; print(json.dumps([os.listdir(os.environ['HOME']), os.listdir('/tmp'), os.path.exists('{}')]))"
-    assert bench.python(each, code.replace("{}", str(secret))).ok, bench.log
+    assert bench.python(each, code.replace("{}", str(secret))).succeeded, bench.log
     assert json.loads(bench.log) == [[], [], False]
     shown = ["ls", "-A", str(Path.home())]
     bench.run(each, *shown)
@@ -184,7 +184,9 @@ def test_the_environment_is_clean(bench: Bench, each: Sandbox, monkeypatch: pyte
 
 def test_other_processes_are_not_there(bench: Bench, each: Sandbox) -> None:
     """The box sees its own few processes only."""
-    assert bench.python(each, "import os; print(len([p for p in os.listdir('/proc') if p.isdigit()]))").ok
+    assert bench.python(
+        each, "import os; print(len([p for p in os.listdir('/proc') if p.isdigit()]))"
+    ).succeeded
     assert int(bench.log) <= 5
 
 
@@ -282,7 +284,7 @@ subprocess.run([sys.executable, "-c", hold])
 def test_the_peak_memory_of_a_child_is_counted(bench: Bench, each: Sandbox) -> None:
     """What a grandchild holds counts into the peak."""
     outcome = bench.python(each, HOLDS_60_MB)
-    assert outcome.ok, bench.log
+    assert outcome.succeeded, bench.log
     assert 60_000_000 <= outcome.peak_memory < 160_000_000
     assert outcome.memory_by == "PSS"
 
@@ -291,7 +293,7 @@ def test_a_memory_limit_ends_the_tree(bench: Bench, each: Sandbox) -> None:
     """Above its limit all of it is ended and the outcome says why."""
     outcome = bench.python(each, HOLDS_60_MB, memory=40_000_000)
     assert outcome.over_memory
-    assert not outcome.ok
+    assert not outcome.succeeded
 
 
 def test_a_file_may_lie_over_a_file_of_a_mount(bench: Bench, each: Sandbox) -> None:
@@ -306,12 +308,12 @@ def test_a_file_may_lie_over_a_file_of_a_mount(bench: Bench, each: Sandbox) -> N
 
 def test_shell_lines_find_a_terminal(bench: Bench, each: Sandbox) -> None:
     """Notebooks run `!command` through a pseudo terminal, so there is one to be had."""
-    assert bench.python(each, "import os, pty; print(len(pty.openpty()))").ok, bench.log
+    assert bench.python(each, "import os, pty; print(len(pty.openpty()))").succeeded, bench.log
 
 
 def test_the_weak_sandbox_refuses_sockets(bench: Bench) -> None:
     """Without namespaces Python's sockets are refused all the same, but for the loopback."""
-    assert bench.python(Sandbox(kind="weak", program=None), NETWORK).ok, bench.log
+    assert bench.python(Sandbox(kind="weak", program=None), NETWORK).succeeded, bench.log
     said = json.loads(bench.log)
     assert said == {"connect": "OSError", "udp": "OSError", "dns": "gaierror", "loopback": "ping"}
 
@@ -323,7 +325,7 @@ def test_the_weak_sandbox_lets_the_environments_own_sitecustomize_speak(bench: B
     (own / "sitecustomize.py").write_text("spoken = True")
     env = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(own)}
     code = "import sitecustomize; print(sitecustomize.spoken)"
-    assert bench.python(Sandbox(kind="weak", program=None), code, env=env).ok, bench.log
+    assert bench.python(Sandbox(kind="weak", program=None), code, env=env).succeeded, bench.log
 
 
 def test_the_weak_sandbox_ends_what_left_its_group(bench: Bench) -> None:
@@ -349,16 +351,16 @@ def test_the_best_one_is_chosen_and_the_weak_one_is_warned_of() -> None:
     """Finding prefers real sandboxes; the weak one never passes silently."""
 
     listener = Listener()
-    assert sandbox.find(report=listener).kind == BEST[0].kind
+    assert sandbox.find_sandbox(report=listener).kind == BEST[0].kind
     assert not listener.warnings
-    assert sandbox.find(("weak",), report=listener).weak
+    assert sandbox.find_sandbox(("weak",), report=listener).is_weak
     assert "weak" in listener.warnings[0]
 
 
 def test_no_sandbox_at_all_is_an_error_with_the_remedy() -> None:
     """Where none of the wanted kinds works, the error says how to get one."""
     with pytest.raises(OutsideError) as caught:
-        sandbox.find(())
+        sandbox.find_sandbox(())
     assert "bubblewrap" in caught.value.hint
 
 
@@ -386,7 +388,7 @@ def test_an_ordinary_user_can_use_it(bench: Bench, ordinary_user: list[str], kin
         scratch=bench.folder,
         timeout=20,
     )
-    argv, env = sandbox.command(chosen, box)
+    argv, env = sandbox.build_command(chosen, box)
     # pytest's folders are root's alone: one that everybody may enter stands in for them.
     place = Path("/var/tmp", f"offline-kit-test-{os.getpid()}")
     shutil.copytree(bench.folder / "input", place / "input")
@@ -424,17 +426,17 @@ for top in ("/proc/sys", "/sys", "/etc", "/usr/lib/os-release", "/proc/sysrq-tri
 kept = ["shadow", "gshadow", "sudoers", "ssh", "ssl/private", "pip.conf", "krb5.keytab", "hostname-of-ours"]
 print(json.dumps([opened[:5], [name for name in kept if os.path.exists("/etc/" + name)], pwd.getpwuid(os.getuid()).pw_dir]))
 """
-    assert bench.python(each, code, timeout=60).ok, bench.log
+    assert bench.python(each, code, timeout=60).succeeded, bench.log
     assert json.loads(bench.log.splitlines()[-1]) == [[], [], "/home/kaggle"]
     lines = Path("/etc/passwd").read_text().splitlines()
     own = [line.split(":")[0] for line in lines if line.split(":")[0] not in ("root", "nobody")]
-    assert bench.run(each, "/bin/cat", "/etc/passwd").ok
+    assert bench.run(each, "/bin/cat", "/etc/passwd").succeeded
     assert not {line.split(":")[0] for line in bench.log.splitlines()} & {*own} - {"kaggle"}
 
 
 def test_names_and_certificates_are_found(bench: Bench, each: Sandbox) -> None:
     """What programs read of /etc is there: the trusted certificates, the time zone, the links of alternatives."""
     code = "import ssl, os; print(ssl.create_default_context().cert_store_stats()['x509_ca'], os.path.exists('/etc/ld.so.cache'))"
-    assert bench.python(each, code).ok, bench.log
+    assert bench.python(each, code).succeeded, bench.log
     outside = subprocess.run([python(), "-c", code], capture_output=True, text=True).stdout
     assert bench.log.split() == outside.split()

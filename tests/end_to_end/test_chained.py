@@ -56,7 +56,9 @@ metric = "score.py:nothing"
 def server(tmp_path: Path) -> Iterator[Server]:
     """A local Kaggle that runs notebooks in its sandbox, at once."""
     shop = Workshop(
-        settings=pip_settings.read_pip_settings(os.environ), cache=files.made(files.cache_dir()), yes=True
+        settings=pip_settings.read_pip_settings(os.environ),
+        cache=files.make_folder(files.cache_dir()),
+        yes=True,
     )
     wanted = local_start.Wanted(folder=tmp_path / "state", port=0, settings=Settings().slowed(0))
     with local_start.running(wanted, SandboxRunner(shop)) as running:

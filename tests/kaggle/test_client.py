@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError, UsageError
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.api_types import (
     NewDatasetVersion,
     NoResponseError,
@@ -139,7 +139,7 @@ def test_an_effect_whose_answer_is_lost_is_not_sent_again(
 def test_waits_that_kaggle_asks_for_are_told(bench: Bench) -> None:
     """They may take minutes; a short trouble of its own is none of them."""
     waits: list[float] = []
-    with client_of(bench, patience=Patience(sleep=lambda _: None, tell=waits.append)) as client:
+    with client_of(bench, patience=RetryPolicy(sleep=lambda _: None, tell=waits.append)) as client:
         bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=503, times=2))
         assert client.get_dataset_status(SLUG) == ""
         assert waits == []
@@ -171,7 +171,7 @@ def test_an_effect_is_sent_again_after_429(bench: Bench, alice: KaggleClient) ->
 def test_a_hanging_service_ends_within_the_deadline(bench: Bench) -> None:
     """The client has no timeouts; we have, and the next question works."""
     bench.kaggle.faults.add(Fault(on="GetDatasetStatus", delay=30))
-    with client_of(bench, seconds=1.5, patience=Patience(attempts=1)) as client:
+    with client_of(bench, seconds=1.5, patience=RetryPolicy(attempts=1)) as client:
         began = time.monotonic()
         with pytest.raises(NoResponseError, match="GetDatasetStatus"):
             client.get_dataset_status(SLUG)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.api_types import (
     NewNotebook,
     NewSubmission,
@@ -271,7 +271,7 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
 
 def test_an_answer_of_another_shape_is_no_crash(bench: Bench) -> None:
     """A proxy that answers in Kaggle's place is told as an answer that makes no sense."""
-    with KaggleClient(where(bench), patience=Patience(attempts=1)) as alice:
+    with KaggleClient(where(bench), patience=RetryPolicy(attempts=1)) as alice:
         bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", answer=["no", "object"]))  # type: ignore[arg-type]
         with pytest.raises(NoResponseError, match="GetSubmissionLimits"):
             alice.get_submission_limits(SLUG)

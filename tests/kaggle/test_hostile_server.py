@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import OutsideError
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
@@ -149,7 +149,7 @@ def test_an_answer_that_drips_ends_in_time(tmp_path: Path) -> None:
     with far_end(dripping) as url:
         where = KaggleEndpoint(local=url)
         with (
-            KaggleClient(where, seconds=1.0, patience=Patience(attempts=1)) as client,
+            KaggleClient(where, seconds=1.0, patience=RetryPolicy(attempts=1)) as client,
             pytest.raises(OutsideError),
         ):
             client.get_dataset(SLUG)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.core.git import DIRTY, commit_of
+from offline_kit.core.git import DIRTY, read_commit
 from offline_kit.kaggle.client.api_types import Submission
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 
@@ -120,7 +120,7 @@ def git(folder: Path, *words: str) -> str:
 def test_the_commit_is_told_and_a_changed_tree_marked(tmp_path: Path) -> None:
     """Untracked files, as builds write them, mark nothing."""
     git(tmp_path, "init", "-q")
-    assert commit_of(tmp_path) == "", "no commit yet"
+    assert read_commit(tmp_path) == "", "no commit yet"
     project = tmp_path / "project"
     project.mkdir()
     (project / "model.py").write_text("1")
@@ -128,9 +128,9 @@ def test_the_commit_is_told_and_a_changed_tree_marked(tmp_path: Path) -> None:
     git(tmp_path, "commit", "-q", "-m", "first")
     commit = git(tmp_path, "rev-parse", "HEAD")
     (project / "dist").write_text("built")
-    assert commit_of(project) == commit
+    assert read_commit(project) == commit
     (project / "model.py").write_text("2")
-    assert commit_of(project) == commit + DIRTY
+    assert read_commit(project) == commit + DIRTY
 
 
 def test_without_git_or_a_repository_there_is_no_commit(
@@ -138,7 +138,7 @@ def test_without_git_or_a_repository_there_is_no_commit(
 ) -> None:
     """Never an error: the ledger does without."""
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert commit_of(tmp_path) == ""
-    assert commit_of(tmp_path / "gone") == ""
+    assert read_commit(tmp_path) == ""
+    assert read_commit(tmp_path / "gone") == ""
     monkeypatch.setenv("PATH", "")
-    assert commit_of(tmp_path) == ""
+    assert read_commit(tmp_path) == ""

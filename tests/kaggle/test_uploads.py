@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.local_kaggle.faults import Fault
 from tests.support.local_kaggle import Bench, serving
 
-BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
+BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
 BIG = bytes(range(256)) * 12_000  # three of our chunks
 
 
@@ -58,7 +58,7 @@ def arrived(bench: Bench, token: str) -> bytes:
 
 def uploader(bench: Bench, client: KaggleClient, attempts: int = 4) -> Uploader:
     """Return an uploader with a state that outlives it."""
-    return Uploader(client, bench.folder / "uploads", patience=Patience(attempts=attempts, backoff=0.02))
+    return Uploader(client, bench.folder / "uploads", patience=RetryPolicy(attempts=attempts, backoff=0.02))
 
 
 @pytest.mark.parametrize("data", [b"", b"x", BIG])

@@ -17,7 +17,7 @@ import pytest
 
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
-from offline_kit.core.files import sha256_of, tree
+from offline_kit.core.files import list_tree, sha256_of
 from offline_kit.core.report import SILENT
 from offline_kit.kit import assemble, manifest
 from offline_kit.kit.assemble import KitContents
@@ -173,7 +173,9 @@ def stored(kit: Kit) -> dict[str, str]:
 
 def state(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Return bytes and inode of every file below a folder."""
-    return {str(path): ((folder / path).read_bytes(), (folder / path).stat().st_ino) for path in tree(folder)}
+    return {
+        str(path): ((folder / path).read_bytes(), (folder / path).stat().st_ino) for path in list_tree(folder)
+    }
 
 
 def test_everything_has_its_place(contents: KitContents, tmp_path: Path) -> None:
@@ -397,7 +399,7 @@ def test_the_id_is_the_same_everywhere(tmp_path: Path) -> None:
         dataset = place / "out" / "dataset"
         found = {p.relative_to(dataset): oct(p.stat().st_mode & 0o777) for p in dataset.rglob("*")}
         times = {p.relative_to(dataset): p.stat().st_mtime_ns for p in dataset.rglob("*") if p.is_file()}
-        bytes_of = {path: (dataset / path).read_bytes() for path in tree(dataset)}
+        bytes_of = {path: (dataset / path).read_bytes() for path in list_tree(dataset)}
         results.append((done.stdout, found, times, bytes_of))
     assert results[0] == results[1] == results[2]
     assert set(results[0][1].values()) == {"0o755", "0o644"}
@@ -463,13 +465,13 @@ def test_weights_are_copied_once(contents: KitContents, tmp_path: Path) -> None:
 def test_the_caches_seal_is_kept(contents: KitContents, tmp_path: Path) -> None:
     """A blob that the kit links stays a known one of the cache, by the same time."""
     cache = Cache(tmp_path / "sealed")
-    blob, digest = cache.adopt(Path(shutil.copy(contents.wheelhouse.wheels[0].path, tmp_path / "copy")))
+    blob, digest = cache.store_file(Path(shutil.copy(contents.wheelhouse.wheels[0].path, tmp_path / "copy")))
     sealed = blob.stat().st_mtime_ns
     wheels = (replace(contents.wheelhouse.wheels[0], path=blob), contents.wheelhouse.wheels[1])
     assemble.assemble_kit(replace(contents, wheelhouse=Wheelhouse(wheels=wheels)), tmp_path / "out")
     assert blob.samefile(tmp_path / "out/dataset/packages/timm-1.0_cu1-py3-none-any.whl")
     assert blob.stat().st_mtime_ns == sealed
-    assert cache.find(digest) == blob
+    assert cache.find_blob(digest) == blob
 
 
 def test_the_kit_shares_nothing_with_the_project(contents: KitContents, tmp_path: Path) -> None:
@@ -539,7 +541,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 from offline_kit.core import files
-with files.staged(Path(sys.argv[1])) as stage:
+with files.stage_folder(Path(sys.argv[1])) as stage:
     (stage / "run").mkdir(mode=0o500)
     print("in it", flush=True)
     time.sleep(60)

@@ -339,10 +339,10 @@ def test_a_run_that_the_server_did_not_outlive_is_run_anew(tmp_path: Path) -> No
 def test_a_notebook_runs_in_the_real_sandbox(tmp_path: Path) -> None:
     """Its dataset is mounted read-only where Kaggle has it, there is no network, its output comes back."""
     try:
-        sandbox.find(sandbox.KINDS[:-1])
+        sandbox.find_sandbox(sandbox.KINDS[:-1])
     except OfflineKitError:
         pytest.skip("no real sandbox works on this machine")
-    settings = pip_settings.read_pip_settings(processes.environment(), python=sys.executable)
+    settings = pip_settings.read_pip_settings(processes.copy_environment(), python=sys.executable)
     shop = Workshop(settings=settings, cache=tmp_path / "cache", yes=True)
     cell = """
 import os, pathlib, socket

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from offline_kit.checkpoints.frameworks import framework_table
-from offline_kit.core.resources import templates
+from offline_kit.core.resources import templates_folder
 from offline_kit.project.types import ModelSpec
 from tests.support import command_line
 from tests.support.predicting import Stage
@@ -263,7 +263,7 @@ def test_a_param_of_the_notebook_that_nothing_reads_is_refused(stage: Stage) -> 
 @pytest.mark.parametrize("framework", framework_table.FRAMEWORKS, ids=lambda each: each.name)
 def test_a_framework_says_which_params_its_cell_reads(framework: Any) -> None:
     """The list that a build goes by is what stands in the cell."""
-    text = (templates() / "frameworks" / f"{framework.name}.py.j2").read_text()
+    text = (templates_folder() / "frameworks" / f"{framework.name}.py.j2").read_text()
     read = set(re.findall(r"member\.(?:params\.)?get\(\s*\"(\w+)\"", text))
     read |= set(re.findall(r"said\.get\(\"(\w+)\"", text))
     lent = (

@@ -13,7 +13,7 @@ import pytest
 
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.core.resources import templates
+from offline_kit.core.resources import templates_folder
 from offline_kit.notebook.predict_settings import BATCHES, columns_of, facts
 from offline_kit.notebook.rendering import RUNTIME
 from offline_kit.project.types import Member, ModelSpec, NotebookSettings
@@ -282,7 +282,7 @@ def test_notebooks_of_every_framework_look_cared_for(stage: Stage, task: str) ->
 @pytest.mark.parametrize("name", [each.name for each in framework_table.FRAMEWORKS])
 def test_every_framework_has_its_fragment(name: str) -> None:
     """A framework of the table brings the two functions that a notebook calls."""
-    text = (templates() / "frameworks" / f"{name}.py.j2").read_text()
+    text = (templates_folder() / "frameworks" / f"{name}.py.j2").read_text()
     assert f"def load_{name}(path, member):" in text
     assert f"def predict_{name}(model, batch, member):" in text
 

@@ -59,7 +59,7 @@ def frozen(
         project=folder, requirements=(path,), freeze_path=folder / "lock.txt", engine=engine, upgrade=True
     )
     return freeze_requirements(
-        request, load(name), pip_settings.read_pip_settings(processes.environment()), cache=cache
+        request, load(name), pip_settings.read_pip_settings(processes.copy_environment()), cache=cache
     )
 
 
@@ -84,7 +84,7 @@ def test_kits_are_slim_and_fit(tmp_path: Path, cache: Path, lines: list[str]) ->
     found = frozen(tmp_path, cache, lines)
     assert heavy(found) == set()
     target = ImageTarget(load("kaggle-2026-10-cpu"))
-    index = PackageIndex(pip_settings.read_pip_settings(processes.environment()), cache=cache)
+    index = PackageIndex(pip_settings.read_pip_settings(processes.copy_environment()), cache=cache)
     for one in found.having(Fate.BUNDLED):
         assert one.hashes
         assert choose_file(index.list_files(one.name), one.version, one.hashes, target), one.name
@@ -104,7 +104,7 @@ def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
     request = FreezeRequest(project=tmp_path, requirements=(path,), freeze_path=tmp_path / "lock.txt")
     from dataclasses import replace
 
-    settings = pip_settings.read_pip_settings(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.copy_environment())
     found = freeze_requirements(request, replace(bare, packages=lacking), settings, cache=cache)
     assert bundled(found)["hydra-core"].startswith("1.3.")
     assert bundled(found)["antlr4-python3-runtime"] == "4.9.3"

@@ -200,7 +200,9 @@ def test_pip_tools_tells_the_conflict_and_not_its_builds() -> None:
         "Traceback (most recent call last):\npip._vendor.resolvelib.ResolutionImpossible: "
         "[RequirementInformation(requirement=SpecifierRequirement('a>=9'), parent=None)]\n"
     )
-    told = engines._translate_failure(processes.Done(argv=(), code=1, out="", err=said), Path("/nowhere"))
+    told = engines._translate_failure(
+        processes.CompletedCommand(argv=(), code=1, out="", err=said), Path("/nowhere")
+    )
     assert isinstance(told, engines.NoSolutionError)
     assert told.explanation == (
         "Could not find a version that satisfies the requirement a>=9 (from versions: … 0.87, 0.88, 0.89)",

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError, ProjectError
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from tests.support.local_index import JSON, LocalIndex, folder_index, make_sdist, make_wheel, unreachable
 
-QUICK = Patience(attempts=2, sleep=lambda _: None)
+QUICK = RetryPolicy(attempts=2, sleep=lambda _: None)
 
 
 @pytest.fixture

@@ -234,7 +234,7 @@ def test_every_usual_kind_of_project_becomes_a_wheel(tmp_path: Path, kind: str) 
     """setup.py alone, setuptools, hatchling, flit and poetry, in flat and src layout; what is built twice is the same."""
     base = "src/plants" if kind.endswith("src") else "plants"
     code = {f"{base}/__init__.py": '"""Plants."""\n', f"{base}/model.py": "class Lit: ...\n"}
-    settings = pip_settings.read_pip_settings(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.copy_environment())
     found = []
     for name in ("one", "two")[: 2 if kind in ("setup-py", "hatchling") else 1]:
         project = tree(
@@ -261,7 +261,7 @@ def test_a_version_from_git_is_found(tmp_path: Path) -> None:
     project = tree(
         tmp_path / "p", {"pyproject.toml": text, "plants/__init__.py": "", ".gitignore": "*.log\n"}
     )
-    settings = pip_settings.read_pip_settings(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.copy_environment())
     for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"], ["tag", "v1.2.3"]):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=project, check=True)
     own = own_code.build_own_code(project, (project,), (), KAGGLE, settings, cache=tmp_path / "cache")
@@ -310,7 +310,7 @@ def test_what_is_shipped_imports(tmp_path: Path) -> None:
     for source in own.sources:
         (code / source.original).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.path, code / source.original)
-    env = processes.environment(PYTHONPATH=os.pathsep.join(str(code / root) for root in own.roots))
+    env = processes.copy_environment(PYTHONPATH=os.pathsep.join(str(code / root) for root in own.roots))
     for words in ("import model; model.Lit", "from src.model import Lit"):
         subprocess.run([sys.executable, "-c", words], env=env, cwd=tmp_path, check=True)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from offline_kit.core import processes
 from offline_kit.core.errors import UsageError
 from offline_kit.packages import pip_settings
-from offline_kit.packages.pip_settings import IndexSettings, read_pip_settings, redact
+from offline_kit.packages.pip_settings import IndexSettings, read_pip_settings, redact_urls
 from tests.support.local_index import LocalIndex, make_wheel
 
 
@@ -128,13 +128,13 @@ def test_a_broken_file_is_named_and_shows_no_password(home: dict[str, str]) -> N
 )
 def test_redaction(text: str, shown: str) -> None:
     """Users and passwords go, harmless parts stay."""
-    assert redact(text) == shown
+    assert redact_urls(text) == shown
 
 
 @given(st.from_regex(r"[a-z0-9!$%^&*()_+=,.;:@-]{1,20}", fullmatch=True), st.text(max_size=20))
 def test_no_password_survives(secret: str, around: str) -> None:
     """Whatever stands where a password stands does not come through."""
-    shown = redact(f"{around} https://user:{secret}@host/path")
+    shown = redact_urls(f"{around} https://user:{secret}@host/path")
     assert f"user:{secret}@" not in shown
     assert "https://host/path" in shown
 
@@ -163,8 +163,8 @@ def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
             find_links=(str(links),),
         )
         clean = {**home, "PIP_INDEX_URL": "http://127.0.0.1:9/no", "UV_INDEX_URL": "http://127.0.0.1:9/no"}
-        for_pip = processes.environment(**{**clean, **settings.make_pip_environment()})
-        processes.run(
+        for_pip = processes.copy_environment(**{**clean, **settings.make_pip_environment()})
+        processes.run_command(
             [
                 sys.executable,
                 "-m",
@@ -181,11 +181,11 @@ def test_uv_and_pip_see_the_same(home: dict[str, str], tmp_path: Path) -> None:
             cwd=tmp_path,
         )
         (tmp_path / "requirements.in").write_text("alpha\nbeta\ngamma\n")
-        for_uv = processes.environment(
+        for_uv = processes.copy_environment(
             **{**clean, **settings.make_uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
         )
         arguments = ["pip", "compile", *settings.make_uv_arguments(), "requirements.in"]
-        pins = processes.run([uv.find_uv_bin(), *arguments], env=for_uv, cwd=tmp_path).out
+        pins = processes.run_command([uv.find_uv_bin(), *arguments], env=for_uv, cwd=tmp_path).out
     versions = {"alpha-1.1", "beta-2.0", "gamma-3.0"}
     assert {path.name.removesuffix("-py3-none-any.whl") for path in (tmp_path / "got").iterdir()} == versions
     assert versions <= {line.replace("==", "-") for line in pins.splitlines()}
@@ -207,16 +207,16 @@ def test_no_index_reaches_both(home: dict[str, str], tmp_path: Path) -> None:
             }
         )
         (tmp_path / "in").write_text("gamma\n")
-        for_uv = processes.environment(
+        for_uv = processes.copy_environment(
             **{**settings.make_uv_environment(), "UV_CACHE_DIR": str(tmp_path / "uv")}
         )
-        pins = processes.run(
+        pins = processes.run_command(
             [uv.find_uv_bin(), "pip", "compile", *settings.make_uv_arguments(), "in"],
             env=for_uv,
             cwd=tmp_path,
         )
-        for_pip = processes.environment(**settings.make_pip_environment())
-        processes.run(
+        for_pip = processes.copy_environment(**settings.make_pip_environment())
+        processes.run_command(
             [sys.executable, "-m", "pip", "download", "-d", "got", "gamma"], env=for_pip, cwd=tmp_path
         )
     assert "gamma==3.0" in pins.out

@@ -15,7 +15,7 @@ import uv
 
 from offline_kit.core import interpreters
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.builds.build_environment import find_offline_prefix
 from offline_kit.packages.builds.sdists import settle_sdists
 from offline_kit.packages.index import PackageIndex
@@ -40,7 +40,7 @@ class Yard:
 
     def index(self, url: str = "") -> PackageIndex:
         """Return a fresh reader of the index, or of another address, over the same cache."""
-        patience = Patience(attempts=1)
+        patience = RetryPolicy(attempts=1)
         settings = IndexSettings(index_url=url or self.server.url, timeout=5)
         return PackageIndex(settings, cache=self.folder / "cache", patience=patience)
 
@@ -386,7 +386,7 @@ REAL = {
 @pytest.fixture(scope="module")
 def old_pip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment of Python 3.13 with the image's pip, 24.1.2; returns its interpreter."""
-    python = interpreters.find("3.13", os.environ)
+    python = interpreters.find_interpreter("3.13", os.environ)
     if python is None:
         pytest.skip("no Python 3.13 on this machine")
     home = tmp_path_factory.mktemp("pip") / "env"
@@ -436,7 +436,7 @@ def test_real_sdists_build_offline_with_pip_24_and_uv(name: str, old_pip: Path, 
 @pytest.mark.slow
 def test_a_compiled_sdist_becomes_a_manylinux_wheel(tmp_path: Path) -> None:
     """C is compiled with the image's Python and audited against its glibc; twice the same bytes."""
-    if interpreters.find("3.13", os.environ) is None or shutil.which("gcc") is None:
+    if interpreters.find_interpreter("3.13", os.environ) is None or shutil.which("gcc") is None:
         pytest.skip("needs Python 3.13 and a C compiler")
     image = load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path)
     digests = set()
@@ -453,7 +453,7 @@ def test_a_compiled_sdist_becomes_a_manylinux_wheel(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_rust_crate_without_its_crates_is_an_error(tmp_path: Path) -> None:
     """rpds-py needs Rust and crates.io: where they are not, the error names package and allow_unbuilt."""
-    if interpreters.find("3.13", os.environ) is None:
+    if interpreters.find_interpreter("3.13", os.environ) is None:
         pytest.skip("needs Python 3.13")
     image = load_image("kaggle-2026-10-cpu", accelerator="none", project=tmp_path)
     index = PackageIndex(IndexSettings(), cache=tmp_path / "cache")

@@ -20,7 +20,7 @@ from packaging.tags import sys_tags
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import Advance
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.file_choice import ImageTarget, choose_file
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
@@ -47,7 +47,7 @@ def cache(tmp_path: Path) -> Cache:
 def asking(index: LocalIndex | str, cache: Cache) -> PackageIndex:
     """Return a fresh reader of the index, without memory of earlier answers."""
     url = index if isinstance(index, str) else index.url
-    patience = Patience(attempts=2, backoff=0.01)
+    patience = RetryPolicy(attempts=2, backoff=0.01)
     return PackageIndex(
         IndexSettings(index_url=url, timeout=5), cache=cache.root / "index", patience=patience
     )
@@ -219,12 +219,12 @@ def test_a_cut_download_goes_on_where_it_stopped(index: LocalIndex, cache: Cache
 def test_half_a_file_survives_the_run_that_lost_it(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
     """A run that gives up leaves a part, never a blob; the next run asks for the rest alone."""
     entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 4000}))
-    cache.part(entry.sha256).write_bytes(entry.data[:300_000])
+    cache.partial_path(entry.sha256).write_bytes(entry.data[:300_000])
     house = fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache)
     assert house.wheels[0].path.read_bytes() == entry.data
     asked = [headers.get("Range") for path, headers in index.requests if path.endswith(entry.filename)]
     assert asked == ["bytes=300000-"]
-    assert not cache.part(entry.sha256).exists()
+    assert not cache.partial_path(entry.sha256).exists()
 
 
 def test_an_interrupt_keeps_the_half_file_and_no_final_name(
@@ -243,8 +243,8 @@ def test_an_interrupt_keeps_the_half_file_and_no_final_name(
 
     with pytest.raises(KeyboardInterrupt):
         fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache, report=Interrupting())
-    assert cache.find(entry.sha256) is None
-    assert 0 < cache.part(entry.sha256).stat().st_size < len(entry.data)
+    assert cache.find_blob(entry.sha256) is None
+    assert 0 < cache.partial_path(entry.sha256).stat().st_size < len(entry.data)
     assert threading.active_count() < 20
     assert (
         fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache).wheels[0].sha256
@@ -270,8 +270,8 @@ def test_control_c_ends_a_run_at_once(index: LocalIndex, cache: Cache, tmp_path:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=5)
     assert "KeyboardInterrupt" in said
-    assert cache.find(entry.sha256) is None
-    assert cache.part(entry.sha256).stat().st_size >= 300_000
+    assert cache.find_blob(entry.sha256) is None
+    assert cache.partial_path(entry.sha256).stat().st_size >= 300_000
 
 
 def test_a_corrupted_blob_is_fetched_again(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ def test_a_corrupted_blob_is_fetched_again(index: LocalIndex, cache: Cache, tmp_
     entry = index.add(make_wheel(tmp_path, "left", "1.0"))
     pins = [pin("left", hashes=(f"sha256:{entry.sha256}",))]
     fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
-    cache.blob(entry.sha256).write_bytes(b"!" * len(entry.data))
+    cache.blob_path(entry.sha256).write_bytes(b"!" * len(entry.data))
     house = fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
     assert house.wheels[0].path.read_bytes() == entry.data
 

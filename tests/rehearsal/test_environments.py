@@ -32,7 +32,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shop(cache: Path, **more: object) -> Workshop:
-    return Workshop(settings=pip_settings.read_pip_settings(processes.environment()), cache=cache, **more)  # type: ignore[arg-type]
+    return Workshop(
+        settings=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, **more
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.index

@@ -35,7 +35,7 @@ ALL = sandbox.KINDS[:-1]
 
 def works(kind: str) -> bool:
     try:
-        return sandbox.find([kind]).kind == kind
+        return sandbox.find_sandbox([kind]).kind == kind
     except OfflineKitError:
         return False
 
@@ -127,7 +127,9 @@ class Theatre:
             "timeout": 120,
             **more,
         }
-        settings = wishes.pop("settings", None) or pip_settings.read_pip_settings(processes.environment())
+        settings = wishes.pop("settings", None) or pip_settings.read_pip_settings(
+            processes.copy_environment()
+        )
         return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
 
     def failure(self, *cells: str, **more: Any) -> ProjectError:
@@ -453,7 +455,7 @@ def test_what_a_run_lacked_of_the_image_is_added_and_it_runs_again(
 ) -> None:
     """An engine that a library imports by itself is the environment's to have; the next rehearsal knows it at once."""
     wheels = local_index(theatre.folder)
-    settings = pip_settings.read_pip_settings(processes.environment(PIP_FIND_LINKS=str(wheels)))
+    settings = pip_settings.read_pip_settings(processes.copy_environment(PIP_FIND_LINKS=str(wheels)))
     kit = theatre.kit(*cells, WRITE)
     name = f"here-{len(cells)}"  # what was lacked before is known for an image
     more = {"env": "matching", "image": replace(image(readerlib="1.0", enginelib="1.0"), name=name)}
@@ -475,7 +477,7 @@ def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
     use = "import sys; sys.path.append('/kaggle/input/datasets/me/plant-kit/code'); import loose"
     code = {"code/loose.py": b"import readerlib\n"}
     kit = theatre.kit(use, WRITE, files=code, plan={"image": "image.toml"})
-    settings = pip_settings.read_pip_settings(processes.environment(PIP_FIND_LINKS=str(wheels)))
+    settings = pip_settings.read_pip_settings(processes.copy_environment(PIP_FIND_LINKS=str(wheels)))
     listed = load_image("image.toml", accelerator="none", project=theatre.folder)
     theatre.rehearse(kit, settings=settings, env="matching", image=listed)
     before = sorted(path.name for path in (theatre.cache / "environments").glob("*-*"))

@@ -85,10 +85,10 @@ def environment(row: Row) -> Path:
     versions = images.load(IMAGE, accelerator="none", project=Path()).packages
     wanted = [pinned(name, versions) for name in (*TABLES, *row.packages)]
     alone = [pinned(name, versions) for name in row.alone]
-    base = interpreters.find("3.13", os.environ)
+    base = interpreters.find_interpreter("3.13", os.environ)
     assert base is not None
     key = hashlib.sha256(repr((wanted, alone, str(base))).encode()).hexdigest()[:16]
-    folder = files.made(files.cache_dir() / "test-matrix")
+    folder = files.make_folder(files.cache_dir() / "test-matrix")
     made = folder / key
     with FileLock(folder / f"{key}.lock"):
         if not (made / "whole").exists():

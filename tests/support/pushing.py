@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.retry import Patience
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import push_datasets as pushing
@@ -23,7 +23,7 @@ from tests.support.local_kaggle import Bench
 
 PYTHON = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
 """Another Python to run the same tests with the version of the client that it has."""
-BRISK = Patience(attempts=4, backoff=0.02, longest=1.0)
+BRISK = RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
 EAGER = PollPolicy(visibility_timeout=1.5, processing_timeout=20.0, first_interval=0.02, max_interval=0.1)
 FILES = {
     "packages/a.whl": b"a wheel",

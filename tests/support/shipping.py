@@ -56,7 +56,7 @@ HURRIED = """
 import sys
 from offline_kit.core import retry as patience
 from offline_kit.kaggle.push import poll_policy as waiting
-patience.PATIENT = patience.Patience(attempts=4, backoff=0.02, longest=1.0)
+patience.PATIENT = patience.RetryPolicy(attempts=4, backoff=0.02, longest=1.0)
 waiting.DEFAULT_POLL = waiting.PollPolicy(visibility_timeout={grace}, processing_timeout={processing}, first_interval=0.02, max_interval=0.1)
 from offline_kit.kaggle.client import calls
 calls.READ_SECONDS = {answer}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.sandboxes.box import Outcome
+from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import verdict
 from offline_kit.rehearsal.execution import Bench, Ran
@@ -49,7 +49,7 @@ def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Ran:
     (folder / "log.txt").write_text(log)
     outcome = {"code": 0, "seconds": 1.0, "peak_memory": 5_000_000, "memory_by": "PSS", **end}
     return Ran(
-        outcome=Outcome(**outcome),
+        outcome=BoxOutcome(**outcome),
         executed=folder / "executed.ipynb",
         log=folder / "log.txt",
         working=folder / "working",

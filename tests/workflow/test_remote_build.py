@@ -102,7 +102,7 @@ def test_a_box_has_the_network_only_where_it_may(tmp_path: Path, kind: str, *, n
     from offline_kit.core.errors import OutsideError
 
     try:
-        chosen = sandbox.find([kind])
+        chosen = sandbox.find_sandbox([kind])
     except OutsideError:
         pytest.skip(f"no {kind} here")
     (tmp_path / "scratch").mkdir()
@@ -117,7 +117,7 @@ def test_a_box_has_the_network_only_where_it_may(tmp_path: Path, kind: str, *, n
             timeout=30,
             network=network,
         )
-        assert sandbox.run(chosen, box).ok is network, (tmp_path / "log").read_text()
+        assert sandbox.run_box(chosen, box).succeeded is network, (tmp_path / "log").read_text()
 
 
 # ------------------------------------------------------------------ what is asked for

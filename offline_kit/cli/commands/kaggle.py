@@ -220,7 +220,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
         settings=Settings(layout=flags["layout"]).slowed(flags["slow"]),
     )
     console = console_of(quiet=quiet, as_json=as_json)
-    settings = pip_settings.read_pip_settings(processes.environment())
+    settings = pip_settings.read_pip_settings(processes.copy_environment())
     shop = Workshop(settings=settings, cache=files.cache_dir(), yes=True)
     # Notebooks run in the sandbox, in the running environment or in the versions of their kit's image.
     runner = SandboxRunner(shop, current=flags["env"] == "current")

@@ -18,13 +18,13 @@ def notebook(
     project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, **flags: Any
 ) -> None:
     """Render the notebook of the kit that is there, after a change of template or params."""
-    from offline_kit.core.files import locked
+    from offline_kit.core.files import hold_lock
     from offline_kit.workflow import pipeline
 
     console = console_of(quiet=quiet, as_json=as_json)
     config = load_config(project, flags)
     pipeline.kit_of(config)  # before the lock makes a folder for one that is not there
-    with locked(config.out.parent / f".{config.out.name}.lock"):
+    with hold_lock(config.out.parent / f".{config.out.name}.lock"):
         kit, rendered = pipeline.render(config, report=console)
         folder = into.absolute() if into else config.out / "notebook"
         before = {name: _text(folder / name) for name in rendered.texts()}

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from offline_kit.cli.console import Console
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
@@ -17,7 +17,7 @@ def show_made(made: "Chained", console: Console) -> None:
     record = made.record
     console.note(
         f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
-        f" {human_size(made.size)}, stay there until a rehearsal here needs them"
+        f" {format_size(made.size)}, stay there until a rehearsal here needs them"
     )
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.cli.console import Console
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 
 if TYPE_CHECKING:
     # Only named: showing a difference must not import what a verification needs.
@@ -47,7 +47,7 @@ def _part_row(check: "PartCheck") -> tuple[str, ...]:
         str(remote.version),
         remote.state,
         "yes" if remote.private else "NO",
-        f"{len(remote.files)}, {human_size(sum(file.size for file in remote.files))}",
+        f"{len(remote.files)}, {format_size(sum(file.size for file in remote.files))}",
         "no" if check.problems else "yes",
     )
 
@@ -144,11 +144,11 @@ def _package_line(each: "PackageChange") -> str:
 def _file_line(each: "FileChange") -> str:
     mark = _MARKS.get(each.change, "~")
     if each.change == "renamed":
-        return f"{mark} {each.was} -> {each.name} ({human_size(each.after)}, the same bytes)"
+        return f"{mark} {each.was} -> {each.name} ({format_size(each.after)}, the same bytes)"
     if each.change == "changed":
-        sizes = dict.fromkeys((human_size(each.before), human_size(each.after)))
+        sizes = dict.fromkeys((format_size(each.before), format_size(each.after)))
         return f"{mark} {each.name} ({' -> '.join(sizes)})"
-    return f"{mark} {each.name} ({human_size(each.before or each.after)})"
+    return f"{mark} {each.name} ({format_size(each.before or each.after)})"
 
 
 def _notebook_lines(change: "NotebookChange") -> Iterator[str]:

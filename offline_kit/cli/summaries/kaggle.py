@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.cli.console import Console
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
@@ -47,7 +47,7 @@ def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: C
             part.ref,
             str(part.action),
             str(part.file_count),
-            human_size(part.upload_size),
+            format_size(part.upload_size),
             part.reason,
         )
         for part in plan.parts

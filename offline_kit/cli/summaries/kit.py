@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.cli.console import Console
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 from offline_kit.project import images
 from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding, Freeze, Kit, Severity
 
@@ -111,8 +111,8 @@ def show_build(built: "Built", console: Console, *, final: bool = True, typed: s
         for one in contents.prepared_sdists
     }
     _show_freeze(contents.freeze, sizes, console)
-    own = [(wheel.filename, human_size(wheel.size)) for wheel in contents.own.wheels]
-    own += [(source.original, human_size(source.path.stat().st_size)) for source in contents.own.sources]
+    own = [(wheel.filename, format_size(wheel.size)) for wheel in contents.own.wheels]
+    own += [(source.original, format_size(source.path.stat().st_size)) for source in contents.own.sources]
     console.table("Own code", ("file", "size"), own)
     _show_checkpoints(contents.checkpoints, console)
     for line in built.advice:
@@ -148,7 +148,7 @@ def _show_findings(findings: Iterable[Finding], console: Console) -> None:
 def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
     """Show how a rehearsal went and where its evidence lies."""
     memory = (
-        f"{human_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
+        f"{format_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
     )
     rows_told = f" ({_count(passed.rows, 'row')})" if passed.rows else ""
     rows = [
@@ -209,7 +209,7 @@ def _rehearsal_line(last: dict[str, Any] | None) -> str:
 
 def show_pruned(freed: int, console: Console) -> None:
     """Say what a clean-up of the cache freed."""
-    console.lines([f"freed {human_size(freed)}"])
+    console.lines([f"freed {format_size(freed)}"])
     console.result({"ok": True, "freed": freed})
 
 
@@ -218,7 +218,7 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
         (
             pin.name,
             pin.version,
-            human_size(sizes[pin.name]) if pin.name in sizes else "",
+            format_size(sizes[pin.name]) if pin.name in sizes else "",
             _asked(pin.asked_by),
             pin.reason,
         )
@@ -243,7 +243,7 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
 
 
 def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
-    rows = [(one.original, human_size(one.size), _kind(one)) for one in checkpoints]
+    rows = [(one.original, format_size(one.size), _kind(one)) for one in checkpoints]
     console.table("Checkpoints", ("file", "size", "kind"), rows)
 
 
@@ -269,7 +269,7 @@ def _count(number: int, noun: str) -> str:
 
 def _extent(kit: Kit) -> str:
     entries = [entry for part in kit.parts for entry in part.entries]
-    return f"{_count(len(entries), 'file')}, {human_size(sum(entry.size for entry in entries))}"
+    return f"{_count(len(entries), 'file')}, {format_size(sum(entry.size for entry in entries))}"
 
 
 def _kit_facts(kit: Kit) -> dict[str, Any]:

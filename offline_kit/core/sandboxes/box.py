@@ -18,10 +18,10 @@ PROC_READ_ONLY = ("acpi", "bus", "fs", "irq", "scsi", "sys", "sysrq-trigger")
 _VISIBLE = ("/usr/", "/etc/", "/proc/", "/nix/", "/gnu/")
 
 
-def etc_entries() -> tuple[Path, ...]:
+def list_etc_entries() -> tuple[Path, ...]:
     """Return the files and folders of this machine's /etc that a box may see."""
-    found = {path for pattern in _ETC.split() for path in Path("/etc").glob(pattern) if path.exists()}
-    return tuple(sorted(found))
+    entries = {path for pattern in _ETC.split() for path in Path("/etc").glob(pattern) if path.exists()}
+    return tuple(sorted(entries))
 
 
 def is_kept_link(path: Path) -> bool:
@@ -29,7 +29,7 @@ def is_kept_link(path: Path) -> bool:
     return path.is_symlink() and str(path.resolve()).startswith(_VISIBLE)
 
 
-def accounts(uid: int) -> dict[str, str]:
+def account_files(uid: int) -> dict[str, str]:
     """Return /etc/passwd and /etc/group for a box in which this user runs; the machine's own stay outside."""
     users = {0: "root", 65534: "nobody", uid: "root" if uid == 0 else "kaggle"}
     passwd = [f"{name}:x:{number}:{number}::/home/kaggle:/bin/sh" for number, name in sorted(users.items())]
@@ -76,7 +76,7 @@ class Box:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class BoxOutcome:
     """How a boxed command ended."""
 
     code: int
@@ -93,6 +93,6 @@ class Outcome:
     """Ended because the tree held more than its limit."""
 
     @property
-    def ok(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether it ended well."""
         return self.code == 0 and not self.timed_out and not self.over_memory

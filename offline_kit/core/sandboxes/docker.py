@@ -10,35 +10,37 @@ from pathlib import Path
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.core.sandboxes.box import SYSTEM, Box, accounts, etc_entries
+from offline_kit.core.sandboxes.box import SYSTEM, Box, account_files, list_etc_entries
 
 _IMAGE = "offline-kit-empty:1"
 _OF_DOCKER = ("hosts", "resolv.conf")
 """Files that docker gives every container."""
 
 
-def program() -> Path | None:
+def find_program() -> Path | None:
     """Return `docker` where an engine answers it and the empty image can be made; else None."""
-    docker = processes.which("docker") if sys.platform == "linux" else None
+    docker = processes.find_program("docker") if sys.platform == "linux" else None
     if not docker:
         return None
     try:
-        if not processes.run([docker, "version", "--format", "{{.Server.Os}}"], check=False, timeout=10).ok:
+        if not processes.run_command(
+            [docker, "version", "--format", "{{.Server.Os}}"], check=False, timeout=10
+        ).succeeded:
             return None
-        if not processes.run([docker, "image", "inspect", _IMAGE], check=False, timeout=20).ok:
+        if not processes.run_command([docker, "image", "inspect", _IMAGE], check=False, timeout=20).succeeded:
             empty = f"tar -cf - --files-from /dev/null | '{docker}' import - {_IMAGE}"
-            processes.run(["sh", "-c", empty], timeout=60)
+            processes.run_command(["sh", "-c", empty], timeout=60)
     except OfflineKitError:
         return None
     return docker
 
 
-def command(docker: Path, box: Box) -> list[str]:
+def build_command(docker: Path, box: Box) -> list[str]:
     """Return the command that runs a box in a container, without network unless it may use this machine's."""
     words = [str(docker), "run", "--rm", "--network", "host" if box.network else "none", "--cap-drop", "ALL"]
     words += [
         "--name",
-        name_of(box),
+        container_name(box),
         "--security-opt",
         "no-new-privileges",
         "--hostname",
@@ -51,39 +53,39 @@ def command(docker: Path, box: Box) -> list[str]:
         path = Path("/", name)
         # The container has no links of its own: /bin -> usr/bin is shown as the folder that it means.
         if path.is_dir() and name != "sys":
-            words += _mount(path.resolve(), f"/{name}", writable=False)
-    for path in etc_entries():
+            words += _mount_option(path.resolve(), f"/{name}", writable=False)
+    for path in list_etc_entries():
         if path.name not in _OF_DOCKER:
-            words += _mount(path.resolve(), str(path), writable=False)
-    for name, text in accounts(os.getuid()).items():
+            words += _mount_option(path.resolve(), str(path), writable=False)
+    for name, text in account_files(os.getuid()).items():
         (box.scratch / name).write_text(text)
-        words += _mount(box.scratch / name, f"/etc/{name}", writable=False)
+        words += _mount_option(box.scratch / name, f"/etc/{name}", writable=False)
     for mount in box.mounts:
-        words += _mount(mount.source, mount.inside, writable=mount.writable)
+        words += _mount_option(mount.source, mount.inside, writable=mount.writable)
     for link, target in box.links.items():
-        words += _mount(Path(link).parent.joinpath(target).resolve(), link, writable=False)
+        words += _mount_option(Path(link).parent.joinpath(target).resolve(), link, writable=False)
     for name, value in box.env.items():
         words += ["--env", f"{name}={value}"]
     return [*words, _IMAGE, *box.argv]
 
 
-def name_of(box: Box) -> str:
+def container_name(box: Box) -> str:
     """Return the container's name: the scratch folder's, which no other run has."""
     return "offline-kit-" + "".join(c for c in box.scratch.parent.name + box.scratch.name if c.isalnum())
 
 
-def _mount(source: Path, inside: str, *, writable: bool) -> list[str]:
+def _mount_option(source: Path, inside: str, *, writable: bool) -> list[str]:
     return ["--volume", f"{source}:{inside}:{'rw' if writable else 'ro'}"]
 
 
-def kill(docker: Path, box: Box) -> None:
+def kill_container(docker: Path, box: Box) -> None:
     """End the container, if it is still there: the client's end does not end it."""
-    processes.run([docker, "kill", name_of(box)], check=False, timeout=30)
+    processes.run_command([docker, "kill", container_name(box)], check=False, timeout=30)
 
 
 def first_process(docker: Path, box: Box) -> int | None:
     """Return the process id of the container's first process on this machine, or None before it runs."""
-    done = processes.run(
-        [docker, "inspect", "--format", "{{.State.Pid}}", name_of(box)], check=False, timeout=10
+    done = processes.run_command(
+        [docker, "inspect", "--format", "{{.State.Pid}}", container_name(box)], check=False, timeout=10
     )
-    return int(done.out) if done.ok and done.out.strip().isdigit() and int(done.out) else None
+    return int(done.out) if done.succeeded and done.out.strip().isdigit() and int(done.out) else None

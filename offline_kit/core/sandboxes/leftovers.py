@@ -11,7 +11,7 @@ LIMIT = 20 * 1024**3
 _SHOWN = 5
 
 
-def clean(folder: Path, *, limit: int = LIMIT) -> tuple[str, ...]:
+def clean_leftovers(folder: Path, *, limit: int = LIMIT) -> tuple[str, ...]:
     """Delete what is no regular file or folder, has no UTF-8 name or is larger than `limit`; say what it was.
 
     Links are deleted, never followed: a box can point them at any file of this machine. Folders that it
@@ -20,19 +20,19 @@ def clean(folder: Path, *, limit: int = LIMIT) -> tuple[str, ...]:
     deleted: list[str] = []
     pending = [folder]
     while pending:
-        place = pending.pop()
+        folder_path = pending.pop()
         with suppress(OSError):
-            place.chmod(0o700)
+            folder_path.chmod(0o700)
         try:
-            entries = list(os.scandir(place))
+            entries = list(os.scandir(folder_path))
         except OSError:
             entries = []
         for entry in entries:
             found = entry.stat(follow_symlinks=False)
-            wrong = _wrong(entry, found, limit)
-            if wrong:
-                deleted.append(f"'{_shown(entry.path, folder)}' is {wrong}")
-                _delete(entry)
+            problem = _describe_problem(entry, found, limit)
+            if problem:
+                deleted.append(f"'{_shown_path(entry.path, folder)}' is {problem}")
+                _delete_entry(entry)
             elif stat.S_ISDIR(found.st_mode):
                 pending.append(Path(entry.path))
     more = [f"{len(deleted) - _SHOWN} more such files"] if len(deleted) > _SHOWN else []
@@ -48,7 +48,7 @@ def is_regular(path: Path, *, limit: int = LIMIT) -> bool:
     return stat.S_ISREG(found.st_mode) and found.st_size <= limit
 
 
-def _wrong(entry: "os.DirEntry[str]", found: os.stat_result, limit: int) -> str:
+def _describe_problem(entry: "os.DirEntry[str]", found: os.stat_result, limit: int) -> str:
     try:
         entry.name.encode()
     except UnicodeEncodeError:
@@ -62,7 +62,7 @@ def _wrong(entry: "os.DirEntry[str]", found: os.stat_result, limit: int) -> str:
     return ""
 
 
-def _delete(entry: "os.DirEntry[str]") -> None:
+def _delete_entry(entry: "os.DirEntry[str]") -> None:
     with suppress(OSError):
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path, ignore_errors=True)
@@ -70,5 +70,5 @@ def _delete(entry: "os.DirEntry[str]") -> None:
             Path(entry.path).unlink()
 
 
-def _shown(path: str, folder: Path) -> str:
+def _shown_path(path: str, folder: Path) -> str:
     return os.path.relpath(path, folder).encode(errors="backslashreplace").decode()

@@ -6,7 +6,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 
 
-class Tree:
+class ProcessTree:
     """Samples one process tree and remembers the peak.
 
     PSS rather than a control group's own peak: that one counts the cached pages of every file read,
@@ -23,15 +23,15 @@ class Tree:
         self.by = "not measured"
         """"PSS"; "RSS" as soon as one process would not show its PSS; "not measured" without /proc."""
 
-    def sample(self) -> int:
+    def sample_memory(self) -> int:
         """Read the tree once and return the bytes that it holds now."""
         now = 0
-        for pid in self.pids():
-            now += self._held(pid)
+        for pid in self.list_pids():
+            now += self._read_memory(pid)
         self.peak = max(self.peak, now)
         return now
 
-    def pids(self) -> list[int]:
+    def list_pids(self) -> list[int]:
         """Return the processes of the tree that are alive now."""
         children: dict[int, list[int]] = {}
         began: dict[int, int] = {}
@@ -40,32 +40,32 @@ class Tree:
                 pid = int(entry.parent.name)
                 children.setdefault(state[0], []).append(pid)
                 began[pid] = state[1]
-        found, queue = [], [self.root] if self.root in began else []
+        pids, queue = [], [self.root] if self.root in began else []
         while queue:
             pid = queue.pop()
-            found.append(pid)
+            pids.append(pid)
             queue += children.get(pid, [])
-        self.seen.update({pid: began[pid] for pid in found})
-        return found
+        self.seen.update({pid: began[pid] for pid in pids})
+        return pids
 
-    def left(self) -> list[int]:
+    def list_remaining(self) -> list[int]:
         """Return those of the tree that are alive now, also where their parent is gone."""
         now = {pid: _parent_and_start(_PROC / str(pid) / "stat") for pid in self.seen}
         return [pid for pid, state in now.items() if state and state[1] == self.seen[pid]]
 
-    def _held(self, pid: int) -> int:
+    def _read_memory(self, pid: int) -> int:
         try:
             for line in (_PROC / str(pid) / "smaps_rollup").read_bytes().splitlines():
                 if line.startswith(b"Pss:"):
                     self.by = "PSS" if self.by != "RSS" else "RSS"
                     return int(line.split()[1]) * 1024
         except (PermissionError, FileNotFoundError):
-            return self._resident(pid)
+            return self._read_resident(pid)
         except OSError:
             pass  # it ended between the listing and the reading
         return 0
 
-    def _resident(self, pid: int) -> int:
+    def _read_resident(self, pid: int) -> int:
         try:
             pages = int((_PROC / str(pid) / "statm").read_bytes().split()[1])
         except (OSError, IndexError):

@@ -5,7 +5,14 @@ import sys
 from pathlib import Path
 
 from offline_kit.core import processes
-from offline_kit.core.sandboxes.box import PROC_READ_ONLY, SYSTEM, Box, accounts, etc_entries, is_kept_link
+from offline_kit.core.sandboxes.box import (
+    PROC_READ_ONLY,
+    SYSTEM,
+    Box,
+    account_files,
+    is_kept_link,
+    list_etc_entries,
+)
 
 _NEEDED = ("unshare", "setpriv", "mount", "chroot", "sh")
 _LOOPBACK_UP = (
@@ -41,40 +48,40 @@ ln -s /proc/self/fd "$ROOT/dev/fd"
 """
 
 
-def program() -> Path | None:
+def find_program() -> Path | None:
     """Return `unshare`, or None where it or one of its companions is missing."""
-    return _which("unshare") if all(_which(name) for name in _NEEDED) else None
+    return _find_tool("unshare") if all(_find_tool(name) for name in _NEEDED) else None
 
 
-def _which(name: str) -> Path | None:
+def _find_tool(name: str) -> Path | None:
     # An ordinary user's PATH often lacks the folders of the administrator's programs.
-    candidates = (processes.which(name), Path("/usr/sbin", name), Path("/sbin", name))
+    candidates = (processes.find_program(name), Path("/usr/sbin", name), Path("/sbin", name))
     return next((path for path in candidates if path and path.exists()), None)
 
 
-def command(unshare: Path, box: Box) -> list[str]:
+def build_command(unshare: Path, box: Box) -> list[str]:
     """Return the command that runs a box in namespaces of its own; `box.scratch` becomes its root."""
-    words = [str(_which("setpriv")), "--pdeathsig", "KILL", str(unshare)]
+    words = [str(_find_tool("setpriv")), "--pdeathsig", "KILL", str(unshare)]
     words += ["--user", "--map-root-user", *([] if box.network else ["--net"])]
     words += ["--mount", "--pid", "--fork", "--kill-child"]
-    words += ["--ipc", "--uts", str(_which("sh")), "-c", script(box), "sh", *box.argv]
+    words += ["--ipc", "--uts", str(_find_tool("sh")), "-c", mount_script(box), "sh", *box.argv]
     return words
 
 
-def script(box: Box) -> str:
+def mount_script(box: Box) -> str:
     """Return the script that lays out the mounts and enters them, without capabilities, for "$@"."""
     root = str(box.scratch)
-    lines = [f"ROOT={shlex.quote(root)}", _PRELUDE.replace("MOUNT", str(_which("mount")))]
+    lines = [f"ROOT={shlex.quote(root)}", _PRELUDE.replace("MOUNT", str(_find_tool("mount")))]
     for name in PROC_READ_ONLY:
-        place = f"{root}/proc/{name}"
-        lines.append(f"[ ! -e {place} ] || {shlex.join(['show', place, place])}")
-    for path in (*(Path("/", name) for name in SYSTEM), *etc_entries()):
+        target_path = f"{root}/proc/{name}"
+        lines.append(f"[ ! -e {target_path} ] || {shlex.join(['show', target_path, target_path])}")
+    for path in (*(Path("/", name) for name in SYSTEM), *list_etc_entries()):
         if is_kept_link(path):
             lines.append(shlex.join(["mkdir", "-p", root + str(path.parent)]))
             lines.append(shlex.join(["ln", "-s", str(path.readlink()), root + str(path)]))
         elif path.exists():
             lines.append(shlex.join(["show", str(path), root + str(path)]))
-    lines += [f"printf %s {shlex.quote(text)} > {root}/etc/{name}" for name, text in accounts(0).items()]
+    lines += [f"printf %s {shlex.quote(text)} > {root}/etc/{name}" for name, text in account_files(0).items()]
     for mount in box.mounts:
         verb = "bind" if mount.writable else "show"
         lines.append(shlex.join([verb, str(mount.source), root + mount.inside]))
@@ -83,8 +90,14 @@ def script(box: Box) -> str:
         lines.append(shlex.join(["ln", "-s", target, root + link]))
     python = shlex.join([sys.executable, "-I", "-c", _LOOPBACK_UP])
     if not box.network:  # a network of its own begins with its loopback down
-        lines.append(f"{_which('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
-    enter = [str(_which("chroot")), root, str(_which("setpriv")), "--bounding-set=-all", "--inh-caps=-all"]
+        lines.append(f"{_find_tool('ip') or 'ip'} link set lo up 2>/dev/null || {python}")
+    enter = [
+        str(_find_tool("chroot")),
+        root,
+        str(_find_tool("setpriv")),
+        "--bounding-set=-all",
+        "--inh-caps=-all",
+    ]
     enter += ["--no-new-privs", "/bin/sh", "-c", f'cd {shlex.quote(box.cwd)} && "$@"; exit $?', "sh"]
     # The inner shell stays as process 1 of the namespace: when it ends, all that is left ends with it.
     lines.append(f'exec {shlex.join(enter)} "$@"')

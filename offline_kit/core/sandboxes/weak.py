@@ -59,12 +59,12 @@ finally:
 '''
 
 
-def command(box: Box) -> tuple[list[str], dict[str, str]]:
+def build_command(box: Box) -> tuple[list[str], dict[str, str]]:
     """Lay out `box.scratch` as the root and return the command with its environment."""
     for mount in box.mounts:
-        _link(box.scratch, mount.inside, str(mount.source.absolute()))
+        _link_mount(box.scratch, mount.inside, str(mount.source.absolute()))
     for path, target in box.links.items():
-        _link(box.scratch, path, target)
+        _link_mount(box.scratch, path, target)
     if box.network:
         return list(box.argv), dict(box.env)
     hooks = box.scratch / "hooks"
@@ -74,26 +74,26 @@ def command(box: Box) -> tuple[list[str], dict[str, str]]:
     return list(box.argv), {**box.env, **_OBSTACLES, "PYTHONPATH": os.pathsep.join([str(hooks), *before])}
 
 
-def _link(root: Path, inside: str, target: str) -> None:
+def _link_mount(root: Path, inside: str, target: str) -> None:
     if Path(target) == Path(inside):
         return  # seen at its own path anyway
-    place = root / inside.lstrip("/")
-    _unfold(root, place.parent)
-    if place.is_symlink():
-        place.unlink()
-    place.symlink_to(target)
+    link_path = root / inside.lstrip("/")
+    _unfold_links(root, link_path.parent)
+    if link_path.is_symlink():
+        link_path.unlink()
+    link_path.symlink_to(target)
 
 
-def _unfold(root: Path, folder: Path) -> None:
+def _unfold_links(root: Path, folder: Path) -> None:
     """Make a real folder of what may be links on the way down, so that one of its entries can be covered."""
-    place = root
+    path = root
     for word in folder.relative_to(root).parts:
-        place /= word
-        if place.is_symlink():
-            real = place.resolve()
-            place.unlink()
-            place.mkdir()
+        path /= word
+        if path.is_symlink():
+            real = path.resolve()
+            path.unlink()
+            path.mkdir()
             for child in real.iterdir():
-                (place / child.name).symlink_to(child)
-        elif not place.exists():
-            place.mkdir()
+                (path / child.name).symlink_to(child)
+        elif not path.exists():
+            path.mkdir()

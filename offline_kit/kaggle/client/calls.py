@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.retry import PATIENT, PassingError, Patience, Turns, attempts, nobody
+from offline_kit.core.retry import (
+    PATIENT,
+    RequestThrottle,
+    RetryPolicy,
+    TransientError,
+    ignore_progress,
+    retry_attempts,
+)
 from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
     InvalidResponseError,
@@ -44,7 +51,7 @@ class ApiCaller:
         self,
         session: ClientSession,
         *,
-        patience: Patience = PATIENT,
+        patience: RetryPolicy = PATIENT,
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:
@@ -53,9 +60,9 @@ class ApiCaller:
         `patience` tells of those waits alone for which Kaggle asks (429): they may take many minutes.
         """
         self.session = session
-        self._patience = replace(patience, tell=nobody)
-        self._slower = patience.slower()
-        self._turns = Turns()
+        self._patience = replace(patience, tell=ignore_progress)
+        self._slower = patience.when_rate_limited()
+        self._turns = RequestThrottle()
         self._seconds = seconds
         self._page = page
 
@@ -148,7 +155,7 @@ class ApiCaller:
                 if not _is_rate_limited(no) or not may_pass(no):
                     raise
                 self._turns.slow_down(no.retry_after, self._slower)
-        with self._turns.turn(self._slower):
+        with self._turns.take_turn(self._slower):
             return self._retry_call(
                 retry_errors, lambda error: _is_rate_limited(error) and may_pass(error), self._slower
             )
@@ -157,10 +164,10 @@ class ApiCaller:
         self,
         act: Callable[[], _T],
         may_pass: Callable[[Exception], bool],
-        patience: Patience | None = None,
+        patience: RetryPolicy | None = None,
         far: Callable[[], int] = lambda: 0,
     ) -> _T:
-        for attempt in attempts(
+        for attempt in retry_attempts(
             patience or self._patience, may_pass=may_pass, give_up=_give_up, progress=far
         ):
             with attempt:
@@ -168,7 +175,7 @@ class ApiCaller:
                     return act()
                 except RefusedError as no:
                     if no.retry_after is not None and may_pass(no):
-                        raise PassingError(no.what, no.retry_after) from no
+                        raise TransientError(no.what, no.retry_after) from no
                     raise
         raise AssertionError("unreachable")
 
@@ -271,7 +278,7 @@ def _had_no_effect(error: Exception) -> bool:
 
 
 def _give_up(trouble: Exception) -> OfflineKitError:
-    cause = trouble.__cause__ if isinstance(trouble, PassingError) else trouble
+    cause = trouble.__cause__ if isinstance(trouble, TransientError) else trouble
     if isinstance(cause, OfflineKitError):
         return cause
     return OutsideError(str(trouble), hint="run the same command again later")

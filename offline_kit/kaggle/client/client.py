@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping
 
-from offline_kit.core.retry import PATIENT, Patience
+from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.kaggle.client.api_types import Account
 from offline_kit.kaggle.client.calls import PAGE, READ_SECONDS, ApiCaller
 from offline_kit.kaggle.client.competitions import CompetitionService
@@ -23,7 +23,7 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
         *,
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
-        patience: Patience = PATIENT,
+        patience: RetryPolicy = PATIENT,
         seconds: float = READ_SECONDS,
         page: int = PAGE,
     ) -> None:

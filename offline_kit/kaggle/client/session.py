@@ -14,7 +14,7 @@ from typing import Any
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.redaction import printable, redact
+from offline_kit.core.redaction import make_printable, redact_urls
 from offline_kit.kaggle.client.api_types import (
     Account,
     NoResponseError,
@@ -50,7 +50,7 @@ class ClientSession:
         self, where: KaggleEndpoint, *, env: Mapping[str, str] | None = None, python: str = sys.executable
     ) -> None:
         self._where = where
-        self._env = dict(env) if env is not None else processes.environment()
+        self._env = dict(env) if env is not None else processes.copy_environment()
         self._python = python
         self._home = tempfile.TemporaryDirectory(prefix="offline-kit-")
         self._lock = threading.Lock()
@@ -160,7 +160,7 @@ class _WorkerConnection:
 
     def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = processes.converse(argv, env=env, errors=self._said)
+        self._process = processes.start_conversation(argv, env=env, errors=self._said)
         self._waiting: dict[int, Future[dict[str, Any]]] = {}
         self._heard: dict[int, float] = {}
         self._lock = threading.Lock()
@@ -189,7 +189,7 @@ class _WorkerConnection:
 
     def end_process(self) -> None:
         """End the process; whoever still waits for it is told."""
-        processes.end(self._process, grace=0.0)
+        processes.end_process(self._process, grace=0.0)
         for stream in (self._process.stdin, self._process.stdout):
             with suppress(OSError):
                 if stream:
@@ -258,7 +258,7 @@ def _build_error(told: dict[str, Any], what: str) -> OfflineKitError:
 
 def _clean_message(said: str) -> str:
     """Return foreign words as one line: no secrets, nothing that a terminal would obey, no more than one can read."""
-    words = " ".join(printable(redact(said[:_LONGEST])).split())
+    words = " ".join(make_printable(redact_urls(said[:_LONGEST])).split())
     return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
 
 

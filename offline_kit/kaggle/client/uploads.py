@@ -16,10 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
-from offline_kit.core.files import CHUNK, disk_errors, write_atomic
-from offline_kit.core.redaction import redact
+from offline_kit.core.files import CHUNK, translate_disk_errors, write_atomic
+from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance
-from offline_kit.core.retry import PATIENT, PassingError, Patience, attempts
+from offline_kit.core.retry import PATIENT, RetryPolicy, TransientError, retry_attempts
 from offline_kit.kaggle.client.api_types import Blob, KaggleApi
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Uploader:
     """Uploads files, remembering in `state` what is under way; safe for several threads."""
 
     def __init__(
-        self, kaggle: KaggleApi, state: Path, *, patience: Patience = PATIENT, kind: str = "DATASET"
+        self, kaggle: KaggleApi, state: Path, *, patience: RetryPolicy = PATIENT, kind: str = "DATASET"
     ) -> None:
         """`kind` is what the bytes are for: "DATASET" or "MODEL"."""
         self._kaggle = kaggle
@@ -62,7 +62,7 @@ class Uploader:
         self._state = state
         self._patience = patience
         self._wire = _StorageConnection(kaggle.upload_proxies())
-        with disk_errors(state):
+        with translate_disk_errors(state):
             # What is in here lets whoever reads it write to our uploads.
             state.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -83,7 +83,7 @@ class Uploader:
                     raise
 
     def _retry_upload(self, file: UploadFile, going: "_ResumableUpload", counted: "_ProgressCounter") -> str:
-        for attempt in attempts(
+        for attempt in retry_attempts(
             self._patience,
             may_pass=_is_network_error,
             give_up=lambda e: _build_failed_error(file, e),
@@ -194,7 +194,7 @@ class _ResumableUpload:
     def mark_complete(self) -> None:
         """Remember that Kaggle has all bytes: whatever becomes of their place, they are not sent again."""
         if self._note.exists():
-            with disk_errors(self._note.parent):
+            with translate_disk_errors(self._note.parent):
                 self._note.replace(self._whole)
                 self._other.unlink(missing_ok=True)
 
@@ -261,7 +261,7 @@ class _ResumableUpload:
                 self._cut = True
             raise
         if answer.status_code == 308:
-            raise PassingError(f"Kaggle took only {self._parse_offset(answer)} bytes")
+            raise TransientError(f"Kaggle took only {self._parse_offset(answer)} bytes")
         if answer.status_code not in _DONE:
             self._raise_refusal(answer)
 
@@ -275,10 +275,10 @@ class _ResumableUpload:
         code = answer.status_code
         if code in _GONE:
             self._delete_notes()
-            raise PassingError("the upload's place has expired", after=0.0)
+            raise TransientError("the upload's place has expired", after=0.0)
         if code in _AGAIN:
             wait = answer.headers.get("Retry-After", "")
-            raise PassingError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
+            raise TransientError(f"status {code}", after=float(wait) if wait.isdecimal() else None)
         self._delete_notes()
         raise OutsideError(
             f"Kaggle's storage refused '{self._file.name}' with status {code}",
@@ -376,7 +376,7 @@ def _is_network_error(error: Exception) -> bool:
 
 def _build_failed_error(file: UploadFile, trouble: Exception) -> OfflineKitError:
     return UploadFailedError(
-        f"'{file.name}' could not be uploaded: {redact(str(trouble))}",
+        f"'{file.name}' could not be uploaded: {redact_urls(str(trouble))}",
         hint="check the network and run the same command again; what has arrived is not sent again",
     )
 

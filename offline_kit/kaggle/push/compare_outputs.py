@@ -30,7 +30,7 @@ def compare_submissions(ours: Path, theirs: Path, place: str = "Kaggle") -> tupl
     if files.sha256_of(ours) == files.sha256_of(theirs):
         return ("the submission is the rehearsal's, byte for byte",)
     if ours.suffix.lower() != ".csv" or theirs.suffix.lower() != ".csv":
-        sizes = [files.human_size(path.stat().st_size) for path in (theirs, ours)]
+        sizes = [files.format_size(path.stat().st_size) for path in (theirs, ours)]
         return (f"{sizes[0]} on {place}, {sizes[1]} in the rehearsal; only CSV is compared value by value",)
     try:
         one, two = _read_table(ours), _read_table(theirs)

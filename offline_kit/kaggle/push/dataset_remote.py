@@ -9,7 +9,7 @@ from pathlib import Path
 
 from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter, Say
-from offline_kit.core.retry import PassingError
+from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import KaggleApi, RefusedError, RemoteDataset, RemoteFile
 from offline_kit.kaggle.push.dataset_plan import (
     PushAction,
@@ -58,7 +58,7 @@ def inspect_dataset(
             state = kaggle.get_dataset_status(ref)
             if state not in FINAL_STATES:
                 line.update_status(state or "hidden")
-                raise PassingError(f"it is still in the state '{state or 'hidden'}'")
+                raise TransientError(f"it is still in the state '{state or 'hidden'}'")
             return state
 
         patience = waiting.retry_policy(waiting.processing_timeout)
@@ -76,7 +76,7 @@ def inspect_dataset(
             there = _read_remote(kaggle, found, state)
             if there.part and find_damage(there.part, there) and time.monotonic() < until:
                 line.update_status("its files do not all show yet")
-                raise PassingError("its files do not all show yet")
+                raise TransientError("its files do not all show yet")
             return there
 
         return poll_until(
@@ -192,23 +192,23 @@ def wait_until_ready(
                 else "the new version does not show yet"
             )
             line.update_status(missing)
-            raise PassingError(missing)
+            raise TransientError(missing)
         _check_not_overtaken(found, effect)
         state = kaggle.get_dataset_status(ref)
         line.update_status(f"version {found.version}, {state or 'hidden'}")
         if state in FAILED_STATES:
             raise _build_processing_error(ref, found.version, state, found.url)
         if state != "ready":
-            raise PassingError(f"it is still in the state '{state}'")
+            raise TransientError(f"it is still in the state '{state}'")
         there = _read_remote(kaggle, found, state)
         part = there.part
         if part is None or part.id != effect.content:
-            raise PassingError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
+            raise TransientError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
         if wrong := find_differences(part, there):
             seen.append(time.monotonic())
             if seen[-1] - seen[0] > waiting.visibility_timeout:
                 raise build_incomplete_error(ref, found.version, wrong)
-            raise PassingError(f"its files are not all there: {wrong[0]}")
+            raise TransientError(f"its files are not all there: {wrong[0]}")
         return there
 
     with _LazyStatusLine(kaggle, ref, report) as line:

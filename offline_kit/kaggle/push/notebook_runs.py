@@ -10,7 +10,7 @@ from typing import TypeVar
 from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter, Say
-from offline_kit.core.retry import PassingError
+from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
     UNKNOWN,
     KaggleApi,
@@ -105,7 +105,7 @@ def follow_run(
     watch = _RunWatcher(ref, version, kaggle, ways, report)
     try:
         run = watch.check_ended()
-    except PassingError:
+    except TransientError:
         with report.waiting(
             f"version {version} of '{ref}' runs on {kaggle.fetch_account().server_name}"
         ) as watch.show_status:
@@ -178,12 +178,12 @@ class _RunWatcher:
             if time.monotonic() - self._answered > self._waiting.processing_timeout:
                 raise
             self.show_status(f"no answer at the moment: {error.what}")
-            raise PassingError(error.what) from error
+            raise TransientError(error.what) from error
         now = self._answered = time.monotonic()
         if run is None:
             if now - self._seen > self._waiting.visibility_timeout:
                 raise _build_no_run_error(self._ref, self._version)
-            raise PassingError("its run does not show yet")
+            raise TransientError("its run does not show yet")
         self._seen = now
         if run.state in ("complete", "error", "cancelacknowledged"):
             return run
@@ -195,7 +195,7 @@ class _RunWatcher:
                 f" cannot be told, so it is waited for; {page} may show more"
             )
         self._update_status(run.state, now)
-        raise PassingError(f"it is still '{run.state}'")
+        raise TransientError(f"it is still '{run.state}'")
 
     def _update_status(self, state: str, now: float) -> None:
         if state == "running" and now - self._logged > _LOG_EVERY * self._waiting.max_interval:

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.report import Say
-from offline_kit.core.retry import PassingError, Patience, attempts
+from offline_kit.core.retry import RetryPolicy, TransientError, retry_attempts
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
 
 _NEVER = 10**6
@@ -33,9 +33,9 @@ class PollPolicy:
     sleep: Callable[[float], None] = time.sleep
     """Waits."""
 
-    def retry_policy(self, seconds: float) -> Patience:
+    def retry_policy(self, seconds: float) -> RetryPolicy:
         """Return the patience to look for so long."""
-        return Patience(
+        return RetryPolicy(
             attempts=_NEVER,
             backoff=self.first_interval,
             longest=self.max_interval,
@@ -48,10 +48,10 @@ DEFAULT_POLL = PollPolicy()
 
 
 def poll_until(
-    see: Callable[[], _T], patience: Patience, give_up: Callable[[Exception], OfflineKitError]
+    see: Callable[[], _T], patience: RetryPolicy, give_up: Callable[[Exception], OfflineKitError]
 ) -> _T:
     """Return what `see` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
-    for attempt in attempts(patience, may_pass=lambda _error: False, give_up=give_up):
+    for attempt in retry_attempts(patience, may_pass=lambda _error: False, give_up=give_up):
         with attempt:
             return see()
     raise AssertionError("unreachable")
@@ -66,16 +66,16 @@ def ignore_transient(see: Callable[[], _T], say: Say = lambda _words: None) -> C
         except RefusedError as no:
             if no.status in _ABSENT or no.status == 429 or no.status >= 500:
                 say(f"no answer at the moment: {no.what}")
-                raise PassingError(no.what, no.retry_after) from no
+                raise TransientError(no.what, no.retry_after) from no
             raise
         except (NoResponseError, UnreachableError) as lost:
             say(f"no answer at the moment: {lost.what}")
-            raise PassingError(lost.what) from lost
+            raise TransientError(lost.what) from lost
 
     return check_once
 
 
-def wait_until_shown(see: Callable[[], _T | None], patience: Patience) -> _T | None:
+def wait_until_shown(see: Callable[[], _T | None], patience: RetryPolicy) -> _T | None:
     """Return what a look sees once that is something; None where it saw nothing until patience ended.
 
     Raises Kaggle's own error where the last look was in trouble: nobody knows then whether it is there.
@@ -84,7 +84,7 @@ def wait_until_shown(see: Callable[[], _T | None], patience: Patience) -> _T | N
     def check_shown() -> _T:
         found = see()
         if found is None:
-            raise PassingError("it does not show yet")
+            raise TransientError("it does not show yet")
         return found
 
     try:

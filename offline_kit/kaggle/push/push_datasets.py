@@ -7,7 +7,7 @@ lost, or a run that is killed, is settled by looking, at once or by the next run
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from offline_kit.core.files import human_size, locked
+from offline_kit.core.files import format_size, hold_lock
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import KaggleApi, NewDatasetVersion
 from offline_kit.kaggle.push import dataset_remote, send_files
@@ -57,7 +57,7 @@ def push_kit(
     Returns when every part is current, READY, private and shows its own marker. `approve` sees the plan and
     may raise before anything is sent. Raises as `plan`, and OutsideError where Kaggle refuses or does not get ready; the same call later goes on.
     """
-    with locked(ways.state_folder / "push.lock"):
+    with hold_lock(ways.state_folder / "push.lock"):
         found = plan_datasets(kit, datasets, kaggle, ways, wishes, report)
         approve(found)
         return apply_plan(found, kaggle, ways, wishes, report)
@@ -121,7 +121,7 @@ def _upload_part(part: PartPlan, kaggle: KaggleApi, ways: PushSettings, report: 
     uploads = send_files.list_uploads(part.part, part.folder)
     uploader = ways.create_uploader(kaggle, part.ref)
     report.step(
-        f"Uploading {len(uploads)} files, {human_size(part.upload_size)}, to '{part.ref}': {part.reason}"
+        f"Uploading {len(uploads)} files, {format_size(part.upload_size)}, to '{part.ref}': {part.reason}"
     )
     tokens = send_files.upload_all(uploads, uploader, f"Uploading {part.part.name}", report)
     new = NewDatasetVersion(ref=part.ref, title=part.title, version_notes=part.notes, blob_tokens=tokens)

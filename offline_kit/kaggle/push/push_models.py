@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.core.files import human_size, locked
+from offline_kit.core.files import format_size, hold_lock
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.retry import PassingError
+from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import Account, KaggleApi, NewModelVersion, RemoteModel
 from offline_kit.kaggle.push import parts_elsewhere, send_files
 from offline_kit.kaggle.push.dataset_plan import (
@@ -140,7 +140,7 @@ def push_model(
     report: Reporter = SILENT,
 ) -> PushedModel:
     """Bring a part to its model and return the version that holds it; raises as `plan`, and as a push of data."""
-    with locked(ways.state_folder / "model.lock"):
+    with hold_lock(ways.state_folder / "model.lock"):
         found = plan_model(kit, part, ref, kaggle, ways, wishes, report)
         if found.action is PushAction.NOTHING:
             report.note(f"'{ref}': nothing to upload, {found.reason}")
@@ -155,7 +155,7 @@ def _upload_model(
     ref, part = found.ref, found.part
     uploads = send_files.list_uploads(part, found.folder)
     uploader = ways.create_uploader(kaggle, ref, kind="MODEL")
-    size = human_size(sum(file.size for file in uploads))
+    size = format_size(sum(file.size for file in uploads))
     report.step(f"Uploading {len(uploads)} files, {size}, to the model '{ref}': {found.reason}")
     tokens = send_files.upload_all(uploads, uploader, f"Uploading {part.name}", report)
     if found.model is None:
@@ -239,17 +239,17 @@ def _wait_until_ready(found: ModelPlan, kaggle: KaggleApi, ways: PushSettings, r
     def read_version() -> int:
         version = kaggle.get_model_version(found.ref)
         if version <= found.version_before:
-            raise PassingError("the new version does not show yet")
+            raise TransientError("the new version does not show yet")
         say(f"version {version}")
         part = parts_elsewhere.read_model_part(kaggle, found.ref, version)
         if part is None or part.id != found.part.id:
-            raise PassingError("its files do not show yet")
+            raise TransientError("its files do not show yet")
         remote = RemotePart(ref=found.ref, files=kaggle.list_model_files(found.ref, version))
         if wrong := find_differences(part, remote):
             seen.append(time.monotonic())
             if seen[-1] - seen[0] > ways.poll_policy.visibility_timeout:
                 raise build_incomplete_error(found.ref, version, wrong)
-            raise PassingError(wrong[0])
+            raise TransientError(wrong[0])
         return version
 
     with report.waiting(f"{kaggle.fetch_account().server_name} processes '{found.ref}'") as say:

@@ -14,9 +14,9 @@ from typing import Any
 
 from offline_kit.core import files
 from offline_kit.core.errors import UsageError
-from offline_kit.core.files import locked
+from offline_kit.core.files import hold_lock
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.core.retry import PassingError
+from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
     KaggleApi,
     NewNotebook,
@@ -147,7 +147,7 @@ def push_notebook(
     Raises UsageError for a title that leads elsewhere; OutsideError where Kaggle refuses it or a source of
     it, has no free session in time, or shows something else than was pushed. The same call later goes on.
     """
-    with locked(ways.state_folder / "notebook.lock"):
+    with hold_lock(ways.state_folder / "notebook.lock"):
         found = plan_notebook(new, kaggle, ways, report)
         if found.action == "nothing":
             report.note(f"'{new.ref}': nothing to push, {found.reason}")
@@ -287,7 +287,7 @@ def _save_when_free(
                 if not say:
                     say.append(line.enter_context(report.waiting("waiting for a free session")))
                 say[0](no.what)
-                raise PassingError(no.what) from no
+                raise TransientError(no.what) from no
 
         return poll_until(
             save_once,

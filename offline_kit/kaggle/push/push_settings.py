@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.core.retry import PATIENT, Patience
+from offline_kit.core.retry import PATIENT, RetryPolicy
 from offline_kit.kaggle.client.api_types import KaggleApi
 from offline_kit.kaggle.client.uploads import Uploader
 from offline_kit.kaggle.push.journal import Journal
@@ -18,7 +18,7 @@ class PushSettings:
     """Folder for the journal and for uploads under way; one for each account."""
     poll_policy: PollPolicy = DEFAULT_POLL
     """How long to wait for Kaggle."""
-    retry_policy: Patience = PATIENT
+    retry_policy: RetryPolicy = PATIENT
     """How long to go on with an upload that fails."""
 
     @property

@@ -19,7 +19,7 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Pat
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise UsageError(f"'{name}' is no name of an output", hint="name a file below /kaggle/working")
     part = place.with_name(f".{place.name}.part")
-    files.made(place.parent)
+    files.make_folder(place.parent)
     try:
         part.unlink(missing_ok=True)
         size = kaggle.download_run_output(*run, name, part)

@@ -10,7 +10,7 @@ from pathlib import Path
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
-from offline_kit.core.retry import StoppedError, stoppable
+from offline_kit.core.retry import StoppedError, stop_waits_on
 from offline_kit.kaggle.client.api_types import RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kit import manifest
@@ -76,7 +76,7 @@ def upload_all(
 
         try:
             report_progress(0)
-            with stoppable(stop):
+            with stop_waits_on(stop):
                 return uploader.upload_file(file, report_progress)
         except BaseException:
             stop.set()

@@ -9,7 +9,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.core.files import append_line, timestamp
+from offline_kit.core.files import append_line, utc_timestamp
 from offline_kit.kaggle.client.api_types import Submission
 from offline_kit.kaggle.push.submission_tag import parse_tag
 
@@ -68,7 +68,7 @@ class SubmissionLedger:
 
     def add_entry(self, entry: LedgerEntry) -> LedgerEntry:
         """Write down a submission, on the disk before the call returns; an empty `at` becomes now."""
-        whole = entry if entry.at else replace(entry, at=timestamp())
+        whole = entry if entry.at else replace(entry, at=utc_timestamp())
         append_line(self.path, json.dumps(asdict(whole)))
         return whole
 

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
-from offline_kit.core.files import locked
+from offline_kit.core.files import hold_lock
 from offline_kit.core.report import SILENT, Reporter, Say
-from offline_kit.core.retry import PassingError
+from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
     KaggleApi,
     NewSubmission,
@@ -82,7 +82,7 @@ def plan_submission(
     taking_part = contest is not None and contest.has_entered
     settled = None
     if taking_part and ways.effect_journal.find_open_entry(_journal_target(request)):
-        with locked(_lock_path(ways)):
+        with hold_lock(_lock_path(ways)):
             settled = _recover_interrupted(request, kaggle, ways, report)
     made = kaggle.list_submissions(request.competition) if taking_part else ()
     notebook = kaggle.get_notebook(request.notebook, request.version)
@@ -126,7 +126,7 @@ def submit_version(
     request = plan.request
     if plan.existing is not None:
         return _record_existing(plan, plan.existing, ledger, report)
-    with locked(_lock_path(ways)):
+    with hold_lock(_lock_path(ways)):
         # Another run may have been faster since the plan was made.
         settled = _recover_interrupted(request, kaggle, ways, report)
         found = settled or find_exact(plan.mark.as_text, kaggle.list_submissions(request.competition))
@@ -330,7 +330,7 @@ def wait_for_score(
                     says.append(line.enter_context(report.waiting(f"{place} scores submission {ref}")))
                 seen.extend([found] if found else [])
                 says[0](f"{found.state if found else 'not visible yet'} {_describe_age(found, began)}")
-                raise PassingError(f"it is still {found.state}" if found else "it does not show yet")
+                raise TransientError(f"it is still {found.state}" if found else "it does not show yet")
             return found
 
         found = poll_until(
@@ -352,10 +352,10 @@ def _read_submission(ref: int, kaggle: KaggleApi, *, late: bool) -> Submission |
     try:
         return kaggle.get_submission(ref)
     except (NoResponseError, UnreachableError) as trouble:
-        raise PassingError(trouble.what) from trouble
+        raise TransientError(trouble.what) from trouble
     except RefusedError as no:
         if no.status >= 500 or no.status == 429:
-            raise PassingError(no.what, no.retry_after) from no
+            raise TransientError(no.what, no.retry_after) from no
         if no.status == 403 and not late:
             return None
         raise

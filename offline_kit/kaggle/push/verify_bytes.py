@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from offline_kit.core.errors import OfflineKitError, OutsideError
-from offline_kit.core.files import CHUNK, disk_errors, human_size, locked, sha256_of
+from offline_kit.core.files import CHUNK, format_size, hold_lock, sha256_of, translate_disk_errors
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import KaggleApi
 
@@ -58,7 +58,7 @@ def download_digests(
     """
     found: dict[RemoteFileVersion, str] = {}
     total = sum(each.size for each in wanted)
-    text = f"Downloading {len(wanted)} files, {human_size(total)}"
+    text = f"Downloading {len(wanted)} files, {format_size(total)}"
     with _scratch_folder(beside, wanted) as folder, report.progress(text, total) as bar:
         pool, stop = ThreadPoolExecutor(THREADS), threading.Event()
 
@@ -113,7 +113,7 @@ class DownloadStoppedError(OfflineKitError):
 
 def _digest_file(file: RemoteFileVersion, into: Path, kaggle: KaggleApi) -> str:
     """Return the digest of one file; where Kaggle wrapped it into a zip of its own, of what is inside."""
-    with disk_errors(into.parent):
+    with translate_disk_errors(into.parent):
         try:
             _download_file(file, into, kaggle)
             inner = None if into.stat().st_size == file.size else _digest_wrapped(into, file)
@@ -150,10 +150,10 @@ def _digest_wrapped(path: Path, file: RemoteFileVersion) -> str | None:
 def _scratch_folder(beside: Path, wanted: tuple[RemoteFileVersion, ...]) -> Iterator[Path]:
     """Give a folder of ours for as long as the block lasts; what a killed run left there is removed first."""
     folder = beside.with_name(f".{beside.name}.verify")
-    with locked(folder.with_suffix(".verify.lock")):
+    with hold_lock(folder.with_suffix(".verify.lock")):
         _remove_folder(folder)
         _check_space(beside.parent, wanted)
-        with disk_errors(beside.parent):
+        with translate_disk_errors(beside.parent):
             folder.mkdir()
         try:
             yield folder
@@ -175,8 +175,8 @@ def _check_space(place: Path, wanted: tuple[RemoteFileVersion, ...]) -> None:
     free = shutil.disk_usage(place).free
     if free < needed + _SPARE:
         raise OutsideError(
-            f"comparing the bytes needs {human_size(needed)} below '{place}' for a moment,"
-            f" where {human_size(free)} are free",
+            f"comparing the bytes needs {format_size(needed)} below '{place}' for a moment,"
+            f" where {format_size(free)} are free",
             hint="free some space, or verify without --deep",
         )
 

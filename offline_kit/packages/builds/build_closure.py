@@ -16,7 +16,7 @@ from offline_kit.packages.builds.build_environment import BuildFailedError
 from offline_kit.packages.download import fetch_files
 from offline_kit.packages.file_choice import ImageTarget
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.pip_settings import redact
+from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.project.types import Fate, Pin, Sdist, Wheel
 
 _PINNED = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)")
@@ -81,7 +81,7 @@ def _check_requirements(requirements: Sequence[str]) -> None:
         if requirement.url:
             raise BuildFailedError(
                 f"its build asks for '{requirement.name}' from a URL, which an offline build cannot follow",
-                [redact(text)],
+                [redact_urls(text)],
             )
 
 
@@ -109,14 +109,14 @@ def _resolve_pins(requirements: Sequence[str], sources: BuildSources) -> list[Pi
         words += ["--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
         words += ["--exclude-newer", sources.cutoff] if sources.cutoff else []
         result = _run_compile(words, sources, folder, _find_undated_indexes(requirements, sources))
-        if not result.ok:
+        if not result.succeeded:
             raise _make_compile_error(result, requirements)
         return _parse_pins(output_file.read_text(encoding="utf-8"))
 
 
 def _run_compile(
     words: Sequence[str | Path], sources: BuildSources, folder: Path, undated: Collection[str]
-) -> processes.Done:
+) -> processes.CompletedCommand:
     settings = sources.index.settings
     # uv runs the builds of sdists that keep their metadata to themselves
     return uv_tool.run_uv_builds(
@@ -145,8 +145,8 @@ def _find_undated_indexes(requirements: Sequence[str], sources: BuildSources) ->
     return undated_urls
 
 
-def _make_compile_error(result: processes.Done, requirements: Sequence[str]) -> Exception:
-    text = redact(result.err or result.out)
+def _make_compile_error(result: processes.CompletedCommand, requirements: Sequence[str]) -> Exception:
+    text = redact_urls(result.err or result.out)
     lines = [line for line in text.splitlines() if line.strip()]
     if _NO_NETWORK.search(text):
         return OutsideError(

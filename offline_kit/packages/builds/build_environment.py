@@ -81,9 +81,9 @@ class BuildFailedError(Exception):
 @cache
 def find_offline_prefix() -> tuple[str, ...]:
     """Return the words before a command that leave it without a network; empty where the system has none."""
-    program = processes.which("unshare") if sys.platform == "linux" else None
+    program = processes.find_program("unshare") if sys.platform == "linux" else None
     for flags in ("-rn", "-n"):
-        if program and processes.run([program, flags, "true"], check=False, timeout=20).ok:
+        if program and processes.run_command([program, flags, "true"], check=False, timeout=20).succeeded:
             return str(program), flags, "--"
     return ()
 
@@ -176,13 +176,13 @@ class BuildEnvironment:
 
     def run_uv(self, *words: str | Path) -> None:
         """Run uv without network and configuration; BuildFailed where it does not do as told."""
-        outside = processes.environment()
+        outside = processes.copy_environment()
         passed = ("UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
         env = {**self.env, **{name: outside[name] for name in passed if name in outside}}
         env |= {"UV_NO_CONFIG": "1", "UV_PYTHON_DOWNLOADS": "never", "UV_OFFLINE": "1", "NO_COLOR": "1"}
-        argv = [interpreters.uv(), *words]
+        argv = [interpreters.uv_program(), *words]
         try:
-            processes.run(argv, env=env, cwd=self.scratch, log=self.log, timeout=600)
+            processes.run_command(argv, env=env, cwd=self.scratch, log=self.log, timeout=600)
         except OfflineKitError as error:
             raise self.make_failure("; ".join((error.what, *error.details))) from error
 
@@ -210,7 +210,7 @@ class BuildEnvironment:
         env = {**self.env, **(extra_environ or {})}
         folder = Path(cwd or self.scratch)
         if self.prefix is not None:
-            processes.run([*self.prefix, *cmd], cwd=folder, env=env, log=self.log, timeout=3600)
+            processes.run_command([*self.prefix, *cmd], cwd=folder, env=env, log=self.log, timeout=3600)
             return
         result = confined_build.run_confined(
             cmd,
@@ -224,7 +224,7 @@ class BuildEnvironment:
             log=self.log,
             timeout=3600,
         )
-        if not result.ok:
+        if not result.succeeded:
             raise processes.CommandError(result)
 
     @contextmanager
@@ -274,7 +274,7 @@ def create_build_environment(
     """
     with tempfile.TemporaryDirectory(prefix="offline-kit-build-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
-        env = clean_environment(scratch, processes.environment()) | ({} if network else _NETWORK)
+        env = clean_environment(scratch, processes.copy_environment()) | ({} if network else _NETWORK)
         env_folder = scratch / "env"
         programs = env_folder / ("Scripts" if sys.platform == "win32" else "bin")
         env |= {"PATH": os.pathsep.join((str(programs), env.get("PATH", ""))), "VIRTUAL_ENV": str(env_folder)}

@@ -47,7 +47,7 @@ _WITH_LOGINS = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
 @cache
 def _find_sandbox() -> Sandbox | None:
     try:
-        return sandbox.find(_KINDS)
+        return sandbox.find_sandbox(_KINDS)
     except OfflineKitError:
         return None
 
@@ -79,11 +79,13 @@ class Confinement:
 
 def run_confined(
     argv: Sequence[str | Path], limits: Confinement, *, log: Path | None = None, timeout: float
-) -> processes.Done:
+) -> processes.CompletedCommand:
     """Run a command to its end in a box and return what it said, whatever its exit code; see `proc.run`."""
     kind = _find_sandbox()
     if kind is None:
-        return processes.run(argv, env=limits.env, cwd=limits.cwd, check=False, log=log, timeout=timeout)
+        return processes.run_command(
+            argv, env=limits.env, cwd=limits.cwd, check=False, log=log, timeout=timeout
+        )
     with (
         tempfile.TemporaryDirectory(prefix="offline-kit-box-", dir=_find_short_folder()) as name,
         _open_proxy(Path(name), limits) as words,
@@ -112,8 +114,8 @@ def run_confined(
             scratch=folder / "scratch",
             timeout=timeout,
         )
-        words_of_box, env_of_box = sandbox.command(kind, box)
-        result = processes.run(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
+        words_of_box, env_of_box = sandbox.build_command(kind, box)
+        result = processes.run_command(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
         return replace(
             result, out=_restore_origins(result.out, limits), err=_restore_origins(result.err, limits)
         )

@@ -15,7 +15,7 @@ from urllib.parse import urljoin, urlsplit
 from offline_kit.core import http
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.files import CHUNK
-from offline_kit.core.redaction import redact
+from offline_kit.core.redaction import redact_urls
 from offline_kit.packages.builds.index_proxy import ProxyReply
 from offline_kit.packages.pip_settings import IndexSettings
 
@@ -78,7 +78,7 @@ class HiddenIndex:
                 response = self._open_response(stack, method, path, passed | {"Accept-Encoding": "identity"})
                 reply = self._make_reply(response)
             except (OfflineKitError, OSError) as error:
-                reply = ProxyReply(status=502, body=[redact(str(error)).encode()])
+                reply = ProxyReply(status=502, body=[redact_urls(str(error)).encode()])
             yield reply
 
     def _open_response(

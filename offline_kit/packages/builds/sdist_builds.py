@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.core.cache import key_of
+from offline_kit.core.cache import cache_key
 from offline_kit.core.report import Reporter
 from offline_kit.packages.builds import confined_build
 from offline_kit.packages.builds.build_closure import BuildSources, obtain_requirements
@@ -62,11 +62,11 @@ def build_sdist(
         circle = " → ".join((*parents, sdist.name))
         return SdistBuild(closure=(), wheel=None, reason=f"its build needs itself: {circle}")
     key = _make_build_key(sdist, sources)
-    with sources.cache.lock(f"sdist-{key[:32]}"):
+    with sources.cache.hold_lock(f"sdist-{key[:32]}"):
         outcome = recall_build(sdist, sources, retry=retry)
         if outcome is None:
             outcome = _run_build(sdist, sources, report, parents)
-            sources.cache.remember("sdists", key, _make_record(outcome))
+            sources.cache.write_record("sdists", key, _make_record(outcome))
         return outcome
 
 
@@ -95,7 +95,7 @@ class _SdistAttempt:
         self, sdist: Sdist, sources: BuildSources, report: Reporter, parents: tuple[str, ...]
     ) -> None:
         self.sdist, self.sources, self.report, self.parents = sdist, sources, report, parents
-        self.log = sources.cache.log(name_build_log(sdist, sources))
+        self.log = sources.cache.new_log(name_build_log(sdist, sources))
         self.closure: tuple[Wheel, ...] = ()
 
     def build_wheel(self) -> Wheel:
@@ -164,10 +164,10 @@ def _check_wheel_name(wheel: Path, sdist: Sdist) -> None:
 def _make_build_key(sdist: Sdist, sources: BuildSources) -> str:
     image = sources.target.image
     # The image's packages are preferences of the closure, so they are part of the question.
-    return key_of(
+    return cache_key(
         _FORMAT,
         sdist.sha256,
-        [image.python, image.machine, image.glibc, image.local, key_of(dict(image.packages))],
+        [image.python, image.machine, image.glibc, image.local, cache_key(dict(image.packages))],
         [sources.cutoff, sources.exact or sys.version],
     )
 
@@ -186,7 +186,7 @@ def _make_wheel_record(wheel: Artifact) -> dict[str, object]:
 
 
 def _recall_record(key: str, sources: BuildSources) -> SdistBuild | None:
-    record = sources.cache.recall("sdists", key)
+    record = sources.cache.read_record("sdists", key)
     if record is None:
         return None
     try:
@@ -207,7 +207,7 @@ def _recall_record(key: str, sources: BuildSources) -> SdistBuild | None:
 
 def _find_wheel(line: dict[str, object], sources: BuildSources) -> Wheel | None:
     size = int(str(line["size"]))
-    path = sources.cache.find(str(line["sha256"]), size=size)
+    path = sources.cache.find_blob(str(line["sha256"]), size=size)
     if path is None:
         return None
     words: Sequence[str] = [str(line[key]) for key in ("name", "version", "filename", "sha256")]

@@ -79,7 +79,7 @@ def _choose_python(sources: BuildSources, report: Reporter) -> BuildSources:
 def _find_python(image: Image) -> tuple[Path, bool]:
     if image.local and image.interpreter:
         return image.interpreter, True
-    interpreter = interpreters.find(image.python_minor, processes.environment())
+    interpreter = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
     return (interpreter, True) if interpreter else (Path(sys.executable), False)
 
 

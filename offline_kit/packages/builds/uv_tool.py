@@ -67,7 +67,7 @@ def make_environment(settings: IndexSettings) -> dict[str, str]:
     """Return the environment that uv runs in: ours without UV_* and PIP_*, certificates and proxy laid over it."""
     env = {
         name: value
-        for name, value in processes.environment().items()
+        for name, value in processes.copy_environment().items()
         if not name.startswith(("UV_", "PIP_")) or name in PASSED_VARIABLES
     }
     env.pop("VIRTUAL_ENV", None)
@@ -99,13 +99,13 @@ def run_uv_builds(
     cache: Path,
     shown: Sequence[Path] = (),
     writable: Sequence[Path] = (),
-) -> processes.Done:
+) -> processes.CompletedCommand:
     """Run uv where it may build foreign sdists: in a box that reaches the indexes alone; see `confined.run`.
 
     It may write to `cwd`, `writable` and to a uv cache of its own below `cache`; it sees `shown` besides the system.
     `undated` is that of `write_uv_config`.
     """
-    home, uv_cache = files.made(cwd / ".home"), files.made(cache / "uv")
+    home, uv_cache = files.make_folder(cwd / ".home"), files.make_folder(cache / "uv")
     within, hidden = make_build_settings(settings)
     aliases = {index.url.rstrip("/"): index.alias.rstrip("/") for index in hidden}
     config = write_uv_config(within, cwd / "uv.toml", undated={aliases.get(url, url) for url in undated})
@@ -114,7 +114,7 @@ def run_uv_builds(
         settings, hidden, env=env, cwd=cwd, writable=(cwd, uv_cache, *writable), shown=shown
     )
     return confined_build.run_confined(
-        [interpreters.uv(), *words, "--config-file", config], limits, timeout=1800
+        [interpreters.uv_program(), *words, "--config-file", config], limits, timeout=1800
     )
 
 
@@ -164,9 +164,9 @@ def write_build_constraints(versions: Mapping[str, str], folder: Path) -> Iterat
         yield path
 
 
-def refuses_versions(result: processes.Done) -> bool:
+def refuses_versions(result: processes.CompletedCommand) -> bool:
     """Whether a build cannot be had with the versions that it was bound to."""
-    return not result.ok and bool(_REFUSED.search(result.err)) and not find_framework(result.err)
+    return not result.succeeded and bool(_REFUSED.search(result.err)) and not find_framework(result.err)
 
 
 def list_local_folders(settings: IndexSettings) -> tuple[Path, ...]:
@@ -193,9 +193,9 @@ def run_uv(
     cwd: Path,
     extra: Mapping[str, str] | None = None,
     timeout: float = 1800,
-) -> processes.Done:
+) -> processes.CompletedCommand:
     """Run uv with `words`; returns what it said, whatever its exit code. `timeout` is in seconds."""
-    argv = [interpreters.uv(), *words, "--config-file", config]
-    return processes.run(
+    argv = [interpreters.uv_program(), *words, "--config-file", config]
+    return processes.run_command(
         argv, cwd=cwd, env={**make_environment(settings), **(extra or {})}, timeout=timeout, check=False
     )

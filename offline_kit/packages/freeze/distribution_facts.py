@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.core import files, http
-from offline_kit.core.cache import key_of
+from offline_kit.core.cache import cache_key
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages import distribution_metadata
@@ -111,8 +111,8 @@ class MetadataStore:
         of the image, then it is kept in the cache.
         """
         image = self.build_context.image
-        key = key_of("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
-        requirement_lines = self.index.cache.recall("image-requires", key)
+        key = cache_key("image", *sorted(f"{name}=={version}" for name, version in image.packages.items()))
+        requirement_lines = self.index.cache.read_record("image-requires", key)
         if requirement_lines is None:
             with (
                 ThreadPoolExecutor(16) as pool,
@@ -129,7 +129,7 @@ class MetadataStore:
             requirement_lines = {
                 package.name: [str(line) for line in package.requires] for package in packages if package
             }
-            self.index.cache.remember("image-requires", key, requirement_lines)
+            self.index.cache.write_record("image-requires", key, requirement_lines)
         return {
             name: tuple(Requirement(line) for line in lines)
             for name, lines in requirement_lines.items()
@@ -229,7 +229,7 @@ class MetadataStore:
             return cached_file.read_bytes()
         with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
             sdist = Path(scratch) / file.filename
-            http.download(file.url, sdist, settings=self.build_context.settings, sha256=file.sha256)
+            http.download_file(file.url, sdist, settings=self.build_context.settings, sha256=file.sha256)
             wheel = build_wheel(sdist, Path(scratch), self.build_context, f"{file.project} {file.version}")
             raw = _read_metadata_bytes(wheel)
         if file.sha256:

@@ -19,7 +19,7 @@ from offline_kit.packages.builds import confined_build, uv_tool
 from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
 from offline_kit.packages.freeze.lock_formats import get_exact_version
 from offline_kit.packages.freeze.requirement_lines import iter_logical_lines
-from offline_kit.packages.pip_settings import IndexSettings, redact
+from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
 _NETWORK_FAILURE = re.compile(
@@ -109,7 +109,7 @@ def resolve_versions(problem: ResolverInput, engine: str) -> dict[str, str]:
         )
         (folder / "requirements.txt").write_text(preferred_pins)
         process = (_run_uv if engine == "uv" else _run_pip_tools)(problem, folder)
-        if not process.ok:
+        if not process.succeeded:
             raise _translate_failure(process, folder)
         return parse_pins((folder / "requirements.txt").read_text())
 
@@ -129,7 +129,7 @@ def parse_pins(text: str) -> dict[str, str]:
     return pins
 
 
-def _run_uv(problem: ResolverInput, folder: Path) -> processes.Done:
+def _run_uv(problem: ResolverInput, folder: Path) -> processes.CompletedCommand:
     image = problem.image
     settings = replace(problem.settings, find_links=(str(problem.stub_folder), *problem.settings.find_links))
     arguments: list[str | Path] = ["pip", "compile", "requirements.in", "-o", "requirements.txt"]
@@ -180,10 +180,10 @@ def _find_local_wheels(problem: ResolverInput) -> list[Path]:
 @cache
 def find_builder_python(minor: str) -> Path | None:
     """Return this machine's Python of a minor version, looked for once: sdists are asked with it."""
-    return interpreters.find(minor, processes.environment())
+    return interpreters.find_interpreter(minor, processes.copy_environment())
 
 
-def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.Done:
+def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.CompletedCommand:
     settings = replace(problem.settings, find_links=(str(problem.stub_folder), *problem.settings.find_links))
     build_settings, credentials = uv_tool.make_build_settings(settings)
     pip_variables = build_settings.make_pip_environment()
@@ -199,8 +199,8 @@ def _run_pip_tools(problem: ResolverInput, folder: Path) -> processes.Done:
     )
     arguments += ["--cache-dir", str(problem.cache / "freeze" / "pip-tools")]
     python = find_pip_tools_python(problem)
-    cache_folder = files.made(problem.cache / "freeze" / "pip-tools")
-    env = uv_tool.make_build_environment(build_settings, files.made(folder / ".home"))
+    cache_folder = files.make_folder(problem.cache / "freeze" / "pip-tools")
+    env = uv_tool.make_build_environment(build_settings, files.make_folder(folder / ".home"))
     env |= {name: value for name, value in pip_variables.items() if value is not None} | {"NO_COLOR": "1"}
     launcher = (
         ["-c", _PIP_TOOLS_WITHOUT, ",".join(sorted(problem.exclude))]
@@ -267,7 +267,7 @@ def find_pip_tools_python(problem: ResolverInput) -> Path:
         return Path(sys.executable)
     import platform
 
-    python = interpreters.find(image.python_minor, processes.environment())
+    python = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
     if python is None or sys.platform != "linux" or platform.machine() != image.machine:
         raise UsageError(
             f"pip-tools resolves for the Python that it runs on, and this machine has no Python {image.python_minor} for "
@@ -276,7 +276,7 @@ def find_pip_tools_python(problem: ResolverInput) -> Path:
         )
     environment_folder = problem.cache / "freeze" / f"pip-tools-{image.python_minor}"
     environment_python = environment_folder / "bin" / "python"
-    with files.locked(environment_folder.with_suffix(".lock")):
+    with files.hold_lock(environment_folder.with_suffix(".lock")):
         if not environment_python.is_file():
             _create_pip_tools_environment(environment_folder, python, problem.settings)
     return environment_python
@@ -284,7 +284,7 @@ def find_pip_tools_python(problem: ResolverInput) -> Path:
 
 def _create_pip_tools_environment(environment_folder: Path, python: Path, settings: IndexSettings) -> None:
     with (
-        files.staged(environment_folder) as fresh,
+        files.stage_folder(environment_folder) as fresh,
         tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch,
     ):
         config = uv_tool.write_uv_config(settings, Path(scratch) / "uv.toml")
@@ -295,16 +295,18 @@ def _create_pip_tools_environment(environment_folder: Path, python: Path, settin
         )
         for arguments in steps:
             process = uv_tool.run_uv([*arguments, "--quiet"], settings, config=config, cwd=Path(scratch))
-            if not process.ok:
+            if not process.succeeded:
                 raise OutsideError(
                     "the environment for pip-tools cannot be made",
                     hint="check the network and the index, or use the engine 'uv'",
-                    details=[redact(line) for line in process.tail(6)],
+                    details=[redact_urls(line) for line in process.last_lines(6)],
                 )
 
 
-def _translate_failure(process: processes.Done, folder: Path) -> Exception:
-    text = redact(f"{process.err}\n{process.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
+def _translate_failure(process: processes.CompletedCommand, folder: Path) -> Exception:
+    text = (
+        redact_urls(f"{process.err}\n{process.out}").replace(f"{folder}{os.sep}", "").replace(str(folder), "")
+    )
     lines = _select_readable_lines(text)
     failed_build = _FAILED_BUILD.search(text)
     name = next((group for group in failed_build.groups() if group), "") if failed_build else ""

@@ -146,7 +146,7 @@ def read_index_settings(
     return _merge_index_options(
         settings,
         requirement_inputs.read_requirement_files(
-            plain, (), project=project, env=processes.environment()
+            plain, (), project=project, env=processes.copy_environment()
         ).index_options,
     )
 

@@ -32,7 +32,7 @@ from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin
 from offline_kit.packages.freeze.pin_fates import PackagePolicy, is_reconstructed_image
 from offline_kit.packages.freeze.requirement_inputs import IndexOptions, RequirementInputs
 from offline_kit.packages.freeze.requirement_lines import DirectReference, RequirementLine, parse_requirement
-from offline_kit.packages.pip_settings import redact
+from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.project.config_keys import ENGINES
 from offline_kit.project.images import Image
 
@@ -119,7 +119,7 @@ def gather_inputs(
         plain,
         request.inline,
         project=request.project,
-        env=processes.environment(),
+        env=processes.copy_environment(),
         origins=request.origins,
         strict=strict,
     )
@@ -251,7 +251,7 @@ def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> s
         for line in (*inputs.requirements, *inputs.constraints)
     ]
     options = [
-        redact(line) for line in (inputs.index_options.index_url, *inputs.index_options.extra_index_urls)
+        redact_urls(line) for line in (inputs.index_options.index_url, *inputs.index_options.extra_index_urls)
     ]
     fields = {
         "format": written.FORMAT,

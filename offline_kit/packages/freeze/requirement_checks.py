@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from packaging.requirements import Requirement
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.core.errors import ProjectError, close_to
+from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.packages.file_choice import choose_file, find_alternatives
 from offline_kit.packages.freeze.dependency_walk import is_in_image, satisfies_requirement
 from offline_kit.packages.freeze.distribution_facts import MetadataStore
@@ -78,7 +78,7 @@ def _describe_problem(
     if image_serves and line.name not in policy.include:
         return ""
     if not files and not policy.include & {line.name}:
-        return f"{description}: {UNKNOWN_PACKAGE} '{line.name}'{close_to(line.name, image.packages, cutoff=0.75, most=2)}"
+        return f"{description}: {UNKNOWN_PACKAGE} '{line.name}'{suggest_name(line.name, image.packages, cutoff=0.75, limit=2)}"
     if image_version and not policy.allows_replacing(line.name, image):
         return f"{description}: {IMAGE_HAS} {image_version}, which is protected"
     return _describe_unfit(requirement, files, metadata, image_version, description)

@@ -20,7 +20,7 @@ from offline_kit.packages.freeze.requirement_lines import (
     parse_requirement,
     split_options,
 )
-from offline_kit.packages.pip_settings import redact
+from offline_kit.packages.pip_settings import redact_urls
 
 IGNORED_OPTIONS = (
     "--prefer-binary",
@@ -213,7 +213,7 @@ def _add_requirement(
         text, hashes = split_options(line)
         requirement, direct = parse_requirement(text, base)
     except InvalidLineError as error:
-        state.problems.append(f"{position}: {redact(str(error))}")
+        state.problems.append(f"{position}: {redact_urls(str(error))}")
         return
     if constraint and (direct or Requirement(requirement).extras):
         state.problems.append(f"{position}: a constraint is a name with versions, without extras or url")

@@ -95,7 +95,9 @@ def copy_tree(tree: SourceTree, folder: Path) -> Path:
         shutil.copyfile(tree.root / name, target)
         target.chmod(0o755 if _is_executable(tree.root / name) else 0o644)
     if tree.wants_git:
-        git_folder = processes.run(["git", "-C", tree.root, "rev-parse", "--absolute-git-dir"]).out.strip()
+        git_folder = processes.run_command(
+            ["git", "-C", tree.root, "rev-parse", "--absolute-git-dir"]
+        ).out.strip()
         (folder / ".git").write_text(f"gitdir: {git_folder}\n")
     return folder
 
@@ -147,10 +149,10 @@ def _list_git_files(root: Path, *, everything: bool) -> list[str]:
     """Return what git tracks or would, as far as it is source; nothing where git does not know the folder."""
     words = ["ls-files", "-z", "--cached", *([] if everything else ["--others", "--exclude-standard"])]
     try:
-        result = processes.run(["git", "-C", root, *words], check=False, timeout=60)
+        result = processes.run_command(["git", "-C", root, *words], check=False, timeout=60)
     except OfflineKitError:
         return []
-    names = [name for name in result.out.split("\0") if name] if result.ok else []
+    names = [name for name in result.out.split("\0") if name] if result.succeeded else []
     if everything:
         return [name for name in names if (root / name).is_file()]
     if not {"pyproject.toml", "setup.py", "setup.cfg"} & set(names):
@@ -211,6 +213,6 @@ def _is_executable(path: Path) -> bool:
 
 
 def _describe_commit(root: Path) -> str:
-    head = processes.run(["git", "-C", root, "rev-parse", "HEAD"], check=False)
-    tags = processes.run(["git", "-C", root, "describe", "--tags", "--long", "--always"], check=False)
+    head = processes.run_command(["git", "-C", root, "rev-parse", "HEAD"], check=False)
+    tags = processes.run_command(["git", "-C", root, "describe", "--tags", "--long", "--always"], check=False)
     return f"{head.out}{tags.out}"

@@ -211,13 +211,13 @@ def _check_syntax(paths: Sequence[Path], image: Image) -> None:
     doubtful = [path for path in paths if references.parse(path) is None]
     if not doubtful:
         return
-    judge = interpreters.find(image.python_minor, processes.environment())
+    judge = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
     if judge is None:
         return
     words = "import ast, sys\nfor name in sys.argv[1:]: ast.parse(open(name, 'rb').read(), name)"
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         try:
-            processes.run([judge, "-I", "-c", words, *doubtful], cwd=Path(scratch), timeout=60)
+            processes.run_command([judge, "-I", "-c", words, *doubtful], cwd=Path(scratch), timeout=60)
         except OfflineKitError as error:
             raise ProjectError(
                 f"a module is no valid Python {image.python_minor}",

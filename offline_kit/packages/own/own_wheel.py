@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from offline_kit.core import files, interpreters, processes
-from offline_kit.core.cache import Cache, key_of
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
 from offline_kit.packages.builds import sdist_builds
@@ -56,7 +56,9 @@ class OwnBuildContext:
     def find_sources(self) -> BuildSources:
         """Build requirements and the interpreter; looked for only where something is built."""
         exact = (
-            None if self.image.local else interpreters.find(self.image.python_minor, processes.environment())
+            None
+            if self.image.local
+            else interpreters.find_interpreter(self.image.python_minor, processes.copy_environment())
         )
         return BuildSources(
             target=ImageTarget(self.image),
@@ -75,12 +77,12 @@ def build_own_wheel(package: Path, context: OwnBuildContext, report: Reporter) -
     """
     tree = own_sources.read_source_tree(package)
     version_variables = {
-        name: value for name, value in processes.environment().items() if name.startswith(_VERSION_GIVEN)
+        name: value for name, value in processes.copy_environment().items() if name.startswith(_VERSION_GIVEN)
     }
     key = _make_wheel_key(tree, version_variables, context.image)
     if wheel_found := _recall_wheel(key, context):
         return wheel_found
-    with context.cache.lock(f"own-{key[:32]}"):
+    with context.cache.hold_lock(f"own-{key[:32]}"):
         if wheel_found := _recall_wheel(key, context):
             return wheel_found
         report.step(f"Building your package '{package.resolve().name}'")
@@ -95,7 +97,7 @@ def build_own_wheel(package: Path, context: OwnBuildContext, report: Reporter) -
                 details=error.tail,
             ) from error
         lines = {name: getattr(wheel, name) for name in ("name", "version", "filename", "sha256", "size")}
-        context.cache.remember("own", key, {**lines, "cutoff": context.cutoff or files.timestamp()})
+        context.cache.write_record("own", key, {**lines, "cutoff": context.cutoff or files.utc_timestamp()})
         return wheel
 
 
@@ -103,7 +105,7 @@ def recall_own_wheel(package: Path, context: OwnBuildContext) -> Wheel | None:
     """Return the wheel of a package as it lies there now; None where it was not built so yet. Builds nothing."""
     tree = own_sources.read_source_tree(package)
     version_variables = {
-        name: value for name, value in processes.environment().items() if name.startswith(_VERSION_GIVEN)
+        name: value for name, value in processes.copy_environment().items() if name.startswith(_VERSION_GIVEN)
     }
     return _recall_wheel(_make_wheel_key(tree, version_variables, context.image), context)
 
@@ -124,7 +126,7 @@ class _OwnBuild:
             sources,
             report,
         )
-        self.log = sources.cache.log(f"own-{tree.root.resolve().name}")
+        self.log = sources.cache.new_log(f"own-{tree.root.resolve().name}")
 
     def build_wheel(self) -> Wheel:
         """Build; a build that wants the network gets it, since the code is the user's own."""
@@ -213,7 +215,7 @@ def _suggest_fix(error: BuildFailedError) -> str:
 
 
 def _recall_wheel(key: str, context: OwnBuildContext) -> Wheel | None:
-    record = context.cache.recall("own", key)
+    record = context.cache.read_record("own", key)
     try:
         words = (
             {name: str(record[name]) for name in ("name", "version", "filename", "sha256")}
@@ -225,7 +227,7 @@ def _recall_wheel(key: str, context: OwnBuildContext) -> Wheel | None:
         return None
     if not record or not words or not _is_same_cutoff(str(record.get("cutoff", "")), context.cutoff):
         return None
-    path = context.cache.find(words["sha256"], size=size)
+    path = context.cache.find_blob(words["sha256"], size=size)
     return Wheel(**words, size=size, path=path) if path else None
 
 
@@ -249,4 +251,4 @@ def _make_wheel_key(tree: own_sources.SourceTree, version_variables: dict[str, s
         sys.version if image.local else "",
     ]
     # The folder's name may become the package's.
-    return key_of(_FORMAT, tree.root.resolve().name, tree.digest, version_variables, platform_facts)
+    return cache_key(_FORMAT, tree.root.resolve().name, tree.digest, version_variables, platform_facts)

@@ -11,7 +11,7 @@ _INSTALL = (
 
 def run(ground: Ground) -> Said:  # noqa: ARG001 - a property of the machine
     """Try the sandboxes of this machine, the best first; raises where none works."""
-    found = sandbox.find()
-    if found.weak:
+    found = sandbox.find_sandbox()
+    if found.is_weak:
         return warning("no real sandbox works here: a rehearsal would prove little", _INSTALL, *found.refused)
     return Said(what=f"{found.kind} works", details=found.refused)

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from offline_kit.core.files import human_size
+from offline_kit.core.files import format_size
 from offline_kit.workflow.checks.check_types import Ground, Said, failed, warning
 
 LEAST = 500_000_000
@@ -25,7 +25,7 @@ def run(ground: Ground) -> Said:
         )
     free = {place: shutil.disk_usage(place).free for place in places}
     tightest = min(free, key=lambda place: (free[place], str(place)))
-    said = f"{human_size(free[tightest])} free below '{tightest}'"
+    said = f"{format_size(free[tightest])} free below '{tightest}'"
     remedy = "free some space ('offline-kit cache prune' may help), or set OFFLINE_KIT_CACHE to another disk"
     if free[tightest] < LEAST:
         return failed(said, remedy)

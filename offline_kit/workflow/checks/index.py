@@ -1,13 +1,13 @@
 """The package index: whether it answers."""
 
-from offline_kit.core.redaction import redact
-from offline_kit.core.retry import Patience
+from offline_kit.core.redaction import redact_urls
+from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.freeze.freeze import read_index_settings
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.workflow.checks.check_types import Ground, Said
 
-_BRISK = Patience(attempts=2, deadline=30.0)
+_BRISK = RetryPolicy(attempts=2, deadline=30.0)
 """A person waits for the answer."""
 
 
@@ -18,5 +18,5 @@ def run(ground: Ground) -> Said:
     if config:
         settings = read_index_settings(config.requirements, config.project, settings)
     PackageIndex(settings, cache=ground.cache, patience=_BRISK).list_files("pip")
-    places = [redact(place) for place in (*settings.list_index_urls(), *settings.find_links)]
+    places = [redact_urls(place) for place in (*settings.list_index_urls(), *settings.find_links)]
     return Said(what=f"answers: {', '.join(places) or 'none is configured'}")

@@ -43,7 +43,7 @@ def _decided(ground: Ground) -> NotebookSettings | None:
     if not config.checkpoints or config.notebook.template != "plain" or not config.notebook.automatic:
         return config.notebook
     try:
-        seen = model_files.look(ground.light, ground.target, cache=files.made(ground.cache))
+        seen = model_files.look(ground.light, ground.target, cache=files.make_folder(ground.cache))
     except OfflineKitError:
         return None  # K204 says why
     return seen.config.notebook

@@ -9,7 +9,7 @@ def run(ground: Ground) -> Said:
     image = ground.target
     if image.local:
         return Said(what=f"the running Python {image.python} is the image's")
-    found = interpreters.find(image.python_minor, ground.env)
+    found = interpreters.find_interpreter(image.python_minor, ground.env)
     if found is None:
         return warning(
             f"'{image.name}' runs Python {image.python_minor}, and this machine has none",

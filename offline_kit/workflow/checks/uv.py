@@ -8,10 +8,10 @@ from offline_kit.workflow.checks.check_types import Ground, Said, failed
 def run(ground: Ground) -> Said:
     """Run uv and tell its version."""
     try:
-        program = interpreters.uv()
+        program = interpreters.uv_program()
     except OutsideError as error:
         return failed(error.what, error.hint)
-    done = processes.run([program, "--version"], env=ground.env, check=False, timeout=30)
-    if not done.ok:
-        return failed(f"'{program}' does not run", "pip install --force-reinstall uv", *done.tail(3))
+    done = processes.run_command([program, "--version"], env=ground.env, check=False, timeout=30)
+    if not done.succeeded:
+        return failed(f"'{program}' does not run", "pip install --force-reinstall uv", *done.last_lines(3))
     return Said(what=done.out.strip())

@@ -12,7 +12,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import direct_references
 from offline_kit.packages.freeze.input_digest import FreezeInputs, FreezeRequest, gather_inputs
 from offline_kit.packages.freeze.requirement_lines import RequirementLine
-from offline_kit.packages.pip_settings import PYPI, IndexSettings, redact
+from offline_kit.packages.pip_settings import PYPI, IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
 _VARIABLE = re.compile(r"\$\{\w+\}")
@@ -120,7 +120,7 @@ def _secret(address: str) -> str:
     """Return why an address may not go to Kaggle; "" where nothing in it can be a secret."""
     if unset := _VARIABLE.search(address):
         return f"names the variable {unset[0]}, which is not set here"
-    if redact(address.partition("?")[0]) != address.partition("?")[0]:
+    if redact_urls(address.partition("?")[0]) != address.partition("?")[0]:
         return "has a password, which is never written into a notebook"
     if urlsplit(address).query:
         return "has a query ('?'), which may be a key, and is never written into a notebook"

@@ -181,7 +181,7 @@ def keep(folder: Path, part: Part, facts: str, captured: str) -> None:
     try:
         told = {each["original"]: each for each in json.loads(facts)["wheels"]}
         wheels = {entry.original.rpartition("/")[2]: told[entry.original] for entry in part.entries}
-        files.made(folder / OUTLINES)
+        files.make_folder(folder / OUTLINES)
         for name, each in wheels.items():
             with zipfile.ZipFile(folder / OUTLINES / name, "w") as archive:
                 archive.writestr(str(each["info"]), str(each["metadata"]))
