@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,10 +32,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("environments")
 
 
-def shop(cache: Path, **more: object) -> Workshop:
+def shop(cache: Path, **more: Any) -> Workshop:
     return Workshop(
         settings=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, **more
-    )  # type: ignore[arg-type]
+    )
 
 
 @pytest.mark.index
