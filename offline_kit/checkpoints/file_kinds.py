@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from offline_kit.checkpoints.pickle_opcodes import Survey, refused, survey
+from offline_kit.checkpoints.pickle_opcodes import PickleSurvey, list_refused, survey_pickle
 from offline_kit.project.types import CheckpointKind as Kind
 
 _PICKLE_BYTES = 256 << 20
@@ -25,7 +25,7 @@ _ONNX_WIRE = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sniffed:
+class ClassifiedFile:
     """What a file turned out to be."""
 
     kind: Kind
@@ -36,15 +36,15 @@ class Sniffed:
     """Why it cannot be the file that was meant, for a person; empty for a good one."""
 
 
-def sniff(path: Path) -> Sniffed:
+def classify_file(path: Path) -> ClassifiedFile:
     """Tell what a file is; raises OSError where it cannot be read."""
     size = path.stat().st_size
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
         if not head:
-            return Sniffed(kind=Kind.OTHER, problem="is empty (0 bytes)")
+            return ClassifiedFile(kind=Kind.OTHER, problem="is empty (0 bytes)")
         if head.startswith(_LFS):
-            return Sniffed(
+            return ClassifiedFile(
                 kind=Kind.OTHER, problem="is a Git LFS pointer, not the file itself: run 'git lfs pull'"
             )
         if head.startswith(b"PK\x03\x04"):
@@ -55,58 +55,58 @@ def sniff(path: Path) -> Sniffed:
             return found
         if found := _safetensors(head, stream, size):
             return found
-        return Sniffed(kind=_by_magic(path, head, stream, size))
+        return ClassifiedFile(kind=_by_magic(path, head, stream, size))
 
 
-def _zip(path: Path) -> Sniffed:
+def _zip(path: Path) -> ClassifiedFile:
     if not zipfile.is_zipfile(path):
-        return Sniffed(kind=Kind.OTHER, problem="is cut short or damaged: a zip without its end")
+        return ClassifiedFile(kind=Kind.OTHER, problem="is cut short or damaged: a zip without its end")
     try:
         with zipfile.ZipFile(path) as archive:
             return _zip_content(archive)
     except (
         UnicodeDecodeError
     ):  # zipfile decodes the names when it opens an archive; torch reads the same field
-        return Sniffed(kind=Kind.OTHER, problem="is damaged: a name inside of it is no UTF-8")
+        return ClassifiedFile(kind=Kind.OTHER, problem="is damaged: a name inside of it is no UTF-8")
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        return Sniffed(kind=Kind.OTHER, problem=f"is damaged: {error}")
+        return ClassifiedFile(kind=Kind.OTHER, problem=f"is damaged: {error}")
 
 
-def _zip_content(archive: zipfile.ZipFile) -> Sniffed:
+def _zip_content(archive: zipfile.ZipFile) -> ClassifiedFile:
     names = archive.namelist()
     inner = {name.partition("/")[2] or name for name in names}
     if pickled := next(
         (name for name in names if name.count("/") <= 1 and name.rpartition("/")[2] == "data.pkl"), ""
     ):
         with archive.open(pickled) as stream:
-            said = survey(io.BytesIO(stream.read(_PICKLE_BYTES)))
+            said = survey_pickle(io.BytesIO(stream.read(_PICKLE_BYTES)))
         if "constants.pkl" in inner:
-            return Sniffed(
+            return ClassifiedFile(
                 kind=Kind.TORCH_ZIP, refused=("a TorchScript archive (load it with torch.jit.load)",)
             )
         return _torch(said, Kind.TORCH_ZIP)
     if {"config.json", "metadata.json"} <= set(names) or "model.weights.h5" in names:
-        return Sniffed(kind=Kind.KERAS)
+        return ClassifiedFile(kind=Kind.KERAS)
     arrays = bool(names) and all(name.endswith(".npy") for name in names)
-    return Sniffed(kind=Kind.NUMPY if arrays else Kind.OTHER)
+    return ClassifiedFile(kind=Kind.NUMPY if arrays else Kind.OTHER)
 
 
-def _torch(said: Survey, kind: Kind) -> Sniffed:
-    lines = refused(said) if said.whole else (*refused(said), _UNREAD)
-    return Sniffed(kind=Kind.LIGHTNING if said.keys >= _LIGHTNING else kind, refused=lines)
+def _torch(said: PickleSurvey, kind: Kind) -> ClassifiedFile:
+    lines = list_refused(said) if said.whole else (*list_refused(said), _UNREAD)
+    return ClassifiedFile(kind=Kind.LIGHTNING if said.keys >= _LIGHTNING else kind, refused=lines)
 
 
-def _legacy(stream: IO[bytes]) -> Sniffed:
+def _legacy(stream: IO[bytes]) -> ClassifiedFile:
     """Read torch's old format: three small pickles, then the object's, then raw storages."""
     stream.seek(0)
-    if not all(survey(stream, most=1000).whole for _ in range(3)):
-        return Sniffed(
+    if not all(survey_pickle(stream, most=1000).whole for _ in range(3)):
+        return ClassifiedFile(
             kind=Kind.TORCH_LEGACY, problem="is cut short or damaged: torch's old format, half of it"
         )
-    return _torch(survey(stream), Kind.TORCH_LEGACY)
+    return _torch(survey_pickle(stream), Kind.TORCH_LEGACY)
 
 
-def _tar(path: Path) -> Sniffed | None:
+def _tar(path: Path) -> ClassifiedFile | None:
     try:
         with tarfile.open(path) as archive:
             names = set(archive.getnames())
@@ -114,10 +114,10 @@ def _tar(path: Path) -> Sniffed | None:
         return None
     if not {"storages", "tensors", "pickle"} <= names:
         return None
-    return Sniffed(kind=Kind.TORCH_LEGACY, refused=("torch's oldest format (.tar)",))
+    return ClassifiedFile(kind=Kind.TORCH_LEGACY, refused=("torch's oldest format (.tar)",))
 
 
-def _safetensors(head: bytes, stream: IO[bytes], size: int) -> Sniffed | None:
+def _safetensors(head: bytes, stream: IO[bytes], size: int) -> ClassifiedFile | None:
     if len(head) < 10 or head[8:9] != b"{":
         return None
     (length,) = struct.unpack("<Q", head[:8])
@@ -131,7 +131,7 @@ def _safetensors(head: bytes, stream: IO[bytes], size: int) -> Sniffed | None:
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         return None
     problem = "is cut short: its tensors end behind the file" if 8 + length + last > size else ""
-    return Sniffed(kind=Kind.SAFETENSORS, problem=problem)
+    return ClassifiedFile(kind=Kind.SAFETENSORS, problem=problem)
 
 
 def _by_magic(path: Path, head: bytes, stream: IO[bytes], size: int) -> Kind:
@@ -149,10 +149,10 @@ def _by_magic(path: Path, head: bytes, stream: IO[bytes], size: int) -> Kind:
 
 def _is_pickle(head: bytes, suffix: str) -> bool:
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        said = survey(io.BytesIO(head), most=100)
+        said = survey_pickle(io.BytesIO(head), most=100)
         return said.whole or len(said.opcodes) > 2
     # Protocols 0 and 1 have no mark of their own: the suffix must say so too.
-    return suffix in (".pkl", ".pickle", ".p") and survey(io.BytesIO(head), most=100_000).whole
+    return suffix in (".pkl", ".pickle", ".p") and survey_pickle(io.BytesIO(head), most=100_000).whole
 
 
 def _is_onnx(stream: IO[bytes], size: int) -> bool:

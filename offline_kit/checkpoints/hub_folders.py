@@ -31,27 +31,29 @@ _TEXT_FREE = (
     "wav2vec2",
 )
 """Kinds of models that take no text, so need no tokenizer, but a processor."""
-_MOST = 16 << 20
+_MAX_BYTES = 16 << 20
 """Bytes: an index of many parts of weights has some, settings have few."""
 
 
-def findings(checkpoints: Sequence[Checkpoint], beside: Sequence[Checkpoint] = ()) -> tuple[Finding, ...]:
-    """Return what the folders among the checkpoints would fetch; `beside` is what travels as preprocessing.
+def check_hub_folders(
+    checkpoints: Sequence[Checkpoint], other_files: Sequence[Checkpoint] = ()
+) -> tuple[Finding, ...]:
+    """Return what the folders among the checkpoints would fetch; `other_files` is what travels as preprocessing.
 
     Nothing is loaded. Every finding names file, hub id and remedy.
     """
     folders: dict[PurePosixPath, dict[str, Path]] = {}
-    for each in (*checkpoints, *beside):
-        path = PurePosixPath(each.original)
-        folders.setdefault(path.parent, {})[path.name] = each.path
-    anywhere = {name for files in folders.values() for name in files}
-    found: list[Finding] = []
+    for file in (*checkpoints, *other_files):
+        path = PurePosixPath(file.original)
+        folders.setdefault(path.parent, {})[path.name] = file.path
+    all_names = {name for files in folders.values() for name in files}
+    findings: list[Finding] = []
     for folder, files in sorted(folders.items()):
         for name in ("config.json", "adapter_config.json", "tokenizer_config.json"):
-            content = settings_of(files.get(name))
-            found += _of_file((folder / name).as_posix(), name, content, files)
-        found += _of_config(folder, settings_of(files.get("config.json")), files, anywhere)
-    return tuple(found)
+            content = read_settings(files.get(name))
+            findings += _check_settings((folder / name).as_posix(), name, content, files)
+        findings += _check_model_folder(folder, read_settings(files.get("config.json")), files, all_names)
+    return tuple(findings)
 
 
 def is_hub_id(text: object) -> bool:
@@ -61,10 +63,10 @@ def is_hub_id(text: object) -> bool:
     return not text.endswith("/") and all(sign.isalnum() or sign in "-_./" for sign in text)
 
 
-def settings_of(path: Path | None) -> dict[str, Any]:
+def read_settings(path: Path | None) -> dict[str, Any]:
     """Return what a file of settings says; nothing where there is none, or it holds no table, or is no such file."""
     try:
-        if path is None or path.stat().st_size > _MOST:
+        if path is None or path.stat().st_size > _MAX_BYTES:
             return {}
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -72,11 +74,11 @@ def settings_of(path: Path | None) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _of_file(
-    where: str, name: str, content: Mapping[str, Any], files: Mapping[str, Path]
+def _check_settings(
+    location: str, name: str, content: Mapping[str, Any], files: Mapping[str, Path]
 ) -> Iterator[Finding]:
     """Find code and base models of a hub that a file of settings names."""
-    for module, repository in _remote_code(content):
+    for module, repository in _list_remote_code(content):
         if repository or f"{module}.py" not in files:
             origin = (
                 f"on the hub, at '{repository}'"
@@ -85,7 +87,7 @@ def _of_file(
             )
             yield Finding(
                 severity=Severity.WARN,
-                about=where,
+                about=location,
                 what=f"takes code that lies {origin} (`auto_map`)",
                 remedy=f"copy '{module}.py' into the folder, write \"{module}.…\" without the hub's name into "
                 "`auto_map`, and set trust_remote_code = true in the `params` of its `models` entry (code of yours: "
@@ -95,30 +97,30 @@ def _of_file(
     if name == "adapter_config.json" and is_hub_id(base):
         yield Finding(
             severity=Severity.WARN,
-            about=where,
+            about=location,
             what=f"is an adapter of '{base}', which would be fetched from the hub",
             remedy="merge it (model.merge_and_unload().save_pretrained(...)) and ship that folder, or ship the base "
             "model's folder too and load the adapter onto it",
         )
 
 
-def _remote_code(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _list_remote_code(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield module and hub repository (empty for the folder itself) of what `auto_map` names."""
-    found: set[tuple[str, str]] = set()
+    references: set[tuple[str, str]] = set()
     mapped = content.get("auto_map")
     for value in mapped.values() if isinstance(mapped, dict) else ():
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, str) and "." in one:
-                repository, _, name = one.rpartition("--")
-                found.add((name.partition(".")[0], repository))
-    yield from sorted(found)
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, str) and "." in entry:
+                repository, _, name = entry.rpartition("--")
+                references.add((name.partition(".")[0], repository))
+    yield from sorted(references)
 
 
-def _of_config(
+def _check_model_folder(
     folder: PurePosixPath, config: Mapping[str, Any], files: Mapping[str, Path], anywhere: set[str]
 ) -> Iterator[Finding]:
     """Find what a model folder lacks and its usual loading would fetch."""
-    kind, where = str(config.get("model_type", "")), (folder / "config.json").as_posix()
+    kind, location = str(config.get("model_type", "")), (folder / "config.json").as_posix()
     if not kind or not any(name in _WEIGHTS or ".safetensors" in name or ".bin" in name for name in files):
         return
     source = config.get("_name_or_path")
@@ -129,7 +131,7 @@ def _of_config(
     if not needed & anywhere:
         yield Finding(
             severity=Severity.WARN,
-            about=where,
+            about=location,
             what=f"has no {title} beside it, and names the hub's{hub}, from where it would be fetched"
             if hub
             else f"has no {title} beside it; fetching one needs the internet",
@@ -139,7 +141,7 @@ def _of_config(
     if config.get("use_pretrained_backbone") and is_hub_id(backbone):
         yield Finding(
             severity=Severity.WARN,
-            about=where,
+            about=location,
             what=f"fetches the weights of its backbone '{backbone}' when it is made (use_pretrained_backbone)",
             remedy="set use_pretrained_backbone to false in it: the folder's own weights replace them",
         )

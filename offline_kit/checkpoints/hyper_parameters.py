@@ -10,37 +10,39 @@ from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Sever
 
 _SWITCHES = frozenset({"pretrained", "use_pretrained", "pretrained_backbone", "backbone_pretrained"})
 """Hyper-parameters that fetch weights when they are true."""
-_NAMES = frozenset({"encoder_weights", "backbone_weights", "pretrained_weights"})
+_WEIGHT_NAMES = frozenset({"encoder_weights", "backbone_weights", "pretrained_weights"})
 """Hyper-parameters that fetch the weights that they name."""
-_MOST = 64 << 20
-_PASSED = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
+_MAX_BYTES = 64 << 20
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
 
 
-def findings(checkpoints: Sequence[Checkpoint], params: Mapping[str, object]) -> tuple[Finding, ...]:
+def check_hyper_parameters(
+    checkpoints: Sequence[Checkpoint], params: Mapping[str, object]
+) -> tuple[Finding, ...]:
     """Return a finding for each hyper-parameter of Lightning's checkpoints that fetches weights.
 
     `params` are those of the notebook, which win over what was saved: what they switch off is no finding.
     """
-    found: dict[str, Finding] = {}
-    for each in checkpoints:
-        if each.kind is CheckpointKind.LIGHTNING:
-            for key, value in _fetching(each):
+    findings: dict[str, Finding] = {}
+    for checkpoint in checkpoints:
+        if checkpoint.kind is CheckpointKind.LIGHTNING:
+            for key, value in _find_fetching(checkpoint):
                 if params.get(key, True):
                     # one line for five folds of one training
-                    found.setdefault(f"{key}={value}", _told(each, key, value))
-    return tuple(found.values())
+                    findings.setdefault(f"{key}={value}", _make_finding(checkpoint, key, value))
+    return tuple(findings.values())
 
 
-def texts(checkpoint: Checkpoint) -> frozenset[str] | None:
+def read_pickle_texts(checkpoint: Checkpoint) -> frozenset[str] | None:
     """Return all texts in a torch file, names of saved hyper-parameters among them; None for other files."""
-    data = _pickle_of(checkpoint)
-    return frozenset(each for each in _values(data) if isinstance(each, str)) if data else None
+    data = _read_pickle(checkpoint)
+    return frozenset(value for value in _read_values(data) if isinstance(value, str)) if data else None
 
 
-def _told(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
+def _make_finding(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
     remedy = f"set {key} = false in [tool.offline-kit.notebook.params]"
-    if key in _NAMES:
+    if key in _WEIGHT_NAMES:
         remedy = (
             f'pass `{key} or None` on in the model, and set {key} = "" in [tool.offline-kit.notebook.params]'
         )
@@ -52,38 +54,38 @@ def _told(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
     )
 
 
-def _pickle_of(checkpoint: Checkpoint) -> bytes:
+def _read_pickle(checkpoint: Checkpoint) -> bytes:
     try:
         with zipfile.ZipFile(checkpoint.path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             with archive.open(name) as stream:
-                return stream.read(_MOST)
+                return stream.read(_MAX_BYTES)
     except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError):
         return b""
 
 
-def _fetching(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
+def _find_fetching(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     key = ""
-    for value in _values(_pickle_of(checkpoint)):
-        if key and _fetches(key, value):
+    for value in _read_values(_read_pickle(checkpoint)):
+        if key and _fetches_weights(key, value):
             yield key, value
-        key = value if isinstance(value, str) and value in _SWITCHES | _NAMES and not key else ""
+        key = value if isinstance(value, str) and value in _SWITCHES | _WEIGHT_NAMES and not key else ""
 
 
-def _fetches(key: str, value: Any) -> bool:
+def _fetches_weights(key: str, value: Any) -> bool:
     if isinstance(value, str):
         # The opcodes alone do not tell keys from values: a switch counts only with what a switch may say.
-        return bool(value) and (key in _NAMES or value.lower().startswith(("imagenet", "default")))
+        return bool(value) and (key in _WEIGHT_NAMES or value.lower().startswith(("imagenet", "default")))
     return value is True and key in _SWITCHES
 
 
-def _values(data: bytes) -> Iterator[Any]:
+def _read_values(data: bytes) -> Iterator[Any]:
     """Yield what the opcodes put on the stack, one after the other: texts, truth values, None for the rest."""
     memo: dict[Any, Any] = {}
     last: Any = None
     try:
         for opcode, argument, _ in pickletools.genops(io.BytesIO(data)):
-            if opcode.name in _PASSED:
+            if opcode.name in _PUTS:
                 memo[len(memo) if opcode.name == "MEMOIZE" else argument] = last
                 continue
             if opcode.name in _GETS:

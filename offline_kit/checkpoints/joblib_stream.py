@@ -13,11 +13,11 @@ from offline_kit.checkpoints.pickle_opcodes import (
     CALLED,
     COMPUTED,
     LOADER,
-    Survey,
+    PickleSurvey,
     encoded,
     nested_bytes,
     python3_name,
-    survey,
+    survey_pickle,
 )
 
 WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
@@ -25,13 +25,13 @@ WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
 _CHUNK = 1 << 20
 
 
-def read(stream: IO[bytes]) -> Survey:
+def read(stream: IO[bytes]) -> PickleSurvey:
     """Return what a joblib stream imports, from its place on; never raises on bad bytes.
 
     `whole` says that it was read to its end, arrays included.
     """
     machine = _Machine(stream)
-    said = Survey(globals=machine.seen)
+    said = PickleSurvey(globals=machine.seen)
     try:
         machine.load()
         said.whole = True
@@ -146,7 +146,7 @@ class _Machine(pickle._Unpickler):
         self.skip(math.prod(int(length) for length in state["shape"]) * _itemsize(code))
 
     def nested(self) -> None:
-        inner = survey(self.source)
+        inner = survey_pickle(self.source)
         self.seen |= inner.globals
         self.reached |= inner.reached
         self.blind |= inner.blind

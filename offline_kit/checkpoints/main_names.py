@@ -11,36 +11,36 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline_kit.checkpoints.pickle_opcodes import words
-from offline_kit.checkpoints.pickle_scan import Scanned
+from offline_kit.checkpoints.pickle_opcodes import split_words
+from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import references
 from offline_kit.project.types import Finding, Severity
 
-_SKIPPED = frozenset(
+_SKIPPED_FOLDERS = frozenset(
     {"dist", "build", "site-packages", "node_modules", "__pycache__", "wandb", "lightning_logs"}
 )
-_MOST_FILES = 2000
-_TRAINS = frozenset(
-    words("""
+_MAX_FILES = 2000
+_TRAINING_CALLS = frozenset(
+    split_words("""
     fit fit_transform fit_predict partial_fit train backward optimize create_study cross_val_score run_training
     read_csv read_parquet read_feather read_excel read_json read_table read_sql read_pickle load_dataset
     parse_args input main download from_pretrained
     """)
 )
 """Last names of calls that no import should do: training, reading the data, the command line."""
-_READS = frozenset(
-    words("open load loadtxt listdir glob imread read_text read_bytes predict init to_csv save")
+_READING_CALLS = frozenset(
+    split_words("open load loadtxt listdir glob imread read_text read_bytes predict init to_csv save")
 )
 """Last names of calls that may fail in the notebook, where the files of the training are not."""
-_DATA = frozenset(
-    words(".csv .tsv .parquet .feather .json .jsonl .npy .npz .xlsx .pkl .joblib .h5 .db .sqlite .zip")
+_DATA_SUFFIXES = frozenset(
+    split_words(".csv .tsv .parquet .feather .json .jsonl .npy .npz .xlsx .pkl .joblib .h5 .db .sqlite .zip")
 )
 """Suffixes of what a call reads when it is given the name of such a file of the project."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lent:
+class MainAliases:
     """The names that a notebook lends to pickles."""
 
     path: str = ""
@@ -54,101 +54,107 @@ class Lent:
         return tuple(f"{self.path}:{name}" for name in self.names)
 
 
-NOBODY = Lent()
+NO_ALIASES = MainAliases()
 """No pickle asks for any name."""
 
 
-def settle(
-    project: Path, main_from: Path | None, scanned: Sequence[Scanned], known: Collection[str] = ()
-) -> Lent:
+def resolve_main_aliases(
+    project: Path,
+    main_from: Path | None,
+    scan_results: Sequence[ScanResult],
+    notebook_names: Collection[str] = (),
+) -> MainAliases:
     """Return which names of `__main__` the pickles ask for, and the file that gives them.
 
-    `known` are names that the notebook defines itself: those of an adopted one.
+    `notebook_names` are names that the notebook defines itself: those of an adopted one.
     Raises ProjectError where no file is named, naming those of the project that would do, and where the
     named one lies outside the project or does not define them all.
     """
-    lacking_in = {
-        each.original: tuple(name for name in each.main_names if name not in known) for each in scanned
+    unknown_names = {
+        result.original: tuple(name for name in result.main_names if name not in notebook_names)
+        for result in scan_results
     }
-    asking = {original: names for original, names in lacking_in.items() if names}
-    names = sorted({name for some in asking.values() for name in some})
+    requests = {original: names for original, names in unknown_names.items() if names}
+    names = sorted({name for file_names in requests.values() for name in file_names})
     if not names:
-        return NOBODY
+        return NO_ALIASES
     if main_from is not None and main_from.suffix == ".ipynb":
         raise ProjectError(
-            f"'{main_from.name}' (`main_from`) is a notebook, and pickles need {_quoted(names)} from a .py file",
-            hint=_where_to_look(project, names, names),
+            f"'{main_from.name}' (`main_from`) is a notebook, and pickles need {_quote_names(names)} from a .py file",
+            hint=_suggest_source(project, names, names),
         )
     if main_from is None:
-        raise _unnamed(project, asking, names)
-    lacking = [name for name in names if not _may_define(main_from, name)]
-    if lacking:
+        raise _missing_script_error(project, requests, names)
+    undefined = [name for name in names if not _may_define_name(main_from, name)]
+    if undefined:
         raise ProjectError(
-            f"'{main_from.name}' (`main_from`) does not define {_quoted(lacking)}, which pickles look up in it",
-            hint=_where_to_look(project, lacking, names),
-            details=_askers(asking),
+            f"'{main_from.name}' (`main_from`) does not define {_quote_names(undefined)}, which pickles look up in it",
+            hint=_suggest_source(project, undefined, names),
+            details=_list_requests(requests),
         )
     if not main_from.resolve().is_relative_to(project.resolve()):
         raise ProjectError(
             f"'{main_from}' (`main_from`) lies outside the project",
             hint="copy it into the project's folder, and name the copy",
         )
-    return Lent(path=main_from.resolve().relative_to(project.resolve()).as_posix(), names=tuple(names))
+    return MainAliases(path=main_from.resolve().relative_to(project.resolve()).as_posix(), names=tuple(names))
 
 
-def findings(project: Path, lent: Lent) -> tuple[Finding, ...]:
+def check_main_script(project: Path, aliases: MainAliases) -> tuple[Finding, ...]:
     """Return what the lending file does when it is imported, which the notebook has to do too."""
-    tree = references.parse(project / lent.path) if lent.path else None
-    found = []
-    for line, call, trains in _work(tree.body if tree else (), _Data(project, tree)):
-        found.append(
+    tree = references.parse(project / aliases.path) if aliases.path else None
+    findings = []
+    for line, call, trains in _find_import_work(tree.body if tree else (), _DataFiles(project, tree)):
+        findings.append(
             Finding(
                 severity=Severity.STOP if trains else Severity.WARN,
-                about=f"{lent.path}:{line}",
-                what=f"calls {call} when it is imported, as the notebook will to find {_quoted(lent.names)}",
+                about=f"{aliases.path}:{line}",
+                what=f"calls {call} when it is imported, as the notebook will to find {_quote_names(aliases.names)}",
                 remedy='put it below `if __name__ == "__main__":`, or copy the definitions into a file of their '
                 "own and name that in `main_from`; the pickle need not be made again",
             )
         )
-    return tuple(found)
+    return tuple(findings)
 
 
-def _unnamed(project: Path, asking: dict[str, tuple[str, ...]], names: list[str]) -> ProjectError:
-    first = next(iter(asking))
-    whose = f"'{first}' needs" if len(asking) == 1 else f"{len(asking)} files need"
+def _missing_script_error(
+    project: Path, requests: dict[str, tuple[str, ...]], names: list[str]
+) -> ProjectError:
+    first = next(iter(requests))
+    whose = f"'{first}' needs" if len(requests) == 1 else f"{len(requests)} files need"
     return ProjectError(
-        f"{whose} {_quoted(names)} of the script that saved it, which the notebook does not have",
-        hint=_where_to_look(project, names, names),
-        details=_askers(asking) if len(asking) > 1 else (),
+        f"{whose} {_quote_names(names)} of the script that saved it, which the notebook does not have",
+        hint=_suggest_source(project, names, names),
+        details=_list_requests(requests) if len(requests) > 1 else (),
     )
 
 
-def _where_to_look(project: Path, lacking: Sequence[str], names: Sequence[str]) -> str:
-    scripts = [where for where, known in _defining(project) if set(names) <= known]
+def _suggest_source(project: Path, undefined: Sequence[str], names: Sequence[str]) -> str:
+    scripts = [path for path, defined in _read_scripts(project) if set(names) <= defined]
     if scripts:
-        others = f" ({', '.join(scripts[1:3])} would do too)" if len(scripts) > 1 else ""
-        return f'set main_from = "{scripts[0]}" in [tool.offline-kit]: it defines {_quoted(names)}{others}'
-    notebooks = [where for where, known in _in_notebooks(project) if set(lacking) & known]
+        alternatives = f" ({', '.join(scripts[1:3])} would do too)" if len(scripts) > 1 else ""
+        return f'set main_from = "{scripts[0]}" in [tool.offline-kit]: it defines {_quote_names(names)}{alternatives}'
+    notebooks = [path for path, defined in _read_notebooks(project) if set(undefined) & defined]
     if notebooks:
         return (
-            f"copy the cell of '{notebooks[0]}' that defines {_quoted(lacking)} into a .py file of the project, "
+            f"copy the cell of '{notebooks[0]}' that defines {_quote_names(undefined)} into a .py file of the project, "
             "and name that in `main_from` of [tool.offline-kit]"
         )
     return (
-        f'name the file that defines {_quoted(lacking)} in [tool.offline-kit]: main_from = "train.py"; '
+        f'name the file that defines {_quote_names(undefined)} in [tool.offline-kit]: main_from = "train.py"; '
         "no file of the project does"
     )
 
 
-def _askers(asking: dict[str, tuple[str, ...]]) -> list[str]:
-    return [f"'{original}' looks up {_quoted(names)}" for original, names in asking.items()]
+def _list_requests(requests: dict[str, tuple[str, ...]]) -> list[str]:
+    return [f"'{original}' looks up {_quote_names(names)}" for original, names in requests.items()]
 
 
-def _quoted(names: Iterable[str]) -> str:
+def _quote_names(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
 
 
-def _may_define(file: Path, name: str) -> bool:
+def _may_define_name(file: Path, name: str) -> bool:
     tree = references.parse(file)
     if tree is None:
         return True  # a Python that this one cannot parse; the syntax is checked elsewhere
@@ -156,53 +162,55 @@ def _may_define(file: Path, name: str) -> bool:
     return name in names or open_ended
 
 
-def _files(project: Path, suffix: str) -> Iterator[Path]:
+def _find_files(project: Path, suffix: str) -> Iterator[Path]:
     count = 0
-    for here, folders, names in os.walk(project):
+    for folder, folders, names in os.walk(project):
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in _SKIPPED | {"venv", "env"}
+            name
+            for name in folders
+            if not name.startswith(".") and name not in _SKIPPED_FOLDERS | {"venv", "env"}
         )
         for name in sorted(names):
-            if name.endswith(suffix) and count < _MOST_FILES:
+            if name.endswith(suffix) and count < _MAX_FILES:
                 count += 1
-                yield Path(here, name)
+                yield Path(folder, name)
 
 
-def _defining(project: Path) -> Iterator[tuple[str, set[str]]]:
-    for path in _files(project, ".py"):
+def _read_scripts(project: Path) -> Iterator[tuple[str, set[str]]]:
+    for path in _find_files(project, ".py"):
         tree = references.parse(path)
         if tree is not None:
             yield path.relative_to(project).as_posix(), references.bound_names(tree.body)[0]
 
 
-def _in_notebooks(project: Path) -> Iterator[tuple[str, set[str]]]:
-    for path in _files(project, ".ipynb"):
-        yield path.relative_to(project).as_posix(), defined_in_notebook(path)
+def _read_notebooks(project: Path) -> Iterator[tuple[str, set[str]]]:
+    for path in _find_files(project, ".ipynb"):
+        yield path.relative_to(project).as_posix(), list_notebook_names(path)
 
 
-def defined_in_notebook(path: Path) -> set[str]:
+def list_notebook_names(path: Path) -> set[str]:
     """Return the names that the cells of a notebook bind; cells that are no Python bind none."""
     try:
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     except (OSError, ValueError, KeyError, TypeError):
         return set()
-    known: set[str] = set()
+    bound: set[str] = set()
     for source in sources:
-        plain = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
+        code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
         try:
-            known |= references.bound_names(ast.parse(plain).body)[0]
+            bound |= references.bound_names(ast.parse(code).body)[0]
         except (SyntaxError, ValueError):
             continue
-    return known
+    return bound
 
 
-class _Data:
+class _DataFiles:
     """The files of data that a script names, as far as they lie in the project: in a notebook they are not there."""
 
     def __init__(self, project: Path, tree: ast.Module | None) -> None:
         self._project = project
-        self._texts = {
+        self._constants = {
             target.id: node.value
             for node in (tree.body if tree else ())
             if isinstance(node, ast.Assign)
@@ -210,59 +218,59 @@ class _Data:
             if isinstance(target, ast.Name)
         }
 
-    def read_by(self, call: ast.Call) -> str:
+    def find_read_file(self, call: ast.Call) -> str:
         """Return the file of data that a call is given to read; empty for none."""
-        given = [*call.args, *(word.value for word in call.keywords)]
-        texts = [self._text(each) for each in given]
+        arguments = [*call.args, *(word.value for word in call.keywords)]
+        texts = [self._read_text(argument) for argument in arguments]
         if ast.unparse(call.func).rpartition(".")[2] == "Path" or any(
             text[:1] in tuple("wax") and len(text) < 4 for text in texts
         ):
             return ""  # it reads nothing, or writes
-        return next((text for text in texts if self._is_data(text)), "")
+        return next((text for text in texts if self._is_data_file(text)), "")
 
-    def _text(self, node: ast.expr) -> str:
+    def _read_text(self, node: ast.expr) -> str:
         if isinstance(node, ast.Name):
-            node = self._texts.get(node.id, node)
+            node = self._constants.get(node.id, node)
         if isinstance(node, ast.Call) and node.args and ast.unparse(node.func).rpartition(".")[2] == "Path":
             node = node.args[0]
         return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
-    def _is_data(self, text: str) -> bool:
+    def _is_data_file(self, text: str) -> bool:
         suffix = os.path.splitext(text)[1].lower()  # noqa: PTH122 - a text, which may be no path at all
-        return suffix in _DATA and "\0" not in text and (self._project / text).is_file()
+        return suffix in _DATA_SUFFIXES and "\0" not in text and (self._project / text).is_file()
 
 
-def _work(body: Sequence[ast.stmt], data: _Data) -> Iterator[tuple[int, str, bool]]:
+def _find_import_work(body: Sequence[ast.stmt], data: _DataFiles) -> Iterator[tuple[int, str, bool]]:
     """Yield line, call and gravity of what statements do at import level; definitions do nothing yet."""
     for node in body:
-        if isinstance(node, ast.If) and _is_guard(node.test):
-            yield from _work(node.orelse, data)
+        if isinstance(node, ast.If) and _is_main_guard(node.test):
+            yield from _find_import_work(node.orelse, data)
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            for call in _calls(node):
+            for call in _find_calls(node):
                 name = ast.unparse(call.func)
-                last = name.rpartition(".")[2]
-                read = data.read_by(call)
-                if last in _TRAINS or last in _READS or read:
-                    given = f"{read!r}" if read else ""
-                    grave = last in _TRAINS or bool(read and not isinstance(node, ast.Try))
-                    yield call.lineno, f"{name if len(name) < 50 else last}({given})", grave
+                method = name.rpartition(".")[2]
+                data_file = data.find_read_file(call)
+                if method in _TRAINING_CALLS or method in _READING_CALLS or data_file:
+                    argument = f"{data_file!r}" if data_file else ""
+                    is_grave = method in _TRAINING_CALLS or bool(data_file and not isinstance(node, ast.Try))
+                    yield call.lineno, f"{name if len(name) < 50 else method}({argument})", is_grave
 
 
-def _is_guard(test: ast.expr) -> bool:
+def _is_main_guard(test: ast.expr) -> bool:
     return "__name__" in ast.unparse(test) and "__main__" in ast.unparse(test)
 
 
-def _calls(node: ast.AST) -> Iterator[ast.Call]:
+def _find_calls(node: ast.AST) -> Iterator[ast.Call]:
     """Yield the calls of a statement that run at once: none inside functions, classes and lambdas."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
         return
     if isinstance(node, ast.Call):
         yield node
     for child in ast.iter_child_nodes(node):
-        yield from _calls(child)
+        yield from _find_calls(child)
 
 
-def shipped(project: Path, main_from: Path | None) -> tuple[str, ...]:
+def reference_main_script(project: Path, main_from: Path | None) -> tuple[str, ...]:
     """Return a reference to something that the lending file defines, so that it travels; nothing without one."""
     if main_from is None or not main_from.resolve().is_relative_to(project.resolve()):
         return ()

@@ -14,22 +14,22 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 
-def words(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Return the words of a text: long lists of names read better as one."""
     return text.split()
 
 
-_DTYPES = words("""
+_DTYPES = split_words("""
     bfloat16 bits16 bits1x8 bits2x4 bits4x2 bits8 bool complex128 complex32 complex64 float16 float32
     float4_e2m1fn_x2 float64 float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu int1
     int16 int2 int3 int32 int4 int5 int6 int64 int7 int8 qint32 qint8 quint2x4 quint4x2 quint8 uint1 uint16
     uint2 uint3 uint32 uint4 uint5 uint6 uint64 uint7 uint8 per_channel_affine
     per_channel_affine_float_qparams per_channel_symmetric per_tensor_affine per_tensor_symmetric
 """)
-_NUMBERS = words("BFloat16 Byte Char Double Float Half Int Long Short")
+_NUMBERS = split_words("BFloat16 Byte Char Double Float Half Int Long Short")
 _STORAGES = [*_NUMBERS, "Bool", "ComplexDouble", "ComplexFloat"]
-_QUANTIZED = words("QInt32 QInt8 QUInt2x4 QUInt4x2 QUInt8")
-_REBUILDERS = words("""
+_QUANTIZED = split_words("QInt32 QInt8 QUInt2x4 QUInt4x2 QUInt8")
+_REBUILDERS = split_words("""
     device_tensor_from_cpu_tensor device_tensor_from_numpy meta_tensor_no_storage nested_tensor parameter
     parameter_with_state qtensor sparse_tensor tensor tensor_v2 tensor_v3 wrapper_subclass
 """)
@@ -54,7 +54,7 @@ WEIGHTS_ONLY_GLOBALS: frozenset[str] = frozenset(
 """Globals that torch.load(weights_only=True) takes without being asked to."""
 
 WEIGHTS_ONLY_OPCODES: frozenset[str] = frozenset(
-    words("""
+    split_words("""
     GLOBAL NEWOBJ REDUCE BUILD APPEND APPENDS SETITEM SETITEMS MARK TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWFALSE
     NEWTRUE EMPTY_TUPLE EMPTY_LIST EMPTY_DICT EMPTY_SET BININT BININT1 BININT2 BINFLOAT BINUNICODE
     SHORT_BINSTRING BINPERSID BINGET LONG_BINGET BINPUT LONG_BINPUT LONG1 PROTO STOP
@@ -99,7 +99,7 @@ COMPUTED = "a name that is computed while loading"
 
 
 @dataclass(kw_only=True)
-class Survey:
+class PickleSurvey:
     """What the opcodes of one pickle say."""
 
     globals: set[str] = field(default_factory=set)
@@ -136,7 +136,7 @@ class _Made:
     name: str
 
 
-def survey(stream: IO[bytes], *, most: int = 5_000_000) -> Survey:
+def survey_pickle(stream: IO[bytes], *, most: int = 5_000_000) -> PickleSurvey:
     """Read one pickle from the stream's place on and return what it says; never raises on bad bytes.
 
     At most `most` opcodes are read. Afterwards the stream stands behind the pickle if it was whole.
@@ -155,7 +155,7 @@ def survey(stream: IO[bytes], *, most: int = 5_000_000) -> Survey:
     return walker.survey
 
 
-def refused(said: Survey) -> tuple[str, ...]:
+def list_refused(said: PickleSurvey) -> tuple[str, ...]:
     """Return what torch.load(weights_only=True) would refuse: sorted globals, then the protocol."""
     found = sorted(said.globals - WEIGHTS_ONLY_GLOBALS)
     foreign = said.opcodes - WEIGHTS_ONLY_OPCODES
@@ -170,7 +170,7 @@ class _Walker:
     """The pickle machine's stack and memo, holding only what matters: texts, globals and dict keys."""
 
     def __init__(self) -> None:
-        self.survey = Survey()
+        self.survey = PickleSurvey()
         self.sound = True
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
@@ -321,7 +321,7 @@ def python3_name(module: str, name: str) -> str:
     return _OLD_NAMES.get(old, f"{_OLD_MODULES.get(module, module)}.{name}")
 
 
-def packages_of(names: Iterable[str]) -> tuple[str, ...]:
+def list_packages(names: Iterable[str]) -> tuple[str, ...]:
     """Return the top-level packages that these globals come from, without torch and the standard library.
 
     Names of `__main__` come from no package: a script gives them (`main_from`).

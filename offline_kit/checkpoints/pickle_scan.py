@@ -12,13 +12,13 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
 
-_RULES = 3
+_CACHE_VERSION = 3
 """Counted up when files are judged by other rules, so that nothing old is remembered."""
 _MAINS = ("__main__", "__mp_main__")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scanned:
+class ScanResult:
     """What the pickles of one file say."""
 
     original: str
@@ -33,33 +33,35 @@ class Scanned:
     """Top-level packages that they import from."""
 
 
-def scan(
+def scan_checkpoints(
     weights: Sequence[Checkpoint],
     *,
     trust: Sequence[str] = (),
-    own: Collection[str] = (),
+    own_modules: Collection[str] = (),
     cache: Path,
     report: Reporter = SILENT,
-) -> tuple[Scanned, ...]:
+) -> tuple[ScanResult, ...]:
     """Scan files for pickles that run something, in their order; nothing is loaded.
 
     Raises ProjectError with every danger of the files that no glob of `trust` names, and for those that are cut
-    off. `own` are the top-level modules of the project's own code. Results are remembered in `cache` by content.
+    off. `own_modules` are the top-level modules of the project's own code. Results are remembered in `cache` by content.
     """
-    memory = Cache(cache)
-    new = sum(memory.read_record("scans", _key(each)) is None for each in weights)
-    if new:
-        report.step(f"Scanning {new} file{'s' * (new > 1)} for pickles that run something")
-    found = tuple(_scanned(each, memory, own) for each in weights)
-    suspects = [each for each in found if each.dangers or each.cut]
-    for each in suspects:
-        if is_trusted(each.original, trust):
-            tell = report.warn if each.cut else report.note
-            tell(f"'{each.original}' {(*each.cut, *each.dangers)[0]}; it travels, since `trust` names it")
-    suspects = [each for each in suspects if not is_trusted(each.original, trust)]
-    _refuse([each for each in suspects if each.dangers])
-    _refuse_cut(suspects)
-    return found
+    store = Cache(cache)
+    unknown = sum(store.read_record("scans", _cache_key(result)) is None for result in weights)
+    if unknown:
+        report.step(f"Scanning {unknown} file{'s' * (unknown > 1)} for pickles that run something")
+    results = tuple(_scan_file(result, store, own_modules) for result in weights)
+    suspects = [result for result in results if result.dangers or result.cut]
+    for result in suspects:
+        if is_trusted(result.original, trust):
+            tell = report.warn if result.cut else report.note
+            tell(
+                f"'{result.original}' {(*result.cut, *result.dangers)[0]}; it travels, since `trust` names it"
+            )
+    suspects = [result for result in suspects if not is_trusted(result.original, trust)]
+    _refuse_dangers([result for result in suspects if result.dangers])
+    _refuse_damage(suspects)
+    return results
 
 
 def is_trusted(original: str, trust: Iterable[str]) -> bool:
@@ -68,25 +70,25 @@ def is_trusted(original: str, trust: Iterable[str]) -> bool:
     return original in patterns or any(fnmatch.fnmatchcase(original, pattern) for pattern in patterns)
 
 
-def _refuse(suspects: Sequence[Scanned]) -> None:
+def _refuse_dangers(suspects: Sequence[ScanResult]) -> None:
     if not suspects:
         return
     first = suspects[0]
-    names = ", ".join(f'"{each.original}"' for each in suspects)
+    names = ", ".join(f'"{suspect.original}"' for suspect in suspects)
     raise ProjectError(
         f"'{first.original}' {first.dangers[0]}"
         if len(suspects) == 1
         else f"{len(suspects)} files would run something when they are loaded",
         hint=f"delete what is not yours; if you saved it yourself, set trust = [{names}] in [tool.offline-kit]",
         details=[
-            f"'{each.original}' {line}"
-            for each in suspects
-            for line in (each.dangers if len(suspects) > 1 else each.dangers[1:])
+            f"'{suspect.original}' {line}"
+            for suspect in suspects
+            for line in (suspect.dangers if len(suspects) > 1 else suspect.dangers[1:])
         ],
     )
 
 
-def _refuse_cut(suspects: Sequence[Scanned]) -> None:
+def _refuse_damage(suspects: Sequence[ScanResult]) -> None:
     """Raise for files that cannot be loaded by anybody: trust is no remedy."""
     if suspects:
         several = len(suspects) > 1
@@ -95,37 +97,39 @@ def _refuse_cut(suspects: Sequence[Scanned]) -> None:
             if several
             else f"'{suspects[0].original}' {suspects[0].cut[0]}",
             hint="save or copy it again" if not several else "save or copy them again",
-            details=[f"'{each.original}' {line}" for each in suspects for line in each.cut[not several :]],
+            details=[
+                f"'{suspect.original}' {line}" for suspect in suspects for line in suspect.cut[not several :]
+            ],
         )
 
 
-def _key(weights: Checkpoint) -> str:
-    return cache_key(_RULES, weights.sha256, weights.path.suffix)
+def _cache_key(weights: Checkpoint) -> str:
+    return cache_key(_CACHE_VERSION, weights.sha256, weights.path.suffix)
 
 
-def _scanned(weights: Checkpoint, memory: Cache, own: Collection[str]) -> Scanned:
-    key = _key(weights)
-    record = memory.read_record("scans", key)
+def _scan_file(weights: Checkpoint, store: Cache, own_modules: Collection[str]) -> ScanResult:
+    key = _cache_key(weights)
+    record = store.read_record("scans", key)
     if record is None:
-        record = _look(weights.path)
-        memory.write_record("scans", key, record)
+        record = _read_file(weights.path)
+        store.write_record("scans", key, record)
     lists = {
         name: tuple(json.loads(str(record[name])))
         for name in ("names", "hidden", "cut", "main_names", "packages")
     }
-    judged = pickle_verdicts.dangerous(lists.pop("names"), own)
-    imports = (f"imports '{name}' when it is loaded: {reason}" for name, reason in judged.items())
-    return Scanned(original=weights.original, dangers=(*imports, *lists.pop("hidden")), **lists)
+    dangers = pickle_verdicts.classify_globals(lists.pop("names"), own_modules)
+    imports = (f"imports '{name}' when it is loaded: {reason}" for name, reason in dangers.items())
+    return ScanResult(original=weights.original, dangers=(*imports, *lists.pop("hidden")), **lists)
 
 
-def _look(path: Path) -> dict[str, object]:
+def _read_file(path: Path) -> dict[str, object]:
     try:
-        pieces = pickle_streams.pieces(path)
+        pieces = pickle_streams.read_pickles(path)
     except OSError as error:
         raise ProjectError(
             f"'{path}' cannot be read: {error.strerror}", hint="make it readable, then build again"
         ) from error
-    every = {name for piece in pieces for name in piece.globals}
+    names = {name for piece in pieces for name in piece.globals}
     hidden = [
         f"cannot be read to its end{f' (its {piece.where!r})' if piece.where else ''}: what lies there is hidden"
         for piece in pieces
@@ -137,19 +141,19 @@ def _look(path: Path) -> dict[str, object]:
         if piece.cut
     ]
     lists = {
-        "names": sorted(every),
+        "names": sorted(names),
         "hidden": hidden,
         "cut": cut,
-        "main_names": sorted(_of_main(every)),
-        "packages": sorted(_tops(every)),
+        "main_names": sorted(_list_main_names(names)),
+        "packages": sorted(_list_top_modules(names)),
     }
     return {name: json.dumps(values) for name, values in lists.items()}
 
 
-def _of_main(names: Iterable[str]) -> set[str]:
-    found = (name.split(".") for name in names)
-    return {steps[1] for steps in found if steps[0] in _MAINS and len(steps) > 1}
+def _list_main_names(names: Iterable[str]) -> set[str]:
+    split_names = (name.split(".") for name in names)
+    return {steps[1] for steps in split_names if steps[0] in _MAINS and len(steps) > 1}
 
 
-def _tops(names: Iterable[str]) -> set[str]:
+def _list_top_modules(names: Iterable[str]) -> set[str]:
     return {name.partition(".")[0] for name in names if "." in name and " " not in name} - set(_MAINS)

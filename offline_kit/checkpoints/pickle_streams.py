@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 from offline_kit.checkpoints import joblib_stream
-from offline_kit.checkpoints.pickle_opcodes import CALLED, COMPUTED, Survey, survey
+from offline_kit.checkpoints.pickle_opcodes import CALLED, COMPUTED, PickleSurvey, survey_pickle
 
 _MOST = 500_000_000
 """Opcodes of one pickle that are read; a vocabulary of a million words has three million."""
@@ -34,7 +34,7 @@ _DAMAGE_TOO = (RuntimeError, NotImplementedError, ValueError, IndexError, Syntax
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class FilePickle:
     """One pickle of a file."""
 
     where: str
@@ -47,7 +47,7 @@ class Piece:
     """How it ends too early, where all that is there was read: "the pickle ends in the middle, at byte 60000"."""
 
 
-def pieces(path: Path) -> tuple[Piece, ...]:
+def read_pickles(path: Path) -> tuple[FilePickle, ...]:
     """Return every pickle of a file, in order; none for a file that holds no pickle.
 
     What cannot be read is a piece that is not whole. Raises OSError where the file cannot be opened.
@@ -57,12 +57,12 @@ def pieces(path: Path) -> tuple[Piece, ...]:
     try:
         return tuple(_of_file(path, head))
     except (zipfile.BadZipFile, tarfile.TarError):
-        return (Piece(where="", globals=frozenset(), whole=False, cut="the archive is not whole"),)
+        return (FilePickle(where="", globals=frozenset(), whole=False, cut="the archive is not whole"),)
     except (*_DAMAGE, *_DAMAGE_TOO):
-        return (Piece(where="", globals=frozenset(), whole=False),)
+        return (FilePickle(where="", globals=frozenset(), whole=False),)
 
 
-def unpacked(path: Path) -> Iterator[bytes]:
+def read_decompressed(path: Path) -> Iterator[bytes]:
     """Yield the content of a file in chunks, decompressed if it is compressed, up to where it is damaged."""
     with path.open("rb") as stream:
         opened = _decompressor(stream.read(64))
@@ -71,11 +71,11 @@ def unpacked(path: Path) -> Iterator[bytes]:
             yield chunk
 
 
-def _of_file(path: Path, head: bytes) -> Iterator[Piece]:
+def _of_file(path: Path, head: bytes) -> Iterator[FilePickle]:
     if head.startswith(b"PK\x03\x04"):
         yield from _of_zip(path)
     elif head.startswith(_LZ4):
-        yield Piece(where="", globals=frozenset(), whole=False)
+        yield FilePickle(where="", globals=frozenset(), whole=False)
     elif unpacked := _decompressor(head):
         with unpacked(path) as stream:
             yield from _of_stream(stream, path.suffixes)
@@ -110,36 +110,36 @@ def _inflated(path: Path) -> IO[bytes]:
     return unpacked
 
 
-def _of_zip(path: Path | IO[bytes]) -> Iterator[Piece]:
+def _of_zip(path: Path | IO[bytes]) -> Iterator[FilePickle]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():  # not by their names: an archive may hold one twice
             if not member.filename.endswith("/"):
                 yield from _of_member(member.filename, partial(archive.open, member))
 
 
-def _of_tar(path: Path) -> Iterator[Piece]:
+def _of_tar(path: Path) -> Iterator[FilePickle]:
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isfile() and (stream := archive.extractfile(member)):
                 yield from _of_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
 
 
-def _of_member(name: str, opened: Callable[[], Any]) -> Iterator[Piece]:
+def _of_member(name: str, opened: Callable[[], Any]) -> Iterator[FilePickle]:
     try:
         with opened() as stream:
             found = list(_of_stream(stream, [PurePosixPath(name).suffix]))
     except (*_DAMAGE, *_DAMAGE_TOO):
-        found = [Piece(where="", globals=frozenset(), whole=False)]
+        found = [FilePickle(where="", globals=frozenset(), whole=False)]
     for piece in found:
         yield replace(piece, where=name)
 
 
-def _of_stream(raw: Any, suffixes: list[str]) -> Iterator[Piece]:
+def _of_stream(raw: Any, suffixes: list[str]) -> Iterator[FilePickle]:
     stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
     head = stream.peek(64)[:64]
     if head.startswith(b"\x93NUMPY"):
         if _holds_objects(stream):
-            yield from _pieces(survey(stream, most=_MOST))
+            yield from _pieces(survey_pickle(stream, most=_MOST))
     elif _begins_pickle(head):
         most = _TORCH_PICKLES if head.startswith(_TORCH_MAGIC) else None
         yield from _one_after_another(stream, most)
@@ -155,13 +155,13 @@ def _of_stream(raw: Any, suffixes: list[str]) -> Iterator[Piece]:
         yield from _one_after_another(stream, None)
 
 
-def _without_magic(stream: io.BufferedReader, *, sure: bool) -> Iterator[Piece]:
+def _without_magic(stream: io.BufferedReader, *, sure: bool) -> Iterator[FilePickle]:
     """Read a pickle of protocol 0 or 1, whose first bytes tell nothing.
 
     What calls something that it imports is one, whatever the file's name is: a loader that meets nonsense behind the
     call has made it already. `sure`: the name says so, and what reads to its end is one.
     """
-    said = survey(stream, most=_MOST)
+    said = survey_pickle(stream, most=_MOST)
     if (said.whole and sure) or said.called:
         yield from _pieces(said)
 
@@ -170,20 +170,20 @@ def _begins_pickle(head: bytes) -> bool:
     return head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2
 
 
-def _one_after_another(stream: io.BufferedReader, most: int | None) -> Iterator[Piece]:
+def _one_after_another(stream: io.BufferedReader, most: int | None) -> Iterator[FilePickle]:
     """Read pickles that follow each other, as torch's old format and several dumps into one file do."""
     count = 0
     while most is None or count < most:
         if not _begins_pickle(stream.peek(64)[:64]):
             return
         start = stream.tell()
-        said = survey(stream, most=_MOST)
+        said = survey_pickle(stream, most=_MOST)
         if joblib_stream.WRAPPER in said.globals:
             stream.seek(start)
             again = joblib_stream.read(stream)
             # What a plain load would import counts too; but arrays read as opcodes give names that are none.
             plain = said.globals - {COMPUTED, CALLED} if again.whole else said.globals
-            said = Survey(
+            said = PickleSurvey(
                 globals=plain | again.globals,
                 reached=said.reached | again.reached,
                 blind=again.blind,
@@ -208,7 +208,7 @@ def _cut(stream: io.BufferedReader) -> str:
         return "what it is packed in ends in the middle"
 
 
-def _pieces(said: Survey) -> Iterator[Piece]:
+def _pieces(said: PickleSurvey) -> Iterator[FilePickle]:
     """Return a pickle, and those that lie in it as bytes."""
     yield _piece(said)
     for data in said.nested:
@@ -220,10 +220,10 @@ def _pieces(said: Survey) -> Iterator[Piece]:
         yield from (piece for piece in found if piece.whole or piece.globals)
 
 
-def _piece(said: Survey) -> Piece:
+def _piece(said: PickleSurvey) -> FilePickle:
     # getattr is what old protocols name nested classes and methods by; what it gets at counts instead.
     seen = said.globals if said.blind else said.globals - {"builtins.getattr"}
-    return Piece(where="", globals=frozenset(seen | said.reached), whole=said.whole)
+    return FilePickle(where="", globals=frozenset(seen | said.reached), whole=said.whole)
 
 
 def _holds_objects(stream: IO[bytes]) -> bool:

@@ -9,9 +9,9 @@ import re
 import sys
 from collections.abc import Collection, Iterable
 
-from offline_kit.checkpoints.pickle_opcodes import CALLED, COMPUTED, LOADER, WEIGHTS_ONLY_GLOBALS, words
+from offline_kit.checkpoints.pickle_opcodes import CALLED, COMPUTED, LOADER, WEIGHTS_ONLY_GLOBALS, split_words
 
-_WHOLE = frozenset(
+_SAFE_MODULES = frozenset(
     {"array", "collections", "collections.abc", "datetime", "decimal", "fractions", "itertools", "math"}
     | {
         "numbers",
@@ -26,9 +26,9 @@ _WHOLE = frozenset(
     }
 )
 """Modules of the standard library whose public names a model may hold."""
-_SINGLE = frozenset(
+_SAFE_NAMES = frozenset(
     f"builtins.{name}"
-    for name in words("""
+    for name in split_words("""
         bool bytearray bytes complex dict float frozenset int list object set slice str tuple type range NoneType
         Ellipsis NotImplemented abs len max min sum round sorted map filter zip enumerate reversed any all hash
         print property staticmethod classmethod repr pow divmod ord chr iter next isinstance callable
@@ -40,7 +40,7 @@ _SINGLE = frozenset(
     *(
         f"{module}.{name}"
         for module in ("_operator", "operator")
-        for name in words("add sub mul truediv pow neg and_ or_ xor not_ eq lt gt le ge ne")
+        for name in split_words("add sub mul truediv pow neg and_ or_ xor not_ eq lt gt le ge ne")
     ),
     *("_codecs.encode", "_codecs.decode", "array._array_reconstructor", "zoneinfo.ZoneInfo._unpickle"),
     *("functools.reduce", "types.SimpleNamespace", "types.MappingProxyType", "argparse.Namespace"),
@@ -49,7 +49,7 @@ _SINGLE = frozenset(
     *("dataclasses.MISSING", "dataclasses._MISSING_TYPE", "weakref.WeakValueDictionary"),
     *(
         f"typing.{name}"
-        for name in words(
+        for name in split_words(
             "Any Optional Union List Dict Tuple Set FrozenSet Type Callable Literal Sequence Mapping Iterable"
         )
     ),
@@ -81,21 +81,21 @@ _ESTIMATORS = {
 }
 """Packages, and those of their modules whose classes are what models are made of."""
 _OTHER_ESTIMATORS = frozenset(
-    words("""
+    split_words("""
     boruta category_encoders feature_engine gensim hdbscan imblearn lifelines mlxtend ngboost nltk omegaconf pmdarima
     polars pygam pytorch_tabnet sklearn_pandas sklego skopt skorch sktime surprise torchmetrics umap
     """)
 )
 """Smaller packages of estimators: their classes may be held by kind too."""
-_NO_MODEL = frozenset(
-    words("""
+_UNSAFE_PARTS = frozenset(
+    split_words("""
     tests test testing _testing conftest datasets dataset io hub jit package cpp_extension computation externals dask
     spark distributed multiprocessing parallel loggers profilers downloader eval f2py ctypeslib memmap _datasource npyio
     _npyio_impl DataSource Repository NpzFile ExcelFile HDFStore ExcelWriter SummaryWriter FileBaton GraphModule Memory
     """)
 )
 """Modules and classes of these packages that read, write, send or run something."""
-_NUMERIC = words("""
+_NUMPY_FUNCTIONS = split_words("""
     abs absolute exp exp2 expm1 log log1p log2 log10 sqrt cbrt square power sign sin cos tan arcsin arccos arctan sinh
     cosh tanh clip where nan_to_num mean median std var sum max min amax amin argmax argmin argsort sort ravel round
     around floor ceil rint isnan isfinite reciprocal add subtract multiply divide true_divide maximum minimum mod
@@ -103,14 +103,18 @@ _NUMERIC = words("""
     int32 int64 uint8 uint16 uint32 uint64 float16 bool_ bool str_ object_ bytes_ complex64 complex128 datetime64
     timedelta64 intc longlong ulonglong longdouble void dtype ndarray matrix recarray record poly1d ufunc number
 """)
-_ACTIVATIONS = words("""
+_ACTIVATIONS = split_words("""
     relu relu6 gelu silu mish elu celu selu leaky_relu sigmoid logsigmoid tanh softmax log_softmax softplus hardtanh
     hardswish hardsigmoid cross_entropy mse_loss l1_loss binary_cross_entropy_with_logits nll_loss normalize
 """)
-_FUNCTIONS = frozenset(
+_SAFE_FUNCTIONS = frozenset(
     {
-        *(f"numpy.{name}" for name in _NUMERIC),
-        *(f"numpy.{core}.{name}" for core in ("core.fromnumeric", "_core.fromnumeric") for name in _NUMERIC),
+        *(f"numpy.{name}" for name in _NUMPY_FUNCTIONS),
+        *(
+            f"numpy.{core}.{name}"
+            for core in ("core.fromnumeric", "_core.fromnumeric")
+            for name in _NUMPY_FUNCTIONS
+        ),
         *(
             f"numpy.{core}.{name}"
             for core in ("core.records", "_core.records", "rec")
@@ -119,7 +123,7 @@ _FUNCTIONS = frozenset(
         *(
             f"numpy.{core}.{name}"
             for core in ("core", "_core")
-            for name in words("multiarray._reconstruct multiarray.scalar numeric._frombuffer")
+            for name in split_words("multiarray._reconstruct multiarray.scalar numeric._frombuffer")
         ),
         *(
             "numpy.ma.core._mareconstruct",
@@ -128,13 +132,13 @@ _FUNCTIONS = frozenset(
         ),
         *(
             f"numpy.random._pickle.{name}"
-            for name in words("__randomstate_ctor __generator_ctor __bit_generator_ctor")
+            for name in split_words("__randomstate_ctor __generator_ctor __bit_generator_ctor")
         ),
         *("pandas.core.indexes.base._new_Index", "pandas.core.indexes.datetimes._new_DatetimeIndex"),
         *("pandas.core.indexes.period._new_PeriodIndex", "pandas.core.internals.blocks.new_block"),
         *(
             f"pandas._libs.{name}"
-            for name in words("""internals._unpickle_block tslibs.timestamps._unpickle_timestamp missing.NA
+            for name in split_words("""internals._unpickle_block tslibs.timestamps._unpickle_timestamp missing.NA
             tslibs.timedeltas._timedelta_unpickle tslibs.nattype._nat_unpickle tslibs.nattype.__nat_unpickle
             tslibs.period._unpickle_period""")
         ),
@@ -155,7 +159,7 @@ _FUNCTIONS = frozenset(
         ),
         *(
             f"sklearn.feature_selection._{name}"
-            for name in words("""univariate_selection.f_classif univariate_selection.f_regression univariate_selection.chi2
+            for name in split_words("""univariate_selection.f_classif univariate_selection.f_regression univariate_selection.chi2
             univariate_selection.r_regression mutual_info.mutual_info_classif mutual_info.mutual_info_regression""")
         ),
         *(f"torch.nn.functional.{name}" for name in _ACTIVATIONS),
@@ -175,14 +179,14 @@ _FUNCTIONS = frozenset(
     }
 )
 """Functions, and classes with names of small letters, that models of these packages are made of."""
-_SCORES = re.compile(r"sklearn\.metrics\.[\w.]+_(?:score|loss|error|distances?|kernel)")
-_INTERPOLATED = re.compile(r"scipy\.interpolate\.(?:_?interpolate)\.interp1d\._call_\w+")
+_METRICS = re.compile(r"sklearn\.metrics\.[\w.]+_(?:score|loss|error|distances?|kernel)")
+_INTERPOLATION = re.compile(r"scipy\.interpolate\.(?:_?interpolate)\.interp1d\._call_\w+")
 _SPARSE = re.compile(r"scipy\.sparse\.[\w.]*(?:bsr|coo|csc|csr|dia|dok|lil)_(?:matrix|array)")
-_COMPILED = re.compile(r"(?:numpy\.random|pandas\._libs|sklearn|catboost|lightgbm)\.[\w.]*__pyx_unpickle_\w+")
+_CYTHON = re.compile(r"(?:numpy\.random|pandas\._libs|sklearn|catboost|lightgbm)\.[\w.]*__pyx_unpickle_\w+")
 """How Cython makes an object of its own classes again."""
-_SCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
+_TORCHSCRIPT = re.compile(r"__torch__\.[\w.]+|torch\.jit\._pickle\.(?:build_\w+|restore_type_tag)")
 """Classes that a TorchScript archive defines itself, read by torch's C++ alone: Python has no module `__torch__`."""
-_POWERS = frozenset(
+_POWERFUL_MODULES = frozenset(
     {"os", "posix", "nt", "sys", "subprocess", "builtins", "__builtins__", "importlib", "shutil", "runpy"}
     | {"ctypes", "pty", "marshal", "socket", "commands", "pickle", "tempfile", "inspect", "copyreg", "codecs"}
     | {
@@ -214,60 +218,71 @@ _POWERS = frozenset(
 """Modules that are reached through others that have imported them: "torch.hub" knows "os"."""
 
 
-def dangerous(names: Iterable[str], own: Collection[str] = ()) -> dict[str, str]:
+def classify_globals(names: Iterable[str], own_modules: Collection[str] = ()) -> dict[str, str]:
     """Return those of the globals ("module.name") that no model needs, each with its reason.
 
-    `own` are the top-level modules of the project's own code, which the kit holds.
+    `own_modules` are the top-level modules of the project's own code, which the kit holds.
     """
-    return {name: reason for name in sorted(set(names)) if (reason := _reason(name, frozenset(own)))}
+    return {
+        name: reason for name in sorted(set(names)) if (reason := _find_reason(name, frozenset(own_modules)))
+    }
 
 
-def _reason(name: str, own: frozenset[str]) -> str:
+def _find_reason(name: str, own_modules: frozenset[str]) -> str:
     if name == COMPUTED:
         return "what it imports is hidden"
     if name == CALLED:
         return "what it calls is hidden"
-    if name in _SINGLE or name in WEIGHTS_ONLY_GLOBALS or name in _FUNCTIONS or _SCRIPT.fullmatch(name):
+    if (
+        name in _SAFE_NAMES
+        or name in WEIGHTS_ONLY_GLOBALS
+        or name in _SAFE_FUNCTIONS
+        or _TORCHSCRIPT.fullmatch(name)
+    ):
         return ""
-    module, _, what = name.rpartition(".")
+    module, _, last_name = name.rpartition(".")
     top = name.partition(".")[0]
-    if top in ("__main__", "__mp_main__") or (top in own and top not in sys.stdlib_module_names):
-        return _through(name)
+    if top in ("__main__", "__mp_main__") or (top in own_modules and top not in sys.stdlib_module_names):
+        return _find_bypass(name)
     if top in sys.stdlib_module_names:
-        harmless = module in _WHOLE and not what.startswith("_")
+        harmless = module in _SAFE_MODULES and not last_name.startswith("_")
         return "" if harmless else "no model needs it from the standard library"
-    if reason := _through(name):
+    if reason := _find_bypass(name):
         return reason
-    if any(pattern.fullmatch(name) for pattern in (_SCORES, _SPARSE, _COMPILED, _INTERPOLATED)):
+    if any(pattern.fullmatch(name) for pattern in (_METRICS, _SPARSE, _CYTHON, _INTERPOLATION)):
         return ""
-    if _NO_MODEL & set(name.split(".")):
+    if _UNSAFE_PARTS & set(name.split(".")):
         return f"it is a part of '{top}' that reads, writes or runs something"
-    if _is_class(name) and (top in _OTHER_ESTIMATORS or _in_estimators(name, top)):
+    if _is_class_name(name) and (top in _OTHER_ESTIMATORS or _is_estimator(name, top)):
         return ""
-    known = top in _ESTIMATORS or top in _OTHER_ESTIMATORS or top in ("joblib", "dill", "cloudpickle")
+    is_known = top in _ESTIMATORS or top in _OTHER_ESTIMATORS or top in ("joblib", "dill", "cloudpickle")
     return (
         f"models are not made of this part of '{top}'"
-        if known
+        if is_known
         else f"'{top}' is neither a known library nor your own code"
     )
 
 
-def _is_class(name: str) -> bool:
+def _is_class_name(name: str) -> bool:
     """Whether the last word is written like a class: "Pipeline", "_BinMapper", "C_NA"."""
     return name.rpartition(".")[2].lstrip("_")[:1].isupper()
 
 
-def _in_estimators(name: str, top: str) -> bool:
+def _is_estimator(name: str, top: str) -> bool:
     steps = name.split(".")
     if top == "pandas" and len(steps) == 2:
         return True  # pandas.DataFrame, pandas.CategoricalDtype
     return top in _ESTIMATORS and steps[1] in _ESTIMATORS[top].split()
 
 
-def _through(name: str) -> str:
+def _find_bypass(name: str) -> str:
     """Tell whether a name of a package leads into a module of another: "torch.hub.os.system"."""
     first, *steps = name.split(".")
     for step in steps[:-1]:
-        if step in _POWERS:
+        if step in _POWERFUL_MODULES:
             return f"it reaches Python's '{step}' through '{first}'"
-    return f"it reaches Python's '{steps[-1]}' through '{first}'" if steps and steps[-1] in _POWERS else ""
+    return (
+        f"it reaches Python's '{steps[-1]}' through '{first}'"
+        if steps and steps[-1] in _POWERFUL_MODULES
+        else ""
+    )

@@ -12,7 +12,7 @@ from offline_kit.checkpoints import (
     slim,
     training_leftovers,
 )
-from offline_kit.checkpoints.main_names import NOBODY, Lent
+from offline_kit.checkpoints.main_names import NO_ALIASES, MainAliases
 from offline_kit.core import files
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project import references
@@ -21,7 +21,7 @@ from offline_kit.project.types import Checkpoint, Finding, ModelSpec, Severity
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
+class PreparedWeights:
     """What travels, and what was seen."""
 
     config: Config
@@ -30,85 +30,102 @@ class Prepared:
     """The checkpoints."""
     preprocessing: tuple[Checkpoint, ...]
     """What is loaded by name beside them."""
-    lent: Lent
+    main_aliases: MainAliases
     """The names of `__main__` that their pickles look up."""
     findings: tuple[Finding, ...]
     """What was seen in them, and what was saved."""
 
 
-def prepare(
+def prepare_weights(
     config: Config,
     checkpoints: Sequence[Checkpoint],
     preprocessing: Sequence[Checkpoint],
     *,
     cache: Path,
     report: Reporter = SILENT,
-) -> Prepared:
+) -> PreparedWeights:
     """Scan all files, leave out what only the training needs, make the checkpoints light.
 
     Raises ProjectError for pickles that run something, for names of `__main__` that no file gives, and
     where `slim` is wished and no interpreter has torch.
     """
-    kept = training_leftovers.without_training(checkpoints, config.checkpoints, report=report)
-    beside = training_leftovers.without_blobs(preprocessing)
-    scanned = pickle_scan.scan(
-        [*kept, *beside], trust=config.trust, own=own_modules(config), cache=cache, report=report
+    kept_files = training_leftovers.drop_training_files(checkpoints, config.checkpoints, report=report)
+    other_files = training_leftovers.drop_cache_blobs(preprocessing)
+    scan_results = pickle_scan.scan_checkpoints(
+        [*kept_files, *other_files],
+        trust=config.trust,
+        own_modules=list_own_modules(config),
+        cache=cache,
+        report=report,
     )
     source = config.notebook.source
-    known = main_names.defined_in_notebook(config.project / source) if source else set()
-    lent = main_names.settle(config.project, config.main_from, scanned, known)
-    wish = slim.Wish(slim=config.slim, precision=config.precision, weights_format=config.weights_format)
-    fetched = [
-        *hub_folders.findings(kept, beside),
-        *hyper_parameters.findings(kept, config.notebook.params),
+    notebook_names = main_names.list_notebook_names(config.project / source) if source else set()
+    aliases = main_names.resolve_main_aliases(config.project, config.main_from, scan_results, notebook_names)
+    options = slim.SlimOptions(
+        slim=config.slim, precision=config.precision, weights_format=config.weights_format
+    )
+    download_findings = [
+        *hub_folders.check_hub_folders(kept_files, other_files),
+        *hyper_parameters.check_hyper_parameters(kept_files, config.notebook.params),
     ]
-    lending = main_names.findings(config.project, lent)
+    script_findings = main_names.check_main_script(config.project, aliases)
     # A script that would train when it is imported stops the build, and is not imported for it.
-    safe = NOBODY if any(each.severity is Severity.STOP for each in lending) else lent
-    light = slim.slimmed(kept, wish, _yard(config, safe, cache), report=report)
-    return Prepared(
-        config=_renamed(config, light),
-        checkpoints=light.checkpoints,
-        preprocessing=beside,
-        lent=lent,
-        findings=(*lending, *fetched, *light.findings),
+    slim_aliases = (
+        NO_ALIASES if any(finding.severity is Severity.STOP for finding in script_findings) else aliases
+    )
+    slimmed = slim.slim_checkpoints(
+        kept_files, options, _make_slim_context(config, slim_aliases, cache), report=report
+    )
+    return PreparedWeights(
+        config=_rename_entries(config, slimmed),
+        checkpoints=slimmed.checkpoints,
+        preprocessing=other_files,
+        main_aliases=aliases,
+        findings=(*script_findings, *download_findings, *slimmed.findings),
     )
 
 
-def own_modules(config: Config) -> frozenset[str]:
+def list_own_modules(config: Config) -> frozenset[str]:
     """Return the top-level modules of the project's own code, which the kit holds where a pickle needs them."""
     packages = (
-        place for package in (*config.packages, config.project) for place in (package / "src", package)
+        folder for package in (*config.packages, config.project) for folder in (package / "src", package)
     )
-    loose = (place for module in config.modules for place in (module, module.parent) if place.is_dir())
-    return frozenset(name for root in dict.fromkeys((*packages, *loose)) for name in references.tops(root))
+    loose_folders = (
+        folder for module in config.modules for folder in (module, module.parent) if folder.is_dir()
+    )
+    return frozenset(
+        name for root in dict.fromkeys((*packages, *loose_folders)) for name in references.tops(root)
+    )
 
 
-def _yard(config: Config, lent: Lent, cache: Path) -> slim.Yard:
-    anything = config.notebook.params.get("weights_only") is False
-    return slim.Yard(
+def _make_slim_context(config: Config, aliases: MainAliases, cache: Path) -> slim.SlimContext:
+    trust_all = config.notebook.params.get("weights_only") is False
+    return slim.SlimContext(
         project=config.project,
         cache=cache,
-        trusted=lambda original: anything or pickle_scan.is_trusted(original, config.trust),
-        main=config.project / lent.path if lent.path else None,
-        main_names=lent.names,
+        is_trusted=lambda original: trust_all or pickle_scan.is_trusted(original, config.trust),
+        main=config.project / aliases.path if aliases.path else None,
+        main_names=aliases.names,
     )
 
 
-def _renamed(config: Config, light: slim.Slimmed) -> Config:
+def _rename_entries(config: Config, slimmed: slim.SlimmedCheckpoints) -> Config:
     """Follow files to their new names in the entries of the models: these name them as they lie in the project."""
-    if not light.renamed or not config.notebook.models:
+    if not slimmed.renamed or not config.notebook.models:
         return config
-    old_names = {new: old for old, new in light.renamed}
-    names = {each.original: old_names.get(each.original, each.original) for each in light.checkpoints}
-    models = tuple(followed for spec in config.notebook.models for followed in _followed(spec, names))
+    old_names = {new: old for old, new in slimmed.renamed}
+    names = {
+        checkpoint.original: old_names.get(checkpoint.original, checkpoint.original)
+        for checkpoint in slimmed.checkpoints
+    }
+    models = tuple(followed for spec in config.notebook.models for followed in _follow_entry(spec, names))
     return replace(config, notebook=replace(config.notebook, models=models))
 
 
-def _followed(spec: ModelSpec, names: Mapping[str, str]) -> tuple[ModelSpec, ...]:
+def _follow_entry(spec: ModelSpec, names: Mapping[str, str]) -> tuple[ModelSpec, ...]:
     """Return an entry for each file that it named by its old name, or the entry itself where it still names them."""
     pattern = spec.files.removeprefix("./")
-    meant = [new for new, old in names.items() if old == pattern or files.matches_glob(old, pattern)]
-    if spec.origin or all(new == pattern or files.matches_glob(new, pattern) for new in meant):
+    new_names = [new for new, old in names.items() if old == pattern or files.matches_glob(old, pattern)]
+    if spec.origin or all(new == pattern or files.matches_glob(new, pattern) for new in new_names):
         return (spec,)
-    return tuple(replace(spec, files=new) for new in meant)
+    return tuple(replace(spec, files=new) for new in new_names)

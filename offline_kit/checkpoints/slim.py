@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from offline_kit.checkpoints import torch_python
-from offline_kit.checkpoints.file_kinds import sniff
+from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.core import files, processes, resources
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OfflineKitError, OutsideError
@@ -21,13 +21,13 @@ from offline_kit.core.files import format_size
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
-_RULES = 2
+_CACHE_VERSION = 2
 """Counted up when the worker writes other bytes."""
-_TORCHS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
+_TORCH_KINDS = frozenset({CheckpointKind.LIGHTNING, CheckpointKind.TORCH_ZIP, CheckpointKind.TORCH_LEGACY})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class SlimOptions:
     """What is asked of the checkpoints."""
 
     slim: bool = False
@@ -42,20 +42,20 @@ class Wish:
         return self.slim or self.precision == "half" or self.weights_format == "safetensors"
 
     @property
-    def words(self) -> str:
+    def first_key(self) -> str:
         """The first key of the configuration that asks."""
         return "slim" if self.slim else "precision" if self.precision == "half" else "weights_format"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Yard:
+class SlimContext:
     """Where the work is done."""
 
     project: Path
     """The project, whose environment is tried first and whose classes a trusted checkpoint may need."""
     cache: Path
     """Where the results are kept."""
-    trusted: Callable[[str], bool] = lambda _original: False
+    is_trusted: Callable[[str], bool] = lambda _original: False
     """Whether a checkpoint (by its original name) may be loaded with all that its pickle holds."""
     main: Path | None = None
     """The script whose names a trusted checkpoint may look up in `__main__`; None for no script."""
@@ -64,7 +64,7 @@ class Yard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Slimmed:
+class SlimmedCheckpoints:
     """The checkpoints as they travel."""
 
     checkpoints: tuple[Checkpoint, ...]
@@ -75,95 +75,115 @@ class Slimmed:
     """Old and new original names, where the format changed."""
 
 
-def slimmed(
-    checkpoints: Sequence[Checkpoint], wish: Wish, yard: Yard, *, report: Reporter = SILENT
-) -> Slimmed:
+def slim_checkpoints(
+    checkpoints: Sequence[Checkpoint],
+    options: SlimOptions,
+    context: SlimContext,
+    *,
+    report: Reporter = SILENT,
+) -> SlimmedCheckpoints:
     """Return the checkpoints as wished; the originals are only read.
 
     Raises ProjectError where no interpreter has torch, OutsideError where the work itself breaks off.
     """
-    fitting = [each for each in checkpoints if _fits(each, wish)] if wish else []
-    made = {each.original: _made(each, wish, yard, report) for each in fitting}
-    changed = {old: new for old, (new, _) in made.items() if new}
-    placed = _placed(checkpoints, changed, yard)
-    return Slimmed(
+    eligible = [checkpoint for checkpoint in checkpoints if _can_slim(checkpoint, options)] if options else []
+    results = {
+        checkpoint.original: _slim_one(checkpoint, options, context, report) for checkpoint in eligible
+    }
+    changed = {old: new for old, (new, _) in results.items() if new}
+    placed = _place_files(checkpoints, changed, context)
+    return SlimmedCheckpoints(
         checkpoints=placed,
-        findings=tuple(finding for _, finding in made.values() if finding),
+        findings=tuple(finding for _, finding in results.values() if finding),
         renamed=tuple((old, new.original) for old, new in changed.items() if old != new.original),
     )
 
 
-def _fits(checkpoint: Checkpoint, wish: Wish) -> bool:
+def _can_slim(checkpoint: Checkpoint, options: SlimOptions) -> bool:
     if checkpoint.kind is CheckpointKind.SAFETENSORS:
-        return wish.precision == "half"
+        return options.precision == "half"
     script = any("TorchScript" in line or "oldest format" in line for line in checkpoint.refused)
-    return checkpoint.kind in _TORCHS and not script
+    return checkpoint.kind in _TORCH_KINDS and not script
 
 
-def _made(
-    checkpoint: Checkpoint, wish: Wish, yard: Yard, report: Reporter
+def _slim_one(
+    checkpoint: Checkpoint, options: SlimOptions, context: SlimContext, report: Reporter
 ) -> tuple[Checkpoint | None, Finding | None]:
     """Return the new checkpoint (None: it stays as it is), and what is to be said about it."""
-    memory = Cache(yard.cache)
-    trusted = yard.trusted(checkpoint.original)
-    key = cache_key(_RULES, checkpoint.sha256, wish.slim, wish.precision, wish.weights_format, trusted)
-    record = memory.read_record("slim", key)
-    blob = memory.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
+    store = Cache(context.cache)
+    trusted = context.is_trusted(checkpoint.original)
+    key = cache_key(
+        _CACHE_VERSION, checkpoint.sha256, options.slim, options.precision, options.weights_format, trusted
+    )
+    record = store.read_record("slim", key)
+    blob = store.find_blob(str(record["sha256"])) if record and record.get("sha256") else None
     if record is None or (record.get("sha256") and blob is None):
         report.step(f"Making '{checkpoint.original}' light ({format_size(checkpoint.size)})")
-        record, blob = _worked(checkpoint, wish, yard, memory, trusted=trusted)
+        record, blob = _run_worker(checkpoint, options, context, store, trusted=trusted)
         if blob or not trusted:  # what hinders the load of a trusted one may be mended in the project's code
-            memory.write_record("slim", key, record)
+            store.write_record("slim", key, record)
     if blob is None:
-        return None, _left(checkpoint, str(record["left"]), trusted=trusted)
-    if record["size"] == checkpoint.size and not record["halved"] and not _renames(checkpoint, wish):
+        return None, _describe_unchanged(checkpoint, str(record["left"]), trusted=trusted)
+    if record["size"] == checkpoint.size and not record["halved"] and not _changes_name(checkpoint, options):
         return None, None
-    if int(str(record["size"])) >= checkpoint.size and not _renames(checkpoint, wish):
+    if int(str(record["size"])) >= checkpoint.size and not _changes_name(checkpoint, options):
         return None, None  # nothing to leave out: torch wrote it tighter than we would
-    seen = sniff(blob)
-    new = replace(
+    classified = classify_file(blob)
+    slimmed = replace(
         checkpoint,
-        original=_new_name(checkpoint, wish),
+        original=_rename_checkpoint(checkpoint, options),
         path=blob,
         size=int(str(record["size"])),
         sha256=str(record["sha256"]),
-        kind=seen.kind,
-        refused=seen.refused,
+        kind=classified.kind,
+        refused=classified.refused,
     )
-    return new, _saved(checkpoint, new, record)
+    return slimmed, _describe_savings(checkpoint, slimmed, record)
 
 
-def _worked(
-    checkpoint: Checkpoint, wish: Wish, yard: Yard, memory: Cache, *, trusted: bool
+def _run_worker(
+    checkpoint: Checkpoint, options: SlimOptions, context: SlimContext, store: Cache, *, trusted: bool
 ) -> tuple[dict[str, object], Path | None]:
-    python = torch_python.find(yard.project, processes.copy_environment(), asked_by=f"`{wish.words}`")
-    room = files.make_folder(yard.cache / "parts")
-    with tempfile.TemporaryDirectory(prefix="slim-", dir=room) as name, files.translate_disk_errors(room):
+    python = torch_python.find_torch_python(
+        context.project, processes.copy_environment(), requested_by=f"`{options.first_key}`"
+    )
+    parts_folder = files.make_folder(context.cache / "parts")
+    with (
+        tempfile.TemporaryDirectory(prefix="slim-", dir=parts_folder) as name,
+        files.translate_disk_errors(parts_folder),
+    ):
         scratch = Path(name)
         (scratch / "worker.py").write_text(resources.read_source("checkpoints/slim_worker"), encoding="utf-8")
         request = {
             "source": str(checkpoint.path.absolute()),
             # torch writes this name's stem into the archive: it must not follow the user's
             "target": str(scratch / "weights.pt"),
-            "slim": wish.slim,
-            "half": wish.precision == "half",
-            "safetensors": _as_safetensors(checkpoint, wish),
+            "slim": options.slim,
+            "half": options.precision == "half",
+            "safetensors": _becomes_safetensors(checkpoint, options),
             "trusted": trusted,
             "roots": list(
-                map(str, (*([yard.main.parent] if yard.main else []), yard.project, yard.project / "src"))
+                map(
+                    str,
+                    (
+                        *([context.main.parent] if context.main else []),
+                        context.project,
+                        context.project / "src",
+                    ),
+                )
             ),
-            "main": str(yard.main or ""),
-            "names": yard.main_names,
+            "main": str(context.main or ""),
+            "names": context.main_names,
         }
         (scratch / "request.json").write_text(json.dumps(request), encoding="utf-8")
-        answer = _answer(python, scratch, checkpoint)
+        answer = _read_answer(python, scratch, checkpoint)
         if "left" in answer:
             return {"left": str(answer["left"])}, None
-        blob, digest = memory.store_file(scratch / "weights.pt")
+        blob, digest = store.store_file(scratch / "weights.pt")
     return {**answer, "sha256": digest}, blob
 
 
-def _answer(python: Path, scratch: Path, checkpoint: Checkpoint) -> dict[str, object]:
+def _read_answer(python: Path, scratch: Path, checkpoint: Checkpoint) -> dict[str, object]:
     try:
         processes.run_command([python, scratch / "worker.py", scratch / "request.json"], cwd=scratch)
         answer = json.loads((scratch / "request.answer").read_text(encoding="utf-8"))
@@ -176,16 +196,16 @@ def _answer(python: Path, scratch: Path, checkpoint: Checkpoint) -> dict[str, ob
     return dict(answer)
 
 
-def _as_safetensors(checkpoint: Checkpoint, wish: Wish) -> bool:
-    return wish.weights_format == "safetensors" or checkpoint.kind is CheckpointKind.SAFETENSORS
+def _becomes_safetensors(checkpoint: Checkpoint, options: SlimOptions) -> bool:
+    return options.weights_format == "safetensors" or checkpoint.kind is CheckpointKind.SAFETENSORS
 
 
-def _renames(checkpoint: Checkpoint, wish: Wish) -> bool:
-    return _new_name(checkpoint, wish) != checkpoint.original
+def _changes_name(checkpoint: Checkpoint, options: SlimOptions) -> bool:
+    return _rename_checkpoint(checkpoint, options) != checkpoint.original
 
 
-def _new_name(checkpoint: Checkpoint, wish: Wish) -> str:
-    if not _as_safetensors(checkpoint, wish) or checkpoint.original.endswith(".safetensors"):
+def _rename_checkpoint(checkpoint: Checkpoint, options: SlimOptions) -> str:
+    if not _becomes_safetensors(checkpoint, options) or checkpoint.original.endswith(".safetensors"):
         return checkpoint.original
     old = PurePosixPath(checkpoint.original)
     # transformers looks for its weights under this one name
@@ -193,7 +213,7 @@ def _new_name(checkpoint: Checkpoint, wish: Wish) -> str:
     return (old.parent / f"{stem}.safetensors").as_posix()
 
 
-def _saved(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Finding:
+def _describe_savings(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Finding:
     dropped = record["dropped"] if isinstance(record["dropped"], list) else []
     lost = record["lost"] if isinstance(record["lost"], list) else []
     parts = [f"without {', '.join(map(str, dropped))}"] * bool(dropped)
@@ -204,16 +224,16 @@ def _saved(old: Checkpoint, new: Checkpoint, record: dict[str, object]) -> Findi
     proven = rounded if record["halved"] else "bit for bit the same"
     before, after = format_size(old.size), format_size(new.size)
     sizes = f"with {after} instead of {before}{': ' * bool(parts)}" if before != after else ""
-    how = f"{sizes}{', '.join(parts)}" or "written anew"
+    changes = f"{sizes}{', '.join(parts)}" or "written anew"
     return Finding(
         severity=Severity.WARN if lost else Severity.NOTE,
         about=old.original,
-        what=f"travels {how}; its {record['tensors']} tensors are {proven}",
+        what=f"travels {changes}; its {record['tensors']} tensors are {proven}",
         remedy="give what the model is made from in [tool.offline-kit.notebook.params]" if lost else "",
     )
 
 
-def _left(checkpoint: Checkpoint, reason: str, *, trusted: bool) -> Finding:
+def _describe_unchanged(checkpoint: Checkpoint, reason: str, *, trusted: bool) -> Finding:
     remedy = ""
     if "weights_only" in reason and not trusted:
         remedy = f'if you saved it yourself, set trust = ["{checkpoint.original}"]'
@@ -227,34 +247,40 @@ def _left(checkpoint: Checkpoint, reason: str, *, trusted: bool) -> Finding:
     )
 
 
-def _placed(
-    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], yard: Yard
+def _place_files(
+    checkpoints: Sequence[Checkpoint], changed: dict[str, Checkpoint], context: SlimContext
 ) -> tuple[Checkpoint, ...]:
     """Give the new files their names, and those beside them a place in the same folder.
 
     Whoever looks at a folder of files (transformers') sees it whole, with the light file in it.
     """
     folders = {PurePosixPath(name).parent for name in changed}
-    touched = [each for each in checkpoints if PurePosixPath(each.original).parent in folders]
-    new = [changed.get(each.original, each) for each in touched]
+    touched = [
+        checkpoint for checkpoint in checkpoints if PurePosixPath(checkpoint.original).parent in folders
+    ]
+    updated = [changed.get(checkpoint.original, checkpoint) for checkpoint in touched]
     stage = (
-        yard.cache / "slim" / cache_key(*((each.original, each.sha256, str(each.path)) for each in new))[:32]
+        context.cache
+        / "slim"
+        / cache_key(
+            *((checkpoint.original, checkpoint.sha256, str(checkpoint.path)) for checkpoint in updated)
+        )[:32]
     )
-    for old, each in zip(touched, new, strict=True):
-        if not (stage / each.original).exists():
-            _put(each.path, stage / each.original, ours=old.original in changed)
-    found = {
-        old.original: replace(each, path=stage / each.original)
-        for old, each in zip(touched, new, strict=True)
+    for old, checkpoint in zip(touched, updated, strict=True):
+        if not (stage / checkpoint.original).exists():
+            _put_file(checkpoint.path, stage / checkpoint.original, is_ours=old.original in changed)
+    placed = {
+        old.original: replace(checkpoint, path=stage / checkpoint.original)
+        for old, checkpoint in zip(touched, updated, strict=True)
     }
-    return tuple(found.get(each.original, each) for each in checkpoints)
+    return tuple(placed.get(checkpoint.original, checkpoint) for checkpoint in checkpoints)
 
 
-def _put(source: Path, target: Path, *, ours: bool) -> None:
+def _put_file(source: Path, target: Path, *, is_ours: bool) -> None:
     with files.translate_disk_errors(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
-        if ours:
+        if is_ours:
             files.link_or_copy(source, target)
             return
         try:

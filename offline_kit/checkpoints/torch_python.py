@@ -12,32 +12,32 @@ from offline_kit.core.errors import OfflineKitError, ProjectError
 _PROBE = "import importlib.util, sys; sys.exit(0 if importlib.util.find_spec('torch') else 3)"
 
 
-def find(project: Path, env: Mapping[str, str], *, asked_by: str) -> Path:
+def find_torch_python(project: Path, env: Mapping[str, str], *, requested_by: str) -> Path:
     """Return the first interpreter that can import torch; ProjectError, naming who asks, where none can.
 
     Looked for in this order: the project's `.venv` or `venv`, the active environment (VIRTUAL_ENV,
     CONDA_PREFIX), the one that runs this tool, `python3` and `python` on PATH. `env` gives these variables.
     """
-    tried = []
-    for candidate in dict.fromkeys(_candidates(project, env)):
+    attempts = []
+    for candidate in dict.fromkeys(_list_candidates(project, env)):
         if _has_torch(candidate):
             return candidate
-        tried.append(f"'{candidate}' has no torch")
+        attempts.append(f"'{candidate}' has no torch")
     raise ProjectError(
-        f"{asked_by} needs an interpreter with torch, and none was found",
+        f"{requested_by} needs an interpreter with torch, and none was found",
         hint="build in the environment of the training (activate it, or put it in the project's .venv), "
-        f"or take {asked_by} out of [tool.offline-kit]",
-        details=tried,
+        f"or take {requested_by} out of [tool.offline-kit]",
+        details=attempts,
     )
 
 
-def _candidates(project: Path, env: Mapping[str, str]) -> Iterator[Path]:
+def _list_candidates(project: Path, env: Mapping[str, str]) -> Iterator[Path]:
     inside = Path("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    places = [project / ".venv", project / "venv"]
-    places += [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
-    for place in places:
-        if (place / inside).is_file():
-            yield place / inside
+    environments = [project / ".venv", project / "venv"]
+    environments += [Path(env[name]) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if env.get(name)]
+    for environment in environments:
+        if (environment / inside).is_file():
+            yield environment / inside
     yield Path(sys.executable)
     for folder in env.get("PATH", "").split(os.pathsep):
         for name in ("python3", "python"):

@@ -152,7 +152,7 @@ def _sorted_out(tree: Tree) -> tuple[list[str], list[str], list[str]]:
 
 def _is_claimed(tree: Tree, name: str) -> bool:
     try:
-        return framework_table.find(tree.root / name) is not None
+        return framework_table.match_framework(tree.root / name) is not None
     except OSError:
         return False
 

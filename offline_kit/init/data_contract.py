@@ -55,7 +55,7 @@ def model_findings(
     needs = next((each.needs for each in family if each.first is not None), ())
     lacking: dict[tuple[str, ...], list[str]] = {}
     for each in checkpoints:
-        saved = hyper_parameters.texts(each)
+        saved = hyper_parameters.read_pickle_texts(each)
         missing = tuple(one for one in needs if saved is not None and one not in saved and one not in params)
         lacking.setdefault(missing, []).append(each.original)
     return tuple(

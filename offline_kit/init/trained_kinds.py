@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from offline_kit.checkpoints import members
-from offline_kit.checkpoints.file_kinds import sniff
+from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
 from offline_kit.init.file_tree import DATA, Tree, top_of
@@ -52,11 +52,11 @@ def look(tree: Tree, names: Sequence[str]) -> Kinds:
     try:
         files = [file for name in names if (file := _checkpoint(tree, name))]
         plain = NotebookSettings(template="plain")
-        claimed = members.claimants(plain, files)
-        aside = members.aside(plain, files)
+        claimed = members.match_checkpoints(plain, files)
+        aside = members.find_non_models(plain, files)
     except OSError:
         return Kinds()
-    unplaced = members.unplaced(claimed)
+    unplaced = members.list_incomplete(claimed)
     sure = [each for name, each in claimed.items() if each and name not in unplaced]
     if not sure:
         return Kinds()
@@ -77,7 +77,7 @@ def look(tree: Tree, names: Sequence[str]) -> Kinds:
 
 def _checkpoint(tree: Tree, name: str) -> Checkpoint | None:
     path = tree.root / name
-    seen = sniff(path)
+    seen = classify_file(path)
     if seen.problem:  # a damaged file says nothing of the others; the build names it
         return None
     # no digest: nothing asks for it here, and large files take a while

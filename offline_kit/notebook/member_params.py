@@ -48,10 +48,10 @@ class Code:
 
 def split(member: Member) -> tuple[dict[str, object], dict[str, object]]:
     """Return the params that a member's cell reads, and those that its constructor gets."""
-    framework = framework_table.named(member.framework)
-    if framework is None or not framework.arguments(member):
+    framework = framework_table.find_framework(member.framework)
+    if framework is None or not framework.takes_arguments(member):
         return dict(member.params), {}
-    words = {*framework.params, *_EVERY}
+    words = {*framework.param_names, *_EVERY}
     read = {name: value for name, value in member.params.items() if name in words}
     return read, {name: value for name, value in member.params.items() if name not in words}
 
@@ -74,7 +74,7 @@ def check(settings: NotebookSettings, members: Sequence[Member], task: str, code
 
 
 def _of_member(member: Member, settings: NotebookSettings, task: str, code: Code) -> Iterator[str]:
-    framework = framework_table.named(member.framework)
+    framework = framework_table.find_framework(member.framework)
     if framework is None:
         return
     about = f"'{member.name}'"
@@ -82,8 +82,8 @@ def _of_member(member: Member, settings: NotebookSettings, task: str, code: Code
         yield f"{about}: `model` does nothing for it: {framework.title} brings the model itself"
     if member.batch_size and settings.template == "server":
         yield f"{about}: `batch_size` does nothing behind a server: the gateway decides how many rows it sends"
-    taken = code.parameters(member.model) if framework.arguments(member) else None
-    words = tuple(word for word in (*framework.params, *_EVERY) if task == "text" or word not in _TEXTS)
+    taken = code.parameters(member.model) if framework.takes_arguments(member) else None
+    words = tuple(word for word in (*framework.param_names, *_EVERY) if task == "text" or word not in _TEXTS)
     for name, value in member.params.items():
         if name in words:
             yield from _wrong_value(about, name, value, taken)
@@ -111,11 +111,11 @@ def _unknown(
         return f"`{name}` belongs beside `files`, not in `params`"
     if name in _OF_THE_NOTEBOOK:
         return f"`{name}` is for the whole notebook: set it in [tool.offline-kit.notebook.params]"
-    if name in _TEXTS & {*framework.params, *_EVERY}:
+    if name in _TEXTS & {*framework.param_names, *_EVERY}:
         return f'`{name}` acts on texts alone, with task = "text"'
     if name in NOTEBOOK_KEYS:
         return f"`{name}` is for the whole notebook: set it in [tool.offline-kit.notebook]"
-    if framework.arguments(member) and taken is None and name not in PARAMS:
+    if framework.takes_arguments(member) and taken is None and name not in PARAMS:
         return ""  # its source does not tell; the constructor will
     if name == "activation":
         return f"`activation` does nothing: {framework.title} answers with probabilities, or with numbers"
@@ -131,13 +131,13 @@ def _of_notebook(
     known |= {"text"} if task == "text" else set()
     open_ended = _hooks_read_params(settings, members, code)
     for member in members:
-        framework = framework_table.named(member.framework)
+        framework = framework_table.find_framework(member.framework)
         if framework is None:
             continue
         ours = {"activation"} if framework.own_activation else set()
-        known |= {word for word in framework.params if task == "text" or word not in _TEXTS} - ours
+        known |= {word for word in framework.param_names if task == "text" or word not in _TEXTS} - ours
         known |= {"backend"} if member.framework == "keras" else set()
-        if framework.arguments(member) and member.framework not in ("timm", "keras"):
+        if framework.takes_arguments(member) and member.framework not in ("timm", "keras"):
             taken = code.parameters(member.model)
             open_ended |= taken is None
             known |= set(taken.names) if taken else set()

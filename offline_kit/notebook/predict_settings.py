@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
-from offline_kit.checkpoints.frameworks.base import globals_of
+from offline_kit.checkpoints.frameworks.base import read_globals
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook import member_params, scripts
 from offline_kit.project.types import Checkpoint, Finding, Member, NotebookSettings, Severity
@@ -70,7 +70,7 @@ def facts(
                 "members": [member.name for member in members if member.framework == name],
             }
             for name in used
-            if (framework := framework_table.named(name))
+            if (framework := framework_table.find_framework(name))
         ],
     }
 
@@ -85,11 +85,13 @@ def unused(
     """
     if not _by_words(settings, members):
         return ()
-    inside = {name for member in members for file in member.files for name in sklearn.preparing(file.path)}
+    inside = {
+        name for member in members for file in member.files for name in sklearn.list_preprocessors(file.path)
+    }
     said = {value for value in settings.params.values() if isinstance(value, str)}
     found = []
     for each in beside:
-        classes = sklearn.preparing(each.path)
+        classes = sklearn.list_preprocessors(each.path)
         if classes - inside and not said & {each.original, Path(each.original).name}:
             # The encoder of a target has its turn when the predictions are there.
             after = all(name.startswith("sklearn.preprocessing._label.") for name in classes)
@@ -143,7 +145,7 @@ def ranked(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Findi
     numbers = [
         member
         for member in members
-        if any(re.search(_REGRESSOR, name) for file in member.files for name in globals_of(file.path))
+        if any(re.search(_REGRESSOR, name) for file in member.files for name in read_globals(file.path))
     ]
     return tuple(
         Finding(
@@ -163,7 +165,9 @@ def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
     """
     if settings.task:
         return settings.task
-    usual = {framework.task for each in members if (framework := framework_table.named(each.framework))}
+    usual = {
+        framework.task for each in members if (framework := framework_table.find_framework(each.framework))
+    }
     if len(usual) == 1 and (task := usual.pop()):
         return task
     raise UsageError(

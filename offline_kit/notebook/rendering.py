@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit import __version__
-from offline_kit.checkpoints.main_names import NOBODY, Lent
+from offline_kit.checkpoints.main_names import NO_ALIASES, MainAliases
 from offline_kit.core import files, resources
 from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -76,7 +76,7 @@ class Target:
     """"none" (CPU), a machine shape of Kaggle's, or a usual word for one."""
     members: tuple[Member, ...] = ()
     """The models of the template `predict`."""
-    lent: Lent = NOBODY
+    lent: MainAliases = NO_ALIASES
     """The names of `__main__` that pickles look up, and the file that gives them."""
     preprocessing: Mapping[str, str] = field(default_factory=dict)
     """What a cell asks for, and the name in the kit: "scaler.joblib"."""

@@ -66,6 +66,6 @@ def named(config: Config) -> tuple[str, ...]:
         said.postprocess if predict_settings.is_reference(said.postprocess) else "",
     ]
     models = [ref for each in said.models for ref in (each.model, each.transform)]
-    lending = main_names.shipped(config.project, config.main_from)
+    lending = main_names.reference_main_script(config.project, config.main_from)
     named = (said.model, said.data, said.function, *hooks, *models, *lending)
     return tuple(dict.fromkeys(ref for ref in named if ref))

@@ -11,8 +11,8 @@ from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.checkpoints import members, pickle_scan
 from offline_kit.checkpoints import prepare as weighing
 from offline_kit.checkpoints.frameworks import pickled
-from offline_kit.checkpoints.frameworks.trained_versions import compare
-from offline_kit.checkpoints.main_names import NOBODY, Lent
+from offline_kit.checkpoints.frameworks.trained_versions import compare_versions
+from offline_kit.checkpoints.main_names import NO_ALIASES, MainAliases
 from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
@@ -52,7 +52,7 @@ class Trained:
     """What was seen in them; none that stops a build."""
     packages: tuple[str, ...] = ()
     """Distributions that the notebook imports to predict with them."""
-    lent: Lent = NOBODY
+    lent: MainAliases = NO_ALIASES
     """The names of `__main__` that their pickles look up."""
 
 
@@ -62,17 +62,17 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
     """
     render_adopted.check_notebook(config.notebook, image, target(config), weights=bool(config.checkpoints))
-    weights = checkpoints.collect(config.project, config.checkpoints, cache=cache, report=report)
-    beside = checkpoints.collect(config.project, config.preprocessing, cache=cache, report=report)
+    weights = checkpoints.collect_checkpoints(config.project, config.checkpoints, cache=cache, report=report)
+    beside = checkpoints.collect_checkpoints(config.project, config.preprocessing, cache=cache, report=report)
     # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
     aside = {each.path for each in beside}
     weights = tuple(each for each in weights if each.path not in aside)
-    ready = weighing.prepare(config, weights, beside, cache=cache, report=report)
+    ready = weighing.prepare_weights(config, weights, beside, cache=cache, report=report)
     config, weights, beside = ready.config, ready.checkpoints, ready.preprocessing
-    config = replace(config, notebook=members.chosen(config.notebook, weights))
+    config = replace(config, notebook=members.choose_template(config.notebook, weights))
     by_models = _goes_by_models(config.notebook)
     config = replace(config, notebook=_attaching(config.notebook))
-    no_models = members.aside(config.notebook, weights) if by_models else {}
+    no_models = members.find_non_models(config.notebook, weights) if by_models else {}
     beside += tuple(each for each in weights if each.original in no_models)
     weights = tuple(each for each in weights if each.original not in no_models)
     resolved = _resolved(config, weights, cache) if by_models else ()
@@ -91,16 +91,16 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         findings=(
             *ready.findings,
             *_moved(no_models, layout.name_preprocessing_files(beside)),
-            *members.findings(resolved),
-            *members.by_position(config.notebook, resolved),
+            *members.check_members(resolved),
+            *members.check_column_order(config.notebook, resolved),
             *predict_settings.unused(config.notebook, resolved, beside),
             *predict_settings.unnamed(config.notebook, resolved, weights),
-            *members.undecided(config.notebook, weights),
+            *members.check_undecided(config.notebook, weights),
             *predict_settings.ranked(config.notebook, resolved),
         ),
-        lent=ready.lent,
+        lent=ready.main_aliases,
         # Code of the person's own loads them where no models do, and names no library for a pickle.
-        packages=members.packages(resolved, beside if by_models else (*weights, *beside)),
+        packages=members.list_member_packages(resolved, beside if by_models else (*weights, *beside)),
     )
     _stop(seen.findings)
     if by_models:
@@ -154,7 +154,7 @@ def _resolved(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> t
             for index, files_named in spelled.items():
                 models[index] = replace(models[index], files=files_named)
     settings = replace(config.notebook, models=tuple(models))
-    return members.resolve(settings, weights, _copied(settings, copies, config, cache))
+    return members.resolve_members(settings, weights, _copied(settings, copies, config, cache))
 
 
 def _originals(copy: Path, cache: Path) -> Path | None:
@@ -188,13 +188,14 @@ def _copied(
         if each.origin in copies:
             patterns.setdefault(each.origin, []).append(each.files)
     found = {
-        origin: checkpoints.collect(copies[origin], named, cache=cache) for origin, named in patterns.items()
+        origin: checkpoints.collect_checkpoints(copies[origin], named, cache=cache)
+        for origin, named in patterns.items()
     }
     # They do not travel, but the notebook loads them all the same.
-    pickle_scan.scan(
+    pickle_scan.scan_checkpoints(
         [each for named in found.values() for each in named],
         trust=config.trust,
-        own=weighing.own_modules(config),
+        own_modules=weighing.list_own_modules(config),
         cache=cache,
     )
     return found
@@ -210,7 +211,7 @@ def target(config: Config, seen: Trained | None = None) -> notebook.Target:
         dataset=config.dataset,
         accelerator=config.accelerator,
         members=seen.members if seen else (),
-        lent=seen.lent if seen else NOBODY,
+        lent=seen.lent if seen else NO_ALIASES,
         preprocessing=layout.name_preprocessing_files(seen.preprocessing) if seen else {},
     )
 
@@ -226,7 +227,9 @@ def advice(seen: Trained) -> tuple[str, ...]:
         line
         for one in seen.checkpoints
         if one.original not in known
-        for line in checkpoints.advice(one, trusted=trusted, inside=pickled.packages((one,)))
+        for line in checkpoints.advise_loading(
+            one, trusted=trusted, distributions=pickled.list_pickle_packages((one,))
+        )
     )
 
 
@@ -238,7 +241,7 @@ def _loads_whole(member: Member) -> bool:
 def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:
     """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
     there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
-    return compare(seen.members, there, frozen.image, (*seen.checkpoints, *seen.preprocessing))
+    return compare_versions(seen.members, there, frozen.image, (*seen.checkpoints, *seen.preprocessing))
 
 
 def _stop(findings: tuple[Finding, ...]) -> None:

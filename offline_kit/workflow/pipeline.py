@@ -188,7 +188,7 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
                 contents, config.out, also=texts, by_function=by_function, report=report
             )
         except assemble.ChangedFileError:
-            checkpoints.forget((*contents.checkpoints, *contents.preprocessing), base.cache)
+            checkpoints.forget_hashes((*contents.checkpoints, *contents.preprocessing), base.cache)
             raise
     return Built(
         ground=base,

@@ -40,7 +40,7 @@ def test_models_that_know_no_columns_are_warned_of(name: str, tmp_path: Path) ->
     """One input for a whole table takes the columns as they stand; several, and boosters, know them by name."""
     content, warns = FILES[name]
     made = member(tmp_path, name, content)
-    warned = members.by_position(SAID, [made, made])
+    warned = members.check_column_order(SAID, [made, made])
     assert [each.severity for each in warned] == [Severity.WARN] * warns
     assert all("takes columns by position (and 1 other)" in each.what for each in warned)
     assert all('set columns = "columns.json"' in each.remedy for each in warned)
@@ -57,7 +57,7 @@ def test_models_that_know_no_columns_are_warned_of(name: str, tmp_path: Path) ->
 )
 def test_what_says_the_order_ends_the_warning(settings: NotebookSettings, tmp_path: Path) -> None:
     """Recorded columns, a function of the user's that chooses them, or a task without a table."""
-    assert members.by_position(settings, [member(tmp_path, "one.onnx", onnx())]) == ()
+    assert members.check_column_order(settings, [member(tmp_path, "one.onnx", onnx())]) == ()
 
 
 @pytest.mark.parametrize("saved", ["state_dict", "script", "safetensors"])

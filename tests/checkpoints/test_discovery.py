@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.checkpoints.discovery import advice, collect
-from offline_kit.checkpoints.file_kinds import sniff
+from offline_kit.checkpoints.discovery import advise_loading, collect_checkpoints
+from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.project.types import Checkpoint
@@ -34,7 +34,9 @@ def project(tmp_path: Path) -> Path:
 @pytest.fixture
 def find(project: Path, tmp_path: Path) -> Callable[..., list[str]]:
     """Give a function from patterns to the original names that they find."""
-    return lambda *patterns: [c.original for c in collect(project, patterns, cache=tmp_path / "cache")]
+    return lambda *patterns: [
+        c.original for c in collect_checkpoints(project, patterns, cache=tmp_path / "cache")
+    ]
 
 
 def make(project: Path, *names: str, data: bytes = b"weights") -> None:
@@ -47,7 +49,7 @@ def make(project: Path, *names: str, data: bytes = b"weights") -> None:
 def problems(project: Path, *patterns: str) -> tuple[str, ...]:
     """Return the lines of the error that these patterns give."""
     with pytest.raises(ProjectError) as caught:
-        collect(project, patterns, cache=project.parent / "cache")
+        collect_checkpoints(project, patterns, cache=project.parent / "cache")
     return caught.value.details
 
 
@@ -115,7 +117,7 @@ def test_a_relative_project_is_taken_as_such(
     make(project, "d/a.ckpt")
     make(project.parent, "b.ckpt")
     monkeypatch.chdir(project)
-    found = collect(Path(), ["d/*.ckpt", "../b.ckpt"], cache=tmp_path / "cache")
+    found = collect_checkpoints(Path(), ["d/*.ckpt", "../b.ckpt"], cache=tmp_path / "cache")
     assert [each.original for each in found] == ["b.ckpt", "d/a.ckpt"]
 
 
@@ -208,14 +210,14 @@ def test_a_second_build_does_not_hash_again(project: Path, tmp_path: Path) -> No
     os.utime(project / "a.ckpt", (old, old))
     time.sleep(0.2)
     reports = [Listener() for _ in range(4)]
-    first = collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[0])
-    second = collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[1])
+    first = collect_checkpoints(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[0])
+    second = collect_checkpoints(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[1])
     os.utime(project / "a.ckpt", (old + 1, old + 1))
-    collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[2])
+    collect_checkpoints(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[2])
     make(project, "b.ckpt", data=b"y" * 1000)
     os.utime(project / "b.ckpt", (old, old))
     (project / "b.ckpt").replace(project / "a.ckpt")
-    third = collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[3])
+    third = collect_checkpoints(project, ["a.ckpt"], cache=tmp_path / "cache", report=reports[3])
     assert [sum(total for total, _ in report.bars) for report in reports] == [1000, 0, 1000, 1000]
     assert first == second
     assert third[0].sha256 == sha256_of(project / "a.ckpt")
@@ -224,16 +226,16 @@ def test_a_second_build_does_not_hash_again(project: Path, tmp_path: Path) -> No
 def test_a_young_file_is_not_remembered(project: Path, tmp_path: Path) -> None:
     """A file written a moment ago may change within its time's grain, so it is hashed again."""
     make(project, "a.ckpt")
-    collect(project, ["a.ckpt"], cache=tmp_path / "cache")
+    collect_checkpoints(project, ["a.ckpt"], cache=tmp_path / "cache")
     again = Listener()
-    collect(project, ["a.ckpt"], cache=tmp_path / "cache", report=again)
+    collect_checkpoints(project, ["a.ckpt"], cache=tmp_path / "cache", report=again)
     assert sum(total for total, _ in again.bars) == len(b"weights")
 
 
 def kind(path: Path, data: bytes) -> Kind:
     """Return the kind of a file with these bytes."""
     path.write_bytes(data)
-    return sniff(path).kind
+    return classify_file(path).kind
 
 
 def zipped(path: Path, *names: str) -> Path:
@@ -298,7 +300,7 @@ ONNX = bytes([8, 8, 18, 2, 112, 116, 58, 3, 10, 1, 97, 66, 2, 16, 18])
 def test_kinds(tmp_path: Path, name: str, data: bytes, expected: Kind) -> None:
     """The bytes tell the kind; what we do not know is OTHER and no fault."""
     assert kind(tmp_path / name, data) is expected
-    assert sniff(tmp_path / name).problem == ""
+    assert classify_file(tmp_path / name).problem == ""
 
 
 @pytest.mark.parametrize(
@@ -311,13 +313,13 @@ def test_kinds(tmp_path: Path, name: str, data: bytes, expected: Kind) -> None:
 )
 def test_kinds_of_zips(tmp_path: Path, names: list[str], expected: Kind) -> None:
     """A zip is told by its members."""
-    assert sniff(zipped(tmp_path / "m", *names)).kind is expected
+    assert classify_file(zipped(tmp_path / "m", *names)).kind is expected
 
 
 def test_a_cut_safetensors_file_is_a_problem(tmp_path: Path) -> None:
     """A header that promises more than there is means half a download."""
     (tmp_path / "m.safetensors").write_bytes(safetensors(10)[:-1])
-    assert "cut short" in sniff(tmp_path / "m.safetensors").problem
+    assert "cut short" in classify_file(tmp_path / "m.safetensors").problem
 
 
 def test_torchs_oldest_format_is_known(tmp_path: Path) -> None:
@@ -327,7 +329,7 @@ def test_torchs_oldest_format_is_known(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "m.pth", "w") as archive:
         for name in ("storages", "tensors", "pickle"):
             archive.add(tmp_path / name, name)
-    found = sniff(tmp_path / "m.pth")
+    found = classify_file(tmp_path / "m.pth")
     assert found.kind is Kind.TORCH_LEGACY
     assert found.refused == ("torch's oldest format (.tar)",)
 
@@ -389,7 +391,7 @@ VALUES = "weights lightning half counter parameter sparse settings date path mod
 def test_the_static_check_agrees_with_torch(tmp_path: Path, name: str, options: dict[str, object]) -> None:
     """What we say would be refused is what torch refuses, in the zip, the old format and a newer protocol."""
     path = saved(tmp_path / "m.pt", values()[name], **options)
-    found = sniff(path)
+    found = classify_file(path)
     said = torch_says(path)
     assert bool(found.refused) is bool(said), (found, said)
     legacy = options.get("_use_new_zipfile_serialization") is False
@@ -401,7 +403,7 @@ def test_the_static_check_agrees_with_torch(tmp_path: Path, name: str, options: 
 
 def test_the_refused_class_is_named(tmp_path: Path) -> None:
     """The class that stands in the way is named as it would have to be allowed."""
-    found = sniff(saved(tmp_path / "m.ckpt", values()["settings"]))
+    found = classify_file(saved(tmp_path / "m.ckpt", values()["settings"]))
     assert found.refused == (f"{Settings.__module__}.Settings",)
     assert f"{Settings.__module__}.Settings" in torch_says(tmp_path / "m.ckpt")
 
@@ -410,7 +412,7 @@ def test_torchscript_is_told_from_weights(tmp_path: Path) -> None:
     """A scripted module is a torch zip that torch.load does not take."""
     torch = pytest.importorskip("torch")
     torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1)), tmp_path / "m.pt")
-    found = sniff(tmp_path / "m.pt")
+    found = classify_file(tmp_path / "m.pt")
     assert found.kind is Kind.TORCH_ZIP
     assert "TorchScript" in found.refused[0]
     assert torch_says(tmp_path / "m.pt")
@@ -420,7 +422,7 @@ def test_half_an_old_file_is_a_problem(tmp_path: Path) -> None:
     """A cut file of torch's old format is told as damaged."""
     path = saved(tmp_path / "m.pt", {"a": 1}, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:30])
-    assert "cut short" in sniff(path).problem
+    assert "cut short" in classify_file(path).problem
 
 
 def checkpoint(kind: Kind, *refused: str) -> Checkpoint:
@@ -430,7 +432,7 @@ def checkpoint(kind: Kind, *refused: str) -> Checkpoint:
 
 def test_advice_names_classes_packages_and_both_ways() -> None:
     """A refused checkpoint comes with the switch, the re-save, and what must be installed."""
-    text = "\n".join(advice(checkpoint(Kind.LIGHTNING, "omegaconf.dictconfig.DictConfig")))
+    text = "\n".join(advise_loading(checkpoint(Kind.LIGHTNING, "omegaconf.dictconfig.DictConfig")))
     assert "refuses: omegaconf.dictconfig.DictConfig" in text
     assert "weights_only = false" in text
     assert "packages in the kit or the image: omegaconf" in text
@@ -439,33 +441,35 @@ def test_advice_names_classes_packages_and_both_ways() -> None:
 def test_advice_that_was_taken_is_not_given_again() -> None:
     """Under weights_only = false only what must be installed is left to say."""
     refused = checkpoint(Kind.LIGHTNING, "omegaconf.dictconfig.DictConfig")
-    assert advice(refused, trusted=True) == (
+    assert advise_loading(refused, trusted=True) == (
         "'a.ckpt' needs these packages in the kit or the image: omegaconf",
     )
-    assert advice(checkpoint(Kind.LIGHTNING, "argparse.Namespace"), trusted=True) == ()
+    assert advise_loading(checkpoint(Kind.LIGHTNING, "argparse.Namespace"), trusted=True) == ()
 
 
 def test_a_script_is_no_package() -> None:
     """What `__main__` gave comes with `main_from`: it is not among the packages that are asked for."""
     own = checkpoint(Kind.LIGHTNING, "__main__.CFG", "omegaconf.dictconfig.DictConfig")
-    assert advice(own, trusted=True) == ("'a.ckpt' needs these packages in the kit or the image: omegaconf",)
-    assert advice(checkpoint(Kind.LIGHTNING, "__main__.CFG"), trusted=True) == ()
-    assert "packages in the kit" not in "".join(advice(checkpoint(Kind.LIGHTNING, "__main__.CFG")))
+    assert advise_loading(own, trusted=True) == (
+        "'a.ckpt' needs these packages in the kit or the image: omegaconf",
+    )
+    assert advise_loading(checkpoint(Kind.LIGHTNING, "__main__.CFG"), trusted=True) == ()
+    assert "packages in the kit" not in "".join(advise_loading(checkpoint(Kind.LIGHTNING, "__main__.CFG")))
 
 
 def test_the_advised_line_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The code that the advice gives makes a file that torch takes."""
     saved(tmp_path / "a.ckpt", values()["settings"])
     monkeypatch.chdir(tmp_path)
-    line = next(line for line in advice(checkpoint(Kind.LIGHTNING, "x.Y")) if "torch.save" in line)
+    line = next(line for line in advise_loading(checkpoint(Kind.LIGHTNING, "x.Y")) if "torch.save" in line)
     exec(line.partition(": ")[2], {"torch": pytest.importorskip("torch")})
-    assert sniff(tmp_path / "weights.ckpt").refused == ()
+    assert classify_file(tmp_path / "weights.ckpt").refused == ()
     assert torch_says(tmp_path / "weights.ckpt") == ""
 
 
 def test_advice_is_silent_on_good_files_and_plain_on_pickles() -> None:
     """Good files need no word; pickles need their packages; TorchScript another loader."""
-    assert advice(checkpoint(Kind.LIGHTNING)) == ()
-    assert "requirements" in advice(checkpoint(Kind.PICKLE))[0]
-    assert "no checkpoint of a known format" in advice(checkpoint(Kind.OTHER))[0]
-    assert "torch.jit.load" in advice(checkpoint(Kind.TORCH_ZIP, "a TorchScript archive"))[0]
+    assert advise_loading(checkpoint(Kind.LIGHTNING)) == ()
+    assert "requirements" in advise_loading(checkpoint(Kind.PICKLE))[0]
+    assert "no checkpoint of a known format" in advise_loading(checkpoint(Kind.OTHER))[0]
+    assert "torch.jit.load" in advise_loading(checkpoint(Kind.TORCH_ZIP, "a TorchScript archive"))[0]

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from packaging.version import Version
 
 from offline_kit.checkpoints import members
-from offline_kit.checkpoints.discovery import collect
-from offline_kit.checkpoints.file_kinds import Sniffed, sniff
+from offline_kit.checkpoints.discovery import collect_checkpoints
+from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.frameworks import framework_table, sklearn, trained_versions
-from offline_kit.checkpoints.frameworks.base import newer_than_reader
+from offline_kit.checkpoints.frameworks.base import judge_newer
 from offline_kit.checkpoints.frameworks.framework_table import FRAMEWORKS
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.resources import read_source
@@ -56,11 +56,13 @@ def project(tmp_path: Path) -> Path:
 
 
 def found(project: Path, *patterns: str) -> tuple[Checkpoint, ...]:
-    return collect(project, patterns, cache=project / "cache")
+    return collect_checkpoints(project, patterns, cache=project / "cache")
 
 
 def resolved(project: Path, *models: ModelSpec, pattern: str = "models") -> tuple[Member, ...]:
-    return members.resolve(NotebookSettings(template="predict", models=models), found(project, pattern))
+    return members.resolve_members(
+        NotebookSettings(template="predict", models=models), found(project, pattern)
+    )
 
 
 def details(error: ProjectError) -> str:
@@ -116,7 +118,7 @@ def test_every_problem_of_the_models_is_told_at_once(project: Path) -> None:
 
 def test_a_framework_that_needs_a_class_asks_for_it(project: Path) -> None:
     """Where the file holds weights alone, the key to set is named."""
-    asking = [each for each in FRAMEWORKS if "model" in each.needs]
+    asking = [each for each in FRAMEWORKS if "model" in each.required_keys]
     for framework in asking:
         with pytest.raises(ProjectError) as caught:
             resolved(project, ModelSpec(files="models/last.pkl", framework=framework.name))
@@ -130,7 +132,7 @@ def test_models_of_other_sources_are_looked_at_in_their_copies(project: Path) ->
     (copy / "folds" / "a.pkl").write_bytes((project / "models" / "last.pkl").read_bytes())
     spec = ModelSpec(files="folds/*.pkl", origin="dataset:me/other")
     said = NotebookSettings(template="predict", models=(spec,))
-    (member,) = members.resolve(said, (), {"dataset:me/other": found(copy, "folds/*.pkl")})
+    (member,) = members.resolve_members(said, (), {"dataset:me/other": found(copy, "folds/*.pkl")})
     assert (member.kit_path, member.framework, member.origin) == (
         "folds/a.pkl",
         "sklearn",
@@ -138,7 +140,7 @@ def test_models_of_other_sources_are_looked_at_in_their_copies(project: Path) ->
     )
     assert member.files[0].size > 0
     trusted = ModelSpec(files="folds/*.pkl", origin="dataset:me/other", framework="sklearn")
-    (member,) = members.resolve(NotebookSettings(models=(trusted,)), ())
+    (member,) = members.resolve_members(NotebookSettings(models=(trusted,)), ())
     assert (member.kit_path, member.files) == ("folds/*.pkl", ())
 
 
@@ -147,24 +149,24 @@ def test_a_model_without_a_local_copy_is_not_looked_into(framework: str) -> None
     """Nobody can see what lies on Kaggle alone: no framework stumbles over the file that is not here."""
     spec = ModelSpec(files="m.x", origin="dataset:me/other", framework=framework, model="src/net.py:Net")
     said = NotebookSettings(template="predict", task="tabular", models=(spec,))
-    trusted = members.resolve(said, ())
-    assert members.findings(trusted) == ()
-    assert {each.about for each in members.by_position(said, trusted)} <= {"m.x"}
+    trusted = members.resolve_members(said, ())
+    assert members.check_members(trusted) == ()
+    assert {each.about for each in members.check_column_order(said, trusted)} <= {"m.x"}
 
 
 def test_the_template_follows_where_all_is_told(project: Path) -> None:
     """Tabular models of known kinds are predicted with; a word of the user's, or an unknown file, leaves it."""
     plain = NotebookSettings(template="plain", automatic=True)
     weights = found(project, "models")
-    assert members.chosen(plain, weights).template == "predict"
-    assert members.chosen(NotebookSettings(template="plain"), weights).template == "plain"
-    assert members.chosen(plain, ()).template == "plain"
-    assert members.undecided(plain, weights) == ()
+    assert members.choose_template(plain, weights).template == "predict"
+    assert members.choose_template(NotebookSettings(template="plain"), weights).template == "plain"
+    assert members.choose_template(plain, ()).template == "plain"
+    assert members.check_undecided(plain, weights) == ()
     (project / "models" / "notes.bin").write_bytes(b"nothing known")
-    assert members.chosen(plain, found(project, "models")).template == "plain"
-    (told,) = members.undecided(plain, found(project, "models"))
+    assert members.choose_template(plain, found(project, "models")).template == "plain"
+    (told,) = members.check_undecided(plain, found(project, "models"))
     assert (told.about, told.severity) == ("models/notes.bin", Severity.WARN)
-    assert members.undecided(NotebookSettings(template="plain"), found(project, "models")) == ()
+    assert members.check_undecided(NotebookSettings(template="plain"), found(project, "models")) == ()
 
 
 def test_what_prepares_data_is_no_member(project: Path) -> None:
@@ -181,12 +183,12 @@ def test_what_prepares_data_is_no_member(project: Path) -> None:
     (project / "models" / "labels.json").write_text("{}")
     weights = found(project, "models")
     said = NotebookSettings(template="plain", automatic=True)
-    assert set(members.aside(said, weights)) == {
+    assert set(members.find_non_models(said, weights)) == {
         "models/scaler.joblib",
         "models/encoder.pkl",
         "models/labels.json",
     }
-    assert members.chosen(said, weights).template == "predict"
+    assert members.choose_template(said, weights).template == "predict"
 
 
 def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) -> None:
@@ -246,7 +248,7 @@ def unused(project: Path, pattern: str = "models", **settings: Any) -> dict[str,
     """Return what nothing applies among the files beside the models, with the remedy."""
     said = NotebookSettings(**{"template": "predict", **settings})
     beside = found(project, "scaler.joblib", "classes.pkl", "labels.json")
-    warned = predict_settings.unused(said, members.resolve(said, found(project, pattern)), beside)
+    warned = predict_settings.unused(said, members.resolve_members(said, found(project, pattern)), beside)
     assert all(each.severity is Severity.WARN for each in warned)
     return {each.about: each.remedy for each in warned}
 
@@ -305,11 +307,11 @@ def test_claims_never_fail(tmp_path_factory: pytest.TempPathFactory, data: bytes
     path = tmp_path_factory.getbasetemp() / f"claimed{suffix}"
     path.write_bytes(data)
     try:
-        seen = sniff(path)
+        seen = classify_file(path)
     except OSError:
-        seen = Sniffed(kind=CheckpointKind.OTHER)
+        seen = ClassifiedFile(kind=CheckpointKind.OTHER)
     for framework in FRAMEWORKS:
-        assert 0 <= framework.claims(path, seen) <= 1, framework.name
+        assert 0 <= framework.score_match(path, seen) <= 1, framework.name
 
 
 def test_pickles_are_not_executed(tmp_path: Path) -> None:
@@ -325,7 +327,7 @@ def test_pickles_are_not_executed(tmp_path: Path) -> None:
         "c.pkl": gzip.compress(pickle.dumps(Poison())),
     }.items():
         (tmp_path / name).write_bytes(data)
-        framework_table.find(tmp_path / name)
+        framework_table.match_framework(tmp_path / name)
     assert not (tmp_path / "ran").exists()
 
 
@@ -333,14 +335,14 @@ def test_versions_are_compared(project: Path) -> None:
     """Another minor version of scikit-learn is a warning with the remedy; files of one version share it."""
     together = resolved(project)
     said = together[0].version
-    assert trained_versions.compare(together, {"scikit-learn": said}) == ()
-    (finding,) = trained_versions.compare(together, {"scikit-learn": "0.24.1"})
+    assert trained_versions.compare_versions(together, {"scikit-learn": said}) == ()
+    (finding,) = trained_versions.compare_versions(together, {"scikit-learn": "0.24.1"})
     assert finding.severity is Severity.WARN
     assert "and 2 more were" in finding.what
     assert "scikit-learn==0.24.1" in finding.remedy
-    (finding,) = trained_versions.compare(together, {"scikit-learn": "0.24.1"}, "some-image")
+    (finding,) = trained_versions.compare_versions(together, {"scikit-learn": "0.24.1"}, "some-image")
     assert "'offline-kit image show some-image --constraints'" in finding.remedy
-    assert trained_versions.compare(together, {}) == ()
+    assert trained_versions.compare_versions(together, {}) == ()
 
 
 def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> None:
@@ -379,8 +381,8 @@ def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> Non
 )
 def test_what_another_version_means(trained: str, reads: str, ours: Any, usual: Any) -> None:
     """scikit-learn's pickles fit their own minor version; the usual file is read by any later one."""
-    assert sklearn.judge(Version(trained), Version(reads)) is ours
-    assert newer_than_reader(Version(trained), Version(reads)) is usual
+    assert sklearn.judge_version(Version(trained), Version(reads)) is ours
+    assert judge_newer(Version(trained), Version(reads)) is usual
 
 
 def test_framework_names_are_identifiers_and_unique() -> None:

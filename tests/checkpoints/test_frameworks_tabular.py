@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from offline_kit.checkpoints import members
-from offline_kit.checkpoints.discovery import collect
+from offline_kit.checkpoints.discovery import collect_checkpoints
 from offline_kit.checkpoints.frameworks import framework_table, trained_versions
-from offline_kit.checkpoints.frameworks.onnx import read
+from offline_kit.checkpoints.frameworks.onnx import read_graph
 from offline_kit.project.types import NotebookSettings, Severity
 from tests.support.predicting import Stage
 from tests.support.tabular_models import (
@@ -109,7 +109,7 @@ def test_alike_files_are_not_claimed(name: str, tmp_path: Path) -> None:
     """Data in HDF5, JSON of other kinds, texts and archives belong to none of them."""
     path = tmp_path / name
     path.write_bytes(OTHERS[name])
-    assert framework_table.find(path) is None
+    assert framework_table.match_framework(path) is None
 
 
 def test_each_framework_says_what_it_needs() -> None:
@@ -209,18 +209,18 @@ def test_a_folder_with_a_graph_and_its_weights_is_one_model(tmp_path: Path) -> N
     assert made.framework == "onnx"
     assert not findings(made)
     (tmp_path / "other.txt").write_text("more")
-    assert framework_table.find(tmp_path) is None
+    assert framework_table.match_framework(tmp_path) is None
 
 
 def test_a_graph_is_read_without_its_weights(tmp_path: Path) -> None:
     """Operator sets, file format and the rows of its input, from the protobuf itself."""
     path = tmp_path / "m.onnx"
     path.write_bytes(onnx(opset=19, form=9, rows=300, domain=b"ai.onnx.ml"))
-    graph = read(path)
-    assert (graph.format, graph.fixed_rows) == (9, 300)
+    graph = read_graph(path)
+    assert (graph.ir_version, graph.fixed_rows) == (9, 300)
     assert graph.opsets == {"": 19, "ai.onnx.ml": 1}
     path.write_bytes(path.read_bytes()[:-3])
-    assert read(path).format == 9
+    assert read_graph(path).ir_version == 9
 
 
 def test_a_saved_model_is_a_folder_with_its_variables(tmp_path: Path) -> None:
@@ -232,8 +232,8 @@ def test_a_saved_model_is_a_folder_with_its_variables(tmp_path: Path) -> None:
     (tmp_path / "variables").mkdir()
     (tmp_path / "variables" / "variables.index").write_bytes(b"x")
     assert not findings(made)
-    assert not trained_versions.compare([made], {"tensorflow": "2.20.1"})
-    (older,) = trained_versions.compare([made], {"tensorflow": "2.18.0"})
+    assert not trained_versions.compare_versions([made], {"tensorflow": "2.20.1"})
+    (older,) = trained_versions.compare_versions([made], {"tensorflow": "2.18.0"})
     assert "TensorFlow 2.20.0" in older.what
 
 
@@ -309,8 +309,8 @@ def test_the_version_of_training_is_compared_with_the_notebooks(case: str, tmp_p
     """What the library promises to read is silent; all else is warned of, with both versions."""
     name, content, there, told = COMPARED[case]
     made = member(tmp_path, name, content)
-    (file,) = collect(tmp_path, [name], cache=tmp_path / "cache")
-    found = trained_versions.compare([dataclasses.replace(made, files=(file,))], there)
+    (file,) = collect_checkpoints(tmp_path, [name], cache=tmp_path / "cache")
+    found = trained_versions.compare_versions([dataclasses.replace(made, files=(file,))], there)
     assert [told in each.what for each in found] == ([True] if told else [])
     for each in found:
         assert each.severity is Severity.WARN
@@ -322,10 +322,10 @@ def test_what_a_pickle_is_made_of_is_required(tmp_path: Path) -> None:
     inside = pickled("sklearn.pipeline.Pipeline", "xgboost.sklearn.XGBClassifier", "mine.Scaler")
     (tmp_path / "model.pkl").write_bytes(inside)
     (tmp_path / "encoder.pkl").write_bytes(pickled("category_encoders.target_encoder.TargetEncoder"))
-    weights = collect(tmp_path, ["model.pkl"], cache=tmp_path / "cache")
-    beside = collect(tmp_path, ["encoder.pkl"], cache=tmp_path / "cache")
-    resolved = members.resolve(NotebookSettings(task="tabular"), weights)
-    found = members.packages(resolved, beside)
+    weights = collect_checkpoints(tmp_path, ["model.pkl"], cache=tmp_path / "cache")
+    beside = collect_checkpoints(tmp_path, ["encoder.pkl"], cache=tmp_path / "cache")
+    resolved = members.resolve_members(NotebookSettings(task="tabular"), weights)
+    found = members.list_member_packages(resolved, beside)
     assert {"scikit-learn", "xgboost", "category-encoders", "pandas"} <= set(found)
     assert not {"mine", "lightgbm"} & set(found)
 

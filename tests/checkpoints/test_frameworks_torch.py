@@ -17,7 +17,7 @@ from tests.support.tabular_models import findings, seen
 torch: Any = pytest.importorskip("torch", reason="the frameworks of torch need it, the tool does not")
 
 from offline_kit.checkpoints import members  # noqa: E402 - only where torch is
-from offline_kit.checkpoints.discovery import collect  # noqa: E402
+from offline_kit.checkpoints.discovery import collect_checkpoints  # noqa: E402
 from offline_kit.checkpoints.frameworks import framework_table, trained_versions  # noqa: E402
 from offline_kit.core.errors import ProjectError  # noqa: E402
 from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
@@ -129,8 +129,8 @@ def test_other_files_are_not_claimed(tmp_path: Path) -> None:
     (tmp_path / "some" / "config.json").write_text('{"model_type": "bert"}')
     with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
         archive.writestr("model.json", "{}")
-    assert framework_table.find(tmp_path / "some") is None
-    assert framework_table.find(tmp_path / "x.pt2") is None
+    assert framework_table.match_framework(tmp_path / "some") is None
+    assert framework_table.match_framework(tmp_path / "x.pt2") is None
 
 
 def test_versions_are_read_where_files_state_them(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_versions_are_read_where_files_state_them(tmp_path: Path) -> None:
     assert program.version == torch.__version__.partition("+")[0]
     assert (checkpoint.version, bert.version) == ("2.6.6", "5.15.0")
     there = {"torch": "2.3.0", "pytorch-lightning": "2.6.6", "transformers": "4.57.0"}
-    found = trained_versions.compare([program, checkpoint, bert], there)
+    found = trained_versions.compare_versions([program, checkpoint, bert], there)
     assert [each.severity for each in found] == [Severity.WARN, Severity.WARN]
     assert {"m.pt2", "b"} == {each.about for each in found}
 
@@ -216,10 +216,10 @@ def test_weights_alone_ask_for_the_class(tmp_path: Path) -> None:
     torch.save(net().state_dict(), stage.project / "models" / "w.pt")
     weights = stage.found("models/*")
     with pytest.raises(ProjectError) as caught:
-        members.resolve(NotebookSettings(template="predict"), weights)
+        members.resolve_members(NotebookSettings(template="predict"), weights)
     assert "needs `model`" in "".join(caught.value.details)
-    (own,) = members.resolve(NotebookSettings(template="predict", model="net.py:Net"), weights)
-    (timm,) = members.resolve(NotebookSettings(template="predict", model="timm:resnet18"), weights)
+    (own,) = members.resolve_members(NotebookSettings(template="predict", model="net.py:Net"), weights)
+    (timm,) = members.resolve_members(NotebookSettings(template="predict", model="timm:resnet18"), weights)
     assert (own.framework, timm.framework) == ("torch_state_dict", "timm")
 
 
@@ -379,9 +379,9 @@ def test_all_kinds_of_one_model_predict_the_same(tmp_path: Path) -> None:
 def test_a_script_gets_no_advice_for_torch_load(tmp_path: Path) -> None:
     """What its framework loads is no trouble; as a file of nobody's it is told of."""
     torch.jit.trace(net().eval(), torch.zeros(1, 2)).save(tmp_path / "m.pt")
-    found = collect(tmp_path, ["m.pt"], cache=tmp_path / "cache")
+    found = collect_checkpoints(tmp_path, ["m.pt"], cache=tmp_path / "cache")
     plain = Trained(config=load(tmp_path, {}), checkpoints=found, preprocessing=())
-    resolved = members.resolve(NotebookSettings(template="predict"), found)
+    resolved = members.resolve_members(NotebookSettings(template="predict"), found)
     assert "torch.jit.load" in "".join(advice(plain))
     assert not advice(dataclasses.replace(plain, members=resolved))
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.checkpoints.main_names import Lent, findings, settle
-from offline_kit.checkpoints.pickle_scan import Scanned
+from offline_kit.checkpoints.main_names import MainAliases, check_main_script, resolve_main_aliases
+from offline_kit.checkpoints.pickle_scan import ScanResult
 from offline_kit.core.errors import ProjectError
 from offline_kit.project.types import Finding, Severity
 
-PICKLE = Scanned(original="models/model.pkl", main_names=("Cleaner", "price"))
+PICKLE = ScanResult(original="models/model.pkl", main_names=("Cleaner", "price"))
 GOOD = "import numpy\nclass Cleaner: pass\ndef price(x): return x\n"
 
 
@@ -23,17 +23,17 @@ def project(folder: Path, **files: str) -> Path:
     return folder
 
 
-def refusal(folder: Path, main_from: Path | None = None, *more: Scanned) -> ProjectError:
+def refusal(folder: Path, main_from: Path | None = None, *more: ScanResult) -> ProjectError:
     """Return the error of a project."""
     with pytest.raises(ProjectError) as caught:
-        settle(folder, main_from, [PICKLE, *more])
+        resolve_main_aliases(folder, main_from, [PICKLE, *more])
     return caught.value
 
 
 def test_without_such_names_nothing_is_asked(tmp_path: Path) -> None:
     """A pickle of library classes alone needs no script."""
-    assert settle(tmp_path, None, [Scanned(original="a.pkl")]) == Lent()
-    assert findings(tmp_path, Lent()) == ()
+    assert resolve_main_aliases(tmp_path, None, [ScanResult(original="a.pkl")]) == MainAliases()
+    assert check_main_script(tmp_path, MainAliases()) == ()
 
 
 def test_the_defining_file_is_asked_for_by_name(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_notebook_that_defines_them_is_named(tmp_path: Path) -> None:
 
 def test_nobody_defines_them(tmp_path: Path) -> None:
     """A project without any such file is told so, and every pickle that asks."""
-    error = refusal(tmp_path, None, Scanned(original="b.pkl", main_names=("Other",)))
+    error = refusal(tmp_path, None, ScanResult(original="b.pkl", main_names=("Other",)))
     assert "no file of the project does" in error.hint
     assert error.details == ("'models/model.pkl' looks up 'Cleaner', 'price'", "'b.pkl' looks up 'Other'")
 
@@ -68,10 +68,10 @@ def test_nobody_defines_them(tmp_path: Path) -> None:
 def test_the_named_file_gives_them(tmp_path: Path) -> None:
     """The names become references, so that the file travels with what it imports."""
     project(tmp_path, src__train=GOOD)
-    lent = settle(tmp_path, tmp_path / "src" / "train.py", [PICKLE])
-    assert lent == Lent(path="src/train.py", names=("Cleaner", "price"))
+    lent = resolve_main_aliases(tmp_path, tmp_path / "src" / "train.py", [PICKLE])
+    assert lent == MainAliases(path="src/train.py", names=("Cleaner", "price"))
     assert lent.references == ("src/train.py:Cleaner", "src/train.py:price")
-    assert findings(tmp_path, lent) == ()
+    assert check_main_script(tmp_path, lent) == ()
 
 
 def test_a_file_that_lacks_a_name(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_file_that_lacks_a_name(tmp_path: Path) -> None:
 def test_star_imports_may_define_anything(tmp_path: Path) -> None:
     """A file that imports all of another is believed."""
     project(tmp_path, train="from features import *\n")
-    assert settle(tmp_path, tmp_path / "train.py", [PICKLE]).names
+    assert resolve_main_aliases(tmp_path, tmp_path / "train.py", [PICKLE]).names
 
 
 def test_a_file_outside_the_project(tmp_path: Path) -> None:
@@ -97,15 +97,15 @@ def test_a_file_outside_the_project(tmp_path: Path) -> None:
 
 def test_an_adopted_notebook_defines_them_itself(tmp_path: Path) -> None:
     """Names that the notebook's own cells define are not asked for."""
-    assert settle(tmp_path, None, [PICKLE], {"Cleaner", "price"}).names == ()
+    assert resolve_main_aliases(tmp_path, None, [PICKLE], {"Cleaner", "price"}).names == ()
     with pytest.raises(ProjectError, match="needs 'price'"):
-        settle(tmp_path, None, [PICKLE], {"Cleaner"})
+        resolve_main_aliases(tmp_path, None, [PICKLE], {"Cleaner"})
 
 
 def found(folder: Path, text: str) -> list[Finding]:
     """Return the findings of a training script."""
     project(folder, train=text)
-    return list(findings(folder, Lent(path="train.py", names=("Cleaner",))))
+    return list(check_main_script(folder, MainAliases(path="train.py", names=("Cleaner",))))
 
 
 def test_a_script_that_trains_when_it_is_imported_stops_the_build(tmp_path: Path) -> None:

@@ -10,7 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline_kit.checkpoints.pickle_opcodes import WEIGHTS_ONLY_GLOBALS, packages_of, refused, survey
+from offline_kit.checkpoints.pickle_opcodes import (
+    WEIGHTS_ONLY_GLOBALS,
+    list_packages,
+    list_refused,
+    survey_pickle,
+)
 
 
 class Marker:
@@ -49,7 +54,7 @@ def test_the_walk_finds_what_the_machine_imports(value: object, protocol: int) -
     data = pickle.dumps(value, protocol)
     spy = Spy(data)
     spy.load()
-    said = survey(io.BytesIO(data))
+    said = survey_pickle(io.BytesIO(data))
     assert said.whole
     # The names of Python 2 that protocols below 3 write are told in those of Python 3.
     if protocol >= 3:
@@ -62,14 +67,14 @@ def test_the_walk_finds_what_the_machine_imports(value: object, protocol: int) -
 @given(st.dictionaries(st.text(max_size=5), PLAIN, max_size=5), st.sampled_from(PROTOCOLS))
 def test_the_keys_of_the_top_are_told(value: dict[str, object], protocol: int) -> None:
     """The top-level keys are exact, however the rest nests."""
-    assert survey(io.BytesIO(pickle.dumps(value, protocol))).keys == set(value)
+    assert survey_pickle(io.BytesIO(pickle.dumps(value, protocol))).keys == set(value)
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_any_bytes_are_survived(data: bytes) -> None:
     """Bytes that are no pickle give an answer, never a crash."""
-    assert isinstance(survey(io.BytesIO(data)).whole, bool)
+    assert isinstance(survey_pickle(io.BytesIO(data)).whole, bool)
 
 
 @settings(deadline=None)
@@ -79,28 +84,28 @@ def test_damaged_pickles_are_survived(value: object, protocol: int, data: st.Dat
     raw = bytearray(pickle.dumps(value, protocol))
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255))
-    survey(io.BytesIO(bytes(raw)))
-    assert not survey(io.BytesIO(pickle.dumps(value, protocol)[:-1])).whole
+    survey_pickle(io.BytesIO(bytes(raw)))
+    assert not survey_pickle(io.BytesIO(pickle.dumps(value, protocol)[:-1])).whole
 
 
 def test_nothing_is_executed() -> None:
     """A pickle that would run a command is told by name, and its command does not run."""
-    said = survey(io.BytesIO(b"cos\nsystem\n(S'exit 1'\ntR."))
+    said = survey_pickle(io.BytesIO(b"cos\nsystem\n(S'exit 1'\ntR."))
     assert said.whole
-    assert refused(said) == ("os.system", "pickle opcode STRING")
+    assert list_refused(said) == ("os.system", "pickle opcode STRING")
 
 
 def test_names_that_come_over_the_memo_are_found() -> None:
     """STACK_GLOBAL takes its words from the memo where a pickle repeats them."""
     value = [dt.date(2026, 1, 1), dt.datetime(2026, 1, 1), dt.date]
-    said = survey(io.BytesIO(pickle.dumps(value, 4)))
+    said = survey_pickle(io.BytesIO(pickle.dumps(value, 4)))
     assert said.globals == {"datetime.date", "datetime.datetime"}
 
 
 def test_a_computed_name_is_not_passed_over() -> None:
     """A STACK_GLOBAL whose words are no plain texts counts as refused."""
-    said = survey(io.BytesIO(b"\x80\x04N\x8c\x06system\x93."))
-    assert "a name that is computed while loading" in refused(said)
+    said = survey_pickle(io.BytesIO(b"\x80\x04N\x8c\x06system\x93."))
+    assert "a name that is computed while loading" in list_refused(said)
 
 
 @pytest.mark.parametrize(
@@ -110,24 +115,24 @@ def test_a_computed_name_is_not_passed_over() -> None:
 )  # fmt: skip
 def test_names_of_python_2_are_translated(old: bytes, new: str) -> None:
     """Old names are told as torch looks them up."""
-    assert survey(io.BytesIO(old)).globals == {new}
+    assert survey_pickle(io.BytesIO(old)).globals == {new}
 
 
 def test_only_the_first_pickle_is_read() -> None:
     """The stream stands behind a whole pickle, where the next one begins."""
     stream = io.BytesIO(pickle.dumps({"a": 1}, 2) + pickle.dumps({"b": 1}, 2))
-    assert [survey(stream).keys, survey(stream).keys] == [{"a"}, {"b"}]
+    assert [survey_pickle(stream).keys, survey_pickle(stream).keys] == [{"a"}, {"b"}]
 
 
 def test_the_walk_can_be_bounded() -> None:
     """A bound on the opcodes ends the walk of a long pickle early."""
-    said = survey(io.BytesIO(pickle.dumps(list(range(1000)))), most=10)
+    said = survey_pickle(io.BytesIO(pickle.dumps(list(range(1000)))), most=10)
     assert not said.whole
 
 
 def test_packages_behind_names() -> None:
     """Only what would have to be installed is named."""
-    assert packages_of(["omegaconf.DictConfig", "torch.Size", "os.system", "a name", "numpy.dtype"]) == (
+    assert list_packages(["omegaconf.DictConfig", "torch.Size", "os.system", "a name", "numpy.dtype"]) == (
         "numpy",
         "omegaconf",
     )

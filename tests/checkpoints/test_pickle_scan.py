@@ -24,9 +24,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline_kit.checkpoints.pickle_opcodes import words
-from offline_kit.checkpoints.pickle_scan import Scanned, scan
-from offline_kit.checkpoints.pickle_verdicts import dangerous
+from offline_kit.checkpoints.pickle_opcodes import split_words
+from offline_kit.checkpoints.pickle_scan import ScanResult, scan_checkpoints
+from offline_kit.checkpoints.pickle_verdicts import classify_globals
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.project.types import Checkpoint
@@ -51,9 +51,11 @@ def checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def scanned(*paths: Path, trust: tuple[str, ...] = ()) -> tuple[Scanned, ...]:
+def scanned(*paths: Path, trust: tuple[str, ...] = ()) -> tuple[ScanResult, ...]:
     """Scan files with a cache beside them."""
-    return scan([checkpoint(path) for path in paths], trust=trust, cache=paths[0].parent / "cache")
+    return scan_checkpoints(
+        [checkpoint(path) for path in paths], trust=trust, cache=paths[0].parent / "cache"
+    )
 
 
 def refusal(*paths: Path, trust: tuple[str, ...] = ()) -> ProjectError:
@@ -166,7 +168,7 @@ def test_a_second_build_remembers(tmp_path: Path) -> None:
     refusal(path)
     path.unlink()
     with pytest.raises(ProjectError, match=r"posix\.system"):
-        scan([known], cache=tmp_path / "cache")
+        scan_checkpoints([known], cache=tmp_path / "cache")
 
 
 def _memo_desync() -> bytes:
@@ -280,7 +282,9 @@ def test_torchscript_archives_pass(tmp_path: Path) -> None:
     jit.script(model).save(str(tmp_path / "script.pt"))
     jit.trace(model, torch.zeros(1, 3, 3, 3)).save(str(tmp_path / "trace.pt"))
     assert not any(each.dangers for each in scanned(tmp_path / "script.pt", tmp_path / "trace.pt"))
-    assert dangerous(["__torch__x.system", "torch.jit._pickle.os.system", "torch.jit.load"]).keys() == {
+    assert classify_globals(
+        ["__torch__x.system", "torch.jit._pickle.os.system", "torch.jit.load"]
+    ).keys() == {
         "__torch__x.system",
         "torch.jit._pickle.os.system",
         "torch.jit.load",
@@ -314,7 +318,7 @@ def test_no_bytes_break_the_scan(data: bytes, protocol: int) -> None:
     joblib_stream.read(io.BytesIO(data))
 
 
-GOOD = words("""
+GOOD = split_words("""
     numpy.random._pickle.__randomstate_ctor numpy.dtype functools.partial uuid.UUID
     sklearn.pipeline.Pipeline __main__.Cleaner torch._utils._rebuild_tensor_v2 collections.OrderedDict
     copyreg._reconstructor _codecs.encode pathlib.PosixPath pathlib._local.PosixPath datetime.datetime builtins.set
@@ -322,7 +326,7 @@ GOOD = words("""
     _operator.or_ types.GenericAlias typing.Literal functools.reduce
     lightning.fabric.utilities.data.AttributeDict omegaconf.dictconfig.DictConfig xgboost.core.Booster
 """)
-BAD = words("""
+BAD = split_words("""
     pandas.eval pandas.core.computation.eval.eval torch.utils.cpp_extension.load_inline sklearn.utils._testing.run
     numpy.core._ufunc_reconstruct scipy.stats._continuous_distns.norm_gen numpy.memmap pandas.DataFrame.eval nobody.Net
     sklearn.datasets.load_files torch.package.PackageImporter pandas.HDFStore pandas.read_csv numpy.loadtxt
@@ -386,9 +390,9 @@ def test_a_method_of_an_object_is_no_way_around(tmp_path: Path) -> None:
 
 def test_own_code_is_allowed() -> None:
     """What a module of the project defines may be in its pickles; what it imports may not be reached through it."""
-    assert dangerous(["mine.Net", "mine.build"], own=("mine",)) == {}
-    assert dangerous(["mine.Net"])
-    assert dangerous(["mine.os.system", "mine.subprocess.Popen"], own=("mine",)).keys() == {
+    assert classify_globals(["mine.Net", "mine.build"], own_modules=("mine",)) == {}
+    assert classify_globals(["mine.Net"])
+    assert classify_globals(["mine.os.system", "mine.subprocess.Popen"], own_modules=("mine",)).keys() == {
         "mine.os.system",
         "mine.subprocess.Popen",
     }
@@ -397,10 +401,10 @@ def test_own_code_is_allowed() -> None:
 @pytest.mark.parametrize("name", GOOD)
 def test_names_of_honest_models(name: str) -> None:
     """What models are made of is no danger."""
-    assert dangerous([name]) == {}
+    assert classify_globals([name]) == {}
 
 
 @pytest.mark.parametrize("name", BAD)
 def test_names_that_no_model_needs(name: str) -> None:
     """What runs, imports or loads something else is one, with a reason."""
-    assert dangerous([name])[name]
+    assert classify_globals([name])[name]

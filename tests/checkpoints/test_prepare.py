@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from offline_kit.checkpoints import members
-from offline_kit.checkpoints.hub_folders import settings_of
+from offline_kit.checkpoints.hub_folders import read_settings
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import images
 from offline_kit.project.config import Config, load
@@ -147,8 +147,8 @@ def test_settings_that_are_none_say_nothing(tmp_path: Path, text: str) -> None:
     for name in ("config.json", "model.safetensors.index.json"):
         (tmp_path / name).write_text(text)
     made = Member(name="b", framework="transformers", path=tmp_path, kit_path="b", model="net.py:Net")
-    assert members.findings([made]) == ()
-    assert settings_of(tmp_path / "config.json").keys() <= {"model_type", "weight_map"}
+    assert members.check_members([made]) == ()
+    assert read_settings(tmp_path / "config.json").keys() <= {"model_type", "weight_map"}
 
 
 def test_a_model_of_pictures_needs_a_processor(project: Path) -> None:

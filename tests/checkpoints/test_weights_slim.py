@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from offline_kit.checkpoints import slim_worker
-from offline_kit.checkpoints.file_kinds import sniff
-from offline_kit.checkpoints.slim import Slimmed, Wish, Yard, slimmed
+from offline_kit.checkpoints.file_kinds import classify_file
+from offline_kit.checkpoints.slim import SlimContext, SlimmedCheckpoints, SlimOptions, slim_checkpoints
 from offline_kit.checkpoints.slim_worker import TRAINING
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
@@ -61,7 +61,7 @@ def trained() -> tuple[Tied, dict[str, Any]]:
 
 def checkpoint(path: Path, original: str = "") -> Checkpoint:
     """Return a file as the collecting of checkpoints would give it."""
-    seen = sniff(path)
+    seen = classify_file(path)
     return Checkpoint(
         original=original or path.name,
         path=path,
@@ -72,16 +72,16 @@ def checkpoint(path: Path, original: str = "") -> Checkpoint:
     )
 
 
-def light(path: Path, *, trusted: bool = False, original: str = "", **wish: Any) -> Slimmed:
+def light(path: Path, *, trusted: bool = False, original: str = "", **wish: Any) -> SlimmedCheckpoints:
     """Make one checkpoint light, with a cache beside it."""
-    yard = Yard(project=path.parent, cache=path.parent / "cache", trusted=lambda _: trusted)
-    return slimmed([checkpoint(path, original)], Wish(**wish), yard)
+    yard = SlimContext(project=path.parent, cache=path.parent / "cache", is_trusted=lambda _: trusted)
+    return slim_checkpoints([checkpoint(path, original)], SlimOptions(**wish), yard)
 
 
 def work(source: Path, target: Path, **wish: Any) -> dict[str, Any]:
     """Run the worker in this process."""
     request = {"slim": True, "half": False, "safetensors": False, "trusted": False, "roots": [], **wish}
-    return slim_worker.run({"source": str(source), "target": str(target), **request})
+    return slim_worker.run_request({"source": str(source), "target": str(target), **request})
 
 
 def predictions(weights: dict[str, Any]) -> Any:
@@ -333,8 +333,8 @@ def test_a_folder_stays_whole(tmp_path: Path) -> None:
     torch.save(trained()[0].state_dict(), folder / "pytorch_model.bin")
     (folder / "config.json").write_text("{}")
     originals = [checkpoint(folder / name, f"bert/{name}") for name in ("config.json", "pytorch_model.bin")]
-    yard = Yard(project=tmp_path, cache=tmp_path / "cache")
-    done = slimmed(originals, Wish(weights_format="safetensors", precision="half"), yard)
+    yard = SlimContext(project=tmp_path, cache=tmp_path / "cache")
+    done = slim_checkpoints(originals, SlimOptions(weights_format="safetensors", precision="half"), yard)
     assert [each.original for each in done.checkpoints] == ["bert/config.json", "bert/model.safetensors"]
     places = {each.path.parent for each in done.checkpoints}
     assert len(places) == 1

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from offline_kit.checkpoints.file_kinds import sniff
-from offline_kit.checkpoints.slim import Slimmed, Wish, Yard, slimmed
+from offline_kit.checkpoints.file_kinds import classify_file
+from offline_kit.checkpoints.slim import SlimContext, SlimmedCheckpoints, SlimOptions, slim_checkpoints
 from offline_kit.core.files import sha256_of
 from offline_kit.notebook.runtime.kit_lightning import build_model, load_checkpoint
 from offline_kit.project.types import Checkpoint
@@ -62,9 +62,9 @@ def digits() -> Any:
     return torch.tensor(load_digits().data).float() / 16
 
 
-def light(path: Path, **wish: Any) -> Slimmed:
+def light(path: Path, **wish: Any) -> SlimmedCheckpoints:
     """Make one checkpoint light, with a cache of its own."""
-    seen = sniff(path)
+    seen = classify_file(path)
     whole = Checkpoint(
         original=path.name,
         path=path,
@@ -73,7 +73,9 @@ def light(path: Path, **wish: Any) -> Slimmed:
         kind=seen.kind,
         refused=seen.refused,
     )
-    return slimmed([whole], Wish(**wish), Yard(project=path.parent, cache=path.parent / "cache"))
+    return slim_checkpoints(
+        [whole], SlimOptions(**wish), SlimContext(project=path.parent, cache=path.parent / "cache")
+    )
 
 
 @pytest.fixture(scope="module")

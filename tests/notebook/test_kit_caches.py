@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.checkpoints.discovery import collect
-from offline_kit.checkpoints.training_leftovers import without_blobs
+from offline_kit.checkpoints.discovery import collect_checkpoints
+from offline_kit.checkpoints.training_leftovers import drop_cache_blobs
 from offline_kit.kit import layout
 from offline_kit.notebook.runtime.kit_caches import use_caches
 from offline_kit.notebook.runtime.kit_runtime import OpenKit, Places
@@ -38,7 +38,7 @@ def test_the_caches_of_a_kit_are_set(tmp_path: Path) -> None:
 def test_a_hubs_cache_travels_once(tmp_path: Path) -> None:
     """Snapshots go along as files, the blobs behind them do not, and no cell lists any of them."""
     hub_cache(tmp_path)
-    found = without_blobs(collect(tmp_path, ["caches"], cache=tmp_path.parent / "memory"))
+    found = drop_cache_blobs(collect_checkpoints(tmp_path, ["caches"], cache=tmp_path.parent / "memory"))
     names = [each.original.partition("models--org--net/")[2] for each in found]
     assert names == ["refs/main", "snapshots/abc/config.json"]
     assert layout.name_preprocessing_files(found) == {}

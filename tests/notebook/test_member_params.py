@@ -269,8 +269,8 @@ def test_a_framework_says_which_params_its_cell_reads(framework: Any) -> None:
     lent = (
         {"weights_only"} if framework.name == "safetensors" else set()
     )  # of a file that `weights_format` changes
-    assert set(framework.params) - lent == read
-    sklearn = framework_table.named("sklearn")
+    assert set(framework.param_names) - lent == read
+    sklearn = framework_table.find_framework("sklearn")
     assert sklearn
-    assert ("member.arguments" in text) == (framework.arguments is not sklearn.arguments)
+    assert ("member.arguments" in text) == (framework.takes_arguments is not sklearn.takes_arguments)
     assert ("member.model" in text) == framework.takes_model

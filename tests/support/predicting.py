@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.checkpoints import members
-from offline_kit.checkpoints.discovery import collect
+from offline_kit.checkpoints.discovery import collect_checkpoints
 from offline_kit.kit import layout
 from offline_kit.notebook.rendering import Rendered, render
 from offline_kit.project.types import Checkpoint, NotebookSettings
@@ -39,7 +39,7 @@ class Stage:
 
     def found(self, *patterns: str) -> tuple[Checkpoint, ...]:
         """Return the project's files of these patterns."""
-        return collect(self.project, patterns, cache=self.folder / "cache")
+        return collect_checkpoints(self.project, patterns, cache=self.folder / "cache")
 
     def notebook(self, checkpoints: str = "models/*", preprocessing: str = "", **settings: Any) -> Rendered:
         """Mount a kit with the project's files and render its notebook."""
@@ -60,7 +60,7 @@ class Stage:
         about = target(
             self.project,
             competition=COMPETITION,
-            members=members.resolve(said, weights),
+            members=members.resolve_members(said, weights),
             preprocessing=layout.name_preprocessing_files(beside),
         )
         return render(kit_of(workshop, self.folder), said, IMAGE, about)

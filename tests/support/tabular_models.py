@@ -94,14 +94,14 @@ def member(folder: Path, name: str, content: bytes, **more: Any) -> Member:
 
 
 def seen(path: Path, **more: Any) -> Member:
-    framework = framework_table.find(path)
+    framework = framework_table.match_framework(path)
     assert framework is not None
     made = Member(name=path.name, framework=framework.name, path=path, kit_path=path.name, **more)
-    version = framework.version(made)
+    version = framework.read_version(made)
     return dataclasses.replace(made, version=version, version_said=bool(version))
 
 
 def findings(made: Member) -> tuple[Finding, ...]:
-    framework = framework_table.named(made.framework)
+    framework = framework_table.find_framework(made.framework)
     assert framework is not None
-    return framework.findings(made)
+    return framework.check_member(made)

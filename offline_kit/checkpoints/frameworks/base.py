@@ -25,7 +25,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from offline_kit.checkpoints import pickle_streams
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import Finding, Member, Severity
 
@@ -33,28 +33,28 @@ SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
 """Usual answers of `claims`: its own format; what only it writes in a common format; nobody else's."""
 
 
-def _nothing(_member: Member) -> tuple[Finding, ...]:
+def _find_nothing(_member: Member) -> tuple[Finding, ...]:
     return ()
 
 
-def _fitting(_member: Member, _versions: Mapping[str, str]) -> tuple[Finding, ...]:
+def _find_no_conflicts(_member: Member, _versions: Mapping[str, str]) -> tuple[Finding, ...]:
     return ()
 
 
-def always(_member: Member) -> bool:
+def answer_yes(_member: Member) -> bool:
     """Answer yes: `by_position` of models that take numbers without names, `arguments` of weights alone."""
     return True
 
 
-def _never(_member: Member) -> bool:
+def _answer_no(_member: Member) -> bool:
     return False
 
 
-def _silent(_member: Member) -> str:
+def _know_no_version(_member: Member) -> str:
     return ""
 
 
-def newer_than_reader(trained: Version, reads: Version) -> Severity | None:
+def judge_newer(trained: Version, reads: Version) -> Severity | None:
     """Warn of a file of a newer minor version than the one that reads it; older files are read for years."""
     return Severity.WARN if trained.release[:2] > reads.release[:2] else None
 
@@ -69,49 +69,49 @@ class Framework:
     """Its name for people."""
     packages: tuple[str, ...]
     """Distributions that its cell imports; they are added to the requirements."""
-    claims: Callable[[Path, Sniffed], float]
+    score_match: Callable[[Path, ClassifiedFile], float]
     """How sure it is, 0 to 1, that a file or a folder is its own: from names and bytes, never by executing it.
 
     A folder comes with the kind OTHER.
     """
     library: str = ""
     """The distribution whose version at training time matters; empty for none."""
-    findings: Callable[[Member], tuple[Finding, ...]] = _nothing
+    check_member: Callable[[Member], tuple[Finding, ...]] = _find_nothing
     """What is seen in a member at build time; `member.version` is set already."""
-    version: Callable[[Member], str] = _silent
+    read_version: Callable[[Member], str] = _know_no_version
     """The version of the library that the file itself tells; empty where it does not."""
-    judge: Callable[[Version, Version], Severity | None] = newer_than_reader
+    judge_version: Callable[[Version, Version], Severity | None] = judge_newer
     """How bad it is that the notebook's version, the second one, is another than training's; None for harmless."""
-    fits: Callable[[Member, Mapping[str, str]], tuple[Finding, ...]] = _fitting
+    check_versions: Callable[[Member, Mapping[str, str]], tuple[Finding, ...]] = _find_no_conflicts
     """What else the notebook's versions, by normalized name, mean for a member: its very format decides."""
-    by_position: Callable[[Member], bool] = _never
+    uses_column_order: Callable[[Member], bool] = _answer_no
     """Whether a member takes the columns of a table by their places, whatever their names."""
-    needs: tuple[str, ...] = ()
+    required_keys: tuple[str, ...] = ()
     """Keys of a member that must be set: ("model",) where the file holds weights alone."""
     task: str = ""
     """The usual task, where none is configured; empty for none."""
-    params: tuple[str, ...] = ()
+    param_names: tuple[str, ...] = ()
     """Words of a member's `params` that its cell reads, each with a line in `config_keys.PARAMS`."""
     own_activation: bool = False
     """Its answers are probabilities or numbers, as a rule: the notebook's `activation` is not meant for them."""
     takes_model: bool = False
     """Whether a member's `model` means something to it."""
-    arguments: Callable[[Member], bool] = _never
+    takes_arguments: Callable[[Member], bool] = _answer_no
     """Whether the other `params` of a member are arguments of what `model` names."""
     runtime: tuple[str, ...] = ()
     """Modules of the runtime that its fragment uses, besides those of every notebook that predicts."""
 
 
-def globals_of(path: Path) -> frozenset[str]:
+def read_globals(path: Path) -> frozenset[str]:
     """Return all names that a file's pickles would import, as "module.name"; nothing for other files."""
-    return _globals(path, fingerprint(path))
+    return _read_globals(path, fingerprint(path))
 
 
 @lru_cache(maxsize=512)
-def _globals(path: Path, _fingerprint: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(name for piece in pickle_streams.pieces(path) for name in piece.globals)
+def _read_globals(path: Path, _fingerprint: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(name for piece in pickle_streams.read_pickles(path) for name in piece.globals)
 
 
-def tops_of(path: Path) -> frozenset[str]:
+def read_top_modules(path: Path) -> frozenset[str]:
     """Return the top-level modules that a file's pickles would import from."""
-    return frozenset(name.partition(".")[0] for name in globals_of(path))
+    return frozenset(name.partition(".")[0] for name in read_globals(path))

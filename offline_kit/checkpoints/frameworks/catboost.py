@@ -4,7 +4,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.project.types import Finding, Member
@@ -14,32 +14,32 @@ _MAGIC = b"CBM1"
 _SAVE = "model.save_model('model.cbm')"
 
 
-def claims(path: Path, sniffed: Sniffed) -> float:
+def score_match(path: Path, sniffed: ClassifiedFile) -> float:
     """Claim CatBoost's binary and JSON models, and its pickles."""
-    start = file_probe.head(path)
+    start = file_probe.read_head(path)
     if start.startswith(_MAGIC) or _is_json(path, start):
         return SURE
     return SURE if file_probe.is_estimator_of(path, sniffed, "catboost") else 0.0
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the release that the model states; empty where it was built from a branch."""
-    found = file_probe.search(member.path, _VERSION)
-    return found[1].decode().rstrip(".") if found else ""
+    match = file_probe.search_content(member.path, _VERSION)
+    return match[1].decode().rstrip(".") if match else ""
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return how a pickled model is saved in its own format."""
     if not file_probe.is_pickled(member):
         return ()
     remedy = f"save it in its own format, which newer versions read too: {_SAVE}"
-    return (file_probe.note(member, "is a pickled CatBoost model", remedy),)
+    return (file_probe.make_note(member, "is a pickled CatBoost model", remedy),)
 
 
 def _is_json(path: Path, start: bytes) -> bool:
     if re.match(rb'\s*\{\s*"(features_info|model_info|ctr_data)"\s*:', start) is None:
         return False
-    end = file_probe.tail(path, 4096)
+    end = file_probe.read_tail(path, 4096)
     return b'"scale_and_bias"' in end or b'"oblivious_trees"' in start
 
 
@@ -48,9 +48,9 @@ CATBOOST = Framework(
     title="CatBoost",
     packages=("catboost", "joblib", "pandas"),
     library="catboost",
-    claims=claims,
-    findings=findings,
-    fits=partial(file_probe.pickle_fits, "catboost"),
-    version=version,
+    score_match=score_match,
+    check_member=check_member,
+    check_versions=partial(file_probe.check_pickle_version, "catboost"),
+    read_version=read_version,
     task="tabular",
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import IO
 
 from offline_kit.checkpoints import pickle_streams
-from offline_kit.checkpoints.file_kinds import Sniffed
-from offline_kit.checkpoints.frameworks.base import globals_of
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
+from offline_kit.checkpoints.frameworks.base import read_globals
 from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
@@ -20,7 +20,7 @@ _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
 """What estimators of the boosters hold of scikit-learn themselves."""
 
 
-def head(path: Path, count: int = 256) -> bytes:
+def read_head(path: Path, count: int = 256) -> bytes:
     """Return the first bytes of a file; nothing for a folder."""
     if path.is_dir():
         return b""
@@ -28,7 +28,7 @@ def head(path: Path, count: int = 256) -> bytes:
         return stream.read(count)
 
 
-def tail(path: Path, count: int = 1 << 16) -> bytes:
+def read_tail(path: Path, count: int = 1 << 16) -> bytes:
     """Return the last bytes of a file; nothing for a folder."""
     if path.is_dir():
         return b""
@@ -37,15 +37,15 @@ def tail(path: Path, count: int = 1 << 16) -> bytes:
         return stream.read(count)
 
 
-def search(path: Path, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+def search_content(path: Path, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
     """Return the first match of a short pattern in a file's content, decompressed if it is compressed."""
-    seen = b""
-    for chunk in pickle_streams.unpacked(path):
-        found = pattern.search(seen + chunk)
+    carried = b""
+    for chunk in pickle_streams.read_decompressed(path):
+        match = pattern.search(carried + chunk)
         # A match at the end of a chunk may go on in the next one.
-        if found and found.end() < len(seen + chunk):
-            return found
-        seen = chunk[-_OVERLAP:]
+        if match and match.end() < len(carried + chunk):
+            return match
+        carried = chunk[-_OVERLAP:]
     return None
 
 
@@ -54,46 +54,46 @@ def is_pickled(member: Member) -> bool:
     return member.path.suffix.lower() in PICKLED
 
 
-def is_estimator_of(path: Path, sniffed: Sniffed, package: str) -> bool:
+def is_estimator_of(path: Path, sniffed: ClassifiedFile, package: str) -> bool:
     """Whether a file is a pickled model of this package alone, and no pipeline of scikit-learn around it."""
     if path.is_dir() or sniffed.kind not in _PICKLES or path.suffix.lower() not in PICKLED:
         return False
-    names = globals_of(path)
+    names = read_globals(path)
     around = [name for name in names if name.startswith("sklearn.") and not name.startswith(_BESIDE)]
     return not around and any(name.startswith(f"{package}.") for name in names)
 
 
-def pickle_fits(library: str, member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
+def check_pickle_version(library: str, member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return that a pickle was made by an older version; libraries promise this for their own formats only."""
-    saved, here = release(member.version), release(versions.get(library, ""))
-    if not is_pickled(member) or not member.version_said or not saved or not here or saved >= here:
+    saved, available = parse_release(member.version), parse_release(versions.get(library, ""))
+    if not is_pickled(member) or not member.version_said or not saved or not available or saved >= available:
         return ()
-    what = f"is a pickle of {library} {member.version}, and the notebook has {versions[library]}, which may not load it"
+    problem = f"is a pickle of {library} {member.version}, and the notebook has {versions[library]}, which may not load it"
     remedy = (
         f'save it in its own format (save_model), or add "{library}=={member.version}" to the requirements'
     )
-    return (warn(member, what, remedy),)
+    return (make_warning(member, problem, remedy),)
 
 
-def release(version: str) -> tuple[int, ...]:
+def parse_release(version: str) -> tuple[int, ...]:
     """Return major and minor version; nothing for no version."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return tuple(map(int, found.groups())) if found else ()
+    match = re.match(r"(\d+)\.(\d+)", version)
+    return tuple(map(int, match.groups())) if match else ()
 
 
-def fields(stream: IO[bytes], end: int) -> Iterator[tuple[int, int]]:
+def read_fields(stream: IO[bytes], end: int) -> Iterator[tuple[int, int]]:
     """Walk the fields of a protobuf message up to the place `end`: numbers, and values of varints or lengths.
 
     After a field with a length the stream stands at its content; where the caller leaves it does not
     matter. Raises ValueError where the bytes are no message.
     """
     while stream.tell() < end:
-        tag = varint(stream)
+        tag = read_varint(stream)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            yield number, varint(stream)
+            yield number, read_varint(stream)
         elif wire == _LENGTH:
-            length = varint(stream)
+            length = read_varint(stream)
             after = stream.tell() + length
             if after > end:
                 raise ValueError("a field ends behind its message")
@@ -105,7 +105,7 @@ def fields(stream: IO[bytes], end: int) -> Iterator[tuple[int, int]]:
             raise ValueError(f"unknown wire type {wire}")
 
 
-def varint(stream: IO[bytes]) -> int:
+def read_varint(stream: IO[bytes]) -> int:
     """Read one number of protobuf's; raises ValueError at the end of the stream."""
     value = 0
     for shift in range(0, 70, 7):
@@ -118,21 +118,21 @@ def varint(stream: IO[bytes]) -> int:
     raise ValueError("a number is cut short")
 
 
-def text(stream: IO[bytes], length: int) -> str:
+def read_text(stream: IO[bytes], length: int) -> str:
     """Read a string field."""
     return stream.read(length).decode("utf-8", "replace")
 
 
-def stop(member: Member, what: str, remedy: str) -> Finding:
+def make_stop(member: Member, problem: str, remedy: str) -> Finding:
     """Return a finding that stops the build."""
-    return Finding(severity=Severity.STOP, about=member.name, what=what, remedy=remedy)
+    return Finding(severity=Severity.STOP, about=member.name, what=problem, remedy=remedy)
 
 
-def warn(member: Member, what: str, remedy: str) -> Finding:
+def make_warning(member: Member, problem: str, remedy: str) -> Finding:
     """Return a finding that is warned of."""
-    return Finding(severity=Severity.WARN, about=member.name, what=what, remedy=remedy)
+    return Finding(severity=Severity.WARN, about=member.name, what=problem, remedy=remedy)
 
 
-def note(member: Member, what: str, remedy: str = "") -> Finding:
+def make_note(member: Member, problem: str, remedy: str = "") -> Finding:
     """Return a finding that is told."""
-    return Finding(severity=Severity.NOTE, about=member.name, what=what, remedy=remedy)
+    return Finding(severity=Severity.NOTE, about=member.name, what=problem, remedy=remedy)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed, sniff
+from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.catboost import CATBOOST
 from offline_kit.checkpoints.frameworks.keras import KERAS
@@ -28,22 +28,24 @@ FRAMEWORKS: tuple[Framework, ...] = (
 """In this order where two are equally sure."""
 
 
-def named(name: str) -> Framework | None:
+def find_framework(name: str) -> Framework | None:
     """Return the framework of this name; None for none."""
-    return next((each for each in FRAMEWORKS if each.name == name), None)
+    return next((framework for framework in FRAMEWORKS if framework.name == name), None)
 
 
-def of_model(reference: str, claimant: Framework | None) -> Framework | None:
+def match_reference(reference: str, claimant: Framework | None) -> Framework | None:
     """Return the framework that `model` names for weights alone, as "timm:resnet18" does; None for the user's code."""
     weights_alone = claimant in (None, LIGHTNING, SAFETENSORS, TORCH_STATE_DICT)
     return TIMM if weights_alone and reference.startswith(PREFIX) else None
 
 
-def find(path: Path, sniffed: Sniffed | None = None) -> Framework | None:
+def match_framework(path: Path, known_class: ClassifiedFile | None = None) -> Framework | None:
     """Return the framework that is surest that a file or folder is its own; None where none claims it."""
-    seen = sniffed or (Sniffed(kind=CheckpointKind.OTHER) if path.is_dir() else sniff(path))
-    if seen.problem:
+    classified = known_class or (
+        ClassifiedFile(kind=CheckpointKind.OTHER) if path.is_dir() else classify_file(path)
+    )
+    if classified.problem:
         return None
-    sure = [(each.claims(path, seen), each) for each in FRAMEWORKS]
-    best = max((claim for claim, _ in sure), default=0.0)
-    return next((each for claim, each in sure if claim == best), None) if best > 0 else None
+    scores = [(framework.score_match(path, classified), framework) for framework in FRAMEWORKS]
+    best = max((claim for claim, _ in scores), default=0.0)
+    return next((framework for claim, framework in scores if claim == best), None) if best > 0 else None

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, globals_of
+from offline_kit.checkpoints.frameworks.base import SURE, Framework, read_globals
 from offline_kit.project.types import Finding, Member, Severity
 
 _FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
@@ -16,65 +16,65 @@ _FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")
 _FORMAT_OF_4 = 4
 """What 4.0 and newer write; 2.3 to 3.3 write format 3, older ones format 2."""
 _DUMP = b'{"name":"tree","version":"v'
-_TRAINED_WITH = "model.booster_.save_model('model.txt'), or model.save_model('model.txt') for a Booster"
+_SAVE = "model.booster_.save_model('model.txt'), or model.save_model('model.txt') for a Booster"
 
 
-def claims(path: Path, sniffed: Sniffed) -> float:
+def score_match(path: Path, sniffed: ClassifiedFile) -> float:
     """Claim the text that a booster writes, its JSON dump (to explain it), and its pickles."""
-    start = file_probe.head(path)
+    start = file_probe.read_head(path)
     own = start.startswith((b"tree\nversion=", b"tree\r\nversion=")) or _is_dump(start)
     return SURE if own or file_probe.is_estimator_of(path, sniffed, "lightgbm") else 0.0
 
 
-def judge(trained: Version, reads: Version) -> Severity | None:
+def judge_version(trained: Version, reads: Version) -> Severity | None:
     """Warn of a newer major version only: the text is the same within one."""
     return Severity.WARN if trained.major > reads.major else None
 
 
-def fits(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
+def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return that a pickle was made on the other side of version 4.0; any version reads the text of any other.
 
     Version 4.0 renamed attributes of Booster, so that older versions load no pickle of a newer one. Estimators of older
     ones lack what newer ones look at when they predict; their boosters load.
     """
-    here = file_probe.release(versions.get("lightgbm", ""))
-    if not here or not (names := globals_of(member.path)):
+    available = file_probe.parse_release(versions.get("lightgbm", ""))
+    if not available or not (names := read_globals(member.path)):
         return ()
-    stated = file_probe.search(member.path, _FORMAT)
+    stated = file_probe.search_content(member.path, _FORMAT)
     is_new = stated is not None and int(stated[1]) >= _FORMAT_OF_4
     estimator = any(name.startswith("lightgbm.sklearn.") for name in names)
-    if stated is None or is_new == (here >= (4, 0)) or not (is_new or estimator):
+    if stated is None or is_new == (available >= (4, 0)) or not (is_new or estimator):
         return ()
-    made = "4.0 or newer" if is_new else "before 4.0"
-    what = f"holds a model pickled by LightGBM {made}, and the notebook has {versions['lightgbm']}, which may not "
+    origin = "4.0 or newer" if is_new else "before 4.0"
+    problem = f"holds a model pickled by LightGBM {origin}, and the notebook has {versions['lightgbm']}, which may not "
     return (
-        file_probe.warn(
-            member, f"{what}load it or predict with it", f"save the model as text: {_TRAINED_WITH}"
+        file_probe.make_warning(
+            member, f"{problem}load it or predict with it", f"save the model as text: {_SAVE}"
         ),
     )
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return that a dump is no model, that a text was cut short, and how a pickle would become a text."""
     if file_probe.is_pickled(member):
         return (
-            file_probe.note(
+            file_probe.make_note(
                 member,
                 "is a pickled LightGBM model, which loads with about its own version only",
-                f"save it in its own format, which newer versions read too: {_TRAINED_WITH}",
+                f"save it in its own format, which newer versions read too: {_SAVE}",
             ),
         )
-    if _is_dump(file_probe.head(member.path)):
+    if _is_dump(file_probe.read_head(member.path)):
         return (
-            file_probe.stop(
+            file_probe.make_stop(
                 member,
                 "is a dump for people (dump_model), from which LightGBM cannot make a model again",
-                f"save the model itself: {_TRAINED_WITH}",
+                f"save the model itself: {_SAVE}",
             ),
         )
-    if b"end of trees" not in file_probe.tail(member.path, 64 << 20):
+    if b"end of trees" not in file_probe.read_tail(member.path, 64 << 20):
         return (
-            file_probe.stop(
+            file_probe.make_stop(
                 member, "is cut short: LightGBM's text has no 'end of trees'", "copy or save the file again"
             ),
         )
@@ -90,11 +90,11 @@ LIGHTGBM = Framework(
     title="LightGBM",
     packages=("lightgbm", "scikit-learn", "joblib", "pandas"),
     library="lightgbm",
-    claims=claims,
-    judge=judge,
-    findings=findings,
-    fits=fits,
+    score_match=score_match,
+    judge_version=judge_version,
+    check_member=check_member,
+    check_versions=check_versions,
     task="tabular",
-    params=("activation",),
+    param_names=("activation",),
     own_activation=True,
 )

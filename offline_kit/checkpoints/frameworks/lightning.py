@@ -2,18 +2,18 @@
 
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import torch_pickles
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, always
+from offline_kit.checkpoints.frameworks.base import SURE, Framework, answer_yes
 from offline_kit.project.types import CheckpointKind, Member
 
 
-def claims(_path: Path, sniffed: Sniffed) -> float:
+def score_match(_path: Path, sniffed: ClassifiedFile) -> float:
     """Claim checkpoints with Lightning's keys."""
     return SURE if sniffed.kind is CheckpointKind.LIGHTNING else 0.0
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the version that the checkpoint states."""
     return torch_pickles.lightning_version(member.path)
 
@@ -23,12 +23,12 @@ LIGHTNING = Framework(
     title="Lightning",
     packages=("torch",),
     library="pytorch-lightning",
-    claims=claims,
-    by_position=always,
-    version=version,
-    needs=("model",),
+    score_match=score_match,
+    uses_column_order=answer_yes,
+    read_version=read_version,
+    required_keys=("model",),
     runtime=("kit_torch",),
-    params=("activation", "weights_only", "weights"),
+    param_names=("activation", "weights_only", "weights"),
     takes_model=True,
-    arguments=always,
+    takes_arguments=answer_yes,
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from offline_kit.checkpoints.file_kinds import Sniffed, sniff
+from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.frameworks import file_probe
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.project.types import CheckpointKind, Finding, Member
@@ -30,10 +30,10 @@ _UNKNOWN = ((1, 31), 10_000, 10_000)
 
 
 @dataclass(kw_only=True)
-class Graph:
+class OnnxGraph:
     """What is said outside of a graph's operators."""
 
-    format: int = 0
+    ir_version: int = 0
     """Version of the file format (IR)."""
     opsets: dict[str, int] = field(default_factory=dict)
     """Version of each operator set, by its domain; the ordinary one is "" ."""
@@ -45,153 +45,161 @@ class Graph:
     """How many rows its first input takes at once; 0 for any number."""
 
 
-def claims(path: Path, sniffed: Sniffed) -> float:
+def score_match(path: Path, sniffed: ClassifiedFile) -> float:
     """Claim graphs, and folders that hold one graph and the files with its weights, and nothing else."""
     if not path.is_dir():
         return SURE if sniffed.kind is CheckpointKind.ONNX else 0.0
     graphs = sorted(path.glob("*.onnx"))
-    if len(graphs) != 1 or sniff(graphs[0]).kind is not CheckpointKind.ONNX:
+    if len(graphs) != 1 or classify_file(graphs[0]).kind is not CheckpointKind.ONNX:
         return 0.0
-    external = read(graphs[0]).external
-    others = {each.relative_to(path).as_posix() for each in path.rglob("*") if each.is_file()}
-    return SURE if external and others - external == {graphs[0].name} else 0.0
+    external = read_graph(graphs[0]).external
+    siblings = {
+        path_inside.relative_to(path).as_posix() for path_inside in path.rglob("*") if path_inside.is_file()
+    }
+    return SURE if external and siblings - external == {graphs[0].name} else 0.0
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return weights that are missing, operators of strangers, and a number of rows that is fixed."""
-    graph = read(graph_of(member))
-    lacking = sorted(name for name in graph.external if not (graph_of(member).parent / name).is_file())
-    found = []
-    if graph.external and (lacking or not member.path.is_dir()):
-        names = ", ".join(f"'{name}'" for name in lacking or sorted(graph.external))
+    graph = read_graph(find_graph(member))
+    missing = sorted(name for name in graph.external if not (find_graph(member).parent / name).is_file())
+    findings = []
+    if graph.external and (missing or not member.path.is_dir()):
+        names = ", ".join(f"'{name}'" for name in missing or sorted(graph.external))
         remedy = "put the graph and these files alone into a folder, and name the folder in `checkpoints`"
-        state = "which are missing" if lacking else "which do not travel with it"
-        found.append(file_probe.stop(member, f"has its weights in {names}, {state}", remedy))
-    strangers = sorted(set(graph.opsets) - _KNOWN_DOMAINS)
-    if strangers:
-        what = f"uses operators of {', '.join(strangers)}, which onnxruntime itself does not have"
-        found.append(
-            file_probe.warn(member, what, "predict with a `function` of yours that registers their library")
+        state = "which are missing" if missing else "which do not travel with it"
+        findings.append(file_probe.make_stop(member, f"has its weights in {names}, {state}", remedy))
+    foreign_domains = sorted(set(graph.opsets) - _KNOWN_DOMAINS)
+    if foreign_domains:
+        problem = f"uses operators of {', '.join(foreign_domains)}, which onnxruntime itself does not have"
+        findings.append(
+            file_probe.make_warning(
+                member, problem, "predict with a `function` of yours that registers their library"
+            )
         )
     if graph.fixed_rows:
         remedy = f"export it with a dynamic first axis, or set batch_size = {graph.fixed_rows}"
-        found.append(file_probe.warn(member, f"takes exactly {graph.fixed_rows} rows at a time", remedy))
-    return tuple(found)
+        findings.append(
+            file_probe.make_warning(member, f"takes exactly {graph.fixed_rows} rows at a time", remedy)
+        )
+    return tuple(findings)
 
 
-def by_position(member: Member) -> bool:
+def uses_column_order(member: Member) -> bool:
     """Whether its one input takes all columns; several take one each, by their names."""
-    return graph_of(member).is_file() and read(graph_of(member)).inputs == 1
+    return find_graph(member).is_file() and read_graph(find_graph(member)).inputs == 1
 
 
-def fits(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
+def check_versions(member: Member, versions: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return what the notebook's onnxruntime does not take of a graph; nothing where it takes it."""
     runtime = versions.get("onnxruntime", versions.get("onnxruntime-gpu", ""))
-    known = [row for row in (*_NEWEST, _UNKNOWN) if row[0] <= file_probe.release(runtime)]
-    if not known:
+    supported = [row for row in (*_NEWEST, _UNKNOWN) if row[0] <= file_probe.parse_release(runtime)]
+    if not supported:
         return ()
-    _, opset, form = known[-1]
-    graph = read(graph_of(member))
-    own = max(graph.opsets.get("", 0), graph.opsets.get("ai.onnx", 0))
-    found = []
-    if own > opset:
-        what = f"uses operator set {own}, and the notebook's onnxruntime {runtime} has up to {opset}"
+    _, opset, ir_version = supported[-1]
+    graph = read_graph(find_graph(member))
+    graph_opset = max(graph.opsets.get("", 0), graph.opsets.get("ai.onnx", 0))
+    findings = []
+    if graph_opset > opset:
+        problem = (
+            f"uses operator set {graph_opset}, and the notebook's onnxruntime {runtime} has up to {opset}"
+        )
         remedy = f"export it with opset_version={opset}, or require a newer onnxruntime"
-        found.append(file_probe.warn(member, what, remedy))
-    if graph.format > form:
-        what = f"is of file format (IR) {graph.format}, and the notebook's onnxruntime {runtime} reads up to {form}"
-        remedy = f"set model.ir_version = {form} before onnx.save, or require a newer onnxruntime"
-        found.append(file_probe.warn(member, what, remedy))
-    return tuple(found)
+        findings.append(file_probe.make_warning(member, problem, remedy))
+    if graph.ir_version > ir_version:
+        problem = f"is of file format (IR) {graph.ir_version}, and the notebook's onnxruntime {runtime} reads up to {ir_version}"
+        remedy = f"set model.ir_version = {ir_version} before onnx.save, or require a newer onnxruntime"
+        findings.append(file_probe.make_warning(member, problem, remedy))
+    return tuple(findings)
 
 
-def graph_of(member: Member) -> Path:
+def find_graph(member: Member) -> Path:
     """Return the graph of a member: itself, or the one in its folder."""
     return next(member.path.glob("*.onnx"), member.path) if member.path.is_dir() else member.path
 
 
-def read(path: Path) -> Graph:
+def read_graph(path: Path) -> OnnxGraph:
     """Read what a graph says, its operators and weights left out; what is damaged is left out too."""
-    graph = Graph()
+    graph = OnnxGraph()
     try:
         with path.open("rb") as stream:
-            _model(stream, path.stat().st_size, graph)
+            _read_model(stream, path.stat().st_size, graph)
     except ValueError:
         pass  # sniffing has seen that it is whole at the top; deeper damage shows when it is loaded
     return graph
 
 
-def _model(stream: IO[bytes], end: int, graph: Graph) -> None:
-    for number, value in file_probe.fields(stream, end):
+def _read_model(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
+    for number, value in file_probe.read_fields(stream, end):
         if number == 1:
-            graph.format = value
+            graph.ir_version = value
         elif number == 7:
-            _graph(stream, stream.tell() + value, graph)
+            _read_graph(stream, stream.tell() + value, graph)
         elif number == 8:
-            domain, version = _opset(io.BytesIO(stream.read(value)), value)
+            domain, version = _read_opset(io.BytesIO(stream.read(value)), value)
             graph.opsets[domain] = version
 
 
-def _opset(stream: IO[bytes], end: int) -> tuple[str, int]:
+def _read_opset(stream: IO[bytes], end: int) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in file_probe.fields(stream, end):
+    for number, value in file_probe.read_fields(stream, end):
         if number == 1:
-            domain = file_probe.text(stream, value)
+            domain = file_probe.read_text(stream, value)
         elif number == 2:
             version = value
     return domain, version
 
 
-def _graph(stream: IO[bytes], end: int, graph: Graph) -> None:
+def _read_graph(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
     weights: set[str] = set()
     inputs: list[tuple[str, int]] = []
-    for number, value in file_probe.fields(stream, end):
+    for number, value in file_probe.read_fields(stream, end):
         if number == 5:
-            weights.add(_tensor(stream, stream.tell() + value, graph))
+            weights.add(_read_tensor(stream, stream.tell() + value, graph))
         elif number == 11:
-            inputs.append(_input(stream.read(value)))
-    asked = [rows for name, rows in inputs if name not in weights]
-    graph.inputs = len(asked)
-    graph.fixed_rows = next(iter(asked), 0)
+            inputs.append(_read_input(stream.read(value)))
+    row_counts = [rows for name, rows in inputs if name not in weights]
+    graph.inputs = len(row_counts)
+    graph.fixed_rows = next(iter(row_counts), 0)
 
 
-def _tensor(stream: IO[bytes], end: int, graph: Graph) -> str:
+def _read_tensor(stream: IO[bytes], end: int, graph: OnnxGraph) -> str:
     name = ""
-    for number, value in file_probe.fields(stream, end):
+    for number, value in file_probe.read_fields(stream, end):
         if number == 8:
-            name = file_probe.text(stream, value)
+            name = file_probe.read_text(stream, value)
         elif number == 13:
-            entry = [file_probe.text(part, length) for part, length in _parts(stream.read(value))]
+            entry = [file_probe.read_text(part, length) for part, length in _read_parts(stream.read(value))]
             if entry[:1] == ["location"]:
                 graph.external.add(entry[-1])
     return name
 
 
-def _parts(message: bytes) -> Iterator[tuple[IO[bytes], int]]:
+def _read_parts(message: bytes) -> Iterator[tuple[IO[bytes], int]]:
     stream = io.BytesIO(message)
-    for _, length in file_probe.fields(stream, len(message)):
+    for _, length in file_probe.read_fields(stream, len(message)):
         yield stream, length
 
 
-def _input(message: bytes) -> tuple[str, int]:
+def _read_input(message: bytes) -> tuple[str, int]:
     """Return name and fixed first dimension of an input: name 1, type 2, tensor 1, shape 2, dimension 1, value 1."""
     stream = io.BytesIO(message)
     name, rows = "", 0
-    for number, value in file_probe.fields(stream, len(message)):
+    for number, value in file_probe.read_fields(stream, len(message)):
         if number == 1:
-            name = file_probe.text(stream, value)
+            name = file_probe.read_text(stream, value)
         elif number == 2:
-            rows = _first(stream.read(value), (1, 2, 1))
+            rows = _read_nested(stream.read(value), (1, 2, 1))
     return name, rows
 
 
-def _first(message: bytes, steps: tuple[int, ...]) -> int:
+def _read_nested(message: bytes, steps: tuple[int, ...]) -> int:
     stream = io.BytesIO(message)
-    for number, value in file_probe.fields(stream, len(message)):
+    for number, value in file_probe.read_fields(stream, len(message)):
         if not steps:
             return value if number == 1 else 0
         if number == steps[0]:
-            return _first(stream.read(value), steps[1:])
+            return _read_nested(stream.read(value), steps[1:])
     return 0
 
 
@@ -199,9 +207,9 @@ ONNX = Framework(
     name="onnx",
     title="ONNX",
     packages=("onnxruntime",),
-    claims=claims,
-    by_position=by_position,
-    findings=findings,
-    fits=fits,
-    params=("activation",),
+    score_match=score_match,
+    uses_column_order=uses_column_order,
+    check_member=check_member,
+    check_versions=check_versions,
+    param_names=("activation",),
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from offline_kit.checkpoints.frameworks.base import tops_of
+from offline_kit.checkpoints.frameworks.base import read_top_modules
 from offline_kit.project.types import Checkpoint, CheckpointKind
 
 _PICKLES = frozenset(
@@ -54,7 +54,7 @@ _DISTRIBUTIONS = {
 """Distributions of the libraries whose objects are pickled, by import name; any other may be the user's own."""
 
 
-def packages(files: Iterable[Checkpoint]) -> tuple[str, ...]:
+def list_pickle_packages(files: Iterable[Checkpoint]) -> tuple[str, ...]:
     """Return the known distributions whose objects these files hold, sorted; files that are no pickles have none."""
-    tops = {top for file in files if file.kind in _PICKLES for top in tops_of(file.path)}
+    tops = {top for file in files if file.kind in _PICKLES for top in read_top_modules(file.path)}
     return tuple(sorted(_DISTRIBUTIONS[top] for top in tops if top in _DISTRIBUTIONS))

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import LIKELY, PERHAPS, Framework, globals_of, tops_of
+from offline_kit.checkpoints.frameworks.base import LIKELY, PERHAPS, Framework, read_globals, read_top_modules
 from offline_kit.project.types import CheckpointKind, Member, Severity
 
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
@@ -15,9 +15,9 @@ _SUFFIXES = frozenset(
     {".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".gz", ".z", ".bz2", ".xz", ".lzma"}
 )
 """How such files are called, compressed ones too."""
-_ALIKE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
+_COMPATIBLE = frozenset({"xgboost", "lightgbm", "catboost", "imblearn"})
 """Libraries whose estimators have scikit-learn's methods."""
-_PREPARING = tuple(
+_PREPROCESSING = tuple(
     f"sklearn.{name}."
     for name in (
         *("preprocessing", "impute", "feature_extraction", "feature_selection", "decomposition"),
@@ -28,42 +28,46 @@ _PREPARING = tuple(
 _VERSION = re.compile(rb"_sklearn_version.{1,12}?(\d+\.\d+[\w.]*)", re.DOTALL)
 
 
-def claims(path: Path, sniffed: Sniffed) -> float:
+def score_match(path: Path, sniffed: ClassifiedFile) -> float:
     """Claim pickles that import from scikit-learn or alike; other pickles with little conviction."""
     if path.is_dir() or (sniffed.kind not in _PICKLES and path.suffix.lower() not in _SUFFIXES):
         return 0.0
-    tops = tops_of(path)
-    if "sklearn" in tops or tops & _ALIKE:
+    tops = read_top_modules(path)
+    if "sklearn" in tops or tops & _COMPATIBLE:
         return LIKELY
     return PERHAPS if tops and "torch" not in tops else 0.0
 
 
-def preparing(path: Path) -> frozenset[str]:
+def list_preprocessors(path: Path) -> frozenset[str]:
     """Return the classes of a pickle that only prepare data: scalers, encoders and the like."""
     return frozenset(
         name
-        for name in globals_of(path)
-        if name.startswith(_PREPARING) and name.rpartition(".")[2][:1].isupper()
+        for name in read_globals(path)
+        if name.startswith(_PREPROCESSING) and name.rpartition(".")[2][:1].isupper()
     )
 
 
 def is_preprocessor(path: Path) -> bool:
     """Tell whether a pickle holds a scaler, an encoder or the like alone: something that cannot predict."""
-    mine = [
+    classes = [
         name
-        for name in globals_of(path)
+        for name in read_globals(path)
         if name.startswith("sklearn.") and name.rpartition(".")[2][:1].isupper()
     ]
-    return bool(mine) and all(name.startswith(_PREPARING) for name in mine) and not tops_of(path) & _ALIKE
+    return (
+        bool(classes)
+        and all(name.startswith(_PREPROCESSING) for name in classes)
+        and not read_top_modules(path) & _COMPATIBLE
+    )
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the version that every estimator writes into its state; empty where none is found."""
-    found = file_probe.search(member.path, _VERSION)
-    return found[1].decode() if found else ""
+    match = file_probe.search_content(member.path, _VERSION)
+    return match[1].decode() if match else ""
 
 
-def judge(trained: Version, reads: Version) -> Severity | None:
+def judge_version(trained: Version, reads: Version) -> Severity | None:
     """Warn of another minor version: an estimator's insides change between them, and nothing translates them."""
     if trained.release[:2] != reads.release[:2]:
         return Severity.WARN
@@ -75,8 +79,8 @@ SKLEARN = Framework(
     title="scikit-learn",
     packages=("scikit-learn", "joblib"),
     library="scikit-learn",
-    claims=claims,
-    version=version,
-    judge=judge,
+    score_match=score_match,
+    read_version=read_version,
+    judge_version=judge_version,
     task="tabular",
 )

@@ -8,7 +8,7 @@ from typing import Any
 
 from packaging.version import Version
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.project.types import Finding, Member, Severity
@@ -25,47 +25,47 @@ _NODES = frozenset(
 """Types that it does not take all the same: numbers in them that are not checked could reach any memory."""
 
 
-def claims(path: Path, _sniffed: Sniffed) -> float:
+def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
     """Claim zips with the schema that skops writes."""
-    if not file_probe.head(path, 4).startswith(b"PK\x03\x04"):
+    if not file_probe.read_head(path, 4).startswith(b"PK\x03\x04"):
         return 0.0
-    return SURE if '"_skops_version"' in _schema(path) else 0.0
+    return SURE if '"_skops_version"' in _read_schema(path) else 0.0
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the version of scikit-learn that its estimators state."""
-    found = _VERSION.search(_schema(member.path))
-    return found[1] if found else ""
+    match = _VERSION.search(_read_schema(member.path))
+    return match[1] if match else ""
 
 
-def judge(trained: Version, reads: Version) -> Severity | None:
+def judge_version(trained: Version, reads: Version) -> Severity | None:
     """Warn of another minor version: attributes of fitted estimators are renamed between them."""
     return Severity.WARN if trained.release[:2] != reads.release[:2] else None
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return the types that skops will not make unless they are trusted."""
     try:
-        names = _types(json.loads(_schema(member.path)))
+        names = _list_types(json.loads(_read_schema(member.path)))
     except ValueError:
-        return (file_probe.stop(member, "is damaged: its schema is no JSON", "save the file again"),)
+        return (file_probe.make_stop(member, "is damaged: its schema is no JSON", "save the file again"),)
     trusted = member.params.get("trusted", ())
     allowed = set(map(str, trusted)) if isinstance(trusted, list | tuple) else set()
-    strange = sorted(
+    untrusted = sorted(
         name for name in names - allowed if name in _NODES or name.partition(".")[0] not in _KNOWN
     )
-    if not strange:
+    if not untrusted:
         return ()
-    quoted = ", ".join(f'"{name}"' for name in strange)
+    quoted = ", ".join(f'"{name}"' for name in untrusted)
     remedy = f"if you made the file yourself, set trusted = [{quoted}] in the `params` of its `models` entry"
     return (
-        file_probe.warn(
-            member, f"holds types that skops does not trust by itself: {', '.join(strange)}", remedy
+        file_probe.make_warning(
+            member, f"holds types that skops does not trust by itself: {', '.join(untrusted)}", remedy
         ),
     )
 
 
-def _schema(path: Path) -> str:
+def _read_schema(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read(_SCHEMA).decode("utf-8", "replace")
@@ -73,18 +73,18 @@ def _schema(path: Path) -> str:
         return ""
 
 
-def _types(node: Any) -> set[str]:
-    found: set[str] = set()
-    waiting = [node]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, dict):
-            if isinstance(each.get("__module__"), str) and isinstance(each.get("__class__"), str):
-                found.add(f"{each['__module__']}.{each['__class__']}")
-            waiting += each.values()
-        elif isinstance(each, list):
-            waiting += each
-    return found
+def _list_types(node: Any) -> set[str]:
+    type_names: set[str] = set()
+    pending = [node]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            if isinstance(value.get("__module__"), str) and isinstance(value.get("__class__"), str):
+                type_names.add(f"{value['__module__']}.{value['__class__']}")
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return type_names
 
 
 SKOPS = Framework(
@@ -92,10 +92,10 @@ SKOPS = Framework(
     title="scikit-learn (skops)",
     packages=("skops", "scikit-learn"),
     library="scikit-learn",
-    claims=claims,
-    findings=findings,
-    version=version,
-    judge=judge,
+    score_match=score_match,
+    check_member=check_member,
+    read_version=read_version,
+    judge_version=judge_version,
     task="tabular",
-    params=("trusted",),
+    param_names=("trusted",),
 )

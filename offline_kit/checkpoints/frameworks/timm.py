@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, always
-from offline_kit.checkpoints.hub_folders import settings_of
+from offline_kit.checkpoints.frameworks.base import SURE, Framework, answer_yes
+from offline_kit.checkpoints.hub_folders import read_settings
 from offline_kit.project.types import Finding, Member
 
 PREFIX = "timm:"
@@ -13,31 +13,33 @@ PREFIX = "timm:"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def claims(path: Path, _sniffed: Sniffed) -> float:
+def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
     """Claim folders whose configuration names an architecture of timm; of files the reference in `model` decides."""
     if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
-    settings = settings_of(path / "config.json")
+    settings = read_settings(path / "config.json")
     return SURE if "architecture" in settings and "model_type" not in settings else 0.0
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return that the architecture is not said, where the folder does not say it either."""
     if member.path.is_dir() or member.model or member.params.get("architecture"):
         return ()
     remedy = 'set model = "timm:resnet18", or architecture = "resnet18" in the `params` of its `models` entry'
-    return (file_probe.stop(member, "holds weights alone, and no architecture of timm is named", remedy),)
+    return (
+        file_probe.make_stop(member, "holds weights alone, and no architecture of timm is named", remedy),
+    )
 
 
 TIMM = Framework(
     name="timm",
     title="timm",
     packages=("safetensors", "timm", "torch"),
-    claims=claims,
-    findings=findings,
+    score_match=score_match,
+    check_member=check_member,
     task="images",
     runtime=("kit_torch",),
-    params=("activation", "weights_only", "weights", "architecture"),
+    param_names=("activation", "weights_only", "weights", "architecture"),
     takes_model=True,
-    arguments=always,
+    takes_arguments=answer_yes,
 )

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, always
+from offline_kit.checkpoints.frameworks.base import SURE, Framework, answer_yes
 from offline_kit.project.types import Finding, Member
 
 _PROGRAMS = ("serialized_exported_program.json", "models/model.json")
@@ -16,24 +16,26 @@ _PROGRAMS = ("serialized_exported_program.json", "models/model.json")
 _COMPILED = "data/aotinductor/"
 
 
-def claims(path: Path, _sniffed: Sniffed) -> float:
+def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
     """Claim zips that hold an exported program, or what a compiler made of one (to explain it)."""
-    if not file_probe.head(path, 4).startswith(b"PK\x03\x04"):
+    if not file_probe.read_head(path, 4).startswith(b"PK\x03\x04"):
         return 0.0
     names = _names(path)
     return SURE if any(name.endswith(_PROGRAMS) or _COMPILED in name for name in names) else 0.0
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the version of torch that the program states, without its build."""
     return str(_program(member.path).get("torch_version") or "").partition("+")[0].removeprefix("<")
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return a program that is compiled for one machine, and a number of rows that is fixed."""
     if any(_COMPILED in name for name in _names(member.path)) and not _program(member.path):
         remedy = "export it for any machine: torch.export.save(torch.export.export(model, args), 'model.pt2')"
-        return (file_probe.stop(member, "is compiled for the machine of the training (AOTInductor)", remedy),)
+        return (
+            file_probe.make_stop(member, "is compiled for the machine of the training (AOTInductor)", remedy),
+        )
     rows = fixed_rows(_program(member.path))
     if not rows:
         return ()
@@ -41,7 +43,7 @@ def findings(member: Member) -> tuple[Finding, ...]:
         'export it with a dynamic first axis, dynamic_shapes=({0: torch.export.Dim("rows")},), '
         f"or set batch_size = {rows} if the test set's rows are a multiple of it"
     )
-    return (file_probe.warn(member, f"takes exactly {rows} row{'s' * (rows > 1)} at a time", remedy),)
+    return (file_probe.make_warning(member, f"takes exactly {rows} row{'s' * (rows > 1)} at a time", remedy),)
 
 
 def fixed_rows(program: dict[str, Any]) -> int:
@@ -94,10 +96,10 @@ TORCH_EXPORT = Framework(
     title="torch.export",
     packages=("torch",),
     library="torch",
-    claims=claims,
-    by_position=always,
-    findings=findings,
-    version=version,
+    score_match=score_match,
+    uses_column_order=answer_yes,
+    check_member=check_member,
+    read_version=read_version,
     runtime=("kit_torch",),
-    params=("activation",),
+    param_names=("activation",),
 )

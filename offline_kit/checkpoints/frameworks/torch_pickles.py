@@ -5,7 +5,7 @@ import zipfile
 from functools import lru_cache
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.core.files import fingerprint
 from offline_kit.project.types import CheckpointKind
 
@@ -21,7 +21,7 @@ _LIGHTNING_VERSION = re.compile(
 _MOST = 256 << 20
 
 
-def is_script(sniffed: Sniffed) -> bool:
+def is_script(sniffed: ClassifiedFile) -> bool:
     """Whether a file is a TorchScript archive."""
     return any("TorchScript" in what for what in sniffed.refused)
 

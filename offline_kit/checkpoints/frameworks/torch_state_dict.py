@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import torch_pickles
-from offline_kit.checkpoints.frameworks.base import LIKELY, Framework, always
+from offline_kit.checkpoints.frameworks.base import LIKELY, Framework, answer_yes
 
 
-def claims(path: Path, sniffed: Sniffed) -> float:
+def score_match(path: Path, sniffed: ClassifiedFile) -> float:
     """Claim what torch.save wrote, but models themselves and scripts."""
     if path.is_dir() or sniffed.kind not in torch_pickles.TORCH or torch_pickles.is_script(sniffed):
         return 0.0
@@ -18,11 +18,11 @@ TORCH_STATE_DICT = Framework(
     name="torch_state_dict",
     title="PyTorch (state_dict)",
     packages=("torch",),
-    claims=claims,
-    by_position=always,
-    needs=("model",),
+    score_match=score_match,
+    uses_column_order=answer_yes,
+    required_keys=("model",),
     runtime=("kit_torch",),
-    params=("activation", "weights_only", "weights"),
+    param_names=("activation", "weights_only", "weights"),
     takes_model=True,
-    arguments=always,
+    takes_arguments=answer_yes,
 )

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import torch_pickles
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, always
+from offline_kit.checkpoints.frameworks.base import SURE, Framework, answer_yes
 
 
-def claims(_path: Path, sniffed: Sniffed) -> float:
+def score_match(_path: Path, sniffed: ClassifiedFile) -> float:
     """Claim the archives of torch.jit.save."""
     return SURE if torch_pickles.is_script(sniffed) else 0.0
 
@@ -17,8 +17,8 @@ TORCHSCRIPT = Framework(
     title="TorchScript",
     packages=("torch",),
     library="torch",
-    claims=claims,
-    by_position=always,
+    score_match=score_match,
+    uses_column_order=answer_yes,
     runtime=("kit_torch",),
-    params=("activation",),
+    param_names=("activation",),
 )

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
-from offline_kit.checkpoints.hub_folders import settings_of
+from offline_kit.checkpoints.hub_folders import read_settings
 from offline_kit.project.types import Finding, Member
 
 _WEIGHTS = (
@@ -16,41 +16,43 @@ _WEIGHTS = (
 )
 
 
-def claims(path: Path, _sniffed: Sniffed) -> float:
+def score_match(path: Path, _sniffed: ClassifiedFile) -> float:
     """Claim folders with a configuration of transformers and weights beside it."""
     if not path.is_dir() or not any((path / name).is_file() for name in _WEIGHTS):
         return 0.0
-    return SURE if "model_type" in settings_of(path / "config.json") else 0.0
+    return SURE if "model_type" in read_settings(path / "config.json") else 0.0
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the version of transformers that saved it."""
-    return str(settings_of(member.path / "config.json").get("transformers_version") or "")
+    return str(read_settings(member.path / "config.json").get("transformers_version") or "")
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return parts of the weights that are missing, and a model without a head."""
-    found = []
+    findings = []
     for index in sorted(member.path.glob("*.index.json")):
-        said = settings_of(index).get("weight_map")
-        parts = set(map(str, said.values())) if isinstance(said, dict) else set()
-        lacking = sorted(name for name in parts if not (member.path / name).is_file())
-        if lacking:
-            what = f"lacks parts of its weights: {', '.join(lacking[:3])}"
-            found.append(file_probe.stop(member, what, "ship all files that save_pretrained wrote"))
-    found += _own_code(member)
-    architectures = settings_of(member.path / "config.json").get("architectures") or [""]
+        weight_map = read_settings(index).get("weight_map")
+        parts = set(map(str, weight_map.values())) if isinstance(weight_map, dict) else set()
+        missing = sorted(name for name in parts if not (member.path / name).is_file())
+        if missing:
+            problem = f"lacks parts of its weights: {', '.join(missing[:3])}"
+            findings.append(
+                file_probe.make_stop(member, problem, "ship all files that save_pretrained wrote")
+            )
+    findings += _check_own_code(member)
+    architectures = read_settings(member.path / "config.json").get("architectures") or [""]
     if "For" not in str(architectures[0]) and not member.model:
-        what = f"is a {architectures[0] or 'model'} without a head, which has no logits to predict with"
+        problem = f"is a {architectures[0] or 'model'} without a head, which has no logits to predict with"
         remedy = 'name your class with the head: model = "src/model.py:Net" (with from_pretrained)'
-        found.append(file_probe.warn(member, what, remedy))
-    return tuple(found)
+        findings.append(file_probe.make_warning(member, problem, remedy))
+    return tuple(findings)
 
 
-def _own_code(member: Member) -> tuple[Finding, ...]:
+def _check_own_code(member: Member) -> tuple[Finding, ...]:
     """Return that the folder brings code of its own, and nothing says that it may run."""
     if (
-        not settings_of(member.path / "config.json").get("auto_map")
+        not read_settings(member.path / "config.json").get("auto_map")
         or member.model
         or member.params.get("trust_remote_code")
     ):
@@ -60,7 +62,7 @@ def _own_code(member: Member) -> tuple[Finding, ...]:
         'model = "src/model.py:Net"'
     )
     return (
-        file_probe.warn(
+        file_probe.make_warning(
             member, "brings code of its own (`auto_map`), which runs only where that is allowed", remedy
         ),
     )
@@ -71,10 +73,10 @@ TRANSFORMERS = Framework(
     title="transformers",
     packages=("torch", "transformers"),
     library="transformers",
-    claims=claims,
-    findings=findings,
-    version=version,
+    score_match=score_match,
+    check_member=check_member,
+    read_version=read_version,
     runtime=("kit_torch",),
-    params=("activation", "trust_remote_code", "tokenizer", "max_length"),
+    param_names=("activation", "trust_remote_code", "tokenizer", "max_length"),
     takes_model=True,
 )

@@ -5,7 +5,7 @@ import struct
 from functools import partial
 from pathlib import Path
 
-from offline_kit.checkpoints.file_kinds import Sniffed
+from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
 from offline_kit.project.types import Finding, Member
@@ -20,49 +20,49 @@ _OBJECTIVES = (b"reg:", b"binary:", b"multi:", b"rank:", b"count:", b"survival:"
 _SAVE = "model.save_model('model.ubj')"
 
 
-def claims(path: Path, sniffed: Sniffed) -> float:
+def score_match(path: Path, sniffed: ClassifiedFile) -> float:
     """Claim XGBoost's own formats by their first keys, and its pickles."""
-    start = file_probe.head(path, 1024)
+    start = file_probe.read_head(path, 1024)
     own = _is_json(start) or _is_ubj(start) or _is_old(start) or _TEXT_DUMP.match(start)
     return SURE if own or file_probe.is_estimator_of(path, sniffed, "xgboost") else 0.0
 
 
-def version(member: Member) -> str:
+def read_version(member: Member) -> str:
     """Return the version that the model states, pickled or not; empty for the old binary format."""
-    found = file_probe.tail(member.path)
-    if said := _JSON_VERSION.search(found):
-        return ".".join(part.decode() for part in said.groups())
+    content = file_probe.read_tail(member.path)
+    if json_version := _JSON_VERSION.search(content):
+        return ".".join(part.decode() for part in json_version.groups())
     # A compressed pickle does not show it; in a plain one the last of the models inside counts.
-    every = _UBJ_VERSION.findall(found)
-    return ".".join(str(part[0]) for part in every[-1]) if every else ""
+    ubj_versions = _UBJ_VERSION.findall(content)
+    return ".".join(str(part[0]) for part in ubj_versions[-1]) if ubj_versions else ""
 
 
-def findings(member: Member) -> tuple[Finding, ...]:
+def check_member(member: Member) -> tuple[Finding, ...]:
     """Return what an old format, a dump or a pickle means for another version, and how to save it better."""
     if file_probe.is_pickled(member):
         return (
-            file_probe.note(
+            file_probe.make_note(
                 member,
                 "is a pickled XGBoost model, which no other version promises to load",
                 f"save it in its own format, which newer versions read too: {_SAVE}",
             ),
         )
-    start = file_probe.head(member.path, 1024)
+    start = file_probe.read_head(member.path, 1024)
     if _is_old(start):
         remedy = f"load it with 'xgboost<3.1', save it as JSON or UBJSON ({_SAVE}), and ship that file"
         return (
-            file_probe.warn(
+            file_probe.make_warning(
                 member, "is in XGBoost's old binary format, which 3.1 and newer do not read", remedy
             ),
         )
     if _TEXT_DUMP.match(start):
         remedy = f"save the model itself: {_SAVE}"
-        what = "is a dump for people (dump_model), from which XGBoost cannot make a model again"
-        return (file_probe.stop(member, what, remedy),)
-    return _categories(member, start)
+        problem = "is a dump for people (dump_model), from which XGBoost cannot make a model again"
+        return (file_probe.make_stop(member, problem, remedy),)
+    return _check_categories(member, start)
 
 
-def _categories(member: Member, start: bytes) -> tuple[Finding, ...]:
+def _check_categories(member: Member, start: bytes) -> tuple[Finding, ...]:
     """Before 3.1 the file holds the numbers of the categories and not their names."""
     kind = start.find(b"feature_types")
     if kind < 0:
@@ -74,9 +74,15 @@ def _categories(member: Member, start: bytes) -> tuple[Finding, ...]:
     major_minor = tuple(map(int, member.version.split(".")[:2])) if member.version else (0, 0)
     if not categorical or major_minor >= (3, 1):
         return ()
-    what = "has categorical columns, and before XGBoost 3.1 a model does not keep the names of its categories"
+    problem = (
+        "has categorical columns, and before XGBoost 3.1 a model does not keep the names of its categories"
+    )
     remedy = "make the numbers of the categories as in training, in a `transform` of yours"
-    return (file_probe.warn(member, what, f"{remedy}, or save the model again with XGBoost 3.1 or newer"),)
+    return (
+        file_probe.make_warning(
+            member, problem, f"{remedy}, or save the model again with XGBoost 3.1 or newer"
+        ),
+    )
 
 
 def _is_json(start: bytes) -> bool:
@@ -102,11 +108,11 @@ XGBOOST = Framework(
     title="XGBoost",
     packages=("xgboost", "scikit-learn", "joblib", "pandas"),
     library="xgboost",
-    claims=claims,
-    findings=findings,
-    fits=partial(file_probe.pickle_fits, "xgboost"),
-    version=version,
+    score_match=score_match,
+    check_member=check_member,
+    check_versions=partial(file_probe.check_pickle_version, "xgboost"),
+    read_version=read_version,
     task="tabular",
-    params=("activation",),
+    param_names=("activation",),
     own_activation=True,
 )

@@ -249,12 +249,14 @@ def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> No
 
 def _kind(checkpoint: Checkpoint) -> str:
     """Return what a file is: its format, or the framework whose own format that is."""
-    from offline_kit.checkpoints.file_kinds import Sniffed
+    from offline_kit.checkpoints.file_kinds import ClassifiedFile
     from offline_kit.checkpoints.frameworks import framework_table
 
     if checkpoint.kind is not CheckpointKind.OTHER:
         return str(checkpoint.kind)
-    found = framework_table.find(checkpoint.path, Sniffed(kind=checkpoint.kind, refused=checkpoint.refused))
+    found = framework_table.match_framework(
+        checkpoint.path, ClassifiedFile(kind=checkpoint.kind, refused=checkpoint.refused)
+    )
     return found.title if found else str(checkpoint.kind)
 
 
