@@ -135,7 +135,7 @@ def run(
         if same.version:
             push_notebook.void_version(new, same.version, port.ways)
     logs = port.ways.state_folder / "runs" / new.ref.partition("/")[2]
-    pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, logs=logs)
+    pushed, finished = runs.push_and_follow(new, port.kaggle, port.ways, report, log_folder=logs)
     return pushed.action != "nothing", finished
 
 

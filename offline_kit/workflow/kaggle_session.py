@@ -366,7 +366,9 @@ def follow_notebook(
     folder = _runs_of(port, new.ref)
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
     try:
-        pushed, finished = notebook_runs.push_and_follow(new, port.kaggle, port.ways, report, logs=folder)
+        pushed, finished = notebook_runs.push_and_follow(
+            new, port.kaggle, port.ways, report, log_folder=folder
+        )
         folder_of_run = folder / f"v{finished.version}"
         written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
@@ -397,7 +399,9 @@ def follow_notebook(
 
 def follow_version(port: Port, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
     """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
-    return notebook_runs.follow_run(ref, version, port.kaggle, port.ways, report, logs=_runs_of(port, ref))
+    return notebook_runs.follow_run(
+        ref, version, port.kaggle, port.ways, report, log_folder=_runs_of(port, ref)
+    )
 
 
 def _runs_of(port: Port, ref: str) -> Path:

@@ -149,7 +149,7 @@ def test_the_notebooks_own_errors_speak_for_themselves(
     """A KitError's code, words and hint are those of the error; the log is kept."""
     code = failing("2 of 9 files are damaged", hint="push the kit again", code="kit-damaged")
     with pytest.raises(ProjectError, match="the notebook failed") as caught:
-        notebook_runs.push_and_follow(new(code), alice, ways(bench), logs=tmp_path / "logs")
+        notebook_runs.push_and_follow(new(code), alice, ways(bench), log_folder=tmp_path / "logs")
     assert (caught.value.code, caught.value.hint) == ("kit-damaged", "push the kit again")
     assert "cause: 2 of 9 files are damaged" in caught.value.details
     assert f"the whole log: {tmp_path / 'logs' / 'log.txt'}" in caught.value.details
@@ -212,7 +212,7 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
         with pytest.raises(
             OutsideError, match=r"has not ended in time: it is still 'unknown \('ALMOST_COMPLETE'\)'"
         ):
-            notebook_runs.push_and_follow(new(), alice, ways(bench), report, longest=0.5)
+            notebook_runs.push_and_follow(new(), alice, ways(bench), report, timeout=0.5)
     assert len([line for line in said if "whether it has ended cannot be told" in line]) == 2
     assert versions(bench) == [1]
 
@@ -230,7 +230,7 @@ def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: KaggleCl
     bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
     for _ in range(2):
         with pytest.raises(OutsideError, match=r"not ended in time.*'running'"):
-            notebook_runs.push_and_follow(new(), alice, ways(bench), longest=0.3)
+            notebook_runs.push_and_follow(new(), alice, ways(bench), timeout=0.3)
     assert versions(bench) == [1]
 
 

@@ -343,8 +343,10 @@ class KaggleApi(Protocol):
     def add_dataset_version(self, new: NewDatasetVersion) -> str:
         """Add a version to a dataset and return its page. Never repeated once it may have had an effect."""
 
-    def download_dataset_file(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
-        """Write one file to `into`, which must not exist yet, and return its size in bytes."""
+    def download_dataset_file(
+        self, ref: str, name: str, target_path: Path, version: int | None = None
+    ) -> int:
+        """Write one file to `target_path`, which must not exist yet, and return its size in bytes."""
 
     def upload_proxies(self) -> Mapping[str, str] | None:
         """Return the proxies that the bytes of a blob must take; None for what the environment says."""
@@ -358,8 +360,8 @@ class KaggleApi(Protocol):
     def list_model_files(self, ref: str, version: int) -> tuple[RemoteFile, ...]:
         """Return all files of a version of a variation, sorted by name; none while it does not show."""
 
-    def download_model_file(self, ref: str, version: int, name: str, into: Path) -> int:
-        """Write one file of a version to `into`, which must not exist yet; return its size in bytes."""
+    def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
+        """Write one file of a version to `target_path`, which must not exist yet; return its size in bytes."""
 
     def create_model(self, ref: str, title: str, notes: str) -> str:
         """Create a private model "owner/slug" without variations and return its page. Never repeated."""
@@ -385,8 +387,8 @@ class KaggleApi(Protocol):
     def list_run_outputs(self, ref: str, version: int) -> tuple[str, ...]:
         """Return the paths of a version's output files, sorted; their sizes Kaggle does not tell reliably."""
 
-    def download_run_output(self, ref: str, version: int, name: str, into: Path) -> int:
-        """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""
+    def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
+        """Write one output file of a version to `target_path`, which must not exist yet; return its size in bytes."""
 
     def get_competition(self, slug: str) -> Competition | None:
         """Return a competition, or None where there is none of this name."""

@@ -109,25 +109,25 @@ class ApiCaller:
             raise build_refusal(get_text(answer, "error") or f"the request ended as '{ended}'", 200)
         return answer
 
-    def download_file(self, method: str, body: Mapping[str, Any], into: Path) -> int:
+    def download_file(self, method: str, body: Mapping[str, Any], target_path: Path) -> int:
         """Write the file that a call leads to, and return its size in bytes.
 
         Every attempt asks for a link anew, since one may have expired, and goes on where the last one ended if
         what is there is still the same.
         """
-        request = {**_build_request(method, body), "into": str(into)}
+        request = {**_build_request(method, body), "into": str(target_path)}
 
         def request_file() -> Any:
             return self.session.send_request("download", request, deadline=_SILENCE * self._seconds)
 
         def count_bytes() -> int:
-            return into.stat().st_size if into.exists() else 0
+            return target_path.stat().st_size if target_path.exists() else 0
 
-        into.unlink(missing_ok=True)
+        target_path.unlink(missing_ok=True)
         try:
             return int(self._retry_rate_limited(request_file, _is_transient, count_bytes)["size"])
         except BaseException:
-            into.unlink(missing_ok=True)
+            target_path.unlink(missing_ok=True)
             raise
 
     def _call_session(self, request: Mapping[str, Any], deadline: float) -> dict[str, Any]:
@@ -190,8 +190,8 @@ class ApiService:
 def get_text(answer: Mapping[str, Any], name: str) -> str:
     """Return a field that is a string, or a number as one; absent or null is "". As the others, raises GarbledAnswerError."""
     value = answer.get(name)
-    right = isinstance(value, str | int | float) and not isinstance(value, bool)
-    return "" if _check_type(name, value, "a text", right) is None else str(value)
+    is_right = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return "" if _check_type(name, value, "a text", is_right) is None else str(value)
 
 
 def get_number(answer: Mapping[str, Any], name: str) -> int:
@@ -199,8 +199,8 @@ def get_number(answer: Mapping[str, Any], name: str) -> int:
     value = answer.get(name)
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         return int(value)
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return int(_check_type(name, value, "a number", whole) or 0)
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return int(_check_type(name, value, "a number", is_number) or 0)
 
 
 def get_flag(answer: Mapping[str, Any], name: str) -> bool:
@@ -218,44 +218,50 @@ def get_object(answer: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def get_objects(answer: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     """Return a field that is a list of objects; absent or null is empty."""
     value = answer.get(name)
-    right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
-    return _check_type(name, value, "a list of objects", right) or []
+    is_right = isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    return _check_type(name, value, "a list of objects", is_right) or []
 
 
 def get_texts(answer: Mapping[str, Any], name: str) -> list[str]:
     """Return a field that is a list of strings; absent or null is empty."""
     value = answer.get(name)
-    right = isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return _check_type(name, value, "a list of texts", right) or []
+    is_right = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return _check_type(name, value, "a list of texts", is_right) or []
 
 
-def _check_type(name: str, value: Any, what: str, right: bool) -> Any:
-    if right or value is None:
+def _check_type(name: str, value: Any, expected: str, is_right: bool) -> Any:
+    if is_right or value is None:
         return value
     raise InvalidResponseError(
-        f"Kaggle sent an unexpected answer: '{name}' should be {what}, but is {json.dumps(value)[:_LONGEST_WORD]}",
+        f"Kaggle sent an unexpected answer: '{name}' should be {expected}, but is {json.dumps(value)[:_LONGEST_WORD]}",
         hint="check that nothing answers in Kaggle's place (a proxy, --at), or run the same command again later",
     )
 
 
-def parse_time(said: str) -> datetime | None:
+def parse_time(text_value: str) -> datetime | None:
     """Return a time of Kaggle's, which is in UTC with or without saying so; None for none or another form."""
     try:
-        found = datetime.fromisoformat(said)
-        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+        moment = datetime.fromisoformat(text_value)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         return None
 
 
-def parse_state(said: str, known: Sequence[str]) -> str:
-    """Return the one of the `known` states that a word of Kaggle's means; one left out is the first of them.
+def parse_state(raw_state: str, known_states: Sequence[str]) -> str:
+    """Return the one of the `known_states` states that a word of Kaggle's means; one left out is the first of them.
 
     Kaggle writes a state in any case, with underscores, and at times with the name of its kind in front
     (KERNEL_WORKER_STATUS_COMPLETE). Any other word becomes "unknown ('...')": whether it is an end, or which,
     nobody can tell, so that whoever waits goes on waiting.
     """
-    word = re.sub(r"[^a-z]", "", said.lower()).rpartition("status")[2]
-    return known[0] if not said else word if word in known else f"{UNKNOWN} ('{said[:_LONGEST_WORD]}')"
+    word = re.sub(r"[^a-z]", "", raw_state.lower()).rpartition("status")[2]
+    return (
+        known_states[0]
+        if not raw_state
+        else word
+        if word in known_states
+        else f"{UNKNOWN} ('{raw_state[:_LONGEST_WORD]}')"
+    )
 
 
 def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:

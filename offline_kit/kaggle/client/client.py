@@ -19,7 +19,7 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
 
     def __init__(
         self,
-        where: KaggleEndpoint,
+        endpoint: KaggleEndpoint,
         *,
         env: Mapping[str, str] | None = None,
         python: str = sys.executable,
@@ -28,8 +28,8 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
         page: int = PAGE,
     ) -> None:
         """`python` runs the client and has the kaggle package; a read may take `seconds`, a download be silent for five times that, a listing's page hold `page` things."""
-        self._where = where
-        self._session = ClientSession(where, env=env, python=python)
+        self._endpoint = endpoint
+        self._session = ClientSession(endpoint, env=env, python=python)
         super().__init__(ApiCaller(self._session, patience=patience, seconds=seconds, page=page))
 
     def __enter__(self) -> "KaggleClient":
@@ -44,4 +44,4 @@ class KaggleClient(DatasetCalls, ModelCalls, NotebookCalls, CompetitionService):
 
     def upload_proxies(self) -> Mapping[str, str] | None:
         """Return the proxies that the bytes of a blob must take."""
-        return self._where.upload_proxies()
+        return self._endpoint.upload_proxies()

@@ -99,13 +99,17 @@ class CompetitionService(ApiService):
         pages = self._caller.iterate_pages(
             _SERVICE + "ListSubmissions", {"competitionName": slug}, most=_MOST_PAGES
         )
-        found = {
-            made.ref: made
+        by_ref = {
+            submission.ref: submission
             for page in pages
-            for made in map(_parse_submission, get_objects(page, "submissions"))
+            for submission in map(_parse_submission, get_objects(page, "submissions"))
         }
         return tuple(
-            sorted(found.values(), key=lambda one: (one.submitted_at or _NEVER, one.ref), reverse=True)
+            sorted(
+                by_ref.values(),
+                key=lambda submission_item: (submission_item.submitted_at or _NEVER, submission_item.ref),
+                reverse=True,
+            )
         )
 
 

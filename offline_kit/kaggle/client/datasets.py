@@ -69,13 +69,13 @@ class DatasetCalls(ApiService):
         """Return all files of a version, sorted by name; `by_folder` asks for each folder alone."""
         body = {**_dataset_fields(ref), **({"datasetVersionNumber": version} if version else {})}
         if by_folder:
-            return tuple(sorted(self._walk_folder("", body), key=lambda each: each.name))
-        found = [
+            return tuple(sorted(self._walk_folder("", body), key=lambda file: file.name))
+        listed_files = [
             _parse_file(raw)
             for page in self._caller.iterate_pages(_SERVICE + "ListDatasetFiles", body)
             for raw in get_objects(page, "datasetFiles")
         ]
-        return tuple(sorted(found, key=lambda each: each.name))
+        return tuple(sorted(listed_files, key=lambda file: file.name))
 
     def _walk_folder(self, folder: str, body: Mapping[str, Any]) -> Iterator[RemoteFile]:
         for page in self._caller.iterate_pages(_SERVICE + "ListTreeDatasetFiles", {**body, "path": folder}):
@@ -119,14 +119,16 @@ class DatasetCalls(ApiService):
         }
         return get_text(self._caller.call_effect(_SERVICE + "CreateDatasetVersion", body), "url")
 
-    def download_dataset_file(self, ref: str, name: str, into: Path, version: int | None = None) -> int:
-        """Write one file to `into` and return its size in bytes."""
+    def download_dataset_file(
+        self, ref: str, name: str, target_path: Path, version: int | None = None
+    ) -> int:
+        """Write one file to `target_path` and return its size in bytes."""
         body = {
             **_dataset_fields(ref),
             "fileName": name,
             **({"datasetVersionNumber": version} if version else {}),
         }
-        return self._caller.download_file(_SERVICE + "DownloadDataset", body, into)
+        return self._caller.download_file(_SERVICE + "DownloadDataset", body, target_path)
 
 
 def _parse_file(raw: Mapping[str, Any], folder: str = "") -> RemoteFile:

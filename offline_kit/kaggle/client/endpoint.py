@@ -39,8 +39,8 @@ class KaggleEndpoint:
         return self._build_local_environment(clean, home) if self.local else _check_real_environment(clean)
 
     def _build_local_environment(self, env: dict[str, str], home: str) -> dict[str, str]:
-        gone = {*_CREDENTIALS, *(name.upper() for name in _PROXIES)}
-        return {name: value for name, value in env.items() if name not in gone} | {
+        removed = {*_CREDENTIALS, *(name.upper() for name in _PROXIES)}
+        return {name: value for name, value in env.items() if name not in removed} | {
             "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
             "KAGGLE_USERNAME": self.username,
             "KAGGLE_KEY": self.key,
@@ -53,13 +53,13 @@ class KaggleEndpoint:
 
 
 def _check_real_environment(env: dict[str, str]) -> dict[str, str]:
-    said = env.get("KAGGLE_API_ENVIRONMENT", "PROD")
-    if said not in ("PROD", "LOCALHOST"):
+    api_environment = env.get("KAGGLE_API_ENVIRONMENT", "PROD")
+    if api_environment not in ("PROD", "LOCALHOST"):
         raise UsageError(
-            f"KAGGLE_API_ENVIRONMENT is '{said}', which Kaggle's client takes for the real Kaggle",
+            f"KAGGLE_API_ENVIRONMENT is '{api_environment}', which Kaggle's client takes for the real Kaggle",
             hint="unset it, or use --to local for a Kaggle on this machine",
         )
-    if said == "PROD" and env.get(GUARD):
+    if api_environment == "PROD" and env.get(GUARD):
         raise UsageError(
             f"the real Kaggle is out of reach while {GUARD} is set",
             hint=f"use --to local, or unset {GUARD}",

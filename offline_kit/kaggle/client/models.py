@@ -40,7 +40,7 @@ class ModelCalls(ApiService):
         """Return all files of a version of a variation, sorted by name; none while it does not show."""
         body = {**_variation_fields(ref), "versionNumber": version}
         try:
-            found = [
+            model_files = [
                 RemoteFile(name=get_text(raw, "name"), size=get_number(raw, "size"))
                 for page in self._caller.iterate_pages(_SERVICE + "ListModelInstanceVersionFiles", body)
                 for raw in get_objects(page, "files")
@@ -49,12 +49,12 @@ class ModelCalls(ApiService):
             if no.status not in NOT_VISIBLE:
                 raise
             return ()
-        return tuple(sorted(found, key=lambda each: each.name))
+        return tuple(sorted(model_files, key=lambda file: file.name))
 
-    def download_model_file(self, ref: str, version: int, name: str, into: Path) -> int:
-        """Write one file of a version to `into` and return its size in bytes."""
+    def download_model_file(self, ref: str, version: int, name: str, target_path: Path) -> int:
+        """Write one file of a version to `target_path` and return its size in bytes."""
         body = {**_variation_fields(ref), "versionNumber": version, "path": name}
-        return self._caller.download_file(_SERVICE + "DownloadModelInstanceVersion", body, into)
+        return self._caller.download_file(_SERVICE + "DownloadModelInstanceVersion", body, target_path)
 
     def create_model(self, ref: str, title: str, notes: str) -> str:
         """Create a private model without variations and return its page."""
@@ -67,15 +67,15 @@ class ModelCalls(ApiService):
 
         No licence is named: Kaggle takes names of its own alone, and that of a private model is nobody's business.
         """
-        named = _variation_fields(new.ref)
+        variation = _variation_fields(new.ref)
         body = {
-            "framework": named.pop("framework"),
-            "instanceSlug": named.pop("instanceSlug"),
+            "framework": variation.pop("framework"),
+            "instanceSlug": variation.pop("instanceSlug"),
             "overview": new.version_notes,
             "fineTunable": False,
             **build_file_tree(new.blob_tokens),
         }
-        answer = self._caller.call_effect(_SERVICE + "CreateModelInstance", {**named, "body": body})
+        answer = self._caller.call_effect(_SERVICE + "CreateModelInstance", {**variation, "body": body})
         return get_text(answer, "url")
 
     def add_model_version(self, new: NewModelVersion) -> str:

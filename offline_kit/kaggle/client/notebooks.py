@@ -133,11 +133,11 @@ class NotebookCalls(ApiService):
         names = (get_text(raw, "fileName") for page in pages for raw in get_objects(page, "files"))
         return tuple(sorted({name for name in names if name}))
 
-    def download_run_output(self, ref: str, version: int, name: str, into: Path) -> int:
-        """Write one output file of a version to `into`, which must not exist yet; return its size in bytes."""
+    def download_run_output(self, ref: str, version: int, name: str, target_path: Path) -> int:
+        """Write one output file of a version to `target_path`, which must not exist yet; return its size in bytes."""
         owner, _, slug = ref.partition("/")
         body = {"ownerSlug": owner, "kernelSlug": slug, "filePath": name, "versionNumber": version}
-        return self._caller.download_file(_SERVICE + "DownloadKernelOutput", body, into)
+        return self._caller.download_file(_SERVICE + "DownloadKernelOutput", body, target_path)
 
     def _read_version(self, method: str, ref: str, version: int) -> dict[str, Any]:
         """Return an answer about a version; without its label where Kaggle knows none and it is the newest."""
@@ -164,8 +164,8 @@ class NotebookCalls(ApiService):
         return self._caller.call_read_or_none(_STATUS, _notebook_fields(ref))
 
     def _get_newest_version(self, ref: str) -> int:
-        found = self.get_notebook(ref)
-        return found.newest_version if found else 0
+        newest = self.get_notebook(ref)
+        return newest.newest_version if newest else 0
 
 
 def _notebook_fields(ref: str, version: int | None = None) -> dict[str, Any]:
@@ -205,11 +205,11 @@ def normalise_notebook(text: str) -> str:
     Raises ProjectError where it is no notebook.
     """
     try:
-        told = json.loads(text)
-        changed = [_simplify_cell(cell) for cell in told["cells"]]
+        document = json.loads(text)
+        changed = [_simplify_cell(cell) for cell in document["cells"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ProjectError("what is to be pushed is no notebook", hint="build the kit again") from error
-    return json.dumps(told) if any(changed) else text
+    return json.dumps(document) if any(changed) else text
 
 
 def _simplify_cell(cell: dict[str, Any]) -> bool:
@@ -222,16 +222,16 @@ def _simplify_cell(cell: dict[str, Any]) -> bool:
 
 
 def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNotebook:
-    told = get_object(answer, "metadata")
+    metadata = get_object(answer, "metadata")
 
     def list_sources(field: str) -> tuple[str, ...]:
-        return tuple(_parse_source(field, source) for source in get_texts(told, field))
+        return tuple(_parse_source(field, source) for source in get_texts(metadata, field))
 
     return RemoteNotebook(
-        ref=_parse_ref(told) or ref,
-        newest_version=get_number(told, "currentVersionNumber"),
-        private=get_flag(told, "isPrivate"),
-        internet=get_flag(told, "enableInternet"),
+        ref=_parse_ref(metadata) or ref,
+        newest_version=get_number(metadata, "currentVersionNumber"),
+        private=get_flag(metadata, "isPrivate"),
+        internet=get_flag(metadata, "enableInternet"),
         sources=NotebookSources(
             datasets=list_sources("datasetDataSources"),
             competitions=list_sources("competitionDataSources"),
@@ -239,20 +239,20 @@ def _parse_notebook(ref: str, answer: Mapping[str, Any], site: str) -> RemoteNot
             models=list_sources("modelDataSources"),
         ),
         text=get_text(get_object(answer, "blob"), "source"),
-        title=get_text(told, "title"),
-        gpu=get_flag(told, "enableGpu"),
-        machine_shape=get_text(told, "machineShape"),
-        image=get_text(told, "dockerImage"),
-        url=_page_url(_parse_ref(told) or ref, get_text(told, "url"), site),
+        title=get_text(metadata, "title"),
+        gpu=get_flag(metadata, "enableGpu"),
+        machine_shape=get_text(metadata, "machineShape"),
+        image=get_text(metadata, "dockerImage"),
+        url=_page_url(_parse_ref(metadata) or ref, get_text(metadata, "url"), site),
     )
 
 
-def _parse_source(field: str, said: str) -> str:
+def _parse_source(field: str, source: str) -> str:
     """Return a source as it is pushed, "owner/slug"; Kaggle tells it with the name of its kind in front, too."""
     kinds, words = _KINDS[field]
-    steps = [step for step in said.removeprefix("https://www.kaggle.com").split("/") if step]
-    named = len(steps) > words and steps[0].lower() in kinds
-    return "/".join(steps[1:] if named else steps)
+    steps = [step for step in source.removeprefix("https://www.kaggle.com").split("/") if step]
+    has_kind = len(steps) > words and steps[0].lower() in kinds
+    return "/".join(steps[1:] if has_kind else steps)
 
 
 def _parse_ref(answer: Mapping[str, Any]) -> str:
@@ -272,17 +272,17 @@ def _page_url(ref: str, url: str, site: str) -> str:
 
 def _parse_log(text: str) -> tuple[LogLine, ...]:
     """Return the pieces of a log: a JSON array as text, which may be cut; anything else is taken as it is."""
-    found: list[LogLine] = []
+    log_lines: list[LogLine] = []
     at = text.find("{") if text.lstrip().startswith("[") else -1
     while at >= 0:
         try:
             event, end = json.JSONDecoder().raw_decode(text, at)
-            found.append(_parse_event(event))
+            log_lines.append(_parse_event(event))
         except (ValueError, TypeError, KeyError):
             break
         at = text.find("{", end)
-    if found or text.strip() in ("", "[]"):
-        return tuple(found)
+    if log_lines or text.strip() in ("", "[]"):
+        return tuple(log_lines)
     return (LogLine(seconds=0.0, stream="stdout", text=text),)
 
 

@@ -47,14 +47,14 @@ class ClientSession:
     """Kaggle's client in a process of its own, started when first asked and again after it was ended."""
 
     def __init__(
-        self, where: KaggleEndpoint, *, env: Mapping[str, str] | None = None, python: str = sys.executable
+        self, endpoint: KaggleEndpoint, *, env: Mapping[str, str] | None = None, python: str = sys.executable
     ) -> None:
-        self._where = where
+        self._endpoint = endpoint
         self._env = dict(env) if env is not None else processes.copy_environment()
         self._python = python
         self._home = tempfile.TemporaryDirectory(prefix="offline-kit-")
         self._lock = threading.Lock()
-        self._talk: _WorkerConnection | None = None
+        self._connection: _WorkerConnection | None = None
         self._closed = False
 
     def __enter__(self) -> "ClientSession":
@@ -66,9 +66,9 @@ class ClientSession:
     def close_session(self) -> None:
         """End the process for good: a thread that still asks is told so, and does not begin another one."""
         with self._lock:
-            talk, self._talk, self._closed = self._talk, None, True
-        if talk:
-            talk.end_process()
+            connection, self._connection, self._closed = self._connection, None, True
+        if connection:
+            connection.end_process()
         self._home.cleanup()
 
     def fetch_account(self) -> Account:
@@ -78,7 +78,7 @@ class ClientSession:
     @property
     def site_url(self) -> str:
         """Where this Kaggle's pages are."""
-        return self._where.local or "https://www.kaggle.com"
+        return self._endpoint.local or "https://www.kaggle.com"
 
     def send_request(self, op: str, request: Mapping[str, Any], *, deadline: float) -> Any:
         """Return the answer to a request, within `deadline` seconds after the login or a sign of life.
@@ -86,13 +86,13 @@ class ClientSession:
         Raises RefusedError with Kaggle's own words, UnansweredError, UnsentError or NotLoggedInError. A login that expired
         meanwhile is renewed once.
         """
-        talk = self._ensure_login()
+        connection = self._ensure_login()
         try:
-            return self._send_once(talk, op, request, deadline)
+            return self._send_once(connection, op, request, deadline)
         except RefusedError as refusal:
             if refusal.status != 401:
                 raise
-            self._discard_worker(talk)
+            self._discard_worker(connection)
         try:
             return self._send_once(self._ensure_login(), op, request, deadline)
         except RefusedError as refusal:
@@ -103,34 +103,34 @@ class ClientSession:
             ) from refusal
 
     def _send_once(
-        self, talk: "_WorkerConnection", op: str, request: Mapping[str, Any], deadline: float
+        self, connection: "_WorkerConnection", op: str, request: Mapping[str, Any], deadline: float
     ) -> Any:
         try:
             # It ends by itself; only a client that does not even do that is ended, with all that it does.
-            told = talk.send_request({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
+            answer = connection.send_request({"op": op, "silence": deadline, **request}, 1 + 1.2 * deadline)
         except NoResponseError:
-            self._discard_worker(talk)
+            self._discard_worker(connection)
             raise
-        return _unwrap_answer(told, str(request.get("method", op)))
+        return _unwrap_answer(answer, str(request.get("method", op)))
 
     def _ensure_login(self) -> "_WorkerConnection":
         with self._lock:
             if self._closed:
                 raise OutsideError("the talk with Kaggle is over", hint=_AGAIN)
-            if self._talk is None:
-                env = self._where.build_environment(self._env, self._home.name)
-                talk = _WorkerConnection([self._python, "-P", str(_WORKER)], env)
+            if self._connection is None:
+                env = self._endpoint.build_environment(self._env, self._home.name)
+                connection = _WorkerConnection([self._python, "-P", str(_WORKER)], env)
                 try:
-                    talk.account = self._log_in(talk)
+                    connection.account = self._log_in(connection)
                 except BaseException:
-                    talk.end_process()
+                    connection.end_process()
                     raise
-                self._talk = talk
-            return self._talk
+                self._connection = connection
+            return self._connection
 
-    def _log_in(self, talk: "_WorkerConnection") -> Account:
-        answer = _unwrap_answer(talk.send_request({"op": "login"}, LOGIN_SECONDS), "the login")
-        if self._where.local and not answer["endpoint"].startswith("http://localhost"):
+    def _log_in(self, connection: "_WorkerConnection") -> Account:
+        answer = _unwrap_answer(connection.send_request({"op": "login"}, LOGIN_SECONDS), "the login")
+        if self._endpoint.local and not answer["endpoint"].startswith("http://localhost"):
             raise OutsideError(
                 f"Kaggle's client {answer['version']} would not talk to the local Kaggle but to {answer['endpoint']}",
                 hint="install kaggle 2.2.4 or 2.2.5, which are known to work",
@@ -142,15 +142,15 @@ class ClientSession:
             auth_method=answer["method"],
             client_version=answer["version"],
             ignored_token_source=answer["dropped"],
-            server_name="the local Kaggle" if self._where.local else "Kaggle",
+            server_name="the local Kaggle" if self._endpoint.local else "Kaggle",
         )
 
-    def _discard_worker(self, talk: "_WorkerConnection") -> None:
+    def _discard_worker(self, connection: "_WorkerConnection") -> None:
         """End this life of the process; another thread may have done so, and a new one may run already."""
         with self._lock:
-            if self._talk is talk:
-                self._talk = None
-        talk.end_process()
+            if self._connection is connection:
+                self._connection = None
+        connection.end_process()
 
 
 class _WorkerConnection:
@@ -159,10 +159,10 @@ class _WorkerConnection:
     account: Account
 
     def __init__(self, argv: list[str], env: Mapping[str, str]) -> None:
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self._process = processes.start_conversation(argv, env=env, errors=self._said)
-        self._waiting: dict[int, Future[dict[str, Any]]] = {}
-        self._heard: dict[int, float] = {}
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self._process = processes.start_conversation(argv, env=env, errors=self._stderr)
+        self._pending: dict[int, Future[dict[str, Any]]] = {}
+        self._last_heard: dict[int, float] = {}
         self._lock = threading.Lock()
         self._count = 0
         self._dead = False
@@ -174,18 +174,18 @@ class _WorkerConnection:
         with self._lock:
             self._count += 1
             number = self._count
-            self._waiting[number], self._heard[number] = future, time.monotonic()
+            self._pending[number], self._last_heard[number] = future, time.monotonic()
             with suppress(OSError, ValueError):  # the listener tells of the end
                 if self._process.stdin and not self._dead:
                     self._process.stdin.write(json.dumps({"id": number, **request}).encode() + b"\n")
                     self._process.stdin.flush()
             if self._dead:
                 self._fail_pending()
-        while (left := self._heard[number] + deadline - time.monotonic()) > 0:
+        while (left := self._last_heard[number] + deadline - time.monotonic()) > 0:
             with suppress(NotInTime):
                 return future.result(left)
-        what = request.get("method", request["op"])
-        raise NoResponseError(f"Kaggle did not answer '{what}' within {deadline:.0f} s", hint=_AGAIN)
+        method = request.get("method", request["op"])
+        raise NoResponseError(f"Kaggle did not answer '{method}' within {deadline:.0f} s", hint=_AGAIN)
 
     def end_process(self) -> None:
         """End the process; whoever still waits for it is told."""
@@ -198,71 +198,72 @@ class _WorkerConnection:
     def _read_answers(self) -> None:
         with suppress(OSError, ValueError):
             for line in self._process.stdout or ():
-                told = json.loads(line)
-                number = told.pop("id")
-                self._heard[number] = time.monotonic()
-                if "so_far" in told:
+                answer = json.loads(line)
+                number = answer.pop("id")
+                self._last_heard[number] = time.monotonic()
+                if "so_far" in answer:
                     continue
                 with self._lock:
-                    future = self._waiting.pop(number, None)
+                    future = self._pending.pop(number, None)
                 if future:
-                    future.set_result(told)
+                    future.set_result(answer)
         with self._lock:
             self._dead = True
             self._fail_pending()
 
     def _fail_pending(self) -> None:
-        for future in self._waiting.values():
+        for future in self._pending.values():
             future.set_exception(
                 NoResponseError("Kaggle's client ended in the middle of a request", hint=_AGAIN)
             )
-        self._waiting.clear()
+        self._pending.clear()
 
 
-def _unwrap_answer(told: dict[str, Any], what: str) -> Any:
-    if "answer" in told:
-        return told["answer"]
-    raise _build_error(told, what)
+def _unwrap_answer(answer: dict[str, Any], method: str) -> Any:
+    if "answer" in answer:
+        return answer["answer"]
+    raise _build_error(answer, method)
 
 
-def _build_error(told: dict[str, Any], what: str) -> OfflineKitError:
-    kind, said = told["kind"], _clean_message(str(told["message"]))
+def _build_error(answer: dict[str, Any], method: str) -> OfflineKitError:
+    kind, message = answer["kind"], _clean_message(str(answer["message"]))
     if kind == "http":
-        return build_refusal(said, told["status"], told["after"])
+        return build_refusal(message, answer["status"], answer["after"])
     if kind in ("login", "exit"):
-        return NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(said,))
+        return NotLoggedInError("there are no valid credentials for Kaggle", hint=_LOG_IN, details=(message,))
     if kind == "stale":
         return NotLoggedInError(
-            said, hint=f"renew or remove it ('{told['source']}'); Kaggle's client prefers it to a good key"
+            message,
+            hint=f"renew or remove it ('{answer['source']}'); Kaggle's client prefers it to a good key",
         )
     if kind == "missing":
         return OutsideError(
-            f"Kaggle's client cannot be imported: {said}", hint="pip install --upgrade 'kaggle>=2.2.4' six"
+            f"Kaggle's client cannot be imported: {message}", hint="pip install --upgrade 'kaggle>=2.2.4' six"
         )
     if kind == "unsent":
-        return UnreachableError("Kaggle cannot be reached", hint=_AGAIN, details=(said,))
+        return UnreachableError("Kaggle cannot be reached", hint=_AGAIN, details=(message,))
     if kind == "huge":
-        return OutsideError(f"the answer to '{what}' is too large: {said}", hint=_AGAIN)
+        return OutsideError(f"the answer to '{method}' is too large: {message}", hint=_AGAIN)
     if kind == "other":
         return OutsideError(
-            f"Kaggle's client failed at '{what}'",
+            f"Kaggle's client failed at '{method}'",
             hint="pip install --upgrade kaggle may help",
-            details=(said,),
+            details=(message,),
         )
     if kind == "silent":
-        return NoResponseError(f"Kaggle did not answer '{what}' in time", hint=_AGAIN, details=(said,))
+        return NoResponseError(f"Kaggle did not answer '{method}' in time", hint=_AGAIN, details=(message,))
     if kind == "link":
-        return NoResponseError(f"no link of '{what}' works", hint=_AGAIN, details=(said,))
-    return NoResponseError(f"the answer to '{what}' was lost or damaged", hint=_AGAIN, details=(said,))
+        return NoResponseError(f"no link of '{method}' works", hint=_AGAIN, details=(message,))
+    return NoResponseError(f"the answer to '{method}' was lost or damaged", hint=_AGAIN, details=(message,))
 
 
-def _clean_message(said: str) -> str:
+def _clean_message(raw_message: str) -> str:
     """Return foreign words as one line: no secrets, nothing that a terminal would obey, no more than one can read."""
-    words = " ".join(make_printable(redact_urls(said[:_LONGEST])).split())
+    words = " ".join(make_printable(redact_urls(raw_message[:_LONGEST])).split())
     return words if len(words) <= _MOST else f"{words[:_MOST]} ..."
 
 
-def build_refusal(said: str, status: int, after: float | None = None) -> RefusedError:
+def build_refusal(message: str, status: int, after: float | None = None) -> RefusedError:
     """Return the error for a refusal by Kaggle, in its own words and with what to do about it."""
     hints = {
         400: "change what it names and run the same command again",
@@ -273,6 +274,6 @@ def build_refusal(said: str, status: int, after: float | None = None) -> Refused
         429: "Kaggle asks us to slow down: run the same command again later",
     }
     usual = _AGAIN if status >= 500 else hints.get(status, "see the words of Kaggle above")
-    said = _clean_message(said)
-    hint = next((remedy for words, remedy in _REMEDIES.items() if words in said.lower()), usual)
-    return RefusedError(f"Kaggle says: {said}", hint=hint, status=status, after=after)
+    message = _clean_message(message)
+    hint = next((remedy for words, remedy in _REMEDIES.items() if words in message.lower()), usual)
+    return RefusedError(f"Kaggle says: {message}", hint=hint, status=status, after=after)

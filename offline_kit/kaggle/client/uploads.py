@@ -73,29 +73,33 @@ class Uploader:
         a new one. Raises ProjectError where the file is not what it should be, OutsideError where Kaggle
         does not take it.
         """
-        counted = _ProgressCounter(advance)
-        going = _ResumableUpload(file, self._kaggle, self._wire, self._state / _note_name(file), self._kind)
+        counter = _ProgressCounter(advance)
+        resumable = _ResumableUpload(
+            file, self._kaggle, self._wire, self._state / _note_name(file), self._kind
+        )
         while True:
             try:
-                return self._retry_upload(file, going, counted)
+                return self._retry_upload(file, resumable, counter)
             except UploadFailedError:
-                if not going.try_other_blob():
+                if not resumable.try_other_blob():
                     raise
 
-    def _retry_upload(self, file: UploadFile, going: "_ResumableUpload", counted: "_ProgressCounter") -> str:
+    def _retry_upload(
+        self, file: UploadFile, resumable: "_ResumableUpload", counter: "_ProgressCounter"
+    ) -> str:
         for attempt in retry_attempts(
             self._patience,
             may_pass=_is_network_error,
             give_up=lambda e: _build_failed_error(file, e),
-            progress=counted.count_bytes,
+            progress=counter.count_bytes,
         ):
             with attempt:
-                blob = going.open_blob()
-                held = going.query_offset(blob)
-                if held < file.size or (file.size == 0 and not going.complete):
-                    going.send_bytes(blob, held, counted)
-                going.mark_complete()
-                counted.report_position(file.size)
+                blob = resumable.open_blob()
+                offset = resumable.query_offset(blob)
+                if offset < file.size or (file.size == 0 and not resumable.complete):
+                    resumable.send_bytes(blob, offset, counter)
+                resumable.mark_complete()
+                counter.report_position(file.size)
                 return blob.token
         raise AssertionError("unreachable")
 
@@ -151,9 +155,9 @@ class _ResumableUpload:
     def open_blob(self) -> Blob:
         """Return the place of an earlier attempt or run, or a new one."""
         self.complete = False
-        if not self._doubted and (found := self._load_blob()):
+        if not self._doubted and (known_blob := self._load_blob()):
             self._fresh = False
-            return found
+            return known_blob
         file = self._file
         blob = self._kaggle.start_blob(
             PurePosixPath(file.name).name, file.size, int(file.path.stat().st_mtime), self._kind
@@ -211,10 +215,12 @@ class _ResumableUpload:
         try:
             raw: dict[str, Any] = json.loads(note.read_bytes())
             file = self._file
-            same = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
-            same = same and raw["time"] == file.path.stat().st_mtime_ns  # nobody wrote to it in between
+            is_same_file = (raw["sha256"], raw["size"]) == (file.sha256, file.size)
+            is_same_file = (
+                is_same_file and raw["time"] == file.path.stat().st_mtime_ns
+            )  # nobody wrote to it in between
             young = 0 <= time.time() - raw["at"] < MAX_AGE
-            return raw if same and young and raw["token"] and raw["url"] else None
+            return raw if is_same_file and young and raw["token"] and raw["url"] else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -225,13 +231,13 @@ class _ResumableUpload:
         size = self._file.size
         answer = self._query_status(blob)
         self.complete = answer is None or answer.status_code in _DONE
-        held = self._parse_offset(answer) if answer is not None and not self.complete else size
-        if held:
+        offset = self._parse_offset(answer) if answer is not None and not self.complete else size
+        if offset:
             self._holds = True
             self._other.unlink(missing_ok=True)
         # It has told what became of a cut: later ones are not taken for bytes that are there.
         self._cut = None if self._cut is None else False
-        return held
+        return offset
 
     def _query_status(self, blob: Blob) -> "requests.Response | None":
         """Return the answer to a question; None where there is none, and none is needed: it has all bytes."""
@@ -243,13 +249,13 @@ class _ResumableUpload:
             raise
         return None if answer.status_code in _AGAIN and self._whole.exists() else answer
 
-    def send_bytes(self, blob: Blob, start: int, counted: _ProgressCounter) -> None:
+    def send_bytes(self, blob: Blob, start: int, counter: _ProgressCounter) -> None:
         """Send what is missing and check on the way that the bytes are the ones that were meant."""
         file = self._file
         # A cut leaves bytes there, and what Kaggle holds then must be asked for.
         self._fresh = False
         headers = {"Content-Range": f"bytes {start}-{file.size - 1}/{file.size}"} if start else {}
-        body = _CheckedBody(file, start, counted) if file.size else b""
+        body = _CheckedBody(file, start, counter) if file.size else b""
         try:
             answer = self._wire.put_bytes(blob, body, headers)
         except ProjectError:
@@ -268,8 +274,8 @@ class _ResumableUpload:
     def _parse_offset(self, answer: "requests.Response") -> int:
         if answer.status_code != 308:
             self._raise_refusal(answer)
-        held = _HELD.fullmatch(answer.headers.get("Range", ""))
-        return min(int(held[1]) + 1, self._file.size) if held else 0
+        range_match = _HELD.fullmatch(answer.headers.get("Range", ""))
+        return min(int(range_match[1]) + 1, self._file.size) if range_match else 0
 
     def _raise_refusal(self, answer: "requests.Response") -> None:
         code = answer.status_code
@@ -295,7 +301,7 @@ class _StorageConnection:
 
     def __init__(self, proxies: Mapping[str, str] | None) -> None:
         self._proxies = proxies
-        self._mine = threading.local()
+        self._thread_local = threading.local()
 
     def put_bytes(
         self, blob: Blob, body: "_CheckedBody | bytes", headers: Mapping[str, str]
@@ -320,12 +326,12 @@ class _StorageConnection:
     def _get_session(self) -> "requests.Session":
         import requests
 
-        if not hasattr(self._mine, "session"):
+        if not hasattr(self._thread_local, "session"):
             session = requests.Session()
             session.trust_env = self._proxies is None
             session.auth = lambda request: request  # no password of a .netrc belongs here
-            self._mine.session = session
-        found: requests.Session = self._mine.session
+            self._thread_local.session = session
+        found: requests.Session = self._thread_local.session
         return found
 
 
@@ -336,10 +342,10 @@ class _CheckedBody:
     calls complete is one of the right bytes, whenever we are killed.
     """
 
-    def __init__(self, file: UploadFile, start: int, counted: _ProgressCounter) -> None:
+    def __init__(self, file: UploadFile, start: int, counter: _ProgressCounter) -> None:
         self._file = file
         self._start = start
-        self._counted = counted
+        self._counter = counter
         self.sent = 0
         """Bytes that have left."""
 
@@ -361,7 +367,7 @@ class _CheckedBody:
                 if position > self._start:
                     yield chunk
                     self.sent += len(chunk)
-                self._counted.report_position(position)
+                self._counter.report_position(position)
 
 
 def _note_name(file: UploadFile) -> str:

@@ -52,9 +52,9 @@ _TOKEN_VARIABLES = ("KAGGLE_API_TOKEN", "KAGGLE_API_V1_TOKEN")
 class WorkerError(Exception):
     """What went wrong, as it is told to the other side."""
 
-    def __init__(self, kind: str, message: str, **more: Any) -> None:
+    def __init__(self, kind: str, message: str, **details: Any) -> None:
         super().__init__(message)
-        self.told = {"kind": kind, "message": message, **more}
+        self.answer = {"kind": kind, "message": message, **details}
 
 
 class _RequestBody:
@@ -83,24 +83,24 @@ class ClientWorker:
         """`tell` takes what is to be said before the answer to a request."""
         self._tell = tell
         self._api: Any = None
-        self._mine = threading.local()
+        self._thread_local = threading.local()
         self._parts: dict[str, tuple[str, int]] = {}
         """Tag and bytes of files whose download was cut, by their place."""
         self._secrets: tuple[str, ...] = ()
 
     def handle_request(self, request: dict[str, Any]) -> dict[str, Any]:
         """Return the answer to a request; every failure is an answer too."""
-        self._mine.silence, self._mine.start = request.get("silence"), 0
+        self._thread_local.silence, self._thread_local.start = request.get("silence"), 0
         try:
             ops = {"login": self._log_in, "call": self._call_method, "download": self._download_file}
             return {"answer": ops[request["op"]](request)}
         except WorkerError as failure:
-            told = failure.told
+            answer = failure.answer
         except SystemExit:
-            told = {"kind": "exit", "message": "Kaggle's client ended itself"}
+            answer = {"kind": "exit", "message": "Kaggle's client ended itself"}
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything; the other side decides
-            told = _describe_error(error)
-        return {**told, "message": self._remove_secrets(str(told["message"]))}
+            answer = _describe_error(error)
+        return {**answer, "message": self._remove_secrets(str(answer["message"]))}
 
     def _log_in(self, _request: dict[str, Any]) -> dict[str, Any]:
         self._limit_requests()
@@ -115,7 +115,9 @@ class ClientWorker:
         dropped = _drop_stale_token(str(values.get("auth_method")))
         key, token, user = (str(values.get(name) or "") for name in ("key", "token", "username"))
         pair = base64.b64encode(f"{user}:{key}".encode()).decode() if key else ""
-        self._secrets = tuple(each for each in (key, token, pair, _configured_token()[0]) if len(each) > 3)
+        self._secrets = tuple(
+            secret for secret in (key, token, pair, _configured_token()[0]) if len(secret) > 3
+        )
         import kaggle
 
         return {
@@ -127,10 +129,10 @@ class ClientWorker:
         }
 
     def _get_transport(self) -> Any:
-        if getattr(self._mine, "http", None) is None:
-            self._mine.client = self._api.build_kaggle_client()
-            self._mine.http = _keep_json_files(self._mine.client.http_client())
-        return self._mine.http
+        if getattr(self._thread_local, "http", None) is None:
+            self._thread_local.client = self._api.build_kaggle_client()
+            self._thread_local.http = _keep_json_files(self._thread_local.client.http_client())
+        return self._thread_local.http
 
     def _limit_requests(self) -> None:
         """Have every request of this process end that hears nothing or hears no end, and go on with a file that was cut.
@@ -139,19 +141,19 @@ class ClientWorker:
         """
         from requests.adapters import HTTPAdapter
 
-        mine, usual = self._mine, HTTPAdapter.send
-        if usual.__name__ == "guarded":
+        thread_local, original_send = self._thread_local, HTTPAdapter.send
+        if original_send.__name__ == "guarded":
             return
 
         def send_limited(
-            adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *more: Any, **named: Any
+            adapter: Any, request: Any, stream: bool = False, timeout: Any = None, *rest: Any, **options: Any
         ) -> Any:
-            silence, began = getattr(mine, "silence", None) or _UNTOLD_SECONDS, time.monotonic()
-            if getattr(mine, "start", 0) and request.method == "GET":
-                request.headers["Range"] = f"bytes={mine.start}-"
-            response = usual(adapter, request, stream, timeout or silence, *more, **named)
-            told = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
-            if not stream or told or not 200 <= response.status_code < 300:
+            silence, began = getattr(thread_local, "silence", None) or _UNTOLD_SECONDS, time.monotonic()
+            if getattr(thread_local, "start", 0) and request.method == "GET":
+                request.headers["Range"] = f"bytes={thread_local.start}-"
+            response = original_send(adapter, request, stream, timeout or silence, *rest, **options)
+            is_api_answer = "json" in response.headers.get("Content-Type", "") and request.method != "GET"
+            if not stream or is_api_answer or not 200 <= response.status_code < 300:
                 _read_body(response, began + silence)
             return response
 
@@ -165,27 +167,27 @@ class ClientWorker:
     def _download_file(self, request: dict[str, Any]) -> dict[str, Any]:
         from kagglesdk.common.types.file_download import FileDownload
 
-        body, place = _RequestBody(request["body"]), request["into"]
-        tag, held = self._parts.pop(place, ("", 0))
+        body, path = _RequestBody(request["body"]), request["into"]
+        tag, offset = self._parts.pop(path, ("", 0))
         # Whoever gave up has removed the file, and another one may have its place.
-        self._mine.start = held if os.path.exists(place) and os.path.getsize(place) == held else 0  # noqa: PTH110, PTH202
+        self._thread_local.start = offset if os.path.exists(path) and os.path.getsize(path) == offset else 0  # noqa: PTH110, PTH202
         try:
-            found = self._get_transport().call(request["service"], request["method"], body, FileDownload)
+            download = self._get_transport().call(request["service"], request["method"], body, FileDownload)
         except Exception as error:
             refused = getattr(error, "response", None)
             if refused is not None and refused.status_code == _NO_SUCH_RANGE:
                 raise WorkerError("connection", _CHANGED) from error
-            if self._mine.start:
-                self._parts[place] = (tag, self._mine.start)
+            if self._thread_local.start:
+                self._parts[path] = (tag, self._thread_local.start)
             if refused is None or not refused.history or refused.status_code not in _DEAD_LINK:
                 raise
             # The service said yes; what it led us to says no. Asked again, it gives another link.
             raise WorkerError(
                 "link", f"the link to the file was refused with {refused.status_code}"
             ) from error
-        with found as response:
-            _check_disk_space(response, place)
-            start = _resume_offset(response, tag, self._mine.start)
+        with download as response:
+            _check_disk_space(response, path)
+            start = _resume_offset(response, tag, self._thread_local.start)
             size = self._write_body(response, request, start)
             expected = _content_length(response)
             if expected is not None and expected != size - start:
@@ -196,19 +198,19 @@ class ClientWorker:
 
     def _write_body(self, response: Any, request: dict[str, Any], size: int) -> int:
         """Write what comes to its place, behind the first `size` bytes of it, and return the size of it all."""
-        told = time.monotonic()
+        last_sign = time.monotonic()
         most = size + _MOST_UNTOLD if _content_length(response) is None else None
-        with open(request["into"], "ab" if size else "wb") as into:  # noqa: PTH123 - the standard library only
+        with open(request["into"], "ab" if size else "wb") as stream:  # noqa: PTH123 - the standard library only
             try:
                 for chunk in response.iter_content(_PIECE):
-                    into.write(chunk)
+                    stream.write(chunk)
                     size += len(chunk)
                     if most and size > most:
                         raise WorkerError(
                             "huge", f"more than {_MOST_UNTOLD} bytes of '{request['method']}' came"
                         )
-                    if time.monotonic() - told > _SIGN_SECONDS:
-                        told = time.monotonic()
+                    if time.monotonic() - last_sign > _SIGN_SECONDS:
+                        last_sign = time.monotonic()
                         self._tell({"id": request["id"], "so_far": size})
             except Exception:
                 tag = response.headers.get("ETag")
@@ -267,21 +269,21 @@ def _content_length(response: Any) -> int | None:
     return int(length) if length.isdecimal() and not response.headers.get("Content-Encoding") else None
 
 
-def _check_disk_space(response: Any, place: str) -> None:
+def _check_disk_space(response: Any, path: str) -> None:
     """Raise where the disk has no room for a file, before a byte of it is written."""
-    coming, free = _content_length(response) or 0, shutil.disk_usage(os.path.dirname(place)).free  # noqa: PTH120
+    coming, free = _content_length(response) or 0, shutil.disk_usage(os.path.dirname(path)).free  # noqa: PTH120
     if coming > free:
         raise WorkerError("huge", f"{coming} bytes are told to come, and the disk has room for {free}")
 
 
-def _resume_offset(response: Any, tag: str, held: int) -> int:
+def _resume_offset(response: Any, tag: str, offset: int) -> int:
     """Return how many of the bytes that are held the answer goes on behind; 0 where it has the whole file."""
     if response.status_code != 206:
         return 0
-    range_, same = response.headers.get("Content-Range", ""), response.headers.get("ETag") == tag
-    if not same or not range_.startswith(f"bytes {held}-"):
+    range_, same_file = response.headers.get("Content-Range", ""), response.headers.get("ETag") == tag
+    if not same_file or not range_.startswith(f"bytes {offset}-"):
         raise WorkerError("connection", _CHANGED)
-    return held
+    return offset
 
 
 def _configured_token() -> tuple[str, str]:
@@ -319,7 +321,7 @@ def _describe_error(error: Exception) -> dict[str, Any]:
             "message": _server_message(response, error),
             "after": _parse_retry_after(response.headers.get("Retry-After")),
         }
-    names = {each.__name__ for each in type(error).__mro__}
+    names = {error_class.__name__ for error_class in type(error).__mro__}
     if names & {"ConnectionError", "Timeout", "ChunkedEncodingError", "ProtocolError"}:
         if "ConnectTimeout" not in names and ("Timeout" in names or "Read timed out" in str(error)):
             return {"kind": "silent", "message": str(error)}

@@ -21,22 +21,24 @@ class _SubmissionTable:
     repeats: int
 
 
-def compare_submissions(ours: Path, theirs: Path, place: str = "Kaggle") -> tuple[str, ...]:
-    """Return what a person may want to know about the submission from `place` (`theirs`) beside the rehearsal's.
+def compare_submissions(our_path: Path, remote_path: Path, server_name: str = "Kaggle") -> tuple[str, ...]:
+    """Return what a person may want to know about the submission from `server_name` (`remote_path`) beside the rehearsal's.
 
     Rows are matched by the first column; numbers count as equal within 0.1 % or 1e-6. Other formats than
     CSV are compared by size. Never raises for what stands in the files.
     """
-    if files.sha256_of(ours) == files.sha256_of(theirs):
+    if files.sha256_of(our_path) == files.sha256_of(remote_path):
         return ("the submission is the rehearsal's, byte for byte",)
-    if ours.suffix.lower() != ".csv" or theirs.suffix.lower() != ".csv":
-        sizes = [files.format_size(path.stat().st_size) for path in (theirs, ours)]
-        return (f"{sizes[0]} on {place}, {sizes[1]} in the rehearsal; only CSV is compared value by value",)
+    if our_path.suffix.lower() != ".csv" or remote_path.suffix.lower() != ".csv":
+        sizes = [files.format_size(path.stat().st_size) for path in (remote_path, our_path)]
+        return (
+            f"{sizes[0]} on {server_name}, {sizes[1]} in the rehearsal; only CSV is compared value by value",
+        )
     try:
-        one, two = _read_table(ours), _read_table(theirs)
+        our_table, remote_table = _read_table(our_path), _read_table(remote_path)
     except csv.Error as error:
         return (f"the submissions could not be compared: {error}",)
-    return tuple(_describe_tables(one, two, place))
+    return tuple(_describe_tables(our_table, remote_table, server_name))
 
 
 def _read_table(path: Path) -> _SubmissionTable:
@@ -52,75 +54,87 @@ def _read_table(path: Path) -> _SubmissionTable:
     return _SubmissionTable(head=head, rows=rows, repeats=count - len(rows))
 
 
-def _describe_tables(ours: _SubmissionTable, theirs: _SubmissionTable, place: str) -> list[str]:
+def _describe_tables(
+    our_table: _SubmissionTable, remote_table: _SubmissionTable, server_name: str
+) -> list[str]:
     notes = []
-    if ours.head != theirs.head:
-        notes.append(_describe_columns(ours.head, theirs.head, place))
-    common = [name for name in theirs.rows if name in ours.rows]
+    if our_table.head != remote_table.head:
+        notes.append(_describe_columns(our_table.head, remote_table.head, server_name))
+    common = [name for name in remote_table.rows if name in our_table.rows]
     if not common:
-        return [*notes, f"no row from {place} is in the rehearsal's submission: they ran on other data"]
-    notes.append(_describe_rows(ours, theirs, len(common), place))
-    if ours.repeats or theirs.repeats:
+        return [*notes, f"no row from {server_name} is in the rehearsal's submission: they ran on other data"]
+    notes.append(_describe_rows(our_table, remote_table, len(common), server_name))
+    if our_table.repeats or remote_table.repeats:
         notes.append("ids occur more than once; only the first row of each is compared")
-    shared = [name for name in dict.fromkeys(theirs.head[1:]) if name in ours.head]
-    told = [(name, _describe_column(name, ours, theirs, common)) for name in shared]
-    different = [note for _, note in told if note]
-    same = len(told) - len(different)
-    if same:
-        notes.append(f"{same} of {len(told)} columns agree within {RELATIVE:.1%}")
-    more = [f"and {len(different) - _SHOWN} more columns differ"] if len(different) > _SHOWN else []
-    return [*notes, *different[:_SHOWN], *more]
+    shared = [name for name in dict.fromkeys(remote_table.head[1:]) if name in our_table.head]
+    column_notes = [(name, _describe_column(name, our_table, remote_table, common)) for name in shared]
+    different = [note for _, note in column_notes if note]
+    equal_count = len(column_notes) - len(different)
+    if equal_count:
+        notes.append(f"{equal_count} of {len(column_notes)} columns agree within {RELATIVE:.1%}")
+    omitted = [f"and {len(different) - _SHOWN} more columns differ"] if len(different) > _SHOWN else []
+    return [*notes, *different[:_SHOWN], *omitted]
 
 
-def _describe_columns(ours: Sequence[str], theirs: Sequence[str], place: str) -> str:
-    if sorted(ours) == sorted(theirs):
-        return f"the columns are in another order on {place}"
-    new = [repr(name) for name in theirs if name not in ours]
-    gone = [repr(name) for name in ours if name not in theirs]
-    said = [f"only on {place}: {', '.join(new[:_SHOWN])}"] if new else []
-    said += [f"only in the rehearsal: {', '.join(gone[:_SHOWN])}"] if gone else []
-    return f"the columns differ; {'; '.join(said)}"
+def _describe_columns(our_columns: Sequence[str], remote_columns: Sequence[str], server_name: str) -> str:
+    if sorted(our_columns) == sorted(remote_columns):
+        return f"the columns are in another order on {server_name}"
+    added = [repr(name) for name in remote_columns if name not in our_columns]
+    missing = [repr(name) for name in our_columns if name not in remote_columns]
+    notes = [f"only on {server_name}: {', '.join(added[:_SHOWN])}"] if added else []
+    notes += [f"only in the rehearsal: {', '.join(missing[:_SHOWN])}"] if missing else []
+    return f"the columns differ; {'; '.join(notes)}"
 
 
-def _describe_rows(ours: _SubmissionTable, theirs: _SubmissionTable, common: int, place: str) -> str:
-    if common == len(ours.rows) == len(theirs.rows):
+def _describe_rows(
+    our_table: _SubmissionTable, remote_table: _SubmissionTable, common: int, server_name: str
+) -> str:
+    if common == len(our_table.rows) == len(remote_table.rows):
         return f"the same {common} rows as in the rehearsal"
-    return f"{common} rows in common of {len(theirs.rows)} on {place} and {len(ours.rows)} in the rehearsal"
+    return f"{common} rows in common of {len(remote_table.rows)} on {server_name} and {len(our_table.rows)} in the rehearsal"
 
 
 def _describe_column(
-    name: str, ours: _SubmissionTable, theirs: _SubmissionTable, common: Sequence[str]
+    name: str, our_table: _SubmissionTable, remote_table: _SubmissionTable, common: Sequence[str]
 ) -> str:
     """Return how a column differs over the rows in common; "" where it agrees."""
-    pairs = [(_get_value(ours, row, name), _get_value(theirs, row, name)) for row in common]
-    numbers = [(_parse_number(one), _parse_number(two)) for one, two in pairs]
-    whole = [(one, two) for one, two in numbers if one is not None and two is not None]
-    if len(whole) < len(pairs):
-        count = sum(one != two for one, two in pairs)
+    pairs = [(_get_value(our_table, row, name), _get_value(remote_table, row, name)) for row in common]
+    numbers = [(_parse_number(our_value), _parse_number(remote_value)) for our_value, remote_value in pairs]
+    number_pairs = [
+        (our_value, remote_value)
+        for our_value, remote_value in numbers
+        if our_value is not None and remote_value is not None
+    ]
+    if len(number_pairs) < len(pairs):
+        count = sum(our_value != remote_value for our_value, remote_value in pairs)
         return f"column '{name}': {count} of {len(pairs)} values differ" if count else ""
-    return _describe_numbers(name, whole)
+    return _describe_numbers(name, number_pairs)
 
 
 def _describe_numbers(name: str, pairs: Sequence[tuple[float, float]]) -> str:
-    beyond = [not _is_close(one, two) for one, two in pairs]
+    beyond = [not _is_close(our_value, remote_value) for our_value, remote_value in pairs]
     if not any(beyond):
         return ""
-    gaps = [abs(one - two) for one, two in pairs if math.isfinite(one) and math.isfinite(two)]
+    gaps = [
+        abs(our_value - remote_value)
+        for our_value, remote_value in pairs
+        if math.isfinite(our_value) and math.isfinite(remote_value)
+    ]
     measured = f" (largest difference {max(gaps):.3g}, mean {sum(gaps) / len(gaps):.3g})" if gaps else ""
     return (
         f"column '{name}': {sum(beyond)} of {len(pairs)} values differ by more than {RELATIVE:.1%}{measured}"
     )
 
 
-def _is_close(one: float, two: float) -> bool:
-    if math.isnan(one) and math.isnan(two):
+def _is_close(our_value: float, remote_value: float) -> bool:
+    if math.isnan(our_value) and math.isnan(remote_value):
         return True
-    return math.isclose(one, two, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    return math.isclose(our_value, remote_value, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
 
 
 def _get_value(table: _SubmissionTable, row: str, name: str) -> str:
-    place, values = table.head.index(name), table.rows[row]
-    return values[place].strip() if place < len(values) else ""
+    column, values = table.head.index(name), table.rows[row]
+    return values[column].strip() if column < len(values) else ""
 
 
 def _parse_number(value: str) -> float | None:

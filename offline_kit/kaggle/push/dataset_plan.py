@@ -145,7 +145,7 @@ def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str,
     Raises UsageError where the account is not the owner, or Kaggle would not take a slug.
     """
     problems = []
-    found = {}
+    refs = {}
     for part, dataset in datasets.items():
         owner, _, slug = dataset.rpartition("/")
         if owner and owner.lower() != account.username.lower():
@@ -153,70 +153,72 @@ def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str,
                 f"'{dataset}' belongs to '{owner}', and these credentials to '{account.username}'"
             )
         problems += slug_problems(slug)
-        found[part] = f"{owner or account.username}/{slug}"
+        refs[part] = f"{owner or account.username}/{slug}"
     if problems:
         raise UsageError(
             problems[0] if len(problems) == 1 else f"{len(problems)} problems with the datasets' names",
             hint="change 'dataset' in [tool.offline-kit], or log in as its owner",
             details=problems if len(problems) > 1 else (),
         )
-    return found
+    return refs
 
 
-def plan_push(kit: Kit, remotes: Mapping[str, RemotePart], wishes: PushOptions) -> PushPlan:
+def plan_push(kit: Kit, remotes: Mapping[str, RemotePart], options: PushOptions) -> PushPlan:
     """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
 
     Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
-    for a public dataset, unless `wishes` allow it, OutsideError for a part that is there without all files.
+    for a public dataset, unless `options` allow it, OutsideError for a part that is there without all files.
     """
-    problems = [each for part in kit.parts for each in _find_problems(part, remotes[part.name], wishes)]
+    problems = [
+        problem for part in kit.parts for problem in _find_problems(part, remotes[part.name], options)
+    ]
     if problems:
         raise _combine_problems(problems)
     return PushPlan(
-        kit_id=kit.id, parts=tuple(_plan_part(kit, part, remotes[part.name], wishes) for part in kit.parts)
+        kit_id=kit.id, parts=tuple(_plan_part(kit, part, remotes[part.name], options) for part in kit.parts)
     )
 
 
 def find_foreign_files(part: Part, remote: RemotePart) -> tuple[str, ...]:
     """Return the files on Kaggle that a new version would drop and that we did not put there."""
-    known = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
-    return tuple(sorted(map_listed_files(remote.files, known).keys() - known - {MARKER}))
+    known_paths = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
+    return tuple(sorted(map_listed_files(remote.files, known_paths).keys() - known_paths - {MARKER}))
 
 
-def map_listed_files(files: Iterable[RemoteFile], known: Collection[str]) -> dict[str, int]:
+def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) -> dict[str, int]:
     """Return sizes by path of a listing; a bare name that only one known path ends in counts as that path.
 
     Whether listings name files below folders by path is not promised anywhere.
     """
     below: dict[str, list[str]] = {}
-    for path in known:
+    for path in known_paths:
         below.setdefault(path.rpartition("/")[2], []).append(path)
-    found = {}
+    sizes = {}
     for file in files:
         paths = below.get(file.name, [])
-        found[paths[0] if file.name not in known and len(paths) == 1 else file.name] = file.size
-    return found
+        sizes[paths[0] if file.name not in known_paths and len(paths) == 1 else file.name] = file.size
+    return sizes
 
 
 def find_damage(part: Part, remote: RemotePart) -> tuple[str, ...]:
     """Return a line for each file of the part that is not on Kaggle, or has another size there."""
-    wanted = {entry.stored: entry.size for entry in part.entries}
-    there = map_listed_files(remote.files, wanted)
+    kit_sizes = {entry.stored: entry.size for entry in part.entries}
+    listed_sizes = map_listed_files(remote.files, kit_sizes)
     return (
-        *(f"'{name}' is missing" for name in sorted(wanted.keys() - there.keys())),
+        *(f"'{name}' is missing" for name in sorted(kit_sizes.keys() - listed_sizes.keys())),
         *(
-            f"'{name}' has {there[name]} bytes, not {wanted[name]}"
-            for name in sorted(wanted.keys() & there.keys())
-            if there[name] != wanted[name]
+            f"'{name}' has {listed_sizes[name]} bytes, not {kit_sizes[name]}"
+            for name in sorted(kit_sizes.keys() & listed_sizes.keys())
+            if listed_sizes[name] != kit_sizes[name]
         ),
     )
 
 
 def find_differences(part: Part, remote: RemotePart) -> tuple[str, ...]:
     """Return the damage, and a line for each file on Kaggle that is not the part's."""
-    wanted = {entry.stored for entry in part.entries} | {MARKER}
-    more = sorted(map_listed_files(remote.files, wanted).keys() - wanted)
-    return (*find_damage(part, remote), *(f"'{name}' is not of the kit" for name in more))
+    kit_files = {entry.stored for entry in part.entries} | {MARKER}
+    foreign_files = sorted(map_listed_files(remote.files, kit_files).keys() - kit_files)
+    return (*find_damage(part, remote), *(f"'{name}' is not of the kit" for name in foreign_files))
 
 
 def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> OutsideError:
@@ -228,32 +230,32 @@ def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> Outs
     )
 
 
-def _find_problems(part: Part, remote: RemotePart, wishes: PushOptions) -> list[OfflineKitError]:
-    if _holds_part(part, remote) and not wishes.should_resend(part):
+def _find_problems(part: Part, remote: RemotePart, options: PushOptions) -> list[OfflineKitError]:
+    if _holds_part(part, remote) and not options.should_resend(part):
         wrong = find_damage(part, remote)
         return [
             *([build_incomplete_error(remote.ref, remote.version, wrong)] if wrong else []),
-            *([] if remote.private or wishes.public else [_build_public_error(remote)]),
+            *([] if remote.private or options.public else [_build_public_error(remote)]),
         ]
     if not remote.exists:
         return [
             UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
-            for problem in title_problems(_dataset_title(remote, wishes))
+            for problem in title_problems(_dataset_title(remote, options))
         ]
-    found: list[OfflineKitError] = []
-    if not remote.private and not wishes.public:
-        found.append(_build_public_error(remote))
+    problems: list[OfflineKitError] = []
+    if not remote.private and not options.public:
+        problems.append(_build_public_error(remote))
     lost = find_foreign_files(part, remote)
-    if lost and not wishes.drop_foreign:
-        more = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
-        found.append(
+    if lost and not options.drop_foreign:
+        omitted = [f"and {len(lost) - _SHOWN} more"] if len(lost) > _SHOWN else []
+        problems.append(
             ProjectError(
                 f"'{remote.ref}' holds files that offline-kit did not put there; a new version would drop them",
                 hint="choose another 'dataset', or allow it with --drop-foreign",
-                details=[*lost[:_SHOWN], *more],
+                details=[*lost[:_SHOWN], *omitted],
             )
         )
-    return found
+    return problems
 
 
 def _build_public_error(remote: RemotePart) -> ProjectError:
@@ -274,7 +276,11 @@ def build_exposed_error(name: str, url: str) -> OutsideError:
 def _combine_problems(problems: list[OfflineKitError]) -> OfflineKitError:
     if len(problems) == 1:
         return problems[0]
-    details = [line for each in problems for line in (each.what, *(f"  {more}" for more in each.details))]
+    details = [
+        line
+        for problem in problems
+        for line in (problem.what, *(f"  {detail}" for detail in problem.details))
+    ]
     return ProjectError(
         f"{len(problems)} things stand against this push", hint=problems[0].hint, details=details
     )
@@ -284,11 +290,11 @@ def _holds_part(part: Part, remote: RemotePart) -> bool:
     return remote.part is not None and remote.part.id == part.id
 
 
-def _dataset_title(remote: RemotePart, wishes: PushOptions) -> str:
-    return wishes.title or remote.ref.partition("/")[2]
+def _dataset_title(remote: RemotePart, options: PushOptions) -> str:
+    return options.title or remote.ref.partition("/")[2]
 
 
-def _plan_part(kit: Kit, part: Part, remote: RemotePart, wishes: PushOptions) -> PartPlan:
+def _plan_part(kit: Kit, part: Part, remote: RemotePart, options: PushOptions) -> PartPlan:
     base = PartPlan(
         part=part,
         folder=kit.part_folder(part),
@@ -299,7 +305,7 @@ def _plan_part(kit: Kit, part: Part, remote: RemotePart, wishes: PushOptions) ->
         held_part_id=remote.part.id if remote.part else "",
         url=remote.url,
     )
-    if _holds_part(part, remote) and not wishes.should_resend(part):
+    if _holds_part(part, remote) and not options.should_resend(part):
         return base
     new = not remote.exists
     size = sum(entry.size for entry in part.entries)
@@ -313,7 +319,7 @@ def _plan_part(kit: Kit, part: Part, remote: RemotePart, wishes: PushOptions) ->
         reason="there is no such dataset yet" if new else _describe_reason(remote, changes),
         version_before=base.version_before,
         held_part_id=base.held_part_id,
-        title=_dataset_title(remote, wishes),
+        title=_dataset_title(remote, options),
         notes=f"offline-kit {kit.id[:12]}; {part.name} {part.id}; {changes}",
         upload_size=size,
         file_count=len(part.entries) + 1,
@@ -337,6 +343,6 @@ def _describe_changes(part: Part, old: Part | None) -> str:
         return f"{len(part.entries)} files"
     before = {entry.original: entry.sha256 for entry in old.entries}
     after = {entry.original: entry.sha256 for entry in part.entries}
-    added, gone = len(after.keys() - before.keys()), len(before.keys() - after.keys())
+    added_count, removed_count = len(after.keys() - before.keys()), len(before.keys() - after.keys())
     changed = sum(before[name] != after[name] for name in after.keys() & before.keys())
-    return f"{added} files new, {changed} changed, {gone} gone"
+    return f"{added_count} files new, {changed} changed, {removed_count} gone"

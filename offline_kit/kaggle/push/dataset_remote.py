@@ -40,7 +40,7 @@ _MAX_MARKER = 64 << 20
 def inspect_dataset(
     kaggle: KaggleApi,
     ref: str,
-    waiting: PollPolicy = DEFAULT_POLL,
+    poll_policy: PollPolicy = DEFAULT_POLL,
     report: Reporter = SILENT,
     *,
     expected: bool = False,
@@ -61,57 +61,57 @@ def inspect_dataset(
                 raise TransientError(f"it is still in the state '{state or 'hidden'}'")
             return state
 
-        patience = waiting.retry_policy(waiting.processing_timeout)
+        patience = poll_policy.retry_policy(poll_policy.processing_timeout)
         state = poll_until(
             ignore_transient(read_state, line.update_status),
             patience,
             lambda e: _build_not_ready_error(ref, str(e)),
         )
-        found = kaggle.get_dataset(ref)
-        if found is None:
+        dataset = kaggle.get_dataset(ref)
+        if dataset is None:
             return RemotePart(ref=ref)
-        until = time.monotonic() + waiting.visibility_timeout if expected else 0.0
+        until = time.monotonic() + poll_policy.visibility_timeout if expected else 0.0
 
         def read_files() -> RemotePart:
-            there = _read_remote(kaggle, found, state)
-            if there.part and find_damage(there.part, there) and time.monotonic() < until:
+            remote = _read_remote(kaggle, dataset, state)
+            if remote.part and find_damage(remote.part, remote) and time.monotonic() < until:
                 line.update_status("its files do not all show yet")
                 raise TransientError("its files do not all show yet")
-            return there
+            return remote
 
         return poll_until(
             ignore_transient(read_files, line.update_status),
-            waiting.retry_policy(2 * waiting.visibility_timeout),
+            poll_policy.retry_policy(2 * poll_policy.visibility_timeout),
             find_cause,
         )
 
 
-def _read_remote(kaggle: KaggleApi, found: RemoteDataset, state: str) -> RemotePart:
+def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> RemotePart:
     """Return a dataset that has come to a state, with its files and what its marker says."""
-    there = RemotePart(
-        ref=found.ref, version=found.version, state=state, private=found.private, url=found.url
+    remote = RemotePart(
+        ref=dataset.ref, version=dataset.version, state=state, private=dataset.private, url=dataset.url
     )
     if state != "ready":
-        return there
-    there = replace(there, files=kaggle.list_dataset_files(found.ref, found.version))
-    if not any(each.name == MARKER for each in there.files):
-        return there
-    part = read_marker(kaggle, found.ref)
-    return replace(there, part=part, files=_list_all_files(kaggle, part, there) if part else there.files)
+        return remote
+    remote = replace(remote, files=kaggle.list_dataset_files(dataset.ref, dataset.version))
+    if not any(file.name == MARKER for file in remote.files):
+        return remote
+    part = read_marker(kaggle, dataset.ref)
+    return replace(remote, part=part, files=_list_all_files(kaggle, part, remote) if part else remote.files)
 
 
-def _list_all_files(kaggle: KaggleApi, part: Part, there: RemotePart) -> tuple[RemoteFile, ...]:
+def _list_all_files(kaggle: KaggleApi, part: Part, remote: RemotePart) -> tuple[RemoteFile, ...]:
     """Return the files of a version; where the listing lacks some, as each folder tells them."""
-    lacking = find_damage(part, there)
-    if not lacking:
-        return there.files
+    damage = find_damage(part, remote)
+    if not damage:
+        return remote.files
     try:
-        deeper = kaggle.list_dataset_files(there.ref, there.version, by_folder=True)
+        deeper = kaggle.list_dataset_files(remote.ref, remote.version, by_folder=True)
     except RefusedError as no:
         if no.status >= 500 or no.status == 429:
             raise
-        return there.files
-    return deeper if len(find_damage(part, replace(there, files=deeper))) < len(lacking) else there.files
+        return remote.files
+    return deeper if len(find_damage(part, replace(remote, files=deeper))) < len(damage) else remote.files
 
 
 def read_marker(kaggle: KaggleApi, ref: str) -> Part | None:
@@ -131,7 +131,7 @@ def read_marker(kaggle: KaggleApi, ref: str) -> Part | None:
 
 def read_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
     """Return the part that a ready dataset holds, None where its files have no marker of ours."""
-    marked = any(each.name == MARKER for each in kaggle.list_dataset_files(ref, version))
+    marked = any(file.name == MARKER for file in kaggle.list_dataset_files(ref, version))
     return read_marker(kaggle, ref) if marked else None
 
 
@@ -143,26 +143,27 @@ def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def wait_until_visible(kaggle: KaggleApi, effect: Effect, waiting: PollPolicy = DEFAULT_POLL) -> bool:
+def wait_until_visible(kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL) -> bool:
     """Wait until something newer than before the effect shows; False where nothing does within the grace."""
 
     def find_newer() -> bool | None:
-        found = kaggle.get_dataset(effect.target)
-        if found is None or found.version > effect.before:
-            return True if found else None
+        dataset = kaggle.get_dataset(effect.target)
+        if dataset is None or dataset.version > effect.before:
+            return True if dataset else None
         # A version that fails may never get a number.
-        made = effect.action == PushAction.CREATE.value
+        is_new_dataset = effect.action == PushAction.CREATE.value
         return (
             True
-            if made or (not effect.before and kaggle.get_dataset_status(effect.target) not in FINAL_STATES)
+            if is_new_dataset
+            or (not effect.before and kaggle.get_dataset_status(effect.target) not in FINAL_STATES)
             else None
         )
 
-    return wait_until_shown(find_newer, waiting.retry_policy(waiting.visibility_timeout)) is not None
+    return wait_until_shown(find_newer, poll_policy.retry_policy(poll_policy.visibility_timeout)) is not None
 
 
 def wait_until_ready(
-    kaggle: KaggleApi, effect: Effect, waiting: PollPolicy = DEFAULT_POLL, report: Reporter = SILENT
+    kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL, report: Reporter = SILENT
 ) -> RemotePart:
     """Wait until a new version is current and READY and its marker shows the content; return what was seen.
 
@@ -170,22 +171,22 @@ def wait_until_ready(
     all fit. Raises OutsideError where processing fails or takes longer than it may.
     """
     ref = effect.target
-    seen: list[float] = []  # when the marker was there and the files were not
-    failed: list[float] = []  # when it had failed and no newer version was there
+    incomplete_since: list[float] = []  # when the marker was there and the files were not
+    failed_since: list[float] = []  # when it had failed and no newer version was there
 
     def read_version() -> RemotePart:
-        found = kaggle.get_dataset(ref)
-        if found is None or found.version <= effect.before:
+        dataset = kaggle.get_dataset(ref)
+        if dataset is None or dataset.version <= effect.before:
             # A version that fails may never get a number, and a first one may have none while it is processed;
             # the state may be the one of the version before, too.
             first, state = (
                 effect.action == PushAction.CREATE.value,
-                kaggle.get_dataset_status(ref) if found else "",
+                kaggle.get_dataset_status(ref) if dataset else "",
             )
-            if found and state in FAILED_STATES:
-                failed.append(time.monotonic())
-                if first or failed[-1] - failed[0] > waiting.visibility_timeout:
-                    raise _build_processing_error(ref, effect.before + 1, "failed", found.url)
+            if dataset and state in FAILED_STATES:
+                failed_since.append(time.monotonic())
+                if first or failed_since[-1] - failed_since[0] > poll_policy.visibility_timeout:
+                    raise _build_processing_error(ref, effect.before + 1, "failed", dataset.url)
             missing = (
                 f"it is still in the state '{state}'"
                 if first and state
@@ -193,26 +194,26 @@ def wait_until_ready(
             )
             line.update_status(missing)
             raise TransientError(missing)
-        _check_not_overtaken(found, effect)
+        _check_not_overtaken(dataset, effect)
         state = kaggle.get_dataset_status(ref)
-        line.update_status(f"version {found.version}, {state or 'hidden'}")
+        line.update_status(f"version {dataset.version}, {state or 'hidden'}")
         if state in FAILED_STATES:
-            raise _build_processing_error(ref, found.version, state, found.url)
+            raise _build_processing_error(ref, dataset.version, state, dataset.url)
         if state != "ready":
             raise TransientError(f"it is still in the state '{state}'")
-        there = _read_remote(kaggle, found, state)
-        part = there.part
+        remote = _read_remote(kaggle, dataset, state)
+        part = remote.part
         if part is None or part.id != effect.content:
             raise TransientError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
-        if wrong := find_differences(part, there):
-            seen.append(time.monotonic())
-            if seen[-1] - seen[0] > waiting.visibility_timeout:
-                raise build_incomplete_error(ref, found.version, wrong)
+        if wrong := find_differences(part, remote):
+            incomplete_since.append(time.monotonic())
+            if incomplete_since[-1] - incomplete_since[0] > poll_policy.visibility_timeout:
+                raise build_incomplete_error(ref, dataset.version, wrong)
             raise TransientError(f"its files are not all there: {wrong[0]}")
-        return there
+        return remote
 
     with _LazyStatusLine(kaggle, ref, report) as line:
-        patience = waiting.retry_policy(waiting.processing_timeout)
+        patience = poll_policy.retry_policy(poll_policy.processing_timeout)
         return poll_until(
             ignore_transient(read_version, line.update_status),
             patience,
@@ -224,20 +225,20 @@ class OvertakenError(OutsideError):
     """A version of somebody else's came after ours: ours never becomes the current one."""
 
 
-def _check_not_overtaken(found: RemoteDataset, effect: Effect) -> None:
+def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
     """Raise OvertakenError if the current version came after the one of this effect, and is another's.
 
     Our notes name the content; a first version's are Kaggle's own. Where none are told, the number of versions counts.
     """
-    ours = [number for number, notes in found.version_notes.items() if effect.content in notes]
+    our_numbers = [number for number, notes in dataset.version_notes.items() if effect.content in notes]
     if effect.action == PushAction.CREATE.value:
-        ours.append(1)
-    known = max(ours) if ours and max(ours) > effect.before else 0
-    if not known and not any(found.version_notes.values()):
-        known = effect.before + 1
-    if known and found.version > known:
+        our_numbers.append(1)
+    our_version = max(our_numbers) if our_numbers and max(our_numbers) > effect.before else 0
+    if not our_version and not any(dataset.version_notes.values()):
+        our_version = effect.before + 1
+    if our_version and dataset.version > our_version:
         raise OvertakenError(
-            f"another push of '{effect.target}' came after this one: its version {found.version} is current now",
+            f"another push of '{effect.target}' came after this one: its version {dataset.version} is current now",
             hint="let one machine push this dataset, and run the same command again there",
         )
 
@@ -257,9 +258,9 @@ class _LazyStatusLine(ExitStack):
         self._say(state)
 
 
-def _build_not_ready_error(ref: str, why: str) -> OutsideError:
+def _build_not_ready_error(ref: str, detail: str) -> OutsideError:
     return OutsideError(
-        f"'{ref}' is not ready in time: {why}",
+        f"'{ref}' is not ready in time: {detail}",
         hint="run the same command again later: it goes on waiting, and nothing is sent twice",
     )
 

@@ -68,9 +68,9 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def append_entry(self, effect: Effect, phase: Phase, said: str = "") -> None:
+    def append_entry(self, effect: Effect, phase: Phase, server_message: str = "") -> None:
         """Add a line, with Kaggle's words where there are any, and have it on the disk."""
-        words = {"said": said} if said else {}
+        words = {"said": server_message} if server_message else {}
         line = {**asdict(effect), "phase": phase.value, "at": round(time.time(), 3), **words}
         append_line(self.path, json.dumps(line))
 
@@ -91,9 +91,12 @@ class Journal:
 def _parse_entry(line: bytes) -> JournalEntry | None:
     try:
         raw = json.loads(line)
-        said = str(raw.get("said") or "")
+        server_message = str(raw.get("said") or "")
         return JournalEntry(
-            effect=_parse_effect(raw), phase=Phase(raw["phase"]), at=float(raw["at"]), server_message=said
+            effect=_parse_effect(raw),
+            phase=Phase(raw["phase"]),
+            at=float(raw["at"]),
+            server_message=server_message,
         )
     except (ValueError, KeyError, TypeError):
         return None

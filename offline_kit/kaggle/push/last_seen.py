@@ -20,7 +20,7 @@ class LastSeenStore:
     def load_facts(self, name: str) -> dict[str, Any] | None:
         """Return what was kept under a name, None where there is nothing."""
         try:
-            found = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
+            facts = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
-        return found if isinstance(found, dict) else None
+        return facts if isinstance(facts, dict) else None

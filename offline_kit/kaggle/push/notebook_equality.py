@@ -43,57 +43,61 @@ class NotebookDifference:
 def normalise_cells(text: str) -> tuple[tuple[str, str], ...]:
     """Return type and source of every cell; text that is no notebook counts as a single one."""
     try:
-        found = json.loads(text)["cells"]
+        raw_cells = json.loads(text)["cells"]
         return tuple(
-            (str(cell["cell_type"]), _normalise_source("".join(cell.get("source", "")))) for cell in found
+            (str(cell["cell_type"]), _normalise_source("".join(cell.get("source", "")))) for cell in raw_cells
         )
     except (ValueError, KeyError, TypeError):
         return (("", _normalise_source(text)),)
 
 
-def hash_content(new: NewNotebook) -> str:
+def hash_content(notebook: NewNotebook) -> str:
     """Return the hash over all that makes one version differ from another."""
-    told = {
-        "cells": normalise_cells(new.text),
-        "sources": {kind: sorted(each) for kind, each in asdict(new.sources).items()},
-        "flags": [new.private, new.gpu, new.machine_shape, new.image],
-        **({"internet": True} if new.internet else {}),
+    facts = {
+        "cells": normalise_cells(notebook.text),
+        "sources": {kind: sorted(source_refs) for kind, source_refs in asdict(notebook.sources).items()},
+        "flags": [notebook.private, notebook.gpu, notebook.machine_shape, notebook.image],
+        **({"internet": True} if notebook.internet else {}),
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def find_mismatches(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    """Return what a version on Kaggle has not as `new` wants it; sources beyond those count in `extra`."""
-    found = []
-    if there.internet and not new.internet:
-        found.append(
+def find_mismatches(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
+    """Return what a version on Kaggle has not as `notebook` wants it; sources beyond those count in `extra`."""
+    mismatches = []
+    if remote.internet and not notebook.internet:
+        mismatches.append(
             NotebookDifference(
-                summary="its internet is on", remedy=_suggest_internet_off(there), is_exposed=True
+                summary="its internet is on", remedy=_suggest_internet_off(remote), is_exposed=True
             )
         )
-    if new.internet and not there.internet:
-        found.append(NotebookDifference(summary="its internet is off", remedy=_NO_INTERNET))
-    if there.private != new.private:
-        what = "everybody may see it" if new.private else "it is private"
-        remedy = f"make it private at once on {there.url or 'its page'} (Share)" if new.private else _SETTINGS
-        found.append(NotebookDifference(summary=what, remedy=remedy, is_exposed=new.private))
-    if normalise_cells(there.text) != normalise_cells(new.text):
-        found.append(NotebookDifference(summary="its cells are others", is_rewritten_text=True))
-    site = there.url.partition("/code/")[0]
-    found += [
+    if notebook.internet and not remote.internet:
+        mismatches.append(NotebookDifference(summary="its internet is off", remedy=_NO_INTERNET))
+    if remote.private != notebook.private:
+        summary = "everybody may see it" if notebook.private else "it is private"
+        remedy = (
+            f"make it private at once on {remote.url or 'its page'} (Share)"
+            if notebook.private
+            else _SETTINGS
+        )
+        mismatches.append(NotebookDifference(summary=summary, remedy=remedy, is_exposed=notebook.private))
+    if normalise_cells(remote.text) != normalise_cells(notebook.text):
+        mismatches.append(NotebookDifference(summary="its cells are others", is_rewritten_text=True))
+    site = remote.url.partition("/code/")[0]
+    mismatches += [
         NotebookDifference(
             summary=f"the {kind} '{ref}' is not attached", remedy=suggest_source_fix(kind, ref, site)
         )
-        for kind, ref in _list_missing_sources(new.sources, there.sources)
+        for kind, ref in _list_missing_sources(notebook.sources, remote.sources)
     ]
-    return (*found, *_compare_accelerator(new, there), *_compare_image(new, there))
+    return (*mismatches, *_compare_accelerator(notebook, remote), *_compare_image(notebook, remote))
 
 
-def find_extra_sources(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
+def find_extra_sources(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
     """Return the sources that a version has besides those that are wanted."""
     return tuple(
         NotebookDifference(summary=f"the {kind} '{ref}' is attached and not wanted any more")
-        for kind, ref in _list_missing_sources(there.sources, new.sources)
+        for kind, ref in _list_missing_sources(remote.sources, notebook.sources)
     )
 
 
@@ -116,9 +120,9 @@ def suggest_source_fix(kind: str, ref: str, site: str) -> str:
     )
 
 
-def _suggest_internet_off(there: RemoteNotebook) -> str:
+def _suggest_internet_off(remote: RemoteNotebook) -> str:
     return (
-        f"turn it off on {there.url or 'its page'} (Settings), and verify the account's phone number:"
+        f"turn it off on {remote.url or 'its page'} (Settings), and verify the account's phone number:"
         " without that Kaggle may change settings; then run the same command again"
     )
 
@@ -127,45 +131,53 @@ def _normalise_source(source: str) -> str:
     return source.replace("\r\n", "\n").rstrip("\n")
 
 
-def _list_missing_sources(wanted: NotebookSources, have: NotebookSources) -> list[tuple[str, str]]:
+def _list_missing_sources(expected: NotebookSources, attached: NotebookSources) -> list[tuple[str, str]]:
     return [
         (KINDS[field.name], ref)
         for field in fields(NotebookSources)
-        for ref in getattr(wanted, field.name)
-        if not _is_among(ref, getattr(have, field.name))
+        for ref in getattr(expected, field.name)
+        if not _is_among(ref, getattr(attached, field.name))
     ]
 
 
-def _is_among(ref: str, others: Collection[str]) -> bool:
+def _is_among(ref: str, candidates: Collection[str]) -> bool:
     """Tell whether a source is among others, one of which may say its version where the other does not."""
-    mine = ref.casefold().split("/")
+    ref_words = ref.casefold().split("/")
     return any(
-        all(one == two for one, two in zip(mine, other.casefold().split("/"), strict=False))
-        for other in others
-    )
-
-
-def _compare_accelerator(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    wanted, have = (
-        each.machine_shape if each.machine_shape.lower() not in _NO_MACHINE else "" for each in (new, there)
-    )
-    if bool(new.gpu or wanted) != bool(there.gpu or have):
-        what = (
-            "it has no accelerator" if new.gpu or wanted else "it has an accelerator that was not asked for"
+        all(
+            word == other_word
+            for word, other_word in zip(ref_words, candidate.casefold().split("/"), strict=False)
         )
-        return (NotebookDifference(summary=what),)
-    if wanted and have and wanted.casefold() != have.casefold():
-        return (NotebookDifference(summary=f"its machine is '{have}', not '{wanted}'"),)
+        for candidate in candidates
+    )
+
+
+def _compare_accelerator(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
+    expected_shape, remote_shape = (
+        version.machine_shape if version.machine_shape.lower() not in _NO_MACHINE else ""
+        for version in (notebook, remote)
+    )
+    if bool(notebook.gpu or expected_shape) != bool(remote.gpu or remote_shape):
+        summary = (
+            "it has no accelerator"
+            if notebook.gpu or expected_shape
+            else "it has an accelerator that was not asked for"
+        )
+        return (NotebookDifference(summary=summary),)
+    if expected_shape and remote_shape and expected_shape.casefold() != remote_shape.casefold():
+        return (NotebookDifference(summary=f"its machine is '{remote_shape}', not '{expected_shape}'"),)
     return ()
 
 
-def _compare_image(new: NewNotebook, there: RemoteNotebook) -> tuple[NotebookDifference, ...]:
-    wanted, have = (each.image.rpartition("@")[2].casefold() for each in (new, there))
-    if not wanted or wanted == have:
+def _compare_image(notebook: NewNotebook, remote: RemoteNotebook) -> tuple[NotebookDifference, ...]:
+    expected_digest, remote_digest = (
+        version.image.rpartition("@")[2].casefold() for version in (notebook, remote)
+    )
+    if not expected_digest or expected_digest == remote_digest:
         return ()
     return (
         NotebookDifference(
-            summary=f"its image is '{there.image or 'not pinned'}', not '{new.image}'",
+            summary=f"its image is '{remote.image or 'not pinned'}', not '{notebook.image}'",
             remedy="Kaggle may have retired this image: capture the one of today ('offline-kit image capture'),"
             " or remove `pin_image`",
         ),

@@ -60,49 +60,53 @@ class FinishedRun:
 
 
 def push_and_follow(
-    new: NewNotebook,
+    notebook: NewNotebook,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     report: Reporter = SILENT,
     *,
-    longest: float = RUN_TIMEOUT_SECONDS,
-    logs: Path | None = None,
+    timeout: float = RUN_TIMEOUT_SECONDS,
+    log_folder: Path | None = None,
 ) -> tuple[PushedNotebook, FinishedRun]:
     """Push a notebook and follow its run; raises as `notebooks.push` and `follow`.
 
     A run that did not see the kit is not the kit's fault: the notebook is pushed once more, which is said.
     """
-    pushed = push_notebook.push_notebook(new, kaggle, ways, report)
+    pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
     try:
-        return pushed, follow_run(new.ref, pushed.version, kaggle, ways, report, longest=longest, logs=logs)
+        return pushed, follow_run(
+            notebook.ref, pushed.version, kaggle, settings, report, timeout=timeout, log_folder=log_folder
+        )
     except KitNotMountedError as error:
         report.warn(
-            f"version {pushed.version} of '{new.ref}' ran before its kit was visible; it is pushed once more"
+            f"version {pushed.version} of '{notebook.ref}' ran before its kit was visible; it is pushed once more"
             f" ({error.what})"
         )
-        push_notebook.void_version(new, pushed.version, ways)
-    pushed = push_notebook.push_notebook(new, kaggle, ways, report)
-    return pushed, follow_run(new.ref, pushed.version, kaggle, ways, report, longest=longest, logs=logs)
+        push_notebook.void_version(notebook, pushed.version, settings)
+    pushed = push_notebook.push_notebook(notebook, kaggle, settings, report)
+    return pushed, follow_run(
+        notebook.ref, pushed.version, kaggle, settings, report, timeout=timeout, log_folder=log_folder
+    )
 
 
 def follow_run(
     ref: str,
     version: int,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     report: Reporter = SILENT,
     *,
-    longest: float = RUN_TIMEOUT_SECONDS,
-    logs: Path | None = None,
+    timeout: float = RUN_TIMEOUT_SECONDS,
+    log_folder: Path | None = None,
 ) -> FinishedRun:
-    """Wait until the run of exactly this version has ended, at most `longest` seconds, and return how.
+    """Wait until the run of exactly this version has ended, at most `timeout` seconds, and return how.
 
     Raises ProjectError for a run that failed, with the cell, its error, the cause and the remedy, and
     NotMountedError where it found no kit; OutsideError where it was cancelled, does not start or does not
-    end in time. `logs` is a folder that gets the log, of a failed run too.
+    end in time. `log_folder` is a folder that gets the log, of a failed run too.
     """
     began = time.monotonic()
-    watch = _RunWatcher(ref, version, kaggle, ways, report)
+    watch = _RunWatcher(ref, version, kaggle, settings, report)
     try:
         run = watch.check_ended()
     except TransientError:
@@ -111,16 +115,16 @@ def follow_run(
         ) as watch.show_status:
             run = poll_until(
                 watch.check_ended,
-                ways.poll_policy.retry_policy(longest),
+                settings.poll_policy.retry_policy(timeout),
                 lambda e: _build_timeout_error(ref, version, str(e)),
             )
     log = (
-        _read_after_end(lambda: kaggle.get_run_log(ref, version), ways)
+        _read_after_end(lambda: kaggle.get_run_log(ref, version), settings)
         if run.state != "cancelacknowledged"
         else ()
     )
-    if logs:
-        save_log(log, logs)
+    if log_folder:
+        save_log(log, log_folder)
     if run.state == "cancelacknowledged":
         raise OutsideError(
             f"the run of version {version} of '{ref}' was cancelled",
@@ -133,21 +137,22 @@ def follow_run(
             hint="push the kit and the notebook again; the run began before Kaggle showed the dataset to it",
         )
     if run.state == "error":
-        raise _build_failed_error(ref, version, run, log, kaggle, logs)
+        raise _build_failed_error(ref, version, run, log, kaggle, log_folder)
     return FinishedRun(
         ref=ref,
         version=version,
         seconds=run_logs.run_seconds(log) or time.monotonic() - began,
         log=log,
-        outputs=_read_after_end(lambda: kaggle.list_run_outputs(ref, version), ways),
+        outputs=_read_after_end(lambda: kaggle.list_run_outputs(ref, version), settings),
     )
 
 
-def _read_after_end(ask: Callable[[], tuple[_T, ...]], ways: PushSettings) -> tuple[_T, ...]:
+def _read_after_end(ask: Callable[[], tuple[_T, ...]], settings: PushSettings) -> tuple[_T, ...]:
     """Return what a run that has ended left; nothing may mean that it does not show yet."""
     return (
         wait_until_shown(
-            lambda: ask() or None, ways.poll_policy.retry_policy(ways.poll_policy.visibility_timeout / 6)
+            lambda: ask() or None,
+            settings.poll_policy.retry_policy(settings.poll_policy.visibility_timeout / 6),
         )
         or ()
     )
@@ -157,15 +162,15 @@ class _RunWatcher:
     """Looks at a run again and again, and tells what it sees."""
 
     def __init__(
-        self, ref: str, version: int, kaggle: KaggleApi, ways: PushSettings, report: Reporter
+        self, ref: str, version: int, kaggle: KaggleApi, settings: PushSettings, report: Reporter
     ) -> None:
         self._ref, self._version, self._kaggle, self._report = ref, version, kaggle, report
-        self._waiting = ways.poll_policy
+        self._poll_policy = settings.poll_policy
         self.show_status: Say = lambda _words: None
-        self._began = self._seen = self._answered = time.monotonic()
+        self._began = self._last_shown = self._answered = time.monotonic()
         self._logged = float("-inf")
         self._last = ""
-        self._foreign = ""
+        self._unknown_state = ""
 
     def check_ended(self) -> NotebookRun:
         """Return a run that has ended; raises PassingError while it goes on."""
@@ -175,20 +180,20 @@ class _RunWatcher:
             if isinstance(error, RefusedError) and error.status < 500 and error.status != 429:
                 raise
             # A run of hours outlives a bad line; it is looked at again until the line was bad for too long.
-            if time.monotonic() - self._answered > self._waiting.processing_timeout:
+            if time.monotonic() - self._answered > self._poll_policy.processing_timeout:
                 raise
             self.show_status(f"no answer at the moment: {error.what}")
             raise TransientError(error.what) from error
         now = self._answered = time.monotonic()
         if run is None:
-            if now - self._seen > self._waiting.visibility_timeout:
+            if now - self._last_shown > self._poll_policy.visibility_timeout:
                 raise _build_no_run_error(self._ref, self._version)
             raise TransientError("its run does not show yet")
-        self._seen = now
+        self._last_shown = now
         if run.state in ("complete", "error", "cancelacknowledged"):
             return run
-        if run.state.startswith(UNKNOWN) and run.state != self._foreign:
-            self._foreign = run.state
+        if run.state.startswith(UNKNOWN) and run.state != self._unknown_state:
+            self._unknown_state = run.state
             page = self._kaggle.fetch_account().server_name
             self._report.warn(
                 f"the state of version {self._version} of '{self._ref}' is {run.state}: whether it has ended"
@@ -198,7 +203,7 @@ class _RunWatcher:
         raise TransientError(f"it is still '{run.state}'")
 
     def _update_status(self, state: str, now: float) -> None:
-        if state == "running" and now - self._logged > _LOG_EVERY * self._waiting.max_interval:
+        if state == "running" and now - self._logged > _LOG_EVERY * self._poll_policy.max_interval:
             self._logged = now
             try:
                 self._last = run_logs.last_line(self._kaggle.get_run_log(self._ref, self._version))
@@ -226,13 +231,13 @@ def fetch_outputs(
     if missing := [name for name in names if name not in finished.outputs]:
         raise _build_missing_output_error(finished, missing)
     run = (finished.ref, finished.version)
-    found = []
+    paths = []
     with report.progress("fetching the output", len(names), unit="files") as advance:
         for name in names:
-            found.append(run_files.fetch_output(run, name, kaggle, folder))
+            paths.append(run_files.fetch_output(run, name, kaggle, folder))
             advance(1)
     save_log(finished.log, folder)  # at last: `find_fetched_output` takes all beside it for this run's
-    return tuple(found)
+    return tuple(paths)
 
 
 def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path | None:
@@ -240,80 +245,89 @@ def find_fetched_output(finished: FinishedRun, folder: Path, name: str) -> Path 
 
     The version's number alone does not tell: a notebook that is deleted and made anew begins at 1 again.
     """
-    place, log = folder / name, folder / LOG_NAME
-    if not place.is_file() or not log.is_file():
+    path, log = folder / name, folder / LOG_NAME
+    if not path.is_file() or not log.is_file():
         return None
-    return place if log.read_text(encoding="utf-8") == run_logs.plain_text(finished.log) else None
+    return path if log.read_text(encoding="utf-8") == run_logs.plain_text(finished.log) else None
 
 
 def _build_missing_output_error(finished: FinishedRun, missing: Sequence[str]) -> ProjectError:
-    others = finished.outputs
-    more = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+    outputs = finished.outputs
+    omitted = f" and {len(outputs) - _SHOWN} more" if len(outputs) > _SHOWN else ""
     return ProjectError(
         f"version {finished.version} of '{finished.ref}' ran to its end and wrote no '{missing[0]}'",
         hint=f"write '{missing[0]}' to /kaggle/working: Kaggle calls this 'Submission CSV Not Found'",
         details=[
-            f"written instead: {', '.join(others[:_SHOWN])}{more}" if others else "nothing was written there"
+            f"written instead: {', '.join(outputs[:_SHOWN])}{omitted}"
+            if outputs
+            else "nothing was written there"
         ],
     )
 
 
 def _build_failed_error(
-    ref: str, version: int, run: NotebookRun, log: tuple[LogLine, ...], kaggle: KaggleApi, logs: Path | None
+    ref: str,
+    version: int,
+    run: NotebookRun,
+    log: tuple[LogLine, ...],
+    kaggle: KaggleApi,
+    log_folder: Path | None,
 ) -> ProjectError:
     """Return the error for a run that failed: the cell, its error, cause, remedy, and where to read on."""
-    there = kaggle.get_notebook(ref, version)
-    found = run_logs.analyse_failure(log, there.text if there else "")
-    cause, remedy = causes.explain(found.message or run.failure_message)
-    if found.failure:
-        cause, remedy = found.failure.what, found.failure.hint
+    notebook = kaggle.get_notebook(ref, version)
+    run_failure = run_logs.analyse_failure(log, notebook.text if notebook else "")
+    cause, remedy = causes.explain(run_failure.message or run.failure_message)
+    if run_failure.failure:
+        cause, remedy = run_failure.failure.what, run_failure.failure.hint
     elif not cause:
         cause, remedy = causes.explain(run.failure_message)
-    label = _label_cell(found.cell, there.text if there else "")
-    what = f"{label} failed" if label else "the notebook failed"
-    place = kaggle.fetch_account().server_name
-    said = (
-        [f"{place} says: {run.failure_message}"]
-        if run.failure_message and run.failure_message not in found.message
+    label = _label_cell(run_failure.cell, notebook.text if notebook else "")
+    summary = f"{label} failed" if label else "the notebook failed"
+    server_name = kaggle.fetch_account().server_name
+    server_words = (
+        [f"{server_name} says: {run.failure_message}"]
+        if run.failure_message and run.failure_message not in run_failure.message
         else []
     )
-    more = [f"the whole log: {logs / LOG_NAME}"] if logs else []
-    more += [f"its page: {there.url}"] if there and place == "Kaggle" else []
+    links = [f"the whole log: {log_folder / LOG_NAME}"] if log_folder else []
+    links += [f"its page: {notebook.url}"] if notebook and server_name == "Kaggle" else []
     return ProjectError(
-        f"{what} on {place}: version {version} of '{ref}'",
+        f"{summary} on {server_name}: version {version} of '{ref}'",
         hint=remedy or "correct it, rehearse it with 'offline-kit rehearse', and push again",
-        code=found.failure.code if found.failure else "notebook-run-failed",
+        code=run_failure.failure.code if run_failure.failure else "notebook-run-failed",
         details=[
-            *_quote_cell(found, label),
-            *_quote_error(found, log),
-            *said,
+            *_quote_cell(run_failure, label),
+            *_quote_error(run_failure, log),
+            *server_words,
             *[f"cause: {cause}"] * bool(cause),
-            *more,
+            *links,
         ],
     )
 
 
-def _label_cell(cell: int, notebook: str) -> str:
+def _label_cell(cell_number: int, notebook: str) -> str:
     """Return how the failed cell is called, as after a rehearsal; empty where it is not known."""
-    if not cell:
+    if not cell_number:
         return ""
     try:
-        sources = ["".join(each.get("source", "")) for each in json.loads(notebook)["cells"]]
+        sources = ["".join(cell.get("source", "")) for cell in json.loads(notebook)["cells"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         sources = []
-    return execution.label_of(cell, execution.cells_on_top(sources))
+    return execution.label_of(cell_number, execution.cells_on_top(sources))
 
 
-def _quote_cell(found: RunFailure, label: str) -> list[str]:
-    lines = found.source.splitlines()
+def _quote_cell(run_failure: RunFailure, label: str) -> list[str]:
+    lines = run_failure.source.splitlines()
     if not lines:
         return []
-    more = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
-    return [f"{label}:", *(f"    {line}" for line in lines[:_HEAD]), *more, ""]
+    omitted = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
+    return [f"{label}:", *(f"    {line}" for line in lines[:_HEAD]), *omitted, ""]
 
 
-def _quote_error(found: RunFailure, log: Sequence[LogLine]) -> list[str]:
-    lines = list(found.error) or [line for line in run_logs.plain_text(log).splitlines() if line.strip()]
+def _quote_error(run_failure: RunFailure, log: Sequence[LogLine]) -> list[str]:
+    lines = list(run_failure.error) or [
+        line for line in run_logs.plain_text(log).splitlines() if line.strip()
+    ]
     return [*(lines if len(lines) <= _TAIL else ["...", *lines[-_TAIL:]]), ""]
 
 
@@ -324,5 +338,7 @@ def _build_no_run_error(ref: str, version: int) -> OutsideError:
     )
 
 
-def _build_timeout_error(ref: str, version: int, why: str) -> OutsideError:
-    return OutsideError(f"the run of version {version} of '{ref}' has not ended in time: {why}", hint=_AGAIN)
+def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
+    return OutsideError(
+        f"the run of version {version} of '{ref}' has not ended in time: {detail}", hint=_AGAIN
+    )

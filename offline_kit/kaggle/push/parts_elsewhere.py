@@ -18,15 +18,17 @@ _BACK = 20  # versions without an output that are passed over
 
 def read_model_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
     """Return the part in a version of "owner/model/framework/variation", None where it shows none of ours."""
-    if not any(each.name == MARKER for each in kaggle.list_model_files(ref, version)):
+    if not any(file.name == MARKER for file in kaggle.list_model_files(ref, version)):
         return None
-    return _read_marker(ref, lambda into: kaggle.download_model_file(ref, version, MARKER, into))
+    return _read_marker(
+        ref, lambda target_path: kaggle.download_model_file(ref, version, MARKER, target_path)
+    )
 
 
 def read_notebook_part(kaggle: KaggleApi, ref: str) -> Part | None:
     """Return the part in the output of "owner/slug" that is attached, None where it shows none of ours."""
-    there = kaggle.get_notebook(ref)
-    version = find_attached_version(kaggle, ref, there.newest_version) if there else 0
+    notebook = kaggle.get_notebook(ref)
+    version = find_attached_version(kaggle, ref, notebook.newest_version) if notebook else 0
     return read_output_part(kaggle, ref, version) if version else None
 
 
@@ -34,7 +36,9 @@ def read_output_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
     """Return the part in the output of a version of "owner/slug", None where it shows none of ours."""
     if MARKER not in kaggle.list_run_outputs(ref, version):
         return None
-    return _read_marker(ref, lambda into: kaggle.download_run_output(ref, version, MARKER, into))
+    return _read_marker(
+        ref, lambda target_path: kaggle.download_run_output(ref, version, MARKER, target_path)
+    )
 
 
 def find_attached_version(kaggle: KaggleApi, ref: str, newest: int) -> int:
@@ -47,22 +51,22 @@ def find_attached_version(kaggle: KaggleApi, ref: str, newest: int) -> int:
 
 
 def find_missing_parts(
-    wanted: Mapping[str, str], sources: NotebookSources, kaggle: KaggleApi
+    part_ids: Mapping[str, str], sources: NotebookSources, kaggle: KaggleApi
 ) -> dict[str, str]:
     """Return those of the parts (id by name) that neither models nor notebooks among the sources hold."""
-    left = dict(wanted)
-    looks: list[Callable[[], Part | None]] = []
+    missing_ids = dict(part_ids)
+    readers: list[Callable[[], Part | None]] = []
     for source in sources.models:
         *words, version = source.split("/")
         if len(words) == _WORDS - 1 and version.isdecimal():
-            looks.append(partial(read_model_part, kaggle, "/".join(words), int(version)))
+            readers.append(partial(read_model_part, kaggle, "/".join(words), int(version)))
     for source in sources.notebooks:
-        looks.append(partial(read_notebook_part, kaggle, "/".join(source.split("/")[:2])))
-    for look in looks:
-        part = look() if left else None
-        if part and left.get(part.name) == part.id:
-            del left[part.name]
-    return left
+        readers.append(partial(read_notebook_part, kaggle, "/".join(source.split("/")[:2])))
+    for read_part in readers:
+        part = read_part() if missing_ids else None
+        if part and missing_ids.get(part.name) == part.id:
+            del missing_ids[part.name]
+    return missing_ids
 
 
 def _read_marker(ref: str, fetch: Callable[[Path], int]) -> Part | None:

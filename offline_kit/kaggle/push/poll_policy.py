@@ -48,55 +48,55 @@ DEFAULT_POLL = PollPolicy()
 
 
 def poll_until(
-    see: Callable[[], _T], patience: RetryPolicy, give_up: Callable[[Exception], OfflineKitError]
+    check: Callable[[], _T], policy: RetryPolicy, give_up: Callable[[Exception], OfflineKitError]
 ) -> _T:
-    """Return what `see` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
-    for attempt in retry_attempts(patience, may_pass=lambda _error: False, give_up=give_up):
+    """Return what `check` sees once it raises PassingError no more; when patience ends, raises what `give_up` makes of it."""
+    for attempt in retry_attempts(policy, may_pass=lambda _error: False, give_up=give_up):
         with attempt:
-            return see()
+            return check()
     raise AssertionError("unreachable")
 
 
-def ignore_transient(see: Callable[[], _T], say: Say = lambda _words: None) -> Callable[[], _T]:
+def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: None) -> Callable[[], _T]:
     """Return a look that trouble of Kaggle's does not end, nor "there is no such thing": both may pass, and are said."""
 
     def check_once() -> _T:
         try:
-            return see()
+            return check()
         except RefusedError as no:
             if no.status in _ABSENT or no.status == 429 or no.status >= 500:
-                say(f"no answer at the moment: {no.what}")
+                show_status(f"no answer at the moment: {no.what}")
                 raise TransientError(no.what, no.retry_after) from no
             raise
         except (NoResponseError, UnreachableError) as lost:
-            say(f"no answer at the moment: {lost.what}")
+            show_status(f"no answer at the moment: {lost.what}")
             raise TransientError(lost.what) from lost
 
     return check_once
 
 
-def wait_until_shown(see: Callable[[], _T | None], patience: RetryPolicy) -> _T | None:
+def wait_until_shown(check: Callable[[], _T | None], policy: RetryPolicy) -> _T | None:
     """Return what a look sees once that is something; None where it saw nothing until patience ended.
 
     Raises Kaggle's own error where the last look was in trouble: nobody knows then whether it is there.
     """
 
     def check_shown() -> _T:
-        found = see()
-        if found is None:
+        result = check()
+        if result is None:
             raise TransientError("it does not show yet")
-        return found
+        return result
 
     try:
-        return poll_until(ignore_transient(check_shown), patience, find_cause)
+        return poll_until(ignore_transient(check_shown), policy, find_cause)
     except NotShownError:
         return None
 
 
 def find_cause(trouble: Exception) -> OfflineKitError:
     """Return the error of Kaggle's behind passing trouble."""
-    behind = trouble.__cause__
-    return behind if isinstance(behind, OfflineKitError) else NotShownError(str(trouble), hint="look again")
+    cause = trouble.__cause__
+    return cause if isinstance(cause, OfflineKitError) else NotShownError(str(trouble), hint="look again")
 
 
 class NotShownError(OutsideError):

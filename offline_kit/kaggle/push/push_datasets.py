@@ -47,8 +47,8 @@ def push_kit(
     kit: Kit,
     datasets: Mapping[str, str],
     kaggle: KaggleApi,
-    ways: PushSettings,
-    wishes: PushOptions = DEFAULT_OPTIONS,
+    settings: PushSettings,
+    options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
     approve: Callable[[PushPlan], None] = lambda _plan: None,
 ) -> tuple[PushedPart, ...]:
@@ -57,18 +57,18 @@ def push_kit(
     Returns when every part is current, READY, private and shows its own marker. `approve` sees the plan and
     may raise before anything is sent. Raises as `plan`, and OutsideError where Kaggle refuses or does not get ready; the same call later goes on.
     """
-    with hold_lock(ways.state_folder / "push.lock"):
-        found = plan_datasets(kit, datasets, kaggle, ways, wishes, report)
-        approve(found)
-        return apply_plan(found, kaggle, ways, wishes, report)
+    with hold_lock(settings.state_folder / "push.lock"):
+        plan = plan_datasets(kit, datasets, kaggle, settings, options, report)
+        approve(plan)
+        return apply_plan(plan, kaggle, settings, options, report)
 
 
 def plan_datasets(
     kit: Kit,
     datasets: Mapping[str, str],
     kaggle: KaggleApi,
-    ways: PushSettings,
-    wishes: PushOptions = DEFAULT_OPTIONS,
+    settings: PushSettings,
+    options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> PushPlan:
     """Look at Kaggle and return what a push would do; settles first what an earlier run left open.
@@ -82,25 +82,27 @@ def plan_datasets(
         )
     report.step(f"Looking at {account.server_name} as '{account.username}'")
     refs = resolve_datasets(datasets, account)
-    settled = {ref for ref in refs.values() if _recover_interrupted(ref, kaggle, ways, report)}
+    recovered = {ref for ref in refs.values() if _recover_interrupted(ref, kaggle, settings, report)}
     remotes = {
-        part: dataset_remote.inspect_dataset(kaggle, ref, ways.poll_policy, report, expected=ref in settled)
+        part: dataset_remote.inspect_dataset(
+            kaggle, ref, settings.poll_policy, report, expected=ref in recovered
+        )
         for part, ref in refs.items()
     }
-    return plan_push(kit, remotes, wishes)
+    return plan_push(kit, remotes, options)
 
 
 def apply_plan(
-    plan: PushPlan, kaggle: KaggleApi, ways: PushSettings, wishes: PushOptions, report: Reporter = SILENT
+    plan: PushPlan, kaggle: KaggleApi, settings: PushSettings, options: PushOptions, report: Reporter = SILENT
 ) -> tuple[PushedPart, ...]:
     """Do what a plan says; all parts are sent before any is waited for, so that Kaggle works on them together."""
     effects = {
-        part.part.name: _upload_part(part, kaggle, ways, report)
+        part.part.name: _upload_part(part, kaggle, settings, report)
         for part in plan.parts
         if part.action is not PushAction.NOTHING
     }
     return tuple(
-        _wait_until_ready(part, effects[part.part.name], kaggle, ways, wishes, report)
+        _wait_until_ready(part, effects[part.part.name], kaggle, settings, options, report)
         if part.part.name in effects
         else _report_unchanged(part, report)
         for part in plan.parts
@@ -114,12 +116,12 @@ def _report_unchanged(part: PartPlan, report: Reporter) -> PushedPart:
     )
 
 
-def _upload_part(part: PartPlan, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> Effect:
+def _upload_part(part: PartPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> Effect:
     """Upload a part and make a version of it; return the effect, which may not show yet."""
     for warning in part.warnings:
         report.warn(f"'{part.ref}': {warning}")
     uploads = send_files.list_uploads(part.part, part.folder)
-    uploader = ways.create_uploader(kaggle, part.ref)
+    uploader = settings.create_uploader(kaggle, part.ref)
     report.step(
         f"Uploading {len(uploads)} files, {format_size(part.upload_size)}, to '{part.ref}': {part.reason}"
     )
@@ -131,34 +133,34 @@ def _upload_part(part: PartPlan, kaggle: KaggleApi, ways: PushSettings, report: 
     send = kaggle.create_dataset if part.action is PushAction.CREATE else kaggle.add_dataset_version
     with send_files.consume_uploads(uploader):
         run_once(
-            ways.effect_journal,
+            settings.effect_journal,
             effect,
             lambda: send(new),
-            lambda: "" if dataset_remote.wait_until_visible(kaggle, effect, ways.poll_policy) else None,
+            lambda: "" if dataset_remote.wait_until_visible(kaggle, effect, settings.poll_policy) else None,
             f"the new version of '{part.ref}'",
             report,
         )
     return effect
 
 
-def _recover_interrupted(ref: str, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> bool:
+def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> bool:
     """Wait for what an earlier run sent without seeing it arrive; return whether it has appeared."""
 
     def wait_for_effect(effect: Effect) -> bool | None:
-        if not dataset_remote.wait_until_visible(kaggle, effect, ways.poll_policy):
+        if not dataset_remote.wait_until_visible(kaggle, effect, settings.poll_policy):
             return None
         # Its uploads are in the version that appeared.
-        ways.create_uploader(kaggle, ref).forget_uploads()
+        settings.create_uploader(kaggle, ref).forget_uploads()
         return True
 
     # A version that failed may never show.
     failed = (
-        ways.effect_journal.find_open_entry(ref) is not None
+        settings.effect_journal.find_open_entry(ref) is not None
         and kaggle.get_dataset_status(ref) in dataset_remote.FAILED_STATES
     )
-    patience = 0.0 if failed else ways.poll_policy.processing_timeout
+    patience = 0.0 if failed else settings.poll_policy.processing_timeout
     return (
-        recover_interrupted(ways.effect_journal, ref, wait_for_effect, report, processing=patience)
+        recover_interrupted(settings.effect_journal, ref, wait_for_effect, report, processing=patience)
         is not None
     )
 
@@ -167,16 +169,16 @@ def _wait_until_ready(
     part: PartPlan,
     effect: Effect,
     kaggle: KaggleApi,
-    ways: PushSettings,
-    wishes: PushOptions,
+    settings: PushSettings,
+    options: PushOptions,
     report: Reporter,
 ) -> PushedPart:
     """Wait until a part is there, and check that nobody else sees it."""
-    found = dataset_remote.wait_until_ready(kaggle, effect, ways.poll_policy, report)
-    ways.effect_journal.append_entry(effect, Phase.DONE)
-    if not found.private and not wishes.public:
-        raise build_exposed_error(f"'{part.ref}'", found.url)
-    report.note(f"'{part.ref}' version {found.version} is ready and shows this kit")
+    remote = dataset_remote.wait_until_ready(kaggle, effect, settings.poll_policy, report)
+    settings.effect_journal.append_entry(effect, Phase.DONE)
+    if not remote.private and not options.public:
+        raise build_exposed_error(f"'{part.ref}'", remote.url)
+    report.note(f"'{part.ref}' version {remote.version} is ready and shows this kit")
     return PushedPart(
-        part=part.part.name, ref=part.ref, version=found.version, action=part.action, url=found.url
+        part=part.part.name, ref=part.ref, version=remote.version, action=part.action, url=remote.url
     )

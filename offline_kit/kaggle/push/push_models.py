@@ -76,18 +76,18 @@ class PushedModel:
     """The model's page."""
 
 
-def resolve_model(wanted: str, account: Account) -> str:
+def resolve_model(configured: str, account: Account) -> str:
     """Return "owner/model/framework/variation" of a model as `publish_model` names it.
 
     Raises UsageError where the account is not the owner, or Kaggle would not take the slug.
     """
-    owner, slug, variation = split_model(wanted)
+    owner, slug, variation = split_model(configured)
     problems = list(slug_problems(slug))
     if owner and owner.lower() != account.username.lower():
         problems.append(f"it belongs to '{owner}', and these credentials to '{account.username}'")
     if problems:
         raise UsageError(
-            f"the model '{wanted}' cannot be published",
+            f"the model '{configured}' cannot be published",
             hint="change `publish_model` in [tool.offline-kit]",
             details=problems,
         )
@@ -99,32 +99,36 @@ def plan_model(
     part: Part,
     ref: str,
     kaggle: KaggleApi,
-    ways: PushSettings,
-    wishes: PushOptions = DEFAULT_OPTIONS,
+    settings: PushSettings,
+    options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> ModelPlan:
     """Look at the model and return what a push would do; settles first what an earlier run left open.
 
-    Raises ProjectError for a model that everybody sees, unless `wishes` allow it.
+    Raises ProjectError for a model that everybody sees, unless `options` allow it.
     """
     report.step(f"Looking at the model '{_model_ref(ref)}' on {kaggle.fetch_account().server_name}")
-    _recover_interrupted(ref, kaggle, ways, report)
+    _recover_interrupted(ref, kaggle, settings, report)
     model = kaggle.get_model(_model_ref(ref))
-    if model and not model.private and not wishes.public:
+    if model and not model.private and not options.public:
         raise _build_public_error(model)
     before = kaggle.get_model_version(ref) if model else 0
-    held = parts_elsewhere.read_model_part(kaggle, ref, before) if before else None
-    same = held is not None and held.id == part.id and not wishes.should_resend(part)
-    there = RemotePart(ref=ref, files=kaggle.list_model_files(ref, before)) if same else RemotePart(ref=ref)
-    if same and (wrong := find_damage(part, there)):
+    held_part = parts_elsewhere.read_model_part(kaggle, ref, before) if before else None
+    is_same = held_part is not None and held_part.id == part.id and not options.should_resend(part)
+    remote = (
+        RemotePart(ref=ref, files=kaggle.list_model_files(ref, before)) if is_same else RemotePart(ref=ref)
+    )
+    if is_same and (wrong := find_damage(part, remote)):
         raise build_incomplete_error(ref, before, wrong)
-    why = f"version {before} holds exactly this part" if same else f"version {before} holds something else"
+    reason = (
+        f"version {before} holds exactly this part" if is_same else f"version {before} holds something else"
+    )
     return ModelPlan(
         part=part,
         folder=kit.part_folder(part),
         ref=ref,
-        action=PushAction.NOTHING if same else PushAction.VERSION if before else PushAction.CREATE,
-        reason=why if before else "there is no such model yet",
+        action=PushAction.NOTHING if is_same else PushAction.VERSION if before else PushAction.CREATE,
+        reason=reason if before else "there is no such model yet",
         version_before=before,
         model=model,
     )
@@ -135,128 +139,128 @@ def push_model(
     part: Part,
     ref: str,
     kaggle: KaggleApi,
-    ways: PushSettings,
-    wishes: PushOptions = DEFAULT_OPTIONS,
+    settings: PushSettings,
+    options: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
 ) -> PushedModel:
     """Bring a part to its model and return the version that holds it; raises as `plan`, and as a push of data."""
-    with hold_lock(ways.state_folder / "model.lock"):
-        found = plan_model(kit, part, ref, kaggle, ways, wishes, report)
-        if found.action is PushAction.NOTHING:
-            report.note(f"'{ref}': nothing to upload, {found.reason}")
-            url = found.model.url if found.model else ""
-            return PushedModel(part=part.name, source=found.pinned_source, action=found.action, url=url)
-        return _upload_model(found, kaggle, ways, wishes, report)
+    with hold_lock(settings.state_folder / "model.lock"):
+        plan = plan_model(kit, part, ref, kaggle, settings, options, report)
+        if plan.action is PushAction.NOTHING:
+            report.note(f"'{ref}': nothing to upload, {plan.reason}")
+            url = plan.model.url if plan.model else ""
+            return PushedModel(part=part.name, source=plan.pinned_source, action=plan.action, url=url)
+        return _upload_model(plan, kaggle, settings, options, report)
 
 
 def _upload_model(
-    found: ModelPlan, kaggle: KaggleApi, ways: PushSettings, wishes: PushOptions, report: Reporter
+    plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings, options: PushOptions, report: Reporter
 ) -> PushedModel:
-    ref, part = found.ref, found.part
-    uploads = send_files.list_uploads(part, found.folder)
-    uploader = ways.create_uploader(kaggle, ref, kind="MODEL")
+    ref, part = plan.ref, plan.part
+    uploads = send_files.list_uploads(part, plan.folder)
+    uploader = settings.create_uploader(kaggle, ref, kind="MODEL")
     size = format_size(sum(file.size for file in uploads))
-    report.step(f"Uploading {len(uploads)} files, {size}, to the model '{ref}': {found.reason}")
+    report.step(f"Uploading {len(uploads)} files, {size}, to the model '{ref}': {plan.reason}")
     tokens = send_files.upload_all(uploads, uploader, f"Uploading {part.name}", report)
-    if found.model is None:
-        _create_model(ref, kaggle, ways, report)
+    if plan.model is None:
+        _create_model(ref, kaggle, settings, report)
     new = NewModelVersion(ref=ref, version_notes=f"offline-kit; {part.name} {part.id}", blob_tokens=tokens)
-    action = VERSION if found.version_before else VARIATION
-    effect = Effect(action=action, target=_journal_target(ref), before=found.version_before, content=part.id)
-    send = kaggle.add_model_version if found.version_before else kaggle.create_variation
+    action = VERSION if plan.version_before else VARIATION
+    effect = Effect(action=action, target=_journal_target(ref), before=plan.version_before, content=part.id)
+    send = kaggle.add_model_version if plan.version_before else kaggle.create_variation
     with send_files.consume_uploads(uploader):
         run_once(
-            ways.effect_journal,
+            settings.effect_journal,
             effect,
             lambda: send(new),
-            lambda: "" if _has_appeared(effect, ref, kaggle, ways) else None,
+            lambda: "" if _has_appeared(effect, ref, kaggle, settings) else None,
             f"the new version of '{ref}'",
             report,
         )
-    version = _wait_until_ready(found, kaggle, ways, report)
-    ways.effect_journal.append_entry(effect, Phase.DONE)
+    version = _wait_until_ready(plan, kaggle, settings, report)
+    settings.effect_journal.append_entry(effect, Phase.DONE)
     model = kaggle.get_model(_model_ref(ref))
-    if model and not model.private and not wishes.public:
+    if model and not model.private and not options.public:
         raise build_exposed_error(f"the model '{_model_ref(ref)}'", model.url)
     report.note(f"'{ref}' version {version} is ready, private, and shows this kit")
     url = model.url if model else ""
-    return PushedModel(part=part.name, source=f"{ref}/{version}", action=found.action, url=url)
+    return PushedModel(part=part.name, source=f"{ref}/{version}", action=plan.action, url=url)
 
 
-def _create_model(ref: str, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> None:
+def _create_model(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> None:
     """Create the model, once; where the answer is lost, look whether it is there."""
     name = _model_ref(ref)
     effect = Effect(action=MODEL, target=f"model:{name}", before=0, content="")
 
     def wait_for_model() -> str | None:
-        return "" if _becomes_true(lambda: kaggle.get_model(name) is not None, ways) else None
+        return "" if _becomes_true(lambda: kaggle.get_model(name) is not None, settings) else None
 
     def send_request() -> str:
         return kaggle.create_model(name, name.partition("/")[2], "Checkpoints of a kit of offline-kit.")
 
-    run_once(ways.effect_journal, effect, send_request, wait_for_model, f"the model '{name}'", report)
+    run_once(settings.effect_journal, effect, send_request, wait_for_model, f"the model '{name}'", report)
     if wait_for_model() is None:
         raise OutsideError(f"the model '{name}' does not show yet", hint=_AGAIN)
-    ways.effect_journal.append_entry(effect, Phase.DONE)
+    settings.effect_journal.append_entry(effect, Phase.DONE)
 
 
-def _recover_interrupted(ref: str, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> None:
+def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> None:
     """Wait for what an earlier run sent without seeing it arrive."""
 
     def wait_for_effect(effect: Effect) -> bool | None:
-        if not _has_appeared(effect, ref, kaggle, ways):
+        if not _has_appeared(effect, ref, kaggle, settings):
             return None
-        ways.create_uploader(kaggle, ref, kind="MODEL").forget_uploads()
+        settings.create_uploader(kaggle, ref, kind="MODEL").forget_uploads()
         return True
 
     recover_interrupted(
-        ways.effect_journal,
+        settings.effect_journal,
         _journal_target(ref),
         wait_for_effect,
         report,
-        processing=ways.poll_policy.processing_timeout,
+        processing=settings.poll_policy.processing_timeout,
     )
 
 
-def _has_appeared(effect: Effect, ref: str, kaggle: KaggleApi, ways: PushSettings) -> bool:
-    return _becomes_true(lambda: kaggle.get_model_version(ref) > effect.before, ways)
+def _has_appeared(effect: Effect, ref: str, kaggle: KaggleApi, settings: PushSettings) -> bool:
+    return _becomes_true(lambda: kaggle.get_model_version(ref) > effect.before, settings)
 
 
-def _becomes_true(true: Callable[[], bool], ways: PushSettings) -> bool:
+def _becomes_true(true: Callable[[], bool], settings: PushSettings) -> bool:
     """Tell whether something comes true within the grace."""
     return (
         wait_until_shown(
-            lambda: true() or None, ways.poll_policy.retry_policy(ways.poll_policy.visibility_timeout)
+            lambda: true() or None, settings.poll_policy.retry_policy(settings.poll_policy.visibility_timeout)
         )
         is not None
     )
 
 
-def _wait_until_ready(found: ModelPlan, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> int:
+def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter) -> int:
     """Wait until a newer version shows the part's marker and all of its files; return its number."""
-    seen: list[float] = []
+    incomplete_since: list[float] = []
 
     def read_version() -> int:
-        version = kaggle.get_model_version(found.ref)
-        if version <= found.version_before:
+        version = kaggle.get_model_version(plan.ref)
+        if version <= plan.version_before:
             raise TransientError("the new version does not show yet")
-        say(f"version {version}")
-        part = parts_elsewhere.read_model_part(kaggle, found.ref, version)
-        if part is None or part.id != found.part.id:
+        show_status(f"version {version}")
+        part = parts_elsewhere.read_model_part(kaggle, plan.ref, version)
+        if part is None or part.id != plan.part.id:
             raise TransientError("its files do not show yet")
-        remote = RemotePart(ref=found.ref, files=kaggle.list_model_files(found.ref, version))
+        remote = RemotePart(ref=plan.ref, files=kaggle.list_model_files(plan.ref, version))
         if wrong := find_differences(part, remote):
-            seen.append(time.monotonic())
-            if seen[-1] - seen[0] > ways.poll_policy.visibility_timeout:
-                raise build_incomplete_error(found.ref, version, wrong)
+            incomplete_since.append(time.monotonic())
+            if incomplete_since[-1] - incomplete_since[0] > settings.poll_policy.visibility_timeout:
+                raise build_incomplete_error(plan.ref, version, wrong)
             raise TransientError(wrong[0])
         return version
 
-    with report.waiting(f"{kaggle.fetch_account().server_name} processes '{found.ref}'") as say:
+    with report.waiting(f"{kaggle.fetch_account().server_name} processes '{plan.ref}'") as show_status:
         return poll_until(
-            ignore_transient(read_version, say),
-            ways.poll_policy.retry_policy(ways.poll_policy.processing_timeout),
-            lambda e: OutsideError(f"the model '{found.ref}' is not ready in time: {e}", hint=_AGAIN),
+            ignore_transient(read_version, show_status),
+            settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
+            lambda e: OutsideError(f"the model '{plan.ref}' is not ready in time: {e}", hint=_AGAIN),
         )
 
 

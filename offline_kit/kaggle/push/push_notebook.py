@@ -113,12 +113,12 @@ def pin_model(kit: Kit, source: str) -> None:
     """
     _, metadata = kit_plan.notebook_of(kit)
     variation = source.rpartition("/")[0]
-    others = [
-        each
-        for each in metadata.get("model_sources") or ()
-        if _without_owner(each.rpartition("/")[0]) != _without_owner(variation)
+    other_sources = [
+        source_ref
+        for source_ref in metadata.get("model_sources") or ()
+        if _without_owner(source_ref.rpartition("/")[0]) != _without_owner(variation)
     ]
-    pinned = {**metadata, "model_sources": [*others, source]}
+    pinned = {**metadata, "model_sources": [*other_sources, source]}
     if pinned != metadata:
         path = kit.folder / "notebook" / "kernel-metadata.json"
         files.write_atomic(path, json.dumps(pinned, indent=2) + "\n")
@@ -129,9 +129,9 @@ def _without_owner(ref: str) -> str:
 
 
 def _parse_sources(metadata: Mapping[str, Any], username: str) -> NotebookSources:
-    datasets = (str(each) for each in metadata.get("dataset_sources") or ())
+    datasets = (str(dataset) for dataset in metadata.get("dataset_sources") or ())
     return NotebookSources(
-        datasets=tuple(each if "/" in each else f"{username}/{each}" for each in datasets),
+        datasets=tuple(dataset if "/" in dataset else f"{username}/{dataset}" for dataset in datasets),
         competitions=tuple(map(str, metadata.get("competition_sources") or ())),
         notebooks=tuple(map(str, metadata.get("kernel_sources") or ())),
         models=tuple(map(str, metadata.get("model_sources") or ())),
@@ -139,7 +139,7 @@ def _parse_sources(metadata: Mapping[str, Any], username: str) -> NotebookSource
 
 
 def push_notebook(
-    new: NewNotebook, kaggle: KaggleApi, ways: PushSettings, report: Reporter = SILENT
+    notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter = SILENT
 ) -> PushedNotebook:
     """Bring a notebook to Kaggle, where its run begins, and return its version as it was read back.
 
@@ -147,74 +147,78 @@ def push_notebook(
     Raises UsageError for a title that leads elsewhere; OutsideError where Kaggle refuses it or a source of
     it, has no free session in time, or shows something else than was pushed. The same call later goes on.
     """
-    with hold_lock(ways.state_folder / "notebook.lock"):
-        found = plan_notebook(new, kaggle, ways, report)
-        if found.action == "nothing":
-            report.note(f"'{new.ref}': nothing to push, {found.reason}")
-            return PushedNotebook(ref=new.ref, version=found.version, url=found.url, action="nothing")
-        return _push_version(found, kaggle, ways, report)
+    with hold_lock(settings.state_folder / "notebook.lock"):
+        plan = plan_notebook(notebook, kaggle, settings, report)
+        if plan.action == "nothing":
+            report.note(f"'{notebook.ref}': nothing to push, {plan.reason}")
+            return PushedNotebook(ref=notebook.ref, version=plan.version, url=plan.url, action="nothing")
+        return _push_version(plan, kaggle, settings, report)
 
 
 def plan_notebook(
-    new: NewNotebook, kaggle: KaggleApi, ways: PushSettings, report: Reporter = SILENT
+    notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter = SILENT
 ) -> NotebookPlan:
     """Look at Kaggle and return what a push would do; settles first what an earlier run left open."""
-    report.step(f"Looking at the notebook '{new.ref}' on {kaggle.fetch_account().server_name}")
-    settled = _recover_interrupted(new, kaggle, ways, report)
-    newest = kaggle.get_notebook(new.ref)
+    report.step(f"Looking at the notebook '{notebook.ref}' on {kaggle.fetch_account().server_name}")
+    recovered = _recover_interrupted(notebook, kaggle, settings, report)
+    newest = kaggle.get_notebook(notebook.ref)
     if newest is None:
-        _check_title(new)
-        return NotebookPlan(notebook=new, action="new", reason="there is no such notebook yet")
-    seen = newest
-    if settled not in (0, newest.newest_version):
-        seen = kaggle.get_notebook(new.ref, settled) or newest
-    number = settled or newest.newest_version
-    why = _find_push_reason(new, seen, number, kaggle, ways)
+        _check_title(notebook)
+        return NotebookPlan(notebook=notebook, action="new", reason="there is no such notebook yet")
+    remote = newest
+    if recovered not in (0, newest.newest_version):
+        remote = kaggle.get_notebook(notebook.ref, recovered) or newest
+    number = recovered or newest.newest_version
+    reason = _find_push_reason(notebook, remote, number, kaggle, settings)
     return NotebookPlan(
-        notebook=new,
-        action="version" if why else "nothing",
-        reason=why or f"version {number} is this notebook already",
+        notebook=notebook,
+        action="version" if reason else "nothing",
+        reason=reason or f"version {number} is this notebook already",
         version_before=newest.newest_version,
-        version=0 if why else number,
+        version=0 if reason else number,
         url=newest.url,
     )
 
 
-def is_same(new: NewNotebook, there: RemoteNotebook) -> bool:
+def is_same(notebook: NewNotebook, remote: RemoteNotebook) -> bool:
     """Tell whether a version on Kaggle is what is wanted, whatever became of its run."""
-    return not (*find_mismatches(new, there), *find_extra_sources(new, there))
+    return not (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
 
 
-def void_version(new: NewNotebook, version: int, ways: PushSettings) -> None:
+def void_version(notebook: NewNotebook, version: int, settings: PushSettings) -> None:
     """Have a version not count any more, so that the next push makes another one of the same content."""
-    ways.effect_journal.append_entry(_build_effect(new, version - 1), Phase.VOID)
+    settings.effect_journal.append_entry(_build_effect(notebook, version - 1), Phase.VOID)
 
 
-def _build_effect(new: NewNotebook, before: int) -> Effect:
-    return Effect(action=ACTION, target=new.ref, before=before, content=hash_content(new))
+def _build_effect(notebook: NewNotebook, before: int) -> Effect:
+    return Effect(action=ACTION, target=notebook.ref, before=before, content=hash_content(notebook))
 
 
 def _find_push_reason(
-    new: NewNotebook, seen: RemoteNotebook, number: int, kaggle: KaggleApi, ways: PushSettings
+    notebook: NewNotebook, remote: RemoteNotebook, number: int, kaggle: KaggleApi, settings: PushSettings
 ) -> str:
     """Return why a version is not what is wanted, "" where it is."""
-    entries = [entry for entry in ways.effect_journal.read_entries() if entry.effect.target == new.ref]
-    last = entries[-1] if entries and entries[-1].effect.content == hash_content(new) else None
+    entries = [
+        entry for entry in settings.effect_journal.read_entries() if entry.effect.target == notebook.ref
+    ]
+    last = entries[-1] if entries and entries[-1].effect.content == hash_content(notebook) else None
     # What we pushed last, and nobody has pushed over since, is ours however Kaggle writes it.
-    ours = last and last.phase is Phase.DONE and number == last.effect.before + 1
+    is_ours = last and last.phase is Phase.DONE and number == last.effect.before + 1
     different = [
-        each
-        for each in (*find_mismatches(new, seen), *find_extra_sources(new, seen))
-        if not (ours and each.is_rewritten_text)
+        difference
+        for difference in (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
+        if not (is_ours and difference.is_rewritten_text)
     ]
     if different:
-        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
-        return f"in version {number}, {different[0].summary}{more}"
+        others_note = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        return f"in version {number}, {different[0].summary}{others_note}"
     if last and last.phase is Phase.VOID and number > last.effect.before:
         return f"version {number} does not count: it ran without what it needs"
-    run = kaggle.get_notebook_run(new.ref, number)
+    run = kaggle.get_notebook_run(notebook.ref, number)
     fresh = (
-        last and number > last.effect.before and time.time() - last.at < ways.poll_policy.visibility_timeout
+        last
+        and number > last.effect.before
+        and time.time() - last.at < settings.poll_policy.visibility_timeout
     )
     if run is None and fresh:
         return ""  # it was pushed by us a moment ago, and its run does not show yet
@@ -223,86 +227,101 @@ def _find_push_reason(
     return f"the run of version {number} ended with '{run.state}'" if run.has_failed else ""
 
 
-def _check_title(new: NewNotebook) -> None:
-    slug = new.ref.partition("/")[2]
-    if slug_of(new.title) != slug:
+def _check_title(notebook: NewNotebook) -> None:
+    slug = notebook.ref.partition("/")[2]
+    if slug_of(notebook.title) != slug:
         raise UsageError(
-            f"Kaggle would make '{slug_of(new.title)}' of the title '{new.title}', not '{slug}'",
+            f"Kaggle would make '{slug_of(notebook.title)}' of the title '{notebook.title}', not '{slug}'",
             hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
         )
 
 
-def _recover_interrupted(new: NewNotebook, kaggle: KaggleApi, ways: PushSettings, report: Reporter) -> int:
+def _recover_interrupted(
+    notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
+) -> int:
     """Wait for what an earlier run sent without seeing it arrive; return its version where it is this notebook."""
-    entry = ways.effect_journal.find_open_entry(new.ref)
+    entry = settings.effect_journal.find_open_entry(notebook.ref)
     if entry is None or entry.effect.action != ACTION:
         return 0
-    report.note(f"an earlier push of '{new.ref}' was interrupted; looking what became of it")
-    mine = entry.effect.content == hash_content(new)
+    report.note(f"an earlier push of '{notebook.ref}' was interrupted; looking what became of it")
+    is_same_content = entry.effect.content == hash_content(notebook)
     version = notebook_remote.find_pushed_version(
-        entry.effect, new if mine else None, kaggle, ways.poll_policy
+        entry.effect, notebook if is_same_content else None, kaggle, settings.poll_policy
     )
-    ways.effect_journal.append_entry(entry.effect, Phase.DONE if version else Phase.LOST)
-    return version if mine else 0
+    settings.effect_journal.append_entry(entry.effect, Phase.DONE if version else Phase.LOST)
+    return version if is_same_content else 0
 
 
 def _push_version(
-    found: NotebookPlan, kaggle: KaggleApi, ways: PushSettings, report: Reporter
+    plan: NotebookPlan, kaggle: KaggleApi, settings: PushSettings, report: Reporter
 ) -> PushedNotebook:
     """Push a version and see that it is what was meant."""
-    new, effect = found.notebook, _build_effect(found.notebook, found.version_before)
-    report.step(f"Pushing the notebook '{new.ref}': {found.reason}")
-    saved = _save_when_free(effect, new, kaggle, ways, report)
-    problem = notebook_remote.build_sources_error(saved, new) or notebook_remote.build_moved_error(saved, new)
+    notebook, effect = plan.notebook, _build_effect(plan.notebook, plan.version_before)
+    report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
+    saved = _save_when_free(effect, notebook, kaggle, settings, report)
+    problem = notebook_remote.build_sources_error(saved, notebook) or notebook_remote.build_moved_error(
+        saved, notebook
+    )
     if problem:
-        ways.effect_journal.append_entry(effect, Phase.VOID)
+        settings.effect_journal.append_entry(effect, Phase.VOID)
         raise problem
-    differences = notebook_remote.read_back(new, saved, kaggle, ways.poll_policy)
-    if firm := [each for each in differences if not each.is_rewritten_text]:
-        ways.effect_journal.append_entry(effect, Phase.VOID)
+    differences = notebook_remote.read_back(notebook, saved, kaggle, settings.poll_policy)
+    if firm := [difference for difference in differences if not difference.is_rewritten_text]:
+        settings.effect_journal.append_entry(effect, Phase.VOID)
         raise notebook_remote.build_mismatch_error(saved, firm)
     if differences:
         report.warn(
             f"Kaggle shows version {saved.version} with other cells than were pushed; look at {saved.url}"
         )
-    ways.effect_journal.append_entry(effect, Phase.DONE)
-    internet = "has the internet on, as it was asked for," if new.internet else "has no internet,"
-    report.note(f"'{new.ref}' version {saved.version} is private, {internet} and all of its sources")
-    return PushedNotebook(ref=new.ref, version=saved.version, url=saved.url, action=found.action)
+    settings.effect_journal.append_entry(effect, Phase.DONE)
+    internet = "has the internet on, as it was asked for," if notebook.internet else "has no internet,"
+    report.note(f"'{notebook.ref}' version {saved.version} is private, {internet} and all of its sources")
+    return PushedNotebook(ref=notebook.ref, version=saved.version, url=saved.url, action=plan.action)
 
 
 def _save_when_free(
-    effect: Effect, new: NewNotebook, kaggle: KaggleApi, ways: PushSettings, report: Reporter
+    effect: Effect, notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
 ) -> SavedNotebook:
     """Save once; where all sessions of the account are taken, wait for one."""
     with ExitStack() as line:
-        say: list[Callable[[str], None]] = []
+        status_lines: list[Callable[[str], None]] = []
 
         def save_once() -> SavedNotebook:
             try:
-                return _save_version(effect, new, kaggle, ways, report)
+                return _save_version(effect, notebook, kaggle, settings, report)
             except RefusedError as no:
                 if not re.search(r"maximum .*session count", no.what, re.IGNORECASE):
-                    raise notebook_remote.build_refusal(no, new) from no
-                if not say:
-                    say.append(line.enter_context(report.waiting("waiting for a free session")))
-                say[0](no.what)
+                    raise notebook_remote.build_refusal(no, notebook) from no
+                if not status_lines:
+                    status_lines.append(line.enter_context(report.waiting("waiting for a free session")))
+                status_lines[0](no.what)
                 raise TransientError(no.what) from no
 
         return poll_until(
             save_once,
-            ways.poll_policy.retry_policy(ways.poll_policy.processing_timeout),
+            settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
             notebook_remote.build_busy_error,
         )
 
 
 def _save_version(
-    effect: Effect, new: NewNotebook, kaggle: KaggleApi, ways: PushSettings, report: Reporter
+    effect: Effect, notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
 ) -> SavedNotebook:
     def find_saved() -> SavedNotebook | None:
-        version = notebook_remote.find_pushed_version(effect, new, kaggle, ways.poll_policy)
-        seen = kaggle.get_notebook(new.ref, version) if version else None
-        return SavedNotebook(ref=new.ref, version=version, url=seen.url if seen else "") if version else None
+        version = notebook_remote.find_pushed_version(effect, notebook, kaggle, settings.poll_policy)
+        remote = kaggle.get_notebook(notebook.ref, version) if version else None
+        return (
+            SavedNotebook(ref=notebook.ref, version=version, url=remote.url if remote else "")
+            if version
+            else None
+        )
 
-    about = f"the new version of '{new.ref}'"
-    return run_once(ways.effect_journal, effect, lambda: kaggle.save_notebook(new), find_saved, about, report)
+    description = f"the new version of '{notebook.ref}'"
+    return run_once(
+        settings.effect_journal,
+        effect,
+        lambda: kaggle.save_notebook(notebook),
+        find_saved,
+        description,
+        report,
+    )

@@ -33,12 +33,12 @@ def list_queued(
     kaggle: KaggleApi, competition: str, ledger: SubmissionLedger
 ) -> tuple[QueuedSubmission, ...]:
     """Return the submissions to a competition that have no end yet; the ledger learns of those that have."""
-    found = []
+    queued = []
     for submission in kaggle.list_submissions(competition):
         ledger.update_entry(submission)
         if not submission.is_finished:
-            found.append(_inspect_queued(submission, kaggle, ledger))
-    return tuple(found)
+            queued.append(_inspect_queued(submission, kaggle, ledger))
+    return tuple(queued)
 
 
 def find_disturbed(
@@ -49,9 +49,11 @@ def find_disturbed(
     `changed` has the id of the part that each of these datasets holds now, "" for none; `parts` are the ids
     that the datasets will hold together afterwards. What is spoilt already is not told again.
     """
-    held = {ref.lower(): part for ref, part in changed.items()}
+    held_parts = {ref.lower(): part for ref, part in changed.items()}
     return tuple(
-        line for each in waiting if held and (line := _describe_conflict(each, held, frozenset(parts)))
+        line
+        for submission in waiting
+        if held_parts and (line := _describe_conflict(submission, held_parts, frozenset(parts)))
     )
 
 
@@ -60,7 +62,7 @@ def _inspect_queued(submission: Submission, kaggle: KaggleApi, ledger: Submissio
     if mark is None:
         return QueuedSubmission(submission=submission)
     notebook = kaggle.get_notebook(mark.notebook, mark.version)
-    known = next(
+    ledger_parts = next(
         (e.parts for e in reversed(ledger.find_by_version(mark.notebook, mark.version)) if e.parts), {}
     )
     return QueuedSubmission(
@@ -68,20 +70,20 @@ def _inspect_queued(submission: Submission, kaggle: KaggleApi, ledger: Submissio
         notebook=mark.notebook,
         version=mark.version,
         datasets=notebook.sources.datasets if notebook else (),
-        parts=(parse_part_ids(notebook.text) if notebook else {}) or known,
+        parts=(parse_part_ids(notebook.text) if notebook else {}) or ledger_parts,
     )
 
 
-def _describe_conflict(each: QueuedSubmission, changed: Mapping[str, str], parts: Collection[str]) -> str:
-    name = f"submission {each.submission.ref} is not run yet"
-    if not each.notebook:
-        return f"{name}; it was made by hand, and may use what changes: '{each.submission.message}'"
-    used = sorted(ref for ref in each.datasets if ref.lower() in changed)
-    if not used and each.datasets:
+def _describe_conflict(queued: QueuedSubmission, changed: Mapping[str, str], parts: Collection[str]) -> str:
+    name = f"submission {queued.submission.ref} is not run yet"
+    if not queued.notebook:
+        return f"{name}; it was made by hand, and may use what changes: '{queued.submission.message}'"
+    used = sorted(ref for ref in queued.datasets if ref.lower() in changed)
+    if not used and queued.datasets:
         return ""
-    now = frozenset(changed.values())
-    lost = sorted(part for part, ident in each.parts.items() if ident in now and ident not in parts)
-    if each.parts and not lost:
+    held_ids = frozenset(changed.values())
+    lost = sorted(part for part, ident in queued.parts.items() if ident in held_ids and ident not in parts)
+    if queued.parts and not lost:
         return ""
-    what = f"part {', '.join(lost)}" if lost else "what is there now"
-    return f"{name}; it uses {what} of {', '.join(used) or 'its datasets'} (version {each.version} of '{each.notebook}')"
+    subject = f"part {', '.join(lost)}" if lost else "what is there now"
+    return f"{name}; it uses {subject} of {', '.join(used) or 'its datasets'} (version {queued.version} of '{queued.notebook}')"

@@ -30,8 +30,8 @@ def parse_part_ids(text: str) -> dict[str, str]:
         except (SyntaxError, ValueError, RecursionError):
             continue
         for statement in statements:
-            if found := _parse_part_assignment(statement):
-                return found
+            if part_ids := _parse_part_assignment(statement):
+                return part_ids
     return {}
 
 
@@ -39,29 +39,29 @@ def find_missing_parts(
     parts: Mapping[str, str],
     datasets: Iterable[str],
     kaggle: KaggleApi,
-    waiting: PollPolicy = DEFAULT_POLL,
+    poll_policy: PollPolicy = DEFAULT_POLL,
     report: Reporter = SILENT,
 ) -> dict[str, str]:
     """Return those of the parts that none of a notebook's datasets ("owner/slug") holds now.
 
     A dataset of ours that is still being processed is waited for; OutsideError where that takes too long.
     """
-    wanted = dict(parts)
-    mine = kaggle.fetch_account().username.lower()
+    missing_ids = dict(parts)
+    username = kaggle.fetch_account().username.lower()
     for ref in datasets:
-        if not wanted:
+        if not missing_ids:
             break
-        there = (
-            _own_part_id(kaggle, ref, waiting, report)
-            if _owner_of(ref) == mine
+        held_id = (
+            _own_part_id(kaggle, ref, poll_policy, report)
+            if _owner_of(ref) == username
             else _foreign_part_id(kaggle, ref)
         )
-        wanted = {name: each for name, each in wanted.items() if each != there}
-    return wanted
+        missing_ids = {name: part_id for name, part_id in missing_ids.items() if part_id != held_id}
+    return missing_ids
 
 
-def _own_part_id(kaggle: KaggleApi, ref: str, waiting: PollPolicy, report: Reporter) -> str:
-    part = dataset_remote.inspect_dataset(kaggle, ref, waiting, report).part
+def _own_part_id(kaggle: KaggleApi, ref: str, poll_policy: PollPolicy, report: Reporter) -> str:
+    part = dataset_remote.inspect_dataset(kaggle, ref, poll_policy, report).part
     return part.id if part else ""
 
 
@@ -102,8 +102,8 @@ def _parse_part_assignment(statement: ast.stmt) -> dict[str, str]:
         value: Any = ast.literal_eval(statement.value)
     except (ValueError, TypeError, RecursionError):
         return {}
-    ours = isinstance(value, dict) and all(
-        isinstance(name, str) and isinstance(each, str) and _ID.fullmatch(each)
-        for name, each in value.items()
+    is_part_table = isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(part_id, str) and _ID.fullmatch(part_id)
+        for name, part_id in value.items()
     )
-    return value if ours else {}
+    return value if is_part_table else {}

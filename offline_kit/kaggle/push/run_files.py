@@ -15,11 +15,11 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Pat
     It takes its name when it has come to its end. Its size nobody tells beforehand: whoever knows what the
     file holds compares that. Raises OutsideError where what comes is an error page.
     """
-    place = folder / name
+    path = folder / name
     if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
         raise UsageError(f"'{name}' is no name of an output", hint="name a file below /kaggle/working")
-    part = place.with_name(f".{place.name}.part")
-    files.make_folder(place.parent)
+    part = path.with_name(f".{path.name}.part")
+    files.make_folder(path.parent)
     try:
         part.unlink(missing_ok=True)
         size = kaggle.download_run_output(*run, name, part)
@@ -28,10 +28,10 @@ def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Pat
                 f"the output '{name}' could not be fetched: an error page of {size} bytes came instead",
                 hint="run the same command again: it asks for a fresh link",
             )
-        part.replace(place)
+        part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return place
+    return path
 
 
 def _is_error_page(path: Path, name: str) -> bool:

@@ -102,29 +102,29 @@ def _code_cells(notebook: str) -> dict[int, str]:
     """Return the code of the cells that are run, by their place among all cells."""
     try:
         cells = json.loads(notebook)["cells"]
-        found = {
-            place: "".join(cell["source"])
-            for place, cell in enumerate(cells, 1)
+        sources = {
+            number: "".join(cell["source"])
+            for number, cell in enumerate(cells, 1)
             if cell["cell_type"] == "code"
         }
     except (ValueError, KeyError, TypeError):
         return {}
-    return {place: source for place, source in found.items() if source.strip()}
+    return {number: source for number, source in sources.items() if source.strip()}
 
 
 def _resolve_cell_number(number: str, code: dict[int, str]) -> int:
     """Return the place of the cell that "In [number]" means: papermill counts what it runs."""
-    places = list(code)
-    return places[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(places) else 0
+    numbers = list(code)
+    return numbers[int(number) - 1] if number.isdigit() and 0 < int(number) <= len(numbers) else 0
 
 
 def _match_traceback_cell(section: str, code: dict[int, str]) -> int:
     """Return the one cell that has a line which the traceback points at, the outermost first."""
-    for found in _ARROW.finditer(section):
-        number, words = int(found[1]), found[2].strip()
+    for arrow in _ARROW.finditer(section):
+        number, words = int(arrow[1]), arrow[2].strip()
         having = [
-            place
-            for place, source in code.items()
+            cell_number
+            for cell_number, source in code.items()
             if number <= len(lines := source.splitlines()) and lines[number - 1].strip() == words
         ]
         if len(having) == 1:
@@ -139,7 +139,7 @@ def _find_last_begun(text: str, code: dict[int, str]) -> int:
 
 
 def _extract_message(lines: Sequence[str]) -> str:
-    raised = [place for place, line in enumerate(lines) if _RAISED.match(line)]
+    raised = [index for index, line in enumerate(lines) if _RAISED.match(line)]
     if not raised:
         return lines[-1] if lines else ""
-    return "\n".join([*(lines[place] for place in raised[:-1]), *lines[raised[-1] :]])
+    return "\n".join([*(lines[index] for index in raised[:-1]), *lines[raised[-1] :]])

@@ -91,6 +91,6 @@ CAUSES: tuple[FailureCause, ...] = (
 """In the order in which they are tried: the special before the general."""
 
 
-def explain_failure(said: str) -> FailureCause:
+def explain_failure(message: str) -> FailureCause:
     """Return what is behind Kaggle's words; the first known kind that fits."""
-    return next((each for each in CAUSES if re.search(each.pattern, said, re.IGNORECASE)), UNKNOWN)
+    return next((cause for cause in CAUSES if re.search(cause.pattern, message, re.IGNORECASE)), UNKNOWN)

@@ -68,9 +68,9 @@ class SubmissionLedger:
 
     def add_entry(self, entry: LedgerEntry) -> LedgerEntry:
         """Write down a submission, on the disk before the call returns; an empty `at` becomes now."""
-        whole = entry if entry.at else replace(entry, at=utc_timestamp())
-        append_line(self.path, json.dumps(asdict(whole)))
-        return whole
+        stamped = entry if entry.at else replace(entry, at=utc_timestamp())
+        append_line(self.path, json.dumps(asdict(stamped)))
+        return stamped
 
     def update_entry(self, submission: Submission, scored_seconds: float = 0.0) -> LedgerEntry | None:
         """Lay what Kaggle tells now over its entry and return it; None where the ledger knows no such one.
@@ -99,34 +99,36 @@ class SubmissionLedger:
             lines = self.path.read_bytes().splitlines()
         except FileNotFoundError:
             return ()
-        found: dict[tuple[str, str, str], LedgerEntry] = {}
+        by_key: dict[tuple[str, str, str], LedgerEntry] = {}
         for entry in map(_parse_entry, lines):
             if entry:
-                found[entry.place, entry.competition, entry.message] = entry
-        return tuple(found.values())
+                by_key[entry.place, entry.competition, entry.message] = entry
+        return tuple(by_key.values())
 
     def find_by_version(self, notebook: str, version: int) -> tuple[LedgerEntry, ...]:
         """Return the submissions of a notebook's version, the latest last."""
-        same = notebook.lower()
-        return tuple(e for e in self.read_entries() if e.notebook.lower() == same and e.version == version)
+        ref = notebook.lower()
+        return tuple(e for e in self.read_entries() if e.notebook.lower() == ref and e.version == version)
 
     def find_latest(self, competition: str = "") -> LedgerEntry | None:
         """Return the latest submission, to a competition where one is named; None where there is none."""
-        wanted = [e for e in self.read_entries() if not competition or e.competition == competition]
-        return wanted[-1] if wanted else None
+        entries = [e for e in self.read_entries() if not competition or e.competition == competition]
+        return entries[-1] if entries else None
 
 
 def _is_same_submission(entry: LedgerEntry, submission: Submission) -> bool:
     # The number alone would do at Kaggle; a local one that was begun anew counts from 1 again.
     mark = parse_tag(submission.message)
-    same = entry.message == submission.message or (mark is not None and mark == parse_tag(entry.message))
-    return same and entry.submission in (0, submission.ref)
+    is_same_tag = entry.message == submission.message or (
+        mark is not None and mark == parse_tag(entry.message)
+    )
+    return is_same_tag and entry.submission in (0, submission.ref)
 
 
 def _parse_entry(line: bytes) -> LedgerEntry | None:
     try:
         raw: Any = json.loads(line)
-        known = {name: value for name, value in raw.items() if name in _KNOWN}
-        return LedgerEntry(**known) if known.keys() >= _NEEDED else None
+        fields_found = {name: value for name, value in raw.items() if name in _KNOWN}
+        return LedgerEntry(**fields_found) if fields_found.keys() >= _NEEDED else None
     except (ValueError, AttributeError):
         return None

@@ -135,23 +135,27 @@ class SubmitPlan:
         return tuple(rows)
 
 
-def check_submission(request: SubmitRequest, seen: SubmissionState) -> tuple[Competition, SubmissionLimits]:
+def check_submission(request: SubmitRequest, state: SubmissionState) -> tuple[Competition, SubmissionLimits]:
     """Return who will take the submission, and how many are left; raises all that stands against it at once.
 
     ProjectError for what the notebook or its data lacks, UsageError for the message, OutsideError for
     what Kaggle does not allow; several together are a ProjectError, of Kaggle's alone an OutsideError.
     """
-    problems = [*_check_competition(request, seen), *_check_version(request, seen), *_check_message(request)]
-    if not problems and seen.competition and isinstance(seen.limits, SubmissionLimits):
-        return seen.competition, seen.limits
+    problems = [
+        *_check_competition(request, state),
+        *_check_version(request, state),
+        *_check_message(request),
+    ]
+    if not problems and state.competition and isinstance(state.limits, SubmissionLimits):
+        return state.competition, state.limits
     if len(problems) == 1:
         raise problems[0]
     lines = [
         line
-        for each in problems
-        for line in (each.what, *(f"  {more}" for more in (*each.details, each.hint)))
+        for problem in problems
+        for line in (problem.what, *(f"  {detail}" for detail in (*problem.details, problem.hint)))
     ]
-    outside = all(isinstance(each, OutsideError) for each in problems)
+    outside = all(isinstance(problem, OutsideError) for problem in problems)
     raise (OutsideError if outside else ProjectError)(
         f"{len(problems)} things stand against this submission; nothing was spent",
         hint="mend what stands above, then run the same command again",
@@ -164,9 +168,9 @@ def format_timespan(span: timedelta) -> str:
     minutes = max(0, int(span.total_seconds()) // 60)
     amounts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
     words = [f"{amount} {unit}{'' if amount == 1 else 's'}" for amount, unit in amounts]
-    first = next((place for place, (amount, _) in enumerate(amounts) if amount), 2)
-    shown = [word for word in words[first : first + 2] if not word.startswith("0 ")]
-    return " ".join(shown) or "less than a minute"
+    first = next((index for index, (amount, _) in enumerate(amounts) if amount), 2)
+    words_shown = [word for word in words[first : first + 2] if not word.startswith("0 ")]
+    return " ".join(words_shown) or "less than a minute"
 
 
 def describe_reset(at: datetime) -> str:
@@ -188,16 +192,16 @@ def _until_midnight(at: datetime) -> timedelta:
 
 
 def _format_deadline(deadline: datetime, left: timedelta) -> str:
-    told = f"{deadline:%Y-%m-%d %H:%M} UTC"
+    deadline_text = f"{deadline:%Y-%m-%d %H:%M} UTC"
     return (
-        f"{told}, in {format_timespan(left)}"
+        f"{deadline_text}, in {format_timespan(left)}"
         if left > timedelta()
-        else f"{told}, over since {format_timespan(-left)}"
+        else f"{deadline_text}, over since {format_timespan(-left)}"
     )
 
 
-def _check_competition(request: SubmitRequest, seen: SubmissionState) -> Iterator[OfflineKitError]:
-    contest, slug = seen.competition, request.competition
+def _check_competition(request: SubmitRequest, state: SubmissionState) -> Iterator[OfflineKitError]:
+    contest, slug = state.competition, request.competition
     if contest is None:
         yield ProjectError(
             f"Kaggle knows no competition '{slug}'",
@@ -208,9 +212,9 @@ def _check_competition(request: SubmitRequest, seen: SubmissionState) -> Iterato
         yield OutsideError(
             f"'{slug}' takes no submissions (any more)", hint=f"see {contest.url or 'its page'}"
         )
-    elif contest.deadline and contest.deadline < seen.at and not request.late:
+    elif contest.deadline and contest.deadline < state.at and not request.late:
         yield OutsideError(
-            f"the deadline of '{slug}' is over: {_format_deadline(contest.deadline, contest.deadline - seen.at)}",
+            f"the deadline of '{slug}' is over: {_format_deadline(contest.deadline, contest.deadline - state.at)}",
             hint="--late submits all the same, where the competition scores late submissions (outside of the ranking)",
         )
     if not contest.has_entered:
@@ -218,10 +222,10 @@ def _check_competition(request: SubmitRequest, seen: SubmissionState) -> Iterato
             f"this account has not accepted the rules of '{slug}'",
             hint=f"accept them at {rules_page(slug, contest)} (only a person can)",
         )
-    elif isinstance(seen.limits, RefusedError):
-        yield OutsideError(seen.limits.what, hint=f"see {contest.url or 'the page of the competition'}")
-    elif seen.limits and seen.limits.remaining <= 0 and not contest.is_closed:
-        yield _build_limit_error(request, contest, seen.limits, seen.at)
+    elif isinstance(state.limits, RefusedError):
+        yield OutsideError(state.limits.what, hint=f"see {contest.url or 'the page of the competition'}")
+    elif state.limits and state.limits.remaining <= 0 and not contest.is_closed:
+        yield _build_limit_error(request, contest, state.limits, state.at)
 
 
 def _build_limit_error(
@@ -234,68 +238,69 @@ def _build_limit_error(
     )
 
 
-def _check_version(request: SubmitRequest, seen: SubmissionState) -> Iterator[OfflineKitError]:
+def _check_version(request: SubmitRequest, state: SubmissionState) -> Iterator[OfflineKitError]:
     name = f"version {request.version} of '{request.notebook}'"
-    if seen.notebook is None:
-        there = (
-            f"its newest is version {seen.newest_version}"
-            if seen.newest_version
+    if state.notebook is None:
+        newest_note = (
+            f"its newest is version {state.newest_version}"
+            if state.newest_version
             else "there is no such notebook, either"
         )
         yield ProjectError(
-            f"there is no {name}; {there}", hint="push it with 'offline-kit push', or name another --version"
+            f"there is no {name}; {newest_note}",
+            hint="push it with 'offline-kit push', or name another --version",
         )
         return
-    if seen.notebook.internet:
+    if state.notebook.internet:
         yield ProjectError(
             f"{name} has the internet on: Kaggle does not score it",
             hint="push the notebook again with 'offline-kit push', which switches it off",
         )
-    if request.kit and seen.kit_id and seen.kit_id != request.kit:
+    if request.kit and state.kit_id and state.kit_id != request.kit:
         yield ProjectError(
-            f"{name} was rendered for the kit {seen.kit_id[:12]}, not for {request.kit[:12]}, which is built here",
+            f"{name} was rendered for the kit {state.kit_id[:12]}, not for {request.kit[:12]}, which is built here",
             hint=f"push the kit with 'offline-kit push', or submit that one by --version {request.version}",
         )
-    if problem := _check_run(name, seen) or _check_file(name, request, seen):
+    if problem := _check_run(name, state) or _check_file(name, request, state):
         yield problem
-    if seen.missing_parts:
-        yield _build_missing_parts_error(name, seen, seen.notebook.sources.datasets)
+    if state.missing_parts:
+        yield _build_missing_parts_error(name, state, state.notebook.sources.datasets)
 
 
-def _check_run(name: str, seen: SubmissionState) -> OfflineKitError | None:
-    if seen.run and seen.run.state == "complete":
+def _check_run(name: str, state: SubmissionState) -> OfflineKitError | None:
+    if state.run and state.run.state == "complete":
         return None
-    if seen.run is None or not seen.run.has_failed:
+    if state.run is None or not state.run.has_failed:
         return OutsideError(
-            f"the run of {name} is not complete: {seen.run.state if seen.run else 'Kaggle shows none (yet)'}",
+            f"the run of {name} is not complete: {state.run.state if state.run else 'Kaggle shows none (yet)'}",
             hint="'offline-kit push' waits for it; then run the same command again",
         )
     return ProjectError(
-        f"the run of {name} did not succeed: {seen.run.state}",
+        f"the run of {name} did not succeed: {state.run.state}",
         hint="mend the notebook and push it again with 'offline-kit push'; only a complete run can be submitted",
-        details=(seen.run.failure_message,) if seen.run.failure_message else (),
+        details=(state.run.failure_message,) if state.run.failure_message else (),
     )
 
 
-def _check_file(name: str, request: SubmitRequest, seen: SubmissionState) -> OfflineKitError | None:
-    if seen.file_size:
+def _check_file(name: str, request: SubmitRequest, state: SubmissionState) -> OfflineKitError | None:
+    if state.file_size:
         return None
-    wrong = "is empty" if seen.file_size == 0 else "is not there"
+    wrong = "is empty" if state.file_size == 0 else "is not there"
     return ProjectError(
         f"'{request.file}' {wrong} among the outputs of {name}",
         hint="let the notebook write it (`submission` in [tool.offline-kit.notebook]), and push it again",
-        details=(f"its outputs: {', '.join(seen.outputs[:20]) or 'none'}",),
+        details=(f"its outputs: {', '.join(state.outputs[:20]) or 'none'}",),
     )
 
 
-def _build_missing_parts_error(name: str, seen: SubmissionState, datasets: tuple[str, ...]) -> ProjectError:
-    commit = f"; it was built from the commit {seen.commit}" if seen.commit else ""
+def _build_missing_parts_error(name: str, state: SubmissionState, datasets: tuple[str, ...]) -> ProjectError:
+    commit = f"; it was built from the commit {state.commit}" if state.commit else ""
     return ProjectError(
         f"{name} asks for parts of a kit that its datasets do not hold any more",
         hint="build and push that kit again, or submit a version that was rendered for the kit that is there;"
         f" Kaggle mounts only the newest version of a dataset{commit}",
         details=(
-            *(f"part '{part}' {each}" for part, each in seen.missing_parts.items()),
+            *(f"part '{part}' {part_id}" for part, part_id in state.missing_parts.items()),
             f"its datasets: {', '.join(datasets) or 'none'}",
         ),
     )

@@ -27,7 +27,7 @@ def inspect_submission(
     contest: Competition | None,
     notebook: RemoteNotebook | None,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     report: Reporter = SILENT,
 ) -> SubmissionState:
     """Return what there is to know before a submission; a dataset that is still processed is waited for."""
@@ -53,7 +53,7 @@ def inspect_submission(
         file_size=_fetch_file_size(request, kaggle) if request.file in files else None,
         outputs=files,
         parts=parts,
-        missing_parts=_find_missing_parts(parts, notebook, kaggle, ways, report) if datasets else {},
+        missing_parts=_find_missing_parts(parts, notebook, kaggle, settings, report) if datasets else {},
     )
 
 
@@ -61,11 +61,11 @@ def _find_missing_parts(
     parts: Mapping[str, str],
     notebook: RemoteNotebook,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     report: Reporter,
 ) -> dict[str, str]:
     """Return the parts that none of the notebook's sources holds now."""
-    left = find_missing_parts(parts, notebook.sources.datasets, kaggle, ways.poll_policy, report)
+    left = find_missing_parts(parts, notebook.sources.datasets, kaggle, settings.poll_policy, report)
     return parts_elsewhere.find_missing_parts(left, notebook.sources, kaggle) if left else left
 
 
@@ -90,33 +90,33 @@ def _fetch_file_size(request: SubmitRequest, kaggle: KaggleApi) -> int:
 def find_earlier(
     mark: SubmissionTag,
     competition: str,
-    made: Iterable[Submission],
+    submissions: Iterable[Submission],
     kaggle: KaggleApi,
     ledger: SubmissionLedger,
 ) -> tuple[Submission, ...]:
-    """Return the submissions of the same version and file among those `made`, the latest first.
+    """Return the submissions of the same version and file among those `submissions`, the latest first.
 
     What the ledger alone knows counts where Kaggle still has it under that number: a list may be cut.
     """
-    found = filter_same_version(mark, made)
-    if found:
-        return found
+    listed = filter_same_version(mark, submissions)
+    if listed:
+        return listed
     for entry in reversed(ledger.find_by_version(mark.notebook, mark.version)):
         if (
             entry.competition == competition
             and entry.submission
             and mark.is_same_version(parse_tag(entry.message))
         ):
-            known = kaggle.get_submission(entry.submission)
-            if known and mark.is_same_version(parse_tag(known.message)):
-                return (known,)
+            submission = kaggle.get_submission(entry.submission)
+            if submission and mark.is_same_version(parse_tag(submission.message)):
+                return (submission,)
     return ()
 
 
 def wait_until_listed(
-    text: str, competition: str, kaggle: KaggleApi, waiting: PollPolicy, seconds: float
+    text: str, competition: str, kaggle: KaggleApi, poll_policy: PollPolicy, seconds: float
 ) -> Submission | None:
     """Wait until a submission with this very mark is listed; None where none is within so many seconds."""
     return wait_until_shown(
-        lambda: find_exact(text, kaggle.list_submissions(competition)), waiting.retry_policy(seconds)
+        lambda: find_exact(text, kaggle.list_submissions(competition)), poll_policy.retry_policy(seconds)
     )

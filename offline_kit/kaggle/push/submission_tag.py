@@ -35,13 +35,13 @@ class SubmissionTag:
     def as_text(self) -> str:
         """The mark as it is written."""
         kit = f" kit={self.kit[:_SHORT]}" if self.kit else ""
-        again = f" again={self.again}" if self.again else ""
-        place = f"{quote(self.notebook)}@v{self.version}"
-        return f"[offline-kit{kit} notebook={place} file={quote(self.file)}{again}]"
+        repeat = f" again={self.again}" if self.again else ""
+        version = f"{quote(self.notebook)}@v{self.version}"
+        return f"[offline-kit{kit} notebook={version} file={quote(self.file)}{repeat}]"
 
-    def is_same_version(self, other: "SubmissionTag | None") -> bool:
+    def is_same_version(self, other_tag: "SubmissionTag | None") -> bool:
         """Whether the same version and file was submitted, for the first time or again."""
-        return other is not None and self._version_key() == other._version_key()
+        return other_tag is not None and self._version_key() == other_tag._version_key()
 
     def _version_key(self) -> tuple[str, int, str]:
         return self.notebook.lower(), self.version, self.file
@@ -49,15 +49,15 @@ class SubmissionTag:
 
 def parse_tag(message: str) -> SubmissionTag | None:
     """Return the mark in a description, None where there is none of ours."""
-    found = _FORM.search(message)
-    if found is None:
+    match = _FORM.search(message)
+    if match is None:
         return None
     return SubmissionTag(
-        notebook=unquote(found["notebook"]),
-        version=int(found["version"]),
-        file=unquote(found["file"]),
-        kit=found["kit"] or "",
-        again=int(found["again"] or 0),
+        notebook=unquote(match["notebook"]),
+        version=int(match["version"]),
+        file=unquote(match["file"]),
+        kit=match["kit"] or "",
+        again=int(match["again"] or 0),
     )
 
 
@@ -68,7 +68,9 @@ def build_message(message: str, mark: SubmissionTag) -> str:
 
 def filter_same_version(mark: SubmissionTag, submissions: Iterable[Submission]) -> tuple[Submission, ...]:
     """Return the submissions of the same version and file, in their order."""
-    return tuple(each for each in submissions if mark.is_same_version(parse_tag(each.message)))
+    return tuple(
+        submission for submission in submissions if mark.is_same_version(parse_tag(submission.message))
+    )
 
 
 def find_exact(text: str, submissions: Iterable[Submission]) -> Submission | None:
@@ -76,7 +78,11 @@ def find_exact(text: str, submissions: Iterable[Submission]) -> Submission | Non
     mark = parse_tag(text)
     return (
         next(
-            (each for each in filter_same_version(mark, submissions) if _repeat_count(each) == mark.again),
+            (
+                submission
+                for submission in filter_same_version(mark, submissions)
+                if _repeat_count(submission) == mark.again
+            ),
             None,
         )
         if mark

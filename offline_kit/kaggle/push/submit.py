@@ -67,44 +67,46 @@ class SubmissionResult:
 def plan_submission(
     request: SubmitRequest,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     ledger: SubmissionLedger,
     report: Reporter = SILENT,
 ) -> SubmitPlan:
     """Look at Kaggle and return what a submission would be; settles first what an earlier run left open.
 
-    Where the same version and file was submitted before, the plan is that submission; with `again`, only
+    Where the same version and file was submitted before, the plan is that submission; with `repeat`, only
     as long as that one has no end. Raises as `check`, with all that stands against a new one.
     """
     account = kaggle.fetch_account()
     report.step(f"Looking at '{request.competition}' at {account.server_name} as '{account.username}'")
     contest = kaggle.get_competition(request.competition)
     taking_part = contest is not None and contest.has_entered
-    settled = None
-    if taking_part and ways.effect_journal.find_open_entry(_journal_target(request)):
-        with hold_lock(_lock_path(ways)):
-            settled = _recover_interrupted(request, kaggle, ways, report)
-    made = kaggle.list_submissions(request.competition) if taking_part else ()
+    recovered = None
+    if taking_part and settings.effect_journal.find_open_entry(_journal_target(request)):
+        with hold_lock(_lock_path(settings)):
+            recovered = _recover_interrupted(request, kaggle, settings, report)
+    submissions = kaggle.list_submissions(request.competition) if taking_part else ()
     notebook = kaggle.get_notebook(request.notebook, request.version)
     parts = parse_part_ids(notebook.text) if notebook else {}
     kit = compute_kit_id(parts.values()) if parts else request.kit
     mark = SubmissionTag(notebook=request.notebook, version=request.version, file=request.file, kit=kit)
-    same = find_earlier(mark, request.competition, made, kaggle, ledger)
-    if settled and not same:
-        same = (settled,)
-    already = _find_existing(request, same, settled)
+    same_version = find_earlier(mark, request.competition, submissions, kaggle, ledger)
+    if recovered and not same_version:
+        same_version = (recovered,)
+    already = _find_existing(request, same_version, recovered)
     limits = None
     if contest is None or already is None:
-        seen = inspect_submission(request, contest, notebook, kaggle, ways, report)
-        known = (each.commit for each in reversed(ledger.find_by_version(request.notebook, request.version)))
-        contest, limits = check_submission(request, replace(seen, commit=next(filter(None, known), "")))
-    again = 1 + max((_repeat_count(each) for each in same), default=-1)
+        state = inspect_submission(request, contest, notebook, kaggle, settings, report)
+        commits = (
+            entry.commit for entry in reversed(ledger.find_by_version(request.notebook, request.version))
+        )
+        contest, limits = check_submission(request, replace(state, commit=next(filter(None, commits), "")))
+    repeat = 1 + max((_repeat_count(entry) for entry in same_version), default=-1)
     return SubmitPlan(
         request=request,
         competition=contest,
-        mark=replace(mark, again=_repeat_count(already) if already else again),
+        mark=replace(mark, again=_repeat_count(already) if already else repeat),
         parts=parts or request.parts,
-        last_ref=max((each.ref for each in made), default=0),
+        last_ref=max((entry.ref for entry in submissions), default=0),
         limits=limits,
         existing=already,
         server_name=account.server_name,
@@ -114,7 +116,7 @@ def plan_submission(
 def submit_version(
     plan: SubmitPlan,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     ledger: SubmissionLedger,
     report: Reporter = SILENT,
 ) -> SubmissionResult:
@@ -126,28 +128,28 @@ def submit_version(
     request = plan.request
     if plan.existing is not None:
         return _record_existing(plan, plan.existing, ledger, report)
-    with hold_lock(_lock_path(ways)):
+    with hold_lock(_lock_path(settings)):
         # Another run may have been faster since the plan was made.
-        settled = _recover_interrupted(request, kaggle, ways, report)
-        found = settled or find_exact(plan.mark.as_text, kaggle.list_submissions(request.competition))
-        if found:
-            return _record_existing(plan, found, ledger, report)
+        recovered = _recover_interrupted(request, kaggle, settings, report)
+        existing = recovered or find_exact(plan.mark.as_text, kaggle.list_submissions(request.competition))
+        if existing:
+            return _record_existing(plan, existing, ledger, report)
         report.step(
             f"Submitting version {request.version} of '{request.notebook}' to '{request.competition}'"
         )
-        return _send_submission(plan, kaggle, ways, ledger, report)
+        return _send_submission(plan, kaggle, settings, ledger, report)
 
 
 def _find_existing(
-    request: SubmitRequest, same: tuple[Submission, ...], settled: Submission | None
+    request: SubmitRequest, same_version: tuple[Submission, ...], recovered: Submission | None
 ) -> Submission | None:
     """Return the submission that makes another one needless, None where there is none."""
     if not request.again:
-        return same[0] if same else None
+        return same_version[0] if same_version else None
     # An interrupted --again is finished, not repeated; nor is what is waited for.
-    if settled and _repeat_count(settled):
-        return settled
-    return next((each for each in same if not each.is_finished), None)
+    if recovered and _repeat_count(recovered):
+        return recovered
+    return next((submission for submission in same_version if not submission.is_finished), None)
 
 
 def _repeat_count(submission: Submission) -> int:
@@ -155,8 +157,8 @@ def _repeat_count(submission: Submission) -> int:
     return mark.again if mark else 0
 
 
-def _lock_path(ways: PushSettings) -> Path:
-    return ways.state_folder / "submit.lock"
+def _lock_path(settings: PushSettings) -> Path:
+    return settings.state_folder / "submit.lock"
 
 
 def _journal_target(request: SubmitRequest) -> str:
@@ -164,28 +166,30 @@ def _journal_target(request: SubmitRequest) -> str:
 
 
 def _recover_interrupted(
-    request: SubmitRequest, kaggle: KaggleApi, ways: PushSettings, report: Reporter
+    request: SubmitRequest, kaggle: KaggleApi, settings: PushSettings, report: Reporter
 ) -> Submission | None:
     """Find out what became of a submission that an earlier run did not see arrive; None where it did not.
 
     Raises OutsideError where Kaggle has said yes and still shows nothing: it may come yet.
     """
-    entry = ways.effect_journal.find_open_entry(_journal_target(request))
+    entry = settings.effect_journal.find_open_entry(_journal_target(request))
     if entry is None:
         return None
     report.note(f"an earlier submission of '{request.notebook}' was interrupted; looking what became of it")
     age = max(0.0, time.time() - entry.at)
-    left = max(0.0, ways.poll_policy.visibility_timeout - age)
-    found = wait_until_listed(entry.effect.content, request.competition, kaggle, ways.poll_policy, left)
-    taken = entry.phase is Phase.ANSWERED and not _is_refusal(entry.server_message)
-    if found is None and taken and age < ways.poll_policy.processing_timeout:
+    left = max(0.0, settings.poll_policy.visibility_timeout - age)
+    submission = wait_until_listed(
+        entry.effect.content, request.competition, kaggle, settings.poll_policy, left
+    )
+    was_accepted = entry.phase is Phase.ANSWERED and not _is_refusal(entry.server_message)
+    if submission is None and was_accepted and age < settings.poll_policy.processing_timeout:
         raise _build_unseen_error(request, entry.server_message)
-    ways.effect_journal.append_entry(entry.effect, Phase.DONE if found else Phase.LOST)
-    return found
+    settings.effect_journal.append_entry(entry.effect, Phase.DONE if submission else Phase.LOST)
+    return submission
 
 
 def _send_submission(
-    plan: SubmitPlan, kaggle: KaggleApi, ways: PushSettings, ledger: SubmissionLedger, report: Reporter
+    plan: SubmitPlan, kaggle: KaggleApi, settings: PushSettings, ledger: SubmissionLedger, report: Reporter
 ) -> SubmissionResult:
     """Submit, once, and wait until it shows; what was answered, or seen to have happened, is in the journal."""
     request, text = plan.request, plan.mark.as_text
@@ -200,50 +204,57 @@ def _send_submission(
 
     def wait_for_listing() -> Submission | None:
         return wait_until_listed(
-            text, request.competition, kaggle, ways.poll_policy, ways.poll_policy.visibility_timeout
+            text, request.competition, kaggle, settings.poll_policy, settings.poll_policy.visibility_timeout
         )
 
-    about = f"the submission to '{request.competition}'"
+    description = f"the submission to '{request.competition}'"
     try:
         answer = run_once(
-            ways.effect_journal, effect, lambda: kaggle.submit_notebook(new), wait_for_listing, about, report
+            settings.effect_journal,
+            effect,
+            lambda: kaggle.submit_notebook(new),
+            wait_for_listing,
+            description,
+            report,
         )
-    except RefusedError as no:
-        raise (_build_refusal(no, plan) if no.status < 500 else no) from no
-    said = "" if answer.ref else answer.error
-    if said:
-        ways.effect_journal.append_entry(effect, Phase.ANSWERED, said)
+    except RefusedError as refusal:
+        raise (_build_refusal(refusal, plan) if refusal.status < 500 else refusal) from refusal
+    server_words = "" if answer.ref else answer.error
+    if server_words:
+        settings.effect_journal.append_entry(effect, Phase.ANSWERED, server_words)
     # What Kaggle may have refused is no submission before it shows.
-    entry = None if _is_refusal(said) else ledger.add_entry(_build_entry(plan, answer.ref, ledger))
-    found = wait_for_listing()
-    if not found and entry is None:
-        ways.effect_journal.append_entry(effect, Phase.LOST)
-        raise _build_refusal(RefusedError(said, hint="", status=200), plan)
-    if not found and not answer.ref:
-        raise _build_unseen_error(request, said)
-    ref = found.ref if found else answer.ref
+    entry = None if _is_refusal(server_words) else ledger.add_entry(_build_entry(plan, answer.ref, ledger))
+    listed = wait_for_listing()
+    if not listed and entry is None:
+        settings.effect_journal.append_entry(effect, Phase.LOST)
+        raise _build_refusal(RefusedError(server_words, hint="", status=200), plan)
+    if not listed and not answer.ref:
+        raise _build_unseen_error(request, server_words)
+    ref = listed.ref if listed else answer.ref
     entry = entry or ledger.add_entry(_build_entry(plan, ref, ledger))
-    if found:
-        ledger.update_entry(found)
-        ways.effect_journal.append_entry(effect, Phase.DONE)
+    if listed:
+        ledger.update_entry(listed)
+        settings.effect_journal.append_entry(effect, Phase.DONE)
     report.note(f"submitted as number {ref}: '{entry.message}'")
     return SubmissionResult(ref=ref, version=request.version, message=entry.message, existed_before=False)
 
 
 def _record_existing(
-    plan: SubmitPlan, found: Submission, ledger: SubmissionLedger, report: Reporter
+    plan: SubmitPlan, submission: Submission, ledger: SubmissionLedger, report: Reporter
 ) -> SubmissionResult:
     """Write down a submission that was made before, where that is not done yet."""
-    if ledger.update_entry(found) is None:
-        sent = f"{found.submitted_at:%Y-%m-%dT%H:%M:%S+00:00}" if found.submitted_at else ""
-        ledger.add_entry(replace(_build_entry(plan, found.ref, ledger), message=found.message, at=sent))
-        ledger.update_entry(found)
+    if ledger.update_entry(submission) is None:
+        sent = f"{submission.submitted_at:%Y-%m-%dT%H:%M:%S+00:00}" if submission.submitted_at else ""
+        ledger.add_entry(
+            replace(_build_entry(plan, submission.ref, ledger), message=submission.message, at=sent)
+        )
+        ledger.update_entry(submission)
     report.note(
-        f"nothing submitted: this version was submitted before, as number {found.ref} ({found.state});"
+        f"nothing submitted: this version was submitted before, as number {submission.ref} ({submission.state});"
         " --again submits it once more"
     )
     return SubmissionResult(
-        ref=found.ref, version=plan.request.version, message=found.message, existed_before=True
+        ref=submission.ref, version=plan.request.version, message=submission.message, existed_before=True
     )
 
 
@@ -251,8 +262,8 @@ def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> Ledger
     request = plan.request
     kit = compute_kit_id(plan.parts.values()) if plan.parts else request.kit
     # An earlier version was not made from the commit that is checked out now.
-    known = (each.commit for each in reversed(ledger.read_entries()) if each.kit == kit and each.commit)
-    commit = request.commit if request.kit == kit else next(known, "")
+    commits = (entry.commit for entry in reversed(ledger.read_entries()) if entry.kit == kit and entry.commit)
+    commit = request.commit if request.kit == kit else next(commits, "")
     return LedgerEntry(
         competition=request.competition,
         notebook=request.notebook,
@@ -268,37 +279,37 @@ def _build_entry(plan: SubmitPlan, ref: int, ledger: SubmissionLedger) -> Ledger
     )
 
 
-def _is_refusal(said: str) -> bool:
+def _is_refusal(server_words: str) -> bool:
     """Whether words that came without a number, and without a submission that shows, refuse it."""
-    return bool(said) and "success" not in said.lower()
+    return bool(server_words) and "success" not in server_words.lower()
 
 
-def _build_unseen_error(request: SubmitRequest, said: str = "") -> OutsideError:
+def _build_unseen_error(request: SubmitRequest, server_words: str = "") -> OutsideError:
     return OutsideError(
         f"Kaggle took the submission of version {request.version} of '{request.notebook}', and does not show it yet",
         hint=_LATER,
-        details=(f"Kaggle's words: {said}",) if said else (),
+        details=(f"Kaggle's words: {server_words}",) if server_words else (),
     )
 
 
-def _build_refusal(no: RefusedError, plan: SubmitPlan) -> RefusedError:
+def _build_refusal(refusal: RefusedError, plan: SubmitPlan) -> RefusedError:
     """Return a refusal in Kaggle's words with the remedy that fits it."""
-    slug, words = plan.request.competition, no.what.lower()
+    slug, words = plan.request.competition, refusal.what.lower()
     if "allowance" in words or "daily" in words:
         hint = f"run the same command again later: {describe_reset(datetime.now(UTC))}"
-    elif no.status == 403:
+    elif refusal.status == 403:
         hint = f"accept the rules at {rules_page(slug, plan.competition)} (only a person can), and take part"
-    elif no.status == 404:
+    elif refusal.status == 404:
         hint = f"check `competition` ('{slug}') and the notebook's version; 'offline-kit push' pushes another one"
     else:
         hint = f"nothing was spent; mend what it names. The rules: {rules_page(slug, plan.competition)}"
-    return RefusedError(no.what, hint=hint, status=no.status, after=no.retry_after)
+    return RefusedError(refusal.what, hint=hint, status=refusal.status, after=refusal.retry_after)
 
 
 def wait_for_score(
     ref: int,
     kaggle: KaggleApi,
-    ways: PushSettings,
+    settings: PushSettings,
     report: Reporter = SILENT,
     *,
     ledger: SubmissionLedger | None = None,
@@ -306,45 +317,53 @@ def wait_for_score(
 ) -> Submission:
     """Wait until a submission is scored, which takes hours, and return it; the ledger learns of it.
 
-    Looks more and more rarely, at last every `ways.waiting.scoring` seconds; trouble with the network is waited for too.
+    Looks more and more rarely, at last every `settings.waiting.scoring` seconds; trouble with the network is waited for too.
     Raises what `failure` returns, and OutsideError where there is no end within `deadline` seconds.
     """
-    began, seen = time.monotonic(), list[Submission]()
-    waiting, place = (
-        replace(ways.poll_policy, max_interval=ways.poll_policy.scoring_interval),
+    began, earlier_states = time.monotonic(), list[Submission]()
+    waiting, server_name = (
+        replace(settings.poll_policy, max_interval=settings.poll_policy.scoring_interval),
         kaggle.fetch_account().server_name,
     )
     with ExitStack() as line:
-        says: list[Say] = []
+        status_lines: list[Say] = []
 
         def check_finished() -> Submission:
             late = time.monotonic() - began > waiting.visibility_timeout
-            found = _read_submission(ref, kaggle, late=late)
-            if found is None and late:
+            submission = _read_submission(ref, kaggle, late=late)
+            if submission is None and late:
                 raise OutsideError(
-                    f"{place} shows no submission of number {ref}",
+                    f"{server_name} shows no submission of number {ref}",
                     hint="see the list of submissions on the competition's page, then run the same command again",
                 )
-            if found is None or not found.is_finished:
-                if not says:  # what has its score already is not waited for
-                    says.append(line.enter_context(report.waiting(f"{place} scores submission {ref}")))
-                seen.extend([found] if found else [])
-                says[0](f"{found.state if found else 'not visible yet'} {_describe_age(found, began)}")
-                raise TransientError(f"it is still {found.state}" if found else "it does not show yet")
-            return found
+            if submission is None or not submission.is_finished:
+                if not status_lines:  # what has its score already is not waited for
+                    status_lines.append(
+                        line.enter_context(report.waiting(f"{server_name} scores submission {ref}"))
+                    )
+                earlier_states.extend([submission] if submission else [])
+                status_lines[0](
+                    f"{submission.state if submission else 'not visible yet'} {_describe_age(submission, began)}"
+                )
+                raise TransientError(
+                    f"it is still {submission.state}" if submission else "it does not show yet"
+                )
+            return submission
 
-        found = poll_until(
+        submission = poll_until(
             check_finished, waiting.retry_policy(deadline), lambda e: _build_timeout_error(ref, str(e))
         )
     if ledger:
         watched = (
-            (datetime.now(UTC) - found.submitted_at).total_seconds() if seen and found.submitted_at else 0.0
+            (datetime.now(UTC) - submission.submitted_at).total_seconds()
+            if earlier_states and submission.submitted_at
+            else 0.0
         )
-        ledger.update_entry(found, round(max(0.0, watched), 1))
-    if problem := find_failure(found):
+        ledger.update_entry(submission, round(max(0.0, watched), 1))
+    if problem := find_failure(submission):
         raise problem
-    report.note(f"submission {ref} is scored: {found.public_score or 'no public score'}")
-    return found
+    report.note(f"submission {ref} is scored: {submission.public_score or 'no public score'}")
+    return submission
 
 
 def _read_submission(ref: int, kaggle: KaggleApi, *, late: bool) -> Submission | None:
@@ -361,36 +380,38 @@ def _read_submission(ref: int, kaggle: KaggleApi, *, late: bool) -> Submission |
         raise
 
 
-def _describe_age(found: Submission | None, began: float) -> str:
-    if found and found.submitted_at:
-        return f"since {format_timespan(datetime.now(UTC) - found.submitted_at)}"
+def _describe_age(submission: Submission | None, began: float) -> str:
+    if submission and submission.submitted_at:
+        return f"since {format_timespan(datetime.now(UTC) - submission.submitted_at)}"
     return f"since {format_timespan(timedelta(seconds=time.monotonic() - began))}"
 
 
-def find_failure(found: Submission) -> OfflineKitError | None:
+def find_failure(submission: Submission) -> OfflineKitError | None:
     """Return what is wrong with a submission that has come to its end; None for one that was scored well.
 
     A ProjectError, or an OutsideError where the trouble is Kaggle's own.
     """
-    if found.state != "error" and not found.error:
+    if submission.state != "error" and not submission.error:
         return None
-    said, _, local = found.error.strip().partition(LOCAL_ONLY)
-    known = explain_failure(said)
-    end = "failed" if found.state == "error" else f"is {found.state}, but not scored as it should be"
-    words = f": {said}" if said else "; Kaggle does not say why"
-    return (OutsideError if known.is_transient else ProjectError)(
-        f"submission {found.ref} {end}{words}",
-        hint=known.remedy,
+    server_words, _, local = submission.error.strip().partition(LOCAL_ONLY)
+    cause = explain_failure(server_words)
+    end = (
+        "failed" if submission.state == "error" else f"is {submission.state}, but not scored as it should be"
+    )
+    words = f": {server_words}" if server_words else "; Kaggle does not say why"
+    return (OutsideError if cause.is_transient else ProjectError)(
+        f"submission {submission.ref} {end}{words}",
+        hint=cause.remedy,
         details=(
-            *[f"usual cause: {known.cause}"] * bool(known.cause),
+            *[f"usual cause: {cause.cause}"] * bool(cause.cause),
             *([LOCAL_ONLY.strip(), *(f"    {line}" for line in local.splitlines())] if local else []),
-            f"its page: {found.url or 'see My Submissions on kaggle.com'}",
+            f"its page: {submission.url or 'see My Submissions on kaggle.com'}",
         ),
     )
 
 
-def _build_timeout_error(ref: int, why: str) -> OutsideError:
+def _build_timeout_error(ref: int, detail: str) -> OutsideError:
     return OutsideError(
-        f"submission {ref} is not scored yet: {why}",
+        f"submission {ref} is not scored yet: {detail}",
         hint="run the same command again later: it goes on waiting, and nothing is submitted twice",
     )

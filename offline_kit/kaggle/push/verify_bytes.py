@@ -41,25 +41,25 @@ class IncompleteDownloadError(OutsideError):
     """Kaggle stopped giving files; what was hashed until then is known."""
 
     def __init__(
-        self, trouble: OutsideError, file: RemoteFileVersion, known: Mapping[RemoteFileVersion, str]
+        self, trouble: OutsideError, file: RemoteFileVersion, known_digests: Mapping[RemoteFileVersion, str]
     ) -> None:
-        what = f"'{file.listed_name}' of '{file.ref}' cannot be downloaded: {trouble.what}"
-        super().__init__(what, hint=trouble.hint, details=trouble.details)
-        self.known_digests = dict(known)
+        summary = f"'{file.listed_name}' of '{file.ref}' cannot be downloaded: {trouble.what}"
+        super().__init__(summary, hint=trouble.hint, details=trouble.details)
+        self.known_digests = dict(known_digests)
         """Digests by file."""
 
 
 def download_digests(
-    wanted: tuple[RemoteFileVersion, ...], kaggle: KaggleApi, beside: Path, report: Reporter = SILENT
+    files: tuple[RemoteFileVersion, ...], kaggle: KaggleApi, kit_folder: Path, report: Reporter = SILENT
 ) -> dict[RemoteFileVersion, str]:
-    """Return the hex digest of each file, downloaded into a folder beside `beside` that is gone afterwards.
+    """Return the hex digest of each file, downloaded into a folder beside `kit_folder` that is gone afterwards.
 
     Raises CutShortError where a file cannot be had, OutsideError where the disk has no room.
     """
-    found: dict[RemoteFileVersion, str] = {}
-    total = sum(each.size for each in wanted)
-    text = f"Downloading {len(wanted)} files, {format_size(total)}"
-    with _scratch_folder(beside, wanted) as folder, report.progress(text, total) as bar:
+    digests_by_file: dict[RemoteFileVersion, str] = {}
+    total = sum(file.size for file in files)
+    text = f"Downloading {len(files)} files, {format_size(total)}"
+    with _scratch_folder(kit_folder, files) as folder, report.progress(text, total) as bar:
         pool, stop = ThreadPoolExecutor(THREADS), threading.Event()
 
         def digest_one(number: int, file: RemoteFileVersion) -> str:
@@ -73,62 +73,62 @@ def download_digests(
 
         try:
             # The largest first, so that none is left alone at the end.
-            order = sorted(wanted, key=lambda file: -file.size)
+            order = sorted(files, key=lambda file: -file.size)
             running = {pool.submit(digest_one, number, file): file for number, file in enumerate(order)}
-            shown = 0
-            for done in _collect_digests(running, found):
-                now = min(total, max(shown, done + _count_downloaded(folder)))
-                bar(now - shown)
-                shown = now
+            reported = 0
+            for finished_bytes in _collect_digests(running, digests_by_file):
+                arrived = min(total, max(reported, finished_bytes + _count_downloaded(folder)))
+                bar(arrived - reported)
+                reported = arrived
         finally:
             # Not waited for: on ^C a silent server would hold us; without their folder they come to nothing.
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-    return found
+    return digests_by_file
 
 
 def _collect_digests(
-    running: Mapping["Future[str]", RemoteFileVersion], found: dict[RemoteFileVersion, str]
+    running: Mapping["Future[str]", RemoteFileVersion], digests_by_file: dict[RemoteFileVersion, str]
 ) -> Iterator[int]:
-    """Fill `found`, yielding the bytes of the files that are done every now and then."""
-    waiting, troubles, done = set(running), list[tuple[OutsideError, RemoteFileVersion]](), 0
+    """Fill `digests_by_file`, yielding the bytes of the files that are done every now and then."""
+    waiting, troubles, finished_bytes = set(running), list[tuple[OutsideError, RemoteFileVersion]](), 0
     while waiting:
         ended, waiting = wait(waiting, timeout=_LOOK, return_when=FIRST_COMPLETED)
         for future in ended:
             try:
-                found[running[future]] = future.result()
-                done += running[future].size
+                digests_by_file[running[future]] = future.result()
+                finished_bytes += running[future].size
             except DownloadStoppedError:
                 continue
             except OutsideError as error:
                 troubles.append((error, running[future]))
-        yield done
+        yield finished_bytes
     if troubles:
-        raise IncompleteDownloadError(*troubles[0], found)
+        raise IncompleteDownloadError(*troubles[0], digests_by_file)
 
 
 class DownloadStoppedError(OfflineKitError):
     """Another download failed, or we were interrupted."""
 
 
-def _digest_file(file: RemoteFileVersion, into: Path, kaggle: KaggleApi) -> str:
+def _digest_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleApi) -> str:
     """Return the digest of one file; where Kaggle wrapped it into a zip of its own, of what is inside."""
-    with translate_disk_errors(into.parent):
+    with translate_disk_errors(target_path.parent):
         try:
-            _download_file(file, into, kaggle)
-            inner = None if into.stat().st_size == file.size else _digest_wrapped(into, file)
-            return inner or sha256_of(into)
+            _download_file(file, target_path, kaggle)
+            inner = None if target_path.stat().st_size == file.size else _digest_wrapped(target_path, file)
+            return inner or sha256_of(target_path)
         finally:
-            into.unlink(missing_ok=True)
+            target_path.unlink(missing_ok=True)
 
 
-def _download_file(file: RemoteFileVersion, into: Path, kaggle: KaggleApi) -> None:
+def _download_file(file: RemoteFileVersion, target_path: Path, kaggle: KaggleApi) -> None:
     if file.kind == "model":
-        kaggle.download_model_file(file.ref, file.version, file.listed_name, into)
+        kaggle.download_model_file(file.ref, file.version, file.listed_name, target_path)
     elif file.kind == "notebook":
-        kaggle.download_run_output(file.ref, file.version, file.listed_name, into)
+        kaggle.download_run_output(file.ref, file.version, file.listed_name, target_path)
     else:
-        kaggle.download_dataset_file(file.ref, file.listed_name, into, file.version)
+        kaggle.download_dataset_file(file.ref, file.listed_name, target_path, file.version)
 
 
 def _digest_wrapped(path: Path, file: RemoteFileVersion) -> str | None:
@@ -147,13 +147,13 @@ def _digest_wrapped(path: Path, file: RemoteFileVersion) -> str | None:
 
 
 @contextmanager
-def _scratch_folder(beside: Path, wanted: tuple[RemoteFileVersion, ...]) -> Iterator[Path]:
+def _scratch_folder(kit_folder: Path, files: tuple[RemoteFileVersion, ...]) -> Iterator[Path]:
     """Give a folder of ours for as long as the block lasts; what a killed run left there is removed first."""
-    folder = beside.with_name(f".{beside.name}.verify")
+    folder = kit_folder.with_name(f".{kit_folder.name}.verify")
     with hold_lock(folder.with_suffix(".verify.lock")):
         _remove_folder(folder)
-        _check_space(beside.parent, wanted)
-        with translate_disk_errors(beside.parent):
+        _check_space(kit_folder.parent, files)
+        with translate_disk_errors(kit_folder.parent):
             folder.mkdir()
         try:
             yield folder
@@ -162,20 +162,20 @@ def _scratch_folder(beside: Path, wanted: tuple[RemoteFileVersion, ...]) -> Iter
 
 
 def _remove_folder(folder: Path) -> None:
-    gone = folder.with_name(f"{folder.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
+    renamed = folder.with_name(f"{folder.name}.gone")
+    shutil.rmtree(renamed, ignore_errors=True)
     # First another name: a download that is still under way cannot put a new file into it.
     with suppress(FileNotFoundError):
-        folder.rename(gone)
-    shutil.rmtree(gone, ignore_errors=True)
+        folder.rename(renamed)
+    shutil.rmtree(renamed, ignore_errors=True)
 
 
-def _check_space(place: Path, wanted: tuple[RemoteFileVersion, ...]) -> None:
-    needed = sum(sorted((each.size for each in wanted), reverse=True)[:THREADS])
-    free = shutil.disk_usage(place).free
+def _check_space(folder: Path, files: tuple[RemoteFileVersion, ...]) -> None:
+    needed = sum(sorted((file.size for file in files), reverse=True)[:THREADS])
+    free = shutil.disk_usage(folder).free
     if free < needed + _SPARE:
         raise OutsideError(
-            f"comparing the bytes needs {format_size(needed)} below '{place}' for a moment,"
+            f"comparing the bytes needs {format_size(needed)} below '{folder}' for a moment,"
             f" where {format_size(free)} are free",
             hint="free some space, or verify without --deep",
         )

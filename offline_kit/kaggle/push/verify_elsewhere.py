@@ -31,43 +31,46 @@ def _inspect_model(source: str, kaggle: KaggleApi) -> RemotePart:
         return missing
     newest = kaggle.get_model_version(ref)
     version = int(pinned) or newest
-    found = replace(missing, private=model.private, url=model.url)
+    remote = replace(missing, private=model.private, url=model.url)
     if not version or version > newest:
-        return found
+        return remote
     files = kaggle.list_model_files(ref, version)
     part = parts_elsewhere.read_model_part(kaggle, ref, version)
     state = "ready" if files else "empty"
-    return replace(found, version=version, state=state, part=part, files=files)
+    return replace(remote, version=version, state=state, part=part, files=files)
 
 
 def _inspect_notebook(part: Part, ref: str, kaggle: KaggleApi) -> RemotePart:
     missing = RemotePart(kind="notebook", ref=ref)
-    there = kaggle.get_notebook(ref)
-    if there is None:
+    notebook = kaggle.get_notebook(ref)
+    if notebook is None:
         return missing
-    found = replace(missing, private=there.private, url=there.url)
-    version = parts_elsewhere.find_attached_version(kaggle, ref, there.newest_version)
+    remote = replace(missing, private=notebook.private, url=notebook.url)
+    version = parts_elsewhere.find_attached_version(kaggle, ref, notebook.newest_version)
     if not version:
-        run = kaggle.get_notebook_run(ref, there.newest_version)
-        return replace(found, version=there.newest_version, state=run.state if run else "hidden")
-    held = parts_elsewhere.read_output_part(kaggle, ref, version)
+        run = kaggle.get_notebook_run(ref, notebook.newest_version)
+        return replace(remote, version=notebook.newest_version, state=run.state if run else "hidden")
+    held_part = parts_elsewhere.read_output_part(kaggle, ref, version)
     # Beside the part, a run leaves its log and what it wrote for us; none of it is in anybody's way.
     # Sizes of outputs Kaggle does not tell: the marker's stand for them, and whoever downloads sees the bytes.
-    sizes = {entry.stored: entry.size for each in (part, held) if each for entry in each.entries} | {
-        MARKER: 0
-    }
+    sizes = {
+        entry.stored: entry.size
+        for known_part in (part, held_part)
+        if known_part
+        for entry in known_part.entries
+    } | {MARKER: 0}
     names = [name for name in kaggle.list_run_outputs(ref, version) if name in sizes]
     files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names)
-    return replace(found, version=version, state="ready", part=held, files=files)
+    return replace(remote, version=version, state="ready", part=held_part, files=files)
 
 
 def find_problems(part: Part, home: str, remote: RemotePart) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a version as a whole, with what to do about it."""
     ref, number, remedy = f"'{remote.ref}'", remote.version, suggest_fix(remote)
-    what = "version of the model" if remote.kind == "model" else "notebook"
+    noun = "version of the model" if remote.kind == "model" else "notebook"
     pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
     if not number:
-        yield f"there is no {what} {ref}{f' {pinned}' * bool(pinned)} that this account may see", remedy
+        yield f"there is no {noun} {ref}{f' {pinned}' * bool(pinned)} that this account may see", remedy
         return
     if not remote.private:
         page = f"make it private at once in the settings of {remote.url or 'its page'}"

@@ -134,12 +134,12 @@ def verify_kit(
     notebook = (
         looked.check_notebook(kit, account, kaggle) if scope.notebook and not looked.is_unreachable else None
     )
-    found = Verification(
+    verification = Verification(
         kit=kit.id, place=account.server_name, parts=parts, notebook=notebook, deep=scope.deep
     )
     if looked.troubles:
-        raise _build_unreachable_error(looked.troubles, found)
-    return found
+        raise _build_unreachable_error(looked.troubles, verification)
+    return verification
 
 
 class _RemoteInspection:
@@ -153,8 +153,8 @@ class _RemoteInspection:
     @property
     def is_unreachable(self) -> bool:
         """Whether nobody answers at all, so that further questions are in vain."""
-        nobody = (NoResponseError, UnreachableError, NotLoggedInError)
-        return any(isinstance(each, nobody) for each in self.troubles)
+        unreachable_errors = (NoResponseError, UnreachableError, NotLoggedInError)
+        return any(isinstance(trouble, unreachable_errors) for trouble in self.troubles)
 
     def inspect_part(
         self, part: Part, ref: str, kaggle: KaggleApi, scope: VerifyOptions, report: Reporter
@@ -172,14 +172,14 @@ class _RemoteInspection:
 
     def download_digests(self, kit: Kit, kaggle: KaggleApi, report: Reporter) -> None:
         """Get the digests of all files that may be the kit's."""
-        wanted = [
+        files = [
             file
             for part in kit.parts
             if part.name in self.remotes
             for file in _list_hashable(part, self.remotes[part.name])
         ]
         try:
-            self.digests = verify_bytes.download_digests(tuple(wanted), kaggle, kit.folder, report)
+            self.digests = verify_bytes.download_digests(tuple(files), kaggle, kit.folder, report)
         except IncompleteDownloadError as error:
             self.digests = error.known_digests
             self.troubles.append(error)
@@ -189,25 +189,28 @@ class _RemoteInspection:
         if not (kit.folder / "notebook").is_dir():
             return None
         try:
-            new = push_notebook.read_notebook(kit, account.username)
-            there = kaggle.get_notebook(new.ref)
+            notebook = push_notebook.read_notebook(kit, account.username)
+            remote = kaggle.get_notebook(notebook.ref)
         except OutsideError as error:
             self.troubles.append(error)
             return None
         except (ProjectError, UsageError) as error:
-            said = "; ".join((error.what, *error.details))
-            return NotebookCheck(ref="", version=0, problems=(VerifyProblem(what=said, remedy=error.hint),))
-        if there is None:
-            missing = VerifyProblem(what=f"there is no notebook '{new.ref}'", remedy=PUSH)
-            return NotebookCheck(ref=new.ref, version=0, problems=(missing,))
-        different = (*find_mismatches(new, there), *find_extra_sources(new, there))
+            summary = "; ".join((error.what, *error.details))
+            return NotebookCheck(
+                ref="", version=0, problems=(VerifyProblem(what=summary, remedy=error.hint),)
+            )
+        if remote is None:
+            missing = VerifyProblem(what=f"there is no notebook '{notebook.ref}'", remedy=PUSH)
+            return NotebookCheck(ref=notebook.ref, version=0, problems=(missing,))
+        different = (*find_mismatches(notebook, remote), *find_extra_sources(notebook, remote))
         problems = (
             VerifyProblem(
-                what=f"'{new.ref}' version {there.newest_version}: {each.summary}", remedy=each.remedy
+                what=f"'{notebook.ref}' version {remote.newest_version}: {difference.summary}",
+                remedy=difference.remedy,
             )
-            for each in different
+            for difference in different
         )
-        return NotebookCheck(ref=new.ref, version=there.newest_version, problems=tuple(problems))
+        return NotebookCheck(ref=notebook.ref, version=remote.newest_version, problems=tuple(problems))
 
 
 def _verify_local(kit: Kit, part: Part, report: Reporter) -> list[VerifyProblem]:
@@ -233,9 +236,9 @@ def _file_version(file: RemoteFile, remote: RemotePart) -> RemoteFileVersion:
 
 def _map_paths(part: Part, remote: RemotePart) -> Iterable[tuple[RemoteFile, str]]:
     """Yield each listed file with the path that it counts as."""
-    known = {entry.stored for entry in part.entries}
+    known_paths = {entry.stored for entry in part.entries}
     for file in remote.files:
-        (path,) = map_listed_files([file], known)
+        (path,) = map_listed_files([file], known_paths)
         yield file, path
 
 
@@ -245,11 +248,11 @@ def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspectio
         return PartCheck(
             part=part, remote=RemotePart(ref=ref.partition(":")[2] or ref), problems=tuple(local)
         )
-    shown = {
+    digests = {
         path: looked.digests.get(_file_version(file, remote), "") for file, path in _map_paths(part, remote)
     }
-    renamed = _find_renamed(part, shown)
-    mended = dataclasses.replace(
+    renamed = _find_renamed(part, digests)
+    corrected = dataclasses.replace(
         remote,
         files=tuple(
             dataclasses.replace(file, name=renamed.get(path, path)) for file, path in _map_paths(part, remote)
@@ -258,8 +261,8 @@ def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspectio
     return PartCheck(
         part=part,
         remote=remote,
-        problems=(*local, *_check_remote(part, remote, ref), *_check_files(part, mended, shown)),
-        hashed=sum(map(bool, shown.values())),
+        problems=(*local, *_check_remote(part, remote, ref), *_check_files(part, corrected, digests)),
+        hashed=sum(map(bool, digests.values())),
         notes=tuple(
             f"'{remote.ref}': '{stored}' is there as '{path}', and the notebook finds it by its bytes"
             for path, stored in renamed.items()
@@ -267,60 +270,62 @@ def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspectio
     )
 
 
-def _find_renamed(part: Part, shown: Mapping[str, str]) -> dict[str, str]:
+def _find_renamed(part: Part, digests: Mapping[str, str]) -> dict[str, str]:
     """Return stored names by the path that Kaggle made of them, told by their bytes."""
-    lacking = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in shown}
-    known = {entry.stored for entry in part.entries}
+    missing_names = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in digests}
+    known_paths = {entry.stored for entry in part.entries}
     return {
-        path: lacking[digest] for path, digest in shown.items() if path not in known and digest in lacking
+        path: missing_names[digest]
+        for path, digest in digests.items()
+        if path not in known_paths and digest in missing_names
     }
 
 
 def _check_remote(part: Part, remote: RemotePart, home: str) -> list[VerifyProblem]:
     """Return what is wrong with a dataset, or another home, as a whole."""
     if remote.kind != "dataset":
-        seen = verify_elsewhere.find_problems(part, home, remote)
-        return [VerifyProblem(what=what, remedy=remedy) for what, remedy in seen]
+        remote_problems = verify_elsewhere.find_problems(part, home, remote)
+        return [VerifyProblem(what=summary, remedy=remedy) for summary, remedy in remote_problems]
     ref, number = f"'{remote.ref}'", remote.version
     if not remote.exists:
         return [VerifyProblem(what=f"there is no dataset {ref} that this account may see", remedy=PUSH)]
-    found = []
+    problems = []
     if not remote.private:
         remedy = f"make it private at once in the settings of {remote.url or 'its page'}"
-        found.append(VerifyProblem(what=f"{ref} is PUBLIC: everybody sees the kit", remedy=remedy))
+        problems.append(VerifyProblem(what=f"{ref} is PUBLIC: everybody sees the kit", remedy=remedy))
     if remote.state != "ready":
         version = f"version {number}" if number else "its first version"
-        what = f"{ref}: {version} is not ready on Kaggle, but '{remote.state}'"
-        return [*found, VerifyProblem(what=what, remedy=PUSH)]
+        summary = f"{ref}: {version} is not ready on Kaggle, but '{remote.state}'"
+        return [*problems, VerifyProblem(what=summary, remedy=PUSH)]
     if remote.part is None:
-        found.append(VerifyProblem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
+        problems.append(VerifyProblem(what=f"{ref}: version {number} holds no part of a kit", remedy=PUSH))
     elif remote.part.id != part.id:
-        what = f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}"
-        found.append(VerifyProblem(what=what, remedy=PUSH))
-    return found
+        summary = f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}"
+        problems.append(VerifyProblem(what=summary, remedy=PUSH))
+    return problems
 
 
-def _check_files(part: Part, remote: RemotePart, shown: Mapping[str, str]) -> list[VerifyProblem]:
-    """Return what is wrong with a version's files; `shown` has the digests of those that were downloaded."""
+def _check_files(part: Part, remote: RemotePart, digests: Mapping[str, str]) -> list[VerifyProblem]:
+    """Return what is wrong with a version's files; `digests` has the digests of those that were downloaded."""
     if remote.state != "ready":
         return []
-    same = remote.part is not None and remote.part.id == part.id
-    told = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
+    is_same_part = remote.part is not None and remote.part.id == part.id
+    marker_digests = {entry.stored: entry.sha256 for entry in remote.part.entries} if remote.part else {}
     lines = list(find_differences(part, remote))
     sizes = {file.name: file.size for file in remote.files}
     for entry in part.entries:
-        digest = shown.get(entry.stored) or told.get(entry.stored, entry.sha256)
+        digest = digests.get(entry.stored) or marker_digests.get(entry.stored, entry.sha256)
         if digest != entry.sha256 and sizes.get(entry.stored) == entry.size:
             lines.append(f"'{entry.stored}' has other bytes (sha256 {digest[:12]}, not {entry.sha256[:12]})")
-    remedy = RESEND if same else PUSH
+    remedy = RESEND if is_same_part else PUSH
     if remote.kind == "notebook":
         remedy = verify_elsewhere.MAKE
     return [VerifyProblem(what=f"'{remote.ref}': {line}", remedy=remedy) for line in lines]
 
 
-def _build_unreachable_error(troubles: list[OutsideError], found: Verification) -> OutsideError:
+def _build_unreachable_error(troubles: list[OutsideError], verification: Verification) -> OutsideError:
     first = troubles[0]
-    more = [line for each in troubles[1:] for line in (each.what, *each.details)]
-    differing = [problem.what for problem in found.problems]
+    details = [line for trouble in troubles[1:] for line in (trouble.what, *trouble.details)]
+    differing = [problem.what for problem in verification.problems]
     head = ["what was compared until then differs:"] if differing else []
-    return OutsideError(first.what, hint=first.hint, details=[*first.details, *more, *head, *differing])
+    return OutsideError(first.what, hint=first.hint, details=[*first.details, *details, *head, *differing])
