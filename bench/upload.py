@@ -21,11 +21,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from tests.support.local_kaggle import Bench, serving
 from tests.support.pushing import make_kit
 
-AT_ONCE = Settings(visible_after=0.0, processing=0.0)
+AT_ONCE = LocalKaggleSettings(visible_after=0.0, processing=0.0)
 KAGGLEHUB = "import sys, kagglehub; kagglehub.dataset_upload('alice/plain-hub', sys.argv[1])"
 
 
@@ -62,9 +62,9 @@ def measure(bench: Bench, files: Mapping[str, bytes]) -> dict[str, float]:
 def case(files: Mapping[str, bytes], latency: float) -> dict[str, float]:
     """Measure one case before a server of its own."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, serving(Path(folder), AT_ONCE) as bench:
-        bench.kaggle.accounts.add("local", key="local-kaggle")
+        bench.kaggle.accounts.add_account("local", key="local-kaggle")
         if latency:
-            bench.kaggle.faults.add(Fault(on="*", delay=latency, times=0))
+            bench.kaggle.faults.add_fault(Fault(on="*", delay=latency, times=0))
         return measure(bench, files)
 
 

@@ -37,11 +37,11 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import UsageError, suggest_name
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.packing import packed, wrapped
-from offline_kit.local_kaggle.settings import Settings
-from offline_kit.local_kaggle.store import Record, Store
-from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.local_kaggle.links import DownloadLinks
+from offline_kit.local_kaggle.packing import pack_folder, wrap_file
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from offline_kit.local_kaggle.store import Record, RecordStore
+from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
 from offline_kit.project.kaggle_names import slug_of
 from offline_kit.project.references import bound_names
 from offline_kit.rehearsal import gateway_standin
@@ -67,104 +67,115 @@ _DISTRIBUTIONS = {
 _FAR = datetime(2099, 1, 1, tzinfo=UTC)
 
 
-class Catalog:
+class CompetitionService:
     """The competitions of one local Kaggle; each knows its folder, which stays where it is."""
 
-    def __init__(self, store: Store, settings: Settings, links: Links) -> None:
+    def __init__(self, store: RecordStore, settings: LocalKaggleSettings, links: DownloadLinks) -> None:
         self.store = store
         self.settings = settings
         self.links = links
 
-    def add(self, folder: Path) -> str:
+    def add_competition(self, folder: Path) -> str:
         """Take in a competition and return its slug; UsageError names what is wrong with the folder."""
-        record = {**_read(folder.absolute()), "created": self.store.now()}
+        record = {**_read_competition(folder.absolute()), "created": self.store.current_time()}
         record.setdefault("daily", self.settings.daily_submissions)
-        self.store.remove("competitions", record["slug"])
-        self.store.write({**record, "id": self.store.serial("competition")}, "competitions", record["slug"])
+        self.store.delete_record("competitions", record["slug"])
+        self.store.write_record(
+            {**record, "id": self.store.next_serial("competition")}, "competitions", record["slug"]
+        )
         return str(record["slug"])
 
-    def rpcs(self) -> dict[str, Rpc]:
+    def list_rpcs(self) -> dict[str, Rpc]:
         """Return the calls about competitions and their data."""
         calls: dict[str, Rpc] = {
             "ListCompetitions": self.list_all,
-            "GetCompetition": lambda call: self._told(self.get(call.text("competitionName"))),
-            "ListDataFiles": self.list_files,
-            "DownloadDataFile": self.download,
+            "GetCompetition": lambda call: self._describe_competition(
+                self.get_competition(call.text_field("competitionName"))
+            ),
+            "ListDataFiles": self.list_data_files,
+            "DownloadDataFile": self.download_data,
             "DownloadDataFiles": self.download_all,
         }
         return {SERVICE + name: call for name, call in calls.items()}
 
-    def get(self, slug: str) -> Record:
+    def get_competition(self, slug: str) -> Record:
         """Return a competition; 404 where there is none."""
         record = self.store.read("competitions", slug)
         if record is None:
-            raise Refusal(404, f"Competition '{slug}' not found")
+            raise ServiceRefusal(404, f"Competition '{slug}' not found")
         return record
 
-    def open(self, slug: str) -> Record:
+    def open_competition(self, slug: str) -> Record:
         """Return a competition that takes submissions; refuses one that does not, with the reason."""
-        record = self.get(slug)
+        record = self.get_competition(slug)
         if not record["entered"]:
-            raise Refusal(403, "You must accept this competition's rules before you can take part")
+            raise ServiceRefusal(403, "You must accept this competition's rules before you can take part")
         if record["closed"]:
-            raise Refusal(400, "Submission not allowed: this competition takes no submissions")
-        if self.store.now() > datetime.fromisoformat(record["deadline"]).timestamp():
-            raise Refusal(400, "Submission not allowed: the competition's deadline has passed")
+            raise ServiceRefusal(400, "Submission not allowed: this competition takes no submissions")
+        if self.store.current_time() > datetime.fromisoformat(record["deadline"]).timestamp():
+            raise ServiceRefusal(400, "Submission not allowed: the competition's deadline has passed")
         return record
 
-    def mounted(self, ref: str, user: str) -> tuple[str, Path] | None:  # noqa: ARG002 - all may see it
+    def mounted_data(self, ref: str, user: str) -> tuple[str, Path] | None:  # noqa: ARG002 - all may see it
         """Return place and folder of the public data."""
         try:
-            record = self.get(ref)
-        except Refusal:
+            record = self.get_competition(ref)
+        except ServiceRefusal:
             return None
         return f"competitions/{record['slug']}", Path(record["public"])
 
-    def hidden(self, record: Record) -> dict[str, Path]:
+    def hidden_entries(self, record: Record) -> dict[str, Path]:
         """Return the entries of the data as a hidden run sees it."""
         folders = [Path(record["public"]), *([Path(record["hidden"])] if record["hidden"] else [])]
         return {entry.name: entry for folder in folders for entry in sorted(folder.iterdir())}
 
-    def list_all(self, call: Call) -> Mapping[str, Any]:
+    def list_all(self, call: RpcCall) -> Mapping[str, Any]:
         """List the competitions."""
-        page, following = _LISTING.page(self.store.records("competitions"), call.body)
-        return {"competitions": [self._told(record) for record in page], "nextPageToken": following}
+        page, following = _LISTING.page_of_things(self.store.iter_records("competitions"), call.body)
+        return {
+            "competitions": [self._describe_competition(record) for record in page],
+            "nextPageToken": following,
+        }
 
-    def list_files(self, call: Call) -> Mapping[str, Any]:
+    def list_data_files(self, call: RpcCall) -> Mapping[str, Any]:
         """List the public files."""
-        record = self.get(call.text("competitionName"))
+        record = self.get_competition(call.text_field("competitionName"))
         public = Path(record["public"])
-        found = [
-            {"name": name, "totalBytes": (public / name).stat().st_size, "creationDate": wire.stamp(record["created"])}
-            for name in _names(public)
+        files = [
+            {"name": name, "totalBytes": (public / name).stat().st_size, "creationDate": wire.format_time(record["created"])}
+            for name in _list_names(public)
         ]  # fmt: skip
-        page, following = wire.page_of(found, call.body)
+        page, following = wire.slice_page(files, call.body)
         return {"files": page, "nextPageToken": following}
 
-    def download(self, call: Call) -> Answer:
+    def download_data(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of one public file; a large one comes as NAME.zip."""
-        record, name = self._joined(call), call.text("fileName")
+        record, name = self._joined_competition(call), call.text_field("fileName")
         public = Path(record["public"])
-        if name not in set(_names(public)):
-            raise Refusal(404, f"File '{name}' not found")
-        beside = self.store.place("competitions", record["slug"]) / "wrapped"
-        path = wrapped(public, Path(name), beside, self.settings.wrapped_from)
-        return wire.redirect(self.links.give(call.base, path, path.name))
+        if name not in set(_list_names(public)):
+            raise ServiceRefusal(404, f"File '{name}' not found")
+        beside = self.store.key_folder("competitions", record["slug"]) / "wrapped"
+        path = wrap_file(public, Path(name), beside, self.settings.wrapped_from)
+        return wire.redirect_answer(self.links.create_link(call.base, path, path.name))
 
-    def download_all(self, call: Call) -> Answer:
+    def download_all(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of a zip of all public files."""
-        record = self._joined(call)
-        final = packed(Path(record["public"]), self.store.place("competitions", record["slug"]) / "all.zip")
-        return wire.redirect(self.links.give(call.base, final, f"{record['slug']}.zip"))
+        record = self._joined_competition(call)
+        final = pack_folder(
+            Path(record["public"]), self.store.key_folder("competitions", record["slug"]) / "all.zip"
+        )
+        return wire.redirect_answer(self.links.create_link(call.base, final, f"{record['slug']}.zip"))
 
-    def _joined(self, call: Call) -> Record:
+    def _joined_competition(self, call: RpcCall) -> Record:
         """Return a competition whose data the caller may fetch: 403 where nobody has accepted its rules."""
-        record = self.get(call.text("competitionName"))
+        record = self.get_competition(call.text_field("competitionName"))
         if not call.user or not record["entered"]:
-            raise Refusal(403, "You must accept this competition's rules before you can download its data")
+            raise ServiceRefusal(
+                403, "You must accept this competition's rules before you can download its data"
+            )
         return record
 
-    def _told(self, record: Record) -> dict[str, Any]:
+    def _describe_competition(self, record: Record) -> dict[str, Any]:
         url = f"{wire.HERE}/competitions/{record['slug']}"
         return {
             "id": record["id"],
@@ -176,7 +187,7 @@ class Catalog:
             "reward": "LOCAL",
             "organizationName": "LOCAL",
             "evaluationMetric": record["metric"],
-            "enabledDate": wire.stamp(record["created"]),
+            "enabledDate": wire.format_time(record["created"]),
             "teamCount": 1,
             "userHasEntered": record["entered"],
             "maxDailySubmissions": record["daily"],
@@ -194,11 +205,11 @@ def _in_tab(record: Record, tab: str) -> bool:
     )
 
 
-_LISTING = wire.Listing[Record](
+_LISTING = wire.ListingRules[Record](
     filters={
         "group": _in_tab,
-        "category": lambda record, word: word.rpartition("_SEGMENT_")[2] == _segment(record),
-        "search": lambda record, words: wire.matches(words, record["slug"], record["title"]),
+        "category": lambda record, word: word.rpartition("_SEGMENT_")[2] == _mount_name(record),
+        "search": lambda record, words: wire.matches_search(words, record["slug"], record["title"]),
     },
     orders={
         "_EARLIEST_DEADLINE": lambda record: record["deadline"],
@@ -208,42 +219,46 @@ _LISTING = wire.Listing[Record](
 )
 
 
-def _segment(record: Record) -> str:
+def _mount_name(record: Record) -> str:
     return str(record.get("category", "")).upper().replace(" ", "_")
 
 
-def _names(folder: Path) -> Iterator[str]:
+def _list_names(folder: Path) -> Iterator[str]:
     return (path.as_posix() for path in files.list_tree(folder))
 
 
-def _about_metric(metric: str, folder: Path) -> list[str]:
+def _check_metric(metric: str, folder: Path) -> list[str]:
     """Return what is wrong with a metric, before a submission is spent on it; nothing of its file is run."""
     if not metric:
         return ["`metric` is missing"]
-    place, colon, function = metric.partition(":")
+    metric_path, colon, function = metric.partition(":")
     if colon:
         try:
-            tree = ast.parse((folder / place).read_text(encoding="utf-8"))
+            tree = ast.parse((folder / metric_path).read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError) as error:
-            return [f"the metric's file '{place}' cannot be read: {error}"]
+            return [f"the metric's file '{metric_path}' cannot be read: {error}"]
         names, open_ended = bound_names(tree.body)
         if function not in names and not open_ended:
-            return [f"'{place}' defines no '{function}'"]
-        return _missing(metric, [name for name in _imported(tree) if not _lies_in(folder, name)])
-    if missing := _missing(metric, ["sklearn"]):
+            return [f"'{metric_path}' defines no '{function}'"]
+        return _missing_packages(
+            metric, [name for name in _imported_packages(tree) if not _lies_in(folder, name)]
+        )
+    if missing := _missing_packages(metric, ["sklearn"]):
         return missing
-    known = dir(importlib.import_module("sklearn.metrics"))
-    return [] if metric in known else [f"unknown metric '{metric}'{suggest_name(metric, known)}"]
+    known_metrics = dir(importlib.import_module("sklearn.metrics"))
+    return (
+        [] if metric in known_metrics else [f"unknown metric '{metric}'{suggest_name(metric, known_metrics)}"]
+    )
 
 
-def _imported(tree: ast.Module) -> list[str]:
+def _imported_packages(tree: ast.Module) -> list[str]:
     """Return the packages that a file needs wherever it imports them, but for those that it tries."""
-    tried = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
+    optional = {id(inner) for node in ast.walk(tree) if isinstance(node, ast.Try) for inner in ast.walk(node)}
     names: dict[str, None] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import) and id(node) not in tried:
+        if isinstance(node, ast.Import) and id(node) not in optional:
             names |= dict.fromkeys(alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level and id(node) not in tried:
+        elif isinstance(node, ast.ImportFrom) and not node.level and id(node) not in optional:
             names[str(node.module).partition(".")[0]] = None
     return list(names)
 
@@ -252,7 +267,7 @@ def _lies_in(folder: Path, name: str) -> bool:
     return (folder / name).is_dir() or (folder / f"{name}.py").is_file()
 
 
-def _missing(metric: str, names: Iterable[str]) -> list[str]:
+def _missing_packages(metric: str, names: Iterable[str]) -> list[str]:
     """Return which packages a metric needs and this Python, in which it is computed, does not have."""
     return [
         f"the metric '{metric}' needs {name}, which is not installed beside offline-kit:"
@@ -262,58 +277,58 @@ def _missing(metric: str, names: Iterable[str]) -> list[str]:
     ]
 
 
-def _read(folder: Path) -> Record:
+def _read_competition(folder: Path) -> Record:
     """Read a competition's folder into a record of absolute paths."""
-    place = folder / "competition.toml"
+    path = folder / "competition.toml"
     try:
-        told = tomllib.loads(place.read_text(encoding="utf-8"))
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"'{folder}' is no competition: {error}", hint="write a competition.toml into it"
         ) from error
-    problems = [f"unknown key '{key}'" for key in sorted(set(told) - _KEYS)]
-    problems += _about_metric(str(told.get("metric", "")), folder)
-    hidden = folder / told.get("hidden", "hidden")
+    problems = [f"unknown key '{key}'" for key in sorted(set(settings) - _KEYS)]
+    problems += _check_metric(str(settings.get("metric", "")), folder)
+    hidden = folder / settings.get("hidden", "hidden")
     record = {
-        "slug": told.get("slug") or slug_of(folder.name),
-        "public": str(folder / told.get("public", "public")),
+        "slug": settings.get("slug") or slug_of(folder.name),
+        "public": str(folder / settings.get("public", "public")),
         "hidden": str(hidden) if hidden.is_dir() else "",
-        "solution": str(folder / told.get("solution", "solution.csv")),
+        "solution": str(folder / settings.get("solution", "solution.csv")),
         "folder": str(folder),
-        "metric": str(told.get("metric", "")),
-        "options": told.get("options", {}),
-        "id_column": told.get("id", ""),
-        "submission": told.get("submission", "submission.csv"),
-        "code_only": told.get("code_only", hidden.is_dir()),
-        "deadline": _deadline(told.get("deadline", _FAR), problems),
-        "closed": bool(told.get("closed", False)),
-        "entered": bool(told.get("entered", True)),
-        "seconds": 3600.0 * told.get("hours", 9),
-        "category": told.get("category", "LOCAL"),
-        "lower": bool(told.get("lower_is_better", str(told.get("metric", "")).endswith(_LOWER))),
+        "metric": str(settings.get("metric", "")),
+        "options": settings.get("options", {}),
+        "id_column": settings.get("id", ""),
+        "submission": settings.get("submission", "submission.csv"),
+        "code_only": settings.get("code_only", hidden.is_dir()),
+        "deadline": _parse_deadline(settings.get("deadline", _FAR), problems),
+        "closed": bool(settings.get("closed", False)),
+        "entered": bool(settings.get("entered", True)),
+        "seconds": 3600.0 * settings.get("hours", 9),
+        "category": settings.get("category", "LOCAL"),
+        "lower": bool(settings.get("lower_is_better", str(settings.get("metric", "")).endswith(_LOWER))),
     }
     if record["category"] not in _CATEGORIES:
         problems.append(
             f"unknown category '{record['category']}'{suggest_name(record['category'], _CATEGORIES)}"
         )
-    if "gateway" in told:
-        record["gateway"] = told["gateway"]
-        if not isinstance(told["gateway"], str):
-            problems += gateway_standin.option_problems(told["gateway"])
-    record["title"] = told.get("title") or str(record["slug"]).replace("-", " ").capitalize()
+    if "gateway" in settings:
+        record["gateway"] = settings["gateway"]
+        if not isinstance(settings["gateway"], str):
+            problems += gateway_standin.option_problems(settings["gateway"])
+    record["title"] = settings.get("title") or str(record["slug"]).replace("-", " ").capitalize()
     problems += [f"no folder '{record['public']}'"] if not Path(str(record["public"])).is_dir() else []
-    problems += [f"no folder '{hidden}'"] if "hidden" in told and not hidden.is_dir() else []
+    problems += [f"no folder '{hidden}'"] if "hidden" in settings and not hidden.is_dir() else []
     problems += [f"no file '{record['solution']}'"] if not Path(str(record["solution"])).is_file() else []
     if problems:
-        raise UsageError(f"'{place}' cannot be used", hint="fix these", details=problems)
-    return {**record, **({"daily": int(told["daily"])} if "daily" in told else {})}
+        raise UsageError(f"'{path}' cannot be used", hint="fix these", details=problems)
+    return {**record, **({"daily": int(settings["daily"])} if "daily" in settings else {})}
 
 
-def _deadline(told: object, problems: list[str]) -> str:
+def _parse_deadline(settings: object, problems: list[str]) -> str:
     """Return a date of TOML, or a text of one, as the service writes it; UTC unless it says otherwise."""
     try:
-        when = datetime.fromisoformat(str(told))
+        moment = datetime.fromisoformat(str(settings))
     except ValueError:
-        problems.append(f"deadline '{told}' is no date")
-        when = _FAR
-    return wire.stamp((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp())
+        problems.append(f"deadline '{settings}' is no date")
+        moment = _FAR
+    return wire.format_time((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())

@@ -5,7 +5,7 @@ from pathlib import Path
 from offline_kit.core import processes
 
 
-def environment(
+def client_environment(
     url: str, home: Path, *, username: str = "", key: str = "", token: str = ""
 ) -> dict[str, str]:
     """Return the whole environment of a process whose Kaggle client talks to the server at `url`.
@@ -24,7 +24,7 @@ def environment(
         "PYTHONUNBUFFERED": "1",
         "PYTHONUTF8": "1",
     }
-    own = processes.copy_environment()
-    env |= {name: own[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in own}
-    wanted = {"KAGGLE_USERNAME": username, "KAGGLE_KEY": key, "KAGGLE_API_TOKEN": token}
-    return env | {name: value for name, value in wanted.items() if value}
+    kept = processes.copy_environment()
+    env |= {name: kept[name] for name in ("PATH", "LANG", "SYSTEMROOT") if name in kept}
+    client_settings = {"KAGGLE_USERNAME": username, "KAGGLE_KEY": key, "KAGGLE_API_TOKEN": token}
+    return env | {name: value for name, value in client_settings.items() if value}

@@ -1,7 +1,7 @@
 """Faults by configuration: what goes wrong, at which call, how often.
 
 Faults stand in `faults.json` in the state's folder, a list of objects that is read again whenever it
-changes; in a process that holds the server, `Faults.add` takes one too. A fault names the calls that it
+changes; in a process that holds the server, `FaultTable.add_fault` takes one too. A fault names the calls that it
 meets by `on`: an RPC's method ("CreateDataset"), its whole name, "PUT" (bytes of an upload), "GET" (a link
 to a file), "LOGS" (a log that is followed), with wildcards. It passes over the first `after` calls, meets the next `times` (0: all of
 them), and does, in this order:
@@ -88,7 +88,7 @@ NONE = Fault(on="")
 """Nothing goes wrong."""
 
 
-class Faults:
+class FaultTable:
     """The faults of one local Kaggle, and how often each was met."""
 
     def __init__(self, path: Path) -> None:
@@ -99,20 +99,20 @@ class Faults:
         self._stamp = (0, 0)
         self._seen: dict[int, int] = {}
 
-    def add(self, fault: Fault) -> None:
+    def add_fault(self, fault: Fault) -> None:
         """Let something go wrong from now on."""
         with self._lock:
             self._added.append(fault)
 
-    def clear(self) -> None:
+    def clear_faults(self) -> None:
         """Let all that was added go wrong no more."""
         with self._lock:
             self._added.clear()
 
-    def meet(self, name: str) -> Fault:
+    def match_call(self, name: str) -> Fault:
         """Return what goes wrong at this call ("package.Service/Method", "PUT", "RUN" ...); counts it."""
         with self._lock:
-            self._reload()
+            self._reload_file()
             for fault in (*self._added, *self._read):
                 if not any(fnmatchcase(each, fault.on) for each in (name, name.rpartition("/")[2])):
                     continue
@@ -122,29 +122,29 @@ class Faults:
                     return fault
         return NONE
 
-    def _reload(self) -> None:
+    def _reload_file(self) -> None:
         try:
-            told = self.path.stat()
+            faults_read = self.path.stat()
         except OSError:
             self._read, self._stamp = [], (0, 0)
             return
-        if (told.st_mtime_ns, told.st_size) != self._stamp:
-            self._stamp = (told.st_mtime_ns, told.st_size)
-            self._read = list(read(self.path))
+        if (faults_read.st_mtime_ns, faults_read.st_size) != self._stamp:
+            self._stamp = (faults_read.st_mtime_ns, faults_read.st_size)
+            self._read = list(read_faults(self.path))
             self._seen = {id(fault): self._seen.get(id(fault), 0) for fault in self._added}
 
 
-def read(path: Path) -> tuple[Fault, ...]:
+def read_faults(path: Path) -> tuple[Fault, ...]:
     """Read a file of faults; UsageError names what is wrong in it."""
-    known = {each.name for each in fields(Fault)}
+    known = {entry.name for entry in fields(Fault)}
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
-        for each in raw:
-            if unknown := sorted(set(each) - known):
+        for entry in raw:
+            if unknown := sorted(set(entry) - known):
                 raise UsageError(
                     f"'{path}' has an unknown word '{unknown[0]}'",
                     hint=f"a fault has {', '.join(sorted(known))}",
                 )
-        return tuple(Fault(**each) for each in raw)
+        return tuple(Fault(**entry) for entry in raw)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"'{path}' is no list of faults: {error}", hint="see `on` and the like") from error

@@ -30,20 +30,20 @@ Metric = Callable[[Path, Path], float]
 """Takes the submission and the solution, two tables with the same ids."""
 
 
-def judge(request: Mapping[str, Any]) -> dict[str, float]:
+def score_submission(request: Mapping[str, Any]) -> dict[str, float]:
     """Return the public and the private score; raises ScoringError, or MetricError."""
     submission, solution = Path(request["submission"]), Path(request["solution"])
     try:
-        metric = _metric(str(request["metric"]), Path(request["folder"]), dict(request["options"]))
+        metric = _load_metric(str(request["metric"]), Path(request["folder"]), dict(request["options"]))
     except BaseException as error:  # whatever somebody's file does when it is imported, SystemExit too
-        raise MetricError(_described(error)) from error
+        raise MetricError(_describe_error(error)) from error
     if submission.suffix != ".csv" or solution.suffix != ".csv":
-        whole = _score(metric, submission, solution)
+        whole = _compute_score(metric, submission, solution)
         return {"public": whole, "private": whole}
-    true, given = _read(solution), _read(submission)
+    true, given = _read_table(solution), _read_table(submission)
     columns = [name for name in true[0] if name != USAGE]
     key = str(request.get("id") or columns[0])
-    _check(given, columns, {row[key] for row in true}, key)
+    _check_table(given, columns, {row[key] for row in true}, key)
     by_id = {row[key]: row for row in given}
     scores = {}
     with tempfile.TemporaryDirectory() as name:
@@ -51,12 +51,12 @@ def judge(request: Mapping[str, Any]) -> dict[str, float]:
             rows = [row for row in true if row.get(USAGE, usage).lower() == usage]
             if rows:
                 sides = [by_id[row[key]] for row in rows], rows
-                paths = [_write(Path(name, f"{n}.csv"), columns, side) for n, side in enumerate(sides)]
-                scores[usage] = _score(metric, paths[0], paths[1])
+                paths = [_write_table(Path(name, f"{n}.csv"), columns, side) for n, side in enumerate(sides)]
+                scores[usage] = _compute_score(metric, paths[0], paths[1])
     return {usage: scores.get(usage, float("nan")) for usage in ("public", "private")}
 
 
-def _score(metric: Metric, submission: Path, solution: Path) -> float:
+def _compute_score(metric: Metric, submission: Path, solution: Path) -> float:
     """Return the metric of a submission.
 
     Where it fails, the solution is scored against itself: a metric that fails on that as well is broken
@@ -65,22 +65,22 @@ def _score(metric: Metric, submission: Path, solution: Path) -> float:
     try:
         return float(metric(submission, solution))
     except ImportError as error:
-        raise MetricError(_described(error)) from error
+        raise MetricError(_describe_error(error)) from error
     except BaseException as error:
         if type(error).__name__ == "ParticipantVisibleError":  # how Kaggle's metrics address the participant
             raise ScoringError(str(error)) from error
         try:
             float(metric(solution, solution))
         except BaseException:  # noqa: BLE001 - likewise: somebody's code
-            raise MetricError(_described(error)) from error
-        raise ScoringError(_described(error)) from error
+            raise MetricError(_describe_error(error)) from error
+        raise ScoringError(_describe_error(error)) from error
 
 
-def _described(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _check(given: Table, columns: Sequence[str], ids: set[str], key: str) -> None:
+def _check_table(given: Table, columns: Sequence[str], ids: set[str], key: str) -> None:
     """Raise ScoringError for what Kaggle would refuse about a table."""
     if missing := [name for name in columns if name not in given[0]]:
         raise ScoringError(f"Submission must have a column '{missing[0]}'")
@@ -93,7 +93,7 @@ def _check(given: Table, columns: Sequence[str], ids: set[str], key: str) -> Non
         raise ScoringError("Submission contains null values")
 
 
-def _metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
+def _load_metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
     """Return the metric as a function of (submission, solution): "file.py:function", or one of scikit-learn."""
     place, colon, function = name.partition(":")
     if colon:
@@ -108,15 +108,15 @@ def _metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
     of_learn: Callable[..., float] = getattr(importlib.import_module("sklearn.metrics"), name)
 
     def score(submission: Path, solution: Path) -> float:
-        true, given = _values(solution), _values(submission)
+        true, given = _read_targets(solution), _read_targets(submission)
         return float(of_learn(true, given, **options))
 
     return score
 
 
-def _values(path: Path) -> list[Any]:
+def _read_targets(path: Path) -> list[Any]:
     """Return the table's targets, numbers where all are: one value a row, or a list of several."""
-    rows = [list(row.values())[1:] for row in _read(path)]
+    rows = [list(row.values())[1:] for row in _read_table(path)]
     try:
         made: list[list[Any]] = [[float(value) for value in row] for row in rows]
     except ValueError:
@@ -124,7 +124,7 @@ def _values(path: Path) -> list[Any]:
     return [row[0] if len(row) == 1 else row for row in made]
 
 
-def _read(path: Path) -> Table:
+def _read_table(path: Path) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             # Cells of any length, as in kit_runtime.csv_rows: this file runs alone.
@@ -137,7 +137,7 @@ def _read(path: Path) -> Table:
     return rows
 
 
-def _write(path: Path, columns: Sequence[str], rows: Table) -> Path:
+def _write_table(path: Path, columns: Sequence[str], rows: Table) -> Path:
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, columns, extrasaction="ignore")
         writer.writeheader()
@@ -148,7 +148,7 @@ def _write(path: Path, columns: Sequence[str], rows: Table) -> Path:
 def main(path: Path) -> None:
     """Judge a request on disk and write the answer beside it."""
     try:
-        answer: dict[str, Any] = judge(json.loads(path.read_text(encoding="utf-8")))
+        answer: dict[str, Any] = score_submission(json.loads(path.read_text(encoding="utf-8")))
     except ScoringError as error:
         answer = {"error": str(error)}
     except MetricError as error:

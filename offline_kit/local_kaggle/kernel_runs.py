@@ -8,11 +8,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from offline_kit.local_kaggle.faults import Fault, Faults
-from offline_kit.local_kaggle.live_logs import RunLogs
-from offline_kit.local_kaggle.running import Contest, Finder, Job, Result, Runner, unheard
-from offline_kit.local_kaggle.settings import Settings
-from offline_kit.local_kaggle.store import Record, Store
+from offline_kit.local_kaggle.faults import Fault, FaultTable
+from offline_kit.local_kaggle.live_logs import LiveLogs
+from offline_kit.local_kaggle.running import (
+    Finder,
+    NotebookRunner,
+    RunCompetition,
+    RunJob,
+    RunResult,
+    discard_text,
+)
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from offline_kit.local_kaggle.store import Record, RecordStore
 
 SOURCES = {
     "dataset": "datasetDataSources",
@@ -27,16 +34,16 @@ _AT_ONCE = threading.Semaphore(2)  # this machine is no cloud
 Key = tuple[str, ...]
 
 
-class KernelRuns:
+class NotebookRuns:
     """The runs of one local Kaggle; a version's record holds its state."""
 
     def __init__(
         self,
-        store: Store,
-        settings: Settings,
-        runner: Runner,
+        store: RecordStore,
+        settings: LocalKaggleSettings,
+        runner: NotebookRunner,
         finders: Mapping[str, Finder],
-        faults: Faults,
+        faults: FaultTable,
         rules: Callable[[str], Record | None],
     ) -> None:
         """`rules` gives the record of a competition."""
@@ -46,36 +53,36 @@ class KernelRuns:
         self.finders = finders
         self.faults = faults
         self.rules = rules
-        self.logs = RunLogs(store)
+        self.logs = LiveLogs(store)
 
-    def invalid(self, kind: str, refs: list[str], user: str) -> list[str]:
+    def find_invalid_sources(self, kind: str, refs: list[str], user: str) -> list[str]:
         """Return those of the data sources that cannot be attached."""
         finder = self.finders.get(kind)
         return [ref for ref in refs if finder is None or finder(ref, user) is None]
 
-    def begin(self, key: Key) -> None:
+    def start_run(self, key: Key) -> None:
         """Let a version run in the background."""
-        self.logs.begin(key)
-        threading.Thread(target=self._run, args=(key,), daemon=True).start()
+        self.logs.begin_log(key)
+        threading.Thread(target=self._run_version, args=(key,), daemon=True).start()
 
-    def output(self, key: Key) -> Path:
+    def output_folder(self, key: Key) -> Path:
         """Return the folder of a version's output; there once its run has ended."""
-        return self.store.place(*key) / "output"
+        return self.store.key_folder(*key) / "output"
 
-    def source(self, key: Key) -> str:
+    def pushed_source(self, key: Key) -> str:
         """Return a version's source as it was pushed."""
-        return (self.store.place(*key) / "source.txt").read_text(encoding="utf-8")
+        return (self.store.key_folder(*key) / "source.txt").read_text(encoding="utf-8")
 
-    def execute(
+    def execute_version(
         self,
         key: Key,
         folder: Path,
         *,
         covered: Mapping[str, Mapping[str, Path]] | None = None,
         timeout: float = _HOURS,
-        say: Callable[[str], None] = unheard,
+        say: Callable[[str], None] = discard_text,
         without: str = "",
-    ) -> Result:
+    ) -> RunResult:
         """Run a version's source in `folder`, which is made empty.
 
         `covered` makes it a hidden run: it gives, for the place of a data source, the entries that are there
@@ -85,20 +92,20 @@ class KernelRuns:
         record |= {SOURCES[without]: ()} if without else {}
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        job = Job(
-            notebook=_notebook(self.source(key), str(record["kernelType"])),
-            inputs=tuple(self._inputs(record, covered or {})),
+        job = RunJob(
+            notebook=_as_notebook(self.pushed_source(key), str(record["kernelType"])),
+            inputs=tuple(self._mount_inputs(record, covered or {})),
             folder=folder,
             timeout=min(timeout, record.get("timeout") or _HOURS),
             rerun=covered is not None,
-            contest=self._contest(record),
+            contest=self._find_contest(record),
             say=say,
             internet=bool(record.get("enableInternet")) and covered is None,
         )
         with _AT_ONCE:
             return self.runner(job)
 
-    def _inputs(
+    def _mount_inputs(
         self, record: Record, covered: Mapping[str, Mapping[str, Path]]
     ) -> Iterator[tuple[str, Path]]:
         for kind, field in SOURCES.items():
@@ -110,75 +117,79 @@ class KernelRuns:
                 place, folder = mounted
                 if place in covered:
                     yield from (
-                        (f"{self._place(place)}/{name}", path) for name, path in covered[place].items()
+                        (f"{self._mount_folder(place)}/{name}", path) for name, path in covered[place].items()
                     )
                 else:
-                    yield self._place(place), folder
+                    yield self._mount_folder(place), folder
 
-    def _contest(self, record: Record) -> Contest | None:
+    def _find_contest(self, record: Record) -> RunCompetition | None:
         for ref in record.get(SOURCES["competition"], ()):
             mounted, rules = self.finders["competition"](ref, record["owner"]), self.rules(ref)
             if mounted and rules:
-                place, submission = self._place(mounted[0]), str(rules["submission"])
-                return Contest(place=place, submission=submission, gateway=rules.get("gateway"))
+                place, submission = self._mount_folder(mounted[0]), str(rules["submission"])
+                return RunCompetition(place=place, submission=submission, gateway=rules.get("gateway"))
         return None
 
-    def _place(self, place: str) -> str:
+    def _mount_folder(self, place: str) -> str:
         if self.settings.layout == "new":
             return place
         kind, _, rest = place.partition("/")
         return rest.partition("/")[2] if kind == "models" else rest.rpartition("/")[2]
 
-    def _run(self, key: Key) -> None:
-        fault = self.faults.meet("RUN")
+    def _run_version(self, key: Key) -> None:
+        fault = self.faults.match_call("RUN")
         time.sleep(self.settings.queued + fault.delay)
-        began = self.store.now()
+        began = self.store.current_time()
         if fault.stuck:
-            self._change(key, state=fault.stuck, began=began)
+            self._change_record(key, state=fault.stuck, began=began)
             return
-        if not self._change(key, state="RUNNING", began=began):
+        if not self._change_record(key, state="RUNNING", began=began):
             return
-        self.logs.begin(key)
-        run = fresh(self.store.place(*key))
-        result = self._result(key, run, fault)
-        if not self.store.place(*key).exists():  # deleted meanwhile
-            self.logs.end(key)
+        self.logs.begin_log(key)
+        run = make_run_folder(self.store.key_folder(*key))
+        result = self._collect_result(key, run, fault)
+        if not self.store.key_folder(*key).exists():  # deleted meanwhile
+            self.logs.end_log(key)
             return
         for at, text in result.log:
-            self.logs.say(key, text, at=at)
-        output = self.output(key)
+            self.logs.add_text(key, text, at=at)
+        output = self.output_folder(key)
         shutil.rmtree(output, ignore_errors=True)
         (run / "output").replace(output) if (run / "output").is_dir() else output.mkdir()
         shutil.rmtree(run, ignore_errors=True)
         state = fault.ends or ("ERROR" if result.failure else "COMPLETE")
-        self._change(key, state=state, failure=result.failure, seconds=self.store.now() - began)
-        self.logs.end(key)
+        self._change_record(
+            key, state=state, failure=result.failure, seconds=self.store.current_time() - began
+        )
+        self.logs.end_log(key)
 
-    def _result(self, key: Key, folder: Path, fault: Fault) -> Result:
+    def _collect_result(self, key: Key, folder: Path, fault: Fault) -> RunResult:
         if fault.fail or fault.ends:
-            return Result(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
+            return RunResult(failure=fault.fail, log=((0.0, f"{fault.fail}\n"),) if fault.fail else ())
         try:
-            return self.execute(key, folder, say=lambda text: self.logs.say(key, text), without=fault.without)
+            return self.execute_version(
+                key, folder, say=lambda text: self.logs.add_text(key, text), without=fault.without
+            )
         except Exception as error:  # noqa: BLE001 - a run must end in a state, whatever the runner does
-            return Result(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
+            return RunResult(failure=f"Kaggle Error: {error}", log=((0.0, f"{error}\n"),))
 
-    def _change(self, key: Key, **facts: object) -> bool:
+    def _change_record(self, key: Key, **facts: object) -> bool:
         with self.store.lock:
             record = self.store.read(*key)
             if record is None:
                 return False
-            self.store.write({**record, **facts}, *key)
+            self.store.write_record({**record, **facts}, *key)
         return True
 
 
-def fresh(place: Path) -> Path:
+def make_run_folder(folder: Path) -> Path:
     """Return a new folder for a run; what a run that did not outlive its server left there is removed."""
-    for left in place.glob("run-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix="run-", dir=place))
+    for leftover in folder.glob("run-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix="run-", dir=folder))
 
 
-def _notebook(source: str, kind: str) -> str:
+def _as_notebook(source: str, kind: str) -> str:
     """Return the source as a notebook: a script is one of a single cell."""
     if kind == "notebook":
         return source

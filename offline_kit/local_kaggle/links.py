@@ -6,10 +6,10 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from offline_kit.local_kaggle.wire import Refusal
+from offline_kit.local_kaggle.wire import ServiceRefusal
 
 
-class Links:
+class DownloadLinks:
     """Links of one run of the server; those of an earlier run have expired."""
 
     def __init__(self, seconds: float) -> None:
@@ -17,17 +17,17 @@ class Links:
         self._lock = threading.Lock()
         self._given: dict[str, tuple[Path, float]] = {}
 
-    def give(self, base: str, path: Path, name: str) -> str:
+    def create_link(self, base: str, path: Path, name: str) -> str:
         """Return a link to the file; it ends in `name`, after which clients call what they fetched."""
         word = secrets.token_hex(12)
         with self._lock:
             self._given[word] = (path, time.monotonic() + self.seconds)
         return f"{base}/files/{word}/{urllib.parse.quote(name)}"
 
-    def find(self, word: str) -> Path:
+    def find_file(self, word: str) -> Path:
         """Return the file behind a link; an expired or unknown one is refused with 403."""
         with self._lock:
             path, until = self._given.get(word, (Path(), 0.0))
         if time.monotonic() >= until or not path.is_file():
-            raise Refusal(403, "The link has expired")
+            raise ServiceRefusal(403, "The link has expired")
         return path

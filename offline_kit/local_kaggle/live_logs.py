@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.local_kaggle.store import Store
+from offline_kit.local_kaggle.store import RecordStore
 
 Key = tuple[str, ...]
 Event = dict[str, Any]
@@ -23,54 +23,54 @@ class _Live:
     ended: bool = False
 
 
-class RunLogs:
+class LiveLogs:
     """The logs of one local Kaggle; a key names a version."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: RecordStore) -> None:
         self.store = store
         self._news = threading.Condition()
         self._live: dict[Key, _Live] = {}
 
-    def begin(self, key: Key) -> None:
+    def begin_log(self, key: Key) -> None:
         """Take in what a run says from now on; the clock of its log stands at 0."""
         with self._news:
-            self._live[key] = _Live(began=self.store.now())
+            self._live[key] = _Live(began=self.store.current_time())
 
-    def say(self, key: Key, text: str, *, at: float | None = None) -> None:
+    def add_text(self, key: Key, text: str, *, at: float | None = None) -> None:
         """Add what a run said, now or at a second of its own; time never goes back."""
         with self._news:
             live = self._live[key]
-            told = self.store.now() - live.began if at is None else at
+            told = self.store.current_time() - live.began if at is None else at
             last = live.events[-1]["time"] if live.events else 0.0
             event = {"stream_name": "stdout", "time": round(max(told, last), 3), "data": text}
             live.events.append(event)
             self._news.notify_all()
 
-    def end(self, key: Key) -> None:
+    def end_log(self, key: Key) -> None:
         """Write the log of a run that has ended, and let its followers go."""
         with self._news:
             live = self._live.pop(key)
             live.ended = True
-            if self.store.place(*key).exists():  # else it was deleted meanwhile
-                files.write_atomic(self.store.place(*key) / "log.json", json.dumps(live.events))
+            if self.store.key_folder(*key).exists():  # else it was deleted meanwhile
+                files.write_atomic(self.store.key_folder(*key) / "log.json", json.dumps(live.events))
             self._news.notify_all()
 
-    def text(self, key: Key) -> str:
+    def log_text(self, key: Key) -> str:
         """Return a log as far as it goes, the text of a JSON array; empty where nothing was said yet."""
-        path = self.store.place(*key) / "log.json"
+        path = self.store.key_folder(*key) / "log.json"
         with self._news:
             live = self._live.get(key)
             if live:
                 return json.dumps(live.events) if live.events else ""
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
-    def follow(self, key: Key) -> Iterator[Event | None]:
+    def follow_log(self, key: Key) -> Iterator[Event | None]:
         """Yield a log from its first event to the run's end; None where it was silent for a while."""
         place = 0
         with self._news:
             live = self._live.get(key)
         if not live:
-            yield from json.loads(self.text(key) or "[]")
+            yield from json.loads(self.log_text(key) or "[]")
             return
         while True:
             with self._news:

@@ -8,11 +8,11 @@ from typing import Any
 
 from offline_kit.core import files
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, KernelRuns
-from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.packing import packed
-from offline_kit.local_kaggle.store import Record, Store
-from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.local_kaggle.kernel_runs import ENDED, SOURCES, NotebookRuns
+from offline_kit.local_kaggle.links import DownloadLinks
+from offline_kit.local_kaggle.packing import pack_folder
+from offline_kit.local_kaggle.store import Record, RecordStore
+from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
 from offline_kit.project.kaggle_names import slug_of
 
 _SERVICE = "kernels.KernelsApiService/"
@@ -33,11 +33,11 @@ _NO_SIZE = 946
 Key = tuple[str, ...]
 
 
-class Kernels:
+class NotebookService:
     """The notebooks of one local Kaggle."""
 
     def __init__(
-        self, store: Store, runs: KernelRuns, links: Links, taken: Callable[[str, str], bool]
+        self, store: RecordStore, runs: NotebookRuns, links: DownloadLinks, taken: Callable[[str, str], bool]
     ) -> None:
         """`taken` tells whether a dataset of this owner has the slug, which is no notebook's then."""
         self.store = store
@@ -45,151 +45,156 @@ class Kernels:
         self.links = links
         self.taken = taken
 
-    def rpcs(self) -> dict[str, Rpc]:
+    def list_rpcs(self) -> dict[str, Rpc]:
         """Return the calls about notebooks."""
         calls: dict[str, Rpc] = {
-            "SaveKernel": self.save,
-            "GetKernelSessionStatus": self.status,
-            "ListKernelSessionOutput": self.session_output,
-            "ListKernelFiles": self.list_files,
-            "GetKernel": self.get,
-            "ListKernels": self.list_all,
-            "DownloadKernelOutput": self.download,
-            "DeleteKernel": self.delete,
-            "GetAcceleratorQuotaStatistics": self.quota,
+            "SaveKernel": self.save_version,
+            "GetKernelSessionStatus": self.get_status,
+            "ListKernelSessionOutput": self.get_session_output,
+            "ListKernelFiles": self.list_output_files,
+            "GetKernel": self.get_notebook,
+            "ListKernels": self.list_notebooks,
+            "DownloadKernelOutput": self.download_output,
+            "DeleteKernel": self.delete_notebook,
+            "GetAcceleratorQuotaStatistics": self.get_quota,
         }
         return {_SERVICE + name: call for name, call in calls.items()}
 
-    def save(self, call: Call) -> Mapping[str, Any]:
+    def save_version(self, call: RpcCall) -> Mapping[str, Any]:
         """Make a version and let it run; a data source that is not there is named, and the run goes without."""
         if not call.user:
-            raise Refusal(401, "Unauthenticated")
+            raise ServiceRefusal(401, "Unauthenticated")
         running = sum(version["state"] not in ENDED for version in self._versions_of(call.user))
-        runs_now = call.text("kernelExecutionType") != "QUICK_SAVE"
+        runs_now = call.text_field("kernelExecutionType") != "QUICK_SAVE"
         if runs_now and running >= self.runs.settings.sessions:
             return {"error": f"Maximum batch CPU session count of {self.runs.settings.sessions} reached."}
         with self.store.lock:
-            record = self._target(call)
+            record = self._target_notebook(call)
             if record is None:
                 return {"error": "Notebook not found"}
             key = _key_of(record)
-            number = max(self.store.numbers(*key), default=0) + 1
+            number = max(self.store.version_numbers(*key), default=0) + 1
             version = {
                 "number": number,
                 "owner": record["owner"],
-                "created": self.store.now(),
+                "created": self.store.current_time(),
                 "state": "QUEUED" if runs_now else "SAVED",
-                "timeout": call.number("sessionTimeoutSeconds"),
-                **{name: call.flag(name) for name in _FLAGS},
-                **{name: call.text(name) for name in _TEXTS},
-                "machineShape": _REPLACED.get(call.text("machineShape").lower(), call.text("machineShape")),
-                "categoryIds": call.texts("categoryIds"),
-                **{field: call.texts(field) for field in SOURCES.values()},
+                "timeout": call.int_field("sessionTimeoutSeconds"),
+                **{name: call.bool_field(name) for name in _FLAGS},
+                **{name: call.text_field(name) for name in _TEXTS},
+                "machineShape": _REPLACED.get(
+                    call.text_field("machineShape").lower(), call.text_field("machineShape")
+                ),
+                "categoryIds": call.text_list("categoryIds"),
+                **{field: call.text_list(field) for field in SOURCES.values()},
             }
-            place = self.store.place(*key, "versions", str(number))
-            files.write_atomic(place / "source.txt", call.text("text"))
-            self.store.write(version, *key, "versions", str(number))
-            self.store.write({**record, "private": version["isPrivate"]}, *key)
+            place = self.store.key_folder(*key, "versions", str(number))
+            files.write_atomic(place / "source.txt", call.text_field("text"))
+            self.store.write_record(version, *key, "versions", str(number))
+            self.store.write_record({**record, "private": version["isPrivate"]}, *key)
         if runs_now:
-            self.runs.begin((*key, "versions", str(number)))
+            self.runs.start_run((*key, "versions", str(number)))
         ref = f"/code/{record['owner']}/{record['slug']}"
         refused = {
-            f"invalid{kind.capitalize()}Sources": self.runs.invalid(kind, call.texts(field), call.user)
+            f"invalid{kind.capitalize()}Sources": self.runs.find_invalid_sources(
+                kind, call.text_list(field), call.user
+            )
             for kind, field in SOURCES.items()
         }
         url = f"{wire.HERE}{ref}"
         told = {"ref": ref, "url": url, "versionNumber": number, "kernelId": record["id"], "error": ""}
         return {**told, "invalidTags": [], **refused}
 
-    def _target(self, call: Call) -> Record | None:
+    def _target_notebook(self, call: RpcCall) -> Record | None:
         """Return the notebook that a push is for, made now if it is new; None where there is none to update."""
-        if wanted := call.number("id"):
-            return next((each for each in self._all() if each["id"] == wanted), None)
-        owner, _, slug = call.text("slug").rpartition("/")
+        if wanted := call.int_field("id"):
+            return next((each for each in self._all_records() if each["id"] == wanted), None)
+        owner, _, slug = call.text_field("slug").rpartition("/")
         owner = owner or call.user
         if owner.lower() != call.user:
-            raise Refusal(403, "Permission 'kernels.update' was denied")
-        if found := self.store.read(*_key(owner, slug)):
+            raise ServiceRefusal(403, "Permission 'kernels.update' was denied")
+        if found := self.store.read(*_store_key(owner, slug)):
             return found
-        title = call.text("newTitle")
+        title = call.text_field("newTitle")
         if not title:
             return None
         # The title decides, whatever slug was asked for; the client only warns where they differ.
         slug = slug_of(title)
         if not re.fullmatch(r"[a-z0-9-]{5,50}", slug):
             return None
-        if self.store.read(*_key(owner, slug)) or self.taken(owner, slug):
-            raise Refusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
-        made = {"id": self.store.serial("kernel"), "owner": owner.lower(), "slug": slug, "title": title}
-        return {**made, "created": self.store.now(), "private": True}
+        if self.store.read(*_store_key(owner, slug)) or self.taken(owner, slug):
+            raise ServiceRefusal(409, f"A notebook or dataset with the slug '{slug}' exists already")
+        made = {"id": self.store.next_serial("kernel"), "owner": owner.lower(), "slug": slug, "title": title}
+        return {**made, "created": self.store.current_time(), "private": True}
 
-    def status(self, call: Call) -> Mapping[str, Any]:
+    def get_status(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell the state of a version's run, of the latest version unless a label is given."""
-        version = self._session(call)
+        version = self._find_session(call)
         return {"status": version["state"], "failureMessage": version.get("failure", "")}
 
-    def session_output(self, call: Call) -> Mapping[str, Any]:
+    def get_session_output(self, call: RpcCall) -> Mapping[str, Any]:
         """List the output files of a run, each with a link, and its log."""
-        key, version = self._session_key(call), self._session(call)
-        folder = self.runs.output(key)
+        key, version = self._session_key(call), self._find_session(call)
+        folder = self.runs.output_folder(key)
         found = files.list_tree(folder) if version["state"] in ENDED else ()
-        page, following = wire.page_of(found, call.body)
+        page, following = wire.slice_page(found, call.body)
         links = [
-            {"fileName": path.as_posix(), "url": self.links.give(call.base, folder / path, path.name)}
+            {"fileName": path.as_posix(), "url": self.links.create_link(call.base, folder / path, path.name)}
             for path in page
         ]
-        return {"files": links, "log": self.runs.logs.text(key), "nextPageToken": following}
+        return {"files": links, "log": self.runs.logs.log_text(key), "nextPageToken": following}
 
-    def follow_log(self, call: Call) -> Answer:
+    def follow_log(self, call: RpcCall) -> HttpAnswer:
         """Stream the log of a run while it goes on; give the whole of it when it has ended."""
-        key, version = self._session_key(call), self._session(call)
+        key, version = self._session_key(call), self._find_session(call)
         if version["state"] in ENDED:
-            return Answer(
-                body=self.runs.logs.text(key).encode(), headers={"Content-Type": "application/json"}
+            return HttpAnswer(
+                body=self.runs.logs.log_text(key).encode(), headers={"Content-Type": "application/json"}
             )
         events = (
-            f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in self.runs.logs.follow(key)
+            f"data: {json.dumps(event)}\n\n" if event else ":\n\n" for event in self.runs.logs.follow_log(key)
         )
         pieces = (piece.encode() for piece in itertools.chain(events, ("data: END_OF_LOG\n\n",)))
-        return Answer(stream=pieces, headers={"Content-Type": "text/event-stream"})
+        return HttpAnswer(stream=pieces, headers={"Content-Type": "text/event-stream"})
 
-    def list_files(self, call: Call) -> Mapping[str, Any]:
+    def list_output_files(self, call: RpcCall) -> Mapping[str, Any]:
         """List the output files of a run as the live service was seen to: bare names, and no true sizes."""
-        key, version = self._session_key(call), self._session(call)
-        made = wire.stamp(version["created"])
+        key, version = self._session_key(call), self._find_session(call)
+        made = wire.format_time(version["created"])
         found = [
             {"name": path.name, "size": _NO_SIZE, "creationDate": made}
-            for path in (files.list_tree(self.runs.output(key)) if version["state"] in ENDED else ())
+            for path in (files.list_tree(self.runs.output_folder(key)) if version["state"] in ENDED else ())
         ]
-        page, following = wire.page_of(found, call.body)
+        page, following = wire.slice_page(found, call.body)
         return {"files": page, "nextPageToken": following}
 
-    def get(self, call: Call) -> Mapping[str, Any]:
+    def get_notebook(self, call: RpcCall) -> Mapping[str, Any]:
         """Give a version's source and metadata."""
-        record = self._open(call)
+        record = self._open_notebook(call)
         key = self._version_key(record, call)
         version = self.store.read(*key) or {}
-        blob = {"source": self.runs.source(key), "slug": record["slug"]}
+        blob = {"source": self.runs.pushed_source(key), "slug": record["slug"]}
         blob |= {name: version[name] for name in ("language", "kernelType")}
-        return {"metadata": self._told(record, version), "blob": blob}
+        return {"metadata": self._describe_notebook(record, version), "blob": blob}
 
-    def list_all(self, call: Call) -> Mapping[str, Any]:
+    def list_notebooks(self, call: RpcCall) -> Mapping[str, Any]:
         """List one's own notebooks, or those that one may see."""
         seen = [
             (record, version)
-            for record in self._all()
-            if (record["owner"] == call.user or not record["private"]) and (version := self._latest(record))
+            for record in self._all_records()
+            if (record["owner"] == call.user or not record["private"])
+            and (version := self._latest_version(record))
         ]
-        listing = wire.Listing[tuple[Record, Record]](
+        listing = wire.ListingRules[tuple[Record, Record]](
             filters={
                 "group": lambda pair, word: word != "PROFILE" or pair[0]["owner"] == call.user,
                 "user": lambda pair, name: bool(pair[0]["owner"] == name.lower()),
-                "search": lambda pair, words: wire.matches(words, pair[0]["title"], pair[0]["slug"]),
+                "search": lambda pair, words: wire.matches_search(words, pair[0]["title"], pair[0]["slug"]),
                 "language": lambda pair, word: pair[1]["language"].lower() == word.lower(),
                 "kernelType": lambda pair, word: pair[1]["kernelType"].lower() == word.lower(),
                 "outputType": lambda pair, word: self._has_output(*pair, pictures=word == "visualization"),
-                "competition": lambda pair, ref: _attached(pair[1], "competition", ref),
-                "dataset": lambda pair, ref: _attached(pair[1], "dataset", ref),
+                "competition": lambda pair, ref: _is_attached(pair[1], "competition", ref),
+                "dataset": lambda pair, ref: _is_attached(pair[1], "dataset", ref),
                 "parentKernel": lambda _pair, _ref: False,  # nothing here is a fork
             },
             orders={
@@ -197,147 +202,147 @@ class Kernels:
                 "DATE_RUN": lambda pair: -pair[1]["created"],
             },
         )
-        page, following = listing.page(seen, call.body)
-        return {"kernels": [self._told(*pair) for pair in page], "nextPageToken": following}
+        page, following = listing.page_of_things(seen, call.body)
+        return {"kernels": [self._describe_notebook(*pair) for pair in page], "nextPageToken": following}
 
     def _has_output(self, record: Record, version: Record, *, pictures: bool) -> bool:
-        folder = self.runs.output((*_key_of(record), "versions", str(version["number"])))
+        folder = self.runs.output_folder((*_key_of(record), "versions", str(version["number"])))
         names = [path.name.lower() for path in files.list_tree(folder)] if folder.is_dir() else []
         return any(name.endswith(_PICTURES) for name in names) if pictures else bool(names)
 
-    def download(self, call: Call) -> Answer:
+    def download_output(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of one output file of one version, or of a zip of all."""
-        label = f"v{call.number('versionNumber')}" if call.number("versionNumber") else ""
-        words = {"userName": call.text("ownerSlug"), "kernelSlug": call.text("kernelSlug")}
-        inner = Call(user=call.user, body={**words, "versionLabel": label}, base=call.base)
-        key, name = self._session_key(inner), call.text("filePath")
-        folder = self.runs.output(key)
+        label = f"v{call.int_field('versionNumber')}" if call.int_field("versionNumber") else ""
+        words = {"userName": call.text_field("ownerSlug"), "kernelSlug": call.text_field("kernelSlug")}
+        inner = RpcCall(user=call.user, body={**words, "versionLabel": label}, base=call.base)
+        key, name = self._session_key(inner), call.text_field("filePath")
+        folder = self.runs.output_folder(key)
         if not name and folder.is_dir():
-            zipped = packed(folder, folder.with_name("output.zip"))
-            return wire.redirect(self.links.give(call.base, zipped, f"{key[2]}.zip"))
+            zipped = pack_folder(folder, folder.with_name("output.zip"))
+            return wire.redirect_answer(self.links.create_link(call.base, zipped, f"{key[2]}.zip"))
         if name not in [path.as_posix() for path in files.list_tree(folder)]:
-            raise Refusal(404, f"File '{name}' not found")
-        return wire.redirect(self.links.give(call.base, folder / name, name.rpartition("/")[2]))
+            raise ServiceRefusal(404, f"File '{name}' not found")
+        return wire.redirect_answer(self.links.create_link(call.base, folder / name, name.rpartition("/")[2]))
 
-    def delete(self, call: Call) -> Mapping[str, Any]:
+    def delete_notebook(self, call: RpcCall) -> Mapping[str, Any]:
         """Remove a notebook with all of its versions."""
-        record = self._open(call)
+        record = self._open_notebook(call)
         if record["owner"] != call.user:
-            raise Refusal(403, "Permission 'kernels.delete' was denied")
-        self.store.remove(*_key_of(record))
+            raise ServiceRefusal(403, "Permission 'kernels.delete' was denied")
+        self.store.delete_record(*_key_of(record))
         return {}
 
-    def quota(self, call: Call) -> Mapping[str, Any]:
+    def get_quota(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell the hours of accelerators: all of them are left."""
-        refresh = wire.stamp(self.store.now() + 7 * 86400)
+        refresh = wire.format_time(self.store.current_time() + 7 * 86400)
         return {"quotaRefreshTime": refresh, "gpuQuota": _QUOTA, "tpuQuota": _QUOTA} if call.user else {}
 
-    def mounted(self, ref: str, user: str) -> tuple[str, Any] | None:
+    def mounted_output(self, ref: str, user: str) -> tuple[str, Any] | None:
         """Return place and folder of the output of "owner/slug[/version]", of its newest finished run."""
         owner, _, slug = "/".join(ref.split("/")[:2]).partition("/")
-        record = self.store.read(*_key(owner, slug)) if owner and slug else None
+        record = self.store.read(*_store_key(owner, slug)) if owner and slug else None
         if record is None or (record["private"] and record["owner"] != user):
             return None
-        for number in reversed(self.store.numbers(*_key_of(record))):
+        for number in reversed(self.store.version_numbers(*_key_of(record))):
             key = (*_key_of(record), "versions", str(number))
             if (self.store.read(*key) or {}).get("state") == "COMPLETE":
-                return f"notebooks/{record['owner']}/{record['slug']}", self.runs.output(key)
+                return f"notebooks/{record['owner']}/{record['slug']}", self.runs.output_folder(key)
         return None
 
-    def version(self, owner: str, slug: str, number: int) -> tuple[Key, Record] | None:
+    def find_version(self, owner: str, slug: str, number: int) -> tuple[Key, Record] | None:
         """Return key and record of a version of a notebook, the latest one for 0."""
-        record = self.store.read(*_key(owner, slug))
+        record = self.store.read(*_store_key(owner, slug))
         if record is None:
             return None
         key = (
             *_key_of(record),
             "versions",
-            str(number or max(self.store.numbers(*_key_of(record)), default=0)),
+            str(number or max(self.store.version_numbers(*_key_of(record)), default=0)),
         )
         found = self.store.read(*key)
         return (key, found) if found else None
 
-    def resume(self) -> None:
+    def resume_runs(self) -> None:
         """Run anew what was queued or running when the server ended."""
-        for record in self._all():
-            for number in self.store.numbers(*_key_of(record)):
+        for record in self._all_records():
+            for number in self.store.version_numbers(*_key_of(record)):
                 key = (*_key_of(record), "versions", str(number))
                 if (self.store.read(*key) or {}).get("state") in ("QUEUED", "RUNNING"):
-                    self.runs.begin(key)
+                    self.runs.start_run(key)
 
-    def _session(self, call: Call) -> Record:
+    def _find_session(self, call: RpcCall) -> Record:
         version = self.store.read(*self._session_key(call))
         if version is None or version["state"] == "SAVED":
-            raise Refusal(404, "The notebook has no session")
+            raise ServiceRefusal(404, "The notebook has no session")
         return version
 
-    def _session_key(self, call: Call) -> Key:
-        return self._version_key(self._open(call), call)
+    def _session_key(self, call: RpcCall) -> Key:
+        return self._version_key(self._open_notebook(call), call)
 
-    def _version_key(self, record: Record, call: Call) -> Key:
+    def _version_key(self, record: Record, call: RpcCall) -> Key:
         """Return the key of the version that `versionLabel` names; only "vN" is understood."""
-        label, numbers = call.text("versionLabel"), self.store.numbers(*_key_of(record))
+        label, numbers = call.text_field("versionLabel"), self.store.version_numbers(*_key_of(record))
         number = max(numbers, default=0)
         if label:
             number = int(label[1:]) if re.fullmatch(r"v\d{1,9}", label) else 0
         if number not in numbers:
-            raise Refusal(404, f"Version '{label}' not found")
+            raise ServiceRefusal(404, f"Version '{label}' not found")
         return (*_key_of(record), "versions", str(number))
 
-    def _open(self, call: Call) -> Record:
-        owner, slug = call.text("userName") or call.user, call.text("kernelSlug")
+    def _open_notebook(self, call: RpcCall) -> Record:
+        owner, slug = call.text_field("userName") or call.user, call.text_field("kernelSlug")
         known = bool(re.fullmatch(r"[A-Za-z0-9-]+", slug)) and bool(owner)
-        record = self.store.read(*_key(owner, slug)) if known else None
+        record = self.store.read(*_store_key(owner, slug)) if known else None
         late = self.runs.settings.visible_after
         if (
             record is None
             or (record["private"] and record["owner"] != call.user)
-            or self.store.now() - record["created"] < late
+            or self.store.current_time() - record["created"] < late
         ):
-            raise Refusal(403, "Permission 'kernels.get' was denied")
+            raise ServiceRefusal(403, "Permission 'kernels.get' was denied")
         return record
 
-    def _latest(self, record: Record) -> Record | None:
-        number = max(self.store.numbers(*_key_of(record)), default=0)
+    def _latest_version(self, record: Record) -> Record | None:
+        number = max(self.store.version_numbers(*_key_of(record)), default=0)
         return self.store.read(*_key_of(record), "versions", str(number))
 
-    def _all(self) -> Iterator[Record]:
-        for owner in self.store.names("kernels"):
-            yield from self.store.records("kernels", owner)
+    def _all_records(self) -> Iterator[Record]:
+        for owner in self.store.key_names("kernels"):
+            yield from self.store.iter_records("kernels", owner)
 
     def _versions_of(self, owner: str) -> Iterator[Record]:
-        for slug in self.store.names("kernels", owner):
-            for version in self.store.records("kernels", owner, slug, "versions"):
+        for slug in self.store.key_names("kernels", owner):
+            for version in self.store.iter_records("kernels", owner, slug, "versions"):
                 if version["state"] != "SAVED":
                     yield version
 
-    def _told(self, record: Record, version: Record) -> dict[str, Any]:
+    def _describe_notebook(self, record: Record, version: Record) -> dict[str, Any]:
         same = {name: version[name] for name in (*_FLAGS, *_TEXTS, *SOURCES.values())}
         same["categoryIds"] = version.get("categoryIds", [])
         if self.runs.settings.kinds_in_sources:
             for kind, field in SOURCES.items():
                 same[field] = [f"{'code' if kind == 'kernel' else kind}/{ref}" for ref in version[field]]
-        latest = max(self.store.numbers(*_key_of(record)), default=0)
+        latest = max(self.store.version_numbers(*_key_of(record)), default=0)
         own = {
             "id": record["id"],
             "ref": f"{record['owner']}/{record['slug']}",
             "title": record["title"],
             "author": record["owner"],
             "slug": record["slug"],
-            "lastRunTime": wire.stamp(version["created"]),
+            "lastRunTime": wire.format_time(version["created"]),
             "currentVersionNumber": latest,
         }
         return {**same, **own}
 
 
-def _attached(version: Record, kind: str, ref: str) -> bool:
+def _is_attached(version: Record, kind: str, ref: str) -> bool:
     words = 1 if kind == "competition" else 2
     return ref.lower() in ("/".join(each.lower().split("/")[:words]) for each in version[SOURCES[kind]])
 
 
-def _key(owner: str, slug: str) -> Key:
+def _store_key(owner: str, slug: str) -> Key:
     return ("kernels", owner, slug)
 
 
 def _key_of(record: Record) -> Key:
-    return _key(record["owner"], record["slug"])
+    return _store_key(record["owner"], record["slug"])

@@ -13,7 +13,7 @@ _PACKED = (".zip", ".gz", ".bz2", ".xz", ".7z", ".rar", ".png", ".jpg", ".jpeg",
 """Suffixes of what becomes no smaller: never wrapped."""
 
 
-def packed(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Path:
+def pack_folder(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Path:
     """Return `final`, a .zip or .tar.gz of a folder that no longer changes, or of these files of it."""
     with _LOCK:
         if not final.exists():
@@ -33,9 +33,9 @@ def packed(folder: Path, final: Path, names: Iterable[Path] | None = None) -> Pa
     return final
 
 
-def wrapped(folder: Path, name: Path, beside: Path, size: int) -> Path:
+def wrap_file(folder: Path, name: Path, beside: Path, size: int) -> Path:
     """Return one file of a folder as it is sent: NAME.zip, made below `beside`, for one of so many bytes."""
     path = folder / name
     if path.stat().st_size < size or path.suffix.lower() in _PACKED:
         return path
-    return packed(folder, beside / f"{name.as_posix()}.zip", (name,))
+    return pack_folder(folder, beside / f"{name.as_posix()}.zip", (name,))

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 
-def unheard(text: str) -> None:
+def discard_text(text: str) -> None:
     """Hear what a run says, and keep nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contest:
+class RunCompetition:
     """The competition that a notebook takes part in, as far as its run depends on it."""
 
     place: str
@@ -23,7 +23,7 @@ class Contest:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RunJob:
     """What is run."""
 
     notebook: str
@@ -36,25 +36,25 @@ class Job:
     """Seconds of wall-clock time."""
     rerun: bool = False
     """Whether it is the hidden run of a submission (KAGGLE_IS_COMPETITION_RERUN)."""
-    say: Callable[[str], None] = unheard
+    say: Callable[[str], None] = discard_text
     """Takes what the run says, line by line while it says it."""
-    contest: Contest | None = None
+    contest: RunCompetition | None = None
     """The competition whose data is attached; the first one, if there are several."""
     internet: bool = False
     """Whether the version was saved with the internet on; a hidden run never has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class RunResult:
     """How it ended."""
 
     failure: str
     """Why it failed, one line; empty: it ran to its end."""
     log: tuple[tuple[float, str], ...] = ()
-    """What was said and not told to `Job.say`: (seconds since the start, text)."""
+    """What was said and not told to `RunJob.say`: (seconds since the start, text)."""
 
 
-Runner = Callable[[Job], Result]
+NotebookRunner = Callable[[RunJob], RunResult]
 """Runs a job to its end; what goes wrong with the notebook is a failure, not an exception."""
 Finder = Callable[[str, str], tuple[str, Path] | None]
 """From the reference of a data source and a user to (place below /kaggle/input, folder), or None."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from offline_kit.core import interpreters, sandbox
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.local_kaggle.running import Job, Result
+from offline_kit.local_kaggle.running import RunJob, RunResult
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
@@ -45,34 +45,34 @@ class SandboxRunner:
         self.kinds = kinds
         self.project = project
 
-    def __call__(self, job: Job) -> Result:
+    def __call__(self, job: RunJob) -> RunResult:
         """Run a job; what the notebook did wrong, or what is missing to run it, is its failure."""
         source = job.folder / "notebook.ipynb"
         source.write_text(job.notebook, encoding="utf-8")
         try:
-            job, service = _served(job, source)
-            ran = self._ran(job, source, service)
+            job, service = _add_gateway(job, source)
+            ran = self._run_job(job, source, service)
         except (OfflineKitError, ValueError) as error:  # ValueError: a notebook that is no JSON
             said = getattr(error, "what", f"the notebook cannot be read: {error}")
-            return Result(failure=said, log=((0.0, f"{said}\n"),))
+            return RunResult(failure=said, log=((0.0, f"{said}\n"),))
         for line in ran.deleted:
             job.say(f"the local Kaggle: not kept: {line}\n")
-        failure = _failure(ran)
+        failure = _describe_failure(ran)
         if service and job.rerun and not ran.outcome.timed_out and (problem := gateway.problem_of(ran)):
             failure = " ".join((problem.what, *problem.details[:1]))
         if service and job.rerun:
-            _collect(ran, service.submission)
+            _collect_output(ran, service.submission)
         if ran.working.is_dir():
             ran.working.replace(job.folder / "output")
-        return Result(failure=failure)
+        return RunResult(failure=failure)
 
-    def _ran(self, job: Job, source: Path, service: Service | None) -> Ran:
+    def _run_job(self, job: RunJob, source: Path, service: Service | None) -> Ran:
         chosen = sandbox.find_sandbox(self.kinds, report=self.shop.report)
         papermill = pythons.look(environments.papermill(self.shop))
-        chosen_image, ready = self._kernel(job, (source, *(service.code if service else ())))
+        chosen_image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
         bench = Bench(
             notebook=source,
-            inputs=_inputs(job),
+            inputs=_mount_inputs(job),
             kernel=(),
             papermill=papermill.path,
             shown=papermill.mounts,
@@ -80,7 +80,7 @@ class SandboxRunner:
             uv=interpreters.uv_program(),
             installer="auto",
             timeout=job.timeout,
-            env=(_index(self.shop.settings) if job.internet else {})
+            env=(_index_environment(self.shop.settings) if job.internet else {})
             | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
             network=job.internet,
         )
@@ -95,7 +95,7 @@ class SandboxRunner:
 
         def run(chosen_kernel: Ready) -> Ran:
             box = next(boxes)
-            with _telling(box / execution.LOG, job.say):
+            with _follow_lines(box / execution.LOG, job.say):
                 whole = kernel.with_kernel(bench, chosen_kernel)
                 if service and job.contest and job.rerun:
                     whole = gateway.scoring(whole, service, root, None, job.folder / f"driver-{box.name}")
@@ -105,7 +105,7 @@ class SandboxRunner:
             return run(ready)
         return kernel.run_complete(ready, chosen_image, self.shop, run)[1]
 
-    def _kernel(self, job: Job, code: Sequence[Path]) -> tuple[Image | None, Ready]:
+    def _choose_kernel(self, job: RunJob, code: Sequence[Path]) -> tuple[Image | None, Ready]:
         """Return the image of the kit that is mounted, if it is known, and the kernel for it."""
         kit_files = () if self.current else kit_facts.mounted_files(folder for _, folder in job.inputs)
         if name := kit_facts.read(kit_files).image:
@@ -118,12 +118,12 @@ class SandboxRunner:
         return None, kernel.of_running(self.shop)
 
 
-def _served(job: Job, notebook: Path) -> tuple[Job, Service | None]:
+def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, Service | None]:
     """Return the gateway's side for a notebook that serves one, and the job with a stand-in among its data if needed."""
     contest = job.contest
     if contest is None or not (gateway.serves(notebook) or (job.rerun and contest.gateway is not None)):
         return job, None
-    entries = _entries(job, contest.place)
+    entries = _list_entries(job, contest.place)
     params = {} if contest.gateway is None else {"gateway": contest.gateway}
     service = gateway.prepare(entries, params, contest.submission, job.folder / "gateway")
     laid = {f"{contest.place}/{name}": path for name, path in (entries | service.laid()).items()}
@@ -131,7 +131,7 @@ def _served(job: Job, notebook: Path) -> tuple[Job, Service | None]:
     return replace(job, inputs=(*others, *laid.items())), service
 
 
-def _entries(job: Job, place: str) -> dict[str, Path]:
+def _list_entries(job: RunJob, place: str) -> dict[str, Path]:
     """Return what lies at a place below /kaggle/input, by name."""
     found: dict[str, Path] = {}
     for at, source in job.inputs:
@@ -142,7 +142,7 @@ def _entries(job: Job, place: str) -> dict[str, Path]:
     return found
 
 
-def _collect(ran: Ran, submission: str) -> None:
+def _collect_output(ran: Ran, submission: str) -> None:
     """Lay what the gateway has written into the working folder, which is the output; a parquet file as CSV as well."""
     for name in dict.fromkeys((submission, *WRITTEN)):
         table = gateway.collect(ran, name)
@@ -150,7 +150,7 @@ def _collect(ran: Ran, submission: str) -> None:
             shutil.copyfile(table, ran.working / table.name)
 
 
-def _index(settings: IndexSettings) -> dict[str, str]:
+def _index_environment(settings: IndexSettings) -> dict[str, str]:
     """Return the indexes of this machine for a notebook with the internet on: its box has no home with a pip.conf.
 
     Folders are left out: the box does not show them.
@@ -167,7 +167,7 @@ def _index(settings: IndexSettings) -> dict[str, str]:
     return {name: value for name, value in told.items() if value}
 
 
-def _inputs(job: Job) -> tuple[Mount, ...]:
+def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:
     """Return the mounts of /kaggle/input: a folder of empty places, then what lies over each."""
     folder = job.folder / "input"
     folder.mkdir()
@@ -180,7 +180,7 @@ def _inputs(job: Job) -> tuple[Mount, ...]:
     return tuple(mounts)
 
 
-def _failure(ran: Ran) -> str:
+def _describe_failure(ran: Ran) -> str:
     if ran.outcome.timed_out:
         return "Your notebook was stopped because it exceeded the max allowed execution duration."
     cell = execution.stopped_at(execution.cells(ran.executed))
@@ -190,7 +190,7 @@ def _failure(ran: Ran) -> str:
 
 
 @contextmanager
-def _telling(log: Path, say: Callable[[str], None]) -> Iterator[None]:
+def _follow_lines(log: Path, say: Callable[[str], None]) -> Iterator[None]:
     """Tell the lines of a log as it grows, while the block lasts."""
     ended = threading.Event()
 
@@ -198,7 +198,7 @@ def _telling(log: Path, say: Callable[[str], None]) -> Iterator[None]:
         place, rest, last = 0, b"", False
         while not last:
             last = ended.wait(_GLANCE)
-            new = _beyond(log, place)
+            new = _read_from(log, place)
             place += len(new)
             *lines, rest = (rest + new).split(b"\n")
             for line in lines:
@@ -215,7 +215,7 @@ def _telling(log: Path, say: Callable[[str], None]) -> Iterator[None]:
         teller.join()
 
 
-def _beyond(path: Path, place: int) -> bytes:
+def _read_from(path: Path, place: int) -> bytes:
     """Return what a file has from a place on; nothing where it is not there yet."""
     try:
         with path.open("rb") as stream:

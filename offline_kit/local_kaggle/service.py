@@ -7,21 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.accounts import Accounts
-from offline_kit.local_kaggle.blobs import Blobs
-from offline_kit.local_kaggle.catalog import Catalog
-from offline_kit.local_kaggle.dataset_service import Datasets
-from offline_kit.local_kaggle.faults import Fault, Faults
-from offline_kit.local_kaggle.kernel_runs import KernelRuns
-from offline_kit.local_kaggle.links import Links
-from offline_kit.local_kaggle.model_service import Models
-from offline_kit.local_kaggle.notebook_service import Kernels
-from offline_kit.local_kaggle.running import Finder, Runner
-from offline_kit.local_kaggle.settings import Settings
-from offline_kit.local_kaggle.store import Store
-from offline_kit.local_kaggle.submission_service import Submissions
-from offline_kit.local_kaggle.versions import Versions
-from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.local_kaggle.accounts import AccountService
+from offline_kit.local_kaggle.blobs import UploadService
+from offline_kit.local_kaggle.catalog import CompetitionService
+from offline_kit.local_kaggle.dataset_service import DatasetService
+from offline_kit.local_kaggle.faults import Fault, FaultTable
+from offline_kit.local_kaggle.kernel_runs import NotebookRuns
+from offline_kit.local_kaggle.links import DownloadLinks
+from offline_kit.local_kaggle.model_service import ModelService
+from offline_kit.local_kaggle.notebook_service import NotebookService
+from offline_kit.local_kaggle.running import Finder, NotebookRunner
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
+from offline_kit.local_kaggle.store import RecordStore
+from offline_kit.local_kaggle.submission_service import SubmissionService
+from offline_kit.local_kaggle.versions import VersionStore
+from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
 from offline_kit.project import kaggle_sources
 
 _OPEN = frozenset({"security.OAuthService/IntrospectToken", "users.AccountService/GenerateAccessToken"})
@@ -33,37 +33,37 @@ _KINDS = {"dataset": "dataset", "notebook": "kernel", "model": "model"}
 class LocalKaggle:
     """The service behind the server; a folder of state that outlives it."""
 
-    def __init__(self, folder: Path, settings: Settings, runner: Runner) -> None:
+    def __init__(self, folder: Path, settings: LocalKaggleSettings, runner: NotebookRunner) -> None:
         self.settings = settings
-        self.store = Store(folder)
-        self.accounts = Accounts(self.store)
-        self.links = Links(settings.link)
-        self.blobs = Blobs(self.store, settings)
-        self.faults = Faults(folder / "faults.json")
-        self.datasets = Datasets(self.store, Versions(self.store, settings), self.blobs, self.links)
-        self.catalog = Catalog(self.store, settings, self.links)
+        self.store = RecordStore(folder)
+        self.accounts = AccountService(self.store)
+        self.links = DownloadLinks(settings.link)
+        self.blobs = UploadService(self.store, settings)
+        self.faults = FaultTable(folder / "faults.json")
+        self.datasets = DatasetService(self.store, VersionStore(self.store, settings), self.blobs, self.links)
+        self.catalog = CompetitionService(self.store, settings, self.links)
         self.copies: dict[tuple[str, str], tuple[str, Path]] = {}
-        finders: dict[str, Finder] = {"competition": self.catalog.mounted}
-        finders["dataset"] = self._or_copy("dataset", self.datasets.mounted)
+        finders: dict[str, Finder] = {"competition": self.catalog.mounted_data}
+        finders["dataset"] = self._with_copies("dataset", self.datasets.mounted_version)
         rules = partial(self.store.read, "competitions")
-        runs = KernelRuns(self.store, settings, runner, finders, self.faults, rules)
-        self.kernels = Kernels(self.store, runs, self.links, self.datasets.taken)
-        finders["kernel"] = self._or_copy("kernel", self.kernels.mounted)
-        verbatim = Versions(self.store, settings, verbatim=True)
-        self.models = Models(self.store, verbatim, self.blobs, self.links)
-        finders["model"] = self._or_copy("model", self.models.mounted)
-        self.submissions = Submissions(self.store, self.catalog, self.kernels, self.blobs, self.faults)
+        runs = NotebookRuns(self.store, settings, runner, finders, self.faults, rules)
+        self.kernels = NotebookService(self.store, runs, self.links, self.datasets.is_taken)
+        finders["kernel"] = self._with_copies("kernel", self.kernels.mounted_output)
+        verbatim = VersionStore(self.store, settings, verbatim=True)
+        self.models = ModelService(self.store, verbatim, self.blobs, self.links)
+        finders["model"] = self._with_copies("model", self.models.mounted_version)
+        self.submissions = SubmissionService(self.store, self.catalog, self.kernels, self.blobs, self.faults)
         self._rpcs: dict[str, Rpc] = {
-            **self.accounts.rpcs(),
-            **self.blobs.rpcs(),
-            **self.datasets.rpcs(),
-            **self.kernels.rpcs(),
-            **self.models.rpcs(),
-            **self.catalog.rpcs(),
-            **self.submissions.rpcs(),
+            **self.accounts.list_rpcs(),
+            **self.blobs.list_rpcs(),
+            **self.datasets.list_rpcs(),
+            **self.kernels.list_rpcs(),
+            **self.models.list_rpcs(),
+            **self.catalog.list_rpcs(),
+            **self.submissions.list_rpcs(),
         }
 
-    def offer(self, copies: Mapping[str, Path]) -> None:
+    def offer_copies(self, copies: Mapping[str, Path]) -> None:
         """Let folders stand for sources that nobody pushed here, by "dataset:owner/slug", "notebook:..." or "model:...".
 
         Notebooks of all accounts can attach them, as long as this server runs. Raises UsageError for another name.
@@ -72,7 +72,7 @@ class LocalKaggle:
             source = kaggle_sources.parse(name)
             self.copies[_KINDS[source.kind], source.ref.lower()] = (source.place("new"), folder)
 
-    def _or_copy(self, kind: str, finder: Finder) -> Finder:
+    def _with_copies(self, kind: str, finder: Finder) -> Finder:
         """Return a finder that looks among the copies for what the one given does not have."""
 
         def find(ref: str, user: str) -> tuple[str, Path] | None:
@@ -84,36 +84,40 @@ class LocalKaggle:
 
         return find
 
-    def resume(self) -> None:
+    def resume_work(self) -> None:
         """Go on with what was under way when the server of this folder ended."""
-        self.blobs.sweep()
-        self.datasets.resume()
-        self.models.resume()
-        self.kernels.resume()
-        self.submissions.resume()
+        self.blobs.remove_expired()
+        self.datasets.resume_processing()
+        self.models.resume_processing()
+        self.kernels.resume_runs()
+        self.submissions.resume_scoring()
 
-    def call(self, name: str, headers: Mapping[str, str], raw: bytes, base: str, fault: Fault) -> Answer:
+    def answer_call(
+        self, name: str, headers: Mapping[str, str], raw: bytes, base: str, fault: Fault
+    ) -> HttpAnswer:
         """Answer one remote call; raises Refusal."""
         rpc = self._rpcs.get(name)
         if rpc is None:
-            raise Refusal(501, f"The local Kaggle has no {name}")
+            raise ServiceRefusal(501, f"The local Kaggle has no {name}")
         user = "" if name in _OPEN else self.accounts.user_of(headers)
-        call = Call(user=user, body=_parsed(raw), base=base, stuck=fault.stuck)
+        call = RpcCall(user=user, body=_parse_body(raw), base=base, stuck=fault.stuck)
         answer = rpc(call)
         if fault.twice:
             answer = rpc(call)
-        return answer if isinstance(answer, Answer) else wire.json_answer(wire.placed(answer, base))
+        return (
+            answer if isinstance(answer, HttpAnswer) else wire.json_answer(wire.localize_urls(answer, base))
+        )
 
-    def follow_log(self, asked: Mapping[str, str], headers: Mapping[str, str], base: str) -> Answer:
+    def follow_log(self, asked: Mapping[str, str], headers: Mapping[str, str], base: str) -> HttpAnswer:
         """Answer who follows the log of a run; raises Refusal."""
-        return self.kernels.follow_log(Call(user=self.accounts.user_of(headers), body=asked, base=base))
+        return self.kernels.follow_log(RpcCall(user=self.accounts.user_of(headers), body=asked, base=base))
 
 
-def _parsed(raw: bytes) -> Mapping[str, Any]:
+def _parse_body(raw: bytes) -> Mapping[str, Any]:
     try:
         body = json.loads(raw or b"{}")
     except ValueError:
-        raise Refusal(400, "Invalid JSON payload received") from None
+        raise ServiceRefusal(400, "Invalid JSON payload received") from None
     if not isinstance(body, dict):
-        raise Refusal(400, "Invalid JSON payload received")
+        raise ServiceRefusal(400, "Invalid JSON payload received")
     return body

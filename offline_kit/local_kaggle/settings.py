@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class LocalKaggleSettings:
     """One local Kaggle; all times in seconds."""
 
     visible_after: float = 1.0
@@ -36,7 +36,7 @@ class Settings:
     error_shape: str = "nested"
     """Bodies of errors: "nested" as the live service, "flat" as the client understands, "html" or "empty"."""
 
-    def slowed(self, factor: float) -> "Settings":
+    def with_delays(self, factor: float) -> "LocalKaggleSettings":
         """Return settings under which everything takes `factor` times as long to show or to be done."""
         return replace(
             self,

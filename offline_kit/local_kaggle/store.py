@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.local_kaggle.wire import Refusal
+from offline_kit.local_kaggle.wire import ServiceRefusal
 
 Record = dict[str, Any]
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _RECORD = "record.json"
 
 
-class Store:
+class RecordStore:
     """A folder of records; a key is a path of safe words below it.
 
     One process serves a folder at a time; its threads take `lock` around reading and writing again.
@@ -28,45 +28,45 @@ class Store:
         self.lock = threading.RLock()
         self._closed = False
 
-    def close(self) -> None:
+    def close_writing(self) -> None:
         """End the writing: work that still goes on is for the next server of the folder to do anew."""
         self._closed = True
 
-    def now(self) -> float:
+    def current_time(self) -> float:
         """Return the time, seconds since 1970."""
         return time.time()
 
-    def place(self, *key: str) -> Path:
+    def key_folder(self, *key: str) -> Path:
         """Return the folder of a key; refuses words that are no slugs, so that nothing leads out of it."""
         if not key or not all(_SAFE.fullmatch(word) for word in key):
-            raise Refusal(404, "Not found")
+            raise ServiceRefusal(404, "Not found")
         return self.folder.joinpath(*(word.lower() for word in key))
 
     def read(self, *key: str) -> Record | None:
         """Return a record, or None where there is none."""
         try:
-            found = json.loads((self.place(*key) / _RECORD).read_text(encoding="utf-8"))
+            found = json.loads((self.key_folder(*key) / _RECORD).read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         return found if isinstance(found, dict) else None
 
-    def write(self, record: Record, *key: str) -> None:
+    def write_record(self, record: Record, *key: str) -> None:
         """Write a record whole; it outlives a crash. A closed store keeps nothing more."""
         if self._closed:
             return
-        files.write_atomic(self.place(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
+        files.write_atomic(self.key_folder(*key) / _RECORD, json.dumps(record, indent=1) + "\n")
 
-    def remove(self, *key: str) -> None:
+    def delete_record(self, *key: str) -> None:
         """Remove a record with all that lies below it; one that is not there is no error."""
-        shutil.rmtree(self.place(*key), ignore_errors=True)
+        shutil.rmtree(self.key_folder(*key), ignore_errors=True)
 
-    def numbers(self, *key: str) -> list[int]:
+    def version_numbers(self, *key: str) -> list[int]:
         """Return the numbers of a thing's versions, in order."""
-        return [int(name) for name in self.names(*key, "versions")]
+        return [int(name) for name in self.key_names(*key, "versions")]
 
-    def names(self, *key: str) -> list[str]:
+    def key_names(self, *key: str) -> list[str]:
         """Return the words below a key, sorted; numbers by size."""
-        folder = self.place(*key)
+        folder = self.key_folder(*key)
         found = (
             [each.name for each in folder.iterdir() if (each / _RECORD).is_file() or _has_more(each)]
             if folder.is_dir()
@@ -74,19 +74,19 @@ class Store:
         )
         return sorted(found, key=lambda name: (len(name), name) if name.isdecimal() else (0, name))
 
-    def records(self, *key: str) -> Iterator[Record]:
+    def iter_records(self, *key: str) -> Iterator[Record]:
         """Yield the records directly below a key, in the order of their names."""
-        for name in self.names(*key):
+        for name in self.key_names(*key):
             record = self.read(*key, name)
             if record is not None:
                 yield record
 
-    def serial(self, kind: str) -> int:
+    def next_serial(self, kind: str) -> int:
         """Return the next number of a kind; none is given twice, not even after a restart."""
         with self.lock:
             record = self.read("serial", kind) or {"last": 1000}
             record["last"] += 1
-            self.write(record, "serial", kind)
+            self.write_record(record, "serial", kind)
             return int(record["last"])
 
 

@@ -17,14 +17,14 @@ from typing import Any
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle import wire
-from offline_kit.local_kaggle.blobs import Blobs
-from offline_kit.local_kaggle.catalog import SERVICE, Catalog
-from offline_kit.local_kaggle.faults import Faults
-from offline_kit.local_kaggle.kernel_runs import fresh
-from offline_kit.local_kaggle.notebook_service import Kernels
-from offline_kit.local_kaggle.packing import packed
-from offline_kit.local_kaggle.store import Record, Store
-from offline_kit.local_kaggle.wire import Answer, Call, Refusal, Rpc
+from offline_kit.local_kaggle.blobs import UploadService
+from offline_kit.local_kaggle.catalog import SERVICE, CompetitionService
+from offline_kit.local_kaggle.faults import FaultTable
+from offline_kit.local_kaggle.kernel_runs import make_run_folder
+from offline_kit.local_kaggle.notebook_service import NotebookService
+from offline_kit.local_kaggle.packing import pack_folder
+from offline_kit.local_kaggle.store import Record, RecordStore
+from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 from offline_kit.rehearsal.gateway_driver import TABLE
 
@@ -36,11 +36,16 @@ _LOCAL = "{:.5f} (LOCAL)"
 """How scores are written: nobody is to take them for Kaggle's."""
 
 
-class Submissions:
+class SubmissionService:
     """The submissions of one local Kaggle."""
 
     def __init__(
-        self, store: Store, catalog: Catalog, kernels: Kernels, blobs: Blobs, faults: Faults
+        self,
+        store: RecordStore,
+        catalog: CompetitionService,
+        kernels: NotebookService,
+        blobs: UploadService,
+        faults: FaultTable,
     ) -> None:
         self.store = store
         self.catalog = catalog
@@ -49,140 +54,151 @@ class Submissions:
         self.faults = faults
         self.links = catalog.links
 
-    def rpcs(self) -> dict[str, Rpc]:
+    def list_rpcs(self) -> dict[str, Rpc]:
         """Return the calls about submissions."""
         calls: dict[str, Rpc] = {
             "CreateCodeSubmission": self.submit_code,
             "StartSubmissionUpload": self.start_upload,
             "CreateSubmission": self.submit_file,
-            "GetSubmissionLimits": self.limits,
-            "ListSubmissions": self.list_all,
-            "GetSubmission": self.get,
-            "DownloadSubmission": self.download,
-            "GetLeaderboard": self.leaderboard,
+            "GetSubmissionLimits": self.get_limits,
+            "ListSubmissions": self.list_submissions,
+            "GetSubmission": self.get_submission,
+            "DownloadSubmission": self.download_submission,
+            "GetLeaderboard": self.get_leaderboard,
             "DownloadLeaderboard": self.download_leaderboard,
         }
         return {SERVICE + name: call for name, call in calls.items()}
 
-    def submit_code(self, call: Call) -> Mapping[str, Any]:
+    def submit_code(self, call: RpcCall) -> Mapping[str, Any]:
         """Queue the hidden run of a finished notebook version."""
-        competition = self.catalog.open(call.text("competitionName"))
-        number, name = call.number("kernelVersion"), call.text("fileName") or competition["submission"]
-        found = self.kernels.version(call.text("kernelOwner"), call.text("kernelSlug"), number)
+        competition = self.catalog.open_competition(call.text_field("competitionName"))
+        number, name = (
+            call.int_field("kernelVersion"),
+            call.text_field("fileName") or competition["submission"],
+        )
+        found = self.kernels.find_version(
+            call.text_field("kernelOwner"), call.text_field("kernelSlug"), number
+        )
         if found is None or found[1]["owner"] != call.user:
-            raise Refusal(404, "Notebook version not found")
+            raise ServiceRefusal(404, "Notebook version not found")
         key, version = found
         if version["state"] != "COMPLETE":
-            raise Refusal(400, "Submission not allowed: the notebook version has not run to its end")
+            raise ServiceRefusal(400, "Submission not allowed: the notebook version has not run to its end")
         if version["enableInternet"]:
-            raise Refusal(400, "Submission not allowed: internet access must be disabled")
-        if not (self.kernels.runs.output(key) / name).is_file():
-            raise Refusal(400, f"Submission not allowed: the notebook's output has no file '{name}'")
-        return self._queue(call, competition, {"kernel": list(key), "fileName": name})
+            raise ServiceRefusal(400, "Submission not allowed: internet access must be disabled")
+        if not (self.kernels.runs.output_folder(key) / name).is_file():
+            raise ServiceRefusal(400, f"Submission not allowed: the notebook's output has no file '{name}'")
+        return self._queue_submission(call, competition, {"kernel": list(key), "fileName": name})
 
-    def start_upload(self, call: Call) -> Mapping[str, Any]:
+    def start_upload(self, call: RpcCall) -> Mapping[str, Any]:
         """Open the upload of a submission file."""
-        self.catalog.open(call.text("competitionName"))
-        return self.blobs.open(call, Path(call.text("fileName") or "submission.csv").name, "SUBMISSION")
+        self.catalog.open_competition(call.text_field("competitionName"))
+        return self.blobs.open_session(
+            call, Path(call.text_field("fileName") or "submission.csv").name, "SUBMISSION"
+        )
 
-    def submit_file(self, call: Call) -> Mapping[str, Any]:
+    def submit_file(self, call: RpcCall) -> Mapping[str, Any]:
         """Queue the scoring of an uploaded file; a code competition takes none."""
-        competition = self.catalog.open(call.text("competitionName"))
+        competition = self.catalog.open_competition(call.text_field("competitionName"))
         if competition["code_only"]:
-            raise Refusal(400, "This competition only accepts submissions from notebooks")
-        token = call.text("blobFileTokens")
-        name, data = self.blobs.finished(token, call.user)
-        return self._queue(call, competition, {"token": token, "fileName": name}, data)
+            raise ServiceRefusal(400, "This competition only accepts submissions from notebooks")
+        token = call.text_field("blobFileTokens")
+        name, data = self.blobs.finished_upload(token, call.user)
+        return self._queue_submission(call, competition, {"token": token, "fileName": name}, data)
 
-    def _queue(
-        self, call: Call, competition: Record, facts: Mapping[str, Any], sent: Path | None = None
+    def _queue_submission(
+        self, call: RpcCall, competition: Record, facts: Mapping[str, Any], sent: Path | None = None
     ) -> dict[str, Any]:
         with self.store.lock:
-            if not self._left(call.user, competition):
+            if not self._submissions_left(call.user, competition):
                 text = "your team has used its daily Submission allowance"
-                raise Refusal(400, f"Submission not allowed: {text} ({competition['daily']}) today")
-            ref = self.store.serial("submission")
+                raise ServiceRefusal(400, f"Submission not allowed: {text} ({competition['daily']}) today")
+            ref = self.store.next_serial("submission")
             record = {
                 "ref": ref,
                 "competition": competition["slug"],
                 "user": call.user,
-                "created": self.store.now(),
-                "description": call.text("submissionDescription"),
+                "created": self.store.current_time(),
+                "description": call.text_field("submissionDescription"),
                 "state": "PENDING",
                 **facts,
             }
             if sent:
-                files.link_or_copy(sent, self._sent(record))
-            self.store.write(record, "submissions", str(ref))
-        self._begin(record)
+                files.link_or_copy(sent, self._uploaded_file(record))
+            self.store.write_record(record, "submissions", str(ref))
+        self._start_scoring(record)
         return {"message": f"Successfully submitted to {competition['title']}", "ref": ref}
 
-    def limits(self, call: Call) -> Mapping[str, Any]:
+    def get_limits(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell how many submissions are left today."""
-        competition = self.catalog.get(call.text("competitionName"))
-        mine = self._of(call.user, competition["slug"])
+        competition = self.catalog.get_competition(call.text_field("competitionName"))
+        mine = self._submissions_of(call.user, competition["slug"])
         return {
-            "numToday": len(self._today(mine)),
+            "numToday": len(self._made_today(mine)),
             "numTotal": len(mine),
-            "numAllowedNow": self._left(call.user, competition),
+            "numAllowedNow": self._submissions_left(call.user, competition),
             "limitedByTotal": False,
         }
 
-    def list_all(self, call: Call) -> Mapping[str, Any]:
+    def list_submissions(self, call: RpcCall) -> Mapping[str, Any]:
         """List one's submissions to a competition, the latest first."""
-        competition = self.catalog.get(call.text("competitionName"))
-        mine = [each for each in self._of(call.user, competition["slug"]) if self._shows(each)]
-        page, following = _LISTING.page(reversed(mine), call.body)
-        return {"submissions": [_told(each) for each in page], "nextPageToken": following}
+        competition = self.catalog.get_competition(call.text_field("competitionName"))
+        mine = [
+            each for each in self._submissions_of(call.user, competition["slug"]) if self._is_visible(each)
+        ]
+        page, following = _LISTING.page_of_things(reversed(mine), call.body)
+        return {"submissions": [_describe_submission(each) for each in page], "nextPageToken": following}
 
-    def get(self, call: Call) -> Mapping[str, Any]:
+    def get_submission(self, call: RpcCall) -> Mapping[str, Any]:
         """Tell about one submission; 404 just after it was made."""
-        record = self.store.read("submissions", str(call.number("ref")))
-        if record is None or record["user"] != call.user or not self._shows(record):
-            raise Refusal(404, "Submission not found")
-        return _told(record)
+        record = self.store.read("submissions", str(call.int_field("ref")))
+        if record is None or record["user"] != call.user or not self._is_visible(record):
+            raise ServiceRefusal(404, "Submission not found")
+        return _describe_submission(record)
 
-    def download(self, call: Call) -> Answer:
+    def download_submission(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of a file that was uploaded as a submission; what a hidden run wrote is nobody's."""
-        record = self.store.read("submissions", str(call.number("submissionId")))
+        record = self.store.read("submissions", str(call.int_field("submissionId")))
         if record is None or record["user"] != call.user:
-            raise Refusal(404, "Submission not found")
-        path = self._sent(record)
+            raise ServiceRefusal(404, "Submission not found")
+        path = self._uploaded_file(record)
         if not path.is_file():
-            raise Refusal(403, "The file of this submission cannot be downloaded: a notebook has written it")
-        return wire.redirect(self.links.give(call.base, path, path.name))
+            raise ServiceRefusal(
+                403, "The file of this submission cannot be downloaded: a notebook has written it"
+            )
+        return wire.redirect_answer(self.links.create_link(call.base, path, path.name))
 
-    def leaderboard(self, call: Call) -> Mapping[str, Any]:
+    def get_leaderboard(self, call: RpcCall) -> Mapping[str, Any]:
         """List the best public score of everybody, the best first."""
-        rows = self._ranked(self.catalog.get(call.text("competitionName")))
-        page, following = wire.page_of([_row(best) for best, _ in rows], call.body)
+        rows = self._rank_teams(self.catalog.get_competition(call.text_field("competitionName")))
+        page, following = wire.slice_page([_leaderboard_row(best) for best, _ in rows], call.body)
         return {"submissions": page, "nextPageToken": following}
 
-    def download_leaderboard(self, call: Call) -> Answer:
+    def download_leaderboard(self, call: RpcCall) -> HttpAnswer:
         """Send to the link of a zip with the whole leaderboard as a table."""
-        competition = self.catalog.get(call.text("competitionName"))
+        competition = self.catalog.get_competition(call.text_field("competitionName"))
         slug, table = competition["slug"], io.StringIO()
         writer = csv.writer(table)
         writer.writerow(_COLUMNS)
-        for rank, (best, count) in enumerate(self._ranked(competition), 1):
-            row = _row(best)
+        for rank, (best, count) in enumerate(self._rank_teams(competition), 1):
+            row = _leaderboard_row(best)
             told = (row["teamId"], row["teamName"], row["submissionDate"], row["score"])
             writer.writerow((rank, *told, count, best["user"]))
-        place = self.store.place("competitions", slug) / "leaderboard"
+        place = self.store.key_folder("competitions", slug) / "leaderboard"
         final = place / f"{slug}.zip"
         with self.store.lock:
             name = f"{slug}-publicleaderboard.csv"
             files.write_atomic(place / name, table.getvalue())
             final.unlink(missing_ok=True)
-            packed(place, final, (Path(name),))
-        return wire.redirect(self.links.give(call.base, final, final.name))
+            pack_folder(place, final, (Path(name),))
+        return wire.redirect_answer(self.links.create_link(call.base, final, final.name))
 
-    def _ranked(self, competition: Record) -> list[tuple[Record, int]]:
+    def _rank_teams(self, competition: Record) -> list[tuple[Record, int]]:
         """Return everybody's best submission and the number of theirs, the best first."""
         lower = competition.get("lower", False)
         teams: dict[str, list[Record]] = {}
-        for record in self.store.records("submissions"):
-            if record["competition"] == competition["slug"] and _scored(record, "public"):
+        for record in self.store.iter_records("submissions"):
+            if record["competition"] == competition["slug"] and _score_of(record, "public"):
                 teams.setdefault(record["user"], []).append(record)
 
         def rank(record: Record) -> tuple[float, float]:
@@ -191,42 +207,44 @@ class Submissions:
         found = [(min(records, key=rank), len(records)) for records in teams.values()]
         return sorted(found, key=lambda pair: rank(pair[0]))
 
-    def resume(self) -> None:
+    def resume_scoring(self) -> None:
         """Score anew what was being scored when the server ended."""
-        for record in self.store.records("submissions"):
+        for record in self.store.iter_records("submissions"):
             if record["state"] == "PENDING":
-                self._begin(record)
+                self._start_scoring(record)
 
-    def _begin(self, record: Record) -> None:
-        threading.Thread(target=self._score, args=(record,), daemon=True).start()
+    def _start_scoring(self, record: Record) -> None:
+        threading.Thread(target=self._score_record, args=(record,), daemon=True).start()
 
-    def _score(self, record: Record) -> None:
-        fault = self.faults.meet("SCORE")
+    def _score_record(self, record: Record) -> None:
+        fault = self.faults.match_call("SCORE")
         time.sleep(fault.delay)
         if fault.stuck:
             return
-        place = self.store.place("submissions", str(record["ref"]))
-        folder = fresh(place)
+        place = self.store.key_folder("submissions", str(record["ref"]))
+        folder = make_run_folder(place)
         try:
-            competition = self.catalog.get(record["competition"])
+            competition = self.catalog.get_competition(record["competition"])
             told = {"state": fault.ends or "ERROR", "error": fault.fail}
-            facts = told if fault.ends or fault.fail else self._scored(record, competition, folder)
+            facts = told if fault.ends or fault.fail else self._score_files(record, competition, folder)
         except Exception as error:  # noqa: BLE001 - a submission must end in a state
             facts = {"state": "ERROR", "error": f"Kaggle Error: {error}"}
         shutil.rmtree(folder, ignore_errors=True)
         time.sleep(self.catalog.settings.scoring)
-        self.store.write({**record, **facts}, "submissions", str(record["ref"]))
+        self.store.write_record({**record, **facts}, "submissions", str(record["ref"]))
 
-    def _scored(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
-        began, log = self.store.now(), list[str]()
+    def _score_files(self, record: Record, competition: Record, folder: Path) -> dict[str, Any]:
+        began, log = self.store.current_time(), list[str]()
         if record.get("token"):
             folder.mkdir(parents=True, exist_ok=True)
-            written = Path(shutil.copyfile(self._sent(record), folder / record["fileName"]))
+            written = Path(shutil.copyfile(self._uploaded_file(record), folder / record["fileName"]))
         else:
             key, place = tuple(record["kernel"]), f"competitions/{competition['slug']}"
-            covered = {place: self.catalog.hidden(competition)}
+            covered = {place: self.catalog.hidden_entries(competition)}
             limit = competition["seconds"]
-            result = self.kernels.runs.execute(key, folder, covered=covered, timeout=limit, say=log.append)
+            result = self.kernels.runs.execute_version(
+                key, folder, covered=covered, timeout=limit, say=log.append
+            )
             if result.failure:
                 late = "exceeded the max allowed" in result.failure
                 error = "Notebook Timeout" if late else "Notebook Threw Exception"
@@ -239,38 +257,38 @@ class Submissions:
             others = sorted(path.name for path in written.parent.glob("*"))
             shown = f"written instead: {', '.join(others[:10]) or 'nothing'}"
             return {"state": "ERROR", "error": "Submission CSV Not Found" + _for_us(shown, *log)}
-        scores = _judged(competition, written, folder)
+        scores = _run_judge(competition, written, folder)
         if scores.get("metric"):
             text = f"Kaggle Error: the competition's metric failed, not the submission: {scores['error']}"
             return {"state": "ERROR", "error": text}
         if "error" in scores:
             return {"state": "ERROR", "error": f"Submission Scoring Error: {scores['error']}"}
         size = written.stat().st_size
-        return {"state": "COMPLETE", "size": size, "seconds": self.store.now() - began, **scores}
+        return {"state": "COMPLETE", "size": size, "seconds": self.store.current_time() - began, **scores}
 
-    def _sent(self, record: Record) -> Path:
+    def _uploaded_file(self, record: Record) -> Path:
         """Return where the file of a submission lies that was uploaded; links to uploads are never written."""
-        return self.store.place("submissions", str(record["ref"])) / "sent" / str(record["fileName"])
+        return self.store.key_folder("submissions", str(record["ref"])) / "sent" / str(record["fileName"])
 
-    def _of(self, user: str, slug: str) -> list[Record]:
-        records = self.store.records("submissions")
+    def _submissions_of(self, user: str, slug: str) -> list[Record]:
+        records = self.store.iter_records("submissions")
         return [each for each in records if (each["user"], each["competition"]) == (user, slug)]
 
-    def _today(self, records: list[Record]) -> list[Record]:
-        day = self.store.now() // _DAY
+    def _made_today(self, records: list[Record]) -> list[Record]:
+        day = self.store.current_time() // _DAY
         return [each for each in records if each["created"] // _DAY == day]
 
-    def _left(self, user: str, competition: Record) -> int:
+    def _submissions_left(self, user: str, competition: Record) -> int:
         if not user:
-            raise Refusal(403, "Permission 'competitions.participate' was denied")
-        used = len(self._today(self._of(user, competition["slug"])))
+            raise ServiceRefusal(403, "Permission 'competitions.participate' was denied")
+        used = len(self._made_today(self._submissions_of(user, competition["slug"])))
         return max(0, int(competition["daily"]) - used)
 
-    def _shows(self, record: Record) -> bool:
-        return bool(self.store.now() - record["created"] >= self.catalog.settings.visible_after)
+    def _is_visible(self, record: Record) -> bool:
+        return bool(self.store.current_time() - record["created"] >= self.catalog.settings.visible_after)
 
 
-def _judged(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
+def _run_judge(competition: Record, written: Path, folder: Path) -> dict[str, Any]:
     """Let the judge score a file, in a process of its own."""
     request = {
         "submission": str(written),
@@ -301,14 +319,14 @@ def _for_us(failure: str, *log: str) -> str:
     return LOCAL_ONLY + "\n".join([*([failure] if failure not in tail else []), *tail])
 
 
-_LISTING = wire.Listing[Record](
+_LISTING = wire.ListingRules[Record](
     filters={
         "group": lambda record, word: record["state"] == "COMPLETE" or not word.endswith("_SUCCESSFUL"),
     },
     orders={
         "_NAME": lambda record: record["fileName"],
-        "_PUBLIC_SCORE": lambda record: -record["public"] if _scored(record, "public") else math.inf,
-        "_PRIVATE_SCORE": lambda record: -record["private"] if _scored(record, "private") else math.inf,
+        "_PUBLIC_SCORE": lambda record: -record["public"] if _score_of(record, "public") else math.inf,
+        "_PRIVATE_SCORE": lambda record: -record["private"] if _score_of(record, "private") else math.inf,
     },
 )
 _COLUMNS = (
@@ -317,28 +335,30 @@ _COLUMNS = (
 )
 
 
-def _scored(record: Record, side: str) -> bool:
+def _score_of(record: Record, side: str) -> bool:
     return isinstance(record.get(side), float) and not math.isnan(record[side])
 
 
-def _row(record: Record) -> dict[str, Any]:
+def _leaderboard_row(record: Record) -> dict[str, Any]:
     """Return a submission as a row of the leaderboard; a team is one account, its number that of the account's name."""
     return {
         "teamId": zlib.crc32(record["user"].encode()),
         "teamName": record["user"],
-        "submissionDate": wire.stamp(record["created"]),
+        "submissionDate": wire.format_time(record["created"]),
         "score": _LOCAL.format(record["public"]),
     }
 
 
-def _told(record: Record) -> dict[str, Any]:
+def _describe_submission(record: Record) -> dict[str, Any]:
     scores = {
-        f"{side}Score": _LOCAL.format(record[side]) for side in ("public", "private") if _scored(record, side)
+        f"{side}Score": _LOCAL.format(record[side])
+        for side in ("public", "private")
+        if _score_of(record, side)
     }
     return {
         "ref": record["ref"],
         "totalBytes": record.get("size", 0),
-        "date": wire.stamp(record["created"]),
+        "date": wire.format_time(record["created"]),
         "description": record["description"],
         "errorDescription": record.get("error", ""),
         "fileName": record["fileName"],

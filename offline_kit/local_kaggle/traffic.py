@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
-class Event:
+class TrafficEvent:
     """A point in the life of one request."""
 
     phase: str
@@ -25,16 +25,16 @@ class Event:
     """HTTP status; 0 for none."""
 
 
-class Traffic:
+class TrafficLog:
     """The log of a server, `traffic.jsonl` in its folder, and whoever listens in its process."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.listeners: list[Callable[[Event], None]] = []
+        self.listeners: list[Callable[[TrafficEvent], None]] = []
         self._lock = threading.Lock()
-        self._events: list[Event] = []
+        self._events: list[TrafficEvent] = []
 
-    def tell(self, event: Event) -> None:
+    def record_event(self, event: TrafficEvent) -> None:
         """Tell listeners; keep and log it where a request has come to its end."""
         for listener in tuple(self.listeners):
             listener(event)
@@ -45,16 +45,16 @@ class Traffic:
             with self.path.open("a", encoding="utf-8") as log:
                 log.write(json.dumps({"time": round(time.time(), 3), **asdict(event)}) + "\n")
 
-    def ended(self, name: str = "") -> list[Event]:
+    def ended_requests(self, name: str = "") -> list[TrafficEvent]:
         """Return the requests answered so far, all or those whose name ends in `name`."""
         with self._lock:
             return [event for event in self._events if event.phase == "ended" and event.name.endswith(name)]
 
-    def refused(self) -> list[str]:
+    def refused_hosts(self) -> list[str]:
         """Return the hosts other than this server that were asked for; nothing was sent to them."""
         with self._lock:
             return [event.name for event in self._events if event.phase == "refused"]
 
-    def uploaded(self) -> int:
+    def uploaded_bytes(self) -> int:
         """Return how many bytes of uploads arrived so far."""
-        return sum(event.received for event in self.ended("PUT"))
+        return sum(event.received for event in self.ended_requests("PUT"))

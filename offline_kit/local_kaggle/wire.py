@@ -37,7 +37,7 @@ _ANY = re.compile(r"|all|[A-Z_]+_(?:ALL|UNSPECIFIED)")
 """Values of a filter that let everything pass."""
 
 
-class Refusal(Exception):  # noqa: N818 - a word of the service, not of ours
+class ServiceRefusal(Exception):  # noqa: N818 - a word of the service, not of ours
     """The service says no: a status and a sentence; the server makes the answer of it."""
 
     def __init__(self, status: int, message: str, *, headers: Mapping[str, str] | None = None) -> None:
@@ -48,7 +48,7 @@ class Refusal(Exception):  # noqa: N818 - a word of the service, not of ours
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call:
+class RpcCall:
     """One remote call, authenticated and parsed."""
 
     user: str
@@ -60,25 +60,25 @@ class Call:
     stuck: str = ""
     """A state at which a version made by this call stays, by an injected fault."""
 
-    def text(self, name: str) -> str:
+    def text_field(self, name: str) -> str:
         """Return a string field; absent is ""."""
-        return text(self.body, name)
+        return text_field(self.body, name)
 
-    def number(self, name: str) -> int:
+    def int_field(self, name: str) -> int:
         """Return an integer field; absent is 0."""
-        return number(self.body, name)
+        return int_field(self.body, name)
 
-    def flag(self, name: str, *, default: bool = False) -> bool:
+    def bool_field(self, name: str, *, default: bool = False) -> bool:
         """Return a boolean field; absent is `default`."""
         return bool(self.body.get(name, default))
 
-    def texts(self, name: str) -> list[str]:
+    def text_list(self, name: str) -> list[str]:
         """Return a list of strings; absent is empty."""
-        return [str(each) for each in items(self.body, name)]
+        return [str(each) for each in list_field(self.body, name)]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class HttpAnswer:
     """What goes back."""
 
     status: int = 200
@@ -93,59 +93,59 @@ class Answer:
     """Headers besides the length."""
 
 
-Rpc = Callable[[Call], Mapping[str, Any] | Answer]
+Rpc = Callable[[RpcCall], Mapping[str, Any] | HttpAnswer]
 """One remote procedure; raises Refusal."""
 
 
-def text(body: Mapping[str, Any], name: str) -> str:
+def text_field(body: Mapping[str, Any], name: str) -> str:
     """Return a string field; absent is ""."""
     value = body.get(name)
     return "" if value is None else str(value)
 
 
-def number(body: Mapping[str, Any], name: str) -> int:
+def int_field(body: Mapping[str, Any], name: str) -> int:
     """Return an integer field (int64 may come as a string); absent is 0. Refuses anything else."""
     value = body.get(name) or 0
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise Refusal(400, f"Invalid value for {name}") from None
+        raise ServiceRefusal(400, f"Invalid value for {name}") from None
 
 
-def items(body: Mapping[str, Any], name: str) -> list[Any]:
+def list_field(body: Mapping[str, Any], name: str) -> list[Any]:
     """Return a list field; absent is empty. Refuses anything else."""
     value = body.get(name) or []
     if not isinstance(value, list):
-        raise Refusal(400, f"Invalid value for {name}")
+        raise ServiceRefusal(400, f"Invalid value for {name}")
     return value
 
 
-def placed(value: Any, base: str) -> Any:
+def localize_urls(value: Any, base: str) -> Any:
     """Return what is told with the server's own address in it: nothing of it is on kaggle.com."""
     if isinstance(value, list):
-        return [placed(each, base) for each in value]
+        return [localize_urls(each, base) for each in value]
     if not isinstance(value, Mapping):
         return value
     return {
         name: base + each.removeprefix(HERE)
         if name in _PLACED and isinstance(each, str) and each.startswith(HERE)
-        else placed(each, base)
+        else localize_urls(each, base)
         for name, each in value.items()
     }
 
 
-def page() -> Answer:
+def placeholder_page() -> HttpAnswer:
     """Return what stands at the address of any page."""
-    return Answer(body=_NO_PAGES.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
+    return HttpAnswer(body=_NO_PAGES.encode(), headers={"Content-Type": "text/plain; charset=utf-8"})
 
 
-def json_answer(value: Mapping[str, Any], status: int = 200) -> Answer:
+def json_answer(value: Mapping[str, Any], status: int = 200) -> HttpAnswer:
     """Return an answer with a JSON body."""
     headers = {"Content-Type": "application/json; charset=utf-8"}
-    return Answer(status=status, body=json.dumps(value).encode(), headers=headers)
+    return HttpAnswer(status=status, body=json.dumps(value).encode(), headers=headers)
 
 
-def reworded(answer: Answer, form: str) -> Answer:
+def reword_status(answer: HttpAnswer, form: str) -> HttpAnswer:
     """Return a JSON answer in which every "status" is written in this form, with {} for its own word."""
 
     def told(value: Any) -> Any:
@@ -158,46 +158,46 @@ def reworded(answer: Answer, form: str) -> Answer:
     return json_answer(told(json.loads(answer.body)), answer.status)
 
 
-def refusal_answer(refusal: Refusal, shape: str = "nested") -> Answer:
+def refusal_answer(refusal: ServiceRefusal, shape: str = "nested") -> HttpAnswer:
     """Return an error in one of the shapes of `Settings.error_shape`."""
     code, message = refusal.status, refusal.message
     word = _WORDS.get(code, "UNKNOWN")
     if shape in ("html", "empty"):
         page = f"<html><body><h1>{code}</h1></body></html>" if shape == "html" else ""
-        return Answer(
+        return HttpAnswer(
             status=code, body=page.encode(), headers={"Content-Type": "text/html", **refusal.headers}
         )
     inner = {"code": code, "message": message, "status": word}
     made = json_answer({"error": inner} if shape == "nested" else inner, code)
-    return Answer(status=code, body=made.body, headers={**made.headers, **refusal.headers})
+    return HttpAnswer(status=code, body=made.body, headers={**made.headers, **refusal.headers})
 
 
-def redirect(url: str) -> Answer:
+def redirect_answer(url: str) -> HttpAnswer:
     """Return a 302 to a link."""
-    return Answer(status=302, headers={"Location": url})
+    return HttpAnswer(status=302, headers={"Location": url})
 
 
-def stamp(seconds: float) -> str:
+def format_time(seconds: float) -> str:
     """Return a time (seconds since 1970) as the service writes it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
-def page_of(found: Sequence[Any], body: Mapping[str, Any]) -> tuple[list[Any], str]:
+def slice_page(found: Sequence[Any], body: Mapping[str, Any]) -> tuple[list[Any], str]:
     """Return the page that `pageSize`, `pageToken` and `page` ask for, and the token of the next one."""
-    size = number(body, "pageSize") or 20
-    token = text(body, "pageToken")
+    size = int_field(body, "pageSize") or 20
+    token = text_field(body, "pageToken")
     if token:
         if not token.isdecimal():
-            raise Refusal(400, "Invalid page token")
+            raise ServiceRefusal(400, "Invalid page token")
         start = int(token)
     else:
-        start = size * max(0, number(body, "page") - 1)
+        start = size * max(0, int_field(body, "page") - 1)
     rest = str(start + size) if start + size < len(found) else ""
     return list(found[start : start + size]), rest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing(Generic[_T]):
+class ListingRules(Generic[_T]):
     """How things of one kind are listed: which fields of a request filter them, and what they are sorted by."""
 
     filters: Mapping[str, Callable[[_T, str], bool]]
@@ -205,21 +205,21 @@ class Listing(Generic[_T]):
     orders: Mapping[str, Callable[[_T], Any]] = field(default_factory=dict)
     """By the last words of `sortBy`: the key, smallest first. Any other word keeps the given order."""
 
-    def page(self, things: Iterable[_T], body: Mapping[str, Any]) -> tuple[list[_T], str]:
+    def page_of_things(self, things: Iterable[_T], body: Mapping[str, Any]) -> tuple[list[_T], str]:
         """Return the page of the things that a request asks for, and the token of the next one."""
-        asked = {name: text(body, name) for name in self.filters}
+        asked = {name: text_field(body, name) for name in self.filters}
         wanted = {name: value for name, value in asked.items() if not _ANY.fullmatch(value)}
         found = [
             thing
             for thing in things
             if all(self.filters[name](thing, value) for name, value in wanted.items())
         ]
-        order = text(body, "sortBy").upper()
+        order = text_field(body, "sortBy").upper()
         key = next((key for word, key in self.orders.items() if order.endswith(word)), None)
-        return page_of(sorted(found, key=key) if key else found, body)
+        return slice_page(sorted(found, key=key) if key else found, body)
 
 
-def matches(search: str, *texts: object) -> bool:
+def matches_search(search: str, *texts: object) -> bool:
     """Tell whether a search finds one of the texts: all of its words stand in them, in any case."""
     whole = " ".join(str(each or "") for each in texts).lower()
     return all(word in whole for word in search.lower().split())

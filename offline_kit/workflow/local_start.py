@@ -9,10 +9,10 @@ from pathlib import Path
 
 from offline_kit.core import files
 from offline_kit.core.errors import OutsideError
-from offline_kit.local_kaggle.running import Runner
-from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.running import NotebookRunner
+from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project import config
 
 PORT = 8642
@@ -34,7 +34,7 @@ class Wanted:
     """Names of further accounts, which the state keeps; their key is KEY, too."""
     competitions: tuple[Path, ...] = ()
     """Folders of competitions, or of projects that bring one, to take in besides those that the state knows."""
-    settings: Settings = field(default_factory=Settings)
+    settings: LocalKaggleSettings = field(default_factory=LocalKaggleSettings)
     """How it behaves."""
     project: Path | None = None
     """The project that it is served for, as long as a command runs; None where it is served for all."""
@@ -46,7 +46,7 @@ def home() -> Path:
 
 
 @contextmanager
-def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
+def running(wanted: Wanted, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
     """Serve until the block ends; one server at a time for a folder.
 
     The folders that the projects name under `copies` stand for sources that nobody pushed.
@@ -58,12 +58,12 @@ def running(wanted: Wanted, runner: Runner) -> Iterator[Server]:
     with _alone(wanted.folder):
         kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
         for name in (USER, *wanted.accounts):
-            kaggle.accounts.add(name, key=KEY)
+            kaggle.accounts.add_account(name, key=KEY)
         for folder in wanted.competitions:
-            kaggle.catalog.add(competition_of(folder) or folder)
+            kaggle.catalog.add_competition(competition_of(folder) or folder)
         for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
-            kaggle.offer(config.copies_of(folder))
-        with Server(kaggle, port=wanted.port) as server, _told(wanted, server.url):
+            kaggle.offer_copies(config.copies_of(folder))
+        with LocalKaggleServer(kaggle, port=wanted.port) as server, _told(wanted, server.url):
             yield server
 
 

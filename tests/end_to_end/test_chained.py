@@ -20,8 +20,8 @@ from offline_kit.kaggle.push import notebook_runs
 from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
-from offline_kit.local_kaggle.server import Server
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.server import LocalKaggleServer
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.workflow import local_start
@@ -53,21 +53,23 @@ metric = "score.py:nothing"
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle that runs notebooks in its sandbox, at once."""
     shop = Workshop(
         settings=pip_settings.read_pip_settings(os.environ),
         cache=files.make_folder(files.cache_dir()),
         yes=True,
     )
-    wanted = local_start.Wanted(folder=tmp_path / "state", port=0, settings=Settings().slowed(0))
+    wanted = local_start.Wanted(
+        folder=tmp_path / "state", port=0, settings=LocalKaggleSettings().with_delays(0)
+    )
     with local_start.running(wanted, SandboxRunner(shop)) as running:
         yield running
 
 
-def versions(server: Server, slug: str) -> list[int]:
+def versions(server: LocalKaggleServer, slug: str) -> list[int]:
     """Return the versions of a notebook that the server made."""
-    return sorted(map(int, server.kaggle.store.names("kernels", "local", slug, "versions")))
+    return sorted(map(int, server.kaggle.store.key_names("kernels", "local", slug, "versions")))
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -77,7 +79,9 @@ def metadata(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_packages_made_on_kaggle_are_attached_by_the_offline_notebook(server: Server, tmp_path: Path) -> None:
+def test_packages_made_on_kaggle_are_attached_by_the_offline_notebook(
+    server: LocalKaggleServer, tmp_path: Path
+) -> None:
     """A notebook with the internet on builds an sdist there; the offline one restores it from that output."""
     folder = project(tmp_path / "plants", ["docopt==0.6.2", "packaging>=20"], WORDS)
     on = ("--on", "local", "--at", server.url)
@@ -101,11 +105,11 @@ def test_packages_made_on_kaggle_are_attached_by_the_offline_notebook(server: Se
     config = folder / "offline-kit.toml"
     config.write_text(config.read_text().replace('competition = "some-competition"\n', ""))
     pushed = run("push", folder, "--to", "local", "--at", server.url, "--json").good()
-    there = server.kaggle.datasets.mounted("local/some-kit", "local")
+    there = server.kaggle.datasets.mounted_version("local/some-kit", "local")
     assert there
     assert not list(there[-1].rglob("docopt*"))
     assert [each["dataset"] for each in pushed.facts["parts"]] == ["local/some-kit"], pushed.facts
-    run_of = server.kaggle.store.place("kernels", "local", "plants-inference", "versions", "1")
+    run_of = server.kaggle.store.key_folder("kernels", "local", "plants-inference", "versions", "1")
     assert "0.5" in (run_of / "output" / "submission.csv").read_text()
 
     # The same again runs nothing; other requirements are refused until they are made there, too.
@@ -118,7 +122,7 @@ def test_packages_made_on_kaggle_are_attached_by_the_offline_notebook(server: Se
     assert versions(server, "plants-wheelhouse") == [1, 2]
 
 
-def test_what_cannot_be_met_on_kaggle_is_told_from_there(server: Server, tmp_path: Path) -> None:
+def test_what_cannot_be_met_on_kaggle_is_told_from_there(server: LocalKaggleServer, tmp_path: Path) -> None:
     """pip's words come back, with the cell that failed and what to do; no kit is made."""
     folder = project(tmp_path / "plants", ["docopt==99.9"])
     failed = run("build", folder, "--on", "local", "--at", server.url)
@@ -128,7 +132,7 @@ def test_what_cannot_be_met_on_kaggle_is_told_from_there(server: Server, tmp_pat
     assert not (folder / "offline-kit.wheelhouse.json").exists()
 
 
-def test_an_image_is_captured_and_built_for(server: Server, tmp_path: Path) -> None:
+def test_an_image_is_captured_and_built_for(server: LocalKaggleServer, tmp_path: Path) -> None:
     """What a notebook without internet writes down is an image that `build --image` takes."""
     folder = project(tmp_path / "plants", ["packaging>=20"])
     taken = run(
@@ -144,7 +148,7 @@ def test_an_image_is_captured_and_built_for(server: Server, tmp_path: Path) -> N
     assert built.facts["bundled"] == []
 
 
-def publish(forest: Path, server: Server, folder: Path) -> None:
+def publish(forest: Path, server: LocalKaggleServer, folder: Path) -> None:
     """Put the forest into a dataset, a model, and the output of a notebook that writes it."""
     data = forest.read_bytes()
     cell = (
@@ -180,7 +184,7 @@ def publish(forest: Path, server: Server, folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("python_313")
-def test_weights_out_of_other_sources(server: Server, tmp_path: Path) -> None:
+def test_weights_out_of_other_sources(server: LocalKaggleServer, tmp_path: Path) -> None:
     """A forest in a notebook's output, a dataset and a model predicts in the rehearsal and on Kaggle as in memory."""
     folder = train(FOREST, tmp_path / "project")
     forest = (folder / "models").rename(folder / "trained") / "forest.joblib"
@@ -210,9 +214,11 @@ def test_weights_out_of_other_sources(server: Server, tmp_path: Path) -> None:
 
     (folder / "competition.toml").write_text(COMPETITION)
     (folder / "score.py").write_text("def nothing(solution, submission):\n    return 0.0\n")
-    server.kaggle.catalog.add(folder)
+    server.kaggle.catalog.add_competition(folder)
     run("push", folder, "--to", "local", "--at", server.url, "--json").good()
-    output = server.kaggle.store.place("kernels", "local", "project-inference", "versions", "1") / "output"
+    output = (
+        server.kaggle.store.key_folder("kernels", "local", "project-inference", "versions", "1") / "output"
+    )
     assert same(output / "submission.csv", folder / "expected.csv")
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.local_kaggle.running import Job, Result
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.running import RunJob, RunResult
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.shipping import SHIP, Yard, in_places, retrain, yard
 
 pytestmark = pytest.mark.slow
@@ -25,7 +25,7 @@ EFFECTS = {
     "the notebook": "SaveKernel",
     "the submission": "CreateCodeSubmission",
 }
-Meets = Callable[["Trap", Event], bool]
+Meets = Callable[["Trap", TrafficEvent], bool]
 
 
 def at(phase: str, name: str) -> Meets:
@@ -33,11 +33,11 @@ def at(phase: str, name: str) -> Meets:
     return lambda _, event: event.phase == phase and event.name.endswith(name)
 
 
-def _within(_: "Trap", event: Event) -> bool:
+def _within(_: "Trap", event: TrafficEvent) -> bool:
     return event.phase == "bytes" and event.name == "PUT" and 0 < event.received < BIG
 
 
-def _processed(trap: "Trap", event: Event) -> bool:
+def _processed(trap: "Trap", event: TrafficEvent) -> bool:
     return "CreateDatasetVersion" in trap.seen and at("ended", "/GetDatasetStatus")(trap, event)
 
 
@@ -70,11 +70,11 @@ class Trap:
     """Who is killed; None while nobody is to be."""
     seen: set[str] = field(default_factory=set)
     """Methods that were begun."""
-    hits: list[Event] = field(default_factory=list)
+    hits: list[TrafficEvent] = field(default_factory=list)
     """What it was killed at."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: TrafficEvent) -> None:
         """Look at a request, and kill at the first that is meant."""
         if self.process is None:
             return
@@ -86,9 +86,9 @@ class Trap:
             self.process.send_signal(self.by)
             self.process.wait(5)  # an interrupt, too, is obeyed at once
 
-    def run(self, job: Job) -> Result:
+    def run(self, job: RunJob) -> RunResult:
         """Run a notebook, having told of it."""
-        self.tell(Event(phase="runs", name="hidden" if job.rerun else "here"))
+        self.tell(TrafficEvent(phase="runs", name="hidden" if job.rerun else "here"))
         return in_places(job)
 
     def spring(self, here: Yard) -> None:

@@ -38,7 +38,7 @@ class Person:
         self.folder = folder
         home = folder / "home"
         home.mkdir()
-        self.env = connection.environment(url, home, username=USER, key=KEY)
+        self.env = connection.client_environment(url, home, username=USER, key=KEY)
 
     def ran(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         """Run `kaggle WORDS`."""

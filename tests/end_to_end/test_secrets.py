@@ -91,7 +91,7 @@ def index(tmp_path: Path) -> Iterator[LocalIndex]:
 
 def planted(here: Yard, index: LocalIndex, source: str, *, in_file: bool) -> dict[str, str | None]:
     """Plant credentials for Kaggle and the index; return the environment, in which the local Kaggle is the real one."""
-    here.bench.kaggle.accounts.add(USER, key=KEY, token=TOKEN)
+    here.bench.kaggle.accounts.add_account(USER, key=KEY, token=TOKEN)
     home, temporary = here.bench.folder / "home", here.bench.folder / "temporary"
     (home / ".kaggle").mkdir(parents=True, exist_ok=True)
     temporary.mkdir()

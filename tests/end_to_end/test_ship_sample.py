@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
-from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.packages.pip_settings import read_pip_settings
 from offline_kit.rehearsal.environments import Workshop
 from offline_kit.workflow import local_start
@@ -21,7 +21,7 @@ SHIP = ("--yes", "--wait", "--env", "current", "--json")
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
+def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
     workshop = Workshop(settings=read_pip_settings({}), cache=tmp_path / "runs", yes=True)
     wanted = local_start.Wanted(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
@@ -37,43 +37,45 @@ def project(tmp_path: Path) -> Path:
     return copy
 
 
-def ship(server: Server, project: Path) -> tuple[dict[str, Any], str]:
+def ship(server: LocalKaggleServer, project: Path) -> tuple[dict[str, Any], str]:
     """Ship the project; return what was told to scripts and to people."""
     env = {"HOME": str(project.parent), "OFFLINE_KIT_CACHE": str(project.parent / "cache")}
     done = run("ship", project, "--to", "local", "--at", server.url, *SHIP, env=env).good()
     return done.facts, done.err
 
 
-def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: Server, project: Path) -> None:
+def test_from_a_fresh_state_to_a_score_and_nothing_twice(server: LocalKaggleServer, project: Path) -> None:
     """Private data, a notebook run offline, a score on the hidden test; again at once: nothing sent, and said so."""
     told, said = ship(server, project)
     assert [part["action"] for part in told["parts"]] == ["create"]
-    assert server.kaggle.datasets.mounted("local/which-digits-kit", "somebody") is None, "it is private"
+    assert server.kaggle.datasets.mounted_version("local/which-digits-kit", "somebody") is None, (
+        "it is private"
+    )
     assert "is private, has no internet, and all of its sources" in said
     assert told["rehearsal"]["passed"]
     score = told["submission"]["score"]
     assert score.endswith(" (LOCAL)")
     assert 0.9 < float(score.split()[0]) < 1
-    sent = server.traffic.uploaded()
+    sent = server.traffic.uploaded_bytes()
     assert sent > 1_000_000
     again, said = ship(server, project)
-    assert server.traffic.uploaded() == sent
+    assert server.traffic.uploaded_bytes() == sent
     assert [part["action"] for part in again["parts"]] == ["nothing"]
     assert (again["notebook"]["action"], again["submission"]["already"]) == ("nothing", True)
     assert again["submission"]["score"] == score
     assert "nothing to upload" in said
     assert "nothing submitted" in said
-    assert len(list(server.kaggle.store.records("submissions"))) == 1
+    assert len(list(server.kaggle.store.iter_records("submissions"))) == 1
 
 
-def test_of_split_parts_only_the_checkpoint_travels(server: Server, project: Path) -> None:
+def test_of_split_parts_only_the_checkpoint_travels(server: LocalKaggleServer, project: Path) -> None:
     """A retrained checkpoint costs its own bytes and its marker's, counted at the server, and is scored anew."""
     config = project / "pyproject.toml"
     config.write_text(
         config.read_text().replace("[tool.offline-kit]\n", '[tool.offline-kit]\nparts = "split"\n')
     )
     ship(server, project)
-    before = server.traffic.uploaded()
+    before = server.traffic.uploaded_bytes()
     (checkpoint,) = (project / "checkpoints").glob("*.ckpt")
     retrain(checkpoint)
     told, _ = ship(server, project)
@@ -81,7 +83,7 @@ def test_of_split_parts_only_the_checkpoint_travels(server: Server, project: Pat
     assert done.pop("checkpoints") == "version"
     assert set(done.values()) == {"nothing"}
     marker = project / "dist/offline-kit/dataset/checkpoints/offline-kit.json"
-    assert server.traffic.uploaded() - before == checkpoint.stat().st_size + marker.stat().st_size
+    assert server.traffic.uploaded_bytes() - before == checkpoint.stat().st_size + marker.stat().st_size
     assert (told["submission"]["already"], told["submission"]["state"]) == (False, "complete")
 
 

@@ -23,7 +23,7 @@ from offline_kit.kaggle.client.api_types import (
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import GUARD, KaggleEndpoint
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.listener import Listener
@@ -92,7 +92,7 @@ def test_long_listings_are_read_to_their_end(bench: Bench, alice: KaggleClient) 
     bench.ready()
     with client_of(bench, page=2) as client:
         assert len(client.list_dataset_files(SLUG)) == 5
-    assert len(bench.server.traffic.ended("/ListDatasetFiles")) == 3
+    assert len(bench.server.traffic.ended_requests("/ListDatasetFiles")) == 3
 
 
 def test_a_refusal_inside_a_200_is_an_error_with_kaggles_words(bench: Bench, alice: KaggleClient) -> None:
@@ -119,9 +119,9 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
         Fault(on="GetDataset", status=503),
         Fault(on="GetDataset", lose_answer=True),
     ):
-        bench.kaggle.faults.add(fault)
+        bench.kaggle.faults.add_fault(fault)
     assert alice.get_dataset(SLUG) is not None
-    assert len(bench.server.traffic.ended("/GetDataset")) >= 4
+    assert len(bench.server.traffic.ended_requests("/GetDataset")) >= 4
 
 
 @pytest.mark.parametrize("fault", [Fault(on="CreateDataset", lose_answer=True)])
@@ -129,10 +129,10 @@ def test_an_effect_whose_answer_is_lost_is_not_sent_again(
     bench: Bench, alice: KaggleClient, fault: Fault
 ) -> None:
     """The client would create twice; the gateway says that it does not know."""
-    bench.kaggle.faults.add(fault)
+    bench.kaggle.faults.add_fault(fault)
     with pytest.raises(NoResponseError, match="CreateDataset"):
         alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
-    assert len(bench.server.traffic.ended("/CreateDataset")) == 1
+    assert len(bench.server.traffic.ended_requests("/CreateDataset")) == 1
     bench.ready()
 
 
@@ -140,10 +140,10 @@ def test_waits_that_kaggle_asks_for_are_told(bench: Bench) -> None:
     """They may take minutes; a short trouble of its own is none of them."""
     waits: list[float] = []
     with client_of(bench, patience=RetryPolicy(sleep=lambda _: None, tell=waits.append)) as client:
-        bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=503, times=2))
+        bench.kaggle.faults.add_fault(Fault(on="GetDatasetStatus", status=503, times=2))
         assert client.get_dataset_status(SLUG) == ""
         assert waits == []
-        bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=429, times=2, retry_after=30))
+        bench.kaggle.faults.add_fault(Fault(on="GetDatasetStatus", status=429, times=2, retry_after=30))
         assert client.get_dataset_status(SLUG) == ""
     assert [round(wait) for wait in waits if wait] == [30, 30]
 
@@ -156,21 +156,21 @@ def test_the_user_hears_of_a_wait_that_kaggle_asks_for(bench: Bench, tmp_path: P
     where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
     listener = Listener()
     with kaggle_session.port(config.load(project, {}), where, listener) as port:
-        bench.kaggle.faults.add(Fault(on="GetDataset", status=429, retry_after=2.4))
+        bench.kaggle.faults.add_fault(Fault(on="GetDataset", status=429, retry_after=2.4))
         assert port.kaggle.get_dataset(SLUG) is None
     assert "Kaggle asks for patience (429): waiting 2 s" in listener.notes
 
 
 def test_an_effect_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
     """Slow down means: nothing was done."""
-    bench.kaggle.faults.add(Fault(on="CreateDataset", status=429, retry_after=0.05))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", status=429, retry_after=0.05))
     alice.create_dataset(new(bench, alice, {"a.txt": b"1"}))
     bench.ready()
 
 
 def test_a_hanging_service_ends_within_the_deadline(bench: Bench) -> None:
     """The client has no timeouts; we have, and the next question works."""
-    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", delay=30))
+    bench.kaggle.faults.add_fault(Fault(on="GetDatasetStatus", delay=30))
     with client_of(bench, seconds=1.5, patience=RetryPolicy(attempts=1)) as client:
         began = time.monotonic()
         with pytest.raises(NoResponseError, match="GetDatasetStatus"):
@@ -185,8 +185,8 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
         client.create_dataset(new(bench, client, {"big.bin": b"x" * 655_360}))
         bench.ready()
         client.fetch_account()
-        bench.kaggle.faults.add(Fault(on="GET", delay=30))
-        bench.kaggle.faults.add(Fault(on="GET", pause=0.45))
+        bench.kaggle.faults.add_fault(Fault(on="GET", delay=30))
+        bench.kaggle.faults.add_fault(Fault(on="GET", pause=0.45))
         asked = threading.Event()
         bench.server.traffic.listeners.append(lambda event: asked.set() if event.name == "GET" else None)
         with ThreadPoolExecutor(2) as pool:
@@ -196,7 +196,7 @@ def test_a_silent_download_ends_alone_and_a_slow_one_comes_to_its_end(bench: Ben
             assert client.download_dataset_file(SLUG, "big.bin", tmp_path / "slow") == 655_360
             assert time.monotonic() - began > 1 + 1.2 * 5 * 0.5, "longer than any request may be silent"
             assert silent.result() == 655_360
-    assert len(bench.server.traffic.ended("/DownloadDataset")) == 3
+    assert len(bench.server.traffic.ended_requests("/DownloadDataset")) == 3
 
 
 def test_a_download_that_is_cut_goes_on_where_it_ended(
@@ -206,13 +206,13 @@ def test_a_download_that_is_cut_goes_on_where_it_ended(
     data = bytes(range(256)) * 4096
     alice.create_dataset(new(bench, alice, {"big.png": data}))
     bench.ready()
-    bench.kaggle.faults.add(Fault(on="GET", cut=140_000, times=6))
+    bench.kaggle.faults.add_fault(Fault(on="GET", cut=140_000, times=6))
     assert alice.download_dataset_file(SLUG, "big.png", tmp_path / "big.png") == len(data)
     assert (tmp_path / "big.png").read_bytes() == data
     bench.until(
-        lambda: len(bench.server.traffic.ended("GET")) == 7
+        lambda: len(bench.server.traffic.ended_requests("GET")) == 7
     )  # more than it has without getting further
-    cuts = bench.server.traffic.ended("GET")
+    cuts = bench.server.traffic.ended_requests("GET")
     assert cuts[-1].sent <= len(data) - 6 * 65_536
 
 
@@ -223,19 +223,19 @@ def test_a_file_that_changed_since_it_was_cut_comes_whole(
     """The rest of another file is not put behind the beginning of the first."""
     alice.create_dataset(new(bench, alice, {"a.bin": b"1" * 400_000}))
     bench.ready()
-    mounted = bench.kaggle.datasets.mounted(SLUG, "alice")
+    mounted = bench.kaggle.datasets.mounted_version(SLUG, "alice")
     assert mounted
 
     begun = []
 
-    def change(event: Event) -> None:
+    def change(event: TrafficEvent) -> None:
         if (event.phase, event.name) == ("begun", "GET"):
             begun.append(event)
         if (event.phase, event.name, event.status) == ("ended", "GET", 0):
             (mounted[-1] / "a.bin").write_bytes(b"2" * size)
 
     bench.server.traffic.listeners.append(change)
-    bench.kaggle.faults.add(Fault(on="GET", cut=300_000))
+    bench.kaggle.faults.add_fault(Fault(on="GET", cut=300_000))
     assert alice.download_dataset_file(SLUG, "a.bin", tmp_path / "a.bin") == size
     assert (tmp_path / "a.bin").read_bytes() == b"2" * size
     assert len(begun) == asked
@@ -246,8 +246,8 @@ def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: KaggleCli
     data = bytes(range(256)) * 2048
     alice.create_dataset(new(bench, alice, {"big.bin": data}))
     bench.ready()
-    bench.kaggle.faults.add(Fault(on="GET", cut=140_000))
-    bench.kaggle.faults.add(Fault(on="GET", status=403, times=4))
+    bench.kaggle.faults.add_fault(Fault(on="GET", cut=140_000))
+    bench.kaggle.faults.add_fault(Fault(on="GET", status=403, times=4))
     with pytest.raises(NoResponseError):
         alice.download_dataset_file(SLUG, "big.bin", tmp_path / "big.bin")
     assert not (tmp_path / "big.bin").exists()
@@ -258,7 +258,7 @@ def test_a_download_that_was_given_up_begins_anew(bench: Bench, alice: KaggleCli
 def test_an_expired_login_is_renewed(bench: Bench, alice: KaggleClient) -> None:
     """One 401 in the middle is answered by logging in again."""
     alice.fetch_account()
-    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", status=401))
+    bench.kaggle.faults.add_fault(Fault(on="GetDatasetStatus", status=401))
     assert alice.get_dataset_status(SLUG) == ""
 
 
@@ -355,7 +355,7 @@ def test_production_is_out_of_reach_of_the_test_suite(bench: Bench, monkeypatch:
     reach = "import requests; requests.post('https://api.kaggle.com/v1/x', timeout=20)"
     done = subprocess.run([sys.executable, "-c", reach], env=env, capture_output=True, text=True)
     assert done.returncode != 0
-    assert bench.server.traffic.refused() == ["api.kaggle.com:443"]
+    assert bench.server.traffic.refused_hosts() == ["api.kaggle.com:443"]
 
 
 @pytest.mark.parametrize("said", ["TEST", "STAGING", "localhost"])
@@ -383,7 +383,7 @@ def test_an_unreachable_kaggle_is_told_as_such(address: str) -> None:
 
 def test_a_closed_client_begins_no_other_one(bench: Bench) -> None:
     """A thread that still waits when all is over ends with it: it does not ask a silent server again and again."""
-    bench.kaggle.faults.add(Fault(on="GetDataset", delay=30.0, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GetDataset", delay=30.0, times=0))
     troubles: list[Exception] = []
     where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
     with KaggleClient(where, python=PYTHON, patience=BRISK) as client:

@@ -33,7 +33,7 @@ SLUG = "small-digits"
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """A local Kaggle with a competition."""
     with serving(tmp_path) as running:
-        running.kaggle.catalog.add(competition(tmp_path))
+        running.kaggle.catalog.add_competition(competition(tmp_path))
         yield running
 
 
@@ -78,13 +78,13 @@ def scored(bench: Bench, alice: KaggleClient, ref: int) -> Submission:
 
 def asked(bench: Bench, method: str) -> int:
     """Return how often a method was called."""
-    return len(bench.server.traffic.ended(f"/{method}"))
+    return len(bench.server.traffic.ended_requests(f"/{method}"))
 
 
 def test_a_competition_is_described(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Deadline in UTC, what it takes, how often, and whether we take part."""
     extra = 'deadline = "2031-05-06T07:08:09Z"\ndaily = 3\nclosed = true\nentered = false'
-    bench.kaggle.catalog.add(competition(tmp_path / "other", extra))
+    bench.kaggle.catalog.add_competition(competition(tmp_path / "other", extra))
     found = alice.get_competition(SLUG)
     assert found is not None
     assert (found.slug, found.title, found.daily_limit) == (SLUG, "Small digits", 3)
@@ -96,7 +96,7 @@ def test_a_competition_is_described(bench: Bench, alice: KaggleClient, tmp_path:
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_competition_that_is_not_there_is_none(bench: Bench, alice: KaggleClient, status: int) -> None:
     """Missing and private look alike."""
-    bench.kaggle.faults.add(Fault(on="GetCompetition", status=status))
+    bench.kaggle.faults.add_fault(Fault(on="GetCompetition", status=status))
     assert alice.get_competition(SLUG) is None
     assert alice.get_competition("no-such") is None
 
@@ -109,7 +109,7 @@ def test_a_competition_that_shows_after_its_rules_are_accepted(
     bench: Bench, alice: KaggleClient, words: str
 ) -> None:
     """It is not taken for a wrong name: the sentence says what lacks, the hint where."""
-    bench.kaggle.faults.add(Fault(on="GetCompetition", status=403, message=words))
+    bench.kaggle.faults.add_fault(Fault(on="GetCompetition", status=403, message=words))
     with pytest.raises(RefusedError, match=f"has not accepted the rules of '{SLUG}'") as caught:
         alice.get_competition(SLUG)
     assert f"{bench.server.url}/competitions/{SLUG}/rules" in caught.value.hint
@@ -117,15 +117,15 @@ def test_a_competition_that_shows_after_its_rules_are_accepted(
 
 def test_what_kaggle_leaves_out_is_the_default(bench: Bench, alice: KaggleClient) -> None:
     """A sparse answer is no crash."""
-    bench.kaggle.faults.add(Fault(on="GetCompetition", answer={"title": "T"}))
+    bench.kaggle.faults.add_fault(Fault(on="GetCompetition", answer={"title": "T"}))
     found = alice.get_competition(SLUG)
     assert found is not None
     assert (found.deadline, found.has_entered, found.is_closed) == (None, False, False)
-    bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", answer={"numToday": 2}))
+    bench.kaggle.faults.add_fault(Fault(on="GetSubmissionLimits", answer={"numToday": 2}))
     assert alice.get_submission_limits(SLUG) == SubmissionLimits(made_today=2, made_total=0, remaining=0)
-    bench.kaggle.faults.add(Fault(on="GetSubmission", answer={}))
+    bench.kaggle.faults.add_fault(Fault(on="GetSubmission", answer={}))
     assert alice.get_submission(7) == Submission(ref=7, submitted_at=None, state="pending", message="")
-    bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={}))
+    bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer={}))
     assert alice.list_submissions(SLUG) == ()
 
 
@@ -180,7 +180,7 @@ def test_an_endless_list_ends(bench: Bench, alice: KaggleClient) -> None:
     """Pages that never stop are left after the twentieth, and a repeated token at once."""
     for number in range(30):
         page = {"submissions": [{"ref": number}], "nextPageToken": f"p{number}"}
-        bench.kaggle.faults.add(Fault(on="ListSubmissions", answer=page))
+        bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer=page))
     assert len(alice.list_submissions(SLUG)) == 20
     assert asked(bench, "ListSubmissions") == 20
 
@@ -188,7 +188,7 @@ def test_an_endless_list_ends(bench: Bench, alice: KaggleClient) -> None:
 def test_a_submission_that_does_not_show_yet_is_none(bench: Bench, alice: KaggleClient) -> None:
     """Just made, it may answer 404; a refusal of another kind is told."""
     assert alice.get_submission(4711) is None
-    bench.kaggle.faults.add(Fault(on="GetSubmission", status=403, message="Not yours"))
+    bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=403, message="Not yours"))
     with pytest.raises(RefusedError, match="Not yours"):
         alice.get_submission(4711)
 
@@ -196,7 +196,7 @@ def test_a_submission_that_does_not_show_yet_is_none(bench: Bench, alice: Kaggle
 def test_a_failed_submission_tells_why(bench: Bench, alice: KaggleClient) -> None:
     """The error's words; without any, the state and the page remain."""
     told = {"ref": 5, "status": "ERROR", "errorDescription": "Notebook Timeout", "url": "https://k/5"}
-    bench.kaggle.faults.add(Fault(on="GetSubmission", answer=told))
+    bench.kaggle.faults.add_fault(Fault(on="GetSubmission", answer=told))
     found = alice.get_submission(5)
     assert found is not None
     assert (found.state, found.error, found.url, found.public_score) == (
@@ -210,7 +210,7 @@ def test_a_failed_submission_tells_why(bench: Bench, alice: KaggleClient) -> Non
 def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alice: KaggleClient) -> None:
     """Some answers have words alone."""
     answer = {"message": "Successfully submitted to Small digits"}
-    bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer=answer))
+    bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer=answer))
     made = alice.submit_notebook(wish())
     assert (made.ref, made.state, made.error) == (0, "pending", answer["message"])
 
@@ -218,7 +218,7 @@ def test_a_submission_without_a_number_is_queued_all_the_same(bench: Bench, alic
 def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: KaggleClient) -> None:
     """The gateway says that it does not know; one submission was spent."""
     ready(bench, alice)
-    bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", lose_answer=True))
     with pytest.raises(NoResponseError, match="CreateCodeSubmission"):
         alice.submit_notebook(wish())
     assert asked(bench, "CreateCodeSubmission") == 1
@@ -228,7 +228,7 @@ def test_a_submission_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice
 def test_a_submission_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
     """Slow down means: nothing was done."""
     ready(bench, alice)
-    bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=429, retry_after=0.05))
+    bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", status=429, retry_after=0.05))
     assert alice.submit_notebook(wish()).ref
     assert alice.get_submission_limits(SLUG).made_today == 1
 
@@ -249,7 +249,9 @@ def test_refusals_name_cause_and_remedy(
     """Kaggle's own sentence and what to do, as an error and inside a 200."""
     friendly = {"answer": {"code": status, "message": said}}
     plain = {"status": status, "message": said}
-    bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", **(friendly if shape == "friendly" else plain)))
+    bench.kaggle.faults.add_fault(
+        Fault(on="CreateCodeSubmission", **(friendly if shape == "friendly" else plain))
+    )
     with pytest.raises(RefusedError) as caught:
         alice.submit_notebook(wish())
     assert said in caught.value.what
@@ -260,9 +262,9 @@ def test_refusals_name_cause_and_remedy(
 def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> None:
     """429, 503 and a lost answer are waited out."""
     for method in ("GetCompetition", "GetSubmissionLimits", "ListSubmissions", "GetSubmission"):
-        bench.kaggle.faults.add(Fault(on=method, status=429, retry_after=0.05))
-        bench.kaggle.faults.add(Fault(on=method, status=503))
-    bench.kaggle.faults.add(Fault(on="GetCompetition", lose_answer=True))
+        bench.kaggle.faults.add_fault(Fault(on=method, status=429, retry_after=0.05))
+        bench.kaggle.faults.add_fault(Fault(on=method, status=503))
+    bench.kaggle.faults.add_fault(Fault(on="GetCompetition", lose_answer=True))
     assert alice.get_competition(SLUG) is not None
     assert alice.get_submission_limits(SLUG).remaining == 5
     assert alice.list_submissions(SLUG) == ()
@@ -272,6 +274,6 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
 def test_an_answer_of_another_shape_is_no_crash(bench: Bench) -> None:
     """A proxy that answers in Kaggle's place is told as an answer that makes no sense."""
     with KaggleClient(where(bench), patience=RetryPolicy(attempts=1)) as alice:
-        bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", answer=["no", "object"]))  # type: ignore[arg-type]
+        bench.kaggle.faults.add_fault(Fault(on="GetSubmissionLimits", answer=["no", "object"]))  # type: ignore[arg-type]
         with pytest.raises(NoResponseError, match="GetSubmissionLimits"):
             alice.get_submission_limits(SLUG)

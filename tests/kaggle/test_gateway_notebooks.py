@@ -41,7 +41,7 @@ def ran(bench: Bench, alice: KaggleClient, *cells: str, state: str = "COMPLETE")
 
 def asked(bench: Bench, method: str) -> int:
     """Return how often a method was called."""
-    return len(bench.server.traffic.ended(f"/{method}"))
+    return len(bench.server.traffic.ended_requests(f"/{method}"))
 
 
 def versions(bench: Bench) -> int:
@@ -99,7 +99,7 @@ def test_a_source_is_told_as_it_is_pushed(
         field
     ]
     told = {"metadata": {"ref": KERNEL, f"{name}DataSources": [said]}, "blob": {"source": "{}"}}
-    bench.kaggle.faults.add(Fault(on="GetKernel", answer=told))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernel", answer=told))
     found = alice.get_notebook(KERNEL)
     assert found
     assert getattr(found.sources, field) == (source,)
@@ -171,7 +171,7 @@ def test_a_refusal_in_a_friendly_answer_is_an_error(
     bench: Bench, alice: KaggleClient, said: str, remedy: str
 ) -> None:
     """What the plain client ends with exit code 0 is an error with Kaggle's words and what to do."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", answer={"error": said}))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={"error": said}))
     with pytest.raises(RefusedError, match=said.rstrip(".")) as caught:
         alice.save_notebook(new())
     assert (caught.value.status, caught.value.exit_code) == (200, Exit.OUTSIDE)
@@ -181,7 +181,7 @@ def test_a_refusal_in_a_friendly_answer_is_an_error(
 
 def test_an_answer_without_a_version_is_no_success(bench: Bench, alice: KaggleClient) -> None:
     """Whether there is a version is unknown then."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", answer={"ref": f"/code/{KERNEL}", "error": ""}))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={"ref": f"/code/{KERNEL}", "error": ""}))
     with pytest.raises(NoResponseError, match="which version"):
         alice.save_notebook(new())
 
@@ -197,7 +197,7 @@ def test_an_answer_without_a_version_is_no_success(bench: Bench, alice: KaggleCl
 )
 def test_every_form_of_a_ref_is_understood(bench: Bench, alice: KaggleClient, answer: dict[str, Any]) -> None:
     """Path, plain, address or none at all."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", answer=answer))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer=answer))
     saved = alice.save_notebook(new())
     assert (saved.ref, saved.version) == (KERNEL, 4)
     assert f"/code/{KERNEL}" in saved.url
@@ -205,7 +205,7 @@ def test_every_form_of_a_ref_is_understood(bench: Bench, alice: KaggleClient, an
 
 def test_a_push_whose_answer_is_lost_is_not_sent_again(bench: Bench, alice: KaggleClient) -> None:
     """The gateway says that it does not know, and there is one version."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", lose_answer=True))
     with pytest.raises(NoResponseError, match="SaveKernel"):
         alice.save_notebook(new())
     assert asked(bench, "SaveKernel") == 1
@@ -218,7 +218,7 @@ def test_a_push_that_ends_in_trouble_is_not_sent_again(
     bench: Bench, alice: KaggleClient, status: int
 ) -> None:
     """What a 5xx did is unknown."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", status=status))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", status=status))
     with pytest.raises(RefusedError) as caught:
         alice.save_notebook(new())
     assert caught.value.status == status
@@ -228,7 +228,7 @@ def test_a_push_that_ends_in_trouble_is_not_sent_again(
 
 def test_a_push_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> None:
     """Slow down means: nothing was done."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", status=429, retry_after=0.05))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", status=429, retry_after=0.05))
     assert alice.save_notebook(new()).version == 1
 
 
@@ -236,7 +236,7 @@ def test_a_push_is_sent_again_after_429(bench: Bench, alice: KaggleClient) -> No
 def test_a_taken_slug_is_told_in_kaggles_words(tmp_path: Path, shape: str) -> None:
     """Both shapes of the service's errors are read."""
     with serving(tmp_path, replace(HASTY, error_shape=shape)) as bench, client(bench) as alice:
-        bench.kaggle.faults.add(Fault(on="SaveKernel", status=409, message="The slug is taken"))
+        bench.kaggle.faults.add_fault(Fault(on="SaveKernel", status=409, message="The slug is taken"))
         with pytest.raises(RefusedError, match="The slug is taken") as caught:
             alice.save_notebook(new())
         assert caught.value.status == 409
@@ -263,7 +263,7 @@ def test_states_are_told_in_one_form(
     bench: Bench, alice: KaggleClient, answer: dict[str, str], state: str
 ) -> None:
     """A state that is left out is the first of them."""
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", answer=answer))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", answer=answer))
     assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state=state)
 
 
@@ -272,12 +272,12 @@ def test_without_labels_the_newest_run_counts_for_the_newest_version_alone(
 ) -> None:
     """Where Kaggle refuses 'vN', the plain status is taken only if it can be that of N."""
     ran(bench, alice)
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
     assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
     ran(bench, alice)
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
     assert alice.get_notebook_run(KERNEL, 1) is None, "another version is the newest"
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404, times=2))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404, times=2))
     assert alice.get_notebook_run(KERNEL, 2) == NotebookRun(state="complete")
 
 
@@ -287,7 +287,7 @@ def test_a_run_that_does_not_show_yet_is_not_taken_for_the_one_before(
     """Labels are understood, this run has none: the plain status would be that of the version before."""
     ran(bench, alice)
     ran(bench, alice)
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=404))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
     assert alice.get_notebook_run(KERNEL, 2) is None
 
 
@@ -300,7 +300,7 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
         {"lose_answer": True},
     ):
         for method in ("GetKernelSessionStatus", "GetKernel", "ListKernelSessionOutput"):
-            bench.kaggle.faults.add(Fault(on=method, **trouble))
+            bench.kaggle.faults.add_fault(Fault(on=method, **trouble))
     assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
     assert alice.get_notebook(KERNEL) is not None
     assert alice.list_run_outputs(KERNEL, 1) == ("submission.csv",)
@@ -330,7 +330,7 @@ def test_the_log_comes_in_pieces(bench: Bench, alice: KaggleClient) -> None:
 )  # fmt: skip
 def test_logs_of_any_form_are_shown(bench: Bench, alice: KaggleClient, said: str, texts: list[str]) -> None:
     """A log that is empty, cut or plain text is no crash, and nothing readable of it is lost."""
-    bench.kaggle.faults.add(Fault(on="ListKernelSessionOutput", answer={"files": [], "log": said}))
+    bench.kaggle.faults.add_fault(Fault(on="ListKernelSessionOutput", answer={"files": [], "log": said}))
     assert [line.text for line in alice.get_run_log(KERNEL, 1)] == texts
 
 
@@ -361,7 +361,7 @@ def test_an_expired_link_is_asked_for_again(
 ) -> None:
     """The plain client would keep the error's page as submission.csv."""
     ran(bench, alice)
-    bench.kaggle.faults.add(Fault(on="GET", status=status, message="ExpiredToken"))
+    bench.kaggle.faults.add_fault(Fault(on="GET", status=status, message="ExpiredToken"))
     assert alice.download_run_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv") == 13
     assert (tmp_path / "s.csv").read_text() == "id,label\n1,0\n"
     assert asked(bench, "DownloadKernelOutput") == 2
@@ -370,7 +370,7 @@ def test_an_expired_link_is_asked_for_again(
 def test_links_that_never_work_are_told_as_such(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Trying ends, with the reason."""
     ran(bench, alice)
-    bench.kaggle.faults.add(Fault(on="GET", status=403, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GET", status=403, times=0))
     with pytest.raises(OfflineKitError, match="no link") as caught:
         alice.download_run_output(KERNEL, 1, "submission.csv", tmp_path / "s.csv")
     assert "403" in str(caught.value.details)
@@ -380,7 +380,7 @@ def test_links_that_never_work_are_told_as_such(bench: Bench, alice: KaggleClien
 def test_a_file_that_ends_early_is_fetched_again(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """A cut connection leaves no half file."""
     ran(bench, alice, "open('big.bin', 'wb').write(b'x' * 300000)")
-    bench.kaggle.faults.add(Fault(on="GET", cut=1000))
+    bench.kaggle.faults.add_fault(Fault(on="GET", cut=1000))
     assert alice.download_run_output(KERNEL, 1, "big.bin", tmp_path / "big") == 300_000
     assert (tmp_path / "big").stat().st_size == 300_000
 

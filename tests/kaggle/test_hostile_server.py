@@ -52,8 +52,8 @@ def clean(done: "subprocess.CompletedProcess[str]") -> str:
 def test_a_field_of_a_wrong_type_is_told(bench: Bench, method: str, answer: dict[str, Any]) -> None:
     """The push ends at once; which field it was is told, or what could not be done with it."""
     if method == "GetDatasetStatus":
-        bench.kaggle.faults.add(Fault(on="GetDataset", times=0, answer={"currentVersionNumber": 1}))
-    bench.kaggle.faults.add(Fault(on=method, times=0, answer=answer))
+        bench.kaggle.faults.add_fault(Fault(on="GetDataset", times=0, answer={"currentVersionNumber": 1}))
+    bench.kaggle.faults.add_fault(Fault(on=method, times=0, answer=answer))
     clean(push(bench, *local(bench), "--json"))
 
 
@@ -62,7 +62,7 @@ def test_words_of_a_server_are_one_plain_line(bench: Bench) -> None:
     words = (
         "no\x1b[31m red\x1b[0m\x07\r\n\tline\x9b2J \u202eturned \ud800half \x1b]0;title\x07" + "long " * 9999
     )
-    bench.kaggle.faults.add(Fault(on="CreateDataset", times=0, status=400, message=words))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", times=0, status=400, message=words))
     told = clean(push(bench, *local(bench), "--json"))
     assert "no red line" in told
     assert "title" not in told

@@ -23,7 +23,7 @@ from offline_kit.kaggle.push.dataset_plan import (
 )
 from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Part
 from tests.support.local_kaggle import HASTY, Bench, serving
@@ -46,7 +46,7 @@ REF = "alice/plant-kit"
 
 def versions(bench: Bench, ref: str = REF) -> list[int]:
     """Return the numbers of all versions that the server made."""
-    return bench.kaggle.datasets.versions.numbers(("datasets", *ref.split("/")))
+    return bench.kaggle.datasets.versions.version_numbers(("datasets", *ref.split("/")))
 
 
 def listed(part: Part) -> tuple[RemoteFile, ...]:
@@ -154,22 +154,22 @@ def test_a_push_creates_privately_waits_and_repeats_nothing(
     found = alice.get_dataset(REF)
     assert found is not None
     assert found.private
-    sent = bench.server.traffic.uploaded()
+    sent = bench.server.traffic.uploaded_bytes()
     (again,) = pushed(bench, kit, alice)
     assert (again.version, again.action) == (1, PushAction.NOTHING)
-    assert bench.server.traffic.uploaded() == sent
+    assert bench.server.traffic.uploaded_bytes() == sent
     assert versions(bench) == [1]
 
 
 def test_only_the_changed_part_travels(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """With split parts a new checkpoint costs the checkpoint's bytes and its marker alone."""
     pushed(bench, make_kit(tmp_path / "kit", split=True), alice)
-    sent = bench.server.traffic.uploaded()
+    sent = bench.server.traffic.uploaded_bytes()
     kit = make_kit(tmp_path / "kit", {**FILES, "checkpoints/model.ckpt": b"v" * 300_000}, split=True)
     done = pushed(bench, kit, alice)
     assert [each.action for each in done] == [PushAction.VERSION, PushAction.NOTHING]
     marker = (kit.folder / "dataset" / "checkpoints" / MARKER).stat().st_size
-    assert bench.server.traffic.uploaded() - sent == 300_000 + marker
+    assert bench.server.traffic.uploaded_bytes() - sent == 300_000 + marker
     assert content(bench, "alice/plant-kit-checkpoints")["checkpoints/model.ckpt"] == b"v" * 300_000
 
 
@@ -208,15 +208,17 @@ def test_an_answer_that_is_lost_makes_nothing_twice(
         pushed(bench, kit, alice)
         kit, before = make_kit(tmp_path / "kit", {**FILES, "packages/a.whl": b"new"}), 1
     happened = fault == "lost"
-    bench.kaggle.faults.add(Fault(on=method, lose_answer=True) if happened else Fault(on=method, status=500))
+    bench.kaggle.faults.add_fault(
+        Fault(on=method, lose_answer=True) if happened else Fault(on=method, status=500)
+    )
     if happened:
         pushed(bench, kit, alice)
     else:
         with pytest.raises(RefusedError, match="Injected"):
             pushed(bench, kit, alice)
-        sent = bench.server.traffic.uploaded()
+        sent = bench.server.traffic.uploaded_bytes()
         pushed(bench, kit, alice)
-        assert bench.server.traffic.uploaded() == sent, "what had arrived was sent again"
+        assert bench.server.traffic.uploaded_bytes() == sent, "what had arrived was sent again"
     assert versions(bench) == [*range(1, before + 2)]
     assert content(bench)["packages/a.whl"] == (kit.folder / "dataset/packages/a.whl").read_bytes()
 
@@ -226,7 +228,7 @@ def test_a_failed_processing_is_told_and_mended_by_the_next_push(
 ) -> None:
     """FAILED has no reason in the API: the usual causes and the page are named; a new version mends it."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED"))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="FAILED"))
     with pytest.raises(OutsideError, match="could not process version 1") as caught:
         pushed(bench, kit, alice)
     assert f"{bench.server.url}/datasets/" in caught.value.hint
@@ -239,7 +241,7 @@ def test_stuck_processing_ends_at_the_deadline_and_is_waited_for_again(
 ) -> None:
     """Patience ends with exit 4, and neither run sends a second version."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="BLOBS_RECEIVED"))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="BLOBS_RECEIVED"))
     short = dataclasses.replace(EAGER, processing_timeout=0.5)
     for _ in range(2):
         with pytest.raises(OutsideError, match=r"not ready in time.*blobsreceived"):
@@ -251,8 +253,8 @@ def test_other_words_for_the_state_are_understood_or_waited_for(
     bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """The name of its kind in front does not matter, and a word that is new is no end."""
-    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", words="NOT_QUITE_READY", times=3))
-    bench.kaggle.faults.add(Fault(on="GetDatasetStatus", words="DATABUNDLE_VERSION_STATUS_{}", times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GetDatasetStatus", words="NOT_QUITE_READY", times=3))
+    bench.kaggle.faults.add_fault(Fault(on="GetDatasetStatus", words="DATABUNDLE_VERSION_STATUS_{}", times=0))
     (done,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
     assert done.version == 1
     (again,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
@@ -262,11 +264,11 @@ def test_other_words_for_the_state_are_understood_or_waited_for(
 def test_a_failed_upload_makes_no_version(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """One file that Kaggle refuses: the cause is told, nothing is created, the same push then succeeds."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="PUT", status=403))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", status=403))
     with pytest.raises(OutsideError, match="refused"):
         pushed(bench, kit, alice)
     assert versions(bench) == []
-    assert not bench.server.traffic.ended("/CreateDataset")
+    assert not bench.server.traffic.ended_requests("/CreateDataset")
     pushed(bench, kit, alice)
     assert versions(bench) == [1]
 
@@ -274,10 +276,10 @@ def test_a_failed_upload_makes_no_version(bench: Bench, alice: KaggleClient, tmp
 @pytest.mark.parametrize("status", [401, 429, 500])
 def test_only_403_and_404_mean_absent(bench: Bench, alice: KaggleClient, tmp_path: Path, status: int) -> None:
     """The client takes any refusal for 'no such dataset' and uploads all in vain; we stop at once."""
-    bench.kaggle.faults.add(Fault(on="GetDataset", status=status, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GetDataset", status=status, times=0))
     with pytest.raises(OutsideError):
         pushed(bench, make_kit(tmp_path / "kit"), alice)
-    assert not bench.server.traffic.ended("/StartBlobUpload")
+    assert not bench.server.traffic.ended_requests("/StartBlobUpload")
 
 
 def test_many_small_files_go_side_by_side(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -285,7 +287,7 @@ def test_many_small_files_go_side_by_side(bench: Bench, alice: KaggleClient, tmp
     kit = make_kit(tmp_path / "kit", {f"packages/{n}.whl": b"%d" % n for n in range(40)})
     alice.fetch_account()
     for name in ("StartBlobUpload", "PUT"):
-        bench.kaggle.faults.add(Fault(on=name, delay=0.1, times=0))
+        bench.kaggle.faults.add_fault(Fault(on=name, delay=0.1, times=0))
     began = time.monotonic()
     pushed(bench, kit, alice)
     assert time.monotonic() - began < 5
@@ -308,7 +310,7 @@ def test_the_state_of_a_dry_run_is_nothing(bench: Bench, alice: KaggleClient, tm
     plan = planned(bench, make_kit(tmp_path / "kit"), alice)
     assert [part.action for part in plan.parts] == [PushAction.CREATE]
     assert plan.upload_size == sum(map(len, FILES.values()))
-    assert {event.name.rpartition("/")[2] for event in bench.server.traffic.ended()} <= {
+    assert {event.name.rpartition("/")[2] for event in bench.server.traffic.ended_requests()} <= {
         "GetDataset",
         "GetDatasetStatus",
     }
@@ -360,7 +362,7 @@ def test_killed_anywhere_the_next_push_ends_with_one_new_version(
     sent = threading.Event()
     hit = threading.Event()
 
-    def watch(event: Event) -> None:
+    def watch(event: TrafficEvent) -> None:
         if event.name.endswith("/CreateDatasetVersion"):
             sent.set()
         late_enough = sent.is_set() or "processed" not in point

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.local_kaggle import Bench
 from tests.support.push_command import (
     KIT,
@@ -29,7 +29,7 @@ def test_a_push_and_the_same_again(bench: Bench) -> None:
     plan = push(bench, *local(bench), "--dry-run", "--json")
     assert plan.returncode == 0, plan.stderr
     assert json.loads(plan.stdout)["parts"][0]["action"] == "create"
-    assert not bench.server.traffic.ended("PUT")
+    assert not bench.server.traffic.ended_requests("PUT")
     memory = project(bench) / ".offline-kit" / "offline-kit.push"
     first = push(bench, *local(bench))
     assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
@@ -46,10 +46,12 @@ def test_data_is_not_changed_where_kaggle_does_not_tell_what_waits_for_it(bench:
     (project(bench) / "offline-kit.toml").write_text('dataset = "plant-kit"\ncompetition = "plants"\n')
     shutil.rmtree(project(bench) / "dist" / "offline-kit")
     make_kit(project(bench) / "dist" / "offline-kit", KIT | {"checkpoints/model.ckpt": b"another"})
-    bench.kaggle.faults.add(Fault(on="ListSubmissions", status=503, message="down", retry_after=0, times=5))
+    bench.kaggle.faults.add_fault(
+        Fault(on="ListSubmissions", status=503, message="down", retry_after=0, times=5)
+    )
     done = push(bench, *local(bench))
     assert (done.returncode, "Kaggle says: down" in done.stderr) == (4, True), done.stderr
-    assert len(bench.server.traffic.ended("/CreateDatasetVersion")) == 0
+    assert len(bench.server.traffic.ended_requests("/CreateDatasetVersion")) == 0
     assert push(bench, *local(bench)).returncode == 0
 
 
@@ -59,7 +61,7 @@ def test_a_local_kaggle_is_served_where_none_is_named(bench: Bench) -> None:
     assert (first.returncode, first.stdout) == (0, "local/plant-kit version 1: created\n"), first.stderr
     assert "LOCAL" in first.stderr
     assert "unchanged" in push(bench, "--to", "local").stdout
-    assert not bench.server.traffic.ended(), "another one was asked"
+    assert not bench.server.traffic.ended_requests(), "another one was asked"
 
 
 def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
@@ -71,7 +73,7 @@ def test_local_and_real_are_never_mixed_up(bench: Bench) -> None:
     ):
         done = push(bench, *words, env={"OFFLINE_KIT_LOCAL_KAGGLE": bench.server.url})
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
-    assert not bench.server.traffic.ended()
+    assert not bench.server.traffic.ended_requests()
 
 
 def test_missing_credentials_are_exit_4_with_both_remedies(bench: Bench) -> None:
@@ -92,7 +94,7 @@ def test_a_foreign_dataset_is_refused_before_anything_is_sent(bench: Bench) -> N
     assert done.returncode == 2
     assert "belongs to 'bob'" in done.stderr
     assert "change 'dataset' in offline-kit.toml" in done.stderr
-    assert not bench.server.traffic.ended("/StartBlobUpload")
+    assert not bench.server.traffic.ended_requests("/StartBlobUpload")
 
 
 def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
@@ -101,21 +103,21 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
     make_kit(project(bench) / "dist" / "offline-kit", {**KIT, "checkpoints/model.ckpt": big})
     hit = threading.Event()
 
-    def watch(event: Event) -> None:
+    def watch(event: TrafficEvent) -> None:
         if event.phase == "bytes" and event.received > 1_000_000 and not hit.is_set():
             hit.set()
             process.send_signal(signal.SIGINT)
             hit.wait(0.5)
 
     bench.server.traffic.listeners.append(watch)
-    bench.kaggle.faults.add(Fault(on="PUT", delay=0.2))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", delay=0.2))
     process = start(bench, *local(bench))
     _, err = process.communicate(timeout=60)
     assert hit.is_set()
     assert process.returncode == 130, err
-    before = bench.server.traffic.uploaded()
+    before = bench.server.traffic.uploaded_bytes()
     assert push(bench, *local(bench)).returncode == 0
-    assert bench.server.traffic.uploaded() - before < len(big)
+    assert bench.server.traffic.uploaded_bytes() - before < len(big)
 
 
 @pytest.mark.parametrize(
@@ -124,9 +126,9 @@ def test_interrupted_it_stops_at_once_and_goes_on_later(bench: Bench) -> None:
 def test_secrets_stay_where_they_are(bench: Bench, fault: Fault | None) -> None:
     """Neither key nor upload address is in the output; no key is in any file that we write."""
     key = "planted-key-of-carol-81"
-    bench.kaggle.accounts.add("carol", key=key)
+    bench.kaggle.accounts.add_account("carol", key=key)
     if fault:
-        bench.kaggle.faults.add(fault)
+        bench.kaggle.faults.add_fault(fault)
     env = {**bench.environment(), "KAGGLE_USERNAME": "carol", "KAGGLE_KEY": key, "VERBOSE": "1"}
     done = push(bench, env=env)
     assert done.returncode == (4 if fault else 0), done.stderr
@@ -143,7 +145,7 @@ def test_more_files_than_kaggle_may_take_are_asked_about(bench: Bench) -> None:
     done = push(bench, *local(bench))
     assert done.returncode == 4
     assert "may refuse more than 1000" in " ".join(done.stderr.replace("│", " ").split())
-    assert bench.server.traffic.ended("/StartBlobUpload") == []
+    assert bench.server.traffic.ended_requests("/StartBlobUpload") == []
 
 
 def test_a_part_that_the_kit_has_not_is_not_sent_again(bench: Bench) -> None:

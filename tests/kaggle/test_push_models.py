@@ -43,7 +43,7 @@ def pushed(
 
 def content(bench: Bench, source: str) -> dict[str, bytes]:
     """Return what a notebook would find of a version."""
-    found = bench.kaggle.models.mounted(source, "alice")
+    found = bench.kaggle.models.mounted_version(source, "alice")
     assert found
     files = [path for path in found[1].rglob("*") if path.is_file()]
     return {path.relative_to(found[1]).as_posix(): path.read_bytes() for path in files}
@@ -52,7 +52,7 @@ def content(bench: Bench, source: str) -> dict[str, bytes]:
 def made(bench: Bench) -> tuple[int, ...]:
     """Return how many models, variations and versions the server was asked to make."""
     calls = ("/CreateModel", "/CreateModelInstance", "/CreateModelInstanceVersion")
-    return tuple(len(bench.server.traffic.ended(call)) for call in calls)
+    return tuple(len(bench.server.traffic.ended_requests(call)) for call in calls)
 
 
 def test_the_first_push_makes_a_private_model(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -75,10 +75,10 @@ def test_the_same_part_is_not_sent_again(bench: Bench, alice: KaggleClient, tmp_
     """With the marker of this part in the newest version nothing is uploaded, and the version stays pinned."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
-    before = bench.server.traffic.uploaded()
+    before = bench.server.traffic.uploaded_bytes()
     done = pushed(bench, kit, alice)
     assert (done.source, done.action) == (f"{REF}/1", PushAction.NOTHING)
-    assert bench.server.traffic.uploaded() == before
+    assert bench.server.traffic.uploaded_bytes() == before
     assert made(bench) == (1, 1, 0)
 
 
@@ -99,11 +99,11 @@ def test_a_lost_answer_is_settled_by_looking(
     bench: Bench, alice: KaggleClient, tmp_path: Path, call: str
 ) -> None:
     """What happened without an answer is seen, and made once."""
-    bench.kaggle.faults.add(Fault(on=call, lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on=call, lose_answer=True))
     kit = make_kit(tmp_path / "kit", split=True)
     assert pushed(bench, kit, alice).source == f"{REF}/1"
     assert pushed(bench, kit, alice).action is PushAction.NOTHING
-    assert bench.kaggle.models.mounted(f"{REF}/2", "alice") is None
+    assert bench.kaggle.models.mounted_version(f"{REF}/2", "alice") is None
 
 
 def test_an_interrupted_push_goes_on(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_no_licence_is_named(bench: Bench, alice: KaggleClient, tmp_path: Path) 
 
 def test_a_refusal_is_told(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """Kaggle's words reach the user, and the journal knows that nothing happened."""
-    bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="bad licence"))
+    bench.kaggle.faults.add_fault(Fault(on="CreateModelInstance", status=400, message="bad licence"))
     kit = make_kit(tmp_path / "kit", split=True)
     with pytest.raises(OutsideError, match="bad licence"):
         pushed(bench, kit, alice)
@@ -143,13 +143,15 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(
     bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """The next run sends the files again."""
-    bench.kaggle.faults.add(Fault(on="CreateModelInstance", status=400, message="Blob token is invalid"))
+    bench.kaggle.faults.add_fault(
+        Fault(on="CreateModelInstance", status=400, message="Blob token is invalid")
+    )
     kit = make_kit(tmp_path / "kit", split=True)
     with pytest.raises(OutsideError, match="Blob token is invalid"):
         pushed(bench, kit, alice)
-    sent = len(bench.server.traffic.ended("/StartBlobUpload"))
+    sent = len(bench.server.traffic.ended_requests("/StartBlobUpload"))
     assert pushed(bench, kit, alice).source == f"{REF}/1"
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 * sent
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 * sent
 
 
 def test_a_public_model_is_never_written_to(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
     bench: Bench, alice: KaggleClient, tmp_path: Path, method: str, status: int
 ) -> None:
     """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
-    bench.kaggle.faults.add(Fault(on=method, status=status, times=6, message="Not found"))
+    bench.kaggle.faults.add_fault(Fault(on=method, status=status, times=6, message="Not found"))
     assert pushed(bench, make_kit(tmp_path / "kit", split=True), alice).source == f"{REF}/1"
 
 
@@ -230,7 +232,7 @@ def test_a_version_that_lost_a_file_is_told_each_time(
     """The marker is there and a file is not: an error that names it and --resend, at the next push, too."""
     kit = make_kit(tmp_path / "kit", split=True)
     listing = {"files": [{"name": MARKER, "size": 10}]}
-    bench.kaggle.faults.add(Fault(on="ListModelInstanceVersionFiles", answer=listing, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="ListModelInstanceVersionFiles", answer=listing, times=0))
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
@@ -315,7 +317,7 @@ def test_ship_with_the_checkpoints_as_a_model(here: Yard) -> None:
     here.push("--json").good()
     assert pinned(here, 2) == [f"{MINE}/2"]
     assert pinned(here, 1) == [f"{MINE}/1"]
-    found = here.bench.kaggle.models.mounted(f"{MINE}/2", "local")
+    found = here.bench.kaggle.models.mounted_version(f"{MINE}/2", "local")
     assert found
     assert (found[1] / "checkpoints" / "model.ckpt").read_bytes() == data
     assert here.datasets("local/small-kit-code") == [1]
@@ -336,7 +338,7 @@ def test_the_pinned_version_is_shown_and_verified(here: Yard) -> None:
     told = {"kind": "model", "dataset": MINE, "version": 1, "private": True, "state": "ready", "hashed": 1}
     assert {key: weights[key] for key in told} == told
 
-    there = here.bench.kaggle.models.mounted(f"{MINE}/1", "local")
+    there = here.bench.kaggle.models.mounted_version(f"{MINE}/1", "local")
     assert there
     checkpoint = there[1] / "checkpoints" / "model.ckpt"
     size = checkpoint.stat().st_size

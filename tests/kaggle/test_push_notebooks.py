@@ -15,7 +15,7 @@ from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push.journal import Phase
 from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_mismatches, hash_content
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import METADATA, REF, WRITES, new, pushes, versions, written
@@ -41,7 +41,7 @@ def changed(bench: Bench, change: Callable[[tuple[str, ...], dict[str, Any]], ob
     key = ("kernels", *REF.split("/"), "versions", "1")
     store = bench.kaggle.kernels.store
 
-    def watch(event: Event) -> None:
+    def watch(event: TrafficEvent) -> None:
         if event.name.endswith("/SaveKernel") and event.phase == "done" and versions(bench) == [1]:
             with store.lock:
                 change(key, dict(store.read(*key) or {}))
@@ -189,7 +189,7 @@ def test_a_push_without_an_answer_is_never_sent_twice(
     bench: Bench, alice: KaggleClient, fault: Fault
 ) -> None:
     """What shows counts as pushed; what does not is told, and the same command then succeeds."""
-    bench.kaggle.faults.add(fault)
+    bench.kaggle.faults.add_fault(fault)
     if fault.lose_answer:
         assert push_notebook.push_notebook(new(), alice, ways(bench)).version == 1
     else:
@@ -207,7 +207,7 @@ def test_a_lost_answer_over_an_older_version_is_told_by_its_content(
     """The version before is not taken for the new one."""
     push_notebook.push_notebook(new(), alice, ways(bench))
     ended(bench, 1)
-    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", lose_answer=True))
     assert push_notebook.push_notebook(new("print(2)"), alice, ways(bench)).version == 2
     assert versions(bench) == [1, 2]
 
@@ -217,11 +217,11 @@ def test_a_lost_answer_is_found_where_kaggle_writes_cells_anew(bench: Bench, ali
 
     def rewrite(key: tuple[str, ...], _record: dict[str, Any]) -> None:
         text = json.dumps(notebook("# a line of Kaggle's own\n" + WRITES))
-        (bench.kaggle.kernels.store.place(*key) / "source.txt").write_text(text)
+        (bench.kaggle.kernels.store.key_folder(*key) / "source.txt").write_text(text)
 
     changed(bench, rewrite)
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3))
-    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", lose_answer=True))
     assert push_notebook.push_notebook(new(), alice, short).version == 1
     assert push_notebook.push_notebook(new(), alice, short).action == "nothing"
     assert versions(bench) == [1]
@@ -259,7 +259,7 @@ def test_a_version_that_does_not_count_is_replaced_by_the_same_command(
 def test_a_full_set_of_sessions_is_waited_for(tmp_path: Path) -> None:
     """Kaggle's refusal of a third session passes by itself; the live line says what is waited for."""
     with serving(tmp_path, dataclasses.replace(HASTY, sessions=1)) as bench, client(bench) as alice:
-        bench.kaggle.faults.add(Fault(on="RUN", delay=0.6))
+        bench.kaggle.faults.add_fault(Fault(on="RUN", delay=0.6))
         push_notebook.push_notebook(
             new("1", ref="alice/other-notebook", title="Other notebook"), alice, ways(bench)
         )
@@ -271,7 +271,7 @@ def test_a_full_set_of_sessions_is_waited_for(tmp_path: Path) -> None:
 def test_sessions_that_never_come_free_end_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """The wait has an end, with exit 4 and what to do."""
     refusal = {"error": "Maximum batch CPU session count of 2 reached."}
-    bench.kaggle.faults.add(Fault(on="SaveKernel", answer=refusal, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer=refusal, times=0))
     short = dataclasses.replace(EAGER, processing_timeout=0.3)
     with pytest.raises(OutsideError, match="no free session") as caught:
         push_notebook.push_notebook(new(), alice, ways(bench, short))
@@ -291,7 +291,7 @@ def test_a_refusal_is_told_and_the_same_command_succeeds_later(
     bench: Bench, alice: KaggleClient, fault: Fault, what: str
 ) -> None:
     """Quota, a lost notebook and a taken title do not pass by waiting: cause and remedy at once."""
-    bench.kaggle.faults.add(fault)
+    bench.kaggle.faults.add_fault(fault)
     with pytest.raises(OutsideError, match=what) as caught:
         push_notebook.push_notebook(new(), alice, ways(bench))
     assert caught.value.hint
@@ -311,7 +311,7 @@ def test_a_title_that_leads_elsewhere_is_told_before_anything_is_sent(
 def test_a_notebook_that_kaggle_put_elsewhere_is_told(bench: Bench, alice: KaggleClient) -> None:
     """The reference in the answer is not the one that was asked for."""
     answer = {"ref": "/code/alice/elsewhere", "url": "https://www.kaggle.com/code/alice/elsewhere"}
-    bench.kaggle.faults.add(Fault(on="SaveKernel", answer={**answer, "versionNumber": 1}))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", answer={**answer, "versionNumber": 1}))
     with pytest.raises(OutsideError, match="'alice/elsewhere', not to") as caught:
         push_notebook.push_notebook(new(), alice, ways(bench))
     assert "title" in caught.value.hint
@@ -335,7 +335,7 @@ def test_what_kaggle_shows_is_verified(
     kit = make_kit(bench.folder / "kit")
     pushed(bench, kit, alice)
     wanted = new(sources=NotebookSources(datasets=("alice/plant-kit",)), image="gcr.io/x@sha256:abc")
-    changed(bench, lambda key, record: bench.kaggle.kernels.store.write({**record, **change}, *key))
+    changed(bench, lambda key, record: bench.kaggle.kernels.store.write_record({**record, **change}, *key))
     with pytest.raises(OutsideError, match=what) as caught:
         push_notebook.push_notebook(
             wanted, alice, ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3))
@@ -369,7 +369,7 @@ def test_kaggles_own_way_to_write_a_notebook_is_no_failure(bench: Bench, alice: 
 
     def rewrite(key: tuple[str, ...], _record: dict[str, Any]) -> None:
         text = json.dumps(notebook("# a line of Kaggle's own\n" + WRITES))
-        (bench.kaggle.kernels.store.place(*key) / "source.txt").write_text(text)
+        (bench.kaggle.kernels.store.key_folder(*key) / "source.txt").write_text(text)
 
     changed(bench, rewrite)
     short = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.3))
@@ -384,7 +384,7 @@ def test_sources_with_their_kind_in_front_are_the_same_sources(tmp_path: Path) -
     """Kaggle tells 'dataset/owner/slug' for what was pushed as 'owner/slug': nothing is missing or too many."""
     settings = dataclasses.replace(HASTY, kinds_in_sources=True)
     with serving(tmp_path, settings) as bench, client(bench) as alice:
-        bench.kaggle.catalog.add(competition(tmp_path))
+        bench.kaggle.catalog.add_competition(competition(tmp_path))
         pushed(bench, make_kit(tmp_path / "kit"), alice)
         notebook_runs.push_and_follow(new(ref="alice/made-there", title="Made there"), alice, ways(bench))
         wanted = NotebookSources(

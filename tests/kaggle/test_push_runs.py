@@ -21,8 +21,8 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import notebook_runs, push_notebook, run_logs
 from offline_kit.kaggle.push.notebook_runs import FinishedRun, KitNotMountedError
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.running import Job, Result
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.running import RunJob, RunResult
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.notebook.runtime import kit_runtime
 from tests.support.local_kaggle import HASTY, Bench, notebook, serving
 from tests.support.notebooks import REF, WRITES, new, push_elsewhere, pushes, versions
@@ -40,7 +40,7 @@ def failing(what: str, *, hint: str, code: str) -> str:
     return f"print({line!r}); raise RuntimeError({what!r})"
 
 
-def by_papermill(job: Job) -> Result:
+def by_papermill(job: RunJob) -> RunResult:
     """Run a notebook as Kaggle does, so that its log is papermill's."""
     (job.folder / "output").mkdir()
     (job.folder / "in.ipynb").write_text(job.notebook)
@@ -48,7 +48,7 @@ def by_papermill(job: Job) -> Result:
     words += ["--log-output", "--no-progress-bar"]
     done = subprocess.run(words, cwd=job.folder / "output", capture_output=True, text=True)
     job.say(done.stdout + done.stderr + "[NbConvertApp] Writing 305664 bytes to __results__.html\n")
-    return Result(failure="Your notebook threw an exception" if done.returncode else "")
+    return RunResult(failure="Your notebook threw an exception" if done.returncode else "")
 
 
 class Listener:
@@ -175,7 +175,7 @@ def test_what_kaggle_itself_says_is_understood(
     bench: Bench, alice: KaggleClient, failure: str, cause: str, remedy: str
 ) -> None:
     """A run without a traceback has Kaggle's own sentence, its cause and its remedy."""
-    bench.kaggle.faults.add(Fault(on="RUN", fail=failure))
+    bench.kaggle.faults.add_fault(Fault(on="RUN", fail=failure))
     with pytest.raises(ProjectError) as caught:
         ran(bench, alice)
     details = "\n".join(caught.value.details)
@@ -188,7 +188,7 @@ def test_what_kaggle_itself_says_is_understood(
 def test_what_a_run_left_may_show_late(bench: Bench, alice: KaggleClient, after: int) -> None:
     """A log or a listing that is empty at first is looked at again."""
     nothing = {"files": [], "log": ""}
-    bench.kaggle.faults.add(Fault(on="ListKernelSessionOutput", answer=nothing, after=after, times=2))
+    bench.kaggle.faults.add_fault(Fault(on="ListKernelSessionOutput", answer=nothing, after=after, times=2))
     done = ran(bench, alice, WRITES + "; print('said')")
     assert run_logs.plain_text(done.log) == "said\n"
     assert done.outputs == ("submission.csv",)
@@ -196,7 +196,9 @@ def test_what_a_run_left_may_show_late(bench: Bench, alice: KaggleClient, after:
 
 def test_a_state_with_the_name_of_its_kind_in_front_is_understood(bench: Bench, alice: KaggleClient) -> None:
     """Kaggle writes COMPLETE and KERNEL_WORKER_STATUS_COMPLETE; both are the end."""
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", words="KERNEL_WORKER_STATUS_{}", times=0))
+    bench.kaggle.faults.add_fault(
+        Fault(on="GetKernelSessionStatus", words="KERNEL_WORKER_STATUS_{}", times=0)
+    )
     assert ran(bench, alice).version == 1
     assert ran(bench, alice).version == 1
     assert pushes(bench) == 1
@@ -206,7 +208,7 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
     bench: Bench, alice: KaggleClient
 ) -> None:
     """A word of Kaggle's that is new is said; it is neither an end nor a failure."""
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", words="ALMOST_COMPLETE", times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", words="ALMOST_COMPLETE", times=0))
     report, said = listener()
     for _ in range(2):
         with pytest.raises(
@@ -219,7 +221,7 @@ def test_a_state_that_nobody_knows_is_waited_for_and_never_pushed_over(
 
 def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: KaggleClient) -> None:
     """Exit 4, and the same command pushes a new version."""
-    bench.kaggle.faults.add(Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"))
+    bench.kaggle.faults.add_fault(Fault(on="RUN", ends="CANCEL_ACKNOWLEDGED"))
     with pytest.raises(OutsideError, match="was cancelled"):
         ran(bench, alice)
     assert ran(bench, alice).version == 2
@@ -227,7 +229,7 @@ def test_a_cancelled_run_is_no_fault_of_the_project(bench: Bench, alice: KaggleC
 
 def test_a_run_that_never_ends_is_waited_for_again(bench: Bench, alice: KaggleClient) -> None:
     """The wait has an end; the same command waits on and pushes nothing."""
-    bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
+    bench.kaggle.faults.add_fault(Fault(on="RUN", stuck="RUNNING"))
     for _ in range(2):
         with pytest.raises(OutsideError, match=r"not ended in time.*'running'"):
             notebook_runs.push_and_follow(new(), alice, ways(bench), timeout=0.3)
@@ -247,7 +249,7 @@ def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(
 ) -> None:
     """What is told about it comes true: pushed a moment ago it may be hidden, later it has no run."""
     mine = ways(bench, dataclasses.replace(EAGER, visibility_timeout=0.4))
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=403, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=403, times=0))
     with pytest.raises(OutsideError, match=r"version 1 of .* has no run") as told:
         notebook_runs.push_and_follow(new(), alice, mine)
     assert "it pushes a new one" in told.value.hint
@@ -259,14 +261,14 @@ def test_a_version_that_never_gets_a_run_is_replaced_by_the_same_command(
 def test_a_bad_line_does_not_end_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """A run of hours outlives minutes without an answer."""
     push_notebook.push_notebook(new("import time; time.sleep(0.3)"), alice, ways(bench))
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=503, times=9))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=503, times=9))
     assert notebook_runs.follow_run(REF, 1, alice, ways(bench)).version == 1
 
 
 def test_a_refusal_ends_the_wait(bench: Bench, alice: KaggleClient) -> None:
     """What Kaggle refuses for good is told at once."""
     push_notebook.push_notebook(new(), alice, ways(bench))
-    bench.kaggle.faults.add(Fault(on="GetKernelSessionStatus", status=400, message="no", times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=400, message="no", times=0))
     with pytest.raises(OutsideError, match="Kaggle says: no"):
         notebook_runs.follow_run(REF, 1, alice, ways(bench))
 
@@ -283,7 +285,7 @@ FINDS = (
 def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice: KaggleClient) -> None:
     """The version began before the dataset was visible: said, and mended by one more version."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
-    bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
+    bench.kaggle.faults.add_fault(Fault(on="RUN", without="dataset"))
     report, said = listener()
     wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
     where, done = notebook_runs.push_and_follow(wanted, alice, ways(bench), report)
@@ -295,7 +297,7 @@ def test_a_run_that_did_not_see_the_kit_is_pushed_once_more(bench: Bench, alice:
 def test_a_kit_that_is_never_there_is_told_after_the_second_try(bench: Bench, alice: KaggleClient) -> None:
     """It is pushed once more, not for ever; later the same command succeeds."""
     pushed(bench, make_kit(bench.folder / "kit"), alice)
-    bench.kaggle.faults.add(Fault(on="RUN", without="dataset", times=2))
+    bench.kaggle.faults.add_fault(Fault(on="RUN", without="dataset", times=2))
     wanted = new(FINDS, sources=NotebookSources(datasets=("alice/plant-kit",)))
     with pytest.raises(KitNotMountedError, match="ran without its kit") as caught:
         notebook_runs.push_and_follow(wanted, alice, ways(bench))
@@ -315,7 +317,7 @@ def test_a_link_that_fails_once_is_asked_for_anew(
 ) -> None:
     """A fresh link brings the whole file."""
     done = ran(bench, alice, "open('submission.csv', 'w').write('id,x\\n' + '1,2\\n' * 1000)")
-    bench.kaggle.faults.add(fault)
+    bench.kaggle.faults.add_fault(fault)
     (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert place.stat().st_size == 4005
 
@@ -325,7 +327,7 @@ def test_an_error_page_is_never_taken_for_the_submission(
 ) -> None:
     """Where the link stays expired, there is no file; later the same command fetches it."""
     done = ran(bench, alice, WRITES)
-    bench.kaggle.faults.add(Fault(on="GET", status=403, times=5))
+    bench.kaggle.faults.add_fault(Fault(on="GET", status=403, times=5))
     with pytest.raises(OutsideError):
         notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["submission.csv"])
     assert [path.name for path in (tmp_path / "back").iterdir()] == []
@@ -354,7 +356,7 @@ def test_files_in_folders_are_fetched_by_their_paths_whatever_a_listing_says(
     assert done.outputs == ("packages/a.whl",)
     (place,) = notebook_runs.fetch_outputs(done, alice, tmp_path / "back", ["packages/a.whl"])
     assert place.stat().st_size == 5000
-    assert len(bench.server.traffic.ended("GET")) == 1, "it is fetched once"
+    assert len(bench.server.traffic.ended_requests("GET")) == 1, "it is fetched once"
 
 
 def test_what_a_run_left_is_told_apart_from_another_runs_by_its_log(
@@ -369,7 +371,7 @@ def test_what_a_run_left_is_told_apart_from_another_runs_by_its_log(
     other = ran(bench, alice, WRITES + "; print('two')")
     assert other.version == 1
     assert notebook_runs.find_fetched_output(other, tmp_path / "v1", "submission.csv") is None
-    bench.kaggle.faults.add(Fault(on="DownloadKernelOutput", status=400))
+    bench.kaggle.faults.add_fault(Fault(on="DownloadKernelOutput", status=400))
     with pytest.raises(OutsideError):
         notebook_runs.fetch_outputs(other, alice, tmp_path / "v1", ["submission.csv"])
     assert notebook_runs.find_fetched_output(other, tmp_path / "v1", "submission.csv") is None, (
@@ -458,7 +460,7 @@ def test_waiting_does_not_read_the_log_at_each_look(bench: Bench, alice: KaggleC
         new("import time\nfor n in range(10): print(n); time.sleep(0.1)"), alice, ways(bench)
     )
     notebook_runs.follow_run(REF, 1, alice, ways(bench))
-    looks = len(bench.server.traffic.ended("/ListKernelSessionOutput"))
+    looks = len(bench.server.traffic.ended_requests("/ListKernelSessionOutput"))
     assert looks <= 4 + (time.monotonic() - began) / 0.4, (
         "the last log and the list of outputs are asked for, too"
     )
@@ -498,7 +500,7 @@ def test_killed_anywhere_the_next_push_ends_with_one_new_version(
     phase, name = POINTS[point]
     hit = threading.Event()
 
-    def watch(event: Event) -> None:
+    def watch(event: TrafficEvent) -> None:
         if event.phase == phase and event.name.endswith(name) and not hit.is_set():
             hit.set()
             process.send_signal(signal.SIGKILL)

@@ -25,7 +25,7 @@ from offline_kit.kaggle.push.submission_plan import format_timespan
 from offline_kit.kaggle.push.submission_tag import SubmissionTag, build_message, parse_tag
 from offline_kit.kaggle.push.submit import find_failure
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project import config
 from offline_kit.workflow import kaggle_session
 from tests.support.competitions import ANSWER
@@ -140,7 +140,7 @@ def test_a_list_that_is_cut_does_not_spend_a_submission(held: Contest) -> None:
     """What the ledger knows and Kaggle confirms by its number counts as submitted."""
     held.submit()
     held.wait(FIRST)
-    held.bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={"submissions": []}, times=0))
+    held.bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer={"submissions": []}, times=0))
     assert held.submit().existed_before
     assert len(held.made()) == 1
 
@@ -153,7 +153,7 @@ def stopped(held: Contest, **changes: object) -> OfflineKitError:
     with pytest.raises(OfflineKitError) as caught:
         held.plan(**changes)
     assert held.made() == []
-    assert not held.bench.server.traffic.ended("/CreateCodeSubmission")
+    assert not held.bench.server.traffic.ended_requests("/CreateCodeSubmission")
     return caught.value
 
 
@@ -210,7 +210,7 @@ def test_a_run_under_way_is_told(tmp_path: Path) -> None:
     """It is not Kaggle's no: the same command works later."""
     with contest(tmp_path) as held:
         held.finished()
-        held.bench.kaggle.faults.add(
+        held.bench.kaggle.faults.add_fault(
             Fault(on="GetKernelSessionStatus", answer={"status": "RUNNING"}, times=0)
         )
         error = stopped(held)
@@ -265,7 +265,9 @@ def test_a_message_that_is_too_long_is_a_usage_error(seen: Contest) -> None:
 
 def test_limits_that_kaggle_does_not_tell_are_told_in_its_words(seen: Contest) -> None:
     """A refusal to tell them is one to take part."""
-    seen.bench.kaggle.faults.add(Fault(on="GetSubmissionLimits", status=403, message="phone number needed"))
+    seen.bench.kaggle.faults.add_fault(
+        Fault(on="GetSubmissionLimits", status=403, message="phone number needed")
+    )
     assert "phone number needed" in stopped(seen).what
 
 
@@ -293,7 +295,7 @@ REFUSALS = [
 def test_a_refusal_is_shown_in_kaggles_words_with_its_remedy(held: Contest) -> None:
     """Exit 4 for each; the same command afterwards succeeds."""
     for status, message, hint in REFUSALS:
-        held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=status, message=message))
+        held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", status=status, message=message))
         with pytest.raises(RefusedError) as caught:
             held.submit()
         assert message in caught.value.what
@@ -307,7 +309,7 @@ def test_a_refusal_in_a_friendly_answer_is_one(held: Contest) -> None:
     """Words in a 200 without a number, and nothing that shows: told in these words, and no reason to wait."""
     held = dataclasses.replace(held, grace=0.3)
     words = "Could not submit: the notebook uses a forbidden data source"
-    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer={"message": words}))
+    held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer={"message": words}))
     with pytest.raises(RefusedError) as caught:
         held.submit()
     assert caught.value.what == words
@@ -331,7 +333,7 @@ def test_the_words_of_a_yes_that_does_not_show_are_told(held: Contest) -> None:
     """At once, and by the next run."""
     held = dataclasses.replace(held, grace=0.3)
     words = "Successfully submitted to Small digits"
-    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", answer={"message": words}))
+    held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", answer={"message": words}))
     for _again in range(2):
         with pytest.raises(OutsideError, match="does not show it yet") as caught:
             held.submit()
@@ -344,7 +346,7 @@ def test_an_answer_that_is_lost_submits_once(tmp_path: Path, visible: float) -> 
     """The mark tells, however late it shows."""
     with contest(tmp_path, visible_after=visible) as held:
         held.finished()
-        held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
+        held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", lose_answer=True))
         done = held.submit()
         assert (done.ref, done.existed_before) == (FIRST, False)
         assert phases(held) == STATES
@@ -357,7 +359,7 @@ def test_an_answer_lost_and_not_shown_in_time_is_found_by_the_next_run(tmp_path:
     """The first run ends with exit 4, the next looks before it sends."""
     with contest(tmp_path, grace=0.3, visible_after=1.2) as held:
         held.finished()
-        held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", lose_answer=True))
+        held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", lose_answer=True))
         with pytest.raises(OutsideError):
             held.submit()
         assert len(held.made()) == 1
@@ -369,7 +371,7 @@ def test_an_answer_lost_and_not_shown_in_time_is_found_by_the_next_run(tmp_path:
 def test_a_5xx_without_effect_is_told_and_the_next_run_submits(held: Contest) -> None:
     """Looked for within the grace, never sent again blindly."""
     held = dataclasses.replace(held, grace=0.3)
-    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", status=502))
+    held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", status=502))
     with pytest.raises(RefusedError):
         held.submit()
     assert held.made() == []
@@ -399,9 +401,9 @@ def test_a_number_that_is_not_told_is_found_by_the_mark(held: Contest) -> None:
     new = NewSubmission(
         competition=SLUG, notebook=KERNEL, version=1, file="submission.csv", message=plan.full_message
     )
-    held.bench.kaggle.faults.add(Fault(on="CreateCodeSubmission", after=1, answer={"message": "fine"}))
+    held.bench.kaggle.faults.add_fault(Fault(on="CreateCodeSubmission", after=1, answer={"message": "fine"}))
     assert held.alice.submit_notebook(new).ref == FIRST
-    held.bench.kaggle.faults.add(Fault(on="ListSubmissions", answer={"submissions": []}))
+    held.bench.kaggle.faults.add_fault(Fault(on="ListSubmissions", answer={"submissions": []}))
     assert held.submit(plan).ref == FIRST
     assert held.ledger.read_entries()[0].submission == FIRST
 
@@ -426,7 +428,7 @@ def test_killed_anywhere_it_is_submitted_once(held: Contest, point: str) -> None
     phase, name = POINTS[point]
     hit = threading.Event()
 
-    def watch(event: Event) -> None:
+    def watch(event: TrafficEvent) -> None:
         if event.phase == phase and event.name.endswith(name) and not hit.is_set():
             process.send_signal(signal.SIGKILL)
             hit.set()
@@ -504,8 +506,8 @@ def told(**facts: object) -> Fault:
 
 def test_other_words_for_the_state_are_understood_or_waited_for(held: Contest) -> None:
     """The name of its kind in front does not matter, and a word that is new is no score."""
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", words="IN_REVIEW", times=3))
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", words="SUBMISSION_STATUS_{}", times=0))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", words="IN_REVIEW", times=3))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", words="SUBMISSION_STATUS_{}", times=0))
     held.finished()
     made = held.submit()
     assert held.wait(made.ref).state == "complete"
@@ -514,7 +516,7 @@ def test_other_words_for_the_state_are_understood_or_waited_for(held: Contest) -
 def test_complete_with_an_error_is_an_error(held: Contest) -> None:
     """A score is not believed where an error stands beside it."""
     done = held.submit()
-    held.bench.kaggle.faults.add(
+    held.bench.kaggle.faults.add_fault(
         told(status="COMPLETE", errorDescription="Notebook Timeout", publicScore="0.0")
     )
     with pytest.raises(ProjectError, match="is complete, but not scored as it should be: Notebook Timeout"):
@@ -524,7 +526,7 @@ def test_complete_with_an_error_is_an_error(held: Contest) -> None:
 def test_an_error_without_words_names_number_and_page(held: Contest) -> None:
     """Kaggle's API may say nothing at all."""
     done = held.submit()
-    held.bench.kaggle.faults.add(told(status="ERROR", errorDescription=""))
+    held.bench.kaggle.faults.add_fault(told(status="ERROR", errorDescription=""))
     with pytest.raises(ProjectError, match="submission 1001 failed; Kaggle does not say why") as caught:
         held.wait(done.ref)
     assert any("https://k/1" in line for line in caught.value.details)
@@ -533,7 +535,7 @@ def test_an_error_without_words_names_number_and_page(held: Contest) -> None:
 def test_kaggles_own_trouble_is_exit_4_and_names_again(held: Contest) -> None:
     """A "Kaggle Error" is not the project's."""
     done = held.submit()
-    held.bench.kaggle.faults.add(told(status="ERROR", errorDescription="Kaggle Error"))
+    held.bench.kaggle.faults.add_fault(told(status="ERROR", errorDescription="Kaggle Error"))
     with pytest.raises(OutsideError, match="Kaggle Error") as caught:
         held.wait(done.ref)
     assert "--again" in caught.value.hint
@@ -542,10 +544,10 @@ def test_kaggles_own_trouble_is_exit_4_and_names_again(held: Contest) -> None:
 def test_trouble_during_the_wait_is_waited_for_too(held: Contest) -> None:
     """404 or 403 at first, 5xx, a lost answer: hours of waiting are not ended by a minute of trouble."""
     done = held.submit()
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=404))
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=403))
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=503, times=6))
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", lose_answer=True))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=404))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=403))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=503, times=6))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", lose_answer=True))
     assert held.wait(done.ref).public_score == "0.50000 (LOCAL)"
 
 
@@ -570,7 +572,7 @@ def test_a_local_kaggle_is_asked_each_second_for_a_score(held: Contest) -> None:
     """Pauses that suit hours of scoring would be most of the time that `ship --to local` takes."""
     done, pauses = held.submit(), list[float]()
     where = KaggleEndpoint(local=held.bench.server.url, username="alice", key="key-of-alice")
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=404, times=6))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=404, times=6))
     with kaggle_session.port(config.load(held.bench.folder, {}), where) as port:
         waiting = dataclasses.replace(port.ways.poll_policy, sleep=pauses.append)
         ways = dataclasses.replace(port.ways, poll_policy=waiting)
@@ -588,7 +590,7 @@ def test_a_number_that_never_shows_is_told(held: Contest) -> None:
 def test_a_submission_that_stays_forbidden_is_told_in_kaggles_words(held: Contest) -> None:
     """After the grace: at first it is what Kaggle says of what does not show yet."""
     done = held.submit()
-    held.bench.kaggle.faults.add(Fault(on="GetSubmission", status=403, times=0, message="Not yours"))
+    held.bench.kaggle.faults.add_fault(Fault(on="GetSubmission", status=403, times=0, message="Not yours"))
     began = time.monotonic()
     with pytest.raises(RefusedError, match="Not yours"):
         dataclasses.replace(held, grace=0.4).wait(done.ref)

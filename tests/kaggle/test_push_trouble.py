@@ -18,7 +18,7 @@ from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kaggle.push.rendered_for import find_missing_parts
 from offline_kit.kaggle.push.verify_remote import VerifyOptions, verify_kit
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from tests.support.local_kaggle import HASTY, Bench, serving
 from tests.support.pushing import BRISK, EAGER, FILES, client, datasets, make_kit, pushed, ways
@@ -44,7 +44,7 @@ def alice(bench: Bench) -> Iterator[KaggleClient]:
 
 def versions(bench: Bench) -> list[int]:
     """Return the numbers of all versions that the server made."""
-    return bench.kaggle.datasets.versions.numbers(("datasets", *REF.split("/")))
+    return bench.kaggle.datasets.versions.version_numbers(("datasets", *REF.split("/")))
 
 
 def test_a_version_that_lost_a_file_on_kaggle_is_told_each_time(
@@ -53,7 +53,7 @@ def test_a_version_that_lost_a_file_on_kaggle_is_told_each_time(
     """The marker is there and a file is not: an error that names it, again at the next push; --resend mends it."""
     kit = make_kit(tmp_path / "kit")
     for listing in ("ListDatasetFiles", "ListTreeDatasetFiles"):
-        bench.kaggle.faults.add(Fault(on=listing, answer=ONLY_MARKER, times=0))
+        bench.kaggle.faults.add_fault(Fault(on=listing, answer=ONLY_MARKER, times=0))
     for _ in range(2):
         with pytest.raises(OutsideError, match="not all of its files") as caught:
             pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
@@ -68,10 +68,10 @@ def test_a_damaged_version_is_sent_once_more_when_asked(
     """What the first push could not see whole, the same command with --resend makes a second version of."""
     kit = make_kit(tmp_path / "kit")
     for listing in ("ListDatasetFiles", "ListTreeDatasetFiles"):
-        bench.kaggle.faults.add(Fault(on=listing, answer=ONLY_MARKER, times=0))
+        bench.kaggle.faults.add_fault(Fault(on=listing, answer=ONLY_MARKER, times=0))
     with pytest.raises(OutsideError, match="not all of its files"):
         pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
-    bench.kaggle.faults.clear()
+    bench.kaggle.faults.clear_faults()
     (done,) = pushed(bench, kit, alice, PushOptions(resend=True))
     assert (done.version, done.action) == (2, PushAction.VERSION)
 
@@ -83,7 +83,9 @@ def test_a_fresh_version_may_be_hidden_or_unanswered_for_a_while(
 ) -> None:
     """Longer than a single question is asked again: the push waits, then ends as if nothing had been."""
     planning = 1 if method == "GetDatasetStatus" else 0  # asked once whether there is such a dataset
-    bench.kaggle.faults.add(Fault(on=method, after=planning, status=status, times=6, message="Not found"))
+    bench.kaggle.faults.add_fault(
+        Fault(on=method, after=planning, status=status, times=6, message="Not found")
+    )
     (done,) = pushed(bench, make_kit(tmp_path / "kit"), alice)
     assert (done.version, versions(bench)) == (1, [1])
 
@@ -95,7 +97,7 @@ def test_a_dataset_that_is_there_may_be_hidden_for_a_while_too(
     kit = make_kit(tmp_path / "kit")
     pushed(bench, kit, alice)
     for method in ("DownloadDataset", "GetDatasetStatus"):
-        bench.kaggle.faults.add(Fault(on=method, status=404, times=3))
+        bench.kaggle.faults.add_fault(Fault(on=method, status=404, times=3))
     (again,) = pushed(bench, kit, alice)
     assert again.action is PushAction.NOTHING
 
@@ -105,26 +107,26 @@ def test_an_answer_that_is_lost_is_not_given_up_in_the_dark(
 ) -> None:
     """While nobody can look whether it happened, it is not called lost; the next push finds it and sends nothing."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="CreateDataset", lose_answer=True))
-    bench.kaggle.faults.add(Fault(on="GetDataset", after=1, times=0, status=503))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="GetDataset", after=1, times=0, status=503))
     with pytest.raises(OutsideError):
         pushing.push_kit(kit, datasets(kit), alice, ways(bench, SHORT))
-    bench.kaggle.faults.clear()
-    sent = bench.server.traffic.uploaded()
+    bench.kaggle.faults.clear_faults()
+    sent = bench.server.traffic.uploaded_bytes()
     (done,) = pushed(bench, kit, alice)
     assert (done.action, versions(bench)) == (PushAction.NOTHING, [1])
-    assert bench.server.traffic.uploaded() == sent
+    assert bench.server.traffic.uploaded_bytes() == sent
 
 
 def test_what_a_cut_run_sent_may_be_listed_late(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """The next run waits for the listing within the grace before it calls the version damaged."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=401, times=2))
+    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", status=401, times=2))
     with pytest.raises(OutsideError):
         pushed(bench, kit, alice)
-    bench.kaggle.faults.clear()
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=3))
-    bench.kaggle.faults.add(Fault(on="ListTreeDatasetFiles", answer=ONLY_MARKER, times=3))
+    bench.kaggle.faults.clear_faults()
+    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=3))
+    bench.kaggle.faults.add_fault(Fault(on="ListTreeDatasetFiles", answer=ONLY_MARKER, times=3))
     (done,) = pushed(bench, kit, alice)
     assert (done.action, done.version) == (PushAction.NOTHING, 1)
 
@@ -157,7 +159,7 @@ def test_a_push_that_is_overtaken_says_so_and_stops(
     done: list[PushedPart] = []
     once = threading.Lock()
 
-    def overtake(event: Event) -> None:
+    def overtake(event: TrafficEvent) -> None:
         """Let the other push come to its end before the first one hears of its version."""
         if event.phase == "done" and event.name.endswith("/CreateDatasetVersion") and once.acquire(False):
             with client(bench) as other:
@@ -181,24 +183,24 @@ def test_tokens_that_kaggle_refuses_are_not_used_again(
     kit = make_kit(tmp_path / "kit")
     refusals = ("Title is too short", "Blob token is invalid")
     for message in refusals:
-        bench.kaggle.faults.add(Fault(on="CreateDataset", status=400, message=message))
+        bench.kaggle.faults.add_fault(Fault(on="CreateDataset", status=400, message=message))
     sent = []
     for message in refusals:
         with pytest.raises(OutsideError, match=message) as caught:
             pushed(bench, kit, alice)
-        sent.append(len(bench.server.traffic.ended("/StartBlobUpload")))
+        sent.append(len(bench.server.traffic.ended_requests("/StartBlobUpload")))
     assert "sends the files once more" in caught.value.hint
     assert sent[0] == sent[1]
     assert pushed(bench, kit, alice)[0].version == 1
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 * sent[0]
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 * sent[0]
 
 
 def test_a_dataset_whose_first_version_failed_gets_a_second(tmp_path: Path) -> None:
     """Also where it has no number then: the failure is told at once, and the next push adds a version."""
     kit = make_kit(tmp_path / "kit")
     with serving(tmp_path, dataclasses.replace(HASTY, numbers_failed=False)) as bench, client(bench) as alice:
-        bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED"))
-        bench.kaggle.faults.add(Fault(on="CreateDatasetVersion", stuck="FAILED"))
+        bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="FAILED"))
+        bench.kaggle.faults.add_fault(Fault(on="CreateDatasetVersion", stuck="FAILED"))
         with pytest.raises(OutsideError, match="could not process version 1"):
             pushed(bench, kit, alice)
         (problem,) = verify_kit(kit, datasets(kit), alice, VerifyOptions(waiting=EAGER)).problems
@@ -213,11 +215,11 @@ def test_a_lost_answer_about_a_version_that_fails(tmp_path: Path) -> None:
     """The dataset is there without a number: it is not created twice."""
     kit = make_kit(tmp_path / "kit")
     with serving(tmp_path, dataclasses.replace(HASTY, numbers_failed=False)) as bench, client(bench) as alice:
-        bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED", lose_answer=True))
+        bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="FAILED", lose_answer=True))
         with pytest.raises(OutsideError, match="could not process version 1"):
             pushed(bench, kit, alice)
         assert pushed(bench, kit, alice)[0].version == 2
-        assert len(bench.server.traffic.ended("/CreateDataset")) == 1
+        assert len(bench.server.traffic.ended_requests("/CreateDataset")) == 1
 
 
 def test_uploads_outlast_a_kaggle_that_asks_to_slow_down(
@@ -225,10 +227,10 @@ def test_uploads_outlast_a_kaggle_that_asks_to_slow_down(
 ) -> None:
     """429 without a time, more often than other trouble is borne: each file is sent once in the end."""
     kit = make_kit(tmp_path / "kit", {"packages/a.whl": b"a"})
-    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, times=11))
+    bench.kaggle.faults.add_fault(Fault(on="StartBlobUpload", status=429, times=11))
     (done,) = pushed(bench, kit, alice)
     assert done.version == 1
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2 + 11
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2 + 11
 
 
 def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
@@ -236,11 +238,13 @@ def test_a_kaggle_that_never_stops_refusing_ends_all_uploads(
 ) -> None:
     """One of them gives up, and the others do not begin to wait as long after it."""
     kit = make_kit(tmp_path / "kit", {f"packages/{n}.whl": b"%d" % n for n in range(30)})
-    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, times=0, message="Too many requests"))
+    bench.kaggle.faults.add_fault(
+        Fault(on="StartBlobUpload", status=429, times=0, message="Too many requests")
+    )
     alice.fetch_account()
     with pytest.raises(OutsideError, match="Too many requests"):
         pushed(bench, kit, alice)
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) < 16 + 13 + 16
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) < 16 + 13 + 16
 
 
 def test_files_below_folders_may_be_missing_in_the_listing(
@@ -248,7 +252,7 @@ def test_files_below_folders_may_be_missing_in_the_listing(
 ) -> None:
     """Each folder is asked for then, at the push, before the next one, and where the kit is verified."""
     kit = make_kit(tmp_path / "kit", {**FILES, "checkpoints/fold/0/model.ckpt": b"0"})
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
     (done,) = pushed(bench, kit, alice)
     (again,) = pushed(bench, kit, alice)
     assert (done.version, again.action) == (1, PushAction.NOTHING)
@@ -261,8 +265,8 @@ def test_a_listing_by_folder_that_kaggle_refuses_is_done_without(
     bench: Bench, alice: KaggleClient, tmp_path: Path
 ) -> None:
     """The error is about the files that are missing, not about that question."""
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
-    bench.kaggle.faults.add(Fault(on="ListTreeDatasetFiles", status=400, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", answer=ONLY_MARKER, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="ListTreeDatasetFiles", status=400, times=0))
     with pytest.raises(OutsideError, match="not all of its files"):
         pushing.push_kit(kit := make_kit(tmp_path / "kit"), datasets(kit), alice, ways(bench, SHORT))
 
@@ -271,10 +275,10 @@ def test_one_part_alone_is_sent_again(bench: Bench, alice: KaggleClient, tmp_pat
     """A damaged part does not cost the bytes of the others."""
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
-    sent = bench.server.traffic.uploaded()
+    sent = bench.server.traffic.uploaded_bytes()
     done = pushed(bench, kit, alice, PushOptions(resend_part=("packages",)))
     assert [each.action for each in done] == [PushAction.NOTHING, PushAction.VERSION]
-    assert bench.server.traffic.uploaded() - sent < 300_000
+    assert bench.server.traffic.uploaded_bytes() - sent < 300_000
 
 
 def test_a_kaggle_in_trouble_does_not_say_that_another_ones_dataset_lacks_a_part(
@@ -283,6 +287,6 @@ def test_a_kaggle_in_trouble_does_not_say_that_another_ones_dataset_lacks_a_part
     """Whether a team mate's dataset holds it is not known then; where it is hidden from us, it does not."""
     wanted = {"kit": "a" * 64}
     assert find_missing_parts(wanted, ["bob/plant-kit"], alice, SHORT) == wanted
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=503, message="down", times=0))
+    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", status=503, message="down", times=0))
     with pytest.raises(OutsideError, match="down"):
         find_missing_parts(wanted, ["bob/plant-kit"], alice, SHORT)

@@ -45,7 +45,7 @@ def upload_of(folder: Path, data: bytes, name: str = "checkpoints/model.ckpt") -
 def sent(bench: Bench) -> int:
     """Return how many bytes of uploads arrived; the server writes it down just after its answer."""
     before = -1
-    while (count := bench.server.traffic.uploaded()) != before:
+    while (count := bench.server.traffic.uploaded_bytes()) != before:
         before = count
         time.sleep(0.1)
     return count
@@ -53,7 +53,7 @@ def sent(bench: Bench) -> int:
 
 def arrived(bench: Bench, token: str) -> bytes:
     """Return the bytes that the server has for a token."""
-    return bench.kaggle.blobs.finished(token, "alice")[1].read_bytes()
+    return bench.kaggle.blobs.finished_upload(token, "alice")[1].read_bytes()
 
 
 def uploader(bench: Bench, client: KaggleClient, attempts: int = 4) -> Uploader:
@@ -83,7 +83,7 @@ def test_bytes_arrive_once_and_the_bar_is_full(bench: Bench, client: KaggleClien
 )
 def test_trouble_on_the_way_is_outlasted(bench: Bench, client: KaggleClient, fault: Fault) -> None:
     """Cuts go on where they ended; the bytes are right and counted once."""
-    bench.kaggle.faults.add(fault)
+    bench.kaggle.faults.add_fault(fault)
     counted: list[int] = []
     token = uploader(bench, client).upload_file(upload_of(bench.folder, BIG), counted.append)
     assert arrived(bench, token) == BIG
@@ -94,7 +94,7 @@ def test_trouble_on_the_way_is_outlasted(bench: Bench, client: KaggleClient, fau
 
 def cut_run(bench: Bench, client: KaggleClient, file: UploadFile, **fault: object) -> None:
     """Let a run fail in the middle of an upload."""
-    bench.kaggle.faults.add(Fault(on="PUT", **{"cut": 2_000_000, **fault}))  # type: ignore[arg-type]
+    bench.kaggle.faults.add_fault(Fault(on="PUT", **{"cut": 2_000_000, **fault}))  # type: ignore[arg-type]
     with pytest.raises(OutsideError, match=r"could not be uploaded|refused"):
         uploader(bench, client, attempts=1).upload_file(file)
 
@@ -106,7 +106,7 @@ def test_a_later_run_goes_on_where_the_first_was_cut(bench: Bench, client: Kaggl
     before = sent(bench)
     assert arrived(bench, uploader(bench, client).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 1_900_000
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 1
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 1
 
 
 def test_a_rebuilt_file_of_equal_size_and_time_is_sent_anew(bench: Bench, client: KaggleClient) -> None:
@@ -125,7 +125,7 @@ def test_an_expired_place_is_replaced(bench: Bench, client: KaggleClient) -> Non
     """A session that is gone (404) costs a new upload, not the file."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file)
-    bench.kaggle.faults.add(Fault(on="PUT", forget=True))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", forget=True))
     assert arrived(bench, uploader(bench, client).upload_file(file)) == BIG
 
 
@@ -140,9 +140,9 @@ def test_a_place_of_an_earlier_run_that_never_answers_is_given_up_for_a_new_one(
     """When patience with it has ended, the same run asks for another place and sends the file there."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file)
-    bench.kaggle.faults.add(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
+    bench.kaggle.faults.add_fault(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
     assert arrived(bench, uploader(bench, client, attempts=2).upload_file(file)) == BIG
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
 
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=["no answer", "503"])
@@ -151,11 +151,11 @@ def test_a_new_place_that_never_answers_is_not_remembered(
 ) -> None:
     """The run after it begins at another place, not with minutes of waiting for that one."""
     file = upload_of(bench.folder, b"small")
-    bench.kaggle.faults.add(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
+    bench.kaggle.faults.add_fault(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
     with pytest.raises(OutsideError, match="could not be uploaded"):
         uploader(bench, client, attempts=2).upload_file(file)
     assert arrived(bench, uploader(bench, client).upload_file(file)) == b"small"
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
 
 
 def test_the_place_of_a_cut_file_is_kept_while_kaggle_cannot_be_reached(
@@ -164,8 +164,8 @@ def test_the_place_of_a_cut_file_is_kept_while_kaggle_cannot_be_reached(
     """It is given up when there is another one: an outage of everything costs no bytes that are there."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file)
-    bench.kaggle.faults.add(Fault(on="PUT", lose_answer=True))
-    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=503, times=4))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="StartBlobUpload", status=503, times=4))
     with pytest.raises(OutsideError):
         uploader(bench, client, attempts=1).upload_file(file)
     before = sent(bench)
@@ -180,10 +180,10 @@ def test_the_place_of_a_cut_file_is_kept_while_the_storage_alone_cannot_be_reach
     """Kaggle gives another place, which takes nothing either: the next run goes on at the first one."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file)
-    bench.kaggle.faults.add(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
+    bench.kaggle.faults.add_fault(Fault(on="PUT", times=2, **trouble))  # type: ignore[arg-type]
     with pytest.raises(OutsideError, match="could not be uploaded"):
         uploader(bench, client, attempts=1).upload_file(file)
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
     before = sent(bench)
     assert arrived(bench, uploader(bench, client, attempts=1).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 1_900_000
@@ -194,14 +194,14 @@ def test_of_two_places_that_were_cut_none_is_lost(bench: Bench, client: KaggleCl
     """The run after goes on at the first one; where that is still silent, at the second."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file)
-    bench.kaggle.faults.add(Fault(on="PUT", status=503))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", status=503))
     cut_run(bench, client, file)
     before = sent(bench)
     if not back:
-        bench.kaggle.faults.add(Fault(on="PUT", status=503))
+        bench.kaggle.faults.add_fault(Fault(on="PUT", status=503))
     assert arrived(bench, uploader(bench, client, attempts=1).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 1_900_000
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 2
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 2
 
 
 def test_a_place_that_answers_and_holds_bytes_is_kept_when_it_takes_no_more(
@@ -210,13 +210,13 @@ def test_a_place_that_answers_and_holds_bytes_is_kept_when_it_takes_no_more(
     """Each further PUT is cut at once: the next run goes on there, nothing is sent to another place."""
     file = upload_of(bench.folder, BIG)
     cut_run(bench, client, file, cut=2_900_000)
-    bench.kaggle.faults.add(Fault(on="PUT", after=1, cut=0))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", after=1, cut=0))
     with pytest.raises(OutsideError, match="could not be uploaded"):
         uploader(bench, client, attempts=1).upload_file(file)
     before = sent(bench)
     assert arrived(bench, uploader(bench, client, attempts=1).upload_file(file)) == BIG
     assert sent(bench) - before <= len(BIG) - 2_800_000
-    assert len(bench.server.traffic.ended("/StartBlobUpload")) == 1
+    assert len(bench.server.traffic.ended_requests("/StartBlobUpload")) == 1
 
 
 @pytest.mark.parametrize("trouble", TROUBLE, ids=["no answer", "503"])
@@ -227,7 +227,7 @@ def test_what_was_seen_to_be_complete_is_not_sent_again_when_its_place_is_silent
     file = upload_of(bench.folder, BIG)
     first = uploader(bench, client).upload_file(file)
     before = sent(bench)
-    bench.kaggle.faults.add(Fault(on="PUT", times=0, **trouble))  # type: ignore[arg-type]
+    bench.kaggle.faults.add_fault(Fault(on="PUT", times=0, **trouble))  # type: ignore[arg-type]
     assert uploader(bench, client).upload_file(file) == first
     assert sent(bench) == before
 
@@ -271,10 +271,10 @@ def test_a_file_that_is_not_what_the_manifest_says_never_completes(
 
 def test_a_refusal_is_told_at_once(bench: Bench, client: KaggleClient) -> None:
     """403 at the storage is no passing trouble, and never a silently missing file."""
-    bench.kaggle.faults.add(Fault(on="PUT", status=403))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", status=403))
     with pytest.raises(OutsideError, match=r"refused .*model.* with status 403"):
         uploader(bench, client).upload_file(upload_of(bench.folder, BIG))
-    assert len(bench.server.traffic.ended("PUT")) == 1
+    assert len(bench.server.traffic.ended_requests("PUT")) == 1
 
 
 def test_the_state_is_nobody_elses(bench: Bench, client: KaggleClient) -> None:

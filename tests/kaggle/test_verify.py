@@ -17,7 +17,7 @@ from offline_kit.kaggle.push import push_notebook
 from offline_kit.kaggle.push.dataset_plan import PushOptions
 from offline_kit.kaggle.push.verify_remote import Verification, VerifyOptions, verify_kit
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.local_kaggle import Bench, notebook
@@ -39,7 +39,7 @@ def whats(found: Verification) -> list[str]:
 
 def there(bench: Bench, ref: str = REF) -> Path:
     """Return the server's folder with the files of the newest READY version."""
-    found = bench.kaggle.datasets.mounted(ref, ref.partition("/")[0])
+    found = bench.kaggle.datasets.mounted_version(ref, ref.partition("/")[0])
     assert found is not None
     return found[-1]
 
@@ -180,7 +180,7 @@ def test_a_dataset_without_our_marker_holds_no_kit(bench: Bench, alice: KaggleCl
 def test_a_version_that_failed_is_not_ready(bench: Bench, alice: KaggleClient, tmp_path: Path) -> None:
     """FAILED on Kaggle is a difference that a push mends."""
     kit = make_kit(tmp_path / "kit")
-    bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="FAILED"))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="FAILED"))
     with pytest.raises(OutsideError):
         pushed(bench, kit, alice)
     assert whats(verified(kit, alice)) == [f"'{REF}': version 1 is not ready on Kaggle, but 'failed'"]
@@ -204,7 +204,7 @@ def test_a_file_in_a_wrapping_zip_is_the_file(bench: Bench, alice: KaggleClient,
             {**each, "totalBytes": 1000} if each["name"] == "model.ckpt" else each for each in files
         ]
     }
-    bench.kaggle.faults.add(Fault(on="ListDatasetFiles", answer=listing, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", answer=listing, times=0))
     assert whats(verified(kit, alice, deep=True)) == []
 
 
@@ -245,15 +245,15 @@ def test_kaggle_that_cannot_be_asked_is_no_difference(
     kit = make_kit(tmp_path / "kit", split=True)
     pushed(bench, kit, alice)
     (kit.folder / "dataset/packages/packages/a.whl").unlink()
-    before = len(bench.server.traffic.ended("/ListDatasetFiles"))
+    before = len(bench.server.traffic.ended_requests("/ListDatasetFiles"))
     if gone:
-        bench.kaggle.faults.add(Fault(on="GetDataset", lose_answer=True, times=0))
+        bench.kaggle.faults.add_fault(Fault(on="GetDataset", lose_answer=True, times=0))
     else:
-        bench.kaggle.faults.add(Fault(on="ListDatasetFiles", status=400, message="Not today"))
+        bench.kaggle.faults.add_fault(Fault(on="ListDatasetFiles", status=400, message="Not today"))
     with pytest.raises(OutsideError, match="lost" if gone else "Not today") as caught:
         verified(kit, alice)
     assert "on this disk, 'packages/a.whl' is missing" in caught.value.details
-    assert len(bench.server.traffic.ended("/ListDatasetFiles")) - before == (0 if gone else 2)
+    assert len(bench.server.traffic.ended_requests("/ListDatasetFiles")) - before == (0 if gone else 2)
 
 
 def test_a_download_that_is_refused_ends_the_comparison(
@@ -263,7 +263,9 @@ def test_a_download_that_is_refused_ends_the_comparison(
     kit = make_kit(tmp_path / "kit")
     pushed(bench, kit, alice)
     before = beside(kit)
-    bench.kaggle.faults.add(Fault(on="DownloadDataset", status=400, message="No bytes", after=1, times=0))
+    bench.kaggle.faults.add_fault(
+        Fault(on="DownloadDataset", status=400, message="No bytes", after=1, times=0)
+    )
     with pytest.raises(OutsideError, match=r"'.*' of 'alice/plant-kit' cannot be downloaded: .*No bytes"):
         verified(kit, alice, deep=True)
     assert beside(kit) == before
@@ -290,10 +292,10 @@ def pushed_project(bench: Bench) -> Kit:
     project.mkdir()
     (project / "offline-kit.toml").write_text('dataset = "plant-kit"\n')
     kit = make_kit(project / "dist" / "offline-kit", {**FILES, "checkpoints/model.ckpt": b"m" * 4_000_000})
-    bench.kaggle.accounts.add("local", key="key-of-local")
+    bench.kaggle.accounts.add_account("local", key="key-of-local")
     with client(bench, "local") as kaggle:
         pushed(bench, kit, kaggle)
-    bench.kaggle.accounts.add("local", key="local-kaggle")
+    bench.kaggle.accounts.add_account("local", key="local-kaggle")
     return kit
 
 
@@ -322,13 +324,13 @@ def test_interrupted_a_deep_comparison_leaves_nothing(bench: Bench) -> None:
     before = beside(kit)
     seen: list[set[str]] = []
 
-    def watch(event: Event) -> None:
+    def watch(event: TrafficEvent) -> None:
         begun = (event.phase, event.name) == ("begun", "GET")
         if begun and not seen and any(".verify" in name for name in beside(kit)):
             seen.append(beside(kit))
             process.send_signal(signal.SIGINT)
 
-    bench.kaggle.faults.add(Fault(on="GET", delay=2.0, after=1, times=0))
+    bench.kaggle.faults.add_fault(Fault(on="GET", delay=2.0, after=1, times=0))
     bench.server.traffic.listeners.append(watch)
     process = command(bench, "--deep")
     _, err = process.communicate(timeout=60)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY
 from tests.support.shipping import DATASET, NOTEBOOK, Told, Yard, retrain, yard
@@ -211,12 +211,12 @@ def test_a_lost_answer(here: Yard, method: str) -> None:
 @pytest.mark.slow
 def test_a_dataset_of_ones_own(here: Yard) -> None:
     """Files that we did not put there stop the push with exit 1; allowed, they make room for a version."""
-    here.bench.kaggle.accounts.add("local", key="key-of-local")
+    here.bench.kaggle.accounts.add_account("local", key="key-of-local")
     tokens = here.bench.upload({"notes.txt": b"mine"}, "local")
     words = {"ownerSlug": "local", "slug": "small-kit", "title": "Small kit", "isPrivate": True}
     here.bench.rpc("CreateDataset", "local", files=tokens, **words)
     here.bench.ready(DATASET)
-    here.bench.kaggle.accounts.add("local", key="local-kaggle")
+    here.bench.kaggle.accounts.add_account("local", key="local-kaggle")
     here.push(*DATA).failed(1, "did not put there", "notes.txt", "--drop-foreign")
     assert here.datasets() == [1]
     here.push(*DATA, "--drop-foreign").good()
@@ -289,7 +289,7 @@ def test_a_crash_before_the_version(here: Yard) -> None:
     """Killed with all bytes uploaded, the checkpoint rebuilt in equal size: the version holds the new bytes."""
     process = here.start("push", *here.to, *DATA)
 
-    def kill(event: Event) -> None:
+    def kill(event: TrafficEvent) -> None:
         if event.phase == "begun" and event.name.endswith("/CreateDataset"):
             process.kill()
             process.wait()
@@ -421,9 +421,9 @@ def test_the_status_of_another_version(here: Yard) -> None:
 @pytest.mark.slow
 def test_an_expired_link(here: Yard) -> None:
     """An error's page is never taken for the submission: exit 4; later the same command fetches it."""
-    expired: list[Event] = []
+    expired: list[TrafficEvent] = []
 
-    def expire(event: Event) -> None:
+    def expire(event: TrafficEvent) -> None:
         if event.phase == "begun" and event.name.endswith("/DownloadKernelOutput"):
             expired.append(event)
             here.breaks(on="GET", status=403, message="The link has expired")
@@ -456,11 +456,11 @@ def test_a_submission_that_is_not_allowed(here: Yard, extra: str, words: tuple[s
         1, "no competition 'no-such-thing', which --competition"
     )
     here.push().good()
-    here.bench.kaggle.catalog.add(competition(here.bench.folder, extra))
+    here.bench.kaggle.catalog.add_competition(competition(here.bench.folder, extra))
     here.ship().failed(4, *words)
     assert here.made() == (1, 1, 0)
     assert not here.calls("CreateCodeSubmission")
-    here.bench.kaggle.catalog.add(competition(here.bench.folder))
+    here.bench.kaggle.catalog.add_competition(competition(here.bench.folder))
     here.ship().good()
     assert here.made() == (1, 1, 1)
 

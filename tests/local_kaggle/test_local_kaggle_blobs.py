@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.local_kaggle.faults import Fault, Faults, read
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.faults import Fault, FaultTable, read_faults
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.local_kaggle import SLUG, Bench, needs_client, serving
 
 DATA = bytes(range(250)) * 4000  # a million bytes
@@ -41,7 +41,7 @@ def put(bench: Bench, token: str, data: bytes = b"", span: str = "") -> tuple[in
 
 def cut(bench: Bench, token: str, after: int) -> None:
     """Send a body that breaks off."""
-    bench.kaggle.faults.add(Fault(on="PUT", cut=after))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", cut=after))
     with pytest.raises((ConnectionError, http.client.HTTPException)):
         put(bench, token, DATA)
 
@@ -56,7 +56,7 @@ def test_a_cut_upload_tells_how_far_it_came_and_goes_on(bench: Bench) -> None:
     rest = f"bytes 300000-{len(DATA) - 1}/{len(DATA)}"
     assert put(bench, token, DATA[300_000:], rest) == (200, "")
     assert put(bench, token, span=query) == (200, "")
-    assert bench.kaggle.blobs.finished(token, "alice")[1].read_bytes() == DATA
+    assert bench.kaggle.blobs.finished_upload(token, "alice")[1].read_bytes() == DATA
 
 
 def test_a_piece_that_leaves_a_gap_is_not_taken(bench: Bench) -> None:
@@ -70,7 +70,7 @@ def test_an_upload_can_begin_again(bench: Bench) -> None:
     token = begin(bench)
     cut(bench, token, 10)
     assert put(bench, token, DATA) == (200, "")
-    assert bench.kaggle.blobs.finished(token, "alice")[1].read_bytes() == DATA
+    assert bench.kaggle.blobs.finished_upload(token, "alice")[1].read_bytes() == DATA
 
 
 def test_a_finished_upload_is_never_written_again(bench: Bench) -> None:
@@ -78,14 +78,14 @@ def test_a_finished_upload_is_never_written_again(bench: Bench) -> None:
     token = begin(bench)
     put(bench, token, DATA)
     assert put(bench, token, DATA[::-1]) == (200, "")
-    assert bench.kaggle.blobs.finished(token, "alice")[1].read_bytes() == DATA
+    assert bench.kaggle.blobs.finished_upload(token, "alice")[1].read_bytes() == DATA
 
 
 def test_sessions_expire(bench: Bench) -> None:
     """An unknown session, or one that is forgotten, is 404."""
     assert put(bench, "0" * 32, b"x")[0] == 404
     token = begin(bench)
-    bench.kaggle.faults.add(Fault(on="PUT", forget=True))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", forget=True))
     assert put(bench, token, DATA)[0] == 404
     assert put(bench, token, DATA)[0] == 404
 
@@ -107,22 +107,22 @@ def test_an_upload_goes_on_after_the_server_was_started_again(tmp_path: Path) ->
 @needs_client
 def test_the_client_survives_a_cut_and_a_busy_service(bench: Bench) -> None:
     """A reset in the middle of a PUT and a 429 with Retry-After: the dataset is whole in the end."""
-    bench.kaggle.faults.add(Fault(on="PUT", cut=200_000))
-    bench.kaggle.faults.add(Fault(on="StartBlobUpload", status=429, retry_after=0.1))
+    bench.kaggle.faults.add_fault(Fault(on="PUT", cut=200_000))
+    bench.kaggle.faults.add_fault(Fault(on="StartBlobUpload", status=429, retry_after=0.1))
     done = bench.cli("datasets", "create", "-p", bench.dataset({"big.bin": DATA}))
     assert done.returncode == 0, done.stderr
     bench.ready()
     assert bench.names() == {"big.bin": len(DATA)}
-    assert bench.server.traffic.uploaded() == len(DATA) + 200_000, "every byte on the wire is counted"
+    assert bench.server.traffic.uploaded_bytes() == len(DATA) + 200_000, "every byte on the wire is counted"
 
 
 @needs_client
 def test_a_lost_answer_is_sent_again_by_the_client(bench: Bench) -> None:
     """The effect was there: the plain client's repetition meets its own dataset."""
-    bench.kaggle.faults.add(Fault(on="CreateDataset", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", lose_answer=True))
     done = bench.cli("datasets", "create", "-p", bench.dataset({"a.txt": b"a"}))
     assert "already in use" in done.stdout + done.stderr
-    assert len(bench.server.traffic.ended("CreateDataset")) == 2
+    assert len(bench.server.traffic.ended_requests("CreateDataset")) == 2
     bench.ready()
 
 
@@ -140,7 +140,7 @@ def test_a_version_stays_where_it_is_stuck(bench: Bench) -> None:
     """Processing that never ends, at the state that was asked for."""
     token = begin(bench, 1)
     put(bench, token, b"x")
-    bench.kaggle.faults.add(Fault(on="CreateDataset", stuck="BLOBS_RECEIVED"))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", stuck="BLOBS_RECEIVED"))
     words = {"ownerSlug": "alice", "slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
     bench.rpc("CreateDataset", **words, files=[{"token": token}])
     ask = {"ownerSlug": "alice", "datasetSlug": "my-offline-kit"}
@@ -149,16 +149,16 @@ def test_a_version_stays_where_it_is_stuck(bench: Bench) -> None:
 
 def test_an_answer_can_be_put_in_place_of_a_call(bench: Bench) -> None:
     """For refusals that the service hides in a 200."""
-    bench.kaggle.faults.add(Fault(on="CreateDataset", answer={"status": "Error", "error": "No quota"}))
+    bench.kaggle.faults.add_fault(Fault(on="CreateDataset", answer={"status": "Error", "error": "No quota"}))
     assert bench.rpc("CreateDataset") == {"status": "Error", "error": "No quota"}
 
 
 def test_listeners_hear_of_named_points(bench: Bench) -> None:
     """A test can act before a call, in the middle of an upload, and between effect and answer."""
-    heard: list[Event] = []
+    heard: list[TrafficEvent] = []
     bench.server.traffic.listeners.append(heard.append)
     put(bench, begin(bench), DATA)
-    bench.until(lambda: len(bench.server.traffic.ended()) == 2)
+    bench.until(lambda: len(bench.server.traffic.ended_requests()) == 2)
     puts = [event for event in heard if event.name == "PUT"]
     assert [event.phase for event in (puts[0], puts[1], puts[-2], puts[-1])] == [
         "begun",
@@ -171,11 +171,11 @@ def test_listeners_hear_of_named_points(bench: Bench) -> None:
 
 def test_faults_are_counted(tmp_path: Path) -> None:
     """`after` pass, `times` are met, the rest pass again."""
-    faults = Faults(tmp_path / "faults.json")
-    faults.add(Fault(on="Get*", status=500, after=1, times=2))
-    met = [faults.meet("datasets.DatasetApiService/GetDataset").status for _ in range(4)]
+    faults = FaultTable(tmp_path / "faults.json")
+    faults.add_fault(Fault(on="Get*", status=500, after=1, times=2))
+    met = [faults.match_call("datasets.DatasetApiService/GetDataset").status for _ in range(4)]
     assert met == [0, 500, 500, 0]
-    assert faults.meet("PUT").status == 0
+    assert faults.match_call("PUT").status == 0
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"on": "PUT", "stauts": 500}]', '[{"status": 500}]'])
@@ -184,7 +184,7 @@ def test_a_wrong_file_of_faults_is_told(tmp_path: Path, text: str) -> None:
     path = tmp_path / "faults.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"faults\.json"):
-        read(path)
+        read_faults(path)
 
 
 def test_an_empty_file_in_chunks(bench: Bench) -> None:

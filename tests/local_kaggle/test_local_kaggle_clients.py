@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from tests.support.competitions import competition
 from tests.support.hub_client import hub, needs_hub
 from tests.support.local_kaggle import CLIENT, Bench, needs_client, notebook, serving
@@ -86,7 +86,7 @@ def test_lists_of_datasets_are_filtered_and_sorted(bench: Bench) -> None:
 def test_lists_of_notebooks_are_filtered_and_sorted(bench: Bench) -> None:
     """By user, language, type, output, dataset, competition, and by when they were made or run."""
     dataset(bench, "some-birds", {"a.csv": b"1"})
-    bench.kaggle.catalog.add(competition(bench.folder))
+    bench.kaggle.catalog.add_competition(competition(bench.folder))
     common: dict[str, Any] = {"isPrivate": False, "enableInternet": False}
     text = json.dumps(notebook("open('out.csv', 'w').write('1')"))
     first = {"slug": "alice/first-one", "newTitle": "First one", "kernelType": "notebook", "text": text}
@@ -129,7 +129,7 @@ def test_lists_of_competitions_and_models_are_filtered_and_sorted(tmp_path: Path
         }
         for slug, lines in more.items():
             place = competition(bench.folder / slug, f'slug = "{slug}"\n{lines}')
-            bench.kaggle.catalog.add(place)
+            bench.kaggle.catalog.add_competition(place)
         asked: Sequence[dict[str, Any]] = [
             {"group": "general", "sort_by": "earliestDeadline"},
             {"group": "general", "sort_by": "latestDeadline"},
@@ -261,7 +261,7 @@ def test_a_large_single_file_comes_as_a_zip_of_its_name(bench: Bench) -> None:
 @needs_hub
 def test_a_dataset_with_a_number_takes_a_second_version(tmp_path: Path) -> None:
     """kagglehub waits for a number and then adds a version: as long as that is refused, there is none."""
-    with serving(tmp_path, Settings(visible_after=0.1, processing=2.0)) as bench:
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0.1, processing=2.0)) as bench:
         place = bench.folder / "mine"
         place.mkdir()
         (place / "a.txt").write_text("1")
@@ -284,7 +284,7 @@ def test_a_dataset_with_a_number_takes_a_second_version(tmp_path: Path) -> None:
 @needs_hub
 def test_data_of_a_competition_is_for_who_has_accepted_its_rules(bench: Bench) -> None:
     """Both clients are told 403, for one file and for all of them."""
-    bench.kaggle.catalog.add(competition(bench.folder, "entered = false"))
+    bench.kaggle.catalog.add_competition(competition(bench.folder, "entered = false"))
     for words in ((), ("-f", "test.csv")):
         done = bench.cli("competitions", "download", "small-digits", *words)
         assert done.returncode == 1
@@ -298,7 +298,7 @@ def test_data_of_a_competition_is_for_who_has_accepted_its_rules(bench: Bench) -
 def test_the_client_reads_the_leaderboard_and_fetches_a_submission(tmp_path: Path) -> None:
     """Everybody's best score once, the best first; a file that was sent comes back to who sent it."""
     with serving(tmp_path) as bench:
-        bench.kaggle.catalog.add(competition(tmp_path, "code_only = false"))
+        bench.kaggle.catalog.add_competition(competition(tmp_path, "code_only = false"))
         table = "id,label\nh1,1\nh3,1\nh4,0\nh2,"
         for user, answers in (("alice", ("0", "0")), ("bob", ("1", "0"))):
             for answer in answers:

@@ -12,8 +12,8 @@ import pytest
 from offline_kit.core.errors import UsageError
 from offline_kit.kaggle.push.submission_causes import explain_failure
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.judge import MetricError, ScoringError, judge
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.judge import MetricError, ScoringError, score_submission
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 from tests.support.competitions import ANSWER, competition, write
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
@@ -22,7 +22,7 @@ from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client,
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     with serving(tmp_path) as made:
-        made.kaggle.catalog.add(competition(tmp_path))
+        made.kaggle.catalog.add_competition(competition(tmp_path))
         yield made
 
 
@@ -109,7 +109,7 @@ def test_the_old_layout_has_everything_by_its_slug(tmp_path: Path) -> None:
     tell += "print(sorted(path.relative_to(top).as_posix() for path in top.glob('*/**/*.csv')))\n"
     tell += "print(sorted(path.as_posix() for path in (top / 'my-model/pytorch/base/1').iterdir()))\n"
     with serving(tmp_path, replace(HASTY, layout="old")) as bench:
-        bench.kaggle.catalog.add(competition(tmp_path))
+        bench.kaggle.catalog.add_competition(competition(tmp_path))
         names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
         bench.rpc("CreateDataset", ownerSlug="alice", files=bench.upload({"kit.csv": b""}), **names)
         models = "models.ModelApiService/"
@@ -147,7 +147,7 @@ def test_what_cannot_be_submitted_is_refused(bench: Bench) -> None:
 def test_a_day_has_so_many_submissions(tmp_path: Path) -> None:
     """The next one is 400, and the limits told so before."""
     with serving(tmp_path) as bench:
-        bench.kaggle.catalog.add(competition(tmp_path, "daily = 1"))
+        bench.kaggle.catalog.add_competition(competition(tmp_path, "daily = 1"))
         version = run(bench, ANSWER)
         assert bench.rpc("GetSubmissionLimits", competitionName="small-digits")["numAllowedNow"] == 1
         scored(bench, submit(bench, version)["ref"])
@@ -172,7 +172,7 @@ def test_what_stands_in_the_way_of_a_submission_is_told_beforehand(bench: Bench)
         ("deadline = 2020-02-01T12:00:00+02:00", "deadline", "2020-02-01T10:00:00.000Z", 400, "deadline"),
         ('deadline = "2020-02-01"', "deadline", "2020-02-01T00:00:00.000Z", 400, "deadline"),
     ):
-        bench.kaggle.catalog.add(competition(bench.folder, line))
+        bench.kaggle.catalog.add_competition(competition(bench.folder, line))
         assert bench.rpc("GetCompetition", **ask)[field] == shown
         refused = submit(bench, version)
         assert (refused["status_code"], said in refused["error"]["message"]) == (status, True)
@@ -181,8 +181,8 @@ def test_what_stands_in_the_way_of_a_submission_is_told_beforehand(bench: Bench)
 
 def test_a_submission_shows_late(tmp_path: Path) -> None:
     """404 first, then PENDING; another account never sees it."""
-    with serving(tmp_path, Settings(visible_after=0.3, queued=0, scoring=0.6)) as bench:
-        bench.kaggle.catalog.add(competition(tmp_path))
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0.3, queued=0, scoring=0.6)) as bench:
+        bench.kaggle.catalog.add_competition(competition(tmp_path))
         ref = submit(bench, run(bench, ANSWER))["ref"]
         assert bench.rpc("GetSubmission", ref=ref)["status_code"] == 404
         bench.until(lambda: bench.rpc("GetSubmission", ref=ref).get("status") == "PENDING")
@@ -195,14 +195,14 @@ def test_a_file_can_be_submitted_where_code_is_not_asked_for(tmp_path: Path) -> 
     """And is refused by a code competition."""
     with serving(tmp_path) as bench:
         place = competition(tmp_path, "code_only = false")
-        bench.kaggle.catalog.add(place)
+        bench.kaggle.catalog.add_competition(place)
         rows = ("h1,1", "h2,0", "h3,1", "h4,0")
         mine = write(tmp_path / "mine.csv", "id,label", *rows)
         words = ("competitions", "submit", "small-digits", "-f", str(mine), "-m", "by hand")
         assert "Successfully submitted" in bench.cli(*words).stdout
         bench.until(lambda: "COMPLETE" in str(bench.rpc("ListSubmissions", competitionName="small-digits")))
         (place / "competition.toml").write_text('metric = "share.py:right"')
-        bench.kaggle.catalog.add(place)
+        bench.kaggle.catalog.add_competition(place)
         assert bench.cli(*words).returncode == 1
 
 
@@ -217,7 +217,7 @@ def test_a_file_can_be_submitted_where_code_is_not_asked_for(tmp_path: Path) -> 
 )
 def test_a_submission_ends_as_asked(bench: Bench, fault: Fault, told: tuple[str, str]) -> None:
     """Faults of a SCORE: an error with a text or with none, COMPLETE without a score, no end at all."""
-    bench.kaggle.faults.add(fault)
+    bench.kaggle.faults.add_fault(fault)
     ref = submit(bench, run(bench, ANSWER))["ref"]
     bench.until(lambda: bench.rpc("GetSubmission", ref=ref).get("status") == told[0])
     shown = bench.rpc("GetSubmission", ref=ref)
@@ -227,8 +227,8 @@ def test_a_submission_ends_as_asked(bench: Bench, fault: Fault, told: tuple[str,
 
 def test_scoring_goes_on_after_the_server_was_started_again(tmp_path: Path) -> None:
     """A submission that was pending when the server ended is scored by the next."""
-    with serving(tmp_path, Settings(visible_after=0, queued=0, scoring=60)) as bench:
-        bench.kaggle.catalog.add(competition(tmp_path))
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0, queued=0, scoring=60)) as bench:
+        bench.kaggle.catalog.add_competition(competition(tmp_path))
         ref = submit(bench, run(bench, ANSWER))["ref"]
     with serving(tmp_path, HASTY) as bench:
         assert scored(bench, ref)["privateScore"] == "1.00000 (LOCAL)"
@@ -256,7 +256,7 @@ def test_a_wrong_competition_is_told(tmp_path: Path, text: str, told: str) -> No
         "def late(submission, solution):\n    import no_such_package_of_scores\n"
     )
     with serving(tmp_path) as bench, pytest.raises(UsageError) as caught:
-        bench.kaggle.catalog.add(place)
+        bench.kaggle.catalog.add_competition(place)
     assert told in "\n".join(caught.value.details)
 
 
@@ -272,15 +272,15 @@ def request(tmp_path: Path, given: str, metric: str, **more: Any) -> dict[str, A
 def test_metrics_of_scikit_learn_and_of_ones_own(tmp_path: Path) -> None:
     """Rows are matched by id; a function gets (submission, solution) as tables of the same rows."""
     given = "id,label\nd,0\nc,1\nb,1\na,1\n"
-    assert judge(request(tmp_path, given, "accuracy_score"))["public"] == 0.75
-    macro = judge(request(tmp_path, given, "f1_score", options={"average": "macro"}))
+    assert score_submission(request(tmp_path, given, "accuracy_score"))["public"] == 0.75
+    macro = score_submission(request(tmp_path, given, "f1_score", options={"average": "macro"}))
     assert 0.7 < macro["private"] < 0.75
     code = "import csv\nfrom beside import key\n\ndef count(submission, solution):\n"
     code += "    read = lambda path: [row[key] for row in csv.DictReader(open(path))]\n"
     code += "    assert read(submission) == read(solution)\n    return len(read(solution))\n"
     (tmp_path / "metric.py").write_text(code)
     (tmp_path / "beside.py").write_text("key = 'id'\n")
-    assert judge(request(tmp_path, given, "metric.py:count"))["public"] == 4.0
+    assert score_submission(request(tmp_path, given, "metric.py:count"))["public"] == 4.0
 
 
 @pytest.mark.parametrize(
@@ -296,7 +296,7 @@ def test_metrics_of_scikit_learn_and_of_ones_own(tmp_path: Path) -> None:
 def test_a_table_that_cannot_be_scored_says_why(tmp_path: Path, given: str, told: str) -> None:
     """Rows, ids, columns and values are checked before the metric sees them."""
     with pytest.raises(ScoringError, match=told):
-        judge(request(tmp_path, given, "accuracy_score"))
+        score_submission(request(tmp_path, given, "accuracy_score"))
 
 
 @pytest.mark.parametrize(
@@ -322,7 +322,7 @@ def test_a_metric_that_breaks_is_not_blamed_on_the_submission(
     """Blamed is the submission only where the metric takes the solution itself, or says so."""
     (tmp_path / "metric.py").write_text(code)
     with pytest.raises(blames):
-        judge(request(tmp_path, "id,label\na,x\nb,1\nc,1\nd,1\n", "metric.py:score"))
+        score_submission(request(tmp_path, "id,label\na,x\nb,1\nc,1\nd,1\n", "metric.py:score"))
 
 
 def test_a_broken_metric_ends_as_trouble_of_the_competition(bench: Bench, tmp_path: Path) -> None:

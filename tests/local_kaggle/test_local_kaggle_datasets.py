@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from tests.support.local_kaggle import HASTY, SLUG, Bench, needs_client, serving
 
 ASK = {"ownerSlug": "alice", "datasetSlug": "my-offline-kit"}
@@ -85,7 +85,7 @@ def test_a_refresh_token_gives_tokens_that_work(bench: Bench) -> None:
     """The client refreshes what has expired and keeps it for itself; a wrong one is refused and thrown away."""
     create(bench, {"a.txt": b"a"})
     bench.ready()
-    bench.kaggle.accounts.add("alice", key="key-of-alice", refresh="RT-alice")
+    bench.kaggle.accounts.add_account("alice", key="key-of-alice", refresh="RT-alice")
     place = bench.folder / "home-alice/.kaggle/credentials.json"
     place.parent.mkdir(parents=True)
     by_file = {"KAGGLE_USERNAME": None, "KAGGLE_KEY": None, "KAGGLE_API_TOKEN": None}
@@ -94,7 +94,7 @@ def test_a_refresh_token_gives_tokens_that_work(bench: Bench) -> None:
     assert "ready" in done.stdout, done
     given = json.loads(place.read_text())["access_token"]
     assert "ready" in bench.cli("datasets", "status", SLUG, env=by_file).stdout
-    assert len(bench.server.traffic.ended("GenerateAccessToken")) == 1, "it works for hours"
+    assert len(bench.server.traffic.ended_requests("GenerateAccessToken")) == 1, "it works for hours"
     kept = [path.read_bytes() for path in (bench.folder / "state").rglob("*") if path.is_file()]
     assert not any(secret.encode() in text for secret in (given, "RT-alice") for text in kept)
     place.write_text(json.dumps({"refresh_token": "RT-nobody", "username": "alice"}))
@@ -124,8 +124,8 @@ def test_production_cannot_be_reached(bench: Bench) -> None:
     """Even a client that wants kaggle.com gets no further than the server, and no secret is sent there."""
     done = bench.cli("datasets", "status", SLUG, env={"KAGGLE_API_ENVIRONMENT": None})
     assert done.returncode == 1
-    assert bench.server.traffic.refused() == ["api.kaggle.com:443"]
-    assert bench.server.traffic.ended() == []
+    assert bench.server.traffic.refused_hosts() == ["api.kaggle.com:443"]
+    assert bench.server.traffic.ended_requests() == []
 
 
 def test_a_plain_request_for_another_host_goes_nowhere(bench: Bench) -> None:
@@ -134,7 +134,7 @@ def test_a_plain_request_for_another_host_goes_nowhere(bench: Bench) -> None:
     with socket.create_connection((host, int(port)), timeout=10) as line:
         line.sendall(b"GET http://www.kaggle.com/ HTTP/1.1\r\nHost: www.kaggle.com\r\n\r\n")
         assert line.recv(100).startswith(b"HTTP/1.1 403")
-    assert bench.server.traffic.refused() == ["www.kaggle.com"]
+    assert bench.server.traffic.refused_hosts() == ["www.kaggle.com"]
 
 
 def test_no_page_at_kaggle_is_named(bench: Bench) -> None:
@@ -212,7 +212,7 @@ def test_a_forbidden_name_inside_an_archive_fails_the_version(bench: Bench) -> N
 
 def test_effects_show_late(tmp_path: Path) -> None:
     """A new dataset is 403 first; a new version leaves the old one READY for a while, then is processed."""
-    with serving(tmp_path, Settings(visible_after=0.4, processing=0.4)) as bench:
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0.4, processing=0.4)) as bench:
         create(bench, {"a.txt": b"a"})
         assert (
             bench.rpc("GetDatasetStatus", **ASK)["error"]["message"] == "Permission 'datasets.get' was denied"

@@ -68,7 +68,7 @@ def test_kagglehub_uploads_and_downloads_a_model(bench: Bench) -> None:
 @needs_hub
 def test_kagglehub_downloads_a_competition(bench: Bench) -> None:
     """One of its files, and all of them."""
-    bench.kaggle.catalog.add(competition(bench.folder))
+    bench.kaggle.catalog.add_competition(competition(bench.folder))
     code = "print('GOT', kagglehub.competition_download('small-digits', path='test.csv'))\n"
     code += "print('GOT', kagglehub.competition_download('small-digits', force_download=True))"
     one, every = hub(bench, code)

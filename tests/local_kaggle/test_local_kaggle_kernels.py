@@ -13,7 +13,7 @@ from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
 from offline_kit.rehearsal.environments import Workshop
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
@@ -114,7 +114,7 @@ def test_versions_have_states_of_their_own(bench: Bench) -> None:
 
 def test_a_notebook_is_not_there_at_once(tmp_path: Path) -> None:
     """403 for a moment, then the run's states in order."""
-    with serving(tmp_path, Settings(visible_after=0.2, queued=0.4)) as bench:
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0.2, queued=0.4)) as bench:
         push(bench, "import time; time.sleep(0.3)")
         assert bench.rpc("GetKernelSessionStatus", **ASK)["status_code"] == 403
         seen: list[str] = []
@@ -126,7 +126,7 @@ def test_a_notebook_is_not_there_at_once(tmp_path: Path) -> None:
 
 def test_too_many_runs_at_once_are_refused_inside_of_a_200(tmp_path: Path) -> None:
     """No version is made then."""
-    with serving(tmp_path, Settings(visible_after=0, queued=5, sessions=1)) as bench:
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0, queued=5, sessions=1)) as bench:
         assert push(bench, "1")["versionNumber"] == 1
         assert push(bench, "1") == {"error": "Maximum batch CPU session count of 1 reached."}
         assert bench.rpc("GetKernel", **ASK)["metadata"]["currentVersionNumber"] == 1
@@ -151,7 +151,7 @@ def test_a_quick_save_runs_nothing(bench: Bench) -> None:
 
 def test_a_lost_answer_leaves_a_version(bench: Bench) -> None:
     """The push has happened, whatever the caller knows of it."""
-    bench.kaggle.faults.add(Fault(on="SaveKernel", lose_answer=True))
+    bench.kaggle.faults.add_fault(Fault(on="SaveKernel", lose_answer=True))
     with pytest.raises(OSError, match=r"reset|closed|aborted"):
         push(bench, "1")
     bench.finished(1)
@@ -168,7 +168,7 @@ print("second")
 
 def let_go(bench: Bench, version: int = 1) -> None:
     """Let the notebook SLOWLY come to its end."""
-    place = bench.kaggle.store.place("kernels", *KERNEL.split("/"), "versions", str(version))
+    place = bench.kaggle.store.key_folder("kernels", *KERNEL.split("/"), "versions", str(version))
     bench.until(lambda: bool(list(place.glob("run-*/output"))))
     (next(place.glob("run-*/output")) / "go").touch()
 
@@ -239,13 +239,13 @@ def test_a_log_that_is_not_there_cannot_be_followed(bench: Bench, label: str, us
 @needs_client
 def test_the_client_follows_a_log_over_a_lost_connection(bench: Bench) -> None:
     """`kernels logs -f` prints every line once, and ends with the run."""
-    bench.kaggle.faults.add(Fault(on="LOGS", cut=80))
+    bench.kaggle.faults.add_fault(Fault(on="LOGS", cut=80))
     push(bench, SLOWLY)
     bench.until(lambda: bool(said(bench)))
     threading.Timer(3.0, let_go, [bench]).start()
     followed = bench.cli("kernels", "logs", "-f", KERNEL)
     assert (followed.stdout, followed.returncode) == ("first\nsecond\n", 0), followed.stderr
-    assert len(bench.server.traffic.ended("LOGS")) == 2
+    assert len(bench.server.traffic.ended_requests("LOGS")) == 2
     assert bench.cli("kernels", "logs", "-f", KERNEL).stdout == "first\nsecond\n", "and afterwards"
 
 
@@ -264,7 +264,7 @@ def test_a_run_fails_is_cancelled_or_never_ends_as_asked(tmp_path: Path) -> None
             Fault(on="RUN", stuck="RUNNING"),
             Fault(on="RUN", stuck="QUEUED"),
         ):
-            bench.kaggle.faults.add(fault)
+            bench.kaggle.faults.add_fault(fault)
         push(bench, "print(1)")
         bench.finished(1, "ERROR")
         told = bench.rpc("GetKernelSessionStatus", **ASK)
@@ -281,10 +281,10 @@ def test_a_run_fails_is_cancelled_or_never_ends_as_asked(tmp_path: Path) -> None
 def test_what_a_lost_run_left_is_removed(tmp_path: Path) -> None:
     """A server that was ended in the middle of a run leaves a folder; the run anew takes its place."""
     with serving(tmp_path) as bench:
-        bench.kaggle.faults.add(Fault(on="RUN", stuck="RUNNING"))
+        bench.kaggle.faults.add_fault(Fault(on="RUN", stuck="RUNNING"))
         push(bench, "print(1)")
         comes_to(bench, 1, "RUNNING")
-        place = bench.kaggle.store.place("kernels", *KERNEL.split("/"), "versions", "1")
+        place = bench.kaggle.store.key_folder("kernels", *KERNEL.split("/"), "versions", "1")
         (place / "run-left/output").mkdir(parents=True)
     with serving(tmp_path) as bench:
         bench.finished(1)
@@ -296,7 +296,7 @@ def test_a_run_without_its_input(bench: Bench) -> None:
     names = {"slug": "my-offline-kit", "title": "My offline kit", "isPrivate": True}
     bench.rpc("CreateDataset", ownerSlug="alice", files=bench.upload({"a.txt": b""}), **names)
     bench.ready()
-    bench.kaggle.faults.add(Fault(on="RUN", without="dataset"))
+    bench.kaggle.faults.add_fault(Fault(on="RUN", without="dataset"))
     for version, state in ((1, "ERROR"), (2, "COMPLETE")):
         assert push(bench, READ, datasetDataSources=[SLUG])["invalidDatasetSources"] == []
         bench.finished(version, state)
@@ -308,7 +308,7 @@ def test_links_to_outputs_expire(tmp_path: Path) -> None:
     import urllib.error
     import urllib.request
 
-    with serving(tmp_path, Settings(visible_after=0, queued=0, link=0.3)) as bench:
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0, queued=0, link=0.3)) as bench:
         push(bench, "open('submission.csv', 'w').write('x')")
         bench.finished(1)
         url = bench.rpc("ListKernelSessionOutput", **ASK)["files"][0]["url"]
@@ -327,7 +327,7 @@ def test_links_to_outputs_expire(tmp_path: Path) -> None:
 
 def test_a_run_that_the_server_did_not_outlive_is_run_anew(tmp_path: Path) -> None:
     """The next server of the folder goes on with it."""
-    with serving(tmp_path, Settings(visible_after=0, queued=60)) as bench:
+    with serving(tmp_path, LocalKaggleSettings(visible_after=0, queued=60)) as bench:
         push(bench, "print(1)")
     with serving(tmp_path, HASTY) as bench:
         bench.finished(1)

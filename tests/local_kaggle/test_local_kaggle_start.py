@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.core.errors import OutsideError
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.workflow.local_start import Wanted, competition_of, greeting, running
 from tests.support.competitions import competition
 from tests.support.local_command import Served, command
@@ -32,7 +32,7 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
 def test_the_environment_that_is_told_reaches_it(tmp_path: Path) -> None:
     """The plain client gets there by the very lines of the greeting, also where NO_PROXY names this machine."""
     with running(Wanted(folder=tmp_path / "state", port=0), plainly) as server:
-        server.kaggle.catalog.add(competition(tmp_path))
+        server.kaggle.catalog.add_competition(competition(tmp_path))
         told = [line for line in greeting(server.url, "state", []) if line.startswith("  ")]
         env = {
             **os.environ,
@@ -71,8 +71,8 @@ def test_the_command_makes_it_slow(tmp_path: Path) -> None:
 
 def test_slow_is_of_all_that_takes_time() -> None:
     """And of nothing else."""
-    slow = Settings(visible_after=1, processing=2, queued=3, scoring=4).slowed(10)
-    assert slow == Settings(visible_after=10, processing=20, queued=30, scoring=40)
+    slow = LocalKaggleSettings(visible_after=1, processing=2, queued=3, scoring=4).with_delays(10)
+    assert slow == LocalKaggleSettings(visible_after=10, processing=20, queued=30, scoring=40)
 
 
 def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
     assert competition_of(place) == competition_of(tmp_path) == place
     wanted = Wanted(folder=tmp_path / "state", port=0, competitions=(tmp_path,))
     with running(wanted, plainly) as server:
-        assert server.kaggle.store.names("competitions") == ["small-digits"]
+        assert server.kaggle.store.key_names("competitions") == ["small-digits"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/competition.toml").touch()
     assert competition_of(tmp_path) is None

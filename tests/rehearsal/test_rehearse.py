@@ -18,7 +18,7 @@ import pytest
 from offline_kit.core import processes, sandbox
 from offline_kit.core.errors import OfflineKitError, ProjectError, UsageError
 from offline_kit.kit import manifest
-from offline_kit.local_kaggle.running import Job
+from offline_kit.local_kaggle.running import RunJob
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.packages import pip_settings
 from offline_kit.project.images import Image
@@ -483,7 +483,7 @@ def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
     before = sorted(path.name for path in (theatre.cache / "environments").glob("*-*"))
     shop = Workshop(settings=settings, cache=theatre.cache, yes=True)
     (tmp_path / "job").mkdir()
-    job = Job(
+    job = RunJob(
         notebook=(kit.folder / "notebook" / "inference.ipynb").read_text(),
         inputs=(("datasets/me/plant-kit", kit.folder / "dataset"), ("competitions/digits", theatre.data)),
         folder=tmp_path / "job",

@@ -18,12 +18,12 @@ from typing import Any
 import pytest
 
 from offline_kit.local_kaggle import connection
-from offline_kit.local_kaggle.running import Job, Result, Runner
-from offline_kit.local_kaggle.server import Server
+from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.service import LocalKaggle
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 
-HASTY = Settings(visible_after=0.05, processing=0.1, queued=0.05, scoring=0.05)
+HASTY = LocalKaggleSettings(visible_after=0.05, processing=0.1, queued=0.05, scoring=0.05)
 CLIENT = os.environ.get("OFFLINE_KIT_TEST_CLIENT", sys.executable)
 """The Python whose `kaggle` is driven, so that another version of it can be tried."""
 SLUG = "alice/my-offline-kit"
@@ -33,7 +33,7 @@ needs_client = pytest.mark.skipif(
 )
 
 
-def plainly(job: Job) -> Result:
+def plainly(job: RunJob) -> RunResult:
     """Run a notebook's cells in a bare subprocess; $INPUT is what a box would show as /kaggle/input."""
     output, shown = job.folder / "output", job.folder / "shown"
     output.mkdir()
@@ -52,7 +52,7 @@ def plainly(job: Job) -> Result:
         for line in process.stdout:
             job.say(line)
             said.append(line)
-    return Result(failure=said[-1].strip() if process.returncode else "")
+    return RunResult(failure=said[-1].strip() if process.returncode else "")
 
 
 def notebook(*cells: str) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def notebook(*cells: str) -> dict[str, Any]:
 class Bench:
     """A running server and a place for its clients."""
 
-    server: Server
+    server: LocalKaggleServer
     folder: Path
 
     @property
@@ -77,7 +77,7 @@ class Bench:
     def environment(self, user: str = "alice") -> dict[str, str]:
         home = self.folder / f"home-{user}"
         home.mkdir(exist_ok=True)
-        return connection.environment(self.server.url, home, username=user, key=f"key-of-{user}")
+        return connection.client_environment(self.server.url, home, username=user, key=f"key-of-{user}")
 
     def cli(
         self, *words: str | Path, user: str = "alice", env: Mapping[str, str | None] | None = None
@@ -180,10 +180,12 @@ class Bench:
 
 
 @contextmanager
-def serving(folder: Path, settings: Settings = HASTY, runner: Runner = plainly) -> Iterator[Bench]:
+def serving(
+    folder: Path, settings: LocalKaggleSettings = HASTY, runner: NotebookRunner = plainly
+) -> Iterator[Bench]:
     """Serve a local Kaggle from `folder`/state, with the accounts alice and bob."""
     kaggle = LocalKaggle(folder / "state", settings, runner)
     for name in ("alice", "bob"):
-        kaggle.accounts.add(name, key=f"key-of-{name}", token=f"KGAT_{name}")
-    with Server(kaggle) as server:
+        kaggle.accounts.add_account(name, key=f"key-of-{name}", token=f"KGAT_{name}")
+    with LocalKaggleServer(kaggle) as server:
         yield Bench(server, folder)

@@ -48,12 +48,12 @@ def new(*cells: str, **more: Any) -> NewNotebook:
 def versions(bench: Bench, ref: str = REF) -> list[int]:
     """Return the numbers of all versions that the server made."""
     owner, slug = ref.split("/")
-    return sorted(map(int, bench.kaggle.kernels.store.names("kernels", owner, slug, "versions")))
+    return sorted(map(int, bench.kaggle.kernels.store.key_names("kernels", owner, slug, "versions")))
 
 
 def pushes(bench: Bench) -> int:
     """Return how many pushes the server answered."""
-    return len(bench.server.traffic.ended("/SaveKernel"))
+    return len(bench.server.traffic.ended_requests("/SaveKernel"))
 
 
 def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes]":

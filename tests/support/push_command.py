@@ -21,7 +21,7 @@ KIT = {
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """A local Kaggle that knows the account of `--to local`, and a project with a kit."""
     with serving(tmp_path) as running:
-        running.kaggle.accounts.add("local", key="local-kaggle")
+        running.kaggle.accounts.add_account("local", key="local-kaggle")
         project(running).mkdir()
         (project(running) / "offline-kit.toml").write_text('dataset = "plant-kit"\n')
         make_kit(project(running) / "dist" / "offline-kit", KIT)

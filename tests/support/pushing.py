@@ -92,7 +92,7 @@ def planned(bench: Bench, kit: Kit, kaggle: KaggleClient) -> PushPlan:
 
 def content(bench: Bench, ref: str = "alice/plant-kit") -> dict[str, bytes]:
     """Return what a notebook would find of the READY version."""
-    found = bench.kaggle.datasets.mounted(ref, "alice")
+    found = bench.kaggle.datasets.mounted_version(ref, "alice")
     assert found is not None
     folder = found[-1]
     return {

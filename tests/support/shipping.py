@@ -17,8 +17,8 @@ from typing import Any
 
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.running import Job, Result, Runner
-from offline_kit.local_kaggle.settings import Settings
+from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
+from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import Kit
 from tests.support.command_line import offline_kit
@@ -66,7 +66,7 @@ main(sys.argv[1:])
 """The command line as it is, with hours made seconds: what it waits for, and how long, stands in constants."""
 
 
-def in_places(job: Job) -> Result:
+def in_places(job: RunJob) -> RunResult:
     """Run a kit's notebook in a bare subprocess that is told where its inputs and its outputs are."""
     output, shown = job.folder / "output", job.folder / "shown"
     output.mkdir()
@@ -84,7 +84,7 @@ def in_places(job: Job) -> Result:
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     job.say(done.stdout)
-    return Result(failure=done.stdout.splitlines()[-1] if done.returncode else "")
+    return RunResult(failure=done.stdout.splitlines()[-1] if done.returncode else "")
 
 
 def make_project(folder: Path, *, more: str = "") -> Path:
@@ -196,7 +196,7 @@ class Yard:
 
     def breaks(self, **fault: Any) -> None:
         """Let something go wrong, once unless told otherwise."""
-        self.bench.kaggle.faults.add(Fault(**fault))
+        self.bench.kaggle.faults.add_fault(Fault(**fault))
 
     @contextmanager
     def broken(self, **fault: Any) -> Iterator[None]:
@@ -208,7 +208,7 @@ class Yard:
 
     def calls(self, method: str) -> int:
         """Return how many calls of a method were answered."""
-        return len(self.bench.server.traffic.ended(f"/{method}"))
+        return len(self.bench.server.traffic.ended_requests(f"/{method}"))
 
     @property
     def kit(self) -> Kit:
@@ -217,15 +217,17 @@ class Yard:
 
     def datasets(self, ref: str = DATASET) -> list[int]:
         """Return the versions of a dataset that the server made."""
-        return sorted(self.bench.kaggle.datasets.versions.numbers(("datasets", *ref.split("/"))))
+        return sorted(self.bench.kaggle.datasets.versions.version_numbers(("datasets", *ref.split("/"))))
 
     def notebooks(self) -> list[int]:
         """Return the versions of the notebook that the server made."""
-        return sorted(map(int, self.bench.kaggle.store.names("kernels", *NOTEBOOK.split("/"), "versions")))
+        return sorted(
+            map(int, self.bench.kaggle.store.key_names("kernels", *NOTEBOOK.split("/"), "versions"))
+        )
 
     def submissions(self) -> list[dict[str, Any]]:
         """Return the submissions that the server has, shown or not."""
-        return list(self.bench.kaggle.store.records("submissions"))
+        return list(self.bench.kaggle.store.iter_records("submissions"))
 
     def made(self) -> tuple[int, int, int]:
         """Return how many versions of dataset and notebook and how many submissions there are."""
@@ -234,12 +236,12 @@ class Yard:
     def holds_the_kit(self, ref: str = DATASET, part: str = "kit") -> bool:
         """Tell whether the READY version of a dataset has the bytes of the kit's part, and nothing else."""
         (ours,) = [self.kit.part_folder(each) for each in self.kit.parts if each.name == part]
-        found = self.bench.kaggle.datasets.mounted(ref, ref.partition("/")[0])
+        found = self.bench.kaggle.datasets.mounted_version(ref, ref.partition("/")[0])
         return found is not None and _bytes(found[-1]) == _bytes(ours) and MARKER in _bytes(ours)
 
     def uploaded(self) -> int:
         """Return how many bytes of uploads arrived so far."""
-        return self.bench.server.traffic.uploaded()
+        return self.bench.server.traffic.uploaded_bytes()
 
 
 SHIP = ("--yes", "--wait", "--no-rehearsal")
@@ -254,14 +256,14 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def yard(
     folder: Path,
     built: Path,
-    settings: Settings = HASTY,
-    runner: Runner = in_places,
+    settings: LocalKaggleSettings = HASTY,
+    runner: NotebookRunner = in_places,
     **times: float,
 ) -> Iterator[Yard]:
     """Serve a local Kaggle with the competition, and a copy of the project `built` beside it."""
     with serving(folder, settings, runner) as bench:
-        bench.kaggle.accounts.add("local", key="local-kaggle")
-        bench.kaggle.catalog.add(competition(folder))
+        bench.kaggle.accounts.add_account("local", key="local-kaggle")
+        bench.kaggle.catalog.add_competition(competition(folder))
         project = folder / "project"
         shutil.copytree(built, project)
         home = folder / "home"

@@ -54,7 +54,7 @@ class Contest:
 
     def rules(self, extra: str) -> None:
         """Change the competition."""
-        self.bench.kaggle.catalog.add(competition(self.bench.folder, extra))
+        self.bench.kaggle.catalog.add_competition(competition(self.bench.folder, extra))
 
     def plan(self, **changes: Any) -> SubmitPlan:
         """Plan the submission of the first version, with changes to the request."""
@@ -76,7 +76,7 @@ class Contest:
 
     def made(self) -> list[dict[str, Any]]:
         """Return what the server has, shown or not."""
-        return list(self.bench.kaggle.store.records("submissions"))
+        return list(self.bench.kaggle.store.iter_records("submissions"))
 
 
 def ended(state: str) -> bool:
@@ -88,7 +88,7 @@ def ended(state: str) -> bool:
 def contest(folder: Path, grace: float = EAGER.visibility_timeout, **settings: Any) -> Iterator[Contest]:
     """Serve a competition; what is sent may take `grace` seconds to show."""
     with serving(folder, replace(HASTY, **settings)) as bench, client(bench) as alice:
-        bench.kaggle.catalog.add(competition(folder))
+        bench.kaggle.catalog.add_competition(competition(folder))
         yield Contest(bench, alice, grace)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
-from offline_kit.local_kaggle.running import Job, Result, Runner
+from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
 from offline_kit.project import config
 from offline_kit.workflow import build_remotely as chained_build
 from offline_kit.workflow import kaggle_session
@@ -26,10 +26,10 @@ WHEEL, OTHER = "plain-1.0-py3-none-any.whl", "zweite-1.0-py3-none-any.whl"
 MORE = 'requirements = ["requirements.in"]\ncompetition_data = "../small-digits/public"\n'
 
 
-def with_index(wheels: Path) -> Runner:
+def with_index(wheels: Path) -> NotebookRunner:
     """Return what runs notebooks as `in_places`, and those with the internet on beside a folder of wheels."""
 
-    def run(job: Job) -> Result:
+    def run(job: RunJob) -> RunResult:
         if not job.internet:
             return in_places(job)
         output = job.folder / "output"
@@ -42,7 +42,7 @@ def with_index(wheels: Path) -> Runner:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         job.say(done.stdout)
-        return Result(failure=done.stdout.splitlines()[-1] if done.returncode else "")
+        return RunResult(failure=done.stdout.splitlines()[-1] if done.returncode else "")
 
     return run
 
@@ -82,7 +82,8 @@ def on(here: Yard) -> tuple[str, ...]:
 def output(here: Yard, version: int = 1) -> Path:
     """Return the output of the wheelhouse notebook at the server."""
     return (
-        here.bench.kaggle.store.place("kernels", *WHEELHOUSE.split("/"), "versions", str(version)) / "output"
+        here.bench.kaggle.store.key_folder("kernels", *WHEELHOUSE.split("/"), "versions", str(version))
+        / "output"
     )
 
 

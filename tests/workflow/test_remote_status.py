@@ -13,7 +13,7 @@ SPLIT = 'parts = "split"\n'
 
 def calls(here: Yard) -> int:
     """Return how many requests the server has answered."""
-    return len(here.bench.server.traffic.ended())
+    return len(here.bench.server.traffic.ended_requests())
 
 
 def test_before_anything_was_sent(here: Yard) -> None:
@@ -77,7 +77,7 @@ def test_looked_at_now(here: Yard) -> None:
 @pytest.mark.slow
 def test_a_failed_run_stays_to_be_read(here: Yard) -> None:
     """What was wrong and what to do stand in the status, until a run goes well."""
-    here.bench.kaggle.faults.add(Fault(on="RUN", fail="Notebook Out of Memory"))
+    here.bench.kaggle.faults.add_fault(Fault(on="RUN", fail="Notebook Out of Memory"))
     said = here.push()
     assert said.code == 1
     told = here.run("status").good()
@@ -94,7 +94,7 @@ def test_a_failed_run_stays_to_be_read(here: Yard) -> None:
 def test_trouble_on_the_way_is_exit_4(here: Yard) -> None:
     """What was seen last can still be told, and is not mistaken for what is."""
     here.push().good()
-    here.bench.kaggle.faults.add(Fault(on="GetDataset", status=503, times=0))
+    here.bench.kaggle.faults.add_fault(Fault(on="GetDataset", status=503, times=0))
     told = here.run("status", *here.to, "--json")
     assert (told.code, json.loads(told.out)["ok"]) == (4, False)
     away = here.run("status", "--to", "local", "--at", "http://127.0.0.1:9")

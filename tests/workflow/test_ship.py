@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.local_kaggle.faults import Fault
-from offline_kit.local_kaggle.traffic import Event
+from offline_kit.local_kaggle.traffic import TrafficEvent
 from tests.support.competitions import competition
 from tests.support.local_kaggle import HASTY
 from tests.support.shipping import DATASET, HURRIED, WEIGHTS, Yard, built_copy, make_project, retrain, yard
@@ -283,7 +283,7 @@ def test_a_dry_run_without_a_kit(here: Yard) -> None:
 )
 def test_what_cannot_be_submitted_is_told_before_the_work(here: Yard, extra: str, words: str) -> None:
     """Rules that nobody accepted stop it at once; a deadline that is over is said first."""
-    here.bench.kaggle.catalog.add(competition(here.bench.folder, extra))
+    here.bench.kaggle.catalog.add_competition(competition(here.bench.folder, extra))
     told = here.ship()
     said = next(line for line in told.err.splitlines() if words in line)
     assert told.code == 4
@@ -333,7 +333,7 @@ def test_submit_pushes_nothing(here: Yard) -> None:
 @pytest.mark.slow
 def test_a_submission_under_way_is_not_disturbed_unasked(here: Yard) -> None:
     """New data for a queued submission: said and refused, asked on a terminal, sent with --yes."""
-    here.bench.kaggle.faults.add(PENDING)
+    here.bench.kaggle.faults.add_fault(PENDING)
     here.run("ship", *here.to, "--no-rehearsal", "--yes").good()
     retrain(here.project, b"2")
     plan = here.run("ship", *here.to, "--no-rehearsal", "--dry-run", "--no-rehearsal").good()
@@ -353,7 +353,7 @@ def test_a_submission_under_way_is_not_disturbed_unasked(here: Yard) -> None:
 
 def test_a_submission_counts_though_its_competition_is_configured_no_more(here: Yard) -> None:
     """What was submitted to another one, and has no end yet, is as spoilt by new data."""
-    here.bench.kaggle.faults.add(PENDING)
+    here.bench.kaggle.faults.add_fault(PENDING)
     here.run("ship", *here.to, "--no-rehearsal", "--yes").good()
     retrain(here.project, b"2")
     config = here.project / "offline-kit.toml"
@@ -371,10 +371,10 @@ def test_a_submission_counts_though_its_competition_is_configured_no_more(here: 
 def test_interrupted_it_goes_on_where_it_was(tmp_path: Path, built: Path) -> None:
     """^C while the notebook runs: 130, and the same command ends with one of each."""
     with yard(tmp_path, built, HASTY) as here:
-        here.bench.kaggle.faults.add(Fault(on="RUN", delay=2))
+        here.bench.kaggle.faults.add_fault(Fault(on="RUN", delay=2))
         seen = threading.Event()
 
-        def interrupt(event: Event) -> None:
+        def interrupt(event: TrafficEvent) -> None:
             if event.name.endswith("/GetKernelSessionStatus") and not seen.is_set():
                 seen.set()
                 process.send_signal(signal.SIGINT)

@@ -207,7 +207,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Serve a local Kaggle until interrupted, for `--to local` and for the unmodified client."""
     from offline_kit.core import files, processes
     from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
-    from offline_kit.local_kaggle.settings import Settings
+    from offline_kit.local_kaggle.settings import LocalKaggleSettings
     from offline_kit.packages import pip_settings
     from offline_kit.rehearsal.environments import Workshop
     from offline_kit.workflow import local_start
@@ -217,7 +217,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
         port=flags["port"],
         accounts=flags["accounts"],
         competitions=flags["competitions"],
-        settings=Settings(layout=flags["layout"]).slowed(flags["slow"]),
+        settings=LocalKaggleSettings(layout=flags["layout"]).with_delays(flags["slow"]),
     )
     console = console_of(quiet=quiet, as_json=as_json)
     settings = pip_settings.read_pip_settings(processes.copy_environment())
@@ -225,7 +225,10 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     # Notebooks run in the sandbox, in the running environment or in the versions of their kit's image.
     runner = SandboxRunner(shop, current=flags["env"] == "current")
     with local_start.running(wanted, runner) as server:
-        known, accounts = server.kaggle.store.names("competitions"), server.kaggle.store.names("accounts")
+        known, accounts = (
+            server.kaggle.store.key_names("competitions"),
+            server.kaggle.store.key_names("accounts"),
+        )
         for line in local_start.greeting(server.url, str(wanted.folder), known, accounts):
             console.note(line)
         console.result(
