@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from offline_kit.adopt import known_calls, literals, shell, shell_commands, syntax
-from offline_kit.adopt.findings import ARGUMENT, Kind, Wish
+from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
 from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.notebook import cells
@@ -16,7 +16,7 @@ from offline_kit.project import references
 
 
 @dataclass(frozen=True, kw_only=True)
-class Code:
+class NotebookCode:
     """The Python of a whole notebook, as far as it can be read."""
 
     trees: Mapping[int, ast.Module]
@@ -25,238 +25,261 @@ class Code:
     """By number of the cell; all code cells."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
-    known: literals.Names = field(default_factory=lambda: literals.Names({}))
+    strings: literals.KnownStrings = field(default_factory=lambda: literals.KnownStrings({}))
     """Strings that are assigned to a name once and for all."""
     flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
     """Names, of variables and class attributes, that are set to True once and for all, and where."""
-    loaded: frozenset[str] = frozenset()
+    strictly_loaded: frozenset[str] = frozenset()
     """Names whose `load_state_dict` or Keras' `load_weights` is called, strictly."""
-    loosely: frozenset[str] = frozenset()
+    loosely_loaded: frozenset[str] = frozenset()
     """The same with `strict=False`: what the checkpoint lacks stays as it was built."""
 
 
-def code_of(sources: Iterable[tuple[int, str]]) -> Code:
+def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
     """Read the code cells (number, text) of a notebook."""
     reads = {number: cells.read(source) for number, source in sources}
     trees = {number: tree for number, read in reads.items() if (tree := read.tree()) is not None}
     loads = [
         call
         for tree in trees.values()
-        for call in syntax.named_calls(tree, "load_state_dict", "load_weights")
+        for call in syntax.find_method_calls(tree, "load_state_dict", "load_weights")
     ]
-    loose = {syntax.owner(call) for call in loads if syntax.is_loose(call)}
-    return Code(
+    loose = {syntax.owner_name(call) for call in loads if syntax.is_loose_load(call)}
+    return NotebookCode(
         trees=trees,
         reads=reads,
-        aliases=_imported(trees.values()),
-        known=literals.constants(trees.values()),
-        flags=literals.flags(trees),
-        loaded=frozenset(syntax.owner(call) for call in loads) - loose,
-        loosely=frozenset(loose),
+        aliases=_collect_aliases(trees.values()),
+        strings=literals.known_strings(trees.values()),
+        flags=literals.find_true_names(trees),
+        strictly_loaded=frozenset(syntax.owner_name(call) for call in loads) - loose,
+        loosely_loaded=frozenset(loose),
     )
 
 
-def wishes(code: Code) -> Iterator[Wish]:
+def find_needs(code: NotebookCode) -> Iterator[ExternalNeed]:
     """Yield what the calls of a notebook want from outside, cell by cell."""
     for number, tree in code.trees.items():
-        yield from _Look(code, number, code.reads[number]).all(tree)
+        yield from _CallReader(code, number, code.reads[number]).read_tree(tree)
     for number, read in code.reads.items():
         if read.foreign == "writefile":
-            yield from _written(code, number, read)
+            yield from _find_written(code, number, read)
 
 
-def _written(code: Code, number: int, read: Read) -> Iterator[Wish]:
+def _find_written(code: NotebookCode, number: int, read: Read) -> Iterator[ExternalNeed]:
     """Yield the same of a module that a cell writes; its lines may be changed as those of other cells."""
     line, _, body = read.source.lstrip("\n").partition("\n")
-    own = cells.read(body)
-    tree = own.tree() if line.rstrip().endswith(".py") else None
-    if tree is None or own.magics:
+    module_read = cells.read(body)
+    tree = module_read.tree() if line.rstrip().endswith(".py") else None
+    if tree is None or module_read.magics:
         return
     before = len(read.source) - len(body)
-    there = replace(code, aliases={**code.aliases, **references.imported_names(tree)})
-    for wish in _Look(there, number, own).all(tree):
-        if wish.kind is Kind.PRETRAINED:
-            place = (wish.start + before, wish.end + before) if wish.start >= 0 else (-1, -1)
-            yield replace(
-                wish, line=wish.line + read.line(before) - 1, start=place[0], end=place[1], detail=""
-            )
+    module_code = replace(code, aliases={**code.aliases, **references.imported_names(tree)})
+    for wish in _CallReader(module_code, number, module_read).read_tree(tree):
+        if wish.kind is NeedKind.PRETRAINED:
+            span = (wish.start + before, wish.end + before) if wish.start >= 0 else (-1, -1)
+            yield replace(wish, line=wish.line + read.line(before) - 1, start=span[0], end=span[1], detail="")
 
 
-def _imported(trees: Iterable[ast.Module]) -> dict[str, str]:
+def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
     return {name: full for tree in trees for name, full in references.imported_names(tree).items()}
 
 
-class _Look:
+class _CallReader:
     """Looks through one cell."""
 
-    def __init__(self, code: Code, number: int, read: Read) -> None:
+    def __init__(self, code: NotebookCode, number: int, read: Read) -> None:
         self.code = code
         self.number = number
         self.read = read
         self.parents: dict[ast.AST, ast.AST] = {}
 
-    def all(self, tree: ast.Module) -> Iterator[Wish]:
+    def read_tree(self, tree: ast.Module) -> Iterator[ExternalNeed]:
         for node in ast.walk(tree):
             for child in ast.iter_child_nodes(node):
                 self.parents[child] = node
         for node in ast.walk(tree):
             if isinstance(node, ast.Call):
-                yield from self._call(node, self._dotted(node.func))
+                yield from self._read_call(node, self._dotted_name(node.func))
             elif isinstance(node, ast.FunctionDef):
-                yield from self._defaults(node)
-            elif isinstance(node, ast.Import | ast.ImportFrom) and self._is_for_secrets(node):
-                yield self._wish(Kind.ACCOUNT, node, target=known_calls.SECRETS, detail="import")
+                yield from self._read_defaults(node)
+            elif isinstance(node, ast.Import | ast.ImportFrom) and self._is_secrets_import(node):
+                yield self._make_need(
+                    NeedKind.ACCOUNT, node, target=known_calls.SECRETS_MODULE, detail="import"
+                )
 
-    def _call(self, call: ast.Call, name: str) -> Iterator[Wish]:
-        if name in known_calls.SHELLS or name == "get_ipython().run_line_magic":
-            yield from self._shell(call, name)
-        elif name in (*known_calls.COLAB, *known_calls.ACCOUNTS):
-            detail = "colab" if name in known_calls.COLAB else ""
-            yield self._wish(Kind.ACCOUNT, call, target=name, detail=detail, stand_in="None")
-        elif (stand_in := self._secret(call, name)) is not None:
-            yield self._wish(Kind.ACCOUNT, call, target=name, detail="secret", stand_in=stand_in)
-        elif download := download_calls.find_download(name, self._text(call, "", 0)):
-            yield from self._download(call, name, download)
+    def _read_call(self, call: ast.Call, name: str) -> Iterator[ExternalNeed]:
+        if name in known_calls.SHELL_CALLS or name == "get_ipython().run_line_magic":
+            yield from self._read_shell(call, name)
+        elif name in (*known_calls.COLAB_CALLS, *known_calls.LOGIN_CALLS):
+            detail = "colab" if name in known_calls.COLAB_CALLS else ""
+            yield self._make_need(NeedKind.ACCOUNT, call, target=name, detail=detail, stand_in="None")
+        elif (stand_in := self._secret_stand_in(call, name)) is not None:
+            yield self._make_need(NeedKind.ACCOUNT, call, target=name, detail="secret", stand_in=stand_in)
+        elif download := download_calls.find_download(name, self._argument_text(call, "", 0)):
+            yield from self._read_download(call, name, download)
         elif not name.rpartition(".")[2].startswith(("list_", "is_")):  # timm.list_models(pretrained=True)
             name = name or download_calls.dotted(call.func, self.code.aliases)
-            known = [*download_calls.switches(call, name), *self._unpacked(call, name)]
-            for switch in known or self._likely(call, name):
-                yield from self._weights(call, name, switch)
+            switches = [*download_calls.switches(call, name), *self._unpacked_switches(call, name)]
+            for switch in switches or self._likely_switches(call, name):
+                yield from self._read_switch(call, name, switch)
 
-    def _download(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[Wish]:
+    def _read_download(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
         """Yield what a call of the table downloads."""
-        source, detail = self._text(call, *download.source), download.detail
+        source, detail = self._argument_text(call, *download.source), download.detail
         match download.kind:
             case DownloadKind.FILE:
-                into = self._text(call, *download.target)
-                span = self._span(call.args[0]) if detail == "read" else None
-                yield self._wish(
-                    Kind.DOWNLOAD, call, target=source or "?", into=into, detail=detail, span=span
+                target = self._argument_text(call, *download.target)
+                span = self._source_span(call.args[0]) if detail == "read" else None
+                yield self._make_need(
+                    NeedKind.DOWNLOAD,
+                    call,
+                    target=source or "?",
+                    destination=target,
+                    detail=detail,
+                    span=span,
                 )
             case DownloadKind.REPOSITORY:
-                yield from self._repository(call, name, download)
+                yield from self._read_repository(call, name, download)
             case DownloadKind.MODEL_ID | DownloadKind.PRESET:
-                yield from self._by_id(call, name, download)
+                yield from self._read_model_id(call, name, download)
             case DownloadKind.KAGGLE:
-                into = self._text(call, *download.target)
-                yield self._wish(Kind.KAGGLE, call, target=source, into=into, detail=detail)
+                target = self._argument_text(call, *download.target)
+                yield self._make_need(NeedKind.KAGGLE, call, target=source, destination=target, detail=detail)
             case DownloadKind.KAGGLE_CLIENT:
                 if any(module.partition(".")[0] == "kaggle" for module in self.code.aliases.values()):
-                    yield self._wish(
-                        Kind.KAGGLE, call, target=source or "*", into="api", detail=detail, stand_in="None"
+                    yield self._make_need(
+                        NeedKind.KAGGLE,
+                        call,
+                        target=source or "*",
+                        destination="api",
+                        detail=detail,
+                        stand_in="None",
                     )
             case DownloadKind.CORPUS:
-                source = self._texts(call, download.source[0])
+                source = self._argument_texts(call, download.source[0])
                 stand_in = "" if detail == "spacy.load" else "True"
-                yield self._wish(Kind.CORPUS, call, target=source, detail=detail, stand_in=stand_in)
+                yield self._make_need(NeedKind.CORPUS, call, target=source, detail=detail, stand_in=stand_in)
             case DownloadKind.TORCH_HUB:
-                if self._text(call, "source", 9) != "local":
-                    yield self._wish(Kind.HUB, call, target=source, detail="torch.hub")
+                if self._argument_text(call, "source", 9) != "local":
+                    yield self._make_need(NeedKind.HUB, call, target=source, detail="torch.hub")
             case _:
-                yield self._wish(Kind.HUB, call, target=source, detail="call", into=download.instead)
+                yield self._make_need(
+                    NeedKind.HUB, call, target=source, detail="call", destination=download.instead
+                )
 
-    def _repository(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[Wish]:
+    def _read_repository(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
         """Yield a file, a snapshot or a data set of a hub that is downloaded by its id."""
-        detail, target = download.detail, self._text(call, *download.source) or "*"
+        detail, target = download.detail, self._argument_text(call, *download.source) or "*"
         if detail == "file":
-            folder, file = self._text(call, "subfolder", 2), self._text(call, "filename", 1) or "*"
+            folder, file = (
+                self._argument_text(call, "subfolder", 2),
+                self._argument_text(call, "filename", 1) or "*",
+            )
             detail = f"file {folder}{'/' if folder else ''}{file}"
         if name != "datasets.load_dataset":
-            data = "dataset " if self._text(call, "repo_type", 99) == "dataset" else ""
-            into = self._text(call, *download.target)
-            yield self._wish(Kind.HUB, call, target=target, into=into, detail=data + detail)
-        elif target not in known_calls.BUILDERS:
-            place = self._span(syntax.argument(call, *download.source))
-            yield self._wish(Kind.HUB, call, target=target, detail=detail, span=place)
+            data = "dataset " if self._argument_text(call, "repo_type", 99) == "dataset" else ""
+            target_folder = self._argument_text(call, *download.target)
+            yield self._make_need(
+                NeedKind.HUB, call, target=target, destination=target_folder, detail=data + detail
+            )
+        elif target not in known_calls.FILE_FORMATS:
+            span = self._source_span(syntax.find_argument(call, *download.source))
+            yield self._make_need(NeedKind.HUB, call, target=target, detail=detail, span=span)
 
-    def _secret(self, call: ast.Call, name: str) -> str | None:
+    def _secret_stand_in(self, call: ast.Call, name: str) -> str | None:
         """Return what stands for a call that asks for a secret of the account; None for others."""
-        if name.startswith(f"{known_calls.SECRETS}.") and "()" not in name:
+        if name.startswith(f"{known_calls.SECRETS_MODULE}.") and "()" not in name:
             return "None" if not isinstance(self.parents.get(call), ast.Attribute) else None
-        used = any(each.startswith(known_calls.SECRETS) for each in self.code.aliases.values())
-        return known_calls.ASKS.get(name.rpartition(".")[2]) if used else None
+        used = any(module.startswith(known_calls.SECRETS_MODULE) for module in self.code.aliases.values())
+        return known_calls.SECRET_METHODS.get(name.rpartition(".")[2]) if used else None
 
-    def _is_for_secrets(self, node: ast.Import | ast.ImportFrom) -> bool:
+    def _is_secrets_import(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Whether an import is needed by nothing but calls that are stood in for."""
-        names = {each.asname or each.name for each in node.names}
+        names = {item.asname or item.name for item in node.names}
         module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-        if module != known_calls.SECRETS or len(names) > 1:
+        if module != known_calls.SECRETS_MODULE or len(names) > 1:
             return False
-        nodes = [each for tree in self.code.trees.values() for each in ast.walk(tree)]
-        calls = [each for each in nodes if isinstance(each, ast.Call) and syntax.owner(each) in names]
-        made = [each for each in calls if self._dotted(each.func).startswith(f"{known_calls.SECRETS}.U")]
-        return len(made) == sum(isinstance(each, ast.Name) and each.id in names for each in nodes)
+        nodes = [item for tree in self.code.trees.values() for item in ast.walk(tree)]
+        calls = [item for item in nodes if isinstance(item, ast.Call) and syntax.owner_name(item) in names]
+        clients = [
+            item
+            for item in calls
+            if self._dotted_name(item.func).startswith(f"{known_calls.SECRETS_MODULE}.U")
+        ]
+        return len(clients) == sum(isinstance(item, ast.Name) and item.id in names for item in nodes)
 
-    def _by_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[Wish]:
+    def _read_model_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
         """Yield what a call loads by its id on a hub."""
-        node = syntax.argument(call, *download.source)
+        node = syntax.find_argument(call, *download.source)
         if (
             node is None
             and name == "transformers.pipeline"
-            and not any(each.arg is None for each in call.keywords)
+            and not any(keyword.arg is None for keyword in call.keywords)
         ):
-            yield self._wish(Kind.HUB, call, target="", detail="call", into="`model=` names its folder")
+            yield self._make_need(
+                NeedKind.HUB, call, target="", detail="call", destination="`model=` names its folder"
+            )
         detail = "sentence" if name.endswith(".SentenceTransformer") else "from_pretrained"
         detail = "preset" if download.kind is DownloadKind.PRESET else detail
-        targets = literals.texts(node, self.code.known)
-        span = self._span(node) if len(targets) == 1 else (-1, -1)
+        targets = literals.possible_strings(node, self.code.strings)
+        span = self._source_span(node) if len(targets) == 1 else (-1, -1)
         for target in filter(None, targets):
-            yield self._wish(Kind.HUB, call, target=target, detail=detail, span=span)
+            yield self._make_need(NeedKind.HUB, call, target=target, detail=detail, span=span)
 
-    def _unpacked(self, call: ast.Call, name: str) -> Iterator[Switch]:
+    def _unpacked_switches(self, call: ast.Call, name: str) -> Iterator[Switch]:
         """Yield arguments that `**CFG` brings, where a setting is called so and is on."""
-        if any(each.arg is None for each in call.keywords):
-            said = {each.arg for each in call.keywords}
+        if any(keyword.arg is None for keyword in call.keywords):
+            stated = {keyword.arg for keyword in call.keywords}
             for argument, off in download_calls.deciding(name).items():
-                if argument in self.code.flags and argument not in said:
+                if argument in self.code.flags and argument not in stated:
                     yield Switch(argument=argument, off=off, said=ast.Name(id=argument, ctx=ast.Load()))
 
-    def _likely(self, call: ast.Call, name: str) -> Iterator[Switch]:
+    def _likely_switches(self, call: ast.Call, name: str) -> Iterator[Switch]:
         """Yield arguments that mean in calls of one's own what they mean in those of libraries."""
-        for each in call.keywords if name != "dict" else ():
-            if off := {"pretrained": "False", "encoder_weights": "None"}.get(each.arg or ""):
-                yield Switch(argument=each.arg or "", off=off, said=each.value)
+        for keyword in call.keywords if name != "dict" else ():
+            if off := {"pretrained": "False", "encoder_weights": "None"}.get(keyword.arg or ""):
+                yield Switch(argument=keyword.arg or "", off=off, said=keyword.value)
 
-    def _weights(self, call: ast.Call, name: str, switch: Switch) -> Iterator[Wish]:
+    def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
         """Yield an argument that fetches weights; one that is a setting, where that is made."""
-        look, value, flag = self, switch.said, syntax.setting(switch.said)
-        text = literals.text(value, self.code.known)
-        told = (
+        reader, value, flag = self, switch.said, syntax.setting_name(switch.said)
+        text = literals.string_value(value, self.code.strings)
+        known_value = (
             value.value if isinstance(value, ast.Constant) else text if text and "*" not in text else UNKNOWN
         )
         if value is not None and switch.off == "False" and flag in self.code.flags:
             number, value = self.code.flags[flag]
-            look, told = _Look(self.code, number, self.code.reads[number]), True
-        if not switch.fetches(told):
+            reader, known_value = _CallReader(self.code, number, self.code.reads[number]), True
+        if not switch.fetches(known_value):
             return
         missing = value is None
-        yield look._wish(
-            Kind.PRETRAINED,
-            value if look is not self else call,
-            target=self._text(call, "model_name", 0) or name,
-            detail=self._built(call),
-            stand_in=self._added(call, switch) if missing else switch.off,
-            span=self._behind(call) if missing else look._span(value),
-            into=flag if look is not self else switch.argument,
+        yield reader._make_need(
+            NeedKind.PRETRAINED,
+            value if reader is not self else call,
+            target=self._argument_text(call, "model_name", 0) or name,
+            detail=self._assigned_name(call),
+            stand_in=self._added_argument(call, switch) if missing else switch.off,
+            span=self._argument_place(call) if missing else reader._source_span(value),
+            destination=flag if reader is not self else switch.argument,
         )
 
-    def _behind(self, call: ast.Call) -> tuple[int, int]:
+    def _argument_place(self, call: ast.Call) -> tuple[int, int]:
         """Return the place where one more argument can be written."""
-        nodes: list[Any] = [*call.args, *(each.value for each in call.keywords)] or [call.func]
-        _, end = self._span(call)
-        place = self.read.offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
-        if not 0 <= place < end:
+        nodes: list[Any] = [*call.args, *(keyword.value for keyword in call.keywords)] or [call.func]
+        _, end = self._source_span(call)
+        offset = self.read.offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
+        if not 0 <= offset < end:
             return -1, -1
-        tail = re.sub(r"#[^\n]*", lambda found: " " * len(found[0]), self.read.source[place : end - 1])
-        place += max(tail.rfind(sign) for sign in "(),") + 1
-        return place, place
+        tail = re.sub(r"#[^\n]*", lambda found: " " * len(found[0]), self.read.source[offset : end - 1])
+        offset += max(tail.rfind(sign) for sign in "(),") + 1
+        return offset, offset
 
-    def _added(self, call: ast.Call, switch: Switch) -> str:
-        place, _ = self._behind(call)
-        sign = self.read.source[place - 1 : place]
+    def _added_argument(self, call: ast.Call, switch: Switch) -> str:
+        offset, _ = self._argument_place(call)
+        sign = self.read.source[offset - 1 : offset]
         return f"{ {'(': '', ',': ' '}.get(sign, ', ') }{switch.argument}={switch.off}"
 
-    def _defaults(self, node: ast.FunctionDef) -> Iterator[Wish]:
+    def _read_defaults(self, node: ast.FunctionDef) -> Iterator[ExternalNeed]:
         """Yield `def __init__(self, pretrained=True)`."""
         arguments = [*node.args.posonlyargs, *node.args.args]
         pairs: list[tuple[ast.arg, ast.expr | None]] = [
@@ -264,117 +287,132 @@ class _Look:
             *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
         ]
         for argument, default in pairs:
-            if argument.arg == "pretrained" and syntax.is_said(default, True):
-                yield self._wish(
-                    Kind.PRETRAINED,
+            if argument.arg == "pretrained" and syntax.is_constant(default, True):
+                yield self._make_need(
+                    NeedKind.PRETRAINED,
                     node,
                     target=node.name,
                     stand_in="False",
-                    span=self._span(default),
-                    into="pretrained",
+                    span=self._source_span(default),
+                    destination="pretrained",
                 )
 
-    def _shell(self, call: ast.Call, name: str) -> Iterator[Wish]:
-        line = self._command(call, name)
-        if not line:
+    def _read_shell(self, call: ast.Call, name: str) -> Iterator[ExternalNeed]:
+        command_lines = self._command_words(call, name)
+        if not command_lines:
             return
         before = f"{ast.unparse(call.func.value)}." if isinstance(call.func, ast.Attribute) else ""
-        stand_in = known_calls.SHELLS.get(name, "None").format(before=before)
+        stand_in = known_calls.SHELL_CALLS.get(name, "None").format(before=before)
         if "CompletedProcess" in stand_in and not before:
             stand_in = ""
-        found = [self._of_command(call, words, stand_in) for words in line]
-        wished = [wish for wishes in found for wish in wishes]
-        if any(wish.detail == ARGUMENT for wish in wished):  # the command stays: one of its words may change
-            yield from (wish if wish.detail == ARGUMENT else _untouchable(wish) for wish in wished)
-        elif all(found):
-            yield from wished
+        by_command = [self._command_needs(call, words, stand_in) for words in command_lines]
+        needs = [wish for wishes in by_command for wish in wishes]
+        if any(wish.detail == ARGUMENT for wish in needs):  # the command stays: one of its words may change
+            yield from (wish if wish.detail == ARGUMENT else _without_span(wish) for wish in needs)
+        elif all(by_command):
+            yield from needs
         else:  # of a line that does something else as well nothing can be taken out
-            yield from (_untouchable(wish) for wish in wished)
+            yield from (_without_span(wish) for wish in needs)
 
-    def _of_command(self, call: ast.Call, words: tuple[str, ...], stand_in: str) -> list[Wish]:
-        made = list(shell_commands.of_command(words))
+    def _command_needs(self, call: ast.Call, words: tuple[str, ...], stand_in: str) -> list[ExternalNeed]:
+        fields = list(shell_commands.command_needs(words))
         return [
-            self._wish(stand_in=stand_in, node=call, span=self._word(call, each), **each) for each in made
+            self._make_need(stand_in=stand_in, node=call, span=self._word_span(call, field_set), **field_set)
+            for field_set in fields
         ]
 
-    def _word(self, call: ast.Call, fields: Mapping[str, Any]) -> tuple[int, int] | None:
+    def _word_span(self, call: ast.Call, fields: Mapping[str, Any]) -> tuple[int, int] | None:
         """Return the place of what is one word of a command; None for what is all of it."""
         if fields.get("detail") != ARGUMENT:
             return None
-        start, end = self._span(call)
-        first, last = shell.place_of(fields["target"], self.read.source[start:end], {})
+        start, end = self._source_span(call)
+        first, last = shell.find_word(fields["target"], self.read.source[start:end], {})
         return (start + first, start + last) if start >= 0 and first >= 0 else (-1, -1)
 
-    def _command(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:
+    def _command_words(self, call: ast.Call, name: str) -> list[tuple[str, ...]]:
         if name == "get_ipython().run_line_magic":
-            word, rest = self._text(call, "magic_name", 0), self._text(call, "line", 1)
-            return [each.words for each in shell.commands(f"{word} {rest}")] if word == "pip" else []
-        node = syntax.argument(call, "args", 0) or syntax.argument(call, "command", 0)
-        known = literals.Names({**self.code.known, "sys.executable": "python"}, self.code.known.several)
+            word, arguments = self._argument_text(call, "magic_name", 0), self._argument_text(call, "line", 1)
+            return (
+                [command.words for command in shell.split_commands(f"{word} {arguments}")]
+                if word == "pip"
+                else []
+            )
+        node = syntax.find_argument(call, "args", 0) or syntax.find_argument(call, "command", 0)
+        strings = literals.KnownStrings(
+            {**self.code.strings, "sys.executable": "python"}, self.code.strings.several
+        )
         listed = (
-            literals.words(node, known) if not isinstance(node, ast.Name) or node.id not in known else None
+            literals.list_strings(node, strings)
+            if not isinstance(node, ast.Name) or node.id not in strings
+            else None
         )
         if listed:
             listed = ("pip", *listed) if name.startswith("pip.") else listed
             return [(listed[0].rpartition("/")[2], *listed[1:])]
-        lines = literals.texts(node, known) if node is not None else ()
-        return [each.words for line in lines for each in shell.commands(line, known)]
+        lines = literals.possible_strings(node, strings) if node is not None else ()
+        return [command.words for line in lines for command in shell.split_commands(line, strings)]
 
-    def _dotted(self, node: ast.expr) -> str:
+    def _dotted_name(self, node: ast.expr) -> str:
         if isinstance(node, ast.Attribute):
-            before = self._dotted(node.value)
+            before = self._dotted_name(node.value)
             return f"{before}.{node.attr}" if before else ""
         if isinstance(node, ast.Call):
-            inner = self._dotted(node.func)
-            return f"{inner}()" if inner == "get_ipython" or inner.startswith(known_calls.SECRETS) else ""
+            inner = self._dotted_name(node.func)
+            return (
+                f"{inner}()" if inner == "get_ipython" or inner.startswith(known_calls.SECRETS_MODULE) else ""
+            )
         return self.code.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
-    def _text(self, call: ast.Call, name: str, place: int) -> str:
-        node = syntax.argument(call, name, place)
-        return literals.text(node, self.code.known) if node is not None else ""
+    def _argument_text(self, call: ast.Call, name: str, place: int) -> str:
+        node = syntax.find_argument(call, name, place)
+        return literals.string_value(node, self.code.strings) if node is not None else ""
 
-    def _texts(self, call: ast.Call, name: str) -> str:
+    def _argument_texts(self, call: ast.Call, name: str) -> str:
         """Return a first argument that is one string or a list of them, with blanks between."""
-        node = syntax.argument(call, name, 0)
+        node = syntax.find_argument(call, name, 0)
         several = node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else [node]
-        return " ".join(literals.text(each, self.code.known) for each in several)
+        return " ".join(literals.string_value(element, self.code.strings) for element in several)
 
-    def _built(self, call: ast.Call) -> str:
+    def _assigned_name(self, call: ast.Call) -> str:
         """Return what a call's result is assigned to, "" where it is part of something larger."""
-        above = self.parents.get(call)
+        parent = self.parents.get(call)
         if (
-            isinstance(above, ast.Assign)
-            and len(above.targets) == 1
-            and isinstance(above.targets[0], ast.Name)
+            isinstance(parent, ast.Assign)
+            and len(parent.targets) == 1
+            and isinstance(parent.targets[0], ast.Name)
         ):
-            inside = any(isinstance(each, ast.FunctionDef | ast.ClassDef) for each in self._above(call))
-            return "" if inside else above.targets[0].id
+            inside = any(
+                isinstance(ancestor, ast.FunctionDef | ast.ClassDef) for ancestor in self._ancestors_of(call)
+            )
+            return "" if inside else parent.targets[0].id
         return ""
 
-    def _above(self, node: ast.AST) -> Iterator[ast.AST]:
+    def _ancestors_of(self, node: ast.AST) -> Iterator[ast.AST]:
         while node in self.parents:
             node = self.parents[node]
             yield node
 
-    def _span(self, node: Any) -> tuple[int, int]:
+    def _source_span(self, node: Any) -> tuple[int, int]:
         """Return the place of a node in the cell's text; inside f-strings older Pythons do not tell it."""
-        if node is None or any(isinstance(each, ast.JoinedStr) for each in self._above(node)):
+        if node is None or any(isinstance(ancestor, ast.JoinedStr) for ancestor in self._ancestors_of(node)):
             return -1, -1
         start = self.read.offset(node.lineno, node.col_offset)
         return start, self.read.offset(node.end_lineno, node.end_col_offset)
 
-    def _wish(self, kind: Kind, node: Any, *, span: tuple[int, int] | None = None, **more: str) -> Wish:
-        start, end = self._span(node) if span is None else span
-        whole = span is None and self._is_whole(node, start, end)
+    def _make_need(
+        self, kind: NeedKind, node: Any, *, span: tuple[int, int] | None = None, **more: str
+    ) -> ExternalNeed:
+        start, end = self._source_span(node) if span is None else span
+        is_whole = span is None and self._is_whole(node, start, end)
         text = self.read.source.split("\n")[node.lineno - 1].strip()
-        return Wish(
+        return ExternalNeed(
             kind=kind,
             cell=self.number,
             line=node.lineno,
             text=text,
             start=start,
             end=end,
-            whole=whole,
+            is_statement=is_whole,
             **more,
         )
 
@@ -387,5 +425,5 @@ class _Look:
         return not before.strip() and (not behind or behind.startswith("#"))
 
 
-def _untouchable(wish: Wish) -> Wish:
-    return replace(wish, start=-1, end=-1, whole=False)
+def _without_span(wish: ExternalNeed) -> ExternalNeed:
+    return replace(wish, start=-1, end=-1, is_statement=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Kind(StrEnum):
+class NeedKind(StrEnum):
     """What a line of a notebook asks of the internet, or of a folder that is elsewhere now."""
 
     INSTALL = "install"
@@ -41,7 +41,7 @@ class Kind(StrEnum):
     """Stands in the notebook's metadata."""
 
 
-class Became(StrEnum):
+class Resolution(StrEnum):
     """What a found thing became."""
 
     REQUIREMENT = "requirement"
@@ -52,14 +52,14 @@ class Became(StrEnum):
     SERVED = "served"
     REWRITTEN = "rewritten"
     """Says the same in other words."""
-    KEPT = "kept"
+    UNCHANGED = "kept"
     """Stays as it is and does no harm."""
-    ASKED = "asked"
+    UNRESOLVED = "asked"
     """Stays as it is and fails offline, or must not be pushed: the person has to do something."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class NotebookCell:
     """One cell of the notebook."""
 
     number: int
@@ -77,10 +77,10 @@ ARGUMENT = "argument"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ExternalNeed:
     """Something that a line wants from outside, before anybody decided what becomes of it."""
 
-    kind: Kind
+    kind: NeedKind
     """What it asks for."""
     cell: int
     """Number of the cell."""
@@ -90,7 +90,7 @@ class Wish:
     """The line or the command as it stands."""
     target: str = ""
     """What is fetched: requirement, address, hub id, slug, path."""
-    into: str = ""
+    destination: str = ""
     """Where it goes: a file or folder, as the notebook calls it; empty where nobody says."""
     detail: str = ""
     """More about it: "dataset", "model", "competition", "notebook"; or the argument to change."""
@@ -100,15 +100,15 @@ class Wish:
     """Where that ends."""
     stand_in: str = ""
     """What may stand there instead."""
-    whole: bool = False
+    is_statement: bool = False
     """Whether the place is one whole statement."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class ResolvedNeed:
     """A wish, and what became of it."""
 
-    kind: Kind
+    kind: NeedKind
     """What was asked for."""
     cell: int
     """Number of the cell; 0 for the notebook's metadata."""
@@ -116,23 +116,23 @@ class Found:
     """Line of the cell, from 1."""
     text: str
     """The line as it stands, shortened."""
-    became: Became
+    resolution: Resolution
     """What became of it."""
     value: str = ""
     """The requirement, the checkpoint, the source, ..."""
     remedy: str = ""
     """What the person has to do, where anything is left to do."""
-    where: str = ""
+    source: str = ""
     """The metadata that it stands in, where it stands in no cell."""
 
     @property
-    def place(self) -> str:
+    def position(self) -> str:
         """Where it stands, for a person."""
-        return f"cell {self.cell}, line {self.line}" if self.cell else self.where
+        return f"cell {self.cell}, line {self.line}" if self.cell else self.source
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit:
+class CellEdit:
     """One change of a cell's text."""
 
     cell: int
@@ -146,7 +146,7 @@ class Edit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sources:
+class AttachedSources:
     """What is attached to the notebook on Kaggle."""
 
     competitions: tuple[str, ...] = ()
@@ -165,11 +165,11 @@ class Adoption:
 
     notebook: Path
     """The notebook."""
-    cells: tuple[Cell, ...]
+    cells: tuple[NotebookCell, ...]
     """Its cells as they are."""
     changed: tuple[str, ...]
     """The text of every cell in the adopted notebook."""
-    found: tuple[Found, ...]
+    resolved: tuple[ResolvedNeed, ...]
     """All that was found, in the order of the notebook."""
     requirements: tuple[str, ...] = ()
     """Lines of a requirements file, in the notebook's order."""
@@ -183,17 +183,17 @@ class Adoption:
     """Its own modules beside the notebook."""
     served: tuple[tuple[str, str], ...] = ()
     """Pairs: path in the adopted notebook, and the project's file or folder that is to be found there."""
-    made: tuple[tuple[str, str], ...] = ()
+    laid_out: tuple[tuple[str, str], ...] = ()
     """Pairs: what a line would have fetched into the working folder (or elsewhere, where the path is absolute), and
     the project's file or folder that is laid there; "" for an empty folder."""
-    sources: Sources = field(default_factory=Sources)
+    sources: AttachedSources = field(default_factory=AttachedSources)
     """What has to be attached."""
     accelerator: str = ""
     """The accelerator that its metadata asks for; empty for none."""
-    said_in: str = ""
+    accelerator_source: str = ""
     """The metadata that says so."""
 
     @property
-    def asked(self) -> tuple[Found, ...]:
+    def unresolved(self) -> tuple[ResolvedNeed, ...]:
         """What the person has to do something about."""
-        return tuple(one for one in self.found if one.became is Became.ASKED)
+        return tuple(need for need in self.resolved if need.resolution is Resolution.UNRESOLVED)

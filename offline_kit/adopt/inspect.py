@@ -18,12 +18,22 @@ from offline_kit.adopt import (
     room_makers,
     written_secrets,
 )
-from offline_kit.adopt.calls import Code
-from offline_kit.adopt.file_places import Ground
-from offline_kit.adopt.findings import ARGUMENT, Adoption, Became, Cell, Edit, Found, Kind, Sources, Wish
-from offline_kit.adopt.outcomes import Basket, Verdict, found_of
-from offline_kit.adopt.shell_lines import ShellLine, placed, shell_lines
-from offline_kit.adopt.working_folders import Folders
+from offline_kit.adopt.calls import NotebookCode
+from offline_kit.adopt.file_places import NotebookFiles
+from offline_kit.adopt.findings import (
+    ARGUMENT,
+    Adoption,
+    AttachedSources,
+    CellEdit,
+    ExternalNeed,
+    NeedKind,
+    NotebookCell,
+    Resolution,
+    ResolvedNeed,
+)
+from offline_kit.adopt.outcomes import Collected, Decision, resolve_need
+from offline_kit.adopt.shell_lines import ShellLine, find_shell_lines, place_destination
+from offline_kit.adopt.working_folders import WorkingFolders
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.project.accelerators import machine_shape
 from offline_kit.project.images import Image
@@ -31,11 +41,11 @@ from offline_kit.project.images import Image
 NO_EDIT = "take it out by hand: its place in the line cannot be told"
 
 
-def look(
+def inspect_notebook(
     notebook: Path,
     project: Path,
     image: Image,
-    attached: Sources | None = None,
+    attached: AttachedSources | None = None,
     lines: tuple[str, ...] = (),
 ) -> Adoption:
     """Look a notebook through against a project and an image; nothing of it is run and nothing is fetched.
@@ -44,182 +54,194 @@ def look(
 
     Raises UsageError where there is no such notebook, ProjectError for what is none.
     """
-    cells = read_notebook.cells(notebook)
-    said = read_notebook.beside(notebook)
-    basket = Basket(sources=_together(said.sources, attached or Sources()))
-    ground = Ground(
+    cells = read_notebook.read_cells(notebook)
+    metadata = read_notebook.read_metadata(notebook)
+    basket = Collected(sources=_merge_sources(metadata.sources, attached or AttachedSources()))
+    ground = NotebookFiles(
         project=project,
         notebook=notebook,
         image=image,
         sources=basket.sources,
-        unnamed=said.unnamed,
+        unnamed=metadata.unnamed,
         lines=lines,
     )
-    code = calls.code_of((cell.number, cell.source) for cell in cells if cell.kind == "code")
-    folders = Folders(code)
-    wishes = _wished(code, folders)
-    found, edits = _decided(wishes, code, ground, basket)
-    for one, edit in files_beside.look(code, ground, basket, folders):
-        found.append(one)
+    code = calls.read_code((cell.number, cell.source) for cell in cells if cell.kind == "code")
+    folders = WorkingFolders(code)
+    wishes = _collect_needs(code, folders)
+    resolved, edits = _decide_needs(wishes, code, ground, basket)
+    for need, edit in files_beside.find_read_files(code, ground, basket, folders):
+        resolved.append(need)
         edits += [edit] if edit else []
-    for one, change in (*room_makers.look(code, basket.made, folders), *magics.look(code, image)):
+    for need, change in (
+        *room_makers.disable_folder_changes(code, basket.laid_out, folders),
+        *magics.disable_magics(code, image),
+    ):
         if not any(edit.cell == change.cell and edit.start <= change.start < edit.end for edit in edits):
-            found.append(one)
+            resolved.append(need)
             edits.append(change)
-    found += missing_imports.path_folders(code, ground, basket, folders)
-    found += missing_imports.look(code, ground, basket, own_names.look(code, ground, folders, wishes.all))
-    found += missing_imports.unread(code)
-    edits += input_paths.edits(code)
-    found += input_paths.resolve(code, replace(ground, sources=basket.sources), basket)
-    found += _settings(said)
-    changed = tuple(_changed(cell, edits) for cell in cells)
-    found += written_secrets.look(cells, changed)
+    resolved += missing_imports.collect_path_folders(code, ground, basket, folders)
+    resolved += missing_imports.resolve_imports(
+        code, ground, basket, own_names.find_provided_imports(code, ground, folders, wishes.all_needs)
+    )
+    resolved += missing_imports.report_unread(code)
+    edits += input_paths.edit_input_paths(code)
+    resolved += input_paths.resolve_sources(code, replace(ground, sources=basket.sources), basket)
+    resolved += _resolve_metadata(metadata)
+    changed = tuple(_change_cell(cell, edits) for cell in cells)
+    resolved += written_secrets.find_written_secrets(cells, changed)
     return Adoption(
         notebook=notebook,
         cells=cells,
         changed=changed,
-        found=_ordered(found),
+        resolved=_sort_needs(resolved),
         requirements=(*basket.indexes, *basket.requirements),
         requirement_files=tuple(basket.files),
         packages=tuple(basket.packages),
         checkpoints=tuple(basket.checkpoints),
         modules=tuple(basket.modules),
-        served=tuple(sorted((_below(path), name) for path, name in basket.served.items())),
-        made=tuple(sorted(basket.made.items())),
+        served=tuple(sorted((_served_below(path), name) for path, name in basket.served.items())),
+        laid_out=tuple(sorted(basket.laid_out.items())),
         sources=basket.sources,
-        accelerator=said.accelerator,
-        said_in=said.where,
+        accelerator=metadata.accelerator,
+        accelerator_source=metadata.source,
     )
 
 
-def _together(said: Sources, attached: Sources) -> Sources:
-    def both(name: str) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*getattr(attached, name), *getattr(said, name))))
+def _merge_sources(stated: AttachedSources, attached: AttachedSources) -> AttachedSources:
+    def merge_names(name: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*getattr(attached, name), *getattr(stated, name))))
 
-    return Sources(
-        competitions=both("competitions"),
-        datasets=both("datasets"),
-        notebooks=both("notebooks"),
-        models=both("models"),
+    return AttachedSources(
+        competitions=merge_names("competitions"),
+        datasets=merge_names("datasets"),
+        notebooks=merge_names("notebooks"),
+        models=merge_names("models"),
     )
 
 
-def _below(path: str) -> str:
+def _served_below(path: str) -> str:
     """Return a served path below the folder that shows everything."""
     return path if path.startswith("input/") else f"working/{path}"
 
 
-def _changed(cell: Cell, edits: Sequence[Edit]) -> str:
+def _change_cell(cell: NotebookCell, edits: Sequence[CellEdit]) -> str:
     own = [edit for edit in edits if edit.cell == cell.number]
-    return rewrite.applied(cell.source, own) if own else cell.source
+    return rewrite.apply_edits(cell.source, own) if own else cell.source
 
 
-def _ordered(found: Iterable[Found]) -> tuple[Found, ...]:
-    return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.cell or 1 << 30, one.line)))
+def _sort_needs(found: Iterable[ResolvedNeed]) -> tuple[ResolvedNeed, ...]:
+    return tuple(sorted(dict.fromkeys(found), key=lambda need: (need.cell or 1 << 30, need.line)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wished:
+class _NotebookNeeds:
     """What a notebook wants from outside."""
 
     lines: list[ShellLine]
     """In its shell lines."""
-    called: list[Wish]
+    called: list[ExternalNeed]
     """In its calls."""
 
     @property
-    def all(self) -> list[Wish]:
+    def all_needs(self) -> list[ExternalNeed]:
         return [*(wish for line in self.lines for wish in line.wishes), *self.called]
 
 
-def _wished(code: Code, folders: Folders) -> _Wished:
+def _collect_needs(code: NotebookCode, folders: WorkingFolders) -> _NotebookNeeds:
     called = [
-        replace(wish, into=placed(wish.kind, wish.into, folders.at(wish.cell, wish.line)))
-        for wish in calls.wishes(code)
+        replace(
+            wish,
+            destination=place_destination(
+                wish.kind, wish.destination, folders.folder_at(wish.cell, wish.line)
+            ),
+        )
+        for wish in calls.find_needs(code)
     ]
-    return _Wished(lines=list(shell_lines(code, folders)), called=called)
+    return _NotebookNeeds(lines=list(find_shell_lines(code, folders)), called=called)
 
 
-def _decided(wished: _Wished, code: Code, ground: Ground, basket: Basket) -> tuple[list[Found], list[Edit]]:
+def _decide_needs(
+    wished: _NotebookNeeds, code: NotebookCode, ground: NotebookFiles, basket: Collected
+) -> tuple[list[ResolvedNeed], list[CellEdit]]:
     """Decide on all wishes of shell lines and calls, in the notebook's order."""
-    lines, called, everything = wished.lines, wished.called, wished.all
-    found: list[Found] = []
-    edits: list[Edit] = []
-    verdicts: dict[int, Verdict] = {}
+    lines, called, everything = wished.lines, wished.called, wished.all_needs
+    resolved: list[ResolvedNeed] = []
+    edits: list[CellEdit] = []
+    verdicts: dict[int, Decision] = {}
     for wish in sorted(everything, key=lambda one: (one.cell, one.line, one.start)):
-        verdicts[id(wish)] = decide.decide(wish, code, ground, basket, everything)
+        verdicts[id(wish)] = decide.decide_need(wish, code, ground, basket, everything)
     for line in lines:
         own = [verdicts[id(wish)] for wish in line.wishes]
-        found += [verdict.found for verdict in own]
-        edits += _line_edits(line, own, code)
+        resolved += [verdict.resolved for verdict in own]
+        edits += _edit_line(line, own, code)
     for _, group in groupby(called, key=lambda wish: (wish.cell, wish.start, wish.end)):
         wishes = list(group)
         own = [verdicts[id(wish)] for wish in wishes]
-        off = all(verdict.off for verdict in own)
-        edit = _call_edit(wishes[0], own, code) if off else None
+        off = all(verdict.switches_off for verdict in own)
+        edit = _edit_call(wishes[0], own, code) if off else None
         for wish, verdict in zip(wishes, own, strict=True):
-            found.append(_by_hand(wish, verdict) if off and not edit else verdict.found)
+            resolved.append(_unresolve_need(wish, verdict) if off and not edit else verdict.resolved)
         edits += [edit] if edit else []
-    return found, edits
+    return resolved, edits
 
 
-def _by_hand(wish: Wish, verdict: Verdict) -> Found:
-    return found_of(wish, Became.ASKED, verdict.found.value, NO_EDIT)
+def _unresolve_need(wish: ExternalNeed, verdict: Decision) -> ResolvedNeed:
+    return resolve_need(wish, Resolution.UNRESOLVED, verdict.resolved.value, NO_EDIT)
 
 
-def _line_edits(line: ShellLine, verdicts: Sequence[Verdict], code: Code) -> Iterator[Edit]:
+def _edit_line(line: ShellLine, verdicts: Sequence[Decision], code: NotebookCode) -> Iterator[CellEdit]:
     """Yield the changes of a shell line: all of it goes, or those of its commands that can."""
     magic, source = line.magic, code.reads[line.wishes[0].cell].source
-    if line.alone and all(verdict.off for verdict in verdicts) and not line.script:
+    if line.alone and all(verdict.switches_off for verdict in verdicts) and not line.script:
         text = source[magic.start + len(magic.before) : magic.end]
-        off = rewrite.statement_off(text, magic.indent, magic.before)
-        yield Edit(cell=line.wishes[0].cell, start=magic.start, end=magic.end, text=off)
+        off = rewrite.comment_out(text, magic.indent, magic.before)
+        yield CellEdit(cell=line.wishes[0].cell, start=magic.start, end=magic.end, text=off)
         return
     spans: dict[tuple[int, int], str] = {}
     for wish, verdict in zip(line.wishes, verdicts, strict=True):
         text = verdict.stand_in or "" if wish.detail == ARGUMENT else wish.stand_in
         before = spans.get((wish.start, wish.end), text)
-        spans[wish.start, wish.end] = before and text if verdict.off else ""
+        spans[wish.start, wish.end] = before and text if verdict.switches_off else ""
     for (start, end), text in spans.items():
         if text:
-            yield Edit(cell=line.wishes[0].cell, start=start, end=end, text=text)
+            yield CellEdit(cell=line.wishes[0].cell, start=start, end=end, text=text)
 
 
-def _call_edit(wish: Wish, verdicts: Sequence[Verdict], code: Code) -> Edit | None:
+def _edit_call(wish: ExternalNeed, verdicts: Sequence[Decision], code: NotebookCode) -> CellEdit | None:
     """Return the change of a call, or of one argument of it; None where nothing can stand for it."""
     if wish.start < 0:
         return None
     source = code.reads[wish.cell].source
-    if wish.whole and wish.kind is not Kind.KAGGLE:
-        text = rewrite.statement_off(source[wish.start : wish.end], rewrite.indent_at(source, wish.start))
-        return Edit(cell=wish.cell, start=wish.start, end=wish.end, text=text)
+    if wish.is_statement and wish.kind is not NeedKind.KAGGLE:
+        text = rewrite.comment_out(source[wish.start : wish.end], rewrite.find_indent(source, wish.start))
+        return CellEdit(cell=wish.cell, start=wish.start, end=wish.end, text=text)
     stand_in = verdicts[0].stand_in or wish.stand_in
-    return Edit(cell=wish.cell, start=wish.start, end=wish.end, text=stand_in) if stand_in else None
+    return CellEdit(cell=wish.cell, start=wish.start, end=wish.end, text=stand_in) if stand_in else None
 
 
-def _settings(said: read_notebook.Said) -> Iterator[Found]:
+def _resolve_metadata(said: read_notebook.NotebookMetadata) -> Iterator[ResolvedNeed]:
     """Yield what of the metadata is worth a word."""
 
-    def one(text: str, became: Became, value: str, remedy: str = "") -> Found:
-        return Found(
-            kind=Kind.SETTING,
+    def setting_need(text: str, became: Resolution, value: str, remedy: str = "") -> ResolvedNeed:
+        return ResolvedNeed(
+            kind=NeedKind.SETTING,
             cell=0,
             line=0,
             text=text,
-            became=became,
+            resolution=became,
             value=value,
             remedy=remedy,
-            where=said.where,
+            source=said.source,
         )
 
     if said.internet:
-        yield one("enable_internet", Became.SWITCHED_OFF, "the adopted notebook runs without")
+        yield setting_need("enable_internet", Resolution.SWITCHED_OFF, "the adopted notebook runs without")
     try:
         if machine_shape(said.accelerator):
-            yield one("accelerator", Became.KEPT, said.accelerator)
+            yield setting_need("accelerator", Resolution.UNCHANGED, said.accelerator)
     except OfflineKitError as error:
         remedy = f"{error.what}; write `accelerator` into the configuration: {error.hint}"
-        yield one("accelerator", Became.ASKED, said.accelerator, remedy)
+        yield setting_need("accelerator", Resolution.UNRESOLVED, said.accelerator, remedy)
     own = said.sources
     for kind, names in (
         ("competition", own.competitions),
@@ -228,4 +250,4 @@ def _settings(said: read_notebook.Said) -> Iterator[Found]:
         ("model", own.models),
     ):
         for name in names:
-            yield one(f"{kind}_sources", Became.SOURCE, f"{kind} {name}")
+            yield setting_need(f"{kind}_sources", Resolution.SOURCE, f"{kind} {name}")

@@ -1,6 +1,6 @@
 """Calls of Python libraries that want something from the internet, by their full names, and what their arguments say."""
 
-SHELLS = {
+SHELL_CALLS = {
     "subprocess.run": "{before}CompletedProcess([], 0, '', '')",
     "subprocess.call": "0",
     "subprocess.check_call": "0",
@@ -14,19 +14,19 @@ SHELLS = {
     "pip._internal.main": "0",
 }
 """Calls that run a command, and what may stand for them."""
-BUILDERS = frozenset(
+FILE_FORMATS = frozenset(
     {"csv", "json", "parquet", "arrow", "text", "pandas", "xml", "webdataset"}
     | {f"{kind}folder" for kind in ("image", "audio", "video", "pdf")}
 )
 """What `load_dataset` takes for kinds of files, not for ids."""
-ACCOUNTS = frozenset(
+LOGIN_CALLS = frozenset(
     {"wandb.login", "kagglehub.login", "comet_ml.login", "kaggle.api.authenticate", "kaggle.authenticate"}
     | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
 )
-SECRETS = "kaggle_secrets"
+SECRETS_MODULE = "kaggle_secrets"
 """The module of Kaggle's whose every call asks Kaggle for a secret of the account."""
-ASKS = {"get_secret": "''", "get_gcloud_credential": "''"} | dict.fromkeys(
+SECRET_METHODS = {"get_secret": "''", "get_gcloud_credential": "''"} | dict.fromkeys(
     ("set_gcloud_credentials", "set_tensorflow_credential"), "None"
 )
 """Methods that do, and what may stand for them."""
-COLAB = ("google.colab.drive.mount", "google.colab.files.upload")
+COLAB_CALLS = ("google.colab.drive.mount", "google.colab.files.upload")

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice, product
 
-_MOST = 64
+_MAX_COMBINATIONS = 64
 """Combinations of values that are looked at."""
 
 
-class Names(dict[str, str]):
+class KnownStrings(dict[str, str]):
     """Names with one string each, and those with several: lists, variables of loops, parameters of functions."""
 
     def __init__(self, said: Mapping[str, str], several: Mapping[str, tuple[str, ...]] | None = None) -> None:
@@ -18,31 +18,37 @@ class Names(dict[str, str]):
         self.several = dict(several or {})
 
 
-def texts(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...]:
+def possible_strings(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...]:
     """Return every string that an expression may be, as `text` does: once for each value of its names."""
     several: Mapping[str, tuple[str, ...]] = getattr(known, "several", {})
-    names = [each.id for each in ast.walk(node) if isinstance(each, ast.Name)] if node else []
+    names = [part.id for part in ast.walk(node) if isinstance(part, ast.Name)] if node else []
     names = [name for name in dict.fromkeys(names) if name in several and name not in known]
-    found = []
-    for values in islice(product(*(several[name] for name in names)), _MOST):
-        found.append(text(node, Names({**known, **dict(zip(names, values, strict=True))}, several)))
-    return tuple(dict.fromkeys(found))
+    strings = []
+    for values in islice(product(*(several[name] for name in names)), _MAX_COMBINATIONS):
+        strings.append(
+            string_value(node, KnownStrings({**known, **dict(zip(names, values, strict=True))}, several))
+        )
+    return tuple(dict.fromkeys(strings))
 
 
-def words(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...] | None:
+def list_strings(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...] | None:
     """Return the strings of a list, "*" for what is not known; None for what is no list."""
     if isinstance(node, ast.List | ast.Tuple | ast.Set):
-        found: list[str] = []
-        for each in node.elts:
-            if isinstance(each, ast.Starred):
-                found += words(each.value, known) or ("*",)
+        strings: list[str] = []
+        for element in node.elts:
+            if isinstance(element, ast.Starred):
+                strings += list_strings(element.value, known) or ("*",)
             else:
-                found += filter(None, texts(each, known)) if any(texts(each, known)) else ("*",)
-        return tuple(found)
+                strings += (
+                    filter(None, possible_strings(element, known))
+                    if any(possible_strings(element, known))
+                    else ("*",)
+                )
+        return tuple(strings)
     if isinstance(node, ast.Name):
         return getattr(known, "several", {}).get(node.id)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        left, right = words(node.left, known), words(node.right, known)
+        left, right = list_strings(node.left, known), list_strings(node.right, known)
         listed = isinstance(node.left, ast.List) or isinstance(node.right, ast.List) or (left and right)
         return (*(left or ("*",)), *(right or ("*",))) if listed else None
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -51,22 +57,24 @@ def words(node: ast.expr | None, known: Mapping[str, str]) -> tuple[str, ...] | 
             and isinstance(node.func.value, ast.Name)
             and node.func.value.id == "shlex"
         ):
-            return tuple(text(node.args[0], known).split()) if node.args else None
-        if node.func.attr == "split" and (said := text(node.func.value, known)):
-            return tuple(said.split(text(node.args[0], known) if node.args else None))
+            return tuple(string_value(node.args[0], known).split()) if node.args else None
+        if node.func.attr == "split" and (joined := string_value(node.func.value, known)):
+            return tuple(joined.split(string_value(node.args[0], known) if node.args else None))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args:
         return (
-            words(node.args[0], known) if node.func.id in ("list", "tuple", "set", "sorted", "tqdm") else None
+            list_strings(node.args[0], known)
+            if node.func.id in ("list", "tuple", "set", "sorted", "tqdm")
+            else None
         )
     return None
 
 
 _PATHS = frozenset({"Path", "PurePath", "PosixPath", "str", "abspath", "expanduser", "normpath", "fspath"})
-_PRINTF = re.compile(r"%(?P<name>\(\w+\))?[-+#0 ]*\d*(?:\.\d+)?[sdifgrx]")
-_BRACES = re.compile(r"\{(?P<name>[^{}]*)\}")
+_PRINTF_FIELD = re.compile(r"%(?P<name>\(\w+\))?[-+#0 ]*\d*(?:\.\d+)?[sdifgrx]")
+_BRACE_FIELD = re.compile(r"\{(?P<name>[^{}]*)\}")
 
 
-def text(node: ast.expr | None, known: Mapping[str, str]) -> str:
+def string_value(node: ast.expr | None, known: Mapping[str, str]) -> str:
     """Return the string that an expression is, with "*" for what is not known; "" for no string at all."""
     if isinstance(node, ast.Constant):
         return node.value if isinstance(node.value, str) else ""
@@ -76,24 +84,24 @@ def text(node: ast.expr | None, known: Mapping[str, str]) -> str:
         dotted = ast.unparse(node)
         return known.get(dotted, known.get(node.attr, "") if isinstance(node.value, ast.Name) else "")
     if isinstance(node, ast.JoinedStr):
-        return "".join(_part(each, known) for each in node.values)
+        return "".join(_part_value(part, known) for part in node.values)
     if isinstance(node, ast.BinOp):
-        return _joined(node, known)
-    return _called(node, known) if isinstance(node, ast.Call) else ""
+        return _binary_value(node, known)
+    return _call_value(node, known) if isinstance(node, ast.Call) else ""
 
 
-def _part(node: ast.expr, known: Mapping[str, str]) -> str:
+def _part_value(node: ast.expr, known: Mapping[str, str]) -> str:
     if isinstance(node, ast.FormattedValue):
         plain = node.conversion < 0 and node.format_spec is None
-        return (text(node.value, known) if plain else "") or "*"
-    return text(node, known)
+        return (string_value(node.value, known) if plain else "") or "*"
+    return string_value(node, known)
 
 
-def _joined(node: ast.BinOp, known: Mapping[str, str]) -> str:
-    left, right = text(node.left, known), text(node.right, known)
+def _binary_value(node: ast.BinOp, known: Mapping[str, str]) -> str:
+    left, right = string_value(node.left, known), string_value(node.right, known)
     if isinstance(node.op, ast.Mod) and left:
         parts = node.right.elts if isinstance(node.right, ast.Tuple) else [node.right]
-        return _filled(_PRINTF, left, [text(each, known) for each in parts])
+        return _fill_placeholders(_PRINTF_FIELD, left, [string_value(part, known) for part in parts])
     if isinstance(node.op, ast.Add) and (left or right):
         return (left or "*") + (right or "*")
     if isinstance(node.op, ast.Div) and left:
@@ -101,17 +109,17 @@ def _joined(node: ast.BinOp, known: Mapping[str, str]) -> str:
     return ""
 
 
-def _called(node: ast.Call, known: Mapping[str, str]) -> str:
+def _call_value(node: ast.Call, known: Mapping[str, str]) -> str:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    parts = [text(each, known) for each in node.args]
+    parts = [string_value(argument, known) for argument in node.args]
     if name == "format" and isinstance(node.func, ast.Attribute):
-        return _filled(_BRACES, text(node.func.value, known), parts)
+        return _fill_placeholders(_BRACE_FIELD, string_value(node.func.value, known), parts)
     if name == "join" and isinstance(node.func, ast.Attribute) and len(node.args) == 1:
-        glue, listed = text(node.func.value, known), words(node.args[0], known)
+        glue, listed = string_value(node.func.value, known), list_strings(node.args[0], known)
         if listed is not None and (glue or isinstance(node.func.value, ast.Constant)):
             return glue.join(listed)
     if name in ("joinpath", "glob", "rglob") and isinstance(node.func, ast.Attribute):
-        if not (base := text(node.func.value, known)):
+        if not (base := string_value(node.func.value, known)):
             return ""
         inner = ["**"] if name == "rglob" else []
         return "/".join([base.rstrip("/"), *inner, *(part or "*" for part in parts)])
@@ -122,27 +130,27 @@ def _called(node: ast.Call, known: Mapping[str, str]) -> str:
     return "/".join(part or "*" for part in parts) if name == "Path" and parts and parts[0] else ""
 
 
-def _filled(hole: "re.Pattern[str]", pattern: str, parts: Sequence[str]) -> str:
+def _fill_placeholders(hole: "re.Pattern[str]", pattern: str, parts: Sequence[str]) -> str:
     """Return a pattern with its nameless holes filled in, in their order; what is not known is "*"."""
-    rest = list(parts)
-    return hole.sub(lambda found: (rest.pop(0) if rest and not found["name"] else "") or "*", pattern)
+    values = list(parts)
+    return hole.sub(lambda match: (values.pop(0) if values and not match["name"] else "") or "*", pattern)
 
 
-def constants(trees: Iterable[ast.Module]) -> Names:
+def known_strings(trees: Iterable[ast.Module]) -> KnownStrings:
     """Return the names, of variables and of class attributes, that are assigned one string and nothing else.
 
     With them those that have several: lists, variables of loops, parameters of functions, other assignments.
     """
     trees = list(trees)
-    once = _assigned(trees)
-    names = Names(once)
+    once = _assigned_once(trees)
+    names = KnownStrings(once)
     for _ in range(3):  # a list, a loop over it, a call with the loop's variable
-        names = Names(once, _several(trees, names))
+        names = KnownStrings(once, _find_alternatives(trees, names))
     return names
 
 
-def _several(trees: Iterable[ast.Module], known: Names) -> dict[str, tuple[str, ...]]:
-    found: dict[str, dict[str, None]] = {}
+def _find_alternatives(trees: Iterable[ast.Module], known: KnownStrings) -> dict[str, tuple[str, ...]]:
+    values_by_name: dict[str, dict[str, None]] = {}
     functions = {
         node.name: node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
     }
@@ -150,29 +158,31 @@ def _several(trees: Iterable[ast.Module], known: Names) -> dict[str, tuple[str, 
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 name = node.targets[0].id
-                values = words(node.value, known) if name not in known else None
-                found.setdefault(name, {}).update(
-                    dict.fromkeys(values or filter(None, texts(node.value, known)))
+                values = list_strings(node.value, known) if name not in known else None
+                values_by_name.setdefault(name, {}).update(
+                    dict.fromkeys(values or filter(None, possible_strings(node.value, known)))
                 )
             elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.target, ast.Name):
-                found.setdefault(node.target.id, {}).update(dict.fromkeys(words(node.iter, known) or ()))
+                values_by_name.setdefault(node.target.id, {}).update(
+                    dict.fromkeys(list_strings(node.iter, known) or ())
+                )
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
-                for name, value in _passed(node, functions[node.func.id]):
-                    values = words(value, known) or texts(value, known)
-                    found.setdefault(name, {}).update(dict.fromkeys(filter(None, values)))
-    return {name: tuple(values) for name, values in found.items() if values and name not in known}
+                for name, value in _passed_arguments(node, functions[node.func.id]):
+                    values = list_strings(value, known) or possible_strings(value, known)
+                    values_by_name.setdefault(name, {}).update(dict.fromkeys(filter(None, values)))
+    return {name: tuple(values) for name, values in values_by_name.items() if values and name not in known}
 
 
-def _passed(call: ast.Call, function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
+def _passed_arguments(call: ast.Call, function: ast.FunctionDef) -> Iterator[tuple[str, ast.expr]]:
     """Yield the parameters of a function with what a call gives them."""
-    arguments = [each.arg for each in function.args.args]
+    arguments = [argument.arg for argument in function.args.args]
     yield from zip(arguments, call.args, strict=False)
     if function.args.vararg:
-        yield from ((function.args.vararg.arg, each) for each in call.args[len(arguments) :])
-    yield from ((each.arg, each.value) for each in call.keywords if each.arg in arguments)
+        yield from ((function.args.vararg.arg, argument) for argument in call.args[len(arguments) :])
+    yield from ((argument.arg, argument.value) for argument in call.keywords if argument.arg in arguments)
 
 
-def _assigned(trees: Iterable[ast.Module]) -> dict[str, str]:
+def _assigned_once(trees: Iterable[ast.Module]) -> dict[str, str]:
     values: dict[str, str] = {}
     times: Counter[str] = Counter()
     for tree in trees:
@@ -184,53 +194,53 @@ def _assigned(trees: Iterable[ast.Module]) -> dict[str, str]:
                 if (
                     len(targets) == 1
                     and isinstance(targets[0], ast.Name)
-                    and (said := text(node.value, values))
+                    and (value := string_value(node.value, values))
                 ):
-                    values[targets[0].id] = said
-    return {name: said for name, said in values.items() if times[name] == 1}
+                    values[targets[0].id] = value
+    return {name: value for name, value in values.items() if times[name] == 1}
 
 
-def flags(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast.expr]]:
+def find_true_names(trees: Mapping[int, ast.Module]) -> dict[str, tuple[int, ast.expr]]:
     """Return the names that are assigned True and nothing else, each with its cell and the place of the value.
 
     Names of variables and class attributes, and what dictionaries of settings call theirs.
     """
-    found: dict[str, tuple[int, ast.expr]] = {}
+    places: dict[str, tuple[int, ast.expr]] = {}
     times: Counter[str] = Counter()
     for number, tree in trees.items():
         for node in ast.walk(tree):
-            for name, value in _settings(node):
+            for name, value in _assignments_of(node):
                 times[name] += 1
                 if isinstance(value, ast.Constant) and value.value is True:
-                    found[name] = number, value
-    return {name: place for name, place in found.items() if times[name] == 1}
+                    places[name] = number, value
+    return {name: position for name, position in places.items() if times[name] == 1}
 
 
-def _settings(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
+def _assignments_of(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
     """Yield what a node sets: names with what they are assigned, where that is one thing."""
     if isinstance(node, ast.Assign):
-        yield from ((each.id, node.value) for each in node.targets if isinstance(each, ast.Name))
+        yield from ((bound.id, node.value) for bound in node.targets if isinstance(bound, ast.Name))
         inner = [
-            each for target in node.targets if not isinstance(target, ast.Name) for each in ast.walk(target)
+            bound for target in node.targets if not isinstance(target, ast.Name) for bound in ast.walk(target)
         ]
         yield from (
-            (each.id, None)
-            for each in inner
-            if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+            (bound.id, None)
+            for bound in inner
+            if isinstance(bound, ast.Name) and isinstance(bound.ctx, ast.Store)
         )
         yield from (
-            (str(each.slice.value), node.value)
-            for each in node.targets
-            if isinstance(each, ast.Subscript) and isinstance(each.slice, ast.Constant)
+            (str(bound.slice.value), node.value)
+            for bound in node.targets
+            if isinstance(bound, ast.Subscript) and isinstance(bound.slice, ast.Constant)
         )
-        yield from ((each.attr, None) for each in node.targets if isinstance(each, ast.Attribute))
+        yield from ((bound.attr, None) for bound in node.targets if isinstance(bound, ast.Attribute))
     elif isinstance(node, ast.AnnAssign | ast.AugAssign | ast.NamedExpr):
         if isinstance(node.target, ast.Name):
             yield node.target.id, node.value if isinstance(node, ast.AnnAssign) else None
     elif isinstance(node, ast.For | ast.comprehension):
-        yield from ((each.id, None) for each in ast.walk(node.target) if isinstance(each, ast.Name))
+        yield from ((bound.id, None) for bound in ast.walk(node.target) if isinstance(bound, ast.Name))
     elif isinstance(node, ast.Dict):
         pairs = zip(node.keys, node.values, strict=True)
         yield from ((str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant))
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
-        yield from ((each.arg, each.value) for each in node.keywords if each.arg)
+        yield from ((bound.arg, bound.value) for bound in node.keywords if bound.arg)

@@ -8,24 +8,24 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from offline_kit.adopt import file_places, literals, shell
-from offline_kit.adopt.calls import Code
-from offline_kit.adopt.file_places import Ground
-from offline_kit.adopt.findings import Became, Found, Kind, Wish
-from offline_kit.adopt.outcomes import Basket, found_of
-from offline_kit.adopt.own_names import OwnNames
-from offline_kit.adopt.working_folders import Folders
+from offline_kit.adopt.calls import NotebookCode
+from offline_kit.adopt.file_places import NotebookFiles
+from offline_kit.adopt.findings import ExternalNeed, NeedKind, Resolution, ResolvedNeed
+from offline_kit.adopt.outcomes import Collected, resolve_need
+from offline_kit.adopt.own_names import ProvidedImports
+from offline_kit.adopt.working_folders import WorkingFolders
 from offline_kit.notebook import cells, imports
 from offline_kit.project import import_names, references
 from offline_kit.project.package_lists import normalized
 
-_KAGGLES = frozenset(
+_KAGGLE_MODULES = frozenset(
     {"kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
 )
 """Modules of Kaggle's that no list of packages names."""
-_NAMED = re.compile(r"^[A-Za-z0-9][\w.-]*")
-_ANSWER = re.compile(r"#\s*import\s+(?P<name>\w+)")
+_PACKAGE_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*")
+_IMPORT_COMMENT = re.compile(r"#\s*import\s+(?P<name>\w+)")
 """How a line of a requirements file says which import it is for."""
-_COMMON = frozenset(
+_COMMON_NAMES = frozenset(
     {
         "src",
         "utils",
@@ -57,55 +57,59 @@ _COMMON = frozenset(
 """Names that an installed package may have by accident; they say nothing of where an import comes from."""
 
 
-def look(code: Code, ground: Ground, basket: Basket, own: OwnNames) -> Iterator[Found]:
+def resolve_imports(
+    code: NotebookCode, ground: NotebookFiles, basket: Collected, own: ProvidedImports
+) -> Iterator[ResolvedNeed]:
     """Yield the imports that lack a package, each with what was done about it.
 
     Modules of the project that are imported are read for their own imports, and so are scripts that cells write.
     """
-    waiting = list(_written_imports(code))
-    imported = {wish.target for wish in waiting}
-    names: set[str] = set()
-    while waiting:
-        wish = waiting.pop(0)
-        if wish.target in names or wish.target in own.modules:
+    queue = list(_list_imports(code))
+    imported = {wish.target for wish in queue}
+    done: set[str] = set()
+    while queue:
+        wish = queue.pop(0)
+        if wish.target in done or wish.target in own.modules:
             continue
-        names.add(wish.target)
-        if file := own.file_of(wish.target):
-            waiting += _imports_of_file(file, wish)
-        elif not _is_there(wish.target, ground, basket, own):
-            found = _found(wish, imported, ground, basket, own)
-            yield found
-            if found.became is Became.MODULE:
-                waiting += _imports_of_file(ground.project.resolve() / found.value, wish)
+        done.add(wish.target)
+        if file := own.find_file(wish.target):
+            queue += _imports_of_file(file, wish)
+        elif not _is_provided(wish.target, ground, basket, own):
+            resolved = _resolve_import(wish, imported, ground, basket, own)
+            yield resolved
+            if resolved.resolution is Resolution.MODULE:
+                queue += _imports_of_file(ground.project.resolve() / resolved.value, wish)
 
 
-def _written_imports(code: Code) -> Iterator[Wish]:
+def _list_imports(code: NotebookCode) -> Iterator[ExternalNeed]:
     """Yield the imports of cells and of the scripts that they write."""
     for number, read in code.reads.items():
         lines = read.source.split("\n")
-        for node, name in _tops(code.trees.get(number)):
+        for node, name in _top_level_imports(code.trees.get(number)):
             text = lines[node.lineno - 1].strip()
-            yield Wish(kind=Kind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
+            yield ExternalNeed(kind=NeedKind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
         for script in cells.scripts_of(read):
             before = read.line(script.start) - 1 if script.start >= 0 else 0
-            for node, name in _tops(script.tree()):
+            for node, name in _top_level_imports(script.tree()):
                 text = script.text.split("\n")[node.lineno - 1].strip()
                 line = before + node.lineno if script.start >= 0 else 1
-                yield Wish(kind=Kind.IMPORT, cell=number, line=line, text=text, target=name)
+                yield ExternalNeed(kind=NeedKind.IMPORT, cell=number, line=line, text=text, target=name)
 
 
-def _imports_of_file(place: Path, importer: Wish) -> Iterator[Wish]:
+def _imports_of_file(place: Path, importer: ExternalNeed) -> Iterator[ExternalNeed]:
     """Yield what a module or package of the project imports, told at the line that imports it."""
     files = [place] if place.is_file() else sorted(place.rglob("*.py"))
     own = {path.stem for path in files} | {place.stem} | {path.parent.name for path in files}
     for file in files:
-        for _, name in _tops(references.parse(file)):
+        for _, name in _top_level_imports(references.parse(file)):
             if name not in own:
                 text = f"{importer.text}  ('{file.name}' imports {name})"
-                yield Wish(kind=Kind.IMPORT, cell=importer.cell, line=importer.line, text=text, target=name)
+                yield ExternalNeed(
+                    kind=NeedKind.IMPORT, cell=importer.cell, line=importer.line, text=text, target=name
+                )
 
 
-def _tops(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
+def _top_level_imports(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
     """Yield the top-level names of imports that are meant to succeed: one in a `try` may fail."""
     waiting: list[ast.AST] = [tree] if tree else []
     while waiting:
@@ -116,12 +120,12 @@ def _tops(tree: ast.Module | None) -> Iterator[tuple[ast.stmt | ast.expr, str]]:
             if node.module and not node.level:
                 yield node, node.module.partition(".")[0]
         elif not isinstance(node, ast.Try):
-            if isinstance(node, ast.Call) and (name := _called_for(node)):
+            if isinstance(node, ast.Call) and (name := _imported_by_call(node)):
                 yield node, name
             waiting += ast.iter_child_nodes(node)
 
 
-def _called_for(call: ast.Call) -> str:
+def _imported_by_call(call: ast.Call) -> str:
     """Return the top-level name that `importlib.import_module` or `__import__` is called for, else ""."""
     function = ast.unparse(call.func)
     if function not in ("import_module", "importlib.import_module", "__import__") or not call.args:
@@ -130,154 +134,185 @@ def _called_for(call: ast.Call) -> str:
     return name.partition(".")[0] if isinstance(name, str) else ""
 
 
-def _is_there(name: str, ground: Ground, basket: Basket, own: OwnNames) -> bool:
-    if name in sys.stdlib_module_names or name in _KAGGLES or name == "IPython":
+def _is_provided(name: str, ground: NotebookFiles, basket: Collected, own: ProvidedImports) -> bool:
+    if name in sys.stdlib_module_names or name in _KAGGLE_MODULES or name == "IPython":
         return True
     if imports.distributions([name], ground.image.packages):
         return True
-    wanted = normalized(name)
-    if any(each.startswith(f"{wanted}-") for each in ground.image.packages):
+    normalized_name = normalized(name)
+    if any(package.startswith(f"{normalized_name}-") for package in ground.image.packages):
         return True
-    if any(_ANSWER.search(line) and _ANSWER.search(line)["name"] == name for line in ground.lines):  # type: ignore[index]
+    if any(match["name"] == name for match in map(_IMPORT_COMMENT.search, ground.lines) if match):
         return True
-    if any(_gives(each, name) for each in _named((*_asked_for(ground, basket), *ground.lines, *own.wheels))):
+    if any(
+        _provides_import(package, name)
+        for package in _package_names((*_installed_lines(ground, basket), *ground.lines, *own.wheels))
+    ):
         return True
-    inside = [folder for each in (*basket.modules, *basket.packages) for folder in (each, f"{each}/src")]
-    return any(_module(ground, f"{folder}/{name}") for folder in inside)
+    folders = [
+        folder for package in (*basket.modules, *basket.packages) for folder in (package, f"{package}/src")
+    ]
+    return any(_find_module(ground, f"{folder}/{name}") for folder in folders)
 
 
-def _named(lines: Iterable[str]) -> list[str]:
+def _package_names(lines: Iterable[str]) -> list[str]:
     """Return the names of the packages that lines of a requirements file name."""
-    named = (_NAMED.match(line) for line in lines if not shell.is_nameless(line))
-    return list(dict.fromkeys(found[0] for found in named if found))
+    matches = (_PACKAGE_NAME.match(line) for line in lines if not shell.is_nameless(line))
+    return list(dict.fromkeys(match[0] for match in matches if match))
 
 
-def _gives(package: str, name: str) -> bool:
+def _provides_import(package: str, name: str) -> bool:
     """Whether a package is called so that it brings an import."""
-    known = map(normalized, import_names.distributions_of(name))
-    return normalized(package) in known or normalized(name) in normalized(package)
+    distributions = map(normalized, import_names.distributions_of(name))
+    return normalized(package) in distributions or normalized(name) in normalized(package)
 
 
-def _module(ground: Ground, place: str) -> str:
+def _find_module(ground: NotebookFiles, place: str) -> str:
     """Return the name of a module or package of the project, relative to it; "" for none."""
     for candidate in (f"{place}.py", place):
-        for hit in ground.beside(candidate):
+        for hit in ground.find_beside(candidate):
             if hit.is_file() or any(hit.glob("*.py")):
-                return ground.name(hit)
+                return ground.relative_name(hit)
     return ""
 
 
-def _found(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket, own: OwnNames) -> Found:
+def _resolve_import(
+    wish: ExternalNeed,
+    imported: Iterable[str],
+    ground: NotebookFiles,
+    basket: Collected,
+    own: ProvidedImports,
+) -> ResolvedNeed:
     name = wish.target
     for folder in ("", "src/"):
-        if module := _module(ground, f"{folder}{name}"):
+        if module := _find_module(ground, f"{folder}{name}"):
             basket.modules[module] = None
-            return found_of(wish, Became.MODULE, module)
-    known = import_names.distributions_of(name) or _installed(name)
-    if own.elsewhere and not _is_called(name, known, own):
-        where = ", ".join(f"'{each}'" for each in own.elsewhere[:3])
-        if not known:
-            return found_of(wish, Became.KEPT, f"taken to come from {where}, which is not here to look into")
+            return resolve_need(wish, Resolution.MODULE, module)
+    distributions = import_names.distributions_of(name) or _installed_distributions(name)
+    if own.unavailable and not _is_named_like(name, distributions, own):
+        origins = ", ".join(f"'{origin}'" for origin in own.unavailable[:3])
+        if not distributions:
+            return resolve_need(
+                wish, Resolution.UNCHANGED, f"taken to come from {origins}, which is not here to look into"
+            )
         remedy = (
-            f"put a copy of {where} below 'input' and adopt again if it comes from there; run adopt with"
-            f" `--import {name}={known[0]}` if not"
+            f"put a copy of {origins} below 'input' and adopt again if it comes from there; run adopt with"
+            f" `--import {name}={distributions[0]}` if not"
         )
-        return found_of(wish, Became.ASKED, name, remedy)
-    if own.elsewhere:
-        return found_of(wish, Became.KEPT, f"taken to come from {', '.join(own.elsewhere[:3])}")
-    if known:
-        basket.requirements[known[0]] = None
-        return found_of(wish, Became.REQUIREMENT, known[0])
-    if found := _unnamed(wish, imported, ground, basket):
-        return found
+        return resolve_need(wish, Resolution.UNRESOLVED, name, remedy)
+    if own.unavailable:
+        return resolve_need(
+            wish, Resolution.UNCHANGED, f"taken to come from {', '.join(own.unavailable[:3])}"
+        )
+    if distributions:
+        basket.requirements[distributions[0]] = None
+        return resolve_need(wish, Resolution.REQUIREMENT, distributions[0])
+    if resolved := _guess_provider(wish, imported, ground, basket):
+        return resolved
     remedy = (
         f"put '{name}.py' beside the notebook if it is yours; name the distribution that it comes from if it is on"
         f" the package index: run adopt with `--import {name}=DISTRIBUTION`"
     )
-    return found_of(wish, Became.ASKED, name, remedy)
+    return resolve_need(wish, Resolution.UNRESOLVED, name, remedy)
 
 
-def _is_called(name: str, known: Iterable[str], own: OwnNames) -> bool:
+def _is_named_like(name: str, known: Iterable[str], own: ProvidedImports) -> bool:
     """Whether something that is not here is called like an import or its distribution."""
-    wanted = {normalized(each) for each in (name, *known)}
-    return any(each in normalized(place) for each in wanted for place in own.elsewhere)
+    names = {normalized(name) for name in (name, *known)}
+    return any(name in normalized(origin) for name in names for origin in own.unavailable)
 
 
-def _installed(name: str) -> tuple[str, ...]:
+def _installed_distributions(name: str) -> tuple[str, ...]:
     """Return the distributions of the running environment that have an import; those built from a folder tell nothing."""
-    if name in _COMMON:
+    if name in _COMMON_NAMES:
         return ()
-    found = imports.installed_imports().get(name, ())
-    texts = {each: importlib.metadata.distribution(each).read_text("direct_url.json") for each in found}
-    return tuple(normalized(each) for each, text in texts.items() if text is None)
+    distributions = imports.installed_imports().get(name, ())
+    texts = {
+        distribution: importlib.metadata.distribution(distribution).read_text("direct_url.json")
+        for distribution in distributions
+    }
+    return tuple(normalized(distribution) for distribution, text in texts.items() if text is None)
 
 
-def _asked_for(ground: Ground, basket: Basket) -> list[str]:
+def _installed_lines(ground: NotebookFiles, basket: Collected) -> list[str]:
     """Return the lines that the notebook installs: its own, and those of its requirements files."""
     lines = [*basket.requirements]
     for name in basket.files:
         lines += [
-            line.removeprefix("-e ").strip() for line in file_places.requirement_lines(ground.project / name)
+            line.removeprefix("-e ").strip()
+            for line in file_places.read_requirement_lines(ground.project / name)
         ]
     return lines
 
 
-def _unnamed(wish: Wish, imported: Iterable[str], ground: Ground, basket: Basket) -> Found | None:
+def _guess_provider(
+    wish: ExternalNeed, imported: Iterable[str], ground: NotebookFiles, basket: Collected
+) -> ResolvedNeed | None:
     """Return what an import probably comes from: a clone that is missing, or what is installed for no import else."""
-    waiting = [folder for folder in basket.clones if folder not in basket.made]
-    if waiting:
-        folder = file_places.beside_name(waiting[0])
+    missing_clones = [folder for folder in basket.clones if folder not in basket.laid_out]
+    if missing_clones:
+        folder = file_places.fetched_name(missing_clones[0])
         first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
         remedy = f"{first}, and adopt again: it may bring '{wish.target}'"
-        return found_of(wish, Became.ASKED, wish.target, remedy)
-    lines = _asked_for(ground, basket)
+        return resolve_need(wish, Resolution.UNRESOLVED, wish.target, remedy)
+    lines = _installed_lines(ground, basket)
     nameless = [line for line in lines if shell.is_nameless(line)]
     if nameless:
-        return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(nameless)}")
-    idle = [each for each in _named(lines) if not _is_used(each, imported, ground)]
+        return resolve_need(wish, Resolution.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
+    idle = [package for package in _package_names(lines) if not _has_known_import(package, imported, ground)]
     remedy = "if it comes with another package, write that into the requirements"
-    return found_of(wish, Became.KEPT, f"taken to come with {' or '.join(idle)}", remedy) if idle else None
+    return (
+        resolve_need(wish, Resolution.UNCHANGED, f"taken to come with {' or '.join(idle)}", remedy)
+        if idle
+        else None
+    )
 
 
-def _is_used(package: str, imported: Iterable[str], ground: Ground) -> bool:
+def _has_known_import(package: str, imported: Iterable[str], ground: NotebookFiles) -> bool:
     """Whether it is known what a package is for: an import that it is called like, or one of the table."""
-    known = any(normalized(package) in import_names.distributions_of(name) for name in imported)
+    is_known = any(normalized(package) in import_names.distributions_of(name) for name in imported)
     # what the image has too brings nothing that the image lacks
     in_image = normalized(package) in ground.image.packages
-    return known or in_image or any(_gives(package, name) for name in imported)
+    return is_known or in_image or any(_provides_import(package, name) for name in imported)
 
 
-def unread(code: Code) -> Iterator[Found]:
+def report_unread(code: NotebookCode) -> Iterator[ResolvedNeed]:
     """Yield the cells that this Python cannot read."""
     for number, read in code.reads.items():
         if number not in code.trees:
             first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
-            wish = Wish(kind=Kind.UNREAD, cell=number, line=1, text=first)
+            wish = ExternalNeed(kind=NeedKind.UNREAD, cell=number, line=1, text=first)
             minor = "{}.{}".format(*sys.version_info)
-            yield found_of(
+            yield resolve_need(
                 wish,
-                Became.KEPT,
+                Resolution.UNCHANGED,
                 f"no Python as Python {minor} reads it: it was looked through for magics and mounts alone",
             )
 
 
-def path_folders(code: Code, ground: Ground, basket: Basket, folders: Folders) -> Iterator[Found]:
+def collect_path_folders(
+    code: NotebookCode, ground: NotebookFiles, basket: Collected, folders: WorkingFolders
+) -> Iterator[ResolvedNeed]:
     """Yield the folders that are put on sys.path and lie in the project: they travel as modules."""
     for number, tree in code.trees.items():
-        for call in _path_calls(tree.body):
+        for call in _find_path_calls(tree.body):
             for node in call.args:
-                text = literals.text(node, code.known)
-                known = text and "*" not in text
-                path = file_places.joined(folders.at(number, call.lineno), text) if known else ""
-                hits = [hit for hit in ground.beside(path) if hit.is_dir()]
+                text = literals.string_value(node, code.strings)
+                is_known = text and "*" not in text
+                path = (
+                    file_places.join_run_path(folders.folder_at(number, call.lineno), text)
+                    if is_known
+                    else ""
+                )
+                hits = [hit for hit in ground.find_beside(path) if hit.is_dir()]
                 for hit in hits:
-                    basket.modules[ground.name(hit)] = None
+                    basket.modules[ground.relative_name(hit)] = None
                     line = code.reads[number].source.split("\n")[call.lineno - 1].strip()
-                    wish = Wish(kind=Kind.FILE, cell=number, line=call.lineno, text=line)
-                    yield found_of(wish, Became.MODULE, ground.name(hit))
+                    wish = ExternalNeed(kind=NeedKind.FILE, cell=number, line=call.lineno, text=line)
+                    yield resolve_need(wish, Resolution.MODULE, ground.relative_name(hit))
 
 
-def _path_calls(body: Iterable[ast.stmt]) -> Iterator[ast.Call]:
+def _find_path_calls(body: Iterable[ast.stmt]) -> Iterator[ast.Call]:
     for statement in body:
         for node in ast.walk(statement):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in (

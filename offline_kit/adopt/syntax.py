@@ -3,7 +3,7 @@
 import ast
 
 
-def named_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
+def find_method_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
     """Return the calls of methods by these names."""
     return [
         node
@@ -12,14 +12,14 @@ def named_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
     ]
 
 
-def is_loose(call: ast.Call) -> bool:
+def is_loose_load(call: ast.Call) -> bool:
     """Whether a checkpoint may leave weights as they were built."""
     if isinstance(call.func, ast.Attribute) and call.func.attr == "load_weights":
-        return any(is_said(argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
-    return is_said(argument(call, "strict", 1), False)
+        return any(is_constant(find_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
+    return is_constant(find_argument(call, "strict", 1), False)
 
 
-def owner(call: ast.Call) -> str:
+def owner_name(call: ast.Call) -> str:
     """Return the name whose method is called: "model" for `model.module.load_state_dict(...)`."""
     node: ast.expr = call.func
     while isinstance(node, ast.Attribute | ast.Subscript):
@@ -27,16 +27,16 @@ def owner(call: ast.Call) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
+def find_argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
     """Return an argument of a call by its name or its place."""
     for keyword in call.keywords:
         if keyword.arg == name:
             return keyword.value
-    plain = [each for each in call.args if not isinstance(each, ast.Starred)]
+    plain = [positional for positional in call.args if not isinstance(positional, ast.Starred)]
     return plain[place] if place < len(plain) else None
 
 
-def setting(node: ast.expr | None) -> str:
+def setting_name(node: ast.expr | None) -> str:
     """Return what a setting is called: "pretrained" for `CFG.pretrained`, `CFG["pretrained"]` and `pretrained`."""
     if isinstance(node, ast.Subscript):
         return (
@@ -47,6 +47,6 @@ def setting(node: ast.expr | None) -> str:
     return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
 
 
-def is_said(node: ast.expr | None, value: object) -> bool:
+def is_constant(node: ast.expr | None, value: object) -> bool:
     """Whether an expression is this constant."""
     return isinstance(node, ast.Constant) and node.value is value

@@ -8,64 +8,66 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from offline_kit.init.file_tree import DATA, Tree, top_of
-from offline_kit.init.proposal import Findings, Setting
+from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
+from offline_kit.init.proposal import DetectedSettings, Setting
 from offline_kit.project.kaggle_names import slug_of, slug_problems
 
-MANY_IN_ZIP = 0xFFFF
+MAX_ZIP_ENTRIES = 0xFFFF
 """A zip with so many entries is not opened: such a one holds pictures, as competitions' do."""
 _TABLES = frozenset({".csv", ".parquet", ".json", ".jsonl", ".tsv"})
 
 
-def find(tree: Tree) -> Findings:
+def propose_competition(tree: FileTree) -> DetectedSettings:
     """Return `competition` and `competition_data`.
 
     Looked for, in this order: competition.toml, kernel-metadata.json of an earlier notebook, folders of
     data that are called like a competition, zips as Kaggle's client downloads them.
     """
     sources: dict[str, str] = {}
-    for slug, source in _slugs(tree):
+    for slug, source in _find_slugs(tree):
         sources.setdefault(slug, source)
-    return Findings(settings=(_competition(sources), _data(tree, list(sources))))
+    return DetectedSettings(settings=(_competition_setting(sources), _data_setting(tree, list(sources))))
 
 
-def _competition(sources: dict[str, str]) -> Setting:
+def _competition_setting(sources: dict[str, str]) -> Setting:
     ordered = list(sources)
     if not ordered:
         return Setting(
             key="competition",
             example="plant-pathology-2021-fgvc8",
-            why="slug of the competition: the last part of its address",
-            needed="to attach the competition's data and to submit",
+            reason="slug of the competition: the last part of its address",
+            needed_for="to attach the competition's data and to submit",
         )
-    others = [f"{slug} ({sources[slug]})" for slug in ordered[1:]]
+    alternatives = [f"{slug} ({sources[slug]})" for slug in ordered[1:]]
     return Setting(
         key="competition",
         value=ordered[0],
-        why=sources[ordered[0]],
-        more=(f"also found: {', '.join(others)}",) if others else (),
+        reason=sources[ordered[0]],
+        comments=(f"also found: {', '.join(alternatives)}",) if alternatives else (),
     )
 
 
-def _data(tree: Tree, slugs: list[str]) -> Setting:
-    for place in _data_folders(tree, slugs):
-        return Setting(key="competition_data", value=place, why="a local copy, or part of it, for rehearsals")
+def _data_setting(tree: FileTree, slugs: list[str]) -> Setting:
+    for folder in _find_data_folders(tree, slugs):
+        return Setting(
+            key="competition_data", value=folder, reason="a local copy, or part of it, for rehearsals"
+        )
     return Setting(
         key="competition_data",
         example="input",
-        why="a local copy of its data, or part of it",
-        needed="to rehearse on the competition's data",
+        reason="a local copy of its data, or part of it",
+        needed_for="to rehearse on the competition's data",
     )
 
 
-def _slugs(tree: Tree) -> Iterator[tuple[str, str]]:
+def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
     """Yield slugs, each with where it comes from; the likeliest first."""
-    if (slug := _of_toml(tree)) and not slug_problems(slug):
+    if (slug := _slug_of_toml(tree)) and not slug_problems(slug):
         yield slug, "from competition.toml"
     for name in tree.files:
         if PurePosixPath(name).name == "kernel-metadata.json":
-            yield from ((slug, f"from {name}") for slug in _of_metadata(tree.root / name))
-    for folder in _named_like_slugs(tree):
+            yield from ((slug, f"from {name}") for slug in _slugs_of_metadata(tree.root / name))
+    for folder in _slug_like_folders(tree):
         if _looks_like_data(tree, folder):
             yield PurePosixPath(folder).name, f"from the folder {folder}"
     for name in tree.files:
@@ -74,15 +76,15 @@ def _slugs(tree: Tree) -> Iterator[tuple[str, str]]:
             yield slug, f"from the name of {name}: check that it is the one"
 
 
-def _of_toml(tree: Tree) -> str:
-    told = _toml_of(tree)
-    if not told:
+def _slug_of_toml(tree: FileTree) -> str:
+    document = _read_competition_toml(tree)
+    if not document:
         return ""
-    return str(told.get("slug") or slug_of(tree.root.name))
+    return str(document.get("slug") or slug_of(tree.root.name))
 
 
-def _toml_of(tree: Tree) -> dict[str, object]:
-    if "competition.toml" not in tree.at(""):
+def _read_competition_toml(tree: FileTree) -> dict[str, object]:
+    if "competition.toml" not in tree.files_at(""):
         return {}
     try:
         return tomllib.loads((tree.root / "competition.toml").read_text(encoding="utf-8"))
@@ -90,17 +92,19 @@ def _toml_of(tree: Tree) -> dict[str, object]:
         return {}
 
 
-def _of_metadata(path: Path) -> list[str]:
+def _slugs_of_metadata(path: Path) -> list[str]:
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    sources = told.get("competition_sources") if isinstance(told, dict) else None
-    return [each for each in sources if isinstance(each, str) and not slug_problems(each)] if sources else []
+    sources = document.get("competition_sources") if isinstance(document, dict) else None
+    return [slug for slug in sources if isinstance(slug, str) and not slug_problems(slug)] if sources else []
 
 
-def _named_like_slugs(tree: Tree) -> list[str]:
-    near = [name for name in tree.folders if top_of(f"{name}/") in DATA and name.count("/") in (1, 2)]
+def _slug_like_folders(tree: FileTree) -> list[str]:
+    near = [
+        name for name in tree.folders if top_folder(f"{name}/") in DATA_FOLDERS and name.count("/") in (1, 2)
+    ]
     return [name for name in near if _is_slug(PurePosixPath(name).name)]
 
 
@@ -110,13 +114,13 @@ def _is_slug(name: str) -> bool:
 
 
 def _is_near(name: str) -> bool:
-    return not top_of(name) or top_of(name) in DATA
+    return not top_folder(name) or top_folder(name) in DATA_FOLDERS
 
 
 def _is_download(path: Path) -> bool:
     """Whether a zip holds a sample submission; one of very many entries is not looked through."""
     try:
-        if _entries(path) >= MANY_IN_ZIP:
+        if _count_entries(path) >= MAX_ZIP_ENTRIES:
             return True
         with zipfile.ZipFile(path) as archive:
             return any(_is_sample(PurePosixPath(name).name) for name in archive.namelist())
@@ -124,7 +128,7 @@ def _is_download(path: Path) -> bool:
         return False
 
 
-def _entries(path: Path) -> int:
+def _count_entries(path: Path) -> int:
     """Return the number of entries that a zip's last record tells, 65535 for more."""
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
@@ -134,20 +138,20 @@ def _entries(path: Path) -> int:
     return struct.unpack_from("<H", tail, at + 10)[0] if 0 <= at <= len(tail) - 12 else 0
 
 
-def _data_folders(tree: Tree, slugs: list[str]) -> Iterator[str]:
-    public = _toml_of(tree).get("public", "public")
-    if _of_toml(tree) and isinstance(public, str) and (tree.root / public).is_dir():
+def _find_data_folders(tree: FileTree, slugs: list[str]) -> Iterator[str]:
+    public = _read_competition_toml(tree).get("public", "public")
+    if _slug_of_toml(tree) and isinstance(public, str) and (tree.root / public).is_dir():
         yield public
-    folders = [name for name in tree.folders if top_of(f"{name}/") in DATA - {"hidden", "labels"}]
-    yield from (name for name in folders if PurePosixPath(name).name in slugs and tree.below(name))
-    yield from (name for name in folders if any(_is_sample(_last(one)) for one in tree.at(name)))
+    folders = [name for name in tree.folders if top_folder(f"{name}/") in DATA_FOLDERS - {"hidden", "labels"}]
+    yield from (name for name in folders if PurePosixPath(name).name in slugs and tree.files_below(name))
+    yield from (name for name in folders if any(_is_sample(_last_part(file)) for file in tree.files_at(name)))
     yield from (name for name in folders if _looks_like_data(tree, name))
 
 
-def _looks_like_data(tree: Tree, folder: str) -> bool:
-    inside = [_last(name) for name in tree.at(folder)]
-    beside = [_last(name) for name in tree.folders_at(folder)]
-    tested = [name for name in inside if PurePosixPath(name).suffix in _TABLES] + beside
+def _looks_like_data(tree: FileTree, folder: str) -> bool:
+    inside = [_last_part(name) for name in tree.files_at(folder)]
+    subfolders = [_last_part(name) for name in tree.folders_at(folder)]
+    tested = [name for name in inside if PurePosixPath(name).suffix in _TABLES] + subfolders
     return any(_is_sample(name) for name in inside) or any(name.startswith("test") for name in tested)
 
 
@@ -155,5 +159,5 @@ def _is_sample(name: str) -> bool:
     return bool(re.search(r"sample.*sub|sub.*sample", name.lower())) and name.lower().endswith(".csv")
 
 
-def _last(name: str) -> str:
+def _last_part(name: str) -> str:
     return name.rpartition("/")[2]

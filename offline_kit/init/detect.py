@@ -22,11 +22,11 @@ from offline_kit.init import (
 from offline_kit.init import (
     toml_text as text,
 )
-from offline_kit.init.proposal import Findings, Setting
+from offline_kit.init.proposal import DetectedSettings, Setting
 from offline_kit.project import images
 from offline_kit.project.kaggle_names import dataset_slug, slug_problems
 
-ORDER = (
+SETTING_ORDER = (
     *("competition", "competition_data", "dataset", "image", "requirements", "locks", "packages", "modules"),
     *(
         "checkpoints",
@@ -45,7 +45,7 @@ ORDER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class InitRequest:
     """What a person said about the first configuration."""
 
     project: Path
@@ -59,7 +59,7 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proposal:
+class ConfigProposal:
     """What would be written, and why."""
 
     file: Path
@@ -70,19 +70,19 @@ class Proposal:
     """What is new in it; empty where nothing is to be added."""
     settings: tuple[Setting, ...]
     """The new settings, those that were not found included."""
-    kept: tuple[str, ...]
+    existing_keys: tuple[str, ...]
     """Keys that were there already and stay as they are."""
     notes: tuple[str, ...]
     """What the person should know besides."""
 
     @property
-    def missing(self) -> tuple[Setting, ...]:
+    def missing_settings(self) -> tuple[Setting, ...]:
         """What was not found and the person has to say."""
-        return tuple(one for one in self.settings if one.value is None and one.needed)
+        return tuple(setting for setting in self.settings if setting.value is None and setting.needed_for)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class _ConfigFile:
     """Where the configuration is, or is to be."""
 
     file: Path
@@ -95,7 +95,7 @@ class _Place:
     """Whether it is [tool.offline-kit], else the file's top."""
 
 
-def propose(request: Request, report: Reporter = SILENT) -> Proposal:
+def propose_config(request: InitRequest, report: Reporter = SILENT) -> ConfigProposal:
     """Look at a project and return its first configuration; nothing is written and nothing of it is run.
 
     It goes into pyproject.toml where there is one, else into a new offline-kit.toml. With `force`, a
@@ -108,121 +108,132 @@ def propose(request: Request, report: Reporter = SILENT) -> Proposal:
             f"there is no folder '{request.project}'",
             hint="name the project's folder, or leave it out for this one",
         )
-    pyproject = _read(root / "pyproject.toml")
-    place = _place(root, pyproject)
-    if place.table is not None and not request.force:
+    pyproject = _read_toml(root / "pyproject.toml")
+    target = _locate_config(root, pyproject)
+    if target.table is not None and not request.force:
         raise UsageError(
-            f"'{place.file}' has a configuration for offline-kit already",
+            f"'{target.file}' has a configuration for offline-kit already",
             hint="edit it, or add what it does not say yet with --force, which changes nothing that it says",
         )
-    _check_said(request, place)
+    _check_options(request, target)
     report.step(f"Looking at '{root}'")
-    found = _said(_find(root, tomllib.loads(pyproject or ""), place, request), request)
-    _check_names(found.settings)
-    return _proposal(place, found)
+    detected = _apply_options(
+        _detect_settings(root, tomllib.loads(pyproject or ""), target, request), request
+    )
+    _check_names(detected.settings)
+    return _build_proposal(target, detected)
 
 
-def write(proposal: Proposal) -> None:
+def write_config(proposal: ConfigProposal) -> None:
     """Write what was proposed; OutsideError where the file cannot be written."""
     if proposal.block:
         # Through a link to the file itself; bytes, so that line ends stay as they are.
         files.write_atomic(proposal.file.resolve(), proposal.text.encode("utf-8"))
 
 
-def _read(path: Path) -> str | None:
+def _read_toml(path: Path) -> str | None:
     """Return the text of a TOML file with its line ends as they are; None where there is no such file."""
     try:
-        found = path.read_bytes().decode("utf-8")
-        tomllib.loads(found)
+        content = path.read_bytes().decode("utf-8")
+        tomllib.loads(content)
     except FileNotFoundError:
         return None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
-    return found
+    return content
 
 
-def _place(root: Path, pyproject: str | None) -> _Place:
+def _locate_config(root: Path, pyproject: str | None) -> _ConfigFile:
     """Return where the configuration is or goes; two of them are an error, as they are for every command."""
-    beside = root / "offline-kit.toml"
-    own = _read(beside)
-    told = tomllib.loads(own or "")
-    inside = tomllib.loads(pyproject or "").get("tool", {}).get("offline-kit")
-    if told and inside is not None:
+    own_file = root / "offline-kit.toml"
+    own_text = _read_toml(own_file)
+    document = tomllib.loads(own_text or "")
+    nested_table = tomllib.loads(pyproject or "").get("tool", {}).get("offline-kit")
+    if document and nested_table is not None:
         raise UsageError(
             f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
             hint="keep one of the two, so that it is clear which one counts",
         )
-    if pyproject is None or told:
-        nested = "offline-kit" in told.get("tool", {})
-        table = told["tool"]["offline-kit"] if nested else told or None
-        return _Place(file=beside, old=own or "", table=table, nested=nested)
-    return _Place(file=root / "pyproject.toml", old=pyproject, table=inside, nested=True)
+    if pyproject is None or document:
+        nested = "offline-kit" in document.get("tool", {})
+        table = document["tool"]["offline-kit"] if nested else document or None
+        return _ConfigFile(file=own_file, old=own_text or "", table=table, nested=nested)
+    return _ConfigFile(file=root / "pyproject.toml", old=pyproject, table=nested_table, nested=True)
 
 
-def _check_said(request: Request, place: _Place) -> None:
+def _check_options(request: InitRequest, target: _ConfigFile) -> None:
     """Raise where the person says now what the file says otherwise: it is not changed."""
-    for key, said in (("competition", request.competition), ("dataset", request.dataset)):
-        there = (place.table or {}).get(key, said)
-        if said and there != said:
+    for key, option in (("competition", request.competition), ("dataset", request.dataset)):
+        stated = (target.table or {}).get(key, option)
+        if option and stated != option:
             raise UsageError(
-                f"'{place.file}' says {key} = {there!r}, and --{key} says '{said}'",
+                f"'{target.file}' says {key} = {stated!r}, and --{key} says '{option}'",
                 hint="change it in the file: --force only adds what is not there",
             )
 
 
-def _find(root: Path, pyproject: Mapping[str, Any], place: _Place, request: Request) -> Findings:
-    seen = file_tree.scan(root)
-    trained = checkpoint_patterns.choose(seen)
-    refer = template_choice.Refer(
-        seen,
-        packaged=requirements.is_package(seen, pyproject),
-        table="[tool.offline-kit.notebook]" if place.nested else "[notebook]",
+def _detect_settings(
+    root: Path, pyproject: Mapping[str, Any], target: _ConfigFile, request: InitRequest
+) -> DetectedSettings:
+    tree = file_tree.scan_tree(root)
+    trained = checkpoint_patterns.choose_checkpoints(tree)
+    refer = template_choice.ReferenceWriter(
+        tree,
+        packaged=requirements.is_buildable(tree, pyproject),
+        table="[tool.offline-kit.notebook]" if target.nested else "[notebook]",
     )
-    about = contest.find(seen)
-    slugs = [one.value for one in about.settings if one.key == "competition"]
-    competition = request.competition or (place.table or {}).get("competition") or slugs[0] or ""
+    contest_settings = contest.propose_competition(tree)
+    slugs = [setting.value for setting in contest_settings.settings if setting.key == "competition"]
+    competition = request.competition or (target.table or {}).get("competition") or slugs[0] or ""
     project = pyproject.get("project", {}).get("name", "")
     hints = (str(competition), " ".join(trained.models), f"{root.name} {project}")
     parts = (
-        Findings(settings=_names(root, pyproject), notes=seen.notes),
-        about,
-        requirements.find(seen, pyproject),
-        checkpoint_patterns.find(seen, trained),
-        template_choice.find(project_code.find(seen, hints), trained.kinds, refer),
+        DetectedSettings(settings=_name_settings(root, pyproject), notes=tree.notes),
+        contest_settings,
+        requirements.propose_packages(tree, pyproject),
+        checkpoint_patterns.propose_checkpoints(tree, trained),
+        template_choice.choose_template(project_code.find_code(tree, hints), trained.kinds, refer),
     )
-    settings = sorted((one for part in parts for one in part.settings), key=lambda one: ORDER.index(one.key))
-    return Findings(settings=tuple(settings), notes=tuple(note for part in parts for note in part.notes))
+    settings = sorted(
+        (setting for part in parts for setting in part.settings),
+        key=lambda setting: SETTING_ORDER.index(setting.key),
+    )
+    return DetectedSettings(
+        settings=tuple(settings), notes=tuple(note for part in parts for note in part.notes)
+    )
 
 
-def _names(root: Path, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:
+def _name_settings(root: Path, pyproject: Mapping[str, Any]) -> tuple[Setting, Setting]:
     name = str(pyproject.get("project", {}).get("name") or root.name)
     return (
         Setting(
-            key="dataset", value=dataset_slug(name), why="private, and yours: whoever pushes is its owner"
+            key="dataset", value=dataset_slug(name), reason="private, and yours: whoever pushes is its owner"
         ),
         Setting(
             key="image",
             value=images.default_for("none"),
-            why='the newest that this version knows; for a GPU: accelerator = "NvidiaTeslaT4" in its place',
+            reason='the newest that this version knows; for a GPU: accelerator = "NvidiaTeslaT4" in its place',
         ),
     )
 
 
-def _said(found: Findings, request: Request) -> Findings:
+def _apply_options(detected: DetectedSettings, request: InitRequest) -> DetectedSettings:
     """Lay what the person said over what was found."""
     flags = {"competition": request.competition, "dataset": request.dataset}
     settings = tuple(
-        replace(one, value=flags[one.key], why="", more=()) if flags.get(one.key) else one
-        for one in found.settings
+        replace(setting, value=flags[setting.key], reason="", comments=())
+        if flags.get(setting.key)
+        else setting
+        for setting in detected.settings
     )
-    return replace(found, settings=settings)
+    return replace(detected, settings=settings)
 
 
 def _check_names(settings: Iterable[Setting]) -> None:
-    said = {one.key: str(one.value) for one in settings if one.value is not None}
-    dataset = said.get("dataset", "").rpartition("/")[2]
-    split = [f"{dataset}-checkpoints"] if said.get("parts") == "split" else []
-    slugs = [slug for slug in (said.get("competition"), dataset, *split) if slug]
+    values = {setting.key: str(setting.value) for setting in settings if setting.value is not None}
+    dataset = values.get("dataset", "").rpartition("/")[2]
+    split = [f"{dataset}-checkpoints"] if values.get("parts") == "split" else []
+    slugs = [slug for slug in (values.get("competition"), dataset, *split) if slug]
     problems = [line for slug in slugs for line in slug_problems(slug)]
     if problems:
         raise UsageError(
@@ -232,43 +243,57 @@ def _check_names(settings: Iterable[Setting]) -> None:
         )
 
 
-def _proposal(place: _Place, found: Findings) -> Proposal:
-    if place.table is None:
-        return Proposal(
-            file=place.file,
-            text=text.begun(place.old, found.settings, nested=place.nested, where=str(place.file)),
-            block=text.block(found.settings, nested=place.nested),
-            settings=found.settings,
-            kept=(),
-            notes=found.notes,
+def _build_proposal(target: _ConfigFile, detected: DetectedSettings) -> ConfigProposal:
+    if target.table is None:
+        return ConfigProposal(
+            file=target.file,
+            text=text.add_configuration(
+                target.old, detected.settings, nested=target.nested, where=str(target.file)
+            ),
+            block=text.format_tables(detected.settings, nested=target.nested),
+            settings=detected.settings,
+            existing_keys=(),
+            notes=detected.notes,
         )
-    notebook = place.table.get("notebook", {})
-    fresh = [one for one in found.settings if one.key not in (notebook if one.notebook else place.table)]
+    notebook = target.table.get("notebook", {})
+    fresh = [
+        setting
+        for setting in detected.settings
+        if setting.key not in (notebook if setting.notebook else target.table)
+    ]
     # what is told in a comment only was told when the file was made
-    fresh = [one for one in fresh if one.value is not None and not _would_change(one, place.table)]
-    kept = [one.key for one in found.settings if one.key in (notebook if one.notebook else place.table)]
-    return Proposal(
-        file=place.file,
-        text=text.extended(place.old, fresh, nested=place.nested, where=str(place.file)),
-        block=text.block(fresh, nested=place.nested),
+    fresh = [
+        setting
+        for setting in fresh
+        if setting.value is not None and not _changes_meaning(setting, target.table)
+    ]
+    existing_keys = [
+        setting.key
+        for setting in detected.settings
+        if setting.key in (notebook if setting.notebook else target.table)
+    ]
+    return ConfigProposal(
+        file=target.file,
+        text=text.add_settings(target.old, fresh, nested=target.nested, where=str(target.file)),
+        block=text.format_tables(fresh, nested=target.nested),
         settings=tuple(fresh),
-        kept=tuple(kept),
-        notes=found.notes,
+        existing_keys=tuple(existing_keys),
+        notes=detected.notes,
     )
 
 
-def _would_change(one: Setting, table: Mapping[str, Any]) -> bool:
+def _changes_meaning(setting: Setting, table: Mapping[str, Any]) -> bool:
     """Whether adding a key gives another meaning to what is said already."""
-    if one.key in ("image", "parts"):
+    if setting.key in ("image", "parts"):
         # an accelerator chooses its own image, and what was pushed as one dataset would become three
-        return one.key == "parts" or "accelerator" in table
-    if one.notebook:
+        return setting.key == "parts" or "accelerator" in table
+    if setting.notebook:
         return bool(
             {"template", "task", "models", "source", "model", "data", "function"}
             & set(table.get("notebook", {}))
         )
-    if one.key == "preprocessing":
+    if setting.key == "preprocessing":
         return "checkpoints" in table
-    if one.key in ("packages", "modules"):
+    if setting.key in ("packages", "modules"):
         return bool({"packages", "modules"} & set(table))
     return False

@@ -8,10 +8,10 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-DATA = frozenset({"input", "inputs", "data", "dataset", "datasets", "hidden", "labels", ".kaggle"})
+DATA_FOLDERS = frozenset({"input", "inputs", "data", "dataset", "datasets", "hidden", "labels", ".kaggle"})
 """Folders at the top of a project that hold data, not code or weights."""
 
-_NEVER = frozenset(
+_SKIPPED_FOLDERS = frozenset(
     {"node_modules", "venv", "env", "dist", "__pycache__", "site-packages", "wandb", "mlruns"}
     | {"__pypackages__", "htmlcov"}
 )
@@ -19,7 +19,7 @@ _NEVER = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ScanLimits:
     """How far a look goes."""
 
     depth: int = 7
@@ -32,11 +32,11 @@ class Limits:
     """Entries altogether."""
 
 
-LIMITS = Limits()
+LIMITS = ScanLimits()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tree:
+class FileTree:
     """The names that were seen."""
 
     root: Path
@@ -48,7 +48,7 @@ class Tree:
     notes: tuple[str, ...] = ()
     """Where the look ended early, in sentences."""
 
-    def at(self, folder: str) -> tuple[str, ...]:
+    def files_at(self, folder: str) -> tuple[str, ...]:
         """Return the files that lie in this very folder ("" for the project)."""
         return self._files_in.get(folder, ())
 
@@ -56,75 +56,75 @@ class Tree:
         """Return the folders that lie in this very folder."""
         return self._folders_in.get(folder, ())
 
-    def below(self, folder: str) -> tuple[str, ...]:
+    def files_below(self, folder: str) -> tuple[str, ...]:
         """Return the files at any depth below a folder."""
         return tuple(name for name in self.files if name.startswith(f"{folder}/"))
 
-    def size(self, name: str) -> int:
+    def file_size(self, name: str) -> int:
         """Return the bytes of a file; 0 where it is gone."""
-        return self._stat(name)[0]
+        return self._file_status(name)[0]
 
-    def modified(self, name: str) -> int:
+    def modified_ns(self, name: str) -> int:
         """Return when a file was changed, in nanoseconds; 0 where it is gone."""
-        return self._stat(name)[1]
+        return self._file_status(name)[1]
 
     @cached_property
     def _files_in(self) -> dict[str, tuple[str, ...]]:
-        return _by_folder(self.files)
+        return _group_by_folder(self.files)
 
     @cached_property
     def _folders_in(self) -> dict[str, tuple[str, ...]]:
-        return _by_folder(self.folders)
+        return _group_by_folder(self.folders)
 
-    def _stat(self, name: str) -> tuple[int, int]:
+    def _file_status(self, name: str) -> tuple[int, int]:
         try:
-            seen = (self.root / name).stat()
+            status = (self.root / name).stat()
         except OSError:
             return 0, 0
-        return seen.st_size, seen.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
 
-def _by_folder(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
+def _group_by_folder(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    names_by_folder: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(name.rpartition("/")[0], []).append(name)
-    return {folder: tuple(inside) for folder, inside in found.items()}
+        names_by_folder.setdefault(name.rpartition("/")[0], []).append(name)
+    return {folder: tuple(inside) for folder, inside in names_by_folder.items()}
 
 
-def top_of(name: str) -> str:
+def top_folder(name: str) -> str:
     """Return the first folder of a path; "" for a file at the top."""
     return name.partition("/")[0] if "/" in name else ""
 
 
-def scan(root: Path, limits: Limits = LIMITS) -> Tree:
+def scan_tree(root: Path, limits: ScanLimits = LIMITS) -> FileTree:
     """Look at the names below a folder, the nearest first, and say in the notes where a limit ended that.
 
     Links to folders are followed at the top alone: deeper they may be rings.
     """
-    look = _Look(root, limits)
-    look.go()
-    return Tree(root=root, files=tuple(look.files), folders=tuple(look.folders), notes=tuple(look.notes))
+    scan = _TreeScan(root, limits)
+    scan.scan_folders()
+    return FileTree(root=root, files=tuple(scan.files), folders=tuple(scan.folders), notes=tuple(scan.notes))
 
 
-class _Look:
-    def __init__(self, root: Path, limits: Limits) -> None:
+class _TreeScan:
+    def __init__(self, root: Path, limits: ScanLimits) -> None:
         self.root = root
         self.limits = limits
         self.files: list[str] = []
         self.folders: list[str] = []
         self.notes: list[str] = []
-        self._seen = 0
+        self._entry_count = 0
 
-    def go(self) -> None:
+    def scan_folders(self) -> None:
         waiting = deque([""])
         while waiting:
             folder = waiting.popleft()
-            if self._seen >= self.limits.total:
+            if self._entry_count >= self.limits.total:
                 self.notes.append(
                     f"looked at the first {self.limits.total} files and folders alone; '{folder}' and others were not seen"
                 )
                 return
-            inner = sorted(self._entries(folder))
+            inner = sorted(self._folder_entries(folder))
             if self._depth_left(folder) > 0:
                 waiting.extend(inner)
             elif inner and not _is_data(folder):
@@ -132,53 +132,53 @@ class _Look:
                     f"'{folder}' is {self.limits.depth} folders deep: what lies below was not seen"
                 )
 
-    def _entries(self, folder: str) -> Iterator[str]:
+    def _folder_entries(self, folder: str) -> Iterator[str]:
         """Note the files of a folder, and yield the folders in it that are looked into."""
         files = []
-        for entry in self._listed(folder):
+        for entry in self._list_folder(folder):
             name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir(follow_symlinks=not folder):
-                if not self._is_never(entry, folder):
+                if not self._is_skipped(entry, folder):
                     self.folders.append(name)
                     yield name
             elif not entry.name.startswith(".") and entry.is_file():  # a pipe would be waited for
                 files.append(name)
         self.files += sorted(files)
 
-    def _listed(self, folder: str) -> list["os.DirEntry[str]"]:
+    def _list_folder(self, folder: str) -> list["os.DirEntry[str]"]:
         most = self.limits.per_folder
         try:
             with os.scandir(self.root / folder) as entries:
-                found = list(islice(entries, most + 1))
+                listed = list(islice(entries, most + 1))
         except OSError as error:
             self.notes.append(f"cannot look into '{folder or self.root}': {error.strerror}")
             return []
-        self._seen += len(found)
-        if len(found) > most:
+        self._entry_count += len(listed)
+        if len(listed) > most:
             self.notes.append(f"'{folder or '.'}' has more than {most} entries: the others were not seen")
-        return [entry for entry in found[:most] if _is_text(entry.name)]
+        return [entry for entry in listed[:most] if _is_printable(entry.name)]
 
     def _depth_left(self, folder: str) -> int:
         depth = len(PurePosixPath(folder).parts) if folder else 0
         return (self.limits.data_depth if _is_data(folder) else self.limits.depth) - depth
 
-    def _is_never(self, entry: "os.DirEntry[str]", folder: str) -> bool:
+    def _is_skipped(self, entry: "os.DirEntry[str]", folder: str) -> bool:
         name = entry.name
         if name == ".kaggle" and not folder:
             return False
-        if name in _NEVER or name.startswith(".") or name.endswith((".egg-info", ".dist-info")):
+        if name in _SKIPPED_FOLDERS or name.startswith(".") or name.endswith((".egg-info", ".dist-info")):
             return True
-        place = Path(entry.path)
-        if (name == "build" and not folder) or (place / "pyvenv.cfg").exists():
+        path = Path(entry.path)
+        if (name == "build" and not folder) or (path / "pyvenv.cfg").exists():
             return True
         # a link that leads to the project itself, or above it, would be walked for ever
-        return entry.is_symlink() and self.root.resolve().is_relative_to(place.resolve())
+        return entry.is_symlink() and self.root.resolve().is_relative_to(path.resolve())
 
 
 def _is_data(folder: str) -> bool:
-    return folder.partition("/")[0] in DATA
+    return folder.partition("/")[0] in DATA_FOLDERS
 
 
-def _is_text(name: str) -> bool:
+def _is_printable(name: str) -> bool:
     """Whether a name can be written into a text file: other bytes than UTF-8, or line ends, cannot."""
     return name.isprintable()

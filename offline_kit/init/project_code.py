@@ -6,17 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from offline_kit.init.file_tree import DATA, Tree, top_of
+from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.project.references import parse
 
-MOST_FILES = 1500
+MAX_FILES = 1500
 """Python files that are read."""
-LARGEST = 1_000_000
+MAX_FILE_SIZE = 1_000_000
 """Bytes of a Python file above which nobody wrote it."""
 _NO_CODE = frozenset({"tests", "test", "docs", "doc", "examples", "bench", "benchmarks"})
-_WORK = frozenset({"fit", "train", "main", "parse_args", "run", "predict", "backward"})
+_WORK_CALLS = frozenset({"fit", "train", "main", "parse_args", "run", "predict", "backward"})
 """Calls at the top of a module that nobody wants in a notebook's import."""
-_GENERAL = frozenset(
+_GENERAL_WORDS = frozenset(
     {"model", "models", "data", "src", "kaggle", "version", "checkpoint", "checkpoints", "ckpt", "best"}
 )
 """Words of paths that tell nothing about the competition."""
@@ -24,7 +24,7 @@ _LOADERS = ("predict_dataloader", "test_dataloader")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassFound:
+class DetectedClass:
     """A class at the top of a module."""
 
     file: str
@@ -44,7 +44,7 @@ class ClassFound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FunctionFound:
+class DetectedFunction:
     """A function called `predict` at the top of a module."""
 
     file: str
@@ -60,18 +60,18 @@ class FunctionFound:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Code:
+class ProjectCode:
     """What of a project's code a notebook may use; the likeliest first."""
 
-    models: tuple[ClassFound, ...] = ()
+    models: tuple[DetectedClass, ...] = ()
     """Subclasses of LightningModule, over any number of steps inside the project."""
-    plain_models: tuple[ClassFound, ...] = ()
+    plain_models: tuple[DetectedClass, ...] = ()
     """Other subclasses of torch's Module, the layers of a model among them."""
-    data: tuple[ClassFound, ...] = ()
+    data: tuple[DetectedClass, ...] = ()
     """Classes that give a dataloader to predict on; subclasses of LightningDataModule among them."""
-    functions: tuple[FunctionFound, ...] = ()
+    functions: tuple[DetectedFunction, ...] = ()
     """Functions called `predict`."""
-    rivals: tuple[ClassFound, ...] = ()
+    rivals: tuple[DetectedClass, ...] = ()
     """Models of other folders that the hints do not tell from the first one."""
     submitting: frozenset[str] = frozenset()
     """Names of the data classes that have `submission`, of their own or inherited."""
@@ -79,7 +79,7 @@ class Code:
     """What was not read."""
 
 
-def find(tree: Tree, hints: Sequence[str] = ()) -> Code:
+def find_code(tree: FileTree, hints: Sequence[str] = ()) -> ProjectCode:
     """Read the project's Python files and return what is in them.
 
     `hints` are names that tell what the kit is for, the strongest first: code in a folder or file that shares
@@ -88,190 +88,197 @@ def find(tree: Tree, hints: Sequence[str] = ()) -> Code:
     names = [
         name
         for name in tree.files
-        if name.endswith(".py") and top_of(name) not in DATA and not _NO_CODE & set(PurePosixPath(name).parts)
+        if name.endswith(".py")
+        and top_folder(name) not in DATA_FOLDERS
+        and not _NO_CODE & set(PurePosixPath(name).parts)
     ]
     notes = []
-    if len(names) > MOST_FILES:
-        notes.append(f"read {MOST_FILES} of {len(names)} Python files for models and data classes")
-    classes: list[ClassFound] = []
-    functions: list[FunctionFound] = []
-    for name in names[:MOST_FILES]:
-        for found in _of_file(tree, name):
-            classes += [found] if isinstance(found, ClassFound) else []
-            functions += [found] if isinstance(found, FunctionFound) else []
-    return _sorted_out(classes, functions, notes, [words(hint) for hint in hints])
+    if len(names) > MAX_FILES:
+        notes.append(f"read {MAX_FILES} of {len(names)} Python files for models and data classes")
+    classes: list[DetectedClass] = []
+    functions: list[DetectedFunction] = []
+    for name in names[:MAX_FILES]:
+        for detected in _read_definitions(tree, name):
+            classes += [detected] if isinstance(detected, DetectedClass) else []
+            functions += [detected] if isinstance(detected, DetectedFunction) else []
+    return _rank_code(classes, functions, notes, [distinctive_words(hint) for hint in hints])
 
 
-def words(text: str) -> frozenset[str]:
+def distinctive_words(text: str) -> frozenset[str]:
     """Return the words of a name or path that may tell one competition from another."""
-    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL
+    return frozenset(re.findall(r"[^\W\d_]{3,}", text.lower())) - _GENERAL_WORDS
 
 
-def _sorted_out(
-    classes: list[ClassFound],
-    functions: list[FunctionFound],
+def _rank_code(
+    classes: list[DetectedClass],
+    functions: list[DetectedFunction],
     notes: Iterable[str],
     hints: Sequence[frozenset[str]],
-) -> Code:
-    named: dict[str, list[ClassFound]] = {}
-    for each in classes:
-        named.setdefault(each.name, []).append(each)
-    methods = {each.name: _inherited(each, named) for each in classes}
-    modules = _descendants("LightningModule", classes)
-    with_data = _descendants("LightningDataModule", classes)
-    parents = {base for each in classes for base in each.bases}
+) -> ProjectCode:
+    classes_by_name: dict[str, list[DetectedClass]] = {}
+    for definition in classes:
+        classes_by_name.setdefault(definition.name, []).append(definition)
+    methods = {definition.name: _inherited_methods(definition, classes_by_name) for definition in classes}
+    modules = _descendant_names("LightningModule", classes)
+    with_data = _descendant_names("LightningDataModule", classes)
+    parents = {base for definition in classes for base in definition.bases}
 
-    def unlike(each: ClassFound) -> tuple[int, ...]:
-        return tuple(-len(hint & words(each.file)) for hint in hints)
+    def hint_rank(definition: DetectedClass) -> tuple[int, ...]:
+        return tuple(-len(hint & distinctive_words(definition.file)) for hint in hints)
 
-    def model_rank(each: ClassFound) -> tuple[object, ...]:
-        known = methods[each.name]
+    def model_rank(definition: DetectedClass) -> tuple[object, ...]:
+        own_methods = methods[definition.name]
         return (
-            *unlike(each),
-            each.name in parents,
-            each.runs,
-            "predict_step" not in known,
-            "forward" not in known,
-            *_near(each.file),
+            *hint_rank(definition),
+            definition.name in parents,
+            definition.runs,
+            "predict_step" not in own_methods,
+            "forward" not in own_methods,
+            *_depth_key(definition.file),
         )
 
-    def data_rank(each: ClassFound) -> tuple[object, ...]:
-        known = methods[each.name]
+    def data_rank(definition: DetectedClass) -> tuple[object, ...]:
+        own_methods = methods[definition.name]
         return (
-            "submission" not in known,
-            *unlike(each),
-            _LOADERS[0] not in known,
-            each.name in parents,
-            each.runs,
-            *_near(each.file),
+            "submission" not in own_methods,
+            *hint_rank(definition),
+            _LOADERS[0] not in own_methods,
+            definition.name in parents,
+            definition.runs,
+            *_depth_key(definition.file),
         )
 
-    models = sorted((each for each in classes if each.name in modules), key=model_rank)
-    layers = _descendants("Module", classes) - modules
-    plain = [each for each in classes if each.name in layers]
+    models = sorted((definition for definition in classes if definition.name in modules), key=model_rank)
+    layers = _descendant_names("Module", classes) - modules
+    plain = [definition for definition in classes if definition.name in layers]
     data = [
-        each
-        for each in classes
-        if each.name not in modules and (each.name in with_data or set(_LOADERS) & methods[each.name])
+        definition
+        for definition in classes
+        if definition.name not in modules
+        and (definition.name in with_data or set(_LOADERS) & methods[definition.name])
     ]
     rivals = [
-        each
-        for each in models
-        if each.name not in parents
-        and unlike(each) == unlike(models[0])
-        and PurePosixPath(each.file).parent != PurePosixPath(models[0].file).parent
+        definition
+        for definition in models
+        if definition.name not in parents
+        and hint_rank(definition) == hint_rank(models[0])
+        and PurePosixPath(definition.file).parent != PurePosixPath(models[0].file).parent
     ]
-    return Code(
+    return ProjectCode(
         models=tuple(models),
         rivals=tuple(rivals),
         plain_models=tuple(sorted(plain, key=model_rank)),
         data=tuple(sorted(data, key=data_rank)),
         functions=tuple(
-            sorted(functions, key=lambda one: (not one.callable_with_one, one.runs, *_near(one.file)))
+            sorted(functions, key=lambda one: (not one.callable_with_one, one.runs, *_depth_key(one.file)))
         ),
-        submitting=frozenset(each.name for each in data if "submission" in methods[each.name]),
+        submitting=frozenset(
+            definition.name for definition in data if "submission" in methods[definition.name]
+        ),
         notes=tuple(notes),
     )
 
 
-def _near(file: str) -> tuple[int, str]:
+def _depth_key(file: str) -> tuple[int, str]:
     """Return what sorts files near the top before others."""
     return file.count("/"), file
 
 
-def _descendants(root: str, classes: Iterable[ClassFound]) -> set[str]:
+def _descendant_names(root: str, classes: Iterable[DetectedClass]) -> set[str]:
     """Return names of the classes that descend from one, told by the last name of each base."""
-    known = {root}
-    while fresh := {each.name for each in classes if known & set(each.bases)} - known:
-        known |= fresh
-    return known - {root}
+    names = {root}
+    while fresh := {definition.name for definition in classes if names & set(definition.bases)} - names:
+        names |= fresh
+    return names - {root}
 
 
-def _inherited(one: ClassFound, named: Mapping[str, Sequence[ClassFound]]) -> frozenset[str]:
+def _inherited_methods(
+    definition: DetectedClass, named: Mapping[str, Sequence[DetectedClass]]
+) -> frozenset[str]:
     """Return the methods of a class and of its bases inside the project; bases are known by their names alone."""
-    methods, seen, waiting = set(one.methods), {one.name}, list(one.bases)
+    methods, visited, waiting = set(definition.methods), {definition.name}, list(definition.bases)
     while waiting:
         name = waiting.pop()
-        if name not in seen:
-            seen.add(name)
-            for each in named.get(name, ()):
-                methods |= each.methods
-                waiting += each.bases
+        if name not in visited:
+            visited.add(name)
+            for base in named.get(name, ()):
+                methods |= base.methods
+                waiting += base.bases
     return frozenset(methods)
 
 
-def _of_file(tree: Tree, name: str) -> Iterator[ClassFound | FunctionFound]:
-    if tree.size(name) > LARGEST:
+def _read_definitions(tree: FileTree, name: str) -> Iterator[DetectedClass | DetectedFunction]:
+    if tree.file_size(name) > MAX_FILE_SIZE:
         return
     module = parse(tree.root / name)
     if module is None:
         return
-    runs = any(_runs(node) for node in module.body)
+    runs = any(_runs_work(node) for node in module.body)
     for node in module.body:
         if isinstance(node, ast.ClassDef):
-            yield _class(node, name, runs=runs)
+            yield _describe_class(node, name, runs=runs)
         elif isinstance(node, ast.FunctionDef) and node.name == "predict":
-            yield _function(node, name, runs=runs)
+            yield _describe_function(node, name, runs=runs)
 
 
-def _runs(node: ast.stmt) -> bool:
+def _runs_work(node: ast.stmt) -> bool:
     """Whether a statement at the top of a module trains or reads a command line when the module is imported."""
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.If):
         return False
-    calls = (each for each in ast.walk(node) if isinstance(each, ast.Call))
-    return any(_last_name(each.func) in _WORK for each in calls)
+    calls = (call for call in ast.walk(node) if isinstance(call, ast.Call))
+    return any(_base_name(call.func) in _WORK_CALLS for call in calls)
 
 
-def _class(node: ast.ClassDef, file: str, *, runs: bool) -> ClassFound:
-    methods = {each.name: each for each in node.body if isinstance(each, ast.FunctionDef)}
-    bases = tuple(name for name in map(_last_name, node.bases) if name)
-    made = methods.get("__init__")
-    return ClassFound(
+def _describe_class(node: ast.ClassDef, file: str, *, runs: bool) -> DetectedClass:
+    methods = {function.name: function for function in node.body if isinstance(function, ast.FunctionDef)}
+    bases = tuple(name for name in map(_base_name, node.bases) if name)
+    constructor = methods.get("__init__")
+    return DetectedClass(
         file=file,
         name=node.name,
         bases=bases,
         methods=frozenset(methods),
-        first=_first(made.args) if made else None,
-        needs=_without_default(made.args)[1:] if made else (),
+        first=_first_parameter(constructor.args) if constructor else None,
+        needs=_required_parameters(constructor.args)[1:] if constructor else (),
         runs=runs,
     )
 
 
-def _first(arguments: ast.arguments) -> tuple[str, str, str]:
+def _first_parameter(arguments: ast.arguments) -> tuple[str, str, str]:
     positional = [*arguments.posonlyargs, *arguments.args]
     if len(positional) < 2:
         return ("", "", "")
     defaults = [None] * (len(positional) - len(arguments.defaults)) + list(arguments.defaults)
-    taken, default = positional[1], defaults[1]
-    annotation = ast.unparse(taken.annotation) if taken.annotation else ""
-    return (taken.arg, annotation, ast.unparse(default) if default else "")
+    parameter, default = positional[1], defaults[1]
+    annotation = ast.unparse(parameter.annotation) if parameter.annotation else ""
+    return (parameter.arg, annotation, ast.unparse(default) if default else "")
 
 
-def _without_default(arguments: ast.arguments) -> tuple[str, ...]:
+def _required_parameters(arguments: ast.arguments) -> tuple[str, ...]:
     positional = [*arguments.posonlyargs, *arguments.args]
     needed = positional[: len(positional) - len(arguments.defaults)]
-    named = [
-        one
-        for one, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    keywords = [
+        argument
+        for argument, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
         if default is None
     ]
-    return tuple(one.arg for one in (*needed, *named))
+    return tuple(argument.arg for argument in (*needed, *keywords))
 
 
-def _last_name(node: ast.expr) -> str:
+def _base_name(node: ast.expr) -> str:
     if isinstance(node, ast.Subscript):
-        return _last_name(node.value)
+        return _base_name(node.value)
     if isinstance(node, ast.Attribute):
         return node.attr
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def _function(node: ast.FunctionDef, file: str, *, runs: bool) -> FunctionFound:
+def _describe_function(node: ast.FunctionDef, file: str, *, runs: bool) -> DetectedFunction:
     arguments = node.args
-    takes = _without_default(arguments)
+    takes = _required_parameters(arguments)
     positional = bool(arguments.posonlyargs or arguments.args or arguments.vararg)
     keyword = any(default is None for default in arguments.kw_defaults)
-    return FunctionFound(
+    return DetectedFunction(
         file=file,
         name=node.name,
         takes=takes,

@@ -13,18 +13,18 @@ class Setting:
     """What was found; None for nothing, which becomes a commented line."""
     example: object = ""
     """What stands in the commented line."""
-    why: str = ""
+    reason: str = ""
     """Where it comes from, or what it is for, in a few words."""
-    more: tuple[str, ...] = ()
+    comments: tuple[str, ...] = ()
     """Further lines of comment: what was left out."""
     notebook: bool = False
     """Whether it belongs into the notebook's table."""
-    needed: str = ""
+    needed_for: str = ""
     """What cannot be done without it, where it was not found and the person must say it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Findings:
+class DetectedSettings:
     """Settings, and what the person should know."""
 
     settings: tuple[Setting, ...] = ()

@@ -9,13 +9,13 @@ from offline_kit.checkpoints import members
 from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
-from offline_kit.init.file_tree import DATA, Tree, top_of
+from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.notebook.runtime.kit_runtime import csv_rows
 from offline_kit.project.types import Checkpoint, NotebookSettings
 
 _PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 _TABLES = frozenset({".csv", ".feather", ".parquet", ".tsv"})
-_TEXTS = frozenset(
+_TEXT_COLUMNS = frozenset(
     {"abstract", "comment", "comment_text", "content", "discourse_text", "essay", "excerpt", "full_text"}
     | {"prompt", "question", "question_text", "response", "review", "sentence", "text", "tweet"}
 )
@@ -23,7 +23,7 @@ _TEXTS = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kinds:
+class CheckpointKinds:
     """What was seen of them, nothing of it by loading it."""
 
     frameworks: tuple[str, ...] = ()
@@ -34,9 +34,9 @@ class Kinds:
     """The files that are no models, and what each is instead."""
     unplaced: Mapping[str, str] = field(default_factory=dict)
     """The models that none of the frameworks loads without a further word, and what each lacks."""
-    whole: frozenset[str] = frozenset()
+    whole_models: frozenset[str] = frozenset()
     """The models that are pickled with their class, which a person must trust."""
-    known: int = 0
+    known_count: int = 0
     """How many models the frameworks load."""
     patterns: Sequence[str] = ()
     """The other models, as globs."""
@@ -44,75 +44,82 @@ class Kinds:
     @property
     def mostly_known(self) -> bool:
         """Whether frameworks load at least as many models as they do not."""
-        return bool(self.frameworks) and self.known >= len(self.unplaced)
+        return bool(self.frameworks) and self.known_count >= len(self.unplaced)
 
 
-def look(tree: Tree, names: Sequence[str]) -> Kinds:
+def classify_trained(tree: FileTree, names: Sequence[str]) -> CheckpointKinds:
     """Return what these files are; nothing is known of them where one cannot be read."""
     try:
-        files = [file for name in names if (file := _checkpoint(tree, name))]
+        files = [file for name in names if (file := _read_checkpoint(tree, name))]
         plain = NotebookSettings(template="plain")
         claimed = members.match_checkpoints(plain, files)
         aside = members.find_non_models(plain, files)
     except OSError:
-        return Kinds()
+        return CheckpointKinds()
     unplaced = members.list_incomplete(claimed)
-    sure = [each for name, each in claimed.items() if each and name not in unplaced]
-    if not sure:
-        return Kinds()
-    whole = frozenset(name for name, each in claimed.items() if each is TORCH_MODULE)
-    if whole and len(whole) < len(sure):  # alone, they are what the build asks about
-        unplaced |= dict.fromkeys(whole, "is a whole model, and loading it may run any code that lies in it")
-        sure = [each for each in sure if each is not TORCH_MODULE]
-    titles = tuple(sorted({each.title for each in sure}))
-    return Kinds(
+    loadable = [framework for name, framework in claimed.items() if framework and name not in unplaced]
+    if not loadable:
+        return CheckpointKinds()
+    whole_models = frozenset(name for name, framework in claimed.items() if framework is TORCH_MODULE)
+    if whole_models and len(whole_models) < len(loadable):  # alone, they are what the build asks about
+        unplaced |= dict.fromkeys(
+            whole_models, "is a whole model, and loading it may run any code that lies in it"
+        )
+        loadable = [framework for framework in loadable if framework is not TORCH_MODULE]
+    titles = tuple(sorted({framework.title for framework in loadable}))
+    return CheckpointKinds(
         frameworks=titles,
-        task=_task(tree, sure),
+        task=_guess_task(tree, loadable),
         aside=aside,
         unplaced=unplaced,
-        whole=whole,
-        known=len(sure),
+        whole_models=whole_models,
+        known_count=len(loadable),
     )
 
 
-def _checkpoint(tree: Tree, name: str) -> Checkpoint | None:
+def _read_checkpoint(tree: FileTree, name: str) -> Checkpoint | None:
     path = tree.root / name
-    seen = classify_file(path)
-    if seen.problem:  # a damaged file says nothing of the others; the build names it
+    sniffed = classify_file(path)
+    if sniffed.problem:  # a damaged file says nothing of the others; the build names it
         return None
     # no digest: nothing asks for it here, and large files take a while
     return Checkpoint(
-        original=name, path=path, size=tree.size(name), sha256="", kind=seen.kind, refused=seen.refused
+        original=name,
+        path=path,
+        size=tree.file_size(name),
+        sha256="",
+        kind=sniffed.kind,
+        refused=sniffed.refused,
     )
 
 
-def _task(tree: Tree, frameworks: Sequence[Framework]) -> str:
-    usual = {each.task for each in frameworks if each.task}
+def _guess_task(tree: FileTree, frameworks: Sequence[Framework]) -> str:
+    usual = {framework.task for framework in frameworks if framework.task}
     if usual:
         return usual.pop() if len(usual) == 1 else ""
     if any(PurePosixPath(name).suffix.lower() in _PICTURES and _is_data(name) for name in tree.files):
         return "images"
     tables = [name for name in tree.files if _is_test(name)]
-    if any(_columns(tree, name) & _TEXTS for name in tables):
+    if any(_read_columns(tree, name) & _TEXT_COLUMNS for name in tables):
         return "text"
     return "tabular" if tables else ""
 
 
 def _is_data(name: str) -> bool:
-    return top_of(name) in DATA or top_of(name).startswith("test")
+    return top_folder(name) in DATA_FOLDERS or top_folder(name).startswith("test")
 
 
 def _is_test(name: str) -> bool:
     path = PurePosixPath(name)
-    near = top_of(name) in DATA or not top_of(name)
+    near = top_folder(name) in DATA_FOLDERS or not top_folder(name)
     return near and path.suffix.lower() in _TABLES and path.name.lower().startswith("test")
 
 
-def _columns(tree: Tree, name: str) -> set[str]:
+def _read_columns(tree: FileTree, name: str) -> set[str]:
     if PurePosixPath(name).suffix.lower() != ".csv":
         return set()
     try:
         with (tree.root / name).open(encoding="utf-8", newline="") as stream:
-            return {each.strip().lower() for each in next(csv_rows([stream.readline(65536)]), [])}
+            return {column.strip().lower() for column in next(csv_rows([stream.readline(65536)]), [])}
     except (OSError, ValueError, csv.Error):
         return set()

@@ -216,9 +216,9 @@ def code_findings(
     said = config.notebook
     contract: tuple[Finding, ...] = ()
     if said.data:
-        contract = data_contract.findings(config.project, said.data, said.params)
+        contract = data_contract.check_data_class(config.project, said.data, said.params)
     if said.data and said.model:
-        contract += data_contract.model_findings(config.project, said.model, said.params, saved)
+        contract += data_contract.check_model_class(config.project, said.model, said.params, saved)
     if config.main_from and (names := references.undefined_names(config.main_from)):
         contract += (
             Finding(

@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from offline_kit.adopt import read_notebook
-from offline_kit.adopt.findings import Adoption, Became, Kind, Sources
+from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Resolution
 from offline_kit.notebook import cells
 from tests.support.adopting import became, looked, notebook_of, put
 
-REQUIREMENT, CHECKPOINT, SOURCE, ASKED = Became.REQUIREMENT, Became.CHECKPOINT, Became.SOURCE, Became.ASKED
+REQUIREMENT, CHECKPOINT, SOURCE, ASKED = (
+    Resolution.REQUIREMENT,
+    Resolution.CHECKPOINT,
+    Resolution.SOURCE,
+    Resolution.UNRESOLVED,
+)
 
 
 def one(adoption: Adoption) -> str:
@@ -48,7 +53,7 @@ def test_what_is_installed_becomes_a_requirement(
 ) -> None:
     """However pip is called, its packages become requirements, and the line does nothing any more."""
     found = looked(tmp_path, line)
-    assert {one.became for one in found.found} == {REQUIREMENT}
+    assert {one.resolution for one in found.resolved} == {REQUIREMENT}
     if wanted is not None:
         assert found.requirements == wanted
     else:
@@ -108,10 +113,10 @@ def test_what_stands_beside_it_stays(tmp_path: Path, line: str, left: str) -> No
 def test_what_is_not_there_is_asked_for(tmp_path: Path, line: str) -> None:
     """What nobody has here stays in its line, and the finding says cell, line and remedy."""
     found = looked(tmp_path, line)
-    (asked,) = found.asked
+    (asked,) = found.unresolved
     assert (asked.cell, asked.line) == (1, line.count("\n") + 1)
     assert asked.remedy
-    if asked.kind is not Kind.MOUNT:
+    if asked.kind is not NeedKind.MOUNT:
         assert found.changed == (line,)
 
 
@@ -132,7 +137,7 @@ def test_a_checkpoint_replaces_pretrained_weights(tmp_path: Path) -> None:
 def test_weights_that_nothing_surely_replaces_are_asked_for(tmp_path: Path, load: str) -> None:
     """Another model's checkpoint, a loose one, or none: the argument stays, and a person decides."""
     found = looked(tmp_path, f"import timm\nmodel = timm.create_model('resnet18', pretrained=True)\n{load}")
-    assert [one.kind for one in found.asked] == [Kind.PRETRAINED]
+    assert [one.kind for one in found.unresolved] == [NeedKind.PRETRAINED]
     assert "pretrained=True" in found.changed[0]
 
 
@@ -188,7 +193,7 @@ def test_the_folder_that_it_runs_in_is_no_file_of_the_project(tmp_path: Path) ->
         for name in (".", "./", "models/..", "./.")
     )
     found = looked(tmp_path, source)
-    assert (found.changed, found.checkpoints, found.found) == ((source,), (), ())
+    assert (found.changed, found.checkpoints, found.resolved) == ((source,), (), ())
 
 
 def test_what_was_fetched_is_laid_where_it_was_put(tmp_path: Path) -> None:
@@ -200,7 +205,7 @@ def test_what_was_fetched_is_laid_where_it_was_put(tmp_path: Path) -> None:
         "!python /kaggle/working/aug/run.py\nopen('/kaggle/working/weights/a.pth')"
     )
     found = looked(tmp_path, source)
-    assert dict(found.made) == {
+    assert dict(found.laid_out) == {
         "aug": "aug",
         "texts": "texts",
         "weights/a.pth": "weights/a.pth",
@@ -208,7 +213,7 @@ def test_what_was_fetched_is_laid_where_it_was_put(tmp_path: Path) -> None:
     }
     assert (found.modules, set(found.checkpoints)) == (("aug",), {"texts", "weights/a.pth", "b.json"})
     assert found.changed[0].split("\n")[4:] == source.split("\n")[4:]
-    assert not found.asked
+    assert not found.unresolved
 
 
 def test_an_installed_clone_leaves_a_place_to_go_to(tmp_path: Path) -> None:
@@ -216,10 +221,10 @@ def test_an_installed_clone_leaves_a_place_to_go_to(tmp_path: Path) -> None:
     script = "%%bash\ngit clone https://example.org/me/b\ncd b && pip install ."
     found = looked(tmp_path, script)
     assert found.changed[0] == "%%bash\ntrue\ncd b && true"
-    assert found.made == (("b", ""),)
+    assert found.laid_out == (("b", ""),)
     put(tmp_path, "b/tools/run.py")
     again = looked(tmp_path, script)
-    assert (again.made, again.checkpoints, again.modules) == ((("b", "b"),), ("b",), ())
+    assert (again.laid_out, again.checkpoints, again.modules) == ((("b", "b"),), ("b",), ())
 
 
 STEPS = {
@@ -240,21 +245,21 @@ def test_a_step_into_a_clone_is_followed(tmp_path: Path, how: str) -> None:
     put(tmp_path, "aug/requirements.txt", text="einops\n")
     inside = "import json\njson.load(open('conf.json'))"
     found = looked(tmp_path, STEPS[how].replace("{}", inside), "json.load(open('a.json'))")
-    assert (found.requirement_files, found.made) == (("aug/requirements.txt",), (("aug", "aug"),))
+    assert (found.requirement_files, found.laid_out) == (("aug/requirements.txt",), (("aug", "aug"),))
     steps = [line for line in STEPS[how].split("\n") if "cd" in line or "chdir" in line]
     assert [line for line in found.changed[0].split("\n") if "cd" in line or "chdir" in line] == steps
     if how != "script":
         assert inside in found.changed[0]
         assert set(found.checkpoints) == {"aug/conf.json", "a.json"}
     assert "'/tmp/kaggle/working/a.json'" in found.changed[1]
-    assert not found.asked
+    assert not found.unresolved
 
 
 def test_a_step_into_a_clone_that_is_not_here_is_asked_for(tmp_path: Path) -> None:
     """One clone beside the notebook answers all questions: nothing of its files is looked for in the project."""
     put(tmp_path, "requirements.txt")
     found = looked(tmp_path, STEPS["%cd"].replace("{}", "!pip install -r deep/more.txt"))
-    assert [one.remedy.partition(",")[0] for one in found.asked] == [
+    assert [one.remedy.partition(",")[0] for one in found.unresolved] == [
         "run `git clone https://example.org/me/aug.git aug` beside the notebook",
         "clone 'aug' beside the notebook",
         "clone 'aug' beside the notebook",
@@ -311,20 +316,20 @@ def test_a_cloned_package_has_the_name_that_it_gives_itself(tmp_path: Path, sour
     """Its address alone is asked for, at the branch that was cloned: its folder may be called otherwise."""
     found = looked(tmp_path, f"{source}\nimport the_real_name, cv2")
     assert found.requirements == (line,)
-    assert not found.asked
-    assert f"taken to come with {line}" in [one.value for one in found.found]
+    assert not found.unresolved
+    assert f"taken to come with {line}" in [one.value for one in found.resolved]
 
 
 def test_extras_of_a_cloned_package_are_told(tmp_path: Path) -> None:
     """An address cannot say them; a person can."""
     found = looked(tmp_path, "!git clone https://e.org/b\n!pip install -e b[dev]")
-    assert "without extras" in found.found[1].remedy
+    assert "without extras" in found.resolved[1].remedy
 
 
 def test_what_of_a_clone_does_not_travel_is_told(tmp_path: Path) -> None:
     """Code travels with its small companions; of trained files in the clone a person knows whether they are read."""
     put(tmp_path, "b/run.py", "b/ckpt/a.pth", "b/ckpt/b.pth")
-    (found,) = looked(tmp_path, "!git clone https://e.org/b").found
+    (found,) = looked(tmp_path, "!git clone https://e.org/b").resolved
     assert (
         found.remedy == "'b/ckpt/a.pth' and 1 more stays behind: if cells read it, name it in `checkpoints`"
     )
@@ -333,20 +338,20 @@ def test_what_of_a_clone_does_not_travel_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("line", ["!git clone {url()}", "import os\nos.system(f'git clone {url()} b')"])
 def test_an_address_that_nobody_knows_is_asked_for(tmp_path: Path, line: str) -> None:
     """It cannot be cloned here, nor installed."""
-    (asked,) = looked(tmp_path, f"{line}\n!pip install ./b" if "b'" in line else line).asked[:1]
+    (asked,) = looked(tmp_path, f"{line}\n!pip install ./b" if "b'" in line else line).unresolved[:1]
     assert "write its address out" in asked.remedy
 
 
 def test_a_clone_into_the_working_folder_gets_a_folder_of_its_own(tmp_path: Path) -> None:
     """Its files would lie among the project's: the line is changed by a person, once."""
     found = looked(tmp_path, "!git clone https://e.org/a/b.git .\nimport deep_b")
-    assert "(`git clone https://e.org/a/b.git b`)" in found.asked[0].remedy
-    assert (found.requirements, len(found.asked)) == ((), 2)
+    assert "(`git clone https://e.org/a/b.git b`)" in found.unresolved[0].remedy
+    assert (found.requirements, len(found.unresolved)) == ((), 2)
 
 
 def test_a_branch_is_cloned_beside_the_notebook(tmp_path: Path) -> None:
     """What a person is asked to clone is what the line clones."""
-    (asked,) = looked(tmp_path, "!git clone --depth 1 -b v2 https://e.org/a/b").asked
+    (asked,) = looked(tmp_path, "!git clone --depth 1 -b v2 https://e.org/a/b").unresolved
     assert "`git clone -b v2 https://e.org/a/b b`" in asked.remedy
 
 
@@ -354,10 +359,10 @@ def test_no_package_is_guessed_while_a_clone_is_missing(tmp_path: Path) -> None:
     """What the clone may bring is a question; once it is there, it is answered."""
     source = "!git clone https://e.org/me/cool-aug\nimport sys\nsys.path.append('cool-aug')\nimport coolaug"
     found = looked(tmp_path, source)
-    assert (found.requirements, len(found.asked)) == ((), 2)
+    assert (found.requirements, len(found.unresolved)) == ((), 2)
     put(tmp_path, "cool-aug/coolaug.py")
     again = looked(tmp_path, source)
-    assert (again.requirements, again.asked, again.modules) == ((), (), ("cool-aug",))
+    assert (again.requirements, again.unresolved, again.modules) == ((), (), ("cool-aug",))
 
 
 def test_what_a_requirements_file_names_is_not_guessed(tmp_path: Path) -> None:
@@ -365,21 +370,21 @@ def test_what_a_requirements_file_names_is_not_guessed(tmp_path: Path) -> None:
     put(tmp_path, "r.txt", text="# these\nnice_package==1.0  # pinned\n-e git+https://e.org/b\n")
     found = looked(tmp_path, "!pip install -r r.txt\nimport nice_package, other")
     assert (found.requirements, found.requirement_files) == ((), ("r.txt",))
-    assert "taken to come with git+https://e.org/b" in [one.value for one in found.found]
+    assert "taken to come with git+https://e.org/b" in [one.value for one in found.resolved]
 
 
 def test_no_package_is_guessed_while_one_is_installed_for_no_import(tmp_path: Path) -> None:
     """Packages are not always called as they are imported: what is installed for nothing else brings it."""
     found = looked(tmp_path, "!pip install odd-package\nfrom strangely_called.ml import A")
-    assert (found.requirements, found.asked) == (("odd-package",), ())
-    assert "taken to come with odd-package" in [one.value for one in found.found]
+    assert (found.requirements, found.unresolved) == (("odd-package",), ())
+    assert "taken to come with odd-package" in [one.value for one in found.resolved]
 
 
 @pytest.mark.parametrize("line", ["einops", "scikit-image", "protobuf==4.25.3"])
 def test_what_is_installed_for_something_else_stops_no_guess(tmp_path: Path, line: str) -> None:
     """A package whose import is there, or known, or that the image has too, does not bring another one."""
     found = looked(tmp_path, f"!pip install {line}\nimport einops, other_guess, third_guess")
-    assert {"other_guess", "third_guess"} <= {one.value for one in found.asked}
+    assert {"other_guess", "third_guess"} <= {one.value for one in found.unresolved}
 
 
 def test_folders_of_modules_by_any_name(tmp_path: Path) -> None:
@@ -411,7 +416,7 @@ def test_what_lies_here_replaces_its_download(tmp_path: Path) -> None:
         "pass  # offline-kit: !pip uninstall -y numpy",
     ]
     assert found.requirements == ()
-    assert not found.asked
+    assert not found.unresolved
 
 
 def test_mounts_are_shown_under_the_old_and_the_new_path(tmp_path: Path) -> None:
@@ -421,14 +426,17 @@ def test_mounts_are_shown_under_the_old_and_the_new_path(tmp_path: Path) -> None
         "x = f'/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass\nPath('/kaggle/input/').rglob('a')"
     )
     found = looked(
-        tmp_path, source, "%%bash\nls /kaggle/input/plants", attached=Sources(competitions=("plants",))
+        tmp_path,
+        source,
+        "%%bash\nls /kaggle/input/plants",
+        attached=AttachedSources(competitions=("plants",)),
     )
     assert found.changed[0] == (
         "N = 'plants'\nD = '/tmp/kaggle/input/plants'  # /kaggle/input/plants\n!ls /tmp/kaggle/input/plants\n"
         "x = f'/tmp/kaggle/input/{N}/test.csv'\nfor a in os.walk('/kaggle/input'): pass\nPath('/kaggle/input/').rglob('a')"
     )
     assert found.changed[1] == "%%bash\nls /tmp/kaggle/input/plants"
-    assert not found.asked
+    assert not found.unresolved
 
 
 def test_paths_tell_sources(tmp_path: Path) -> None:
@@ -438,7 +446,7 @@ def test_paths_tell_sources(tmp_path: Path) -> None:
         "c = kagglehub.model_download('o/m/pyTorch/v/1')\nd = kagglehub.notebook_output_download('me/train', 'a.pth')"
     )
     found = looked(tmp_path, source)
-    assert found.sources == Sources(
+    assert found.sources == AttachedSources(
         competitions=("plants",),
         datasets=("me/weights",),
         notebooks=("me/train",),
@@ -459,7 +467,7 @@ def test_a_copy_of_a_mount_travels(tmp_path: Path) -> None:
         ("input/my-weights/a.pth", "trained/a.pth"),
         ("input/my-maps/one.json", "input/my-maps/one.json"),
     }
-    assert not found.asked
+    assert not found.unresolved
 
 
 def test_imports_that_nobody_brings(tmp_path: Path) -> None:
@@ -472,7 +480,7 @@ def test_imports_that_nobody_brings(tmp_path: Path) -> None:
     found = looked(tmp_path, source)
     assert found.modules == ("lib", "helpers.py")
     assert found.requirements == ()
-    assert [one.value for one in found.asked] == ["faiss_wrong_name"]
+    assert [one.value for one in found.unresolved] == ["faiss_wrong_name"]
 
 
 def test_the_metadata_beside_it_is_kept(tmp_path: Path) -> None:
@@ -484,9 +492,9 @@ def test_the_metadata_beside_it_is_kept(tmp_path: Path) -> None:
         ' "enable_internet": "true", "machine_shape": "NvidiaTeslaT4"}',
     )
     found = looked(tmp_path, "torch.load('/kaggle/input/weights/a.pth')")
-    assert found.sources == Sources(competitions=("plants",), datasets=("me/weights",))
+    assert found.sources == AttachedSources(competitions=("plants",), datasets=("me/weights",))
     assert found.accelerator == "NvidiaTeslaT4"
-    assert not found.asked
+    assert not found.unresolved
 
 
 def test_the_notebooks_own_metadata_tells_the_machine(tmp_path: Path) -> None:
@@ -496,15 +504,17 @@ def test_the_notebooks_own_metadata_tells_the_machine(tmp_path: Path) -> None:
     path.write_text(
         text.replace('"metadata": {"kern', '"metadata": {"kaggle": {"accelerator": "nvidiaTeslaT4"}, "kern')
     )
-    assert read_notebook.beside(path).accelerator == "nvidiaTeslaT4"
+    assert read_notebook.read_metadata(path).accelerator == "nvidiaTeslaT4"
 
 
 def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:
     """A cell that cannot be read here keeps its text but for magics and mounts, and a finding says so."""
     found = looked(tmp_path, "!pip install einops\nthis is no Python '/kaggle/input/competitions/plants'")
-    assert [one.kind for one in found.found] == [Kind.INSTALL, Kind.UNREAD, Kind.MOUNT] or Kind.UNREAD in {
-        one.kind for one in found.found
-    }
+    assert [one.kind for one in found.resolved] == [
+        NeedKind.INSTALL,
+        NeedKind.UNREAD,
+        NeedKind.MOUNT,
+    ] or NeedKind.UNREAD in {one.kind for one in found.resolved}
     assert found.changed[0].startswith("pass  # offline-kit: !pip install einops\nthis is no Python")
 
 
@@ -518,13 +528,13 @@ def test_nothing_is_found_in_an_offline_notebook(tmp_path: Path) -> None:
 def test_a_magic_that_the_image_cannot_read_is_rewritten(tmp_path: Path) -> None:
     """`x = !ls` is a SyntaxError for IPython 7 on Python 3.13, as Kaggle has them: it says the same in Python."""
     source = "files = !ls ../input/plants | wc -l\n!ls\nout = !pip install einops\n%load_ext autoreload\n%autoreload 2"
-    found = looked(tmp_path, source, attached=Sources(competitions=("plants",)))
+    found = looked(tmp_path, source, attached=AttachedSources(competitions=("plants",)))
     assert found.changed[0] == (
         "files = get_ipython().getoutput('ls /tmp/kaggle/input/plants | wc -l')\n!ls\n"
         "out = []  # offline-kit: !pip install einops\n"
         "pass  # offline-kit: %load_ext autoreload\npass  # offline-kit: %autoreload 2"
     )
-    assert Became.REWRITTEN in [what for what, _ in became(found)]
+    assert Resolution.REWRITTEN in [what for what, _ in became(found)]
 
 
 def test_adopted_python_runs(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.findings import Became, Kind
+from offline_kit.adopt.findings import NeedKind, Resolution
 from tests.support.adopting import looked, put
 
 
@@ -103,11 +103,11 @@ def done(folder: Path, remedy: str) -> None:
 )
 def test_a_remedy_that_was_done_is_enough(tmp_path: Path, line: str, command: str, left: str) -> None:
     """The command that is told fetches it to where the next look finds it; nothing is asked twice."""
-    (asked,) = looked(tmp_path, line).asked
+    (asked,) = looked(tmp_path, line).unresolved
     assert f"`{command}`" in asked.remedy
     done(tmp_path, asked.remedy)
     found = looked(tmp_path, line)
-    assert not found.asked
+    assert not found.unresolved
     assert left in found.changed[0]
     assert found.checkpoints
 
@@ -126,7 +126,7 @@ def test_a_remedy_that_was_done_is_enough(tmp_path: Path, line: str, command: st
 )
 def test_a_command_that_names_a_folder_fetches_nothing(tmp_path: Path, line: str) -> None:
     """Paths, names of files and what is known only when it runs are no ids of a hub."""
-    assert [one for one in looked(tmp_path, line).asked if one.kind is Kind.HUB] == []
+    assert [one for one in looked(tmp_path, line).unresolved if one.kind is NeedKind.HUB] == []
 
 
 def test_a_command_may_name_its_folder_itself(tmp_path: Path) -> None:
@@ -134,11 +134,11 @@ def test_a_command_may_name_its_folder_itself(tmp_path: Path) -> None:
     code = (
         "import subprocess\nID = '{}'\nwords = ['vllm', 'serve', ID]\nsubprocess.Popen(['vllm', 'serve', ID])"
     )
-    (asked,) = looked(tmp_path, code.format("o/m")).asked
+    (asked,) = looked(tmp_path, code.format("o/m")).unresolved
     assert "name that folder in the command" in asked.remedy
     done(tmp_path, asked.remedy)
     found = looked(tmp_path, code.format("models/m"))
-    assert not found.asked
+    assert not found.unresolved
     assert found.checkpoints == ("models/m",)
 
 
@@ -148,13 +148,13 @@ def test_a_folder_of_the_hubs_lies_where_it_was_put(tmp_path: Path) -> None:
     found = looked(
         tmp_path, "from huggingface_hub import snapshot_download\nsnapshot_download('o/m', local_dir='w')"
     )
-    assert found.made == (("w", "models/m"),)
+    assert found.laid_out == (("w", "models/m"),)
 
 
 def test_data_of_nltk_that_is_missing_is_asked_for(tmp_path: Path) -> None:
     """A folder with other data is not enough: what lacks is named, and nothing else."""
     put(tmp_path, "nltk_data/corpora/stopwords.zip")
-    (asked,) = looked(tmp_path, "import nltk\nnltk.download(['stopwords', 'wordnet'])").asked
+    (asked,) = looked(tmp_path, "import nltk\nnltk.download(['stopwords', 'wordnet'])").unresolved
     assert "nltk_data wordnet`" in asked.remedy
 
 
@@ -173,7 +173,7 @@ def test_data_of_nltk_that_is_missing_is_asked_for(tmp_path: Path) -> None:
 )
 def test_what_nobody_can_name_is_not_named(tmp_path: Path, line: str, said: str) -> None:
     """No file is asked for by a name that it cannot have."""
-    (asked,) = looked(tmp_path, line).asked
+    (asked,) = looked(tmp_path, line).unresolved
     assert said in asked.remedy
     assert "'1abc'" not in asked.remedy
     assert "download it to '{x}.pt'" not in asked.remedy
@@ -185,5 +185,9 @@ def test_files_that_a_data_set_is_built_from_are_no_id(tmp_path: Path) -> None:
     found = looked(
         tmp_path, "from datasets import load_dataset\nd = load_dataset('csv', data_files='rows.csv')"
     )
-    assert not found.asked
-    assert not [one for one in found.found if one.kind is Kind.HUB and one.became is not Became.KEPT]
+    assert not found.unresolved
+    assert not [
+        one
+        for one in found.resolved
+        if one.kind is NeedKind.HUB and one.resolution is not Resolution.UNCHANGED
+    ]

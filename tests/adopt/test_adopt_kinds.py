@@ -229,9 +229,9 @@ def test_malformed_notebooks_end_in_a_sentence(tmp_path: Path) -> None:
     for whole in odd_notebooks(300):
         path.write_text(json.dumps(whole), encoding="utf-8")
         try:
-            proposal = adopt.propose(path, tmp_path)
-            _ = proposal.diff
-            render_adopted.text(proposal.adoption, "# %%\nx = 1\n")
+            proposal = adopt.plan_adoption(path, tmp_path)
+            _ = proposal.unified_diff
+            render_adopted.render_text(proposal.adoption, "# %%\nx = 1\n")
         except OfflineKitError:
             continue
 

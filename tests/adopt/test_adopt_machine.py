@@ -5,22 +5,26 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.adopt import Proposal, propose
-from offline_kit.adopt.findings import Became, Found, Kind
+from offline_kit.adopt.adopt import AdoptionPlan, plan_adoption
+from offline_kit.adopt.findings import NeedKind, Resolution, ResolvedNeed
 from tests.support.adopting import notebook_of
 
 
-def proposed(folder: Path, shape: str, config: str = "") -> Proposal:
+def proposed(folder: Path, shape: str, config: str = "") -> AdoptionPlan:
     """Adopt a notebook whose metadata asks for a machine."""
     (folder / "kernel-metadata.json").write_text(json.dumps({"machine_shape": shape, "enable_gpu": True}))
     if config:
         (folder / "offline-kit.toml").write_text(config)
-    return propose(notebook_of(folder, "x = 1"), folder)
+    return plan_adoption(notebook_of(folder, "x = 1"), folder)
 
 
-def machine(proposal: Proposal) -> list[Found]:
+def machine(proposal: AdoptionPlan) -> list[ResolvedNeed]:
     """Return what was found about it."""
-    return [one for one in proposal.adoption.found if one.kind is Kind.SETTING and one.text == "accelerator"]
+    return [
+        one
+        for one in proposal.adoption.resolved
+        if one.kind is NeedKind.SETTING and one.text == "accelerator"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -37,19 +41,19 @@ def test_a_machine_that_cannot_be_had_is_asked_about(tmp_path: Path, shape: str,
     """It does not become the CPU without a word, and the answer in the configuration ends the question."""
     first = proposed(tmp_path, shape)
     (found,) = machine(first)
-    assert (found.became, found.place) == (Became.ASKED, "kernel-metadata.json")
+    assert (found.resolution, found.position) == (Resolution.UNRESOLVED, "kernel-metadata.json")
     assert said in found.remedy
     assert "`accelerator`" in found.remedy
-    assert "accelerator =" not in first.new
+    assert "accelerator =" not in first.new_text
     assert machine(proposed(tmp_path, shape, 'accelerator = "none"\n')) == []
 
 
 def test_a_machine_that_can_be_had_is_kept(tmp_path: Path) -> None:
     """It goes into the configuration, with where it was said."""
     proposal = proposed(tmp_path, "NvidiaL4")
-    assert [one.became for one in machine(proposal)] == [Became.KEPT]
-    assert 'accelerator = "NvidiaL4"' in proposal.new
-    assert "from kernel-metadata.json" in proposal.new
+    assert [one.resolution for one in machine(proposal)] == [Resolution.UNCHANGED]
+    assert 'accelerator = "NvidiaL4"' in proposal.new_text
+    assert "from kernel-metadata.json" in proposal.new_text
 
 
 def test_the_notebooks_own_metadata_is_called_so(tmp_path: Path) -> None:
@@ -58,7 +62,7 @@ def test_the_notebooks_own_metadata_is_called_so(tmp_path: Path) -> None:
     whole = json.loads(path.read_text())
     whole["metadata"]["kaggle"] = {"accelerator": "nvidiaTeslaT4", "isInternetEnabled": True}
     path.write_text(json.dumps(whole))
-    proposal = propose(path, tmp_path)
-    assert "kernel-metadata.json" not in proposal.new
-    assert "from the notebook's own metadata" in proposal.new
-    assert {one.place for one in proposal.adoption.found} == {"the notebook's own metadata"}
+    proposal = plan_adoption(path, tmp_path)
+    assert "kernel-metadata.json" not in proposal.new_text
+    assert "from the notebook's own metadata" in proposal.new_text
+    assert {one.position for one in proposal.adoption.resolved} == {"the notebook's own metadata"}

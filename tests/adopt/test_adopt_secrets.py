@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from offline_kit.adopt import rewrite
-from offline_kit.adopt.findings import Kind
+from offline_kit.adopt.findings import NeedKind
 from offline_kit.core.redaction import redact_secrets
 from offline_kit.rehearsal.causes import explain
 from tests.support.adopting import looked, put
@@ -34,9 +34,9 @@ def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> Non
     """The notebook is pushed, and what was found is shown: neither has a token or a password of the lines that go."""
     put(tmp_path, "a.bin", "b/data.csv")
     found = looked(tmp_path, line)
-    assert not found.asked
-    shown = rewrite.diff(found.cells, found.changed, "a")
-    for text in (found.changed[0], shown, repr(found.found)):
+    assert not found.unresolved
+    shown = rewrite.diff_cells(found.cells, found.changed, "a")
+    for text in (found.changed[0], shown, repr(found.resolved)):
         assert not {"abcdefghij", "0123456789abcdef"} & {
             text[n : n + k] for k in (10, 16) for n in range(len(text))
         }
@@ -62,21 +62,21 @@ def test_no_token_stays_in_a_switched_off_line(tmp_path: Path, line: str) -> Non
 def test_a_secret_in_a_cell_that_stays_is_told(tmp_path: Path, line: str, name: str, value: str) -> None:
     """It would be pushed with the notebook: cell, line and variable are named, and what to do; never the value."""
     found = looked(tmp_path, "x = 1", line.format(value))
-    (one,) = found.asked
-    assert (one.kind, one.cell, one.value) == (Kind.ACCOUNT, 2, name)
+    (one,) = found.unresolved
+    assert (one.kind, one.cell, one.value) == (NeedKind.ACCOUNT, 2, name)
     assert f"'{name}'" in one.remedy
     assert "take it out" in one.remedy
     assert value in found.cells[1].source.split("\n")[one.line - 1]
-    assert value not in repr(found.found)
+    assert value not in repr(found.resolved)
 
 
 @pytest.mark.parametrize("line", ["# {}", "headers = ['Bearer {}']", "%%writefile a.py\nt = '{}'"])
 def test_a_token_without_a_name_is_told(tmp_path: Path, line: str) -> None:
     """It is known by its shape, in comments and in files that a cell writes too."""
     found = looked(tmp_path, line.format(SECRET))
-    (one,) = found.asked
+    (one,) = found.unresolved
     assert one.remedy.startswith("a token is written here")
-    assert SECRET not in repr(found.found)
+    assert SECRET not in repr(found.resolved)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_a_token_without_a_name_is_told(tmp_path: Path, line: str) -> None:
 )
 def test_what_is_called_like_a_secret_and_is_none_is_not_told(tmp_path: Path, line: str) -> None:
     """Blanks to fill in, names of columns and of tokens are written everywhere."""
-    assert not looked(tmp_path, f"import os\n{line}").asked
+    assert not looked(tmp_path, f"import os\n{line}").unresolved
 
 
 @pytest.mark.parametrize(
@@ -128,15 +128,15 @@ def test_requirements_are_written_without_credentials(tmp_path: Path, source: st
     """The file is committed and shared: it names the address alone, and the person is told where the rest goes."""
     found = looked(tmp_path, source)
     assert found.requirements == (line,)
-    assert "without the credentials" in found.found[-1].remedy
-    assert "~/.netrc" in found.found[-1].remedy
+    assert "without the credentials" in found.resolved[-1].remedy
+    assert "~/.netrc" in found.resolved[-1].remedy
 
 
 def test_a_requirement_without_credentials_stays_as_it_is(tmp_path: Path) -> None:
     """The user of ssh and a variable of the environment are none."""
     line = "git+ssh://git@github.com/a/b@v1"
     found = looked(tmp_path, f"!pip install {line}")
-    assert (found.requirements, found.found[0].remedy) == ((line,), "")
+    assert (found.requirements, found.resolved[0].remedy) == ((line,), "")
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_secrets_of_the_account_are_not_asked_for(tmp_path: Path, cell: str, lef
     """They come over the internet: what they are for has no use offline, and their module lies on Kaggle alone."""
     found = looked(tmp_path, f"{cell}\nimport wandb\nwandb.login(key=key)")
     assert left in found.changed[0]
-    assert {one.kind for one in found.found} == {Kind.ACCOUNT}
-    assert not found.asked
+    assert {one.kind for one in found.resolved} == {NeedKind.ACCOUNT}
+    assert not found.unresolved
 
 
 def test_a_name_of_ones_own_is_no_secret(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.findings import Became, Kind
+from offline_kit.adopt.findings import NeedKind, Resolution
 from tests.support.adopting import looked, put
 
 SMP = "import segmentation_models_pytorch as smp\n"
@@ -57,7 +57,7 @@ def test_a_switch_that_fetches_is_turned(tmp_path: Path, build: str, off: str) -
     load = "m.load_weights('w.h5')" if "keras" in build else "m.load_state_dict(w)"
     found = looked(tmp_path, build, f"m = net()\n{load}")
     assert off in found.changed[0]
-    assert not [one for one in found.asked if one.kind is Kind.PRETRAINED]
+    assert not [one for one in found.unresolved if one.kind is NeedKind.PRETRAINED]
     compile(found.changed[0].removeprefix("%%writefile model.py\n"), "cell", "exec")
 
 
@@ -81,7 +81,7 @@ def test_a_switch_that_is_off_is_left(tmp_path: Path, build: str) -> None:
     """What fetches nothing is no finding, and no setting is taken for a model."""
     found = looked(tmp_path, build)
     assert found.changed == (build,)
-    assert not [one for one in found.found if one.kind is Kind.PRETRAINED]
+    assert not [one for one in found.resolved if one.kind is NeedKind.PRETRAINED]
 
 
 @pytest.mark.parametrize(
@@ -104,22 +104,24 @@ def test_a_switch_that_is_off_is_left(tmp_path: Path, build: str) -> None:
 )
 def test_what_fetches_for_itself_is_asked_for(tmp_path: Path, line: str, said: str) -> None:
     """Each has one finding, and the remedy that fits its library."""
-    (asked,) = looked(tmp_path, line).asked
+    (asked,) = looked(tmp_path, line).unresolved
     assert said in asked.remedy
-    assert asked.kind in (Kind.HUB, Kind.PRETRAINED)
+    assert asked.kind in (NeedKind.HUB, NeedKind.PRETRAINED)
 
 
 def test_a_file_that_is_there_is_not_fetched(tmp_path: Path) -> None:
     """The remedy done, nothing is asked any more: the file travels and is read from where it is shown."""
     put(tmp_path, "yolov8n.pt")
     found = looked(tmp_path, "from ultralytics import YOLO\nm = YOLO('yolov8n.pt')")
-    assert not found.asked
+    assert not found.unresolved
     assert found.checkpoints == ("yolov8n.pt",)
 
 
 def test_a_model_of_spacy_is_a_requirement(tmp_path: Path) -> None:
     """A model that the image lacks is asked for by its wheel where it is loaded; one that it has is no news."""
     found = looked(tmp_path, "import spacy\nnlp = spacy.load('de_core_news_sm')")
-    assert [one.became for one in found.found if one.kind is Kind.CORPUS] == [Became.REQUIREMENT]
+    assert [one.resolution for one in found.resolved if one.kind is NeedKind.CORPUS] == [
+        Resolution.REQUIREMENT
+    ]
     assert found.requirements[0].startswith("de_core_news_sm @ https://")
     assert not looked(tmp_path, "import spacy\nnlp = spacy.load('mine')").requirements

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.findings import Became, Kind, Sources
+from offline_kit.adopt.findings import AttachedSources, NeedKind, Resolution
 from tests.support.adopting import looked, put
 
 
@@ -18,17 +18,17 @@ from tests.support.adopting import looked, put
 )
 def test_a_filled_pattern_is_a_path(tmp_path: Path, cell: str) -> None:
     """The old ways to fill in a name are read as an f-string is."""
-    (found,) = looked(tmp_path, cell, attached=Sources(competitions=("plants",))).found
-    assert (found.became, found.value) == (Became.SERVED, "plants")
+    (found,) = looked(tmp_path, cell, attached=AttachedSources(competitions=("plants",))).resolved
+    assert (found.resolution, found.value) == (Resolution.SERVED, "plants")
 
 
 def test_a_pattern_that_nobody_fills_names_nothing(tmp_path: Path) -> None:
     """What stands for a name is not taken for one; without anything attached, it is a question."""
     source = "p = '/kaggle/input/%s/x.csv' % NAME\nq = '/kaggle/input/{0}/x.csv'.format(n)"
     found = looked(tmp_path, source)
-    assert (len(found.asked), found.sources, found.checkpoints) == (1, Sources(), ())
-    attached = looked(tmp_path, source, attached=Sources(competitions=("plants",)))
-    assert (attached.asked, attached.sources) == ((), Sources(competitions=("plants",)))
+    assert (len(found.unresolved), found.sources, found.checkpoints) == (1, AttachedSources(), ())
+    attached = looked(tmp_path, source, attached=AttachedSources(competitions=("plants",)))
+    assert (attached.unresolved, attached.sources) == ((), AttachedSources(competitions=("plants",)))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_pattern_that_nobody_fills_names_nothing(tmp_path: Path) -> None:
 )
 def test_packages_of_conda_are_named(tmp_path: Path, line: str) -> None:
     """They are no programs of the system: most have a name on PyPI."""
-    (asked,) = looked(tmp_path, line).asked
+    (asked,) = looked(tmp_path, line).unresolved
     assert "'faiss-gpu'" in asked.remedy
     assert "requirements" in asked.remedy
     assert "programs of the system" not in asked.remedy
@@ -44,7 +44,7 @@ def test_packages_of_conda_are_named(tmp_path: Path, line: str) -> None:
 
 def test_pip_alone_installs_nothing(tmp_path: Path) -> None:
     """The word by itself shows pip's help."""
-    assert not looked(tmp_path, "pip").found
+    assert not looked(tmp_path, "pip").resolved
 
 
 def test_weights_of_keras_replace_what_is_fetched(tmp_path: Path) -> None:
@@ -53,5 +53,5 @@ def test_weights_of_keras_replace_what_is_fetched(tmp_path: Path) -> None:
     build = "import tensorflow as tf\nm = tf.keras.applications.EfficientNetB0()"
     assert "B0(weights=None)" in looked(tmp_path, f"{build}\nm.load_weights('w.weights.h5')").changed[0]
     found = looked(tmp_path, f"{build}\nm.load_weights('w.weights.h5', skip_mismatch=True)")
-    (asked,) = (one for one in found.asked if one.kind is Kind.PRETRAINED)
+    (asked,) = (one for one in found.unresolved if one.kind is NeedKind.PRETRAINED)
     assert "load_weights" in asked.remedy

@@ -14,8 +14,8 @@ import pytest
 from offline_kit.core.errors import UsageError
 from offline_kit.init import detect as init
 from offline_kit.init import file_tree
-from offline_kit.init.detect import Proposal, Request
-from offline_kit.init.file_tree import Limits
+from offline_kit.init.detect import ConfigProposal, InitRequest
+from offline_kit.init.file_tree import ScanLimits
 from offline_kit.project import config, images
 from offline_kit.project.types import Severity
 from offline_kit.workflow.model_files import Trained, look
@@ -55,8 +55,8 @@ def write(root: Path, files: dict[str, str | bytes]) -> Path:
     return root
 
 
-def proposed(root: Path, **said: Any) -> Proposal:
-    return init.propose(Request(project=root, **said))
+def proposed(root: Path, **said: Any) -> ConfigProposal:
+    return init.propose_config(InitRequest(project=root, **said))
 
 
 def values(root: Path, **said: Any) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_a_usual_project_is_found_whole(plants: Path) -> None:
 def test_comments_and_layout_stay(plants: Path) -> None:
     """pyproject.toml keeps every byte that it has; the tables stand behind, and load."""
     before = (plants / "pyproject.toml").read_bytes()
-    init.write(proposed(plants))
+    init.write_config(proposed(plants))
     after = (plants / "pyproject.toml").read_bytes()
     assert after.startswith(before)
     loaded = config.load(plants, {})
@@ -127,7 +127,7 @@ def test_line_ends_stay(plants: Path) -> None:
     """A file with Windows' line ends has no others afterwards."""
     path = plants / "pyproject.toml"
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
-    init.write(proposed(plants))
+    init.write_config(proposed(plants))
     assert path.read_bytes().count(b"\n") == path.read_bytes().count(b"\r\n")
     assert config.load(plants, {}).dataset == "plants-of-2021-kit"
 
@@ -135,13 +135,13 @@ def test_line_ends_stay(plants: Path) -> None:
 def test_what_was_not_found_is_a_commented_line(tmp_path: Path) -> None:
     """An empty folder gets an offline-kit.toml that loads, with an example for each key."""
     made = proposed(tmp_path)
-    init.write(made)
+    init.write_config(made)
     assert made.file == tmp_path / "offline-kit.toml"
     text = made.file.read_text()
     assert '# checkpoints = ["checkpoints/*.ckpt"]' in text
     assert '# competition = "plant-pathology-2021-fgvc8"' in text
     assert config.load(tmp_path, {}).notebook.template == "plain"
-    assert [one.key for one in made.missing] == ["competition", "competition_data", "checkpoints"]
+    assert [one.key for one in made.missing_settings] == ["competition", "competition_data", "checkpoints"]
     uncommented = "\n".join(
         line.removeprefix("# ") if " = " in line and not line.startswith("# the newest") else line
         for line in text.splitlines()
@@ -151,7 +151,7 @@ def test_what_was_not_found_is_a_commented_line(tmp_path: Path) -> None:
 
 def test_an_existing_configuration_is_refused(plants: Path) -> None:
     """Without --force nothing is touched, and the error says where the configuration is."""
-    init.write(proposed(plants))
+    init.write_config(proposed(plants))
     before = (plants / "pyproject.toml").read_bytes()
     with pytest.raises(UsageError, match=r"pyproject\.toml' has a configuration") as told:
         proposed(plants)
@@ -172,10 +172,10 @@ def test_force_adds_and_changes_nothing(plants: Path, there: str) -> None:
     path = plants / "pyproject.toml"
     path.write_text(path.read_text() + there)
     made = proposed(plants, force=True)
-    init.write(made)
+    init.write_config(made)
     loaded = config.load(plants, {})
     assert (loaded.dataset, loaded.notebook.model) == ("mine-alone", "plants.model:LitPlants")
-    assert made.kept == ("dataset",)
+    assert made.existing_keys == ("dataset",)
     assert all(line in path.read_text().splitlines() for line in there.splitlines())
     assert proposed(plants, force=True).block == ""
 
@@ -185,7 +185,7 @@ def test_force_finds_no_header_in_a_text(plants: Path) -> None:
     path = plants / "pyproject.toml"
     before = path.read_text()
     path.write_text(before + '[tool.offline-kit.notebook]\ntitle = "My title"\n')
-    init.write(proposed(plants, force=True))
+    init.write_config(proposed(plants, force=True))
     loaded = config.load(plants, {})
     assert (loaded.notebook.title, loaded.competition) == ("My title", "plant-pathology-2021-fgvc8")
     text = '[tool.other]\ntext = """\n[tool.offline-kit]\n"""\n[tool.offline-kit]\ndataset = "mine-alone"\n'
@@ -198,7 +198,7 @@ def test_force_finds_no_header_in_a_text(plants: Path) -> None:
 def test_force_extends_a_file_of_our_own(plants: Path) -> None:
     """offline-kit.toml with keys at its top gets the missing ones there."""
     write(plants, {"offline-kit.toml": 'dataset = "mine-alone"\n[notebook]\ntitle = "My title"\n'})
-    init.write(proposed(plants, force=True))
+    init.write_config(proposed(plants, force=True))
     loaded = config.load(plants, {})
     assert (loaded.dataset, loaded.competition) == ("mine-alone", "plant-pathology-2021-fgvc8")
     assert (loaded.notebook.title, loaded.notebook.data) == ("My title", "plants.data:Pictures")
@@ -242,7 +242,7 @@ def test_a_file_that_takes_no_table_stays(tmp_path: Path, text: str, says: str) 
 def test_any_end_of_a_file_is_a_good_one(tmp_path: Path, end: str) -> None:
     """The tables stand behind whatever the file ends with."""
     write(tmp_path, {"pyproject.toml": f'[project]\nname = "plants"\n[tool.x]\ny = 1{end}', "model.py": ""})
-    init.write(proposed(tmp_path))
+    init.write_config(proposed(tmp_path))
     assert config.load(tmp_path, {}).dataset == "plants-kit"
     assert tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["x"]["y"] == 1
 
@@ -254,7 +254,7 @@ def test_the_sample_is_found(tmp_path: Path) -> None:
     pyproject = tmp_path / "sample" / "pyproject.toml"
     written = tomllib.loads(pyproject.read_text())["tool"]["offline-kit"]
     pyproject.write_text(pyproject.read_text().partition("[tool.offline-kit]")[0])
-    init.write(proposed(tmp_path / "sample"))
+    init.write_config(proposed(tmp_path / "sample"))
     assert tomllib.loads(pyproject.read_text())["tool"]["offline-kit"] == written
 
 
@@ -309,7 +309,7 @@ def test_modules_without_a_build_backend_are_shipped_as_they_are(tmp_path: Path)
     assert (found["packages"], found["modules"]) == ([], ["src"])
     assert (found["model"], found["data"]) == ("src/model.py:LitPlants", "src/data.py:Pictures")
     assert "requirements" not in found
-    init.write(proposed(tmp_path))
+    init.write_config(proposed(tmp_path))
     loaded = config.load(tmp_path, {})
     assert (loaded.packages, loaded.project_dependencies) == ((), True)
 
@@ -358,7 +358,7 @@ def test_models_of_a_framework_need_no_code(tmp_path: Path) -> None:
     assert "# transform = " in made.block
     assert "`predict`" in made.block
     assert any("`predict`" in note and " [notebook]" in note for note in made.notes)
-    init.write(made)
+    init.write_config(made)
     assert config.load(tmp_path, {}).notebook.template == "predict"
 
 
@@ -380,7 +380,7 @@ def test_a_model_that_needs_a_class_does_not_hide_the_others(tmp_path: Path) -> 
     step = '{ files = "models/net.pt", model = "net.py:Net" }'
     assert step in made.block
     assert any(step in note for note in made.notes)
-    init.write(made)
+    init.write_config(made)
 
     def built() -> Trained:
         settings = config.load(tmp_path, {})
@@ -442,7 +442,7 @@ def test_the_data_shows_the_task(tmp_path: Path, data: dict[str, str | bytes], t
     made = proposed(tmp_path)
     told = next(one for one in made.settings if one.key == "task")
     assert told.value == task
-    assert (told in made.missing) is (task is None)
+    assert (told in made.missing_settings) is (task is None)
     assert values(tmp_path)["checkpoints"] == ["models/deberta"]
 
 
@@ -516,7 +516,7 @@ def test_names_from_disk_cannot_break_the_file(tmp_path: Path) -> None:
             "checkpoints/last.ckpt": b"w",
         },
     )
-    init.write(proposed(tmp_path))
+    init.write_config(proposed(tmp_path))
     assert config.load(tmp_path, {}).checkpoints == ('checkpoints/a"\\[1].ckpt',)
 
 
@@ -524,12 +524,12 @@ def test_a_large_tree_is_looked_at_in_part(tmp_path: Path) -> None:
     """Limits on depth and entries end the look early, what is near comes first, and the notes say where."""
     write(tmp_path, {f"input/train/{number}.jpg": b"" for number in range(50)})
     write(tmp_path, {"a/b/c/d/deep.py": "", "model.py": "", "input/sample_submission.csv": ""})
-    seen = file_tree.scan(tmp_path, Limits(depth=3, per_folder=20))
+    seen = file_tree.scan_tree(tmp_path, ScanLimits(depth=3, per_folder=20))
     assert {"model.py", "input/sample_submission.csv"} <= set(seen.files)
-    assert len(seen.below("input/train")) == 20
+    assert len(seen.files_below("input/train")) == 20
     assert "'input/train' has more than 20 entries: the others were not seen" in seen.notes
     assert any("'a/b/c' is 3 folders deep" in note for note in seen.notes)
-    assert any("first 5 files" in note for note in file_tree.scan(tmp_path, Limits(total=5)).notes)
+    assert any("first 5 files" in note for note in file_tree.scan_tree(tmp_path, ScanLimits(total=5)).notes)
 
 
 def test_links_that_lead_back_end(tmp_path: Path) -> None:
@@ -537,7 +537,7 @@ def test_links_that_lead_back_end(tmp_path: Path) -> None:
     write(tmp_path, {"store/best.ckpt": b"w", "project/model.py": ""})
     (tmp_path / "project/checkpoints").symlink_to(tmp_path / "store")
     (tmp_path / "project/again").symlink_to(tmp_path)
-    assert file_tree.scan(tmp_path / "project").files == ("model.py", "checkpoints/best.ckpt")
+    assert file_tree.scan_tree(tmp_path / "project").files == ("model.py", "checkpoints/best.ckpt")
 
 
 def test_a_dry_run_writes_nothing(plants: Path) -> None:

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 from offline_kit.adopt import inspect
-from offline_kit.adopt.findings import Adoption, Became, Sources
+from offline_kit.adopt.findings import Adoption, AttachedSources, Resolution
 from offline_kit.project import images
 from tests.support import command_line
 
@@ -45,12 +45,12 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def looked(folder: Path, *sources: str, attached: Sources | None = None) -> Adoption:
+def looked(folder: Path, *sources: str, attached: AttachedSources | None = None) -> Adoption:
     """Write a notebook and look it through against Kaggle's CPU image."""
     chosen = images.load("", accelerator="none", project=folder)
-    return inspect.look(notebook_of(folder, *sources), folder, chosen, attached)
+    return inspect.inspect_notebook(notebook_of(folder, *sources), folder, chosen, attached)
 
 
-def became(adoption: Adoption) -> list[tuple[Became, str]]:
+def became(adoption: Adoption) -> list[tuple[Resolution, str]]:
     """Return what each found thing became."""
-    return [(one.became, one.value) for one in adoption.found]
+    return [(one.resolution, one.value) for one in adoption.resolved]

@@ -37,15 +37,17 @@ def adopt(
     from offline_kit.cli.summaries import adopt as summary_adopt
 
     console = console_of(quiet=quiet, as_json=as_json)
-    proposal = adopting.propose(notebook, project, console, _distributions(imports))
+    proposal = adopting.plan_adoption(notebook, project, console, _distributions(imports))
     summary_adopt.show_proposal(proposal, console)
-    changes = proposal.changes
+    changes = proposal.has_changes
     asks = not (write or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
     agreed = changes and write and not dry_run
     if changes and asks:
-        agreed = console.confirm(f"Write this into '{proposal.file}' and '{proposal.requirements.name}'?")
-    written = adopting.write(proposal) if agreed else ()
-    ok = dry_run or not (write and proposal.fails)
+        agreed = console.confirm(
+            f"Write this into '{proposal.config_file}' and '{proposal.requirements_file.name}'?"
+        )
+    written = adopting.write_adoption(proposal) if agreed else ()
+    ok = dry_run or not (write and proposal.is_blocking)
     summary_adopt.show_adopted(
         proposal, console, written=written, dry_run=dry_run, ok=ok, typed=typed("project")
     )

@@ -30,14 +30,14 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
     from offline_kit.init import detect as starting
 
     console = console_of(quiet=quiet, as_json=as_json)
-    proposal = starting.propose(starting.Request(project=project, **flags), console)
+    proposal = starting.propose_config(starting.InitRequest(project=project, **flags), console)
     summary_start.show_proposal(proposal, console)
     asks = not (yes or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
     agreed = bool(proposal.block) and not dry_run
     if agreed and asks:
         agreed = console.confirm(f"Write this into '{proposal.file}'?")
     if agreed:
-        starting.write(proposal)
+        starting.write_config(proposal)
     summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run, typed=typed("project"))
 
 

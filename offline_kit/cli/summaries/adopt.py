@@ -3,40 +3,53 @@
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.adopt import file_places
-from offline_kit.adopt.findings import Became, Found, Kind
+from offline_kit.adopt.findings import NeedKind, Resolution, ResolvedNeed
 from offline_kit.cli.console import Console
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from offline_kit.adopt.adopt import Proposal
+    from offline_kit.adopt.adopt import AdoptionPlan
 
 
-def show_proposal(proposal: "Proposal", console: Console) -> None:
+def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
     """Show all changes as one diff, what became of each line, and what is left to do."""
-    console.lines(proposal.diff.splitlines())
-    told = [one for one in proposal.adoption.found if one.became not in (Became.ASKED, Became.SERVED)]
-    rows = [(one.place, one.text, f"{one.became}: {one.value}", one.remedy) for one in told if _is_news(one)]
-    if any(file_places.SHOWN in cell for cell in proposal.adoption.changed):
+    console.lines(proposal.unified_diff.splitlines())
+    told = [
+        one
+        for one in proposal.adoption.resolved
+        if one.resolution not in (Resolution.UNRESOLVED, Resolution.SERVED)
+    ]
+    rows = [
+        (one.position, one.text, f"{one.resolution}: {one.value}", one.remedy)
+        for one in told
+        if _is_news(one)
+    ]
+    if any(file_places.SHOWN_INPUT in cell for cell in proposal.adoption.changed):
         same = "the same files: the first cell shows there what is attached and what the kit brings"
         rows.append(
-            ("every cell", f"{file_places.INPUT}/...", f"{Became.REWRITTEN}: {file_places.SHOWN}/...", same)
+            (
+                "every cell",
+                f"{file_places.INPUT}/...",
+                f"{Resolution.REWRITTEN}: {file_places.SHOWN_INPUT}/...",
+                same,
+            )
         )
     console.table("What became of it", ("where", "there", "now", ""), rows)
-    for one in proposal.adoption.asked:
-        console.warn(f"{one.place}: {one.text}")
+    for one in proposal.adoption.unresolved:
+        console.warn(f"{one.position}: {one.text}")
         console.note(f"    {one.remedy}")
-    for said, line in zip(proposal.by_hand, proposal.paste, strict=True):
+    for said, line in zip(proposal.manual_steps, proposal.lines_to_add, strict=True):
         console.warn(said)
         console.note(f"    {line}")
 
 
-def _is_news(one: Found) -> bool:
-    return one.kind is not Kind.SETTING or bool(one.remedy) or one.became is Became.SWITCHED_OFF
+def _is_news(one: ResolvedNeed) -> bool:
+    return one.kind is not NeedKind.SETTING or bool(one.remedy) or one.resolution is Resolution.SWITCHED_OFF
 
 
 def show_adopted(
-    proposal: "Proposal",
+    proposal: "AdoptionPlan",
     console: Console,
     *,
     written: "tuple[Path, ...]",
@@ -45,22 +58,24 @@ def show_adopted(
     typed: str = "",
 ) -> None:
     """Say what was written and what to do next, with the project as it was `typed`."""
-    asked = len(proposal.adoption.asked)
+    asked = len(proposal.adoption.unresolved)
     if asked:
         console.step(
             f"{asked} {'lines need' if asked > 1 else 'line needs'} you before the notebook runs offline"
         )
     if written:
         console.step(f"written: {', '.join(str(path) for path in written)}")
-        first = f"add by hand to '{proposal.file}' {' and '.join(proposal.paste)}, then   "
+        first = f"add by hand to '{proposal.config_file}' {' and '.join(proposal.lines_to_add)}, then   "
         console.note(
-            f"next:          {first * proposal.fails}offline-kit rehearse{typed}   (builds the kit and runs the adopted"
+            f"next:          {first * proposal.is_blocking}offline-kit rehearse{typed}   (builds the kit and runs the adopted"
             " notebook offline)"
         )
-    elif proposal.changes:
+    elif proposal.has_changes:
         console.step("nothing was written; --write does it")
-    elif proposal.by_hand:
-        console.step(f"nothing was written: add by hand to '{proposal.file}' {' and '.join(proposal.paste)}")
+    elif proposal.manual_steps:
+        console.step(
+            f"nothing was written: add by hand to '{proposal.config_file}' {' and '.join(proposal.lines_to_add)}"
+        )
     else:
         console.step("the configuration says all that already; nothing was written")
     adoption = proposal.adoption
@@ -71,12 +86,12 @@ def show_adopted(
             "written": [str(path) for path in written],
             "notebook": str(adoption.notebook),
             "image": proposal.image.name,
-            "file": str(proposal.file),
-            "diff": proposal.diff,
-            "found": [_facts(one) for one in adoption.found],
+            "file": str(proposal.config_file),
+            "diff": proposal.unified_diff,
+            "found": [_facts(one) for one in adoption.resolved],
             "asked": asked,
-            "by_hand": list(proposal.by_hand),
-            "paste": list(proposal.paste),
+            "by_hand": list(proposal.manual_steps),
+            "paste": list(proposal.lines_to_add),
             "requirements": list(adoption.requirements),
             "checkpoints": list(adoption.checkpoints),
             "modules": list(adoption.modules),
@@ -90,13 +105,13 @@ def show_adopted(
     )
 
 
-def _facts(one: Found) -> dict[str, Any]:
+def _facts(one: ResolvedNeed) -> dict[str, Any]:
     return {
         "kind": str(one.kind),
         "cell": one.cell,
         "line": one.line,
         "text": one.text,
-        "became": str(one.became),
+        "became": str(one.resolution),
         "value": one.value,
         "remedy": one.remedy,
     }

@@ -6,22 +6,22 @@ from typing import TYPE_CHECKING, Any
 from offline_kit.cli.console import Console
 
 if TYPE_CHECKING:
-    from offline_kit.init.detect import Proposal
+    from offline_kit.init.detect import ConfigProposal
     from offline_kit.init.proposal import Setting
     from offline_kit.workflow.doctor import Finding
 
 
-def show_proposal(proposal: "Proposal", console: Console) -> None:
+def show_proposal(proposal: "ConfigProposal", console: Console) -> None:
     """Show the lines that are to be written, and what the person should know."""
     console.lines(proposal.block.splitlines())
     for note in proposal.notes:
         console.note(note)
-    for one in proposal.missing:
-        console.warn(f"`{one.key}` was not found: say it {one.needed}")
+    for one in proposal.missing_settings:
+        console.warn(f"`{one.key}` was not found: say it {one.needed_for}")
 
 
 def show_init(
-    proposal: "Proposal", console: Console, *, written: bool, dry_run: bool, typed: str = ""
+    proposal: "ConfigProposal", console: Console, *, written: bool, dry_run: bool, typed: str = ""
 ) -> None:
     """Say what became of the proposal, and what to do next with the project as it was `typed`."""
     if not proposal.block:
@@ -39,15 +39,15 @@ def show_init(
             "file": str(proposal.file),
             "text": proposal.block,
             "settings": {one.key: _facts(one) for one in proposal.settings},
-            "kept": list(proposal.kept),
-            "missing": [one.key for one in proposal.missing],
+            "kept": list(proposal.existing_keys),
+            "missing": [one.key for one in proposal.missing_settings],
             "notes": list(proposal.notes),
         }
     )
 
 
 def _facts(one: "Setting") -> dict[str, Any]:
-    return {"value": one.value, "why": one.why, "more": list(one.more)}
+    return {"value": one.value, "why": one.reason, "more": list(one.comments)}
 
 
 _SIGNS = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
