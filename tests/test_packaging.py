@@ -120,10 +120,10 @@ from offline_kit.project import images as image; from offline_kit.notebook impor
 assert "site-packages" in offline_kit.__file__, offline_kit.__file__
 assert metadata("offline-kit")["Version"] == offline_kit.__version__
 assert not [r for r in requires("offline-kit") if r.startswith("torch") and "extra" not in r]
-names = image.names()
+names = image.list_image_names()
 assert names
 for name in names:
-    loaded = image.load(name, accelerator="gpu" if "gpu" in name else "none", project=Path.cwd())
+    loaded = image.load_image(name, accelerator="gpu" if "gpu" in name else "none", project=Path.cwd())
     assert len(loaded.packages) > 500
 print(*scripts.built_in())
 """

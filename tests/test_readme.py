@@ -94,7 +94,7 @@ def test_the_example_configurations_are_valid(tmp_path: Path, page: str, text: s
     for name in ("requirements.in", "train.py"):
         (tmp_path / name).touch()
     (tmp_path / "input").mkdir()
-    loaded = config.load(tmp_path, {})
+    loaded = config.load_config(tmp_path, {})
     assert loaded.checkpoints
 
 

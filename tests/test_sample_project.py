@@ -84,7 +84,7 @@ def test_the_image_has_three_of_the_five_requirements() -> None:
     """The sample needs what the image has and what it lacks."""
     words = (line.split("==")[0].strip() for line in (SAMPLE / "requirements.in").read_text().splitlines())
     asked = {word for word in words if word and not word.startswith("#")}
-    image = images.load("kaggle-2026-10-cpu", accelerator="none", project=SAMPLE)
+    image = images.load_image("kaggle-2026-10-cpu", accelerator="none", project=SAMPLE)
     assert asked & set(image.packages) == {"torch", "pytorch-lightning", "pillow"}
     assert asked - set(image.packages) == {"efficientnet-pytorch", "ttach"}
 

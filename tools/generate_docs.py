@@ -13,7 +13,7 @@ import click
 from offline_kit.checkpoints.frameworks import framework_table as frameworks
 from offline_kit.cli.main import cli
 from offline_kit.core.errors import Exit
-from offline_kit.project.config_keys import KEYS, MODEL_KEYS, NOTEBOOK_KEYS, PARAMS, Key
+from offline_kit.project.config_keys import KEYS, MODEL_KEYS, NOTEBOOK_KEYS, PARAMS, ConfigKey
 from offline_kit.workflow.doctor import CHECKS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,7 +49,7 @@ EXIT_CODES = {
 }
 
 
-def key_table(keys: Mapping[str, Key], head: str) -> Iterator[str]:
+def key_table(keys: Mapping[str, ConfigKey], head: str) -> Iterator[str]:
     """Yield a table with one row for each key."""
     yield f"| {head} | Default | Meaning |\n|---|---|---|\n"
     for name, key in keys.items():
@@ -57,7 +57,7 @@ def key_table(keys: Mapping[str, Key], head: str) -> Iterator[str]:
             yield f"| `{name}` | {key.default} | {key.meaning} |\n"
 
 
-def key_tables(keys: Mapping[str, Key], table: str) -> Iterator[str]:
+def key_tables(keys: Mapping[str, ConfigKey], table: str) -> Iterator[str]:
     """Yield the usual keys of a table, then the advanced ones."""
     for title, usual in (("usual", True), ("advanced", False)):
         chosen = {name: key for name, key in keys.items() if key.usual is usual}

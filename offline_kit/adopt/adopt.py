@@ -18,11 +18,11 @@ from offline_kit.init import file_tree, toml_text
 from offline_kit.init.proposal import Setting
 from offline_kit.project import config
 from offline_kit.project import images as image
-from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
 from offline_kit.project.config_keys import KEYS
 from offline_kit.project.images import Image
-from offline_kit.project.kaggle_names import dataset_slug
+from offline_kit.project.kaggle_names import make_dataset_slug
 
 _HEADER = "# What {} installs and imports; written by `offline-kit adopt`, and yours to change.\n"
 
@@ -103,10 +103,10 @@ def plan_adoption(
     root = project.expanduser().absolute()
     source = _relative_source(notebook, root)
     report.step(f"Looking through '{source}'")
-    config_now = config.load(root, {})
+    config_now = config.load_config(root, {})
     tree = file_tree.scan_tree(root)
     accelerator, metadata_accelerator = _choose_accelerator(config_now, root / source)
-    chosen_image = image.load(config_now.image, accelerator=accelerator or "none", project=root)
+    chosen_image = image.load_image(config_now.image, accelerator=accelerator or "none", project=root)
     settings = {setting.key: setting for setting in contest.propose_competition(tree).settings}
     attached = _read_attached(config_now, str(settings["competition"].value or ""))
     said_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
@@ -150,7 +150,7 @@ def _choose_accelerator(config_now: Config, notebook: Path) -> tuple[str, str]:
     if config_now.accelerator not in ("", "none"):
         return config_now.accelerator, ""
     try:
-        return (accelerator, accelerator) if machine_shape(accelerator) else ("", "")
+        return (accelerator, accelerator) if find_machine_shape(accelerator) else ("", "")
     except OfflineKitError:
         return "", ""  # asked for: see `looking`
 
@@ -309,7 +309,7 @@ def _list_settings(
         if competition
         else detected["competition"],
         _place_data(root, competition, detected["competition_data"]),
-        Setting(key="dataset", value=dataset_slug(config_now.name), reason="private, and yours"),
+        Setting(key="dataset", value=make_dataset_slug(config_now.name), reason="private, and yours"),
         machine,
         *_find_copies(root, adoption),
         Setting(key="source", value=source, reason="adopted: its cells stay", notebook=True),

@@ -73,7 +73,7 @@ def _find_written(code: NotebookCode, number: int, read: Read) -> Iterator[Exter
     if tree is None or module_read.magics:
         return
     before = len(read.source) - len(body)
-    module_code = replace(code, aliases={**code.aliases, **references.imported_names(tree)})
+    module_code = replace(code, aliases={**code.aliases, **references.map_imported_names(tree)})
     for wish in _CallReader(module_code, number, module_read).read_tree(tree):
         if wish.kind is NeedKind.PRETRAINED:
             span = (wish.start + before, wish.end + before) if wish.start >= 0 else (-1, -1)
@@ -81,7 +81,7 @@ def _find_written(code: NotebookCode, number: int, read: Read) -> Iterator[Exter
 
 
 def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
-    return {name: full for tree in trees for name, full in references.imported_names(tree).items()}
+    return {name: full for tree in trees for name, full in references.map_imported_names(tree).items()}
 
 
 class _CallReader:

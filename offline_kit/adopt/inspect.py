@@ -35,7 +35,7 @@ from offline_kit.adopt.outcomes import Collected, Decision, resolve_need
 from offline_kit.adopt.shell_lines import ShellLine, find_shell_lines, place_destination
 from offline_kit.adopt.working_folders import WorkingFolders
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
 
 NO_EDIT = "take it out by hand: its place in the line cannot be told"
@@ -237,7 +237,7 @@ def _resolve_metadata(said: read_notebook.NotebookMetadata) -> Iterator[Resolved
     if said.internet:
         yield setting_need("enable_internet", Resolution.SWITCHED_OFF, "the adopted notebook runs without")
     try:
-        if machine_shape(said.accelerator):
+        if find_machine_shape(said.accelerator):
             yield setting_need("accelerator", Resolution.UNCHANGED, said.accelerator)
     except OfflineKitError as error:
         remedy = f"{error.what}; write `accelerator` into the configuration: {error.hint}"

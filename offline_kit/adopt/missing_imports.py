@@ -16,7 +16,7 @@ from offline_kit.adopt.own_names import ProvidedImports
 from offline_kit.adopt.working_folders import WorkingFolders
 from offline_kit.notebook import cells, imports
 from offline_kit.project import import_names, references
-from offline_kit.project.package_lists import normalized
+from offline_kit.project.package_lists import normalize_name
 
 _KAGGLE_MODULES = frozenset(
     {"kaggle_secrets", "kaggle_evaluation", "kaggle_web_client", "learntools", "kaggle_datasets"}
@@ -101,7 +101,7 @@ def _imports_of_file(place: Path, importer: ExternalNeed) -> Iterator[ExternalNe
     files = [place] if place.is_file() else sorted(place.rglob("*.py"))
     own = {path.stem for path in files} | {place.stem} | {path.parent.name for path in files}
     for file in files:
-        for _, name in _top_level_imports(references.parse(file)):
+        for _, name in _top_level_imports(references.parse_module(file)):
             if name not in own:
                 text = f"{importer.text}  ('{file.name}' imports {name})"
                 yield ExternalNeed(
@@ -139,7 +139,7 @@ def _is_provided(name: str, ground: NotebookFiles, basket: Collected, own: Provi
         return True
     if imports.distributions([name], ground.image.packages):
         return True
-    normalized_name = normalized(name)
+    normalized_name = normalize_name(name)
     if any(package.startswith(f"{normalized_name}-") for package in ground.image.packages):
         return True
     if any(match["name"] == name for match in map(_IMPORT_COMMENT.search, ground.lines) if match):
@@ -163,8 +163,8 @@ def _package_names(lines: Iterable[str]) -> list[str]:
 
 def _provides_import(package: str, name: str) -> bool:
     """Whether a package is called so that it brings an import."""
-    distributions = map(normalized, import_names.distributions_of(name))
-    return normalized(package) in distributions or normalized(name) in normalized(package)
+    distributions = map(normalize_name, import_names.find_distributions(name))
+    return normalize_name(package) in distributions or normalize_name(name) in normalize_name(package)
 
 
 def _find_module(ground: NotebookFiles, place: str) -> str:
@@ -188,7 +188,7 @@ def _resolve_import(
         if module := _find_module(ground, f"{folder}{name}"):
             basket.modules[module] = None
             return resolve_need(wish, Resolution.MODULE, module)
-    distributions = import_names.distributions_of(name) or _installed_distributions(name)
+    distributions = import_names.find_distributions(name) or _installed_distributions(name)
     if own.unavailable and not _is_named_like(name, distributions, own):
         origins = ", ".join(f"'{origin}'" for origin in own.unavailable[:3])
         if not distributions:
@@ -218,8 +218,8 @@ def _resolve_import(
 
 def _is_named_like(name: str, known: Iterable[str], own: ProvidedImports) -> bool:
     """Whether something that is not here is called like an import or its distribution."""
-    names = {normalized(name) for name in (name, *known)}
-    return any(name in normalized(origin) for name in names for origin in own.unavailable)
+    names = {normalize_name(name) for name in (name, *known)}
+    return any(name in normalize_name(origin) for name in names for origin in own.unavailable)
 
 
 def _installed_distributions(name: str) -> tuple[str, ...]:
@@ -231,7 +231,7 @@ def _installed_distributions(name: str) -> tuple[str, ...]:
         distribution: importlib.metadata.distribution(distribution).read_text("direct_url.json")
         for distribution in distributions
     }
-    return tuple(normalized(distribution) for distribution, text in texts.items() if text is None)
+    return tuple(normalize_name(distribution) for distribution, text in texts.items() if text is None)
 
 
 def _installed_lines(ground: NotebookFiles, basket: Collected) -> list[str]:
@@ -270,9 +270,9 @@ def _guess_provider(
 
 def _has_known_import(package: str, imported: Iterable[str], ground: NotebookFiles) -> bool:
     """Whether it is known what a package is for: an import that it is called like, or one of the table."""
-    is_known = any(normalized(package) in import_names.distributions_of(name) for name in imported)
+    is_known = any(normalize_name(package) in import_names.find_distributions(name) for name in imported)
     # what the image has too brings nothing that the image lacks
-    in_image = normalized(package) in ground.image.packages
+    in_image = normalize_name(package) in ground.image.packages
     return is_known or in_image or any(_provides_import(package, name) for name in imported)
 
 

@@ -173,7 +173,7 @@ def _installed_from_inputs(
             wheels = [path for path in _list_files(word, ground) if path.suffix == ".whl"]
             for wheel in wheels:
                 try:
-                    tops = {name.partition(".")[0] for name in import_names.of_wheel(wheel)}
+                    tops = {name.partition(".")[0] for name in import_names.read_wheel_imports(wheel)}
                 except ProjectError:
                     continue
                 modules |= dict.fromkeys(tops, f"'{wheel.name}', installed in cell {wish.cell}")

@@ -17,7 +17,7 @@ from offline_kit.notebook import rendering, scripts
 from offline_kit.notebook.rendering import Rendered, Target
 from offline_kit.project import config
 from offline_kit.project.images import Image
-from offline_kit.project.package_lists import normalized
+from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import Kit, NotebookSettings, Role
 
 TEMPLATE = "adopt"
@@ -74,7 +74,7 @@ def inspect_source(settings: NotebookSettings, competition: str, project: Path, 
 def read_requirement_comments(project: Path, source: str) -> tuple[str, ...]:
     """Return the lines of the project's requirements files: a person may have said there where an import comes from."""
     names = [f"{Path(source).stem}-requirements.in", "requirements.in", "requirements.txt"]
-    files = [*config.load(project, {}).requirements, *(project / name for name in names)]
+    files = [*config.load_config(project, {}).requirements, *(project / name for name in names)]
     texts = [path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file()]
     return tuple(dict.fromkeys(line.strip() for text in texts for line in text.splitlines()))
 
@@ -123,7 +123,7 @@ def check_adoption(
 
 def _find_missing_packages(adoption: Adoption, kit: Kit, image: Image) -> list[str]:
     bundled = {
-        normalized(entry.original.rpartition("/")[2].split("-")[0])
+        normalize_name(entry.original.rpartition("/")[2].split("-")[0])
         for part in kit.parts
         for entry in part.entries
         if entry.role in (Role.WHEEL, Role.SDIST)
@@ -134,7 +134,9 @@ def _find_missing_packages(adoption: Adoption, kit: Kit, image: Image) -> list[s
         if not shell.is_nameless(line) and (match := _REQUIREMENT_NAME.match(line))
     ]
     return [
-        name for name in names if normalized(name) not in bundled and normalized(name) not in image.packages
+        name
+        for name in names
+        if normalize_name(name) not in bundled and normalize_name(name) not in image.packages
     ]
 
 

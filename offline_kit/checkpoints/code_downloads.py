@@ -48,7 +48,7 @@ def findings(
     """
     found: list[Finding] = []
     for path in dict.fromkeys(files):
-        tree = references.parse(path) if path.suffix == ".py" else None
+        tree = references.parse_module(path) if path.suffix == ".py" else None
         if tree is not None:
             shown = path.relative_to(project).as_posix() if path.is_relative_to(project) else path.name
             found += _Reader((project, shown), tree, params, bundled).findings()
@@ -84,10 +84,10 @@ def _used(
     folders = [*(package / "src" for package in packages), *packages, *(project / root for root in own.roots)]
     roots = [*folders, project / "src", project]
     try:
-        starts = [one.file for one in references.resolve(project, entries, roots) if one.file]
+        starts = [one.file for one in references.resolve_references(project, entries, roots) if one.file]
     except OfflineKitError:  # the build reports it
         return None
-    return references.reached_files(starts, roots) if starts else None
+    return references.find_reached_files(starts, roots) if starts else None
 
 
 class _Reader:
@@ -102,7 +102,7 @@ class _Reader:
     ) -> None:
         self.project, self.shown = place
         self.tree, self.params, self.bundled = tree, params, bundled
-        self.names = references.imported_names(tree)
+        self.names = references.map_imported_names(tree)
         self.constants = _constants(tree)
 
     def findings(self) -> Iterator[Finding]:

@@ -102,7 +102,7 @@ def resolve_main_aliases(
 
 def check_main_script(project: Path, aliases: MainAliases) -> tuple[Finding, ...]:
     """Return what the lending file does when it is imported, which the notebook has to do too."""
-    tree = references.parse(project / aliases.path) if aliases.path else None
+    tree = references.parse_module(project / aliases.path) if aliases.path else None
     findings = []
     for line, call, trains in _find_import_work(tree.body if tree else (), _DataFiles(project, tree)):
         findings.append(
@@ -155,10 +155,10 @@ def _quote_names(names: Iterable[str]) -> str:
 
 
 def _may_define_name(file: Path, name: str) -> bool:
-    tree = references.parse(file)
+    tree = references.parse_module(file)
     if tree is None:
         return True  # a Python that this one cannot parse; the syntax is checked elsewhere
-    names, open_ended = references.bound_names(tree.body)
+    names, open_ended = references.find_bound_names(tree.body)
     return name in names or open_ended
 
 
@@ -178,9 +178,9 @@ def _find_files(project: Path, suffix: str) -> Iterator[Path]:
 
 def _read_scripts(project: Path) -> Iterator[tuple[str, set[str]]]:
     for path in _find_files(project, ".py"):
-        tree = references.parse(path)
+        tree = references.parse_module(path)
         if tree is not None:
-            yield path.relative_to(project).as_posix(), references.bound_names(tree.body)[0]
+            yield path.relative_to(project).as_posix(), references.find_bound_names(tree.body)[0]
 
 
 def _read_notebooks(project: Path) -> Iterator[tuple[str, set[str]]]:
@@ -199,7 +199,7 @@ def list_notebook_names(path: Path) -> set[str]:
     for source in sources:
         code = "\n".join(line for line in source.splitlines() if not line.lstrip().startswith(("%", "!")))
         try:
-            bound |= references.bound_names(ast.parse(code).body)[0]
+            bound |= references.find_bound_names(ast.parse(code).body)[0]
         except (SyntaxError, ValueError):
             continue
     return bound
@@ -274,8 +274,8 @@ def reference_main_script(project: Path, main_from: Path | None) -> tuple[str, .
     """Return a reference to something that the lending file defines, so that it travels; nothing without one."""
     if main_from is None or not main_from.resolve().is_relative_to(project.resolve()):
         return ()
-    tree = references.parse(main_from)
+    tree = references.parse_module(main_from)
     names = [
         node.name for node in (tree.body if tree else ()) if isinstance(node, ast.ClassDef | ast.FunctionDef)
-    ] or sorted(references.bound_names(tree.body)[0] if tree else ())
+    ] or sorted(references.find_bound_names(tree.body)[0] if tree else ())
     return (f"{main_from.resolve().relative_to(project.resolve()).as_posix()}:{names[0]}",) if names else ()

@@ -94,7 +94,9 @@ def list_own_modules(config: Config) -> frozenset[str]:
         folder for module in config.modules for folder in (module, module.parent) if folder.is_dir()
     )
     return frozenset(
-        name for root in dict.fromkeys((*packages, *loose_folders)) for name in references.tops(root)
+        name
+        for root in dict.fromkeys((*packages, *loose_folders))
+        for name in references.list_top_level_names(root)
     )
 
 

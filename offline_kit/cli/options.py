@@ -46,7 +46,7 @@ def _tables(_context: click.Context, _parameter: click.Parameter, project: Path)
     """Have the command's words name the tables as the project's file does, and the project as it was given."""
     from offline_kit.project import config
 
-    _words().on_top = config.on_top(project)
+    _words().on_top = config.has_top_level_tables(project)
     _words().project = "" if project.absolute() == Path.cwd() else str(project)
     return project
 
@@ -106,7 +106,7 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
         flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
     flags["checkpoints"] = tuple(_in_project(project, each) for each in flags.get("checkpoints", ()))
     notebook = {name: flags.pop(name) for name in NOTEBOOK_FLAGS}
-    return config.load(project, flags | {"notebook": notebook})
+    return config.load_config(project, flags | {"notebook": notebook})
 
 
 def _in_project(project: Path, pattern: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
 from offline_kit.init.proposal import DetectedSettings, Setting
-from offline_kit.project.kaggle_names import slug_of, slug_problems
+from offline_kit.project.kaggle_names import check_slug, make_slug
 
 MAX_ZIP_ENTRIES = 0xFFFF
 """A zip with so many entries is not opened: such a one holds pictures, as competitions' do."""
@@ -62,7 +62,7 @@ def _data_setting(tree: FileTree, slugs: list[str]) -> Setting:
 
 def _find_slugs(tree: FileTree) -> Iterator[tuple[str, str]]:
     """Yield slugs, each with where it comes from; the likeliest first."""
-    if (slug := _slug_of_toml(tree)) and not slug_problems(slug):
+    if (slug := _slug_of_toml(tree)) and not check_slug(slug):
         yield slug, "from competition.toml"
     for name in tree.files:
         if PurePosixPath(name).name == "kernel-metadata.json":
@@ -80,7 +80,7 @@ def _slug_of_toml(tree: FileTree) -> str:
     document = _read_competition_toml(tree)
     if not document:
         return ""
-    return str(document.get("slug") or slug_of(tree.root.name))
+    return str(document.get("slug") or make_slug(tree.root.name))
 
 
 def _read_competition_toml(tree: FileTree) -> dict[str, object]:
@@ -98,7 +98,7 @@ def _slugs_of_metadata(path: Path) -> list[str]:
     except (OSError, ValueError):
         return []
     sources = document.get("competition_sources") if isinstance(document, dict) else None
-    return [slug for slug in sources if isinstance(slug, str) and not slug_problems(slug)] if sources else []
+    return [slug for slug in sources if isinstance(slug, str) and not check_slug(slug)] if sources else []
 
 
 def _slug_like_folders(tree: FileTree) -> list[str]:
@@ -110,7 +110,7 @@ def _slug_like_folders(tree: FileTree) -> list[str]:
 
 def _is_slug(name: str) -> bool:
     """Whether a name is one that competitions have: of several words, or long; "raw" is none."""
-    return not slug_problems(name) and ("-" in name or len(name) > 12)
+    return not check_slug(name) and ("-" in name or len(name) > 12)
 
 
 def _is_near(name: str) -> bool:

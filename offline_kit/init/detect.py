@@ -24,7 +24,7 @@ from offline_kit.init import (
 )
 from offline_kit.init.proposal import DetectedSettings, Setting
 from offline_kit.project import images
-from offline_kit.project.kaggle_names import dataset_slug, slug_problems
+from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
 
 SETTING_ORDER = (
     *("competition", "competition_data", "dataset", "image", "requirements", "locks", "packages", "modules"),
@@ -207,11 +207,13 @@ def _name_settings(root: Path, pyproject: Mapping[str, Any]) -> tuple[Setting, S
     name = str(pyproject.get("project", {}).get("name") or root.name)
     return (
         Setting(
-            key="dataset", value=dataset_slug(name), reason="private, and yours: whoever pushes is its owner"
+            key="dataset",
+            value=make_dataset_slug(name),
+            reason="private, and yours: whoever pushes is its owner",
         ),
         Setting(
             key="image",
-            value=images.default_for("none"),
+            value=images.choose_default_image("none"),
             reason='the newest that this version knows; for a GPU: accelerator = "NvidiaTeslaT4" in its place',
         ),
     )
@@ -234,7 +236,7 @@ def _check_names(settings: Iterable[Setting]) -> None:
     dataset = values.get("dataset", "").rpartition("/")[2]
     split = [f"{dataset}-checkpoints"] if values.get("parts") == "split" else []
     slugs = [slug for slug in (values.get("competition"), dataset, *split) if slug]
-    problems = [line for slug in slugs for line in slug_problems(slug)]
+    problems = [line for slug in slugs for line in check_slug(slug)]
     if problems:
         raise UsageError(
             problems[0],

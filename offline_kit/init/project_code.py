@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
-from offline_kit.project.references import parse
+from offline_kit.project.references import parse_module
 
 MAX_FILES = 1500
 """Python files that are read."""
@@ -210,7 +210,7 @@ def _inherited_methods(
 def _read_definitions(tree: FileTree, name: str) -> Iterator[DetectedClass | DetectedFunction]:
     if tree.file_size(name) > MAX_FILE_SIZE:
         return
-    module = parse(tree.root / name)
+    module = parse_module(tree.root / name)
     if module is None:
         return
     runs = any(_runs_work(node) for node in module.body)

@@ -11,7 +11,7 @@ from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.kit import manifest
 from offline_kit.kit.install_plan import KitContents as KitContents
 from offline_kit.kit.layout import KitFile, KitLayout, arrange_files
-from offline_kit.project.kaggle_names import limit_warnings
+from offline_kit.project.kaggle_names import check_dataset_limits
 from offline_kit.project.types import FileEntry, Kit
 
 
@@ -96,7 +96,7 @@ def _report_limits(contents: KitContents, kit: Kit, report: Reporter, *, by_func
         report.note("the kit holds no checkpoints; name them in 'checkpoints' or with -c if there are some")
     for part in kit.parts:
         size = sum(entry.size for entry in part.entries)
-        for warning in limit_warnings(len(part.entries) + 1, size):
+        for warning in check_dataset_limits(len(part.entries) + 1, size):
             report.warn(f"the dataset '{part.name}': {warning}")
 
 

@@ -13,9 +13,9 @@ from offline_kit.project.types import (
     Fate,
     Finding,
     Freeze,
+    KitPart,
     Member,
     OwnCode,
-    Part,
     Pin,
     SettledSdist,
     Severity,
@@ -53,7 +53,7 @@ class KitContents:
     """A dataset for packages, code and checkpoints each, instead of one for all."""
     grouped: bool = False
     """Of a split kit: each large checkpoint has a dataset of its own."""
-    remote_parts: tuple[Part, ...] = ()
+    remote_parts: tuple[KitPart, ...] = ()
     """Parts that are on Kaggle already, as the manifests there describe them; their wheels are outlined here."""
 
 
@@ -65,7 +65,7 @@ def render_plan(contents: KitContents) -> str:
     own = {wheel.name: wheel for wheel in contents.own.wheels}
     wheels = {wheel.name: wheel for wheel in contents.wheelhouse.wheels}
     sdists_by_name = {prepared.name: prepared for prepared in contents.prepared_sdists}
-    bundled = [pin for pin in contents.freeze.having(Fate.BUNDLED) if pin.name not in own]
+    bundled = [pin for pin in contents.freeze.pins_with(Fate.BUNDLED) if pin.name not in own]
     missing_pins = [
         f"{pin.name}=={pin.version}" for pin in bundled if pin.name not in wheels | sdists_by_name
     ]
@@ -81,7 +81,7 @@ def render_plan(contents: KitContents) -> str:
         *(_describe_wheel(wheels[pin.name], "bundled") for pin in bundled if pin.name not in sdists_by_name),
         *(_describe_wheel(wheel, "own") for wheel in own.values()),
     ]
-    provided = [_describe_provided(pin, wheels) for pin in contents.freeze.having(Fate.PROVIDED)]
+    provided = [_describe_provided(pin, wheels) for pin in contents.freeze.pins_with(Fate.PROVIDED)]
     plan: dict[str, object] = {
         "format": FORMAT,
         "image": contents.image.name,
@@ -126,7 +126,7 @@ def find_shadowed_packages(contents: KitContents) -> tuple[Finding, ...]:
             remedy=f'rename the module if you need the package, or leave the package out: exclude = ["{wheel.name}"]',
         )
         for wheel, path in files
-        for name in import_names.of_wheel(path)
+        for name in import_names.read_wheel_imports(path)
         if name in own
     )
 
@@ -144,11 +144,13 @@ def _find_module_name(original: str, root: str) -> str:
 
 def _check_import_names(own: Mapping[str, Wheel], wheels: Mapping[str, Wheel]) -> None:
     """Raise ProjectError if a package of the kit would be installed over an own one of the same import name."""
-    tops = {name: wheel.name for wheel in own.values() for name in import_names.of_wheel(wheel.path)}
+    tops = {
+        name: wheel.name for wheel in own.values() for name in import_names.read_wheel_imports(wheel.path)
+    }
     twins = [
         (name, wheel)
         for wheel in wheels.values()
-        for name in import_names.of_wheel(wheel.path)
+        for name in import_names.read_wheel_imports(wheel.path)
         if name in tops and wheel.name != tops[name]
     ]
     if twins:
@@ -168,7 +170,7 @@ def _describe_wheel(wheel: Wheel, role: str) -> dict[str, object]:
         "wheel": wheel.filename,
         "sdist": None,
         "build": [],
-        "imports": list(import_names.of_wheel(wheel.path)),
+        "imports": list(import_names.read_wheel_imports(wheel.path)),
         "role": role,
     }
 
@@ -176,9 +178,9 @@ def _describe_wheel(wheel: Wheel, role: str) -> dict[str, object]:
 def _describe_sdist(prepared: SettledSdist) -> dict[str, object]:
     names: Iterable[str] = ()
     if prepared.wheel:
-        names = import_names.of_wheel(prepared.wheel.path)
+        names = import_names.read_wheel_imports(prepared.wheel.path)
     elif prepared.sdist:
-        names = import_names.of_sdist(prepared.sdist.path, prepared.name)
+        names = import_names.read_sdist_imports(prepared.sdist.path, prepared.name)
     return {
         "name": prepared.name,
         "version": prepared.version,

@@ -11,9 +11,9 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.kit import install_plan, manifest
 from offline_kit.kit.install_plan import PLAN, KitContents
-from offline_kit.project.import_names import files_of
-from offline_kit.project.kaggle_names import safe_paths
-from offline_kit.project.types import Artifact, Checkpoint, FileEntry, Part, Role
+from offline_kit.project.import_names import list_wheel_files
+from offline_kit.project.kaggle_names import map_safe_paths
+from offline_kit.project.types import Artifact, Checkpoint, FileEntry, KitPart, Role
 
 _SECRETS = re.compile(
     r"kaggle\.json|access_token|\.?netrc|_netrc|\.pypirc|\.git-credentials|id_(rsa|dsa|ecdsa|ed25519)"
@@ -52,7 +52,7 @@ class KitFile:
 class KitLayout:
     """A kit before it is written."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[KitPart, ...]
     """The parts with their ids, sorted by name."""
     files: dict[str, KitFile]
     """Every file by its original name."""
@@ -77,7 +77,7 @@ def arrange_files(contents: KitContents) -> KitLayout:
             details=problems,
         )
     remote = frozenset(entry.original for part in contents.remote_parts for entry in part.entries)
-    stored = safe_paths(items.keys() - remote)
+    stored = map_safe_paths(items.keys() - remote)
     entries = [
         FileEntry(role=item.role, original=name, stored=stored[name], size=item.size, sha256=item.sha256)
         for name, item in items.items()
@@ -95,11 +95,11 @@ def arrange_files(contents: KitContents) -> KitLayout:
     return KitLayout(parts=tuple(sorted(parts, key=lambda part: part.name)), files=items, remote=remote)
 
 
-def _make_single_part(entries: Sequence[FileEntry]) -> tuple[Part, ...]:
+def _make_single_part(entries: Sequence[FileEntry]) -> tuple[KitPart, ...]:
     return (manifest.make_part("kit", entries),)
 
 
-def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[Part, ...]:
+def _split_parts(entries: Sequence[FileEntry], own: Collection[str], *, grouped: bool) -> tuple[KitPart, ...]:
     """Return a part for each top folder; own wheels and the plan that names them count as code.
 
     So a changed line of code sends the code again, and not the wheels of others beside it. `grouped`: Kaggle replaces
@@ -224,7 +224,9 @@ def _index_by_name(items: Iterable[KitFile]) -> dict[str, KitFile]:
 def _find_secrets(contents: KitContents) -> list[str]:
     names = [source.original for source in contents.own.sources]
     names += [checkpoint.original for checkpoint in (*contents.checkpoints, *contents.preprocessing)]
-    inside = [(wheel.filename, name) for wheel in contents.own.wheels for name in files_of(wheel.path)]
+    inside = [
+        (wheel.filename, name) for wheel in contents.own.wheels for name in list_wheel_files(wheel.path)
+    ]
     return [
         *(f"'{name}' looks like a file with keys" for name in names if _is_secret_name(name)),
         *(

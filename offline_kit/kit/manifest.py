@@ -15,8 +15,8 @@ from typing import Any
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import format_size, list_tree, sha256_of, write_atomic
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe
-from offline_kit.project.types import FileEntry, Kit, Part, Role
+from offline_kit.project.kaggle_names import MARKER, NOT_UPLOADED, is_safe_name
+from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 
 FORMAT = 1
 REMOTE_PART = "wheelhouse"
@@ -41,13 +41,13 @@ def compute_kit_id(part_ids: Iterable[str]) -> str:
     return hashlib.sha256("".join(f"{digest}\n" for digest in sorted(part_ids)).encode()).hexdigest()
 
 
-def make_part(name: str, entries: Iterable[FileEntry]) -> Part:
+def make_part(name: str, entries: Iterable[FileEntry]) -> KitPart:
     """Return the part of these files, sorted by original name, under its id."""
     ordered = tuple(sorted(entries, key=lambda entry: entry.original))
-    return Part(name=name, id=compute_part_id(ordered), entries=ordered)
+    return KitPart(name=name, id=compute_part_id(ordered), entries=ordered)
 
 
-def render_manifest(part: Part) -> str:
+def render_manifest(part: KitPart) -> str:
     """Return the manifest as it is written: JSON, the same bytes for the same content."""
     files = [
         {"role": e.role.value, "original": e.original, "stored": e.stored, "size": e.size, "sha256": e.sha256}
@@ -57,14 +57,14 @@ def render_manifest(part: Part) -> str:
     return json.dumps(document, indent=1) + "\n"
 
 
-def write_manifest(folder: Path, part: Part) -> Path:
+def write_manifest(folder: Path, part: KitPart) -> Path:
     """Write the manifest into the part's folder and return its path."""
     path = folder / MARKER
     write_atomic(path, render_manifest(part))
     return path
 
 
-def read_manifest(folder: Path) -> Part:
+def read_manifest(folder: Path) -> KitPart:
     """Read and check the manifest of a part's folder; raises ProjectError with all that is wrong."""
     path = folder / MARKER
     try:
@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> Part:
     return parse_manifest(text, str(path))
 
 
-def parse_manifest(text: str, source: str) -> Part:
+def parse_manifest(text: str, source: str) -> KitPart:
     """Return the part that a manifest describes; `source` names it in errors.
 
     Raises ProjectError with every problem at once: wrong types, paths that lead out, names twice, an id
@@ -151,7 +151,7 @@ def read_package_sizes(folder: Path) -> dict[tuple[str, str], int]:
 
 
 def verify_part(
-    folder: Path, part: Part, *, hashes: bool = True, report: Reporter = SILENT
+    folder: Path, part: KitPart, *, hashes: bool = True, report: Reporter = SILENT
 ) -> tuple[str, ...]:
     """Compare a part's folder with its manifest and return a line for each file that is wrong.
 
@@ -173,7 +173,7 @@ def verify_part(
     return (*wrong, *(f"'{name}' is not in the manifest" for name in extra))
 
 
-def select_local_files(folder: Path, part: Part) -> Part:
+def select_local_files(folder: Path, part: KitPart) -> KitPart:
     """Return what of a part must lie in its folder: all of it, and of packages that are on Kaggle what was fetched."""
     if part.name != REMOTE_PART:
         return part
@@ -256,7 +256,7 @@ def check_path(path: object, *, stored: bool = False) -> str:
         return "leads out of the kit's folder or is not in plain form"
     if re.search(r"[\x00-\x1f\x7f\\\ud800-\udfff]", path) or re.match(r"[A-Za-z]:", path):
         return "holds characters that no path of a kit holds"
-    if stored and (not all(map(is_safe, parts)) or path.lower() == MARKER):
+    if stored and (not all(map(is_safe_name, parts)) or path.lower() == MARKER):
         return "is a name that Kaggle would change"
     return ""
 

@@ -42,8 +42,8 @@ from offline_kit.local_kaggle.packing import pack_folder, wrap_file
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.local_kaggle.store import Record, RecordStore
 from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
-from offline_kit.project.kaggle_names import slug_of
-from offline_kit.project.references import bound_names
+from offline_kit.project.kaggle_names import make_slug
+from offline_kit.project.references import find_bound_names
 from offline_kit.rehearsal import gateway_standin
 
 SERVICE = "competitions.CompetitionApiService/"
@@ -237,7 +237,7 @@ def _check_metric(metric: str, folder: Path) -> list[str]:
             tree = ast.parse((folder / metric_path).read_text(encoding="utf-8"))
         except (OSError, SyntaxError, ValueError) as error:
             return [f"the metric's file '{metric_path}' cannot be read: {error}"]
-        names, open_ended = bound_names(tree.body)
+        names, open_ended = find_bound_names(tree.body)
         if function not in names and not open_ended:
             return [f"'{metric_path}' defines no '{function}'"]
         return _missing_packages(
@@ -290,7 +290,7 @@ def _read_competition(folder: Path) -> Record:
     problems += _check_metric(str(settings.get("metric", "")), folder)
     hidden = folder / settings.get("hidden", "hidden")
     record = {
-        "slug": settings.get("slug") or slug_of(folder.name),
+        "slug": settings.get("slug") or make_slug(folder.name),
         "public": str(folder / settings.get("public", "public")),
         "hidden": str(hidden) if hidden.is_dir() else "",
         "solution": str(folder / settings.get("solution", "solution.csv")),
@@ -314,7 +314,7 @@ def _read_competition(folder: Path) -> Record:
     if "gateway" in settings:
         record["gateway"] = settings["gateway"]
         if not isinstance(settings["gateway"], str):
-            problems += gateway_standin.option_problems(settings["gateway"])
+            problems += gateway_standin.find_option_problems(settings["gateway"])
     record["title"] = settings.get("title") or str(record["slug"]).replace("-", " ").capitalize()
     problems += [f"no folder '{record['public']}'"] if not Path(str(record["public"])).is_dir() else []
     problems += [f"no folder '{hidden}'"] if "hidden" in settings and not hidden.is_dir() else []

@@ -10,7 +10,7 @@ from offline_kit.local_kaggle.shelf import VersionedService
 from offline_kit.local_kaggle.store import Record
 from offline_kit.local_kaggle.versions import Key
 from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
-from offline_kit.project.kaggle_names import title_problems
+from offline_kit.project.kaggle_names import check_title
 
 _SERVICE = "datasets.DatasetApiService/"
 _MORE = ("expectedUpdateFrequency", "userSpecifiedSources")
@@ -57,7 +57,7 @@ class DatasetService(VersionedService):
             raise ServiceRefusal(403, "Permission 'datasets.create' was denied")
         if not re.fullmatch(r"[A-Za-z0-9-]{3,50}", slug):
             return _refused_answer('Slug can only contain alphanumeric or "-" characters')
-        if title_problems(title):
+        if check_title(title):
             return _refused_answer("The dataset title must be between 6 and 50 characters")
         uploads = self.collect_uploads(call, call.body)
         key = _store_key(owner, slug)

@@ -13,7 +13,7 @@ from offline_kit.local_kaggle.links import DownloadLinks
 from offline_kit.local_kaggle.packing import pack_folder
 from offline_kit.local_kaggle.store import Record, RecordStore
 from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
-from offline_kit.project.kaggle_names import slug_of
+from offline_kit.project.kaggle_names import make_slug
 
 _SERVICE = "kernels.KernelsApiService/"
 _REPLACED = {
@@ -119,7 +119,7 @@ class NotebookService:
         if not title:
             return None
         # The title decides, whatever slug was asked for; the client only warns where they differ.
-        slug = slug_of(title)
+        slug = make_slug(title)
         if not re.fullmatch(r"[a-z0-9-]{5,50}", slug):
             return None
         if self.store.read(*_store_key(owner, slug)) or self.taken(owner, slug):

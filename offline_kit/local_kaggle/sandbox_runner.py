@@ -17,10 +17,10 @@ from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import environments, execution, gateway, kernel, kit_facts, pythons
-from offline_kit.rehearsal.environments import Workshop
-from offline_kit.rehearsal.execution import Bench, Ran
-from offline_kit.rehearsal.gateway import Service
-from offline_kit.rehearsal.kernel import Ready
+from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.gateway import GatewayService
+from offline_kit.rehearsal.kernel import KernelSetup
 
 _GLANCE = 0.1  # seconds between two looks at a log
 
@@ -34,7 +34,7 @@ class SandboxRunner:
 
     def __init__(
         self,
-        shop: Workshop,
+        shop: EnvironmentOptions,
         *,
         current: bool = False,
         kinds: tuple[str, ...] = sandbox.KINDS,
@@ -58,7 +58,12 @@ class SandboxRunner:
         for line in ran.deleted:
             job.say(f"the local Kaggle: not kept: {line}\n")
         failure = _describe_failure(ran)
-        if service and job.rerun and not ran.outcome.timed_out and (problem := gateway.problem_of(ran)):
+        if (
+            service
+            and job.rerun
+            and not ran.outcome.timed_out
+            and (problem := gateway.find_gateway_problem(ran))
+        ):
             failure = " ".join((problem.what, *problem.details[:1]))
         if service and job.rerun:
             _collect_output(ran, service.submission)
@@ -66,21 +71,21 @@ class SandboxRunner:
             ran.working.replace(job.folder / "output")
         return RunResult(failure=failure)
 
-    def _run_job(self, job: RunJob, source: Path, service: Service | None) -> Ran:
+    def _run_job(self, job: RunJob, source: Path, service: GatewayService | None) -> Ran:
         chosen = sandbox.find_sandbox(self.kinds, report=self.shop.report)
-        papermill = pythons.look(environments.papermill(self.shop))
+        papermill = pythons.inspect_interpreter(environments.make_papermill_environment(self.shop))
         chosen_image, ready = self._choose_kernel(job, (source, *(service.code if service else ())))
-        bench = Bench(
+        bench = RehearsalEnvironment(
             notebook=source,
             inputs=_mount_inputs(job),
             kernel=(),
             papermill=papermill.path,
-            shown=papermill.mounts,
+            python_mounts=papermill.mounts,
             links=papermill.links,
             uv=interpreters.uv_program(),
             installer="auto",
             timeout=job.timeout,
-            env=(_index_environment(self.shop.settings) if job.internet else {})
+            env=(_index_environment(self.shop.index) if job.internet else {})
             | ({"KAGGLE_IS_COMPETITION_RERUN": "1"} if job.rerun else {}),
             network=job.internet,
         )
@@ -90,43 +95,45 @@ class SandboxRunner:
             )
         root = f"/kaggle/input/{job.contest.place}" if job.contest else ""
         if service and job.contest:
-            bench = replace(bench, python_path=gateway.python_path(service, source, root))
+            bench = replace(bench, python_path=gateway.find_python_path(service, source, root))
         boxes = (job.folder / f"box{number}" for number in itertools.count())
 
-        def run(chosen_kernel: Ready) -> Ran:
+        def run(chosen_kernel: KernelSetup) -> Ran:
             box = next(boxes)
             with _follow_lines(box / execution.LOG, job.say):
-                whole = kernel.with_kernel(bench, chosen_kernel)
+                whole = kernel.set_kernel(bench, chosen_kernel)
                 if service and job.contest and job.rerun:
-                    whole = gateway.scoring(whole, service, root, None, job.folder / f"driver-{box.name}")
-                return execution.run(whole, chosen, box, report=self.shop.report)
+                    whole = gateway.make_scoring_run(
+                        whole, service, root, None, job.folder / f"driver-{box.name}"
+                    )
+                return execution.run_notebook(whole, chosen, box, report=self.shop.report)
 
         if chosen_image is None:
             return run(ready)
-        return kernel.run_complete(ready, chosen_image, self.shop, run)[1]
+        return kernel.run_until_complete(ready, chosen_image, self.shop, run)[1]
 
-    def _choose_kernel(self, job: RunJob, code: Sequence[Path]) -> tuple[Image | None, Ready]:
+    def _choose_kernel(self, job: RunJob, code: Sequence[Path]) -> tuple[Image | None, KernelSetup]:
         """Return the image of the kit that is mounted, if it is known, and the kernel for it."""
-        kit_files = () if self.current else kit_facts.mounted_files(folder for _, folder in job.inputs)
-        if name := kit_facts.read(kit_files).image:
+        kit_files = () if self.current else kit_facts.list_mounted_files(folder for _, folder in job.inputs)
+        if name := kit_facts.read_install_plan(kit_files).image:
             try:
-                chosen = images.load(name, accelerator="none", project=self.project or job.folder)
+                chosen = images.load_image(name, accelerator="none", project=self.project or job.folder)
             except UsageError:  # captured, or of a file of the user's
                 job.say(f"the local Kaggle has no image '{name}': the running environment stands in for it\n")
             else:
-                return chosen, kernel.make_ready(kit_files, code, chosen, self.shop, current=False)
-        return None, kernel.of_running(self.shop)
+                return chosen, kernel.prepare_kernel(kit_files, code, chosen, self.shop, current=False)
+        return None, kernel.make_running_kernel(self.shop)
 
 
-def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, Service | None]:
+def _add_gateway(job: RunJob, notebook: Path) -> tuple[RunJob, GatewayService | None]:
     """Return the gateway's side for a notebook that serves one, and the job with a stand-in among its data if needed."""
     contest = job.contest
-    if contest is None or not (gateway.serves(notebook) or (job.rerun and contest.gateway is not None)):
+    if contest is None or not (gateway.uses_gateway(notebook) or (job.rerun and contest.gateway is not None)):
         return job, None
     entries = _list_entries(job, contest.place)
     params = {} if contest.gateway is None else {"gateway": contest.gateway}
-    service = gateway.prepare(entries, params, contest.submission, job.folder / "gateway")
-    laid = {f"{contest.place}/{name}": path for name, path in (entries | service.laid()).items()}
+    service = gateway.prepare_gateway(entries, params, contest.submission, job.folder / "gateway")
+    laid = {f"{contest.place}/{name}": path for name, path in (entries | service.added_folders()).items()}
     others = [each for each in job.inputs if not f"{each[0]}/".startswith(f"{contest.place}/")]
     return replace(job, inputs=(*others, *laid.items())), service
 
@@ -145,7 +152,7 @@ def _list_entries(job: RunJob, place: str) -> dict[str, Path]:
 def _collect_output(ran: Ran, submission: str) -> None:
     """Lay what the gateway has written into the working folder, which is the output; a parquet file as CSV as well."""
     for name in dict.fromkeys((submission, *WRITTEN)):
-        table = gateway.collect(ran, name)
+        table = gateway.collect_submission(ran, name)
         if table is not None:
             shutil.copyfile(table, ran.working / table.name)
 
@@ -183,7 +190,7 @@ def _mount_inputs(job: RunJob) -> tuple[Mount, ...]:
 def _describe_failure(ran: Ran) -> str:
     if ran.outcome.timed_out:
         return "Your notebook was stopped because it exceeded the max allowed execution duration."
-    cell = execution.stopped_at(execution.cells(ran.executed))
+    cell = execution.find_stopped_cell(execution.read_cells(ran.executed))
     if cell and cell.status == "failed":
         return cell.message.splitlines()[0] if cell.message else "Notebook Threw Exception"
     return "" if ran.outcome.succeeded else f"The notebook's process ended with code {ran.outcome.code}"

@@ -69,8 +69,8 @@ class LocalKaggle:
         Notebooks of all accounts can attach them, as long as this server runs. Raises UsageError for another name.
         """
         for name, folder in copies.items():
-            source = kaggle_sources.parse(name)
-            self.copies[_KINDS[source.kind], source.ref.lower()] = (source.place("new"), folder)
+            source = kaggle_sources.parse_source(name)
+            self.copies[_KINDS[source.kind], source.ref.lower()] = (source.mount_path("new"), folder)
 
     def _with_copies(self, kind: str, finder: Finder) -> Finder:
         """Return a finder that looks among the copies for what the one given does not have."""

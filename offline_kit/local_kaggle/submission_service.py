@@ -26,7 +26,7 @@ from offline_kit.local_kaggle.packing import pack_folder
 from offline_kit.local_kaggle.store import Record, RecordStore
 from offline_kit.local_kaggle.wire import HttpAnswer, Rpc, RpcCall, ServiceRefusal
 from offline_kit.project.kaggle_names import LOCAL_ONLY
-from offline_kit.rehearsal.gateway_driver import TABLE
+from offline_kit.rehearsal.gateway_driver import TABLE_SUFFIX
 
 _DAY = 86400
 _METRIC_SECONDS = 600.0
@@ -250,7 +250,7 @@ class SubmissionService:
                 error = "Notebook Timeout" if late else "Notebook Threw Exception"
                 return {"state": "ERROR", "error": error + _for_us(result.failure, *log)}
             written = folder / "output" / record["fileName"]
-            as_csv = written.with_name(written.name + TABLE)
+            as_csv = written.with_name(written.name + TABLE_SUFFIX)
             if as_csv.is_file() and competition["solution"].endswith(".csv"):
                 written = as_csv  # of a gateway's parquet file, as the metric reads tables
         if not written.is_file():

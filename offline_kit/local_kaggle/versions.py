@@ -160,7 +160,9 @@ class VersionStore:
             if self.verbatim:
                 shutil.copytree(folder / "upload", folder / "files", copy_function=os.link)
             else:
-                kaggle_rules.treat(folder / "upload", folder / "files", unpack_pt=self.settings.unpack_pt)
+                kaggle_rules.apply_upload_rules(
+                    folder / "upload", folder / "files", unpack_pt=self.settings.unpack_pt
+                )
         except ProjectError as error:
             self._change_record(key, number, state="failed", problems=list(error.details) or [error.what])
         except OSError as error:

@@ -124,6 +124,6 @@ def distributions(names: Iterable[str], installed: Container[str]) -> tuple[str,
     for name in names:
         if name in sys.stdlib_module_names:
             continue
-        guesses = (*import_names.distributions_of(name), name, *known.get(name, ()))
+        guesses = (*import_names.find_distributions(name), name, *known.get(name, ()))
         found |= set([guess for guess in map(canonicalize_name, guesses) if guess in installed][:1])
     return tuple(sorted(found))

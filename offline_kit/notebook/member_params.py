@@ -10,7 +10,7 @@ from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.core.errors import UsageError, suggest_name
 from offline_kit.project import references
 from offline_kit.project.config_keys import MODEL_KEYS, NOTEBOOK_KEYS, PARAMS
-from offline_kit.project.references import Parameters
+from offline_kit.project.references import CallParameters
 from offline_kit.project.types import Member, NotebookSettings
 
 _EVERY = ("labels", "text")
@@ -36,14 +36,14 @@ class Code:
     roots: tuple[Path, ...]
     """Folders that its modules are imported from."""
 
-    def parameters(self, reference: str) -> Parameters | None:
+    def parameters(self, reference: str) -> CallParameters | None:
         """Return what a reference is called with; None where no source of the project tells."""
         try:
-            (found,) = references.resolve(self.project, [reference], self.roots)
+            (found,) = references.resolve_references(self.project, [reference], self.roots)
         except UsageError:
             return None  # where it leads nowhere, whoever collects the code says so
         name = reference.rpartition(":")[2]
-        return references.parameters_of(found.file, name) if found.file else None
+        return references.read_parameters(found.file, name) if found.file else None
 
 
 def split(member: Member) -> tuple[dict[str, object], dict[str, object]]:
@@ -91,7 +91,7 @@ def _of_member(member: Member, settings: NotebookSettings, task: str, code: Code
             yield f"{about}: {problem}"
 
 
-def _wrong_value(about: str, name: str, value: object, taken: Parameters | None) -> Iterator[str]:
+def _wrong_value(about: str, name: str, value: object, taken: CallParameters | None) -> Iterator[str]:
     if wrong := PARAMS[name].check(value):
         yield f"{about}: {name} {wrong}, not {value!r}"
     elif taken and name in taken.names and name in ("activation", *_EVERY):
@@ -102,7 +102,7 @@ def _wrong_value(about: str, name: str, value: object, taken: Parameters | None)
 
 
 def _unknown(
-    name: str, framework: Framework, member: Member, words: Sequence[str], taken: Parameters | None
+    name: str, framework: Framework, member: Member, words: Sequence[str], taken: CallParameters | None
 ) -> str:
     """Return what is wrong with a param that is none of a framework's words; empty for an argument."""
     if taken and (name in taken.names or taken.open_ended):

@@ -20,17 +20,17 @@ from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import predict_settings, scripts
 from offline_kit.project import kaggle_sources
-from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import (
     SOURCES,
     TITLE_LENGTH,
-    is_source,
-    slug_of,
-    slug_problems,
-    title_problems,
+    check_slug,
+    check_title,
+    is_source_reference,
+    make_slug,
 )
-from offline_kit.project.types import FileEntry, Kit, Member, NotebookSettings, Part, Role
+from offline_kit.project.types import FileEntry, Kit, KitPart, Member, NotebookSettings, Role
 
 CODE_FILE = "inference.ipynb"
 METADATA_FILE = "kernel-metadata.json"
@@ -170,7 +170,7 @@ def check(settings: NotebookSettings, image: Image, target: Target, *, weights: 
     entries = (
         FileEntry(role=Role.CHECKPOINT, original="checkpoints/x", stored="checkpoints/x", size=0, sha256=""),
     )
-    draft = Kit(folder=target.project, id="", parts=(Part(name="kit", id="", entries=entries * weights),))
+    draft = Kit(folder=target.project, id="", parts=(KitPart(name="kit", id="", entries=entries * weights),))
     metadata = kernel_metadata(draft, settings, image, target)
     if settings.source:
         return
@@ -192,7 +192,7 @@ def template_facts(
         "project": " ".join(word for word in (_name(target), target.version) if word),
         "tool_version": __version__,
         "image": image,
-        "accelerator": machine_shape(target.accelerator) or "none",
+        "accelerator": find_machine_shape(target.accelerator) or "none",
         "competition": target.competition,
         "settings": settings,
         "kit_id": kit.id,
@@ -305,7 +305,7 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
     The owner is known at the push only: `id` is the bare slug, and the kit's datasets are as configured.
     """
     title, slug = title_and_slug(settings, target)
-    shape = machine_shape(target.accelerator)
+    shape = find_machine_shape(target.accelerator)
     parts = [part for part in kit.parts if part.name not in target.homes]
     datasets = [dataset_of(part, kit, target.dataset) for part in parts] if target.dataset else []
     if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
@@ -340,7 +340,7 @@ def _homes(target: Target, kind: str) -> list[str]:
     return [home.partition(":")[2] for home in target.homes.values() if home.startswith(f"{kind}:")]
 
 
-def dataset_of(part: Part, kit: Kit, dataset: str) -> str:
+def dataset_of(part: KitPart, kit: Kit, dataset: str) -> str:
     """Return the dataset of a part: the configured one, or with the part's name behind it in a split kit."""
     return dataset if len(kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
 
@@ -350,10 +350,10 @@ def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str
     suffix = " inference"
     title = settings.title.strip() or settings.slug.replace("-", " ")
     title = title or _name(target)[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
-    slug = settings.slug or slug_of(title)
-    problems = [*title_problems(title), *slug_problems(slug)]
-    if not problems and slug_of(title) != slug:
-        problems = [f"the title '{title}' makes the slug '{slug_of(title)}' on Kaggle, not '{slug}'"]
+    slug = settings.slug or make_slug(title)
+    problems = [*check_title(title), *check_slug(slug)]
+    if not problems and make_slug(title) != slug:
+        problems = [f"the title '{title}' makes the slug '{make_slug(title)}' on Kaggle, not '{slug}'"]
     if problems:
         raise UsageError(
             "Kaggle would refuse the notebook's name",
@@ -368,7 +368,7 @@ def _name(target: Target) -> str:
 
 
 def _check_names(datasets: list[str], competitions: list[str]) -> None:
-    problems = [line for dataset in datasets for line in slug_problems(dataset.rpartition("/")[2])]
+    problems = [line for dataset in datasets for line in check_slug(dataset.rpartition("/")[2])]
     problems += [
         f"the competition '{slug}' is no slug"
         for slug in competitions
@@ -404,10 +404,10 @@ def _check_sources(settings: NotebookSettings) -> None:
     # Anything else Kaggle's client refuses, or worse, leaves out with a printed line.
     problems = [
         f"{key}: '{source}' is not of the form '{SOURCES[kind][1]}'"
-        for kind, key in (*kaggle_sources.KEYS.items(), ("competition", "competition_sources"))
+        for kind, key in (*kaggle_sources.METADATA_KEYS.items(), ("competition", "competition_sources"))
         for source in getattr(settings, key)
-        if not is_source(kind, source)
-        and not (kind == "notebook" and is_source(kind, _VERSION.sub("", source)))
+        if not is_source_reference(kind, source)
+        and not (kind == "notebook" and is_source_reference(kind, _VERSION.sub("", source)))
     ]
     if problems:
         raise UsageError(

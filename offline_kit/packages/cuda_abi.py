@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from offline_kit.packages.distribution_metadata import find_dist_info_member
-from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Finding, Severity
 
@@ -84,7 +84,7 @@ def check_cuda_abi(wheels: Iterable[Artifact], image: Image, accelerator: str) -
 
 def check_image(image: Image, accelerator: str) -> tuple[Finding, ...]:
     """Warn of an image that the accelerator's sessions do not run."""
-    shape = machine_shape(accelerator)
+    shape = find_machine_shape(accelerator)
     expected = "gpu" if shape else "none"
     if image.local or image.accelerator == expected:
         return ()
@@ -132,7 +132,7 @@ def _find_mismatches(
         )
     elif abi.cuda and cuda and not any(_is_cuda_compatible(version, cuda) for version in abi.cuda):
         yield f"was compiled for CUDA {' or '.join(abi.cuda)}, and the image has CUDA {cuda}", another
-    if wheel.name in NEEDS_AMPERE and machine_shape(accelerator).startswith("NvidiaTeslaT4"):
+    if wheel.name in NEEDS_AMPERE and find_machine_shape(accelerator).startswith("NvidiaTeslaT4"):
         yield (
             f"needs a GPU of the generation after the T4's: {NEEDS_AMPERE[wheel.name]}",
             "take an L4 or better where the competition offers it, or attention of torch's own (sdpa)",

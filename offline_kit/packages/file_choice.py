@@ -23,7 +23,7 @@ class ImageTarget:
     def __init__(self, image: Image) -> None:
         self.image = image
         """The image that it judges for."""
-        self._places = {tag: position for position, tag in enumerate(image.tags())}
+        self._places = {tag: position for position, tag in enumerate(image.list_wheel_tags())}
         self._python = Version(image.python)
         self.key = cache_key(image.python, [str(tag) for tag in self._places])
         """Stands for all that it judges by."""

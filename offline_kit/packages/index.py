@@ -14,7 +14,7 @@ from offline_kit.core.errors import OutsideError
 from offline_kit.core.redaction import redact_urls
 from offline_kit.packages import distribution_metadata, remote_metadata
 from offline_kit.packages.pip_settings import IndexSettings
-from offline_kit.project.package_lists import normalized
+from offline_kit.project.package_lists import normalize_name
 
 if TYPE_CHECKING:
     from pypi_simple import DistributionPackage
@@ -78,7 +78,7 @@ class PackageIndex:
         Raises OutsideError, naming the index or folder, where one of them cannot be asked: a result without
         it would be another one.
         """
-        return self._list_once(normalized(name))
+        return self._list_once(normalize_name(name))
 
     def read_metadata(self, file: IndexFile) -> bytes | None:
         """Return a file's METADATA; None for an sdist that does not state its dependencies itself.
@@ -256,7 +256,7 @@ def _make_index_file(package: "DistributionPackage", page: str, credentials: str
         return None
     digests = package.metadata_digests or {}
     return IndexFile(
-        project=normalized(package.project),
+        project=normalize_name(package.project),
         version=_normalize_version(package.version),
         filename=package.filename,
         url=_add_credentials(package.url, page, credentials),

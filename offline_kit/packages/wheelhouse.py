@@ -12,7 +12,7 @@ from offline_kit.packages.distribution_metadata import find_dist_info_member
 from offline_kit.packages.download import MissingPin, fetch_files
 from offline_kit.packages.file_choice import ImageTarget, choose_file
 from offline_kit.packages.index import PackageIndex
-from offline_kit.project.images import Image, built_in
+from offline_kit.project.images import Image, load_built_in_images
 from offline_kit.project.types import Artifact, Fate, Pin, Sdist, Wheel, Wheelhouse
 
 
@@ -126,7 +126,7 @@ def _indent_lines(lines: Sequence[str]) -> list[str]:
 
 def _list_other_images(target: ImageTarget) -> list[ImageTarget]:
     """Return the other built-in images, those of the same kind of machine first."""
-    images = [image for image in built_in() if image.name != target.image.name]
+    images = [image for image in load_built_in_images() if image.name != target.image.name]
     return [
         ImageTarget(image)
         for image in sorted(images, key=lambda image: image.accelerator != target.image.accelerator)

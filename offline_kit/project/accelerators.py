@@ -2,7 +2,7 @@
 
 from offline_kit.core.errors import UsageError, suggest_name
 
-SHAPES = (
+MACHINE_SHAPES = (
     "NvidiaTeslaT4",
     "NvidiaL4",
     "NvidiaL4X1",
@@ -28,7 +28,7 @@ RESERVED = ("t4highmem", "nvidiateslat4highmem")
 """What Kaggle's client lists and the service gives to its own administrators alone."""
 
 
-def machine_shape(accelerator: str) -> str:
+def find_machine_shape(accelerator: str) -> str:
     """Return Kaggle's machine shape for an accelerator's name, in any case; "" for none (CPU).
 
     Raises UsageError, with a guess, for a name that Kaggle does not know or no longer has.
@@ -36,9 +36,9 @@ def machine_shape(accelerator: str) -> str:
     word = accelerator.lower()
     if word in ("", "none", "cpu"):
         return ""
-    known = {shape.lower(): shape for shape in SHAPES} | ALIASES
-    if word in known:
-        return known[word]
+    shapes = {shape.lower(): shape for shape in MACHINE_SHAPES} | ALIASES
+    if word in shapes:
+        return shapes[word]
     if word in RETIRED:
         raise UsageError(
             f"the accelerator '{accelerator}' is retired: Kaggle's images no longer support the P100",
@@ -55,6 +55,6 @@ def machine_shape(accelerator: str) -> str:
             hint="take 't4x2', or 'none' for a CPU notebook",
         )
     raise UsageError(
-        f"unknown accelerator '{accelerator}'{suggest_name(word, known)}",
+        f"unknown accelerator '{accelerator}'{suggest_name(word, shapes)}",
         hint=f"take 'none', one of {', '.join(map(repr, ALIASES))}, or a machine shape of Kaggle's",
     )

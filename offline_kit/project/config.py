@@ -14,11 +14,11 @@ from offline_kit.core.errors import UsageError
 from offline_kit.project import images as image
 from offline_kit.project.config_keys import KEYS as KEYS
 from offline_kit.project.config_keys import NOTEBOOK_KEYS as NOTEBOOK_KEYS
-from offline_kit.project.config_keys import problems_of
-from offline_kit.project.kaggle_names import dataset_slug
+from offline_kit.project.config_keys import find_key_problems
+from offline_kit.project.kaggle_names import make_dataset_slug
 from offline_kit.project.types import ModelSpec, NotebookSettings
 
-OUT = Path("dist") / "offline-kit"
+DEFAULT_OUT = Path("dist") / "offline-kit"
 LOCK_NAME = "offline-kit.lock.txt"
 
 
@@ -90,7 +90,7 @@ class Config:
     """Packages whose sdist may travel although no wheel can be built from it."""
     parts: str = ""
     """"one" dataset, or "split" into packages, code and checkpoints; empty: by the checkpoints' size."""
-    out: Path = OUT
+    out: Path = DEFAULT_OUT
     """Where the kit goes."""
     sample_submission: Path | None = None
     """The sample to check the submission against; default: found in the competition's data."""
@@ -110,7 +110,7 @@ class Config:
         """Where the committed freeze lies, beside the project."""
         return self.project / LOCK_NAME
 
-    def set_by(self, key: str) -> str:
+    def describe_origin(self, key: str) -> str:
         """Return where a person finds what a key is set to: a flag, or the key and its file."""
         if self.source is None or key in self.from_flags:
             return f"--{key.replace('_', '-')}"
@@ -121,7 +121,7 @@ PATHS = {"competition_data", "sample_submission", "out", "main_from"}
 PATH_LISTS = {"requirements", "locks", "packages", "modules"}
 
 
-def load(project: Path, flags: Mapping[str, Any]) -> Config:
+def load_config(project: Path, flags: Mapping[str, Any]) -> Config:
     """Read the project's configuration and lay `flags` over it.
 
     `flags` has the keys of `Config` and a mapping under "notebook"; None and empty tuples mean "not
@@ -132,28 +132,28 @@ def load(project: Path, flags: Mapping[str, Any]) -> Config:
         raise UsageError(
             f"there is no folder '{project}'", hint="name the project's folder, or leave it out for this one"
         )
-    pyproject = _toml(root / "pyproject.toml")
-    table, source = _own_table(root, pyproject)
-    _complain(table, source, root)
-    given = {key: value for key, value in flags.items() if value not in (None, (), {})}
-    said = _said(table, root) | given | {"from_flags": frozenset(given) - {"notebook"}}
-    said["notebook"] = _notebook(table.get("notebook", {}), flags.get("notebook") or {})
-    return _with_defaults(root, pyproject, said, source)
+    pyproject = _read_toml(root / "pyproject.toml")
+    table, source = _find_own_table(root, pyproject)
+    _check_keys(table, source, root)
+    given_flags = {key: value for key, value in flags.items() if value not in (None, (), {})}
+    values = _read_values(table, root) | given_flags | {"from_flags": frozenset(given_flags) - {"notebook"}}
+    values["notebook"] = _read_notebook_settings(table.get("notebook", {}), flags.get("notebook") or {})
+    return _apply_defaults(root, pyproject, values, source)
 
 
-def copies_of(project: Path) -> Mapping[str, Path]:
+def read_local_copies(project: Path) -> Mapping[str, Path]:
     """Return the folders that a project's file names under `copies`; none where there is no file.
 
     Raises UsageError for a file that cannot be read; what else it says is not looked at.
     """
     root = project.expanduser().absolute()
-    table, source = _own_table(root, _toml(root / "pyproject.toml"))
+    table, source = _find_own_table(root, _read_toml(root / "pyproject.toml"))
     alone = {"copies": table.get("copies", {})}
-    _complain(alone, source, root)
-    return dict(_said(alone, root)["copies"])
+    _check_keys(alone, source, root)
+    return dict(_read_values(alone, root)["copies"])
 
 
-def on_top(project: Path) -> bool:
+def has_top_level_tables(project: Path) -> bool:
     """Tell whether a project's tables stand at the top of an offline-kit.toml, not below [tool.offline-kit]."""
     try:
         text = (project / "offline-kit.toml").read_text(encoding="utf-8")
@@ -162,7 +162,7 @@ def on_top(project: Path) -> bool:
     return "[tool.offline-kit" not in text
 
 
-def _toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -171,42 +171,44 @@ def _toml(path: Path) -> dict[str, Any]:
         raise UsageError(f"'{path}' is not valid TOML: {error}", hint="mend the line it names") from error
 
 
-def _tables(data: dict[str, Any], path: Path, *names: str) -> None:
+def _check_tables(data: dict[str, Any], path: Path, *names: str) -> None:
     """Raise UsageError where one of these nested tables is something else than a table."""
     for name in names:
-        found: Any = data
+        value: Any = data
         for step in name.split("."):
-            found = found.get(step, {})
-            if not isinstance(found, dict):
-                raise UsageError(f"'{path}': {name} must be a table, not {found!r}", hint="mend the file")
+            value = value.get(step, {})
+            if not isinstance(value, dict):
+                raise UsageError(f"'{path}': {name} must be a table, not {value!r}", hint="mend the file")
 
 
-def _own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
-    _tables(pyproject, root / "pyproject.toml", "project", "tool", "tool.offline-kit", "dependency-groups")
-    inside = pyproject.get("tool", {}).get("offline-kit")
-    beside_path = root / "offline-kit.toml"
-    beside = _toml(beside_path)
-    _tables(beside, beside_path, "tool", "tool.offline-kit")
-    if inside is not None and beside:
+def _find_own_table(root: Path, pyproject: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    _check_tables(
+        pyproject, root / "pyproject.toml", "project", "tool", "tool.offline-kit", "dependency-groups"
+    )
+    own_table = pyproject.get("tool", {}).get("offline-kit")
+    own_path = root / "offline-kit.toml"
+    own_file = _read_toml(own_path)
+    _check_tables(own_file, own_path, "tool", "tool.offline-kit")
+    if own_table is not None and own_file:
         raise UsageError(
             f"'{root}' has both offline-kit.toml and [tool.offline-kit] in pyproject.toml",
             hint="keep one of the two, so that it is clear which one counts",
         )
-    if beside:
-        return beside.get("tool", {}).get("offline-kit", beside), beside_path
-    return (inside, root / "pyproject.toml") if inside is not None else ({}, None)
+    if own_file:
+        return own_file.get("tool", {}).get("offline-kit", own_file), own_path
+    return (own_table, root / "pyproject.toml") if own_table is not None else ({}, None)
 
 
-def _complain(table: Mapping[str, Any], source: Path | None, root: Path) -> None:
-    problems = list(problems_of(table, KEYS, "[tool.offline-kit]"))
+def _check_keys(table: Mapping[str, Any], source: Path | None, root: Path) -> None:
+    problems = list(find_key_problems(table, KEYS, "[tool.offline-kit]"))
     if isinstance(table.get("notebook"), dict):
-        problems += problems_of(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
+        problems += find_key_problems(table["notebook"], NOTEBOOK_KEYS, "[tool.offline-kit.notebook]")
     if (
         problems
-        and isinstance(chosen := table.get("image"), str)
-        and (lacking := image.unknown(chosen, root))
+        and isinstance(image_name := table.get("image"), str)
+        and (image_problem := image.find_name_problem(image_name, root))
     ):
-        problems.append(lacking)  # alone, whoever needs the image says it, and which there are
+        problems.append(image_problem)  # alone, whoever needs the image says it, and which there are
     if problems:
         count = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         raise UsageError(
@@ -216,75 +218,77 @@ def _complain(table: Mapping[str, Any], source: Path | None, root: Path) -> None
         )
 
 
-def _said(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
-    said: dict[str, Any] = {}
+def _read_values(table: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for key, value in table.items():
         if key in PATHS:
-            said[key] = root / Path(value).expanduser()
+            values[key] = root / Path(value).expanduser()
         elif key in PATH_LISTS:
-            said[key] = tuple(root / Path(item).expanduser() for item in value)
+            values[key] = tuple(root / Path(item).expanduser() for item in value)
         elif key == "copies":
-            said[key] = {source: root / Path(item).expanduser() for source, item in value.items()}
+            values[key] = {source: root / Path(item).expanduser() for source, item in value.items()}
         elif key != "notebook":
-            said[key] = tuple(value) if isinstance(value, list) else value
-    return said
+            values[key] = tuple(value) if isinstance(value, list) else value
+    return values
 
 
-def _notebook(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSettings:
-    said: dict[str, Any] = {
+def _read_notebook_settings(table: Mapping[str, Any], flags: Mapping[str, Any]) -> NotebookSettings:
+    values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
     }
-    said |= {key: value for key, value in flags.items() if value not in (None, (), {})}
-    said["automatic"] = "template" not in said
-    said.setdefault("template", _template_for(said))
-    if said["template"] == "server":
-        said.setdefault("submission", "submission.parquet")  # what gateways write
-    said["models"] = tuple(map(_model, said.get("models", ())))
-    return NotebookSettings(**said)
+    values |= {key: value for key, value in flags.items() if value not in (None, (), {})}
+    values["automatic"] = "template" not in values
+    values.setdefault("template", _choose_template(values))
+    if values["template"] == "server":
+        values.setdefault("submission", "submission.parquet")  # what gateways write
+    values["models"] = tuple(map(_read_model_spec, values.get("models", ())))
+    return NotebookSettings(**values)
 
 
-def _model(entry: Mapping[str, Any]) -> ModelSpec:
-    said = dict(entry)
-    return ModelSpec(origin=said.pop("from", ""), weight=float(said.pop("weight", 1.0)), **said)
+def _read_model_spec(entry: Mapping[str, Any]) -> ModelSpec:
+    values = dict(entry)
+    return ModelSpec(origin=values.pop("from", ""), weight=float(values.pop("weight", 1.0)), **values)
 
 
-def _template_for(said: Mapping[str, Any]) -> str:
-    if said.get("function"):
+def _choose_template(values: Mapping[str, Any]) -> str:
+    if values.get("function"):
         return "function"
-    if said.get("task") or said.get("models"):
+    if values.get("task") or values.get("models"):
         return "predict"
-    return "lightning" if said.get("model") or said.get("data") else "plain"
+    return "lightning" if values.get("model") or values.get("data") else "plain"
 
 
-def _with_defaults(
-    root: Path, pyproject: dict[str, Any], said: dict[str, Any], source: Path | None
+def _apply_defaults(
+    root: Path, pyproject: dict[str, Any], values: dict[str, Any], source: Path | None
 ) -> Config:
-    about = pyproject.get("project", {})
-    name = str(about.get("name") or root.name)
-    if "packages" not in said and _is_package(root, pyproject):
-        said["packages"] = (root,)
-    if "requirements" not in said:
+    project_table = pyproject.get("project", {})
+    name = str(project_table.get("name") or root.name)
+    if "packages" not in values and _is_package(root, pyproject):
+        values["packages"] = (root,)
+    if "requirements" not in values:
         # A lock is a preference; what is asked for stands in the project, where it says so.
-        said |= _found_requirements(root, about, locked=bool(said.get("locks")))
-    if "dependencies" in about.get("dynamic", ()) and root in said.get("packages", ()):
+        values |= _find_requirements(root, project_table, locked=bool(values.get("locks")))
+    if "dependencies" in project_table.get("dynamic", ()) and root in values.get("packages", ()):
         # Only the build backend knows them; the wheel that it builds carries them into the freeze.
-        said["project_dependencies"] = False
-    if (said.get("extras") or said.get("groups")) and not pyproject:
+        values["project_dependencies"] = False
+    if (values.get("extras") or values.get("groups")) and not pyproject:
         raise UsageError(
             f"extras and groups are asked for, and '{root}' has no pyproject.toml that defines them",
             hint="name requirements files instead",
         )
-    said["dataset"] = said.get("dataset") or dataset_slug(name)
-    said["out"] = (said.get("out") or root / OUT).absolute()
-    known = {item.name for item in fields(Config)}
-    chosen = {key: value for key, value in said.items() if key in known}
-    config = Config(project=root, name=name, version=str(about.get("version", "")), source=source, **chosen)
+    values["dataset"] = values.get("dataset") or make_dataset_slug(name)
+    values["out"] = (values.get("out") or root / DEFAULT_OUT).absolute()
+    field_names = {item.name for item in fields(Config)}
+    settings = {key: value for key, value in values.items() if key in field_names}
+    config = Config(
+        project=root, name=name, version=str(project_table.get("version", "")), source=source, **settings
+    )
     _require_paths(config)
     return config
 
 
-def _found_requirements(root: Path, about: Mapping[str, Any], *, locked: bool) -> dict[str, Any]:
-    if "dependencies" in about or "dependencies" in about.get("dynamic", ()):
+def _find_requirements(root: Path, project_table: Mapping[str, Any], *, locked: bool) -> dict[str, Any]:
+    if "dependencies" in project_table or "dependencies" in project_table.get("dynamic", ()):
         return {"project_dependencies": True}
     if locked:
         return {}
@@ -301,9 +305,9 @@ def _is_package(root: Path, pyproject: Mapping[str, Any]) -> bool:
 
 
 def _require_paths(config: Config) -> None:
-    named = [*config.requirements, *config.locks, *config.packages, *config.modules]
-    named += [path for path in (config.competition_data, config.sample_submission, config.main_from) if path]
-    missing = [f"there is no '{path}'" for path in named if not path.exists()]
+    paths = [*config.requirements, *config.locks, *config.packages, *config.modules]
+    paths += [path for path in (config.competition_data, config.sample_submission, config.main_from) if path]
+    missing = [f"there is no '{path}'" for path in paths if not path.exists()]
     if missing:
         raise UsageError(
             missing[0] if len(missing) == 1 else f"{len(missing)} paths of the configuration do not exist",

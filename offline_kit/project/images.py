@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offline_kit.core.errors import UsageError, suggest_name
-from offline_kit.project.package_lists import normalized, read
+from offline_kit.project.package_lists import normalize_name, read_package_list
 
 if TYPE_CHECKING:
     from packaging.tags import Tag
@@ -89,30 +89,30 @@ class Image:
         return "" if self.local else f"{self.machine}-manylinux_{self.glibc[0]}_{self.glibc[1]}"
 
     @cached_property
-    def _tags(self) -> "tuple[Tag, ...]":
+    def _wheel_tags(self) -> "tuple[Tag, ...]":
         from packaging import tags
 
         if self.local:
             return tuple(tags.sys_tags())
         version = tuple(int(part) for part in self.python_minor.split("."))
-        platforms = self._platforms()
+        platforms = self._list_platform_tags()
         interpreter = f"cp{version[0]}{version[1]}"
         own = tags.cpython_tags(version, abis=[interpreter], platforms=platforms)
         return (*own, *tags.compatible_tags(version, interpreter, platforms))
 
-    def _platforms(self) -> list[str]:
-        found = []
+    def _list_platform_tags(self) -> list[str]:
+        platform_tags = []
         for minor in range(self.glibc[1], 4, -1):
-            found.append(f"manylinux_2_{minor}_{self.machine}")
+            platform_tags.append(f"manylinux_2_{minor}_{self.machine}")
             if minor in _LEGACY_MANYLINUX:
-                found.append(f"{_LEGACY_MANYLINUX[minor]}_{self.machine}")
-        return [*found, f"linux_{self.machine}"]
+                platform_tags.append(f"{_LEGACY_MANYLINUX[minor]}_{self.machine}")
+        return [*platform_tags, f"linux_{self.machine}"]
 
-    def tags(self) -> "tuple[Tag, ...]":
+    def list_wheel_tags(self) -> "tuple[Tag, ...]":
         """Return the wheel tags that fit the image, best first."""
-        return self._tags
+        return self._wheel_tags
 
-    def environment(self) -> dict[str, str]:
+    def marker_environment(self) -> dict[str, str]:
         """Return the values of the PEP 508 environment markers in the image."""
         if self.local:
             from packaging.markers import default_environment
@@ -134,15 +134,15 @@ class Image:
 
     def public_version(self, name: str) -> str:
         """Return the version that the image has, local part removed; empty when it lacks the package."""
-        return self.packages.get(normalized(name), "").partition("+")[0]
+        return self.packages.get(normalize_name(name), "").partition("+")[0]
 
     def is_protected(self, name: str) -> bool:
         """Whether the kit must not replace this package unless the user says so."""
-        return normalized(name) in self.protected
+        return normalize_name(name) in self.protected
 
     def is_accelerator(self, name: str) -> bool:
         """Whether a package is of use only beside an accelerator: "nvidia-nccl-cu12", "triton"."""
-        return any(fnmatchcase(normalized(name), pattern) for pattern in self.accelerator_families)
+        return any(fnmatchcase(normalize_name(name), pattern) for pattern in self.accelerator_families)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,22 +159,22 @@ class ImagePackage:
     """Of use only beside an accelerator."""
 
 
-def same_version(name: str, one: str, other: str) -> bool:
+def is_same_version(name: str, first_version: str, second_version: str) -> bool:
     """Whether two versions of a package are one release; torch's family compares without local parts."""
-    if one == other:
+    if first_version == second_version:
         return True
     from packaging.version import InvalidVersion, Version
 
     try:
-        first, second = Version(one), Version(other)
+        first, second = Version(first_version), Version(second_version)
     except InvalidVersion:
         return False
-    if normalized(name) in TORCH_FAMILY:
+    if normalize_name(name) in TORCH_FAMILY:
         return first.public == second.public
     return first == second
 
 
-def names() -> tuple[str, ...]:
+def list_image_names() -> tuple[str, ...]:
     """Return the names of the built-in images, sorted."""
     folder = resources.files("offline_kit") / "data" / "images"
     return tuple(
@@ -182,80 +182,80 @@ def names() -> tuple[str, ...]:
     )
 
 
-def built_in() -> tuple[Image, ...]:
+def load_built_in_images() -> tuple[Image, ...]:
     """Return the built-in images, sorted by name."""
-    return tuple(_built_in(name) for name in names())
+    return tuple(_load_built_in(name) for name in list_image_names())
 
 
-def default_for(accelerator: str) -> str:
+def choose_default_image(accelerator: str) -> str:
     """Return the name of the image that a machine shape runs today: "none", "NvidiaTeslaT4", "t4x2"..."""
     return _DEFAULTS["none" if accelerator.lower() in NO_ACCELERATOR else "gpu"]
 
 
-def load(name_or_file: str, *, accelerator: str, project: Path) -> Image:
+def load_image(name_or_file: str, *, accelerator: str, project: Path) -> Image:
     """Load a built-in image, "local", or a file (relative to the project); empty: the accelerator's default.
 
     A file is `pip list --format=json`, `pip freeze` text, or a TOML file of our own format. Raises
     UsageError for a name that is none of them and for a file that cannot be read.
     """
-    name = name_or_file or default_for(accelerator)
+    name = name_or_file or choose_default_image(accelerator)
     if name == "local":
-        return _local()
-    if name in names():
-        return _built_in(name)
-    if lacking := unknown(name, project):
-        raise UsageError(lacking, hint=_choices())
+        return _describe_running_python()
+    if name in list_image_names():
+        return _load_built_in(name)
+    if problem := find_name_problem(name, project):
+        raise UsageError(problem, hint=_list_choices())
     path = project / Path(name).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the image file '{name}': {error}", hint=_choices()) from error
+        raise UsageError(f"cannot read the image file '{name}': {error}", hint=_list_choices()) from error
     if path.suffix == ".toml":
-        return _from_toml(text, source=name)
-    return _from_list(text, source=name, accelerator=accelerator)
+        return _parse_image_file(text, source=name)
+    return _parse_package_list(text, source=name, accelerator=accelerator)
 
 
-def unknown(name: str, project: Path) -> str:
+def find_name_problem(name: str, project: Path) -> str:
     """Return what is wrong with an image's name: it is no built-in one's and no file; "" where nothing is."""
-    if name in ("", "local", *names()) or (project / Path(name).expanduser()).is_file():
+    if name in ("", "local", *list_image_names()) or (project / Path(name).expanduser()).is_file():
         return ""
-    return f"there is no image '{name}'{suggest_name(name, names())}"
+    return f"there is no image '{name}'{suggest_name(name, list_image_names())}"
 
 
-def package(image: Image, name: str) -> ImagePackage:
+def describe_package(image: Image, name: str) -> ImagePackage:
     """Return what the image says of a package; UsageError with a guess when it lacks it."""
-    wanted = normalized(name)
-    if wanted not in image.packages and wanted not in image.unversioned:
+    normalized_name = normalize_name(name)
+    if normalized_name not in image.packages and normalized_name not in image.unversioned:
         raise UsageError(
-            f"'{image.name}' has no package '{name}'{suggest_name(wanted, image.packages)}",
+            f"'{image.name}' has no package '{name}'{suggest_name(normalized_name, image.packages)}",
             hint=f"see them all with 'offline-kit image show {image.name}'",
         )
     return ImagePackage(
-        name=wanted,
-        version=image.packages.get(wanted, ""),
-        protected=image.is_protected(wanted),
-        accelerator=image.is_accelerator(wanted),
+        name=normalized_name,
+        version=image.packages.get(normalized_name, ""),
+        protected=image.is_protected(normalized_name),
+        accelerator=image.is_accelerator(normalized_name),
     )
 
 
-def packages(image: Image) -> tuple[ImagePackage, ...]:
+def describe_packages(image: Image) -> tuple[ImagePackage, ...]:
     """Return what the image says of every package, sorted by name."""
-    return tuple(package(image, name) for name in sorted({*image.packages, *image.unversioned}))
+    return tuple(describe_package(image, name) for name in sorted({*image.packages, *image.unversioned}))
 
 
-def _choices() -> str:
+def _list_choices() -> str:
     return (
-        f"choose one of {', '.join(names())}, 'local' for the running Python, or a file written in the image "
+        f"choose one of {', '.join(list_image_names())}, 'local' for the running Python, or a file written in the image "
         "with 'python -m pip list --format=json'"
     )
 
 
-def _built_in(name: str) -> Image:
+def _load_built_in(name: str) -> Image:
     data = resources.files("offline_kit") / "data" / "images" / f"{name}.toml"
-    return _from_toml(data.read_text(encoding="utf-8"), source=name)
+    return _parse_image_file(data.read_text(encoding="utf-8"), source=name)
 
 
-def _from_toml(text: str, *, source: str) -> Image:
+def _parse_image_file(text: str, *, source: str) -> Image:
     import tomllib
 
     try:
@@ -263,10 +263,12 @@ def _from_toml(text: str, *, source: str) -> Image:
         listed = data.get("packages", "")
         if isinstance(listed, dict):
             listed = "\n".join(f"{name}=={version}" for name, version in listed.items())
-        found = read(str(listed), source=source)
+        package_list = read_package_list(str(listed), source=source)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"the image file '{source}' is not valid TOML: {error}", hint=_choices()) from error
-    problems = _problems(data)
+        raise UsageError(
+            f"the image file '{source}' is not valid TOML: {error}", hint=_list_choices()
+        ) from error
+    problems = _find_file_problems(data)
     if problems:
         raise UsageError(
             f"the image file '{source}' has problems",
@@ -276,43 +278,43 @@ def _from_toml(text: str, *, source: str) -> Image:
     bare = Image(
         name=str(data.get("name", Path(source).stem)),
         title=str(data.get("title", f"image file {source}")),
-        accelerator=_kind(str(data.get("accelerator", "none"))),
+        accelerator=_classify_accelerator(str(data.get("accelerator", "none"))),
         python=str(data["python"]),
-        packages=found.packages,
-        unversioned=found.unversioned,
-        glibc=_glibc(str(data.get("glibc", "2.35"))),
+        packages=package_list.packages,
+        unversioned=package_list.unversioned,
+        glibc=_parse_glibc(str(data.get("glibc", "2.35"))),
         machine=str(data.get("machine", "x86_64")),
         digest=str(data.get("digest", "")),
         provenance=str(data.get("provenance", f"read from {source}")),
         confidence=str(data.get("confidence", "as you gave it")),
     )
-    return _with_lists(bare, data.get("protected"), data.get("accelerator_families"))
+    return _add_package_policies(bare, data.get("protected"), data.get("accelerator_families"))
 
 
-def _problems(data: Mapping[str, Any]) -> list[str]:
-    known = tuple(sorted(_KEYS))
-    found = [f"unknown key '{key}'{suggest_name(key, known)}" for key in data if key not in _KEYS]
+def _find_file_problems(data: Mapping[str, Any]) -> list[str]:
+    known_keys = tuple(sorted(_KEYS))
+    problems = [f"unknown key '{key}'{suggest_name(key, known_keys)}" for key in data if key not in _KEYS]
     if data.get("format", 1) != 1:
-        found.append(f"format is {data['format']!r}, and this version reads 1")
+        problems.append(f"format is {data['format']!r}, and this version reads 1")
     if not _PYTHON.fullmatch(str(data.get("python", ""))):
-        found.append(f'python is {data.get("python")!r}, expected a full version such as "3.13.5"')
+        problems.append(f'python is {data.get("python")!r}, expected a full version such as "3.13.5"')
     if not _GLIBC.fullmatch(str(data.get("glibc", "2.35"))):
-        found.append(f'glibc is {data["glibc"]!r}, expected such as "2.35"')
+        problems.append(f'glibc is {data["glibc"]!r}, expected such as "2.35"')
     for key in ("protected", "accelerator_families"):
         value = data.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            found.append(f"{key} is not a list of names")
-    return found
+            problems.append(f"{key} is not a list of names")
+    return problems
 
 
-def _from_list(text: str, *, source: str, accelerator: str) -> Image:
+def _parse_package_list(text: str, *, source: str, accelerator: str) -> Image:
     """Make an image of pip's own list: what that does not tell is taken from the default image."""
-    found = read(text, source=source)
-    said = dict(found.said)
-    kind = said.get("accelerator", accelerator)
-    assumed = _built_in(default_for(kind))
-    python = said.get("python", assumed.python)
-    if _PYTHON.fullmatch(python) is None or not _GLIBC.fullmatch(said.get("glibc", "2.35")):
+    package_list = read_package_list(text, source=source)
+    comments = dict(package_list.comments)
+    kind = comments.get("accelerator", accelerator)
+    assumed = _load_built_in(choose_default_image(kind))
+    python = comments.get("python", assumed.python)
+    if _PYTHON.fullmatch(python) is None or not _GLIBC.fullmatch(comments.get("glibc", "2.35")):
         raise UsageError(
             f"the comments of the image file '{source}' do not tell a version",
             hint="write '# python: 3.13.5' and, where wanted, '# glibc: 2.35'",
@@ -323,20 +325,20 @@ def _from_list(text: str, *, source: str, accelerator: str) -> Image:
     )
     bare = Image(
         name=Path(source).stem,
-        title=said.get("title", f"image file {source}"),
-        accelerator=_kind(kind),
+        title=comments.get("title", f"image file {source}"),
+        accelerator=_classify_accelerator(kind),
         python=python,
-        packages=found.packages,
-        unversioned=found.unversioned,
-        glibc=_glibc(said.get("glibc", "2.35")),
-        digest=said.get("digest", ""),
+        packages=package_list.packages,
+        unversioned=package_list.unversioned,
+        glibc=_parse_glibc(comments.get("glibc", "2.35")),
+        digest=comments.get("digest", ""),
         provenance=f"read from {source}",
-        confidence="as you gave it" if "python" in said else assumption,
+        confidence="as you gave it" if "python" in comments else assumption,
     )
-    return _with_lists(bare)
+    return _add_package_policies(bare)
 
 
-def _local() -> Image:
+def _describe_running_python() -> Image:
     """Describe the running interpreter and what is installed in it."""
     import platform
     from importlib.metadata import distributions
@@ -346,7 +348,7 @@ def _local() -> Image:
         # the first one found is the one that imports
         name = distribution.metadata["Name"]
         if name:
-            installed.setdefault(normalized(name), distribution.version)
+            installed.setdefault(normalize_name(name), distribution.version)
     libc, version = platform.libc_ver()
     bare = Image(
         name="local",
@@ -355,25 +357,27 @@ def _local() -> Image:
         python=platform.python_version(),
         machine=platform.machine(),
         packages=installed,
-        glibc=_glibc(version) if libc == "glibc" else (0, 0),
+        glibc=_parse_glibc(version) if libc == "glibc" else (0, 0),
         provenance=f"read from {sys.prefix}",
         confidence="exact for this machine, not for Kaggle",
         local=True,
         interpreter=Path(sys.executable),
     )
-    return _with_lists(bare)
+    return _add_package_policies(bare)
 
 
-def _kind(accelerator: str) -> str:
+def _classify_accelerator(accelerator: str) -> str:
     return "none" if accelerator.lower() in NO_ACCELERATOR else "gpu"
 
 
-def _glibc(version: str) -> tuple[int, int]:
+def _parse_glibc(version: str) -> tuple[int, int]:
     major, minor = version.split(".")[:2]
     return int(major), int(minor)
 
 
-def _with_lists(image: Image, protected: list[str] | None = None, families: list[str] | None = None) -> Image:
+def _add_package_policies(
+    image: Image, protected: list[str] | None = None, families: list[str] | None = None
+) -> Image:
     """Add what must not be replaced and what serves accelerators; where not given, as the default image has it."""
     if protected is None or families is None:
         import tomllib
@@ -383,12 +387,14 @@ def _with_lists(image: Image, protected: list[str] | None = None, families: list
         protected = data["protected"] if protected is None else protected
         families = data["accelerator_families"] if families is None else families
     return replace(
-        image, protected=_expanded(protected, image.packages), accelerator_families=tuple(families)
+        image, protected=_expand_patterns(protected, image.packages), accelerator_families=tuple(families)
     )
 
 
-def _expanded(patterns: list[str], installed: Mapping[str, str]) -> frozenset[str]:
+def _expand_patterns(patterns: list[str], installed: Mapping[str, str]) -> frozenset[str]:
     """Return literal names as they are, and for each pattern the installed names that it matches."""
-    literal = {normalized(name) for name in patterns if "*" not in name}
+    literal = {normalize_name(name) for name in patterns if "*" not in name}
     wild = [pattern for pattern in patterns if "*" in pattern]
-    return frozenset(literal | {name for name in installed if any(fnmatchcase(name, one) for one in wild)})
+    return frozenset(
+        literal | {name for name in installed if any(fnmatchcase(name, pattern) for pattern in wild)}
+    )

@@ -36,31 +36,31 @@ _LOOSE = 3
 """Modules to name of a namespace folder that holds no package."""
 
 
-def distributions_of(name: str) -> tuple[str, ...]:
+def find_distributions(name: str) -> tuple[str, ...]:
     """Return the distributions that a top-level import is known to come from, the usual one first; () if unknown.
 
     Known means curated: see data/import_names.toml. The name of an import is no evidence by itself.
     """
-    return _known_distributions().get(name, ())
+    return _load_distributions().get(name, ())
 
 
 @cache
-def _known_distributions() -> dict[str, tuple[str, ...]]:
+def _load_distributions() -> dict[str, tuple[str, ...]]:
     text = resources.data_file("import_names.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
-    same = {name: (name.lower().replace("_", "-"),) for name in table["same"]}
-    return same | {name: tuple(names) for name, names in table["other"].items()}
+    same_names = {name: (name.lower().replace("_", "-"),) for name in table["same"]}
+    return same_names | {name: tuple(names) for name, names in table["other"].items()}
 
 
-def of_wheel(wheel: Path) -> tuple[str, ...]:
+def read_wheel_imports(wheel: Path) -> tuple[str, ...]:
     """Return the import names of a wheel, sorted: packages, modules, and what lies in namespace folders.
 
     Private names, stubs, data and scripts give none. Raises ProjectError for what is no wheel.
     """
-    return of_files(files_of(wheel))
+    return derive_import_names(list_wheel_files(wheel))
 
 
-def files_of(wheel: Path) -> tuple[str, ...]:
+def list_wheel_files(wheel: Path) -> tuple[str, ...]:
     """Return the names of all files in a wheel; raises ProjectError for what is no wheel."""
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -72,80 +72,88 @@ def files_of(wheel: Path) -> tuple[str, ...]:
         ) from error
 
 
-def of_files(names: Iterable[str]) -> tuple[str, ...]:
-    """Return the import names that files (posix paths in a wheel) give; see `of_wheel`."""
+def derive_import_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the import names that files (posix paths in a wheel) give; see `read_wheel_imports`."""
     roots: dict[str, list[Sequence[str]]] = {}
     for name in names:
         parts = PurePosixPath(name).parts
         if parts and parts[0].endswith(".data"):
             parts = parts[2:] if len(parts) > 2 and parts[1] in ("purelib", "platlib") else ()
         if parts and _CODE.match(parts[-1]) and "__pycache__" not in parts:
-            roots.setdefault(_stem(parts[0]), []).append(parts)
-    tops = {top: _below(top, files) for top, files in roots.items() if _is_public(top)}
-    named = {name for top, found in tops.items() for name in found if top.lower() not in _BYSTANDERS}
-    return tuple(sorted(named or {name for found in tops.values() for name in found}))
+            roots.setdefault(_strip_module_suffix(parts[0]), []).append(parts)
+    tops = {top: _list_names_below(top, files) for top, files in roots.items() if _is_public_name(top)}
+    public_names = {
+        name for top, import_names in tops.items() for name in import_names if top.lower() not in _BYSTANDERS
+    }
+    return tuple(sorted(public_names or {name for import_names in tops.values() for name in import_names}))
 
 
-def of_sdist(sdist: Path, name: str) -> tuple[str, ...]:
+def read_sdist_imports(sdist: Path, name: str) -> tuple[str, ...]:
     """Return the import names that an sdist states, or the one that its project's name suggests.
 
     setuptools writes them into the sdist; for others a package or module called like the project counts.
     Nothing found is (): some proofs are then simply not run.
     """
     try:
-        files, stated = _sdist_files(sdist)
+        files, stated = _read_sdist_files(sdist)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError):
         return ()  # the stage that builds sdists has its own words for a damaged one
     if stated:
-        return tuple(sorted(top for top in stated if _is_public(top) and top.lower() not in _BYSTANDERS))
-    wanted = re.sub(r"[-.]+", "_", name).lower()
+        return tuple(sorted(top for top in stated if _is_public_name(top) and top.lower() not in _BYSTANDERS))
+    project_name = re.sub(r"[-.]+", "_", name).lower()
     relative = [PurePosixPath(*PurePosixPath(file).parts[1:]) for file in files]
     plain = [path.relative_to("src") if path.parts[:1] == ("src",) else path for path in relative]
-    return tuple(top for top in of_files(map(str, plain)) if top.partition(".")[0].lower() == wanted)
+    return tuple(
+        top for top in derive_import_names(map(str, plain)) if top.partition(".")[0].lower() == project_name
+    )
 
 
-def _sdist_files(sdist: Path) -> tuple[list[str], list[str]]:
+def _read_sdist_files(sdist: Path) -> tuple[list[str], list[str]]:
     """Return the file names of an sdist and the lines of its top_level.txt."""
     if zipfile.is_zipfile(sdist):
         with zipfile.ZipFile(sdist) as packed:
             names = packed.namelist()
-            told = [packed.read(name) for name in names if name.endswith(".egg-info/top_level.txt")]
-            return names, _lines(told)
+            top_level_texts = [
+                packed.read(name) for name in names if name.endswith(".egg-info/top_level.txt")
+            ]
+            return names, _split_lines(top_level_texts)
     with tarfile.open(sdist) as rolled:
         members = [member for member in rolled.getmembers() if member.isfile()]
         stated = [
-            rolled.extractfile(each) for each in members if each.name.endswith(".egg-info/top_level.txt")
+            rolled.extractfile(member)
+            for member in members
+            if member.name.endswith(".egg-info/top_level.txt")
         ]
-        return [member.name for member in members], _lines(stream.read() for stream in stated if stream)
+        return [member.name for member in members], _split_lines(stream.read() for stream in stated if stream)
 
 
-def _lines(texts: Iterable[bytes]) -> list[str]:
+def _split_lines(texts: Iterable[bytes]) -> list[str]:
     return [line for text in texts for line in text.decode(errors="replace").split()]
 
 
-def _stem(part: str) -> str:
+def _strip_module_suffix(part: str) -> str:
     match = _CODE.match(part)
     return match[1] if match else part
 
 
-def _is_public(name: str) -> bool:
+def _is_public_name(name: str) -> bool:
     return name.isidentifier() and not name.startswith("_") and not keyword.iskeyword(name)
 
 
-def _below(name: str, files: Sequence[Sequence[str]], depth: int = 1) -> list[str]:
+def _list_names_below(name: str, files: Sequence[Sequence[str]], depth: int = 1) -> list[str]:
     """Return the import names for `name` (dotted), whose files share their first `depth` parts."""
     if any(len(parts) == depth for parts in files):
         return [name]  # a module
     inner: dict[str, list[Sequence[str]]] = {}
     for parts in files:
-        inner.setdefault(_stem(parts[depth]), []).append(parts)
+        inner.setdefault(_strip_module_suffix(parts[depth]), []).append(parts)
     if any(len(parts) == depth + 1 for parts in inner.get("__init__", ())):
         return [name]  # a package
     # A namespace folder: importing it proves nothing, what lies in it does.
-    found: list[str] = []
+    packages: list[str] = []
     loose: list[str] = []
     for part, below in sorted(inner.items()):
-        if _is_public(part) and part.lower() not in _BYSTANDERS:
+        if _is_public_name(part) and part.lower() not in _BYSTANDERS:
             single = any(len(parts) == depth + 1 for parts in below)
-            (loose if single else found).extend(_below(f"{name}.{part}", below, depth + 1))
-    return found or loose[:_LOOSE]
+            (loose if single else packages).extend(_list_names_below(f"{name}.{part}", below, depth + 1))
+    return packages or loose[:_LOOSE]

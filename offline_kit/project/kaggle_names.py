@@ -36,13 +36,25 @@ SOURCES = {
 }
 """What a notebook attaches, by its kind: as a pattern, and as a person is told it."""
 
-TREES = (".tar.gz", ".tar.bz2", ".tar.xz", ".tgz", ".tbz2", ".tbz", ".txz", ".tar", ".zip", ".7z", ".rar")
+ARCHIVE_SUFFIXES = (
+    ".tar.gz",
+    ".tar.bz2",
+    ".tar.xz",
+    ".tgz",
+    ".tbz2",
+    ".tbz",
+    ".txz",
+    ".tar",
+    ".zip",
+    ".7z",
+    ".rar",
+)
 """Archives that become a folder; longer suffixes stand first."""
-STREAMS = (".gz", ".bz2", ".xz")
+STREAM_SUFFIXES = (".gz", ".bz2", ".xz")
 """Single compressed files, which lose this suffix."""
-ZIPPED = (".pth.tar", ".pth", ".pt", ".keras", ".jar", ".egg")
+ZIP_BASED_SUFFIXES = (".pth.tar", ".pth", ".pt", ".keras", ".jar", ".egg")
 """Formats that are archives inside: left whole on most days, unpacked on some."""
-DOUBTFUL = (".pt2", ".ptl", ".mar", ".war", ".apk", ".zst", ".lz4", ".lzma", ".lz", ".z", ".tzst")
+DOUBTFUL_SUFFIXES = (".pt2", ".ptl", ".mar", ".war", ".apk", ".zst", ".lz4", ".lzma", ".lz", ".z", ".tzst")
 """Nobody has told what becomes of these; no stored name of ours ends like this."""
 NOT_UPLOADED = frozenset(
     {"dataset-metadata.json", "datapackage.json", "kernel-metadata.json", "model-metadata.json"}
@@ -58,10 +70,12 @@ _SHARD = re.compile(r"-(\d+)-of-(\d+)")  # "model-00001-of-00015.safetensors" wa
 _OUTSIDE = re.compile(r"[^A-Za-z0-9._-]")
 
 
-def archive_suffix(name: str) -> str:
+def find_archive_suffix(name: str) -> str:
     """Return the suffix (as written) by which Kaggle may take the file for an archive, or ""."""
     lower = name.lower()
-    for suffix in sorted(TREES + STREAMS + ZIPPED + DOUBTFUL, key=len, reverse=True):
+    for suffix in sorted(
+        ARCHIVE_SUFFIXES + STREAM_SUFFIXES + ZIP_BASED_SUFFIXES + DOUBTFUL_SUFFIXES, key=len, reverse=True
+    ):
         if lower.endswith(suffix):
             return name[-len(suffix) :]
     return ""
@@ -69,10 +83,10 @@ def archive_suffix(name: str) -> str:
 
 def is_archive(name: str) -> bool:
     """Tell whether Kaggle unpacks a file of this name, or may on a bad day."""
-    return bool(archive_suffix(name))
+    return bool(find_archive_suffix(name))
 
 
-def is_safe(name: str) -> bool:
+def is_safe_name(name: str) -> bool:
     """Tell whether a stored name (one component) is one that Kaggle leaves as it is."""
     lower = name.lower()
     return (
@@ -87,25 +101,25 @@ def is_safe(name: str) -> bool:
     )
 
 
-def safe_name(name: str, taken: Collection[str]) -> str:
+def make_safe_name(name: str, used_names: Collection[str]) -> str:
     """Return a name that Kaggle leaves alone, for one file or folder name.
 
-    `taken` holds lower-cased names; the result's lower-cased form is not among them. The same arguments
+    `used_names` holds lower-cased names; the result's lower-cased form is not among them. The same arguments
     give the same name on every machine. A safe name that is free comes back unchanged.
     """
-    safe = _plain(name)
-    if safe.lower() not in taken:
+    safe = _replace_unsafe_parts(name)
+    if safe.lower() not in used_names:
         return safe
     stem, suffix = split_suffix(safe)
-    for number in range(2, len(taken) + 3):
+    for number in range(2, len(used_names) + 3):
         candidate = f"{stem}-{number}{suffix}"
-        if candidate.lower() not in taken:
+        if candidate.lower() not in used_names:
             return candidate
     raise AssertionError("unreachable: more candidates than names")
 
 
-def _plain(name: str) -> str:
-    letters = (each for each in unicodedata.normalize("NFKD", name) if not unicodedata.combining(each))
+def _replace_unsafe_parts(name: str) -> str:
+    letters = (letter for letter in unicodedata.normalize("NFKD", name) if not unicodedata.combining(letter))
     safe = _OUTSIDE.sub("_", "".join(letters)).rstrip(".")
     safe = _SHARD.sub(r"_\1_of_\2", safe)
     if not safe or safe[0] in ".-":
@@ -125,39 +139,39 @@ def _plain(name: str) -> str:
 def split_suffix(name: str) -> tuple[str, str]:
     """Split before the suffix, taking `.tar.gz.xyz` for one suffix; none is longer than 30."""
     bare = name.removesuffix(HARMLESS)
-    suffix = (archive_suffix(bare) if bare != name else PurePosixPath(bare).suffix) + name[len(bare) :]
+    suffix = (find_archive_suffix(bare) if bare != name else PurePosixPath(bare).suffix) + name[len(bare) :]
     if len(suffix) > 30 or len(suffix) == len(name):
         return name, ""
     return name[: len(name) - len(suffix)], suffix
 
 
-def safe_paths(originals: Iterable[str]) -> dict[str, str]:
+def map_safe_paths(originals: Iterable[str]) -> dict[str, str]:
     """Map each original posix path to a stored one: safe in every component, unique after lower-casing.
 
     The map depends on the set of paths alone, not on their order. Folders that differ only in what
     Kaggle drops (or in case) get names of their own.
     """
     folders: dict[str, str] = {"": ""}
-    taken: dict[str, set[str]] = {}
+    used_names: dict[str, set[str]] = {}
     stored: dict[str, str] = {}
     for original in sorted(set(originals)):
         path = PurePosixPath(original)
         for folder in [*reversed(path.parents)][1:]:
             if str(folder) not in folders:
-                folders[str(folder)] = _place(folder, folders, taken)
-        stored[original] = _place(path, folders, taken)
+                folders[str(folder)] = _store_path(folder, folders, used_names)
+        stored[original] = _store_path(path, folders, used_names)
     return stored
 
 
-def _place(path: PurePosixPath, folders: dict[str, str], taken: dict[str, set[str]]) -> str:
+def _store_path(path: PurePosixPath, folders: dict[str, str], used_names: dict[str, set[str]]) -> str:
     parent = folders["" if str(path.parent) == "." else str(path.parent)]
-    names = taken.setdefault(parent, set())
-    name = safe_name(path.name, names)
+    names = used_names.setdefault(parent, set())
+    name = make_safe_name(path.name, names)
     names.add(name.lower())
     return f"{parent}/{name}" if parent else name
 
 
-def is_source(kind: str, ref: str) -> bool:
+def is_source_reference(kind: str, ref: str) -> bool:
     """Tell whether Kaggle takes a reference for a source of this kind, one of SOURCES."""
     return kind in SOURCES and re.fullmatch(SOURCES[kind][0], ref) is not None
 
@@ -184,7 +198,7 @@ _FRAMEWORKS = {
 """Frameworks of Kaggle Models as kernel-metadata.json spells them, by their lower case (kagglesdk, ModelFramework)."""
 
 
-def split_model(text: str) -> tuple[str, str, str]:
+def split_model_name(text: str) -> tuple[str, str, str]:
     """Return owner ("" for none), slug and "framework/variation" of a model as `publish_model` names it.
 
     That is "[owner/]slug" or "[owner/]slug/framework/variation". Raises ValueError that says what is wrong.
@@ -193,29 +207,29 @@ def split_model(text: str) -> tuple[str, str, str]:
     if not all(words) or len(words) > 4:
         raise ValueError(f'\'{text}\' is no model: write "slug" or "slug/framework/variation"')
     framework, variation = words[-2:] if len(words) > 2 else ("other", "checkpoints")
-    named = words[:-2] if len(words) > 2 else words
+    name_parts = words[:-2] if len(words) > 2 else words
     spelled = _FRAMEWORKS.get(framework.lower())
     if spelled is None:
-        known = ", ".join(_FRAMEWORKS.values())
-        raise ValueError(f"Kaggle Models have no framework '{framework}'; one of {known}")
-    if not is_source("model", f"owner/model/{spelled}/{variation}/1"):
+        frameworks = ", ".join(_FRAMEWORKS.values())
+        raise ValueError(f"Kaggle Models have no framework '{framework}'; one of {frameworks}")
+    if not is_source_reference("model", f"owner/model/{spelled}/{variation}/1"):
         raise ValueError(f"'{variation}' is no name for a model's variation: use letters, digits and hyphens")
-    return "/".join(named[:-1]), named[-1], f"{spelled}/{variation}"
+    return "/".join(name_parts[:-1]), name_parts[-1], f"{spelled}/{variation}"
 
 
-def slug_of(title: str) -> str:
-    """Return the slug that Kaggle makes of a title; it may still be too short (see `slug_problems`)."""
+def make_slug(title: str) -> str:
+    """Return the slug that Kaggle makes of a title; it may still be too short (see `check_slug`)."""
     plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[: SLUG_LENGTH[1]].strip("-")
 
 
-def dataset_slug(project: str) -> str:
+def make_dataset_slug(project: str) -> str:
     """Return a slug that Kaggle takes for the dataset of a project of any name, with room for a part's name."""
-    stem = slug_of(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
+    stem = make_slug(project)[: SLUG_LENGTH[1] - len("-kit-checkpoints")].strip("-") or "offline"
     return f"{stem}-kit" if len(stem) > 1 else f"{stem}-offline-kit"
 
 
-def title_problems(title: str) -> tuple[str, ...]:
+def check_title(title: str) -> tuple[str, ...]:
     """Return what Kaggle would refuse about a dataset's or notebook's title; empty when nothing."""
     low, high = TITLE_LENGTH
     if low <= len(title.strip()) <= high:
@@ -223,7 +237,7 @@ def title_problems(title: str) -> tuple[str, ...]:
     return (f"the title '{title}' has {len(title.strip())} characters; Kaggle takes {low} to {high}",)
 
 
-def slug_problems(slug: str) -> tuple[str, ...]:
+def check_slug(slug: str) -> tuple[str, ...]:
     """Return what Kaggle would refuse about a slug; empty when nothing."""
     low, high = SLUG_LENGTH
     problems = []
@@ -234,13 +248,13 @@ def slug_problems(slug: str) -> tuple[str, ...]:
     return tuple(problems)
 
 
-def limit_warnings(files: int, size: int) -> tuple[str, ...]:
+def check_dataset_limits(files: int, size: int) -> tuple[str, ...]:
     """Return warnings on the number of loose files and the total size (bytes) of one dataset."""
-    found = []
+    warnings = []
     if files > MANY_LOOSE_FILES:
-        found.append(
+        warnings.append(
             f"{files} loose files: Kaggle's form refuses more than {MAX_LOOSE_FILES}, and processing may never end"
         )
     if size > MAX_ACCOUNT_BYTES:
-        found.append(f"{size / 1e9:.0f} GB: more than the 200 GB that an account may hold in private")
-    return tuple(found)
+        warnings.append(f"{size / 1e9:.0f} GB: more than the 200 GB that an account may hold in private")
+    return tuple(warnings)

@@ -11,11 +11,11 @@ _SEPARATORS = re.compile(r"[-_.]+")
 _PIN = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)\s*={2,3}\s*([^\s;#\\]+)")
 _DIRECT = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)(?:\[[^\]]*\])?\s*@\s*(\S+)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9][A-Za-z0-9._-]*)")
-_SAID = re.compile(r"^#\s*(python|accelerator|glibc|digest|title)\s*[:=]\s*(\S.*?)\s*$", re.IGNORECASE)
-_HOW = "write it in the image with 'python -m pip list --format=json', which names every version"
+_COMMENT = re.compile(r"^#\s*(python|accelerator|glibc|digest|title)\s*[:=]\s*(\S.*?)\s*$", re.IGNORECASE)
+_LIST_HINT = "write it in the image with 'python -m pip list --format=json', which names every version"
 
 
-def normalized(name: str) -> str:
+def normalize_name(name: str) -> str:
     """Return the name of a distribution as indexes compare it (PEP 503).
 
     packaging's `canonicalize_name` does the same, but its import takes about 50 ms, and images are read by
@@ -32,11 +32,11 @@ class PackageList:
     """Version by normalized name."""
     unversioned: tuple[str, ...] = ()
     """Names that the list holds without a version: editable and git installs."""
-    said: Mapping[str, str] = field(default_factory=dict)
+    comments: Mapping[str, str] = field(default_factory=dict)
     """What comment lines such as "# python: 3.13.5" say of the image."""
 
 
-def read(text: str, *, source: str) -> PackageList:
+def read_package_list(text: str, *, source: str) -> PackageList:
     """Read `pip list --format=json`, `pip inspect`, or `pip freeze` text.
 
     `source` names the list in errors. Raises UsageError for a text that is none of them.
@@ -51,48 +51,48 @@ def _read_json(text: str, source: str) -> PackageList:
         data = json.loads(text)
         if isinstance(data, dict):
             rows = [row["metadata"] for row in data["installed"]]
-            said = {"python": str(data["environment"]["python_full_version"])}
+            comments = {"python": str(data["environment"]["python_full_version"])}
         else:
-            rows, said = data, {}
-        packages = {normalized(str(row["name"])): str(row["version"]) for row in rows}
+            rows, comments = data, {}
+        packages = {normalize_name(str(row["name"])): str(row["version"]) for row in rows}
     except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"'{source}' is not a list of packages as pip writes it", hint=_HOW) from error
-    return PackageList(packages=packages, said=said)
+        raise UsageError(f"'{source}' is not a list of packages as pip writes it", hint=_LIST_HINT) from error
+    return PackageList(packages=packages, comments=comments)
 
 
 def _read_freeze(text: str, source: str) -> PackageList:
     packages: dict[str, str] = {}
     unversioned: list[str] = []
-    said: dict[str, str] = {}
+    comments: dict[str, str] = {}
     strange: list[str] = []
     for number, raw in enumerate(text.splitlines(), start=1):
         line = raw.strip()
-        if comment := _SAID.match(line):
-            said[comment[1].lower()] = comment[2]
+        if comment := _COMMENT.match(line):
+            comments[comment[1].lower()] = comment[2]
         elif pin := _PIN.match(line):
-            packages[normalized(pin[1])] = pin[2]
+            packages[normalize_name(pin[1])] = pin[2]
         elif line and not line.startswith("#") and not _read_reference(line, packages, unversioned):
             strange.append(f"line {number}: {line}")
     if strange or not (packages or unversioned):
         raise UsageError(
             f"'{source}' is not a list of packages as pip writes it",
-            hint=_HOW,
+            hint=_LIST_HINT,
             details=strange[:20] or ["it names no package at all"],
         )
-    return PackageList(packages=packages, unversioned=tuple(sorted(unversioned)), said=said)
+    return PackageList(packages=packages, unversioned=tuple(sorted(unversioned)), comments=comments)
 
 
 def _read_reference(line: str, packages: dict[str, str], unversioned: list[str]) -> bool:
     """Take up a line that names no plain version; False for one that pip does not write."""
     if line.startswith(("-e ", "--editable")):
         if egg := _EGG.search(line):
-            unversioned.append(normalized(egg[1]))
+            unversioned.append(normalize_name(egg[1]))
         return True
     direct = _DIRECT.match(line)
     if not direct:
         # headers of `pip list` in columns are refused, options such as "--hash=..." belong to pins
         return line.startswith("--")
-    name, version = normalized(direct[1]), version_in(direct[2])
+    name, version = normalize_name(direct[1]), extract_version(direct[2])
     if version:
         packages[name] = version
     else:
@@ -100,7 +100,7 @@ def _read_reference(line: str, packages: dict[str, str], unversioned: list[str])
     return True
 
 
-def version_in(url: str) -> str:
+def extract_version(url: str) -> str:
     """Return the version that the file name of a wheel or sdist URL tells, else an empty string."""
     from urllib.parse import unquote, urlsplit
 

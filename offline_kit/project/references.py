@@ -19,7 +19,7 @@ _OF_EVERY_MODULE = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class CodeReference:
     """One reference of the configuration, found in the project or not."""
 
     text: str
@@ -28,16 +28,18 @@ class Reference:
     """The file that defines it; None for a module that the project does not have (a dependency's, perhaps)."""
 
 
-def resolve(project: Path, texts: Iterable[str], roots: Sequence[Path]) -> tuple[Reference, ...]:
+def resolve_references(
+    project: Path, texts: Iterable[str], roots: Sequence[Path]
+) -> tuple[CodeReference, ...]:
     """Find the file of each reference and check that it defines the name.
 
     Modules are looked up below `roots`, in their order. Raises one error with all that is wrong: UsageError
     where a reference is misspelt, ProjectError where a file cannot be parsed.
     """
-    found, problems = [], []
+    references, problems = [], []
     for text in dict.fromkeys(texts):
         try:
-            found.append(_resolve(project, text, roots))
+            references.append(_resolve_reference(project, text, roots))
         except UsageError as error:
             problems.append(error)
     if len(problems) == 1:
@@ -48,30 +50,30 @@ def resolve(project: Path, texts: Iterable[str], roots: Sequence[Path]) -> tuple
             hint='write "package.module:Name" or "folder/file.py:Name"',
             details=[error.what for error in problems],
         )
-    return tuple(found)
+    return tuple(references)
 
 
-def _resolve(project: Path, text: str, roots: Sequence[Path]) -> Reference:
+def _resolve_reference(project: Path, text: str, roots: Sequence[Path]) -> CodeReference:
     shape = _SHAPE.fullmatch(text)
     if not shape or not (shape["where"].endswith(".py") or _DOTTED.fullmatch(shape["where"])):
         raise UsageError(
             f"'{text}' is no reference", hint='write "package.module:Name" or "folder/file.py:Name"'
         )
     if shape["where"].endswith(".py"):
-        file: Path | None = _file(project, shape["where"], text)
+        file: Path | None = _find_file(project, shape["where"], text)
     else:
-        file = _module(shape["where"], text, roots)
+        file = _find_module(shape["where"], text, roots)
     if file:
-        _check_name(file, shape["name"].partition(".")[0], text)
-    return Reference(text=text, file=file)
+        _check_name_defined(file, shape["name"].partition(".")[0], text)
+    return CodeReference(text=text, file=file)
 
 
-def _file(project: Path, where: str, text: str) -> Path:
-    path = project / where
+def _find_file(project: Path, path_text: str, text: str) -> Path:
+    path = project / path_text
     if not path.is_file():
-        known = [one.relative_to(project).as_posix() for one in _python_files(project)]
+        project_files = [file.relative_to(project).as_posix() for file in _list_python_files(project)]
         raise UsageError(
-            f"'{text}': there is no file '{where}' in the project{suggest_name(where, known)}",
+            f"'{text}': there is no file '{path_text}' in the project{suggest_name(path_text, project_files)}",
             hint="write its path relative to the project's folder",
         )
     if not path.resolve().is_relative_to(project.resolve()):
@@ -82,19 +84,19 @@ def _file(project: Path, where: str, text: str) -> Path:
     return path
 
 
-def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
+def _find_module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
     parts = dotted.split(".")
     for root in roots:
-        if file := _below(root, parts):
+        if file := _find_module_file(root, parts):
             return file
     for root in roots:
         if (root / parts[0]).is_dir() or (root / f"{parts[0]}.py").is_file():
-            known = list(_modules_below(root, parts[0]))
+            modules = list(_list_modules_below(root, parts[0]))
             raise UsageError(
-                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{suggest_name(dotted, known)}",
+                f"'{text}': there is no module '{dotted}' in '{parts[0]}'{suggest_name(dotted, modules)}",
                 hint="correct the module's name",
             )
-    first_names = {name for root in roots for name in tops(root)}
+    first_names = {name for root in roots for name in list_top_level_names(root)}
     # near enough to be a slip: a dependency with a name like one of the project's own must pass
     if guess := suggest_name(parts[0], first_names, cutoff=0.8):
         raise UsageError(
@@ -104,22 +106,22 @@ def _module(dotted: str, text: str, roots: Sequence[Path]) -> Path | None:
     return None
 
 
-def _below(root: Path, parts: Sequence[str]) -> Path | None:
+def _find_module_file(root: Path, parts: Sequence[str]) -> Path | None:
     """Return the file of a module below a root of imports."""
-    place = root.joinpath(*parts)
-    for file in (place / "__init__.py", place.with_name(f"{place.name}.py")):
+    base = root.joinpath(*parts)
+    for file in (base / "__init__.py", base.with_name(f"{base.name}.py")):
         if file.is_file():
             return file
     return None
 
 
-def _modules_below(root: Path, top: str) -> Iterator[str]:
-    for file in _python_files(root / top):
+def _list_modules_below(root: Path, top: str) -> Iterator[str]:
+    for file in _list_python_files(root / top):
         parts = file.relative_to(root).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def tops(root: Path) -> Iterator[str]:
+def list_top_level_names(root: Path) -> Iterator[str]:
     """Return the names that can be imported from a root."""
     if not root.is_dir():
         return
@@ -130,18 +132,18 @@ def tops(root: Path) -> Iterator[str]:
             yield path.name
 
 
-def _python_files(folder: Path) -> Iterator[Path]:
+def _list_python_files(folder: Path) -> Iterator[Path]:
     """Return the Python files of a folder three levels deep: enough for a guess, cheap on large folders."""
     for pattern in ("*.py", "*/*.py", "*/*/*.py"):
         yield from (path for path in folder.glob(pattern) if "site-packages" not in path.parts)
 
 
-def _check_name(file: Path, name: str, text: str) -> None:
+def _check_name_defined(file: Path, name: str, text: str) -> None:
     """Raise where a module certainly does not define a name."""
-    tree = parse(file)
+    tree = parse_module(file)
     if tree is None:
         return
-    names, open_ended = bound_names(tree.body)
+    names, open_ended = find_bound_names(tree.body)
     if name not in names and not open_ended:
         raise UsageError(
             f"'{text}': '{file.name}' defines no '{name}'{suggest_name(name, names)}",
@@ -149,7 +151,7 @@ def _check_name(file: Path, name: str, text: str) -> None:
         )
 
 
-def bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
+def find_bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
     """Return the names that statements bind, and whether there may be more that cannot be seen."""
     names: set[str] = set()
     open_ended = False
@@ -158,45 +160,47 @@ def bound_names(body: Sequence[ast.stmt]) -> tuple[set[str], bool]:
             names.add(node.name)
             open_ended |= node.name == "__getattr__"
         elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(one.asname or one.name).partition(".")[0] for one in node.names}
-            open_ended |= any(one.name == "*" for one in node.names)
+            names |= {(child.asname or child.name).partition(".")[0] for child in node.names}
+            open_ended |= any(child.name == "*" for child in node.names)
         elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
             names |= {
-                one.id
-                for one in ast.walk(node)
-                if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Store)
+                child.id
+                for child in ast.walk(node)
+                if isinstance(child, ast.Name) and isinstance(child.ctx, ast.Store)
             }
         else:
             # if, try, with: what their branches bind counts
             inner = [child for child in ast.walk(node) if isinstance(child, ast.stmt) and child is not node]
-            more, more_open = bound_names(inner) if inner else (set(), False)
-            names, open_ended = names | more, open_ended | more_open
+            inner_names, more_open = find_bound_names(inner) if inner else (set(), False)
+            names, open_ended = names | inner_names, open_ended | more_open
     return names, open_ended
 
 
-def undefined_names(file: Path) -> tuple[str, ...]:
+def find_undefined_names(file: Path) -> tuple[str, ...]:
     """Return the names that a module uses and neither binds nor imports, sorted; none where a `*` may bring them."""
-    tree = parse(file)
-    if tree is None or bound_names(tree.body)[1]:
+    tree = parse_module(file)
+    if tree is None or find_bound_names(tree.body)[1]:
         return ()
     waiting, scopes = [symtable.symtable(ast.unparse(tree), str(file), "exec")], []
     while waiting:
         scopes.append(waiting.pop())
         waiting += scopes[-1].get_children()
-    symbols = [(scope is scopes[0], each) for scope in scopes for each in scope.get_symbols()]
+    symbols = [(scope is scopes[0], symbol) for scope in scopes for symbol in scope.get_symbols()]
     bound = {
-        each.get_name()
-        for at_top, each in symbols
-        if (at_top or each.is_declared_global())
-        and (each.is_assigned() or each.is_imported() or each.is_namespace())
+        symbol.get_name()
+        for at_top, symbol in symbols
+        if (at_top or symbol.is_declared_global())
+        and (symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace())
     }
     used = {
-        each.get_name() for at_top, each in symbols if each.is_referenced() and (at_top or each.is_global())
+        symbol.get_name()
+        for at_top, symbol in symbols
+        if symbol.is_referenced() and (at_top or symbol.is_global())
     }
     return tuple(sorted(used - bound - set(dir(builtins)) - _OF_EVERY_MODULE))
 
 
-def parse(file: Path) -> ast.Module | None:
+def parse_module(file: Path) -> ast.Module | None:
     """Return the syntax tree of a file; None for what this Python cannot parse (a newer one may)."""
     try:
         return ast.parse(file.read_bytes(), filename=str(file))
@@ -206,20 +210,20 @@ def parse(file: Path) -> ast.Module | None:
         raise ProjectError(f"cannot read '{file}': {error.strerror}", hint="mend or remove it") from error
 
 
-def reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozenset[Path] | None:
+def find_reached_files(starts: Iterable[Path], roots: Sequence[Path]) -> frozenset[Path] | None:
     """Return the files below `roots` that these files import, directly or not, and the files themselves.
 
     None if one of them imports by a name that only running it tells: then any file may be used.
     """
     files = [start.resolve() for start in starts]
     for file in files:  # grows while it is walked
-        tree = parse(file)
-        if tree is None or _imports_by_name(tree):
+        tree = parse_module(file)
+        if tree is None or _has_dynamic_imports(tree):
             return None
-        for folders, parts in _import_targets(tree, file, roots):
+        for folders, parts in _list_import_targets(tree, file, roots):
             # importing a.b.c runs a/__init__.py and a/b/__init__.py too
             prefixes = [parts[:count] for count in range(1, len(parts) + 1)]
-            modules = (_below(root, prefix) for root in folders for prefix in prefixes)
+            modules = (_find_module_file(root, prefix) for root in folders for prefix in prefixes)
             files += dict.fromkeys(
                 path for module in modules if module and (path := module.resolve()) not in files
             )
@@ -232,12 +236,12 @@ _IMPORTERS = frozenset(
 """Functions that import what a string names: importlib, pkgutil, hydra, Python itself."""
 
 
-def _imports_by_name(tree: ast.AST) -> bool:
+def _has_dynamic_imports(tree: ast.AST) -> bool:
     names = (node.func for node in ast.walk(tree) if isinstance(node, ast.Call))
     return any(ast.unparse(name).rpartition(".")[2] in _IMPORTERS for name in names)
 
 
-def _import_targets(
+def _list_import_targets(
     tree: ast.AST, file: Path, roots: Sequence[Path]
 ) -> Iterator[tuple[Sequence[Path], tuple[str, ...]]]:
     """Yield where each import looks and for which dotted name; `from a import b` may mean a module a.b."""
@@ -245,40 +249,40 @@ def _import_targets(
     absolute = (*roots, file.parent)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((absolute, tuple(one.name.split("."))) for one in node.names)
+            yield from ((absolute, tuple(alias.name.split("."))) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             folders = (file.parents[min(node.level, len(file.parents)) - 1],) if node.level else absolute
             module = tuple(node.module.split(".")) if node.module else ()
-            yield from ((folders, (*module, one.name)) for one in node.names)
+            yield from ((folders, (*module, alias.name)) for alias in node.names)
 
 
-def imported(file: Path) -> set[tuple[str, ...]]:
+def list_absolute_imports(file: Path) -> set[tuple[str, ...]]:
     """Return what a file imports absolutely, as tuples of names: `from a.b import c` gives (a, b, c)."""
-    found: set[tuple[str, ...]] = set()
-    tree = parse(file)
+    imports: set[tuple[str, ...]] = set()
+    tree = parse_module(file)
     for node in ast.walk(tree) if tree else ():
         if isinstance(node, ast.Import):
-            found |= {tuple(one.name.split(".")) for one in node.names}
+            imports |= {tuple(alias.name.split(".")) for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {(*node.module.split("."), one.name) for one in node.names}
-    return found
+            imports |= {(*node.module.split("."), alias.name) for alias in node.names}
+    return imports
 
 
-def imported_names(tree: ast.AST) -> dict[str, str]:
+def map_imported_names(tree: ast.AST) -> dict[str, str]:
     """Return what a module's absolute imports call things: {"F": "torch.nn.functional", "load": "torch.hub.load"}."""
-    found: dict[str, str] = {}
+    imported: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            for one in node.names:
-                top = one.name.partition(".")[0]
-                found[one.asname or top] = one.name if one.asname else top
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                imported[alias.asname or top] = alias.name if alias.asname else top
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found |= {one.asname or one.name: f"{node.module}.{one.name}" for one in node.names}
-    return found
+            imported |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return imported
 
 
 @dataclass(frozen=True, kw_only=True)
-class Parameters:
+class CallParameters:
     """What a class or a function is called with, as far as its source tells."""
 
     names: tuple[str, ...]
@@ -289,33 +293,37 @@ class Parameters:
     """It takes any other name as well (**kwargs)."""
 
 
-def parameters_of(file: Path, name: str) -> Parameters | None:
+def read_parameters(file: Path, name: str) -> CallParameters | None:
     """Return the parameters of a class or function at the top of a module; None where its source does not tell."""
-    tree = parse(file)
-    found = [
+    tree = parse_module(file)
+    definitions = [
         node
         for node in (tree.body if tree else ())
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name
     ]
-    if len(found) != 1 or found[0].decorator_list:
+    if len(definitions) != 1 or definitions[0].decorator_list:
         return None  # bound twice, a dataclass, a wrapper: anything may be its signature
-    node = found[0]
+    node = definitions[0]
     if isinstance(node, ast.FunctionDef):
-        return _parameters(node.args, skipped=0)
-    starts = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name == "__init__"]
+        return _describe_parameters(node.args, skipped=0)
+    starts = [
+        statement
+        for statement in node.body
+        if isinstance(statement, ast.FunctionDef) and statement.name == "__init__"
+    ]
     # What is inherited, or made by a metaclass or by __new__, the file alone does not tell.
     if len(starts) != 1 or starts[0].decorator_list or node.keywords:
         return None
-    return _parameters(starts[0].args, skipped=1)
+    return _describe_parameters(starts[0].args, skipped=1)
 
 
-def _parameters(arguments: ast.arguments, *, skipped: int) -> Parameters:
-    positional = [one.arg for one in (*arguments.posonlyargs, *arguments.args)]
+def _describe_parameters(arguments: ast.arguments, *, skipped: int) -> CallParameters:
+    positional = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
     required = positional[: len(positional) - len(arguments.defaults)]
-    named = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
-    required += [one.arg for one, default in named if default is None]
-    return Parameters(
-        names=(*positional[skipped:], *(one.arg for one in arguments.kwonlyargs)),
+    keyword_arguments = zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)
+    required += [argument.arg for argument, default in keyword_arguments if default is None]
+    return CallParameters(
+        names=(*positional[skipped:], *(argument.arg for argument in arguments.kwonlyargs)),
         required=tuple(required[skipped:]),
         open_ended=arguments.kwarg is not None,
     )

@@ -87,7 +87,7 @@ class Freeze:
     text: str = ""
     """The freeze as it is written: pip-tools' format, provided and skipped pins as comments."""
 
-    def having(self, fate: Fate) -> tuple[Pin, ...]:
+    def pins_with(self, fate: Fate) -> tuple[Pin, ...]:
         """Return the pins with this fate, in their order."""
         return tuple(pin for pin in self.pins if pin.fate is fate)
 
@@ -313,7 +313,7 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class KitPart:
     """A piece of the kit that lives in one Kaggle dataset."""
 
     name: str
@@ -332,12 +332,12 @@ class Kit:
     """The output folder, with dataset/ and notebook/ below."""
     id: str
     """Hash of the part ids."""
-    parts: tuple[Part, ...]
+    parts: tuple[KitPart, ...]
     """Its parts, sorted by name."""
     split: bool | None = None
     """Whether each part lies in a folder of its own; None: where there are several."""
 
-    def part_folder(self, part: Part) -> Path:
+    def part_folder(self, part: KitPart) -> Path:
         """Return the folder whose content is uploaded for this part."""
         split = len(self.parts) > 1 if self.split is None else self.split
         return self.folder / "dataset" / part.name if split else self.folder / "dataset"

@@ -34,10 +34,10 @@ _UNCACHED = re.compile(r"Identified uncached distribution: (\S+?)==")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Workshop:
+class EnvironmentOptions:
     """Where environments are made and kept."""
 
-    settings: IndexSettings
+    index: IndexSettings
     """Where packages come from."""
     cache: Path
     """Folder of the cache."""
@@ -52,7 +52,7 @@ class Workshop:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Question:
+class EnvironmentSpec:
     """What has to be resolved: the same question has the same answer for ever."""
 
     names: tuple[str, ...]
@@ -60,18 +60,19 @@ class _Question:
     python: Path
 
     @property
-    def way_around(self) -> str:
+    def fallback_hint(self) -> str:
         """What helps where this environment cannot be had; nothing does where it is no image's."""
         return "; with --env current the running environment is taken instead" if self.overrides else ""
 
-    def key(self, settings: IndexSettings) -> str:
+    def cache_key(self, index: IndexSettings) -> str:
+        """Return a hash of the specification and of the index settings."""
         overrides = sorted(self.overrides.items())
-        places = (settings.list_index_urls(), *settings.find_links)
-        words = (self.names, overrides, str(self.python), *places)
-        return hashlib.sha256(repr(words).encode()).hexdigest()[:20]
+        locations = (index.list_index_urls(), *index.find_links)
+        spec_parts = (self.names, overrides, str(self.python), *locations)
+        return hashlib.sha256(repr(spec_parts).encode()).hexdigest()[:20]
 
 
-def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
+def make_kernel_environment(image: Image, packages: Sequence[str], options: EnvironmentOptions) -> Path:
     """Return the Python of an environment that holds the kernel's stack and `packages` at the image's versions.
 
     Raises ProjectError where this machine has no such Python, UsageError where a large download was not
@@ -86,7 +87,7 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
     versions = {name: image.public_version(name) for name in image.packages}
     # An index's torch pins CUDA libraries of its own, which are not always the image's: with those, `import torch`
     # ends in "libcufile.so.0: cannot open shared object file". So torch's pins hold, and a CPU build has none.
-    question = _Question(
+    spec = EnvironmentSpec(
         names=tuple(sorted({name for name in packages if not _is_cuda_library(name)} | {*_KERNEL})),
         overrides={
             name: version
@@ -95,7 +96,7 @@ def kernel(image: Image, packages: Sequence[str], shop: Workshop) -> Path:
         },
         python=python,
     )
-    return _made("kernel", question, shop)
+    return _ensure_environment("kernel", spec, options)
 
 
 def _is_cuda_library(name: str) -> bool:
@@ -103,91 +104,94 @@ def _is_cuda_library(name: str) -> bool:
     return name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"  # pure Python, imported as pynvml
 
 
-def papermill(shop: Workshop) -> Path:
+def make_papermill_environment(options: EnvironmentOptions) -> Path:
     """Return the Python of papermill's own environment: its dependencies are nobody else's."""
     # The interpreter below the running environment: another environment of it shares what is made here.
     base = interpreters.find_interpreter("{}.{}".format(*sys.version_info), processes.copy_environment())
-    return _made("papermill", _question_here(_PAPERMILL, base or Path(sys.executable)), shop)
-
-
-def layer(packages: Sequence[str], python: Path, shop: Workshop) -> Path:
-    """Return a folder with these packages for this interpreter, to be put last on its path."""
-    made = _made("layer", _question_here(packages, python), shop)
-    return next(
-        made.parent.parent.glob("lib/python*/site-packages"), made.parent.parent / "Lib" / "site-packages"
+    return _ensure_environment(
+        "papermill", _spec_without_overrides(_PAPERMILL, base or Path(sys.executable)), options
     )
 
 
-def _question_here(names: Sequence[str], python: Path) -> _Question:
-    return _Question(names=tuple(names), overrides={}, python=python)
+def make_layer(packages: Sequence[str], python: Path, options: EnvironmentOptions) -> Path:
+    """Return a folder with these packages for this interpreter, to be put last on its path."""
+    layer_python = _ensure_environment("layer", _spec_without_overrides(packages, python), options)
+    return next(
+        layer_python.parent.parent.glob("lib/python*/site-packages"),
+        layer_python.parent.parent / "Lib" / "site-packages",
+    )
 
 
-def _made(kind: str, question: _Question, shop: Workshop) -> Path:
+def _spec_without_overrides(names: Sequence[str], python: Path) -> EnvironmentSpec:
+    return EnvironmentSpec(names=tuple(names), overrides={}, python=python)
+
+
+def _ensure_environment(kind: str, spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
     """Return the Python of the environment that answers the question; made now if it is not there yet."""
-    lock = _lock(question, shop)
-    key = hashlib.sha256(lock.read_bytes() + str(question.python).encode()).hexdigest()[:20]
-    final = shop.cache / "environments" / f"{kind}-{key}"
+    lock = _resolve_lock(spec, options)
+    key = hashlib.sha256(lock.read_bytes() + str(spec.python).encode()).hexdigest()[:20]
+    env_folder = options.cache / "environments" / f"{kind}-{key}"
     python = Path("env", "Scripts", "python.exe") if sys.platform == "win32" else Path("env", "bin", "python")
-    with files.hold_lock(final.with_name(f"{final.name}.lock"), timeout=3600):
-        if not (final / python).exists():
-            _agree(kind, lock, question, shop)
-            with files.stage_folder(final) as folder:
-                _install(lock, folder / "env", question, shop)
-        final.touch()  # what a clean-up of the cache goes by
-    return final / python
+    with files.hold_lock(env_folder.with_name(f"{env_folder.name}.lock"), timeout=3600):
+        if not (env_folder / python).exists():
+            _confirm_download(kind, lock, spec, options)
+            with files.stage_folder(env_folder) as folder:
+                _install_environment(lock, folder / "env", spec, options)
+        env_folder.touch()  # what a clean-up of the cache goes by
+    return env_folder / python
 
 
-def _install(lock: Path, env: Path, question: _Question, shop: Workshop) -> None:
+def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
     try:
         # Relocatable, since it is renamed when it is whole.
-        _uv(["venv", "--relocatable", "--no-project", "--python", question.python, env], shop.settings)
+        _run_uv(["venv", "--relocatable", "--no-project", "--python", spec.python, env], options.index)
         words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
-        _uv([*words, _pins(lock)], shop.settings, torch=_is_from_torch(lock))
+        _run_uv([*words, _write_pins(lock)], options.index, torch=_is_from_torch_index(lock))
     except OfflineKitError as error:
-        said = [redact_urls(line) for line in error.details] or [error.what]
-        if full := files.full_cache_error(said, shop.cache):
-            raise full from error
+        messages = [redact_urls(line) for line in error.details] or [error.what]
+        if disk_error := files.full_cache_error(messages, options.cache):
+            raise disk_error from error
         raise OutsideError(
             "the rehearsal's environment could not be installed",
-            hint=f"read uv's words above{question.way_around}",
-            details=said,
+            hint=f"read uv's words above{spec.fallback_hint}",
+            details=messages,
         ) from error
 
 
-def _agree(kind: str, lock: Path, question: _Question, shop: Workshop) -> None:
+def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
     """Size what would be downloaded; raise UsageError for much of it that nobody agreed to."""
-    sizes = _missing_sizes(lock, question, shop)
+    sizes = _find_missing_sizes(lock, spec, options)
     total = sum(sizes.values())
     if not sizes:
         return
-    told = files.format_size(total) if total else "of unknown size"
-    text = f"{len(sizes)} packages ({told}) for the {kind} environment of the rehearsal"
-    if total > shop.ask_above and not shop.yes:
+    total_size = files.format_size(total) if total else "of unknown size"
+    text = f"{len(sizes)} packages ({total_size}) for the {kind} environment of the rehearsal"
+    if total > options.ask_above and not options.yes:
         largest = sorted(sizes, key=lambda name: -sizes[name])[:5]
-        shown = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
-        if not (shop.confirm and shop.confirm(f"Download {text} ({shown}, ...)?")):
+        largest_sizes = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
+        if not (options.confirm and options.confirm(f"Download {text} ({largest_sizes}, ...)?")):
             raise UsageError(
                 f"{text} would have to be downloaded",
                 hint="agree with --yes, or rehearse in the running environment with --env current",
-                details=[f"largest: {shown}"],
+                details=[f"largest: {largest_sizes}"],
             )
-    shop.report.step(f"downloading {text}")
+    options.report.step(f"downloading {text}")
 
 
-def _missing_sizes(lock: Path, question: _Question, shop: Workshop) -> dict[str, int]:
+def _find_missing_sizes(lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> dict[str, int]:
     """Return the bytes of each package that uv's cache lacks; 0 where the index tells no size."""
-    with tempfile.TemporaryDirectory(prefix="offline-kit.") as nowhere:
-        words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", nowhere]
-        words += ["--python", question.python, "-r", _pins(lock)]
-        done = _uv(words, shop.settings, torch=_is_from_torch(lock), check=False)
-    if "Would download" not in done.err:
+    with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
+        words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
+        words += ["--python", spec.python, "-r", _write_pins(lock)]
+        dry_run = _run_uv(words, options.index, torch=_is_from_torch_index(lock), check=False)
+    if "Would download" not in dry_run.err:
         return {}
-    sizes = {item["name"]: _size(item) for item in tomllib.loads(lock.read_text())["packages"]}
-    missing = {name for name in _UNCACHED.findall(done.err) if name in sizes}
+    sizes = {item["name"]: _find_wheel_size(item) for item in tomllib.loads(lock.read_text())["packages"]}
+    missing = {name for name in _UNCACHED.findall(dry_run.err) if name in sizes}
     return {name: sizes[name] for name in missing or sizes}
 
 
-def _pins(lock: Path) -> Path:
+def _write_pins(lock: Path) -> Path:
     """Return the lock as plain pins beside it: for those uv finds in its cache what anybody installed before."""
     path = lock.with_name("pins.txt")
     if not path.is_file():
@@ -196,78 +200,78 @@ def _pins(lock: Path) -> Path:
     return path
 
 
-def _is_from_torch(lock: Path) -> bool:
+def _is_from_torch_index(lock: Path) -> bool:
     return TORCH_CPU.split("/")[2] in lock.read_text()
 
 
-def _size(package: Mapping[str, Any]) -> int:
+def _find_wheel_size(package: Mapping[str, Any]) -> int:
     """Return the size of the wheel that will be taken: the lock lists fitting ones only, pure ones last."""
     files_ = package.get("wheels") or [package.get("sdist") or package.get("archive") or {}]
     return int(
-        max(files_, key=lambda file: _preference(file.get("name") or file.get("url", ""))).get("size", 0)
+        max(files_, key=lambda file: _rank_wheel(file.get("name") or file.get("url", ""))).get("size", 0)
     )
 
 
-def _preference(place: str) -> int:
+def _rank_wheel(location: str) -> int:
     try:
-        tags = parse_wheel_filename(place.rpartition("/")[2])[3]
+        tags = parse_wheel_filename(location.rpartition("/")[2])[3]
     except InvalidWheelFilename:
         return 0
     return 0 if all(tag.platform == "any" for tag in tags) else 1
 
 
-def _lock(question: _Question, shop: Workshop) -> Path:
+def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
     """Resolve once per question and return the lock, a pylock.toml in the cache."""
-    final = shop.cache / "environments" / "locks" / question.key(shop.settings) / "pylock.toml"
-    if final.is_file():
-        return final
-    shop.report.step(f"resolving an environment: {', '.join(question.names[:6])}, ...")
-    with files.stage_folder(final.parent) as folder:
-        done = _compile(folder, question, shop)
-        if not done.succeeded:
-            said = [redact_urls(line) for line in done.last_lines()]
-            raise files.full_cache_error(said, shop.cache) or OutsideError(
+    lock = options.cache / "environments" / "locks" / spec.cache_key(options.index) / "pylock.toml"
+    if lock.is_file():
+        return lock
+    options.report.step(f"resolving an environment: {', '.join(spec.names[:6])}, ...")
+    with files.stage_folder(lock.parent) as folder:
+        compiled = _compile_lock(folder, spec, options)
+        if not compiled.succeeded:
+            messages = [redact_urls(line) for line in compiled.last_lines()]
+            raise files.full_cache_error(messages, options.cache) or OutsideError(
                 "the rehearsal's environment could not be resolved",
-                hint=f"check the network and the index{question.way_around}",
-                details=said,
+                hint=f"check the network and the index{spec.fallback_hint}",
+                details=messages,
             )
-        if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not shop.settings.no_index:
-            whole = (folder / "pylock.toml").read_bytes()
-            if not _compile(folder, question, shop, torch=True).succeeded:
-                shop.report.note(f"torch comes with CUDA's libraries: {TORCH_CPU} cannot be reached")
-                (folder / "pylock.toml").write_bytes(whole)
-    return final
+        if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not options.index.no_index:
+            full_lock = (folder / "pylock.toml").read_bytes()
+            if not _compile_lock(folder, spec, options, torch=True).succeeded:
+                options.report.note(f"torch comes with CUDA's libraries: {TORCH_CPU} cannot be reached")
+                (folder / "pylock.toml").write_bytes(full_lock)
+    return lock
 
 
-def _compile(
-    folder: Path, question: _Question, shop: Workshop, *, torch: bool = False
+def _compile_lock(
+    folder: Path, spec: EnvironmentSpec, options: EnvironmentOptions, *, torch: bool = False
 ) -> processes.CompletedCommand:
-    (folder / "wanted.in").write_text("\n".join(question.names) + "\n")
-    lines = [f"{name}=={version}\n" for name, version in sorted(question.overrides.items())]
+    (folder / "wanted.in").write_text("\n".join(spec.names) + "\n")
+    lines = [f"{name}=={version}\n" for name, version in sorted(spec.overrides.items())]
     (folder / "overrides.txt").write_text("".join(lines))
     words: list[str | Path] = ["pip", "compile", "wanted.in", "--override", "overrides.txt", "--quiet"]
-    words += ["--format", "pylock.toml", "--output-file", "pylock.toml", "--python", question.python]
-    return _uv(words, shop.settings, cwd=folder, torch=torch, hasty=torch, check=False)
+    words += ["--format", "pylock.toml", "--output-file", "pylock.toml", "--python", spec.python]
+    return _run_uv(words, options.index, cwd=folder, torch=torch, short_timeout=torch, check=False)
 
 
-def _uv(
+def _run_uv(
     words: Sequence[str | Path],
-    settings: IndexSettings,
+    index: IndexSettings,
     *,
     cwd: Path | None = None,
     torch: bool = False,
-    hasty: bool = False,
+    short_timeout: bool = False,
     check: bool = True,
 ) -> processes.CompletedCommand:
-    changes = settings.make_uv_environment()
+    changes = index.make_uv_environment()
     changes |= {"NO_COLOR": "1", "UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never", "VIRTUAL_ENV": None}
     changes["UV_PREVIEW_FEATURES"] = "pylock"
     if torch:
         changes["UV_INDEX"] = " ".join(filter(None, [TORCH_CPU, changes.get("UV_INDEX")]))
-    if hasty:
+    if short_timeout:
         # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
-    argv = [interpreters.uv_program(), *words, *settings.make_uv_arguments()]
+    argv = [interpreters.uv_program(), *words, *index.make_uv_arguments()]
     return processes.run_command(
         argv, cwd=cwd, env=processes.copy_environment(**changes), timeout=3600, check=check
     )

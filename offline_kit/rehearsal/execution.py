@@ -39,7 +39,7 @@ LOG = "log.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
+class RehearsalEnvironment:
     """All that a run stands on."""
 
     notebook: Path
@@ -50,7 +50,7 @@ class Bench:
     """How the kernel is started, before "-f CONNECTION_FILE"."""
     papermill: Path
     """The Python of papermill's own environment."""
-    shown: tuple[Mount, ...]
+    python_mounts: tuple[Mount, ...]
     """Folders of both Pythons."""
     links: Mapping[str, str]
     """Links that lead to them."""
@@ -70,9 +70,9 @@ class Bench:
     """Whether the kernel is of the running environment, which may lack what the image has."""
     python_path: tuple[str, ...] = ()
     """Folders of the box that the kernel's Python finds modules in."""
-    own: frozenset[str] = frozenset()
+    own_packages: frozenset[str] = frozenset()
     """Import names of the project's own packages in the kit."""
-    around: tuple[str, ...] = ()
+    wrapper: tuple[str, ...] = ()
     """Words before papermill's, of a program that starts it; paths as the box sees them."""
 
 
@@ -92,49 +92,51 @@ class Ran:
     """What it left there that was neither, or too large: a line each."""
 
 
-def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILENT) -> Ran:
+def run_notebook(
+    environment: RehearsalEnvironment, runner: Sandbox, folder: Path, *, report: Reporter = SILENT
+) -> Ran:
     """Run the notebook in `folder` (empty; it holds the run's /tmp and the like) and return how it ended."""
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
-    before = chosen.path_prefix(folder / "scratch")
-    if sys.platform != "win32" and _INSTALLS.search(_code_of(bench.notebook)):
-        bench = _with_writable_site(bench, folder / "env", before)
-    cells = _prepare(bench, folder / "in", before)
+    prefix = runner.path_prefix(folder / "scratch")
+    if sys.platform != "win32" and _INSTALLS.search(_read_code(environment.notebook)):
+        environment = _add_writable_site(environment, folder / "env", prefix)
+    cells = _write_inputs(environment, folder / "in", prefix)
     mounts = [
         Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
         Mount(inside=HOME, source=folder / "home", writable=True),
-        *bench.inputs,
+        *environment.inputs,
         Mount(inside="/kaggle/working", source=folder / "working", writable=True),
         Mount(inside="/rehearsal/in", source=folder / "in"),
         Mount(inside="/rehearsal/out", source=folder / "out", writable=True),
-        *([Mount(inside="/rehearsal/bin/uv", source=bench.uv)] if bench.uv else []),
-        *bench.shown,
+        *([Mount(inside="/rehearsal/bin/uv", source=environment.uv)] if environment.uv else []),
+        *environment.python_mounts,
     ]
     log = folder / LOG
-    place = f"{before}/rehearsal"
-    words = ["-m", "papermill", f"{place}/in/notebook.ipynb", f"{place}/out/executed.ipynb"]
+    root = f"{prefix}/rehearsal"
+    words = ["-m", "papermill", f"{root}/in/notebook.ipynb", f"{root}/out/executed.ipynb"]
     words += [
         "--log-output",
         "--no-progress-bar",
         "--start-timeout",
         "300",
         "--cwd",
-        f"{before}/kaggle/working",
+        f"{prefix}/kaggle/working",
     ]
     box = Box(
-        argv=(*_around(bench, before), str(bench.papermill), *words),
+        argv=(*_prefix_wrapper(environment, prefix), str(environment.papermill), *words),
         mounts=tuple(mounts),
-        links=bench.links,
-        env=_environment(bench, before),
-        cwd=f"{before}/kaggle/working",
+        links=environment.links,
+        env=_make_variables(environment, prefix),
+        cwd=f"{prefix}/kaggle/working",
         log=log,
         scratch=folder / "scratch",
-        timeout=bench.timeout,
-        memory=bench.memory,
-        network=bench.network,
+        timeout=environment.timeout,
+        memory=environment.memory,
+        network=environment.network,
     )
     with report.progress("running the notebook", cells, unit="cells") as advance:
-        outcome = sandbox.run_box(chosen, box, watch=_Follow(log, advance))
+        outcome = sandbox.run_box(runner, box, watch=LogFollower(log, advance))
     leftovers.clean_leftovers(folder / "out")
     return Ran(
         outcome=outcome,
@@ -145,127 +147,135 @@ def run(bench: Bench, chosen: Sandbox, folder: Path, *, report: Reporter = SILEN
     )
 
 
-def _code_of(notebook: Path) -> str:
+def _read_code(notebook: Path) -> str:
     cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
     return "\n".join("".join(cell.get("source") or "") for cell in cells if cell.get("cell_type") == "code")
 
 
-def _with_writable_site(bench: Bench, folder: Path, before: str) -> Bench:
+def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: str) -> RehearsalEnvironment:
     """Return the bench with an environment over the kernel's, into which the notebook can install as on Kaggle.
 
     The kernel's own is read-only, and is kept for other runs. A virtual environment whose site-packages names that of
     another one is what pip takes it for: what is there satisfies requirements, other versions come before it.
     """
-    python = Path(bench.kernel[0])
-    said = json.loads(
+    python = Path(environment.kernel[0])
+    interpreter = json.loads(
         processes.run_command([python, "-c", _SITE], env=processes.copy_environment(PYTHONPATH=None)).out
     )
-    site = folder / "lib" / f"python{said['minor']}" / "site-packages"
+    site = folder / "lib" / f"python{interpreter['minor']}" / "site-packages"
     site.mkdir(parents=True)
-    (folder / "pyvenv.cfg").write_text(f"home = {said['home']}\ninclude-system-site-packages = false\n")
-    added = "".join(f"import site; site.addsitedir({place!r})\n" for place in said["places"])
+    (folder / "pyvenv.cfg").write_text(
+        f"home = {interpreter['home']}\ninclude-system-site-packages = false\n"
+    )
+    added = "".join(
+        f"import site; site.addsitedir({folder_path!r})\n" for folder_path in interpreter["places"]
+    )
     (site / "offline-kit.pth").write_text(added)
     bin_ = folder / "bin"
     bin_.mkdir()
-    for name in ("python", "python3", f"python{said['minor']}"):
+    for name in ("python", "python3", f"python{interpreter['minor']}"):
         (bin_ / name).symlink_to(python)
-    inside = f"{before}/rehearsal/env"
+    inside = f"{prefix}/rehearsal/env"
     for name in ("pip", "pip3"):
         (bin_ / name).write_text(f'#!/bin/sh\nexec "{inside}/bin/python" -m pip "$@"\n')
         (bin_ / name).chmod(0o755)
-    for script in python.parent.iterdir() if said["venv"] else ():
+    for script in python.parent.iterdir() if interpreter["venv"] else ():
         if not (bin_ / script.name).exists():
             (bin_ / script.name).symlink_to(script)
     return replace(
-        bench,
-        kernel=(f"{inside}/bin/python", *bench.kernel[1:]),
-        shown=(*bench.shown, Mount(inside="/rehearsal/env", source=folder, writable=True)),
+        environment,
+        kernel=(f"{inside}/bin/python", *environment.kernel[1:]),
+        python_mounts=(
+            *environment.python_mounts,
+            Mount(inside="/rehearsal/env", source=folder, writable=True),
+        ),
     )
 
 
-def _around(bench: Bench, before: str) -> tuple[str, ...]:
+def _prefix_wrapper(environment: RehearsalEnvironment, prefix: str) -> tuple[str, ...]:
     own = ("/rehearsal/", "/kaggle/")
-    return tuple(f"{before}{word}" if word.startswith(own) else word for word in bench.around)
+    return tuple(f"{prefix}{word}" if word.startswith(own) else word for word in environment.wrapper)
 
 
-def _prepare(bench: Bench, folder: Path, before: str) -> int:
+def _write_inputs(environment: RehearsalEnvironment, folder: Path, prefix: str) -> int:
     """Write the notebook's copy and the kernel's description; return the number of cells."""
-    text = bench.notebook.read_text(encoding="utf-8")
+    text = environment.notebook.read_text(encoding="utf-8")
     (folder / "notebook.ipynb").write_text(text, encoding="utf-8")
     kernel = folder / "jupyter" / "kernels" / "python3"
     kernel.mkdir(parents=True)
-    path = ":".join([str(Path(bench.kernel[0]).parent), *_path(bench, before)])
+    path = ":".join([str(Path(environment.kernel[0]).parent), *_make_search_path(environment, prefix)])
     spec = {
-        "argv": [*bench.kernel, "-f", "{connection_file}"],
+        "argv": [*environment.kernel, "-f", "{connection_file}"],
         "display_name": "Python 3",
         "language": "python",
-        "env": {"PATH": path, **_python_path(bench, before)},
+        "env": {"PATH": path, **_make_python_path(environment, prefix)},
     }
     (kernel / "kernel.json").write_text(json.dumps(spec))
     return len(json.loads(text).get("cells", ()))
 
 
-def _python_path(bench: Bench, before: str) -> dict[str, str]:
-    folders = [f"{before}{folder}" for folder in bench.python_path]
+def _make_python_path(environment: RehearsalEnvironment, prefix: str) -> dict[str, str]:
+    folders = [f"{prefix}{folder}" for folder in environment.python_path]
     return {"PYTHONPATH": ":".join(folders)} if folders else {}
 
 
-def _path(bench: Bench, before: str) -> list[str]:
-    own = [f"{before}/rehearsal/bin"] if bench.uv else []
+def _make_search_path(environment: RehearsalEnvironment, prefix: str) -> list[str]:
+    own = [f"{prefix}/rehearsal/bin"] if environment.uv else []
     return [*own, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
 
 
-def _environment(bench: Bench, before: str) -> dict[str, str]:
+def _make_variables(environment: RehearsalEnvironment, prefix: str) -> dict[str, str]:
     """Return the whole environment of a run: what a batch run on Kaggle has, and nothing of ours."""
     env = {
-        "PATH": ":".join(_path(bench, before)),
-        "HOME": f"{before}{HOME}",
+        "PATH": ":".join(_make_search_path(environment, prefix)),
+        "HOME": f"{prefix}{HOME}",
         "USER": "kaggle",
         "LOGNAME": "kaggle",
-        "TMPDIR": f"{before}/tmp",  # noqa: S108
+        "TMPDIR": f"{prefix}/tmp",  # noqa: S108
         "LANG": "C.UTF-8",
         "LC_ALL": "C.UTF-8",
         "SHELL": "/bin/sh",
         "TERM": "dumb",
         "KAGGLE_KERNEL_RUN_TYPE": "Batch",
-        "JUPYTER_PATH": f"{before}/rehearsal/in/jupyter",
-        "JUPYTER_RUNTIME_DIR": f"{before}/rehearsal/out/runtime",
+        "JUPYTER_PATH": f"{prefix}/rehearsal/in/jupyter",
+        "JUPYTER_RUNTIME_DIR": f"{prefix}/rehearsal/out/runtime",
         "JUPYTER_PLATFORM_DIRS": "1",
-        "IPYTHONDIR": f"{before}/rehearsal/out/ipython",
+        "IPYTHONDIR": f"{prefix}/rehearsal/out/ipython",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "OFFLINE_KIT_INSTALLER": bench.installer,
-        **bench.env,
+        "OFFLINE_KIT_INSTALLER": environment.installer,
+        **environment.env,
     }
-    if before:
+    if prefix:
         # The weak sandbox cannot move the root: the notebook's own switches tell it where to look.
-        env["OFFLINE_KIT_INPUT"] = f"{before}/kaggle/input"
-        env["OFFLINE_KIT_WORKING"] = f"{before}/kaggle/working"
-        env["OFFLINE_KIT_SCRATCH"] = f"{before}/tmp/offline-kit"  # noqa: S108
+        env["OFFLINE_KIT_INPUT"] = f"{prefix}/kaggle/input"
+        env["OFFLINE_KIT_WORKING"] = f"{prefix}/kaggle/working"
+        env["OFFLINE_KIT_SCRATCH"] = f"{prefix}/tmp/offline-kit"  # noqa: S108
     return env
 
 
-class _Follow:
+class LogFollower:
     """Reads papermill's log as it grows and moves the bar for each cell that ended."""
 
     def __init__(self, log: Path, advance: Advance) -> None:
         self.log, self.advance = log, advance
-        self.place = 0
-        self.rest = b""
+        self.offset = 0
+        self.unfinished_line = b""
 
     def __call__(self) -> None:
+        """Read what was added to the log since the last call."""
         if not self.log.exists():
             return
         with self.log.open("rb") as stream:
-            stream.seek(self.place)
+            stream.seek(self.offset)
             new = stream.read()
-        self.place += len(new)
-        *lines, self.rest = (self.rest + new).split(b"\n")
+        self.offset += len(new)
+        *lines, self.unfinished_line = (self.unfinished_line + new).split(b"\n")
         if ended := sum(line.startswith(_ENDED) for line in lines):
             self.advance(ended)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cell:
+class ExecutedCell:
     """One code cell of the executed notebook."""
 
     number: int
@@ -284,80 +294,84 @@ class Cell:
     """The end of what it printed, without colours."""
     failure: KitError | None = None
     """The notebook runtime's own error, if that is what ended the cell."""
-    on_top: int = 0
+    added_cells: int = 0
     """How many cells an adopted notebook has on top of those of the user's file."""
 
     @property
     def label(self) -> str:
         """Name the cell by its number in the user's file, with ours in brackets where they differ."""
-        return label_of(self.number, self.on_top)
+        return label_cell(self.number, self.added_cells)
 
 
-def label_of(number: int, on_top: int) -> str:
-    """Return how a cell is called that is the `number`-th of a notebook; see `Cell.label`."""
-    if not on_top:
+def label_cell(number: int, added_cells: int) -> str:
+    """Return how a cell is called that is the `number`-th of a notebook; see `ExecutedCell.label`."""
+    if not added_cells:
         return f"cell {number}"
-    own = f"cell {number - on_top}" if number > on_top else "the setup cell"
+    own = f"cell {number - added_cells}" if number > added_cells else "the setup cell"
     return f"{own} (cell {number} of the rendered notebook)"
 
 
-def cells_on_top(sources: Sequence[str]) -> int:
+def count_added_cells(sources: Sequence[str]) -> int:
     """Return how many cells of a notebook stand above those of the user's file: 0 if it was not adopted."""
-    places = (place for place, source in enumerate(sources, 1) if _SETUP in source)
-    return next(places, 0)
+    numbers = (number for number, source in enumerate(sources, 1) if _SETUP in source)
+    return next(numbers, 0)
 
 
-def cells(executed: Path) -> tuple[Cell, ...]:
+def read_cells(executed: Path) -> tuple[ExecutedCell, ...]:
     """Return the code cells of an executed notebook; nothing where there is none."""
     if not leftovers.is_regular(executed, limit=_LARGEST):
         return ()
     try:
         notebook = json.loads(executed.read_text(encoding="utf-8"))
         # papermill puts cells of its own before the one that failed.
-        own = [
+        own_cells = [
             cell
             for cell in notebook["cells"]
             if "papermill-error-cell-tag" not in cell["metadata"].get("tags", ())
         ]
-        on_top = cells_on_top(["".join(cell.get("source", "")) for cell in own])
-        numbered = enumerate(own, 1)
-        return tuple(_cell(number, cell, on_top) for number, cell in numbered if cell["cell_type"] == "code")
+        added_cells = count_added_cells(["".join(cell.get("source", "")) for cell in own_cells])
+        numbered = enumerate(own_cells, 1)
+        return tuple(
+            _parse_cell(number, cell, added_cells) for number, cell in numbered if cell["cell_type"] == "code"
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return ()  # the run could write there whatever it liked
 
 
-def _cell(number: int, cell: Mapping[str, Any], on_top: int) -> Cell:
-    told = cell["metadata"].get("papermill") or {}
+def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> ExecutedCell:
+    papermill_metadata = cell["metadata"].get("papermill") or {}
     errors = [output for output in cell.get("outputs", ()) if output.get("output_type") == "error"]
-    lines = [line for output in errors for line in _lines(output)]
+    lines = [line for output in errors for line in _read_traceback(output)]
     printed = _ANSI.sub("", "".join("".join(o.get("text", "")) for o in cell.get("outputs", ())))
-    return Cell(
+    return ExecutedCell(
         number=number,
         source="".join(cell.get("source", "")),
-        seconds=None if told.get("duration") is None else float(told["duration"]),
-        status="failed" if errors else str(told.get("status") or "pending"),
+        seconds=None if papermill_metadata.get("duration") is None else float(papermill_metadata["duration"]),
+        status="failed" if errors else str(papermill_metadata.get("status") or "pending"),
         error=tuple(lines),
-        message="\n".join([*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_chained(lines)]),
+        message="\n".join(
+            [*(f"{o.get('ename')}: {o.get('evalue')}" for o in errors), *_find_raised_lines(lines)]
+        ),
         printed=printed[-_PRINTED:],
         failure=find_failure(printed) if errors else None,
-        on_top=on_top,
+        added_cells=added_cells,
     )
 
 
-def _chained(lines: Sequence[str]) -> list[str]:
+def _find_raised_lines(lines: Sequence[str]) -> list[str]:
     return [line for line in lines if _RAISED.match(line)]
 
 
-def _lines(output: Mapping[str, Any]) -> list[str]:
+def _read_traceback(output: Mapping[str, Any]) -> list[str]:
     trace = _ANSI.sub("", "\n".join(output.get("traceback") or ())).splitlines()
     return trace or [f"{output.get('ename')}: {output.get('evalue')}"]
 
 
-def stopped_at(found: tuple[Cell, ...]) -> Cell | None:
+def find_stopped_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
     """Return the cell that failed, or that was running when the run was ended."""
-    return next((cell for cell in found if cell.status in ("failed", "running")), None)
+    return next((cell for cell in cells if cell.status in ("failed", "running")), None)
 
 
-def last_started(found: tuple[Cell, ...]) -> Cell | None:
+def find_last_started_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
     """Return the last cell that was begun: papermill calls it completed when its kernel died."""
-    return next((cell for cell in reversed(found) if cell.seconds is not None), None)
+    return next((cell for cell in reversed(cells) if cell.seconds is not None), None)

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from offline_kit.core.sandboxes.box import Mount
-from offline_kit.rehearsal.execution import Cell
+from offline_kit.rehearsal.execution import ExecutedCell
 
 _FRAME = re.compile(
     r"^(?:File (?P<path>.+?):(?P<line>\d+)(?:, in (?P<function>.+))?|(?:Cell|Input) In ?\[.*)$"
@@ -39,10 +39,10 @@ class Explanation:
     remedy: str
 
 
-def own_frame(error: Sequence[str], own: Collection[str] = ()) -> tuple[str, ...]:
+def find_own_frame(error: Sequence[str], own_packages: Collection[str] = ()) -> tuple[str, ...]:
     """Return the innermost frame of a traceback that lies in a file of the user's, with its lines of code.
 
-    Frames of libraries and of cells are none (a failing cell is quoted anyway); `own` has the import names of
+    Frames of libraries and of cells are none (a failing cell is quoted anyway); `own_packages` has the import names of
     the packages that the kit installs and that are the project's own.
     """
     frames: list[list[str]] = []
@@ -54,28 +54,28 @@ def own_frame(error: Sequence[str], own: Collection[str] = ()) -> tuple[str, ...
         elif frames:
             frames.append([])  # an empty line ends a frame
     for frame in reversed(frames):
-        found = _FRAME.match(frame[0]) if frame else None
-        if found and found["path"] and _is_own(found["path"], own):
-            where = f"{_CODE.sub('', found['path'])}:{found['line']}" + (
-                f", in {found['function']}" if found["function"] else ""
+        match = _FRAME.match(frame[0]) if frame else None
+        if match and match["path"] and _is_own_file(match["path"], own_packages):
+            location = f"{_CODE.sub('', match['path'])}:{match['line']}" + (
+                f", in {match['function']}" if match["function"] else ""
             )
-            return (f"in your code, {where}:", *(f"    {line}" for line in frame[1:]))
+            return (f"in your code, {location}:", *(f"    {line}" for line in frame[1:]))
     return ()
 
 
-def _is_own(path: str, own: Collection[str]) -> bool:
+def _is_own_file(path: str, own_packages: Collection[str]) -> bool:
     if _OVERLAY in path:
         top = path.partition(_OVERLAY)[2].partition("/")[0]
-        return top.removesuffix(".py") in own
+        return top.removesuffix(".py") in own_packages
     return not _LIBRARY.search(path)
 
 
-def of_column(cell: Cell, inputs: Iterable[Mount]) -> Explanation | None:
+def explain_missing_column(cell: ExecutedCell, inputs: Iterable[Mount]) -> Explanation | None:
     """Explain an error about a column that the test set does not have; None for another error."""
-    column = next((found[1] for pattern in _COLUMN if (found := pattern.search(cell.message))), None)
+    column = next((match[1] for pattern in _COLUMN if (match := pattern.search(cell.message))), None)
     if column is None:
         return None
-    tables = {path.name: header for path in _tables(inputs) if (header := _header(path))}
+    tables = {path.name: header for path in _list_tables(inputs) if (header := _read_header(path))}
     test = next(((name, columns) for name, columns in tables.items() if "test" in name), None)
     train = next((name for name, columns in tables.items() if "train" in name and column in columns), None)
     if test is None or column in test[1]:
@@ -84,8 +84,8 @@ def of_column(cell: Cell, inputs: Iterable[Mount]) -> Explanation | None:
     from_table = any(word in line for line in cell.error for word in ("pandas", "polars"))
     if not (train or near or from_table):
         return None  # as likely the key of a dict
-    more = f" and {len(test[1]) - _MOST} more" if len(test[1]) > _MOST else ""
-    cause = f"'{test[0]}' has no column '{column}'; it has {', '.join(test[1][:_MOST])}{more}"
+    remaining = f" and {len(test[1]) - _MOST} more" if len(test[1]) > _MOST else ""
+    cause = f"'{test[0]}' has no column '{column}'; it has {', '.join(test[1][:_MOST])}{remaining}"
     if train:
         return Explanation(
             cause=f"{cause}. '{train}' has it: it is known in training only",
@@ -95,31 +95,31 @@ def of_column(cell: Cell, inputs: Iterable[Mount]) -> Explanation | None:
     return Explanation(cause=cause, remedy=f"use {meant}, or add '{column}' before it is used")
 
 
-def of_file(cell: Cell, inputs: Iterable[Mount]) -> Explanation | None:
+def explain_missing_file(cell: ExecutedCell, inputs: Iterable[Mount]) -> Explanation | None:
     """Explain a file that is missing from a folder which is there: the file of an id, mostly; None for others."""
-    found = _NO_FILE.search(cell.message)
-    if not found:
+    match = _NO_FILE.search(cell.message)
+    if not match:
         return None
-    path = PurePosixPath(found[1])
-    folder = _outside(path.parent, inputs)
+    path = PurePosixPath(match[1])
+    folder = _find_on_disk(path.parent, inputs)
     if folder is None or not folder.is_dir():
         return None
-    names = sorted(each.name for each in folder.iterdir())
+    names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return None
     alike = next((name for name in names if PurePosixPath(name).stem == path.stem), None)
-    shown = (
+    content = (
         f"the folder holds '{alike}'"
         if alike
         else f"the folder holds {len(names)} files or folders, such as '{names[0]}'"
     )
     return Explanation(
-        cause=f"'{path.parent}' has no '{path.name}'; {shown}",
+        cause=f"'{path.parent}' has no '{path.name}'; {content}",
         remedy="take the names from the folder, or handle an id without a file: the hidden test set may hold some",
     )
 
 
-def script_error(cell: Cell) -> tuple[str, ...]:
+def find_script_error(cell: ExecutedCell) -> tuple[str, ...]:
     """Return the last traceback that a script started by a cell printed; nothing where there is none."""
     if not _STARTS_SCRIPT.search(cell.source) or f"{_TRACEBACK}:" not in cell.printed:
         return ()
@@ -128,7 +128,7 @@ def script_error(cell: Cell) -> tuple[str, ...]:
     return (f"{_TRACEBACK}:", *lines[:end])
 
 
-def _tables(inputs: Iterable[Mount]) -> Iterator[Path]:
+def _list_tables(inputs: Iterable[Mount]) -> Iterator[Path]:
     """Yield the CSV files right in the mounted sources, those of the competition first."""
     mounts = sorted(inputs, key=lambda mount: "/competitions/" not in mount.inside)
     for mount in mounts:
@@ -138,7 +138,7 @@ def _tables(inputs: Iterable[Mount]) -> Iterator[Path]:
             yield from sorted(mount.source.glob("*.csv"))
 
 
-def _header(path: Path) -> list[str]:
+def _read_header(path: Path) -> list[str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             return next(csv.reader(stream), [])
@@ -146,7 +146,7 @@ def _header(path: Path) -> list[str]:
         return []
 
 
-def _outside(inside: PurePosixPath, inputs: Iterable[Mount]) -> Path | None:
+def _find_on_disk(inside: PurePosixPath, inputs: Iterable[Mount]) -> Path | None:
     """Return where a folder of the run lies on this disk, None where it is no part of the inputs."""
     for mount in sorted(inputs, key=lambda mount: -len(mount.inside)):
         if inside == PurePosixPath(mount.inside) or PurePosixPath(mount.inside) in inside.parents:

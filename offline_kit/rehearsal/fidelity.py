@@ -4,14 +4,14 @@ import platform
 import sys
 from collections.abc import Iterable
 
-from offline_kit.project.images import Image, same_version
-from offline_kit.rehearsal.pythons import Python
+from offline_kit.project.images import Image, is_same_version
+from offline_kit.rehearsal.pythons import Interpreter
 
 MATCHING = "matching"
 STAND_IN = "stand-in"
 
 
-def compare(image: Image, python: Python, used: Iterable[str]) -> tuple[str, tuple[str, ...]]:
+def measure_fidelity(image: Image, python: Interpreter, used: Iterable[str]) -> tuple[str, tuple[str, ...]]:
     """Return the fidelity and all differences, those that do not matter to it ("3.13.0, not 3.13.5") too.
 
     `used` are the normalized names of what the run takes from the image. "matching" needs the image's
@@ -19,25 +19,27 @@ def compare(image: Image, python: Python, used: Iterable[str]) -> tuple[str, tup
     """
     grave, slight = [], []
     if not image.local:
-        grave += _platform(image)
+        grave += _compare_platforms(image)
         if python.version.split(".")[:2] != image.python.split(".")[:2]:
             grave.append(f"Python {python.version} instead of {image.python}")
         elif python.version != image.python:
             slight.append(f"Python {python.version} instead of {image.python}")
         for name in sorted(set(used)):
-            here, there = python.packages.get(name), image.packages.get(name)
-            if there is None or here == there:
+            run_version, image_version = python.packages.get(name), image.packages.get(name)
+            if image_version is None or run_version == image_version:
                 continue
-            if here is None:
-                grave.append(f"{name} {there} is missing")
-            elif here.partition("+")[0] == there.partition("+")[0] or same_version(name, here, there):
-                slight.append(f"{name} {here} instead of {there}")
+            if run_version is None:
+                grave.append(f"{name} {image_version} is missing")
+            elif run_version.partition("+")[0] == image_version.partition("+")[0] or is_same_version(
+                name, run_version, image_version
+            ):
+                slight.append(f"{name} {run_version} instead of {image_version}")
             else:
-                grave.append(f"{name} {here} instead of {there}")
+                grave.append(f"{name} {run_version} instead of {image_version}")
     return (STAND_IN if grave else MATCHING), (*grave, *slight)
 
 
-def _platform(image: Image) -> list[str]:
+def _compare_platforms(image: Image) -> list[str]:
     differences = []
     if sys.platform != "linux":
         differences.append(f"{platform.system()} instead of Linux")

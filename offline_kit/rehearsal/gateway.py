@@ -19,11 +19,11 @@ from offline_kit.notebook import imports
 from offline_kit.notebook.runtime.kit_server import PACKAGE, WRITTEN
 from offline_kit.rehearsal import gateway_driver, gateway_standin
 from offline_kit.rehearsal import submission_check as submission
-from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
 
 _SERVE = re.compile(r"\d+-serve")
-_PLACE = "/rehearsal/gateway"
-_OUT = "/rehearsal/out/gateway"
+_DRIVER_FOLDER = "/rehearsal/gateway"
+_OUTPUT_FOLDER = "/rehearsal/out/gateway"
 _SERVER = """from kaggle_evaluation.core import standin
 
 
@@ -58,7 +58,7 @@ _REMEDIES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Service:
+class GatewayService:
     """The gateway's side of a rehearsal."""
 
     package: Path | None
@@ -69,31 +69,33 @@ class Service:
     """What the notebook's params say of it: "data_paths", "server", "gateway"."""
     submission: str
     """What it writes."""
-    place: str = ""
+    package_folder: str = ""
     """Folder of the competition's data that holds the package, a name below it; empty: the data itself."""
 
-    def laid(self) -> dict[str, Path]:
+    def added_folders(self) -> dict[str, Path]:
         """Return what is laid into the competition's mount, by name."""
         return {PACKAGE: self.package} if self.package else {}
 
 
-def serves(notebook: Path) -> bool:
+def uses_gateway(notebook: Path) -> bool:
     """Whether a notebook serves a gateway: it has the cell of our template, or imports kaggle_evaluation itself."""
     try:
-        found = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
-        return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in found) or imports_package(notebook)
+        cells = json.loads(notebook.read_text(encoding="utf-8")).get("cells", ())
+        return any(_SERVE.fullmatch(str(cell.get("id", ""))) for cell in cells) or imports_evaluation_package(
+            notebook
+        )
     except (ValueError, AttributeError, TypeError):
         return False  # no notebook: running it says so
 
 
-def imports_package(notebook: Path) -> bool:
+def imports_evaluation_package(notebook: Path) -> bool:
     """Whether a notebook's cells import kaggle_evaluation: one of the user's, as the template's find it by themselves."""
     return PACKAGE in imports.of_files([notebook])
 
 
-def prepare(
+def prepare_gateway(
     data: Path | Mapping[str, Path] | None, params: Mapping[str, Any], submission: str, folder: Path
-) -> Service:
+) -> GatewayService:
     """Return the gateway for this copy of the competition's data; a stand-in is written into `folder`.
 
     `data` is a folder, or its entries by name. `params` are the notebook's: "gateway" has the stand-in's options,
@@ -106,49 +108,56 @@ def prepare(
             hint="set competition_data to a local copy of the competition's data, or a part of it",
         )
     entries = {path.name: path for path in sorted(data.iterdir())} if isinstance(data, Path) else data
-    said: dict[str, Any] = {"data_paths": _paths(params)}
-    said |= {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
-    for place, own in _packages(entries):
-        code = [*own.rglob("*.py"), *(own.parent.glob("*.py") if place else _python_of(entries))]
-        return Service(
-            package=None, code=tuple(sorted(code)), params=said, submission=submission, place=place
+    service_params: dict[str, Any] = {"data_paths": _read_data_paths(params)}
+    service_params |= {key: params[key] for key in ("server", "gateway") if isinstance(params.get(key), str)}
+    for package_folder, package_path in _find_packages(entries):
+        code = [
+            *package_path.rglob("*.py"),
+            *(package_path.parent.glob("*.py") if package_folder else _list_python_files(entries)),
+        ]
+        return GatewayService(
+            package=None,
+            code=tuple(sorted(code)),
+            params=service_params,
+            submission=submission,
+            package_folder=package_folder,
         )
-    options = {"submission": submission, **_options(params.get("gateway", {}))}
+    options = {"submission": submission, **_check_options(params.get("gateway", {}))}
     package = write_standin(folder, options)
     code = [package / "core" / "standin.py"]
-    said = {key: value for key, value in said.items() if key == "data_paths"}
-    return Service(package=package, code=tuple(code), params=said, submission=submission)
+    service_params = {key: value for key, value in service_params.items() if key == "data_paths"}
+    return GatewayService(package=package, code=tuple(code), params=service_params, submission=submission)
 
 
-def _packages(entries: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
+def _find_packages(entries: Mapping[str, Path]) -> Iterator[tuple[str, Path]]:
     """Yield the competition's own packages: in the data, then in a folder of it, with the name of that folder."""
-    if (own := entries.get(PACKAGE)) and own.is_dir():
-        yield "", own
+    if (package_path := entries.get(PACKAGE)) and package_path.is_dir():
+        yield "", package_path
     for name, path in entries.items():
         if (path / PACKAGE).is_dir():
             yield name, path / PACKAGE
 
 
-def _python_of(entries: Mapping[str, Path]) -> list[Path]:
+def _list_python_files(entries: Mapping[str, Path]) -> list[Path]:
     return [path for name, path in entries.items() if name.endswith(".py") and path.is_file()]
 
 
-def _options(said: Any) -> dict[str, Any]:
-    if isinstance(said, str):
+def _check_options(options: Any) -> dict[str, Any]:
+    if isinstance(options, str):
         raise UsageError(
-            f"`gateway` names a class, '{said}', and the competition's data brings no {PACKAGE} that could define it",
+            f"`gateway` names a class, '{options}', and the competition's data brings no {PACKAGE} that could define it",
             hint="use the whole of the competition's data, or give the options of the stand-in as a table",
         )
-    if problems := gateway_standin.option_problems(said):
+    if problems := gateway_standin.find_option_problems(options):
         raise UsageError(
             "the options of the stand-in gateway cannot be used",
             hint="correct [tool.offline-kit.notebook.params.gateway]",
             details=problems,
         )
-    return dict(said)
+    return dict(options)
 
 
-def _paths(params: Mapping[str, Any]) -> list[str]:
+def _read_data_paths(params: Mapping[str, Any]) -> list[str]:
     paths = params.get("data_paths", [])
     if not isinstance(paths, list | tuple) or not all(isinstance(path, str) for path in paths):
         raise UsageError(
@@ -179,16 +188,22 @@ def write_standin(
     return package
 
 
-def written(working: Path, name: str) -> str:
+def find_submission(working: Path, name: str) -> str:
     """Return the submission that a gateway wrote: competitions differ in its format, and the gateway decides."""
-    found = [each for each in (name, *WRITTEN) if (working / each).is_file()]
-    return found[0] if found else name
+    candidates = [candidate for candidate in (name, *WRITTEN) if (working / candidate).is_file()]
+    return candidates[0] if candidates else name
 
 
-def scoring(bench: Bench, service: Service, root: str, first: Path | None, folder: Path) -> Bench:
+def make_scoring_run(
+    environment: RehearsalEnvironment,
+    service: GatewayService,
+    root: str,
+    first_submission: Path | None,
+    folder: Path,
+) -> RehearsalEnvironment:
     """Return the bench of the second run: notebook and gateway as two processes, as when Kaggle scores.
 
-    `root` is where the competition's data is mounted, `first` what the run in one process wrote; the driver's files are
+    `root` is where the competition's data is mounted, `first_submission` what the run in one process wrote; the driver's files are
     written into `folder`.
     """
     # As in the package, so that the driver imports them by their own names; a folder needs no __init__ for that.
@@ -198,43 +213,51 @@ def scoring(bench: Bench, service: Service, root: str, first: Path | None, folde
         (runtime / f"{module}.py").write_text(text, encoding="utf-8")
     driver = "driver.py"
     (folder / driver).write_text(resources.read_source("rehearsal/gateway_driver"), encoding="utf-8")
-    if first and first.suffix == ".parquet" and first.is_file():
-        shutil.copyfile(first, folder / gateway_driver.FIRST)
-    around = (bench.kernel[0], f"{_PLACE}/{driver}", _OUT, root, json.dumps(dict(service.params)))
-    return replace(bench, inputs=(*bench.inputs, Mount(inside=_PLACE, source=folder)), around=around)
+    if first_submission and first_submission.suffix == ".parquet" and first_submission.is_file():
+        shutil.copyfile(first_submission, folder / gateway_driver.FIRST_SUBMISSION)
+    around = (
+        environment.kernel[0],
+        f"{_DRIVER_FOLDER}/{driver}",
+        _OUTPUT_FOLDER,
+        root,
+        json.dumps(dict(service.params)),
+    )
+    return replace(
+        environment, inputs=(*environment.inputs, Mount(inside=_DRIVER_FOLDER, source=folder)), wrapper=around
+    )
 
 
-def python_path(service: Service | None, notebook: Path, root: str) -> tuple[str, ...]:
+def find_python_path(service: GatewayService | None, notebook: Path, root: str) -> tuple[str, ...]:
     """Return what the kernel finds on its path: the package's folder, where cells of the user's import it.
 
     On Kaggle a notebook of such a competition imports kaggle_evaluation without having touched sys.path.
     """
-    if service is None or not root or not imports_package(notebook):
+    if service is None or not root or not imports_evaluation_package(notebook):
         return ()
-    return (f"{root}/{service.place}".rstrip("/"),)
+    return (f"{root}/{service.package_folder}".rstrip("/"),)
 
 
-def problem_of(ran: Ran) -> ProjectError | None:
+def find_gateway_problem(result: Ran) -> ProjectError | None:
     """Return what the gateway of a second run was not content with; None: it was, or the notebook failed first."""
-    folder = ran.executed.parent / "gateway"
+    folder = result.executed.parent / "gateway"
     try:
-        told = json.loads((folder / gateway_driver.OUTCOME).read_text(encoding="utf-8"))
+        outcome = json.loads((folder / gateway_driver.OUTCOME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None  # ended by a limit, or a notebook that never came that far
-    if told["gateway"] == 0:
+    if outcome["gateway"] == 0:
         return None
-    result = _result(folder)
+    gateway_result = _read_gateway_result(folder)
     log = (folder / gateway_driver.LOG).read_text(encoding="utf-8", errors="replace").splitlines()
     tail = [line for line in log if line.strip()][-6:]
-    if told["first"] == "notebook":
-        if told["notebook"]:
+    if outcome["first"] == "notebook":
+        if outcome["notebook"]:
             return None
         return ProjectError(
             "the notebook ended while the gateway of the scoring run still waited for it",
             hint="serve in the scoring run: the cell that serves has to come to its turn, and to stay",
             details=tail,
         )
-    kind, text = result.get("ErrorType", ""), result.get("ErrorDetails", "")
+    kind, text = gateway_result.get("ErrorType", ""), gateway_result.get("ErrorDetails", "")
     return ProjectError(
         f"in two processes, as in the scoring run, the gateway ended with {kind or 'an error'}",
         hint=_REMEDIES.get(kind, "read what it says; on Kaggle you would see no more than this word"),
@@ -242,56 +265,58 @@ def problem_of(ran: Ran) -> ProjectError | None:
     )
 
 
-def collect(ran: Ran, submission: str) -> Path | None:
+def collect_submission(result: Ran, submission: str) -> Path | None:
     """Lay the gateway's submission where a notebook's is looked for; returns it as CSV where it is none and can be."""
-    written = ran.executed.parent / "gateway" / submission
-    if _is_regular(written):
-        (ran.working / submission).unlink(missing_ok=True)
-        shutil.copyfile(written, ran.working / submission)
-    table = written.with_name(written.name + gateway_driver.TABLE)
-    return table if _is_regular(table) else None
+    written = result.executed.parent / "gateway" / submission
+    if _is_regular_file(written):
+        (result.working / submission).unlink(missing_ok=True)
+        shutil.copyfile(written, result.working / submission)
+    table = written.with_name(written.name + gateway_driver.TABLE_SUFFIX)
+    return table if _is_regular_file(table) else None
 
 
-def _is_regular(path: Path) -> bool:
+def _is_regular_file(path: Path) -> bool:
     return path.is_file() and not path.is_symlink()  # a box may leave links that lead out of it
 
 
-def notes_of(second: Ran, service: Service) -> tuple[str, ...]:
+def describe_second_run(second: Ran, service: GatewayService) -> tuple[str, ...]:
     """Return what a second run that went well tells."""
-    told = _result(second.executed.parent / "gateway")
-    whose = "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
-    notes = [f"served {whose} in its own process, then in two processes as in the scoring run"]
-    if "Batches" in told:
-        batches, rows = told["Batches"], told.get("Rows", 0)
+    gateway_result = _read_gateway_result(second.executed.parent / "gateway")
+    gateway_kind = (
+        "a stand-in for the competition's gateway" if service.package else "the competition's own gateway"
+    )
+    notes = [f"served {gateway_kind} in its own process, then in two processes as in the scoring run"]
+    if "Batches" in gateway_result:
+        batches, rows = gateway_result["Batches"], gateway_result.get("Rows", 0)
         one_batch = "1 batch: whether the answers depend on the order of several was not tried"
         sent = one_batch if batches == 1 else f"{batches} batches in random order, then in the opposite one"
         notes.append(f"{rows} row{'s' * (rows != 1)} in {sent}")
     return tuple(notes)
 
 
-def warnings_of(first: Ran, second: Ran, service: Service) -> tuple[str, ...]:
+def warn_of_differences(first: Ran, second: Ran, service: GatewayService) -> tuple[str, ...]:
     """Return what may spoil a score although both runs went well: answers that were not the same twice."""
     folder = second.executed.parent / "gateway"
     parquet = service.submission.endswith(".parquet")
-    one = (
-        folder / f"{gateway_driver.FIRST}{gateway_driver.TABLE}"
+    first_table = (
+        folder / f"{gateway_driver.FIRST_SUBMISSION}{gateway_driver.TABLE_SUFFIX}"
         if parquet
         else first.working / service.submission
     )
-    two = folder / f"{service.submission}{gateway_driver.TABLE if parquet else ''}"
-    if not (one.is_file() and two.is_file()):
+    second_table = folder / f"{service.submission}{gateway_driver.TABLE_SUFFIX if parquet else ''}"
+    if not (first_table.is_file() and second_table.is_file()):
         return ()
-    odd = submission.differing(one, two)
-    said = f"the two runs answered differently ({odd}): predict depends on the order of the batches, or on chance"
-    return (said,) if odd else ()
+    odd = submission.describe_difference(first_table, second_table)
+    warning = f"the two runs answered differently ({odd}): predict depends on the order of the batches, or on chance"
+    return (warning,) if odd else ()
 
 
-def rows_of(ran: Ran) -> int:
+def count_answered_rows(result: Ran) -> int:
     """Return how many rows the gateway of a second run was answered; 0 where it does not tell."""
-    return int(_result(ran.executed.parent / "gateway").get("Rows", 0))
+    return int(_read_gateway_result(result.executed.parent / "gateway").get("Rows", 0))
 
 
-def _result(folder: Path) -> dict[str, Any]:
+def _read_gateway_result(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / "result.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

@@ -25,7 +25,7 @@ from typing import Any
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
 """Set for a second run, which sends the batches in the opposite order: as different as it can be."""
-MOST, SHARE = 50, 5
+MAX_BATCH_ROWS, MIN_BATCHES = 50, 5
 """Rows of a batch at most, and how many batches there are at least where the test set has as many rows."""
 OPTIONS = "standin.json"
 Call = Callable[[str, Sequence[Any]], Any]
@@ -40,7 +40,7 @@ class GatewayRuntimeError(Exception):
 
 
 @dataclass(frozen=True)
-class Options:
+class GatewayOptions:
     """How this gateway differs from another; [tool.offline-kit.notebook.params.gateway] sets them."""
 
     batches: str = "polars"
@@ -65,28 +65,30 @@ class Options:
     """Where the server listens."""
 
     @classmethod
-    def read(cls, path: Path) -> "Options":
+    def read(cls, path: Path) -> "GatewayOptions":
         """Return the options of a file; ValueError for one that is unknown."""
-        said = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-        known = [each.name for each in fields(cls)]
-        if unknown := sorted(set(said) - set(known)):
+        values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        names = [option.name for option in fields(cls)]
+        if unknown := sorted(set(values) - set(names)):
             raise ValueError(
-                f"unknown options of the gateway: {', '.join(unknown)}; known: {', '.join(known)}"
+                f"unknown options of the gateway: {', '.join(unknown)}; known: {', '.join(names)}"
             )
-        return cls(**said)
+        return cls(**values)
 
 
-def option_problems(said: Any) -> list[str]:
+def find_option_problems(options: Any) -> list[str]:
     """Return what is wrong with the options of a stand-in gateway."""
-    if not isinstance(said, Mapping):
-        return [f"`gateway` must be a table of options, not a {type(said).__name__}"]
-    defaults = {each.name: each.default for each in fields(Options)}
+    if not isinstance(options, Mapping):
+        return [f"`gateway` must be a table of options, not a {type(options).__name__}"]
+    defaults = {option.name: option.default for option in fields(GatewayOptions)}
     problems = []
-    for name, value in said.items():
+    for name, value in options.items():
         kind = type(defaults.get(name))
         if name not in defaults:
             problems.append(f"unknown option '{name}' of `gateway`; known: {', '.join(defaults)}")
-        elif kind is tuple and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        elif kind is tuple and not (
+            isinstance(value, list) and all(isinstance(option, str) for option in value)
+        ):
             problems.append(f"option '{name}' of `gateway` must be a list of strings")
         elif kind is not tuple and (
             isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind)
@@ -95,7 +97,9 @@ def option_problems(said: Any) -> list[str]:
     return problems
 
 
-class _Server:
+class BaseServer:
+    """What all inference servers share: the listeners, and how they are called."""
+
     package: Path = Path(__file__).parents[1]
 
     def __init__(self, *listeners: Callable[..., Any]) -> None:
@@ -111,18 +115,18 @@ class _Server:
             if listener.__name__ == "<lambda>":
                 raise ValueError("an endpoint listener must have a name: define it with `def predict(...)`")
         self.listeners = {listener.__name__: listener for listener in listeners}
-        self.options = Options.read(self.package / OPTIONS)
+        self.options = GatewayOptions.read(self.package / OPTIONS)
 
-    def _serve(self) -> None:
+    def _serve_gateway(self) -> None:
         with Listener(("localhost", self.options.port)) as listener, listener.accept() as connection:
             while True:
                 try:
                     name, batch = connection.recv()
                 except EOFError:
                     return
-                connection.send(self._answer(name, batch))
+                connection.send(self._answer_call(name, batch))
 
-    def _answer(self, name: str, batch: Sequence[Any]) -> tuple[str, Any]:
+    def _answer_call(self, name: str, batch: Sequence[Any]) -> tuple[str, Any]:
         if name not in self.listeners:
             return "SERVER_MISSING_ENDPOINT", f"there is no '{name}', only {', '.join(self.listeners)}"
         try:
@@ -131,7 +135,7 @@ class _Server:
             traceback.print_exc()
             return "SERVER_RAISED_EXCEPTION", f"{type(error).__name__}: {error}"
 
-    def _run_here(self, data_paths: Sequence[str] | None) -> None:
+    def _run_gateway_here(self, data_paths: Sequence[str] | None) -> None:
         gateway = Gateway(data_paths)
         if "predict" not in self.listeners:
             text = f"there is no 'predict', only {', '.join(self.listeners)}"
@@ -140,13 +144,13 @@ class _Server:
         gateway.run()
 
 
-class InferenceServer(_Server):
+class InferenceServer(BaseServer):
     """The notebook's side, with the pair of ways to run it."""
 
     def serve(self) -> None:
         """In a scoring run, answer a gateway in another process until that is done; else return at once."""
         if os.environ.get(RERUN):
-            self._serve()
+            self._serve_gateway()
 
     def run_local_gateway(
         self,
@@ -156,18 +160,18 @@ class InferenceServer(_Server):
         **__: Any,
     ) -> None:
         """Run the gateway in this very process; errors come out as they are."""
-        self._run_here(data_paths)
+        self._run_gateway_here(data_paths)
 
 
-class NewInferenceServer(_Server):
+class NewInferenceServer(BaseServer):
     """The same for competitions whose server has the one call `run`."""
 
     def run(self, competition_data_folder: str = "") -> None:
         """Serve in a scoring run, else run the gateway on the data of this folder."""
         if os.environ.get(RERUN):
-            self._serve()
+            self._serve_gateway()
         else:
-            self._run_here([competition_data_folder] if competition_data_folder else None)
+            self._run_gateway_here([competition_data_folder] if competition_data_folder else None)
 
 
 class AnyInferenceServer(InferenceServer, NewInferenceServer):
@@ -181,9 +185,9 @@ class Gateway:
     """Where the stand-in lies."""
 
     def __init__(self, data_paths: Sequence[str] | None = None) -> None:
-        self.options = Options.read(self.package / OPTIONS)
-        given = [data_paths] if isinstance(data_paths, str) else data_paths or ()
-        self.paths = [Path(path) for path in given]
+        self.options = GatewayOptions.read(self.package / OPTIONS)
+        given_paths = [data_paths] if isinstance(data_paths, str) else data_paths or ()
+        self.paths = [Path(path) for path in given_paths]
         first = self.paths[0] if self.paths else self.package.parent
         self.root = first if first.is_dir() else first.parent
         self.frames: Any = PandasFrames() if self.options.batches == "pandas" else PolarsFrames()
@@ -194,7 +198,7 @@ class Gateway:
         """Send every batch, write the submission and result.json into the current folder."""
         result: dict[str, Any] = {"Succeeded": False}
         try:
-            columns = self._predictions()
+            columns = self._collect_predictions()
             result |= {"Succeeded": True, "Rows": len(next(iter(columns.values())))}
         except GatewayRuntimeError as error:
             result |= {"ErrorType": error.kind, "ErrorDetails": error.text}
@@ -203,41 +207,43 @@ class Gateway:
             result["Batches"] = self.sent
             Path("result.json").write_text(json.dumps(result), encoding="utf-8")
 
-    def _predictions(self) -> dict[str, list[Any]]:
-        call = self.call or _Remote(self.options).send
-        test, sample = self._read("test"), self._read("sample_submission")
+    def _collect_predictions(self) -> dict[str, list[Any]]:
+        call = self.call or RemoteServer(self.options).send_batch
+        test, sample = self._read_table("test"), self._read_table("sample_submission")
         if test is None:
             kind = "GATEWAY_RAISED_EXCEPTION"
             raise GatewayRuntimeError(kind, f"'{self.root}' has no test.csv and no test.parquet")
         key = self.options.ids or next(iter((test if sample is None else sample).columns))
         ids = self.frames.column(test if key in test.columns else sample, key)
         targets = [name for name in sample.columns if name != key] if sample is not None else []
-        keeper = Answers(key=key, targets=targets)
-        for rows in self._batches(test, ids):
+        answers = AnswerTable(key=key, targets=targets)
+        for rows in self._make_batches(test, ids):
             self.sent += 1
-            known = {"test": test, "sample_submission": sample}
-            batch = [self.frames.take(known[name], rows) for name in self.options.sends]
-            began = time.monotonic()
+            tables = {"test": test, "sample_submission": sample}
+            batch = [self.frames.take(tables[name], rows) for name in self.options.sends]
+            started = time.monotonic()
             answer = call("predict", batch)
-            if self.sent > 1 and time.monotonic() - began > self.options.call_limit:
+            if self.sent > 1 and time.monotonic() - started > self.options.call_limit:
                 text = f"batch {self.sent} took longer than {self.options.call_limit:g} s"
                 raise GatewayRuntimeError("GRPC_DEADLINE_EXCEEDED", text)
-            keeper.add(answer, [ids[row] for row in rows], f"batch {self.sent}")
-        self.frames.write(keeper.columns, Path(self.options.submission))
-        return keeper.columns
+            answers.add_answer(answer, [ids[row] for row in rows], f"batch {self.sent}")
+        self.frames.write(answers.columns, Path(self.options.submission))
+        return answers.columns
 
-    def _read(self, name: str) -> Any:
+    def _read_table(self, name: str) -> Any:
         """Return the table of this name: that of the paths a notebook gave, else that of the data."""
         for path in self.paths:
             if path.suffix and not path.exists():
                 raise FileNotFoundError(f"no such file, as a path of the gateway: '{path}'")
-        given = [path for path in self.paths if path.stem == name and path.suffix in (".csv", ".parquet")]
-        for path in (*given, self.root / f"{name}.csv", self.root / f"{name}.parquet"):
+        given_tables = [
+            path for path in self.paths if path.stem == name and path.suffix in (".csv", ".parquet")
+        ]
+        for path in (*given_tables, self.root / f"{name}.csv", self.root / f"{name}.parquet"):
             if path.is_file():
                 return self.frames.read(path)
         return None
 
-    def _batches(self, test: Any, ids: Sequence[Any]) -> Iterator[list[int]]:
+    def _make_batches(self, test: Any, ids: Sequence[Any]) -> Iterator[list[int]]:
         """Yield the rows of each batch, the batches in random order."""
         if self.options.by:
             groups: dict[Any, list[int]] = {}
@@ -245,31 +251,29 @@ class Gateway:
                 groups.setdefault(value, []).append(row)
             batches = list(groups.values())
         else:
-            size = self.options.rows or max(1, min(MOST, len(ids) // SHARE))
+            size = self.options.rows or max(1, min(MAX_BATCH_ROWS, len(ids) // MIN_BATCHES))
             batches = [list(range(at, min(at + size, len(ids)))) for at in range(0, len(ids), size)]
         random.Random(self.options.seed).shuffle(batches)  # noqa: S311 - an order, no secret
         yield from reversed(batches) if os.environ.get(BACKWARDS) else batches
 
 
-class Answers:
+class AnswerTable:
     """What was predicted so far, each answer checked as it comes."""
 
     def __init__(self, *, key: str, targets: Sequence[str]) -> None:
         self.key, self.targets = key, list(targets)
         self.columns: dict[str, list[Any]] = {key: []}
 
-    def add(self, answer: Any, ids: Sequence[Any], batch: str) -> None:
+    def add_answer(self, answer: Any, ids: Sequence[Any], batch: str) -> None:
         """Keep an answer; raises GatewayRuntimeError for one that Kaggle's gateways would not take."""
-        table = self._table(answer, batch)
+        table = self._read_columns(answer, batch)
         rows = len(next(iter(table.values()), ()))
         if rows != len(ids):
-            shown = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
-            text = (
-                f"{batch}: {len(ids)} rows were asked for ({self.key}: {shown}), and predict returned {rows}"
-            )
+            first_ids = ", ".join(map(str, ids[:3])) + (", ..." if len(ids) > 3 else "")
+            text = f"{batch}: {len(ids)} rows were asked for ({self.key}: {first_ids}), and predict returned {rows}"
             raise GatewayRuntimeError("INVALID_SUBMISSION", text)
-        own = table.pop(self.key, None)
-        if own is not None and list(map(str, own)) != list(map(str, ids)):
+        answered_ids = table.pop(self.key, None)
+        if answered_ids is not None and list(map(str, answered_ids)) != list(map(str, ids)):
             text = f"{batch}: column '{self.key}' is not that of the batch, in the order of its rows"
             raise GatewayRuntimeError("INVALID_SUBMISSION", text)
         self.targets = self.targets or list(table)
@@ -279,7 +283,7 @@ class Answers:
         for name, values in {self.key: list(ids), **{name: table[name] for name in self.targets}}.items():
             self.columns.setdefault(name, []).extend(values)
 
-    def _table(self, answer: Any, batch: str) -> dict[str, list[Any]]:
+    def _read_columns(self, answer: Any, batch: str) -> dict[str, list[Any]]:
         """Return the columns of an answer: a data frame's own, those of a series or a single value under the target's."""
         family = type(answer).__module__.partition(".")[0]
         name = self.targets[0] if self.targets else "prediction"
@@ -320,7 +324,7 @@ class PolarsFrames:
 
     def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
         """Write a table."""
-        if written_as_csv(columns, path):
+        if write_csv(columns, path):
             return
         import polars as pl
 
@@ -346,7 +350,7 @@ class PandasFrames:
 
     def write(self, columns: Mapping[str, list[Any]], path: Path) -> None:
         """Write a table; pandas leaves parquet to pyarrow."""
-        if written_as_csv(columns, path):
+        if write_csv(columns, path):
             return
         import pandas as pd
         import pyarrow as pa  # noqa: F401 - so that a rehearsal's environment has it
@@ -354,7 +358,7 @@ class PandasFrames:
         pd.DataFrame(dict(columns)).to_parquet(path, index=False)
 
 
-def written_as_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
+def write_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
     """Write a table where a CSV is wanted; tells whether it did."""
     if path.suffix != ".csv":
         return False
@@ -365,15 +369,16 @@ def written_as_csv(columns: Mapping[str, list[Any]], path: Path) -> bool:
     return True
 
 
-class _Remote:
+class RemoteServer:
     """A server in another process, waited for when it is first called."""
 
-    def __init__(self, options: Options) -> None:
+    def __init__(self, options: GatewayOptions) -> None:
         self.options = options
         self.connection: Any = None
 
-    def send(self, name: str, batch: Sequence[Any]) -> Any:
-        self.connection = self.connection or self._connected()
+    def send_batch(self, name: str, batch: Sequence[Any]) -> Any:
+        """Send a batch and return the answer; the first call waits for the server to start."""
+        self.connection = self.connection or self._connect_server()
         try:
             self.connection.send((name, batch))
             kind, answer = self.connection.recv()
@@ -384,7 +389,7 @@ class _Remote:
             raise GatewayRuntimeError(kind, answer)
         return answer
 
-    def _connected(self) -> Any:
+    def _connect_server(self) -> Any:
         limit = time.monotonic() + self.options.start_limit
         while time.monotonic() < limit:
             try:
@@ -395,7 +400,7 @@ class _Remote:
         raise GatewayRuntimeError("SERVER_NEVER_STARTED", text)
 
 
-class AnyName(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class AnyNameImporter(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports a competition's own modules under any name: only its own package could tell what they are called."""
 
     def __init__(self, package: str) -> None:
@@ -403,11 +408,11 @@ class AnyName(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:  # noqa: ARG002
         """Return a module below the package, other than its `core`; files that are there come first."""
-        parent, _, rest = name.partition(".")
-        if parent != self.package or not rest or rest.partition(".")[0] == "core":
+        parent, _, module_name = name.partition(".")
+        if parent != self.package or not module_name or module_name.partition(".")[0] == "core":
             return None
-        if (last := rest.rpartition(".")[2])[:1].isupper():  # `from ...constraints import Constraints`
-            raise ImportError(self._missing(last))
+        if (last := module_name.rpartition(".")[2])[:1].isupper():  # `from ...constraints import Constraints`
+            raise ImportError(self._describe_missing(last))
         return importlib.machinery.ModuleSpec(name, self, is_package=True)
 
     def create_module(self, spec: Any) -> None:
@@ -422,16 +427,16 @@ class AnyName(importlib.abc.MetaPathFinder, importlib.abc.Loader):
                     return type(name, (base,), {"__module__": module.__name__})
             if name.startswith("__"):
                 raise AttributeError(name)
-            raise AttributeError(self._missing(name))
+            raise AttributeError(self._describe_missing(name))
 
         module.__getattr__ = answer  # type: ignore[method-assign]
 
-    def _missing(self, name: str) -> str:
-        said = f"the stand-in for the competition's {self.package} has no '{name}'"
-        return f"{said}: use the competition's own one, with its data in competition_data"
+    def _describe_missing(self, name: str) -> str:
+        problem = f"the stand-in for the competition's {self.package} has no '{name}'"
+        return f"{problem}: use the competition's own one, with its data in competition_data"
 
 
 def import_any_name(package: str) -> None:
     """Answer every import below this package."""
-    if not any(isinstance(finder, AnyName) and finder.package == package for finder in sys.meta_path):
-        sys.meta_path.append(AnyName(package))
+    if not any(isinstance(finder, AnyNameImporter) and finder.package == package for finder in sys.meta_path):
+        sys.meta_path.append(AnyNameImporter(package))

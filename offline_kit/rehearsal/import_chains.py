@@ -16,7 +16,7 @@ _EXPECTED = {"ImportError", "ModuleNotFoundError", "Exception", "BaseException",
 
 
 @dataclass(frozen=True)
-class _Import:
+class ImportStatement:
     """One import statement."""
 
     module: str
@@ -25,7 +25,7 @@ class _Import:
     """What is taken from it; each may be a module of its own."""
 
 
-def unavoidable(archives: Iterable[Path], roots: Iterable[str]) -> frozenset[str]:
+def find_unavoidable_imports(archives: Iterable[Path], roots: Iterable[str]) -> frozenset[str]:
     """Return the top-level names outside these wheels and sdists that importing `roots` imports.
 
     `roots` are dotted names of modules in the archives. What cannot be read or parsed imports nothing.
@@ -33,34 +33,38 @@ def unavoidable(archives: Iterable[Path], roots: Iterable[str]) -> frozenset[str
     tops = {root.partition(".")[0] for root in roots}
     sources: dict[str, tuple[str, bool]] = {}
     for path in archives:
-        sources |= dict(_modules(path, tops))
-    waiting, seen, outside = [*roots], set[str](), set[str]()
+        sources |= dict(_read_modules(path, tops))
+    waiting, visited, outside = [*roots], set[str](), set[str]()
     while waiting:
         module = waiting.pop()
-        if module in seen:
+        if module in visited:
             continue
-        seen.add(module)
+        visited.add(module)
         text, package = sources.get(module, ("", False))
-        for one in _imports(text, module if package else module.rpartition(".")[0]):
-            if one.module.partition(".")[0] in tops:
-                waiting += _with_parents(one, sources)
-            elif one.module:
-                outside.add(one.module.partition(".")[0])
+        for statement in _find_imports(text, module if package else module.rpartition(".")[0]):
+            if statement.module.partition(".")[0] in tops:
+                waiting += _list_with_parents(statement, sources)
+            elif statement.module:
+                outside.add(statement.module.partition(".")[0])
     return frozenset(outside)
 
 
-def _with_parents(one: _Import, sources: Mapping[str, object]) -> Iterator[str]:
-    words = one.module.split(".")
+def _list_with_parents(statement: ImportStatement, sources: Mapping[str, object]) -> Iterator[str]:
+    words = statement.module.split(".")
     yield from (".".join(words[:count]) for count in range(1, len(words) + 1))
-    yield from (name for name in (f"{one.module}.{taken}" for taken in one.names) if name in sources)
+    yield from (
+        name
+        for name in (f"{statement.module}.{imported_name}" for imported_name in statement.names)
+        if name in sources
+    )
 
 
-def _modules(path: Path, tops: set[str]) -> Iterator[tuple[str, tuple[str, bool]]]:
+def _read_modules(path: Path, tops: set[str]) -> Iterator[tuple[str, tuple[str, bool]]]:
     """Yield the modules of an archive by dotted name; the folders above a package do not count."""
     try:
-        for name, data in _members(path):
+        for name, data in _read_members(path):
             parts = list(PurePosixPath(name).with_suffix("").parts)
-            start = next((place for place, word in enumerate(parts) if word in tops), None)
+            start = next((index for index, word in enumerate(parts) if word in tops), None)
             if start is None:
                 continue
             package = parts[-1] == "__init__"
@@ -70,7 +74,7 @@ def _modules(path: Path, tops: set[str]) -> Iterator[tuple[str, tuple[str, bool]
         return
 
 
-def _members(path: Path) -> Iterator[tuple[str, bytes]]:
+def _read_members(path: Path) -> Iterator[tuple[str, bytes]]:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
@@ -84,33 +88,35 @@ def _members(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield member.name, stream.read()
 
 
-def _imports(text: str, package: str) -> Iterator[_Import]:
+def _find_imports(text: str, package: str) -> Iterator[ImportStatement]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
         return
-    for node in _certain(tree.body):
+    for node in _list_certain_statements(tree.body):
         if isinstance(node, ast.Import):
-            yield from (_Import(alias.name, ()) for alias in node.names)
+            yield from (ImportStatement(alias.name, ()) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*above, *([node.module] if node.module else [])])
-            yield _Import(module, tuple(alias.name for alias in node.names))
+            yield ImportStatement(module, tuple(alias.name for alias in node.names))
 
 
-def _certain(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+def _list_certain_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     """Yield the statements that run whenever the module is imported."""
     for node in body:
         if isinstance(node, ast.Try):
-            yield from _certain([] if _expects_failure(node) else node.body)
-            yield from _certain([*node.orelse, *node.finalbody] if not _expects_failure(node) else [])
+            yield from _list_certain_statements([] if _expects_import_failure(node) else node.body)
+            yield from _list_certain_statements(
+                [*node.orelse, *node.finalbody] if not _expects_import_failure(node) else []
+            )
         elif isinstance(node, (ast.With, ast.ClassDef)):
-            yield from _certain(node.body)
+            yield from _list_certain_statements(node.body)
         else:
             yield node
 
 
-def _expects_failure(node: ast.Try) -> bool:
+def _expects_import_failure(node: ast.Try) -> bool:
     for handler in node.handlers:
         caught = (
             {word.id for word in ast.walk(handler.type) if isinstance(word, ast.Name)}

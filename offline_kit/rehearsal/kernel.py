@@ -14,13 +14,13 @@ from offline_kit.notebook import imports
 from offline_kit.project.images import Image
 from offline_kit.project.types import Role
 from offline_kit.rehearsal import environments, import_chains, kit_facts, missing_packages, pythons
-from offline_kit.rehearsal.environments import Workshop
-from offline_kit.rehearsal.execution import Bench, Ran
-from offline_kit.rehearsal.kit_facts import KitFile, Plan
-from offline_kit.rehearsal.missing_packages import LackedBefore
-from offline_kit.rehearsal.pythons import Python
+from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
+from offline_kit.rehearsal.missing_packages import MissingPackageCache
+from offline_kit.rehearsal.pythons import Interpreter
 
-_RUNS = 4
+_MAX_RUNS = 4
 """Times that a run is begun at most, each with what the one before lacked."""
 _LAYERED = (
     "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
@@ -28,10 +28,10 @@ _LAYERED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ready:
+class KernelSetup:
     """A kernel that can be started."""
 
-    python: Python
+    python: Interpreter
     """Its interpreter."""
     launch: tuple[str, ...]
     """The words that start it, before its connection file."""
@@ -47,105 +47,121 @@ class Ready:
     """What of `used` the kit and its code say, before a run showed more."""
 
 
-def make_ready(
-    kit_files: Sequence[KitFile], code: Sequence[Path], image: Image, shop: Workshop, *, current: bool
-) -> Ready:
+def prepare_kernel(
+    kit_files: Sequence[KitFile],
+    code: Sequence[Path],
+    image: Image,
+    options: EnvironmentOptions,
+    *,
+    current: bool,
+) -> KernelSetup:
     """Return the kernel for a kit: the running interpreter under `current`, else one made for the image.
 
     `code` is what runs in it besides the kit's own: the notebook, and what that is rehearsed with. The same files
     and code get the same environment, in a rehearsal and at the local Kaggle.
     Raises ProjectError where the kit's wheels cannot be installed on this machine or this Python.
     """
-    install = kit_facts.read(kit_files)
-    used = _used(kit_files, install, code, image)
+    install = kit_facts.read_install_plan(kit_files)
+    used = _find_used_packages(kit_files, install, code, image)
     running = current or image.local
     derived = used
     if not running:
-        used = tuple(sorted({*used, *LackedBefore(shop.cache, image.name, used).names()} & {*image.packages}))
-    here = _tags(image, running=running)
-    _can_run(install, image, here, running=running)
-    ready = of_running(shop) if running else of_image(image, used, shop)
-    built = kit_facts.built_from_sdist(install, here)
-    more = (
-        [f"built from their sdists, since their wheels do not fit here: {', '.join(built)}"] if built else []
+        used = tuple(
+            sorted(
+                {*used, *MissingPackageCache(options.cache, image.name, used).read_names()}
+                & {*image.packages}
+            )
+        )
+    wheel_tags = _list_wheel_tags(image, running=running)
+    _check_wheels_fit(install, image, wheel_tags, running=running)
+    ready = make_running_kernel(options) if running else make_image_kernel(image, used, options)
+    built_packages = kit_facts.find_sdist_builds(install, wheel_tags)
+    build_notes = (
+        [f"built from their sdists, since their wheels do not fit here: {', '.join(built_packages)}"]
+        if built_packages
+        else []
     )
-    return replace(ready, used=used, derived=derived, notes=(*ready.notes, *more))
+    return replace(ready, used=used, derived=derived, notes=(*ready.notes, *build_notes))
 
 
-def of_image(image: Image, used: Iterable[str], shop: Workshop) -> Ready:
+def make_image_kernel(image: Image, used: Iterable[str], options: EnvironmentOptions) -> KernelSetup:
     """Return a kernel in an environment made for the image, with these of its packages."""
     names = tuple(used)
-    python = pythons.look(environments.kernel(image, names, shop))
+    python = pythons.inspect_interpreter(environments.make_kernel_environment(image, names, options))
     launch = (str(python.path), "-m", "ipykernel_launcher")
-    return Ready(python=python, launch=launch, mounts=(), used=names, notes=(), of_image=True)
+    return KernelSetup(python=python, launch=launch, mounts=(), used=names, notes=(), of_image=True)
 
 
-def of_running(shop: Workshop) -> Ready:
+def make_running_kernel(options: EnvironmentOptions) -> KernelSetup:
     """Return a kernel in the running environment; ipykernel is laid behind its packages where it has none."""
-    python = pythons.look(Path(sys.executable))
+    python = pythons.inspect_interpreter(Path(sys.executable))
     launch = (str(python.path), "-m", "ipykernel_launcher")
     mounts: tuple[Mount, ...] = ()
     notes = [f"run in the running environment, '{sys.prefix}'"]
     if "ipykernel" not in python.packages:
-        layer = environments.layer(["ipykernel"], Path(sys.executable), shop)
+        layer = environments.make_layer(["ipykernel"], Path(sys.executable), options)
         launch = (str(python.path), "-c", _LAYERED.format(str(layer)))
         mounts = (Mount(inside=str(layer), source=layer),)
         notes.append("ipykernel was laid behind its own packages, since it has none")
-    return Ready(python=python, launch=launch, mounts=mounts, used=(), notes=tuple(notes))
+    return KernelSetup(python=python, launch=launch, mounts=mounts, used=(), notes=tuple(notes))
 
 
-def with_kernel(bench: Bench, ready: Ready) -> Bench:
+def set_kernel(environment: RehearsalEnvironment, kernel: KernelSetup) -> RehearsalEnvironment:
     """Return the bench with a kernel and all that it needs to be shown."""
     return replace(
-        bench,
-        kernel=ready.launch,
-        shown=(*ready.python.mounts, *ready.mounts, *bench.shown),
-        links={**bench.links, **ready.python.links},
+        environment,
+        kernel=kernel.launch,
+        python_mounts=(*kernel.python.mounts, *kernel.mounts, *environment.python_mounts),
+        links={**environment.links, **kernel.python.links},
     )
 
 
-def run_complete(
-    ready: Ready, image: Image, shop: Workshop, run: Callable[[Ready], Ran]
-) -> tuple[Ready, Ran]:
+def run_until_complete(
+    kernel: KernelSetup, image: Image, options: EnvironmentOptions, run: Callable[[KernelSetup], Ran]
+) -> tuple[KernelSetup, Ran]:
     """Run, and run again with what the image has and the run lacked; returns the last run and its kernel.
 
     What cannot be installed is left to the verdict on the run that failed.
     """
-    ran = run(ready)
-    for _ in range(_RUNS - 1):
+    result = run(kernel)
+    for _ in range(_MAX_RUNS - 1):
         missing = (
-            missing_packages.lacked(ran, image.packages, ready.python.packages) if ready.of_image else ()
+            missing_packages.find_missing_packages(result, image.packages, kernel.python.packages)
+            if kernel.of_image
+            else ()
         )
         if not missing:
             break
-        shown = ", ".join(missing)
+        names = ", ".join(missing)
         try:
-            more = of_image(image, sorted({*ready.used, *missing}), shop)
+            new_kernel = make_image_kernel(image, sorted({*kernel.used, *missing}), options)
         except OfflineKitError as error:
-            shop.report.warn(f"the image has {shown}, which could not be added here: {error.what}")
+            options.report.warn(f"the image has {names}, which could not be added here: {error.what}")
             break
-        note = f"added {shown}: the image has it, and nothing that was read imports it by name"
-        shop.report.note(f"{note}; running the notebook again")
-        LackedBefore(shop.cache, image.name, ready.derived).add(missing)
-        ready = replace(more, derived=ready.derived, notes=(*ready.notes, note))
-        ran = run(ready)
-    return ready, ran
+        note = f"added {names}: the image has it, and nothing that was read imports it by name"
+        options.report.note(f"{note}; running the notebook again")
+        MissingPackageCache(options.cache, image.name, kernel.derived).add_names(missing)
+        kernel = replace(new_kernel, derived=kernel.derived, notes=(*kernel.notes, note))
+        result = run(kernel)
+    return kernel, result
 
 
-def _used(kit_files: Sequence[KitFile], install: Plan, code: Sequence[Path], image: Image) -> tuple[str, ...]:
+def _find_used_packages(
+    kit_files: Sequence[KitFile], install: InstallPlan, code: Sequence[Path], image: Image
+) -> tuple[str, ...]:
     """Return what of the image the run needs.
 
     That is: provided pins, what the user's own code imports, what the kit's packages import undeclared.
     """
     archives = [path for entry, path in kit_files if entry.role in (Role.WHEEL, Role.SDIST)]
-    found = imports.of_files([*code, *_own_code(kit_files, install)])
-    found |= import_chains.unavoidable(archives, install.imports())
-    found |= imports.of_formats(entry.original for entry, _ in kit_files)
-    own = install.top_levels() | frozenset(_own_names(kit_files))
-    return tuple(sorted({*install.provided, *imports.distributions(found - own, image.packages)}))
+    import_names = imports.of_files([*code, *_list_own_code(kit_files, install)])
+    import_names |= import_chains.find_unavoidable_imports(archives, install.proof_imports())
+    import_names |= imports.of_formats(entry.original for entry, _ in kit_files)
+    own = install.top_level_names() | frozenset(_list_own_names(kit_files))
+    return tuple(sorted({*install.provided, *imports.distributions(import_names - own, image.packages)}))
 
 
-def _own_code(kit_files: Sequence[KitFile], install: Plan) -> Iterator[Path]:
+def _list_own_code(kit_files: Sequence[KitFile], install: InstallPlan) -> Iterator[Path]:
     wheels = {item.get("wheel") for item in install.install if item.get("role") == "own"}
     for entry, path in kit_files:
         name = entry.original.rpartition("/")[2]
@@ -153,13 +169,13 @@ def _own_code(kit_files: Sequence[KitFile], install: Plan) -> Iterator[Path]:
             yield path
 
 
-def _own_names(kit_files: Sequence[KitFile]) -> Iterator[str]:
+def _list_own_names(kit_files: Sequence[KitFile]) -> Iterator[str]:
     for entry, _ in kit_files:
         if entry.role is Role.SOURCE:
             yield from Path(entry.original).with_suffix("").parts
 
 
-def _tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
+def _list_wheel_tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
     """Return the wheel tags of the Python that the kernel will run on, on this machine."""
     if running:
         return tuple(tags.sys_tags())
@@ -170,22 +186,26 @@ def _tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
     return (*own, *tags.compatible_tags(version, interpreter, platforms))
 
 
-def _can_run(install: Plan, image: Image, here: Iterable[Tag], *, running: bool) -> None:
-    unfit = kit_facts.unfit(install, here)
+def _check_wheels_fit(
+    install: InstallPlan, image: Image, wheel_tags: Iterable[Tag], *, running: bool
+) -> None:
+    unfit = kit_facts.find_unfit_wheels(install, wheel_tags)
     if not unfit:
         return
     if sys.platform != "linux":
-        what = f"{len(unfit)} wheels of the kit are for Kaggle's Linux and cannot be installed on this system"
+        problem = (
+            f"{len(unfit)} wheels of the kit are for Kaggle's Linux and cannot be installed on this system"
+        )
         hint = "rehearse in docker or WSL2 (Linux, x86_64), or on a Linux machine"
     elif running:
         minor = "{}.{}".format(*sys.version_info)
-        what = f"{len(unfit)} wheels of the kit do not fit the running Python {minor} ({image.name} has {image.python_minor})"
+        problem = f"{len(unfit)} wheels of the kit do not fit the running Python {minor} ({image.name} has {image.python_minor})"
         hint = f"rehearse with --env matching, or from a Python {image.python_minor}"
     else:
-        what = f"{len(unfit)} wheels of the kit do not fit this machine"
+        problem = f"{len(unfit)} wheels of the kit do not fit this machine"
         glibc = "{}.{}".format(*image.glibc)
         hint = (
             f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in docker"
             " (--platform linux/amd64)"
         )
-    raise ProjectError(what, hint=hint, details=unfit)
+    raise ProjectError(problem, hint=hint, details=unfit)

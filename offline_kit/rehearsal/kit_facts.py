@@ -19,7 +19,7 @@ KitFile = tuple[FileEntry, Path]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class InstallPlan:
     """The install plan of the kit's packages, as far as a rehearsal asks for it."""
 
     image: str
@@ -31,28 +31,28 @@ class Plan:
     provided: Mapping[str, str]
     """What the image has to provide: normalized name to version."""
 
-    def imports(self) -> tuple[str, ...]:
+    def proof_imports(self) -> tuple[str, ...]:
         """Return the dotted names that the notebook imports as a proof."""
         return tuple(name for item in self.install for name in item.get("imports", ()))
 
-    def own(self) -> frozenset[str]:
+    def own_packages(self) -> frozenset[str]:
         """Return the import names of the project's own packages."""
         items = (item for item in self.install if item.get("role") == "own")
         return frozenset(name.partition(".")[0] for item in items for name in item.get("imports", ()))
 
-    def top_levels(self) -> frozenset[str]:
+    def top_level_names(self) -> frozenset[str]:
         """Return the import names that the kit itself brings."""
-        return frozenset(name.partition(".")[0] for name in self.imports())
+        return frozenset(name.partition(".")[0] for name in self.proof_imports())
 
 
-def read(kit_files: Iterable[KitFile]) -> Plan:
+def read_install_plan(kit_files: Iterable[KitFile]) -> InstallPlan:
     """Read the install plan from a kit's packages; a kit without packages has an empty one."""
-    plan = Plan(image="", python="", install=(), provided={})
+    plan = InstallPlan(image="", python="", install=(), provided={})
     for path in [path for entry, path in kit_files if entry.role is Role.LOCK]:
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
             provided = {item["name"]: item["version"] for item in raw["provided"]}
-            plan = Plan(
+            plan = InstallPlan(
                 image=plan.image or raw.get("image", ""),
                 python=plan.python or raw["python"],
                 install=(*plan.install, *raw["install"]),
@@ -63,23 +63,23 @@ def read(kit_files: Iterable[KitFile]) -> Plan:
     return plan
 
 
-def files_of(kit: Kit) -> tuple[KitFile, ...]:
+def list_kit_files(kit: Kit) -> tuple[KitFile, ...]:
     """Return every file of the kit with its place on this disk."""
     return tuple(
         (entry, kit.part_folder(part) / entry.stored) for part in kit.parts for entry in part.entries
     )
 
 
-def mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
+def list_mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
     """Return every file of the kits whose parts are among these folders, as a notebook finds them mounted."""
-    found: list[KitFile] = []
+    kit_files: list[KitFile] = []
     for folder in folders:
         with suppress(ProjectError):
-            found += [(entry, folder / entry.stored) for entry in manifest.read_manifest(folder).entries]
-    return tuple((entry, path) for entry, path in found if path.is_file())
+            kit_files += [(entry, folder / entry.stored) for entry in manifest.read_manifest(folder).entries]
+    return tuple((entry, path) for entry, path in kit_files if path.is_file())
 
 
-def notebook_of(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
+def read_notebook(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
     """Return the kit's notebook and its kernel-metadata; ProjectError where one is missing."""
     folder = kit.folder / "notebook"
     try:
@@ -94,29 +94,29 @@ def notebook_of(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
     return path, metadata
 
 
-def unfit(plan: Plan, tags: Iterable[Tag]) -> tuple[str, ...]:
+def find_unfit_wheels(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]:
     """Return the wheel names that a Python with these tags cannot install and that have no sdist beside them."""
-    here = frozenset(tags)
-    bad = []
+    fitting_tags = frozenset(tags)
+    unfit_wheels = []
     for item in plan.install:
         wheel = item.get("wheel")
-        if wheel and not item.get("sdist") and not _fits(wheel, here):
-            bad.append(str(wheel))
-    return tuple(bad)
+        if wheel and not item.get("sdist") and not _fits_tags(wheel, fitting_tags):
+            unfit_wheels.append(str(wheel))
+    return tuple(unfit_wheels)
 
 
-def built_from_sdist(plan: Plan, tags: Iterable[Tag]) -> tuple[str, ...]:
+def find_sdist_builds(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]:
     """Return the packages whose wheel does not fit such a Python, so that their sdist is built instead."""
-    here = frozenset(tags)
+    fitting_tags = frozenset(tags)
     return tuple(
         str(item["name"])
         for item in plan.install
-        if item.get("wheel") and item.get("sdist") and not _fits(item["wheel"], here)
+        if item.get("wheel") and item.get("sdist") and not _fits_tags(item["wheel"], fitting_tags)
     )
 
 
-def _fits(wheel: str, here: frozenset[Tag]) -> bool:
+def _fits_tags(wheel: str, fitting_tags: frozenset[Tag]) -> bool:
     try:
-        return bool(parse_wheel_filename(wheel)[3] & here)
+        return bool(parse_wheel_filename(wheel)[3] & fitting_tags)
     except InvalidWheelFilename:
         return False

@@ -34,54 +34,58 @@ _ENGINES_OF_ONE = 1
 """Of several engines that would do, so many are taken."""
 
 
-def lacked(ran: Ran, image: Mapping[str, str], installed: Container[str]) -> tuple[str, ...]:
+def find_missing_packages(
+    result: Ran, image: Mapping[str, str], installed: Container[str]
+) -> tuple[str, ...]:
     """Return the image's distributions whose absence the run's errors name; `installed` are not among them."""
-    found: dict[str, None] = {}
-    for line in _errors(ran):
-        for group in _named(line):
-            known = [name for word in group for name in _distributions(word, image) if name not in installed]
-            found |= dict.fromkeys(known[:_ENGINES_OF_ONE])
-    return tuple(found)
+    distributions: dict[str, None] = {}
+    for line in _read_import_errors(result):
+        for group in _parse_names(line):
+            candidates = [
+                name for word in group for name in _match_distributions(word, image) if name not in installed
+            ]
+            distributions |= dict.fromkeys(candidates[:_ENGINES_OF_ONE])
+    return tuple(distributions)
 
 
-def _errors(ran: Ran) -> Iterator[str]:
+def _read_import_errors(result: Ran) -> Iterator[str]:
     """Yield the errors of failed imports: of the cell that failed, and of scripts that it started."""
-    cell = execution.stopped_at(execution.cells(ran.executed))
+    cell = execution.find_stopped_cell(execution.read_cells(result.executed))
     if cell and _FAILED_IMPORT.search(cell.message):
         yield from cell.message.splitlines()
-    if ran.log.is_file():
-        with ran.log.open(encoding="utf-8", errors="replace") as lines:
+    if result.log.is_file():
+        with result.log.open(encoding="utf-8", errors="replace") as lines:
             yield from (line for line in lines if _FAILED_IMPORT.match(line))
 
 
-def _named(line: str) -> Iterator[list[str]]:
+def _parse_names(line: str) -> Iterator[list[str]]:
     """Yield the groups of names in an error; one of each group is enough."""
     for pattern in _NAMES:
         for text in pattern.findall(line):
             yield [word.strip("' ") for word in text.split(",")]
 
 
-def _distributions(word: str, image: Mapping[str, str]) -> list[str]:
+def _match_distributions(word: str, image: Mapping[str, str]) -> list[str]:
     own = canonicalize_name(word)
     return [*imports.distributions([word.partition(".")[0]], image), *([own] if own in image else [])]
 
 
-class LackedBefore:
+class MissingPackageCache:
     """What runs with the same packages lacked before: kept in the cache, so that no second run fails for it."""
 
     def __init__(self, cache: Path, image: str, packages: Iterable[str]) -> None:
         key = hashlib.sha256(repr((image, sorted(packages))).encode()).hexdigest()[:20]
         self._path = cache / "environments" / "lacked" / f"{key}.txt"
 
-    def names(self) -> tuple[str, ...]:
+    def read_names(self) -> tuple[str, ...]:
         """Return the distributions, sorted."""
         try:
             return tuple(sorted(set(self._path.read_text(encoding="utf-8").split())))
         except OSError:
             return ()
 
-    def add(self, names: Iterable[str]) -> None:
+    def add_names(self, names: Iterable[str]) -> None:
         """Keep more of them."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        text = "\n".join(sorted({*self.names(), *names}))
+        text = "\n".join(sorted({*self.read_names(), *names}))
         files.write_atomic(self._path, f"{text}\n")

@@ -12,12 +12,12 @@ from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import MADE_UP, KitError
 from offline_kit.project import kaggle_rules, kaggle_sources
 from offline_kit.project.config_keys import LAYOUTS
-from offline_kit.project.kaggle_sources import Source
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.kaggle_sources import KaggleSource
+from offline_kit.project.types import Kit, KitPart
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class MountedInputs:
     """What a rehearsal mounts below /kaggle/input."""
 
     mounts: tuple[Mount, ...]
@@ -31,7 +31,7 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class MountRequest:
     """What is to be mounted, and how."""
 
     kit: Kit
@@ -52,92 +52,99 @@ class Wanted:
     """Rows of the test set, repeated under new ids where there are fewer; None: all of them."""
     copies: Mapping[str, Path] = field(default_factory=dict)
     """Local copies of other sources by "dataset:owner/slug", "notebook:owner/slug", "model:..."; mounted as they are."""
-    homes: Mapping[str, str] = field(default_factory=dict)
+    part_sources: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
-    laid: Mapping[str, Path] = field(default_factory=dict)
+    added_folders: Mapping[str, Path] = field(default_factory=dict)
     """Folders that the competition's mount has besides the copy's, by name."""
 
 
-def lay_out(wanted: Wanted, folder: Path) -> Inputs:
+def lay_out_inputs(request: MountRequest, folder: Path) -> MountedInputs:
     """Make /kaggle/input in `folder` and say what is mounted where; the data itself is never copied.
 
     Raises ProjectError where Kaggle would refuse the kit's files, or the data is no folder.
     """
-    if wanted.layout not in LAYOUTS:
-        raise UsageError(f"unknown layout '{wanted.layout}'", hint=f"one of {', '.join(LAYOUTS)}")
+    if request.layout not in LAYOUTS:
+        raise UsageError(f"unknown layout '{request.layout}'", hint=f"one of {', '.join(LAYOUTS)}")
     folder.mkdir(parents=True)
-    parts = _mount_kit(wanted, folder)
-    others, notes = _mount_others(wanted, folder)
-    mounts = [Mount(inside="/kaggle/input", source=folder), *parts, *others]
-    sample = wanted.sample
-    if wanted.data is None:
+    parts = _mount_kit(request, folder)
+    other_mounts, notes = _mount_attached(request, folder)
+    mounts = [Mount(inside="/kaggle/input", source=folder), *parts, *other_mounts]
+    sample = request.sample
+    if request.data is None:
         notes.append("no competition data is mounted: set competition_data to a local copy, or a part of it")
-        return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
-    if not wanted.data.is_dir():
+        return MountedInputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
+    if not request.data.is_dir():
         raise ProjectError(
-            f"the competition's data '{wanted.data}' is no folder", hint="set competition_data"
+            f"the competition's data '{request.data}' is no folder", hint="set competition_data"
         )
-    slug = wanted.competition or next(iter(wanted.metadata.get("competition_sources") or ()), "")
+    slug = request.competition or next(iter(request.metadata.get("competition_sources") or ()), "")
     if not slug:
         slug = MADE_UP
         notes.append(f"no competition is configured: its data is mounted under the made-up slug '{slug}'")
-    place = f"competitions/{slug}" if wanted.layout == "new" else slug
-    (folder / place).mkdir(parents=True, exist_ok=True)
-    inside = f"/kaggle/input/{place}"
+    mount_path = f"competitions/{slug}" if request.layout == "new" else slug
+    (folder / mount_path).mkdir(parents=True, exist_ok=True)
+    inside = f"/kaggle/input/{mount_path}"
     mounts += (
-        _among(wanted.data, wanted.laid, folder / place, inside)
-        if wanted.laid
-        else [Mount(inside=inside, source=wanted.data.resolve())]
+        _mount_entries(request.data, request.added_folders, folder / mount_path, inside)
+        if request.added_folders
+        else [Mount(inside=inside, source=request.data.resolve())]
     )
-    mounts += _behind_links(wanted.data)
-    sample = sample or find_sample(wanted.data)
-    if wanted.rows is not None:
-        covers, sample = _cut(wanted.data, sample, wanted.rows, folder.with_name("cut"))
+    mounts += _mount_link_targets(request.data)
+    sample = sample or find_sample(request.data)
+    if request.rows is not None:
+        covers, sample = _cut_test_rows(request.data, sample, request.rows, folder.with_name("cut"))
         mounts += [Mount(inside=f"{inside}/{path.name}", source=path) for path in covers]
         cut = (
             ", ".join(path.name for path in covers)
             or "nothing: no test*.csv, test* folder or sample was found"
         )
-        notes.append(f"test set of {wanted.rows} rows: {cut}")
-    return Inputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes), data=inside)
+        notes.append(f"test set of {request.rows} rows: {cut}")
+    return MountedInputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes), data=inside)
 
 
-def _mount_kit(wanted: Wanted, folder: Path) -> list[Mount]:
+def _mount_kit(request: MountRequest, folder: Path) -> list[Mount]:
     """Put every part of the kit into its place: through Kaggle's treatment, where it is a dataset."""
     mounts = []
-    for part in wanted.kit.parts:
-        if home := wanted.homes.get(part.name):
+    for part in request.kit.parts:
+        if part_source := request.part_sources.get(part.name):
             # Outputs of notebooks and models are mounted as they are.
             mounts.append(
-                _mount(wanted.kit.part_folder(part), kaggle_sources.parse(home), wanted.layout, folder)
+                _mount_source(
+                    request.kit.part_folder(part),
+                    kaggle_sources.parse_source(part_source),
+                    request.layout,
+                    folder,
+                )
             )
             continue
-        owner, _, slug = _dataset(wanted, part).rpartition("/")
-        place = Path("datasets", owner or "you", slug) if wanted.layout == "new" else Path(slug)
-        kaggle_rules.treat(wanted.kit.part_folder(part), folder / place)
+        owner, _, slug = _name_dataset(request, part).rpartition("/")
+        mount_path = Path("datasets", owner or "you", slug) if request.layout == "new" else Path(slug)
+        kaggle_rules.apply_upload_rules(request.kit.part_folder(part), folder / mount_path)
     return mounts
 
 
-def _dataset(wanted: Wanted, part: Part) -> str:
-    dataset = wanted.dataset or "offline-kit"
-    return dataset if len(wanted.kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
+def _name_dataset(request: MountRequest, part: KitPart) -> str:
+    dataset = request.dataset or "offline-kit"
+    return dataset if len(request.kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
 
 
-def _mount(copy: Path, source: Source, layout: str, folder: Path) -> Mount:
-    place = source.place(layout)
-    (folder / place).mkdir(parents=True, exist_ok=True)
-    return Mount(inside=f"/kaggle/input/{place}", source=copy.resolve())
+def _mount_source(copy: Path, source: KaggleSource, layout: str, folder: Path) -> Mount:
+    mount_path = source.mount_path(layout)
+    (folder / mount_path).mkdir(parents=True, exist_ok=True)
+    return Mount(inside=f"/kaggle/input/{mount_path}", source=copy.resolve())
 
 
-def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]:
+def _mount_attached(request: MountRequest, folder: Path) -> tuple[list[Mount], list[str]]:
     """Return mounts of the local copies of what else is attached, and a note for each source without one."""
-    own = {f"dataset:{_dataset(wanted, part)}" for part in wanted.kit.parts} | set(wanted.homes.values())
-    ours = {_unversioned(home) for home in wanted.homes.values() if home.startswith("model:")}
+    own_sources = {f"dataset:{_name_dataset(request, part)}" for part in request.kit.parts} | set(
+        request.part_sources.values()
+    )
+    own_models = {_strip_version(home) for home in request.part_sources.values() if home.startswith("model:")}
     mounts, notes = [], []
-    for source in kaggle_sources.of_metadata(wanted.metadata):
-        if str(source) in own or _unversioned(str(source)) in ours:
+    for source in kaggle_sources.list_attached_sources(request.metadata):
+        if str(source) in own_sources or _strip_version(str(source)) in own_models:
             continue
-        copy = wanted.copies.get(str(source))
+        copy = request.copies.get(str(source))
         if copy is None:
             notes.append(
                 f"'{source.ref}' is attached to the notebook, but not mounted in the rehearsal:"
@@ -148,24 +155,26 @@ def _mount_others(wanted: Wanted, folder: Path) -> tuple[list[Mount], list[str]]
             raise ProjectError(
                 f"the local copy of '{source}', '{copy}', is no folder", hint="correct `copies`"
             )
-        mounts.append(_mount(copy, source, wanted.layout, folder))
+        mounts.append(_mount_source(copy, source, request.layout, folder))
     return mounts, notes
 
 
-def _unversioned(model: str) -> str:
+def _strip_version(model: str) -> str:
     """Return what is the same of a model of ours before and after its push, which gives owner and version."""
     return model.partition("/")[2].rpartition("/")[0]
 
 
-def _among(data: Path, laid: Mapping[str, Path], place: Path, inside: str) -> list[Mount]:
+def _mount_entries(
+    data: Path, added_folders: Mapping[str, Path], mount_folder: Path, inside: str
+) -> list[Mount]:
     """Return the entries of the data one by one, and what is laid among them, with a place to mount each at."""
-    entries = {path.name: path for path in sorted(data.iterdir()) if path.exists()} | dict(laid)
+    entries = {path.name: path for path in sorted(data.iterdir()) if path.exists()} | dict(added_folders)
     for name, path in entries.items():
-        (place / name).mkdir() if path.is_dir() else (place / name).touch()
+        (mount_folder / name).mkdir() if path.is_dir() else (mount_folder / name).touch()
     return [Mount(inside=f"{inside}/{name}", source=path.resolve()) for name, path in entries.items()]
 
 
-def _behind_links(data: Path) -> list[Mount]:
+def _mount_link_targets(data: Path) -> list[Mount]:
     """Return what links at the top of the data lead to, at its own path, so that they lead there in the box too."""
     links = [path for path in data.iterdir() if path.is_symlink() and path.readlink().is_absolute()]
     targets = {path.readlink() for path in links if path.exists()}
@@ -177,18 +186,18 @@ def find_sample(data: Path) -> Path | None:
     exact = data / "sample_submission.csv"
     if exact.is_file():
         return exact
-    likely = sorted(path for path in data.glob("*.csv") if {"sample", "sub"} <= _words(path.stem))
+    likely = sorted(path for path in data.glob("*.csv") if {"sample", "sub"} <= _split_words(path.stem))
     return likely[0] if likely else None
 
 
-def _words(stem: str) -> set[str]:
+def _split_words(stem: str) -> set[str]:
     return {
         word[:6] if word.startswith("sample") else word[:3]
         for word in stem.lower().replace("-", "_").split("_")
     }
 
 
-def _cut(data: Path, sample: Path | None, rows: int, into: Path) -> tuple[list[Path], Path | None]:
+def _cut_test_rows(data: Path, sample: Path | None, rows: int, into: Path) -> tuple[list[Path], Path | None]:
     into.mkdir()
     try:
         return kit_rows.cut_rows(data, sample, rows, into, files.link_or_copy)

@@ -24,7 +24,7 @@ print(json.dumps({
 
 
 @dataclass(frozen=True, kw_only=True)
-class Python:
+class Interpreter:
     """An interpreter of this machine."""
 
     path: Path
@@ -39,52 +39,56 @@ class Python:
     """Symbolic links that lead to it."""
 
 
-def look(path: Path) -> Python:
+def inspect_interpreter(path: Path) -> Interpreter:
     """Ask an interpreter where it lies and what it has; OutsideError where it does not answer."""
     try:
-        done = processes.run_command(
+        answer = processes.run_command(
             [path, "-c", _ASK], env=processes.copy_environment(PYTHONPATH=None, PYTHONHOME=None), timeout=60
         )
-        said = json.loads(done.out.strip().splitlines()[-1])
+        facts = json.loads(answer.out.strip().splitlines()[-1])
     except (OfflineKitError, ValueError, IndexError) as error:
         raise OutsideError(
             f"the Python '{path}' does not answer: {error}", hint="check that it runs"
         ) from error
-    places = [Path(said["prefix"]), *(Path(place) for place in said["base"])]
+    folders = [Path(facts["prefix"]), *(Path(folder) for folder in facts["base"])]
     mounts = {
-        str(place): Mount(inside=str(place), source=place.resolve()) for place in places if _hidden(place)
+        str(folder): Mount(inside=str(folder), source=folder.resolve())
+        for folder in folders
+        if _is_hidden(folder)
     }
-    for place in places:
-        real = place.resolve()
-        if _hidden(real):
+    for folder in folders:
+        real = folder.resolve()
+        if _is_hidden(real):
             mounts.setdefault(str(real), Mount(inside=str(real), source=real))
-    return Python(
+    return Interpreter(
         path=path,
-        version=said["version"],
-        packages=said["packages"],
-        mounts=_outermost(mounts),
-        links=_links(path, tuple(mounts)),
+        version=facts["version"],
+        packages=facts["packages"],
+        mounts=_keep_outermost(mounts),
+        links=_find_links(path, tuple(mounts)),
     )
 
 
-def _hidden(place: Path) -> bool:
+def _is_hidden(folder: Path) -> bool:
     """Whether the sandbox does not show this folder anyway as part of the system."""
-    return len(place.parts) > 1 and place.parts[1] not in SYSTEM and place.is_dir()
+    return len(folder.parts) > 1 and folder.parts[1] not in SYSTEM and folder.is_dir()
 
 
-def _outermost(mounts: Mapping[str, Mount]) -> tuple[Mount, ...]:
-    places = [Path(inside) for inside in mounts]
-    kept = [p for p in places if not any(p != other and p.is_relative_to(other) for other in places)]
-    return tuple(mounts[str(place)] for place in kept)
+def _keep_outermost(mounts: Mapping[str, Mount]) -> tuple[Mount, ...]:
+    folders = [Path(inside) for inside in mounts]
+    outermost = [
+        p for p in folders if not any(p != parent and p.is_relative_to(parent) for parent in folders)
+    ]
+    return tuple(mounts[str(folder)] for folder in outermost)
 
 
-def _links(path: Path, shown: tuple[str, ...]) -> dict[str, str]:
+def _find_links(path: Path, mounted: tuple[str, ...]) -> dict[str, str]:
     """Return the links between the started path and the real file that lie outside of what is shown."""
-    found: dict[str, str] = {}
+    links: dict[str, str] = {}
     while path.is_symlink():
         target = path.readlink()
-        inside = any(path.is_relative_to(place) for place in shown) or not _hidden(path.parent)
+        inside = any(path.is_relative_to(folder) for folder in mounted) or not _is_hidden(path.parent)
         if not inside:
-            found[str(path)] = str(target)
+            links[str(path)] = str(target)
         path = path.parent / target
-    return found
+    return links

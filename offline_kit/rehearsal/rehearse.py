@@ -28,12 +28,12 @@ from offline_kit.rehearsal import (
 from offline_kit.rehearsal import (
     submission_check as submission,
 )
-from offline_kit.rehearsal.environments import Workshop
-from offline_kit.rehearsal.execution import Bench, Ran
-from offline_kit.rehearsal.gateway import Service
-from offline_kit.rehearsal.kernel import Ready
-from offline_kit.rehearsal.pythons import Python
-from offline_kit.rehearsal.verdict import Verdict
+from offline_kit.rehearsal.environments import EnvironmentOptions
+from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
+from offline_kit.rehearsal.gateway import GatewayService
+from offline_kit.rehearsal.kernel import KernelSetup
+from offline_kit.rehearsal.pythons import Interpreter
+from offline_kit.rehearsal.verdict import RunVerdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class RehearsalRequest:
     """Asks a person about them."""
     copies: Mapping[str, Path] = field(default_factory=dict)
     """Local copies of what is attached besides the kit; see `mounts.Wanted`."""
-    homes: Mapping[str, str] = field(default_factory=dict)
+    part_sources: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets; see `mounts.Wanted`."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """The notebook's params: those of an inference server say how its gateway is."""
@@ -124,7 +124,7 @@ class Rehearsal:
     """What may spoil the score all the same; told when it passed."""
 
 
-def rehearse(
+def rehearse_kit(
     request: RehearsalRequest, settings: IndexSettings, *, cache: Path, report: Reporter = SILENT
 ) -> Rehearsal:
     """Run the kit's notebook offline and check what it wrote; the evidence lies in <kit>/rehearsal/.
@@ -134,59 +134,71 @@ def rehearse(
     OutsideError where no sandbox works or the index says no. The last rehearsal's evidence stays until
     there is some of this one, failed or not.
     """
-    _check(request)
-    notebook, metadata = kit_facts.notebook_of(request.kit)
-    chosen = sandbox.find_sandbox(request.sandboxes, report=report)
-    shop = Workshop(settings=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report)
+    _check_request(request)
+    notebook, metadata = kit_facts.read_notebook(request.kit)
+    runner = sandbox.find_sandbox(request.sandboxes, report=report)
+    options = EnvironmentOptions(
+        index=settings, cache=cache, yes=request.yes, confirm=request.confirm, report=report
+    )
     files.sweep_stages(request.kit.folder / "rehearsal")
     with files.stage_folder(request.kit.folder / "rehearsal") as folder:
-        service = _service(request, notebook, folder / "run" / "gateway")
+        service = _prepare_service(request, notebook, folder / "run" / "gateway")
         code = (notebook, *(service.code if service else ()))
-        kit_files, current = kit_facts.files_of(request.kit), request.env == "current"
-        ready = kernel.make_ready(kit_files, code, request.image, shop, current=current)
-        papermill = pythons.look(environments.papermill(shop))
-        level, _ = fidelity.compare(request.image, ready.python, ready.used)
-        report.step(f"rehearsing in {chosen.kind}, fidelity {level}, Python {ready.python.version}")
-        inputs = mounts.lay_out(_wanted(request, metadata, service), folder / "run" / "input")
-        plain = _bench(request, notebook, inputs, papermill)
-        plain = replace(plain, python_path=gateway.python_path(service, notebook, inputs.data))
+        kit_files, current = kit_facts.list_kit_files(request.kit), request.env == "current"
+        prepared = kernel.prepare_kernel(kit_files, code, request.image, options, current=current)
+        papermill = pythons.inspect_interpreter(environments.make_papermill_environment(options))
+        level, _ = fidelity.measure_fidelity(request.image, prepared.python, prepared.used)
+        report.step(f"rehearsing in {runner.kind}, fidelity {level}, Python {prepared.python.version}")
+        inputs = mounts.lay_out_inputs(
+            _make_mount_request(request, metadata, service), folder / "run" / "input"
+        )
+        base_environment = _describe_environment(request, notebook, inputs, papermill)
+        base_environment = replace(
+            base_environment, python_path=gateway.find_python_path(service, notebook, inputs.data)
+        )
         box = folder / "run" / "box"
 
-        def run(chosen_kernel: Ready) -> Ran:
+        def run_with_kernel(chosen_kernel: KernelSetup) -> Ran:
             files.remove_path(box)  # of a run that lacked a package
-            return execution.run(kernel.with_kernel(plain, chosen_kernel), chosen, box, report=report)
+            return execution.run_notebook(
+                kernel.set_kernel(base_environment, chosen_kernel), runner, box, report=report
+            )
 
-        ready, ran = kernel.run_complete(ready, request.image, shop, run)
-        bench = kernel.with_kernel(plain, ready)
-        level, differences = fidelity.compare(request.image, ready.python, ready.used)
-        if service and service.submission != (name := gateway.written(ran.working, service.submission)):
+        prepared, result = kernel.run_until_complete(prepared, request.image, options, run_with_kernel)
+        environment = kernel.set_kernel(base_environment, prepared)
+        level, differences = fidelity.measure_fidelity(request.image, prepared.python, prepared.used)
+        if service and service.submission != (
+            name := gateway.find_submission(result.working, service.submission)
+        ):
             request, service = replace(request, submission=name), replace(service, submission=name)
-        judged = verdict.judge(ran, bench, request.submission, inputs.sample)
-        if service and judged.problem is None:
-            ran, judged = _scored(service, bench, chosen, inputs, ran, judged, report)
+        judgement = verdict.judge_run(result, environment, request.submission, inputs.sample)
+        if service and judgement.problem is None:
+            result, judgement = _run_scoring(service, environment, runner, inputs, result, judgement, report)
         outcome = Rehearsal(
             kit=request.kit.id,
             notebook=files.sha256_of(notebook),
             rows_wanted=request.rows,
             fidelity=level,
             differences=differences,
-            notes=tuple(dict.fromkeys((*ready.notes, *inputs.notes, *judged.said, *judged.notes))),
-            sandbox=chosen.kind,
+            notes=tuple(
+                dict.fromkeys((*prepared.notes, *inputs.notes, *judgement.notebook_notes, *judgement.notes))
+            ),
+            sandbox=runner.kind,
             env=request.env,
-            python=ready.python.version,
+            python=prepared.python.version,
             installer=request.installer,
             layout=request.layout,
-            seconds=round(ran.outcome.seconds, 2),
-            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judged.cells),
-            peak_memory=ran.outcome.peak_memory,
-            memory_by=ran.outcome.memory_by,
+            seconds=round(result.outcome.seconds, 2),
+            cell_seconds=tuple(round(cell.seconds or 0.0, 3) for cell in judgement.cells),
+            peak_memory=result.outcome.peak_memory,
+            memory_by=result.outcome.memory_by,
             submission=request.kit.folder / "rehearsal" / Path(request.submission).name,
-            rows=judged.rows,
+            rows=judgement.rows,
             folder=request.kit.folder / "rehearsal",
-            warnings=(*judged.warnings, *_stored(request, ran, inputs)),
+            warnings=(*judgement.warnings, *_warn_of_stored_answer(request, result, inputs)),
         )
-        problem = _with_log(judged.problem, outcome.folder) if judged.problem else None
-        _keep(folder, outcome, ran, problem, written=request.submission)
+        problem = _add_log_path(judgement.problem, outcome.folder) if judgement.problem else None
+        _keep_evidence(folder, outcome, result, problem, written=request.submission)
     if problem:
         raise problem
     for warning in outcome.warnings:
@@ -194,87 +206,104 @@ def rehearse(
     return outcome
 
 
-def _bench(request: RehearsalRequest, notebook: Path, inputs: mounts.Inputs, papermill: Python) -> Bench:
+def _describe_environment(
+    request: RehearsalRequest, notebook: Path, inputs: mounts.MountedInputs, papermill: Interpreter
+) -> RehearsalEnvironment:
     """Return all that the run stands on but its kernel."""
-    return Bench(
+    return RehearsalEnvironment(
         notebook=notebook,
         inputs=inputs.mounts,
         kernel=(),
         papermill=papermill.path,
-        shown=papermill.mounts,
+        python_mounts=papermill.mounts,
         links=papermill.links,
         uv=None if request.installer == "pip" else interpreters.uv_program(),
         installer=request.installer,
         timeout=request.timeout,
         memory=request.memory,
         current=request.env == "current",
-        own=kit_facts.read(kit_facts.files_of(request.kit)).own(),
+        own_packages=kit_facts.read_install_plan(kit_facts.list_kit_files(request.kit)).own_packages(),
     )
 
 
-def _stored(request: RehearsalRequest, ran: Ran, inputs: mounts.Inputs) -> tuple[str, ...]:
+def _warn_of_stored_answer(
+    request: RehearsalRequest, result: Ran, inputs: mounts.MountedInputs
+) -> tuple[str, ...]:
     """Warn of a submission that is a table of the inputs: on the hidden test set it has no answers."""
-    written = ran.working / request.submission
-    if written.suffix.lower() != ".csv" or not written.is_file():
+    submission_file = result.working / request.submission
+    if submission_file.suffix.lower() != ".csv" or not submission_file.is_file():
         return ()
     folders = [*request.copies.values(), *([request.competition_data] if request.competition_data else [])]
     tables = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.csv"))]
-    tables += [path for _, path in kit_facts.files_of(request.kit) if path.suffix.lower() == ".csv"]
-    others = [path for path in tables if path != inputs.sample and path.is_file()]
-    if table := submission.stored_answer(written, others):
+    tables += [path for _, path in kit_facts.list_kit_files(request.kit) if path.suffix.lower() == ".csv"]
+    other_tables = [path for path in tables if path != inputs.sample and path.is_file()]
+    if table := submission.find_stored_answer(submission_file, other_tables):
         return (f"all predictions are those of '{table.name}': a stored answer covers the public ids alone",)
     return ()
 
 
-def _check(request: RehearsalRequest) -> None:
-    for what, said, known in (
+def _check_request(request: RehearsalRequest) -> None:
+    for option, value, choices in (
         ("environment", request.env, ENVIRONMENTS),
         ("installer", request.installer, INSTALLERS),
         ("layout", request.layout, LAYOUTS),
     ):
-        if said not in known:
-            raise UsageError(f"unknown {what} '{said}' for a rehearsal", hint=f"one of {', '.join(known)}")
+        if value not in choices:
+            raise UsageError(
+                f"unknown {option} '{value}' for a rehearsal", hint=f"one of {', '.join(choices)}"
+            )
 
 
-def _service(request: RehearsalRequest, notebook: Path, folder: Path) -> Service | None:
+def _prepare_service(request: RehearsalRequest, notebook: Path, folder: Path) -> GatewayService | None:
     """Return the gateway's side where the notebook serves one."""
-    if not gateway.serves(notebook):
+    if not gateway.uses_gateway(notebook):
         return None
     data = request.competition_data
-    return gateway.prepare(data, request.params, Path(request.submission).name, folder)
+    return gateway.prepare_gateway(data, request.params, Path(request.submission).name, folder)
 
 
-def _scored(
-    service: Service,
-    bench: Bench,
-    chosen: Sandbox,
-    inputs: mounts.Inputs,
-    ran: Ran,
-    judged: Verdict,
+def _run_scoring(
+    service: GatewayService,
+    environment: RehearsalEnvironment,
+    runner: Sandbox,
+    inputs: mounts.MountedInputs,
+    result: Ran,
+    judgement: RunVerdict,
     report: Reporter,
-) -> tuple[Ran, Verdict]:
+) -> tuple[Ran, RunVerdict]:
     """Run a server's notebook once more, as when Kaggle scores; returns the run that counts, and its verdict."""
     report.step("once more with the gateway in a process of its own, as in the scoring run")
-    place = ran.log.parents[1]
-    again = gateway.scoring(bench, service, inputs.data, ran.working / service.submission, place / "driver")
-    second = execution.run(again, chosen, place / "scoring", report=report)
-    table = gateway.collect(second, service.submission)
-    own = service.package is None
-    verdict_of_it = verdict.judge(second, again, service.submission, inputs.sample, table=table, trusted=own)
-    if problem := gateway.problem_of(second) or verdict_of_it.problem:
-        return second, replace(verdict_of_it, problem=problem)
-    rows = verdict_of_it.rows or gateway.rows_of(second)
-    return ran, replace(
-        judged,
+    folder = result.log.parents[1]
+    scoring_environment = gateway.make_scoring_run(
+        environment, service, inputs.data, result.working / service.submission, folder / "driver"
+    )
+    second = execution.run_notebook(scoring_environment, runner, folder / "scoring", report=report)
+    table = gateway.collect_submission(second, service.submission)
+    is_standin_missing = service.package is None
+    scoring_judgement = verdict.judge_run(
+        second,
+        scoring_environment,
+        service.submission,
+        inputs.sample,
+        table=table,
+        trusted=is_standin_missing,
+    )
+    if problem := gateway.find_gateway_problem(second) or scoring_judgement.problem:
+        return second, replace(scoring_judgement, problem=problem)
+    rows = scoring_judgement.rows or gateway.count_answered_rows(second)
+    return result, replace(
+        judgement,
         rows=rows,
-        notes=(*verdict_of_it.notes, *gateway.notes_of(second, service)),
-        said=(*judged.said, *verdict_of_it.said),
-        warnings=(*verdict_of_it.warnings, *gateway.warnings_of(ran, second, service)),
+        notes=(*scoring_judgement.notes, *gateway.describe_second_run(second, service)),
+        notebook_notes=(*judgement.notebook_notes, *scoring_judgement.notebook_notes),
+        warnings=(*scoring_judgement.warnings, *gateway.warn_of_differences(result, second, service)),
     )
 
 
-def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Service | None) -> mounts.Wanted:
-    return mounts.Wanted(
+def _make_mount_request(
+    request: RehearsalRequest, metadata: Mapping[str, Any], service: GatewayService | None
+) -> mounts.MountRequest:
+    return mounts.MountRequest(
         kit=request.kit,
         metadata=metadata,
         dataset=request.dataset,
@@ -284,41 +313,49 @@ def _wanted(request: RehearsalRequest, metadata: Mapping[str, Any], service: Ser
         layout=request.layout,
         rows=request.rows,
         copies=request.copies,
-        homes=request.homes,
-        laid=service.laid() if service else {},
+        part_sources=request.part_sources,
+        added_folders=service.added_folders() if service else {},
     )
 
 
-def _with_log(problem: ProjectError, folder: Path) -> ProjectError:
+def _add_log_path(problem: ProjectError, folder: Path) -> ProjectError:
     """Return the problem with where the whole log is."""
     details = (*problem.details, f"the whole log: {folder / 'log.txt'}")
     return ProjectError(problem.what, hint=problem.hint, details=details)
 
 
-def _keep(folder: Path, outcome: Rehearsal, ran: Ran, problem: ProjectError | None, *, written: str) -> None:
+def _keep_evidence(
+    folder: Path, outcome: Rehearsal, result: Ran, problem: ProjectError | None, *, written: str
+) -> None:
     """Keep the evidence in `folder` and remove the run's own files."""
     for source, name in (
-        (ran.executed, "executed.ipynb"),
-        (ran.log, "log.txt"),
-        (ran.working / written, outcome.submission.name),
+        (result.executed, "executed.ipynb"),
+        (result.log, "log.txt"),
+        (result.working / written, outcome.submission.name),
     ):
         if source.is_file():
             source.replace(folder / name)  # moved: a copy would fill the holes of a sparse file
-    said = {"what": problem.what, "hint": problem.hint, "details": list(problem.details)} if problem else None
-    told = {"passed": problem is None, "problem": said, **asdict(outcome)}
-    text = json.dumps(told, indent=2, default=str, ensure_ascii=False)
+    problem_data = (
+        {"what": problem.what, "hint": problem.hint, "details": list(problem.details)} if problem else None
+    )
+    report_data = {"passed": problem is None, "problem": problem_data, **asdict(outcome)}
+    text = json.dumps(report_data, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     files.remove_path(folder / "run")
 
 
-def last(kit: Kit) -> dict[str, Any] | None:
+def read_last_report(kit: Kit) -> dict[str, Any] | None:
     """Return the report of the last rehearsal of this very kit and notebook, or None.
 
     It has "passed", "problem" ("what", "hint", "details") and Rehearsal's fields.
     """
     try:
-        found = json.loads((kit.folder / "rehearsal" / "report.json").read_text(encoding="utf-8"))
-        mine = (found["kit"], found["notebook"])
-        return dict(found) if mine == (kit.id, files.sha256_of(kit_facts.notebook_of(kit)[0])) else None
+        report_data = json.loads((kit.folder / "rehearsal" / "report.json").read_text(encoding="utf-8"))
+        identity = (report_data["kit"], report_data["notebook"])
+        return (
+            dict(report_data)
+            if identity == (kit.id, files.sha256_of(kit_facts.read_notebook(kit)[0]))
+            else None
+        )
     except (OSError, ValueError, KeyError, TypeError, ProjectError):
         return None

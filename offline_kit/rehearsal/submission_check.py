@@ -1,6 +1,7 @@
 """A submission against its sample: what Kaggle would score as an error, found before."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +10,13 @@ from offline_kit.core import files
 from offline_kit.notebook.runtime.kit_runtime import csv_rows
 from offline_kit.rehearsal import suspicious
 
-_SHOWN = 3  # examples of each problem
+_MAX_EXAMPLES = 3  # examples of each problem
 _ROUNDING = 1e-4  # between two runs: batches in another order may be summed up in another
 _NOTHING = frozenset({"", "nan", "none", "null", "na"})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class SubmissionCheck:
     """What was found out about a submission."""
 
     rows: int
@@ -29,18 +30,21 @@ class Checked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Table:
-    head: tuple[str, ...]
+class SubmissionTable:
+    """A CSV file: its header and its rows."""
+
+    header: tuple[str, ...]
     rows: list[list[str]] = field(repr=False)
 
-    def column(self, name: str) -> list[str]:
-        place = self.head.index(name)
-        return [row[place] if place < len(row) else "" for row in self.rows]
+    def column_values(self, name: str) -> list[str]:
+        """Return the values of a column, "" for rows that are too short."""
+        index = self.header.index(name)
+        return [row[index] if index < len(row) else "" for row in self.rows]
 
 
-def check(
+def check_submission(
     submission: Path, sample: Path | None, *, table: Path | None = None, trusted: bool = False
-) -> Checked:
+) -> SubmissionCheck:
     """Compare a submission with the sample of the test set that it was made for.
 
     Columns and their order, ids (the first column), number of rows, repeats and empty values where the sample
@@ -51,201 +55,237 @@ def check(
     the sample are only noted.
     """
     if submission.stat().st_size == 0:
-        return Checked(rows=0, problems=(f"'{submission.name}' is empty",))
+        return SubmissionCheck(rows=0, problems=(f"'{submission.name}' is empty",))
     if submission.suffix.lower() != ".csv" and table is None:
         size = files.format_size(submission.stat().st_size)
-        return Checked(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
-    have, broken = _read(table or submission)
-    if not have.rows:
-        return Checked(rows=0, problems=(f"'{submission.name}' has a head, but no rows",))
-    wanted = _read(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
-    problems, notes = [*broken, *_holes(have, wanted)], list[str]()
-    (notes if trusted else problems).extend(_repeats(have, wanted))
-    if sample and wanted:
-        (notes if trusted else problems).extend(_against(have, wanted))
-        for name, odd in _no_numbers(have, wanted).items():
-            text = f"column '{name}' has {len(odd)} values that are no numbers ({_some(odd)})"
-            if any("." in value for value in wanted.column(name)):
+        return SubmissionCheck(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
+    written_table, broken = _read_table(table or submission)
+    if not written_table.rows:
+        return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a head, but no rows",))
+    sample_table = _read_table(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
+    problems, notes = [*broken, *_check_empty_values(written_table, sample_table)], list[str]()
+    (notes if trusted else problems).extend(_check_repeated_ids(written_table, sample_table))
+    if sample and sample_table:
+        (notes if trusted else problems).extend(_compare_with_sample(written_table, sample_table))
+        for name, odd in _find_non_numbers(written_table, sample_table).items():
+            text = f"column '{name}' has {len(odd)} values that are no numbers ({_quote_examples(odd)})"
+            if any("." in value for value in sample_table.column_values(name)):
                 problems.append(text)
             else:
                 notes.append(f"{text}; the sample has whole numbers there")
-        notes += _no_words(have, wanted)
-        notes.append(f"compared with '{sample.name}': {len(wanted.rows)} rows, {len(wanted.head)} columns")
+        notes += _note_missing_words(written_table, sample_table)
+        notes.append(
+            f"compared with '{sample.name}': {len(sample_table.rows)} rows, {len(sample_table.header)} columns"
+        )
     else:
         notes.append("no sample_submission.csv to compare with")
-    same_rows = bool(wanted) and _ids(have) == _ids(wanted)
-    warnings, figures = suspicious.of_columns(
-        _predictions(have), _predictions(wanted) if wanted else {}, same_rows=same_rows
+    same_rows = bool(sample_table) and _list_ids(written_table) == _list_ids(sample_table)
+    warnings, figures = suspicious.check_predictions(
+        _select_predictions(written_table),
+        _select_predictions(sample_table) if sample_table else {},
+        same_rows=same_rows,
     )
-    return Checked(
-        rows=len(have.rows),
+    return SubmissionCheck(
+        rows=len(written_table.rows),
         problems=tuple(problems),
         notes=(*notes, *figures),
         warnings=tuple(warnings),
     )
 
 
-def stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
+def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
     """Return the table among these that has all rows of a submission, its predictions too; None if there is none."""
-    mine = _read(submission)[0]
-    rows = {tuple(row) for row in mine.rows}
+    written_table = _read_table(submission)[0]
+    rows = {tuple(row) for row in written_table.rows}
     for table in tables:
         with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
             reader = csv_rows(stream)
-            if tuple(next(reader, [])) != mine.head:
+            if tuple(next(reader, [])) != written_table.header:
                 continue
             if rows and rows <= {tuple(row) for row in reader}:
                 return table
     return None
 
 
-def _ids(table: _Table | None) -> list[str]:
-    return table.column(table.head[0]) if table and table.head else []
+def _list_ids(table: SubmissionTable | None) -> list[str]:
+    return table.column_values(table.header[0]) if table and table.header else []
 
 
-def _predictions(table: _Table) -> dict[str, list[str]]:
-    return {name: table.column(name) for name in table.head[1:]}
+def _select_predictions(table: SubmissionTable) -> dict[str, list[str]]:
+    return {name: table.column_values(name) for name in table.header[1:]}
 
 
-def differing(first: Path, second: Path) -> str:
+def describe_difference(first: Path, second: Path) -> str:
     """Return how two submissions of the same rows differ, for a person; empty: not at all, but for rounding.
 
     Rows are told apart by their ids, the first column; where those repeat, all of the row counts.
     """
-    one, two = _read(first)[0], _read(second)[0]
-    if one.head != two.head:
-        return f"the columns {', '.join(one.head)} and then {', '.join(two.head)}"
-    mine, yours = _by_id(one), _by_id(two)
-    odd = [(name, *_cells(mine[name], yours[name])) for name in mine if name in yours]
-    changed = [each for each in odd if each[1:] != ("", "")]
-    lost = len(mine.keys() ^ yours.keys())
+    first_table, second_table = _read_table(first)[0], _read_table(second)[0]
+    if first_table.header != second_table.header:
+        return f"the columns {', '.join(first_table.header)} and then {', '.join(second_table.header)}"
+    first_rows, second_rows = _index_by_id(first_table), _index_by_id(second_table)
+    compared_rows = [
+        (name, *_find_differing_values(first_rows[name], second_rows[name]))
+        for name in first_rows
+        if name in second_rows
+    ]
+    changed = [values for values in compared_rows if values[1:] != ("", "")]
+    lost = len(first_rows.keys() ^ second_rows.keys())
     if not changed:
         return f"{lost} rows are in one of the two alone" if lost else ""
-    name, was, now = changed[0]
-    rows = "row" if len(mine) == 1 else "rows"
-    return f"{len(changed)} of {len(mine)} {rows}, as '{name}': {was}, then {now}"
+    name, first_value, second_value = changed[0]
+    rows = "row" if len(first_rows) == 1 else "rows"
+    return f"{len(changed)} of {len(first_rows)} {rows}, as '{name}': {first_value}, then {second_value}"
 
 
-def _by_id(table: _Table) -> dict[str, list[str]]:
-    ids = table.column(table.head[0]) if table.head else []
+def _index_by_id(table: SubmissionTable) -> dict[str, list[str]]:
+    ids = table.column_values(table.header[0]) if table.header else []
     if len(set(ids)) == len(ids):
         return dict(zip(ids, table.rows, strict=True))
     return {f"row {number}": row for number, row in enumerate(sorted(table.rows), 1)}
 
 
-def _cells(one: Sequence[str], two: Sequence[str]) -> tuple[str, str]:
+def _find_differing_values(first: Sequence[str], second: Sequence[str]) -> tuple[str, str]:
     """Return the first values of two rows that differ."""
-    return next(((a, b) for a, b in zip(one, two, strict=False) if not _same(a, b)), ("", ""))
+    return next(((a, b) for a, b in zip(first, second, strict=False) if not _is_same_value(a, b)), ("", ""))
 
 
-def _same(one: str, two: str) -> bool:
-    if one == two or not (_number(one) and _number(two)):
-        return one == two
-    a, b = float(one), float(two)
+def _is_same_value(first: str, second: str) -> bool:
+    if first == second or not (_is_number(first) and _is_number(second)):
+        return first == second
+    a, b = float(first), float(second)
     return math.isclose(a, b, rel_tol=_ROUNDING, abs_tol=_ROUNDING / 100) or (math.isnan(a) and math.isnan(b))
 
 
-def _read(path: Path) -> tuple[_Table, list[str]]:
+def _read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         table = [row for row in csv_rows(stream) if row]
     head = tuple(table[0]) if table else ()
     wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
-    shown = ", ".join(map(str, wrong[:_SHOWN]))
+    first_lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
     problems = (
-        [f"{len(wrong)} rows have another number of values than the head (line {shown})"] if wrong else []
+        [f"{len(wrong)} rows have another number of values than the head (line {first_lines})"]
+        if wrong
+        else []
     )
-    return _Table(head=head, rows=table[1:]), problems
+    return SubmissionTable(header=head, rows=table[1:]), problems
 
 
-def _repeats(table: _Table, wanted: _Table | None) -> list[str]:
-    asked = wanted.column(wanted.head[0]) if wanted and wanted.head else []
-    if len(set(asked)) < len(asked):
+def _check_repeated_ids(table: SubmissionTable, sample_table: SubmissionTable | None) -> list[str]:
+    sample_ids = (
+        sample_table.column_values(sample_table.header[0]) if sample_table and sample_table.header else []
+    )
+    if len(set(sample_ids)) < len(sample_ids):
         return []  # as one row for each box of a picture
-    seen: set[str] = set()
-    twice = [name for name in table.column(table.head[0]) if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
-    return [f"{len(twice)} ids occur more than once ({_some(twice)})"] if twice else []
+    counts = Counter(table.column_values(table.header[0]))
+    repeated_ids = [name for name, count in counts.items() for _ in range(count - 1)]
+    return (
+        [f"{len(repeated_ids)} ids occur more than once ({_quote_examples(repeated_ids)})"]
+        if repeated_ids
+        else []
+    )
 
 
-def _holes(table: _Table, wanted: _Table | None) -> list[str]:
+def _check_empty_values(table: SubmissionTable, sample_table: SubmissionTable | None) -> list[str]:
     problems = []
-    for name in table.head:
-        values = table.column(name)
-        asked = wanted.column(name) if wanted and name in wanted.head else []
-        empty = 0 if _may_be_empty(values, asked) else sum(map(_nothing, values))
+    for name in table.header:
+        values = table.column_values(name)
+        sample_values = (
+            sample_table.column_values(name) if sample_table and name in sample_table.header else []
+        )
+        empty = 0 if _may_be_empty(values, sample_values) else sum(map(_is_empty_value, values))
         endless = sum(value.strip().lower().lstrip("+-") in ("inf", "infinity") for value in values)
         problems += [f"column '{name}' has {empty} empty or NaN values"] if empty else []
         problems += [f"column '{name}' has {endless} infinite values"] if endless else []
     return problems
 
 
-def _may_be_empty(values: Sequence[str], asked: Sequence[str]) -> bool:
+def _may_be_empty(values: Sequence[str], sample_values: Sequence[str]) -> bool:
     """Whether empty cells are answers, as where nothing is found in a picture.
 
     So it is where some of the sample's are empty. Where all are, they only hold the place of what is to be
     predicted: then they are answers among words (lists, masks), and holes among numbers or alone.
     """
-    if not any(map(_nothing, asked)):
+    if not any(map(_is_empty_value, sample_values)):
         return False
-    return not all(map(_nothing, asked)) or any(not _nothing(each) and not _number(each) for each in values)
+    return not all(map(_is_empty_value, sample_values)) or any(
+        not _is_empty_value(value) and not _is_number(value) for value in values
+    )
 
 
-def _nothing(value: str) -> bool:
+def _is_empty_value(value: str) -> bool:
     return value.strip().lower() in _NOTHING
 
 
-def _against(table: _Table, wanted: _Table) -> list[str]:
-    if table.head != wanted.head:
-        return [_columns(table.head, wanted.head), *_count(table, wanted)]
-    problems = _count(table, wanted)
-    have, want = set(table.column(table.head[0])), set(wanted.column(wanted.head[0]))
-    if missing := sorted(want - have):
-        problems.append(f"{len(missing)} ids of the sample are missing ({_some(missing)})")
-    if extra := sorted(have - want):
-        problems.append(f"{len(extra)} ids are not in the sample ({_some(extra)})")
+def _compare_with_sample(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
+    if table.header != sample_table.header:
+        return [
+            _compare_columns(table.header, sample_table.header),
+            *_compare_row_counts(table, sample_table),
+        ]
+    problems = _compare_row_counts(table, sample_table)
+    written_ids, sample_ids = (
+        set(table.column_values(table.header[0])),
+        set(sample_table.column_values(sample_table.header[0])),
+    )
+    if missing := sorted(sample_ids - written_ids):
+        problems.append(f"{len(missing)} ids of the sample are missing ({_quote_examples(missing)})")
+    if extra := sorted(written_ids - sample_ids):
+        problems.append(f"{len(extra)} ids are not in the sample ({_quote_examples(extra)})")
     return problems
 
 
-def _no_numbers(table: _Table, wanted: _Table) -> dict[str, list[str]]:
+def _find_non_numbers(table: SubmissionTable, sample_table: SubmissionTable) -> dict[str, list[str]]:
     """Return the values that are no numbers in columns where all of the sample's are."""
-    found = {}
-    for name in wanted.head[1:] if table.head == wanted.head else ():
-        odd = [value for value in table.column(name) if not _number(value) and not _nothing(value)]
-        if odd and all(_number(value) for value in wanted.column(name)):
-            found[name] = odd
-    return found
+    non_numbers = {}
+    for name in sample_table.header[1:] if table.header == sample_table.header else ():
+        odd = [
+            value
+            for value in table.column_values(name)
+            if not _is_number(value) and not _is_empty_value(value)
+        ]
+        if odd and all(_is_number(value) for value in sample_table.column_values(name)):
+            non_numbers[name] = odd
+    return non_numbers
 
 
-def _no_words(table: _Table, wanted: _Table) -> list[str]:
+def _note_missing_words(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
     """Tell of the columns of numbers alone where the sample has words alone, as where a label was to be named."""
     notes = []
-    for name in wanted.head[1:] if table.head == wanted.head else ():
-        have, want = (
-            [value for value in each.column(name) if not _nothing(value)] for each in (table, wanted)
+    for name in sample_table.header[1:] if table.header == sample_table.header else ():
+        written_values, sample_values = (
+            [value for value in values_table.column_values(name) if not _is_empty_value(value)]
+            for values_table in (table, sample_table)
         )
-        if have and want and all(map(_number, have)) and not any(map(_number, want)):
+        if (
+            written_values
+            and sample_values
+            and all(map(_is_number, written_values))
+            and not any(map(_is_number, sample_values))
+        ):
             notes.append(
-                f"column '{name}' has numbers ({have[0]}), and the sample words ({want[0]}): "  # as the notebook
+                f"column '{name}' has numbers ({written_values[0]}), and the sample words ({sample_values[0]}): "  # as the notebook
                 'is `postprocess` missing, such as "argmax"?'
             )
     return notes
 
 
-def _columns(have: Sequence[str], want: Sequence[str]) -> str:
-    if sorted(have) == sorted(want):
-        return f"the columns are in another order: {', '.join(have)} instead of {', '.join(want)}"
-    missing = [name for name in want if name not in have]
-    extra = [name for name in have if name not in want]
-    said = [f"missing {_some(missing)}"] if missing else []
-    said += [f"not asked for {_some(extra)}"] if extra else []
-    return f"the columns differ from the sample's: {'; '.join(said)}"
+def _compare_columns(written_columns: Sequence[str], sample_columns: Sequence[str]) -> str:
+    if sorted(written_columns) == sorted(sample_columns):
+        return f"the columns are in another order: {', '.join(written_columns)} instead of {', '.join(sample_columns)}"
+    missing = [name for name in sample_columns if name not in written_columns]
+    extra = [name for name in written_columns if name not in sample_columns]
+    differences = [f"missing {_quote_examples(missing)}"] if missing else []
+    differences += [f"not asked for {_quote_examples(extra)}"] if extra else []
+    return f"the columns differ from the sample's: {'; '.join(differences)}"
 
 
-def _count(table: _Table, wanted: _Table) -> list[str]:
-    have, want = len(table.rows), len(wanted.rows)
-    return [f"{have} rows instead of {want}"] if have != want else []
+def _compare_row_counts(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
+    row_count, sample_count = len(table.rows), len(sample_table.rows)
+    return [f"{row_count} rows instead of {sample_count}"] if row_count != sample_count else []
 
 
-def _number(value: str) -> bool:
+def _is_number(value: str) -> bool:
     try:
         float(value)
     except ValueError:
@@ -253,6 +293,6 @@ def _number(value: str) -> bool:
     return True
 
 
-def _some(names: Sequence[str]) -> str:
-    more = ", ..." if len(names) > _SHOWN else ""
-    return ", ".join(f"'{name}'" for name in names[:_SHOWN]) + more
+def _quote_examples(names: Sequence[str]) -> str:
+    ellipsis = ", ..." if len(names) > _MAX_EXAMPLES else ""
+    return ", ".join(f"'{name}'" for name in names[:_MAX_EXAMPLES]) + ellipsis

@@ -37,7 +37,7 @@ def there(config: Config, port: Port, report: Reporter = SILENT) -> str:
 def keep(text: str, path: Path) -> Image:
     """Write an image file and return the image, as `--image` will read it."""
     files.write_atomic(path, text)
-    return images.load(str(path.absolute()), accelerator="none", project=path.parent)
+    return images.load_image(str(path.absolute()), accelerator="none", project=path.parent)
 
 
 def name_of(text: str) -> str:

@@ -112,7 +112,7 @@ def _ground(root: Path, *, online: bool, report: Reporter) -> Ground:
 
 def _loaded(root: Path) -> Config | None:
     try:
-        return config.load(root, {})
+        return config.load_config(root, {})
     except OfflineKitError:
         return None  # K201 says why
 
@@ -120,7 +120,7 @@ def _loaded(root: Path) -> Config | None:
 def _image(loaded: Config | None) -> Image | None:
     try:
         return (
-            images.load(loaded.image, accelerator=loaded.accelerator, project=loaded.project)
+            images.load_image(loaded.image, accelerator=loaded.accelerator, project=loaded.project)
             if loaded
             else None
         )

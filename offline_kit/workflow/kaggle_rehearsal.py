@@ -16,7 +16,7 @@ from offline_kit.kaggle.push import push_notebook
 from offline_kit.notebook import rendering
 from offline_kit.notebook.runtime import kit_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.project.kaggle_names import TITLE_LENGTH, slug_of
+from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import mounts, submission_check
 from offline_kit.workflow import kaggle_session
@@ -60,7 +60,7 @@ def rehearse(port: Port, kit: Kit, rows: int | None, report: Reporter = SILENT) 
     if ran.submission is None:
         return Rehearsed(ran=ran, rows=0, limit=port.config.time_limit, notes=ran.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        checked = submission_check.check(ran.submission, _sample(port, rows, Path(scratch)))
+        checked = submission_check.check_submission(ran.submission, _sample(port, rows, Path(scratch)))
     if checked.problems:
         raise ProjectError(
             f"'{ran.submission.name}' would not be scored as it is",
@@ -77,7 +77,7 @@ def of_kit(kit: Kit, username: str, rows: int | None) -> NewNotebook:
     new = push_notebook.read_notebook(kit, username)
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
     text = with_rows(new.text, rows) if rows else new.text
-    return replace(new, ref=f"{new.ref.partition('/')[0]}/{slug_of(title)}", title=title, text=text)
+    return replace(new, ref=f"{new.ref.partition('/')[0]}/{make_slug(title)}", title=title, text=text)
 
 
 def with_rows(text: str, rows: int) -> str:

@@ -45,9 +45,9 @@ from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.notebook import rendering
 from offline_kit.packages import pip_settings
 from offline_kit.project.config import Config
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.types import Kit, KitPart
 from offline_kit.rehearsal import rehearse as rehearsing
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import local_start, part_locations
 
 LOCAL_ADDRESS = "OFFLINE_KIT_LOCAL_KAGGLE"
@@ -160,8 +160,8 @@ def where(
 def _served(project: Path | None, *, current: bool) -> Iterator[str]:
     competition = local_start.competition_of(project) if project else None
     cache = files.cache_dir()
-    workshop = Workshop(
-        settings=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, yes=True
+    workshop = EnvironmentOptions(
+        index=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, yes=True
     )
     wanted = local_start.Wanted(
         folder=cache / "local-kaggle",
@@ -295,7 +295,7 @@ def _asked(kit: Kit, wishes: PushOptions) -> Kit:
     return kit
 
 
-def _models(port: Port, kit: Kit) -> tuple[tuple[Part, str], ...]:
+def _models(port: Port, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
     """Return the part that is a model instead of a dataset, with the model's variation; nothing for none."""
     wanted = port.config.publish_model
     if not wanted:
@@ -417,7 +417,7 @@ def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> No
 
 def rehearsed(kit: Kit) -> Path | None:
     """Return what the last rehearsal of this kit wrote; None where there was none or it failed."""
-    last = rehearsing.last(kit)
+    last = rehearsing.read_last_report(kit)
     path = Path(str(last["submission"])) if last and last.get("passed") else None
     return path if path and path.is_file() else None
 

@@ -62,7 +62,7 @@ def running(wanted: Wanted, runner: NotebookRunner) -> Iterator[LocalKaggleServe
         for folder in wanted.competitions:
             kaggle.catalog.add_competition(competition_of(folder) or folder)
         for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
-            kaggle.offer_copies(config.copies_of(folder))
+            kaggle.offer_copies(config.read_local_copies(folder))
         with LocalKaggleServer(kaggle, port=wanted.port) as server, _told(wanted, server.url):
             yield server
 

@@ -129,8 +129,8 @@ def _moved(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Find
 
 def _attaching(settings: NotebookSettings) -> NotebookSettings:
     """Return the settings with the sources of the models among those that the notebook attaches."""
-    wanted = kaggle_sources.keys_of(
-        kaggle_sources.parse(each.origin) for each in settings.models if each.origin
+    wanted = kaggle_sources.group_by_metadata_key(
+        kaggle_sources.parse_source(each.origin) for each in settings.models if each.origin
     )
     more: dict[str, Any] = {
         key: tuple(dict.fromkeys((*getattr(settings, key), *refs))) for key, refs in wanted.items()

@@ -13,7 +13,7 @@ from offline_kit.notebook import rendering as notebook
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.own import own_code
 from offline_kit.project.config import Config
-from offline_kit.project.kaggle_names import split_model
+from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, OwnCode, Role
 from offline_kit.workflow import freeze_request, model_files, part_locations, pipeline
 from offline_kit.workflow.model_files import Trained
@@ -126,7 +126,7 @@ def _same_notebook(seen: Trained, base: Ground, kit: Kit) -> bool:
 
 def _unpinned(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Leave out the version of our own model: a push writes it there."""
-    _, slug, variation = split_model(config.publish_model) if config.publish_model else ("", "", "")
+    _, slug, variation = split_model_name(config.publish_model) if config.publish_model else ("", "", "")
     ours = f"/{slug}/{variation}/"
     models = (str(each) for each in metadata.get("model_sources") or ())
     return {**metadata, "model_sources": [each for each in models if not (slug and ours in each)]}

@@ -8,7 +8,7 @@ from offline_kit.kaggle.push.last_seen import LastSeenStore
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit import manifest
 from offline_kit.project.config import Config
-from offline_kit.project.kaggle_names import split_model
+from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Kit
 from offline_kit.workflow.remote_build import remote_wheelhouse
 
@@ -47,7 +47,7 @@ def pinned(config: Config, kit: Kit) -> tuple[str, ...]:
         return ()
     if _weights(before) != _weights(kit):
         return ()
-    _, slug, variation = split_model(config.publish_model)
+    _, slug, variation = split_model_name(config.publish_model)
     ours = f"/{slug}/{variation}/"
     return tuple(str(each) for each in metadata.get("model_sources") or () if ours in str(each))
 
@@ -64,7 +64,7 @@ def of(config: Config) -> dict[str, str]:
     record = remote_wheelhouse.read(config.project)
     found = {remote_wheelhouse.PART: record.home} if record and record.files else {}
     if config.publish_model:
-        owner, slug, variation = split_model(config.publish_model)
+        owner, slug, variation = split_model_name(config.publish_model)
         found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
     return found
 

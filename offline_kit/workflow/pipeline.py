@@ -140,13 +140,13 @@ def ground(config: Config, *, chained: bool = True) -> Ground:
     made = house.load(record, cache) if record else None
     if made:
         return Ground(image=made.image, settings=settings, cache=cache, chained=made)
-    chosen = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    chosen = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
     return Ground(image=chosen, settings=settings, cache=cache)
 
 
 def asked_of(config: Config, base: Ground, report: Reporter = SILENT) -> Asked:
     """Return what a build on Kaggle would be asked for; raises as `asked.asked`."""
-    assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
     seen = model_files.look(config, assumed, cache=base.cache, report=report)
     return _asked(seen, replace(base, image=assumed), _own_code(config, base, report))
 
@@ -219,7 +219,7 @@ def code_findings(
         contract = data_contract.check_data_class(config.project, said.data, said.params)
     if said.data and said.model:
         contract += data_contract.check_model_class(config.project, said.model, said.params, saved)
-    if config.main_from and (names := references.undefined_names(config.main_from)):
+    if config.main_from and (names := references.find_undefined_names(config.main_from)):
         contract += (
             Finding(
                 severity=Severity.WARN,
@@ -378,7 +378,7 @@ def _contents(
 def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> assemble.KitContents:
     """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
     config = seen.config
-    assumed = image.load(config.image, accelerator=config.accelerator, project=config.project)
+    assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
     wanted = _asked(seen, replace(base, image=assumed), own)
     house.check(made.record, wanted.digest)
     return assemble.KitContents(
@@ -477,15 +477,15 @@ def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SIL
         yes=wishes.yes,
         confirm=wishes.confirm,
         copies=config.copies,
-        homes=part_locations.of(config),
+        part_sources=part_locations.of(config),
         params=config.notebook.params,
     )
-    return rehearsing.rehearse(request, base.settings, cache=base.cache, report=report)
+    return rehearsing.rehearse_kit(request, base.settings, cache=base.cache, report=report)
 
 
 def rehearsed(config: Config, kit: Kit, wishes: Wishes) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed as it is wished; None for none."""
-    last = rehearsing.last(kit)
+    last = rehearsing.read_last_report(kit)
     asked = {
         "env": wishes.env,
         "installer": wishes.installer,
@@ -509,7 +509,7 @@ def status(config: Config) -> Status:
         for place, part in folders
         for line in manifest.verify_part(place, manifest.select_local_files(place, part), hashes=False)
     )
-    return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.last(kit))
+    return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.read_last_report(kit))
 
 
 def prune(days: int) -> int:

@@ -11,7 +11,7 @@ from offline_kit.kaggle.push import dataset_remote, push_notebook, verify_elsewh
 from offline_kit.kaggle.push.last_seen import LastSeenStore
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.project.config import Config
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.types import Kit, KitPart
 from offline_kit.workflow import kaggle_session
 from offline_kit.workflow import part_locations as homes
 from offline_kit.workflow.kaggle_session import Port
@@ -156,7 +156,7 @@ def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
     )
 
 
-def _dataset(kaggle: KaggleApi, ref: str, part: Part) -> Piece:
+def _dataset(kaggle: KaggleApi, ref: str, part: KitPart) -> Piece:
     there = kaggle.get_dataset(ref)
     if there is None:
         return Piece(name=part.name, ref=ref, version=0, state="", holds="nothing")
@@ -168,7 +168,7 @@ def _dataset(kaggle: KaggleApi, ref: str, part: Part) -> Piece:
     )
 
 
-def _elsewhere(kaggle: KaggleApi, home: str, part: Part) -> Piece:
+def _elsewhere(kaggle: KaggleApi, home: str, part: KitPart) -> Piece:
     there = verify_elsewhere.inspect_part(part, home, kaggle)
     holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
     return Piece(

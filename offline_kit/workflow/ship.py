@@ -136,7 +136,7 @@ def competition_of(port: Port) -> Competition:
     contest = port.kaggle.get_competition(slug)
     if contest is None:
         raise ProjectError(
-            f"{port.account.server_name} knows no competition '{slug}', which {port.config.set_by('competition')} names",
+            f"{port.account.server_name} knows no competition '{slug}', which {port.config.describe_origin('competition')} names",
             hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
             if port.local
             else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",

@@ -89,7 +89,7 @@ def test_ipython_sees_the_same_magics(source: str) -> None:
 @given(st.lists(st.one_of(st.text(), FRAGMENTS), min_size=1, max_size=3))
 def test_cells_stay_to_the_letter(sources: list[str]) -> None:
     """Any text of a cell comes out as it went in, where nothing is found, through the written notebook too."""
-    kaggles = images.load("", accelerator="none", project=Path())
+    kaggles = images.load_image("", accelerator="none", project=Path())
     chosen = replace(kaggles, packages={**kaggles.packages, "ipython": "9.18.1"})
     with tempfile.TemporaryDirectory() as place:
         notebook = notebook_of(Path(place), *sources)

@@ -14,7 +14,7 @@ from offline_kit.adopt import adopt, render_adopted
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook import rendering as notebook
 from offline_kit.project import config, images
-from offline_kit.project.types import FileEntry, Kit, Part, Role
+from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 from offline_kit.workflow import model_files
 from tests.support import command_line
 from tests.support.adopting import notebook_of, put, run
@@ -53,14 +53,14 @@ def entry(role: Role, original: str) -> FileEntry:
 def kit(folder: Path, *more: FileEntry) -> Kit:
     """A kit with einops and these files."""
     entries = (entry(Role.WHEEL, "packages/einops-0.8.1-py3-none-any.whl"), *more)
-    return Kit(folder=folder, id="k" * 64, parts=(Part(name="kit", id="p" * 64, entries=entries),))
+    return Kit(folder=folder, id="k" * 64, parts=(KitPart(name="kit", id="p" * 64, entries=entries),))
 
 
 def rendered(project: Path, made: Kit) -> notebook.Rendered:
     """Render the adopted notebook of a project for a kit."""
-    loaded = config.load(project, {})
+    loaded = config.load_config(project, {})
     target = notebook.Target(project=project, competition=loaded.competition, dataset=loaded.dataset)
-    chosen = images.load("", accelerator="none", project=project)
+    chosen = images.load_image("", accelerator="none", project=project)
     return render_adopted.render_notebook(made, loaded.notebook, chosen, target)
 
 
@@ -90,7 +90,7 @@ def test_what_is_written_is_a_configuration(project: Path) -> None:
         "notebook": {"source": "inference.ipynb", "dataset_sources": ["me/maps"]},
     }
     assert "einops==0.8.1" in (project / "requirements.in").read_text().splitlines()
-    assert config.load(project, {}).notebook.source == "inference.ipynb"
+    assert config.load_config(project, {}).notebook.source == "inference.ipynb"
 
 
 def test_adopting_again_writes_nothing(project: Path) -> None:
@@ -257,8 +257,8 @@ def test_what_a_pickle_imports_is_asked_for(tmp_path: Path, how: str) -> None:
     (tmp_path / "models").mkdir()
     joblib.dump(tree.DecisionTreeClassifier().fit([[0], [1]], [0, 1]), tmp_path / "models/model.joblib")
     (tmp_path / "offline-kit.toml").write_text(f'checkpoints = ["models/model.joblib"]\n[notebook]\n{how}\n')
-    chosen = images.load("", accelerator="none", project=tmp_path)
-    seen = model_files.look(config.load(tmp_path, {}), chosen, cache=tmp_path / "cache")
+    chosen = images.load_image("", accelerator="none", project=tmp_path)
+    seen = model_files.look(config.load_config(tmp_path, {}), chosen, cache=tmp_path / "cache")
     assert "scikit-learn" in seen.packages
     assert any("scikit-learn, which the notebook gets" in line for line in model_files.advice(seen))
 

@@ -261,8 +261,8 @@ def test_the_format_of_a_submission_is_the_gateways(tmp_path: Path) -> None:
     """What a gateway wrote is taken, whichever of its formats was expected; the expected one comes first."""
     from offline_kit.rehearsal import gateway
 
-    assert gateway.written(tmp_path, "submission.csv") == "submission.csv"
+    assert gateway.find_submission(tmp_path, "submission.csv") == "submission.csv"
     (tmp_path / "submission.parquet").write_bytes(b"PAR1")
-    assert gateway.written(tmp_path, "submission.csv") == "submission.parquet"
+    assert gateway.find_submission(tmp_path, "submission.csv") == "submission.parquet"
     (tmp_path / "submission.csv").write_text("id,y\n")
-    assert gateway.written(tmp_path, "submission.csv") == "submission.csv"
+    assert gateway.find_submission(tmp_path, "submission.csv") == "submission.csv"

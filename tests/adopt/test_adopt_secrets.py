@@ -7,7 +7,7 @@ import pytest
 from offline_kit.adopt import rewrite
 from offline_kit.adopt.findings import NeedKind
 from offline_kit.core.redaction import redact_secrets
-from offline_kit.rehearsal.causes import explain
+from offline_kit.rehearsal.causes import explain_failure
 from tests.support.adopting import looked, put
 
 SECRET = "hf_abcdefghijklmnopqrstuvwxyz012345"
@@ -183,6 +183,6 @@ def test_a_name_of_ones_own_is_no_secret(tmp_path: Path) -> None:
 )
 def test_a_secret_is_told_in_a_rehearsal(error: str) -> None:
     """A package for it is no remedy: there is none."""
-    cause, remedy = explain(error)
+    cause, remedy = explain_failure(error)
     assert "secret" in cause
     assert "requirements" not in remedy

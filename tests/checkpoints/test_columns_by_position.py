@@ -9,7 +9,7 @@ import pytest
 
 from offline_kit.checkpoints import members
 from offline_kit.project import images
-from offline_kit.project.config import load
+from offline_kit.project.config import load_config
 from offline_kit.project.types import NotebookSettings, Severity
 from offline_kit.workflow.model_files import look
 from tests.support.tabular_models import LIGHTGBM, WHOLE_H5, keras, member, onnx, ubj
@@ -75,7 +75,7 @@ def test_a_build_warns_of_a_module(saved: str, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text("from torch import nn\ndef Net():\n    return nn.Linear(2, 3)\n")
     config = f'checkpoints = ["{name}"]\n[notebook]\ntemplate = "predict"\ntask = "tabular"\nmodel = "net.py:Net"\n'
     (tmp_path / "offline-kit.toml").write_text(config)
-    settings = load(tmp_path, {})
-    chosen = images.load(settings.image, accelerator=settings.accelerator, project=tmp_path)
+    settings = load_config(tmp_path, {})
+    chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=tmp_path)
     found = look(settings, chosen, cache=tmp_path / "cache").findings
     assert [(each.about, each.what[:25]) for each in found] == [(name, "takes columns by position")]

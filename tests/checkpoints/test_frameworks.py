@@ -198,8 +198,8 @@ def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) ->
     for fold in ("fold0", "fold1"):
         joblib.dump(StandardScaler().fit([[0.0]]), project / "models" / fold / "scaler.joblib")
     (project / "models" / "labels.json").write_text("{}")
-    settings = config.load(project, {"checkpoints": ["models"]})
-    chosen = images.load(settings.image, accelerator=settings.accelerator, project=project)
+    settings = config.load_config(project, {"checkpoints": ["models"]})
+    chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
     told = " ".join(each.what for each in look(settings, chosen, cache=project / "cache").findings)
     for name in ("models/fold0/scaler.joblib", "models/fold1/scaler.joblib", "labels.json"):
         assert f'travels as preprocessing["{name}"]' in told
@@ -207,8 +207,8 @@ def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) ->
 
 def test_what_the_models_need_is_asked_for_by_them(project: Path) -> None:
     """No pyproject.toml is named where there is none."""
-    settings = config.load(project, {"checkpoints": ["models/fold0"]})
-    chosen = images.load(settings.image, accelerator=settings.accelerator, project=project)
+    settings = config.load_config(project, {"checkpoints": ["models/fold0"]})
+    chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
     request = asking.freeze_request(look(settings, chosen, cache=project / "cache"), OwnCode())
     assert request.inline
     assert request.origins == dict.fromkeys(request.inline, "the trained files")
@@ -223,8 +223,8 @@ def test_a_rank_mean_of_regressors_is_told(project: Path) -> None:
     joblib.dump(LogisticRegression().fit(x, y), project / "few" / "a.joblib")
 
     def told(ensemble: str) -> list[str]:
-        settings = config.load(project, {"checkpoints": ["few"], "notebook": {"ensemble": ensemble}})
-        chosen = images.load(settings.image, accelerator=settings.accelerator, project=project)
+        settings = config.load_config(project, {"checkpoints": ["few"], "notebook": {"ensemble": ensemble}})
+        chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
         found = look(settings, chosen, cache=project / "cache").findings
         return [each.about for each in found if "mean ranks" in each.what]
 
@@ -356,8 +356,8 @@ def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> Non
 
     def named(checkpoints: str, **settings: str) -> list[str]:
         keys = {"checkpoints": [checkpoints], "preprocessing": ["scaler.joblib"], "notebook": settings}
-        said = config.load(project, keys)
-        chosen = images.load(said.image, accelerator=said.accelerator, project=project)
+        said = config.load_config(project, keys)
+        chosen = images.load_image(said.image, accelerator=said.accelerator, project=project)
         seen = look(said, chosen, cache=project / "cache")
         return [f"{each.about} {each.what}" for each in versions_of(seen, frozen)]
 

@@ -14,7 +14,7 @@ from offline_kit.checkpoints import members
 from offline_kit.checkpoints.hub_folders import read_settings
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import images
-from offline_kit.project.config import Config, load
+from offline_kit.project.config import Config, load_config
 from offline_kit.project.types import Member, Severity
 from offline_kit.workflow import model_files
 from offline_kit.workflow.model_files import Trained
@@ -33,8 +33,8 @@ def looked(project: Path, table: str) -> Trained:
     (project / "offline-kit.toml").write_text(table)
     (project / "requirements.txt").touch()
     (project / "predict.py").write_text("def predict(context): return []\n")
-    config: Config = load(project, {"notebook": {"function": "predict.py:predict"}})
-    chosen = images.load(config.image, accelerator=config.accelerator, project=project)
+    config: Config = load_config(project, {"notebook": {"function": "predict.py:predict"}})
+    chosen = images.load_image(config.image, accelerator=config.accelerator, project=project)
     return model_files.look(config, chosen, cache=project.parent / "cache")
 
 

@@ -93,11 +93,13 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]  # type: ignore[no-untyped-call]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "inference.ipynb")  # type: ignore[no-untyped-call]
     (folder / "kernel-metadata.json").write_text(json.dumps(METADATA))
-    shop = environments.Workshop(
-        settings=pip_settings.read_pip_settings(os.environ), cache=files.cache_dir(), yes=True
+    shop = environments.EnvironmentOptions(
+        index=pip_settings.read_pip_settings(os.environ), cache=files.cache_dir(), yes=True
     )
-    chosen = images.load(IMAGE, accelerator="none", project=folder)
-    python = environments.kernel(chosen, ["numpy", "pandas", "pillow", "timm", "torch"], shop)
+    chosen = images.load_image(IMAGE, accelerator="none", project=folder)
+    python = environments.make_kernel_environment(
+        chosen, ["numpy", "pandas", "pillow", "timm", "torch"], shop
+    )
     subprocess.run([python, "-c", AUTHOR], cwd=folder, check=True)
     return folder
 

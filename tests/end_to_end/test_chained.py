@@ -23,7 +23,7 @@ from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import local_start
 from tests.support.local_kaggle import notebook
 from tests.support.matrix import Row, rows, train
@@ -55,8 +55,8 @@ metric = "score.py:nothing"
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle that runs notebooks in its sandbox, at once."""
-    shop = Workshop(
-        settings=pip_settings.read_pip_settings(os.environ),
+    shop = EnvironmentOptions(
+        index=pip_settings.read_pip_settings(os.environ),
         cache=files.make_folder(files.cache_dir()),
         yes=True,
     )

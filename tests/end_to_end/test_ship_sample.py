@@ -10,7 +10,7 @@ import pytest
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import LocalKaggleServer
 from offline_kit.packages.pip_settings import read_pip_settings
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.workflow import local_start
 from tests.support.workbench import run
 
@@ -23,7 +23,7 @@ SHIP = ("--yes", "--wait", "--env", "current", "--json")
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
-    workshop = Workshop(settings=read_pip_settings({}), cache=tmp_path / "runs", yes=True)
+    workshop = EnvironmentOptions(index=read_pip_settings({}), cache=tmp_path / "runs", yes=True)
     wanted = local_start.Wanted(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
     with local_start.running(wanted, SandboxRunner(workshop, current=True)) as made:
         yield made

@@ -117,7 +117,7 @@ def test_comments_and_layout_stay(plants: Path) -> None:
     init.write_config(proposed(plants))
     after = (plants / "pyproject.toml").read_bytes()
     assert after.startswith(before)
-    loaded = config.load(plants, {})
+    loaded = config.load_config(plants, {})
     assert loaded.notebook.model == "plants.model:LitPlants"
     assert loaded.checkpoints == ("checkpoints/*.ckpt",)
     assert loaded.competition_data == plants / "input/plant-pathology-2021-fgvc8"
@@ -129,7 +129,7 @@ def test_line_ends_stay(plants: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
     init.write_config(proposed(plants))
     assert path.read_bytes().count(b"\n") == path.read_bytes().count(b"\r\n")
-    assert config.load(plants, {}).dataset == "plants-of-2021-kit"
+    assert config.load_config(plants, {}).dataset == "plants-of-2021-kit"
 
 
 def test_what_was_not_found_is_a_commented_line(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_what_was_not_found_is_a_commented_line(tmp_path: Path) -> None:
     text = made.file.read_text()
     assert '# checkpoints = ["checkpoints/*.ckpt"]' in text
     assert '# competition = "plant-pathology-2021-fgvc8"' in text
-    assert config.load(tmp_path, {}).notebook.template == "plain"
+    assert config.load_config(tmp_path, {}).notebook.template == "plain"
     assert [one.key for one in made.missing_settings] == ["competition", "competition_data", "checkpoints"]
     uncommented = "\n".join(
         line.removeprefix("# ") if " = " in line and not line.startswith("# the newest") else line
@@ -173,7 +173,7 @@ def test_force_adds_and_changes_nothing(plants: Path, there: str) -> None:
     path.write_text(path.read_text() + there)
     made = proposed(plants, force=True)
     init.write_config(made)
-    loaded = config.load(plants, {})
+    loaded = config.load_config(plants, {})
     assert (loaded.dataset, loaded.notebook.model) == ("mine-alone", "plants.model:LitPlants")
     assert made.existing_keys == ("dataset",)
     assert all(line in path.read_text().splitlines() for line in there.splitlines())
@@ -186,7 +186,7 @@ def test_force_finds_no_header_in_a_text(plants: Path) -> None:
     before = path.read_text()
     path.write_text(before + '[tool.offline-kit.notebook]\ntitle = "My title"\n')
     init.write_config(proposed(plants, force=True))
-    loaded = config.load(plants, {})
+    loaded = config.load_config(plants, {})
     assert (loaded.notebook.title, loaded.competition) == ("My title", "plant-pathology-2021-fgvc8")
     text = '[tool.other]\ntext = """\n[tool.offline-kit]\n"""\n[tool.offline-kit]\ndataset = "mine-alone"\n'
     path.write_text(before + text)
@@ -199,7 +199,7 @@ def test_force_extends_a_file_of_our_own(plants: Path) -> None:
     """offline-kit.toml with keys at its top gets the missing ones there."""
     write(plants, {"offline-kit.toml": 'dataset = "mine-alone"\n[notebook]\ntitle = "My title"\n'})
     init.write_config(proposed(plants, force=True))
-    loaded = config.load(plants, {})
+    loaded = config.load_config(plants, {})
     assert (loaded.dataset, loaded.competition) == ("mine-alone", "plant-pathology-2021-fgvc8")
     assert (loaded.notebook.title, loaded.notebook.data) == ("My title", "plants.data:Pictures")
 
@@ -243,7 +243,7 @@ def test_any_end_of_a_file_is_a_good_one(tmp_path: Path, end: str) -> None:
     """The tables stand behind whatever the file ends with."""
     write(tmp_path, {"pyproject.toml": f'[project]\nname = "plants"\n[tool.x]\ny = 1{end}', "model.py": ""})
     init.write_config(proposed(tmp_path))
-    assert config.load(tmp_path, {}).dataset == "plants-kit"
+    assert config.load_config(tmp_path, {}).dataset == "plants-kit"
     assert tomllib.loads((tmp_path / "pyproject.toml").read_text())["tool"]["x"]["y"] == 1
 
 
@@ -310,7 +310,7 @@ def test_modules_without_a_build_backend_are_shipped_as_they_are(tmp_path: Path)
     assert (found["model"], found["data"]) == ("src/model.py:LitPlants", "src/data.py:Pictures")
     assert "requirements" not in found
     init.write_config(proposed(tmp_path))
-    loaded = config.load(tmp_path, {})
+    loaded = config.load_config(tmp_path, {})
     assert (loaded.packages, loaded.project_dependencies) == ((), True)
 
 
@@ -359,7 +359,7 @@ def test_models_of_a_framework_need_no_code(tmp_path: Path) -> None:
     assert "`predict`" in made.block
     assert any("`predict`" in note and " [notebook]" in note for note in made.notes)
     init.write_config(made)
-    assert config.load(tmp_path, {}).notebook.template == "predict"
+    assert config.load_config(tmp_path, {}).notebook.template == "predict"
 
 
 def test_a_model_that_needs_a_class_does_not_hide_the_others(tmp_path: Path) -> None:
@@ -383,8 +383,8 @@ def test_a_model_that_needs_a_class_does_not_hide_the_others(tmp_path: Path) -> 
     init.write_config(made)
 
     def built() -> Trained:
-        settings = config.load(tmp_path, {})
-        chosen = images.load(settings.image, accelerator=settings.accelerator, project=tmp_path)
+        settings = config.load_config(tmp_path, {})
+        chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=tmp_path)
         return look(settings, chosen, cache=tmp_path / ".cache")
 
     seen = built()
@@ -517,7 +517,7 @@ def test_names_from_disk_cannot_break_the_file(tmp_path: Path) -> None:
         },
     )
     init.write_config(proposed(tmp_path))
-    assert config.load(tmp_path, {}).checkpoints == ('checkpoints/a"\\[1].ckpt',)
+    assert config.load_config(tmp_path, {}).checkpoints == ('checkpoints/a"\\[1].ckpt',)
 
 
 def test_a_large_tree_is_looked_at_in_part(tmp_path: Path) -> None:

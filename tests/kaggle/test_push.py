@@ -25,7 +25,7 @@ from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.traffic import TrafficEvent
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Part
+from offline_kit.project.types import KitPart
 from tests.support.local_kaggle import HASTY, Bench, serving
 from tests.support.pushing import (
     EAGER,
@@ -49,7 +49,7 @@ def versions(bench: Bench, ref: str = REF) -> list[int]:
     return bench.kaggle.datasets.versions.version_numbers(("datasets", *ref.split("/")))
 
 
-def listed(part: Part) -> tuple[RemoteFile, ...]:
+def listed(part: KitPart) -> tuple[RemoteFile, ...]:
     """Return how Kaggle lists the files of a part."""
     return tuple(RemoteFile(name=entry.stored, size=entry.size) for entry in part.entries)
 

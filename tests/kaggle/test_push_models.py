@@ -17,7 +17,7 @@ from offline_kit.kaggle.push.journal import Phase
 from offline_kit.kaggle.push.push_models import PushedModel
 from offline_kit.local_kaggle.faults import Fault
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.types import Kit, KitPart
 from tests.support import command_line
 from tests.support.local_kaggle import Bench
 from tests.support.notebooks import written
@@ -28,7 +28,7 @@ REF = "alice/plant-weights/other/checkpoints"
 CHANGED = {**FILES, "checkpoints/model.ckpt": b"W" * 300_000}
 
 
-def weights(kit: Kit) -> Part:
+def weights(kit: Kit) -> KitPart:
     """Return the part that goes to the model."""
     (part,) = [each for each in kit.parts if each.name == "checkpoints"]
     return part

@@ -23,7 +23,7 @@ from offline_kit.kit import assemble, manifest
 from offline_kit.kit.assemble import KitContents
 from offline_kit.notebook.runtime.kit_runtime import Places, open_kit
 from offline_kit.project.images import Image
-from offline_kit.project.kaggle_rules import treat
+from offline_kit.project.kaggle_rules import apply_upload_rules
 from offline_kit.project.types import (
     Checkpoint,
     CheckpointKind,
@@ -203,7 +203,7 @@ def test_everything_has_its_place(contents: KitContents, tmp_path: Path) -> None
 def test_kaggle_changes_nothing_of_it(contents: KitContents, tmp_path: Path) -> None:
     """After Kaggle's treatment the mounted kit is byte for byte the uploaded one."""
     kit = assemble.assemble_kit(contents, tmp_path / "out")
-    treat(tmp_path / "out" / "dataset", tmp_path / "mounted")
+    apply_upload_rules(tmp_path / "out" / "dataset", tmp_path / "mounted")
     assert manifest.verify_part(tmp_path / "mounted", kit.parts[0]) == ()
 
 
@@ -214,7 +214,7 @@ def test_the_notebook_gets_the_original_names_back(
     """What the notebook restores from the treated mount is what was shipped, name by name and byte by byte."""
     kit = assemble.assemble_kit(replace(contents, split=split), tmp_path / "out")
     for part in kit.parts:
-        treat(kit.part_folder(part), tmp_path / "input" / "datasets" / "me" / f"my-{part.name}")
+        apply_upload_rules(kit.part_folder(part), tmp_path / "input" / "datasets" / "me" / f"my-{part.name}")
     places = Places(inputs=tmp_path / "input", scratch=tmp_path / "scratch")
     opened = open_kit({part.name: part.id for part in kit.parts}, places, say=str)
     entries = {entry.original: entry for part in kit.parts for entry in part.entries}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.kit import manifest
-from offline_kit.project.types import FileEntry, Part, Role
+from offline_kit.project.types import FileEntry, KitPart, Role
 
 
 def entry(
@@ -134,7 +134,7 @@ def test_other_json_is_refused(text: str) -> None:
 def test_any_json_is_read_or_refused(document: object) -> None:
     """No document makes the reader crash."""
     with suppress(ProjectError):
-        assert isinstance(manifest.parse_manifest(json.dumps(document), "x"), Part)
+        assert isinstance(manifest.parse_manifest(json.dumps(document), "x"), KitPart)
 
 
 def test_a_missing_manifest_names_the_folder(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from offline_kit.local_kaggle.faults import Fault
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
 from offline_kit.packages import pip_settings
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.local_kaggle import HASTY, KERNEL, SLUG, Bench, needs_client, notebook, serving
 
 ASK = {"userName": "alice", "kernelSlug": "my-inference"}
@@ -343,7 +343,7 @@ def test_a_notebook_runs_in_the_real_sandbox(tmp_path: Path) -> None:
     except OfflineKitError:
         pytest.skip("no real sandbox works on this machine")
     settings = pip_settings.read_pip_settings(processes.copy_environment(), python=sys.executable)
-    shop = Workshop(settings=settings, cache=tmp_path / "cache", yes=True)
+    shop = EnvironmentOptions(index=settings, cache=tmp_path / "cache", yes=True)
     cell = """
 import os, pathlib, socket
 folder = pathlib.Path("/kaggle/input/datasets/alice/my-offline-kit")

@@ -209,14 +209,14 @@ def test_batches_are_counted(data: Path, size: int, words: str) -> None:
 def test_a_rehearsal_tells_the_rows_that_its_gateway_counted(data: Path, tmp_path: Path) -> None:
     """Of one batch too, and where a gateway tells nothing there is no number."""
     ran: Any = SimpleNamespace(executed=tmp_path / "scoring" / "executed.ipynb", working=tmp_path)
-    service = gateway.prepare(data, {}, "submission.parquet", tmp_path / "side")
-    assert gateway.rows_of(ran) == 0
-    assert len(gateway.notes_of(ran, service)) == 1
+    service = gateway.prepare_gateway(data, {}, "submission.parquet", tmp_path / "side")
+    assert gateway.count_answered_rows(ran) == 0
+    assert len(gateway.describe_second_run(ran, service)) == 1
     folder = tmp_path / "scoring" / "gateway"
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps({"Batches": 1, "Rows": ROWS}))
-    assert gateway.rows_of(ran) == ROWS
-    assert gateway.notes_of(ran, service)[-1].startswith(f"{ROWS} rows in 1 batch: ")
+    assert gateway.count_answered_rows(ran) == ROWS
+    assert gateway.describe_second_run(ran, service)[-1].startswith(f"{ROWS} rows in 1 batch: ")
 
 
 @pytest.mark.parametrize(
@@ -610,16 +610,16 @@ def test_what_is_wrong_with_the_gateways_options_is_told(
 ) -> None:
     """A typing error in the params does not pass in silence, nor as an error of ours."""
     with pytest.raises(UsageError) as caught:
-        gateway.prepare(data, params, "submission.csv", tmp_path / "side")
+        gateway.prepare_gateway(data, params, "submission.csv", tmp_path / "side")
     assert word in " ".join((caught.value.what, *caught.value.details))
 
 
 def test_the_competitions_own_package_is_preferred(data: Path, tmp_path: Path) -> None:
     """Nothing is laid over what the data brings, and its imports count."""
     own = gateway.write_standin(data, {})
-    service = gateway.prepare(data, {}, "submission.csv", tmp_path / "side")
+    service = gateway.prepare_gateway(data, {}, "submission.csv", tmp_path / "side")
     assert service.package is None
-    assert service.laid() == {}
+    assert service.added_folders() == {}
     assert own / "core" / "standin.py" in service.code
 
 
@@ -728,9 +728,9 @@ def test_a_parquet_submission_is_checked_as_a_csv_is(data: Path, batches: str) -
     assert code == 0, log
     place = data.parents[1]
     ran: Any = SimpleNamespace(executed=place / "executed.ipynb", working=place / "working")
-    table = gateway.collect(ran, "submission.parquet")
+    table = gateway.collect_submission(ran, "submission.parquet")
     written = place / "working" / "submission.parquet"
-    checked = submission_check.check(written, data / "sample_submission.csv", table=table)
+    checked = submission_check.check_submission(written, data / "sample_submission.csv", table=table)
     assert checked.problems == (
         "column 'y' has 5 empty or NaN values",
         f"column 'y' has {ROWS - 5} infinite values",
@@ -744,5 +744,5 @@ def test_a_parquet_submission_is_checked_as_a_csv_is(data: Path, batches: str) -
 def test_a_parquet_that_cannot_be_read_is_no_failure(data: Path, tmp_path: Path) -> None:
     """Its gateway was content; it is only told how little was checked."""
     (tmp_path / "odd.parquet").write_bytes(b"PAR1")
-    gateway_driver.as_csv(tmp_path / "odd.parquet", tmp_path / "odd.parquet.csv")
+    gateway_driver.convert_to_csv(tmp_path / "odd.parquet", tmp_path / "odd.parquet.csv")
     assert not (tmp_path / "odd.parquet.csv").exists()

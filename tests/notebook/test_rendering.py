@@ -18,7 +18,7 @@ from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook.rendering import Target, kernel_metadata, render
 from offline_kit.notebook.scripts import python_literal
 from offline_kit.project import kaggle_sources
-from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config_keys import KEYS, MODEL_KEYS
 from offline_kit.project.types import Kit, NotebookSettings, Role
 from tests.support.kits import Workshop
@@ -284,16 +284,18 @@ def test_settings_that_cannot_work_are_refused(
 def test_one_form_of_each_source(kit: Kit, tmp_path: Path, name: str, good: bool) -> None:
     """A source is one, or none, wherever it is named: in `copies`, in an ensemble's `from`, or attached."""
     kind, _, ref = name.partition(":")
-    attached: dict[str, Any] = {kaggle_sources.KEYS[kind]: (ref,)}
+    attached: dict[str, Any] = {kaggle_sources.METADATA_KEYS[kind]: (ref,)}
     settings = dataclasses.replace(LIGHTNING, **attached)
     assert (MODEL_KEYS["from"].check(name) == "") is good
     assert (KEYS["copies"].check({name: "folder"}) == "") is good
     if good:
-        assert str(kaggle_sources.parse(name)) == name
-        assert ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[kaggle_sources.KEYS[kind]]
+        assert str(kaggle_sources.parse_source(name)) == name
+        assert (
+            ref in kernel_metadata(kit, settings, IMAGE, target(tmp_path))[kaggle_sources.METADATA_KEYS[kind]]
+        )
         return
     with pytest.raises(UsageError, match="not understood"):
-        kaggle_sources.parse(name)
+        kaggle_sources.parse_source(name)
     with pytest.raises(UsageError, match="refuse sources"):
         kernel_metadata(kit, settings, IMAGE, target(tmp_path))
 
@@ -383,7 +385,7 @@ def test_any_project_name_gives_a_legal_title(name: str) -> None:
 )
 def test_accelerators_have_kaggles_names(word: str, shape: str) -> None:
     """Usual words and Kaggle's own, in any case, mean a machine shape."""
-    assert machine_shape(word) == shape
+    assert find_machine_shape(word) == shape
 
 
 @pytest.mark.parametrize(
@@ -400,7 +402,7 @@ def test_accelerators_have_kaggles_names(word: str, shape: str) -> None:
 def test_accelerators_that_are_not_there_are_refused(word: str, words: str) -> None:
     """Retired, unsupported and unknown machines each have their sentence."""
     with pytest.raises(UsageError, match=words):
-        machine_shape(word)
+        find_machine_shape(word)
 
 
 def test_writing_leaves_both_files(kit: Kit, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from offline_kit.core.errors import UsageError
 from offline_kit.notebook import cell_imports, rendering
 from offline_kit.notebook.rendering import Rendered, Target, render
 from offline_kit.project.images import Image
-from offline_kit.project.types import FileEntry, Kit, Member, ModelSpec, NotebookSettings, Part, Role
+from offline_kit.project.types import FileEntry, Kit, KitPart, Member, ModelSpec, NotebookSettings, Role
 from tests.support import command_line
 
 IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
@@ -38,7 +38,7 @@ TEMPLATES = {
 
 def rendered(folder: Path, name: str, **more: Any) -> Rendered:
     """Render a built-in template for a kit with one checkpoint."""
-    part = Part(name="kit", id="1" * 64, entries=(ENTRY,))
+    part = KitPart(name="kit", id="1" * 64, entries=(ENTRY,))
     kit = Kit(folder=folder, id="0" * 64, parts=(part,))
     member = Member(name="a", framework="sklearn", path=folder / "a.joblib", kit_path="checkpoints/a.joblib")
     members = (member,) if name.startswith("predict") or "models" in name else ()

@@ -65,12 +65,12 @@ def frozen(
 
 def load(name: str) -> Image:
     """Load a built-in image."""
-    return images.load(name, accelerator="none", project=Path())
+    return images.load_image(name, accelerator="none", project=Path())
 
 
 def heavy(found: Freeze) -> set[str]:
     """Return what must never be in a kit."""
-    names = {one.name for one in found.having(Fate.BUNDLED)}
+    names = {one.name for one in found.pins_with(Fate.BUNDLED)}
     return {
         name
         for name in names
@@ -85,7 +85,7 @@ def test_kits_are_slim_and_fit(tmp_path: Path, cache: Path, lines: list[str]) ->
     assert heavy(found) == set()
     target = ImageTarget(load("kaggle-2026-10-cpu"))
     index = PackageIndex(pip_settings.read_pip_settings(processes.copy_environment()), cache=cache)
-    for one in found.having(Fate.BUNDLED):
+    for one in found.pins_with(Fate.BUNDLED):
         assert one.hashes
         assert choose_file(index.list_files(one.name), one.version, one.hashes, target), one.name
     assert len(bundled(found)) <= 4
@@ -93,7 +93,7 @@ def test_kits_are_slim_and_fit(tmp_path: Path, cache: Path, lines: list[str]) ->
 
 def test_hydra_is_todays(tmp_path: Path, cache: Path) -> None:
     """hydra-core is of 1.3 or later with its sdist-only antlr runtime, not the 0.11 that a ban of sdists gives."""
-    bare = images.load("kaggle-2026-10-cpu", accelerator="none", project=Path())
+    bare = images.load_image("kaggle-2026-10-cpu", accelerator="none", project=Path())
     lacking = {
         name: version
         for name, version in bare.packages.items()

@@ -329,7 +329,7 @@ def test_indexes_without_upload_times_count_in_full(case: Case) -> None:
     )
     found = case.freeze("only", "alpha")
     assert bundled(found) == {"alpha": "1.0", "beta": "1.0", "linked": "2.0", "only": "1.0"}
-    assert all(one.hashes for one in found.having(Fate.BUNDLED))
+    assert all(one.hashes for one in found.pins_with(Fate.BUNDLED))
 
 
 def test_a_hand_edit_is_refused_until_upgrade(case: Case) -> None:
@@ -395,7 +395,7 @@ def test_what_only_training_needs_is_left_out(case: Case) -> None:
     case.add("client", "1.0", ["kaggle"])
     found = case.freeze("kaggle==1.6.14", "black==24.1", "alpha", "jupyterlab==3", "pywin32==306")
     assert bundled(found) == {"alpha": "1.0", "beta": "1.0"}
-    assert {pin.name for pin in found.having(Fate.SKIPPED)} == {"black", "jupyterlab", "kaggle", "pywin32"}
+    assert {pin.name for pin in found.pins_with(Fate.SKIPPED)} == {"black", "jupyterlab", "kaggle", "pywin32"}
     assert "logs in" in pin(found, "kaggle").reason
     assert "kaggle" in bundled(case.freeze("kaggle==1.6.14", imported=frozenset({"kaggle"})))
     assert "black" in bundled(case.freeze("black==24.1", include=("black",)))

@@ -74,7 +74,7 @@ def test_pip_sees_the_bundled_pins_alone(freeze: Freeze) -> None:
         text, hashes = split_options(line)
         assert parse_requirement(text, None)[1] is None  # type: ignore[arg-type]
         seen.append((text, hashes))
-    assert seen == [(f"{pin.name}=={pin.version}", pin.hashes) for pin in freeze.having(Fate.BUNDLED)]
+    assert seen == [(f"{pin.name}=={pin.version}", pin.hashes) for pin in freeze.pins_with(Fate.BUNDLED)]
 
 
 def example() -> str:

@@ -24,8 +24,8 @@ from offline_kit.project.types import Freeze, OwnCode
 from tests.support.backends import BACKEND
 from tests.support.listener import Listener
 
-LOCAL = images.load("local", accelerator="none", project=Path())
-KAGGLE = images.load("", accelerator="none", project=Path())
+LOCAL = images.load_image("local", accelerator="none", project=Path())
+KAGGLE = images.load_image("", accelerator="none", project=Path())
 NOWHERE = IndexSettings(index_url="http://127.0.0.1:9/simple", no_index=True)
 
 

@@ -20,8 +20,7 @@ from offline_kit.packages.builds.build_environment import find_offline_prefix
 from offline_kit.packages.builds.sdists import settle_sdists
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
-from offline_kit.project.images import Image
-from offline_kit.project.images import load as load_image
+from offline_kit.project.images import Image, load_image
 from offline_kit.project.types import Sdist, SettledSdist
 from tests.support.listener import Listener
 from tests.support.local_index import LocalIndex, make_sdist, make_wheel, unreachable

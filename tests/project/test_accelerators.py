@@ -10,12 +10,12 @@ from offline_kit.notebook.rendering import Target, render
 from offline_kit.packages import cuda_abi
 from offline_kit.packages.cuda_abi import WheelAbi
 from offline_kit.project import images
-from offline_kit.project.accelerators import ALIASES, SHAPES, machine_shape
+from offline_kit.project.accelerators import ALIASES, MACHINE_SHAPES, find_machine_shape
 from offline_kit.project.images import Image
 from offline_kit.project.types import Artifact, Kit, NotebookSettings
 
-GPU = images.load("kaggle-2026-10-gpu", accelerator="t4x2", project=Path())
-CPU = images.load("kaggle-2026-10-cpu", accelerator="none", project=Path())
+GPU = images.load_image("kaggle-2026-10-gpu", accelerator="t4x2", project=Path())
+CPU = images.load_image("kaggle-2026-10-cpu", accelerator="none", project=Path())
 
 
 def wheel(folder: Path, filename: str, content: dict[str, bytes] | None = None) -> Artifact:
@@ -30,22 +30,22 @@ def wheel(folder: Path, filename: str, content: dict[str, bytes] | None = None) 
     )
 
 
-@pytest.mark.parametrize("word", ["none", *ALIASES, *SHAPES])
+@pytest.mark.parametrize("word", ["none", *ALIASES, *MACHINE_SHAPES])
 def test_machine_and_image_follow_from_one_word(tmp_path: Path, word: str) -> None:
     """`accelerator` alone sets machine_shape, enable_gpu and the image; the CPU stays the default."""
-    chosen = images.load("", accelerator=word, project=tmp_path)
+    chosen = images.load_image("", accelerator=word, project=tmp_path)
     kit = Kit(folder=tmp_path, id="0" * 64, parts=())
     settings = NotebookSettings(template="function", function="work.py:main")
     rendered = render(kit, settings, chosen, Target(project=tmp_path, name="plants", accelerator=word))
     gpu = word != "none"
     assert rendered.metadata["enable_gpu"] is gpu
-    assert rendered.metadata.get("machine_shape", "") == machine_shape(word)
-    assert (machine_shape(word) in SHAPES) is gpu
+    assert rendered.metadata.get("machine_shape", "") == find_machine_shape(word)
+    assert (find_machine_shape(word) in MACHINE_SHAPES) is gpu
     assert chosen.accelerator == ("gpu" if gpu else "none")
     settings_cell = next(
         cell for cell in json.loads(rendered.text)["cells"] if cell["id"].endswith("-settings")
     )
-    assert f'ACCELERATOR = "{machine_shape(word) or "none"}"' in "".join(settings_cell["source"])
+    assert f'ACCELERATOR = "{find_machine_shape(word) or "none"}"' in "".join(settings_cell["source"])
     assert cuda_abi.check_image(chosen, word) == ()
 
 

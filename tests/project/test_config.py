@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import UsageError
-from offline_kit.project.config import KEYS, Config, load
-from offline_kit.project.config_keys import problems_of
-from offline_kit.project.kaggle_names import slug_problems
+from offline_kit.project.config import KEYS, Config, load_config
+from offline_kit.project.config_keys import find_key_problems
+from offline_kit.project.kaggle_names import check_slug
 from offline_kit.project.types import ModelSpec
 
 TABLE = """
@@ -39,7 +39,7 @@ def project(tmp_path: Path) -> Path:
 
 def test_the_table_is_read_with_paths_relative_to_it(project: Path) -> None:
     """A path in pyproject.toml is relative to that file, not to where one stands."""
-    config = load(project, {})
+    config = load_config(project, {})
     assert config.competition_data == project / "input"
     assert (config.name, config.version, config.dataset) == ("plants", "1.2", "plants-kit")
     assert config.notebook.model == "plants.model:Lit"
@@ -48,13 +48,13 @@ def test_the_table_is_read_with_paths_relative_to_it(project: Path) -> None:
 
 def test_project_dependencies_and_package_are_the_defaults(project: Path) -> None:
     """A project with [project] is a package whose dependencies are the requirements."""
-    config = load(project, {})
+    config = load_config(project, {})
     assert (config.project_dependencies, config.requirements, config.packages) == (True, (), (project,))
 
 
 def test_flags_win_over_the_file(project: Path) -> None:
     """What is said on the command line replaces what the file says, field by field."""
-    config = load(
+    config = load_config(
         project, {"competition": "other", "notebook": {"model": "a.py:M"}, "dataset": None, "checkpoints": ()}
     )
     assert config.competition == "other"
@@ -73,13 +73,13 @@ def test_flags_win_over_the_file(project: Path) -> None:
 )
 def test_the_template_follows_from_what_is_named(tmp_path: Path, said: dict[str, str], template: str) -> None:
     """Whoever names a function or a model need not name the template too."""
-    assert load(tmp_path, {"notebook": said}).notebook.template == template
+    assert load_config(tmp_path, {"notebook": said}).notebook.template == template
 
 
 def test_flags_alone_are_enough(tmp_path: Path) -> None:
     """A folder with nothing but requirements.txt and a checkpoint needs no configuration file."""
     (tmp_path / "requirements.txt").write_text("timm\n")
-    config = load(tmp_path, {"checkpoints": ("a.ckpt",), "dataset": "my-kit"})
+    config = load_config(tmp_path, {"checkpoints": ("a.ckpt",), "dataset": "my-kit"})
     assert config.requirements == (tmp_path / "requirements.txt",)
     assert (config.packages, config.source, config.dataset) == ((), None, "my-kit")
 
@@ -89,10 +89,10 @@ def test_an_image_that_nobody_knows_is_among_the_problems(tmp_path: Path) -> Non
     text = 'image = "kaggle-2026-10-cpuu"\n'
     (tmp_path / "offline-kit.toml").write_text(text + "chekpoints = []\n")
     with pytest.raises(UsageError, match="2 problems") as caught:
-        load(tmp_path, {})
+        load_config(tmp_path, {})
     assert any("there is no image 'kaggle-2026-10-cpuu'" in line for line in caught.value.details)
     (tmp_path / "offline-kit.toml").write_text(text)
-    assert load(tmp_path, {}).image == "kaggle-2026-10-cpuu"
+    assert load_config(tmp_path, {}).image == "kaggle-2026-10-cpuu"
 
 
 def test_all_problems_are_named_at_once_with_guesses(project: Path) -> None:
@@ -100,7 +100,7 @@ def test_all_problems_are_named_at_once_with_guesses(project: Path) -> None:
     bad = TABLE.replace('checkpoints = ["ckpt/*.ckpt"]', 'chekpoints = ["x"]\nsdists = "maybe"\nrows = 0')
     (project / "pyproject.toml").write_text(bad.replace("template =", "templat ="))
     with pytest.raises(UsageError) as caught:
-        load(project, {})
+        load_config(project, {})
     text = "\n".join(caught.value.details)
     assert "unknown key 'chekpoints'; did you mean 'checkpoints'?" in text
     assert "sdists must be one of 'both', 'rename', 'wheel'" in text
@@ -112,20 +112,20 @@ def test_two_configurations_are_refused(project: Path) -> None:
     """offline-kit.toml beside [tool.offline-kit] leaves it open which one counts."""
     (project / "offline-kit.toml").write_text('dataset = "x-kit"\n')
     with pytest.raises(UsageError, match="has both"):
-        load(project, {})
+        load_config(project, {})
 
 
 @pytest.mark.parametrize("head", ["", "[tool.offline-kit]\n"])
 def test_own_file_works_with_and_without_the_table_name(tmp_path: Path, head: str) -> None:
     """offline-kit.toml holds the same keys, bare or under [tool.offline-kit]."""
     (tmp_path / "offline-kit.toml").write_text(f'{head}dataset = "x-kit"\n')
-    assert load(tmp_path, {}).dataset == "x-kit"
+    assert load_config(tmp_path, {}).dataset == "x-kit"
 
 
 def test_missing_paths_are_listed(project: Path) -> None:
     """Every path that does not exist is named, with the file to correct."""
     with pytest.raises(UsageError) as caught:
-        load(project, {"requirements": (project / "a.in", project / "b.in")})
+        load_config(project, {"requirements": (project / "a.in", project / "b.in")})
     assert [Path(line.split("'")[1]).name for line in caught.value.details] == ["a.in", "b.in"]
 
 
@@ -136,7 +136,7 @@ def test_a_table_that_is_none_is_named(tmp_path: Path, text: str) -> None:
     """A value where a table belongs is a usage error, whoever wrote it."""
     (tmp_path / "pyproject.toml").write_text(text + "\n")
     with pytest.raises(UsageError, match="must be a table"):
-        load(tmp_path, {})
+        load_config(tmp_path, {})
 
 
 def test_versions_are_not_names(project: Path) -> None:
@@ -145,14 +145,14 @@ def test_versions_are_not_names(project: Path) -> None:
         TABLE.replace("competition_data", 'exclude = ["numpy>2"]\ncompetition_data')
     )
     with pytest.raises(UsageError) as caught:
-        load(project, {})
+        load_config(project, {})
     assert "exclude takes names of packages alone" in caught.value.details[0]
 
 
 def test_a_lock_does_not_hide_what_the_project_asks_for(project: Path) -> None:
     """With `locks`, [project].dependencies are still the requirements."""
     (project / "uv.lock").touch()
-    assert load(project, {"locks": (project / "uv.lock",)}).project_dependencies
+    assert load_config(project, {"locks": (project / "uv.lock",)}).project_dependencies
 
 
 @pytest.mark.parametrize(("packages", "read"), [('["."]', False), ("[]", True)])
@@ -162,26 +162,26 @@ def test_dynamic_dependencies_come_with_the_own_wheel(tmp_path: Path, packages: 
         '[build-system]\nrequires = ["setuptools"]\n[project]\nname = "plants"\ndynamic = ["dependencies"]\n'
         f"[tool.offline-kit]\npackages = {packages}\n"
     )
-    assert load(tmp_path, {}).project_dependencies is read
+    assert load_config(tmp_path, {}).project_dependencies is read
 
 
 def test_extras_need_a_project_that_defines_them(tmp_path: Path) -> None:
     """Extras of a folder without pyproject.toml are a usage error."""
     with pytest.raises(UsageError, match="no pyproject"):
-        load(tmp_path, {"extras": ("gpu",)})
+        load_config(tmp_path, {"extras": ("gpu",)})
 
 
 def test_broken_toml_names_the_line(tmp_path: Path) -> None:
     """A syntax error in the file is a usage error that says where."""
     (tmp_path / "pyproject.toml").write_text("a = [\n")
     with pytest.raises(UsageError, match="not valid TOML"):
-        load(tmp_path, {})
+        load_config(tmp_path, {})
 
 
 def test_no_such_project(tmp_path: Path) -> None:
     """A folder that is not there is the first thing said."""
     with pytest.raises(UsageError, match="there is no folder"):
-        load(tmp_path / "nowhere", {})
+        load_config(tmp_path / "nowhere", {})
 
 
 values = st.one_of(
@@ -192,7 +192,7 @@ values = st.one_of(
 @given(st.dictionaries(st.one_of(st.sampled_from(sorted(KEYS)), st.text()), values))
 def test_any_table_is_judged_key_by_key(table: dict[str, object]) -> None:
     """No value of any key ends in a traceback, and each unknown key is named once."""
-    lines = list(problems_of(table, KEYS, "[x]"))
+    lines = list(find_key_problems(table, KEYS, "[x]"))
     assert sum("unknown key" in line for line in lines) == len(set(table) - set(KEYS))
 
 
@@ -216,9 +216,9 @@ def test_every_field_of_the_config_has_a_key() -> None:
 def test_the_default_dataset_is_a_slug_that_kaggle_takes(tmp_path: Path, name: str, slug: str) -> None:
     """Whatever the project's folder is called, and with a part's name behind it."""
     (tmp_path / name).mkdir()
-    dataset = load(tmp_path / name, {}).dataset
+    dataset = load_config(tmp_path / name, {}).dataset
     assert dataset == slug
-    assert not slug_problems(f"{dataset}-checkpoints")
+    assert not check_slug(f"{dataset}-checkpoints")
 
 
 def test_models_are_an_array_of_tables(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_models_are_an_array_of_tables(tmp_path: Path) -> None:
         "[[notebook.models]]\nfiles = 'folds/*.pkl'\nweight = 2\n"
         "[[notebook.models]]\nfiles = 'a.onnx'\nframework = 'onnx'\nfrom = 'dataset:me/other'\nparams = {x = 1}\n"
     )
-    settings = load(tmp_path, {}).notebook
+    settings = load_config(tmp_path, {}).notebook
     assert settings.models == (
         ModelSpec(files="folds/*.pkl", weight=2.0),
         ModelSpec(files="a.onnx", framework="onnx", origin="dataset:me/other", params={"x": 1}),
@@ -249,7 +249,7 @@ def test_wrong_models_are_told(tmp_path: Path, entry: str, words: str) -> None:
     """What is wrong in an entry is named, with a guess or the right form."""
     (tmp_path / "offline-kit.toml").write_text(f"[[notebook.models]]\n{entry}\n")
     with pytest.raises(UsageError) as caught:
-        load(tmp_path, {})
+        load_config(tmp_path, {})
     assert words in "\n".join(caught.value.details)
 
 
@@ -266,7 +266,7 @@ def test_wrong_models_are_told(tmp_path: Path, entry: str, words: str) -> None:
 def test_the_template_follows_from_what_is_said(tmp_path: Path, table: str, template: str) -> None:
     """A function wins, then models and tasks, then a LightningModule; a word of the user's over all."""
     (tmp_path / "offline-kit.toml").write_text(f"[notebook]\n{table}\n")
-    assert load(tmp_path, {}).notebook.template == template
+    assert load_config(tmp_path, {}).notebook.template == template
 
 
 @pytest.mark.parametrize("value", ["kaggle_evaluation.rain:RainHost", {"rows": 3}])

@@ -14,10 +14,10 @@ from offline_kit.project import images, package_lists
 
 
 def load(name: str = "", accelerator: str = "none", project: Path = Path()) -> images.Image:
-    return images.load(name, accelerator=accelerator, project=project)
+    return images.load_image(name, accelerator=accelerator, project=project)
 
 
-@pytest.mark.parametrize("name", images.names())
+@pytest.mark.parametrize("name", images.list_image_names())
 def test_built_in_images_are_whole_and_honest(name: str) -> None:
     """Every built-in image has hundreds of packages, valid versions, and says that it is a reconstruction."""
     found = load(name)
@@ -34,13 +34,13 @@ def test_built_in_images_are_whole_and_honest(name: str) -> None:
 
 def test_the_four_images_are_there() -> None:
     """October 2026 and v170, each for CPU and GPU; v170 carries its digest."""
-    assert images.names() == (
+    assert images.list_image_names() == (
         "kaggle-2026-10-cpu",
         "kaggle-2026-10-gpu",
         "kaggle-v170-cpu",
         "kaggle-v170-gpu",
     )
-    assert [one.name for one in images.built_in()] == list(images.names())
+    assert [one.name for one in images.load_built_in_images()] == list(images.list_image_names())
     assert load("kaggle-2026-10-cpu").packages["torch"] == "2.11.0+cpu"
     assert load("kaggle-2026-10-gpu").packages["torch"] == "2.11.0+cu128"
     assert load("kaggle-v170-cpu").python_minor == "3.12"
@@ -65,7 +65,7 @@ def test_the_image_follows_the_accelerator(accelerator: str, name: str) -> None:
 
 def test_tags_are_the_images_own() -> None:
     """Wheels are chosen for CPython 3.13 and glibc up to 2.35, whatever runs here; exact tags come first."""
-    tags = load().tags()
+    tags = load().list_wheel_tags()
     for fits in ("cp313-cp313-manylinux_2_28_x86_64", "cp38-abi3-manylinux2014_x86_64", "py3-none-any"):
         assert parse_tag(fits) <= set(tags)
     for misfit in (
@@ -84,7 +84,7 @@ def test_markers_are_the_images_own() -> None:
     """Markers are evaluated for the image's full Python version on Linux."""
     from packaging.markers import Marker
 
-    environment = load().environment()
+    environment = load().marker_environment()
     assert Marker("python_full_version >= '3.13.5' and sys_platform == 'linux'").evaluate(environment)
     assert not Marker("python_version < '3.13' or platform_machine == 'aarch64'").evaluate(environment)
     assert load().platform_for_uv == "x86_64-manylinux_2_35"
@@ -97,19 +97,19 @@ def test_names_are_compared_as_indexes_do(name: str) -> None:
     """Our way to compare names, which needs no import, gives what packaging's gives."""
     from packaging.utils import canonicalize_name
 
-    assert package_lists.normalized(name) == canonicalize_name(name)
+    assert package_lists.normalize_name(name) == canonicalize_name(name)
 
 
 def test_torch_compares_without_its_local_version() -> None:
     """torch 2.11.0 is what the image calls 2.11.0+cpu; other packages compare whole."""
     here = load()
     torch, numpy = here.packages["torch"], here.packages["numpy"]
-    assert images.same_version("torch", torch, "2.11.0")
-    assert images.same_version("Torch", torch, "2.11.0+cu128")
-    assert not images.same_version("torch", torch, "2.11.1")
+    assert images.is_same_version("torch", torch, "2.11.0")
+    assert images.is_same_version("Torch", torch, "2.11.0+cu128")
+    assert not images.is_same_version("torch", torch, "2.11.1")
     assert here.public_version("torch") == "2.11.0"
-    assert images.same_version("numpy", numpy, "2.1.3")
-    assert not images.same_version("numpy", numpy, "2.1.3+mkl")
+    assert images.is_same_version("numpy", numpy, "2.1.3")
+    assert not images.is_same_version("numpy", numpy, "2.1.3+mkl")
     assert here.public_version("onnxruntime") == ""
 
 
@@ -129,17 +129,17 @@ def test_an_unknown_name_gets_a_guess_and_the_list() -> None:
     with pytest.raises(UsageError) as caught:
         load("kaggle-v17O-cpu")
     assert "did you mean 'kaggle-v170-cpu'" in caught.value.what
-    assert all(name in caught.value.hint for name in images.names())
+    assert all(name in caught.value.hint for name in images.list_image_names())
     with pytest.raises(UsageError, match="did you mean 'timm'"):
-        images.package(load(), "tim")
+        images.describe_package(load(), "tim")
 
 
 def test_show_tells_of_one_package_and_of_all() -> None:
     """A package is shown with its version and whether it is protected."""
-    assert images.package(load(), "Jupyter_Client") == images.ImagePackage(
+    assert images.describe_package(load(), "Jupyter_Client") == images.ImagePackage(
         name="jupyter-client", version="7.4.9", protected=True, accelerator=False
     )
-    assert len(images.packages(load())) == len(load().packages)
+    assert len(images.describe_packages(load())) == len(load().packages)
 
 
 def test_pip_list_json_is_an_image(tmp_path: Path) -> None:
@@ -189,8 +189,8 @@ def test_pip_freeze_is_an_image(tmp_path: Path) -> None:
     }
     assert found.unversioned == ("my-thing", "segment-anything")
     assert found.python == "3.12.11"
-    assert found.tags()[0].interpreter == "cp312"
-    assert images.package(found, "segment_anything").version == ""
+    assert found.list_wheel_tags()[0].interpreter == "cp312"
+    assert images.describe_package(found, "segment_anything").version == ""
 
 
 @pytest.mark.parametrize(
@@ -232,8 +232,8 @@ def test_local_is_the_running_interpreter() -> None:
     assert here.interpreter == Path(sys.executable)
     assert here.packages["pytest"] == pytest.__version__
     assert here.python == ".".join(map(str, sys.version_info[:3]))
-    assert here.environment()["python_version"] == here.python_minor
-    assert here.tags()[0].interpreter == f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert here.marker_environment()["python_version"] == here.python_minor
+    assert here.list_wheel_tags()[0].interpreter == f"cp{sys.version_info[0]}{sys.version_info[1]}"
     assert here.platform_for_uv == ""
 
 
@@ -241,7 +241,7 @@ def test_loading_is_light() -> None:
     """Reading an image imports nothing slow: `status` and `image list` wait for it."""
     code = (
         "import sys; from pathlib import Path; from offline_kit.project import images as image\n"
-        "image.load('', accelerator='none', project=Path())\n"
+        "image.load_image('', accelerator='none', project=Path())\n"
         "assert not {'packaging', 'requests', 'importlib.metadata'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

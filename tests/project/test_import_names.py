@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.project.import_names import of_files, of_sdist, of_wheel
+from offline_kit.project.import_names import derive_import_names, read_sdist_imports, read_wheel_imports
 
 
 @pytest.mark.parametrize(
@@ -41,14 +41,14 @@ from offline_kit.project.import_names import of_files, of_sdist, of_wheel
 )  # fmt: skip
 def test_names_of_files(files: list[str], names: list[str]) -> None:
     """Packages, modules and what lies in namespaces count; private, stub, data and script files do not."""
-    assert of_files(files) == tuple(names)
+    assert derive_import_names(files) == tuple(names)
 
 
 @settings(deadline=None)
 @given(st.lists(st.text(alphabet="ab_./1-", min_size=1, max_size=20).map(lambda name: f"{name}.py")))
 def test_any_files_give_importable_names(files: list[str]) -> None:
     """Whatever lies in a wheel, each name is a dotted identifier."""
-    for name in of_files(files):
+    for name in derive_import_names(files):
         assert all(part.isidentifier() and not part.startswith("_") for part in name.split("."))
 
 
@@ -58,14 +58,14 @@ def test_names_of_a_wheel(tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("a/", "")
         archive.writestr("a/__init__.py", "")
-    assert of_wheel(wheel) == ("a",)
+    assert read_wheel_imports(wheel) == ("a",)
 
 
 def test_no_wheel_is_an_error_that_names_it(tmp_path: Path) -> None:
     """A damaged wheel is named with a next step."""
     (tmp_path / "a.whl").write_bytes(b"no")
     with pytest.raises(ProjectError, match=r"a\.whl"):
-        of_wheel(tmp_path / "a.whl")
+        read_wheel_imports(tmp_path / "a.whl")
 
 
 def sdist(path: Path, **members: str) -> Path:
@@ -81,13 +81,13 @@ def sdist(path: Path, **members: str) -> Path:
 def test_names_of_an_sdist(tmp_path: Path) -> None:
     """setuptools' own statement wins; else the package or module that is called like the project."""
     stated = sdist(tmp_path / "a.tar.gz", **{"p.egg-info/top_level.txt": "antlr4\n_private\ntests\n"})
-    assert of_sdist(stated, "antlr4-python3-runtime") == ("antlr4",)
+    assert read_sdist_imports(stated, "antlr4-python3-runtime") == ("antlr4",)
     modern = sdist(tmp_path / "b.tar.gz", **{"src/My_Pkg/__init__.py": "", "tests/a.py": "", "PKG-INFO": ""})
-    assert of_sdist(modern, "my-pkg") == ("My_Pkg",)
-    assert of_sdist(sdist(tmp_path / "c.tar.gz", **{"single.py": ""}), "single") == ("single",)
-    assert of_sdist(sdist(tmp_path / "d.tar.gz", **{"other/__init__.py": ""}), "name") == ()
+    assert read_sdist_imports(modern, "my-pkg") == ("My_Pkg",)
+    assert read_sdist_imports(sdist(tmp_path / "c.tar.gz", **{"single.py": ""}), "single") == ("single",)
+    assert read_sdist_imports(sdist(tmp_path / "d.tar.gz", **{"other/__init__.py": ""}), "name") == ()
     (tmp_path / "e.tar.gz").write_bytes(b"no")
-    assert of_sdist(tmp_path / "e.tar.gz", "e") == ()
+    assert read_sdist_imports(tmp_path / "e.tar.gz", "e") == ()
 
 
 def test_names_of_a_zip_sdist(tmp_path: Path) -> None:
@@ -95,4 +95,4 @@ def test_names_of_a_zip_sdist(tmp_path: Path) -> None:
     path = tmp_path / "p-1.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("p-1/p.egg-info/top_level.txt", "pee\n")
-    assert of_sdist(path, "p") == ("pee",)
+    assert read_sdist_imports(path, "p") == ("pee",)

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.project import kaggle_names as names
-from offline_kit.project.kaggle_rules import Change, Upload, is_archive, plan, safe_name, treat
+from offline_kit.project.kaggle_rules import (
+    UploadChange,
+    UploadedFile,
+    apply_upload_rules,
+    is_archive,
+    make_safe_name,
+    plan_upload_changes,
+)
 
 
 def packed(**members: bytes) -> bytes:
@@ -47,7 +54,7 @@ def mounted(tmp_path: Path, uploaded: dict[str, bytes], **options: bool) -> dict
         path = tmp_path / "up" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
-    treat(tmp_path / "up", tmp_path / "down", **options)
+    apply_upload_rules(tmp_path / "up", tmp_path / "down", **options)
     return files(tmp_path / "down")
 
 
@@ -79,38 +86,38 @@ def mounted(tmp_path: Path, uploaded: dict[str, bytes], **options: bool) -> dict
 )  # fmt: skip
 def test_stored_names(name: str, safe: str) -> None:
     """A name that Kaggle would change is stored under one that it leaves alone."""
-    assert safe_name(name, set()) == safe
+    assert make_safe_name(name, set()) == safe
 
 
 def test_a_taken_name_gets_a_number_before_its_suffix() -> None:
     """Two names that fall together stay two, whatever their case."""
-    assert safe_name("Best.ckpt", {"best.ckpt"}) == "Best-2.ckpt"
-    assert safe_name("x.tar.gz", {"x.tar.gz.xyz", "x-2.tar.gz.xyz"}) == "x-3.tar.gz.xyz"
+    assert make_safe_name("Best.ckpt", {"best.ckpt"}) == "Best-2.ckpt"
+    assert make_safe_name("x.tar.gz", {"x.tar.gz.xyz", "x-2.tar.gz.xyz"}) == "x-3.tar.gz.xyz"
 
 
 @settings(deadline=None)
 @given(st.sets(st.text(min_size=1, max_size=300).filter(lambda name: "/" not in name), max_size=8))
 def test_any_set_of_names_becomes_safe_and_distinct(originals: set[str]) -> None:
     """Whatever the names: stored ones are safe, distinct after lower-casing, and made alike again."""
-    stored = names.safe_paths(originals - {".", ".."})
-    assert all(names.is_safe(name) for name in stored.values())
+    stored = names.map_safe_paths(originals - {".", ".."})
+    assert all(names.is_safe_name(name) for name in stored.values())
     assert len({name.lower() for name in stored.values()}) == len(stored)
-    assert stored == names.safe_paths(sorted(originals - {".", ".."}, reverse=True))
+    assert stored == names.map_safe_paths(sorted(originals - {".", ".."}, reverse=True))
 
 
 @settings(deadline=None)
 @given(st.text(alphabet="abcXYZ0189._-+=~&@é .targzpth", min_size=1, max_size=40))
 def test_a_safe_name_is_what_kaggle_leaves_alone(name: str) -> None:
     """Kaggle's own treatment keeps every stored name."""
-    stored = safe_name(name, set())
-    (action,) = plan([Upload(path=stored, zipped=True)])
-    assert (action.change, action.target) == (Change.KEPT, stored)
-    assert safe_name(stored, set()) == stored
+    stored = make_safe_name(name, set())
+    (action,) = plan_upload_changes([UploadedFile(path=stored, zipped=True)])
+    assert (action.change, action.target) == (UploadChange.KEPT, stored)
+    assert make_safe_name(stored, set()) == stored
 
 
 def test_folders_that_differ_in_case_stay_apart() -> None:
     """A stored path is unique after lower-casing in each folder of it."""
-    stored = names.safe_paths(["Data/a.py", "data/a.py", "data/b=.py", "top.py"])
+    stored = names.map_safe_paths(["Data/a.py", "data/a.py", "data/b=.py", "top.py"])
     assert stored == {
         "Data/a.py": "Data/a.py",
         "data/a.py": "data-2/a.py",
@@ -139,22 +146,22 @@ def test_other_files_are_none(name: str) -> None:
 )
 def test_slugs(title: str, slug: str) -> None:
     """A slug holds lower-case letters, digits and single dashes, 50 at most."""
-    assert names.slug_of(title) == slug
+    assert names.make_slug(title) == slug
 
 
 def test_short_titles_and_slugs_are_named() -> None:
     """Kaggle's six to fifty characters are checked before an upload."""
-    assert names.title_problems("Plant kit") == ()
-    assert "5 characters" in names.title_problems("short")[0]
-    assert names.slug_problems("plant-kit") == ()
-    assert len(names.slug_problems("A_b")) == 2
+    assert names.check_title("Plant kit") == ()
+    assert "5 characters" in names.check_title("short")[0]
+    assert names.check_slug("plant-kit") == ()
+    assert len(names.check_slug("A_b")) == 2
 
 
 def test_many_loose_files_warn() -> None:
     """From 901 loose files on there is a warning, and for what no account can hold."""
-    assert names.limit_warnings(900, 10**9) == ()
-    assert "901 loose files" in names.limit_warnings(901, 0)[0]
-    assert "300 GB" in names.limit_warnings(1, 300 * 10**9)[0]
+    assert names.check_dataset_limits(900, 10**9) == ()
+    assert "901 loose files" in names.check_dataset_limits(901, 0)[0]
+    assert "300 GB" in names.check_dataset_limits(1, 300 * 10**9)[0]
 
 
 def test_archives_become_folders(tmp_path: Path) -> None:
@@ -213,7 +220,7 @@ def test_a_bad_member_refuses_the_upload(tmp_path: Path, member: str) -> None:
     (up / "lit-1.0.tar.gz").write_bytes(rolled(**{member: b"x"}))
     (up / "bad&.txt").write_bytes(b"")
     with pytest.raises(ProjectError) as caught:
-        treat(up, tmp_path / "down")
+        apply_upload_rules(up, tmp_path / "down")
     assert any(member in line and "lit-1.0.tar.gz" in line for line in caught.value.details)
     assert any("bad&.txt" in line for line in caught.value.details)
     assert not (tmp_path / "down").exists()
@@ -233,9 +240,9 @@ def test_symlinks_arrive_empty_and_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "secret" / "key").write_bytes(b"k")
     for name, goal in {"file": "secret/key", "folder": "secret", "nothing": "gone"}.items():
         (tmp_path / "up" / name).symlink_to(tmp_path / goal)
-    actions = treat(tmp_path / "up", tmp_path / "down")
+    actions = apply_upload_rules(tmp_path / "up", tmp_path / "down")
     assert files(tmp_path / "down") == {"file": b"", "folder": b"", "nothing": b""}
-    assert {action.change for action in actions} == {Change.EMPTIED}
+    assert {action.change for action in actions} == {UploadChange.EMPTIED}
 
 
 def test_links_inside_archives_lead_nowhere(tmp_path: Path) -> None:
@@ -254,7 +261,7 @@ def test_modes_are_lost_and_the_source_keeps_its_own(tmp_path: Path) -> None:
     up.mkdir()
     (up / "tool").write_bytes(b"#!")
     (up / "tool").chmod(0o755)
-    treat(up, tmp_path / "down")
+    apply_upload_rules(up, tmp_path / "down")
     assert (tmp_path / "down" / "tool").stat().st_mode & 0o777 == 0o644
     assert (up / "tool").stat().st_mode & 0o777 == 0o755
 
@@ -263,8 +270,8 @@ def test_large_files_are_linked_not_copied(tmp_path: Path) -> None:
     """An unchanged file of the kit costs no second copy, unless asked for."""
     assert mounted(tmp_path, {"w.ckpt": b"1"})
     (tmp_path / "up" / "w.ckpt").chmod(0o644)
-    treat(tmp_path / "up", tmp_path / "again")
-    treat(tmp_path / "up", tmp_path / "copied", link=False)
+    apply_upload_rules(tmp_path / "up", tmp_path / "again")
+    apply_upload_rules(tmp_path / "up", tmp_path / "copied", link=False)
     source = (tmp_path / "up" / "w.ckpt").stat().st_ino
     assert (tmp_path / "again" / "w.ckpt").stat().st_ino == source
     assert (tmp_path / "copied" / "w.ckpt").stat().st_ino != source
@@ -297,10 +304,10 @@ def test_a_used_target_is_refused(tmp_path: Path) -> None:
     (tmp_path / "down").mkdir()
     (tmp_path / "down" / "mine").touch()
     with pytest.raises(ProjectError, match="is not empty"):
-        treat(tmp_path / "up", tmp_path / "down")
+        apply_upload_rules(tmp_path / "up", tmp_path / "down")
     assert (tmp_path / "down" / "mine").exists()
     with pytest.raises(ProjectError, match=re.escape(str(tmp_path / "gone"))):
-        treat(tmp_path / "gone", tmp_path / "new")
+        apply_upload_rules(tmp_path / "gone", tmp_path / "new")
 
 
 @settings(deadline=None)
@@ -319,7 +326,7 @@ def test_no_archive_writes_outside(
     up.mkdir()
     (up / "x.zip").write_bytes(packed(**{"keep": b"", **members}))
     try:
-        treat(up, base / "down")
+        apply_upload_rules(up, base / "down")
     except ProjectError:
         assert not (base / "down").exists()
     assert {entry.name for entry in base.iterdir()} <= {"up", "down"}

@@ -29,8 +29,8 @@ MODEL = "model:ann/resnet/pyTorch/base/3"
 )
 def test_the_place_of_a_source(text: str, new: str, old: str) -> None:
     """Each kind lies where Kaggle mounts it, in both layouts."""
-    source = kaggle_sources.parse(text)
-    assert (str(source), source.place("new"), source.place("old")) == (text, new, old)
+    source = kaggle_sources.parse_source(text)
+    assert (str(source), source.mount_path("new"), source.mount_path("old")) == (text, new, old)
 
 
 @pytest.mark.parametrize(
@@ -47,21 +47,21 @@ def test_the_place_of_a_source(text: str, new: str, old: str) -> None:
 def test_what_is_no_source(text: str, says: str) -> None:
     """A source without owner, kind or pinned version is refused with the form that is right."""
     with pytest.raises(UsageError) as caught:
-        kaggle_sources.parse(text)
+        kaggle_sources.parse_source(text)
     assert text in caught.value.what
     assert says in caught.value.hint
 
 
 def test_sources_stand_under_their_keys() -> None:
     """What is attached goes where kernel-metadata has it, and is read from there."""
-    wanted = [kaggle_sources.parse(each) for each in (MODEL, NOTEBOOK, DATASET, NOTEBOOK)]
-    keys = kaggle_sources.keys_of(wanted)
+    wanted = [kaggle_sources.parse_source(each) for each in (MODEL, NOTEBOOK, DATASET, NOTEBOOK)]
+    keys = kaggle_sources.group_by_metadata_key(wanted)
     assert keys == {
         "dataset_sources": ("ann/plants",),
         "kernel_sources": ("bob/train-folds",),
         "model_sources": ("ann/resnet/pyTorch/base/3",),
     }
-    assert {str(each) for each in kaggle_sources.of_metadata(keys)} == {DATASET, NOTEBOOK, MODEL}
+    assert {str(each) for each in kaggle_sources.list_attached_sources(keys)} == {DATASET, NOTEBOOK, MODEL}
 
 
 # ------------------------------------------------------------------ in the notebook
@@ -71,7 +71,7 @@ def mounted(
     inputs: Path, text: str, layout: str, names: tuple[str, ...] = ("fold0.ckpt", "fold1.ckpt")
 ) -> Path:
     """Make what a source looks like below the inputs."""
-    folder = inputs / kaggle_sources.parse(text).place(layout)
+    folder = inputs / kaggle_sources.parse_source(text).mount_path(layout)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(name.encode())
@@ -188,24 +188,27 @@ def kit(folder: Path, *names: str) -> Kit:
     return made
 
 
-def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.Inputs:
+def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
     """Lay out the inputs of a kit."""
     base: dict[str, Any] = {"dataset": "me/kit", "competition": "", "data": None, "sample": None}
-    return mounts.lay_out(mounts.Wanted(kit=whole, **base | more), folder / "run" / "input")
+    return mounts.lay_out_inputs(mounts.MountRequest(kit=whole, **base | more), folder / "run" / "input")
 
 
 @pytest.mark.parametrize("layout", ["new", "old"])
 def test_local_copies_are_mounted_in_their_places(tmp_path: Path, layout: str) -> None:
     """What is attached is there in the rehearsal, under the name that Kaggle will give it."""
-    wanted = [kaggle_sources.parse(each) for each in (DATASET, NOTEBOOK, MODEL)]
+    wanted = [kaggle_sources.parse_source(each) for each in (DATASET, NOTEBOOK, MODEL)]
     copies = {str(each): mounted(tmp_path / "copies", str(each), "new") for each in wanted}
-    metadata = {"dataset_sources": ["me/kit", *kaggle_sources.keys_of(wanted)["dataset_sources"]]}
+    metadata = {
+        "dataset_sources": ["me/kit", *kaggle_sources.group_by_metadata_key(wanted)["dataset_sources"]]
+    }
     metadata |= {
-        key: list(kaggle_sources.keys_of(wanted)[key]) for key in ("kernel_sources", "model_sources")
+        key: list(kaggle_sources.group_by_metadata_key(wanted)[key])
+        for key in ("kernel_sources", "model_sources")
     }
     found = lay_out(tmp_path, kit(tmp_path / "kit", "kit"), metadata=metadata, copies=copies, layout=layout)
     there = {mount.inside: mount.source for mount in found.mounts[1:]}
-    assert there == {f"/kaggle/input/{each.place(layout)}": copies[str(each)] for each in wanted}
+    assert there == {f"/kaggle/input/{each.mount_path(layout)}": copies[str(each)] for each in wanted}
     assert not any("`copies`" in note for note in found.notes)
 
 

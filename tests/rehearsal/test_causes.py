@@ -125,25 +125,25 @@ REAL = [
 @pytest.mark.parametrize(("text", "cause", "remedy"), REAL, ids=[text[:40] for text, _, _ in REAL])
 def test_a_known_failure_has_its_cause_and_remedy(text: str, cause: str, remedy: str) -> None:
     """The cause names the thing, the remedy says what to do."""
-    found = causes.explain(text)
+    found = causes.explain_failure(text)
     assert cause in found[0]
     assert remedy in found[1]
 
 
 def test_nothing_is_said_of_an_unknown_failure() -> None:
     """Nothing is invented for an error that nobody knows."""
-    assert causes.explain("KeyError: 'target'") == ("", "")
-    assert causes.explain("ValueError: x") == ("", "")
+    assert causes.explain_failure("KeyError: 'target'") == ("", "")
+    assert causes.explain_failure("ValueError: x") == ("", "")
 
 
 def test_every_known_failure_has_a_real_example_and_no_open_place() -> None:
     """The table holds nothing that no example reaches, and leaves no {0} in its texts."""
     reached = set()
     for text, _, _ in [*REAL, *OTHERS]:
-        first = next(c for c in causes.CAUSES if re.search(c.pattern, text, re.IGNORECASE))
+        first = next(c for c in causes.KNOWN_FAILURES if re.search(c.pattern, text, re.IGNORECASE))
         reached.add(first.pattern)
-        assert not re.search(r"\{\d\}", " ".join(causes.explain(text)))
-    assert reached == {cause.pattern for cause in causes.CAUSES}
+        assert not re.search(r"\{\d\}", " ".join(causes.explain_failure(text)))
+    assert reached == {cause.pattern for cause in causes.KNOWN_FAILURES}
 
 
 OTHERS = [
@@ -164,7 +164,7 @@ OTHERS = [
 
 def test_a_missing_module_may_be_missing_here_only() -> None:
     """Under --env current the image may well have it: no reason to put pandas into the kit."""
-    cause, remedy = causes.explain("ModuleNotFoundError: No module named 'pandas'", current=True)
+    cause, remedy = causes.explain_failure("ModuleNotFoundError: No module named 'pandas'", current=True)
     assert "'pandas'" in cause
     assert "requirements" in remedy
     assert "--env matching" in remedy
@@ -172,6 +172,6 @@ def test_a_missing_module_may_be_missing_here_only() -> None:
 
 def test_a_missing_module_of_a_matching_run_is_missing() -> None:
     """The environment that ran had what the image has: another --env is no remedy."""
-    _, remedy = causes.explain("ModuleNotFoundError: No module named 'pandas'")
+    _, remedy = causes.explain_failure("ModuleNotFoundError: No module named 'pandas'")
     assert "requirements" in remedy
     assert "--env" not in remedy

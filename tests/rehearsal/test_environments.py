@@ -15,7 +15,7 @@ from offline_kit.packages import pip_settings
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import causes, environments, kernel, kit_facts, pythons
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 from tests.support.listener import Listener
 from tests.support.local_index import LocalIndex, make_wheel
 
@@ -32,9 +32,9 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("environments")
 
 
-def shop(cache: Path, **more: Any) -> Workshop:
-    return Workshop(
-        settings=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, **more
+def shop(cache: Path, **more: Any) -> EnvironmentOptions:
+    return EnvironmentOptions(
+        index=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, **more
     )
 
 
@@ -42,12 +42,12 @@ def shop(cache: Path, **more: Any) -> Workshop:
 def test_versions_of_the_image_hold_whatever_asks_for_others(cache: Path) -> None:
     """Packages that do not agree with each other stand side by side, as in the image; nothing else comes along."""
     # jinja2 3.1.6 wants markupsafe>=2.0, and gets what this image has.
-    made = environments.kernel(
+    made = environments.make_kernel_environment(
         image(ipykernel="6.29.5", pip="24.1.2", jinja2="3.1.6", markupsafe="1.1.1", numpy="2.1.3"),
         ["jinja2"],
         shop(cache),
     )
-    found = pythons.look(made)
+    found = pythons.inspect_interpreter(made)
     assert (found.packages["jinja2"], found.packages["markupsafe"]) == ("3.1.6", "1.1.1")
     assert (found.packages["ipykernel"], found.packages["pip"]) == ("6.29.5", "24.1.2")
     assert "numpy" not in found.packages
@@ -58,21 +58,21 @@ def test_versions_of_the_image_hold_whatever_asks_for_others(cache: Path) -> Non
 def test_an_environment_is_made_once(cache: Path) -> None:
     """The second time neither the index nor uv's resolver is asked."""
     listener = Listener()
-    made = environments.papermill(shop(cache))
+    made = environments.make_papermill_environment(shop(cache))
     began = made.stat(follow_symlinks=False).st_mtime_ns
-    again = environments.papermill(shop(cache, report=listener))
+    again = environments.make_papermill_environment(shop(cache, report=listener))
     assert again == made
     assert listener.said == []
     assert made.stat(follow_symlinks=False).st_mtime_ns == began
-    assert "papermill" in pythons.look(made).packages
+    assert "papermill" in pythons.inspect_interpreter(made).packages
 
 
 @pytest.mark.index
 def test_what_uv_has_is_not_downloaded_again(cache: Path, tmp_path: Path) -> None:
     """In another cache of ours the environment is made from uv's own, so nothing is sized or asked for."""
-    environments.papermill(shop(cache))
+    environments.make_papermill_environment(shop(cache))
     listener = Listener()
-    environments.papermill(shop(tmp_path, report=listener))
+    environments.make_papermill_environment(shop(tmp_path, report=listener))
     assert listener.said
     assert not [text for text in listener.said if "downloading" in text]
 
@@ -88,7 +88,7 @@ def test_a_large_download_is_agreed_to_first(tmp_path: Path, monkeypatch: pytest
         return False
 
     with pytest.raises(UsageError) as caught:
-        environments.kernel(image(), [], shop(tmp_path, confirm=refuse, ask_above=1000))
+        environments.make_kernel_environment(image(), [], shop(tmp_path, confirm=refuse, ask_above=1000))
     assert "--yes" in caught.value.hint
     assert "MB" in caught.value.what
     assert "Download" in asked[0]
@@ -99,7 +99,7 @@ def test_a_large_download_is_agreed_to_first(tmp_path: Path, monkeypatch: pytest
 def test_what_no_index_has_is_an_error_with_the_way_out(tmp_path: Path) -> None:
     """A version that does not exist ends in uv's words and the advice to take the running environment."""
     with pytest.raises(OutsideError) as caught:
-        environments.kernel(image(ipykernel="0.0.0.1"), [], shop(tmp_path))
+        environments.make_kernel_environment(image(ipykernel="0.0.0.1"), [], shop(tmp_path))
     assert "--env current" in caught.value.hint
     assert any("ipykernel" in line for line in caught.value.details)
     assert not list((tmp_path / "environments" / "locks").glob("*/pylock.toml"))
@@ -116,8 +116,8 @@ def test_no_index_is_asked_where_pip_is_told_so(tmp_path: Path, monkeypatch: pyt
             settings = IndexSettings(
                 index_url=index.url, no_index=True, find_links=(str(folder),), proxy=index.root
             )
-            workshop = Workshop(settings=settings, cache=tmp_path / "cache")
-            made = environments.layer(["gamma"], Path(sys.executable), workshop)
+            workshop = EnvironmentOptions(index=settings, cache=tmp_path / "cache")
+            made = environments.make_layer(["gamma"], Path(sys.executable), workshop)
             assert (made / f"gamma-{version}.dist-info").is_dir()
     assert index.requests == []
 
@@ -125,7 +125,7 @@ def test_no_index_is_asked_where_pip_is_told_so(tmp_path: Path, monkeypatch: pyt
 def test_a_python_that_is_not_here_is_told(tmp_path: Path) -> None:
     """An image whose Python this machine lacks names how to get it."""
     with pytest.raises(ProjectError) as caught:
-        environments.kernel(image("3.99.1"), [], shop(tmp_path))
+        environments.make_kernel_environment(image("3.99.1"), [], shop(tmp_path))
     assert "3.99" in caught.value.what
     assert "uv python install 3.99" in caught.value.hint
 
@@ -134,14 +134,14 @@ def test_sizes_are_those_of_the_wheel_that_is_taken() -> None:
     """Of several fitting wheels the compiled one counts; without wheels the sdist does."""
     pure = {"url": "https://x/a-1-py3-none-any.whl", "size": 5}
     compiled = {"url": "https://x/a-1-cp313-cp313-manylinux_2_17_x86_64.whl", "size": 7}
-    assert environments._size({"name": "a", "wheels": [pure, compiled]}) == 7
-    assert environments._size({"name": "a", "wheels": [pure], "sdist": {"size": 9}}) == 5
-    assert environments._size({"name": "a", "sdist": {"size": 9}}) == 9
+    assert environments._find_wheel_size({"name": "a", "wheels": [pure, compiled]}) == 7
+    assert environments._find_wheel_size({"name": "a", "wheels": [pure], "sdist": {"size": 9}}) == 5
+    assert environments._find_wheel_size({"name": "a", "sdist": {"size": 9}}) == 9
 
 
 def test_a_python_shows_what_it_needs_and_no_more() -> None:
     """The folders of an interpreter are named once each, system folders not at all."""
-    found = pythons.look(Path(sys.executable))
+    found = pythons.inspect_interpreter(Path(sys.executable))
     places = [mount.inside for mount in found.mounts]
     assert len(places) == len(set(places))
     assert not [place for place in places if place.startswith("/usr/") or place == "/"]
@@ -154,7 +154,7 @@ def test_a_link_on_the_way_to_the_interpreter_is_shown_as_a_link(tmp_path: Path)
     (tmp_path / "bin").mkdir()
     link = tmp_path / "bin" / "python"
     link.symlink_to(Path(sys.executable).resolve())
-    found = pythons.look(link)
+    found = pythons.inspect_interpreter(link)
     assert found.links[str(link)] == str(Path(sys.executable).resolve())
     assert str(tmp_path / "bin") not in [mount.inside for mount in found.mounts]
 
@@ -168,19 +168,19 @@ def test_wheels_that_cannot_run_here_are_named_unless_an_sdist_stands_in() -> No
         {**plain, "name": "c", "wheel": "c-1-py3-none-any.whl", "sdist": None},
         {**plain, "name": "d", "wheel": None, "sdist": "d-1.tar.gz"},
     )
-    whole = kit_facts.Plan(image="", python="3.13", install=install, provided={})
-    here = kernel._tags(image(), running=True)
-    assert kit_facts.unfit(whole, here) == ("a-1-cp399-cp399-linux_x86_64.whl",)
-    assert kit_facts.built_from_sdist(whole, here) == ("b",)
+    whole = kit_facts.InstallPlan(image="", python="3.13", install=install, provided={})
+    here = kernel._list_wheel_tags(image(), running=True)
+    assert kit_facts.find_unfit_wheels(whole, here) == ("a-1-cp399-cp399-linux_x86_64.whl",)
+    assert kit_facts.find_sdist_builds(whole, here) == ("b",)
 
 
 def test_what_runs_the_notebook_has_no_way_around(tmp_path: Path) -> None:
     """--env current needs papermill too: it is not named as a remedy where that cannot be had."""
     (tmp_path / "simple").mkdir()
     empty = {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": (tmp_path / "simple").as_uri()}
-    nothing = Workshop(settings=pip_settings.read_pip_settings(empty), cache=tmp_path)
+    nothing = EnvironmentOptions(index=pip_settings.read_pip_settings(empty), cache=tmp_path)
     with pytest.raises(OutsideError, match="could not be resolved") as caught:
-        environments.papermill(nothing)
+        environments.make_papermill_environment(nothing)
     assert "--env" not in caught.value.hint
 
 
@@ -190,10 +190,10 @@ from pathlib import Path
 from offline_kit.core.errors import OutsideError
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.rehearsal import environments
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 settings = IndexSettings(index_url="", no_index=True, find_links=(sys.argv[1],))
 try:
-    environments.layer(["gamma"], Path(sys.executable), Workshop(settings=settings, cache=Path(sys.argv[2])))
+    environments.make_layer(["gamma"], Path(sys.executable), EnvironmentOptions(index=settings, cache=Path(sys.argv[2])))
 except OutsideError as error:
     print(error.what, error.hint, sep="\n")
 """
@@ -213,7 +213,7 @@ def test_a_full_cache_is_not_a_matter_of_the_index(tmp_path: Path) -> None:
     what, _, hint = done.stdout.strip().partition("\n")
     assert what == f"no space left below '{tmp_path / 'cache'}'", done.stderr
     assert "cache prune" in hint
-    cause, remedy = causes.explain(what)
+    cause, remedy = causes.explain_failure(what)
     assert str(tmp_path / "cache") in cause
     assert "OFFLINE_KIT_CACHE" in remedy
 
@@ -234,6 +234,8 @@ def test_torchs_own_cuda_libraries_hold_in_place_of_the_images(
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     listed = image(**{"torch": "2.11.0+cu128", libraries: "1.2"})
-    found = pythons.look(environments.kernel(listed, ["torch", libraries], shop(tmp_path, yes=True))).packages
+    found = pythons.inspect_interpreter(
+        environments.make_kernel_environment(listed, ["torch", libraries], shop(tmp_path, yes=True))
+    ).packages
     assert found["torch"].startswith("2.11.0")
     assert found.get(libraries) == (None if cpu else "1.1")

@@ -1,5 +1,6 @@
 """What is said about a failed cell: the frame in the user's code, the column, the file, the script, the number."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.rehearsal import execution, explanation, verdict
-from offline_kit.rehearsal.execution import Cell, Ran
+from offline_kit.rehearsal.execution import ExecutedCell, Ran
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
 TRACE = """---------------------------------------------------------------------------
@@ -43,17 +44,18 @@ File /usr/lib/python3.11/site-packages/pandas/core/frame.py:4378, in DataFrame._
 KeyError: 'target'"""
 
 
-def failed(message: str, trace: str = "", **more: str) -> Cell:
+def failed(message: str, trace: str = "", **more: str) -> ExecutedCell:
     """Return a failed cell."""
     error = tuple((trace or message).splitlines())
-    return Cell(number=1, source="x", seconds=None, status="failed", error=error, message=message, **more)  # type: ignore[arg-type]
+    cell = ExecutedCell(number=1, source="x", seconds=None, status="failed", error=error, message=message)
+    return replace(cell, **more)  # type: ignore[arg-type]
 
 
 def judged(done: Ran, folder: Path) -> ProjectError:
     """Return what is wrong with a run over the data in `folder`."""
     mounts = (Mount(inside="/kaggle/input/competitions/c", source=folder),)
     bench = BENCH.__class__(**{**BENCH.__dict__, "inputs": mounts})
-    found = verdict.judge(done, bench, "submission.csv", None).problem
+    found = verdict.judge_run(done, bench, "submission.csv", None).problem
     assert found is not None
     return found
 
@@ -65,7 +67,7 @@ def test_the_innermost_frame_of_ones_own_comes_first(
     tmp_path: Path, own: tuple[str, ...], place: str
 ) -> None:
     """Neither a library's frame nor a cell's; a package of the kit only if it is the project's own."""
-    frame = explanation.own_frame(TRACE.splitlines(), own)
+    frame = explanation.find_own_frame(TRACE.splitlines(), own)
     assert place in frame[0]
     assert "---->" in frame[-1]
     if not own:
@@ -78,7 +80,8 @@ def test_the_innermost_frame_of_ones_own_comes_first(
 def test_no_frame_of_ones_own_is_none() -> None:
     """A cell that fails itself is quoted anyway."""
     assert (
-        explanation.own_frame("Cell In[1], line 1\n----> 1 1 / 0\n\nZeroDivisionError: x".splitlines()) == ()
+        explanation.find_own_frame("Cell In[1], line 1\n----> 1 1 / 0\n\nZeroDivisionError: x".splitlines())
+        == ()
     )
 
 

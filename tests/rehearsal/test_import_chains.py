@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.rehearsal.import_chains import unavoidable
+from offline_kit.rehearsal.import_chains import find_unavoidable_imports
 from tests.support.local_index import make_wheel
 
 
@@ -27,7 +27,7 @@ from tests.support.local_index import make_wheel
 def test_only_what_cannot_be_avoided_counts(tmp_path: Path, text: str, names: set[str]) -> None:
     """Functions, guards against a missing module and type checkers' branches import nothing."""
     wheel = make_wheel(tmp_path, "thing", "1.0", files={"thing/__init__.py": text})
-    assert unavoidable([wheel], ["thing"]) == names
+    assert find_unavoidable_imports([wheel], ["thing"]) == names
 
 
 def test_the_chain_is_followed_inside_and_across_packages(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_chain_is_followed_inside_and_across_packages(tmp_path: Path) -> Non
         "1.0",
         files={"second/__init__.py": "import of_parent", "second/side.py": "import of_side"},
     )
-    found = unavoidable([first, second], ["first", "second"])
+    found = find_unavoidable_imports([first, second], ["first", "second"])
     assert {"from_package", "from_module", "of_parent", "of_side"} <= found
     assert "never" not in found
 
@@ -64,4 +64,4 @@ def test_sdists_are_read_below_their_folders(tmp_path: Path) -> None:
         entry.size = len(data)
         tar.addfile(entry, io.BytesIO(data))
     (tmp_path / "junk").write_text("junk")
-    assert unavoidable([path, tmp_path / "junk"], ["thing"]) == {"torch"}
+    assert find_unavoidable_imports([path, tmp_path / "junk"], ["thing"]) == {"torch"}

@@ -42,7 +42,7 @@ def kit(folder: Path, *parts: str) -> Kit:
     return Kit(folder=folder / "dist", id="k", parts=tuple(made))
 
 
-def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.Inputs:
+def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.MountedInputs:
     wishes = {
         "metadata": {},
         "dataset": "me/plants",
@@ -51,7 +51,7 @@ def lay_out(folder: Path, whole: Kit, **more: Any) -> mounts.Inputs:
         "sample": None,
         **more,
     }
-    return mounts.lay_out(mounts.Wanted(kit=whole, **wishes), folder / "run" / "input")
+    return mounts.lay_out_inputs(mounts.MountRequest(kit=whole, **wishes), folder / "run" / "input")
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from offline_kit.kit import manifest
 from offline_kit.local_kaggle.running import RunJob
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.packages import pip_settings
-from offline_kit.project.images import Image
-from offline_kit.project.images import load as load_image
+from offline_kit.project.images import Image, load_image
 from offline_kit.project.types import FileEntry, Kit, Role
 from offline_kit.rehearsal import rehearse as stage
-from offline_kit.rehearsal.environments import Workshop
+from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.rehearse import Rehearsal, RehearsalRequest
 from tests.support.local_index import make_wheel
 
@@ -130,7 +129,7 @@ class Theatre:
         settings = wishes.pop("settings", None) or pip_settings.read_pip_settings(
             processes.copy_environment()
         )
-        return stage.rehearse(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
+        return stage.rehearse_kit(RehearsalRequest(kit=kit, **wishes), settings, cache=self.cache)
 
     def failure(self, *cells: str, **more: Any) -> ProjectError:
         with pytest.raises(ProjectError) as caught:
@@ -170,7 +169,7 @@ def test_a_good_kit_passes_and_its_evidence_is_kept(theatre: Theatre) -> None:
     assert done.notes.count("twice") == 1
     assert done.peak_memory > 20_000_000
     assert "uv: True" in said(kit)
-    assert (stage.last(kit) or {})["passed"] is True
+    assert (stage.read_last_report(kit) or {})["passed"] is True
     assert [path.name for path in kit.folder.iterdir() if path.name.startswith(".")] == []
 
 
@@ -481,7 +480,7 @@ def test_the_local_kaggle_runs_a_kit_in_the_environment_of_its_rehearsal(
     listed = load_image("image.toml", accelerator="none", project=theatre.folder)
     theatre.rehearse(kit, settings=settings, env="matching", image=listed)
     before = sorted(path.name for path in (theatre.cache / "environments").glob("*-*"))
-    shop = Workshop(settings=settings, cache=theatre.cache, yes=True)
+    shop = EnvironmentOptions(index=settings, cache=theatre.cache, yes=True)
     (tmp_path / "job").mkdir()
     job = RunJob(
         notebook=(kit.folder / "notebook" / "inference.ipynb").read_text(),

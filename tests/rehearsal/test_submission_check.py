@@ -18,7 +18,7 @@ def problems(folder: Path, text: str, sample: str | None = SAMPLE) -> tuple[str,
     if sample is not None:
         (folder / "sample.csv").write_text(sample)
     given_sample = folder / "sample.csv" if sample is not None else None
-    return submission_check.check(folder / "submission.csv", given_sample).problems
+    return submission_check.check_submission(folder / "submission.csv", given_sample).problems
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_numbers_in_place_of_words_are_noted(tmp_path: Path) -> None:
     (tmp_path / "sample.csv").write_text("id,label,p\nx,pos,0\ny,neg,0\n")
     for text, told in (("x,0.7,1\ny,0.2,1\n", True), ("x,pos,1\ny,7,1\n", False), ("x,,1\ny,,1\n", False)):
         (tmp_path / "submission.csv").write_text(f"id,label,p\n{text}")
-        checked = submission_check.check(tmp_path / "submission.csv", tmp_path / "sample.csv")
+        checked = submission_check.check_submission(tmp_path / "submission.csv", tmp_path / "sample.csv")
         assert any("numbers (0.7), and the sample words (pos)" in note for note in checked.notes) == told
 
 
@@ -124,7 +124,7 @@ def test_words_are_no_problem_where_the_sample_has_words(tmp_path: Path) -> None
 def test_words_for_whole_numbers_are_noted(tmp_path: Path) -> None:
     """A sample may hold one label where a submission holds several: that is said, and no error."""
     assert problems(tmp_path, "id,labels\n1,3 9\n", "id,labels\n1,0\n") == ()
-    notes = submission_check.check(tmp_path / "submission.csv", tmp_path / "sample.csv").notes
+    notes = submission_check.check_submission(tmp_path / "submission.csv", tmp_path / "sample.csv").notes
     assert any("no numbers ('3 9')" in note for note in notes)
 
 
@@ -132,13 +132,13 @@ def test_without_a_sample_only_itself_is_checked(tmp_path: Path) -> None:
     """Repeats and holes are found all the same, and the lack is said."""
     assert problems(tmp_path, "id,a\n1,2\n2,3\n", None) == ()
     assert len(problems(tmp_path, "id,a\n1,2\n1,\n", None)) == 2
-    assert "no sample" in submission_check.check(tmp_path / "submission.csv", None).notes[0]
+    assert "no sample" in submission_check.check_submission(tmp_path / "submission.csv", None).notes[0]
 
 
 def test_another_format_is_only_looked_at(tmp_path: Path) -> None:
     """A parquet file passes when there is something in it, and the report says how little was checked."""
     (tmp_path / "submission.parquet").write_bytes(b"PAR1")
-    checked = submission_check.check(tmp_path / "submission.parquet", None)
+    checked = submission_check.check_submission(tmp_path / "submission.parquet", None)
     assert not checked.problems
     assert "only CSV" in checked.notes[0]
 
@@ -148,7 +148,7 @@ def test_what_the_competitions_own_gateway_chose_is_only_noted(tmp_path: Path) -
     (tmp_path / "submission.parquet").write_bytes(b"PAR1")
     (tmp_path / "rows.csv").write_text("a,b\n1,0.5\n1,\n")
     (tmp_path / "sample.csv").write_text(SAMPLE)
-    checked = submission_check.check(
+    checked = submission_check.check_submission(
         tmp_path / "submission.parquet", tmp_path / "sample.csv", table=tmp_path / "rows.csv", trusted=True
     )
     assert checked.problems == ("column 'b' has 1 empty or NaN values",)
@@ -173,7 +173,7 @@ def test_two_submissions_are_compared_by_their_ids(tmp_path: Path, one: str, two
     """The order of the rows and rounding make no difference."""
     (tmp_path / "one.csv").write_text(one)
     (tmp_path / "two.csv").write_text(two)
-    assert submission_check.differing(tmp_path / "one.csv", tmp_path / "two.csv") == said
+    assert submission_check.describe_difference(tmp_path / "one.csv", tmp_path / "two.csv") == said
 
 
 IDS = st.lists(st.text("abc123._-", min_size=1, max_size=5), min_size=1, max_size=20, unique=True)
@@ -206,7 +206,7 @@ def test_long_cells_are_compared(tmp_path: Path) -> None:
     sample = "id,rle\nx,1 1\ny,\n"
     assert problems(tmp_path, f"id,rle\nx,{mask}\ny,\n", sample) == ()
     (tmp_path / "other.csv").write_text(f"id,rle\nx,{mask}\ny,\n")
-    assert submission_check.differing(tmp_path / "submission.csv", tmp_path / "other.csv") == ""
+    assert submission_check.describe_difference(tmp_path / "submission.csv", tmp_path / "other.csv") == ""
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_what_passes_and_looks_wrong_is_a_warning(
 ) -> None:
     """Constant predictions, the sample's own and values of another kind name their column; good ones say nothing."""
     assert problems(tmp_path, text, sample) == ()
-    checked = submission_check.check(tmp_path / "submission.csv", tmp_path / "sample.csv")
+    checked = submission_check.check_submission(tmp_path / "submission.csv", tmp_path / "sample.csv")
     assert len(checked.warnings) == len(told)
     assert all(word in line for word, line in zip(told, checked.warnings, strict=True))
 
@@ -236,7 +236,7 @@ def test_what_passes_and_looks_wrong_is_a_warning(
 def test_each_column_of_numbers_shows_its_range(tmp_path: Path) -> None:
     """Smallest, mean and largest value: a look at them tells more than any check."""
     assert problems(tmp_path, "id,a,b\nx,1,0.1\ny,2,0.2\nz,6,0.3\n") == ()
-    notes = submission_check.check(tmp_path / "submission.csv", None).notes
+    notes = submission_check.check_submission(tmp_path / "submission.csv", None).notes
     assert "column 'a': min 1, mean 3, max 6" in notes
     assert "column 'b': min 0.1, mean 0.2, max 0.3" in notes
 
@@ -247,8 +247,8 @@ def test_a_stored_answer_is_found(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("id,a\nx,1\ny,3\n")
     (tmp_path / "best.csv").write_text("id,a\nx,1\ny,2\nz,3\n")
     tables = [tmp_path / "other.csv", tmp_path / "best.csv"]
-    assert submission_check.stored_answer(tmp_path / "submission.csv", tables) == tmp_path / "best.csv"
-    assert submission_check.stored_answer(tmp_path / "submission.csv", tables[:1]) is None
+    assert submission_check.find_stored_answer(tmp_path / "submission.csv", tables) == tmp_path / "best.csv"
+    assert submission_check.find_stored_answer(tmp_path / "submission.csv", tables[:1]) is None
 
 
 def test_a_crowded_working_folder_is_a_warning(tmp_path: Path) -> None:
@@ -257,4 +257,4 @@ def test_a_crowded_working_folder_is_a_warning(tmp_path: Path) -> None:
         (tmp_path / f"{number}.txt").touch()
     with (tmp_path / "large.bin").open("wb") as stream:
         stream.truncate(25 * 1024**3)
-    assert [line for line in suspicious.of_output(tmp_path) if "/kaggle/working" in line][1:]
+    assert [line for line in suspicious.check_output_size(tmp_path) if "/kaggle/working" in line][1:]

@@ -9,7 +9,7 @@ from offline_kit.notebook.runtime import kit_submission
 from offline_kit.notebook.runtime.kit_runtime import Entry, KitError, verify
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import execution, fidelity, submission_check, verdict
-from offline_kit.rehearsal.pythons import Python
+from offline_kit.rehearsal.pythons import Interpreter
 from tests.support.verdicts import BENCH, TEXT, cell, problem, ran
 
 MARKED = {
@@ -142,7 +142,7 @@ def test_a_good_run_has_no_problem(tmp_path: Path) -> None:
     """Cells, rows and what was compared come along."""
     done = ran(tmp_path, TEXT, cell("1", "completed"))
     (done.working / "submission.csv").write_text("id,x\n1,2\n")
-    judged = verdict.judge(done, BENCH, "submission.csv", done.working / "submission.csv")
+    judged = verdict.judge_run(done, BENCH, "submission.csv", done.working / "submission.csv")
     assert judged.problem is None
     assert (judged.rows, len(judged.cells), judged.cells[0].number) == (1, 1, 2)
 
@@ -150,7 +150,9 @@ def test_a_good_run_has_no_problem(tmp_path: Path) -> None:
 def test_no_executed_notebook_has_no_cells(tmp_path: Path) -> None:
     """A broken or missing copy is nothing to fall over."""
     (tmp_path / "broken.ipynb").write_text("{")
-    assert execution.cells(tmp_path / "broken.ipynb") == execution.cells(tmp_path / "none.ipynb") == ()
+    assert (
+        execution.read_cells(tmp_path / "broken.ipynb") == execution.read_cells(tmp_path / "none.ipynb") == ()
+    )
 
 
 def compared(
@@ -163,8 +165,8 @@ def compared(
         python="3.13.15",
         packages={"torch": "2.11.0+cpu", "numpy": "2.1.3"},
     )
-    found = Python(path=Path("python"), version=python, packages=packages, mounts=(), links={})
-    return fidelity.compare(image, found, ["torch", "numpy", "not-in-the-image"])
+    found = Interpreter(path=Path("python"), version=python, packages=packages, mounts=(), links={})
+    return fidelity.measure_fidelity(image, found, ["torch", "numpy", "not-in-the-image"])
 
 
 def test_the_same_versions_are_matching_and_small_differences_are_listed() -> None:
@@ -200,10 +202,10 @@ def test_what_the_notebook_notes_is_told_once(tmp_path: Path, code: int) -> None
         "main.c:3: note: here",
     ]
     done = ran(tmp_path, cell("1", "completed"), log="\n".join(lines) + "\n", code=code)
-    said = verdict.judge(done, BENCH, "submission.csv", None).said
+    said = verdict.judge_run(done, BENCH, "submission.csv", None).notebook_notes
     assert said == ("columns by position: a = b", "one row is left out")
     done.log.write_text("".join(f"note: number {number}\n" for number in range(100)))
-    said = verdict.judge(done, BENCH, "submission.csv", None).said
+    said = verdict.judge_run(done, BENCH, "submission.csv", None).notebook_notes
     assert (len(said), said[-1]) == (21, "80 more notes of the notebook stand in its log")
 
 
@@ -214,7 +216,7 @@ def test_a_note_of_both_is_worded_the_same(tmp_path: Path) -> None:
     (tmp_path / "submission.csv").write_text("id,label\n1,0.25\n2,0.5\n")
     printed: list[str] = []
     kit_submission.check_submission(tmp_path / "submission.csv", tmp_path / "data", printed.append)
-    seen = submission_check.check(
+    seen = submission_check.check_submission(
         tmp_path / "submission.csv", tmp_path / "data" / "sample_submission.csv"
     ).notes
     assert printed[0].removeprefix("note: ") in seen

@@ -47,7 +47,7 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 
 def looked(folder: Path, *sources: str, attached: AttachedSources | None = None) -> Adoption:
     """Write a notebook and look it through against Kaggle's CPU image."""
-    chosen = images.load("", accelerator="none", project=folder)
+    chosen = images.load_image("", accelerator="none", project=folder)
     return inspect.inspect_notebook(notebook_of(folder, *sources), folder, chosen, attached)
 
 

@@ -109,4 +109,4 @@ def pin(freeze: Freeze, name: str) -> Pin:
 
 def bundled(freeze: Freeze) -> dict[str, str]:
     """Return versions of bundled pins by name."""
-    return {one.name: one.version for one in freeze.having(Fate.BUNDLED)}
+    return {one.name: one.version for one in freeze.pins_with(Fate.BUNDLED)}

@@ -82,7 +82,7 @@ def train(row: Row, project: Path) -> Path:
 
 def environment(row: Row) -> Path:
     """Return the Python of an environment with the row's packages at the image's versions; made once."""
-    versions = images.load(IMAGE, accelerator="none", project=Path()).packages
+    versions = images.load_image(IMAGE, accelerator="none", project=Path()).packages
     wanted = [pinned(name, versions) for name in (*TABLES, *row.packages)]
     alone = [pinned(name, versions) for name in row.alone]
     base = interpreters.find_interpreter("3.13", os.environ)

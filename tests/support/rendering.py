@@ -9,7 +9,7 @@ from typing import Any
 
 from offline_kit.notebook.rendering import Rendered, Target
 from offline_kit.project.images import Image
-from offline_kit.project.types import FileEntry, Kit, Part, Role
+from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 from tests.support.kits import Workshop
 
 IMAGE = Image(name="tests", title="An image", accelerator="none", python="3.13.5", packages={})
@@ -24,7 +24,7 @@ def kit_of(workshop: Workshop, folder: Path, parts: tuple[str, ...] = ("kit",)) 
         identity = workshop.mount(place, name)
         manifest = json.loads((place / "offline-kit.json").read_text())
         entries = tuple(FileEntry(**(line | {"role": Role(line["role"])})) for line in manifest["files"])
-        made.append(Part(name=name, id=identity, entries=entries))
+        made.append(KitPart(name=name, id=identity, entries=entries))
     return Kit(folder=folder, id="0" * 64, parts=tuple(made))
 
 

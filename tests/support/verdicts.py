@@ -8,14 +8,14 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.sandboxes.box import BoxOutcome
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.rehearsal import verdict
-from offline_kit.rehearsal.execution import Bench, Ran
+from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
 
-BENCH = Bench(
+BENCH = RehearsalEnvironment(
     notebook=Path("n.ipynb"),
     inputs=(),
     kernel=("python",),
     papermill=Path("python"),
-    shown=(),
+    python_mounts=(),
     links={},
     uv=None,
     installer="auto",
@@ -57,6 +57,6 @@ def ran(folder: Path, *cells: dict[str, Any], log: str = "", **end: Any) -> Ran:
 
 
 def problem(done: Ran, sample: Path | None = None) -> ProjectError:
-    found = verdict.judge(done, BENCH, "submission.csv", sample).problem
+    found = verdict.judge_run(done, BENCH, "submission.csv", sample).problem
     assert found is not None
     return found

@@ -128,7 +128,7 @@ def ask(folder: Path, text: str, **more: object) -> Asked:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.in").write_text(text)
     said = {"requirements": (folder / "requirements.in",), "freeze_path": folder / "lock", **more}
-    chosen = images.load("", accelerator="none", project=folder)
+    chosen = images.load_image("", accelerator="none", project=folder)
     return build_request.asked(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
 
 
@@ -190,7 +190,7 @@ def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:
 def rendered(folder: Path, wanted: Asked | None) -> NewNotebook:
     """Return the notebook of a job."""
     folder.mkdir(exist_ok=True)
-    settings = config.load(folder, {"accelerator": "none"})
+    settings = config.load_config(folder, {"accelerator": "none"})
     return job.new_notebook(job.Job(config=settings, username="alice", where="Kaggle", asked=wanted))
 
 
@@ -224,7 +224,7 @@ def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
     facts = kit_capture.capture("mine")
     text = kit_capture.image_text(facts, "gcr.io/kaggle-images/python@sha256:1", "Kaggle")
     (tmp_path / "image.toml").write_text(text)
-    found = images.load("image.toml", accelerator="none", project=tmp_path)
+    found = images.load_image("image.toml", accelerator="none", project=tmp_path)
     assert (found.name, found.python) == ("mine", platform.python_version())
     assert found.packages == facts["packages"]
     assert found.packages["pytest"]
@@ -294,7 +294,9 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
     whole = dataclasses.replace(outlined, path=tmp_path / name)
     assert outlined.path.stat().st_size < len(content) / 10
     assert (
-        import_names.of_wheel(outlined.path) == import_names.of_wheel(whole.path) == ("beside", "flash_attn")
+        import_names.read_wheel_imports(outlined.path)
+        == import_names.read_wheel_imports(whole.path)
+        == ("beside", "flash_attn")
     )
     assert cuda_abi.read_wheel_abi(outlined) == cuda_abi.read_wheel_abi(whole)
     assert cuda_abi.read_wheel_abi(outlined).cuda == ("12",)

@@ -214,7 +214,7 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
     listener = Listener()
     with kaggle_session.port(
-        config.load(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
+        config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
     ) as port:
         chained_build.fetch(here.kit, port, listener, look=0.01)
     ((total, amounts),) = listener.bars

@@ -209,7 +209,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
     from offline_kit.local_kaggle.settings import LocalKaggleSettings
     from offline_kit.packages import pip_settings
-    from offline_kit.rehearsal.environments import Workshop
+    from offline_kit.rehearsal.environments import EnvironmentOptions
     from offline_kit.workflow import local_start
 
     wanted = local_start.Wanted(
@@ -221,7 +221,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     )
     console = console_of(quiet=quiet, as_json=as_json)
     settings = pip_settings.read_pip_settings(processes.copy_environment())
-    shop = Workshop(settings=settings, cache=files.cache_dir(), yes=True)
+    shop = EnvironmentOptions(index=settings, cache=files.cache_dir(), yes=True)
     # Notebooks run in the sandbox, in the running environment or in the versions of their kit's image.
     runner = SandboxRunner(shop, current=flags["env"] == "current")
     with local_start.running(wanted, runner) as server:

@@ -65,7 +65,7 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
     if on == "here":
         text = capture_image.here()
     else:
-        settings = config.load(Path.cwd(), {"accelerator": accelerator})
+        settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
         with port_of(settings, on, at, console, current=True) as port:
             text = capture_image.there(settings, port, console)
     path = output or Path(f"{capture_image.name_of(text)}.toml")

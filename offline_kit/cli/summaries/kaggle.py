@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
     from offline_kit.kaggle.push.submission_ledger import LedgerEntry
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
-    from offline_kit.project.types import Kit, Part
+    from offline_kit.project.types import Kit, KitPart
     from offline_kit.rehearsal.rehearse import Rehearsal
     from offline_kit.workflow.kaggle_rehearsal import Rehearsed
     from offline_kit.workflow.kaggle_session import Ran
@@ -62,7 +62,7 @@ def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: C
             console.warn(f"'{part.ref}': {warning}")
 
 
-def _part_name(part: "Part") -> str:
+def _part_name(part: "KitPart") -> str:
     """Return a part's name, with its file if that is the only one."""
     only = f" ({part.entries[0].original.rpartition('/')[2]})" if len(part.entries) == 1 else ""
     return f"{part.name}{only}"

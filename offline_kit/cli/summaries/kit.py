@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def show_images(console: Console) -> None:
     """Show the built-in images."""
-    known = images.built_in()
+    known = images.load_built_in_images()
     console.lines(
         [
             f"{item.name:<20} Python {item.python_minor}   {len(item.packages)} packages   {item.title}"
@@ -30,9 +30,9 @@ def show_images(console: Console) -> None:
 
 def show_image(name: str, package: str | None, console: Console) -> None:
     """Show one image, or one package in it."""
-    shown = images.load(name, accelerator="none", project=Path.cwd())
+    shown = images.load_image(name, accelerator="none", project=Path.cwd())
     if package:
-        one = images.package(shown, package)
+        one = images.describe_package(shown, package)
         protected = "   protected: a kit replaces it only when told" if one.protected else ""
         console.lines([f"{one.name}=={one.version or '(version not known)'}   in {shown.name}{protected}"])
         console.result(
@@ -47,14 +47,18 @@ def show_image(name: str, package: str | None, console: Console) -> None:
         return
     facts = _image_facts(shown)
     console.lines([f"{key}: {value}" for key, value in facts.items() if value])
-    console.lines(["", *(f"{item.name}=={item.version}" for item in images.packages(shown))])
+    console.lines(["", *(f"{item.name}=={item.version}" for item in images.describe_packages(shown))])
     console.result({"ok": True, **facts, "packages": dict(shown.packages)})
 
 
 def show_constraints(name: str, console: Console) -> None:
     """Show the versions of an image as a file of constraints; local parts, which no index has, are left out."""
-    shown = images.load(name, accelerator="none", project=Path.cwd())
-    pins = [f"{one.name}=={one.version.partition('+')[0]}" for one in images.packages(shown) if one.version]
+    shown = images.load_image(name, accelerator="none", project=Path.cwd())
+    pins = [
+        f"{one.name}=={one.version.partition('+')[0]}"
+        for one in images.describe_packages(shown)
+        if one.version
+    ]
     console.lines([f"# {shown.name}, Python {shown.python}", *pins])
     console.result({"ok": True, "image": shown.name, "python": shown.python, "constraints": pins})
 
@@ -222,16 +226,16 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
             _asked(pin.asked_by),
             pin.reason,
         )
-        for pin in freeze.having(Fate.BUNDLED)
+        for pin in freeze.pins_with(Fate.BUNDLED)
     ]
     console.table(
         f"Bundled: {freeze.image} lacks them", ("package", "version", "size", "asked for by", "why"), bundled
     )
-    provided = freeze.having(Fate.PROVIDED)
+    provided = freeze.pins_with(Fate.PROVIDED)
     names = ", ".join(f"{pin.name} {pin.version}" for pin in provided)
     if provided:
         console.note(f"{_count(len(provided), 'package')} provided by the image: {names}")
-    skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.having(Fate.SKIPPED)]
+    skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.pins_with(Fate.SKIPPED)]
     console.table("Skipped", ("package", "version", "why"), skipped)
     for one in freeze.replacements:
         console.warn(
@@ -290,7 +294,7 @@ def _kit_facts(kit: Kit) -> dict[str, Any]:
 def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
     pins = {
         fate.value: [
-            {"name": pin.name, "version": pin.version, "reason": pin.reason} for pin in freeze.having(fate)
+            {"name": pin.name, "version": pin.version, "reason": pin.reason} for pin in freeze.pins_with(fate)
         ]
         for fate in Fate
     }

@@ -10,11 +10,11 @@ from offline_kit.kaggle.client.api_types import Account, RemoteFile
 from offline_kit.project.kaggle_names import (
     MARKER,
     MAX_LOOSE_FILES,
-    limit_warnings,
-    slug_problems,
-    title_problems,
+    check_dataset_limits,
+    check_slug,
+    check_title,
 )
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.types import Kit, KitPart
 
 RESEND = "run 'offline-kit push --resend': it makes a new version of the same files (--resend-part NAME: of one part)"
 _SHOWN = 10
@@ -40,7 +40,7 @@ class RemotePart:
     """Processing state, lower case: "ready", "failed", ...; empty where there is no dataset."""
     private: bool = True
     """Whether only its owner sees it."""
-    part: Part | None = None
+    part: KitPart | None = None
     """The part that its marker describes; None where it holds none of ours, or is not ready."""
     files: tuple[RemoteFile, ...] = ()
     """The files of its current version."""
@@ -70,7 +70,7 @@ class PushOptions:
     resend_part: tuple[str, ...] = ()
     """Names of those to which that applies, where it is not all."""
 
-    def should_resend(self, part: Part) -> bool:
+    def should_resend(self, part: KitPart) -> bool:
         """Tell whether a part is sent although it is there already."""
         return self.resend or part.name in self.resend_part
 
@@ -82,7 +82,7 @@ DEFAULT_OPTIONS = PushOptions()
 class PartPlan:
     """What becomes of one part."""
 
-    part: Part
+    part: KitPart
     """The part."""
     folder: Path
     """Where its files lie."""
@@ -152,7 +152,7 @@ def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str,
             problems.append(
                 f"'{dataset}' belongs to '{owner}', and these credentials to '{account.username}'"
             )
-        problems += slug_problems(slug)
+        problems += check_slug(slug)
         refs[part] = f"{owner or account.username}/{slug}"
     if problems:
         raise UsageError(
@@ -179,7 +179,7 @@ def plan_push(kit: Kit, remotes: Mapping[str, RemotePart], options: PushOptions)
     )
 
 
-def find_foreign_files(part: Part, remote: RemotePart) -> tuple[str, ...]:
+def find_foreign_files(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
     """Return the files on Kaggle that a new version would drop and that we did not put there."""
     known_paths = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
     return tuple(sorted(map_listed_files(remote.files, known_paths).keys() - known_paths - {MARKER}))
@@ -200,7 +200,7 @@ def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) 
     return sizes
 
 
-def find_damage(part: Part, remote: RemotePart) -> tuple[str, ...]:
+def find_damage(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
     """Return a line for each file of the part that is not on Kaggle, or has another size there."""
     kit_sizes = {entry.stored: entry.size for entry in part.entries}
     listed_sizes = map_listed_files(remote.files, kit_sizes)
@@ -214,7 +214,7 @@ def find_damage(part: Part, remote: RemotePart) -> tuple[str, ...]:
     )
 
 
-def find_differences(part: Part, remote: RemotePart) -> tuple[str, ...]:
+def find_differences(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
     """Return the damage, and a line for each file on Kaggle that is not the part's."""
     kit_files = {entry.stored for entry in part.entries} | {MARKER}
     foreign_files = sorted(map_listed_files(remote.files, kit_files).keys() - kit_files)
@@ -230,7 +230,7 @@ def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> Outs
     )
 
 
-def _find_problems(part: Part, remote: RemotePart, options: PushOptions) -> list[OfflineKitError]:
+def _find_problems(part: KitPart, remote: RemotePart, options: PushOptions) -> list[OfflineKitError]:
     if _holds_part(part, remote) and not options.should_resend(part):
         wrong = find_damage(part, remote)
         return [
@@ -240,7 +240,7 @@ def _find_problems(part: Part, remote: RemotePart, options: PushOptions) -> list
     if not remote.exists:
         return [
             UsageError(f"for '{remote.ref}': {problem}", hint="choose a title of 6 to 50 characters")
-            for problem in title_problems(_dataset_title(remote, options))
+            for problem in check_title(_dataset_title(remote, options))
         ]
     problems: list[OfflineKitError] = []
     if not remote.private and not options.public:
@@ -286,7 +286,7 @@ def _combine_problems(problems: list[OfflineKitError]) -> OfflineKitError:
     )
 
 
-def _holds_part(part: Part, remote: RemotePart) -> bool:
+def _holds_part(part: KitPart, remote: RemotePart) -> bool:
     return remote.part is not None and remote.part.id == part.id
 
 
@@ -294,7 +294,7 @@ def _dataset_title(remote: RemotePart, options: PushOptions) -> str:
     return options.title or remote.ref.partition("/")[2]
 
 
-def _plan_part(kit: Kit, part: Part, remote: RemotePart, options: PushOptions) -> PartPlan:
+def _plan_part(kit: Kit, part: KitPart, remote: RemotePart, options: PushOptions) -> PartPlan:
     base = PartPlan(
         part=part,
         folder=kit.part_folder(part),
@@ -324,7 +324,7 @@ def _plan_part(kit: Kit, part: Part, remote: RemotePart, options: PushOptions) -
         upload_size=size,
         file_count=len(part.entries) + 1,
         dropped_files=tuple(sorted(map_listed_files(remote.files, stored).keys() - stored)),
-        warnings=limit_warnings(len(part.entries) + 1, size),
+        warnings=check_dataset_limits(len(part.entries) + 1, size),
         url=remote.url,
     )
 
@@ -337,7 +337,7 @@ def _describe_reason(remote: RemotePart, changes: str) -> str:
     return changes if remote.part else f"version {remote.version} holds no part of a kit"
 
 
-def _describe_changes(part: Part, old: Part | None) -> str:
+def _describe_changes(part: KitPart, old: KitPart | None) -> str:
     """Say in a few words what differs from the part before."""
     if old is None:
         return f"{len(part.entries)} files"

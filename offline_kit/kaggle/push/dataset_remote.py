@@ -29,7 +29,7 @@ from offline_kit.kaggle.push.poll_policy import (
 )
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Part
+from offline_kit.project.types import KitPart
 
 FAILED_STATES = frozenset({"failed", "deleted"})
 FINAL_STATES = FAILED_STATES | {"ready"}
@@ -100,7 +100,7 @@ def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> Remot
     return replace(remote, part=part, files=_list_all_files(kaggle, part, remote) if part else remote.files)
 
 
-def _list_all_files(kaggle: KaggleApi, part: Part, remote: RemotePart) -> tuple[RemoteFile, ...]:
+def _list_all_files(kaggle: KaggleApi, part: KitPart, remote: RemotePart) -> tuple[RemoteFile, ...]:
     """Return the files of a version; where the listing lacks some, as each folder tells them."""
     damage = find_damage(part, remote)
     if not damage:
@@ -114,7 +114,7 @@ def _list_all_files(kaggle: KaggleApi, part: Part, remote: RemotePart) -> tuple[
     return deeper if len(find_damage(part, replace(remote, files=deeper))) < len(damage) else remote.files
 
 
-def read_marker(kaggle: KaggleApi, ref: str) -> Part | None:
+def read_marker(kaggle: KaggleApi, ref: str) -> KitPart | None:
     """Return the part that the marker of the current version describes, None where it is no marker of ours.
 
     The current version, not one by number: it is what a notebook would get.
@@ -129,7 +129,7 @@ def read_marker(kaggle: KaggleApi, ref: str) -> Part | None:
             return None
 
 
-def read_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
+def read_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
     """Return the part that a ready dataset holds, None where its files have no marker of ours."""
     marked = any(file.name == MARKER for file in kaggle.list_dataset_files(ref, version))
     return read_marker(kaggle, ref) if marked else None

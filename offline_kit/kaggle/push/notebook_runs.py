@@ -276,11 +276,11 @@ def _build_failed_error(
     """Return the error for a run that failed: the cell, its error, cause, remedy, and where to read on."""
     notebook = kaggle.get_notebook(ref, version)
     run_failure = run_logs.analyse_failure(log, notebook.text if notebook else "")
-    cause, remedy = causes.explain(run_failure.message or run.failure_message)
+    cause, remedy = causes.explain_failure(run_failure.message or run.failure_message)
     if run_failure.failure:
         cause, remedy = run_failure.failure.what, run_failure.failure.hint
     elif not cause:
-        cause, remedy = causes.explain(run.failure_message)
+        cause, remedy = causes.explain_failure(run.failure_message)
     label = _label_cell(run_failure.cell, notebook.text if notebook else "")
     summary = f"{label} failed" if label else "the notebook failed"
     server_name = kaggle.fetch_account().server_name
@@ -313,7 +313,7 @@ def _label_cell(cell_number: int, notebook: str) -> str:
         sources = ["".join(cell.get("source", "")) for cell in json.loads(notebook)["cells"]]
     except (ValueError, KeyError, TypeError, AttributeError):
         sources = []
-    return execution.label_of(cell_number, execution.cells_on_top(sources))
+    return execution.label_cell(cell_number, execution.count_added_cells(sources))
 
 
 def _quote_cell(run_failure: RunFailure, label: str) -> list[str]:

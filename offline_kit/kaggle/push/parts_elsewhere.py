@@ -9,14 +9,14 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.kaggle.client.api_types import KaggleApi, NotebookSources, RefusedError
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Part
+from offline_kit.project.types import KitPart
 
 _MAX_MARKER = 64 << 20
 _WORDS = 5  # of a model that is attached: owner/model/framework/variation/version
 _BACK = 20  # versions without an output that are passed over
 
 
-def read_model_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
+def read_model_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
     """Return the part in a version of "owner/model/framework/variation", None where it shows none of ours."""
     if not any(file.name == MARKER for file in kaggle.list_model_files(ref, version)):
         return None
@@ -25,14 +25,14 @@ def read_model_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
     )
 
 
-def read_notebook_part(kaggle: KaggleApi, ref: str) -> Part | None:
+def read_notebook_part(kaggle: KaggleApi, ref: str) -> KitPart | None:
     """Return the part in the output of "owner/slug" that is attached, None where it shows none of ours."""
     notebook = kaggle.get_notebook(ref)
     version = find_attached_version(kaggle, ref, notebook.newest_version) if notebook else 0
     return read_output_part(kaggle, ref, version) if version else None
 
 
-def read_output_part(kaggle: KaggleApi, ref: str, version: int) -> Part | None:
+def read_output_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
     """Return the part in the output of a version of "owner/slug", None where it shows none of ours."""
     if MARKER not in kaggle.list_run_outputs(ref, version):
         return None
@@ -55,7 +55,7 @@ def find_missing_parts(
 ) -> dict[str, str]:
     """Return those of the parts (id by name) that neither models nor notebooks among the sources hold."""
     missing_ids = dict(part_ids)
-    readers: list[Callable[[], Part | None]] = []
+    readers: list[Callable[[], KitPart | None]] = []
     for source in sources.models:
         *words, version = source.split("/")
         if len(words) == _WORDS - 1 and version.isdecimal():
@@ -69,7 +69,7 @@ def find_missing_parts(
     return missing_ids
 
 
-def _read_marker(ref: str, fetch: Callable[[Path], int]) -> Part | None:
+def _read_marker(ref: str, fetch: Callable[[Path], int]) -> KitPart | None:
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         path = Path(folder) / MARKER
         try:

@@ -29,8 +29,8 @@ from offline_kit.kaggle.push.journal import Effect, Phase
 from offline_kit.kaggle.push.poll_policy import ignore_transient, poll_until, wait_until_shown
 from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kaggle.push.run_once import recover_interrupted, run_once
-from offline_kit.project.kaggle_names import slug_problems, split_model
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.kaggle_names import check_slug, split_model_name
+from offline_kit.project.types import Kit, KitPart
 
 MODEL, VARIATION, VERSION = "model", "variation", "model-version"
 """What the journal calls the effects."""
@@ -41,7 +41,7 @@ _AGAIN = "run the same command again: it goes on, and nothing is sent twice"
 class ModelPlan:
     """What becomes of a part that is a model."""
 
-    part: Part
+    part: KitPart
     """The part."""
     folder: Path
     """Where its files lie."""
@@ -81,8 +81,8 @@ def resolve_model(configured: str, account: Account) -> str:
 
     Raises UsageError where the account is not the owner, or Kaggle would not take the slug.
     """
-    owner, slug, variation = split_model(configured)
-    problems = list(slug_problems(slug))
+    owner, slug, variation = split_model_name(configured)
+    problems = list(check_slug(slug))
     if owner and owner.lower() != account.username.lower():
         problems.append(f"it belongs to '{owner}', and these credentials to '{account.username}'")
     if problems:
@@ -96,7 +96,7 @@ def resolve_model(configured: str, account: Account) -> str:
 
 def plan_model(
     kit: Kit,
-    part: Part,
+    part: KitPart,
     ref: str,
     kaggle: KaggleApi,
     settings: PushSettings,
@@ -136,7 +136,7 @@ def plan_model(
 
 def push_model(
     kit: Kit,
-    part: Part,
+    part: KitPart,
     ref: str,
     kaggle: KaggleApi,
     settings: PushSettings,

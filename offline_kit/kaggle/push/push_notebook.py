@@ -31,7 +31,7 @@ from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_m
 from offline_kit.kaggle.push.poll_policy import poll_until
 from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kaggle.push.run_once import run_once
-from offline_kit.project.kaggle_names import slug_of
+from offline_kit.project.kaggle_names import make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import kit_facts as kit_plan
 
@@ -77,7 +77,7 @@ def read_notebook(kit: Kit, username: str) -> NewNotebook:
     Raises ProjectError where the kit has none, UsageError where its metadata would have it public or with
     internet, or of somebody else.
     """
-    path, metadata = kit_plan.notebook_of(kit)
+    path, metadata = kit_plan.read_notebook(kit)
     owner, _, slug = str(metadata.get("id", "")).rpartition("/")
     problems = []
     if metadata.get("enable_internet") is not False:
@@ -111,7 +111,7 @@ def pin_model(kit: Kit, source: str) -> None:
 
     `source` is "owner/model/framework/variation/version". Raises ProjectError where the kit has no notebook.
     """
-    _, metadata = kit_plan.notebook_of(kit)
+    _, metadata = kit_plan.read_notebook(kit)
     variation = source.rpartition("/")[0]
     other_sources = [
         source_ref
@@ -229,9 +229,9 @@ def _find_push_reason(
 
 def _check_title(notebook: NewNotebook) -> None:
     slug = notebook.ref.partition("/")[2]
-    if slug_of(notebook.title) != slug:
+    if make_slug(notebook.title) != slug:
         raise UsageError(
-            f"Kaggle would make '{slug_of(notebook.title)}' of the title '{notebook.title}', not '{slug}'",
+            f"Kaggle would make '{make_slug(notebook.title)}' of the title '{notebook.title}', not '{slug}'",
             hint="set `title` in [tool.offline-kit.notebook] and leave `slug` out: it follows",
         )
 

@@ -15,7 +15,7 @@ from offline_kit.kaggle.client.api_types import RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Part
+from offline_kit.project.types import KitPart
 
 THREADS = 16
 """Uploads at once: small files are slow one after the other, by the way of each request."""
@@ -42,7 +42,7 @@ def consume_uploads(uploader: Uploader) -> Iterator[None]:
     uploader.forget_uploads()
 
 
-def list_uploads(part: Part, folder: Path) -> tuple[UploadFile, ...]:
+def list_uploads(part: KitPart, folder: Path) -> tuple[UploadFile, ...]:
     """Return the files of a part and its marker; ProjectError where the kit is another one by now."""
     if manifest.read_manifest(folder).id != part.id:
         raise ProjectError(f"'{folder}' was built anew meanwhile", hint="run the same command again")

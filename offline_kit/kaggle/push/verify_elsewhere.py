@@ -7,13 +7,13 @@ from offline_kit.kaggle.client.api_types import KaggleApi, RemoteFile
 from offline_kit.kaggle.push import parts_elsewhere
 from offline_kit.kaggle.push.dataset_plan import RemotePart
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Part
+from offline_kit.project.types import KitPart
 
 PUSH = "run 'offline-kit push': it makes a version that holds this kit, and has the notebook attach it"
 MAKE = "run 'offline-kit build' with the --on that made the packages, and --upgrade: it makes them there anew"
 
 
-def inspect_part(part: Part, home: str, kaggle: KaggleApi) -> RemotePart:
+def inspect_part(part: KitPart, home: str, kaggle: KaggleApi) -> RemotePart:
     """Return what a notebook would get of a part; waits for nothing.
 
     `home` is "model:owner/model/framework/variation/version", with version 0 where none is pinned (then the
@@ -40,7 +40,7 @@ def _inspect_model(source: str, kaggle: KaggleApi) -> RemotePart:
     return replace(remote, version=version, state=state, part=part, files=files)
 
 
-def _inspect_notebook(part: Part, ref: str, kaggle: KaggleApi) -> RemotePart:
+def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleApi) -> RemotePart:
     missing = RemotePart(kind="notebook", ref=ref)
     notebook = kaggle.get_notebook(ref)
     if notebook is None:
@@ -64,7 +64,7 @@ def _inspect_notebook(part: Part, ref: str, kaggle: KaggleApi) -> RemotePart:
     return replace(remote, version=version, state="ready", part=held_part, files=files)
 
 
-def find_problems(part: Part, home: str, remote: RemotePart) -> Iterator[tuple[str, str]]:
+def find_problems(part: KitPart, home: str, remote: RemotePart) -> Iterator[tuple[str, str]]:
     """Yield what is wrong with a version as a whole, with what to do about it."""
     ref, number, remedy = f"'{remote.ref}'", remote.version, suggest_fix(remote)
     noun = "version of the model" if remote.kind == "model" else "notebook"

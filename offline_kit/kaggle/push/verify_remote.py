@@ -28,7 +28,7 @@ from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 from offline_kit.kaggle.push.verify_bytes import IncompleteDownloadError, RemoteFileVersion
 from offline_kit.kit import manifest
 from offline_kit.project.kaggle_names import MARKER
-from offline_kit.project.types import Kit, Part
+from offline_kit.project.types import Kit, KitPart
 
 PUSH = "run 'offline-kit push': it makes a version that holds this kit"
 BUILD = "build the kit again with 'offline-kit build'"
@@ -48,7 +48,7 @@ class VerifyProblem:
 class PartCheck:
     """One part here and on Kaggle."""
 
-    part: Part
+    part: KitPart
     """The part, as its manifest on this disk says."""
     remote: RemotePart
     """Its dataset as it was seen; a default one where Kaggle would not tell."""
@@ -157,7 +157,7 @@ class _RemoteInspection:
         return any(isinstance(trouble, unreachable_errors) for trouble in self.troubles)
 
     def inspect_part(
-        self, part: Part, ref: str, kaggle: KaggleApi, scope: VerifyOptions, report: Reporter
+        self, part: KitPart, ref: str, kaggle: KaggleApi, scope: VerifyOptions, report: Reporter
     ) -> None:
         """Look at the dataset of a part, or at its home."""
         if self.is_unreachable:
@@ -213,13 +213,13 @@ class _RemoteInspection:
         return NotebookCheck(ref=notebook.ref, version=remote.newest_version, problems=tuple(problems))
 
 
-def _verify_local(kit: Kit, part: Part, report: Reporter) -> list[VerifyProblem]:
+def _verify_local(kit: Kit, part: KitPart, report: Reporter) -> list[VerifyProblem]:
     folder = kit.part_folder(part)
     wrong = manifest.verify_part(folder, manifest.select_local_files(folder, part), report=report)
     return [VerifyProblem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
 
 
-def _list_hashable(part: Part, remote: RemotePart) -> Iterable[RemoteFileVersion]:
+def _list_hashable(part: KitPart, remote: RemotePart) -> Iterable[RemoteFileVersion]:
     """Yield the files that have the name and size of one of the part's, or the size of one that is missing."""
     sizes = {entry.stored: entry.size for entry in part.entries}
     missing = {sizes[name] for name in sizes.keys() - map_listed_files(remote.files, sizes).keys()}
@@ -234,7 +234,7 @@ def _file_version(file: RemoteFile, remote: RemotePart) -> RemoteFileVersion:
     )
 
 
-def _map_paths(part: Part, remote: RemotePart) -> Iterable[tuple[RemoteFile, str]]:
+def _map_paths(part: KitPart, remote: RemotePart) -> Iterable[tuple[RemoteFile, str]]:
     """Yield each listed file with the path that it counts as."""
     known_paths = {entry.stored for entry in part.entries}
     for file in remote.files:
@@ -242,7 +242,7 @@ def _map_paths(part: Part, remote: RemotePart) -> Iterable[tuple[RemoteFile, str
         yield file, path
 
 
-def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspection, ref: str) -> PartCheck:
+def _check_part(part: KitPart, local: list[VerifyProblem], looked: _RemoteInspection, ref: str) -> PartCheck:
     remote = looked.remotes.get(part.name)
     if remote is None:
         return PartCheck(
@@ -270,7 +270,7 @@ def _check_part(part: Part, local: list[VerifyProblem], looked: _RemoteInspectio
     )
 
 
-def _find_renamed(part: Part, digests: Mapping[str, str]) -> dict[str, str]:
+def _find_renamed(part: KitPart, digests: Mapping[str, str]) -> dict[str, str]:
     """Return stored names by the path that Kaggle made of them, told by their bytes."""
     missing_names = {entry.sha256: entry.stored for entry in part.entries if entry.stored not in digests}
     known_paths = {entry.stored for entry in part.entries}
@@ -281,7 +281,7 @@ def _find_renamed(part: Part, digests: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _check_remote(part: Part, remote: RemotePart, home: str) -> list[VerifyProblem]:
+def _check_remote(part: KitPart, remote: RemotePart, home: str) -> list[VerifyProblem]:
     """Return what is wrong with a dataset, or another home, as a whole."""
     if remote.kind != "dataset":
         remote_problems = verify_elsewhere.find_problems(part, home, remote)
@@ -305,7 +305,7 @@ def _check_remote(part: Part, remote: RemotePart, home: str) -> list[VerifyProbl
     return problems
 
 
-def _check_files(part: Part, remote: RemotePart, digests: Mapping[str, str]) -> list[VerifyProblem]:
+def _check_files(part: KitPart, remote: RemotePart, digests: Mapping[str, str]) -> list[VerifyProblem]:
     """Return what is wrong with a version's files; `digests` has the digests of those that were downloaded."""
     if remote.state != "ready":
         return []

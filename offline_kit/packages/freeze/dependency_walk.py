@@ -112,7 +112,7 @@ def walk_dependencies(roots: tuple[Dependency, ...], context: WalkContext) -> De
 def _walk_once(
     roots: tuple[Dependency, ...], context: WalkContext, replaced: frozenset[str]
 ) -> DependencyGraph:
-    environment = context.image.environment()
+    environment = context.image.marker_environment()
     dependencies: dict[str, list[Dependency]] = {}
     visited: set[tuple[str, str]] = set()
     unresolved: list[Dependency] = []

@@ -245,7 +245,7 @@ def _check_wheel(resolved: ResolvedReference, direct: DirectReference, image: Im
             f"'{resolved.reference}' is '{resolved.name}', not '{direct.name}'", hint="correct the name"
         )
     tags = parse_wheel_filename(resolved.wheel.name)[3]
-    if not tags & set(image.tags()):
+    if not tags & set(image.list_wheel_tags()):
         tag_list = ", ".join(sorted(str(tag) for tag in tags)[:3])
         raise ProjectError(
             f"'{resolved.wheel.name}' does not fit the image: it is for {tag_list}, the image is Python {image.python_minor}",

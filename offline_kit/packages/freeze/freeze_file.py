@@ -31,10 +31,10 @@ def render_freeze(freeze: Freeze) -> str:
     lines = ["#", _TITLE, "# Renew it with:", "#", "#    offline-kit build --upgrade", "#"]
     lines += [f"# {key}: {value}".rstrip() for key, value in _build_header(freeze).items()]
     lines += ["#"]
-    for pin in freeze.having(Fate.BUNDLED):
+    for pin in freeze.pins_with(Fate.BUNDLED):
         lines += _render_pin(pin, broken_packages.get(pin.name, ()))
     for fate, title in _SECTIONS.items():
-        pins = freeze.having(fate)
+        pins = freeze.pins_with(fate)
         if pins:
             lines += ["", title]
         for pin in pins:

@@ -124,7 +124,7 @@ def gather_inputs(
         strict=strict,
     )
     engine, compiled_beside = _choose_engine(request, image, plain)
-    environment = image.environment()
+    environment = image.marker_environment()
     lock = locks.read_lock_files(
         [*request.locks, *lock_files, *requirement_files.compiled_files, *compiled_beside], environment
     ).drop_packages(_normalize_names(request.exclude))

@@ -315,7 +315,7 @@ def _list_roots(
     policy: PackagePolicy,
 ) -> tuple[Dependency, ...]:
     roots = [_build_dependency(entry) for entry in inputs.requirements]
-    environment = metadata.build_context.image.environment()
+    environment = metadata.build_context.image.marker_environment()
     for entry in references:
         extras = entry.line.direct.extras if entry.line.direct else ()
         extras_text = f"[{','.join(extras)}]" if extras else ""

@@ -222,7 +222,7 @@ def find_broken_packages(
 
     `requires` is what the image's packages ask for; what was unmet in the image already is passed over.
     """
-    environment = image.environment()
+    environment = image.marker_environment()
     broken: dict[str, set[str]] = {name: set() for name in replaced}
     for requester, requirement in ((by, required) for by, lines in requires.items() for required in lines):
         name = canonicalize_name(requirement.name)

@@ -178,7 +178,7 @@ def _describe_older_versions(request: ResolutionRequest, resolution: Resolution)
             f"{format_requirement(requirement)} (the image has {image.packages[required_name]})"
             for requirement in (metadata.requires if metadata else ())
             if (required_name := canonicalize_name(requirement.name)) in image.packages
-            and marker_holds(requirement.marker, image.environment())
+            and marker_holds(requirement.marker, image.marker_environment())
             and not satisfies_requirement(requirement, required_name, image.packages[required_name])
         ]
         if reasons:

@@ -33,7 +33,7 @@ def find_needed_modules(
     package_roots = [root for package in packages for root in (package / "src", package) if root.is_dir()]
     loose_roots = [root for path in shipped for root in (path, path.parent) if root.is_dir()]
     roots = list(dict.fromkeys([*package_roots, *loose_roots, project / "src", project]))
-    for reference in references.resolve(project, names, roots):
+    for reference in references.resolve_references(project, names, roots):
         file = reference.file
         if file is None or (".py:" not in reference.text and _is_in_wheel(file, package_roots)):
             continue
@@ -91,7 +91,7 @@ class _ModuleRoot:
 def _find_import_roots(module_roots: Sequence[_ModuleRoot], files: Sequence[SourceFile]) -> tuple[str, ...]:
     """Return the import roots of all places; the project comes last, where there is any other."""
     code = [file.path for file in files if file.path.suffix == ".py"]
-    tops = {names[0] for path in code for names in references.imported(path)}
+    tops = {names[0] for path in code for names in references.list_absolute_imports(path)}
     roots: dict[str, None] = {}
     for module_root in module_roots:
         inside = {path.stem for path in module_root.path.glob("*")} if module_root.is_plain_folder else set()
@@ -189,7 +189,11 @@ def _add_imports(
     paths = list(start)
     for path in paths:  # grows while it is walked
         for file in own_sources.list_module_files(path):
-            tops = {names[0] for names in references.imported(file)} if file.suffix == ".py" else set()
+            tops = (
+                {names[0] for names in references.list_absolute_imports(file)}
+                if file.suffix == ".py"
+                else set()
+            )
             for target in (module for top in sorted(tops) for module in _find_local_modules(top, roots)):
                 if not _is_below(target, [*paths, *shipped]) and not _is_in_wheel(target, package_roots):
                     paths.append(target)
@@ -208,7 +212,7 @@ def _find_local_modules(name: str, roots: Sequence[Path]) -> list[Path]:
 
 def _check_syntax(paths: Sequence[Path], image: Image) -> None:
     """Raise for modules that the image's Python cannot parse, as far as this machine can tell."""
-    doubtful = [path for path in paths if references.parse(path) is None]
+    doubtful = [path for path in paths if references.parse_module(path) is None]
     if not doubtful:
         return
     judge = interpreters.find_interpreter(image.python_minor, processes.copy_environment())

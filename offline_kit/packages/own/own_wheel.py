@@ -25,7 +25,7 @@ from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.own import code_files as own_sources
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
-from offline_kit.project.package_lists import normalized
+from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import Sdist, Wheel
 
 _FORMAT = 1  # raise it when the same sources shall give another wheel
@@ -190,7 +190,7 @@ class _OwnBuild:
             name, version, _, _ = parse_wheel_filename(path.name)
         except (WheelMismatchError, InvalidWheelFilename) as error:
             raise BuildFailedError(f"its wheel does not fit the image: {error}", [path.name]) from error
-        return store_wheel(path, normalized(name), str(version), self.sources.cache)
+        return store_wheel(path, normalize_name(name), str(version), self.sources.cache)
 
 
 def _check_wheel_modules(wheel: Path) -> None:

@@ -7,7 +7,7 @@ from configparser import Error as ConfigError
 from pathlib import Path
 
 from offline_kit.project.images import Image
-from offline_kit.project.package_lists import normalized
+from offline_kit.project.package_lists import normalize_name
 from offline_kit.project.types import Finding, Severity
 
 _FILES = ("pyproject.toml", "setup.cfg", "setup.py")
@@ -24,7 +24,7 @@ def check_package_bounds(
     so the finding says that they stay.
     """
     lines = dict.fromkeys([*built, *(line for package in packages for line in _read_declared(package))])
-    free = {normalized(name) for name in replaceable}
+    free = {normalize_name(name) for name in replaceable}
     excluded = {name: bound for name, bound in _find_excluded(lines, image) if name not in free}
     blocking = sorted(filter(image.is_protected, excluded))
     if not blocking:
@@ -56,9 +56,9 @@ def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, st
             requirement = Requirement(line)
         except InvalidRequirement:
             continue  # the freeze reports it
-        name, version = normalized(requirement.name), image.public_version(requirement.name)
+        name, version = normalize_name(requirement.name), image.public_version(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate(
-            {**image.environment(), "extra": ""}
+            {**image.marker_environment(), "extra": ""}
         )
         if version and applies and not requirement.specifier.contains(version, prereleases=True):
             yield name, str(requirement.specifier)
@@ -86,6 +86,6 @@ def _find_bounds_file(packages: Sequence[Path], names: Collection[str]) -> str:
         for name in _FILES:
             path = package / name
             text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-            if all(name_in_bounds in normalized(text) for name_in_bounds in names):
+            if all(name_in_bounds in normalize_name(text) for name_in_bounds in names):
                 return name if len(packages) == 1 else f"{package.name}/{name}"
     return ", ".join(package.name for package in packages)

@@ -12,7 +12,7 @@ def run(ground: Ground) -> Said:
     found = requirement_inputs.read_requirement_files(
         plain, freeze_request.of_project(config), project=config.project, env=ground.env
     )
-    lock_files.read_lock_files([*config.locks, *found.compiled_files], ground.target.environment())
+    lock_files.read_lock_files([*config.locks, *found.compiled_files], ground.target.marker_environment())
     if not found.requirements and not config.packages and not config.locks:
         return warning(
             "nothing is asked for: the kit would hold own code and checkpoints alone",

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from offline_kit import __version__
 from offline_kit.kaggle.client.api_types import NewNotebook
 from offline_kit.notebook import rendering, scripts
-from offline_kit.project.accelerators import machine_shape
+from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
-from offline_kit.project.kaggle_names import TITLE_LENGTH, slug_of
+from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.workflow.remote_build.build_request import Asked
 
 TEMPLATE = "wheelhouse"
@@ -30,7 +30,7 @@ class Job:
 
 def image_name(job: Job) -> str:
     """Return the name of the image that is captured."""
-    kind = "gpu" if machine_shape(job.config.accelerator) else "cpu"
+    kind = "gpu" if find_machine_shape(job.config.accelerator) else "cpu"
     return f"{'kaggle' if job.where == 'Kaggle' else 'local-kaggle'}-captured-{kind}"
 
 
@@ -38,9 +38,9 @@ def new_notebook(job: Job) -> NewNotebook:
     """Render the job's notebook: private, and with the internet on only where packages are to be downloaded."""
     words = " wheelhouse" if job.asked else " image"
     title = job.config.name[: TITLE_LENGTH[1] - len(words)].strip() + words
-    shape = machine_shape(job.config.accelerator)
+    shape = find_machine_shape(job.config.accelerator)
     return NewNotebook(
-        ref=f"{job.username}/{slug_of(title)}",
+        ref=f"{job.username}/{make_slug(title)}",
         title=title,
         text=render(job, title),
         gpu=bool(shape),

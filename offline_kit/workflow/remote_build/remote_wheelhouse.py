@@ -20,7 +20,7 @@ from offline_kit.notebook.runtime import kit_capture
 from offline_kit.packages import distribution_metadata
 from offline_kit.project import images as image
 from offline_kit.project.images import Image
-from offline_kit.project.types import Fate, Freeze, Part, Pin, Wheel, Wheelhouse
+from offline_kit.project.types import Fate, Freeze, KitPart, Pin, Wheel, Wheelhouse
 
 RECORD = "offline-kit.wheelhouse.json"
 """What remembers, beside the project, that its packages come from Kaggle; to be committed."""
@@ -67,7 +67,7 @@ class House:
 
     record: Record
     """Where it is on Kaggle."""
-    part: Part
+    part: KitPart
     """Its files, as their manifest there says."""
     folder: Path
     """Where its manifest, the outlines and the image's file lie here."""
@@ -168,11 +168,11 @@ def load(record: Record, cache: Path) -> House:
             hint=f"remove this folder; {again(local=record.local)} {_MAKES}",
             details=wrong,
         )
-    captured = image.load(str(folder / "image.toml"), accelerator="none", project=folder)
+    captured = image.load_image(str(folder / "image.toml"), accelerator="none", project=folder)
     return House(record=record, part=part, folder=folder, image=captured)
 
 
-def keep(folder: Path, part: Part, facts: str, captured: str) -> None:
+def keep(folder: Path, part: KitPart, facts: str, captured: str) -> None:
     """Write what a wheelhouse is known by into a folder.
 
     `facts` is what its notebook told of the wheels, `captured` the image's file. Raises ProjectError where
@@ -225,7 +225,7 @@ def _asks(
     """Yield (name, who asks, requirement) of what the project and the wheels require in the image."""
     from email.parser import BytesHeaderParser
 
-    environment = where.environment()
+    environment = where.marker_environment()
     lines = [("the project", line) for line in requirements if not line.startswith("-")]
     for wheel in wheels.values():
         raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
