@@ -18,7 +18,7 @@ _TOLD = frozenset({"error", "hint", "details", "what", "remedy", "notes", "probl
 """Keys of a JSON object whose values are sentences of ours; all others are data."""
 
 
-class Words:
+class CommandWording:
     """How one command words what it says; changed while the command learns what it is about."""
 
     def __init__(self, *, local: bool = False, at: str = "", on_top: bool = False, project: str = "") -> None:
@@ -45,12 +45,12 @@ class Words:
             text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")
         return text
 
-    def within(self, value: Any, *, told: bool = False) -> Any:
+    def word_value(self, value: Any, *, told: bool = False) -> Any:
         """Return data for a script with the sentences of ours in it worded, and nothing else changed."""
         if isinstance(value, str):
             return self(value) if told else value
         if isinstance(value, dict):
-            return {name: self.within(each, told=told or name in _TOLD) for name, each in value.items()}
+            return {name: self.word_value(each, told=told or name in _TOLD) for name, each in value.items()}
         if isinstance(value, list | tuple):
-            return [self.within(each, told=told) for each in value]
+            return [self.word_value(each, told=told) for each in value]
         return value

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offline_kit.cli.command_wording import Words
+from offline_kit.cli.command_wording import CommandWording
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.redaction import make_printable
 from offline_kit.core.report import Advance, Say
@@ -33,15 +33,17 @@ class ReaderGoneError(Exception):
 class Console:
     """A `Reporter` for a person; with `as_json` the result is one object on stdout."""
 
-    def __init__(self, *, quiet: bool = False, as_json: bool = False, words: Words | None = None) -> None:
+    def __init__(
+        self, *, quiet: bool = False, as_json: bool = False, words: CommandWording | None = None
+    ) -> None:
         """`words` say how commands and tables are called in what is said."""
         self.quiet = quiet
         self.as_json = as_json
-        self.words = words or Words()
+        self.words = words or CommandWording()
         self._rich: rich.console.Console | None = None
 
     @property
-    def _err(self) -> "rich.console.Console":
+    def _stderr(self) -> "rich.console.Console":
         if self._rich is None:
             import rich.console
 
@@ -50,24 +52,24 @@ class Console:
                 self._rich.width = WIDTH  # a log has no width of its own, and 80 breaks wheel names
         return self._rich
 
-    def _say(self, mark: str, style: str, text: str) -> None:
+    def _print_marked(self, mark: str, style: str, text: str) -> None:
         import rich.text
 
-        self._err.print(rich.text.Text.assemble((mark, style), " ", make_printable(self.words(text))))
+        self._stderr.print(rich.text.Text.assemble((mark, style), " ", make_printable(self.words(text))))
 
     def step(self, text: str) -> None:
         """Say that a new piece of work begins."""
         if not self.quiet:
-            self._say("•", "bold cyan", text)
+            self._print_marked("•", "bold cyan", text)
 
     def note(self, text: str) -> None:
         """Say something worth knowing."""
         if not self.quiet:
-            self._say("  ", "", text)
+            self._print_marked("  ", "", text)
 
     def warn(self, text: str) -> None:
         """Say something that may spoil the run on Kaggle; quiet does not silence it."""
-        self._say("warning:", "bold yellow", text)
+        self._print_marked("warning:", "bold yellow", text)
 
     @contextmanager
     def progress(self, text: str, total: int, *, unit: str = "B") -> Iterator[Advance]:
@@ -75,7 +77,7 @@ class Console:
         if self.quiet:
             yield lambda _amount: None
             return
-        if not self._err.is_terminal:
+        if not self._stderr.is_terminal:
             self.note(text)
             yield lambda _amount: None
             return
@@ -88,7 +90,7 @@ class Console:
             amount,
             bars.TimeRemainingColumn(),
         ]
-        with bars.Progress(*columns, console=self._err, transient=True) as bar:
+        with bars.Progress(*columns, console=self._stderr, transient=True) as bar:
             task = bar.add_task(text, total=total)
             yield lambda amount: bar.advance(task, amount)
 
@@ -97,9 +99,9 @@ class Console:
         """Show a live line on a terminal; elsewhere say it anew every few minutes."""
         if self.quiet:
             yield lambda _words: None
-        elif self._err.is_terminal:
-            with self._err.status(text) as line:
-                yield lambda words: line.update(f"{text}: {_plain(words)}")
+        elif self._stderr.is_terminal:
+            with self._stderr.status(text) as line:
+                yield lambda words: line.update(f"{text}: {_plain_text(words)}")
         else:
             self.note(text)
             said = time.monotonic()
@@ -112,13 +114,13 @@ class Console:
 
             yield say
 
-    def error(self, error: OfflineKitError) -> None:
+    def show_error(self, error: OfflineKitError) -> None:
         """Show what went wrong, the details behind it and the next step."""
         for line in error.details:
-            self._say("  ", "", line)
-        self._say(f"error[{error.code}]:" if error.code else "error:", "bold red", error.what)
-        self._say("hint:", "bold green", error.hint)
-        self._failed(
+            self._print_marked("  ", "", line)
+        self._print_marked(f"error[{error.code}]:" if error.code else "error:", "bold red", error.what)
+        self._print_marked("hint:", "bold green", error.hint)
+        self._print_failure(
             {
                 "code": error.code,
                 "error": error.what,
@@ -127,33 +129,33 @@ class Console:
             }
         )
 
-    def facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    def show_facts(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
         """Show named facts one to a line, never broken: paths stay whole to be copied."""
         if self.quiet:
             return
         import rich.text
 
-        self._err.print(rich.text.Text(title, "bold"))
+        self._stderr.print(rich.text.Text(title, "bold"))
         wide = max(len(name) for name, _ in rows)
         for name, value in rows:
-            self._err.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
+            self._stderr.print(rich.text.Text(f"  {name:<{wide}}  {make_printable(value)}"))
 
-    def usage(self, said: str) -> None:
+    def report_usage(self, said: str) -> None:
         """Give a script the words that the command line's own parser showed to people."""
-        self._failed({"code": "usage", "error": said, "hint": "see --help", "details": []})
+        self._print_failure({"code": "usage", "error": said, "hint": "see --help", "details": []})
 
-    def bug(self, kind: str, place: Path) -> None:
+    def report_bug(self, kind: str, place: Path) -> None:
         """Say that this is our bug, and where its report lies."""
         self.warn(f"this is a bug in offline-kit: {kind}; the report is in '{place}'")
-        self._failed(
+        self._print_failure(
             {"code": "bug", "error": f"a bug in offline-kit: {kind}", "hint": f"see '{place}'", "details": []}
         )
 
-    def interrupted(self) -> None:
+    def report_interrupt(self) -> None:
         """Say that the person or the system ended us."""
         said = "interrupted; nothing is half made, and the same command goes on from here"
         self.warn(said)
-        self._failed(
+        self._print_failure(
             {
                 "code": "interrupted",
                 "error": "interrupted",
@@ -162,12 +164,12 @@ class Console:
             }
         )
 
-    def _failed(self, data: dict[str, Any]) -> None:
+    def _print_failure(self, data: dict[str, Any]) -> None:
         """Give a script the failure; where stdout is what failed, stderr has said it."""
         with suppress(OutsideError, ReaderGoneError):
-            self.result({"ok": False, **data})
+            self.print_result({"ok": False, **data})
 
-    def table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def show_table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Show a table among the human words; nothing when it has no rows."""
         if self.quiet or not rows:
             return
@@ -178,37 +180,37 @@ class Console:
             title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
         )
         cells = [[self.words(cell) for cell in row] for row in rows]
-        whole = _whole([heads, *cells], self._err.width)
+        whole = _unfolded_columns([heads, *cells], self._stderr.width)
         for number, head in enumerate(heads):
             table.add_column(head, overflow="fold", no_wrap=number in whole)
         for row in cells:
-            table.add_row(*map(_plain, row))
-        self._err.print(table, soft_wrap=False)
+            table.add_row(*map(_plain_text, row))
+        self._stderr.print(table, soft_wrap=False)
 
-    def lines(self, lines: Sequence[str]) -> None:
+    def print_lines(self, lines: Sequence[str]) -> None:
         """Print a command's result for a person to stdout, word for word; JSON callers get none of it."""
         if not self.as_json:
-            _put("".join(f"{make_printable(line)}\n" for line in lines))
+            _write_stdout("".join(f"{make_printable(line)}\n" for line in lines))
 
-    def result(self, data: dict[str, Any]) -> None:
+    def print_result(self, data: dict[str, Any]) -> None:
         """Print the one JSON object to stdout; says nothing to people."""
         if self.as_json:
-            told = self.words.within(data)
-            _put(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
+            told = self.words.word_value(data)
+            _write_stdout(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
 
-    def asks(self) -> bool:
+    def can_ask(self) -> bool:
         """Tell whether there is a person to ask."""
         return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
     def confirm(self, question: str) -> bool:
         """Ask on a terminal; elsewhere the answer is no."""
-        if not self.asks():
+        if not self.can_ask():
             return False
-        self._err.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
+        self._stderr.print(f"{question} [y/N] ", end="", markup=False)  # as markup, [y/N] is a style
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def unwritable(why: str) -> OutsideError:
+def unwritable_error(why: str) -> OutsideError:
     """Return the error for a stdout that takes no results."""
     return OutsideError(
         f"stdout cannot be written: {why}",
@@ -217,20 +219,20 @@ def unwritable(why: str) -> OutsideError:
     )
 
 
-def _put(text: str) -> None:
+def _write_stdout(text: str) -> None:
     """Write to stdout and see it arrive; ReaderGoneError where nobody reads it any more."""
     if sys.stdout is None:  # closed before we began
-        raise unwritable("it is closed")
+        raise unwritable_error("it is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError as error:
         raise ReaderGoneError from error
     except OSError as error:
-        raise unwritable(error.strerror or str(error)) from error
+        raise unwritable_error(error.strerror or str(error)) from error
 
 
-def _whole(rows: Sequence[Sequence[str]], width: int) -> set[int]:
+def _unfolded_columns(rows: Sequence[Sequence[str]], width: int) -> set[int]:
     """Return the columns of a table that need not be folded at this width: the narrow ones, names before reasons."""
     wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
     room, left, found = width - 3 * len(wants), len(wants), set()
@@ -243,7 +245,7 @@ def _whole(rows: Sequence[Sequence[str]], width: int) -> set[int]:
     return found
 
 
-def _plain(cell: str) -> str:
+def _plain_text(cell: str) -> str:
     import rich.markup
 
     return rich.markup.escape(make_printable(cell))

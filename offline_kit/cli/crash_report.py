@@ -18,7 +18,7 @@ _SHORT = 5
 """Values up to so many characters are no secrets, and would blind half of a report."""
 
 
-def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
+def environment_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values of variables that are secrets by their names, and passwords in the addresses of others."""
     values = [value for name, value in environment.items() if _NAMED.search(name)]
     logins = (found["user"] for value in environment.values() for found in CREDENTIALS.finditer(value))
@@ -26,7 +26,7 @@ def secrets_of(environment: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(sorted({value for value in values if len(value) > _SHORT}, key=len, reverse=True))
 
 
-def redact(text: str, secrets: Iterable[str] = ()) -> str:
+def redact_report(text: str, secrets: Iterable[str] = ()) -> str:
     """Return the text with these secrets, and credentials of URLs, headers, tokens and keys taken out."""
     for secret in secrets:
         text = text.replace(secret, "***")
@@ -43,7 +43,7 @@ def write_report(
         "",
         *traceback.format_exception(error),
     ]
-    text = redact("\n".join(lines), secrets) + "\n"
+    text = redact_report("\n".join(lines), secrets) + "\n"
     for own in (True, False):
         with suppress(OSError):  # no folder for temporary files is one, too
             place = (folder if own else Path(tempfile.gettempdir())) / NAME

@@ -11,21 +11,21 @@ import click
 
 from offline_kit import __version__
 from offline_kit.cli import crash_report
-from offline_kit.cli.command_wording import Words
+from offline_kit.cli.command_wording import CommandWording
 from offline_kit.cli.commands import adopt, compare, kaggle, kit, render, start, stores
-from offline_kit.cli.console import Console, ReaderGoneError, unwritable
+from offline_kit.cli.console import Console, ReaderGoneError, unwritable_error
 from offline_kit.core import files, processes
 from offline_kit.core.errors import Exit, OfflineKitError
 
 
-class _InOrder(click.Group):
+class _OrderedGroup(click.Group):
     """Lists its commands in the order in which they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
 
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_OrderedGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="offline-kit")
 def cli() -> None:
     """Take a project and its checkpoints to an offline Kaggle code competition."""
@@ -52,20 +52,22 @@ for command in (
     cli.add_command(command)
 
 
-def _terminated(_signal: int, _frame: object) -> None:
+def _raise_interrupt(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the code that errors.py tells."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    wording = Words()
+    wording = CommandWording()
     console = Console(as_json="--json" in words, words=wording)
-    signal.signal(signal.SIGTERM, _terminated)  # a CI's or scheduler's end is an interrupt: nothing half made
+    signal.signal(
+        signal.SIGTERM, _raise_interrupt
+    )  # a CI's or scheduler's end is an interrupt: nothing half made
     try:
-        code = _run(words, console, wording)
+        code = _run_command(words, console, wording)
     except OSError:
-        if _refusal(sys.stderr, probe=b"\n") is None:
+        if _write_problem(sys.stderr, probe=b"\n") is None:
             raise
         code = Exit.OUTSIDE  # stderr takes no word about what went wrong
     for stream in (sys.stdout, sys.stderr):
@@ -73,60 +75,60 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _run(words: list[str], console: Console, wording: Words) -> int:
+def _run_command(words: list[str], console: Console, wording: CommandWording) -> int:
     """Run one command and return its exit code, having said what went wrong."""
     try:
         if not {"--help", "-h", "--version"} & set(words):
             files.check_surroundings(words)
         cli.main(args=words, prog_name="offline-kit", standalone_mode=False, obj=wording)
     except OfflineKitError as error:
-        console.error(error)
+        console.show_error(error)
         return error.exit_code
     except click.ClickException as error:
         error.show()
-        console.usage(error.format_message())
+        console.report_usage(error.format_message())
         return Exit.USAGE
     except (KeyboardInterrupt, click.Abort):
-        console.interrupted()
+        console.report_interrupt()
         # Python would first wait for every thread that still reads from a silent server.
         for stream in (sys.stdout, sys.stderr):
-            _refusal(stream)
+            _write_problem(stream)
         os._exit(Exit.INTERRUPTED)
     except ReaderGoneError:
         return Exit.DONE  # `offline-kit image show … | head` is no failure
     except Exception as error:  # noqa: BLE001 - whatever escapes is our bug, and leaves a report
-        return _escaped(error, words, console)
-    return _told(console) or Exit.DONE
+        return _report_unexpected(error, words, console)
+    return _flush_streams(console) or Exit.DONE
 
 
-def _escaped(error: Exception, words: list[str], console: Console) -> int:
+def _report_unexpected(error: Exception, words: list[str], console: Console) -> int:
     """Say what no command foresaw: a stream that takes nothing is not our bug, all else is."""
-    if isinstance(error, OSError) and (code := _told(console, probe=b"\n")):
+    if isinstance(error, OSError) and (code := _flush_streams(console, probe=b"\n")):
         return code
     try:
         with files.translate_disk_errors(files.cache_dir()):
             raise error
     except OfflineKitError as known:  # a full disk, or a limit on the size of files
-        console.error(known)
+        console.show_error(known)
         return known.exit_code
     except Exception:  # noqa: BLE001 - the bug itself
         place = crash_report.write_report(
-            error, words, Path(), crash_report.secrets_of(processes.copy_environment())
+            error, words, Path(), crash_report.environment_secrets(processes.copy_environment())
         )
-    console.bug(type(error).__name__, place)
+    console.report_bug(type(error).__name__, place)
     return Exit.BUG
 
 
-def _told(console: Console, probe: bytes = b"") -> int:
+def _flush_streams(console: Console, probe: bytes = b"") -> int:
     """Return 0 where the standard streams take what is written, else the code, having said so."""
-    refused = _refusal(sys.stdout, probe)
+    refused = _write_problem(sys.stdout, probe)
     if refused and not isinstance(refused, BrokenPipeError):
-        console.error(unwritable(refused.strerror or str(refused)))
+        console.show_error(unwritable_error(refused.strerror or str(refused)))
         return Exit.OUTSIDE
-    return Exit.OUTSIDE if _refusal(sys.stderr, probe) else 0
+    return Exit.OUTSIDE if _write_problem(sys.stderr, probe) else 0
 
 
-def _refusal(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
+def _write_problem(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
     """Return why a standard stream does not take what it still holds, nor a `probe`; None where it does."""
     try:
         if stream is not None:
@@ -140,5 +142,5 @@ def _refusal(stream: TextIO | None, probe: bytes = b"") -> OSError | None:
 
 def _let_go(stream: TextIO | None) -> None:
     """Send what a stream cannot write nowhere: Python tries once more at its end, with words of its own."""
-    if stream is not None and _refusal(stream):
+    if stream is not None and _write_problem(stream):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

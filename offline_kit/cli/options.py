@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from offline_kit.cli.command_wording import Words
+from offline_kit.cli.command_wording import CommandWording
 from offline_kit.cli.console import Console
 from offline_kit.project.config_keys import ENGINES, ENVIRONMENTS, KAGGLES, SDISTS
 
 if TYPE_CHECKING:
     from offline_kit.project.config import Config
     from offline_kit.project.types import Kit
-    from offline_kit.workflow.kaggle_session import Port
-    from offline_kit.workflow.ship import Asking
+    from offline_kit.workflow.kaggle_session import KaggleSession
+    from offline_kit.workflow.ship import ApprovalPolicy
 
 Command = Callable[..., Any]
 PATH = click.Path(path_type=Path)
 
 
-def common(command: Command) -> Command:
+def common_options(command: Command) -> Command:
     """Add what every command takes."""
     command = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(
         command
@@ -34,40 +34,40 @@ def common(command: Command) -> Command:
 
 def console_of(*, quiet: bool, as_json: bool) -> Console:
     """Return the console of the running command, which words what it says as its errors are worded."""
-    return Console(quiet=quiet, as_json=as_json, words=_words())
+    return Console(quiet=quiet, as_json=as_json, words=_command_wording())
 
 
-def _words() -> Words:
+def _command_wording() -> CommandWording:
     found = click.get_current_context().obj
-    return found if isinstance(found, Words) else Words()
+    return found if isinstance(found, CommandWording) else CommandWording()
 
 
-def _tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
+def _word_tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
     """Have the command's words name the tables as the project's file does, and the project as it was given."""
     from offline_kit.project import config
 
-    _words().on_top = config.has_top_level_tables(project)
-    _words().project = "" if project.absolute() == Path.cwd() else str(project)
+    _command_wording().on_top = config.has_top_level_tables(project)
+    _command_wording().project = "" if project.absolute() == Path.cwd() else str(project)
     return project
 
 
 def project_argument(command: Command) -> Command:
     """Add the project's folder, by default the current one."""
-    return click.argument("project", default=".", type=PATH, callback=_tables)(command)
+    return click.argument("project", default=".", type=PATH, callback=_word_tables)(command)
 
 
-def options(*options: Command) -> Command:
+def combine_options(*options: Command) -> Command:
     """Return one decorator that adds all of these options in their order."""
 
-    def add(command: Command) -> Command:
+    def add_options(command: Command) -> Command:
         for option in reversed(options):
             command = option(command)
         return command
 
-    return add
+    return add_options
 
 
-CONFIG_OPTIONS = options(
+CONFIG_OPTIONS = combine_options(
     click.option("-r", "--requirements", multiple=True, type=PATH, metavar="FILE", help="Requirements file; repeat for more."),
     click.option("-c", "--checkpoint", "checkpoints", multiple=True, metavar="GLOB", help="Checkpoint file, folder or glob, in the project or else here; repeat for more."),
     click.option("--dataset", metavar="SLUG", help="Slug of the private dataset on Kaggle."),
@@ -88,7 +88,7 @@ CONFIG_OPTIONS = options(
     click.option("--sdists", type=click.Choice(SDISTS), help="Packages without wheels travel as a wheel built here, as their renamed source, or as both."),
     click.option("--out", type=PATH, metavar="DIR", help="Where the kit goes; default dist/offline-kit."),
 )  # fmt: skip
-BUILD_OPTIONS = options(
+BUILD_OPTIONS = combine_options(
     CONFIG_OPTIONS,
     click.option("--upgrade", is_flag=True, help="Freeze anew, with the newest versions that fit."),
 )
@@ -113,30 +113,30 @@ def _in_project(project: Path, pattern: str) -> str:
     """Return a checkpoint's pattern as the project sees it: a shell completes names of the current folder."""
     root, here = project.absolute(), Path.cwd()
     typed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
-    if typed or root == here or _names(root, pattern) or not _names(here, pattern):
+    if typed or root == here or _matching_names(root, pattern) or not _matching_names(here, pattern):
         return pattern
     found = Path(os.path.normpath(here / pattern))
     inside = found.is_relative_to(os.path.normpath(root))
     return found.relative_to(os.path.normpath(root)).as_posix() if inside else str(found)
 
 
-def _names(folder: Path, pattern: str) -> bool:
+def _matching_names(folder: Path, pattern: str) -> bool:
     if os.path.lexists(folder / pattern):
         return True
     found = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
     return next(found, None) is not None
 
 
-def target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+def word_target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Have the command's words name the Kaggle that it was given."""
     if parameter.name == "at":
-        _words().at = value
+        _command_wording().at = value
     else:
-        _words().local = value == "local"
+        _command_wording().local = value == "local"
     return value
 
 
-def choice(
+def choice_option(
     name: str, choices: Sequence[str], text: str, callback: Callable[..., Any] | None = None
 ) -> Command:
     """Return an option that takes one of some words, by default the first of them."""
@@ -146,15 +146,15 @@ def choice(
 
 def on_options(text: str) -> Command:
     """Return the options that say where something is done: here, or on a Kaggle."""
-    return options(choice("--on", ("here", *KAGGLES), text, target), AT)
+    return combine_options(choice_option("--on", ("here", *KAGGLES), text, word_target), AT)
 
 
 AT = click.option(
-    "--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle."
+    "--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle."
 )
-TO_OPTIONS = options(
-    choice("--to", KAGGLES, "The real Kaggle, or one on this machine.", target),
-    click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle; without one, it is served meanwhile."),
+TO_OPTIONS = combine_options(
+    choice_option("--to", KAGGLES, "The real Kaggle, or one on this machine.", word_target),
+    click.option("--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle; without one, it is served meanwhile."),
 )  # fmt: skip
 
 LOCAL_ENV = click.option(
@@ -165,7 +165,7 @@ LOCAL_ENV = click.option(
 YES = click.option("--yes", is_flag=True, help="Ask nothing: for scripts and CI.")
 
 
-def current(env: str | None, to: str, at: str) -> bool:
+def runs_current(env: str | None, to: str, at: str) -> bool:
     """Tell whether a local Kaggle that is served meanwhile runs notebooks in the running environment.
 
     Raises UsageError where an environment is named and no such one is served.
@@ -182,7 +182,7 @@ def current(env: str | None, to: str, at: str) -> bool:
     return env == "current"
 
 
-def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
+def take_flags(flags: dict[str, Any], *names: str) -> dict[str, Any]:
     """Take these flags out and return them by name, in this order."""
     return {name: flags.pop(name) for name in names}
 
@@ -190,7 +190,7 @@ def take(flags: dict[str, Any], *names: str) -> dict[str, Any]:
 _NOT_REPEATED = frozenset({"dry_run", "on", "at", "as_json", "quiet", "upgrade"})
 
 
-def typed(*only: str) -> str:
+def typed_settings(*only: str) -> str:
     """Return the project and the settings that were typed for this command, as the next one is to be given them."""
     context = click.get_current_context()
     words: list[str] = []
@@ -209,11 +209,11 @@ def typed(*only: str) -> str:
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 
-def asking(console: Console, *, yes: bool) -> "Asking":
+def confirmation(console: Console, *, yes: bool) -> "ApprovalPolicy":
     """Return how to ask before something is spent."""
-    from offline_kit.workflow.ship import Asking
+    from offline_kit.workflow.ship import ApprovalPolicy
 
-    return Asking(yes=yes, confirm=console.confirm, alone=not console.asks())
+    return ApprovalPolicy(yes=yes, confirm=console.confirm, alone=not console.can_ask())
 
 
 @contextmanager
@@ -224,23 +224,23 @@ def kit_of(
     from offline_kit.workflow import kaggle_session, pipeline
 
     if no_build:
-        yield kaggle_session.checked(pipeline.kit_of(config))
+        yield kaggle_session.check_kit(pipeline.kit_of(config))
     elif dry_run:
-        with pipeline.outlined(config, upgrade=upgrade, report=console) as (_, kit):
+        with pipeline.outline_build(config, upgrade=upgrade, report=console) as (_, kit):
             yield kit
     else:
-        yield pipeline.build(config, upgrade=upgrade, report=console).kit
+        yield pipeline.build_kit(config, upgrade=upgrade, report=console).kit
 
 
 @contextmanager
-def port_of(
+def session_of(
     config: "Config", to: str, at: str, console: Console, *, current: bool = False
-) -> "Iterator[Port]":
+) -> "Iterator[KaggleSession]":
     """Give a Kaggle that we are logged in to, while the block lasts."""
     from offline_kit.workflow import kaggle_session
 
     with (
-        kaggle_session.where(to, at, console, project=config.project, current=current) as there,
-        kaggle_session.port(config, there, console) as port,
+        kaggle_session.choose_kaggle(to, at, console, project=config.project, current=current) as there,
+        kaggle_session.open_session(config, there, console) as port,
     ):
         yield port

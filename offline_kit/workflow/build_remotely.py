@@ -29,25 +29,25 @@ from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import FileEntry, Kit
 from offline_kit.workflow import model_files, part_locations, pipeline
-from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS, Port
-from offline_kit.workflow.pipeline import Built
+from offline_kit.workflow.kaggle_session import LOCAL_ADDRESS, KaggleSession
+from offline_kit.workflow.pipeline import BuildResult
 from offline_kit.workflow.remote_build import build_job, remote_wheelhouse
 from offline_kit.workflow.remote_build import build_request as asked
-from offline_kit.workflow.remote_build.build_job import Job
-from offline_kit.workflow.remote_build.build_request import Asked
-from offline_kit.workflow.remote_build.remote_wheelhouse import Record
+from offline_kit.workflow.remote_build.build_job import RemoteJob
+from offline_kit.workflow.remote_build.build_request import RemoteRequest
+from offline_kit.workflow.remote_build.remote_wheelhouse import WheelhouseRecord
 
 FACTS = "image.json"
 """What a run tells about its image."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chained:
+class RemoteBuild:
     """A kit whose packages were made on Kaggle."""
 
-    built: Built
+    built: BuildResult
     """The kit."""
-    record: Record
+    record: WheelhouseRecord
     """Where its packages are."""
     ran: bool
     """Whether a run was made for it, or one from before serves."""
@@ -55,19 +55,19 @@ class Chained:
     """How long the run took."""
 
     @property
-    def size(self) -> int:
+    def wheels_size(self) -> int:
         """Bytes of the wheels, which stay there."""
         away = [part for part in self.built.kit.parts if part.name == manifest.REMOTE_PART]
         return sum(entry.size for part in away for entry in part.entries)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainedPlan:
+class RemoteBuildPlan:
     """What a build on Kaggle would do."""
 
     notebook: NotebookPlan
     """The notebook that makes the packages, and whether it would be pushed and run."""
-    asked: Asked
+    asked: RemoteRequest
     """What it is asked for; which wheels that comes to, the image's own pip decides there."""
     offline: str
     """"owner/slug" of the kit's notebook, which attaches its output."""
@@ -75,16 +75,18 @@ class ChainedPlan:
     """Whether it would run again although nothing changed."""
 
     @property
-    def runs(self) -> bool:
+    def needs_run(self) -> bool:
         """Whether a run would be made."""
         return self.notebook.action != "nothing" or self.upgrade
 
 
-def plan(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> ChainedPlan:
+def plan_build(
+    config: Config, port: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
+) -> RemoteBuildPlan:
     """Look at Kaggle and return what `build` would do; pushes, fetches and writes nothing, raises as `build`."""
-    wanted, new = _job(config, port, report)
-    _, slug = notebook.title_and_slug(config.notebook, model_files.target(config))
-    return ChainedPlan(
+    wanted, new = _prepare_job(config, port, report)
+    _, slug = notebook.title_and_slug(config.notebook, model_files.notebook_target(config))
+    return RemoteBuildPlan(
         notebook=push_notebook.plan_notebook(new, port.kaggle, port.ways, report),
         asked=wanted,
         offline=f"{port.account.username}/{slug}",
@@ -92,29 +94,33 @@ def plan(config: Config, port: Port, *, upgrade: bool = False, report: Reporter 
     )
 
 
-def build(config: Config, port: Port, *, upgrade: bool = False, report: Reporter = SILENT) -> Chained:
+def build_remotely(
+    config: Config, port: KaggleSession, *, upgrade: bool = False, report: Reporter = SILENT
+) -> RemoteBuild:
     """Have Kaggle make what its image lacks, and build the kit around it.
 
     With the same requirements as last time nothing runs again, unless `upgrade` is wanted. Raises
     ProjectError for requirements that cannot travel as text and for a run that failed, else what pushes,
     runs and builds raise.
     """
-    wanted, new = _job(config, port, report)
-    pushed_now, finished = run(port, new, upgrade=upgrade, report=report)
-    record = _known(port, finished, wanted.digest, files.make_folder(files.cache_dir()), report)
-    remote_wheelhouse.write(record, config.project)
-    return Chained(
-        built=pipeline.build(config, report=report),
+    wanted, new = _prepare_job(config, port, report)
+    pushed_now, finished = run_job(port, new, upgrade=upgrade, report=report)
+    record = _cache_outputs(
+        port, finished, wanted.request_digest, files.make_folder(files.cache_dir()), report
+    )
+    remote_wheelhouse.write_record(record, config.project)
+    return RemoteBuild(
+        built=pipeline.build_kit(config, report=report),
         record=record,
         ran=pushed_now,
         seconds=finished.seconds,
     )
 
 
-def _job(config: Config, port: Port, report: Reporter) -> tuple[Asked, NewNotebook]:
+def _prepare_job(config: Config, port: KaggleSession, report: Reporter) -> tuple[RemoteRequest, NewNotebook]:
     """Return what Kaggle is to make, and the notebook that does."""
-    base = pipeline.ground(config, chained=False)
-    wanted = pipeline.asked_of(config, base, report)
+    base = pipeline.build_context(config, chained=False)
+    wanted = pipeline.freeze_request_of(config, base, report)
     if not wanted.requirements:
         raise UsageError(
             "the project asks for no packages: there is nothing to make on Kaggle",
@@ -122,12 +128,12 @@ def _job(config: Config, port: Port, report: Reporter) -> tuple[Asked, NewNotebo
         )
     if note := asked.index_note(base.settings):
         report.note(note)
-    made = Job(config=config, username=port.account.username, where=_where(port), asked=wanted)
+    made = RemoteJob(config=config, username=port.account.username, where=_kaggle_words(port), asked=wanted)
     return wanted, build_job.new_notebook(made)
 
 
-def run(
-    port: Port, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
+def run_job(
+    port: KaggleSession, new: NewNotebook, *, upgrade: bool = False, report: Reporter = SILENT
 ) -> tuple[bool, FinishedRun]:
     """Push a job's notebook and wait for its run; tell whether it was pushed now. `upgrade` runs it again."""
     if upgrade:
@@ -139,16 +145,18 @@ def run(
     return pushed.action != "nothing", finished
 
 
-def image_text(port: Port, finished: FinishedRun, folder: Path, report: Reporter = SILENT) -> str:
+def image_text(port: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter = SILENT) -> str:
     """Return the image file of a finished job; its digest is what Kaggle says of that version."""
     (path,) = runs.fetch_outputs(finished, port.kaggle, folder, [FACTS], report)
     there = port.kaggle.get_notebook(finished.ref, finished.version)
-    return remote_wheelhouse.image_of(
-        path.read_text(encoding="utf-8"), there.image if there else "", _where(port)
+    return remote_wheelhouse.captured_image(
+        path.read_text(encoding="utf-8"), there.image if there else "", _kaggle_words(port)
     )
 
 
-def _known(port: Port, finished: FinishedRun, digest: str, cache: Path, report: Reporter) -> Record:
+def _cache_outputs(
+    port: KaggleSession, finished: FinishedRun, digest: str, cache: Path, report: Reporter
+) -> WheelhouseRecord:
     """Bring what a kit is built from into the cache: manifest, outlines and image, and none of the wheels."""
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         folder = Path(name)
@@ -157,21 +165,21 @@ def _known(port: Port, finished: FinishedRun, digest: str, cache: Path, report: 
         )
         part = manifest.parse_manifest(marker.read_text(encoding="utf-8"), f"{finished.ref}/{MARKER}")
         text = image_text(port, finished, folder, report)
-        record = Record(
+        record = WheelhouseRecord(
             notebook=finished.ref,
             version=finished.version,
             asked=digest,
             part=part.id,
-            image=_digest(text),
+            image=_text_digest(text),
             files=len(part.entries),
             local=port.local,
         )
-        with files.stage_folder(remote_wheelhouse.place(record, cache)) as stage:
-            remote_wheelhouse.keep(stage, part, facts.read_text(encoding="utf-8"), text)
+        with files.stage_folder(remote_wheelhouse.cache_folder(record, cache)) as stage:
+            remote_wheelhouse.store_outputs(stage, part, facts.read_text(encoding="utf-8"), text)
     return record
 
 
-def lacking(kit: Kit) -> tuple[FileEntry, ...]:
+def missing_wheels(kit: Kit) -> tuple[FileEntry, ...]:
     """Return the wheels of a kit that are on Kaggle alone; those that were fetched once are laid into the kit."""
     cache, found = Cache(files.cache_dir()), []
     for part in (part for part in kit.parts if part.name == manifest.REMOTE_PART):
@@ -187,12 +195,12 @@ def lacking(kit: Kit) -> tuple[FileEntry, ...]:
     return tuple(found)
 
 
-def place(config: Config) -> str:
+def remote_address(config: Config) -> str:
     """Return where the project's packages were made, as --to means it; ProjectError where nothing tells."""
-    return "local" if _record(config).local else "kaggle"
+    return "local" if _read_record(config).local else "kaggle"
 
 
-def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2) -> None:
+def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, look: float = 0.2) -> None:
     """Bring the wheels that a rehearsal here lacks, each checked and kept; an interrupted one goes on.
 
     Every `look` seconds the bar is told how much has come.
@@ -200,13 +208,13 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
     Raises ProjectError where they are at another Kaggle or of another account, OutsideError where what comes
     is not what the run wrote.
     """
-    wanted, cache = lacking(kit), Cache(files.cache_dir())
+    wanted, cache = missing_wheels(kit), Cache(files.cache_dir())
     if not wanted:
         return
-    record = _record(port.config)
-    part_locations.check(port.config, port.account.username, local=port.local)
+    record = _read_record(port.config)
+    part_locations.check_locations(port.config, port.account.username, local=port.local)
     if port.kaggle.get_notebook(record.notebook) is None:
-        raise _gone(record, port)
+        raise _missing_output_error(record, port)
     run = (record.notebook, record.version)
     total = sum(entry.size for entry in wanted)
     text = f"Fetching {len(wanted)} wheels, {files.format_size(total)}, from '{record.notebook}'"
@@ -214,7 +222,7 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
     with report.progress(text, total) as advance:
         try:
             for entry in wanted:
-                came = _come(run, entry, port.kaggle, scratch, advance, look)
+                came = _fetch_wheel(run, entry, port.kaggle, scratch, advance, look)
                 if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
@@ -224,10 +232,10 @@ def fetch(kit: Kit, port: Port, report: Reporter = SILENT, *, look: float = 0.2)
                 cache.store_file(came, digest)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-    lacking(kit)  # lays them into the kit
+    missing_wheels(kit)  # lays them into the kit
 
 
-def _come(
+def _fetch_wheel(
     run: tuple[str, int], entry: FileEntry, kaggle: KaggleApi, scratch: Path, advance: Advance, look: float
 ) -> Path:
     """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
@@ -235,7 +243,7 @@ def _come(
     try:
         coming = pool.submit(run_files.fetch_output, run, entry.stored, kaggle, scratch)
         while wait((coming,), timeout=look).not_done:
-            now = min(entry.size, max(shown, _landed(scratch)))
+            now = min(entry.size, max(shown, _landed_wheels(scratch)))
             advance(now - shown)
             shown = now
         came = coming.result()
@@ -245,7 +253,7 @@ def _come(
         pool.shutdown(wait=False, cancel_futures=True)  # on ^C a silent server would hold us
 
 
-def _landed(folder: Path) -> int:
+def _landed_wheels(folder: Path) -> int:
     total = 0
     for name in files.list_tree(folder) if folder.is_dir() else ():
         with suppress(FileNotFoundError):
@@ -253,7 +261,7 @@ def _landed(folder: Path) -> int:
     return total
 
 
-def _gone(record: Record, port: Port) -> OutsideError:
+def _missing_output_error(record: WheelhouseRecord, port: KaggleSession) -> OutsideError:
     another = (
         f"name the one that has them by its address in {LOCAL_ADDRESS}, or have them made there again with"
     )
@@ -265,8 +273,8 @@ def _gone(record: Record, port: Port) -> OutsideError:
     )
 
 
-def _record(config: Config) -> Record:
-    record = remote_wheelhouse.read(config.project)
+def _read_record(config: Config) -> WheelhouseRecord:
+    record = remote_wheelhouse.read_record(config.project)
     if record is None:
         raise ProjectError(
             f"the kit's packages are on Kaggle, and nothing tells where: '{remote_wheelhouse.RECORD}' is gone",
@@ -275,11 +283,11 @@ def _record(config: Config) -> Record:
     return record
 
 
-def _digest(text: str) -> str:
+def _text_digest(text: str) -> str:
     import hashlib
 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _where(port: Port) -> str:
+def _kaggle_words(port: KaggleSession) -> str:
     return "the local Kaggle" if port.local else "Kaggle"

@@ -11,30 +11,30 @@ from offline_kit.project import images
 from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 from offline_kit.workflow import build_remotely as chained_build
-from offline_kit.workflow.kaggle_session import Port
+from offline_kit.workflow.kaggle_session import KaggleSession
 from offline_kit.workflow.remote_build import build_job
-from offline_kit.workflow.remote_build.build_job import Job
+from offline_kit.workflow.remote_build.build_job import RemoteJob
 
 
-def here() -> str:
+def capture_here() -> str:
     """Return the image file of the running environment, for whoever runs offline-kit in the image itself."""
     return kit_capture.image_text(kit_capture.capture("captured-here"), where="this machine")
 
 
-def there(config: Config, port: Port, report: Reporter = SILENT) -> str:
+def capture_on_kaggle(config: Config, port: KaggleSession, report: Reporter = SILENT) -> str:
     """Return the image file of the machine that the configuration's accelerator gets today.
 
     A private notebook without internet and without any input is run for it, anew each time. Raises what
     pushes and runs raise.
     """
     where = "the local Kaggle" if port.local else "Kaggle"
-    new = build_job.new_notebook(Job(config=config, username=port.account.username, where=where))
-    _, finished = chained_build.run(port, new, upgrade=True, report=report)
+    new = build_job.new_notebook(RemoteJob(config=config, username=port.account.username, where=where))
+    _, finished = chained_build.run_job(port, new, upgrade=True, report=report)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
         return chained_build.image_text(port, finished, Path(name), report)
 
 
-def keep(text: str, path: Path) -> Image:
+def write_image(text: str, path: Path) -> Image:
     """Write an image file and return the image, as `--image` will read it."""
     files.write_atomic(path, text)
     return images.load_image(str(path.absolute()), accelerator="none", project=path.parent)

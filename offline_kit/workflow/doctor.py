@@ -24,7 +24,7 @@ from offline_kit.workflow.checks import (
     uv,
     weights,
 )
-from offline_kit.workflow.checks.check_types import Ground, Said, State
+from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, CheckState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Check:
     """Stays the same from version to version: K1.. this machine, K2.. the project, K3.. outside."""
     title: str
     """What it looks at."""
-    run: Callable[[Ground], Said]
+    run: Callable[[CheckContext], CheckResult]
     """Looks; what it raises is a failure."""
     needs: str = ""
     """"config" or "image", where it makes no sense without; skipped then."""
@@ -44,39 +44,39 @@ class Check:
 
 
 CHECKS = (
-    Check(code="K101", title="uv", run=uv.run),
-    Check(code="K102", title="Python of the image", run=python.run, needs="image"),
-    Check(code="K103", title="sandbox", run=box.run),
-    Check(code="K104", title="disk", run=disk.run),
-    Check(code="K201", title="configuration", run=configuration.run),
-    Check(code="K202", title="image", run=configuration.run_image, needs="config"),
-    Check(code="K203", title="requirements", run=requirements.run, needs="image"),
-    Check(code="K204", title="checkpoints", run=weights.run, needs="image"),
-    Check(code="K205", title="notebook", run=notebook.run, needs="image"),
-    Check(code="K206", title="freeze", run=frozen.run, needs="image"),
-    Check(code="K207", title="own code", run=own_code.run, needs="image"),
-    Check(code="K301", title="package index", run=index.run, online=True),
-    Check(code="K302", title="Kaggle's credentials", run=credentials.run),
+    Check(code="K101", title="uv", run=uv.run_check),
+    Check(code="K102", title="Python of the image", run=python.run_check, needs="image"),
+    Check(code="K103", title="sandbox", run=box.run_check),
+    Check(code="K104", title="disk", run=disk.run_check),
+    Check(code="K201", title="configuration", run=configuration.run_check),
+    Check(code="K202", title="image", run=configuration.run_image_check, needs="config"),
+    Check(code="K203", title="requirements", run=requirements.run_check, needs="image"),
+    Check(code="K204", title="checkpoints", run=weights.run_check, needs="image"),
+    Check(code="K205", title="notebook", run=notebook.run_check, needs="image"),
+    Check(code="K206", title="freeze", run=frozen.run_check, needs="image"),
+    Check(code="K207", title="own code", run=own_code.run_check, needs="image"),
+    Check(code="K301", title="package index", run=index.run_check, online=True),
+    Check(code="K302", title="Kaggle's credentials", run=credentials.run_check),
 )
 """Every check. A new one is a module in checks/ with `run(ground)`, which returns what it says or raises our errors,
 a line here with the next free code, and a test."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finding:
+class CheckFinding:
     """A check and what it said."""
 
     code: str
     """Of the check."""
     title: str
     """Of the check."""
-    said: Said
+    said: CheckResult
     """What it said."""
 
 
-def examine(
+def run_checks(
     project: Path, *, online: bool = False, ignore: Sequence[str] = (), report: Reporter = SILENT
-) -> tuple[Finding, ...]:
+) -> tuple[CheckFinding, ...]:
     """Run every check that no code of `ignore` begins, and return what each said, in their order.
 
     Nothing is written but what a build would keep in the cache too, and without `online` nothing leaves
@@ -90,19 +90,19 @@ def examine(
         )
     unknown = [code for code in ignore if not any(one.code.startswith(code) for one in CHECKS)]
     if unknown:
-        known = ", ".join(one.code for one in CHECKS)
-        raise UsageError(f"no check begins with '{unknown[0]}'", hint=f"the codes are {known}")
-    ground = _ground(root, online=online, report=report)
-    wanted = [one for one in CHECKS if not any(one.code.startswith(code) for code in ignore)]
-    return tuple(Finding(code=one.code, title=one.title, said=_run(one, ground)) for one in wanted)
+        known_codes = ", ".join(one.code for one in CHECKS)
+        raise UsageError(f"no check begins with '{unknown[0]}'", hint=f"the codes are {known_codes}")
+    ground = _build_context(root, online=online, report=report)
+    chosen = [one for one in CHECKS if not any(one.code.startswith(code) for code in ignore)]
+    return tuple(CheckFinding(code=one.code, title=one.title, said=_run_check(one, ground)) for one in chosen)
 
 
-def _ground(root: Path, *, online: bool, report: Reporter) -> Ground:
-    loaded = _loaded(root)
-    return Ground(
+def _build_context(root: Path, *, online: bool, report: Reporter) -> CheckContext:
+    loaded = _load_config(root)
+    return CheckContext(
         project=root,
         config=loaded,
-        image=_image(loaded),
+        image=_load_image(loaded),
         env=processes.copy_environment(),
         cache=files.cache_dir(),
         online=online,
@@ -110,14 +110,14 @@ def _ground(root: Path, *, online: bool, report: Reporter) -> Ground:
     )
 
 
-def _loaded(root: Path) -> Config | None:
+def _load_config(root: Path) -> Config | None:
     try:
         return config.load_config(root, {})
     except OfflineKitError:
         return None  # K201 says why
 
 
-def _image(loaded: Config | None) -> Image | None:
+def _load_image(loaded: Config | None) -> Image | None:
     try:
         return (
             images.load_image(loaded.image, accelerator=loaded.accelerator, project=loaded.project)
@@ -128,14 +128,14 @@ def _image(loaded: Config | None) -> Image | None:
         return None  # K202 says why
 
 
-def _run(check: Check, ground: Ground) -> Said:
+def _run_check(check: Check, ground: CheckContext) -> CheckResult:
     if check.needs and ground.config is None:
-        return Said(what="not without a configuration that loads", state=State.SKIPPED)
+        return CheckResult(what="not without a configuration that loads", state=CheckState.SKIPPED)
     if check.needs == "image" and ground.image is None:
-        return Said(what="not without a known image", state=State.SKIPPED)
+        return CheckResult(what="not without a known image", state=CheckState.SKIPPED)
     if check.online and not ground.online:
-        return Said(what="asked with --online", state=State.SKIPPED)
+        return CheckResult(what="asked with --online", state=CheckState.SKIPPED)
     try:
         return check.run(ground)
     except OfflineKitError as error:
-        return Said(what=error.what, state=State.FAILED, remedy=error.hint, details=error.details)
+        return CheckResult(what=error.what, state=CheckState.FAILED, remedy=error.hint, details=error.details)

@@ -7,11 +7,11 @@ from offline_kit.packages.freeze.freeze import FreezeRequest
 from offline_kit.packages.own import own_code
 from offline_kit.project.config import Config
 from offline_kit.project.types import OwnCode
-from offline_kit.workflow.model_files import Trained
+from offline_kit.workflow.model_files import ModelFiles
 
 
-def freeze_request(
-    seen: Trained, own: OwnCode, *, upgrade: bool = False, keep: bool = False
+def build_freeze_request(
+    seen: ModelFiles, own: OwnCode, *, upgrade: bool = False, keep: bool = False
 ) -> FreezeRequest:
     """Return the request for a freeze; `keep` writes it beside the project."""
     config = seen.config
@@ -27,7 +27,7 @@ def freeze_request(
         locks=config.locks,
         exclude=config.exclude,
         include=config.include,
-        imported=imported(config, own),
+        imported=imported_names(config, own),
         replace=config.replace,
         pins=config.pins,
         engine=config.engine,
@@ -37,7 +37,7 @@ def freeze_request(
     )
 
 
-def imported(config: Config, own: OwnCode) -> frozenset[str]:
+def imported_names(config: Config, own: OwnCode) -> frozenset[str]:
     """Return the top-level names that the project's own code imports, and its notebook where it has one."""
     paths = [*(wheel.path for wheel in own.wheels), *(source.path for source in own.sources)]
     if config.notebook.source:
@@ -57,7 +57,7 @@ def of_project(config: Config) -> tuple[str, ...]:
     )
 
 
-def named(config: Config) -> tuple[str, ...]:
+def configured_references(config: Config) -> tuple[str, ...]:
     """Return the references of the configuration."""
     said = config.notebook
     hooks = [

@@ -20,7 +20,7 @@ from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import mounts, submission_check
 from offline_kit.workflow import kaggle_session
-from offline_kit.workflow.kaggle_session import Port, Ran
+from offline_kit.workflow.kaggle_session import KaggleSession, NotebookRun
 
 SUFFIX = " rehearsal"
 """Ends the title of the notebook that rehearses."""
@@ -28,10 +28,10 @@ _KIT_CELL = re.compile(r"\d+-kit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rehearsed:
+class KaggleRehearsal:
     """A rehearsal on Kaggle that passed."""
 
-    ran: Ran
+    ran: NotebookRun
     """The run."""
     rows: int
     """Rows of its submission; 0 for another format than CSV."""
@@ -41,7 +41,7 @@ class Rehearsed:
     """What was compared."""
 
     @property
-    def forecast(self) -> int:
+    def forecast_rows(self) -> int:
         """How many rows would fit into the limit at this pace; 0 where that cannot be told.
 
         All of the run counts as if it grew with the rows: what is paid once makes the forecast careful.
@@ -49,7 +49,9 @@ class Rehearsed:
         return int(self.limit / self.ran.seconds * self.rows) if self.rows and self.ran.seconds else 0
 
 
-def rehearse(port: Port, kit: Kit, rows: int | None, report: Reporter = SILENT) -> Rehearsed:
+def rehearse_on_kaggle(
+    port: KaggleSession, kit: Kit, rows: int | None, report: Reporter = SILENT
+) -> KaggleRehearsal:
     """Run the kit's notebook on Kaggle, on its public test set or on `rows` rows, and check what it wrote.
 
     The kit's data has to be there. Raises as `shipping.run_notebook`, ProjectError for a submission that
@@ -58,16 +60,16 @@ def rehearse(port: Port, kit: Kit, rows: int | None, report: Reporter = SILENT) 
     new = of_kit(kit, port.account.username, rows)
     ran = kaggle_session.follow_notebook(port, kit, new, report, remember="last-rehearsal")
     if ran.submission is None:
-        return Rehearsed(ran=ran, rows=0, limit=port.config.time_limit, notes=ran.notes)
+        return KaggleRehearsal(ran=ran, rows=0, limit=port.config.time_limit, notes=ran.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        checked = submission_check.check_submission(ran.submission, _sample(port, rows, Path(scratch)))
+        checked = submission_check.check_submission(ran.submission, _cut_sample(port, rows, Path(scratch)))
     if checked.problems:
         raise ProjectError(
             f"'{ran.submission.name}' would not be scored as it is",
             hint=f"compare it with the sample submission; it lies in '{ran.submission.parent}'",
             details=checked.problems,
         )
-    return Rehearsed(
+    return KaggleRehearsal(
         ran=ran, rows=checked.rows, limit=port.config.time_limit, notes=(*ran.notes, *checked.notes)
     )
 
@@ -76,11 +78,11 @@ def of_kit(kit: Kit, username: str, rows: int | None) -> NewNotebook:
     """Return the kit's notebook under the name of its rehearsal, on so many rows where that is wanted."""
     new = push_notebook.read_notebook(kit, username)
     title = new.title[: TITLE_LENGTH[1] - len(SUFFIX)].rstrip(" -") + SUFFIX
-    text = with_rows(new.text, rows) if rows else new.text
+    text = limit_rows(new.text, rows) if rows else new.text
     return replace(new, ref=f"{new.ref.partition('/')[0]}/{make_slug(title)}", title=title, text=text)
 
 
-def with_rows(text: str, rows: int) -> str:
+def limit_rows(text: str, rows: int) -> str:
     """Return a notebook with a cell behind the kit's that lets it see so many rows of the test set.
 
     Raises UsageError for a notebook without that cell, or without a competition.
@@ -98,7 +100,7 @@ def with_rows(text: str, rows: int) -> str:
     return json.dumps({**content, "cells": [*cells[: place + 1], cell, *cells[place + 1 :]]}, indent=1)
 
 
-def _sample(port: Port, rows: int | None, scratch: Path) -> Path | None:
+def _cut_sample(port: KaggleSession, rows: int | None, scratch: Path) -> Path | None:
     """Return the sample as it lies here, cut as the notebook cut its own."""
     config = port.config
     data = config.competition_data if config.competition_data and config.competition_data.is_dir() else None

@@ -61,7 +61,7 @@ LAST_RUN = "last-run"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Port:
+class KaggleSession:
     """A Kaggle that we are logged in to, and what we remember of it."""
 
     config: Config
@@ -79,33 +79,35 @@ class Port:
     memory: LastSeenStore
     """What was seen last."""
 
-    def datasets(self, kit: Kit) -> dict[str, str]:
+    def part_datasets(self, kit: Kit) -> dict[str, str]:
         """Return the configured dataset of each part of a kit that is one, by the part's name."""
-        parts = self.in_datasets(kit).parts
+        parts = self.without_other_parts(kit).parts
         return {part.name: rendering.dataset_of(part, kit, self.config.dataset) for part in parts}
 
-    def elsewhere(self, kit: Kit) -> dict[str, str]:
+    def other_locations(self, kit: Kit) -> dict[str, str]:
         """Return where a kit's other parts are, by the part's name: "notebook:owner/slug", "model:...".
 
         A model is named at the version that the kit's notebook is pinned to, at 0 where it is to none yet.
         Raises UsageError as `models.target`.
         """
-        found = {part.name: part_locations.of(self.config).get(part.name, "") for part in kit.parts}
-        for part, ref in _models(self, kit):
-            pinned = part_locations.pinned(self.config, kit)
+        found = {
+            part.name: part_locations.part_locations(self.config).get(part.name, "") for part in kit.parts
+        }
+        for part, ref in _model_part(self, kit):
+            pinned = part_locations.pinned_model_version(self.config, kit)
             version = pinned[0].rpartition("/")[2] if pinned else "0"
             found[part.name] = f"model:{ref}/{version}"
         return {name: home for name, home in found.items() if home}
 
-    def in_datasets(self, kit: Kit) -> Kit:
+    def without_other_parts(self, kit: Kit) -> Kit:
         """Return the kit without the parts that are somewhere else than in datasets."""
-        elsewhere = part_locations.of(self.config)
+        elsewhere = part_locations.part_locations(self.config)
         kept = tuple(part for part in kit.parts if part.name not in elsewhere)
         return replace(kit, parts=kept, split=len(kit.parts) > 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ran:
+class NotebookRun:
     """A run of the kit's notebook that came to a good end."""
 
     pushed: PushedNotebook
@@ -121,7 +123,7 @@ class Ran:
 
 
 @contextmanager
-def where(
+def choose_kaggle(
     to: str,
     address: str = "",
     report: Reporter = SILENT,
@@ -149,7 +151,7 @@ def where(
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
     else:
-        with _served(project, current=current) as url:
+        with _serve_local(project, current=current) as url:
             report.note(
                 f"a local Kaggle is served at {url}, as long as this command runs; all it says is LOCAL"
             )
@@ -157,24 +159,26 @@ def where(
 
 
 @contextmanager
-def _served(project: Path | None, *, current: bool) -> Iterator[str]:
-    competition = local_start.competition_of(project) if project else None
+def _serve_local(project: Path | None, *, current: bool) -> Iterator[str]:
+    competition = local_start.find_competition(project) if project else None
     cache = files.cache_dir()
     workshop = EnvironmentOptions(
         index=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, yes=True
     )
-    wanted = local_start.Wanted(
+    wanted = local_start.LocalKaggleRequest(
         folder=cache / "local-kaggle",
         port=0,
         competitions=(competition,) if competition else (),
         project=project,
     )
-    with local_start.running(wanted, SandboxRunner(workshop, current=current, project=project)) as server:
+    with local_start.serve_local_kaggle(
+        wanted, SandboxRunner(workshop, current=current, project=project)
+    ) as server:
         yield server.url
 
 
 @contextmanager
-def port(config: Config, there: KaggleEndpoint, report: Reporter = SILENT) -> Iterator[Port]:
+def open_session(config: Config, there: KaggleEndpoint, report: Reporter = SILENT) -> Iterator[KaggleSession]:
     """Log in; raises NotLoggedInError with the accepted sources of credentials.
 
     A local Kaggle that does not answer to what is done in the block is an OutsideError with its address.
@@ -184,26 +188,26 @@ def port(config: Config, there: KaggleEndpoint, report: Reporter = SILENT) -> It
         if seconds >= _WORTH_TELLING:
             report.note(f"Kaggle asks for patience (429): waiting {seconds:.0f} s")
 
-    with _named(there), KaggleClient(there, patience=replace(PATIENT, tell=told)) as kaggle:
+    with _name_local_kaggle(there), KaggleClient(there, patience=replace(PATIENT, tell=told)) as kaggle:
         account = kaggle.fetch_account()
-        state = _state(config, there, account.username)
+        state = _state_folder(config, there, account.username)
         try:
-            yield Port(
+            yield KaggleSession(
                 config=config,
                 kaggle=kaggle,
                 account=account,
                 local=bool(there.local),
-                ways=PushSettings(state_folder=state, poll_policy=_waiting(there)),
+                ways=PushSettings(state_folder=state, poll_policy=_poll_policy(there)),
                 ledger=SubmissionLedger(part_locations.ledger_path(config, state, local=bool(there.local))),
                 memory=LastSeenStore(state),
             )
         finally:
             files.ignore_in_git(
-                part_locations.memories(config)
+                part_locations.memory_folder(config)
             )  # addresses of uploads are among what is remembered
 
 
-def _waiting(there: KaggleEndpoint) -> PollPolicy:
+def _poll_policy(there: KaggleEndpoint) -> PollPolicy:
     """Return how often to poll: a server on this machine stands a poll each second, so that nobody waits for nothing."""
     if not there.local:
         return DEFAULT_POLL
@@ -214,7 +218,7 @@ def _waiting(there: KaggleEndpoint) -> PollPolicy:
 
 
 @contextmanager
-def _named(there: KaggleEndpoint) -> Iterator[None]:
+def _name_local_kaggle(there: KaggleEndpoint) -> Iterator[None]:
     """Name the local Kaggle that does not answer: the network is not to blame, nor is Kaggle."""
     try:
         yield
@@ -229,11 +233,11 @@ def _named(there: KaggleEndpoint) -> Iterator[None]:
         ) from lost
 
 
-def _state(config: Config, there: KaggleEndpoint, username: str) -> Path:
-    return part_locations.memories(config) / ("local" if there.local else "kaggle") / username
+def _state_folder(config: Config, there: KaggleEndpoint, username: str) -> Path:
+    return part_locations.memory_folder(config) / ("local" if there.local else "kaggle") / username
 
 
-def checked(kit: Kit) -> Kit:
+def check_kit(kit: Kit) -> Kit:
     """Return a kit that is whole; ProjectError where its files on disk are damaged."""
     folders = [(kit.part_folder(part), part) for part in kit.parts]
     problems = [
@@ -251,19 +255,19 @@ def checked(kit: Kit) -> Kit:
 
 
 def plan_data(
-    port: Port, kit: Kit, wishes: PushOptions = DEFAULT_OPTIONS, report: Reporter = SILENT
+    port: KaggleSession, kit: Kit, wishes: PushOptions = DEFAULT_OPTIONS, report: Reporter = SILENT
 ) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
-    part_locations.check(port.config, port.account.username, local=port.local)
-    whole = port.in_datasets(_asked(kit, wishes))
-    for part, ref in _models(port, kit):
+    part_locations.check_locations(port.config, port.account.username, local=port.local)
+    whole = port.without_other_parts(_with_resent_parts(kit, wishes))
+    for part, ref in _model_part(port, kit):
         found = push_models.plan_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
         report.note(f"the model '{ref}': {found.action.value}, {found.reason}")
-    return datasets.plan_datasets(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report)
+    return datasets.plan_datasets(whole, port.part_datasets(kit), port.kaggle, port.ways, wishes, report)
 
 
 def push_data(
-    port: Port,
+    port: KaggleSession,
     kit: Kit,
     wishes: PushOptions = DEFAULT_OPTIONS,
     report: Reporter = SILENT,
@@ -271,9 +275,9 @@ def push_data(
 ) -> tuple[PushedPart, ...]:
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
-    part_locations.check(port.config, port.account.username, local=port.local)
-    whole = port.in_datasets(_asked(checked(kit), wishes))
-    done = datasets.push_kit(whole, port.datasets(kit), port.kaggle, port.ways, wishes, report, approve)
+    part_locations.check_locations(port.config, port.account.username, local=port.local)
+    whole = port.without_other_parts(_with_resent_parts(check_kit(kit), wishes))
+    done = datasets.push_kit(whole, port.part_datasets(kit), port.kaggle, port.ways, wishes, report, approve)
     done = (*done, *_push_model(port, kit, wishes, report))
     parts = [
         {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
@@ -285,7 +289,7 @@ def push_data(
     return done
 
 
-def _asked(kit: Kit, wishes: PushOptions) -> Kit:
+def _with_resent_parts(kit: Kit, wishes: PushOptions) -> Kit:
     """Return a kit that has all parts that are to be sent again."""
     names = [part.name for part in kit.parts]
     if unknown := [name for name in wishes.resend_part if name not in names]:
@@ -295,7 +299,7 @@ def _asked(kit: Kit, wishes: PushOptions) -> Kit:
     return kit
 
 
-def _models(port: Port, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
+def _model_part(port: KaggleSession, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
     """Return the part that is a model instead of a dataset, with the model's variation; nothing for none."""
     wanted = port.config.publish_model
     if not wanted:
@@ -304,10 +308,12 @@ def _models(port: Port, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
     return tuple((part, ref) for part in kit.parts if part.name == part_locations.MODEL_PART)
 
 
-def _push_model(port: Port, kit: Kit, wishes: PushOptions, report: Reporter) -> tuple[PushedPart, ...]:
+def _push_model(
+    port: KaggleSession, kit: Kit, wishes: PushOptions, report: Reporter
+) -> tuple[PushedPart, ...]:
     """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
     found = []
-    for part, ref in _models(port, kit):
+    for part, ref in _model_part(port, kit):
         done = push_models.push_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
         notebooks.pin_model(kit, done.source)
         version = int(done.source.rpartition("/")[2])
@@ -315,7 +321,7 @@ def _push_model(port: Port, kit: Kit, wishes: PushOptions, report: Reporter) -> 
     return tuple(found)
 
 
-def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
+def describe_disturbed(port: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     """Return a line for each submission under way whose hidden run would meet other data than it was made for."""
     changed = {part.ref: part.held_part_id for part in plan.parts if part.action is PushAction.VERSION}
     if not changed:
@@ -323,11 +329,11 @@ def disturbed(port: Port, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
     # The configuration may have another competition by now, or none.
     waiting = [e.competition for e in port.ledger.read_entries() if e.state not in ("complete", "error")]
     competitions = sorted({port.config.competition, *waiting} - {""})
-    found = [each for competition in competitions for each in _queued(port, competition)]
+    found = [each for competition in competitions for each in _queued_submissions(port, competition)]
     return queued_submissions.find_disturbed(found, changed, [part.id for part in kit.parts])
 
 
-def _queued(port: Port, competition: str) -> tuple[QueuedSubmission, ...]:
+def _queued_submissions(port: KaggleSession, competition: str) -> tuple[QueuedSubmission, ...]:
     try:
         return queued_submissions.list_queued(port.kaggle, competition, port.ledger)
     except RefusedError as no:
@@ -336,22 +342,22 @@ def _queued(port: Port, competition: str) -> tuple[QueuedSubmission, ...]:
         return ()  # nobody who has not accepted the rules has submissions
 
 
-def notebook_of(port: Port, kit: Kit) -> NewNotebook:
+def notebook_of(port: KaggleSession, kit: Kit) -> NewNotebook:
     """Return the kit's notebook as it would be pushed; raises as `notebooks.of_kit`."""
     return notebooks.read_notebook(kit, port.account.username)
 
 
-def plan_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
+def plan_notebook(port: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookPlan:
     """Return what a push of the kit's notebook would do, having looked at Kaggle."""
     return notebooks.plan_notebook(notebook_of(port, kit), port.kaggle, port.ways, report)
 
 
-def push_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
+def push_notebook(port: KaggleSession, kit: Kit, report: Reporter = SILENT) -> PushedNotebook:
     """Push the kit's notebook without waiting for its run; raises as `notebooks.push`."""
     return notebooks.push_notebook(notebook_of(port, kit), port.kaggle, port.ways, report)
 
 
-def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
+def run_notebook(port: KaggleSession, kit: Kit, report: Reporter = SILENT) -> NotebookRun:
     """Push the kit's notebook, wait for the run of exactly this version and fetch what it wrote.
 
     Raises as `runs.push_and_follow` and `runs.fetch`. What was seen is remembered, a failure too.
@@ -360,8 +366,8 @@ def run_notebook(port: Port, kit: Kit, report: Reporter = SILENT) -> Ran:
 
 
 def follow_notebook(
-    port: Port, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
-) -> Ran:
+    port: KaggleSession, kit: Kit, new: NewNotebook, report: Reporter = SILENT, *, remember: str = LAST_RUN
+) -> NotebookRun:
     """Do as `run_notebook` with this notebook for the kit, and remember it under this name."""
     folder = _runs_of(port, new.ref)
     facts: dict[str, Any] = {"kit": kit.id, "notebook": new.ref}
@@ -370,7 +376,7 @@ def follow_notebook(
             new, port.kaggle, port.ways, report, log_folder=folder
         )
         folder_of_run = folder / f"v{finished.version}"
-        written = _fetched(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
+        written = _fetch_outputs(port, finished, folder_of_run, report, keep=pushed.action == "nothing")
     except OfflineKitError as error:
         problem = {"what": error.what, "hint": error.hint}
         port.memory.save_facts(remember, {**facts, "at": files.utc_timestamp(), "problem": problem})
@@ -382,13 +388,13 @@ def follow_notebook(
         f"version {pushed.version} of '{pushed.ref}' ran offline{' before' if before else ''},"
         f" in {finished.seconds:.0f} s" + (f"; its output is '{written}'" if written else "")
     )
-    ours = rehearsed(kit)
+    ours = last_rehearsal(kit)
     notes = (
         compare_outputs.compare_submissions(ours, written, port.account.server_name)
         if ours and written
         else ()
     )
-    return Ran(
+    return NotebookRun(
         pushed=pushed,
         seconds=finished.seconds,
         submission=written,
@@ -397,14 +403,14 @@ def follow_notebook(
     )
 
 
-def follow_version(port: Port, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
+def follow_version(port: KaggleSession, ref: str, version: int, report: Reporter = SILENT) -> FinishedRun:
     """Wait for the run of a version that is there, and push nothing; raises as `runs.follow`."""
     return notebook_runs.follow_run(
         ref, version, port.kaggle, port.ways, report, log_folder=_runs_of(port, ref)
     )
 
 
-def _runs_of(port: Port, ref: str) -> Path:
+def _runs_of(port: KaggleSession, ref: str) -> Path:
     return port.ways.state_folder / "runs" / ref.partition("/")[2]
 
 
@@ -415,14 +421,16 @@ def _remember_run(memory: LastSeenStore, name: str, facts: dict[str, Any]) -> No
         memory.save_facts(name, {**facts, "at": files.utc_timestamp()})
 
 
-def rehearsed(kit: Kit) -> Path | None:
+def last_rehearsal(kit: Kit) -> Path | None:
     """Return what the last rehearsal of this kit wrote; None where there was none or it failed."""
     last = rehearsing.read_last_report(kit)
     path = Path(str(last["submission"])) if last and last.get("passed") else None
     return path if path and path.is_file() else None
 
 
-def _fetched(port: Port, finished: FinishedRun, folder: Path, report: Reporter, *, keep: bool) -> Path | None:
+def _fetch_outputs(
+    port: KaggleSession, finished: FinishedRun, folder: Path, report: Reporter, *, keep: bool
+) -> Path | None:
     name = port.config.notebook.submission
     if name not in finished.outputs and not port.config.competition:
         report.note(f"it wrote no '{name}', and no competition is configured that would want one")

@@ -23,7 +23,7 @@ USER, KEY = "local", "local-kaggle"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class LocalKaggleRequest:
     """Which local Kaggle is started."""
 
     folder: Path
@@ -40,13 +40,13 @@ class Wanted:
     """The project that it is served for, as long as a command runs; None where it is served for all."""
 
 
-def home() -> Path:
+def default_state_folder() -> Path:
     """Return the folder of the state unless told otherwise."""
     return files.cache_dir() / "local-kaggle"
 
 
 @contextmanager
-def running(wanted: Wanted, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
+def serve_local_kaggle(wanted: LocalKaggleRequest, runner: NotebookRunner) -> Iterator[LocalKaggleServer]:
     """Serve until the block ends; one server at a time for a folder.
 
     The folders that the projects name under `copies` stand for sources that nobody pushed.
@@ -55,19 +55,19 @@ def running(wanted: Wanted, runner: NotebookRunner) -> Iterator[LocalKaggleServe
     """
     with files.translate_disk_errors(wanted.folder):
         wanted.folder.mkdir(parents=True, exist_ok=True)
-    with _alone(wanted.folder):
+    with _hold_state(wanted.folder):
         kaggle = LocalKaggle(wanted.folder, wanted.settings, runner)
         for name in (USER, *wanted.accounts):
             kaggle.accounts.add_account(name, key=KEY)
         for folder in wanted.competitions:
-            kaggle.catalog.add_competition(competition_of(folder) or folder)
+            kaggle.catalog.add_competition(find_competition(folder) or folder)
         for folder in (*wanted.competitions, *([wanted.project] if wanted.project else [])):
             kaggle.offer_copies(config.read_local_copies(folder))
-        with LocalKaggleServer(kaggle, port=wanted.port) as server, _told(wanted, server.url):
+        with LocalKaggleServer(kaggle, port=wanted.port) as server, _announce_server(wanted, server.url):
             yield server
 
 
-def competition_of(project: Path) -> Path | None:
+def find_competition(project: Path) -> Path | None:
     """Return the folder of the competition that a project brings with it: its own, or the one right in it.
 
     None where there is none, or more than one.
@@ -79,7 +79,7 @@ def competition_of(project: Path) -> Path | None:
 
 
 @contextmanager
-def _told(wanted: Wanted, url: str) -> Iterator[None]:
+def _announce_server(wanted: LocalKaggleRequest, url: str) -> Iterator[None]:
     """Tell others who serves this state, as long as it is so."""
     path = wanted.folder / _SERVING
     served = {"url": url, "pid": os.getpid(), "project": str(wanted.project or "")}
@@ -90,7 +90,7 @@ def _told(wanted: Wanted, url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def _other(folder: Path) -> str:
+def _describe_other_server(folder: Path) -> str:
     """Return who serves a state, as far as that is told."""
     try:
         told = json.loads((folder / _SERVING).read_text(encoding="utf-8"))
@@ -101,7 +101,7 @@ def _other(folder: Path) -> str:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _hold_state(folder: Path) -> Iterator[None]:
     import filelock
 
     try:
@@ -109,13 +109,13 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     except filelock.Timeout as error:
         raise OutsideError(
-            f"another local Kaggle serves '{folder}'{_other(folder)}",
+            f"another local Kaggle serves '{folder}'{_describe_other_server(folder)}",
             hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
             " 'offline-kit local --state DIR'",
         ) from error
 
 
-def greeting(
+def greeting_lines(
     url: str, folder: str, competitions: list[str], accounts: Sequence[str] = (USER,)
 ) -> tuple[str, ...]:
     """Return what a person is told at the start: where it is, how the plain client reaches it, what it holds."""

@@ -37,7 +37,7 @@ from offline_kit.project.types import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trained:
+class ModelFiles:
     """What was found of them."""
 
     config: Config
@@ -56,12 +56,16 @@ class Trained:
     """The names of `__main__` that their pickles look up."""
 
 
-def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT) -> Trained:
+def inspect_model_files(
+    config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
+) -> ModelFiles:
     """Find the trained files, resolve the models of the notebook, and ask the frameworks what they see in them.
 
     Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
     """
-    render_adopted.check_notebook(config.notebook, image, target(config), weights=bool(config.checkpoints))
+    render_adopted.check_notebook(
+        config.notebook, image, notebook_target(config), weights=bool(config.checkpoints)
+    )
     weights = checkpoints.collect_checkpoints(config.project, config.checkpoints, cache=cache, report=report)
     beside = checkpoints.collect_checkpoints(config.project, config.preprocessing, cache=cache, report=report)
     # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
@@ -71,11 +75,11 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
     config, weights, beside = ready.config, ready.checkpoints, ready.preprocessing
     config = replace(config, notebook=members.choose_template(config.notebook, weights))
     by_models = _goes_by_models(config.notebook)
-    config = replace(config, notebook=_attaching(config.notebook))
+    config = replace(config, notebook=_attach_sources(config.notebook))
     no_models = members.find_non_models(config.notebook, weights) if by_models else {}
     beside += tuple(each for each in weights if each.original in no_models)
     weights = tuple(each for each in weights if each.original not in no_models)
-    resolved = _resolved(config, weights, cache) if by_models else ()
+    resolved = _resolve_members(config, weights, cache) if by_models else ()
     if resolved and not config.notebook.function:
         roots = (
             place for package in (*config.packages, config.project) for place in (package / "src", package)
@@ -83,14 +87,14 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         code = member_params.Code(project=config.project, roots=tuple(dict.fromkeys(roots)))
         task = predict_settings.task_of(config.notebook, resolved)
         member_params.check(config.notebook, resolved, task, code)
-    seen = Trained(
+    seen = ModelFiles(
         config=config,
         checkpoints=weights,
         preprocessing=beside,
         members=resolved,
         findings=(
             *ready.findings,
-            *_moved(no_models, layout.name_preprocessing_files(beside)),
+            *_rename_preprocessing(no_models, layout.name_preprocessing_files(beside)),
             *members.check_members(resolved),
             *members.check_column_order(config.notebook, resolved),
             *predict_settings.unused(config.notebook, resolved, beside),
@@ -102,9 +106,11 @@ def look(config: Config, image: Image, *, cache: Path, report: Reporter = SILENT
         # Code of the person's own loads them where no models do, and names no library for a pickle.
         packages=members.list_member_packages(resolved, beside if by_models else (*weights, *beside)),
     )
-    _stop(seen.findings)
+    _raise_for_problems(seen.findings)
     if by_models:
-        render_adopted.check_notebook(config.notebook, image, target(config, seen), weights=bool(weights))
+        render_adopted.check_notebook(
+            config.notebook, image, notebook_target(config, seen), weights=bool(weights)
+        )
     return seen
 
 
@@ -114,7 +120,7 @@ def _goes_by_models(settings: NotebookSettings) -> bool:
     return settings.template == "predict" or bool(settings.models) or (own and bool(settings.task))
 
 
-def _moved(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Finding, ...]:
+def _rename_preprocessing(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return what is no model, with the name that a notebook asks for it by; `names` leads to those in the kit."""
     asked = {inside.removeprefix("checkpoints/preprocessing/"): name for name, inside in names.items()}
     return tuple(
@@ -127,7 +133,7 @@ def _moved(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Find
     )
 
 
-def _attaching(settings: NotebookSettings) -> NotebookSettings:
+def _attach_sources(settings: NotebookSettings) -> NotebookSettings:
     """Return the settings with the sources of the models among those that the notebook attaches."""
     wanted = kaggle_sources.group_by_metadata_key(
         kaggle_sources.parse_source(each.origin) for each in settings.models if each.origin
@@ -138,12 +144,12 @@ def _attaching(settings: NotebookSettings) -> NotebookSettings:
     return replace(settings, **more)
 
 
-def _resolved(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> tuple[Member, ...]:
+def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> tuple[Member, ...]:
     """Resolve the models, those of other sources in the local copies of these, under original names if there are some."""
     copies = dict(config.copies)
     models = list(config.notebook.models)
     for origin in {each.origin for each in models} & set(copies):
-        originals = _originals(copies[origin], cache)
+        originals = _restore_names(copies[origin], cache)
         spelled = {
             index: kit_sources.original_pattern(each.files, originals) if originals else ""
             for index, each in enumerate(models)
@@ -154,10 +160,10 @@ def _resolved(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> t
             for index, files_named in spelled.items():
                 models[index] = replace(models[index], files=files_named)
     settings = replace(config.notebook, models=tuple(models))
-    return members.resolve_members(settings, weights, _copied(settings, copies, config, cache))
+    return members.resolve_members(settings, weights, _copied_files(settings, copies, config, cache))
 
 
-def _originals(copy: Path, cache: Path) -> Path | None:
+def _restore_names(copy: Path, cache: Path) -> Path | None:
     """Lay out what offline-kit has published in a local copy under its original names; None: nothing is."""
     try:
         found = kit_sources.published(copy)
@@ -179,7 +185,7 @@ def _originals(copy: Path, cache: Path) -> Path | None:
     return folder
 
 
-def _copied(
+def _copied_files(
     settings: NotebookSettings, copies: Mapping[str, Path], config: Config, cache: Path
 ) -> dict[str, tuple[Checkpoint, ...]]:
     """Return the models' files in the local copies of other sources, by source."""
@@ -201,7 +207,7 @@ def _copied(
     return found
 
 
-def target(config: Config, seen: Trained | None = None) -> notebook.Target:
+def notebook_target(config: Config, seen: ModelFiles | None = None) -> notebook.Target:
     """Return what the notebook is of, as far as the configuration and the trained files tell."""
     return notebook.Target(
         project=config.project,
@@ -216,7 +222,7 @@ def target(config: Config, seen: Trained | None = None) -> notebook.Target:
     )
 
 
-def advice(seen: Trained) -> tuple[str, ...]:
+def advise_on_checkpoints(seen: ModelFiles) -> tuple[str, ...]:
     """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
     trusted = seen.config.notebook.params.get("weights_only") is False
     pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
@@ -238,13 +244,13 @@ def _loads_whole(member: Member) -> bool:
     return member.framework in ("torch_module", "torchscript") or member.params.get("weights_only") is False
 
 
-def versions(seen: Trained, frozen: Freeze) -> tuple[Finding, ...]:
+def check_trained_versions(seen: ModelFiles, frozen: Freeze) -> tuple[Finding, ...]:
     """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
     there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
     return compare_versions(seen.members, there, frozen.image, (*seen.checkpoints, *seen.preprocessing))
 
 
-def _stop(findings: tuple[Finding, ...]) -> None:
+def _raise_for_problems(findings: tuple[Finding, ...]) -> None:
     bad = [each for each in findings if each.severity is Severity.STOP]
     if bad:
         raise ProjectError(

@@ -16,64 +16,64 @@ from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, OwnCode, Role
 from offline_kit.workflow import freeze_request, model_files, part_locations, pipeline
-from offline_kit.workflow.model_files import Trained
-from offline_kit.workflow.pipeline import Ground
+from offline_kit.workflow.model_files import ModelFiles
+from offline_kit.workflow.pipeline import BuildContext
 
 _TAKEN = "'offline-kit ship' takes it along"
 _STOPPED = "a build would stop now: "
 _SHOWN = 5
 
 
-def changes(config: Config, kit: Kit, freeze: Freeze | None = None) -> tuple[str, ...]:
+def list_changes(config: Config, kit: Kit, freeze: Freeze | None = None) -> tuple[str, ...]:
     """Return a clause for each thing that a build would take otherwise than the kit has it: "'a.pkl' changed".
 
     `freeze` is what a build would freeze, where that is known; else the written one is looked at. Where a build
     would stop, the clause says why. Raises nothing of ours.
     """
     try:
-        return tuple(_changes(config, kit, freeze))
+        return tuple(_list_changes(config, kit, freeze))
     except OfflineKitError as error:
         return (f"{_STOPPED}{error.what}",)
 
 
-def told(config: Config, kit: Kit) -> tuple[str, ...]:
+def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
     """Return the same for a person who works with the kit as it lies there: what changed, and the way to take it along.
 
     Nothing where neither a file nor a flag says how the kit is made: then it was made with flags, which are not known.
     """
     if config.source is None and not config.from_flags:
         return ()
-    found = changes(config, kit)
+    found = list_changes(config, kit)
     if found and found[0].startswith(_STOPPED):
         return found
     more = [f"{len(found) - _SHOWN} things more changed"] if len(found) > _SHOWN else []
     return tuple(f"{clause} after this kit was built: {_TAKEN}" for clause in (*found[:_SHOWN], *more))
 
 
-def _changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
-    base = pipeline.ground(config)
-    seen = model_files.look(config, base.image, cache=base.cache)
-    yield from _files(kit, _weights(seen), (Role.CHECKPOINT, Role.PREPROCESSING))
+def _list_changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
+    base = pipeline.build_context(config)
+    seen = model_files.inspect_model_files(config, base.image, cache=base.cache)
+    yield from _compare_files(kit, _changed_weights(seen), (Role.CHECKPOINT, Role.PREPROCESSING))
     modules = own_code.find_modules(
-        config.project, config.packages, config.modules, freeze_request.named(seen.config)
+        config.project, config.packages, config.modules, freeze_request.configured_references(seen.config)
     )
     own, packages = own_code.recall_own_code(
         config.project, seen.config.packages, modules, base.image, base.settings, cache=base.cache
     )
     loose = {f"code/{each.original}": (each.original, sha256_of(each.path)) for each in own.sources}
-    yield from _files(kit, loose, (Role.SOURCE,))
+    yield from _compare_files(kit, loose, (Role.SOURCE,))
     there = {entry.sha256 for part in kit.parts for entry in part.entries}
     packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in there)
     yield from (f"the package '{name}' changed" for name in packages)
-    if not packages and not _same_freeze(seen, base, own, kit, freeze):
+    if not packages and not _is_same_freeze(seen, base, own, kit, freeze):
         yield "what the requirements ask for changed"
     if pipeline.is_split(seen) == any(part.name == "kit" for part in kit.parts):
         yield "the division into `parts` changed"
-    if not _same_notebook(seen, base, kit):
+    if not _is_same_notebook(seen, base, kit):
         yield "the notebook's configuration, template or code changed"
 
 
-def _weights(seen: Trained) -> dict[str, tuple[str, str]]:
+def _changed_weights(seen: ModelFiles) -> dict[str, tuple[str, str]]:
     names = layout.name_checkpoints(seen.checkpoints)
     found = {names[each.original]: (each.original, each.sha256) for each in seen.checkpoints}
     return found | {
@@ -82,7 +82,7 @@ def _weights(seen: Trained) -> dict[str, tuple[str, str]]:
     }
 
 
-def _files(kit: Kit, now: dict[str, tuple[str, str]], roles: Sequence[Role]) -> Iterator[str]:
+def _compare_files(kit: Kit, now: dict[str, tuple[str, str]], roles: Sequence[Role]) -> Iterator[str]:
     """Compare files by their names in the kit; `now` gives what a person calls them, and their digests."""
     entries = (entry for part in kit.parts for entry in part.entries if entry.role in roles)
     before = {entry.original: entry.sha256 for entry in entries}
@@ -95,7 +95,9 @@ def _files(kit: Kit, now: dict[str, tuple[str, str]], roles: Sequence[Role]) -> 
             yield f"'{now[name][0]}' changed"
 
 
-def _same_freeze(seen: Trained, base: Ground, own: OwnCode, kit: Kit, freeze: Freeze | None) -> bool:
+def _is_same_freeze(
+    seen: ModelFiles, base: BuildContext, own: OwnCode, kit: Kit, freeze: Freeze | None
+) -> bool:
     if base.chained:
         return True  # frozen on Kaggle: a build looks after that
     try:
@@ -107,13 +109,13 @@ def _same_freeze(seen: Trained, base: Ground, own: OwnCode, kit: Kit, freeze: Fr
         return False
     names = tuple(wheel.name for wheel in own.wheels)
     return written == text and freezing.is_freeze_current(
-        freeze_request.freeze_request(seen, own), base.image, names
+        freeze_request.build_freeze_request(seen, own), base.image, names
     )
 
 
-def _same_notebook(seen: Trained, base: Ground, kit: Kit) -> bool:
+def _is_same_notebook(seen: ModelFiles, base: BuildContext, kit: Kit) -> bool:
     config = seen.config
-    target = replace(model_files.target(config, seen), homes=part_locations.of(config))
+    target = replace(model_files.notebook_target(config, seen), homes=part_locations.part_locations(config))
     made = render_adopted.render_notebook(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"
     try:
@@ -121,10 +123,13 @@ def _same_notebook(seen: Trained, base: Ground, kit: Kit) -> bool:
         metadata = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (made.text, _unpinned(made.metadata, config)) == (text, _unpinned(metadata, config))
+    return (made.text, _without_model_version(made.metadata, config)) == (
+        text,
+        _without_model_version(metadata, config),
+    )
 
 
-def _unpinned(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
+def _without_model_version(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Leave out the version of our own model: a push writes it there."""
     _, slug, variation = split_model_name(config.publish_model) if config.publish_model else ("", "", "")
     ours = f"/{slug}/{variation}/"

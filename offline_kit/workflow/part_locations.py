@@ -21,9 +21,9 @@ MODEL_PART = "checkpoints"
 _NOBODY = "you"  # the owner is known at the push
 
 
-def check(config: Config, username: str, *, local: bool) -> None:
+def check_locations(config: Config, username: str, *, local: bool) -> None:
     """Raise ProjectError where the packages were made at another Kaggle, or for another account, than the kit goes to."""
-    record = remote_wheelhouse.read(config.project)
+    record = remote_wheelhouse.read_record(config.project)
     if record is None or not record.files:
         return
     owner = record.notebook.partition("/")[0]
@@ -32,11 +32,11 @@ def check(config: Config, username: str, *, local: bool) -> None:
     made, goes = (("the local Kaggle" if each else "Kaggle") for each in (record.local, local))
     raise ProjectError(
         f"the packages were made on {made} by '{owner}', and this kit goes to {goes} as '{username}'",
-        hint=f"{remote_wheelhouse.again(local=local)} makes them there; or remove '{remote_wheelhouse.RECORD}' to build them here",
+        hint=f"{remote_wheelhouse.rebuild_command(local=local)} makes them there; or remove '{remote_wheelhouse.RECORD}' to build them here",
     )
 
 
-def pinned(config: Config, kit: Kit) -> tuple[str, ...]:
+def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
     """Return the version of our model that the last push pinned, while this kit has the same checkpoints."""
     if not config.publish_model:
         return ()
@@ -45,38 +45,38 @@ def pinned(config: Config, kit: Kit) -> tuple[str, ...]:
         metadata = json.loads((config.out / "notebook" / "kernel-metadata.json").read_text(encoding="utf-8"))
     except (ProjectError, OSError, ValueError):
         return ()
-    if _weights(before) != _weights(kit):
+    if _weights_digest(before) != _weights_digest(kit):
         return ()
     _, slug, variation = split_model_name(config.publish_model)
     ours = f"/{slug}/{variation}/"
     return tuple(str(each) for each in metadata.get("model_sources") or () if ours in str(each))
 
 
-def _weights(kit: Kit) -> str:
+def _weights_digest(kit: Kit) -> str:
     return next((part.id for part in kit.parts if part.name == MODEL_PART), "")
 
 
-def of(config: Config) -> dict[str, str]:
+def part_locations(config: Config) -> dict[str, str]:
     """Return the home of each part that is no dataset, by the part's name: "notebook:owner/slug", "model:...".
 
     A model of ours stands here as version 1: it has its version when it is pushed.
     """
-    record = remote_wheelhouse.read(config.project)
-    found = {remote_wheelhouse.PART: record.home} if record and record.files else {}
+    record = remote_wheelhouse.read_record(config.project)
+    found = {remote_wheelhouse.PART: record.source_address} if record and record.files else {}
     if config.publish_model:
         owner, slug, variation = split_model_name(config.publish_model)
         found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
     return found
 
 
-def memories(config: Config) -> Path:
+def memory_folder(config: Config) -> Path:
     """Return the folder that remembers what was sent: in the project, since people delete `dist` to begin anew."""
     return config.project / _OURS / f"{config.out.name}.push"
 
 
-def states(config: Config) -> tuple[Path, ...]:
+def state_folders(config: Config) -> tuple[Path, ...]:
     """Return the folders of all Kaggles and accounts that this project was pushed to, as <place>/<account>."""
-    return tuple(sorted(path for path in memories(config).glob("*/*") if path.is_dir()))
+    return tuple(sorted(path for path in memory_folder(config).glob("*/*") if path.is_dir()))
 
 
 def ledger_path(config: Config, state: Path, *, local: bool) -> Path:
@@ -90,7 +90,7 @@ def pushed_parts(config: Config) -> tuple[str, ...]:
     In a fresh clone, only the ledger tells them, if it is kept in git.
     """
     slug = config.dataset.rpartition("/")[2]
-    pushes = [LastSeenStore(state).load_facts(LAST_PUSH) or {} for state in states(config)]
+    pushes = [LastSeenStore(state).load_facts(LAST_PUSH) or {} for state in state_folders(config)]
     for push in sorted(pushes, key=lambda push: str(push.get("at", "")), reverse=True):
         sent = {str(part.get("part")): str(part.get("dataset")) for part in push.get("parts") or ()}
         slugs = {name: ref.rpartition("/")[2] for name, ref in sent.items()}

@@ -36,18 +36,18 @@ from offline_kit.project.types import Checkpoint, Finding, Freeze, Kit, OwnCode,
 from offline_kit.rehearsal import rehearse as rehearsing
 from offline_kit.rehearsal.rehearse import Rehearsal
 from offline_kit.workflow import freeze_request, model_files, part_locations, upload_secrets
-from offline_kit.workflow.model_files import Trained
+from offline_kit.workflow.model_files import ModelFiles
 from offline_kit.workflow.remote_build import build_request as asked
 from offline_kit.workflow.remote_build import remote_wheelhouse as house
-from offline_kit.workflow.remote_build.build_request import Asked
-from offline_kit.workflow.remote_build.remote_wheelhouse import House
+from offline_kit.workflow.remote_build.build_request import RemoteRequest
+from offline_kit.workflow.remote_build.remote_wheelhouse import RemoteWheelhouse
 
 SPLIT_ABOVE = 100_000_000
 """Bytes of checkpoints above which a new kit is split, unless told otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class BuildContext:
     """What every stage stands on."""
 
     image: Image
@@ -56,15 +56,15 @@ class Ground:
     """Where packages come from."""
     cache: Path
     """Where downloads and built things are kept."""
-    chained: House | None = None
+    chained: RemoteWheelhouse | None = None
     """The packages as they were made on Kaggle, for its image; None where they are made here."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Built:
+class BuildResult:
     """A kit on disk, and all that it was made from."""
 
-    ground: Ground
+    ground: BuildContext
     """What it was made on."""
     contents: assemble.KitContents
     """What went into it."""
@@ -81,7 +81,7 @@ class Built:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BuildPlan:
     """What a build would put into the kit."""
 
     image: Image
@@ -95,7 +95,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wishes:
+class RehearsalOptions:
     """How a rehearsal should run; see the options of `offline-kit rehearse`."""
 
     env: str = "matching"
@@ -113,7 +113,7 @@ class Wishes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class LocalStatus:
     """What lies on this disk."""
 
     config: Config
@@ -126,7 +126,7 @@ class Status:
     """The report of the last rehearsal of this very kit."""
 
 
-def ground(config: Config, *, chained: bool = True) -> Ground:
+def build_context(config: Config, *, chained: bool = True) -> BuildContext:
     """Find the image, the index and the cache that the configuration means.
 
     Where the project's packages were made on Kaggle, the image is the one that was captured there; not so
@@ -136,38 +136,38 @@ def ground(config: Config, *, chained: bool = True) -> Ground:
         pip_settings.read_pip_settings(processes.copy_environment()),
         files.make_folder(files.cache_dir()),
     )
-    record = house.read(config.project) if chained else None
-    made = house.load(record, cache) if record else None
+    record = house.read_record(config.project) if chained else None
+    made = house.load_wheelhouse(record, cache) if record else None
     if made:
-        return Ground(image=made.image, settings=settings, cache=cache, chained=made)
+        return BuildContext(image=made.image, settings=settings, cache=cache, chained=made)
     chosen = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    return Ground(image=chosen, settings=settings, cache=cache)
+    return BuildContext(image=chosen, settings=settings, cache=cache)
 
 
-def asked_of(config: Config, base: Ground, report: Reporter = SILENT) -> Asked:
+def freeze_request_of(config: Config, base: BuildContext, report: Reporter = SILENT) -> RemoteRequest:
     """Return what a build on Kaggle would be asked for; raises as `asked.asked`."""
     assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    seen = model_files.look(config, assumed, cache=base.cache, report=report)
-    return _asked(seen, replace(base, image=assumed), _own_code(config, base, report))
+    seen = model_files.inspect_model_files(config, assumed, cache=base.cache, report=report)
+    return _freeze_request(seen, replace(base, image=assumed), _own_code(config, base, report))
 
 
-def _asked(seen: Trained, base: Ground, own: OwnCode) -> Asked:
+def _freeze_request(seen: ModelFiles, base: BuildContext, own: OwnCode) -> RemoteRequest:
     names = tuple(wheel.name for wheel in own.wheels)
-    return asked.asked(freeze_request.freeze_request(seen, own), base.image, names)
+    return asked.build_request(freeze_request.build_freeze_request(seen, own), base.image, names)
 
 
-def plan(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Plan:
+def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildPlan:
     """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
     check_project(config)
-    base = ground(config)
-    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    base = build_context(config)
+    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     config, found = seen.config, seen.checkpoints
     own = _own_code(config, base, report)
-    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=False, report=report)
-    return Plan(image=base.image, freeze=frozen, checkpoints=found, config=config)
+    frozen = _current_freeze(seen, base, own, upgrade=upgrade, keep=False, report=report)
+    return BuildPlan(image=base.image, freeze=frozen, checkpoints=found, config=config)
 
 
-def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> Built:
+def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildResult:
     """Make the kit and its notebook; what did not change since the last build is not done again.
 
     Raises UsageError for a folder without a project, before anything is written, and what the stages raise.
@@ -175,11 +175,11 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
     began = time.monotonic()
     check_project(config)
     files.sweep_temporary_folders()
-    base = ground(config)
-    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    base = build_context(config)
+    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     config = seen.config
     with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
-        contents = _contents(seen, base, upgrade=upgrade, keep=True, report=report)
+        contents = _kit_contents(seen, base, upgrade=upgrade, keep=True, report=report)
         texts = _notebook_texts(seen, base, report)
         before = _kit_id(config.out)
         by_function = config.notebook.template in ("server", "function")
@@ -190,16 +190,16 @@ def build(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -
         except assemble.ChangedFileError:
             checkpoints.forget_hashes((*contents.checkpoints, *contents.preprocessing), base.cache)
             raise
-    return Built(
+    return BuildResult(
         ground=base,
         contents=contents,
         kit=kit,
         changed=kit.id != before,
-        advice=model_files.advice(seen),
+        advice=model_files.advise_on_checkpoints(seen),
         findings=(
             *seen.findings,
             *install_plan.find_shadowed_packages(contents),
-            *model_files.versions(seen, contents.freeze),
+            *model_files.check_trained_versions(seen, contents.freeze),
             *cuda_abi.check_cuda_abi(_wheels_of(contents), base.image, config.accelerator),
             *code_findings(
                 config, contents.own, seen.checkpoints, {wheel.name for wheel in _wheels_of(contents)}
@@ -230,64 +230,68 @@ def code_findings(
         )
     # Cells of the user's own may import anything; a built-in template imports what the configuration names.
     fixed = not said.source and said.template in scripts.built_in() and said.template != "plain"
-    entries = freeze_request.named(config) if fixed else ()
+    entries = freeze_request.configured_references(config) if fixed else ()
     fetched = code_downloads.of_code(config.project, config.packages, own, said.params, bundled, entries)
     return (*contract, *fetched)
 
 
 def static_findings(config: Config) -> tuple[Finding, ...]:
     """Return the same without building anything."""
-    base = ground(config)
+    base = build_context(config)
     modules = own_code.find_modules(
-        config.project, config.packages, config.modules, freeze_request.named(config)
+        config.project, config.packages, config.modules, freeze_request.configured_references(config)
     )
     own, _ = own_code.recall_own_code(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache
     )
     saved: tuple[Checkpoint, ...] = ()
     with suppress(OfflineKitError):  # what is wrong with the trained files is another check's to say
-        saved = model_files.look(config, base.image, cache=base.cache).checkpoints
-    return (*_bounds(config, base.image, own), *code_findings(config, own, saved))
+        saved = model_files.inspect_model_files(config, base.image, cache=base.cache).checkpoints
+    return (*_bound_findings(config, base.image, own), *code_findings(config, own, saved))
 
 
-def _bounds(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
+def _bound_findings(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
     asked, free = own_code.list_requirements(own), (*config.replace, *config.exclude)
     return package_bounds.check_package_bounds(config.packages, asked, chosen, free)
 
 
 @contextmanager
-def outlined(
+def outline_build(
     config: Config, *, upgrade: bool = False, report: Reporter = SILENT
-) -> Iterator[tuple[Plan, Kit]]:
+) -> Iterator[tuple[BuildPlan, Kit]]:
     """Give the plan of a build, and its kit: manifests and notebook, in a folder that goes with the block.
 
     Writes nothing into the project; packages are fetched into the cache, since only then their bytes are known.
     """
     check_project(config)
-    base = ground(config)
-    seen = model_files.look(config, base.image, cache=base.cache, report=report)
-    contents = _contents(seen, base, upgrade=upgrade, keep=False, report=report)
+    base = build_context(config)
+    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
+    contents = _kit_contents(seen, base, upgrade=upgrade, keep=False, report=report)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
         kit = assemble.write_outline(contents, Path(folder), also=_notebook_texts(seen, base, report))
         found = seen.checkpoints
-        yield Plan(image=base.image, freeze=contents.freeze, checkpoints=found, config=seen.config), kit
+        yield BuildPlan(image=base.image, freeze=contents.freeze, checkpoints=found, config=seen.config), kit
 
 
-def _notebook_texts(seen: Trained, base: Ground, report: Reporter) -> Callable[[Kit], dict[str, str]]:
+def _notebook_texts(
+    seen: ModelFiles, base: BuildContext, report: Reporter
+) -> Callable[[Kit], dict[str, str]]:
     """Return what renders a kit's notebook, by the names of the files in the kit's folder."""
     config = seen.config
 
-    def texts(kit: Kit) -> dict[str, str]:
-        target = replace(model_files.target(config, seen), homes=part_locations.of(config))
+    def render_texts(kit: Kit) -> dict[str, str]:
+        target = replace(
+            model_files.notebook_target(config, seen), homes=part_locations.part_locations(config)
+        )
         rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
-        models = [*rendered.metadata["model_sources"], *part_locations.pinned(config, kit)]
+        models = [*rendered.metadata["model_sources"], *part_locations.pinned_model_version(config, kit)]
         rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
         made = rendered.texts()
         upload_secrets.check_notebook(config, made, report)
         made |= notebook.edited_copies(config.out / "notebook", rendered, report)
         return {f"notebook/{name}": text for name, text in made.items()}
 
-    return texts
+    return render_texts
 
 
 def check_project(config: Config) -> None:
@@ -302,12 +306,12 @@ def check_project(config: Config) -> None:
         )
 
 
-def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]:
+def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]:
     """Render the notebook of the kit as it lies there, and write nothing; raises as a build's rendering does."""
-    base = ground(config)
-    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    base = build_context(config)
+    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     config, kit = seen.config, kit_of(config)
-    target = replace(model_files.target(config, seen), homes=part_locations.of(config))
+    target = replace(model_files.notebook_target(config, seen), homes=part_locations.part_locations(config))
     rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
     upload_secrets.check_notebook(config, rendered.texts(), report)
     return kit, rendered
@@ -315,8 +319,10 @@ def render(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]
 
 def check_notebook(config: Config) -> None:
     """Raise what a build would raise about the notebook's settings and references, without building anything."""
-    _check_notebook(config, ground(config))
-    own_code.find_modules(config.project, config.packages, config.modules, freeze_request.named(config))
+    _check_notebook(config, build_context(config))
+    own_code.find_modules(
+        config.project, config.packages, config.modules, freeze_request.configured_references(config)
+    )
 
 
 def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
@@ -324,28 +330,28 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
 
     No index is asked, unless own packages have to be built to know what they ask for.
     """
-    base = ground(config)
-    seen = model_files.look(config, base.image, cache=base.cache, report=report)
+    base = build_context(config)
+    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     own = _own_code(config, base, report)
     names = tuple(wheel.name for wheel in own.wheels)
-    return freezing.is_freeze_current(freeze_request.freeze_request(seen, own), base.image, names)
+    return freezing.is_freeze_current(freeze_request.build_freeze_request(seen, own), base.image, names)
 
 
-def _check_notebook(config: Config, base: Ground) -> None:
+def _check_notebook(config: Config, base: BuildContext) -> None:
     render_adopted.check_notebook(
-        config.notebook, base.image, model_files.target(config), weights=bool(config.checkpoints)
+        config.notebook, base.image, model_files.notebook_target(config), weights=bool(config.checkpoints)
     )
 
 
-def _contents(
-    seen: Trained, base: Ground, *, upgrade: bool, keep: bool, report: Reporter
+def _kit_contents(
+    seen: ModelFiles, base: BuildContext, *, upgrade: bool, keep: bool, report: Reporter
 ) -> assemble.KitContents:
     config = seen.config
     own = _own_code(config, base, report)
-    upload_secrets.check(config, own, (*seen.checkpoints, *seen.preprocessing), report)
+    upload_secrets.check_own_files(config, own, (*seen.checkpoints, *seen.preprocessing), report)
     if base.chained:
-        return _chained(seen, base, base.chained, own)
-    frozen = _freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
+        return _remote_contents(seen, base, base.chained, own)
+    frozen = _current_freeze(seen, base, own, upgrade=upgrade, keep=keep, report=report)
     upload_secrets.check_given(config, frozen, report)
     # requirements files may name indexes of their own
     settings = freezing.read_index_settings(config.requirements, config.project, base.settings)
@@ -366,7 +372,7 @@ def _contents(
         wheelhouse=house,
         prepared_sdists=settled,
         own=own,
-        imported=freeze_request.imported(seen.config, own),
+        imported=freeze_request.imported_names(seen.config, own),
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
@@ -375,18 +381,20 @@ def _contents(
     )
 
 
-def _chained(seen: Trained, base: Ground, made: House, own: OwnCode) -> assemble.KitContents:
+def _remote_contents(
+    seen: ModelFiles, base: BuildContext, made: RemoteWheelhouse, own: OwnCode
+) -> assemble.KitContents:
     """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
     config = seen.config
     assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    wanted = _asked(seen, replace(base, image=assumed), own)
-    house.check(made.record, wanted.digest)
+    wanted = _freeze_request(seen, replace(base, image=assumed), own)
+    house.check_request(made.record, wanted.request_digest)
     return assemble.KitContents(
-        freeze=made.freeze(wanted.requirements),
+        freeze=made.freeze_of(wanted.requirements),
         image=base.image,
-        wheelhouse=made.wheels,
+        wheelhouse=made.list_wheels,
         own=own,
-        imported=freeze_request.imported(seen.config, own),
+        imported=freeze_request.imported_names(seen.config, own),
         checkpoints=seen.checkpoints,
         preprocessing=seen.preprocessing,
         members=seen.members,
@@ -400,7 +408,7 @@ def _wheels_of(contents: assemble.KitContents) -> list[Wheel]:
     return [*contents.wheelhouse.wheels, *(each.wheel for each in contents.prepared_sdists if each.wheel)]
 
 
-def is_split(seen: Trained) -> bool:
+def is_split(seen: ModelFiles) -> bool:
     """Whether packages, code and checkpoints go into a dataset each.
 
     Unless told otherwise, a kit that was built or pushed keeps its form, and a new one is split if its checkpoints
@@ -418,21 +426,21 @@ def is_split(seen: Trained) -> bool:
     return fits and sum(each.size for each in seen.checkpoints) > SPLIT_ABOVE
 
 
-def _freeze(
-    seen: Trained, base: Ground, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
+def _current_freeze(
+    seen: ModelFiles, base: BuildContext, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
     names = tuple(wheel.name for wheel in own.wheels)
-    for each in _bounds(seen.config, base.image, own):
+    for each in _bound_findings(seen.config, base.image, own):
         report.warn(f"'{each.about}' {each.what}; {each.remedy}")
-    request = freeze_request.freeze_request(seen, own, upgrade=upgrade, keep=keep)
+    request = freeze_request.build_freeze_request(seen, own, upgrade=upgrade, keep=keep)
     return freezing.freeze_requirements(
         request, base.image, base.settings, cache=base.cache, own=names, report=report
     )
 
 
-def _own_code(config: Config, base: Ground, report: Reporter) -> OwnCode:
+def _own_code(config: Config, base: BuildContext, report: Reporter) -> OwnCode:
     modules = own_code.find_modules(
-        config.project, config.packages, config.modules, freeze_request.named(config)
+        config.project, config.packages, config.modules, freeze_request.configured_references(config)
     )
     return own_code.build_own_code(
         config.project, config.packages, modules, base.image, base.settings, cache=base.cache, report=report
@@ -458,9 +466,11 @@ def kit_of(config: Config) -> Kit:
         ) from error
 
 
-def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SILENT) -> Rehearsal:
+def rehearse_kit(
+    config: Config, kit: Kit, wishes: RehearsalOptions, *, report: Reporter = SILENT
+) -> Rehearsal:
     """Run the kit's notebook offline and check its submission; raises as the stage does."""
-    base = ground(config)
+    base = build_context(config)
     request = rehearsing.RehearsalRequest(
         kit=kit,
         image=base.image,
@@ -477,13 +487,13 @@ def rehearse(config: Config, kit: Kit, wishes: Wishes, *, report: Reporter = SIL
         yes=wishes.yes,
         confirm=wishes.confirm,
         copies=config.copies,
-        part_sources=part_locations.of(config),
+        part_sources=part_locations.part_locations(config),
         params=config.notebook.params,
     )
     return rehearsing.rehearse_kit(request, base.settings, cache=base.cache, report=report)
 
 
-def rehearsed(config: Config, kit: Kit, wishes: Wishes) -> dict[str, Any] | None:
+def passed_rehearsal(config: Config, kit: Kit, wishes: RehearsalOptions) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed as it is wished; None for none."""
     last = rehearsing.read_last_report(kit)
     asked = {
@@ -496,22 +506,22 @@ def rehearsed(config: Config, kit: Kit, wishes: Wishes) -> dict[str, Any] | None
     return last if passed else None
 
 
-def status(config: Config) -> Status:
+def read_status(config: Config) -> LocalStatus:
     """Look at the kit on disk and at the last rehearsal, without building anything."""
     try:
         kit = kit_of(config)
     except ProjectError as error:
         said = (error.what, *error.details) if config.out.exists() else ()
-        return Status(config=config, kit=None, problems=said, rehearsal=None)
+        return LocalStatus(config=config, kit=None, problems=said, rehearsal=None)
     folders = [(kit.part_folder(part), part) for part in kit.parts]
     problems = tuple(
         line
         for place, part in folders
         for line in manifest.verify_part(place, manifest.select_local_files(place, part), hashes=False)
     )
-    return Status(config=config, kit=kit, problems=problems, rehearsal=rehearsing.read_last_report(kit))
+    return LocalStatus(config=config, kit=kit, problems=problems, rehearsal=rehearsing.read_last_report(kit))
 
 
-def prune(days: int) -> int:
+def prune_cache(days: int) -> int:
     """Remove what the cache did not use for so many days; returns the bytes freed."""
     return Cache(files.cache_dir()).prune_unused(unused_days=days)

@@ -14,7 +14,7 @@ from offline_kit.project.config import Config
 from offline_kit.project.types import Kit, KitPart
 from offline_kit.workflow import kaggle_session
 from offline_kit.workflow import part_locations as homes
-from offline_kit.workflow.kaggle_session import Port
+from offline_kit.workflow.kaggle_session import KaggleSession
 from offline_kit.workflow.remote_build import remote_wheelhouse
 
 SHOWN = 5
@@ -22,7 +22,7 @@ SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class RemotePart:
     """A dataset, a model or a notebook on Kaggle."""
 
     name: str
@@ -38,7 +38,7 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Whereabouts:
+class RemoteStatus:
     """What is at one Kaggle, for one account."""
 
     place: str
@@ -49,7 +49,7 @@ class Whereabouts:
     """Whether Kaggle was asked; else it is what was seen last."""
     at: str
     """When the data was pushed last from here: ISO 8601 in UTC; empty for never."""
-    pieces: tuple[Piece, ...]
+    pieces: tuple[RemotePart, ...]
     """Datasets, what lies elsewhere, then the notebook."""
     run: dict[str, Any] | None
     """The last run of the notebook that we followed, or the problem that it ended with."""
@@ -57,17 +57,17 @@ class Whereabouts:
     """The last submissions that we made, the latest first."""
 
 
-def remembered(config: Config) -> tuple[Whereabouts, ...]:
+def remembered_status(config: Config) -> tuple[RemoteStatus, ...]:
     """Return what was seen last, at every Kaggle and for every account; asks nobody."""
-    return tuple(_remembered(config, folder) for folder in homes.states(config))
+    return tuple(_read_remembered(config, folder) for folder in homes.state_folders(config))
 
 
-def _remembered(config: Config, folder: Path) -> Whereabouts:
+def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
     memory, local = LastSeenStore(folder), folder.parent.name == "local"
     pushed = memory.load_facts(homes.LAST_PUSH) or {}
     run = memory.load_facts(kaggle_session.LAST_RUN)
     pieces = [
-        Piece(
+        RemotePart(
             name=str(part.get("part")),
             ref=str(part.get("dataset")),
             version=int(part.get("version") or 0),
@@ -76,10 +76,10 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
         )
         for part in pushed.get("parts") or ()
     ]
-    made = remote_wheelhouse.read(config.project)
+    made = remote_wheelhouse.read_record(config.project)
     if pushed and made and made.files and made.local is local:
         pieces.append(
-            Piece(
+            RemotePart(
                 name=remote_wheelhouse.PART,
                 ref=made.notebook,
                 version=made.version,
@@ -89,7 +89,7 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
         )
     if run and run.get("version"):
         pieces.append(
-            Piece(
+            RemotePart(
                 name="notebook",
                 ref=str(run.get("notebook")),
                 version=int(run.get("version") or 0),
@@ -97,33 +97,33 @@ def _remembered(config: Config, folder: Path) -> Whereabouts:
                 holds=str(run.get("kit", "")),
             )
         )
-    return Whereabouts(
+    return RemoteStatus(
         place="the local Kaggle" if local else "Kaggle",
         account=folder.name,
         looked=False,
         at=str(pushed.get("at", "")),
         pieces=tuple(pieces),
         run=run,
-        submissions=_last(SubmissionLedger(homes.ledger_path(config, folder, local=local))),
+        submissions=_last_submission(SubmissionLedger(homes.ledger_path(config, folder, local=local))),
     )
 
 
-def look(port: Port, kit: Kit | None) -> Whereabouts:
+def read_remote_status(port: KaggleSession, kit: Kit | None) -> RemoteStatus:
     """Ask Kaggle now; without a kit only for the submissions. Waits for nothing."""
-    _refresh(port)
-    pieces = tuple(_pieces(port, kit)) if kit else ()
-    return Whereabouts(
+    _refresh_ledger(port)
+    pieces = tuple(_remote_parts(port, kit)) if kit else ()
+    return RemoteStatus(
         place=port.account.server_name,
         account=port.account.username,
         looked=True,
         at=str((port.memory.load_facts(homes.LAST_PUSH) or {}).get("at", "")),
         pieces=pieces,
         run=port.memory.load_facts(kaggle_session.LAST_RUN),
-        submissions=_last(port.ledger),
+        submissions=_last_submission(port.ledger),
     )
 
 
-def _refresh(port: Port) -> None:
+def _refresh_ledger(port: KaggleSession) -> None:
     """Lay what Kaggle tells of our submissions over the ledger."""
     competition = port.config.competition
     if competition and port.ledger.find_latest(competition):
@@ -131,15 +131,15 @@ def _refresh(port: Port) -> None:
             port.ledger.update_entry(submission)
 
 
-def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
+def _remote_parts(port: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
     owner = port.account.username
-    for part in port.in_datasets(kit).parts:
-        dataset = port.datasets(kit)[part.name]
-        yield _dataset(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
-    homes = port.elsewhere(kit)
+    for part in port.without_other_parts(kit).parts:
+        dataset = port.part_datasets(kit)[part.name]
+        yield _dataset_part(port.kaggle, dataset if "/" in dataset else f"{owner}/{dataset}", part)
+    homes = port.other_locations(kit)
     for part in kit.parts:
         if part.name in homes:
-            yield _elsewhere(port.kaggle, homes[part.name], part)
+            yield _other_part(port.kaggle, homes[part.name], part)
     try:
         new = push_notebook.read_notebook(kit, owner)
     except OfflineKitError:
@@ -147,7 +147,7 @@ def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
     there = port.kaggle.get_notebook(new.ref)
     run = port.kaggle.get_notebook_run(new.ref, there.newest_version) if there else None
     same = there is not None and push_notebook.is_same(new, there)
-    yield Piece(
+    yield RemotePart(
         name="notebook",
         ref=new.ref,
         version=there.newest_version if there else 0,
@@ -156,22 +156,22 @@ def _pieces(port: Port, kit: Kit) -> Iterator[Piece]:
     )
 
 
-def _dataset(kaggle: KaggleApi, ref: str, part: KitPart) -> Piece:
+def _dataset_part(kaggle: KaggleApi, ref: str, part: KitPart) -> RemotePart:
     there = kaggle.get_dataset(ref)
     if there is None:
-        return Piece(name=part.name, ref=ref, version=0, state="", holds="nothing")
+        return RemotePart(name=part.name, ref=ref, version=0, state="", holds="nothing")
     state = kaggle.get_dataset_status(ref)
     held = dataset_remote.read_part(kaggle, ref, there.version) if state == "ready" else None
     holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
-    return Piece(
+    return RemotePart(
         name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
     )
 
 
-def _elsewhere(kaggle: KaggleApi, home: str, part: KitPart) -> Piece:
+def _other_part(kaggle: KaggleApi, home: str, part: KitPart) -> RemotePart:
     there = verify_elsewhere.inspect_part(part, home, kaggle)
     holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
-    return Piece(
+    return RemotePart(
         name=part.name,
         ref=there.ref,
         version=there.version,
@@ -180,5 +180,5 @@ def _elsewhere(kaggle: KaggleApi, home: str, part: KitPart) -> Piece:
     )
 
 
-def _last(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:
+def _last_submission(ledger: SubmissionLedger) -> tuple[LedgerEntry, ...]:
     return tuple(reversed(ledger.read_entries()[-SHOWN:]))

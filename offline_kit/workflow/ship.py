@@ -23,15 +23,15 @@ from offline_kit.project.types import Kit
 from offline_kit.rehearsal.rehearse import Rehearsal
 from offline_kit.workflow import build_remotely as chained_build
 from offline_kit.workflow import kaggle_session, outdated, pipeline
-from offline_kit.workflow.kaggle_session import Port, Ran
-from offline_kit.workflow.pipeline import Built
+from offline_kit.workflow.kaggle_session import KaggleSession, NotebookRun
+from offline_kit.workflow.pipeline import BuildResult
 
 Confirm = Callable[[str], bool]
 """Asks a person; False where there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class ApprovalPolicy:
     """Whether a submission may be spent."""
 
     yes: bool = False
@@ -43,7 +43,7 @@ class Asking:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sending:
+class SubmissionOptions:
     """How a version is submitted."""
 
     message: str = ""
@@ -57,23 +57,23 @@ class Sending:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Orders:
+class ShipOptions:
     """How a kit is shipped."""
 
-    rehearsal: pipeline.Wishes | None
+    rehearsal: pipeline.RehearsalOptions | None
     """How to rehearse; None: not at all."""
     data: PushOptions = DEFAULT_OPTIONS
     """What the push of data may do."""
-    sending: Sending = Sending()
+    sending: SubmissionOptions = SubmissionOptions()
     """How to submit."""
-    asking: Asking = Asking()
+    asking: ApprovalPolicy = ApprovalPolicy()
     """Whether to."""
     upgrade: bool = False
     """Freeze anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SubmissionOutcome:
     """What became of a version that was to be submitted."""
 
     plan: SubmitPlan
@@ -85,22 +85,24 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shipped:
+class ShipResult:
     """A kit on its way, or at its score."""
 
-    built: Built
+    built: BuildResult
     """The kit."""
     rehearsal: Rehearsal | dict[str, Any] | None
     """Its rehearsal, or the report of one before; None for none."""
     pushed: tuple[PushedPart, ...]
     """Where its parts are."""
-    ran: Ran
+    ran: NotebookRun
     """The run of its notebook."""
-    outcome: Outcome
+    outcome: SubmissionOutcome
     """Its submission."""
 
 
-def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) -> Shipped:
+def ship_kit(
+    config: Config, port: KaggleSession, orders: ShipOptions, report: Reporter = SILENT
+) -> ShipResult:
     """Do all that is not done yet, in order, and stop at the first problem; raises what the steps raise."""
     contest = competition_of(port)
     if contest.deadline and contest.deadline < datetime.now(UTC) and not orders.sending.late:
@@ -109,19 +111,19 @@ def ship(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) 
         report.warn(
             "there is no terminal to ask on: a submission is spent only with --yes; all before it is done"
         )
-    built = pipeline.build(config, upgrade=orders.upgrade, report=report)
-    rehearsal = _rehearsed(port, built.kit, orders, report)
+    built = pipeline.build_kit(config, upgrade=orders.upgrade, report=report)
+    rehearsal = _rehearse_if_needed(port, built.kit, orders, report)
     kaggle_session.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded
     pushed = push_data(port, built.kit, orders.data, orders.asking, report)
     ran = kaggle_session.run_notebook(port, built.kit, report)
     for note in ran.notes:
         report.note(note)
     request = request_of(port, built.kit, ran.pushed.version, orders.sending, seconds=ran.seconds)
-    outcome = submit(port, request, orders.sending, orders.asking, report)
-    return Shipped(built=built, rehearsal=rehearsal, pushed=pushed, ran=ran, outcome=outcome)
+    outcome = submit_version(port, request, orders.sending, orders.asking, report)
+    return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=ran, outcome=outcome)
 
 
-def competition_of(port: Port) -> Competition:
+def competition_of(port: KaggleSession) -> Competition:
     """Return the competition that the project takes part in: asked for before minutes of work.
 
     Raises UsageError where none is configured, ProjectError where there is none of this name, OutsideError
@@ -149,31 +151,33 @@ def competition_of(port: Port) -> Competition:
     return contest
 
 
-def _rehearsed(port: Port, kit: Kit, orders: Orders, report: Reporter) -> Rehearsal | dict[str, Any] | None:
+def _rehearse_if_needed(
+    port: KaggleSession, kit: Kit, orders: ShipOptions, report: Reporter
+) -> Rehearsal | dict[str, Any] | None:
     config = port.config
     if orders.rehearsal is None:
         report.note("not rehearsed, as asked")
         return None
-    if (last := pipeline.rehearsed(config, kit, orders.rehearsal)) is not None:
+    if (last := pipeline.passed_rehearsal(config, kit, orders.rehearsal)) is not None:
         report.note(f"rehearsed already: passed at fidelity '{last['fidelity']}' in {last['seconds']} s")
         return last
-    chained_build.fetch(kit, port, report)
-    return pipeline.rehearse(config, kit, orders.rehearsal, report=report)
+    chained_build.fetch_wheels(kit, port, report)
+    return pipeline.rehearse_kit(config, kit, orders.rehearsal, report=report)
 
 
 def push_data(
-    port: Port, kit: Kit, wishes: PushOptions, asking: Asking, report: Reporter = SILENT
+    port: KaggleSession, kit: Kit, wishes: PushOptions, asking: ApprovalPolicy, report: Reporter = SILENT
 ) -> tuple[PushedPart, ...]:
     """Push a kit's data, having asked where that may be in vain or spoil a submission under way."""
 
-    def ask(lines: Sequence[str], question: str, refused: OutsideError) -> None:
+    def ask_for_approval(lines: Sequence[str], question: str, refused: OutsideError) -> None:
         if asking.yes:
             for line in lines:
                 report.warn(line)
         elif lines and not asking.confirm(_lines(*lines, question)):
             raise refused
 
-    def approve(plan: PushPlan) -> None:
+    def approve_plan(plan: PushPlan) -> None:
         sent = [part for part in plan.parts if part.file_count]
         if sent:
             each = [f"{format_size(part.upload_size)} to '{part.ref}'" for part in sent]
@@ -186,16 +190,16 @@ def push_data(
             hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
             details=crowded,
         )
-        ask(crowded, "Upload them all the same?", refused)
-        spoilt = kaggle_session.disturbed(port, kit, plan)
+        ask_for_approval(crowded, "Upload them all the same?", refused)
+        spoilt = kaggle_session.describe_disturbed(port, kit, plan)
         refused = OutsideError(
             "a submission under way needs the data as it is; nothing was sent",
             hint="wait for its score, or send all the same with --yes",
             details=spoilt,
         )
-        ask(spoilt, "Send a new version of its data all the same?", refused)
+        ask_for_approval(spoilt, "Send a new version of its data all the same?", refused)
 
-    return kaggle_session.push_data(port, kit, wishes, report, approve)
+    return kaggle_session.push_data(port, kit, wishes, report, approve_plan)
 
 
 def _lines(*lines: str) -> str:
@@ -203,7 +207,7 @@ def _lines(*lines: str) -> str:
 
 
 def request_of(
-    port: Port, kit: Kit, version: int, sending: Sending, *, seconds: float = 0.0
+    port: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions, *, seconds: float = 0.0
 ) -> SubmitRequest:
     """Return the submission of the version that is the kit as it lies here; its run took so many seconds."""
     return replace(
@@ -215,7 +219,7 @@ def request_of(
     )
 
 
-def _any_version(port: Port, kit: Kit, version: int, sending: Sending) -> SubmitRequest:
+def _any_version(port: KaggleSession, kit: Kit, version: int, sending: SubmissionOptions) -> SubmitRequest:
     return SubmitRequest(
         competition=port.config.competition,
         notebook=kaggle_session.notebook_of(port, kit).ref,
@@ -227,14 +231,18 @@ def _any_version(port: Port, kit: Kit, version: int, sending: Sending) -> Submit
     )
 
 
-def plan_submission(port: Port, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
+def plan_submission(port: KaggleSession, request: SubmitRequest, report: Reporter = SILENT) -> SubmitPlan:
     """Return what a submission would be; raises all that stands against it."""
     return submissions.plan_submission(request, port.kaggle, port.ways, port.ledger, report)
 
 
-def submit(
-    port: Port, request: SubmitRequest, sending: Sending, asking: Asking, report: Reporter = SILENT
-) -> Outcome:
+def submit_version(
+    port: KaggleSession,
+    request: SubmitRequest,
+    sending: SubmissionOptions,
+    asking: ApprovalPolicy,
+    report: Reporter = SILENT,
+) -> SubmissionOutcome:
     """Submit a finished version once, and wait for its score where that is wanted.
 
     Raises what `submissions.plan`, `submit` and `wait` do, and UsageError where nobody said yes.
@@ -252,11 +260,16 @@ def submit(
     scored = None
     if sending.wait:
         scored = submissions.wait_for_score(submitted.ref, port.kaggle, port.ways, report, ledger=port.ledger)
-    return Outcome(plan=plan, submitted=submitted, scored=scored)
+    return SubmissionOutcome(plan=plan, submitted=submitted, scored=scored)
 
 
 def request_for(
-    port: Port, version: int | None, sending: Sending, report: Reporter = SILENT, *, follow: bool = True
+    port: KaggleSession,
+    version: int | None,
+    sending: SubmissionOptions,
+    report: Reporter = SILENT,
+    *,
+    follow: bool = True,
 ) -> SubmitRequest:
     """Return the submission of a version of the kit's notebook, None being the one that is this kit's.
 
@@ -264,10 +277,10 @@ def request_for(
     and ProjectError where this kit's notebook is not there, or its run failed.
     """
     competition_of(port)
-    kit = kaggle_session.checked(pipeline.kit_of(port.config))
+    kit = kaggle_session.check_kit(pipeline.kit_of(port.config))
     if version is not None:
         return _any_version(port, kit, version, sending)
-    for line in outdated.told(port.config, kit):
+    for line in outdated.describe_changes(port.config, kit):
         report.warn(line)
     plan = kaggle_session.plan_notebook(port, kit, report)
     if not plan.version:

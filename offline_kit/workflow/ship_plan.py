@@ -13,15 +13,15 @@ from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
 from offline_kit.workflow import kaggle_session, pipeline, ship
 from offline_kit.workflow import outdated as stale
-from offline_kit.workflow.kaggle_session import Port
-from offline_kit.workflow.ship import Orders
+from offline_kit.workflow.kaggle_session import KaggleSession
+from offline_kit.workflow.ship import ShipOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShipPlan:
     """What each step would do now."""
 
-    build: pipeline.Plan
+    build: pipeline.BuildPlan
     """What a build would put into the kit."""
     kit: Kit
     """The kit that a build would make, which the steps below are about."""
@@ -41,15 +41,17 @@ class ShipPlan:
     """What would be submitted; of version 0 where that has to be pushed or run first."""
 
 
-def plan(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) -> ShipPlan:
+def plan_ship(
+    config: Config, port: KaggleSession, orders: ShipOptions, report: Reporter = SILENT
+) -> ShipPlan:
     """Look at everything, write no kit and send nothing; raises what stands against shipping already now."""
     contest = ship.competition_of(port)
     try:
-        existing: Kit | None = kaggle_session.checked(pipeline.kit_of(config))
+        existing: Kit | None = kaggle_session.check_kit(pipeline.kit_of(config))
     except ProjectError:
         existing = None  # none yet, or a damaged one, which a build replaces
-    with pipeline.outlined(config, upgrade=orders.upgrade, report=report) as (built, kit):
-        changed = stale.changes(config, existing, built.freeze) if existing else ()
+    with pipeline.outline_build(config, upgrade=orders.upgrade, report=report) as (built, kit):
+        changed = stale.list_changes(config, existing, built.freeze) if existing else ()
         stands = existing if existing and not changed and existing.id == kit.id else None
         data = kaggle_session.plan_data(port, kit, orders.data, report)
         notebook = kaggle_session.plan_notebook(port, kit, report)
@@ -58,28 +60,28 @@ def plan(config: Config, port: Port, orders: Orders, report: Reporter = SILENT) 
             kit=kit,
             outdated=existing.id if existing and not stands else "",
             changed=changed,
-            rehearsal=_rehearsal(config, stands, orders),
+            rehearsal=_plan_rehearsal(config, stands, orders),
             data=data,
             notebook=notebook,
-            disturbed=kaggle_session.disturbed(port, kit, data),
-            submission=_submission(port, kit, notebook, contest, orders, report),
+            disturbed=kaggle_session.describe_disturbed(port, kit, data),
+            submission=_plan_submission(port, kit, notebook, contest, orders, report),
         )
 
 
-def _rehearsal(config: Config, kit: Kit | None, orders: Orders) -> str:
+def _plan_rehearsal(config: Config, kit: Kit | None, orders: ShipOptions) -> str:
     if orders.rehearsal is None:
         return "none, as asked"
-    if kit and pipeline.rehearsed(config, kit, orders.rehearsal):
+    if kit and pipeline.passed_rehearsal(config, kit, orders.rehearsal):
         return "it passed already"
     return f"to be done, with --env {orders.rehearsal.env}"
 
 
-def _submission(
-    port: Port,
+def _plan_submission(
+    port: KaggleSession,
     kit: Kit,
     notebook: NotebookPlan,
     contest: Competition,
-    orders: Orders,
+    orders: ShipOptions,
     report: Reporter,
 ) -> SubmitPlan:
     """Return the submission of a version whose run is complete, else what is known of it before."""

@@ -46,12 +46,12 @@ _NAMES = frozenset(
 _EXAMPLES = (".example", ".sample", ".template", ".dist")
 
 
-def check(config: Config, own: OwnCode, beside: Iterable[Checkpoint], report: Reporter) -> None:
+def check_own_files(config: Config, own: OwnCode, beside: Iterable[Checkpoint], report: Reporter) -> None:
     """Raise ProjectError with file and line of every secret in own code and in text files that travel with it.
 
     Files that a glob of `trust` names may hold some: then it is said.
     """
-    _refuse(config, [*_of_code(config, own), *_of_files(beside)], report)
+    _raise_for_secrets(config, [*_secrets_of_code(config, own), *_secrets_of_files(beside)], report)
 
 
 def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
@@ -60,10 +60,10 @@ def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
     found = (
         line
         for name, path in sorted(wheels.items())
-        for member, data in _members(path)
-        for line in _of_bytes(f"{name}/{member}", data)
+        for member, data in _wheel_members(path)
+        for line in _secrets_of_bytes(f"{name}/{member}", data)
     )
-    _refuse(config, found, report)
+    _raise_for_secrets(config, found, report)
 
 
 def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -> None:
@@ -71,21 +71,21 @@ def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -
     written = _written_by_user(config)
     found: dict[str, None] = {}
     for name, text in texts.items():
-        for where, source in _cells(name, text):
+        for where, source in _text_pieces(name, text):
             for secret in find_secrets(source):
                 value = source[secret.start : secret.end]
-                place = _first_place(written, value) or f"{where}{_line(source, secret)}"
-                found[f"{place}: {_what(secret)}"] = None
-    _refuse(config, found, report)
+                place = _first_place(written, value) or f"{where}{_line_number(source, secret)}"
+                found[f"{place}: {_describe_secret(secret)}"] = None
+    _raise_for_secrets(config, found, report)
 
 
-def _refuse(config: Config, found: Iterable[str], report: Reporter) -> None:
+def _raise_for_secrets(config: Config, found: Iterable[str], report: Reporter) -> None:
     lines = list(dict.fromkeys(found))
-    trusted = [line for line in lines if is_trusted(_file(line), config.trust)]
+    trusted = [line for line in lines if is_trusted(_file_of(line), config.trust)]
     for line in trusted:
         report.warn(f"{line}; it travels, since `trust` names the file")
     if left := [line for line in lines if line not in trusted]:
-        names = ", ".join(f'"{name}"' for name in dict.fromkeys(map(_file, left)))
+        names = ", ".join(f'"{name}"' for name in dict.fromkeys(map(_file_of, left)))
         raise ProjectError(
             "a secret would be uploaded" if len(left) == 1 else f"{len(left)} secrets would be uploaded",
             hint="delete it there and revoke it if others have seen it; nothing logs in offline. If it is no secret, set"
@@ -94,29 +94,29 @@ def _refuse(config: Config, found: Iterable[str], report: Reporter) -> None:
         )
 
 
-def _file(line: str) -> str:
+def _file_of(line: str) -> str:
     name = line.partition(": ")[0]
     stem, _, number = name.rpartition(":")
     return stem if number.isdigit() else name
 
 
-def _what(secret: Secret) -> str:
+def _describe_secret(secret: Secret) -> str:
     return f"{secret.kind} in '{secret.name}'" if secret.name else secret.kind
 
 
-def _line(text: str, secret: Secret) -> str:
+def _line_number(text: str, secret: Secret) -> str:
     return f":{text.count(chr(10), 0, secret.start) + 1}"
 
 
-def _of_code(config: Config, own: OwnCode) -> Iterator[str]:
+def _secrets_of_code(config: Config, own: OwnCode) -> Iterator[str]:
     for file in own.sources:
-        yield from _of_bytes(file.original, file.path.read_bytes())
+        yield from _secrets_of_bytes(file.original, file.path.read_bytes())
     for wheel in own.wheels:
-        for member, data in _members(wheel.path):
-            yield from _of_bytes(_source_of(config, member), data)
+        for member, data in _wheel_members(wheel.path):
+            yield from _secrets_of_bytes(_source_of(config, member), data)
 
 
-def _members(wheel: Path) -> Iterator[tuple[str, bytes]]:
+def _wheel_members(wheel: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the files of a wheel that are small enough to be texts."""
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
@@ -135,23 +135,23 @@ def _source_of(config: Config, member: str) -> str:
     return member
 
 
-def _of_files(beside: Iterable[Checkpoint]) -> Iterator[str]:
+def _secrets_of_files(beside: Iterable[Checkpoint]) -> Iterator[str]:
     for each in beside:
         if each.size <= _LARGEST:
-            yield from _of_bytes(each.original, each.path.read_bytes())
+            yield from _secrets_of_bytes(each.original, each.path.read_bytes())
 
 
-def _of_bytes(name: str, data: bytes) -> Iterator[str]:
+def _secrets_of_bytes(name: str, data: bytes) -> Iterator[str]:
     # Windows PowerShell 5 redirects into UTF-16: `echo ... > .env`
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if b"\0" in data[:8192] and not wide:
         return
     text = data.decode("utf-16" if wide else "utf-8", errors="replace")
     found = False
-    for where, source in _cells(name, text):
+    for where, source in _text_pieces(name, text):
         for secret in find_secrets(source):
             found = True
-            yield f"{where}{_line(source, secret)}: {_what(secret)}"
+            yield f"{where}{_line_number(source, secret)}: {_describe_secret(secret)}"
     if not found and text.strip() and _keeps_logins(name):
         yield f"{name}: a file of logins, by its name"
 
@@ -164,7 +164,7 @@ def _keeps_logins(name: str) -> bool:
     return base in _NAMES or hub or (dotenv and not base.endswith(_EXAMPLES))
 
 
-def _cells(name: str, text: str) -> Iterator[tuple[str, str]]:
+def _text_pieces(name: str, text: str) -> Iterator[tuple[str, str]]:
     """Yield a text with its name; of a notebook, each cell and each output as they read."""
     if not name.endswith(".ipynb"):
         yield name, text
@@ -195,7 +195,7 @@ def _written_by_user(config: Config) -> dict[str, str]:
 
 def _first_place(written: Mapping[str, str], value: str) -> str:
     for name, text in written.items():
-        for where, source in _cells(name, text):
+        for where, source in _text_pieces(name, text):
             start = source.find(value)
             if start >= 0:
                 number = source.count("\n", 0, start) + 1

@@ -258,9 +258,11 @@ def test_what_a_pickle_imports_is_asked_for(tmp_path: Path, how: str) -> None:
     joblib.dump(tree.DecisionTreeClassifier().fit([[0], [1]], [0, 1]), tmp_path / "models/model.joblib")
     (tmp_path / "offline-kit.toml").write_text(f'checkpoints = ["models/model.joblib"]\n[notebook]\n{how}\n')
     chosen = images.load_image("", accelerator="none", project=tmp_path)
-    seen = model_files.look(config.load_config(tmp_path, {}), chosen, cache=tmp_path / "cache")
+    seen = model_files.inspect_model_files(config.load_config(tmp_path, {}), chosen, cache=tmp_path / "cache")
     assert "scikit-learn" in seen.packages
-    assert any("scikit-learn, which the notebook gets" in line for line in model_files.advice(seen))
+    assert any(
+        "scikit-learn, which the notebook gets" in line for line in model_files.advise_on_checkpoints(seen)
+    )
 
 
 def test_what_only_a_person_can_add_is_ready_to_paste(project: Path) -> None:

@@ -11,7 +11,7 @@ from offline_kit.checkpoints import members
 from offline_kit.project import images
 from offline_kit.project.config import load_config
 from offline_kit.project.types import NotebookSettings, Severity
-from offline_kit.workflow.model_files import look
+from offline_kit.workflow.model_files import inspect_model_files
 from tests.support.tabular_models import LIGHTGBM, WHOLE_H5, keras, member, onnx, ubj
 
 SAID = NotebookSettings(template="predict", task="tabular")
@@ -77,5 +77,5 @@ def test_a_build_warns_of_a_module(saved: str, tmp_path: Path) -> None:
     (tmp_path / "offline-kit.toml").write_text(config)
     settings = load_config(tmp_path, {})
     chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=tmp_path)
-    found = look(settings, chosen, cache=tmp_path / "cache").findings
+    found = inspect_model_files(settings, chosen, cache=tmp_path / "cache").findings
     assert [(each.about, each.what[:25]) for each in found] == [(name, "takes columns by position")]

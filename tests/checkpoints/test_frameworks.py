@@ -37,8 +37,8 @@ from offline_kit.project.types import (
     Severity,
 )
 from offline_kit.workflow import freeze_request as asking
-from offline_kit.workflow.model_files import look
-from offline_kit.workflow.model_files import versions as versions_of
+from offline_kit.workflow.model_files import check_trained_versions as versions_of
+from offline_kit.workflow.model_files import inspect_model_files
 
 joblib = pytest.importorskip("joblib")
 linear = pytest.importorskip("sklearn.linear_model")
@@ -200,7 +200,9 @@ def test_what_travels_beside_is_told_by_the_name_that_finds_it(project: Path) ->
     (project / "models" / "labels.json").write_text("{}")
     settings = config.load_config(project, {"checkpoints": ["models"]})
     chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
-    told = " ".join(each.what for each in look(settings, chosen, cache=project / "cache").findings)
+    told = " ".join(
+        each.what for each in inspect_model_files(settings, chosen, cache=project / "cache").findings
+    )
     for name in ("models/fold0/scaler.joblib", "models/fold1/scaler.joblib", "labels.json"):
         assert f'travels as preprocessing["{name}"]' in told
 
@@ -209,7 +211,9 @@ def test_what_the_models_need_is_asked_for_by_them(project: Path) -> None:
     """No pyproject.toml is named where there is none."""
     settings = config.load_config(project, {"checkpoints": ["models/fold0"]})
     chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
-    request = asking.freeze_request(look(settings, chosen, cache=project / "cache"), OwnCode())
+    request = asking.build_freeze_request(
+        inspect_model_files(settings, chosen, cache=project / "cache"), OwnCode()
+    )
     assert request.inline
     assert request.origins == dict.fromkeys(request.inline, "the trained files")
 
@@ -225,7 +229,7 @@ def test_a_rank_mean_of_regressors_is_told(project: Path) -> None:
     def told(ensemble: str) -> list[str]:
         settings = config.load_config(project, {"checkpoints": ["few"], "notebook": {"ensemble": ensemble}})
         chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=project)
-        found = look(settings, chosen, cache=project / "cache").findings
+        found = inspect_model_files(settings, chosen, cache=project / "cache").findings
         return [each.about for each in found if "mean ranks" in each.what]
 
     assert told("rank") == []
@@ -358,7 +362,7 @@ def test_versions_of_files_that_are_no_models_are_compared(project: Path) -> Non
         keys = {"checkpoints": [checkpoints], "preprocessing": ["scaler.joblib"], "notebook": settings}
         said = config.load_config(project, keys)
         chosen = images.load_image(said.image, accelerator=said.accelerator, project=project)
-        seen = look(said, chosen, cache=project / "cache")
+        seen = inspect_model_files(said, chosen, cache=project / "cache")
         return [f"{each.about} {each.what}" for each in versions_of(seen, frozen)]
 
     by_function = {"template": "function", "function": "own.py:predict"}

@@ -32,7 +32,7 @@ from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402
 )
 from offline_kit.project.config import load_config  # noqa: E402
 from offline_kit.project.types import ModelSpec, NotebookSettings, Severity  # noqa: E402
-from offline_kit.workflow.model_files import Trained, advice  # noqa: E402
+from offline_kit.workflow.model_files import ModelFiles, advise_on_checkpoints  # noqa: E402
 
 NET = """
 from torch import nn
@@ -380,10 +380,10 @@ def test_a_script_gets_no_advice_for_torch_load(tmp_path: Path) -> None:
     """What its framework loads is no trouble; as a file of nobody's it is told of."""
     torch.jit.trace(net().eval(), torch.zeros(1, 2)).save(tmp_path / "m.pt")
     found = collect_checkpoints(tmp_path, ["m.pt"], cache=tmp_path / "cache")
-    plain = Trained(config=load_config(tmp_path, {}), checkpoints=found, preprocessing=())
+    plain = ModelFiles(config=load_config(tmp_path, {}), checkpoints=found, preprocessing=())
     resolved = members.resolve_members(NotebookSettings(template="predict"), found)
-    assert "torch.jit.load" in "".join(advice(plain))
-    assert not advice(dataclasses.replace(plain, members=resolved))
+    assert "torch.jit.load" in "".join(advise_on_checkpoints(plain))
+    assert not advise_on_checkpoints(dataclasses.replace(plain, members=resolved))
 
 
 def test_timm_never_fetches(tmp_path: Path) -> None:

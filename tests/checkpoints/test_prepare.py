@@ -17,7 +17,7 @@ from offline_kit.project import images
 from offline_kit.project.config import Config, load_config
 from offline_kit.project.types import Member, Severity
 from offline_kit.workflow import model_files
-from offline_kit.workflow.model_files import Trained
+from offline_kit.workflow.model_files import ModelFiles
 
 TRAIN = """
 import pickle
@@ -28,14 +28,14 @@ if __name__ == "__main__":
 """
 
 
-def looked(project: Path, table: str) -> Trained:
+def looked(project: Path, table: str) -> ModelFiles:
     """Look at the trained files of a project with this configuration, as a build does first."""
     (project / "offline-kit.toml").write_text(table)
     (project / "requirements.txt").touch()
     (project / "predict.py").write_text("def predict(context): return []\n")
     config: Config = load_config(project, {"notebook": {"function": "predict.py:predict"}})
     chosen = images.load_image(config.image, accelerator=config.accelerator, project=project)
-    return model_files.look(config, chosen, cache=project.parent / "cache")
+    return model_files.inspect_model_files(config, chosen, cache=project.parent / "cache")
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_the_trainers_files_stay_at_home(project: Path) -> None:
     assert "bert/training_args.bin" in [each.original for each in looked(project, table).checkpoints]
 
 
-def about(seen: Trained) -> dict[str, str]:
+def about(seen: ModelFiles) -> dict[str, str]:
     """Return what is warned of, by file."""
     return {each.about: each.what for each in seen.findings if each.severity is Severity.WARN}
 

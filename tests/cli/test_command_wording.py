@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.cli.command_wording import Words
+from offline_kit.cli.command_wording import CommandWording
 from tests.support import command_line
 
 AT = "http://127.0.0.1:8642"
@@ -13,27 +13,43 @@ AT = "http://127.0.0.1:8642"
 @pytest.mark.parametrize(
     ("words", "text", "said"),
     [
-        (Words(), "run 'offline-kit push'", "run 'offline-kit push'"),
-        (Words(local=True), "run 'offline-kit push': new", "run 'offline-kit push --to local': new"),
-        (Words(local=True), "'offline-kit push --resend'", "'offline-kit push --to local --resend'"),
-        (Words(local=True, at=AT), "'offline-kit verify'", f"'offline-kit verify --to local --at {AT}'"),
-        (Words(local=True, at=r"C:\d"), "'offline-kit push'", r"'offline-kit push --to local --at C:\d'"),
-        (Words(local=True), "'offline-kit push --to kaggle'", "'offline-kit push --to kaggle'"),
-        (Words(local=True), "'offline-kit build --on kaggle'", "'offline-kit build --on local'"),
-        (Words(local=True), "'offline-kit build'", "'offline-kit build'"),
-        (Words(local=True), "'offline-kit pushed'", "'offline-kit pushed'"),
-        (Words(project="a/b"), "run 'offline-kit rehearse': it", "run 'offline-kit rehearse a/b': it"),
-        (Words(project="a b"), "'offline-kit build --upgrade'", "'offline-kit build --upgrade \"a b\"'"),
-        (Words(project="a", local=True), "'offline-kit ship'", "'offline-kit ship --to local a'"),
-        (Words(project="a"), "'offline-kit image list'", "'offline-kit image list'"),
-        (Words(project="a"), "'offline-kit cache prune'", "'offline-kit cache prune'"),
-        (Words(on_top=True), "in [tool.offline-kit.notebook.params]", "in [notebook.params]"),
-        (Words(on_top=True), "[[tool.offline-kit.notebook.models]]", "[[notebook.models]]"),
-        (Words(on_top=True), "set it in [tool.offline-kit]", "set it in offline-kit.toml"),
-        (Words(), "in [tool.offline-kit.notebook]", "in [tool.offline-kit.notebook]"),
+        (CommandWording(), "run 'offline-kit push'", "run 'offline-kit push'"),
+        (CommandWording(local=True), "run 'offline-kit push': new", "run 'offline-kit push --to local': new"),
+        (CommandWording(local=True), "'offline-kit push --resend'", "'offline-kit push --to local --resend'"),
+        (
+            CommandWording(local=True, at=AT),
+            "'offline-kit verify'",
+            f"'offline-kit verify --to local --at {AT}'",
+        ),
+        (
+            CommandWording(local=True, at=r"C:\d"),
+            "'offline-kit push'",
+            r"'offline-kit push --to local --at C:\d'",
+        ),
+        (CommandWording(local=True), "'offline-kit push --to kaggle'", "'offline-kit push --to kaggle'"),
+        (CommandWording(local=True), "'offline-kit build --on kaggle'", "'offline-kit build --on local'"),
+        (CommandWording(local=True), "'offline-kit build'", "'offline-kit build'"),
+        (CommandWording(local=True), "'offline-kit pushed'", "'offline-kit pushed'"),
+        (
+            CommandWording(project="a/b"),
+            "run 'offline-kit rehearse': it",
+            "run 'offline-kit rehearse a/b': it",
+        ),
+        (
+            CommandWording(project="a b"),
+            "'offline-kit build --upgrade'",
+            "'offline-kit build --upgrade \"a b\"'",
+        ),
+        (CommandWording(project="a", local=True), "'offline-kit ship'", "'offline-kit ship --to local a'"),
+        (CommandWording(project="a"), "'offline-kit image list'", "'offline-kit image list'"),
+        (CommandWording(project="a"), "'offline-kit cache prune'", "'offline-kit cache prune'"),
+        (CommandWording(on_top=True), "in [tool.offline-kit.notebook.params]", "in [notebook.params]"),
+        (CommandWording(on_top=True), "[[tool.offline-kit.notebook.models]]", "[[notebook.models]]"),
+        (CommandWording(on_top=True), "set it in [tool.offline-kit]", "set it in offline-kit.toml"),
+        (CommandWording(), "in [tool.offline-kit.notebook]", "in [tool.offline-kit.notebook]"),
     ],
 )
-def test_a_text_is_worded_for_its_command(words: Words, text: str, said: str) -> None:
+def test_a_text_is_worded_for_its_command(words: CommandWording, text: str, said: str) -> None:
     """The target of the command is in each command that has one; tables are called as in the file."""
     assert words(text) == said
 
@@ -45,7 +61,7 @@ def test_data_of_a_script_is_left_alone() -> None:
         "text": ["'offline-kit push'"],
         "problems": [{"what": "[tool.offline-kit.x]"}],
     }
-    assert Words(local=True, on_top=True).within(data) == {
+    assert CommandWording(local=True, on_top=True).word_value(data) == {
         "hint": "'offline-kit push --to local'",
         "text": ["'offline-kit push'"],
         "problems": [{"what": "[x]"}],

@@ -15,7 +15,7 @@ def test_no_column_of_a_table_is_lost(
 ) -> None:
     """A long file name leaves room for its size, however narrow the terminal."""
     monkeypatch.setenv("COLUMNS", "60")
-    Console().table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
+    Console().show_table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
     assert "7.2 kB" in capsys.readouterr().err
 
 
@@ -33,7 +33,7 @@ def test_names_are_whole_in_a_narrow_table(
         "-r requirements.txt, timm",
         "the image lacks it, and all it needs",
     )
-    Console().table("Bundled", heads, [row])
+    Console().show_table("Bundled", heads, [row])
     said = capsys.readouterr().err
     assert "scikit-lego  " in said
     assert " 0.9.5  " in said
@@ -46,17 +46,17 @@ def test_a_log_has_room_unless_somebody_says_otherwise(
 ) -> None:
     """Without a terminal a wheel's name is whole; COLUMNS is followed where it is set."""
     monkeypatch.delenv("COLUMNS", raising=False)
-    Console().table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
+    Console().show_table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
     assert LONG in capsys.readouterr().err
     monkeypatch.setenv("COLUMNS", "60")
-    Console().table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
+    Console().show_table("Own code", ("file", "size"), [(LONG, "7.2 kB")])
     assert LONG not in capsys.readouterr().err
 
 
 def test_paths_of_facts_are_never_broken(capsys: pytest.CaptureFixture[str]) -> None:
     """What a person may copy stands on one line."""
     path = "/a/very/long/place/" + "x" * 300
-    Console().facts("Rehearsal passed", [("evidence", path)])
+    Console().show_facts("Rehearsal passed", [("evidence", path)])
     assert path in capsys.readouterr().err
 
 
@@ -64,7 +64,7 @@ def test_markup_in_names_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     """Square brackets of extras and paths are no colours."""
     console = Console()
     console.note("optuna[optional]")
-    console.table("t", ("a",), [("pandas[excel]",)])
+    console.show_table("t", ("a",), [("pandas[excel]",)])
     said = capsys.readouterr().err
     assert "optuna[optional]" in said
     assert "pandas[excel]" in said
@@ -72,7 +72,9 @@ def test_markup_in_names_is_text(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_error_is_details_sentence_and_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     """A person reads it on stderr, a script gets the same as one object."""
-    Console(as_json=True).error(ProjectError("no wheel", hint="pin 1.0", code="no-wheel", details=["a", "b"]))
+    Console(as_json=True).show_error(
+        ProjectError("no wheel", hint="pin 1.0", code="no-wheel", details=["a", "b"])
+    )
     out, err = capsys.readouterr()
     assert json.loads(out) == {
         "ok": False,
@@ -89,7 +91,7 @@ def test_quiet_says_warnings_alone(capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(quiet=True)
     console.step("a")
     console.note("b")
-    console.table("c", ("d",), [("e",)])
+    console.show_table("c", ("d",), [("e",)])
     with console.progress("f", 1) as advance:
         advance(1)
     console.warn("g")

@@ -14,15 +14,15 @@ word = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJ0123456789", min_size=8, max
 @given(word, word)
 def test_credentials_of_urls_are_taken_out(user: str, password: str) -> None:
     """Neither user nor password of an index URL stays."""
-    text = crash_report.redact(f"GET https://{user}:{password}@index.example/simple failed")
+    text = crash_report.redact_report(f"GET https://{user}:{password}@index.example/simple failed")
     assert text == "GET https://index.example/simple failed"
 
 
 @pytest.mark.parametrize("login", ["u:p@ss", "u:pa/ss", "u:p/a@ss", "gh0_token"])
 def test_passwords_of_any_letters_are_taken_out(login: str) -> None:
     """An "@" or a "/" in a password ends neither of the two readings of it."""
-    assert crash_report.redact(f"GET https://{login}@h/x failed") == "GET https://h/x failed"
-    secrets = crash_report.secrets_of({"PIP_INDEX_URL": f"https://me:long-{login}@h/simple"})
+    assert crash_report.redact_report(f"GET https://{login}@h/x failed") == "GET https://h/x failed"
+    secrets = crash_report.environment_secrets({"PIP_INDEX_URL": f"https://me:long-{login}@h/simple"})
     assert secrets == (f"long-{login}",)
 
 
@@ -41,7 +41,7 @@ def test_passwords_of_any_letters_are_taken_out(login: str) -> None:
 )
 def test_tokens_are_taken_out(text: str) -> None:
     """Headers, variables and JSON with tokens are blinded."""
-    assert "s3cretvalue" not in crash_report.redact(text)
+    assert "s3cretvalue" not in crash_report.redact_report(text)
 
 
 def test_the_report_names_versions_and_the_traceback(tmp_path: Path) -> None:
@@ -65,7 +65,9 @@ def test_what_the_environment_calls_a_secret_is_taken_out(tmp_path: Path) -> Non
         "HOME": "/home/me",
     }
     error = ValueError(["s3cretvalue", "p4ssw0rd%21", "1 of 1", "/home/me"])
-    text = crash_report.write_report(error, [], tmp_path, crash_report.secrets_of(environment)).read_text()
+    text = crash_report.write_report(
+        error, [], tmp_path, crash_report.environment_secrets(environment)
+    ).read_text()
     assert "s3cretvalue" not in text
     assert "p4ssw0rd" not in text
     assert "1 of 1" in text

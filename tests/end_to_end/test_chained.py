@@ -60,10 +60,10 @@ def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
         cache=files.make_folder(files.cache_dir()),
         yes=True,
     )
-    wanted = local_start.Wanted(
+    wanted = local_start.LocalKaggleRequest(
         folder=tmp_path / "state", port=0, settings=LocalKaggleSettings().with_delays(0)
     )
-    with local_start.running(wanted, SandboxRunner(shop)) as running:
+    with local_start.serve_local_kaggle(wanted, SandboxRunner(shop)) as running:
         yield running
 
 

@@ -24,8 +24,8 @@ SHIP = ("--yes", "--wait", "--env", "current", "--json")
 def server(tmp_path: Path) -> Iterator[LocalKaggleServer]:
     """A local Kaggle with the sample's competition; it runs notebooks offline, in this environment."""
     workshop = EnvironmentOptions(index=read_pip_settings({}), cache=tmp_path / "runs", yes=True)
-    wanted = local_start.Wanted(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
-    with local_start.running(wanted, SandboxRunner(workshop, current=True)) as made:
+    wanted = local_start.LocalKaggleRequest(folder=tmp_path / "kaggle", port=0, competitions=(SAMPLE,))
+    with local_start.serve_local_kaggle(wanted, SandboxRunner(workshop, current=True)) as made:
         yield made
 
 

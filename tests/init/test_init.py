@@ -18,7 +18,7 @@ from offline_kit.init.detect import ConfigProposal, InitRequest
 from offline_kit.init.file_tree import ScanLimits
 from offline_kit.project import config, images
 from offline_kit.project.types import Severity
-from offline_kit.workflow.model_files import Trained, look
+from offline_kit.workflow.model_files import ModelFiles, inspect_model_files
 from tests.support import command_line
 from tests.support.local_index import LocalIndex, make_wheel
 
@@ -382,10 +382,10 @@ def test_a_model_that_needs_a_class_does_not_hide_the_others(tmp_path: Path) -> 
     assert any(step in note for note in made.notes)
     init.write_config(made)
 
-    def built() -> Trained:
+    def built() -> ModelFiles:
         settings = config.load_config(tmp_path, {})
         chosen = images.load_image(settings.image, accelerator=settings.accelerator, project=tmp_path)
-        return look(settings, chosen, cache=tmp_path / ".cache")
+        return inspect_model_files(settings, chosen, cache=tmp_path / ".cache")
 
     seen = built()
     assert [each.name for each in seen.members] == ["fold0.txt", "fold1.txt"]

@@ -155,7 +155,7 @@ def test_the_user_hears_of_a_wait_that_kaggle_asks_for(bench: Bench, tmp_path: P
     (project / "pyproject.toml").write_text('[project]\nname = "plant"\nversion = "1"\n')
     where = KaggleEndpoint(local=bench.server.url, username="alice", key="key-of-alice")
     listener = Listener()
-    with kaggle_session.port(config.load_config(project, {}), where, listener) as port:
+    with kaggle_session.open_session(config.load_config(project, {}), where, listener) as port:
         bench.kaggle.faults.add_fault(Fault(on="GetDataset", status=429, retry_after=2.4))
         assert port.kaggle.get_dataset(SLUG) is None
     assert "Kaggle asks for patience (429): waiting 2 s" in listener.notes

@@ -12,7 +12,12 @@ import pytest
 
 from offline_kit.core.errors import OutsideError
 from offline_kit.local_kaggle.settings import LocalKaggleSettings
-from offline_kit.workflow.local_start import Wanted, competition_of, greeting, running
+from offline_kit.workflow.local_start import (
+    LocalKaggleRequest,
+    find_competition,
+    greeting_lines,
+    serve_local_kaggle,
+)
 from tests.support.competitions import competition
 from tests.support.local_command import Served, command
 from tests.support.local_kaggle import CLIENT, HASTY, needs_client, plainly
@@ -31,9 +36,9 @@ def test_the_command_serves_until_interrupted(tmp_path: Path) -> None:
 @needs_client
 def test_the_environment_that_is_told_reaches_it(tmp_path: Path) -> None:
     """The plain client gets there by the very lines of the greeting, also where NO_PROXY names this machine."""
-    with running(Wanted(folder=tmp_path / "state", port=0), plainly) as server:
+    with serve_local_kaggle(LocalKaggleRequest(folder=tmp_path / "state", port=0), plainly) as server:
         server.kaggle.catalog.add_competition(competition(tmp_path))
-        told = [line for line in greeting(server.url, "state", []) if line.startswith("  ")]
+        told = [line for line in greeting_lines(server.url, "state", []) if line.startswith("  ")]
         env = {
             **os.environ,
             "HOME": str(tmp_path),
@@ -77,15 +82,15 @@ def test_slow_is_of_all_that_takes_time() -> None:
 
 def test_the_competition_that_a_project_brings(tmp_path: Path) -> None:
     """Its own folder, or the only one right in it that is a competition."""
-    assert competition_of(tmp_path) is None
+    assert find_competition(tmp_path) is None
     place = competition(tmp_path)
-    assert competition_of(place) == competition_of(tmp_path) == place
-    wanted = Wanted(folder=tmp_path / "state", port=0, competitions=(tmp_path,))
-    with running(wanted, plainly) as server:
+    assert find_competition(place) == find_competition(tmp_path) == place
+    wanted = LocalKaggleRequest(folder=tmp_path / "state", port=0, competitions=(tmp_path,))
+    with serve_local_kaggle(wanted, plainly) as server:
         assert server.kaggle.store.key_names("competitions") == ["small-digits"]
     (tmp_path / "other").mkdir()
     (tmp_path / "other/competition.toml").touch()
-    assert competition_of(tmp_path) is None
+    assert find_competition(tmp_path) is None
 
 
 def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> None:
@@ -106,10 +111,10 @@ def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> N
         "kernelDataSources": ["owner/made-there"],
         "modelDataSources": ["owner/net/pyTorch/base/2", "owner/net/pyTorch/base/1"],
     }
-    wanted = Wanted(
+    wanted = LocalKaggleRequest(
         folder=tmp_path / "state", port=0, project=tmp_path, settings=replace(HASTY, visible_after=0)
     )
-    with running(wanted, plainly) as server:
+    with serve_local_kaggle(wanted, plainly) as server:
         served = Served({"url": server.url})
         made = served.rpc("kernels.KernelsApiService/SaveKernel", **words, **sources)
         assert made["invalidDatasetSources"] == ["owner/lost"]
@@ -127,23 +132,23 @@ def test_folders_of_the_project_stand_for_sources_of_others(tmp_path: Path) -> N
 
 def test_one_server_for_a_folder(tmp_path: Path) -> None:
     """A second one is refused with who is there: its address, its process, its project, and the way out."""
-    wanted = Wanted(folder=tmp_path, port=0, project=tmp_path / "mine")
+    wanted = LocalKaggleRequest(folder=tmp_path, port=0, project=tmp_path / "mine")
     refused = pytest.raises(OutsideError, match="another local Kaggle")
-    with running(wanted, plainly) as first, refused as caught, running(wanted, plainly):
+    with serve_local_kaggle(wanted, plainly) as first, refused as caught, serve_local_kaggle(wanted, plainly):
         pass
     whose = f"at {first.url} (process {os.getpid()}, for '{tmp_path / 'mine'}')"
     assert whose in caught.value.what
     assert "wait until it has ended" in caught.value.hint
     assert "--state" in caught.value.hint
-    with running(wanted, plainly):
+    with serve_local_kaggle(wanted, plainly):
         pass
 
 
 def test_a_port_that_is_taken_is_told(tmp_path: Path) -> None:
     """With the option that chooses another."""
-    with running(Wanted(folder=tmp_path / "a", port=0), plainly) as server:
+    with serve_local_kaggle(LocalKaggleRequest(folder=tmp_path / "a", port=0), plainly) as server:
         port = int(server.url.rpartition(":")[2])
-        other = Wanted(folder=tmp_path / "b", port=port)
-        with pytest.raises(OutsideError, match=str(port)) as caught, running(other, plainly):
+        other = LocalKaggleRequest(folder=tmp_path / "b", port=port)
+        with pytest.raises(OutsideError, match=str(port)) as caught, serve_local_kaggle(other, plainly):
             pass
     assert "--port" in caught.value.hint

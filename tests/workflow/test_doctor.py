@@ -79,7 +79,7 @@ def test_the_table_is_in_order() -> None:
 def test_every_problem_has_a_remedy(tmp_path: Path) -> None:
     """Whatever warns or fails says what to do, on an empty folder as on a broken one."""
     (tmp_path / "requirements.txt").write_text("left ==\n")
-    for one in doctor.examine(tmp_path):
+    for one in doctor.run_checks(tmp_path):
         assert one.said.what
         if one.said.state in ("warning", "failed"):
             assert one.said.remedy, one
@@ -259,6 +259,6 @@ def test_the_machine_is_looked_at(project: Path) -> None:
 def test_an_unknown_code_is_refused(tmp_path: Path) -> None:
     """--ignore takes codes and their beginnings; a slip is an error that names them all."""
     with pytest.raises(UsageError, match="begins with 'K9'") as told:
-        doctor.examine(tmp_path, ignore=["K9"])
+        doctor.run_checks(tmp_path, ignore=["K9"])
     assert "K101" in told.value.hint
-    assert doctor.examine(tmp_path, ignore=["K"]) == ()
+    assert doctor.run_checks(tmp_path, ignore=["K"]) == ()

@@ -7,8 +7,8 @@ import pytest
 
 from offline_kit.core.errors import UsageError
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
-from offline_kit.workflow.kaggle_rehearsal import Rehearsed, with_rows
-from offline_kit.workflow.kaggle_session import Ran
+from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal, limit_rows
+from offline_kit.workflow.kaggle_session import NotebookRun
 from tests.support.competitions import write
 from tests.support.local_kaggle import notebook
 from tests.support.shipping import NOTEBOOK, Yard, built_copy, make_project
@@ -89,12 +89,12 @@ def test_what_would_be_ignored_is_refused(here: Yard, words: tuple[str, ...], sa
 def test_a_notebook_without_the_kit_cell_has_no_rows() -> None:
     """There is no place for them: the remedy is named."""
     with pytest.raises(UsageError, match="kit's cell"):
-        with_rows(json.dumps(notebook("1")), 5)
+        limit_rows(json.dumps(notebook("1")), 5)
 
 
 def test_the_forecast_counts_all_of_the_run() -> None:
     """So it is careful; without rows or seconds there is none."""
     pushed = PushedNotebook(ref="a/b", version=1, url="", action="new")
-    ran = Ran(pushed=pushed, seconds=10.0, submission=None, log=Path("log.txt"), notes=())
-    assert Rehearsed(ran=ran, rows=7, limit=3600, notes=()).forecast == 2520
-    assert Rehearsed(ran=ran, rows=0, limit=3600, notes=()).forecast == 0
+    ran = NotebookRun(pushed=pushed, seconds=10.0, submission=None, log=Path("log.txt"), notes=())
+    assert KaggleRehearsal(ran=ran, rows=7, limit=3600, notes=()).forecast_rows == 2520
+    assert KaggleRehearsal(ran=ran, rows=0, limit=3600, notes=()).forecast_rows == 0

@@ -31,8 +31,8 @@ from offline_kit.project.types import Fate
 from offline_kit.workflow import capture_image
 from offline_kit.workflow.remote_build import build_job as job
 from offline_kit.workflow.remote_build import build_request, remote_wheelhouse
-from offline_kit.workflow.remote_build.build_request import Asked
-from offline_kit.workflow.remote_build.remote_wheelhouse import Record
+from offline_kit.workflow.remote_build.build_request import RemoteRequest
+from offline_kit.workflow.remote_build.remote_wheelhouse import WheelhouseRecord
 from tests.support.kits import wheel
 from tests.support.local_kaggle import Bench, serving
 from tests.support.notebooks import REF, new
@@ -123,13 +123,13 @@ def test_a_box_has_the_network_only_where_it_may(tmp_path: Path, kind: str, *, n
 # ------------------------------------------------------------------ what is asked for
 
 
-def ask(folder: Path, text: str, **more: object) -> Asked:
+def ask(folder: Path, text: str, **more: object) -> RemoteRequest:
     """Return what these requirements ask for."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "requirements.in").write_text(text)
     said = {"requirements": (folder / "requirements.in",), "freeze_path": folder / "lock", **more}
     chosen = images.load_image("", accelerator="none", project=folder)
-    return build_request.asked(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
+    return build_request.build_request(FreezeRequest(project=folder, **said), chosen, ("mine",))  # type: ignore[arg-type]
 
 
 def test_requirements_go_as_text(tmp_path: Path) -> None:
@@ -187,11 +187,11 @@ def test_indexes_of_this_machine_are_told(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ the notebook
 
 
-def rendered(folder: Path, wanted: Asked | None) -> NewNotebook:
+def rendered(folder: Path, wanted: RemoteRequest | None) -> NewNotebook:
     """Return the notebook of a job."""
     folder.mkdir(exist_ok=True)
     settings = config.load_config(folder, {"accelerator": "none"})
-    return job.new_notebook(job.Job(config=settings, username="alice", where="Kaggle", asked=wanted))
+    return job.new_notebook(job.RemoteJob(config=settings, username="alice", where="Kaggle", asked=wanted))
 
 
 def test_only_the_wheelhouse_gets_the_internet(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
     assert found.packages["pytest"]
     assert found.digest == "gcr.io/kaggle-images/python@sha256:1"
     assert "numpy" in found.protected
-    assert capture_image.name_of(capture_image.here()) == "captured-here"
+    assert capture_image.name_of(capture_image.capture_here()) == "captured-here"
 
 
 def made(folder: Path, *wheels: tuple[str, bytes]) -> str:
@@ -253,7 +253,7 @@ def test_the_output_is_a_part_of_a_kit(tmp_path: Path) -> None:
     assert set(verify(read_part(found["wheelhouse"]))[0]) == set(names)
 
 
-def record(**more: object) -> Record:
+def record(**more: object) -> WheelhouseRecord:
     """Return a record of a wheelhouse."""
     base: dict[str, object] = {
         "notebook": "alice/plants-wheelhouse",
@@ -261,17 +261,17 @@ def record(**more: object) -> Record:
         "asked": "a",
         "part": "p" * 64,
     }
-    return Record(**base | {"image": "i" * 64, "files": 1, "local": False} | more)  # type: ignore[arg-type]
+    return WheelhouseRecord(**base | {"image": "i" * 64, "files": 1, "local": False} | more)  # type: ignore[arg-type]
 
 
 def test_the_record_beside_the_project(tmp_path: Path) -> None:
     """It is read back as it was written, and a damaged one is told instead of taken."""
-    assert remote_wheelhouse.read(tmp_path) is None
-    remote_wheelhouse.write(record(), tmp_path)
-    assert remote_wheelhouse.read(tmp_path) == record()
+    assert remote_wheelhouse.read_record(tmp_path) is None
+    remote_wheelhouse.write_record(record(), tmp_path)
+    assert remote_wheelhouse.read_record(tmp_path) == record()
     (tmp_path / remote_wheelhouse.RECORD).write_text("{}")
     with pytest.raises(ProjectError, match="cannot be read"):
-        remote_wheelhouse.read(tmp_path)
+        remote_wheelhouse.read_record(tmp_path)
 
 
 def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
@@ -286,11 +286,11 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
     ident = made(output, (name, content))
     known = record(part=ident)
     text = kit_capture.image_text(kit_capture.capture("mine"))
-    place = remote_wheelhouse.place(known, tmp_path / "cache")
-    remote_wheelhouse.keep(
+    place = remote_wheelhouse.cache_folder(known, tmp_path / "cache")
+    remote_wheelhouse.store_outputs(
         place, manifest.read_manifest(output), (output / kit_wheelhouse.FACTS).read_text(), text
     )
-    (outlined,) = remote_wheelhouse.load(known, tmp_path / "cache").wheels.wheels
+    (outlined,) = remote_wheelhouse.load_wheelhouse(known, tmp_path / "cache").list_wheels.wheels
     whole = dataclasses.replace(outlined, path=tmp_path / name)
     assert outlined.path.stat().st_size < len(content) / 10
     assert (
@@ -309,12 +309,12 @@ def test_a_wheelhouse_that_is_not_here_or_outdated(tmp_path: Path) -> None:
     """Both name the command that helps, for the Kaggle of the record."""
     for local, name in ((False, "build --on kaggle"), (True, "build --on local")):
         with pytest.raises(ProjectError, match="not on this machine") as caught:
-            remote_wheelhouse.load(record(local=local), tmp_path)
+            remote_wheelhouse.load_wheelhouse(record(local=local), tmp_path)
         assert name in (caught.value.hint or "")
         with pytest.raises(ProjectError, match="requirements changed") as caught:
-            remote_wheelhouse.check(record(local=local), "another")
+            remote_wheelhouse.check_request(record(local=local), "another")
         assert name in (caught.value.hint or "")
-    remote_wheelhouse.check(record(), "a")
+    remote_wheelhouse.check_request(record(), "a")
 
 
 def needing(*requirements: str) -> tuple[str, bytes]:
@@ -336,11 +336,11 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     ident = made(output, (name, data))
     text = kit_capture.image_text(kit_capture.capture("mine"))
     whole = record(part=ident, image="0" * 64)
-    place = remote_wheelhouse.place(whole, tmp_path / "cache")
+    place = remote_wheelhouse.cache_folder(whole, tmp_path / "cache")
     facts = (output / kit_wheelhouse.FACTS).read_text()
-    remote_wheelhouse.keep(place, manifest.read_manifest(output), facts, text)
-    found = remote_wheelhouse.load(whole, tmp_path / "cache")
-    frozen = found.freeze(("needy", "packaging>=20", "--index-url https://example.org"))
+    remote_wheelhouse.store_outputs(place, manifest.read_manifest(output), facts, text)
+    found = remote_wheelhouse.load_wheelhouse(whole, tmp_path / "cache")
+    frozen = found.freeze_of(("needy", "packaging>=20", "--index-url https://example.org"))
     fates = {pin.name: (pin.fate, pin.requires) for pin in frozen.pins}
     assert fates == {
         "needy": (Fate.BUNDLED, ("needy",)),
@@ -349,7 +349,7 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     }
     assert frozen.text.splitlines()[1:] == ["needy==1.0"]
     with pytest.raises(ProjectError, match="makes no sense"):
-        remote_wheelhouse.keep(place, manifest.read_manifest(output), '{"wheels": []}', text)
+        remote_wheelhouse.store_outputs(place, manifest.read_manifest(output), '{"wheels": []}', text)
     (place / remote_wheelhouse.OUTLINES / name).unlink()
     with pytest.raises(ProjectError, match="damaged"):
-        remote_wheelhouse.load(whole, tmp_path / "cache")
+        remote_wheelhouse.load_wheelhouse(whole, tmp_path / "cache")

@@ -213,10 +213,10 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     here.run("build", *on(here)).good()
     monkeypatch.setenv("OFFLINE_KIT_CACHE", here.env["OFFLINE_KIT_CACHE"])
     listener = Listener()
-    with kaggle_session.port(
+    with kaggle_session.open_session(
         config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
     ) as port:
-        chained_build.fetch(here.kit, port, listener, look=0.01)
+        chained_build.fetch_wheels(here.kit, port, listener, look=0.01)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2

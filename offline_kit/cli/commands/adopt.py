@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from offline_kit.cli.options import PATH, common, console_of, project_argument, typed
+from offline_kit.cli.options import PATH, common_options, console_of, project_argument, typed_settings
 from offline_kit.core.errors import Exit, UsageError
 
 
@@ -21,7 +21,7 @@ from offline_kit.core.errors import Exit, UsageError
 )
 @click.option("--write", is_flag=True, help="Write the configuration and the requirements without asking.")
 @click.option("--dry-run", is_flag=True, help="Show what would change; write nothing and ask nothing.")
-@common
+@common_options
 def adopt(
     notebook: Path,
     project: Path,
@@ -37,7 +37,7 @@ def adopt(
     from offline_kit.cli.summaries import adopt as summary_adopt
 
     console = console_of(quiet=quiet, as_json=as_json)
-    proposal = adopting.plan_adoption(notebook, project, console, _distributions(imports))
+    proposal = adopting.plan_adoption(notebook, project, console, _parse_distributions(imports))
     summary_adopt.show_proposal(proposal, console)
     changes = proposal.has_changes
     asks = not (write or as_json or dry_run) and sys.stdin.isatty() and sys.stderr.isatty()
@@ -49,13 +49,13 @@ def adopt(
     written = adopting.write_adoption(proposal) if agreed else ()
     ok = dry_run or not (write and proposal.is_blocking)
     summary_adopt.show_adopted(
-        proposal, console, written=written, dry_run=dry_run, ok=ok, typed=typed("project")
+        proposal, console, written=written, dry_run=dry_run, ok=ok, typed=typed_settings("project")
     )
     if not ok:
         sys.exit(Exit.PROJECT)
 
 
-def _distributions(said: tuple[str, ...]) -> dict[str, str]:
+def _parse_distributions(said: tuple[str, ...]) -> dict[str, str]:
     """Return the distribution of each import; without one it is called like the import."""
     pairs = {}
     for word in said:

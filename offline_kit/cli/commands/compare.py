@@ -10,7 +10,7 @@ from offline_kit.cli.options import (
     NOTEBOOK_FLAGS,
     PATH,
     TO_OPTIONS,
-    common,
+    common_options,
     console_of,
     load_config,
     project_argument,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--out", type=PATH, metavar="DIR", help="Where the kit is; default dist/offline-kit.")
 @click.option("--deep", is_flag=True, help="Download every file and compare its bytes.")
 @click.option("--no-notebook", is_flag=True, help="Compare the data alone.")
-@common
+@common_options
 def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook: bool, **flags: Any) -> None:
     """Compare what is on Kaggle with the kit on this disk, file by file."""
     from offline_kit.cli.summaries import compare as summary_compare
@@ -41,8 +41,11 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     config = load_config(project, {**dict.fromkeys(NOTEBOOK_FLAGS), **flags})
     kit = pipeline.kit_of(config)
     scope = verifying.VerifyOptions(deep=deep, notebook=not no_notebook)
-    with kaggle_session.where(to, at, console) as there, kaggle_session.port(config, there, console) as port:
-        places = (port.datasets(kit), port.kaggle, scope, console, port.elsewhere(kit))
+    with (
+        kaggle_session.choose_kaggle(to, at, console) as there,
+        kaggle_session.open_session(config, there, console) as port,
+    ):
+        places = (port.part_datasets(kit), port.kaggle, scope, console, port.other_locations(kit))
         found = verifying.verify_kit(kit, *places)
     summary_compare.show_verification(found, console)
     if found.problems:
@@ -53,21 +56,21 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
 @click.argument("old", type=PATH)
 @click.argument("new", type=PATH, default=".")
 @click.option("--exit-code", is_flag=True, help="End with 1 where the kits differ.")
-@common
+@common_options
 def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -> None:
     """Compare two kits, each named by its own folder or its project's; NEW is by default this project's."""
     from offline_kit.cli.summaries import compare as summary_compare
     from offline_kit.kit import diff as differing
     from offline_kit.kit import diff_sides
 
-    sides = [diff_sides.read_snapshot(_kit(place)) for place in (old, new)]
+    sides = [diff_sides.read_snapshot(_read_kit(place)) for place in (old, new)]
     found = differing.compare_kits(*sides)
     summary_compare.show_difference(found, console_of(quiet=quiet, as_json=as_json))
     if exit_code and not found.is_identical:
         sys.exit(Exit.PROJECT)
 
 
-def _kit(place: Path) -> "Kit":
+def _read_kit(place: Path) -> "Kit":
     """Return the kit in a folder, or that of the project there."""
     from offline_kit.kit import manifest
     from offline_kit.workflow import pipeline

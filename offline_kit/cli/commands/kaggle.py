@@ -13,28 +13,28 @@ from offline_kit.cli.options import (
     PATH,
     TO_OPTIONS,
     YES,
-    asking,
-    choice,
-    common,
+    choice_option,
+    combine_options,
+    common_options,
+    confirmation,
     console_of,
-    current,
     kit_of,
     load_config,
-    options,
-    port_of,
     project_argument,
-    take,
+    runs_current,
+    session_of,
+    take_flags,
 )
 from offline_kit.project.config_keys import ENVIRONMENTS, LAYOUTS
 
-PUSH_OPTIONS = options(
+PUSH_OPTIONS = combine_options(
     click.option("--title", default="", help="Title of a new dataset; default its slug."),
     click.option("--drop-foreign", is_flag=True, help="Files on Kaggle that are not ours may go."),
     click.option("--public", is_flag=True, help="A dataset that is public already may take the kit."),
     click.option("--resend", is_flag=True, help="Upload what is there already, too: `verify` found it damaged."),
     click.option("--resend-part", multiple=True, metavar="NAME", help="Likewise, but of this part; repeat for more."),
 )  # fmt: skip
-SUBMIT_OPTIONS = options(
+SUBMIT_OPTIONS = combine_options(
     click.option("-m", "--message", default="", help="Your words in Kaggle's list of submissions."),
     click.option("--wait/--no-wait", default=False, show_default=True, help="Wait for the score; hours are normal."),
     click.option("--again", is_flag=True, help="Submit once more what was submitted before."),
@@ -53,7 +53,7 @@ SUBMIT_OPTIONS = options(
 @click.option("--no-wait", is_flag=True, help="Do not wait for the notebook's run.")
 @click.option("--dry-run", is_flag=True, help="Look at Kaggle and say what would be done; send nothing.")
 @YES
-@common
+@common_options
 def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build what changed, upload what Kaggle lacks, then run the notebook there and fetch what it wrote."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
@@ -61,25 +61,27 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
     from offline_kit.workflow import kaggle_session, outdated, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
-    wishes = PushOptions(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
-    to, at, yes, dry_run, env = take(flags, "to", "at", "yes", "dry_run", "env").values()
-    data_only, no_wait, no_build = take(flags, "data_only", "no_wait", "no_build").values()
-    in_current = current(env, to, at)
+    wishes = PushOptions(**take_flags(flags, "title", "drop_foreign", "public", "resend", "resend_part"))
+    to, at, yes, dry_run, env = take_flags(flags, "to", "at", "yes", "dry_run", "env").values()
+    data_only, no_wait, no_build = take_flags(flags, "data_only", "no_wait", "no_build").values()
+    in_current = runs_current(env, to, at)
     config = load_config(project, flags)
     with (
         kit_of(config, console, no_build=no_build, dry_run=dry_run, upgrade=upgrade) as kit,
-        port_of(config, to, at, console, current=in_current) as port,
+        session_of(config, to, at, console, current=in_current) as port,
     ):
         if dry_run:
-            for line in outdated.told(config, kit) if no_build else ():
+            for line in outdated.describe_changes(config, kit) if no_build else ():
                 console.warn(line)
             plan = kaggle_session.plan_data(port, kit, wishes, console)
             cells = None if data_only else kaggle_session.plan_notebook(port, kit, console)
-            summary_kaggle.show_push_plan(plan, cells, kaggle_session.disturbed(port, kit, plan), console)
+            summary_kaggle.show_push_plan(
+                plan, cells, kaggle_session.describe_disturbed(port, kit, plan), console
+            )
             return
         if not data_only:
             kaggle_session.notebook_of(port, kit)  # what is wrong with it is told before anything is uploaded
-        parts = ship.push_data(port, kit, wishes, asking(console, yes=yes), console)
+        parts = ship.push_data(port, kit, wishes, confirmation(console, yes=yes), console)
         ran = None if data_only or no_wait else kaggle_session.run_notebook(port, kit, console)
         notebook = ran.pushed if ran else None
         if no_wait and not data_only:
@@ -99,24 +101,24 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
 @click.option(
     "--dry-run", is_flag=True, help="Look at Kaggle and say what would be submitted; spend nothing."
 )
-@common
+@common_options
 def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Submit the finished version of the kit's notebook, once."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.workflow import pipeline, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
-    sending = ship.Sending(**take(flags, "message", "wait", "again", "late"))
-    to, at, version, dry_run, env = take(flags, "to", "at", "version", "dry_run", "env").values()
+    sending = ship.SubmissionOptions(**take_flags(flags, "message", "wait", "again", "late"))
+    to, at, version, dry_run, env = take_flags(flags, "to", "at", "version", "dry_run", "env").values()
     config = load_config(project, flags)
     pipeline.kit_of(config)  # who has none need not log in to hear it
-    with port_of(config, to, at, console, current=current(env, to, at)) as port:
+    with session_of(config, to, at, console, current=runs_current(env, to, at)) as port:
         request = ship.request_for(port, version, sending, console, follow=not dry_run)
         if dry_run:
             summary_kaggle.show_submit_plan(ship.plan_submission(port, request, console), console)
             return
         # Whoever says `submit` has said yes.
-        outcome = ship.submit(port, request, sending, asking(console, yes=True), console)
+        outcome = ship.submit_version(port, request, sending, confirmation(console, yes=True), console)
         summary_kaggle.show_outcome(outcome, port.account, console)
 
 
@@ -126,7 +128,7 @@ def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
 @TO_OPTIONS
 @PUSH_OPTIONS
 @SUBMIT_OPTIONS
-@choice(
+@choice_option(
     "--env",
     ENVIRONMENTS,
     "Rehearse in the image's versions, or in the running environment; a local Kaggle likewise.",
@@ -134,7 +136,7 @@ def submit(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
 @click.option("--no-rehearsal", is_flag=True, help="Trust the notebook, or the rehearsals before.")
 @click.option("--dry-run", is_flag=True, help="Say what each step would do; write, send and spend nothing.")
 @YES
-@common
+@common_options
 def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: Any) -> None:
     """Build, rehearse, push, run and submit: whatever of it is not done yet."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
@@ -143,24 +145,26 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     from offline_kit.workflow import pipeline, ship, ship_plan
 
     console = console_of(quiet=quiet, as_json=as_json)
-    to, at, yes, env = take(flags, "to", "at", "yes", "env").values()
-    no_rehearsal, dry_run = take(flags, "no_rehearsal", "dry_run").values()
-    orders = ship.Orders(
-        rehearsal=None if no_rehearsal else pipeline.Wishes(env=env, yes=yes, confirm=console.confirm),
-        data=PushOptions(**take(flags, "title", "drop_foreign", "public", "resend", "resend_part")),
-        sending=ship.Sending(**take(flags, "message", "wait", "again", "late")),
-        asking=asking(console, yes=yes),
+    to, at, yes, env = take_flags(flags, "to", "at", "yes", "env").values()
+    no_rehearsal, dry_run = take_flags(flags, "no_rehearsal", "dry_run").values()
+    orders = ship.ShipOptions(
+        rehearsal=None
+        if no_rehearsal
+        else pipeline.RehearsalOptions(env=env, yes=yes, confirm=console.confirm),
+        data=PushOptions(**take_flags(flags, "title", "drop_foreign", "public", "resend", "resend_part")),
+        sending=ship.SubmissionOptions(**take_flags(flags, "message", "wait", "again", "late")),
+        asking=confirmation(console, yes=yes),
         upgrade=upgrade,
     )
     config = load_config(project, flags)
     pipeline.check_project(config)
-    with port_of(config, to, at, console, current=env == "current") as port:
+    with session_of(config, to, at, console, current=env == "current") as port:
         if dry_run:
-            plan = ship_plan.plan(config, port, orders, console)
+            plan = ship_plan.plan_ship(config, port, orders, console)
             summary.show_plan(plan.build, console, final=False)
             summary_kaggle.show_ship_plan(plan, summary.plan_facts(plan.build), console)
             return
-        summary_kaggle.show_shipped(ship.ship(config, port, orders, console), port.account, console)
+        summary_kaggle.show_shipped(ship.ship_kit(config, port, orders, console), port.account, console)
 
 
 @click.command("local", short_help="Serve a local Kaggle, for `--to local` and clients.")
@@ -187,12 +191,12 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     metavar="NAME",
     help="A further account besides 'local', with the same key; repeat for more.",
 )
-@choice(
+@choice_option(
     "--env",
     ENVIRONMENTS,
     "Run notebooks in the versions of their kit's image, or in the running environment.",
 )
-@choice(
+@choice_option(
     "--layout", LAYOUTS, "Mount a dataset at /kaggle/input/datasets/OWNER/SLUG, or at /kaggle/input/SLUG."
 )
 @click.option(
@@ -202,7 +206,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     metavar="TIMES",
     help="How many times as long processing, queues and scoring take; 0 for at once.",
 )
-@common  # fmt: skip
+@common_options  # fmt: skip
 def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Serve a local Kaggle until interrupted, for `--to local` and for the unmodified client."""
     from offline_kit.core import files, processes
@@ -212,8 +216,8 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit.rehearsal.environments import EnvironmentOptions
     from offline_kit.workflow import local_start
 
-    wanted = local_start.Wanted(
-        folder=(flags["state"] or local_start.home()).absolute(),
+    wanted = local_start.LocalKaggleRequest(
+        folder=(flags["state"] or local_start.default_state_folder()).absolute(),
         port=flags["port"],
         accounts=flags["accounts"],
         competitions=flags["competitions"],
@@ -224,14 +228,14 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     shop = EnvironmentOptions(index=settings, cache=files.cache_dir(), yes=True)
     # Notebooks run in the sandbox, in the running environment or in the versions of their kit's image.
     runner = SandboxRunner(shop, current=flags["env"] == "current")
-    with local_start.running(wanted, runner) as server:
+    with local_start.serve_local_kaggle(wanted, runner) as server:
         known, accounts = (
             server.kaggle.store.key_names("competitions"),
             server.kaggle.store.key_names("accounts"),
         )
-        for line in local_start.greeting(server.url, str(wanted.folder), known, accounts):
+        for line in local_start.greeting_lines(server.url, str(wanted.folder), known, accounts):
             console.note(line)
-        console.result(
+        console.print_result(
             {"url": server.url, "state": str(wanted.folder), "competitions": known, "accounts": accounts}
         )
         sys.stdout.flush()  # whoever waits for the address reads a pipe

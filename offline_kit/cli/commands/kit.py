@@ -11,17 +11,17 @@ from offline_kit.cli.options import (
     BUILD_OPTIONS,
     CONFIG_OPTIONS,
     YES,
-    asking,
-    choice,
-    common,
+    choice_option,
+    common_options,
+    confirmation,
     console_of,
     load_config,
     on_options,
-    port_of,
     project_argument,
-    take,
-    target,
-    typed,
+    session_of,
+    take_flags,
+    typed_settings,
+    word_target,
 )
 from offline_kit.core.errors import Exit
 from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, KAGGLES, LAYOUTS
@@ -34,42 +34,42 @@ from offline_kit.project.config_keys import ENVIRONMENTS, INSTALLERS, KAGGLES, L
 @on_options(
     "Where the packages are made: here, or by a notebook with the internet on, on Kaggle's own machine."
 )
-@common
+@common_options
 def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: bool, **flags: Any) -> None:
     """Freeze, download, pack and render: the kit and its notebook."""
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.workflow import pipeline
 
     console = console_of(quiet=quiet, as_json=as_json)
-    on, at = take(flags, "on", "at").values()
+    on, at = take_flags(flags, "on", "at").values()
     config = load_config(project, flags)
     if on != "here":
         from offline_kit.cli.summaries import chained as summary_chained
         from offline_kit.workflow import build_remotely as chained_build
 
-        with port_of(config, on, at, console, current=True) as port:
+        with session_of(config, on, at, console, current=True) as port:
             if dry_run:
-                found = chained_build.plan(config, port, upgrade=upgrade, report=console)
+                found = chained_build.plan_build(config, port, upgrade=upgrade, report=console)
                 summary_chained.show_plan(found, port.account, console)
                 return
-            chained = chained_build.build(config, port, upgrade=upgrade, report=console)
+            chained = chained_build.build_remotely(config, port, upgrade=upgrade, report=console)
         summary_chained.show_made(chained, console)
-        summary.show_build(chained.built, console, typed=typed())
+        summary.show_build(chained.built, console, typed=typed_settings())
         return
     if dry_run:
-        summary.show_plan(pipeline.plan(config, upgrade=upgrade, report=console), console)
+        summary.show_plan(pipeline.plan_build(config, upgrade=upgrade, report=console), console)
         return
-    built = pipeline.build(config, upgrade=upgrade, report=console)
-    summary.show_build(built, console, typed=typed())
+    built = pipeline.build_kit(config, upgrade=upgrade, report=console)
+    summary.show_build(built, console, typed=typed_settings())
 
 
 @click.command(short_help="Build, then run the notebook offline and check it.")
 @project_argument
 @BUILD_OPTIONS
 @click.option("--no-build", is_flag=True, help="Rehearse the kit as it lies there.")
-@choice("--env", ENVIRONMENTS, "Run in the image's versions, or in the running environment.")
-@choice("--installer", INSTALLERS, "What the notebook installs with.")
-@choice("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
+@choice_option("--env", ENVIRONMENTS, "Run in the image's versions, or in the running environment.")
+@choice_option("--installer", INSTALLERS, "What the notebook installs with.")
+@choice_option("--layout", LAYOUTS, "Mount layout below /kaggle/input.")
 @click.option("--rows", type=click.IntRange(min=1), help="Rehearse on so many rows of the test set.")
 @click.option(
     "--timeout",
@@ -79,7 +79,7 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
 )
 @on_options("Where: in a sandbox here, or pushed to Kaggle, private, offline and without a submission.")
 @YES
-@common
+@common_options
 def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_build: bool, **flags: Any) -> None:  # fmt: skip
     """Build what changed, then run the notebook offline and check its submission."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
@@ -89,27 +89,27 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     from offline_kit.workflow import kaggle_rehearsal, kaggle_session, pipeline, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
-    on, at = take(flags, "on", "at").values()
+    on, at = take_flags(flags, "on", "at").values()
     _check_place(on, at, flags)
-    wishes = pipeline.Wishes(
-        **take(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
+    wishes = pipeline.RehearsalOptions(
+        **take_flags(flags, "env", "installer", "layout", "timeout", "yes"), confirm=console.confirm
     )
     config = load_config(project, flags)
     if no_build:
-        kit = kaggle_session.checked(pipeline.kit_of(config))
+        kit = kaggle_session.check_kit(pipeline.kit_of(config))
     else:
-        built = pipeline.build(config, upgrade=upgrade, report=console)
+        built = pipeline.build_kit(config, upgrade=upgrade, report=console)
         summary.show_build(built, console, final=False)
         kit = built.kit
     if on == "here":
-        if chained_build.lacking(kit):
-            with port_of(config, chained_build.place(config), "", console) as port:
-                chained_build.fetch(kit, port, console)
-        summary.show_rehearsal(pipeline.rehearse(config, kit, wishes, report=console), console)
+        if chained_build.missing_wheels(kit):
+            with session_of(config, chained_build.remote_address(config), "", console) as port:
+                chained_build.fetch_wheels(kit, port, console)
+        summary.show_rehearsal(pipeline.rehearse_kit(config, kit, wishes, report=console), console)
         return
-    with port_of(config, on, at, console, current=wishes.env == "current") as port:
-        ship.push_data(port, kit, DEFAULT_OPTIONS, asking(console, yes=wishes.yes), console)
-        passed = kaggle_rehearsal.rehearse(port, kit, config.rows, console)
+    with session_of(config, on, at, console, current=wishes.env == "current") as port:
+        ship.push_data(port, kit, DEFAULT_OPTIONS, confirmation(console, yes=wishes.yes), console)
+        passed = kaggle_rehearsal.rehearse_on_kaggle(port, kit, config.rows, console)
         summary_kaggle.show_rehearsed(passed, port.account, console)
 
 
@@ -141,11 +141,11 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
 @click.option(
     "--to",
     type=click.Choice(KAGGLES),
-    callback=target,
+    callback=word_target,
     help="Ask this Kaggle; by default what was seen last.",
 )
 @AT
-@common
+@common_options
 def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     """Say what is built, how its last rehearsal went, what is on Kaggle, and the last submissions."""
     from offline_kit.cli.summaries import kaggle as summary_kaggle
@@ -153,17 +153,21 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit.workflow import outdated, pipeline, remote_status
 
     console = console_of(quiet=quiet, as_json=as_json)
-    to, at = take(flags, "to", "at").values()
+    to, at = take_flags(flags, "to", "at").values()
     config = load_config(project, flags)
-    found = pipeline.status(config)
-    newer = outdated.told(config, found.kit) if found.kit else ()
+    found = pipeline.read_status(config)
+    newer = outdated.describe_changes(config, found.kit) if found.kit else ()
     if to:
-        with port_of(config, to, at, console) as port:
-            there: tuple[remote_status.Whereabouts, ...] = (remote_status.look(port, found.kit),)
+        with session_of(config, to, at, console) as port:
+            there: tuple[remote_status.RemoteStatus, ...] = (
+                remote_status.read_remote_status(port, found.kit),
+            )
     else:
-        there = remote_status.remembered(config)
+        there = remote_status.remembered_status(config)
     lines = [*summary.status_lines(found, newer), *summary_kaggle.whereabouts_lines(there, found.kit)]
-    console.lines([console.words(line) for line in lines])
-    console.result(summary.status_facts(found, newer) | {"there": summary_kaggle.whereabouts_facts(there)})
+    console.print_lines([console.words(line) for line in lines])
+    console.print_result(
+        summary.status_facts(found, newer) | {"there": summary_kaggle.whereabouts_facts(there)}
+    )
     if found.problems:
         sys.exit(Exit.PROJECT)

@@ -5,7 +5,14 @@ from typing import Any
 
 import click
 
-from offline_kit.cli.options import CONFIG_OPTIONS, PATH, common, console_of, load_config, project_argument
+from offline_kit.cli.options import (
+    CONFIG_OPTIONS,
+    PATH,
+    common_options,
+    console_of,
+    load_config,
+    project_argument,
+)
 
 
 @click.command(short_help="Render the notebook of the kit anew.")
@@ -13,7 +20,7 @@ from offline_kit.cli.options import CONFIG_OPTIONS, PATH, common, console_of, lo
 @CONFIG_OPTIONS
 @click.option("--into", type=PATH, metavar="DIR", help="Write here; default the kit's own folder, notebook/.")
 @click.option("--dry-run", is_flag=True, help="Say whether it would change; write nothing.")
-@common
+@common_options
 def notebook(
     project: Path, *, quiet: bool, as_json: bool, dry_run: bool, into: Path | None, **flags: Any
 ) -> None:
@@ -25,21 +32,21 @@ def notebook(
     config = load_config(project, flags)
     pipeline.kit_of(config)  # before the lock makes a folder for one that is not there
     with hold_lock(config.out.parent / f".{config.out.name}.lock"):
-        kit, rendered = pipeline.render(config, report=console)
+        kit, rendered = pipeline.render_notebook(config, report=console)
         folder = into.absolute() if into else config.out / "notebook"
-        before = {name: _text(folder / name) for name in rendered.texts()}
+        before = {name: _read_text(folder / name) for name in rendered.texts()}
         changed = before != rendered.texts()
         if changed and not dry_run:
             rendered.write(folder, console)
     place = folder / "inference.ipynb"
     words = "would change" if dry_run else "written"
     console.step(f"'{place}' {words if changed else 'is as it was'}")
-    console.result(
+    console.print_result(
         {"ok": True, "notebook": str(place), "changed": changed, "dry_run": dry_run, "kit": kit.id}
     )
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from offline_kit.cli.options import common, console_of, project_argument, typed
+from offline_kit.cli.options import common_options, console_of, project_argument, typed_settings
 from offline_kit.core.errors import Exit
 
 
@@ -23,7 +23,7 @@ from offline_kit.core.errors import Exit
 @click.option("--force", is_flag=True, help="Add what a configuration that is there does not say yet.")
 @click.option("--yes", is_flag=True, help="Write without asking.")
 @click.option("--dry-run", is_flag=True, help="Print what would be written; write nothing.")
-@common  # fmt: skip
+@common_options  # fmt: skip
 def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool, **flags: Any) -> None:
     """Write a first configuration from what is found."""
     from offline_kit.cli.summaries import start as summary_start
@@ -38,7 +38,9 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
         agreed = console.confirm(f"Write this into '{proposal.file}'?")
     if agreed:
         starting.write_config(proposal)
-    summary_start.show_init(proposal, console, written=agreed, dry_run=dry_run, typed=typed("project"))
+    summary_start.show_init(
+        proposal, console, written=agreed, dry_run=dry_run, typed=typed_settings("project")
+    )
 
 
 @click.command(short_help="Check this machine and the project.")
@@ -50,17 +52,17 @@ def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool,
     metavar="CODE",
     help="Leave out the checks whose code begins with this; repeat for more.",
 )
-@common  # fmt: skip
+@common_options  # fmt: skip
 def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: tuple[str, ...]) -> None:
     """Check this machine and the project, with a remedy for each problem."""
     from offline_kit.cli.summaries import start as summary_start
     from offline_kit.workflow import doctor as examining
-    from offline_kit.workflow.checks.check_types import State
+    from offline_kit.workflow.checks.check_types import CheckState
 
     console = console_of(quiet=quiet, as_json=as_json)
-    findings = examining.examine(project, online=online, ignore=ignore, report=console)
+    findings = examining.run_checks(project, online=online, ignore=ignore, report=console)
     summary_start.show_findings(findings, console)
-    if any(one.said.state is State.FAILED for one in findings):
+    if any(one.said.state is CheckState.FAILED for one in findings):
         sys.exit(Exit.PROJECT)
 
 
@@ -80,4 +82,4 @@ def completion(context: click.Context, shell: str) -> None:
     script = get_completion_class(shell)
     if script is not None:
         text = script(context.find_root().command, {}, "offline-kit", "_OFFLINE_KIT_COMPLETE").source()
-        console_of(quiet=False, as_json=False).lines(text.splitlines())
+        console_of(quiet=False, as_json=False).print_lines(text.splitlines())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from offline_kit.cli.options import PATH, common, console_of, port_of, target
+from offline_kit.cli.options import PATH, common_options, console_of, session_of, word_target
 
 
 @click.group()
@@ -13,7 +13,7 @@ def image() -> None:
 
 
 @image.command("list")
-@common
+@common_options
 def image_list(*, quiet: bool, as_json: bool) -> None:
     """List the built-in images."""
     from offline_kit.cli.summaries import kit as summary
@@ -27,7 +27,7 @@ def image_list(*, quiet: bool, as_json: bool) -> None:
 @click.option(
     "--constraints", is_flag=True, help="Print its versions for `pip install -c`: to train with them."
 )
-@common
+@common_options
 def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, constraints: bool) -> None:
     """Show an image, or one package in it."""
     from offline_kit.cli.summaries import kit as summary
@@ -44,17 +44,19 @@ def image_show(name: str, package: str | None, *, quiet: bool, as_json: bool, co
     type=click.Choice(["kaggle", "local", "here"]),
     default="kaggle",
     show_default=True,
-    callback=target,
+    callback=word_target,
     help="By a private notebook on Kaggle or on a local one, or of the running environment.",
 )
-@click.option("--at", metavar="URL", default="", callback=target, help="Address of a running local Kaggle.")
+@click.option(
+    "--at", metavar="URL", default="", callback=word_target, help="Address of a running local Kaggle."
+)
 @click.option(
     "--accelerator", metavar="NAME", help="Machine shape whose image is wanted; default none (CPU)."
 )
 @click.option(
     "-o", "--output", type=PATH, metavar="FILE", help="Where to; default the image's name with .toml."
 )
-@common
+@common_options
 def image_capture(on: str, at: str, accelerator: str | None, output: Path | None, *, quiet: bool, as_json: bool) -> None:  # fmt: skip
     """Write down what an image is and holds, as a file for --image."""
     from offline_kit.cli.summaries import kit as summary
@@ -63,13 +65,13 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
 
     console = console_of(quiet=quiet, as_json=as_json)
     if on == "here":
-        text = capture_image.here()
+        text = capture_image.capture_here()
     else:
         settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
-        with port_of(settings, on, at, console, current=True) as port:
-            text = capture_image.there(settings, port, console)
+        with session_of(settings, on, at, console, current=True) as port:
+            text = capture_image.capture_on_kaggle(settings, port, console)
     path = output or Path(f"{capture_image.name_of(text)}.toml")
-    summary.show_captured(capture_image.keep(text, path), path, console)
+    summary.show_captured(capture_image.write_image(text, path), path, console)
 
 
 @click.group(short_help="Look after what is kept between builds.")
@@ -85,10 +87,10 @@ def cache() -> None:
     show_default=True,
     help="Keep what was used within so many days.",
 )
-@common
+@common_options
 def cache_prune(days: int, *, quiet: bool, as_json: bool) -> None:
     """Remove what was not used lately."""
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.workflow import pipeline
 
-    summary.show_pruned(pipeline.prune(days), console_of(quiet=quiet, as_json=as_json))
+    summary.show_pruned(pipeline.prune_cache(days), console_of(quiet=quiet, as_json=as_json))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
     """Show all changes as one diff, what became of each line, and what is left to do."""
-    console.lines(proposal.unified_diff.splitlines())
+    console.print_lines(proposal.unified_diff.splitlines())
     told = [
         one
         for one in proposal.adoption.resolved
@@ -35,7 +35,7 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
                 same,
             )
         )
-    console.table("What became of it", ("where", "there", "now", ""), rows)
+    console.show_table("What became of it", ("where", "there", "now", ""), rows)
     for one in proposal.adoption.unresolved:
         console.warn(f"{one.position}: {one.text}")
         console.note(f"    {one.remedy}")
@@ -79,7 +79,7 @@ def show_adopted(
     else:
         console.step("the configuration says all that already; nothing was written")
     adoption = proposal.adoption
-    console.result(
+    console.print_result(
         {
             "ok": ok,
             "dry_run": dry_run,
@@ -88,7 +88,7 @@ def show_adopted(
             "image": proposal.image.name,
             "file": str(proposal.config_file),
             "diff": proposal.unified_diff,
-            "found": [_facts(one) for one in adoption.resolved],
+            "found": [_finding_facts(one) for one in adoption.resolved],
             "asked": asked,
             "by_hand": list(proposal.manual_steps),
             "paste": list(proposal.lines_to_add),
@@ -105,7 +105,7 @@ def show_adopted(
     )
 
 
-def _facts(one: ResolvedNeed) -> dict[str, Any]:
+def _finding_facts(one: ResolvedNeed) -> dict[str, Any]:
     return {
         "kind": str(one.kind),
         "cell": one.cell,

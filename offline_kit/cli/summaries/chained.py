@@ -7,21 +7,21 @@ from offline_kit.core.files import format_size
 
 if TYPE_CHECKING:
     from offline_kit.kaggle.client.api_types import Account
-    from offline_kit.workflow.build_remotely import Chained, ChainedPlan
+    from offline_kit.workflow.build_remotely import RemoteBuild, RemoteBuildPlan
 
 _DO = {"new": "pushed for the first time and run", "version": "pushed as a new version and run"}
 
 
-def show_made(made: "Chained", console: Console) -> None:
+def show_made(made: "RemoteBuild", console: Console) -> None:
     """Say where the packages are."""
     record = made.record
     console.note(
         f"the packages:  '{record.notebook}', version {record.version}: {record.files} wheels,"
-        f" {format_size(made.size)}, stay there until a rehearsal here needs them"
+        f" {format_size(made.wheels_size)}, stay there until a rehearsal here needs them"
     )
 
 
-def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None:
+def show_plan(plan: "RemoteBuildPlan", account: "Account", console: Console) -> None:
     """Show which notebook would make what, and what would attach it afterwards."""
     found, asked = plan.notebook, plan.asked
     again = "run again, as --upgrade asks" if plan.upgrade else "not run again"
@@ -42,14 +42,14 @@ def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None
         ("attached", f"its output to '{plan.offline}', which has the internet off"),
         ("fetched", "a list and outlines of the wheels; the wheels for a rehearsal here alone"),
     ]
-    console.facts("A build would have the packages made there", rows)
+    console.show_facts("A build would have the packages made there", rows)
     console.step("which wheels that are, pip decides there; nothing was pushed, run, fetched or written")
     told = {
         "notebook": found.notebook.ref,
         "place": account.server_name,
         "action": found.action,
         "why": found.reason,
-        "runs": plan.runs,
+        "runs": plan.needs_run,
         "version": found.version or None,
         "private": found.notebook.private,
         "internet": found.notebook.internet,
@@ -62,4 +62,4 @@ def show_plan(plan: "ChainedPlan", account: "Account", console: Console) -> None
         "exclude": list(asked.exclude),
         "attached_to": plan.offline,
     }
-    console.result({"ok": True, "dry_run": True, "chained": told})
+    console.print_result({"ok": True, "dry_run": True, "chained": told})

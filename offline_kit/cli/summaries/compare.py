@@ -20,20 +20,20 @@ _MARKS = {"added": "+", "removed": "-", "renamed": ">", "moved": ">"}
 def show_verification(found: "Verification", console: Console) -> None:
     """Show what is on Kaggle as in the kit, and what is not, with what to do about it."""
     columns = ("part", "where", "version", "state", "private", "files", "as in the kit")
-    console.table(f"On {found.place}", columns, [_part_row(part) for part in found.parts])
+    console.show_table(f"On {found.place}", columns, [_part_row(part) for part in found.parts])
     for note in (note for part in found.parts for note in part.notes):
         console.note(note)
     if not found.problems:
-        console.lines([_agreement(found)])
-        console.result({"ok": True, **_verification_facts(found)})
+        console.print_lines([_agreement_lines(found)])
+        console.print_result({"ok": True, **_verification_facts(found)})
         return
     for problem in found.problems:
         console.warn(problem.what)
-    what = _disagreement(found)
+    what = _disagreement_lines(found)
     remedies = list(dict.fromkeys(problem.remedy for problem in found.problems))
-    console.lines([what, *(f"  {console.words(remedy)}" for remedy in remedies)])
+    console.print_lines([what, *(f"  {console.words(remedy)}" for remedy in remedies)])
     told = {"error": what, "hint": "; ".join(remedies), "details": [each.what for each in found.problems]}
-    console.result({"ok": False, **told, **_verification_facts(found)})
+    console.print_result({"ok": False, **told, **_verification_facts(found)})
 
 
 def _part_row(check: "PartCheck") -> tuple[str, ...]:
@@ -52,14 +52,14 @@ def _part_row(check: "PartCheck") -> tuple[str, ...]:
     )
 
 
-def _agreement(found: "Verification") -> str:
+def _agreement_lines(found: "Verification") -> str:
     entries = [entry for part in found.parts for entry in part.part.entries]
     how = "by their bytes" if found.deep else "by names, sizes and marker"
     more = f", and version {found.notebook.version} of the notebook" if found.notebook else ""
     return f"{found.place} has kit {found.kit[:12]} as it is on this disk: {len(entries)} files {how}{more}"
 
 
-def _disagreement(found: "Verification") -> str:
+def _disagreement_lines(found: "Verification") -> str:
     count = len(found.problems)
     return f"{count} difference{'' if count == 1 else 's'} between {found.place} and kit {found.kit[:12]}"
 
@@ -103,10 +103,10 @@ def _problem_facts(problems: "tuple[VerifyProblem, ...]") -> list[dict[str, str]
 def show_difference(found: "KitDifference", console: Console) -> None:
     """Show what differs between two kits, on stdout: it is what the command is for."""
     if found.is_identical:
-        console.lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
+        console.print_lines([f"identical: both are kit {found.new.kit.id[:12]}, with the same notebook"])
     else:
-        console.lines(list(_difference_lines(found)))
-    console.result({"ok": True, "same": found.is_identical, **_difference_facts(found)})
+        console.print_lines(list(_difference_lines(found)))
+    console.print_result({"ok": True, "same": found.is_identical, **_difference_facts(found)})
 
 
 def _difference_lines(found: "KitDifference") -> Iterator[str]:
@@ -115,21 +115,23 @@ def _difference_lines(found: "KitDifference") -> Iterator[str]:
         yield f"kit {new.id[:12]} in both, with another notebook"
     else:
         yield f"kit {old.id[:12]} -> {new.id[:12]}"
-    yield from (f"{each.name}: {_value(each.before)} -> {_value(each.after)}" for each in found.target)
-    yield from _section("Packages", [_package_line(each) for each in found.packages])
-    yield from _section("From the image", [_package_line(each) for each in found.provided])
+    yield from (
+        f"{each.name}: {_shown_value(each.before)} -> {_shown_value(each.after)}" for each in found.target
+    )
+    yield from _section_lines("Packages", [_package_line(each) for each in found.packages])
+    yield from _section_lines("From the image", [_package_line(each) for each in found.provided])
     own = [
         line
         for each in found.own
         for line in (_package_line(each), *(f"    {_file_line(file)}" for file in each.files))
     ]
-    yield from _section("Own code", [*own, *map(_file_line, found.sources)])
-    yield from _section("Checkpoints", list(map(_file_line, found.checkpoints)))
-    yield from _section("Other files", list(map(_file_line, found.other)))
-    yield from _section("Notebook", list(_notebook_lines(found.notebook)))
+    yield from _section_lines("Own code", [*own, *map(_file_line, found.sources)])
+    yield from _section_lines("Checkpoints", list(map(_file_line, found.checkpoints)))
+    yield from _section_lines("Other files", list(map(_file_line, found.other)))
+    yield from _section_lines("Notebook", list(_notebook_lines(found.notebook)))
 
 
-def _section(title: str, lines: list[str]) -> list[str]:
+def _section_lines(title: str, lines: list[str]) -> list[str]:
     return [title, *(f"  {line}" for line in lines)] if lines else []
 
 
@@ -155,13 +157,13 @@ def _notebook_lines(change: "NotebookChange") -> Iterator[str]:
     for title, what in change.cells:
         yield f"{_MARKS.get(what, '~')} cell {title}"
     for each in change.metadata:
-        yield f"~ {each.name}: {_value(each.before)} -> {_value(each.after)}"
+        yield f"~ {each.name}: {_shown_value(each.before)} -> {_shown_value(each.after)}"
     yield from change.text[:SHORT]
     if len(change.text) > SHORT:
         yield f"... and {len(change.text) - SHORT} more lines: --json has them all"
 
 
-def _value(value: object) -> str:
+def _shown_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return "none" if value in (None, "") else str(value)

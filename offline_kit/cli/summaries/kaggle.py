@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from offline_kit.kaggle.push.submission_plan import SubmitPlan
     from offline_kit.project.types import Kit, KitPart
     from offline_kit.rehearsal.rehearse import Rehearsal
-    from offline_kit.workflow.kaggle_rehearsal import Rehearsed
-    from offline_kit.workflow.kaggle_session import Ran
-    from offline_kit.workflow.remote_status import Piece, Whereabouts
-    from offline_kit.workflow.ship import Outcome, Shipped
+    from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal
+    from offline_kit.workflow.kaggle_session import NotebookRun
+    from offline_kit.workflow.remote_status import RemotePart, RemoteStatus
+    from offline_kit.workflow.ship import ShipResult, SubmissionOutcome
     from offline_kit.workflow.ship_plan import ShipPlan
 
 Done = tuple["Sequence[PushedPart]", "PushedNotebook | None", "Ran | None"]
@@ -37,7 +37,7 @@ def show_push_plan(
         console.warn(line)
     console.step("nothing was sent")
     told = {**_push_plan(plan, notebook), "disturbed": list(disturbed)}
-    console.result({"ok": True, "dry_run": True, "kit": plan.kit_id, **told})
+    console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **told})
 
 
 def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
@@ -54,7 +54,7 @@ def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: C
     ]
     if notebook:
         rows.append(("notebook", notebook.notebook.ref, notebook.action, "", "", notebook.reason))
-    console.table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
+    console.show_table("A push would", ["part", "to", "do", "files", "bytes", "why"], rows)
     for part in plan.parts:
         for name in part.dropped_files:
             console.note(f"'{part.ref}' would lose '{name}'")
@@ -104,10 +104,10 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
     made = plan.submission
     if made.request.version:
         title = "This would be submitted" if made.existing is None else "Submitted already"
-        console.facts(title, list(made.list_facts()))
+        console.show_facts(title, list(made.list_facts()))
     else:
         rows = [row for row in made.list_facts() if row[0] not in ("notebook", "message")]
-        console.facts("To be submitted when its run is complete", rows)
+        console.show_facts("To be submitted when its run is complete", rows)
     console.step("nothing was built, sent or submitted")
     told = {
         "build": build,
@@ -119,7 +119,7 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
         "disturbed": list(plan.disturbed),
         "submission": _submit_plan(made),
     }
-    console.result({"ok": True, "dry_run": True, **told})
+    console.print_result({"ok": True, "dry_run": True, **told})
 
 
 def show_push(
@@ -132,20 +132,20 @@ def show_push(
     parts, notebook, ran = done
     _say_parts(parts, console)
     if notebook:
-        console.lines([_notebook_line(notebook, ran)])
+        console.print_lines([_notebook_line(notebook, ran)])
     for note in ran.notes if ran else ():
         console.note(note)
-    told = _notebook(notebook, ran, account) if notebook else None
-    console.result({"ok": True, "kit": kit.id, "parts": _parts(parts, account), "notebook": told})
+    told = _notebook_facts(notebook, ran, account) if notebook else None
+    console.print_result({"ok": True, "kit": kit.id, "parts": _part_facts(parts, account), "notebook": told})
 
 
 def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
     """Show what would be submitted."""
-    console.facts(
+    console.show_facts(
         "This would be submitted" if plan.existing is None else "Submitted already", list(plan.list_facts())
     )
     console.step("nothing was submitted")
-    console.result({"ok": True, "dry_run": True, "submission": _submit_plan(plan)})
+    console.print_result({"ok": True, "dry_run": True, "submission": _submit_plan(plan)})
 
 
 def _submit_plan(plan: "SubmitPlan") -> dict[str, Any]:
@@ -163,33 +163,33 @@ def _submit_plan(plan: "SubmitPlan") -> dict[str, Any]:
     }
 
 
-def show_outcome(outcome: "Outcome", account: "Account", console: Console) -> None:
+def show_outcome(outcome: "SubmissionOutcome", account: "Account", console: Console) -> None:
     """Show what became of a submission."""
-    console.lines(_outcome_lines(outcome, account))
-    console.result({"ok": True, "submission": _outcome(outcome, account)})
+    console.print_lines(_outcome_lines(outcome, account))
+    console.print_result({"ok": True, "submission": _outcome_facts(outcome, account)})
 
 
-def show_shipped(shipped: "Shipped", account: "Account", console: Console) -> None:
+def show_shipped(shipped: "ShipResult", account: "Account", console: Console) -> None:
     """Show where a kit is, and its submission."""
     _say_parts(shipped.pushed, console)
-    console.lines(
+    console.print_lines(
         [_notebook_line(shipped.ran.pushed, shipped.ran), *_outcome_lines(shipped.outcome, account)]
     )
     kit = shipped.built.kit
-    console.result(
+    console.print_result(
         {
             "ok": True,
             "kit": kit.id,
             "changed": shipped.built.changed,
-            "rehearsal": _rehearsal(shipped.rehearsal),
-            "parts": _parts(shipped.pushed, account),
-            "notebook": _notebook(shipped.ran.pushed, shipped.ran, account),
-            "submission": _outcome(shipped.outcome, account),
+            "rehearsal": _rehearsal_facts(shipped.rehearsal),
+            "parts": _part_facts(shipped.pushed, account),
+            "notebook": _notebook_facts(shipped.ran.pushed, shipped.ran, account),
+            "submission": _outcome_facts(shipped.outcome, account),
         }
     )
 
 
-def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) -> None:
+def show_rehearsed(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
     """Show how a rehearsal on Kaggle went, and what it lets expect."""
     ran = passed.ran
     rows_told = f" ({passed.rows} row{'s' * (passed.rows != 1)})" if passed.rows else ""
@@ -199,35 +199,39 @@ def show_rehearsed(passed: "Rehearsed", account: "Account", console: Console) ->
         ("submission", f"{ran.submission or 'none'}{rows_told}"),
         ("log", str(ran.log)),
     ]
-    if passed.forecast:
+    if passed.forecast_rows:
         limit = f"{passed.limit / 3600:g} h, the limit of a run,"
-        rows.append(("forecast", f"{limit} should be enough for {passed.forecast} rows or more"))
+        rows.append(("forecast", f"{limit} should be enough for {passed.forecast_rows} rows or more"))
     for note in passed.notes:
         console.note(note)
-    console.facts("Rehearsal passed", rows)
-    told = {**_notebook(ran.pushed, ran, account), "rows": passed.rows, "rows_in_limit": passed.forecast}
-    console.result({"ok": True, "place": account.server_name, "rehearsal": told})
+    console.show_facts("Rehearsal passed", rows)
+    told = {
+        **_notebook_facts(ran.pushed, ran, account),
+        "rows": passed.rows,
+        "rows_in_limit": passed.forecast_rows,
+    }
+    console.print_result({"ok": True, "place": account.server_name, "rehearsal": told})
 
 
-def whereabouts_lines(there: "Iterable[Whereabouts]", kit: "Kit | None") -> list[str]:
+def whereabouts_lines(there: "Iterable[RemoteStatus]", kit: "Kit | None") -> list[str]:
     """Return what is at each Kaggle, for a person."""
     lines = []
     for one in there:
         seen = "now" if one.looked else f"as seen last, {one.at}" if one.at else "as seen last"
         lines.append(f"{one.place:<11} as '{one.account}', {seen}")
-        lines += [f"  {piece.name:<11} {_piece(piece, kit)}" for piece in one.pieces]
+        lines += [f"  {piece.name:<11} {_part_line(piece, kit)}" for piece in one.pieces]
         if one.run:
             lines.append(f"  last run    {_run_line(one.run)}")
         lines += [f"  submitted   {_entry_line(entry)}" for entry in one.submissions]
     return lines or ["Kaggle      nothing was pushed from here; --to kaggle looks"]
 
 
-def whereabouts_facts(there: "Iterable[Whereabouts]") -> list[dict[str, Any]]:
+def whereabouts_facts(there: "Iterable[RemoteStatus]") -> list[dict[str, Any]]:
     """Return what is at each Kaggle, for a script."""
     return [asdict(one) for one in there]
 
 
-def _piece(piece: "Piece", kit: "Kit | None") -> str:
+def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
     if not piece.version:
         return f"{piece.ref}: not there"
     holds = piece.holds
@@ -251,44 +255,46 @@ def _entry_line(entry: "LedgerEntry") -> str:
 
 
 def _say_parts(parts: "Iterable[PushedPart]", console: Console) -> None:
-    console.lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
+    console.print_lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
 
 
-def _parts(parts: "Iterable[PushedPart]", account: "Account") -> list[dict[str, Any]]:
+def _part_facts(parts: "Iterable[PushedPart]", account: "Account") -> list[dict[str, Any]]:
     return [
         {
             "part": each.part,
             "dataset": each.ref,
             "version": each.version,
             "action": each.action.value,
-            "url": _page(each.url, account),
+            "url": _kaggle_page(each.url, account),
         }
         for each in parts
     ]
 
 
-def _notebook_line(pushed: "PushedNotebook", ran: "Ran | None") -> str:
+def _notebook_line(pushed: "PushedNotebook", ran: "NotebookRun | None") -> str:
     time = f", ran in {ran.seconds:.1f} s" if ran else ""
     return f"{pushed.ref} version {pushed.version}: {_NOTEBOOK[pushed.action]}{time}"
 
 
-def _page(url: str, account: "Account") -> str | None:
+def _kaggle_page(url: str, account: "Account") -> str | None:
     """Return a page on Kaggle; a local one has none that is worth a look."""
     return url if account.server_name == "Kaggle" else None
 
 
-def _rehearsal(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
+def _rehearsal_facts(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any] | None:
     if one is None or isinstance(one, dict):
         return one
     return {name: getattr(one, name) for name in one.__dataclass_fields__} | {"passed": True}
 
 
-def _notebook(pushed: "PushedNotebook", ran: "Ran | None", account: "Account") -> dict[str, Any]:
+def _notebook_facts(
+    pushed: "PushedNotebook", ran: "NotebookRun | None", account: "Account"
+) -> dict[str, Any]:
     told: dict[str, Any] = {
         "notebook": pushed.ref,
         "version": pushed.version,
         "action": pushed.action,
-        "url": _page(pushed.url, account),
+        "url": _kaggle_page(pushed.url, account),
     }
     if ran:
         told |= {
@@ -300,13 +306,13 @@ def _notebook(pushed: "PushedNotebook", ran: "Ran | None", account: "Account") -
     return told
 
 
-def _outcome_lines(outcome: "Outcome", account: "Account") -> list[str]:
+def _outcome_lines(outcome: "SubmissionOutcome", account: "Account") -> list[str]:
     made = outcome.submitted
     done = "submitted already, nothing was submitted again" if made.existed_before else "submitted"
     lines = [f"submission {made.ref}, notebook version {made.version}: {done}"]
     scored = outcome.scored or outcome.plan.existing
     if scored and scored.state == "complete":
-        lines.append(f"score {scored.public_score or '(none told)'}{_private(scored.private_score)}")
+        lines.append(f"score {scored.public_score or '(none told)'}{_private_score(scored.private_score)}")
     else:
         lines.append(
             f"the score may take hours: the same command with --wait waits for it, {account.server_name} shows it too"
@@ -314,11 +320,11 @@ def _outcome_lines(outcome: "Outcome", account: "Account") -> list[str]:
     return lines
 
 
-def _private(score: str) -> str:
+def _private_score(score: str) -> str:
     return f", private {score}" if score else ""
 
 
-def _outcome(outcome: "Outcome", account: "Account") -> dict[str, Any]:
+def _outcome_facts(outcome: "SubmissionOutcome", account: "Account") -> dict[str, Any]:
     made, scored = outcome.submitted, outcome.scored or outcome.plan.existing
     return {
         "ref": made.ref,

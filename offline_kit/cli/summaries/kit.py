@@ -13,19 +13,19 @@ from offline_kit.project.types import Checkpoint, CheckpointKind, Fate, Finding,
 if TYPE_CHECKING:
     # Only named: showing the images must not import what a build needs.
     from offline_kit.rehearsal.rehearse import Rehearsal
-    from offline_kit.workflow.pipeline import Built, Plan, Status
+    from offline_kit.workflow.pipeline import BuildPlan, BuildResult, LocalStatus
 
 
 def show_images(console: Console) -> None:
     """Show the built-in images."""
     known = images.load_built_in_images()
-    console.lines(
+    console.print_lines(
         [
             f"{item.name:<20} Python {item.python_minor}   {len(item.packages)} packages   {item.title}"
             for item in known
         ]
     )
-    console.result({"ok": True, "images": [_image_facts(item) for item in known]})
+    console.print_result({"ok": True, "images": [_image_facts(item) for item in known]})
 
 
 def show_image(name: str, package: str | None, console: Console) -> None:
@@ -34,8 +34,10 @@ def show_image(name: str, package: str | None, console: Console) -> None:
     if package:
         one = images.describe_package(shown, package)
         protected = "   protected: a kit replaces it only when told" if one.protected else ""
-        console.lines([f"{one.name}=={one.version or '(version not known)'}   in {shown.name}{protected}"])
-        console.result(
+        console.print_lines(
+            [f"{one.name}=={one.version or '(version not known)'}   in {shown.name}{protected}"]
+        )
+        console.print_result(
             {
                 "ok": True,
                 "image": shown.name,
@@ -46,9 +48,9 @@ def show_image(name: str, package: str | None, console: Console) -> None:
         )
         return
     facts = _image_facts(shown)
-    console.lines([f"{key}: {value}" for key, value in facts.items() if value])
-    console.lines(["", *(f"{item.name}=={item.version}" for item in images.describe_packages(shown))])
-    console.result({"ok": True, **facts, "packages": dict(shown.packages)})
+    console.print_lines([f"{key}: {value}" for key, value in facts.items() if value])
+    console.print_lines(["", *(f"{item.name}=={item.version}" for item in images.describe_packages(shown))])
+    console.print_result({"ok": True, **facts, "packages": dict(shown.packages)})
 
 
 def show_constraints(name: str, console: Console) -> None:
@@ -59,15 +61,15 @@ def show_constraints(name: str, console: Console) -> None:
         for one in images.describe_packages(shown)
         if one.version
     ]
-    console.lines([f"# {shown.name}, Python {shown.python}", *pins])
-    console.result({"ok": True, "image": shown.name, "python": shown.python, "constraints": pins})
+    console.print_lines([f"# {shown.name}, Python {shown.python}", *pins])
+    console.print_result({"ok": True, "image": shown.name, "python": shown.python, "constraints": pins})
 
 
 def show_captured(item: images.Image, path: Path, console: Console) -> None:
     """Show an image that was captured, and how it is used."""
     console.note(f"{item.title}, glibc {item.glibc[0]}.{item.glibc[1]}, {item.provenance}")
     console.step(f"written to '{path}'; build for it with --image {path}")
-    console.result({"ok": True, "file": str(path), **_image_facts(item)})
+    console.print_result({"ok": True, "file": str(path), **_image_facts(item)})
 
 
 def _image_facts(item: images.Image) -> dict[str, Any]:
@@ -83,7 +85,7 @@ def _image_facts(item: images.Image) -> dict[str, Any]:
     }
 
 
-def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
+def show_plan(plan: "BuildPlan", console: Console, *, final: bool = True) -> None:
     """Show what a build would put into the kit; `final` also prints the JSON object."""
     from offline_kit.kit.manifest import read_package_sizes
 
@@ -97,16 +99,16 @@ def show_plan(plan: "Plan", console: Console, *, final: bool = True) -> None:
     _show_checkpoints(plan.checkpoints, console)
     console.step(f"a build would write '{plan.config.out}' and '{plan.config.lock}'; nothing was written")
     if final:
-        console.result({"ok": True, "dry_run": True, **plan_facts(plan)})
+        console.print_result({"ok": True, "dry_run": True, **plan_facts(plan)})
 
 
-def plan_facts(plan: "Plan") -> dict[str, Any]:
+def plan_facts(plan: "BuildPlan") -> dict[str, Any]:
     """Return what a build would put into the kit, for a script."""
     weights = [{"name": one.original, "size": one.size, "sha256": one.sha256} for one in plan.checkpoints]
     return {**_freeze_facts(plan.freeze), "checkpoints": weights}
 
 
-def show_build(built: "Built", console: Console, *, final: bool = True, typed: str = "") -> None:
+def show_build(built: "BuildResult", console: Console, *, final: bool = True, typed: str = "") -> None:
     """Show the kit that was built; `final` also prints the JSON object and what to do next, with what was `typed`."""
     kit, contents = built.kit, built.contents
     sizes = {one.name: one.size for one in (*contents.wheelhouse.wheels, *contents.own.wheels)}
@@ -117,17 +119,17 @@ def show_build(built: "Built", console: Console, *, final: bool = True, typed: s
     _show_freeze(contents.freeze, sizes, console)
     own = [(wheel.filename, format_size(wheel.size)) for wheel in contents.own.wheels]
     own += [(source.original, format_size(source.path.stat().st_size)) for source in contents.own.sources]
-    console.table("Own code", ("file", "size"), own)
+    console.show_table("Own code", ("file", "size"), own)
     _show_checkpoints(contents.checkpoints, console)
     for line in built.advice:
         console.warn(line)
     _show_findings(built.findings, console)
     state = "built" if built.changed else "unchanged"
-    console.step(f"kit {kit.id[:12]} {state}: {_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)")
+    console.step(f"kit {kit.id[:12]} {state}: {_kit_extent(kit)} in '{kit.folder}' ({built.seconds:.1f} s)")
     if final:
         console.note(f"the notebook:  {kit.folder / 'notebook' / 'inference.ipynb'}")
         console.note(f"next:          offline-kit rehearse{typed}")
-        console.result(
+        console.print_result(
             {
                 "ok": True,
                 "changed": built.changed,
@@ -154,7 +156,7 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
     memory = (
         f"{format_size(passed.peak_memory)} ({passed.memory_by})" if passed.peak_memory else "not measured"
     )
-    rows_told = f" ({_count(passed.rows, 'row')})" if passed.rows else ""
+    rows_told = f" ({_count_words(passed.rows, 'row')})" if passed.rows else ""
     rows = [
         ("fidelity", passed.fidelity),
         ("sandbox", passed.sandbox),
@@ -168,21 +170,21 @@ def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
         console.note(f"differs from the image: {difference}")
     for note in passed.notes:
         console.note(note)
-    console.facts("Rehearsal passed", rows)
+    console.show_facts("Rehearsal passed", rows)
     console.step("the notebook runs with the internet off")
     facts = {name: getattr(passed, name) for name in passed.__dataclass_fields__}
-    console.result({"ok": True, "rehearsal": facts})
+    console.print_result({"ok": True, "rehearsal": facts})
 
 
-def status_lines(status: "Status", newer: Iterable[str] = ()) -> list[str]:
+def status_lines(status: "LocalStatus", newer: Iterable[str] = ()) -> list[str]:
     """Return what lies on disk, for a person; `newer` is what changed since the kit was built."""
     lines = [f"project     {status.config.project}"]
     if status.kit is None:
         lines.append(f"kit         none in '{status.config.out}': make one with 'offline-kit build'")
     else:
-        lines.append(f"kit         {status.kit.id[:12]}: {_extent(status.kit)} in '{status.kit.folder}'")
+        lines.append(f"kit         {status.kit.id[:12]}: {_kit_extent(status.kit)} in '{status.kit.folder}'")
         lines += [
-            f"  part      {part.name}: {part.id[:12]}, {_count(len(part.entries), 'file')}"
+            f"  part      {part.name}: {part.id[:12]}, {_count_words(len(part.entries), 'file')}"
             for part in status.kit.parts
         ]
         lines.append(f"rehearsal   {_rehearsal_line(status.rehearsal)}")
@@ -190,7 +192,7 @@ def status_lines(status: "Status", newer: Iterable[str] = ()) -> list[str]:
     return lines + [f"  problem   {problem}" for problem in status.problems]
 
 
-def status_facts(status: "Status", newer: Iterable[str] = ()) -> dict[str, Any]:
+def status_facts(status: "LocalStatus", newer: Iterable[str] = ()) -> dict[str, Any]:
     """Return what lies on disk, for a script."""
     kit = _kit_facts(status.kit) if status.kit else {"kit": None}
     return {
@@ -213,8 +215,8 @@ def _rehearsal_line(last: dict[str, Any] | None) -> str:
 
 def show_pruned(freed: int, console: Console) -> None:
     """Say what a clean-up of the cache freed."""
-    console.lines([f"freed {format_size(freed)}"])
-    console.result({"ok": True, "freed": freed})
+    console.print_lines([f"freed {format_size(freed)}"])
+    console.print_result({"ok": True, "freed": freed})
 
 
 def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> None:
@@ -223,23 +225,23 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
             pin.name,
             pin.version,
             format_size(sizes[pin.name]) if pin.name in sizes else "",
-            _asked(pin.asked_by),
+            _requested_by(pin.asked_by),
             pin.reason,
         )
         for pin in freeze.pins_with(Fate.BUNDLED)
     ]
-    console.table(
+    console.show_table(
         f"Bundled: {freeze.image} lacks them", ("package", "version", "size", "asked for by", "why"), bundled
     )
     provided = freeze.pins_with(Fate.PROVIDED)
     names = ", ".join(f"{pin.name} {pin.version}" for pin in provided)
     if provided:
-        console.note(f"{_count(len(provided), 'package')} provided by the image: {names}")
+        console.note(f"{_count_words(len(provided), 'package')} provided by the image: {names}")
     skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.pins_with(Fate.SKIPPED)]
-    console.table("Skipped", ("package", "version", "why"), skipped)
+    console.show_table("Skipped", ("package", "version", "why"), skipped)
     for one in freeze.replacements:
         console.warn(
-            f"{one.name} {one.version} replaces the image's {one.image_version} (asked for by {_asked(one.asked_by)})"
+            f"{one.name} {one.version} replaces the image's {one.image_version} (asked for by {_requested_by(one.asked_by)})"
             + (f"; it breaks {', '.join(one.breaks)}" if one.breaks else "")
         )
     for line in freeze.differences:
@@ -247,11 +249,11 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
 
 
 def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
-    rows = [(one.original, format_size(one.size), _kind(one)) for one in checkpoints]
-    console.table("Checkpoints", ("file", "size", "kind"), rows)
+    rows = [(one.original, format_size(one.size), _file_kind(one)) for one in checkpoints]
+    console.show_table("Checkpoints", ("file", "size", "kind"), rows)
 
 
-def _kind(checkpoint: Checkpoint) -> str:
+def _file_kind(checkpoint: Checkpoint) -> str:
     """Return what a file is: its format, or the framework whose own format that is."""
     from offline_kit.checkpoints.file_kinds import ClassifiedFile
     from offline_kit.checkpoints.frameworks import framework_table
@@ -264,18 +266,18 @@ def _kind(checkpoint: Checkpoint) -> str:
     return found.title if found else str(checkpoint.kind)
 
 
-def _asked(names: tuple[str, ...]) -> str:
+def _requested_by(names: tuple[str, ...]) -> str:
     names = tuple(name.replace(" ", "\u00a0") for name in names)  # "-r requirements.in" stays in one line
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _count(number: int, noun: str) -> str:
+def _count_words(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _extent(kit: Kit) -> str:
+def _kit_extent(kit: Kit) -> str:
     entries = [entry for part in kit.parts for entry in part.entries]
-    return f"{_count(len(entries), 'file')}, {format_size(sum(entry.size for entry in entries))}"
+    return f"{_count_words(len(entries), 'file')}, {format_size(sum(entry.size for entry in entries))}"
 
 
 def _kit_facts(kit: Kit) -> dict[str, Any]:

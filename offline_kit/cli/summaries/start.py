@@ -8,12 +8,12 @@ from offline_kit.cli.console import Console
 if TYPE_CHECKING:
     from offline_kit.init.detect import ConfigProposal
     from offline_kit.init.proposal import Setting
-    from offline_kit.workflow.doctor import Finding
+    from offline_kit.workflow.doctor import CheckFinding
 
 
 def show_proposal(proposal: "ConfigProposal", console: Console) -> None:
     """Show the lines that are to be written, and what the person should know."""
-    console.lines(proposal.block.splitlines())
+    console.print_lines(proposal.block.splitlines())
     for note in proposal.notes:
         console.note(note)
     for one in proposal.missing_settings:
@@ -31,14 +31,14 @@ def show_init(
         console.note(f"next:          offline-kit build{typed} --dry-run")
     else:
         console.step(f"this would go into '{proposal.file}'; nothing was written")
-    console.result(
+    console.print_result(
         {
             "ok": True,
             "dry_run": dry_run,
             "written": written,
             "file": str(proposal.file),
             "text": proposal.block,
-            "settings": {one.key: _facts(one) for one in proposal.settings},
+            "settings": {one.key: _finding_facts(one) for one in proposal.settings},
             "kept": list(proposal.existing_keys),
             "missing": [one.key for one in proposal.missing_settings],
             "notes": list(proposal.notes),
@@ -46,14 +46,14 @@ def show_init(
     )
 
 
-def _facts(one: "Setting") -> dict[str, Any]:
+def _finding_facts(one: "Setting") -> dict[str, Any]:
     return {"value": one.value, "why": one.reason, "more": list(one.comments)}
 
 
 _SIGNS = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
 
 
-def show_findings(findings: "Sequence[Finding]", console: Console) -> None:
+def show_findings(findings: "Sequence[CheckFinding]", console: Console) -> None:
     """Show what every check said, each with its remedy."""
     wide = max((len(one.title) for one in findings), default=0)
     lines = []
@@ -62,7 +62,7 @@ def show_findings(findings: "Sequence[Finding]", console: Console) -> None:
         inner = " " * (wide + 14)
         lines += [f"{inner}{detail}" for detail in one.said.details]
         lines += [f"{inner}→ {one.said.remedy}"] if one.said.remedy else []
-    console.lines([console.words(line) for line in lines])
+    console.print_lines([console.words(line) for line in lines])
     states = [str(one.said.state) for one in findings]
     failed, warned = states.count("failed"), states.count("warning")
     words = [f"{failed} failed" if failed else "", f"{warned} to look at" if warned else ""]
@@ -78,4 +78,4 @@ def show_findings(findings: "Sequence[Finding]", console: Console) -> None:
         }
         for one in findings
     ]
-    console.result({"ok": not failed, "checks": checks})
+    console.print_result({"ok": not failed, "checks": checks})

@@ -10,7 +10,7 @@ from offline_kit.project.config import Config
 from offline_kit.project.images import Image
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """How a check ended."""
 
     OK = "ok"
@@ -23,12 +23,12 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
+class CheckResult:
     """What a check says."""
 
     what: str
     """What was found, in one line."""
-    state: State = State.OK
+    state: CheckState = CheckState.OK
     """How it ended."""
     remedy: str = ""
     """What to do about it; empty where it is good."""
@@ -37,7 +37,7 @@ class Said:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ground:
+class CheckContext:
     """What the checks look at, gathered once."""
 
     project: Path
@@ -56,16 +56,16 @@ class Ground:
     """Hears what takes long."""
 
     @property
-    def settings(self) -> Config:
+    def loaded_config(self) -> Config:
         """The configuration, for checks that are run only where there is one."""
         if self.config is None:
             raise AssertionError("a check that needs the configuration was run without one")
         return self.config
 
     @property
-    def light(self) -> Config:
+    def config_without_slimming(self) -> Config:
         """The configuration without what makes checkpoints lighter: that takes minutes and a torch, too long here."""
-        return replace(self.settings, slim=False, precision="keep", weights_format="keep")
+        return replace(self.loaded_config, slim=False, precision="keep", weights_format="keep")
 
     @property
     def notebook_table(self) -> str:
@@ -74,18 +74,18 @@ class Ground:
         return "[tool.offline-kit.notebook]" if nested else "[notebook]"
 
     @property
-    def target(self) -> Image:
+    def loaded_image(self) -> Image:
         """The image, for checks that are run only where it is known."""
         if self.image is None:
             raise AssertionError("a check that needs the image was run without one")
         return self.image
 
 
-def warning(what: str, remedy: str, *details: str) -> Said:
+def warn_result(what: str, remedy: str, *details: str) -> CheckResult:
     """Say that something will not work, which not everybody needs."""
-    return Said(what=what, state=State.WARNING, remedy=remedy, details=details)
+    return CheckResult(what=what, state=CheckState.WARNING, remedy=remedy, details=details)
 
 
-def failed(what: str, remedy: str, *details: str) -> Said:
+def fail_result(what: str, remedy: str, *details: str) -> CheckResult:
     """Say that a build or a rehearsal will not work."""
-    return Said(what=what, state=State.FAILED, remedy=remedy, details=details)
+    return CheckResult(what=what, state=CheckState.FAILED, remedy=remedy, details=details)

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from offline_kit.core.files import format_size
-from offline_kit.workflow.checks.check_types import Ground, Said, failed, warning
+from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, fail_result, warn_result
 
 LEAST = 500_000_000
 """Bytes below which hardly any build gets through."""
@@ -13,13 +13,13 @@ COMFORTABLE = 5_000_000_000
 """Bytes that downloads, an environment of the image's versions, and a kit take together."""
 
 
-def run(ground: Ground) -> Said:
+def run_check(ground: CheckContext) -> CheckResult:
     """Look at the places of the kit and of the cache: whether they can be written to, and what is free there."""
     out = ground.config.out if ground.config else ground.project
-    places = {_existing(ground.cache), _existing(out)}
+    places = {_existing_parent(ground.cache), _existing_parent(out)}
     closed = [str(place) for place in sorted(places) if not place.is_dir() or not os.access(place, os.W_OK)]
     if closed:
-        return failed(
+        return fail_result(
             f"cannot write below {', '.join(map(repr, closed))}",
             "make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
         )
@@ -28,10 +28,10 @@ def run(ground: Ground) -> Said:
     said = f"{format_size(free[tightest])} free below '{tightest}'"
     remedy = "free some space ('offline-kit cache prune' may help), or set OFFLINE_KIT_CACHE to another disk"
     if free[tightest] < LEAST:
-        return failed(said, remedy)
-    return warning(f"only {said}", remedy) if free[tightest] < COMFORTABLE else Said(what=said)
+        return fail_result(said, remedy)
+    return warn_result(f"only {said}", remedy) if free[tightest] < COMFORTABLE else CheckResult(what=said)
 
 
-def _existing(place: Path) -> Path:
+def _existing_parent(place: Path) -> Path:
     """Return the nearest thing above a place that is there."""
     return next(above for above in (place, *place.parents) if above.exists())

@@ -4,46 +4,48 @@ from offline_kit.core import files
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.project.types import NotebookSettings
 from offline_kit.workflow import model_files, pipeline
-from offline_kit.workflow.checks.check_types import Ground, Said, State, warning
+from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, CheckState, warn_result
 
 
-def run(ground: Ground) -> Said:
+def run_check(ground: CheckContext) -> CheckResult:
     """Check what a build checks first; raises for what it would refuse.
 
     The template is the one that a build uses: where none is named, the checkpoints decide.
     """
-    config = ground.settings
+    config = ground.loaded_config
     pipeline.check_notebook(config)
     if config.notebook.source:
         what = f"adopted from '{config.notebook.source}'"
     else:
-        settings = _decided(ground)
+        settings = _settings_of_build(ground)
         if settings is None:
-            return Said(
-                what="the checkpoints decide its template, once they are in order", state=State.SKIPPED
+            return CheckResult(
+                what="the checkpoints decide its template, once they are in order", state=CheckState.SKIPPED
             )
         if settings.template == "plain":
-            return warning(
+            return warn_result(
                 "the template 'plain' restores the kit and predicts nothing",
                 'set task = "tabular", "images" or "text" for models that a framework loads, or model and data, '
                 f"or function, in {ground.notebook_table}",
             )
         what = f"template '{settings.template}'"
     if not config.competition:
-        return warning(
+        return warn_result(
             f"{what}, and no competition is named: its data will not be attached",
             'set competition = "slug", the last part of its address',
         )
-    return Said(what=f"{what} for '{config.competition}'")
+    return CheckResult(what=f"{what} for '{config.competition}'")
 
 
-def _decided(ground: Ground) -> NotebookSettings | None:
+def _settings_of_build(ground: CheckContext) -> NotebookSettings | None:
     """Return the notebook's settings with the template of a build; None where unsound checkpoints would decide it."""
-    config = ground.settings
+    config = ground.loaded_config
     if not config.checkpoints or config.notebook.template != "plain" or not config.notebook.automatic:
         return config.notebook
     try:
-        seen = model_files.look(ground.light, ground.target, cache=files.make_folder(ground.cache))
+        seen = model_files.inspect_model_files(
+            ground.config_without_slimming, ground.loaded_image, cache=files.make_folder(ground.cache)
+        )
     except OfflineKitError:
         return None  # K204 says why
     return seen.config.notebook

@@ -2,19 +2,23 @@
 
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.workflow import pipeline
-from offline_kit.workflow.checks.check_types import Ground, Said, State, warning
+from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, CheckState, warn_result
 
 
-def run(ground: Ground) -> Said:
+def run_check(ground: CheckContext) -> CheckResult:
     """Read the code that travels, as a build does; nothing is imported or built."""
     try:
-        found = pipeline.static_findings(ground.settings)
+        found = pipeline.static_findings(ground.loaded_config)
     except OfflineKitError:
-        return Said(what="not before its references are in order", state=State.SKIPPED)  # K205 says why
+        return CheckResult(
+            what="not before its references are in order", state=CheckState.SKIPPED
+        )  # K205 says why
     if not found:
-        return Said(what="nothing in it needs the internet, and the data class keeps the template's contract")
+        return CheckResult(
+            what="nothing in it needs the internet, and the data class keeps the template's contract"
+        )
     lines = tuple(f"'{each.about}' {each.what}" for each in found)
     remedies = "; ".join(dict.fromkeys(each.remedy for each in found if each.remedy))
-    return warning(
+    return warn_result(
         lines[0] if len(lines) == 1 else f"{len(lines)} problems", remedies, *lines[1 - (len(lines) > 1) :]
     )

@@ -2,19 +2,21 @@
 
 from offline_kit.packages.freeze import lock_files, requirement_inputs
 from offline_kit.workflow import freeze_request
-from offline_kit.workflow.checks.check_types import Ground, Said, warning
+from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, warn_result
 
 
-def run(ground: Ground) -> Said:
+def run_check(ground: CheckContext) -> CheckResult:
     """Read what the project asks for, without asking an index; raises for lines that cannot be read."""
-    config = ground.settings
+    config = ground.loaded_config
     plain = [path for path in config.requirements if not lock_files.is_lock_file(path)]
     found = requirement_inputs.read_requirement_files(
         plain, freeze_request.of_project(config), project=config.project, env=ground.env
     )
-    lock_files.read_lock_files([*config.locks, *found.compiled_files], ground.target.marker_environment())
+    lock_files.read_lock_files(
+        [*config.locks, *found.compiled_files], ground.loaded_image.marker_environment()
+    )
     if not found.requirements and not config.packages and not config.locks:
-        return warning(
+        return warn_result(
             "nothing is asked for: the kit would hold own code and checkpoints alone",
             'name what predicting needs, like requirements = ["requirements.in"]',
         )
@@ -25,4 +27,4 @@ def run(ground: Ground) -> Said:
     sources += ["[project].dependencies"] * config.project_dependencies
     sources += ["what the own packages ask for"] * bool(config.packages)
     number = len(found.requirements)
-    return Said(what=f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")
+    return CheckResult(what=f"{number} requirement{'s' * (number != 1)}: {', '.join(sources) or 'none'}")

@@ -8,14 +8,14 @@ from offline_kit.notebook import rendering, scripts
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import TITLE_LENGTH, make_slug
-from offline_kit.workflow.remote_build.build_request import Asked
+from offline_kit.workflow.remote_build.build_request import RemoteRequest
 
 TEMPLATE = "wheelhouse"
 _RUNTIME = ("kit_capture", "kit_wheelhouse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RemoteJob:
     """What is to be run where."""
 
     config: Config
@@ -24,17 +24,17 @@ class Job:
     """Whose account runs it."""
     where: str
     """"Kaggle" or "the local Kaggle", for the image file."""
-    asked: Asked | None = None
+    asked: RemoteRequest | None = None
     """What to make; None: only the image is captured, with the internet off."""
 
 
-def image_name(job: Job) -> str:
+def image_name(job: RemoteJob) -> str:
     """Return the name of the image that is captured."""
     kind = "gpu" if find_machine_shape(job.config.accelerator) else "cpu"
     return f"{'kaggle' if job.where == 'Kaggle' else 'local-kaggle'}-captured-{kind}"
 
 
-def new_notebook(job: Job) -> NewNotebook:
+def new_notebook(job: RemoteJob) -> NewNotebook:
     """Render the job's notebook: private, and with the internet on only where packages are to be downloaded."""
     words = " wheelhouse" if job.asked else " image"
     title = job.config.name[: TITLE_LENGTH[1] - len(words)].strip() + words
@@ -42,14 +42,14 @@ def new_notebook(job: Job) -> NewNotebook:
     return NewNotebook(
         ref=f"{job.username}/{make_slug(title)}",
         title=title,
-        text=render(job, title),
+        text=render_job(job, title),
         gpu=bool(shape),
         machine_shape=shape,
         internet=job.asked is not None,
     )
 
 
-def render(job: Job, title: str) -> str:
+def render_job(job: RemoteJob, title: str) -> str:
     """Return the notebook's text."""
     wants = job.asked
     modules = _RUNTIME if wants else _RUNTIME[:1]

@@ -19,7 +19,7 @@ _VARIABLE = re.compile(r"\$\{\w+\}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RemoteRequest:
     """What is to be made of which requirements."""
 
     requirements: tuple[str, ...]
@@ -36,19 +36,22 @@ class Asked:
     """Packages that do not travel."""
 
     @property
-    def digest(self) -> str:
+    def request_digest(self) -> str:
         """The hex digest of all of it."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-def asked(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Asked:
+def build_request(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> RemoteRequest:
     """Return what to ask for; `image` is the one that is assumed, `own` names the project's own packages.
 
     Raises ProjectError with every requirement that cannot travel as text: a path on this machine, an
     address with a password or a query, a variable that is not set.
     """
     read = gather_inputs(request, image, own)
-    problems = [*_index_problems(read), *(line for one in read.direct_references for line in _problems(one))]
+    problems = [
+        *_index_problems(read),
+        *(line for one in read.direct_references for line in _line_problems(one)),
+    ]
     if problems:
         raise ProjectError(
             "some requirements cannot go to Kaggle as text",
@@ -56,8 +59,8 @@ def asked(request: FreezeRequest, image: Image, own: tuple[str, ...]) -> Asked:
             details=problems,
         )
     replace = read.policy.replace | read.policy.include
-    return Asked(
-        requirements=(*_options(read), *sorted({*_lines(read, request.project)})),
+    return RemoteRequest(
+        requirements=(*_index_options(read), *sorted({*_requirement_lines(read, request.project)})),
         constraints=tuple(sorted(one.requirement for one in read.constraints)),
         preferred=tuple((name, pin.version) for name, pin in sorted(read.lock.pins.items())),
         protected=tuple(sorted({*image.protected, *image.accelerator_families} - replace)),
@@ -76,7 +79,7 @@ def index_note(settings: IndexSettings) -> str:
     )
 
 
-def _lines(read: FreezeInputs, project: Path) -> Iterator[str]:
+def _requirement_lines(read: FreezeInputs, project: Path) -> Iterator[str]:
     # pip there has no way to leave out what a package asks for; what the files ask for it need not see.
     yield from (one.requirement for one in read.requirements if one.name not in read.policy.exclude)
     for one in read.direct_references:
@@ -89,7 +92,7 @@ def _lines(read: FreezeInputs, project: Path) -> Iterator[str]:
             )
 
 
-def _options(read: FreezeInputs) -> Iterator[str]:
+def _index_options(read: FreezeInputs) -> Iterator[str]:
     options = read.index_options
     if options.index_url:
         yield f"--index-url {options.index_url}"
@@ -101,22 +104,22 @@ def _index_problems(read: FreezeInputs) -> Iterator[str]:
     options = read.index_options
     for place in (options.index_url, *options.extra_index_urls, *options.find_links):
         shown = direct_references.strip_credentials(place)
-        if problem := _secret(place):
+        if problem := _secret_in_address(place):
             yield f"the index '{shown}' {problem}"
         elif place and not place.startswith(("https://", "http://")):
             yield f"'{place}' is a folder of this machine"
 
 
-def _problems(one: RequirementLine) -> Iterator[str]:
+def _line_problems(one: RequirementLine) -> Iterator[str]:
     if one.direct is None:
         return
     if one.direct.kind not in ("git", "url") or one.direct.location.startswith("file:"):
         yield f"{one.position}: a {one.direct.kind} on this machine"
-    elif problem := _secret(one.direct.location):
+    elif problem := _secret_in_address(one.direct.location):
         yield f"{one.position}: '{direct_references.strip_credentials(one.direct.location)}' {problem}"
 
 
-def _secret(address: str) -> str:
+def _secret_in_address(address: str) -> str:
     """Return why an address may not go to Kaggle; "" where nothing in it can be a secret."""
     if unset := _VARIABLE.search(address):
         return f"names the variable {unset[0]}, which is not set here"

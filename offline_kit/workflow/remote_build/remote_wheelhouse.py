@@ -32,7 +32,7 @@ _MAKES = "makes it, or fetches what is there already"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class WheelhouseRecord:
     """Where the project's wheelhouse is."""
 
     notebook: str
@@ -51,21 +51,21 @@ class Record:
     """Whether it lies at a local Kaggle."""
 
     @property
-    def home(self) -> str:
+    def source_address(self) -> str:
         """The source that the offline notebook attaches."""
         return f"notebook:{self.notebook}"
 
     @property
-    def key(self) -> str:
+    def cache_key(self) -> str:
         """The name of its folder in the cache."""
         return f"{self.part[:24]}-{self.image[:12]}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class House:
+class RemoteWheelhouse:
     """The wheelhouse itself."""
 
-    record: Record
+    record: WheelhouseRecord
     """Where it is on Kaggle."""
     part: KitPart
     """Its files, as their manifest there says."""
@@ -75,7 +75,7 @@ class House:
     """The image that it was made for, as it was captured."""
 
     @property
-    def wheels(self) -> Wheelhouse:
+    def list_wheels(self) -> Wheelhouse:
         """Its wheels, with their original names; each path is that of an outline."""
         found = []
         for entry in self.part.entries:
@@ -94,15 +94,15 @@ class House:
             )
         return Wheelhouse(wheels=tuple(sorted(found, key=lambda wheel: wheel.filename)))
 
-    def freeze(self, requirements: tuple[str, ...]) -> Freeze:
+    def freeze_of(self, requirements: tuple[str, ...]) -> Freeze:
         """Return its pins, and those of the image that its packages and the project's requirements ask for."""
-        wheels = {wheel.name: wheel for wheel in self.wheels.wheels}
+        wheels = {wheel.name: wheel for wheel in self.list_wheels.wheels}
         asks: dict[str, dict[str, set[str]]] = {}
-        for name, by, line in _asks(requirements, wheels, self.image):
+        for name, by, line in _list_requirements(requirements, wheels, self.image):
             known = asks.setdefault(name, {"by": set(), "lines": set()})
             known["by"].add(by)
             known["lines"].add(line)
-        pins = [_pin(name, asks.get(name), wheels, self.image) for name in sorted({*asks, *wheels})]
+        pins = [_pin_package(name, asks.get(name), wheels, self.image) for name in sorted({*asks, *wheels})]
         text = "".join(f"{pin.name}=={pin.version}\n" for pin in pins if pin.fate is Fate.BUNDLED)
         head = f"# made by offline-kit, on Kaggle: {self.record.notebook}, version {self.record.version}\n"
         return Freeze(
@@ -116,18 +116,18 @@ class House:
         )
 
 
-def write(record: Record, project: Path) -> None:
+def write_record(record: WheelhouseRecord, project: Path) -> None:
     """Write the record beside the project."""
     told = {"format": _FORMAT, **vars(record)}
     files.write_atomic(project / RECORD, json.dumps(told, indent=1) + "\n")
 
 
-def read(project: Path) -> Record | None:
+def read_record(project: Path) -> WheelhouseRecord | None:
     """Return the project's record, None where there is none; ProjectError for one that is damaged."""
     path = project / RECORD
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        return Record(
+        return WheelhouseRecord(
             notebook=str(told["notebook"]),
             version=int(told["version"]),
             asked=str(told["asked"]),
@@ -141,22 +141,22 @@ def read(project: Path) -> Record | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(
             f"'{path}' cannot be read: {error}",
-            hint=f"bring it back, or remove it; {again(local=False)} {_MAKES}",
+            hint=f"bring it back, or remove it; {rebuild_command(local=False)} {_MAKES}",
         ) from error
 
 
-def place(record: Record, cache: Path) -> Path:
+def cache_folder(record: WheelhouseRecord, cache: Path) -> Path:
     """Return where that lies here which a wheelhouse is known by, or would."""
-    return cache / "outlines" / record.key
+    return cache / "outlines" / record.cache_key
 
 
-def load(record: Record, cache: Path) -> House:
+def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
     """Return a wheelhouse that is known here; ProjectError where it is not, or not whole."""
-    folder = place(record, cache)
+    folder = cache_folder(record, cache)
     if not folder.is_dir():
         raise ProjectError(
             f"the wheelhouse of '{record.notebook}' (version {record.version}) is not on this machine",
-            hint=f"{again(local=record.local)} {_MAKES}; or remove '{RECORD}' to build the packages here",
+            hint=f"{rebuild_command(local=record.local)} {_MAKES}; or remove '{RECORD}' to build the packages here",
         )
     part = manifest.read_manifest(folder)
     wrong = [] if part.id == record.part else ["it has another id than the record says"]
@@ -165,14 +165,14 @@ def load(record: Record, cache: Path) -> House:
     if wrong:
         raise ProjectError(
             f"the wheelhouse in '{folder}' is damaged",
-            hint=f"remove this folder; {again(local=record.local)} {_MAKES}",
+            hint=f"remove this folder; {rebuild_command(local=record.local)} {_MAKES}",
             details=wrong,
         )
     captured = image.load_image(str(folder / "image.toml"), accelerator="none", project=folder)
-    return House(record=record, part=part, folder=folder, image=captured)
+    return RemoteWheelhouse(record=record, part=part, folder=folder, image=captured)
 
 
-def keep(folder: Path, part: KitPart, facts: str, captured: str) -> None:
+def store_outputs(folder: Path, part: KitPart, facts: str, captured: str) -> None:
     """Write what a wheelhouse is known by into a folder.
 
     `facts` is what its notebook told of the wheels, `captured` the image's file. Raises ProjectError where
@@ -195,21 +195,21 @@ def keep(folder: Path, part: KitPart, facts: str, captured: str) -> None:
     manifest.write_manifest(folder, part)
 
 
-def again(*, local: bool) -> str:
+def rebuild_command(*, local: bool) -> str:
     """Return the command that makes packages at a Kaggle: that of a record, whichever the running command is at."""
     return f"'offline-kit build --on {'local' if local else 'kaggle'}'"
 
 
-def check(record: Record, digest: str) -> None:
+def check_request(record: WheelhouseRecord, digest: str) -> None:
     """Raise ProjectError where the wheelhouse was made for other requirements than those of today."""
     if record.asked != digest:
         raise ProjectError(
             f"the requirements changed since the wheelhouse was made on Kaggle ('{record.notebook}')",
-            hint=f"{again(local=record.local)} makes it anew; or remove '{RECORD}' to build the packages here",
+            hint=f"{rebuild_command(local=record.local)} makes it anew; or remove '{RECORD}' to build the packages here",
         )
 
 
-def image_of(facts: str, digest: str, where: str) -> str:
+def captured_image(facts: str, digest: str, where: str) -> str:
     """Return the image file of what a run told about its image; ProjectError where it told nonsense."""
     try:
         return kit_capture.image_text(json.loads(facts), digest, where)
@@ -219,7 +219,7 @@ def image_of(facts: str, digest: str, where: str) -> str:
         ) from error
 
 
-def _asks(
+def _list_requirements(
     requirements: tuple[str, ...], wheels: dict[str, Wheel], where: Image
 ) -> Iterator[tuple[str, str, str]]:
     """Yield (name, who asks, requirement) of what the project and the wheels require in the image."""
@@ -238,7 +238,7 @@ def _asks(
             yield str(canonicalize_name(asks.name)), by, str(asks)
 
 
-def _pin(name: str, asks: dict[str, set[str]] | None, wheels: dict[str, Wheel], where: Image) -> Pin:
+def _pin_package(name: str, asks: dict[str, set[str]] | None, wheels: dict[str, Wheel], where: Image) -> Pin:
     wheel, has = wheels.get(name), where.packages.get(name, "")
     replaces = has if wheel else ""
     return Pin(
