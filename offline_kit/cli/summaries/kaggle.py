@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from offline_kit.workflow.ship import ShipResult, SubmissionOutcome
     from offline_kit.workflow.ship_plan import ShipPlan
 
-Done = tuple["Sequence[PushedPart]", "PushedNotebook | None", "Ran | None"]
+PushOutcome = tuple["Sequence[PushedPart]", "PushedNotebook | None", "NotebookRun | None"]
 """Parts that are there; where it was pushed, the notebook; where it was waited for, its run."""
 _DID = {"create": "created", "version": "a new version", "nothing": "unchanged, nothing uploaded"}
 _NOTEBOOK = {"new": "pushed", "version": "a new version", "nothing": "unchanged, not run again"}
@@ -123,7 +123,7 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
 
 
 def show_push(
-    done: "Done",
+    done: "PushOutcome",
     kit: "Kit",
     account: "Account",
     console: Console,
