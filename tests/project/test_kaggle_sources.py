@@ -232,7 +232,7 @@ def test_parts_that_are_no_datasets_lie_at_their_homes(tmp_path: Path, layout: s
     whole = kit(tmp_path / "kit", "checkpoints", "code", "packages")
     homes = {"packages": NOTEBOOK, "checkpoints": MODEL}
     metadata = {"kernel_sources": ["bob/train-folds"], "model_sources": [MODEL.partition(":")[2]]}
-    found = lay_out(tmp_path, whole, metadata=metadata, homes=homes, layout=layout)
+    found = lay_out(tmp_path, whole, metadata=metadata, part_sources=homes, layout=layout)
     inputs = tmp_path / "run" / "input"
     for mount in found.mounts[1:]:
         place = inputs / mount.inside.removeprefix("/kaggle/input/")
