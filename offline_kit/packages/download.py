@@ -1,9 +1,8 @@
 """From pins to verified files: chosen for the image, downloaded side by side, kept in the cache."""
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from offline_kit.core.files import format_size
 from offline_kit.core.redaction import redact_urls
 from offline_kit.core.report import Advance, Reporter
 from offline_kit.core.retry import PATIENT, RetryPolicy
+from offline_kit.core.thread_pool import WaitFor, cancelling_pool
 from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
 from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.types import Artifact, Pin, Sdist, Wheel
@@ -197,17 +197,12 @@ def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None 
     """Do all jobs in threads and return their results; the first error or an interrupt ends the rest."""
     if not jobs:
         return []
-    pool = ThreadPoolExecutor(max_workers=min(THREADS, len(jobs)), thread_name_prefix="offline-kit")
-    try:
+    threads = min(THREADS, len(jobs))
+    # After Ctrl-C nobody waits for a silent server; what has arrived of its file is kept for resuming.
+    with cancelling_pool(threads, stop, wait_for=WaitFor.UNLESS_INTERRUPTED) as pool:
         futures: list[Future[T]] = [pool.submit(job) for job in jobs]
         wait(futures, return_when=FIRST_EXCEPTION)
         for future in futures:
             if future.done() and (error := future.exception()):
                 raise error
         return [future.result() for future in futures]
-    finally:
-        if stop:
-            stop.set()
-        # A thread that reads from a silent server cannot be woken: after ^C nobody waits for it, and what it
-        # has of its file is kept for resuming.
-        pool.shutdown(wait=not isinstance(sys.exception(), KeyboardInterrupt), cancel_futures=True)

@@ -8,7 +8,7 @@ here only for a rehearsal here.
 import os
 import shutil
 import tempfile
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from offline_kit.core import files
 from offline_kit.core.cache import Cache
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.thread_pool import WaitFor, cancelling_pool
 from offline_kit.kaggle.client.api_types import KaggleApi, NewNotebook
+from offline_kit.kaggle.push import notebook_runs, push_notebook
 from offline_kit.kaggle.push import notebook_runs as runs
-from offline_kit.kaggle.push import push_notebook, run_files
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.kit import manifest
@@ -239,9 +240,9 @@ def _fetch_wheel(
     run: tuple[str, int], entry: FileEntry, kaggle: KaggleApi, scratch: Path, advance: Advance, look: float
 ) -> Path:
     """Bring one wheel, telling how far it is: on a slow line a large one takes its time."""
-    pool, shown = ThreadPoolExecutor(1), 0
-    try:
-        coming = pool.submit(run_files.fetch_output, run, entry.stored, kaggle, scratch)
+    shown = 0
+    with cancelling_pool(1, wait_for=WaitFor.NEVER) as pool:  # a silent server would hold up Ctrl-C
+        coming = pool.submit(notebook_runs.fetch_output, run, entry.stored, kaggle, scratch)
         while wait((coming,), timeout=look).not_done:
             now = min(entry.size, max(shown, _landed_wheels(scratch)))
             advance(now - shown)
@@ -249,8 +250,6 @@ def _fetch_wheel(
         came = coming.result()
         advance(entry.size - shown)
         return came
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # on ^C a silent server would hold us
 
 
 def _landed_wheels(folder: Path) -> int:

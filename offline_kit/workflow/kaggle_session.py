@@ -32,12 +32,11 @@ from offline_kit.kaggle.push import (
     push_notebook as notebooks,
 )
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions, PushPlan
-from offline_kit.kaggle.push.last_seen import LastSeenStore
+from offline_kit.kaggle.push.journal import LastSeenStore, PushSettings
 from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.poll_policy import DEFAULT_POLL, PollPolicy
 from offline_kit.kaggle.push.push_datasets import PushedPart
 from offline_kit.kaggle.push.push_notebook import NotebookPlan, PushedNotebook
-from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kaggle.push.queued_submissions import QueuedSubmission
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit.manifest import select_local_files, verify_part
@@ -336,8 +335,8 @@ def describe_disturbed(port: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[s
 def _queued_submissions(port: KaggleSession, competition: str) -> tuple[QueuedSubmission, ...]:
     try:
         return queued_submissions.list_queued(port.kaggle, competition, port.ledger)
-    except RefusedError as no:
-        if no.status >= 500 or no.status == 429:
+    except RefusedError as refusal:
+        if refusal.is_temporary:
             raise
         return ()  # nobody who has not accepted the rules has submissions
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.kaggle.push.last_seen import LastSeenStore
+from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kit import manifest
 from offline_kit.project.config import Config

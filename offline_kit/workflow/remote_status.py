@@ -7,8 +7,8 @@ from typing import Any
 
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.kaggle.client.api_types import KaggleApi
-from offline_kit.kaggle.push import dataset_remote, push_notebook, verify_elsewhere
-from offline_kit.kaggle.push.last_seen import LastSeenStore
+from offline_kit.kaggle.push import push_datasets, push_notebook, verify_remote
+from offline_kit.kaggle.push.journal import LastSeenStore
 from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit, KitPart
@@ -161,7 +161,7 @@ def _dataset_part(kaggle: KaggleApi, ref: str, part: KitPart) -> RemotePart:
     if there is None:
         return RemotePart(name=part.name, ref=ref, version=0, state="", holds="nothing")
     state = kaggle.get_dataset_status(ref)
-    held = dataset_remote.read_part(kaggle, ref, there.version) if state == "ready" else None
+    held = push_datasets.read_part(kaggle, ref, there.version) if state == "ready" else None
     holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
     return RemotePart(
         name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
@@ -169,7 +169,7 @@ def _dataset_part(kaggle: KaggleApi, ref: str, part: KitPart) -> RemotePart:
 
 
 def _other_part(kaggle: KaggleApi, home: str, part: KitPart) -> RemotePart:
-    there = verify_elsewhere.inspect_part(part, home, kaggle)
+    there = verify_remote.inspect_part(part, home, kaggle)
     holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
     return RemotePart(
         name=part.name,

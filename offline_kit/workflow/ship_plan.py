@@ -7,8 +7,8 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import Competition
 from offline_kit.kaggle.push.dataset_plan import PushPlan
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
+from offline_kit.kaggle.push.submission_ledger import SubmissionTag
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
-from offline_kit.kaggle.push.submission_tag import SubmissionTag
 from offline_kit.project.config import Config
 from offline_kit.project.types import Kit
 from offline_kit.workflow import kaggle_session, pipeline, ship

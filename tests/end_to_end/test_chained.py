@@ -17,7 +17,7 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.client.uploads import UploadFile
 from offline_kit.kaggle.push import notebook_runs
-from offline_kit.kaggle.push.push_settings import PushSettings
+from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.sandbox_runner import SandboxRunner
 from offline_kit.local_kaggle.server import LocalKaggleServer

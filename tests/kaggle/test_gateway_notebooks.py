@@ -12,9 +12,9 @@ from offline_kit.kaggle.client.api_types import (
     LogLine,
     NewNotebook,
     NoResponseError,
-    NotebookRun,
     NotebookSources,
     RefusedError,
+    RunStatus,
 )
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
@@ -53,9 +53,12 @@ def versions(bench: Bench) -> int:
 def test_a_notebook_is_pushed_privately_offline_and_read_back(bench: Bench, alice: KaggleClient) -> None:
     """What was pushed is what Kaggle has: text, sources, flags; strangers see nothing."""
     assert alice.get_notebook(KERNEL) is None
-    wishes = {"gpu": True, "machine": "NvidiaTeslaT4", "image": "gcr.io/k/python@sha256:1"}
+    wishes = {"gpu": True, "machine_shape": "NvidiaTeslaT4", "image": "gcr.io/k/python@sha256:1"}
     sent = new(
-        **wishes, pinning="original", seconds=600, sources=NotebookSources(datasets=("alice/kit-data",))
+        **wishes,
+        image_pinning="original",
+        session_seconds=600,
+        sources=NotebookSources(datasets=("alice/kit-data",)),
     )
     saved = alice.save_notebook(sent)
     assert (saved.ref, saved.version) == (KERNEL, 1)
@@ -113,7 +116,7 @@ def test_internet_is_switched_off_in_words() -> None:
         *("slug", "newTitle", "text", "language", "kernelType"),
         *("isPrivate", "enableGpu", "enableTpu", "enableInternet"),
     }
-    assert build_save_request(new(seconds=60))["sessionTimeoutSeconds"] == 60
+    assert build_save_request(new(session_seconds=60))["sessionTimeoutSeconds"] == 60
 
 
 def test_outputs_are_emptied_and_sources_joined() -> None:
@@ -248,7 +251,7 @@ def test_the_run_of_each_version_has_its_own_state(bench: Bench, alice: KaggleCl
     assert alice.get_notebook_run(KERNEL, 1) is None
     ran(bench, alice)
     ran(bench, alice, "raise ValueError('no')", state="ERROR")
-    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
+    assert alice.get_notebook_run(KERNEL, 1) == RunStatus(state="complete")
     failed = alice.get_notebook_run(KERNEL, 2)
     assert failed is not None
     assert (failed.state, failed.failure_message) == ("error", "ValueError: no")
@@ -264,7 +267,7 @@ def test_states_are_told_in_one_form(
 ) -> None:
     """A state that is left out is the first of them."""
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", answer=answer))
-    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state=state)
+    assert alice.get_notebook_run(KERNEL, 1) == RunStatus(state=state)
 
 
 def test_without_labels_the_newest_run_counts_for_the_newest_version_alone(
@@ -273,12 +276,12 @@ def test_without_labels_the_newest_run_counts_for_the_newest_version_alone(
     """Where Kaggle refuses 'vN', the plain status is taken only if it can be that of N."""
     ran(bench, alice)
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
-    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
+    assert alice.get_notebook_run(KERNEL, 1) == RunStatus(state="complete")
     ran(bench, alice)
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404))
     assert alice.get_notebook_run(KERNEL, 1) is None, "another version is the newest"
     bench.kaggle.faults.add_fault(Fault(on="GetKernelSessionStatus", status=404, times=2))
-    assert alice.get_notebook_run(KERNEL, 2) == NotebookRun(state="complete")
+    assert alice.get_notebook_run(KERNEL, 2) == RunStatus(state="complete")
 
 
 def test_a_run_that_does_not_show_yet_is_not_taken_for_the_one_before(
@@ -301,7 +304,7 @@ def test_reads_outlast_passing_trouble(bench: Bench, alice: KaggleClient) -> Non
     ):
         for method in ("GetKernelSessionStatus", "GetKernel", "ListKernelSessionOutput"):
             bench.kaggle.faults.add_fault(Fault(on=method, **trouble))
-    assert alice.get_notebook_run(KERNEL, 1) == NotebookRun(state="complete")
+    assert alice.get_notebook_run(KERNEL, 1) == RunStatus(state="complete")
     assert alice.get_notebook(KERNEL) is not None
     assert alice.list_run_outputs(KERNEL, 1) == ("submission.csv",)
 

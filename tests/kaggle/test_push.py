@@ -15,7 +15,7 @@ from offline_kit.kaggle.push import push_datasets as pushing
 from offline_kit.kaggle.push.dataset_plan import (
     PushAction,
     PushOptions,
-    RemotePart,
+    RemotePartState,
     find_differences,
     find_foreign_files,
     plan_push,
@@ -62,16 +62,16 @@ def test_what_kaggle_has_already_is_not_sent(tmp_path: Path) -> None:
     kit = make_kit(tmp_path / "kit", split=True)
     same, other = kit.parts
     remotes = {
-        same.name: RemotePart(ref="a/one", version=4, state="ready", part=same, files=listed(same)),
-        other.name: RemotePart(ref="a/two-kit", version=0),
+        same.name: RemotePartState(ref="a/one", version=4, state="ready", part=same, files=listed(same)),
+        other.name: RemotePartState(ref="a/two-kit", version=0),
     }
     plan = plan_push(kit, remotes, PushOptions())
     assert [part.action for part in plan.parts] == [PushAction.NOTHING, PushAction.CREATE]
     assert plan.upload_size == sum(entry.size for entry in other.entries)
     old = dataclasses.replace(other, id="0" * 64)
-    remotes[other.name] = RemotePart(ref="a/two-kit", version=2, state="ready", part=old)
+    remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="ready", part=old)
     assert plan_push(kit, remotes, PushOptions()).parts[1].action is PushAction.VERSION
-    remotes[other.name] = RemotePart(ref="a/two-kit", version=2, state="failed")
+    remotes[other.name] = RemotePartState(ref="a/two-kit", version=2, state="failed")
     assert "failed" in plan_push(kit, remotes, PushOptions()).parts[1].reason
 
 
@@ -81,7 +81,7 @@ def test_files_that_we_did_not_put_there_are_not_dropped(tmp_path: Path) -> None
     kit = make_kit(tmp_path / "new")
     names = [*(entry.stored for entry in old.parts[0].entries), MARKER]
     files = tuple(RemoteFile(name=name, size=1) for name in names)
-    remote = RemotePart(ref=REF, version=1, state="ready", part=old.parts[0], files=files)
+    remote = RemotePartState(ref=REF, version=1, state="ready", part=old.parts[0], files=files)
     assert plan_push(kit, {"kit": remote}, PushOptions()).parts[0].dropped_files == ("packages/gone.whl",)
     remote = dataclasses.replace(remote, files=(*files, RemoteFile(name="my/notes.txt", size=3)))
     with pytest.raises(ProjectError, match="did not put there") as caught:
@@ -96,7 +96,7 @@ def test_listings_by_bare_name_are_understood(tmp_path: Path) -> None:
     kit = make_kit(tmp_path, {**FILES, "packages/twin.bin": b"1", "checkpoints/twin.bin": b"2"})
     (part,) = kit.parts
     bare = tuple(RemoteFile(name=e.stored.rpartition("/")[2], size=e.size) for e in part.entries)
-    remote = RemotePart(ref=REF, version=1, state="ready", part=part, files=bare)
+    remote = RemotePartState(ref=REF, version=1, state="ready", part=part, files=bare)
     assert find_foreign_files(part, remote) == ("twin.bin",)
     unique = tuple(each for each in bare if each.name != "twin.bin")
     assert find_foreign_files(part, dataclasses.replace(remote, files=unique)) == ()
@@ -109,7 +109,7 @@ def test_listings_by_bare_name_are_understood(tmp_path: Path) -> None:
 def test_a_public_dataset_gets_no_kit(tmp_path: Path) -> None:
     """What the user's account shows to everybody is no place for a kit, unless it is meant."""
     kit = make_kit(tmp_path)
-    remote = RemotePart(ref=REF, version=1, state="ready", private=False)
+    remote = RemotePartState(ref=REF, version=1, state="ready", private=False)
     with pytest.raises(ProjectError, match="public"):
         plan_push(kit, {"kit": remote}, PushOptions())
     assert plan_push(kit, {"kit": remote}, PushOptions(public=True)).parts[0].action is PushAction.VERSION
@@ -120,7 +120,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     kit = make_kit(tmp_path, split=True)
     file = (RemoteFile(name="x", size=1),)
     remotes = {
-        part.name: RemotePart(ref=f"a/{part.name}", version=1, state="ready", files=file)
+        part.name: RemotePartState(ref=f"a/{part.name}", version=1, state="ready", files=file)
         for part in kit.parts
     }
     with pytest.raises(ProjectError, match="2 things") as caught:

@@ -11,7 +11,7 @@ from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.kaggle.client.api_types import Account, NotebookSources
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.models import framework_name
-from offline_kit.kaggle.push import parts_elsewhere, push_models, push_notebook
+from offline_kit.kaggle.push import kit_parts, push_models, push_notebook
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushAction, PushOptions
 from offline_kit.kaggle.push.journal import Phase
 from offline_kit.kaggle.push.push_models import PushedModel
@@ -197,7 +197,7 @@ def test_the_notebook_pins_exactly_that_version(bench: Bench, alice: KaggleClien
     done = push_notebook.push_notebook(mine, alice, ways(bench))
     bench.until(lambda: (run := alice.get_notebook_run(done.ref, 1)) is not None and run.state == "complete")
     assert alice.get_run_log(done.ref, 1)[0].text == "['model.ckpt']\n"
-    assert parts_elsewhere.find_missing_parts(
+    assert kit_parts.find_missing_elsewhere(
         {"checkpoints": weights(kit).id, "code": "0"}, mine.sources, alice
     ) == {"code": "0"}
 

@@ -168,7 +168,7 @@ def test_a_plan_sends_nothing(bench: Bench, alice: KaggleClient) -> None:
 
 def test_a_pinned_image_is_read_back(bench: Bench, alice: KaggleClient) -> None:
     """What Kaggle pinned is compared with what was asked for; the same again pushes nothing."""
-    pinned = new(image="gcr.io/kaggle-images/python@sha256:abc", pinning="original")
+    pinned = new(image="gcr.io/kaggle-images/python@sha256:abc", image_pinning="original")
     push_notebook.push_notebook(pinned, alice, ways(bench))
     assert push_notebook.push_notebook(pinned, alice, ways(bench)).action == "nothing"
     other = dataclasses.replace(pinned, image="gcr.io/kaggle-images/python@sha256:def")
@@ -348,8 +348,8 @@ def test_what_kaggle_shows_is_verified(
 def test_an_accelerator_that_kaggle_replaced_is_told(bench: Bench, alice: KaggleClient) -> None:
     """A retired one is taken without a word; only what is read back shows what runs instead."""
     with pytest.raises(OutsideError, match="'NvidiaTeslaT4', not 'NvidiaTeslaP100'"):
-        push_notebook.push_notebook(new(machine="NvidiaTeslaP100", gpu=True), alice, ways(bench))
-    there = push_notebook.push_notebook(new(machine="NvidiaTeslaT4", gpu=True), alice, ways(bench))
+        push_notebook.push_notebook(new(machine_shape="NvidiaTeslaP100", gpu=True), alice, ways(bench))
+    there = push_notebook.push_notebook(new(machine_shape="NvidiaTeslaT4", gpu=True), alice, ways(bench))
     assert (there.version, there.action) == (1, "nothing"), "what Kaggle made of it is what is wanted now"
 
 

@@ -8,8 +8,7 @@ import pytest
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.report import SILENT
 from offline_kit.kaggle.client.api_types import NoResponseError, RefusedError, UnreachableError
-from offline_kit.kaggle.push.journal import Effect, Journal, Phase
-from offline_kit.kaggle.push.run_once import recover_interrupted, run_once
+from offline_kit.kaggle.push.journal import Effect, Journal, Phase, recover_interrupted, run_once
 
 EFFECT = Effect(action="create", target="a/kit", before=0, content="x")
 LOST = NoResponseError("lost", hint="later")

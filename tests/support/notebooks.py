@@ -61,7 +61,7 @@ def push_elsewhere(bench: Bench, wanted: NewNotebook) -> "subprocess.Popen[bytes
     code = (
         "import sys; from pathlib import Path\n"
         "from offline_kit.kaggle.push import notebook_runs as runs\n"
-        "from offline_kit.kaggle.push.push_settings import PushSettings\n"
+        "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.api_types import NewNotebook\n"
         "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"

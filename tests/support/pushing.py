@@ -14,9 +14,9 @@ from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.kaggle.push import push_datasets as pushing
 from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS, PushOptions, PushPlan
+from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.poll_policy import PollPolicy
 from offline_kit.kaggle.push.push_datasets import PushedPart
-from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support.local_kaggle import Bench
@@ -106,7 +106,7 @@ def push_elsewhere(bench: Bench, kit: Kit) -> "subprocess.Popen[bytes]":
         "import sys; from pathlib import Path\n"
         "from offline_kit.kit import manifest\n"
         "from offline_kit.kaggle.push import push_datasets as pushing\n"
-        "from offline_kit.kaggle.push.push_settings import PushSettings\n"
+        "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK, datasets\n"

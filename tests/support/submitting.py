@@ -13,7 +13,7 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.kaggle.client.api_types import NewNotebook, NotebookSources, Submission
 from offline_kit.kaggle.client.client import KaggleClient
 from offline_kit.kaggle.push import submit as submissions
-from offline_kit.kaggle.push.push_settings import PushSettings
+from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
 from offline_kit.kaggle.push.submission_plan import SubmitPlan, SubmitRequest
 from offline_kit.kaggle.push.submit import SubmissionResult
@@ -99,7 +99,7 @@ def submit_elsewhere(held: Contest, request: SubmitRequest = REQUEST) -> "subpro
         "from offline_kit.kaggle.push import submit as submissions\n"
         "from offline_kit.kaggle.push.submission_ledger import SubmissionLedger\n"
         "from offline_kit.kaggle.push.submission_plan import SubmitRequest\n"
-        "from offline_kit.kaggle.push.push_settings import PushSettings\n"
+        "from offline_kit.kaggle.push.journal import PushSettings\n"
         "from offline_kit.kaggle.client.client import KaggleClient\n"
         "from offline_kit.kaggle.client.endpoint import KaggleEndpoint\n"
         "from tests.support.pushing import EAGER, BRISK\n"

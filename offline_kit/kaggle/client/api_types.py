@@ -8,6 +8,7 @@ from typing import Protocol
 
 from offline_kit.core.errors import OutsideError
 
+RATE_LIMITED = 429
 UNKNOWN = "unknown"
 """How a state begins that Kaggle calls by a word that we do not know; the word follows in brackets."""
 
@@ -20,7 +21,22 @@ class RefusedError(OutsideError):
         self.status = status
         """The HTTP status; 200 where the refusal stands in a friendly answer."""
         self.retry_after = after
-        """Seconds that Kaggle asks us to wait; None where it does not say."""
+        """Seconds that Kaggle asks us to wait; None if it does not say."""
+
+    @property
+    def is_server_error(self) -> bool:
+        """Whether the server failed: the request may have had an effect all the same."""
+        return is_server_error(self.status)
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status == RATE_LIMITED or self.is_server_error
+
+
+def is_server_error(status: int) -> bool:
+    """Tell whether an HTTP status blames the server (RFC 9110, section 15.6)."""
+    return status >= 500
 
 
 class NoResponseError(OutsideError):
@@ -214,7 +230,7 @@ class RemoteNotebook:
 
 
 @dataclass(frozen=True, kw_only=True)
-class NotebookRun:
+class RunStatus:
     """How far the run of a version is."""
 
     state: str
@@ -378,7 +394,7 @@ class KaggleApi(Protocol):
     def save_notebook(self, new: NewNotebook) -> SavedNotebook:
         """Push a version, which begins to run. Never repeated once it may have had an effect."""
 
-    def get_notebook_run(self, ref: str, version: int) -> NotebookRun | None:
+    def get_notebook_run(self, ref: str, version: int) -> RunStatus | None:
         """Return how far the run of exactly this version is; None where there is none, or none yet."""
 
     def get_run_log(self, ref: str, version: int) -> tuple[LogLine, ...]:

@@ -22,6 +22,7 @@ from offline_kit.core.retry import (
     retry_attempts,
 )
 from offline_kit.kaggle.client.api_types import (
+    RATE_LIMITED,
     UNKNOWN,
     InvalidResponseError,
     NoResponseError,
@@ -77,8 +78,8 @@ class ApiCaller:
         """Return the answer, or None where Kaggle refuses with one of these statuses."""
         try:
             return self.call_read(method, body)
-        except RefusedError as no:
-            if no.status in absent:
+        except RefusedError as refusal:
+            if refusal.status in absent:
                 return None
             raise
 
@@ -151,10 +152,10 @@ class ApiCaller:
         if not self._turns.narrow:
             try:
                 return retry_errors()
-            except RefusedError as no:
-                if not _is_rate_limited(no) or not may_pass(no):
+            except RefusedError as refusal:
+                if not _is_rate_limited(refusal) or not may_pass(refusal):
                     raise
-                self._turns.slow_down(no.retry_after, self._slower)
+                self._turns.slow_down(refusal.retry_after, self._slower)
         with self._turns.take_turn(self._slower):
             return self._retry_call(
                 retry_errors, lambda error: _is_rate_limited(error) and may_pass(error), self._slower
@@ -173,9 +174,9 @@ class ApiCaller:
             with attempt:
                 try:
                     return act()
-                except RefusedError as no:
-                    if no.retry_after is not None and may_pass(no):
-                        raise TransientError(no.what, no.retry_after) from no
+                except RefusedError as refusal:
+                    if refusal.retry_after is not None and may_pass(refusal):
+                        raise TransientError(refusal.what, refusal.retry_after) from refusal
                     raise
         raise AssertionError("unreachable")
 
@@ -271,12 +272,12 @@ def _build_request(method: str, body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_transient(error: Exception) -> bool:
     if isinstance(error, RefusedError):
-        return _is_rate_limited(error) or error.status >= 500
+        return error.is_temporary
     return isinstance(error, NoResponseError | UnreachableError)
 
 
 def _is_rate_limited(error: Exception) -> bool:
-    return isinstance(error, RefusedError) and error.status == 429
+    return isinstance(error, RefusedError) and error.status == RATE_LIMITED
 
 
 def _had_no_effect(error: Exception) -> bool:

@@ -42,15 +42,15 @@ class CompetitionService(ApiService):
         page = f"{self._caller.session.site_url}/competitions/{slug}"
         try:
             answer = self._caller.call_read(_SERVICE + "GetCompetition", {"competitionName": slug})
-        except RefusedError as no:
-            if no.status not in NOT_VISIBLE:
+        except RefusedError as refusal:
+            if refusal.status not in NOT_VISIBLE:
                 raise
-            if any(words in no.what.lower() for words in _RULES):
+            if any(words in refusal.what.lower() for words in _RULES):
                 raise RefusedError(
                     f"this account has not accepted the rules of '{slug}'",
                     hint=f"accept them at {page}/rules (only a person can), then run the same command again",
-                    status=no.status,
-                ) from no
+                    status=refusal.status,
+                ) from refusal
             return None
         return Competition(
             slug=slug,

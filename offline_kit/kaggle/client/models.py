@@ -45,8 +45,8 @@ class ModelCalls(ApiService):
                 for page in self._caller.iterate_pages(_SERVICE + "ListModelInstanceVersionFiles", body)
                 for raw in get_objects(page, "files")
             ]
-        except RefusedError as no:
-            if no.status not in NOT_VISIBLE:
+        except RefusedError as refusal:
+            if refusal.status not in NOT_VISIBLE:
                 raise
             return ()
         return tuple(sorted(model_files, key=lambda file: file.name))

@@ -10,10 +10,10 @@ from offline_kit.kaggle.client.api_types import (
     LogLine,
     NewNotebook,
     NoResponseError,
-    NotebookRun,
     NotebookSources,
     RefusedError,
     RemoteNotebook,
+    RunStatus,
     SavedNotebook,
 )
 from offline_kit.kaggle.client.calls import (
@@ -65,8 +65,8 @@ class NotebookCalls(ApiService):
         else:
             try:
                 answer = self._read_version(_SERVICE + "GetKernel", ref, version)
-            except RefusedError as no:
-                if no.status not in NOT_VISIBLE:
+            except RefusedError as refusal:
+                if refusal.status not in NOT_VISIBLE:
                     raise
                 answer = None
         return None if answer is None else _parse_notebook(ref, answer, self._caller.session.site_url)
@@ -92,18 +92,18 @@ class NotebookCalls(ApiService):
             ),
         )
 
-    def get_notebook_run(self, ref: str, version: int) -> NotebookRun | None:
+    def get_notebook_run(self, ref: str, version: int) -> RunStatus | None:
         """Return how far the run of exactly this version is; None where there is none, or none yet."""
         answer: dict[str, Any] | None
         try:
             answer = self._caller.call_read(_STATUS, _notebook_fields(ref, version))
-        except RefusedError as no:
-            if no.status not in NOT_VISIBLE:
+        except RefusedError as refusal:
+            if refusal.status not in NOT_VISIBLE:
                 raise
-            answer = self._read_unlabelled_run(ref, version) if no.status == 404 else None
+            answer = self._read_unlabelled_run(ref, version) if refusal.status == 404 else None
         if answer is None:
             return None
-        return NotebookRun(
+        return RunStatus(
             state=parse_state(get_text(answer, "status"), _STATES),
             failure_message=get_text(answer, "failureMessage"),
         )
@@ -112,8 +112,8 @@ class NotebookCalls(ApiService):
         """Return the log of a version's run as far as it goes."""
         try:
             answer = self._read_version(_SERVICE + "ListKernelSessionOutput", ref, version)
-        except RefusedError as no:
-            if no.status not in NOT_VISIBLE:
+        except RefusedError as refusal:
+            if refusal.status not in NOT_VISIBLE:
                 raise
             return ()  # no run, no log
         return _parse_log(get_text(answer, "log"))
@@ -126,8 +126,8 @@ class NotebookCalls(ApiService):
         method = _SERVICE + "ListKernelSessionOutput"
         try:
             pages = list(self._caller.iterate_pages(method, _notebook_fields(ref, version)))
-        except RefusedError as no:
-            if no.status != 404 or self._get_newest_version(ref) != version:
+        except RefusedError as refusal:
+            if refusal.status != 404 or self._get_newest_version(ref) != version:
                 raise
             pages = list(self._caller.iterate_pages(method, _notebook_fields(ref)))
         names = (get_text(raw, "fileName") for page in pages for raw in get_objects(page, "files"))
@@ -143,8 +143,8 @@ class NotebookCalls(ApiService):
         """Return an answer about a version; without its label where Kaggle knows none and it is the newest."""
         try:
             return self._caller.call_read(method, _notebook_fields(ref, version))
-        except RefusedError as no:
-            if no.status != 404 or self._get_newest_version(ref) != version:
+        except RefusedError as refusal:
+            if refusal.status != 404 or self._get_newest_version(ref) != version:
                 raise
         return self._caller.call_read(method, _notebook_fields(ref))
 

@@ -29,7 +29,7 @@ class PushAction(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RemotePart:
+class RemotePartState:
     """A dataset as it was seen on Kaggle; the default is one that is not there."""
 
     ref: str
@@ -163,7 +163,7 @@ def resolve_datasets(datasets: Mapping[str, str], account: Account) -> dict[str,
     return refs
 
 
-def plan_push(kit: Kit, remotes: Mapping[str, RemotePart], options: PushOptions) -> PushPlan:
+def plan_push(kit: Kit, remotes: Mapping[str, RemotePartState], options: PushOptions) -> PushPlan:
     """Return what to do for each part; `remotes` has the dataset of each part by the part's name.
 
     Raises UsageError for a title that Kaggle would not take, ProjectError for files that would be lost and
@@ -179,7 +179,7 @@ def plan_push(kit: Kit, remotes: Mapping[str, RemotePart], options: PushOptions)
     )
 
 
-def find_foreign_files(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
+def find_foreign_files(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
     """Return the files on Kaggle that a new version would drop and that we did not put there."""
     known_paths = {entry.stored for entry in (*part.entries, *(remote.part.entries if remote.part else ()))}
     return tuple(sorted(map_listed_files(remote.files, known_paths).keys() - known_paths - {MARKER}))
@@ -200,7 +200,7 @@ def map_listed_files(files: Iterable[RemoteFile], known_paths: Collection[str]) 
     return sizes
 
 
-def find_damage(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
+def find_damage(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
     """Return a line for each file of the part that is not on Kaggle, or has another size there."""
     kit_sizes = {entry.stored: entry.size for entry in part.entries}
     listed_sizes = map_listed_files(remote.files, kit_sizes)
@@ -214,7 +214,7 @@ def find_damage(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
     )
 
 
-def find_differences(part: KitPart, remote: RemotePart) -> tuple[str, ...]:
+def find_differences(part: KitPart, remote: RemotePartState) -> tuple[str, ...]:
     """Return the damage, and a line for each file on Kaggle that is not the part's."""
     kit_files = {entry.stored for entry in part.entries} | {MARKER}
     foreign_files = sorted(map_listed_files(remote.files, kit_files).keys() - kit_files)
@@ -230,7 +230,7 @@ def build_incomplete_error(ref: str, version: int, wrong: Sequence[str]) -> Outs
     )
 
 
-def _find_problems(part: KitPart, remote: RemotePart, options: PushOptions) -> list[OfflineKitError]:
+def _find_problems(part: KitPart, remote: RemotePartState, options: PushOptions) -> list[OfflineKitError]:
     if _holds_part(part, remote) and not options.should_resend(part):
         wrong = find_damage(part, remote)
         return [
@@ -258,7 +258,7 @@ def _find_problems(part: KitPart, remote: RemotePart, options: PushOptions) -> l
     return problems
 
 
-def _build_public_error(remote: RemotePart) -> ProjectError:
+def _build_public_error(remote: RemotePartState) -> ProjectError:
     return ProjectError(
         f"'{remote.ref}' is public: everybody would see the kit",
         hint=f"make it private in the settings of {remote.url or 'its page'}, choose another, or allow it with --public",
@@ -286,15 +286,15 @@ def _combine_problems(problems: list[OfflineKitError]) -> OfflineKitError:
     )
 
 
-def _holds_part(part: KitPart, remote: RemotePart) -> bool:
+def _holds_part(part: KitPart, remote: RemotePartState) -> bool:
     return remote.part is not None and remote.part.id == part.id
 
 
-def _dataset_title(remote: RemotePart, options: PushOptions) -> str:
+def _dataset_title(remote: RemotePartState, options: PushOptions) -> str:
     return options.title or remote.ref.partition("/")[2]
 
 
-def _plan_part(kit: Kit, part: KitPart, remote: RemotePart, options: PushOptions) -> PartPlan:
+def _plan_part(kit: Kit, part: KitPart, remote: RemotePartState, options: PushOptions) -> PartPlan:
     base = PartPlan(
         part=part,
         folder=kit.part_folder(part),
@@ -329,7 +329,7 @@ def _plan_part(kit: Kit, part: KitPart, remote: RemotePart, options: PushOptions
     )
 
 
-def _describe_reason(remote: RemotePart, changes: str) -> str:
+def _describe_reason(remote: RemotePartState, changes: str) -> str:
     if remote.state == "failed":
         return f"version {remote.version} failed on Kaggle" if remote.version else "its first version failed"
     if not remote.version:

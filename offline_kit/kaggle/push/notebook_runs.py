@@ -4,11 +4,11 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from offline_kit.core import files
-from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter, Say
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import (
@@ -17,14 +17,14 @@ from offline_kit.kaggle.client.api_types import (
     LogLine,
     NewNotebook,
     NoResponseError,
-    NotebookRun,
     RefusedError,
+    RunStatus,
     UnreachableError,
 )
-from offline_kit.kaggle.push import push_notebook, run_files, run_logs
+from offline_kit.kaggle.push import push_notebook, run_logs
+from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.poll_policy import poll_until, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
-from offline_kit.kaggle.push.push_settings import PushSettings
 from offline_kit.kaggle.push.run_logs import RunFailure
 from offline_kit.rehearsal import causes, execution
 
@@ -172,12 +172,12 @@ class _RunWatcher:
         self._last = ""
         self._unknown_state = ""
 
-    def check_ended(self) -> NotebookRun:
+    def check_ended(self) -> RunStatus:
         """Return a run that has ended; raises PassingError while it goes on."""
         try:
             run = self._kaggle.get_notebook_run(self._ref, self._version)
         except (RefusedError, NoResponseError, UnreachableError) as error:
-            if isinstance(error, RefusedError) and error.status < 500 and error.status != 429:
+            if isinstance(error, RefusedError) and not error.is_temporary:
                 raise
             # A run of hours outlives a bad line; it is looked at again until the line was bad for too long.
             if time.monotonic() - self._answered > self._poll_policy.processing_timeout:
@@ -234,7 +234,7 @@ def fetch_outputs(
     paths = []
     with report.progress("fetching the output", len(names), unit="files") as advance:
         for name in names:
-            paths.append(run_files.fetch_output(run, name, kaggle, folder))
+            paths.append(fetch_output(run, name, kaggle, folder))
             advance(1)
     save_log(finished.log, folder)  # at last: `find_fetched_output` takes all beside it for this run's
     return tuple(paths)
@@ -268,7 +268,7 @@ def _build_missing_output_error(finished: FinishedRun, missing: Sequence[str]) -
 def _build_failed_error(
     ref: str,
     version: int,
-    run: NotebookRun,
+    run: RunStatus,
     log: tuple[LogLine, ...],
     kaggle: KaggleApi,
     log_folder: Path | None,
@@ -342,3 +342,38 @@ def _build_timeout_error(ref: str, version: int, detail: str) -> OutsideError:
     return OutsideError(
         f"the run of version {version} of '{ref}' has not ended in time: {detail}", hint=_AGAIN
     )
+
+
+_ERROR_PAGE = (b"<!doctype", b"<html", b"<?xml", b'{"error"', b'{"code"')
+
+
+def fetch_output(run: tuple[str, int], name: str, kaggle: KaggleApi, folder: Path) -> Path:
+    """Put one output of a run ("owner/slug", version) below `folder` and return its place.
+
+    It takes its name when it has come to its end. Its size nobody tells beforehand: whoever knows what the
+    file holds compares that. Raises OutsideError where what comes is an error page.
+    """
+    path = folder / name
+    if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+        raise UsageError(f"'{name}' is no name of an output", hint="name a file below /kaggle/working")
+    part = path.with_name(f".{path.name}.part")
+    files.make_folder(path.parent)
+    try:
+        part.unlink(missing_ok=True)
+        size = kaggle.download_run_output(*run, name, part)
+        if _is_error_page(part, name):
+            raise OutsideError(
+                f"the output '{name}' could not be fetched: an error page of {size} bytes came instead",
+                hint="run the same command again: it asks for a fresh link",
+            )
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def _is_error_page(path: Path, name: str) -> bool:
+    if name.lower().endswith((".html", ".htm", ".xml", ".svg", ".json")):
+        return False
+    with path.open("rb") as stream:
+        return stream.read(64).lstrip().lower().startswith(_ERROR_PAGE)

@@ -63,10 +63,10 @@ def ignore_transient(check: Callable[[], _T], show_status: Say = lambda _words: 
     def check_once() -> _T:
         try:
             return check()
-        except RefusedError as no:
-            if no.status in _ABSENT or no.status == 429 or no.status >= 500:
-                show_status(f"no answer at the moment: {no.what}")
-                raise TransientError(no.what, no.retry_after) from no
+        except RefusedError as refusal:
+            if refusal.status in _ABSENT or refusal.is_temporary:
+                show_status(f"no answer at the moment: {refusal.what}")
+                raise TransientError(refusal.what, refusal.retry_after) from refusal
             raise
         except (NoResponseError, UnreachableError) as lost:
             show_status(f"no answer at the moment: {lost.what}")

@@ -4,27 +4,52 @@ Before each effect the journal says what is about to happen and which version wa
 lost, or a run that is killed, is settled by looking, at once or by the next run; nothing is sent twice.
 """
 
+import tempfile
+import time
+import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from offline_kit.core.errors import OutsideError, ProjectError
 from offline_kit.core.files import format_size, hold_lock
-from offline_kit.core.report import SILENT, Reporter
-from offline_kit.kaggle.client.api_types import KaggleApi, NewDatasetVersion
-from offline_kit.kaggle.push import dataset_remote, send_files
+from offline_kit.core.report import SILENT, Reporter, Say
+from offline_kit.core.retry import TransientError
+from offline_kit.kaggle.client.api_types import (
+    KaggleApi,
+    NewDatasetVersion,
+    RefusedError,
+    RemoteDataset,
+    RemoteFile,
+)
+from offline_kit.kaggle.push import send_files
 from offline_kit.kaggle.push.dataset_plan import (
     DEFAULT_OPTIONS,
     PartPlan,
     PushAction,
     PushOptions,
     PushPlan,
+    RemotePartState,
     build_exposed_error,
+    build_incomplete_error,
+    find_damage,
+    find_differences,
     plan_push,
     resolve_datasets,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase
-from offline_kit.kaggle.push.push_settings import PushSettings
-from offline_kit.kaggle.push.run_once import recover_interrupted, run_once
-from offline_kit.project.types import Kit
+from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, recover_interrupted, run_once
+from offline_kit.kaggle.push.poll_policy import (
+    DEFAULT_POLL,
+    PollPolicy,
+    find_cause,
+    ignore_transient,
+    poll_until,
+    wait_until_shown,
+)
+from offline_kit.kit import manifest
+from offline_kit.project.kaggle_names import MARKER
+from offline_kit.project.types import Kit, KitPart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +109,7 @@ def plan_datasets(
     refs = resolve_datasets(datasets, account)
     recovered = {ref for ref in refs.values() if _recover_interrupted(ref, kaggle, settings, report)}
     remotes = {
-        part: dataset_remote.inspect_dataset(
-            kaggle, ref, settings.poll_policy, report, expected=ref in recovered
-        )
+        part: inspect_dataset(kaggle, ref, settings.poll_policy, report, expected=ref in recovered)
         for part, ref in refs.items()
     }
     return plan_push(kit, remotes, options)
@@ -102,7 +125,7 @@ def apply_plan(
         if part.action is not PushAction.NOTHING
     }
     return tuple(
-        _wait_until_ready(part, effects[part.part.name], kaggle, settings, options, report)
+        _finish_part(part, effects[part.part.name], kaggle, settings, options, report)
         if part.part.name in effects
         else _report_unchanged(part, report)
         for part in plan.parts
@@ -136,7 +159,7 @@ def _upload_part(part: PartPlan, kaggle: KaggleApi, settings: PushSettings, repo
             settings.effect_journal,
             effect,
             lambda: send(new),
-            lambda: "" if dataset_remote.wait_until_visible(kaggle, effect, settings.poll_policy) else None,
+            lambda: "" if wait_until_visible(kaggle, effect, settings.poll_policy) else None,
             f"the new version of '{part.ref}'",
             report,
         )
@@ -147,7 +170,7 @@ def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, re
     """Wait for what an earlier run sent without seeing it arrive; return whether it has appeared."""
 
     def wait_for_effect(effect: Effect) -> bool | None:
-        if not dataset_remote.wait_until_visible(kaggle, effect, settings.poll_policy):
+        if not wait_until_visible(kaggle, effect, settings.poll_policy):
             return None
         # Its uploads are in the version that appeared.
         settings.create_uploader(kaggle, ref).forget_uploads()
@@ -156,7 +179,7 @@ def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, re
     # A version that failed may never show.
     failed = (
         settings.effect_journal.find_open_entry(ref) is not None
-        and kaggle.get_dataset_status(ref) in dataset_remote.FAILED_STATES
+        and kaggle.get_dataset_status(ref) in FAILED_STATES
     )
     patience = 0.0 if failed else settings.poll_policy.processing_timeout
     return (
@@ -165,7 +188,7 @@ def _recover_interrupted(ref: str, kaggle: KaggleApi, settings: PushSettings, re
     )
 
 
-def _wait_until_ready(
+def _finish_part(
     part: PartPlan,
     effect: Effect,
     kaggle: KaggleApi,
@@ -174,11 +197,256 @@ def _wait_until_ready(
     report: Reporter,
 ) -> PushedPart:
     """Wait until a part is there, and check that nobody else sees it."""
-    remote = dataset_remote.wait_until_ready(kaggle, effect, settings.poll_policy, report)
+    remote = wait_until_ready(kaggle, effect, settings.poll_policy, report)
     settings.effect_journal.append_entry(effect, Phase.DONE)
     if not remote.private and not options.public:
         raise build_exposed_error(f"'{part.ref}'", remote.url)
     report.note(f"'{part.ref}' version {remote.version} is ready and shows this kit")
     return PushedPart(
         part=part.part.name, ref=part.ref, version=remote.version, action=part.action, url=remote.url
+    )
+
+
+FAILED_STATES = frozenset({"failed", "deleted"})
+FINAL_STATES = FAILED_STATES | {"ready"}
+"""States that do not change by themselves."""
+_MAX_MARKER = 64 << 20
+
+
+def inspect_dataset(
+    kaggle: KaggleApi,
+    ref: str,
+    poll_policy: PollPolicy = DEFAULT_POLL,
+    report: Reporter = SILENT,
+    *,
+    expected: bool = False,
+) -> RemotePartState:
+    """Return a dataset as it is; what is still being processed is waited for first.
+
+    A listing that lags behind is waited for where a new version is `expected`. Raises OutsideError where any
+    of it takes longer than it may.
+    """
+    if kaggle.get_dataset(ref) is None:
+        return RemotePartState(ref=ref)
+    with _LazyStatusLine(kaggle, ref, report) as line:
+
+        def read_state() -> str:
+            state = kaggle.get_dataset_status(ref)
+            if state not in FINAL_STATES:
+                line.update_status(state or "hidden")
+                raise TransientError(f"it is still in the state '{state or 'hidden'}'")
+            return state
+
+        patience = poll_policy.retry_policy(poll_policy.processing_timeout)
+        state = poll_until(
+            ignore_transient(read_state, line.update_status),
+            patience,
+            lambda e: _build_not_ready_error(ref, str(e)),
+        )
+        dataset = kaggle.get_dataset(ref)
+        if dataset is None:
+            return RemotePartState(ref=ref)
+        until = time.monotonic() + poll_policy.visibility_timeout if expected else 0.0
+
+        def read_files() -> RemotePartState:
+            remote = _read_remote(kaggle, dataset, state)
+            if remote.part and find_damage(remote.part, remote) and time.monotonic() < until:
+                line.update_status("its files do not all show yet")
+                raise TransientError("its files do not all show yet")
+            return remote
+
+        return poll_until(
+            ignore_transient(read_files, line.update_status),
+            poll_policy.retry_policy(2 * poll_policy.visibility_timeout),
+            find_cause,
+        )
+
+
+def _read_remote(kaggle: KaggleApi, dataset: RemoteDataset, state: str) -> RemotePartState:
+    """Return a dataset that has come to a state, with its files and what its marker says."""
+    remote = RemotePartState(
+        ref=dataset.ref, version=dataset.version, state=state, private=dataset.private, url=dataset.url
+    )
+    if state != "ready":
+        return remote
+    remote = replace(remote, files=kaggle.list_dataset_files(dataset.ref, dataset.version))
+    if not any(file.name == MARKER for file in remote.files):
+        return remote
+    part = read_marker(kaggle, dataset.ref)
+    return replace(remote, part=part, files=_list_all_files(kaggle, part, remote) if part else remote.files)
+
+
+def _list_all_files(kaggle: KaggleApi, part: KitPart, remote: RemotePartState) -> tuple[RemoteFile, ...]:
+    """Return the files of a version; where the listing lacks some, as each folder tells them."""
+    damage = find_damage(part, remote)
+    if not damage:
+        return remote.files
+    try:
+        deeper = kaggle.list_dataset_files(remote.ref, remote.version, by_folder=True)
+    except RefusedError as refusal:
+        if refusal.is_temporary:
+            raise
+        return remote.files
+    return deeper if len(find_damage(part, replace(remote, files=deeper))) < len(damage) else remote.files
+
+
+def read_marker(kaggle: KaggleApi, ref: str) -> KitPart | None:
+    """Return the part that the marker of the current version describes, None where it is no marker of ours.
+
+    The current version, not one by number: it is what a notebook would get.
+    """
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
+        path = Path(folder) / MARKER
+        if kaggle.download_dataset_file(ref, MARKER, path) > _MAX_MARKER:
+            return None
+        try:
+            return manifest.parse_manifest(_read_text(path), f"{ref}/{MARKER}")
+        except (ProjectError, UnicodeDecodeError, zipfile.BadZipFile):
+            return None
+
+
+def read_part(kaggle: KaggleApi, ref: str, version: int) -> KitPart | None:
+    """Return the part that a ready dataset holds, None where its files have no marker of ours."""
+    marked = any(file.name == MARKER for file in kaggle.list_dataset_files(ref, version))
+    return read_marker(kaggle, ref) if marked else None
+
+
+def _read_text(path: Path) -> str:
+    # Kaggle wraps some downloads into a zip.
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as wrapped:
+            return wrapped.read(wrapped.namelist()[0]).decode("utf-8")
+    return path.read_text(encoding="utf-8")
+
+
+def wait_until_visible(kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL) -> bool:
+    """Wait until something newer than before the effect shows; False where nothing does within the grace."""
+
+    def find_newer() -> bool | None:
+        dataset = kaggle.get_dataset(effect.target)
+        if dataset is None or dataset.version > effect.before:
+            return True if dataset else None
+        # A version that fails may never get a number.
+        is_new_dataset = effect.action == PushAction.CREATE.value
+        return (
+            True
+            if is_new_dataset
+            or (not effect.before and kaggle.get_dataset_status(effect.target) not in FINAL_STATES)
+            else None
+        )
+
+    return wait_until_shown(find_newer, poll_policy.retry_policy(poll_policy.visibility_timeout)) is not None
+
+
+def wait_until_ready(
+    kaggle: KaggleApi, effect: Effect, poll_policy: PollPolicy = DEFAULT_POLL, report: Reporter = SILENT
+) -> RemotePartState:
+    """Wait until a new version is current and READY and its marker shows the content; return what was seen.
+
+    State and listing may still be the old version's: the number, the state, the marker and the sizes must
+    all fit. Raises OutsideError where processing fails or takes longer than it may.
+    """
+    ref = effect.target
+    incomplete_since: list[float] = []  # when the marker was there and the files were not
+    failed_since: list[float] = []  # when it had failed and no newer version was there
+
+    def read_version() -> RemotePartState:
+        dataset = kaggle.get_dataset(ref)
+        if dataset is None or dataset.version <= effect.before:
+            # A version that fails may never get a number, and a first one may have none while it is processed;
+            # the state may be the one of the version before, too.
+            first, state = (
+                effect.action == PushAction.CREATE.value,
+                kaggle.get_dataset_status(ref) if dataset else "",
+            )
+            if dataset and state in FAILED_STATES:
+                failed_since.append(time.monotonic())
+                if first or failed_since[-1] - failed_since[0] > poll_policy.visibility_timeout:
+                    raise _build_processing_error(ref, effect.before + 1, "failed", dataset.url)
+            missing = (
+                f"it is still in the state '{state}'"
+                if first and state
+                else "the new version does not show yet"
+            )
+            line.update_status(missing)
+            raise TransientError(missing)
+        _check_not_overtaken(dataset, effect)
+        state = kaggle.get_dataset_status(ref)
+        line.update_status(f"version {dataset.version}, {state or 'hidden'}")
+        if state in FAILED_STATES:
+            raise _build_processing_error(ref, dataset.version, state, dataset.url)
+        if state != "ready":
+            raise TransientError(f"it is still in the state '{state}'")
+        remote = _read_remote(kaggle, dataset, state)
+        part = remote.part
+        if part is None or part.id != effect.content:
+            raise TransientError(f"what it shows is not this kit: {part.id[:12] if part else 'no marker'}")
+        if wrong := find_differences(part, remote):
+            incomplete_since.append(time.monotonic())
+            if incomplete_since[-1] - incomplete_since[0] > poll_policy.visibility_timeout:
+                raise build_incomplete_error(ref, dataset.version, wrong)
+            raise TransientError(f"its files are not all there: {wrong[0]}")
+        return remote
+
+    with _LazyStatusLine(kaggle, ref, report) as line:
+        patience = poll_policy.retry_policy(poll_policy.processing_timeout)
+        return poll_until(
+            ignore_transient(read_version, line.update_status),
+            patience,
+            lambda e: _build_not_ready_error(ref, str(e)),
+        )
+
+
+class OvertakenError(OutsideError):
+    """A version of somebody else's came after ours: ours never becomes the current one."""
+
+
+def _check_not_overtaken(dataset: RemoteDataset, effect: Effect) -> None:
+    """Raise OvertakenError if the current version came after the one of this effect, and is another's.
+
+    Our notes name the content; a first version's are Kaggle's own. Where none are told, the number of versions counts.
+    """
+    our_numbers = [number for number, notes in dataset.version_notes.items() if effect.content in notes]
+    if effect.action == PushAction.CREATE.value:
+        our_numbers.append(1)
+    our_version = max(our_numbers) if our_numbers and max(our_numbers) > effect.before else 0
+    if not our_version and not any(dataset.version_notes.values()):
+        our_version = effect.before + 1
+    if our_version and dataset.version > our_version:
+        raise OvertakenError(
+            f"another push of '{effect.target}' came after this one: its version {dataset.version} is current now",
+            hint="let one machine push this dataset, and run the same command again there",
+        )
+
+
+class _LazyStatusLine(ExitStack):
+    """A live line about a dataset, which begins with the first thing to tell: where nothing is waited for, none."""
+
+    def __init__(self, kaggle: KaggleApi, ref: str, report: Reporter) -> None:
+        super().__init__()
+        self._text = f"{kaggle.fetch_account().server_name} processes '{ref}'"
+        self._report = report
+        self._say: Say | None = None
+
+    def update_status(self, state: str) -> None:
+        if self._say is None:
+            self._say = self.enter_context(self._report.waiting(self._text))
+        self._say(state)
+
+
+def _build_not_ready_error(ref: str, detail: str) -> OutsideError:
+    return OutsideError(
+        f"'{ref}' is not ready in time: {detail}",
+        hint="run the same command again later: it goes on waiting, and nothing is sent twice",
+    )
+
+
+def _build_processing_error(ref: str, version: int, state: str, url: str) -> OutsideError:
+    return OutsideError(
+        f"Kaggle could not process version {version} of '{ref}' ({state})",
+        hint=f"the reason stands only on its page, {url or 'on kaggle.com'}; then run the same command again",
+        details=(
+            "usual causes: the account's space for private data is full, or a name inside of an archive",
+            "that Kaggle unpacks holds '&' or '@'",
+        ),
     )

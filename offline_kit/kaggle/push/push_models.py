@@ -14,21 +14,19 @@ from offline_kit.core.files import format_size, hold_lock
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError
 from offline_kit.kaggle.client.api_types import Account, KaggleApi, NewModelVersion, RemoteModel
-from offline_kit.kaggle.push import parts_elsewhere, send_files
+from offline_kit.kaggle.push import kit_parts, send_files
 from offline_kit.kaggle.push.dataset_plan import (
     DEFAULT_OPTIONS,
     PushAction,
     PushOptions,
-    RemotePart,
+    RemotePartState,
     build_exposed_error,
     build_incomplete_error,
     find_damage,
     find_differences,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase
+from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, recover_interrupted, run_once
 from offline_kit.kaggle.push.poll_policy import ignore_transient, poll_until, wait_until_shown
-from offline_kit.kaggle.push.push_settings import PushSettings
-from offline_kit.kaggle.push.run_once import recover_interrupted, run_once
 from offline_kit.project.kaggle_names import check_slug, split_model_name
 from offline_kit.project.types import Kit, KitPart
 
@@ -113,10 +111,12 @@ def plan_model(
     if model and not model.private and not options.public:
         raise _build_public_error(model)
     before = kaggle.get_model_version(ref) if model else 0
-    held_part = parts_elsewhere.read_model_part(kaggle, ref, before) if before else None
+    held_part = kit_parts.read_model_part(kaggle, ref, before) if before else None
     is_same = held_part is not None and held_part.id == part.id and not options.should_resend(part)
     remote = (
-        RemotePart(ref=ref, files=kaggle.list_model_files(ref, before)) if is_same else RemotePart(ref=ref)
+        RemotePartState(ref=ref, files=kaggle.list_model_files(ref, before))
+        if is_same
+        else RemotePartState(ref=ref)
     )
     if is_same and (wrong := find_damage(part, remote)):
         raise build_incomplete_error(ref, before, wrong)
@@ -245,10 +245,10 @@ def _wait_until_ready(plan: ModelPlan, kaggle: KaggleApi, settings: PushSettings
         if version <= plan.version_before:
             raise TransientError("the new version does not show yet")
         show_status(f"version {version}")
-        part = parts_elsewhere.read_model_part(kaggle, plan.ref, version)
+        part = kit_parts.read_model_part(kaggle, plan.ref, version)
         if part is None or part.id != plan.part.id:
             raise TransientError("its files do not show yet")
-        remote = RemotePart(ref=plan.ref, files=kaggle.list_model_files(plan.ref, version))
+        remote = RemotePartState(ref=plan.ref, files=kaggle.list_model_files(plan.ref, version))
         if wrong := find_differences(part, remote):
             incomplete_since.append(time.monotonic())
             if incomplete_since[-1] - incomplete_since[0] > settings.poll_policy.visibility_timeout:

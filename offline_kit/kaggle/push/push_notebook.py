@@ -7,13 +7,13 @@ happen; an answer that is lost, or a run of ours that is killed, is settled by l
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 from offline_kit.core import files
-from offline_kit.core.errors import UsageError
+from offline_kit.core.errors import OutsideError, UsageError
 from offline_kit.core.files import hold_lock
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.core.retry import TransientError
@@ -25,12 +25,15 @@ from offline_kit.kaggle.client.api_types import (
     RemoteNotebook,
     SavedNotebook,
 )
-from offline_kit.kaggle.push import notebook_remote
-from offline_kit.kaggle.push.journal import Effect, Phase
-from offline_kit.kaggle.push.notebook_equality import find_extra_sources, find_mismatches, hash_content
-from offline_kit.kaggle.push.poll_policy import poll_until
-from offline_kit.kaggle.push.push_settings import PushSettings
-from offline_kit.kaggle.push.run_once import run_once
+from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
+from offline_kit.kaggle.push.notebook_equality import (
+    NotebookDifference,
+    find_extra_sources,
+    find_mismatches,
+    hash_content,
+    suggest_source_fix,
+)
+from offline_kit.kaggle.push.poll_policy import PollPolicy, poll_until, wait_until_shown
 from offline_kit.project.kaggle_names import make_slug
 from offline_kit.project.types import Kit
 from offline_kit.rehearsal import kit_facts as kit_plan
@@ -245,7 +248,7 @@ def _recover_interrupted(
         return 0
     report.note(f"an earlier push of '{notebook.ref}' was interrupted; looking what became of it")
     is_same_content = entry.effect.content == hash_content(notebook)
-    version = notebook_remote.find_pushed_version(
+    version = find_pushed_version(
         entry.effect, notebook if is_same_content else None, kaggle, settings.poll_policy
     )
     settings.effect_journal.append_entry(entry.effect, Phase.DONE if version else Phase.LOST)
@@ -259,16 +262,14 @@ def _push_version(
     notebook, effect = plan.notebook, _build_effect(plan.notebook, plan.version_before)
     report.step(f"Pushing the notebook '{notebook.ref}': {plan.reason}")
     saved = _save_when_free(effect, notebook, kaggle, settings, report)
-    problem = notebook_remote.build_sources_error(saved, notebook) or notebook_remote.build_moved_error(
-        saved, notebook
-    )
+    problem = build_sources_error(saved, notebook) or build_moved_error(saved, notebook)
     if problem:
         settings.effect_journal.append_entry(effect, Phase.VOID)
         raise problem
-    differences = notebook_remote.read_back(notebook, saved, kaggle, settings.poll_policy)
+    differences = read_back(notebook, saved, kaggle, settings.poll_policy)
     if firm := [difference for difference in differences if not difference.is_rewritten_text]:
         settings.effect_journal.append_entry(effect, Phase.VOID)
-        raise notebook_remote.build_mismatch_error(saved, firm)
+        raise build_mismatch_error(saved, firm)
     if differences:
         report.warn(
             f"Kaggle shows version {saved.version} with other cells than were pushed; look at {saved.url}"
@@ -289,18 +290,18 @@ def _save_when_free(
         def save_once() -> SavedNotebook:
             try:
                 return _save_version(effect, notebook, kaggle, settings, report)
-            except RefusedError as no:
-                if not re.search(r"maximum .*session count", no.what, re.IGNORECASE):
-                    raise notebook_remote.build_refusal(no, notebook) from no
+            except RefusedError as refusal:
+                if not re.search(r"maximum .*session count", refusal.what, re.IGNORECASE):
+                    raise build_refusal(refusal, notebook) from refusal
                 if not status_lines:
                     status_lines.append(line.enter_context(report.waiting("waiting for a free session")))
-                status_lines[0](no.what)
-                raise TransientError(no.what) from no
+                status_lines[0](refusal.what)
+                raise TransientError(refusal.what) from refusal
 
         return poll_until(
             save_once,
             settings.poll_policy.retry_policy(settings.poll_policy.processing_timeout),
-            notebook_remote.build_busy_error,
+            build_busy_error,
         )
 
 
@@ -308,7 +309,7 @@ def _save_version(
     effect: Effect, notebook: NewNotebook, kaggle: KaggleApi, settings: PushSettings, report: Reporter
 ) -> SavedNotebook:
     def find_saved() -> SavedNotebook | None:
-        version = notebook_remote.find_pushed_version(effect, notebook, kaggle, settings.poll_policy)
+        version = find_pushed_version(effect, notebook, kaggle, settings.poll_policy)
         remote = kaggle.get_notebook(notebook.ref, version) if version else None
         return (
             SavedNotebook(ref=notebook.ref, version=version, url=remote.url if remote else "")
@@ -324,4 +325,124 @@ def _save_version(
         find_saved,
         description,
         report,
+    )
+
+
+AGAIN = "run the same command again: it goes on, and nothing is pushed twice"
+_LOOK_BACK = 5  # versions that others may have saved on top of ours
+
+
+def find_pushed_version(
+    effect: Effect, notebook: NewNotebook | None, kaggle: KaggleApi, poll_policy: PollPolicy
+) -> int:
+    """Return the version that came of an effect, 0 where none shows within the grace; without `notebook` any newer one."""
+
+    def find_newer() -> int | None:
+        newest = kaggle.get_notebook(effect.target)
+        current = newest.newest_version if newest else 0
+        for number in range(current, max(effect.before, current - _LOOK_BACK), -1):
+            remote = newest if number == current else kaggle.get_notebook(effect.target, number)
+            # Kaggle may write cells anew: of the version right behind ours, their text says nothing.
+            next_one = number == effect.before + 1
+            if notebook is None or (
+                remote
+                and all(
+                    next_one and mismatch.is_rewritten_text for mismatch in find_mismatches(notebook, remote)
+                )
+            ):
+                return number
+        return None
+
+    return wait_until_shown(find_newer, poll_policy.retry_policy(poll_policy.visibility_timeout)) or 0
+
+
+def read_back(
+    notebook: NewNotebook, saved: SavedNotebook, kaggle: KaggleApi, poll_policy: PollPolicy
+) -> tuple[NotebookDifference, ...]:
+    """Return how Kaggle shows a version otherwise than it was pushed, and goes on to do so within the grace.
+
+    Raises OutsideError where it does not show at all: a fresh notebook is hidden for a while.
+    """
+    last: list[tuple[NotebookDifference, ...]] = []
+
+    def read_differences() -> tuple[NotebookDifference, ...] | None:
+        remote = kaggle.get_notebook(notebook.ref, saved.version)
+        if remote is None:
+            return None
+        last[:] = [find_mismatches(notebook, remote)]
+        return last[0] if not last[0] or any(difference.is_exposed for difference in last[0]) else None
+
+    wait_until_shown(read_differences, poll_policy.retry_policy(poll_policy.visibility_timeout))
+    if not last:
+        raise OutsideError(f"version {saved.version} of '{notebook.ref}' cannot be read back yet", hint=AGAIN)
+    return last[0]
+
+
+def build_mismatch_error(saved: SavedNotebook, differences: Sequence[NotebookDifference]) -> OutsideError:
+    """Return the error for a version that Kaggle shows otherwise than it was pushed."""
+    return OutsideError(
+        f"version {saved.version} of '{saved.ref}' is not as it was pushed: {differences[0].summary}",
+        hint=differences[0].remedy,
+        details=[difference.summary for difference in differences[1:]],
+    )
+
+
+def build_busy_error(trouble: Exception) -> OutsideError:
+    """Return the error for sessions that did not come free in time."""
+    return OutsideError(
+        "Kaggle has no free session for this notebook",
+        hint="end a run that is not needed (kaggle.com, 'View Active Events'), or run the same command again later",
+        details=(str(trouble),),
+    )
+
+
+def build_refusal(refusal: RefusedError, notebook: NewNotebook) -> OutsideError:
+    """Return a refusal with what to do about it."""
+    message = refusal.what.lower()
+    if refusal.status == 409:
+        summary = (
+            f"Kaggle does not take '{notebook.ref}': a dataset or another notebook has this title or slug"
+        )
+        return OutsideError(
+            summary, hint="choose another `title` in [tool.offline-kit.notebook]", details=(refusal.what,)
+        )
+    if "quota" in message:
+        hint = "wait until the quota is renewed (each week), or leave `accelerator` out"
+        return OutsideError(
+            f"'{notebook.ref}' was not pushed: the quota is used up", hint=hint, details=(refusal.what,)
+        )
+    if "not found" in message:
+        hint = "if it was made on the web and never saved, save it once there; or choose another `title`"
+        return OutsideError(
+            f"Kaggle cannot find '{notebook.ref}' to update it", hint=hint, details=(refusal.what,)
+        )
+    return refusal
+
+
+def build_sources_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideError | None:
+    """Return the error for sources that were not attached, each with its remedy; None where all were."""
+    if not saved.rejected_sources:
+        return None
+    remedies = {}
+    site = saved.url.partition("/code/")[0]
+    for source in saved.rejected_sources:
+        kind, _, ref = source.partition(" ")
+        remedies[source] = suggest_source_fix(kind, ref.strip("'"), site)
+    first = next(iter(remedies.values()))
+    return OutsideError(
+        f"Kaggle did not attach {len(remedies)} of the sources of '{notebook.ref}':"
+        f" version {saved.version} runs without and does not count",
+        hint=f"{first}; then run the same command again: it pushes another version",
+        details=[f"{source}: {remedy}" for source, remedy in remedies.items()],
+    )
+
+
+def build_moved_error(saved: SavedNotebook, notebook: NewNotebook) -> OutsideError | None:
+    """Return the error for a notebook that the title led to another place; None where it is as asked for."""
+    if saved.ref.casefold() == notebook.ref.casefold():
+        return None
+    return OutsideError(
+        f"Kaggle put the notebook to '{saved.ref}', not to '{notebook.ref}': the title '{notebook.title}' decides",
+        hint="set `title` in [tool.offline-kit.notebook] to one that makes this slug, and delete the other notebook",
+        details=(saved.url,) if saved.url else (),
     )

@@ -8,9 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from offline_kit.kaggle.client.api_types import KaggleApi, Submission
-from offline_kit.kaggle.push.rendered_for import parse_part_ids
-from offline_kit.kaggle.push.submission_ledger import SubmissionLedger
-from offline_kit.kaggle.push.submission_tag import parse_tag
+from offline_kit.kaggle.push.kit_parts import parse_part_ids
+from offline_kit.kaggle.push.submission_ledger import SubmissionLedger, parse_tag
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,6 @@
 import re
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
 from offline_kit.core.report import SILENT, Advance, Reporter
 from offline_kit.core.retry import StoppedError, stop_waits_on
+from offline_kit.core.thread_pool import cancelling_pool
 from offline_kit.kaggle.client.api_types import RefusedError
 from offline_kit.kaggle.client.uploads import Uploader, UploadFile
 from offline_kit.kit import manifest
@@ -20,9 +20,9 @@ from offline_kit.project.types import KitPart
 THREADS = 16
 """Uploads at once: small files are slow one after the other, by the way of each request."""
 
-_ITS_TOKENS = re.compile(r"\b(token|blob)", re.IGNORECASE)
-_NOT_THEM = frozenset({401, 403, 429})
-"""Statuses of credentials, which are tokens too, and of haste."""
+_UPLOAD_WORDS = re.compile(r"\b(token|blob)", re.IGNORECASE)
+_CREDENTIAL_STATUSES = frozenset({401, 403})
+"""Refusals that speak of a token and mean the credentials, not the upload."""
 
 
 @contextmanager
@@ -33,12 +33,18 @@ def consume_uploads(uploader: Uploader) -> Iterator[None]:
     """
     try:
         yield
-    except RefusedError as no:
-        if no.status >= 500 or no.status in _NOT_THEM or not _ITS_TOKENS.search(no.what):
+    except RefusedError as refusal:
+        if (
+            refusal.is_temporary
+            or refusal.status in _CREDENTIAL_STATUSES
+            or not _UPLOAD_WORDS.search(refusal.what)
+        ):
             raise
         uploader.forget_uploads()
         hint = "run the same command again: it sends the files once more"
-        raise RefusedError(no.what, hint=hint, status=no.status, after=no.retry_after) from no
+        raise RefusedError(
+            refusal.what, hint=hint, status=refusal.status, after=refusal.retry_after
+        ) from refusal
     uploader.forget_uploads()
 
 
@@ -82,20 +88,14 @@ def upload_all(
             stop.set()
             raise
 
-    with report.progress(text, sum(file.size for file in uploads)) as advance:
-        pool = ThreadPoolExecutor(THREADS)
+    total = sum(file.size for file in uploads)
+    with report.progress(text, total) as advance, cancelling_pool(THREADS, stop) as pool:
+        # The largest first, so that none is left alone at the end.
+        order = sorted(uploads, key=lambda file: -file.size)
+        futures = {file.name: pool.submit(upload_one, file, advance) for file in order}
         try:
-            # The largest first, so that none is left alone at the end.
-            order = sorted(uploads, key=lambda file: -file.size)
-            waiting = {file.name: pool.submit(upload_one, file, advance) for file in order}
-            return {name: future.result() for name, future in waiting.items()}
+            return {name: future.result() for name, future in futures.items()}
         except StoppedError:
-            # Met before its cause: the cause is among the others.
-            raise next(
-                error
-                for future in waiting.values()
-                if (error := future.exception()) and not isinstance(error, StoppedError)
-            ) from None
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+            # Another upload failed first: raise its error instead.
+            errors = (future.exception() for future in futures.values())
+            raise next(e for e in errors if e and not isinstance(e, StoppedError)) from None

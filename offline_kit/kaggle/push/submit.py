@@ -23,23 +23,28 @@ from offline_kit.kaggle.client.api_types import (
     Submission,
     UnreachableError,
 )
-from offline_kit.kaggle.push.journal import Effect, Phase
+from offline_kit.kaggle.push.journal import Effect, Phase, PushSettings, run_once
+from offline_kit.kaggle.push.kit_parts import parse_part_ids
 from offline_kit.kaggle.push.poll_policy import poll_until
-from offline_kit.kaggle.push.push_settings import PushSettings
-from offline_kit.kaggle.push.rendered_for import parse_part_ids
-from offline_kit.kaggle.push.run_once import run_once
 from offline_kit.kaggle.push.submission_causes import explain_failure
-from offline_kit.kaggle.push.submission_ledger import LedgerEntry, SubmissionLedger
+from offline_kit.kaggle.push.submission_ledger import (
+    LedgerEntry,
+    SubmissionLedger,
+    SubmissionTag,
+    find_exact,
+    parse_tag,
+)
 from offline_kit.kaggle.push.submission_plan import (
     SubmitPlan,
     SubmitRequest,
     check_submission,
     describe_reset,
+    find_earlier,
     format_timespan,
+    inspect_submission,
     rules_page,
+    wait_until_listed,
 )
-from offline_kit.kaggle.push.submission_remote import find_earlier, inspect_submission, wait_until_listed
-from offline_kit.kaggle.push.submission_tag import SubmissionTag, find_exact, parse_tag
 from offline_kit.kit.manifest import compute_kit_id
 from offline_kit.project.kaggle_names import LOCAL_ONLY
 
@@ -218,7 +223,7 @@ def _send_submission(
             report,
         )
     except RefusedError as refusal:
-        raise (_build_refusal(refusal, plan) if refusal.status < 500 else refusal) from refusal
+        raise (_build_refusal(refusal, plan) if not refusal.is_server_error else refusal) from refusal
     server_words = "" if answer.ref else answer.error
     if server_words:
         settings.effect_journal.append_entry(effect, Phase.ANSWERED, server_words)
@@ -372,10 +377,10 @@ def _read_submission(ref: int, kaggle: KaggleApi, *, late: bool) -> Submission |
         return kaggle.get_submission(ref)
     except (NoResponseError, UnreachableError) as trouble:
         raise TransientError(trouble.what) from trouble
-    except RefusedError as no:
-        if no.status >= 500 or no.status == 429:
-            raise TransientError(no.what, no.retry_after) from no
-        if no.status == 403 and not late:
+    except RefusedError as refusal:
+        if refusal.is_temporary:
+            raise TransientError(refusal.what, refusal.retry_after) from refusal
+        if refusal.status == 403 and not late:
             return None
         raise
 

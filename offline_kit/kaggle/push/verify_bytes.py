@@ -5,7 +5,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from pathlib import Path
 from offline_kit.core.errors import OfflineKitError, OutsideError
 from offline_kit.core.files import CHUNK, format_size, hold_lock, sha256_of, translate_disk_errors
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.thread_pool import WaitFor, cancelling_pool
 from offline_kit.kaggle.client.api_types import KaggleApi
 
 THREADS = 4
@@ -60,7 +61,7 @@ def download_digests(
     total = sum(file.size for file in files)
     text = f"Downloading {len(files)} files, {format_size(total)}"
     with _scratch_folder(kit_folder, files) as folder, report.progress(text, total) as bar:
-        pool, stop = ThreadPoolExecutor(THREADS), threading.Event()
+        stop = threading.Event()
 
         def digest_one(number: int, file: RemoteFileVersion) -> str:
             if stop.is_set():
@@ -71,7 +72,8 @@ def download_digests(
                 stop.set()
                 raise
 
-        try:
+        # Not waited for: a silent server would hold up Ctrl-C, and without the folder a download comes to nothing.
+        with cancelling_pool(THREADS, stop, wait_for=WaitFor.NEVER) as pool:
             # The largest first, so that none is left alone at the end.
             order = sorted(files, key=lambda file: -file.size)
             running = {pool.submit(digest_one, number, file): file for number, file in enumerate(order)}
@@ -80,10 +82,6 @@ def download_digests(
                 arrived = min(total, max(reported, finished_bytes + _count_downloaded(folder)))
                 bar(arrived - reported)
                 reported = arrived
-        finally:
-            # Not waited for: on ^C a silent server would hold us; without their folder they come to nothing.
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
     return digests_by_file
 
 

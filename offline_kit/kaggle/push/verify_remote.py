@@ -1,8 +1,8 @@
 """What is on Kaggle against the kit on this disk, file by file; everything is looked at before it ends."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
@@ -15,10 +15,10 @@ from offline_kit.kaggle.client.api_types import (
     RemoteFile,
     UnreachableError,
 )
-from offline_kit.kaggle.push import dataset_remote, push_notebook, verify_bytes, verify_elsewhere
+from offline_kit.kaggle.push import kit_parts, push_datasets, push_notebook, verify_bytes
 from offline_kit.kaggle.push.dataset_plan import (
     RESEND,
-    RemotePart,
+    RemotePartState,
     find_differences,
     map_listed_files,
     resolve_datasets,
@@ -50,7 +50,7 @@ class PartCheck:
 
     part: KitPart
     """The part, as its manifest on this disk says."""
-    remote: RemotePart
+    remote: RemotePartState
     """Its dataset as it was seen; a default one where Kaggle would not tell."""
     problems: tuple[VerifyProblem, ...]
     """All that differs, on this disk first."""
@@ -116,7 +116,7 @@ def verify_kit(
 ) -> Verification:
     """Compare a kit with its datasets (by part name), and its notebook, where it has one, with the newest version.
 
-    `homes` tells where the parts are that are in no dataset, as `verify_elsewhere.look` takes it.
+    `homes` tells where the parts are that are in no dataset, as `look` takes it.
 
     Raises UsageError as `targets`; OutsideError where Kaggle cannot be asked about something, with all the
     differences that were found so far as details.
@@ -146,7 +146,7 @@ class _RemoteInspection:
     """What was seen on Kaggle, and what could not be."""
 
     def __init__(self) -> None:
-        self.remotes: dict[str, RemotePart] = {}
+        self.remotes: dict[str, RemotePartState] = {}
         self.digests: dict[RemoteFileVersion, str] = {}
         self.troubles: list[OutsideError] = []
 
@@ -164,9 +164,9 @@ class _RemoteInspection:
             return
         try:
             if ":" in ref:
-                self.remotes[part.name] = verify_elsewhere.inspect_part(part, ref, kaggle)
+                self.remotes[part.name] = inspect_part(part, ref, kaggle)
             else:
-                self.remotes[part.name] = dataset_remote.inspect_dataset(kaggle, ref, scope.waiting, report)
+                self.remotes[part.name] = push_datasets.inspect_dataset(kaggle, ref, scope.waiting, report)
         except OutsideError as error:
             self.troubles.append(error)
 
@@ -219,7 +219,7 @@ def _verify_local(kit: Kit, part: KitPart, report: Reporter) -> list[VerifyProbl
     return [VerifyProblem(what=f"on this disk, {line}", remedy=BUILD) for line in wrong]
 
 
-def _list_hashable(part: KitPart, remote: RemotePart) -> Iterable[RemoteFileVersion]:
+def _list_hashable(part: KitPart, remote: RemotePartState) -> Iterable[RemoteFileVersion]:
     """Yield the files that have the name and size of one of the part's, or the size of one that is missing."""
     sizes = {entry.stored: entry.size for entry in part.entries}
     missing = {sizes[name] for name in sizes.keys() - map_listed_files(remote.files, sizes).keys()}
@@ -228,13 +228,13 @@ def _list_hashable(part: KitPart, remote: RemotePart) -> Iterable[RemoteFileVers
             yield _file_version(file, remote)
 
 
-def _file_version(file: RemoteFile, remote: RemotePart) -> RemoteFileVersion:
+def _file_version(file: RemoteFile, remote: RemotePartState) -> RemoteFileVersion:
     return RemoteFileVersion(
         kind=remote.kind, ref=remote.ref, version=remote.version, listed_name=file.name, size=file.size
     )
 
 
-def _map_paths(part: KitPart, remote: RemotePart) -> Iterable[tuple[RemoteFile, str]]:
+def _map_paths(part: KitPart, remote: RemotePartState) -> Iterable[tuple[RemoteFile, str]]:
     """Yield each listed file with the path that it counts as."""
     known_paths = {entry.stored for entry in part.entries}
     for file in remote.files:
@@ -246,7 +246,7 @@ def _check_part(part: KitPart, local: list[VerifyProblem], looked: _RemoteInspec
     remote = looked.remotes.get(part.name)
     if remote is None:
         return PartCheck(
-            part=part, remote=RemotePart(ref=ref.partition(":")[2] or ref), problems=tuple(local)
+            part=part, remote=RemotePartState(ref=ref.partition(":")[2] or ref), problems=tuple(local)
         )
     digests = {
         path: looked.digests.get(_file_version(file, remote), "") for file, path in _map_paths(part, remote)
@@ -281,10 +281,10 @@ def _find_renamed(part: KitPart, digests: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _check_remote(part: KitPart, remote: RemotePart, home: str) -> list[VerifyProblem]:
+def _check_remote(part: KitPart, remote: RemotePartState, home: str) -> list[VerifyProblem]:
     """Return what is wrong with a dataset, or another home, as a whole."""
     if remote.kind != "dataset":
-        remote_problems = verify_elsewhere.find_problems(part, home, remote)
+        remote_problems = find_remote_problems(part, home, remote)
         return [VerifyProblem(what=summary, remedy=remedy) for summary, remedy in remote_problems]
     ref, number = f"'{remote.ref}'", remote.version
     if not remote.exists:
@@ -305,7 +305,7 @@ def _check_remote(part: KitPart, remote: RemotePart, home: str) -> list[VerifyPr
     return problems
 
 
-def _check_files(part: KitPart, remote: RemotePart, digests: Mapping[str, str]) -> list[VerifyProblem]:
+def _check_files(part: KitPart, remote: RemotePartState, digests: Mapping[str, str]) -> list[VerifyProblem]:
     """Return what is wrong with a version's files; `digests` has the digests of those that were downloaded."""
     if remote.state != "ready":
         return []
@@ -319,7 +319,7 @@ def _check_files(part: KitPart, remote: RemotePart, digests: Mapping[str, str]) 
             lines.append(f"'{entry.stored}' has other bytes (sha256 {digest[:12]}, not {entry.sha256[:12]})")
     remedy = RESEND if is_same_part else PUSH
     if remote.kind == "notebook":
-        remedy = verify_elsewhere.MAKE
+        remedy = REBUILD_REMOTELY
     return [VerifyProblem(what=f"'{remote.ref}': {line}", remedy=remedy) for line in lines]
 
 
@@ -329,3 +329,87 @@ def _build_unreachable_error(troubles: list[OutsideError], verification: Verific
     differing = [problem.what for problem in verification.problems]
     head = ["what was compared until then differs:"] if differing else []
     return OutsideError(first.what, hint=first.hint, details=[*first.details, *details, *head, *differing])
+
+
+PUSH_MODEL = "run 'offline-kit push': it makes a version that holds this kit, and has the notebook attach it"
+REBUILD_REMOTELY = (
+    "run 'offline-kit build' with the --on that made the packages, and --upgrade: it makes them there anew"
+)
+
+
+def inspect_part(part: KitPart, home: str, kaggle: KaggleApi) -> RemotePartState:
+    """Return what a notebook would get of a part; waits for nothing.
+
+    `home` is "model:owner/model/framework/variation/version", with version 0 where none is pinned (then the
+    newest is looked at), or "notebook:owner/slug", of which the newest output counts.
+    """
+    kind, _, ref = home.partition(":")
+    return _inspect_model(ref, kaggle) if kind == "model" else _inspect_notebook(part, ref, kaggle)
+
+
+def _inspect_model(source: str, kaggle: KaggleApi) -> RemotePartState:
+    ref, _, pinned = source.rpartition("/")
+    missing = RemotePartState(kind="model", ref=ref)
+    model = kaggle.get_model("/".join(ref.split("/")[:2]))
+    if model is None:
+        return missing
+    newest = kaggle.get_model_version(ref)
+    version = int(pinned) or newest
+    remote = replace(missing, private=model.private, url=model.url)
+    if not version or version > newest:
+        return remote
+    files = kaggle.list_model_files(ref, version)
+    part = kit_parts.read_model_part(kaggle, ref, version)
+    state = "ready" if files else "empty"
+    return replace(remote, version=version, state=state, part=part, files=files)
+
+
+def _inspect_notebook(part: KitPart, ref: str, kaggle: KaggleApi) -> RemotePartState:
+    missing = RemotePartState(kind="notebook", ref=ref)
+    notebook = kaggle.get_notebook(ref)
+    if notebook is None:
+        return missing
+    remote = replace(missing, private=notebook.private, url=notebook.url)
+    version = kit_parts.find_attached_version(kaggle, ref, notebook.newest_version)
+    if not version:
+        run = kaggle.get_notebook_run(ref, notebook.newest_version)
+        return replace(remote, version=notebook.newest_version, state=run.state if run else "hidden")
+    held_part = kit_parts.read_output_part(kaggle, ref, version)
+    # Beside the part, a run leaves its log and what it wrote for us; none of it is in anybody's way.
+    # Sizes of outputs Kaggle does not tell: the marker's stand for them, and whoever downloads sees the bytes.
+    sizes = {
+        entry.stored: entry.size
+        for known_part in (part, held_part)
+        if known_part
+        for entry in known_part.entries
+    } | {MARKER: 0}
+    names = [name for name in kaggle.list_run_outputs(ref, version) if name in sizes]
+    files = tuple(RemoteFile(name=name, size=sizes[name]) for name in names)
+    return replace(remote, version=version, state="ready", part=held_part, files=files)
+
+
+def find_remote_problems(part: KitPart, home: str, remote: RemotePartState) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with a version as a whole, with what to do about it."""
+    ref, number, remedy = f"'{remote.ref}'", remote.version, suggest_fix(remote)
+    noun = "version of the model" if remote.kind == "model" else "notebook"
+    pinned = int(home.rpartition("/")[2]) if remote.kind == "model" else 0
+    if not number:
+        yield f"there is no {noun} {ref}{f' {pinned}' * bool(pinned)} that this account may see", remedy
+        return
+    if not remote.private:
+        page = f"make it private at once in the settings of {remote.url or 'its page'}"
+        yield f"the {remote.kind} {ref} is PUBLIC: everybody sees this part of the kit", page
+    if remote.kind == "model" and not pinned:
+        yield f"the kit's notebook is pinned to no version of the model {ref}", remedy
+    if remote.state != "ready":
+        state = "shows no files" if remote.kind == "model" else f"has no output: its run is '{remote.state}'"
+        yield f"{ref}: version {number} {state}", remedy
+    elif remote.part is None:
+        yield f"{ref}: version {number} holds no part of a kit", remedy
+    elif remote.part.id != part.id:
+        yield f"{ref}: version {number} holds the part {remote.part.id[:12]}, not {part.id[:12]}", remedy
+
+
+def suggest_fix(remote: RemotePartState) -> str:
+    """Return what brings a part to where it should be."""
+    return PUSH_MODEL if remote.kind == "model" else REBUILD_REMOTELY
