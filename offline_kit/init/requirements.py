@@ -7,8 +7,8 @@ from typing import Any
 
 from offline_kit.init.file_tree import FileTree, top_folder
 from offline_kit.init.proposal import DetectedSettings, Setting
-from offline_kit.packages.freeze.lock_formats import decode_text, find_lock_names, looks_like_pip_freeze
-from offline_kit.packages.freeze.requirement_inputs import is_compiled_output
+from offline_kit.packages.freeze.lock_files import find_lock_names, looks_like_pip_freeze
+from offline_kit.packages.freeze.requirement_files import decode_text, is_compiled_output
 
 _FOR_PREDICTING = re.compile(r"infer|predict|submi|kaggle|offline|deploy|prod", re.IGNORECASE)
 _FOR_DEVELOPERS = re.compile(r"dev|test|doc|lint|ci|build|train|colab|notebook", re.IGNORECASE)

@@ -2,8 +2,8 @@
 
 from offline_kit.checkpoints import main_names
 from offline_kit.notebook import imports, predict_settings
-from offline_kit.packages.freeze import requirement_inputs
 from offline_kit.packages.freeze.freeze import FreezeRequest
+from offline_kit.packages.freeze.pyproject_dependencies import read_project_dependencies
 from offline_kit.packages.own import own_code
 from offline_kit.project.config import Config
 from offline_kit.project.types import OwnCode
@@ -49,7 +49,7 @@ def of_project(config: Config) -> tuple[str, ...]:
     """Return what the project's own pyproject.toml asks for, as far as the configuration takes it from there."""
     if not (config.project_dependencies or config.extras or config.groups):
         return ()
-    return requirement_inputs.read_project_dependencies(
+    return read_project_dependencies(
         config.project / "pyproject.toml",
         extras=config.extras,
         groups=config.groups,

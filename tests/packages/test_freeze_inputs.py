@@ -7,8 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.packages.freeze.requirement_inputs import read_project_dependencies, read_requirement_files
-from offline_kit.packages.freeze.requirement_lines import iter_logical_lines, parse_requirement, split_options
+from offline_kit.packages.freeze.pyproject_dependencies import read_project_dependencies
+from offline_kit.packages.freeze.requirement_files import (
+    iter_logical_lines,
+    parse_requirement,
+    read_requirement_files,
+    split_options,
+)
 
 
 def write(folder: Path, **texts: str) -> Path:

@@ -11,7 +11,7 @@ import pytest
 
 from offline_kit.core import processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
-from offline_kit.packages.freeze import engines
+from offline_kit.packages.freeze import resolver_engines
 from offline_kit.packages.freeze.freeze import FreezeRequest, freeze_requirements, read_index_settings
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.types import Fate, Freeze
@@ -200,10 +200,10 @@ def test_pip_tools_tells_the_conflict_and_not_its_builds() -> None:
         "Traceback (most recent call last):\npip._vendor.resolvelib.ResolutionImpossible: "
         "[RequirementInformation(requirement=SpecifierRequirement('a>=9'), parent=None)]\n"
     )
-    told = engines._translate_failure(
+    told = resolver_engines._translate_failure(
         processes.CompletedCommand(argv=(), code=1, out="", err=said), Path("/nowhere")
     )
-    assert isinstance(told, engines.NoSolutionError)
+    assert isinstance(told, resolver_engines.NoSolutionError)
     assert told.explanation == (
         "Could not find a version that satisfies the requirement a>=9 (from versions: … 0.87, 0.88, 0.89)",
         "your requirements want a>=9",
@@ -631,9 +631,7 @@ def test_a_project_that_takes_no_lock_is_told_what_to_do(case: Case) -> None:
         project=case.project, requirements=(case.project / "requirements.in",), moment=NOW, engine="uv",
         freeze_path=Path("/sys/offline-kit.lock.txt"),
     )  # fmt: skip
-    with pytest.raises(
-        OutsideError, match=r"'offline-kit\.lock\.txt' is written beside the project"
-    ) as caught:
+    with pytest.raises(OutsideError) as caught:
         freeze_requirements(asked, case.image, case.settings, cache=case.folder / "cache")
-    assert "put the file" in caught.value.hint
+    assert caught.value.code == "project-not-writable"
     assert "--out" not in caught.value.hint

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import freeze_file
-from offline_kit.packages.freeze.requirement_lines import iter_logical_lines, parse_requirement, split_options
+from offline_kit.packages.freeze.requirement_files import iter_logical_lines, parse_requirement, split_options
 from offline_kit.project.types import Fate, Freeze, Pin
 
 words = st.from_regex(r"[A-Za-z0-9(\[][A-Za-z0-9 .,:;=<>()@/_\[\]'-]{0,30}[A-Za-z0-9)\]]", fullmatch=True)

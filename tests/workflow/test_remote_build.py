@@ -24,7 +24,7 @@ from offline_kit.local_kaggle.running import RunJob, RunResult
 from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
 from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify
 from offline_kit.packages import cuda_abi, distribution_metadata
-from offline_kit.packages.freeze.input_digest import FreezeRequest
+from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import config, images, import_names
 from offline_kit.project.types import Fate

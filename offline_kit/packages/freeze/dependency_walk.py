@@ -9,7 +9,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.packages.freeze.distribution_facts import MetadataReader
+from offline_kit.packages.freeze.metadata_store import MetadataReader
 from offline_kit.project.images import TORCH_FAMILY, Image
 
 

@@ -21,7 +21,7 @@ from offline_kit.core.sandboxes import leftovers
 from offline_kit.packages import wheel_files
 from offline_kit.packages.builds import confined_build, uv_tool
 from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
-from offline_kit.packages.freeze.requirement_lines import DirectReference, RequirementLine
+from offline_kit.packages.freeze.requirement_files import DirectReference, RequirementLine
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 

@@ -1,22 +1,52 @@
-"""The freeze: requirements to pins for the image, kept in a committed file beside the project."""
+"""Freeze requirements to pins for the image, and keep them in a committed file beside the project."""
 
-from collections.abc import Iterable
-from dataclasses import replace
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
 from offline_kit.core import files, processes
-from offline_kit.core.errors import OutsideError, ProjectError
+from offline_kit.core.errors import OfflineKitError, OutsideError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.packages.builds import confined_build
-from offline_kit.packages.freeze import direct_references, freeze_file, lock_files, requirement_inputs
+from offline_kit.packages.freeze import direct_references, freeze_file, pin_fates, requirement_checks
+from offline_kit.packages.freeze.dependency_walk import (
+    Dependency,
+    is_in_image,
+    marker_holds,
+    satisfies_requirement,
+)
 from offline_kit.packages.freeze.direct_references import ReferenceContext, ResolvedReference
-from offline_kit.packages.freeze.input_digest import FreezeRequest as FreezeRequest
-from offline_kit.packages.freeze.input_digest import gather_inputs, hash_inputs
-from offline_kit.packages.freeze.make_freeze import make_freeze
-from offline_kit.packages.freeze.requirement_lines import RequirementLine
+from offline_kit.packages.freeze.freeze_inputs import LOCK_ORIGIN, FreezeInputs, gather_inputs, hash_inputs
+from offline_kit.packages.freeze.freeze_inputs import FreezeRequest as FreezeRequest
+from offline_kit.packages.freeze.lock_files import LockPin, split_lock_files
+from offline_kit.packages.freeze.metadata_store import MetadataStore, read_wheel_metadata
+from offline_kit.packages.freeze.pin_fates import PackagePolicy, PinContext
+from offline_kit.packages.freeze.requirement_files import (
+    IndexOptions,
+    RequirementLine,
+    read_requirement_files,
+)
+from offline_kit.packages.freeze.resolve import (
+    Resolution,
+    ResolutionRequest,
+    resolve_requirements,
+    strip_torch_local_version,
+)
+from offline_kit.packages.freeze.resolver_engines import ResolverInput
+from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
-from offline_kit.project.types import Fate, Freeze
+from offline_kit.project.types import Fate, Freeze, Pin
+
+MAX_DIFFERENCE_LINES = 8
+"""Differences of one lock file up to which each has a line of its own."""
 
 
 def freeze_requirements(
@@ -28,45 +58,85 @@ def freeze_requirements(
     own: tuple[str, ...] = (),
     report: Reporter = SILENT,
 ) -> Freeze:
-    """Freeze the project's requirements against the image and keep the result at `request.written`.
+    """Freeze the project's requirements for the image and write the result to `request.freeze_path`.
 
-    With the same inputs as last time the written freeze is read back, without network; changed inputs or
-    `upgrade` make it anew, the former with its pins as preferences. `own` names the project's packages,
-    which never come from an index. Raises ProjectError for requirements that cannot be read or met,
-    UsageError for an impossible engine, OutsideError where an index cannot be reached.
+    If the inputs are those of the written freeze, read it back without network. If they changed, make it anew
+    with its pins as preferences; with `upgrade`, without. `own` names the project's packages, which never come
+    from an index. Raises ProjectError for requirements that cannot be read or met, UsageError for an unknown
+    engine, OutsideError if an index cannot be reached.
     """
     inputs = gather_inputs(request, image, own, strict=False)
     input_hash = hash_inputs(inputs, request, image)
     old = _read_old_freeze(request)
-    settings_of_files = _merge_index_options(settings, inputs.index_options)
+    current = old if not request.upgrade else None
+    project = request.project.absolute()
     context = ReferenceContext(
-        project=request.project.absolute(),
+        project=project,
         image=image,
-        settings=settings_of_files,
+        settings=_merge_index_options(settings, inputs.index_options),
         cache=cache,
-        known_commits=_find_known_commits(inputs.direct_references, old, request.project.absolute())
-        if old and not request.upgrade
-        else {},
+        known_commits=_find_known_commits(inputs.direct_references, current, project) if current else {},
     )
-    if old and not request.upgrade and old.input_hash == input_hash and not inputs.error:
-        restored = _restore_wheels(
-            old, direct_references.resolve_references(inputs.direct_references, context, report=report)
-        )
-        if restored:
+    if current and current.input_hash == input_hash and not inputs.error:
+        references = direct_references.resolve_references(inputs.direct_references, context, report=report)
+        if restored := _restore_wheels(current, references):
             return restored
     for option_line in inputs.ignored_options:
-        report.note(f"{option_line}: this option has no meaning for a kit")
+        report.note(f"{option_line}: this option has no effect on a kit")
     report.step(f"Resolving the requirements for '{image.name}' (Python {image.python})")
-    if not confined_build.is_confined():  # metadata of a package without a wheel is a build, too
+    if not confined_build.is_confined():  # the metadata of a package without a wheel is a build, too
         report.warn(confined_build.UNCONFINED_WARNING)
-    new_freeze = make_freeze(
-        inputs, request, context, replace(old, pins=()) if old and request.upgrade else old, report
+    metadata = MetadataStore(PackageIndex(context.settings, cache=cache), context)
+    moment = (request.moment or datetime.now(UTC)).astimezone(UTC)
+    fitted = _fit_lock_to_image(inputs, metadata, image)
+    maker = _FreezeMaker(
+        inputs=fitted,
+        request=request,
+        build_context=context,
+        old_pins=current.pins if current else (),
+        metadata=metadata,
+        cutoff=moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        report=report,
+        policy=fitted.policy,
     )
-    new_freeze = replace(new_freeze, input_hash=input_hash)
+    maker.check_inputs()
+    new_freeze = replace(maker.make_freeze(), input_hash=input_hash)
     new_freeze = replace(new_freeze, text=freeze_file.render_freeze(new_freeze))
     if request.keep:
         _write_freeze(request.freeze_path, new_freeze.text)
     return new_freeze
+
+
+def is_freeze_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
+    """Whether the written freeze has these inputs; needs no index. Raises ProjectError for unreadable inputs."""
+    old = _read_old_freeze(request)
+    return old is not None and old.input_hash == hash_inputs(
+        gather_inputs(request, image, own), request, image
+    )
+
+
+def read_index_settings(
+    requirements: Iterable[Path], project: Path, settings: IndexSettings
+) -> IndexSettings:
+    """Return pip's configuration with the index options of requirements files: where frozen files come from.
+
+    Raises ProjectError for lines that cannot be read.
+    """
+    plain, _ = split_lock_files(requirements)
+    inputs = read_requirement_files(plain, (), project=project, env=processes.copy_environment())
+    return _merge_index_options(settings, inputs.index_options)
+
+
+def _merge_index_options(settings: IndexSettings, options: IndexOptions) -> IndexSettings:
+    # As in pip, --index-url of a file replaces the configured one, and the other options add to theirs.
+    return replace(
+        settings,
+        index_url=options.index_url or settings.index_url,
+        extra_index_urls=tuple(dict.fromkeys((*settings.extra_index_urls, *options.extra_index_urls))),
+        find_links=tuple(dict.fromkeys((*settings.find_links, *options.find_links))),
+        no_index=options.no_index or settings.no_index,
+        trusted_hosts=tuple(dict.fromkeys((*settings.trusted_hosts, *options.trusted_hosts))),
+    )
 
 
 def _write_freeze(path: Path, text: str) -> None:
@@ -75,53 +145,42 @@ def _write_freeze(path: Path, text: str) -> None:
     except OutsideError as error:
         if getattr(error.__cause__, "errno", None) not in files.REFUSED:
             raise
-        # Neither --out nor the cache has to do with it.
+        # Neither --out nor the cache would help: the freeze is always beside the project.
         raise OutsideError(
-            f"'{path.name}' is written beside the project, and '{path.parent}' takes no files",
-            hint="build once in a copy of the project that can be written to, then put the file that it"
-            " makes there beside this one: while the requirements stay, a build only reads it",
+            f"'{path.name}' must be written beside the project, but '{path.parent}' is not writable",
+            hint="build once in a writable copy of the project, then copy its freeze file here: a build only"
+            " reads it until the requirements change",
+            code="project-not-writable",
         ) from error
-
-
-def is_freeze_current(request: FreezeRequest, image: Image, own: tuple[str, ...] = ()) -> bool:
-    """Whether the written freeze is of these very inputs; asks no index. Raises as `freeze` does for what it reads."""
-    old = _read_old_freeze(request)
-    return old is not None and old.input_hash == hash_inputs(
-        gather_inputs(request, image, own), request, image
-    )
 
 
 def _read_old_freeze(request: FreezeRequest) -> Freeze | None:
     if not request.freeze_path.is_file():
         return None
     text = request.freeze_path.read_text(encoding="utf-8", errors="replace")
-    if request.upgrade and freeze_file.is_freeze_text(text):
-        # Whatever became of it, it is about to be replaced.
-        try:
-            return freeze_file.parse_freeze(text, name=request.freeze_path.name)
-        except ProjectError:
+    try:
+        return freeze_file.parse_freeze(text, name=request.freeze_path.name)
+    except ProjectError:
+        # An upgrade replaces an edited or outdated freeze, but never a file of somebody else.
+        if request.upgrade and freeze_file.is_freeze_text(text):
             return None
-    return freeze_file.parse_freeze(text, name=request.freeze_path.name)
+        raise
 
 
-def _find_known_commits(directs: Iterable[RequirementLine], old: Freeze, project: Path) -> dict[str, str]:
-    """Return the commits that the old freeze found for git references without one."""
+def _find_known_commits(lines: Iterable[RequirementLine], old: Freeze, project: Path) -> dict[str, str]:
+    """Return the commits in the old freeze of git references that name a branch, a tag or nothing."""
     known_commits = {}
-    for line in directs:
-        if line.direct and line.direct.kind == "git":
-            reference = direct_references.format_reference(line.direct, project)
-            address_start = f"git+{direct_references.format_repository_url(line.direct, project)}@"
-            for pin in old.pins:
-                commit = pin.url.removeprefix(address_start).partition("#")[0]
-                if pin.url.startswith(address_start) and pin.url == direct_references.format_reference(
-                    line.direct, project, commit
-                ):
-                    known_commits[reference] = commit
+    for direct in [line.direct for line in lines if line.direct and line.direct.kind == "git"]:
+        address_start = f"git+{direct_references.format_repository_url(direct, project)}@"
+        for url in [pin.url for pin in old.pins if pin.url.startswith(address_start)]:
+            commit = url.removeprefix(address_start).partition("#")[0]
+            if url == direct_references.format_reference(direct, project, commit):
+                known_commits[direct_references.format_reference(direct, project)] = commit
     return known_commits
 
 
 def _restore_wheels(old: Freeze, references: tuple[ResolvedReference, ...]) -> Freeze | None:
-    """Give the pins of direct references their wheels; None where a rebuilt wheel is another one."""
+    """Return the freeze with the wheels of direct references; None if a rebuilt wheel has another hash."""
     wheels = {reference.name: reference for reference in references}
     pins = []
     for pin in old.pins:
@@ -135,29 +194,358 @@ def _restore_wheels(old: Freeze, references: tuple[ResolvedReference, ...]) -> F
     return replace(old, pins=tuple(pins))
 
 
-def read_index_settings(
-    requirements: Iterable[Path], project: Path, settings: IndexSettings
-) -> IndexSettings:
-    """Return pip's configuration with the index lines of requirements files laid over it.
+def _fit_lock_to_image(inputs: FreezeInputs, metadata: MetadataStore, image: Image) -> FreezeInputs:
+    """Replace lock pins that do not fit the image by the nearest version that does; drop packages without one.
 
-    That is where the frozen files are to be fetched from. Raises ProjectError for lines that cannot be read.
+    Dropped are only packages that a file lists because they were installed, and none that own code imports.
     """
-    plain = [path for path in requirements if not lock_files.is_lock_file(path)]
-    return _merge_index_options(
-        settings,
-        requirement_inputs.read_requirement_files(
-            plain, (), project=project, env=processes.copy_environment()
-        ).index_options,
+    lock = inputs.lock
+    missing_names = sorted(
+        name
+        for name in lock.pins.keys() | lock.installed_only
+        if not is_in_image(image, name) and name not in inputs.policy.own
     )
-
-
-def _merge_index_options(settings: IndexSettings, options: requirement_inputs.IndexOptions) -> IndexSettings:
-    """Lay the index lines of requirements files over pip's configuration, as pip does."""
+    listed_names = {line.name for line in inputs.requirements if line.origin == LOCK_ORIGIN}
+    with ThreadPoolExecutor(8) as pool:
+        versions = pool.map(metadata.find_fitting_versions, missing_names)
+        fitting = dict(zip(missing_names, versions, strict=True))
+    pins = dict(lock.pins)
+    for name in pins.keys() & fitting.keys():
+        version = lock.pins[name].version
+        pins[name] = replace(pins[name], version=metadata.find_nearest_version(name, version) or version)
+    left_out = {
+        name: f"no version of it fits Python {image.python_minor}"
+        if metadata.index.list_files(name)
+        else "no index has it"
+        for name in missing_names
+        if not fitting[name] and name in lock.installed_only & listed_names and name not in inputs.imported
+    }
     return replace(
-        settings,
-        index_url=options.index_url or settings.index_url,
-        extra_index_urls=tuple(dict.fromkeys((*settings.extra_index_urls, *options.extra_index_urls))),
-        find_links=tuple(dict.fromkeys((*settings.find_links, *options.find_links))),
-        no_index=options.no_index or settings.no_index,
-        trusted_hosts=tuple(dict.fromkeys((*settings.trusted_hosts, *options.trusted_hosts))),
+        inputs,
+        requirements=tuple(line for line in inputs.requirements if line.name not in left_out),
+        lock=replace(lock, pins=pins),
+        locked_versions=lock.pins,
+        left_out={**inputs.left_out, **left_out},
     )
+
+
+@dataclass(kw_only=True)
+class _FreezeMaker:
+    """Makes one freeze: check the inputs, resolve, decide about every package."""
+
+    inputs: FreezeInputs
+    request: FreezeRequest
+    build_context: ReferenceContext
+    old_pins: tuple[Pin, ...]
+    """Preferences."""
+    metadata: MetadataStore
+    cutoff: str
+    report: Reporter
+    policy: PackagePolicy
+    references: tuple[ResolvedReference, ...] = field(default=())
+
+    @property
+    def image(self) -> Image:
+        """The target."""
+        return self.build_context.image
+
+    def check_inputs(self) -> None:
+        """Resolve direct references and check all requirements; raise one error with the problems of both."""
+        inputs = self.inputs
+        problems: list[OfflineKitError] = [inputs.error] if inputs.error else []
+        try:
+            self.references = direct_references.resolve_references(
+                inputs.direct_references, self.build_context, report=self.report
+            )
+        except (ProjectError, OutsideError) as error:
+            problems.append(error)
+        self.metadata.add_metadata(
+            {
+                reference.name: read_wheel_metadata(reference.wheel, reference.name, reference.version)
+                for reference in self.references
+            }
+        )
+        not_bundled = inputs.policy.own | inputs.policy.exclude
+        self.policy = replace(
+            inputs.policy,
+            direct_references={
+                reference.name: reference
+                for reference in self.references
+                if reference.name not in not_bundled
+            },
+            hashes={line.name: frozenset(line.hashes) for line in inputs.requirements if line.hashes},
+        )
+        direct_names = {line.name for line in inputs.direct_references}
+        indexed = [line for line in inputs.requirements if line.name not in direct_names]
+        try:
+            requirement_checks.check_requirements(indexed, self.metadata, self.policy, self.image)
+        except (ProjectError, OutsideError) as error:
+            problems.append(error)
+        try:
+            requirement_checks.check_direct_references(self.policy, self.image)
+        except ProjectError as error:
+            problems.append(error)
+        if problems:
+            raise self._merge_errors(problems)
+
+    def _merge_errors(self, errors: Sequence[OfflineKitError]) -> OfflineKitError:
+        """Return one error for all problems, with remedies that were tried."""
+        hints = []
+        for error in errors:
+            hints.append(error.hint)
+            if isinstance(error, requirement_checks.UnmetRequirementsError):
+                hints += self._suggest_versions(error, alone=len(errors) == 1)
+        if len(errors) == 1:
+            summary, code, details = errors[0].what, errors[0].code, errors[0].details
+        else:
+            summary = f"the requirements have problems for the image '{self.image.name}' (Python {self.image.python})"
+            code = "requirements-not-met"
+            details = tuple(line for error in errors for line in error.details or (error.what,))
+        kind = OutsideError if all(isinstance(error, OutsideError) for error in errors) else ProjectError
+        return kind(summary, hint="; ".join(dict.fromkeys(filter(None, hints))), code=code, details=details)
+
+    def _suggest_versions(
+        self, error: requirement_checks.UnmetRequirementsError, *, alone: bool
+    ) -> list[str]:
+        """Return hints for requirements that cannot be met; every version in them was resolved here."""
+        replaceable = {
+            line.name
+            for line in error.known_lines
+            if is_in_image(self.image, line.name) or self.metadata.find_fitting_versions(line.name)
+        }
+        hopeless = {line.name for line in error.known_lines} - replaceable
+        hints = []
+        if hopeless:
+            hints.append(
+                f"no version of {' and '.join(sorted(hopeless))} fits: set exclude = {json.dumps(sorted(hopeless))} if "
+                "predicting does not need it, or add a wheel that fits ('./NAME.whl' in the requirements)"
+            )
+        if not replaceable:
+            return hints
+        dropped = hopeless | {
+            line.name
+            for line in self.inputs.requirements
+            if not is_in_image(self.image, line.name) and not self.metadata.index.list_files(line.name)
+        }
+        lines = [line for line in self.inputs.requirements if line.name not in dropped]
+        trial = replace(self, policy=replace(self.policy, exclude=self.policy.exclude | dropped))
+        changes = trial._try_versions(lines, replaceable) or trial._try_versions(
+            lines, {line.name for line in lines}
+        )
+        condition = " once the other problems are fixed" if not alone or dropped else ""
+        return [*hints, f"use versions that fit and resolve{condition}: {changes}"] if changes else hints
+
+    def _try_versions(self, lines: Sequence[RequirementLine], replaceable: Collection[str]) -> str:
+        """Resolve with any version of `replaceable`; return the changed pins, "" if nothing resolves."""
+        trial_lines = [
+            replace(line, requirement=_drop_version(line.requirement), hashes=())
+            if line.name in replaceable
+            else line
+            for line in lines
+        ]
+        trial = replace(self, inputs=replace(self.inputs, requirements=tuple(trial_lines)))
+        try:
+            resolution = resolve_requirements(trial.build_request(), SILENT)
+        except OfflineKitError:
+            return ""
+        versions = {name: resolution.get_version(name, self.image) for name in resolution.graph.dependencies}
+        for name, version in versions.items():
+            provided = resolution.graph.is_provided(name, self.image)
+            # A suggestion that has to be compiled would only be the next error.
+            if version and not provided and self.metadata.needs_compiler(name, version):
+                return ""
+        changed = {
+            line.name
+            for line in lines
+            if versions.get(line.name)
+            and not satisfies_requirement(Requirement(line.requirement), line.name, versions[line.name])
+        }
+        if len(replaceable) < len(lines):
+            changed |= {name for name in replaceable if versions.get(name)}
+        return ", ".join(f"{name}=={versions[name].partition('+')[0]}" for name in sorted(changed))
+
+    def build_request(self) -> ResolutionRequest:
+        """Return what to resolve."""
+        context = self.build_context
+        lock_pins = self.inputs.lock.pins
+        old_versions = {
+            pin.name: pin.version for pin in self.old_pins if pin.version and pin.fate is not Fate.PROVIDED
+        }
+        return ResolutionRequest(
+            roots=self._list_roots(),
+            constraints=tuple(_build_dependency(line) for line in self.inputs.constraints),
+            preferred=old_versions | {name: pin.version for name, pin in lock_pins.items()},
+            enforced={name: pin for name, pin in lock_pins.items() if self._is_enforced(name)},
+            policy=self.policy,
+            metadata=self.metadata,
+            engine=self.inputs.engine,
+            resolver_input=ResolverInput(
+                image=self.image,
+                settings=context.settings,
+                cutoff=self.cutoff,
+                undated=self._find_undated_indexes(),
+                cache=context.cache,
+            ),
+        )
+
+    def _is_enforced(self, name: str) -> bool:
+        """Whether a lock pin wins over the image: named in `replace`, or with `pins = "lock"` not protected."""
+        return name in self.policy.replace or (
+            self.request.pins == "lock"
+            and self.policy.allows_replacing(name, self.image)
+            and not self.image.is_accelerator(name)
+        )
+
+    def _list_roots(self) -> tuple[Dependency, ...]:
+        roots = [_build_dependency(line) for line in self.inputs.requirements]
+        environment = self.image.marker_environment()
+        for reference in self.references:
+            extras = reference.line.direct.extras if reference.line.direct else ()
+            extras_text = f"[{','.join(extras)}]" if extras else ""
+            if reference.name not in self.policy.own:
+                pinned = Requirement(f"{reference.name}{extras_text}=={reference.version}")
+                roots.append(Dependency(required_by=reference.line.origin, requirement=pinned))
+                continue
+            # The project's own package goes into the kit as code, so its requirements are roots instead of it.
+            own_metadata = self.metadata(reference.name, reference.version)
+            for required in own_metadata.requires if own_metadata else ():
+                if any(marker_holds(required.marker, environment, extra) for extra in ("", *extras)):
+                    requirement = Requirement(str(required))
+                    requirement.marker, requirement.name = None, str(canonicalize_name(required.name))
+                    roots.append(Dependency(required_by=reference.name, requirement=requirement))
+        return tuple(dict.fromkeys(roots))
+
+    def _find_undated_indexes(self) -> frozenset[str]:
+        """Return the indexes without upload times, judged by the files of a few required packages."""
+        # Under --exclude-newer uv ignores all files without an upload time:
+        # https://docs.astral.sh/uv/concepts/resolution/#reproducible-resolutions
+        undated = set()
+        for url in self.build_context.settings.list_index_urls():
+            if "//pypi.org/" in url:
+                continue
+            only_it = replace(self.build_context.settings, index_url=url, extra_index_urls=(), find_links=())
+            index = PackageIndex(only_it, cache=self.build_context.cache)
+            listed = [file for line in self.inputs.requirements[:8] for file in index.list_files(line.name)]
+            if not any(file.upload_time for file in listed):
+                undated.add(url)
+        return frozenset(undated)
+
+    def make_freeze(self) -> Freeze:
+        """Resolve and decide about every package; the freeze has neither input hash nor text yet.
+
+        Raises ProjectError for requirements that cannot be met, OutsideError if an index cannot be reached.
+        """
+        request = self.build_request()
+        resolution = resolve_requirements(request, self.report)
+        pins = self._decide_pins(request, resolution)
+        _check_hashes(pins, self.inputs.requirements)
+        replaced = {pin.name: pin.version for pin in pins if pin.replaces}
+        broken: dict[str, tuple[str, ...]] = {}
+        if replaced:
+            self.report.step(
+                f"Looking for packages of the image that break with another {', '.join(sorted(replaced))}"
+            )
+            image_requires = self.metadata.read_image_requirements(self.report)
+            broken = pin_fates.find_broken_packages(replaced, self.image, image_requires)
+        return Freeze(
+            image=self.image.name,
+            python=self.image.python,
+            engine=request.engine,
+            cutoff=self.cutoff,
+            input_hash="",
+            pins=pins,
+            replacements=freeze_file.list_replacements(pins, broken),
+            differences=(
+                *_describe_differences(pins, self.inputs.locked_versions),
+                *self._describe_unpinned(pins),
+                *resolution.notes,
+                *self._describe_old_metadata(pins),
+            ),
+        )
+
+    def _decide_pins(self, request: ResolutionRequest, resolution: Resolution) -> tuple[Pin, ...]:
+        decided = pin_fates.decide_pins(resolution.graph, resolution.versions, self.policy, self.image)
+        bundled_names = {pin.name for pin in decided if pin.fate is Fate.BUNDLED}
+        context = PinContext(
+            metadata=self.metadata,
+            policy=self.policy,
+            cutoff=self.cutoff,
+            is_reconstructed=pin_fates.is_reconstructed_image(self.image),
+            direct_requesters=bundled_names | {root.required_by for root in request.roots},
+        )
+        pins = {pin.name: pin for pin in pin_fates.complete_pins(decided, context)}
+        for name, cause in self.inputs.left_out.items():
+            pins.setdefault(name, Pin(name=name, version="", fate=Fate.SKIPPED, reason=cause))
+        return tuple(pin for _, pin in sorted(pins.items()))
+
+    def _describe_unpinned(self, pins: Iterable[Pin]) -> list[str]:
+        """Return a line for every package of `pip freeze` without a version that nothing provides."""
+        known_names = {pin.name for pin in pins} | self.policy.own | self.policy.exclude
+        return [
+            f"{name}: {source} has it from a folder or repository and names no version; add it to the requirements if "
+            "the notebook needs it"
+            for name, source in sorted(self.inputs.lock.unpinned.items())
+            if name not in known_names | self.image.packages.keys()
+        ]
+
+    def _describe_old_metadata(self, pins: Iterable[Pin]) -> list[str]:
+        """Return a line for every bundled package whose metadata the image's pip refuses."""
+        lines = []
+        for pin in pins:
+            package = self.metadata(pin.name, pin.version) if pin.fate is Fate.BUNDLED else None
+            if package and package.invalid_requires:
+                # https://github.com/pypa/pip/issues/12063: legacy specifiers such as ">=1.9.*"
+                lines.append(
+                    f"{pin.name} {pin.version} asks for '{package.invalid_requires[0]}', which pip 24.1 and later refuse; take a newer version"
+                )
+        return lines
+
+
+def _build_dependency(line: RequirementLine) -> Dependency:
+    requirement = strip_torch_local_version(Requirement(line.requirement))
+    requirement.name = str(canonicalize_name(requirement.name))
+    requirement.marker = None
+    return Dependency(required_by=line.origin, requirement=requirement)
+
+
+def _drop_version(line: str) -> str:
+    requirement = Requirement(line)
+    requirement.specifier = SpecifierSet()
+    return str(requirement)
+
+
+def _check_hashes(pins: Iterable[Pin], requirement_lines: Iterable[RequirementLine]) -> None:
+    """Raise ProjectError if no file of a bundled pin has a hash that its line allows."""
+    without_hash = {pin.name: pin.version for pin in pins if pin.fate is Fate.BUNDLED and not pin.hashes}
+    problems = [
+        f"{line.position}: {line.name} {without_hash[line.name]}"
+        for line in requirement_lines
+        if line.hashes and line.name in without_hash
+    ]
+    if problems:
+        raise ProjectError(
+            "files on the index have other hashes than the requirements allow",
+            hint="fix the hashes, or find out who changed the files",
+            code="hash-mismatch",
+            details=problems,
+        )
+
+
+def _describe_differences(pins: Iterable[Pin], locked_versions: Mapping[str, LockPin]) -> list[str]:
+    """Return a line for every lock pin that another version won over; many of one file share a line."""
+    pins_by_source: dict[tuple[str, str], list[tuple[Pin, str]]] = {}
+    for pin in pins:
+        locked = locked_versions.get(pin.name)
+        if not locked or pin.fate is Fate.SKIPPED:
+            continue
+        if pin.version.partition("+")[0] != locked.version.partition("+")[0]:
+            winner = "the image has" if pin.fate is Fate.PROVIDED else "the kit brings"
+            pins_by_source.setdefault((locked.source, winner), []).append((pin, locked.version))
+    lines = []
+    for (source, winner), pairs in pins_by_source.items():
+        if len(pairs) <= MAX_DIFFERENCE_LINES:
+            lines += [f"{pin.name}: {source} has {version}, {winner} {pin.version}" for pin, version in pairs]
+        else:
+            versions = ", ".join(f"{pin.name} {pin.version} ({version})" for pin, version in pairs)
+            lines.append(f"{source}: {winner} other versions than the file (in brackets) of {versions}")
+    return sorted(lines) if len(lines) <= 2 * MAX_DIFFERENCE_LINES else lines

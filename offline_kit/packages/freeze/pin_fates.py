@@ -17,7 +17,7 @@ from offline_kit.packages.freeze.dependency_walk import (
     satisfies_requirement,
 )
 from offline_kit.packages.freeze.direct_references import ResolvedReference
-from offline_kit.packages.freeze.distribution_facts import MetadataStore
+from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.project.images import Image
 from offline_kit.project.types import Fate, Pin
 

@@ -9,10 +9,9 @@ from packaging.version import InvalidVersion, Version
 from offline_kit.core.errors import ProjectError, suggest_name
 from offline_kit.packages.file_choice import choose_file, find_alternatives
 from offline_kit.packages.freeze.dependency_walk import is_in_image, satisfies_requirement
-from offline_kit.packages.freeze.distribution_facts import MetadataStore
-from offline_kit.packages.freeze.lock_formats import get_exact_version
+from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.pin_fates import PackagePolicy, format_requirement
-from offline_kit.packages.freeze.requirement_lines import RequirementLine
+from offline_kit.packages.freeze.requirement_files import RequirementLine, get_exact_version
 from offline_kit.packages.index import IndexFile
 from offline_kit.project.images import Image
 

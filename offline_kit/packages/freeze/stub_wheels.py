@@ -6,7 +6,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from offline_kit.packages.freeze.distribution_facts import MetadataReader, PackageMetadata
+from offline_kit.packages.freeze.metadata_store import MetadataReader, PackageMetadata
 from offline_kit.project.images import Image
 
 _DATE = (1980, 1, 2, 0, 0, 0)

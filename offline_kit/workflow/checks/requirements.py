@@ -1,6 +1,6 @@
 """Requirements and locks: whether every line can be read."""
 
-from offline_kit.packages.freeze import lock_files, requirement_inputs
+from offline_kit.packages.freeze import lock_files, requirement_files
 from offline_kit.workflow import freeze_request
 from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, warn_result
 
@@ -9,7 +9,7 @@ def run_check(ground: CheckContext) -> CheckResult:
     """Read what the project asks for, without asking an index; raises for lines that cannot be read."""
     config = ground.loaded_config
     plain = [path for path in config.requirements if not lock_files.is_lock_file(path)]
-    found = requirement_inputs.read_requirement_files(
+    found = requirement_files.read_requirement_files(
         plain, freeze_request.of_project(config), project=config.project, env=ground.env
     )
     lock_files.read_lock_files(
@@ -21,8 +21,7 @@ def run_check(ground: CheckContext) -> CheckResult:
             'name what predicting needs, like requirements = ["requirements.in"]',
         )
     sources = [
-        requirement_inputs.display_path(path, config.project)
-        for path in (*config.requirements, *config.locks)
+        requirement_files.display_path(path, config.project) for path in (*config.requirements, *config.locks)
     ]
     sources += ["[project].dependencies"] * config.project_dependencies
     sources += ["what the own packages ask for"] * bool(config.packages)

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.packages.freeze import direct_references
-from offline_kit.packages.freeze.input_digest import FreezeInputs, FreezeRequest, gather_inputs
-from offline_kit.packages.freeze.requirement_lines import RequirementLine
+from offline_kit.packages.freeze.freeze_inputs import FreezeInputs, FreezeRequest, gather_inputs
+from offline_kit.packages.freeze.requirement_files import RequirementLine
 from offline_kit.packages.pip_settings import PYPI, IndexSettings, redact_urls
 from offline_kit.project.images import Image
 

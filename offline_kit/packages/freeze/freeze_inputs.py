@@ -1,4 +1,4 @@
-"""Gathering the inputs of a freeze, and the digest that says whether they changed."""
+"""The inputs of a freeze, and the hash that tells whether they changed."""
 
 import hashlib
 import json
@@ -10,112 +10,108 @@ from importlib import resources
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from packaging.markers import Marker
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from offline_kit.core import processes
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.packages.freeze import (
-    direct_references,
-    engines,
-    lock_formats,
-    requirement_inputs,
-)
-from offline_kit.packages.freeze import (
-    freeze_file as written,
-)
-from offline_kit.packages.freeze import (
-    lock_files as locks,
-)
+from offline_kit.packages.freeze import direct_references, freeze_file
 from offline_kit.packages.freeze.dependency_walk import marker_holds
-from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin
+from offline_kit.packages.freeze.lock_files import LockedPackages, LockPin, read_lock_files, split_lock_files
 from offline_kit.packages.freeze.pin_fates import PackagePolicy, is_reconstructed_image
-from offline_kit.packages.freeze.requirement_inputs import IndexOptions, RequirementInputs
-from offline_kit.packages.freeze.requirement_lines import DirectReference, RequirementLine, parse_requirement
+from offline_kit.packages.freeze.requirement_files import (
+    DirectReference,
+    IndexOptions,
+    RequirementInputs,
+    RequirementLine,
+    get_exact_version,
+    is_compiled_output,
+    parse_requirement,
+    read_requirement_files,
+)
+from offline_kit.packages.freeze.resolver_engines import matches_running_python
 from offline_kit.packages.pip_settings import redact_urls
 from offline_kit.project.config_keys import ENGINES
 from offline_kit.project.images import Image
 
 LOCK_ORIGIN = "the lock file"
-"""Who asks for the names of a lock file, if nothing else says what the project needs."""
+"""Origin of a lock file's names, if nothing else tells what the project requires."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeRequest:
-    """What is to be frozen, and how."""
+    """What to freeze, and how."""
 
     project: Path
-    """The project's folder."""
     requirements: tuple[Path, ...] = ()
-    """Requirements files; lock files among them are taken as such."""
+    """Requirements files, and lock files that are read as such."""
     inline: tuple[str, ...] = ()
-    """Requirements that stand in no file of requirements; see `inputs.project_requirements`."""
+    """Requirements outside of requirements files; see `read_project_dependencies`."""
     origins: Mapping[str, str] = field(default_factory=dict)
-    """Who asks for a line of them, where that is not pyproject.toml: "the trained files"."""
+    """Origin of inline lines that are not from pyproject.toml: "the trained files"."""
     locks: tuple[Path, ...] = ()
-    """uv.lock, pylock.toml and `pip freeze` files: their pins are liked."""
+    """uv.lock, pylock.toml and `pip freeze` files: their pins are preferred."""
     exclude: tuple[str, ...] = ()
     """Packages that are never bundled."""
     include: tuple[str, ...] = ()
-    """Packages that are bundled although the image has them."""
+    """Packages that are bundled even if the image has them."""
     imported: frozenset[str] = frozenset()
-    """Top-level names that the project's own code imports: what it imports is never left out."""
+    """Top-level names that the project's own code imports; their packages are never left out."""
     replace: tuple[str, ...] = ()
     """Protected packages that may be replaced, and lock pins that win over the image."""
     pins: str = "image"
-    """Who wins where a lock file and the image differ: "image" or "lock"."""
+    """Which versions win if a lock file and the image differ: "image" or "lock"."""
     engine: str = "auto"
     """"auto", "uv" or "pip-tools"."""
     upgrade: bool = False
-    """Forget the committed freeze and take what the index has now."""
+    """Ignore the committed freeze and take the newest versions of the index."""
     freeze_path: Path
     """The committed freeze beside the project."""
     keep: bool = True
-    """Whether the freeze is written; a dry run leaves the file as it is."""
+    """Whether to write the freeze; a dry run does not."""
     moment: datetime | None = None
-    """The moment of the freeze, which becomes its cut-off; None is the clock's."""
+    """Cut-off for uploads; None is now."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeInputs:
-    """All inputs, read."""
+    """Everything that a freeze depends on, read. Markers of all requirements hold in the image."""
 
     requirements: tuple[RequirementLine, ...]
-    """Requirements on packages of the index, whose markers hold in the image."""
+    """Requirements on packages of an index."""
     constraints: tuple[RequirementLine, ...]
-    """Constraints, likewise."""
     direct_references: tuple[RequirementLine, ...]
-    """Direct references, likewise."""
     lock: LockedPackages
-    """Liked versions."""
+    """Preferred versions."""
     index_options: IndexOptions
-    """Index lines of the files."""
     policy: PackagePolicy
-    """What the user decided; direct references and hashes are yet to come."""
+    """What the user decided, without direct references and hashes."""
     engine: str
     """"uv" or "pip-tools"."""
     ignored_options: tuple[str, ...]
-    """Options of requirements files that have no meaning here, with their lines."""
+    """Options without meaning for a kit, with their positions."""
     locked_versions: Mapping[str, LockPin] = field(default_factory=dict)
-    """The lock's versions as it has them, where `lock` has nearer ones that the image can take."""
+    """The lock's own versions, if `lock` has the nearest ones that fit the image."""
     left_out: Mapping[str, str] = field(default_factory=dict)
-    """What is left out of the requirements unasked, with the reason."""
+    """Packages that are left out although no setting says so, with the reason."""
     imported: frozenset[str] = frozenset()
-    """Names that the project's own code imports, written as those of distributions."""
+    """Names that the project's own code imports, normalized like packages."""
     error: ProjectError | None = None
-    """Lines that cannot be read, if that was not raised."""
+    """The lines that cannot be read, unless that was raised."""
 
 
 def gather_inputs(
     request: FreezeRequest, image: Image, own: tuple[str, ...], *, strict: bool = True
 ) -> FreezeInputs:
-    """Read everything that the freeze depends on. Raises ProjectError and UsageError, without network.
+    """Read everything that the freeze depends on, without network.
 
-    Without `strict`, lines that cannot be read are returned as `refused`, so that others are looked at too.
+    `own` names the project's packages. Raises ProjectError and UsageError; without `strict`, lines that cannot
+    be read are returned as `error` beside the rest.
     """
-    lock_files = [path for path in request.requirements if locks.is_lock_file(path)]
-    plain = [path for path in request.requirements if not locks.is_lock_file(path)]
-    requirement_files = requirement_inputs.read_requirement_files(
+    plain, lock_files = split_lock_files(request.requirements)
+    requirement_files = read_requirement_files(
         plain,
         request.inline,
         project=request.project,
@@ -125,7 +121,7 @@ def gather_inputs(
     )
     engine, compiled_beside = _choose_engine(request, image, plain)
     environment = image.marker_environment()
-    lock = locks.read_lock_files(
+    lock = read_lock_files(
         [*request.locks, *lock_files, *requirement_files.compiled_files, *compiled_beside], environment
     ).drop_packages(_normalize_names(request.exclude))
     requirements = [
@@ -134,9 +130,7 @@ def gather_inputs(
     if not requirements and not request.requirements and not request.inline:
         requirements = _list_lock_requirements(lock, request.project)
     elif lock_files:
-        requirements += _list_lock_requirements(
-            locks.read_lock_files(lock_files, environment), request.project
-        )
+        requirements += _list_lock_requirements(read_lock_files(lock_files, environment), request.project)
     applicable = [line for line in requirements if _applies_to_image(line, environment)]
     training = _find_training_only(applicable, request)
     applicable = [line for line in applicable if line.name not in training]
@@ -172,7 +166,7 @@ def _normalize_names(names: Iterable[str]) -> frozenset[str]:
 
 
 def _find_training_only(lines: Iterable[RequirementLine], request: FreezeRequest) -> dict[str, str]:
-    """Return what the user's files ask for that no run without the internet needs; what code imports is kept."""
+    """Return required packages that no run without internet needs, with the reason, unless own code imports them."""
     data = tomllib.loads(
         (resources.files("offline_kit") / "data" / "training_only.toml").read_text(encoding="utf-8")
     )
@@ -187,7 +181,7 @@ def _find_training_only(lines: Iterable[RequirementLine], request: FreezeRequest
 
 
 def _list_reference_names(reference: DirectReference) -> frozenset[str]:
-    """Return what a direct reference may be excluded by: its name, else that of its file or repository."""
+    """Return the names that exclude a direct reference: its own, else that of its file or repository."""
     if reference.name:
         return frozenset([reference.name])
     stem = urlsplit(reference.location).path.rstrip("/").rpartition("/")[2].removesuffix(".git")
@@ -195,19 +189,19 @@ def _list_reference_names(reference: DirectReference) -> frozenset[str]:
 
 
 def _drop_compiled_version(line: RequirementLine, inputs: RequirementInputs) -> RequirementLine:
-    """Take the version off a line of a compiled file: there it is a preference."""
+    """Drop the exact version of a line in a compiled file: there it is a preference."""
     compiled_names = {path.name for path in inputs.compiled_files}
     if line.direct or line.position.rpartition(":")[0].rpartition("/")[2] not in compiled_names:
         return line
     requirement = Requirement(line.requirement)
-    if not lock_formats.get_exact_version(requirement):
+    if not get_exact_version(requirement):
         return line
-    requirement.specifier = type(requirement.specifier)("")
+    requirement.specifier = SpecifierSet()
     return replace(line, requirement=str(requirement), hashes=())
 
 
 def _list_lock_requirements(lock: LockedPackages, project: Path) -> list[RequirementLine]:
-    """Return what a lock file asks for."""
+    """Return the requirements of a lock file."""
     lines = [
         RequirementLine(requirement=line, origin=LOCK_ORIGIN, position=LOCK_ORIGIN) for line in lock.roots
     ]
@@ -220,32 +214,30 @@ def _list_lock_requirements(lock: LockedPackages, project: Path) -> list[Require
 
 
 def _applies_to_image(line: RequirementLine, environment: Mapping[str, str]) -> bool:
-    from packaging.markers import Marker
-
     if line.direct:
-        return not line.direct.marker or marker_holds(Marker(line.direct.marker), environment)
+        return marker_holds(Marker(line.direct.marker) if line.direct.marker else None, environment)
     return marker_holds(Requirement(line.requirement).marker, environment)
 
 
 def _choose_engine(request: FreezeRequest, image: Image, plain: list[Path]) -> tuple[str, list[Path]]:
-    """Return the engine, and the compiled files beside the user's own .in files, which are liked as locks."""
+    """Return the engine, and the compiled files beside the .in files, whose pins are preferences."""
     if request.engine not in ENGINES:
-        raise UsageError(f"there is no engine '{request.engine}'", hint=f"choose one of {', '.join(ENGINES)}")
+        raise UsageError(
+            f"there is no engine '{request.engine}'",
+            hint=f"use one of {', '.join(ENGINES)}",
+            code="engine-unknown",
+        )
     compiled_beside = [path.with_suffix(".txt") for path in plain if path.suffix == ".in"]
     compiled_beside = [path for path in compiled_beside if path.is_file() and path not in plain]
-    compiled = [
-        path
-        for path in compiled_beside
-        if requirement_inputs.is_compiled_output(path.read_text(errors="replace"))
-    ]
+    compiled = [path for path in compiled_beside if is_compiled_output(path.read_text(errors="replace"))]
     if request.engine != "auto":
         return request.engine, compiled
     by_pip_tools = any("pip-compile" in path.read_text(errors="replace")[:600] for path in compiled)
-    return ("pip-tools" if by_pip_tools and engines.matches_running_python(image) else "uv"), compiled
+    return ("pip-tools" if by_pip_tools and matches_running_python(image) else "uv"), compiled
 
 
 def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> str:
-    """Return the hex digest of all that the freeze depends on; no place, time or credentials."""
+    """Return the hex digest of everything that the freeze depends on: no paths, times or credentials."""
     lines = [
         f"{line.origin} {line.requirement} {' '.join(line.hashes)}"
         for line in (*inputs.requirements, *inputs.constraints)
@@ -254,7 +246,7 @@ def hash_inputs(inputs: FreezeInputs, request: FreezeRequest, image: Image) -> s
         redact_urls(line) for line in (inputs.index_options.index_url, *inputs.index_options.extra_index_urls)
     ]
     fields = {
-        "format": written.FORMAT,
+        "format": freeze_file.FORMAT,
         "image": [image.name, image.python, image.machine, image.accelerator, *image.glibc],
         "packages": sorted(f"{name}=={version}" for name, version in image.packages.items()),
         "unversioned": sorted(image.unversioned),

@@ -13,7 +13,7 @@ from packaging.version import InvalidVersion, Version
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
-from offline_kit.packages.freeze import engines, stub_wheels
+from offline_kit.packages.freeze import resolver_engines, stub_wheels
 from offline_kit.packages.freeze.dependency_walk import (
     Dependency,
     DependencyGraph,
@@ -24,10 +24,10 @@ from offline_kit.packages.freeze.dependency_walk import (
     satisfies_requirement,
     walk_dependencies,
 )
-from offline_kit.packages.freeze.distribution_facts import MetadataStore
-from offline_kit.packages.freeze.engines import MetadataBuildError, NoSolutionError, ResolverInput
 from offline_kit.packages.freeze.lock_files import LockPin
+from offline_kit.packages.freeze.metadata_store import MetadataStore
 from offline_kit.packages.freeze.pin_fates import PackagePolicy, format_requirement, list_unmet
+from offline_kit.packages.freeze.resolver_engines import MetadataBuildError, NoSolutionError, ResolverInput
 from offline_kit.project.images import TORCH_FAMILY, Image
 
 MAX_ROUNDS = 5
@@ -63,14 +63,18 @@ class ResolutionRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """What came of it."""
+    """The packages that the requirements reach, and their versions."""
 
     graph: DependencyGraph
-    """The walk's outcome."""
     versions: Mapping[str, str]
-    """The resolver's versions."""
+    """The resolver's version of every package."""
     notes: tuple[str, ...] = ()
-    """What was decided on the way, for a person."""
+    """Decisions that the user should know."""
+
+    def get_version(self, name: str, image: Image) -> str:
+        """Return the version that the notebook gets: the image's if it serves, else the resolver's; "" if unknown."""
+        versions = image.packages if self.graph.is_provided(name, image) else self.versions
+        return versions.get(name, "")
 
 
 @dataclass
@@ -329,7 +333,7 @@ def _run_resolver(
     """Resolve; what the resolver fell back on and nobody can build does not count, so that the true reason is told."""
     while True:
         try:
-            return engines.resolve_versions(
+            return resolver_engines.resolve_versions(
                 replace(resolver_input, wheels_only=frozenset(state.wheels_only)), request.engine
             )
         except MetadataBuildError as error:

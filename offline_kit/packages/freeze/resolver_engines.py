@@ -5,7 +5,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
@@ -17,8 +17,7 @@ from offline_kit.core import files, interpreters, processes
 from offline_kit.core.errors import OutsideError, ProjectError, UsageError
 from offline_kit.packages.builds import confined_build, uv_tool
 from offline_kit.packages.builds.build_environment import WITH_FRAMEWORK, find_framework
-from offline_kit.packages.freeze.lock_formats import get_exact_version
-from offline_kit.packages.freeze.requirement_lines import iter_logical_lines
+from offline_kit.packages.freeze.requirement_files import get_exact_version, iter_logical_lines
 from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
@@ -46,14 +45,13 @@ _HTTP_URL = re.compile(r"https?://[^\s`'\")]+")
 class ResolverInput:
     """What a resolver is asked, the same for each of them."""
 
-    requirements: tuple[str, ...]
+    requirements: tuple[str, ...] = ()
     """PEP 508 lines; direct references name local wheels."""
-    constraints: tuple[str, ...]
-    """Lines that bind without asking: the image's protected versions, the user's constraints."""
-    preferences: Mapping[str, str]
-    """Versions that are taken where nothing speaks against them."""
-    stub_folder: Path
-    """Folder of stub wheels."""
+    constraints: tuple[str, ...] = ()
+    """The image's protected versions and the user's constraints."""
+    preferences: Mapping[str, str] = field(default_factory=dict)
+    """Versions that are used unless something rules them out."""
+    stub_folder: Path = Path()
     image: Image
     """The target."""
     settings: IndexSettings

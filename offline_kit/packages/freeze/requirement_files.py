@@ -1,0 +1,444 @@
+"""Requirements files as pip reads them: logical lines, options, direct references, included files.
+
+https://pip.pypa.io/en/stable/reference/requirements-file-format/
+"""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import unquote, urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from offline_kit.core.errors import ProjectError
+from offline_kit.packages.pip_settings import redact_urls
+
+ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
+VCS = ("git+", "hg+", "svn+", "bzr+")
+IGNORED_OPTIONS = (
+    "--prefer-binary",
+    "--no-binary",
+    "--only-binary",
+    "--require-hashes",
+    "--use-feature",
+    "--pre",
+)
+INDEX_OPTIONS = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--trusted-host")
+_OPTIONS_WITH_VALUE = ("--requirement", "--constraint", "--editable", *INDEX_OPTIONS[:3])
+_LONG_OPTIONS = {
+    "-r": "--requirement",
+    "-c": "--constraint",
+    "-e": "--editable",
+    "-i": "--index-url",
+    "--pypi-url": "--index-url",
+    "-f": "--find-links",
+}
+_COMMENT = re.compile(r"(^|\s+)#.*$")
+# pip fills in POSIX-style names of capitals only: ${TOKEN}, neither $TOKEN nor %TOKEN%.
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+_OPTION = re.compile(r"\s--?[A-Za-z]")
+_NAMED_REFERENCE = re.compile(r"^[A-Za-z0-9][\w.-]*\s*(\[[^\]]*\])?\s*@")
+_EXTRAS = re.compile(r"^(?P<target>.+?)(?P<extras>\[[^\[\]]*\])?$")
+_HASH = re.compile(r"(md5|sha1|sha224|sha256|sha384|sha512):[0-9a-fA-F]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectReference:
+    """A requirement that names where to get the package instead of a version."""
+
+    kind: str
+    """"wheel", "archive" or "folder" on this disk; "url" of a wheel or archive; "git"."""
+    location: str
+    """The path, or the URL with its credentials; never written anywhere."""
+    name: str = ""
+    """Normalized name, if the line gives one."""
+    extras: tuple[str, ...] = ()
+    marker: str = ""
+    ref: str = ""
+    """Branch, tag or commit of a git reference."""
+    subdirectory: str = ""
+    """Folder of the project inside the archive or checkout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirementLine:
+    """One requirement or constraint of the user's files."""
+
+    requirement: str
+    """As PEP 508, without hashes; empty for a direct reference."""
+    origin: str
+    """Its file, as written after "# via": "-r requirements.in"."""
+    position: str
+    """File and line, for messages: "requirements.in:3"."""
+    hashes: tuple[str, ...] = ()
+    """Hashes that the line allows, as "sha256:<hex>"."""
+    direct: DirectReference | None = None
+
+    @property
+    def name(self) -> str:
+        """Normalized name; empty for a direct reference that does not give it."""
+        if self.direct:
+            return self.direct.name
+        return canonicalize_name(Requirement(self.requirement).name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexOptions:
+    """Index options of requirements files; they override pip's configuration."""
+
+    index_url: str = ""
+    """The last --index-url; empty if none is given."""
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    """Every --find-links; paths are absolute."""
+    no_index: bool = False
+    trusted_hosts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequirementInputs:
+    """What the requirements files contain, in the order of the files."""
+
+    requirements: tuple[RequirementLine, ...] = ()
+    constraints: tuple[RequirementLine, ...] = ()
+    """They bind only packages that something else requires."""
+    index_options: IndexOptions = IndexOptions()
+    compiled_files: tuple[Path, ...] = ()
+    """Files that a tool compiled: their exact pins are preferences."""
+    ignored_options: tuple[str, ...] = ()
+    """Options that have no meaning for a kit, as "file:line --pre"."""
+    error: ProjectError | None = None
+    """The lines that cannot be read, unless that was raised."""
+
+
+class InvalidLineError(ValueError):
+    """A line that pip would refuse or a kit cannot follow; the message says why."""
+
+
+@dataclass
+class _ReadState:
+    """What grows while files include each other."""
+
+    root: Path
+    env: Mapping[str, str]
+    requirements: list[RequirementLine] = field(default_factory=list)
+    constraints: list[RequirementLine] = field(default_factory=list)
+    options: dict[str, list[str]] = field(default_factory=dict)
+    compiled_files: list[Path] = field(default_factory=list)
+    ignored_options: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    visited_files: set[tuple[Path, bool]] = field(default_factory=set)
+
+
+def read_requirement_files(
+    files: Iterable[Path],
+    inline: Iterable[str],
+    *,
+    project: Path,
+    env: Mapping[str, str],
+    origins: Mapping[str, str] = MappingProxyType({}),
+    strict: bool = True,
+) -> RequirementInputs:
+    """Read requirements files with all files that they include, and `inline` requirements.
+
+    Inline requirements come from pyproject.toml, unless `origins` names another origin of a line. `env` fills
+    in ${VARIABLES}. Raises one ProjectError with the position of every line that cannot be read; without
+    `strict` it is returned beside what can.
+    """
+    state = _ReadState(root=project.absolute(), env=env)
+    for path in files:
+        _read_file(state, path.absolute(), constraint=False, includer="the configuration")
+    for number, line in enumerate(inline, 1):
+        origin = origins.get(line, "pyproject.toml")
+        position = origin if line in origins else f"{origin} (requirement {number})"
+        _add_requirement(state, line, position, origin, project.absolute(), constraint=False)
+    error = None
+    if state.problems:
+        count = len(state.problems)
+        error = ProjectError(
+            f"{count} lines of the requirements cannot be read"
+            if count > 1
+            else "a line of the requirements cannot be read",
+            hint="fix the lines listed above",
+            code="requirement-line-invalid",
+            details=state.problems,
+        )
+    if error and strict:
+        raise error
+    options = state.options
+    return RequirementInputs(
+        error=error,
+        requirements=tuple(state.requirements),
+        constraints=tuple(state.constraints),
+        compiled_files=tuple(state.compiled_files),
+        ignored_options=tuple(state.ignored_options),
+        index_options=IndexOptions(
+            index_url=options.get("--index-url", [""])[-1],
+            extra_index_urls=tuple(options.get("--extra-index-url", ())),
+            find_links=tuple(options.get("--find-links", ())),
+            no_index="--no-index" in options,
+            trusted_hosts=tuple(options.get("--trusted-host", ())),
+        ),
+    )
+
+
+def is_compiled_output(text: str) -> bool:
+    """Whether a requirements file is the output of pip-compile, uv, or this tool."""
+    head = text[:600].lower()
+    return "autogenerated by" in head or "made by offline-kit" in head
+
+
+def display_path(path: Path, root: Path) -> str:
+    """Return a path for messages: relative to the project if it is inside or beside it."""
+    if path.is_relative_to(root):
+        return path.relative_to(root).as_posix()
+    if path.is_relative_to(root.parent):
+        return f"../{path.relative_to(root.parent).as_posix()}"
+    return path.name
+
+
+def decode_text(raw: bytes) -> str:
+    """Return the text of a UTF-8 or UTF-16 file. Raises UnicodeDecodeError."""
+    # `pip freeze > requirements.txt` in Windows PowerShell 5 writes UTF-16, with or without a byte order mark.
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return raw.decode("utf-16")
+    if b"\0" in raw[:64]:
+        return raw.decode("utf-16-le" if raw[1:2] == b"\0" else "utf-16-be")
+    return raw.decode("utf-8-sig")
+
+
+def _read_file(state: _ReadState, path: Path, *, constraint: bool, includer: str) -> None:
+    if (path, constraint) in state.visited_files:
+        return
+    state.visited_files.add((path, constraint))
+    name = display_path(path, state.root)
+    try:
+        text = decode_text(path.read_bytes())
+    except (OSError, UnicodeDecodeError) as error:
+        cause = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        state.problems.append(f"{includer}: cannot read '{name}': {cause}")
+        return
+    if is_compiled_output(text):
+        state.compiled_files.append(path)
+    for number, line in iter_logical_lines(text, state.env):
+        position = f"{name}:{number}"
+        try:
+            option = parse_option(line)
+        except InvalidLineError as error:
+            state.problems.append(f"{position}: {error}")
+            continue
+        if option is None:
+            _add_requirement(state, line, position, f"-r {name}", path.parent, constraint=constraint)
+        else:
+            _apply_option(state, option, position, path, constraint=constraint)
+
+
+def _apply_option(
+    state: _ReadState, option: tuple[str, str], position: str, path: Path, *, constraint: bool
+) -> None:
+    name, value = option
+    if name in _OPTIONS_WITH_VALUE and not value:
+        state.problems.append(f"{position}: '{name}' has no value")
+    elif name in ("--requirement", "--constraint"):
+        included = (path.parent / Path(value).expanduser()).absolute()
+        _read_file(state, included, constraint=constraint or name == "--constraint", includer=position)
+    elif name == "--editable":
+        # A kit has no editable installs: the folder or checkout is built to a wheel like any other.
+        line = value if "://" in value or value.startswith((".", "/", "~")) else f"./{value}"
+        origin = f"-r {display_path(path, state.root)}"
+        _add_requirement(state, line, position, origin, path.parent, constraint=constraint)
+    elif name == "--find-links" and "://" not in value:
+        state.options.setdefault(name, []).append(str((path.parent / Path(value).expanduser()).absolute()))
+    elif name in INDEX_OPTIONS:
+        state.options.setdefault(name, []).append(value)
+    elif name in IGNORED_OPTIONS:
+        state.ignored_options.append(f"{position} {name}")
+    else:
+        state.problems.append(f"{position}: unknown option '{name}'")
+
+
+def _add_requirement(
+    state: _ReadState, line: str, position: str, origin: str, base: Path, *, constraint: bool
+) -> None:
+    try:
+        text, hashes = split_options(line)
+        requirement, direct = parse_requirement(text, base)
+    except InvalidLineError as error:
+        state.problems.append(f"{position}: {redact_urls(str(error))}")
+        return
+    # pip refuses extras in constraints, too: https://github.com/pypa/pip/issues/8210
+    if constraint and (direct or Requirement(requirement).extras):
+        state.problems.append(f"{position}: a constraint is a name with versions, without extras or URL")
+        return
+    lines = state.constraints if constraint else state.requirements
+    lines.append(
+        RequirementLine(
+            requirement=requirement, origin=origin, position=position, hashes=hashes, direct=direct
+        )
+    )
+
+
+def iter_logical_lines(text: str, env: Mapping[str, str]) -> Iterator[tuple[int, str]]:
+    """Yield the first line number and the text of every line that is not empty.
+
+    Join continuations, cut comments and fill in ${VARIABLES} from `env`, as pip does.
+    """
+    pending, first_number = "", 0
+    for number, line in enumerate(text.lstrip("\ufeff").splitlines(), 1):
+        first_number = first_number if pending else number
+        # pip ends a continuation at a comment line, and keeps unset variables as they are written.
+        comment = line.lstrip().startswith("#")
+        if line.endswith("\\") and not comment:
+            pending += line[:-1].strip() + " "
+            continue
+        logical_line = _COMMENT.sub("", pending if comment else pending + line).strip()
+        pending = ""
+        if logical_line:
+            yield first_number, _VARIABLE.sub(lambda match: env.get(match[1], match[0]), logical_line)
+    if pending.strip():
+        yield first_number, _COMMENT.sub("", pending).strip()
+
+
+def split_options(line: str) -> tuple[str, tuple[str, ...]]:
+    """Return a requirement line without its own options, and the hashes among those."""
+    option_match = _OPTION.search(line)
+    if not option_match:
+        return line, ()
+    hashes, words = [], iter(_split_words(line[option_match.start() :]))
+    for word in words:
+        if word == "--hash":
+            hashes.append(next(words, ""))
+        elif word.startswith("--hash="):
+            hashes.append(word.removeprefix("--hash="))
+        elif not word.startswith(("--config-setting", "--global-option", "--install-option")):
+            raise InvalidLineError(f"unknown option '{word}'")
+    for value in hashes:
+        if not _HASH.fullmatch(value):
+            raise InvalidLineError(f"'{value}' is no hash; write sha256:<hex digits>")
+    return line[: option_match.start()].strip(), tuple(value.lower() for value in hashes)
+
+
+def parse_option(line: str) -> tuple[str, str] | None:
+    """Return (long name, value) of a line that is an option, None for a requirement."""
+    if not line.startswith("-"):
+        return None
+    words = _split_words(line)
+    name, _, value = words[0].partition("=")
+    if not name.startswith("--") and len(name) > 2:
+        name, value = name[:2], name[2:] + (f"={value}" if value else "")
+    return _LONG_OPTIONS.get(name, name), value or " ".join(words[1:])
+
+
+def _split_words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InvalidLineError(f"quotes do not match ({error})") from error
+
+
+def parse_requirement(line: str, base: Path) -> tuple[str, DirectReference | None]:
+    """Return (PEP 508 text, None) or ("", direct reference); paths are relative to `base`.
+
+    Raises InvalidLineError.
+    """
+    if direct := _parse_bare_reference(line, base):
+        return "", direct
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement as error:
+        raise InvalidLineError(str(error).splitlines()[0]) from error
+    if not requirement.url:
+        return str(requirement), None
+    url = requirement.url if "://" in requirement.url else str(base / requirement.url)
+    return "", _parse_url_reference(
+        url,
+        name=canonicalize_name(requirement.name),
+        extras=tuple(sorted(requirement.extras)),
+        marker=str(requirement.marker or ""),
+    )
+
+
+def get_exact_version(requirement: Requirement) -> str:
+    """Return the version of an exact pin ("==1.2" or "===1.2"), else an empty string."""
+    for clause in requirement.specifier:
+        if clause.operator in ("==", "===") and not clause.version.endswith(".*"):
+            try:
+                return str(Version(clause.version))
+            except InvalidVersion:
+                return ""
+    return ""
+
+
+def _parse_bare_reference(line: str, base: Path) -> DirectReference | None:
+    """Return the reference of a line that is a path or URL without a name, which pip takes beyond PEP 508."""
+    if _NAMED_REFERENCE.match(line):
+        return None
+    target, _, marker = (part.strip() for part in line.partition(" ;" if " ;" in line else "; "))
+    match = _EXTRAS.match(target)
+    extras: tuple[str, ...] = ()
+    if match and match["extras"]:
+        target = match["target"].strip()
+        extras = tuple(sorted(word.strip() for word in match["extras"][1:-1].split(",") if word.strip()))
+    if "://" in target.split("@", 1)[0] or target.startswith((*VCS, "file:")):
+        return _parse_url_reference(target, extras=extras, marker=marker)
+    looks_like_path = (
+        target.startswith((".", "/", "~"))
+        or re.match(r"^[A-Za-z]:[\\/]", target)  # a drive of Windows
+        or target.endswith((".whl", *ARCHIVES))
+        or (("/" in target or "\\" in target) and "@" not in target)
+    )
+    if not looks_like_path:
+        return None
+    return _parse_local_path(base / Path(target).expanduser(), extras=extras, marker=marker)
+
+
+def _parse_url_reference(
+    url: str, *, name: str = "", extras: tuple[str, ...] = (), marker: str = ""
+) -> DirectReference:
+    address, _, fragment = url.partition("#")
+    fragment_fields = dict(part.partition("=")[::2] for part in fragment.split("&") if part)
+    # "#egg=name[extra]" is how a name was given before PEP 508: https://pip.pypa.io/en/stable/topics/vcs-support/
+    egg_match = _EXTRAS.match(fragment_fields.get("egg", ""))
+    if egg_match and not name:
+        name = canonicalize_name(egg_match["target"])
+        extras = extras or tuple(sorted((egg_match["extras"] or "[]")[1:-1].split(",")))
+    extras = tuple(extra for extra in extras if extra)
+    if address.startswith("file:"):
+        path = Path(unquote(urlsplit(address).path))
+        return _parse_local_path(path, name=name, extras=extras, marker=marker)
+    if address.startswith(VCS) and not address.startswith("git+"):
+        scheme = address.split("+")[0]
+        raise InvalidLineError(f"'{scheme}' references are not supported; use git or an archive")
+    kind, location, ref = "url", url, ""
+    if address.startswith("git+"):
+        kind, location = "git", address.removeprefix("git+")
+        if "@" in location.rsplit("/", 1)[-1]:
+            location, _, ref = location.rpartition("@")
+    return DirectReference(
+        kind=kind,
+        location=location,
+        ref=ref,
+        name=name,
+        extras=extras,
+        marker=marker,
+        subdirectory=fragment_fields.get("subdirectory", ""),
+    )
+
+
+def _parse_local_path(
+    path: Path, *, name: str = "", extras: tuple[str, ...] = (), marker: str = ""
+) -> DirectReference:
+    path = path.absolute()
+    if not path.exists():
+        raise InvalidLineError(f"'{path}' does not exist")
+    kind = "folder" if path.is_dir() else "wheel" if path.suffix == ".whl" else "archive"
+    if kind == "folder" and not any((path / file).is_file() for file in ("pyproject.toml", "setup.py")):
+        raise InvalidLineError(f"'{path}' is no Python project: it has neither pyproject.toml nor setup.py")
+    if kind == "archive" and not path.name.endswith(ARCHIVES):
+        raise InvalidLineError(f"'{path}' is neither a wheel, an archive nor a folder")
+    return DirectReference(kind=kind, location=str(path), name=name, extras=extras, marker=marker)
