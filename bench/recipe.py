@@ -98,16 +98,16 @@ sys.path.append(sys.argv[1])
 from offline_kit.notebook.runtime import kit_install, kit_runtime
 dataset, scratch, installer = pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4]
 manifest = json.loads((dataset / kit_runtime.MARKER).read_text())
-places = kit_runtime.Places(inputs=dataset.parent, working=scratch / "working", scratch=scratch / "scratch")
-proof, proved = kit_install.prove, []
+places = kit_runtime.SessionFolders(inputs=dataset.parent, working=scratch / "working", scratch=scratch / "scratch")
+proof, proved = kit_install.check_imports, []
 def timed(*words, **more):
     start = time.perf_counter()
     proof(*words, **more)
     proved.append(time.perf_counter() - start)
-kit_install.prove = timed
+kit_install.check_imports = timed
 start = time.perf_counter()
 kit = kit_runtime.open_kit({manifest["part"]: manifest["id"]}, places)
-kit_install.install(kit, installer)
+kit_install.install_packages(kit, installer)
 pathlib.Path(sys.argv[5]).write_text(json.dumps([time.perf_counter() - start - proved[0], proved[0]]))
 """
 

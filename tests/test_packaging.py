@@ -125,7 +125,7 @@ assert names
 for name in names:
     loaded = image.load_image(name, accelerator="gpu" if "gpu" in name else "none", project=Path.cwd())
     assert len(loaded.packages) > 500
-print(*scripts.built_in())
+print(*scripts.built_in_templates())
 """
 
 

@@ -11,7 +11,7 @@ from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
 from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.notebook import cells
-from offline_kit.notebook.cells import Read
+from offline_kit.notebook.cells import ParsedCell
 from offline_kit.project import references
 
 
@@ -21,7 +21,7 @@ class NotebookCode:
 
     trees: Mapping[int, ast.Module]
     """By number of the cell."""
-    reads: Mapping[int, Read]
+    reads: Mapping[int, ParsedCell]
     """By number of the cell; all code cells."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
@@ -37,8 +37,8 @@ class NotebookCode:
 
 def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
     """Read the code cells (number, text) of a notebook."""
-    reads = {number: cells.read(source) for number, source in sources}
-    trees = {number: tree for number, read in reads.items() if (tree := read.tree()) is not None}
+    reads = {number: cells.parse_cell(source) for number, source in sources}
+    trees = {number: tree for number, read in reads.items() if (tree := read.parse_tree()) is not None}
     loads = [
         call
         for tree in trees.values()
@@ -65,11 +65,11 @@ def find_needs(code: NotebookCode) -> Iterator[ExternalNeed]:
             yield from _find_written(code, number, read)
 
 
-def _find_written(code: NotebookCode, number: int, read: Read) -> Iterator[ExternalNeed]:
+def _find_written(code: NotebookCode, number: int, read: ParsedCell) -> Iterator[ExternalNeed]:
     """Yield the same of a module that a cell writes; its lines may be changed as those of other cells."""
     line, _, body = read.source.lstrip("\n").partition("\n")
-    module_read = cells.read(body)
-    tree = module_read.tree() if line.rstrip().endswith(".py") else None
+    module_read = cells.parse_cell(body)
+    tree = module_read.parse_tree() if line.rstrip().endswith(".py") else None
     if tree is None or module_read.magics:
         return
     before = len(read.source) - len(body)
@@ -77,7 +77,9 @@ def _find_written(code: NotebookCode, number: int, read: Read) -> Iterator[Exter
     for wish in _CallReader(module_code, number, module_read).read_tree(tree):
         if wish.kind is NeedKind.PRETRAINED:
             span = (wish.start + before, wish.end + before) if wish.start >= 0 else (-1, -1)
-            yield replace(wish, line=wish.line + read.line(before) - 1, start=span[0], end=span[1], detail="")
+            yield replace(
+                wish, line=wish.line + read.line_number(before) - 1, start=span[0], end=span[1], detail=""
+            )
 
 
 def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
@@ -87,7 +89,7 @@ def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
 class _CallReader:
     """Looks through one cell."""
 
-    def __init__(self, code: NotebookCode, number: int, read: Read) -> None:
+    def __init__(self, code: NotebookCode, number: int, read: ParsedCell) -> None:
         self.code = code
         self.number = number
         self.read = read
@@ -267,7 +269,7 @@ class _CallReader:
         """Return the place where one more argument can be written."""
         nodes: list[Any] = [*call.args, *(keyword.value for keyword in call.keywords)] or [call.func]
         _, end = self._source_span(call)
-        offset = self.read.offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
+        offset = self.read.text_offset(*max((node.end_lineno, node.end_col_offset) for node in nodes))
         if not 0 <= offset < end:
             return -1, -1
         tail = re.sub(r"#[^\n]*", lambda found: " " * len(found[0]), self.read.source[offset : end - 1])
@@ -396,8 +398,8 @@ class _CallReader:
         """Return the place of a node in the cell's text; inside f-strings older Pythons do not tell it."""
         if node is None or any(isinstance(ancestor, ast.JoinedStr) for ancestor in self._ancestors_of(node)):
             return -1, -1
-        start = self.read.offset(node.lineno, node.col_offset)
-        return start, self.read.offset(node.end_lineno, node.end_col_offset)
+        start = self.read.text_offset(node.lineno, node.col_offset)
+        return start, self.read.text_offset(node.end_lineno, node.end_col_offset)
 
     def _make_need(
         self, kind: NeedKind, node: Any, *, span: tuple[int, int] | None = None, **more: str

@@ -9,7 +9,7 @@ from offline_kit.adopt.file_places import NotebookFiles
 from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Resolution, ResolvedNeed
 from offline_kit.adopt.outcomes import Collected, resolve_need, serve_file
 from offline_kit.adopt.working_folders import WorkingFolders
-from offline_kit.notebook.cells import Read
+from offline_kit.notebook.cells import ParsedCell
 
 _WRITING_CALLS = frozenset(
     {
@@ -185,8 +185,8 @@ def _defining_string(name: str, code: NotebookCode) -> tuple[int, int] | None:
     return None
 
 
-def _after_quote(read: Read, node: ast.expr) -> int:
-    start = read.offset(node.lineno, node.col_offset)
+def _after_quote(read: ParsedCell, node: ast.expr) -> int:
+    start = read.text_offset(node.lineno, node.col_offset)
     text = read.source[start:].lstrip("rRbBuUfFtT")
     quote = 3 if text[:3] in ('"""', "'''") else 1
     return start + len(read.source[start:]) - len(text) + quote

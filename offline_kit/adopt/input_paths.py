@@ -10,7 +10,7 @@ from offline_kit.adopt.calls import NotebookCode
 from offline_kit.adopt.file_places import MountPath, NotebookFiles
 from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Resolution, ResolvedNeed
 from offline_kit.adopt.outcomes import Collected, resolve_need
-from offline_kit.notebook.cells import Read
+from offline_kit.notebook.cells import ParsedCell
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
 _PATH_WORD = re.compile(r"(?:\\.|[^\s\"'\\,;|&<>)])*")
@@ -111,8 +111,8 @@ def _edit_joined_paths(code: NotebookCode) -> Iterator[CellEdit]:
             if first_part is None:
                 continue
             prefix = "/tmp" if paths[0].startswith("/") else f"{file_places.WORKING}/"  # noqa: S108
-            start = code.reads[number].offset(first_part.lineno, first_part.col_offset)
-            end = code.reads[number].offset(
+            start = code.reads[number].text_offset(first_part.lineno, first_part.col_offset)
+            end = code.reads[number].text_offset(
                 first_part.end_lineno or first_part.lineno, first_part.end_col_offset or 0
             )
             if text := _replace_first_part(first_part, code.reads[number].source[start:end], prefix, code):
@@ -167,7 +167,7 @@ def find_mentions(code: NotebookCode) -> Iterator[PathMention]:
                 yield PathMention(cell=number, start=match.start(), end=match.end(), path=path)
 
 
-def _text_spans(read: Read) -> Iterator[tuple[int, int]]:
+def _text_spans(read: ParsedCell) -> Iterator[tuple[int, int]]:
     yield from ((magic.start, magic.end) for magic in read.magics)
     yield from read.strings
 
@@ -186,7 +186,7 @@ def resolve_sources(code: NotebookCode, ground: NotebookFiles, basket: Collected
 
 def _list_path_needs(code: NotebookCode) -> list[ExternalNeed]:
     needs = [
-        _path_need(need.cell, code.reads[need.cell].line(need.start), need.path, code)
+        _path_need(need.cell, code.reads[need.cell].line_number(need.start), need.path, code)
         for need in find_mentions(code)
     ]
     for number, tree in code.trees.items():

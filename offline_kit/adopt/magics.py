@@ -6,7 +6,7 @@ from offline_kit.adopt import file_places, rewrite
 from offline_kit.adopt.calls import NotebookCode
 from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Resolution, ResolvedNeed
 from offline_kit.adopt.outcomes import resolve_need
-from offline_kit.notebook.cells import Magic, Read
+from offline_kit.notebook.cells import Magic, ParsedCell
 from offline_kit.project.images import Image
 
 
@@ -33,10 +33,10 @@ def disable_magics(code: NotebookCode, image: Image) -> Iterator[tuple[ResolvedN
 
 
 def _replace_magic(
-    number: int, read: Read, magic: Magic, text: str, became: Resolution, why: str
+    number: int, read: ParsedCell, magic: Magic, text: str, became: Resolution, why: str
 ) -> tuple[ResolvedNeed, CellEdit]:
     original = read.source[magic.start : magic.end]
-    wish = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=read.line(magic.start), text=original)
+    wish = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=read.line_number(magic.start), text=original)
     return (
         resolve_need(wish, became, why),
         CellEdit(cell=number, start=magic.start, end=magic.end, text=text),

@@ -88,9 +88,9 @@ def _list_imports(code: NotebookCode) -> Iterator[ExternalNeed]:
         for node, name in _top_level_imports(code.trees.get(number)):
             text = lines[node.lineno - 1].strip()
             yield ExternalNeed(kind=NeedKind.IMPORT, cell=number, line=node.lineno, text=text, target=name)
-        for script in cells.scripts_of(read):
-            before = read.line(script.start) - 1 if script.start >= 0 else 0
-            for node, name in _top_level_imports(script.tree()):
+        for script in cells.find_scripts(read):
+            before = read.line_number(script.start) - 1 if script.start >= 0 else 0
+            for node, name in _top_level_imports(script.parse_tree()):
                 text = script.text.split("\n")[node.lineno - 1].strip()
                 line = before + node.lineno if script.start >= 0 else 1
                 yield ExternalNeed(kind=NeedKind.IMPORT, cell=number, line=line, text=text, target=name)
@@ -137,7 +137,7 @@ def _imported_by_call(call: ast.Call) -> str:
 def _is_provided(name: str, ground: NotebookFiles, basket: Collected, own: ProvidedImports) -> bool:
     if name in sys.stdlib_module_names or name in _KAGGLE_MODULES or name == "IPython":
         return True
-    if imports.distributions([name], ground.image.packages):
+    if imports.match_distributions([name], ground.image.packages):
         return True
     normalized_name = normalize_name(name)
     if any(package.startswith(f"{normalized_name}-") for package in ground.image.packages):

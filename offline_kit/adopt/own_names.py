@@ -67,7 +67,7 @@ def find_provided_imports(
     paths: dict[str, tuple[Path, ...]] = {}
     unknown: dict[str, None] = {}
     for number, read in code.reads.items():
-        for script in cells.scripts_of(read):
+        for script in cells.find_scripts(read):
             modules |= dict.fromkeys(_import_names(script.name), f"'{script.name}', written in cell {number}")
         for line, folder in _import_path_folders(code, number):
             full = file_places.join_run_path(folders.folder_at(number, line), folder)
@@ -113,7 +113,7 @@ def _list_actions(code: NotebookCode, number: int) -> Iterator[tuple[str, list[s
             name = code.aliases.get(name, name)
             yield name, [literals.string_value(argument, code.strings) for argument in node.args]
     for magic in read.magics:
-        text = magic.shell or (magic.text if magic.name in ("cp", "mv") else "")
+        text = magic.shell_command or (magic.text if magic.name in ("cp", "mv") else "")
         if read.script and magic.sign == "%%":
             text = read.source[slice(*read.script)]
         for command in shell.split_commands(text, code.strings) if text else ():
@@ -131,7 +131,7 @@ def _import_path_folders(code: NotebookCode, number: int) -> Iterator[tuple[int,
                 if folder
             )
     for magic in read.magics:
-        line = read.line(magic.start)
+        line = read.line_number(magic.start)
         if magic.name == "cd" and (words := magic.text.split()[1:]):
             yield line, shell.fill_names(words[-1].strip("\"'"), code.strings)
         if match := _PYTHONPATH.search(magic.text):

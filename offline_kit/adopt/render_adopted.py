@@ -14,7 +14,7 @@ from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Reso
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.notebook import rendering, scripts
-from offline_kit.notebook.rendering import Rendered, Target
+from offline_kit.notebook.rendering import NotebookTarget, RenderedNotebook
 from offline_kit.project import config
 from offline_kit.project.images import Image
 from offline_kit.project.package_lists import normalize_name
@@ -26,29 +26,31 @@ _REQUIREMENT_NAME = re.compile(r"^([A-Za-z0-9][\w.-]*)")
 
 
 def render_notebook(
-    kit: Kit, settings: NotebookSettings, image: Image, target: Target, *, report: Reporter = SILENT
-) -> Rendered:
+    kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget, *, report: Reporter = SILENT
+) -> RenderedNotebook:
     """Render the notebook that the settings adopt, or that their template makes.
 
     Raises what `notebook.render` raises, and UsageError for an adopted notebook that lacks something.
     """
     if not settings.source:
-        return rendering.render(kit, settings, image, target, report=report)
+        return rendering.render_notebook(kit, settings, image, target, report=report)
     report.step(f"Adopting '{settings.source}'")
     adoption = inspect_source(settings, target.competition, target.project, image)
     check_adoption(adoption, kit, image, settings.source, report)
     settings = merge_attached(settings, target.competition, adoption)
     metadata = rendering.kernel_metadata(kit, settings, image, target)
     variables = rendering.template_facts(kit, settings, image, target, metadata["title"])
-    script = scripts.fill(
+    script = scripts.fill_template(
         settings.template, target.project, variables | {"adopted": template_facts(adoption, kit)}
     )
-    return Rendered(text=render_text(adoption, script), metadata=metadata)
+    return RenderedNotebook(text=render_text(adoption, script), metadata=metadata)
 
 
-def check_notebook(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
+def check_notebook(
+    settings: NotebookSettings, image: Image, target: NotebookTarget, *, weights: bool
+) -> None:
     """Raise what `render_notebook` would raise for any kit; `weights`: the kit will hold checkpoints."""
-    rendering.check(settings, image, target, weights=weights)
+    rendering.check_rendering(settings, image, target, weights=weights)
     if settings.source:
         inspect_source(settings, target.competition, target.project, image)
 

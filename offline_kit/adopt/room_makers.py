@@ -34,20 +34,20 @@ def disable_folder_changes(
             yield _disable_importer(code, number)
             continue
         for magic in read.magics:
-            line = read.line(magic.start)
+            line = read.line_number(magic.start)
             for start, end in _find_commands(code, number, magic, folders.folder_at(number, line), made):
                 yield _switch_off(code, number, (start, end), "true")
         for call, name in _find_calls(code, number):
             path = _call_path(call, code)
             if path and _is_mounts_folder([path]) and name in _MOUNT_COMMANDS:
-                start = read.offset(call.lineno, call.col_offset)
-                end = read.offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
+                start = read.text_offset(call.lineno, call.col_offset)
+                end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
                 yield _switch_off(code, number, (start, end), "None", _STAYS_MOUNTED)
             elif path and _only_touches(
                 name, [file_places.join_run_path(folders.folder_at(number, call.lineno), path)], made
             ):
-                start = read.offset(call.lineno, call.col_offset)
-                end = read.offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
+                start = read.text_offset(call.lineno, call.col_offset)
+                end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
                 yield _switch_off(code, number, (start, end), "None")
 
 
@@ -77,7 +77,9 @@ def _switch_off(
     code: NotebookCode, number: int, place: tuple[int, int], stand_in: str, why: str = _LAID_OUT
 ) -> tuple[ResolvedNeed, CellEdit]:
     read, (start, end) = code.reads[number], place
-    wish = ExternalNeed(kind=NeedKind.FILE, cell=number, line=read.line(start), text=read.source[start:end])
+    wish = ExternalNeed(
+        kind=NeedKind.FILE, cell=number, line=read.line_number(start), text=read.source[start:end]
+    )
     edit = CellEdit(cell=number, start=start, end=end, text=stand_in)
     return resolve_need(wish, Resolution.SWITCHED_OFF, why), edit
 
@@ -87,7 +89,9 @@ def _find_commands(
 ) -> Iterator[tuple[int, int]]:
     """Yield where such commands of a shell line or script stand."""
     read = code.reads[number]
-    start, end = (magic.end - len(magic.shell), magic.end) if magic.shell else (read.script or (0, 0))
+    start, end = (
+        (magic.end - len(magic.shell_command), magic.end) if magic.shell_command else (read.script or (0, 0))
+    )
     for command in shell.split_commands(read.source[start:end], code.strings):
         program, *words = command.words
         if program == "cd" and words:

@@ -32,10 +32,10 @@ def find_shell_lines(code: NotebookCode, folders: WorkingFolders) -> Iterator[Sh
     """Yield the shell lines of a notebook that want something from outside, cell by cell."""
     for number, read in code.reads.items():
         for magic in read.magics:
-            if magic.shell:
-                folder = folders.folder_at(number, read.line(magic.start))
+            if magic.shell_command:
+                folder = folders.folder_at(number, read.line_number(magic.start))
                 lines, _ = _read_line(
-                    code, number, magic, (magic.end - len(magic.shell), magic.shell), folder
+                    code, number, magic, (magic.end - len(magic.shell_command), magic.shell_command), folder
                 )
                 yield from lines
             elif read.script and magic.sign == "%%":
@@ -77,7 +77,7 @@ def _read_line(
         wishes += [
             ExternalNeed(
                 cell=number,
-                line=read.line(at + command.start),
+                line=read.line_number(at + command.start),
                 text=(magic.before + magic.sign if not script else "") + text.strip().replace("\\\n", " "),
                 start=at + start if start >= 0 else -1,
                 end=at + end,

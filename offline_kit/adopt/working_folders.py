@@ -44,7 +44,7 @@ def _find_moves(code: NotebookCode, number: int) -> Iterator[tuple[int, str]]:
     read = code.reads[number]
     for magic in read.magics:
         if magic.name == "cd" and magic.sign in ("%", ""):
-            yield read.line(magic.start), _magic_target(magic, code)
+            yield read.line_number(magic.start), _magic_target(magic, code)
     for node in _outer_calls(code.trees.get(number)):
         if ast.unparse(node.func) in ("os.chdir", "chdir") and node.args:
             yield node.lineno, literals.string_value(node.args[0], code.strings) or "*"

@@ -10,7 +10,7 @@ from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
-from offline_kit.notebook.runtime.kit_runtime import csv_rows
+from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 from offline_kit.project.types import Checkpoint, NotebookSettings
 
 _PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
@@ -120,6 +120,6 @@ def _read_columns(tree: FileTree, name: str) -> set[str]:
         return set()
     try:
         with (tree.root / name).open(encoding="utf-8", newline="") as stream:
-            return {column.strip().lower() for column in next(csv_rows([stream.readline(65536)]), [])}
+            return {column.strip().lower() for column in next(read_csv_rows([stream.readline(65536)]), [])}
     except (OSError, ValueError, csv.Error):
         return set()

@@ -62,11 +62,11 @@ class Magic:
     @property
     def name(self) -> str:
         """The magic's name; empty for shell lines and help."""
-        found = re.match(r"\w+", self.text) if self.sign in ("%", "%%", "") else None
-        return found[0] if found else ""
+        matched = re.match(r"\w+", self.text) if self.sign in ("%", "%%", "") else None
+        return matched[0] if matched else ""
 
     @property
-    def shell(self) -> str:
+    def shell_command(self) -> str:
         """The command that a shell gets, or that is read like one (`%pip install ...`); else empty."""
         if self.sign in ("!", "!!"):
             return self.text
@@ -76,7 +76,7 @@ class Magic:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Read:
+class ParsedCell:
     """A cell's text, taken apart."""
 
     source: str
@@ -94,7 +94,7 @@ class Read:
     foreign: str = ""
     """Name of the cell magic whose body is no Python: "bash", "html", "writefile"; else empty."""
 
-    def tree(self) -> ast.Module | None:
+    def parse_tree(self) -> ast.Module | None:
         """Return the syntax tree of the Python part; None where this Python cannot read it."""
         try:
             with warnings.catch_warnings():
@@ -103,45 +103,47 @@ class Read:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
 
-    def line(self, offset: int) -> int:
+    def line_number(self, offset: int) -> int:
         """Return the number of the line that holds a place of the text, from 1."""
         return self.source.count("\n", 0, offset) + 1
 
-    def offset(self, line: int, column: int) -> int:
+    def text_offset(self, line: int, column: int) -> int:
         """Return the place in the text of a line (from 1) and a column in bytes of UTF-8, as `ast` counts."""
         lines = self.source.split("\n")
-        before = sum(len(each) + 1 for each in lines[: line - 1])
+        before = sum(len(line_text) + 1 for line_text in lines[: line - 1])
         return before + len(lines[line - 1].encode()[: column + self.shift].decode(errors="ignore"))
 
 
-def read(source: str) -> Read:
+def parse_cell(source: str) -> ParsedCell:
     """Take a cell apart; any text will do."""
     opened = _CELL.match(source)
     if opened and opened["name"] not in PYTHON_BODIES:
-        return _foreign(source, opened)
-    spans = _Spans(source, opened)
-    spans.go()
-    whole = _masked(source, spans.magics)
-    python = _dedented(whole)
-    return Read(
+        return _parse_foreign(source, opened)
+    spans = _CellScanner(source, opened)
+    spans.scan_cell()
+    masked = _mask_magics(source, spans.magics)
+    python = _dedent_cell(masked)
+    return ParsedCell(
         source=source,
         python=python,
-        shift=_indent(whole) - _indent(python),
+        shift=_indent_width(masked) - _indent_width(python),
         magics=tuple(spans.magics),
         strings=tuple(spans.strings),
     )
 
 
-def imports_of(source: str) -> str:
+def extract_import_code(source: str) -> str:
     """Return a cell as Python for import scans: its code, the scripts that it writes, and imports made by magics."""
-    cell = read(source)
+    cell = parse_cell(source)
     tail = "\nimport matplotlib\n" if {"matplotlib", "pylab"} & {magic.name for magic in cell.magics} else ""
-    scripts = (read(script.text).python for script in scripts_of(cell) if script.tree() is not None)
+    scripts = (
+        parse_cell(script.text).python for script in find_scripts(cell) if script.parse_tree() is not None
+    )
     return "\n".join([cell.python + tail, *scripts])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Script:
+class WrittenScript:
     """A Python file that a cell writes."""
 
     name: str
@@ -151,43 +153,43 @@ class Script:
     start: int = -1
     """Where the text begins in the cell; -1 where it does not stand there letter by letter."""
 
-    def tree(self) -> ast.Module | None:
+    def parse_tree(self) -> ast.Module | None:
         """Return the script's syntax tree; None for what this Python cannot parse."""
-        return read(self.text).tree()
+        return parse_cell(self.text).parse_tree()
 
 
-def scripts_of(cell: Read) -> Iterator[Script]:
+def find_scripts(cell: ParsedCell) -> Iterator[WrittenScript]:
     """Yield the Python files that a cell writes: `%%writefile`, `open(...).write`, `write_text`, a shell's heredoc."""
     if cell.foreign in ("writefile", "file"):
         line, _, body = cell.source.lstrip("\n").partition("\n")
         name = line.split()[-1].strip("\"'")
         if name.endswith(".py"):
-            yield Script(name=name, text=body, start=len(cell.source) - len(body))
+            yield WrittenScript(name=name, text=body, start=len(cell.source) - len(body))
     elif cell.script:
-        for here in _HEREDOC.finditer(cell.source, *cell.script):
-            yield Script(name=here["name"], text=here["text"], start=here.start("text"))
-    elif tree := cell.tree():
-        yield from _written_by_calls(tree)
+        for heredoc in _HEREDOC.finditer(cell.source, *cell.script):
+            yield WrittenScript(name=heredoc["name"], text=heredoc["text"], start=heredoc.start("text"))
+    elif tree := cell.parse_tree():
+        yield from _find_written_files(tree)
 
 
-def _written_by_calls(tree: ast.Module) -> Iterator[Script]:
+def _find_written_files(tree: ast.Module) -> Iterator[WrittenScript]:
     handles: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.withitem) and isinstance(node.optional_vars, ast.Name):
-            handles[node.optional_vars.id] = _python_file(node.context_expr)
+            handles[node.optional_vars.id] = _opened_file(node.context_expr)
         elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-            handles[node.targets[0].id] = _python_file(node.value)
+            handles[node.targets[0].id] = _opened_file(node.value)
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
             continue
         text, owner = node.args[0], node.func.value
         if node.func.attr in ("write", "write_text") and isinstance(text, ast.Constant):
-            name = handles.get(owner.id, "") if isinstance(owner, ast.Name) else _python_file(owner)
+            name = handles.get(owner.id, "") if isinstance(owner, ast.Name) else _opened_file(owner)
             if name and isinstance(text.value, str):
-                yield Script(name=name, text=text.value)
+                yield WrittenScript(name=name, text=text.value)
 
 
-def _python_file(node: ast.expr) -> str:
+def _opened_file(node: ast.expr) -> str:
     """Return the Python file that an expression opens or names: `open("a.py", "w")`, `Path("a.py")`; else ""."""
     while isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and not node.args:
         node = node.func.value
@@ -196,7 +198,7 @@ def _python_file(node: ast.expr) -> str:
     return name if isinstance(name, str) and name.endswith(".py") else ""
 
 
-def _foreign(source: str, opened: "re.Match[str]") -> Read:
+def _parse_foreign(source: str, opened: "re.Match[str]") -> ParsedCell:
     first = source.find("\n", opened.end())
     body = len(source) if first < 0 else first + 1
     magic = Magic(
@@ -208,9 +210,9 @@ def _foreign(source: str, opened: "re.Match[str]") -> Read:
         text=source[opened.start("name") :],
     )
     shell = opened["name"] in SHELL_BODIES
-    return Read(
+    return ParsedCell(
         source=source,
-        python=_masked(source, [magic]),
+        python=_mask_magics(source, [magic]),
         magics=(magic,),
         strings=(),
         script=(body, len(source)) if shell else None,
@@ -218,100 +220,104 @@ def _foreign(source: str, opened: "re.Match[str]") -> Read:
     )
 
 
-def _masked(source: str, magics: list[Magic]) -> str:
-    parts, place = [], 0
+def _mask_magics(source: str, magics: list[Magic]) -> str:
+    parts, position = [], 0
     for magic in magics:
         stand_in = f"{magic.before}None" if magic.before else "pass"
-        parts += [source[place : magic.start], stand_in, "\n" * source.count("\n", magic.start, magic.end)]
-        place = magic.end
-    return "".join([*parts, source[place:]])
+        parts += [source[position : magic.start], stand_in, "\n" * source.count("\n", magic.start, magic.end)]
+        position = magic.end
+    return "".join([*parts, source[position:]])
 
 
-def _dedented(text: str) -> str:
+def _dedent_cell(text: str) -> str:
     """Return a cell whose first line is indented as IPython would run it; other cells as they are."""
     if not text.lstrip("\n")[:1].isspace():
         return text
     return textwrap.dedent(text) if text.strip() else text
 
 
-def _indent(text: str) -> int:
+def _indent_width(text: str) -> int:
     first = text.lstrip("\n")
     return len(first) - len(first.lstrip(" \t"))
 
 
-class _Spans:
+class _CellScanner:
     """Walks over a cell's statements and notes magics and strings."""
 
     def __init__(self, source: str, opened: "re.Match[str] | None") -> None:
         self.source = source
         self.magics: list[Magic] = []
         self.strings: list[tuple[int, int]] = []
-        self.place = 0
+        self.position = 0
         if opened:
-            self._take(opened.start("sign"), opened.start("sign"), "", "", "%%")
+            self._add_magic(opened.start("sign"), opened.start("sign"), "", "", "%%")
 
-    def go(self) -> None:
-        if "\n" not in self.source.strip() and (found := _AUTOMAGIC.match(self.source)):
-            self._magic(found)
-        while self.place < len(self.source):
-            found = _SIGN.match(self.source, self.place) or _ASSIGNED.match(self.source, self.place)
-            if found:
-                self._magic(found)
+    def scan_cell(self) -> None:
+        if "\n" not in self.source.strip() and (matched := _AUTOMAGIC.match(self.source)):
+            self._take_match(matched)
+        while self.position < len(self.source):
+            matched = _SIGN.match(self.source, self.position) or _ASSIGNED.match(self.source, self.position)
+            if matched:
+                self._take_match(matched)
             else:
-                self._statement()
+                self._scan_statement()
 
-    def _magic(self, found: "re.Match[str]") -> None:
-        self._take(
-            found.start("before"), found.start("sign"), found["indent"], found["before"], found["sign"]
+    def _take_match(self, matched: "re.Match[str]") -> None:
+        self._add_magic(
+            matched.start("before"),
+            matched.start("sign"),
+            matched["indent"],
+            matched["before"],
+            matched["sign"],
         )
 
-    def _take(self, start: int, at: int, indent: str, before: str, sign: str) -> None:
-        end = self._line_end(at)
+    def _add_magic(self, start: int, at: int, indent: str, before: str, sign: str) -> None:
+        end = self._find_line_end(at)
         while sign != "%%" and self.source[at:end].endswith("\\") and end < len(self.source):
-            end = self._line_end(end + 1)
+            end = self._find_line_end(end + 1)
         text = self.source[at + len(sign) : end]
         self.magics.append(Magic(start=start, end=end, indent=indent, before=before, sign=sign, text=text))
-        self.place = end + 1
+        self.position = end + 1
 
-    def _line_end(self, place: int) -> int:
-        found = self.source.find("\n", place)
-        return len(self.source) if found < 0 else found
+    def _find_line_end(self, start: int) -> int:
+        end = self.source.find("\n", start)
+        return len(self.source) if end < 0 else end
 
-    def _statement(self) -> None:
-        start, depth = self.place, 0
-        for kind, place in self._tokens():
+    def _scan_statement(self) -> None:
+        start, depth = self.position, 0
+        for kind, position in self._scan_tokens():
             depth += {"open": 1, "close": -1}.get(kind, 0)
             if kind == "help":  # no Python has a question mark outside of strings
-                self._help(start)
+                self._add_help(start)
                 return
             if kind == "newline" and depth <= 0:
-                self.place = place
+                self.position = position
                 return
 
-    def _help(self, start: int) -> None:
+    def _add_help(self, start: int) -> None:
         """Take the statement of `thing?` for a magic."""
         indent = re.match(r"[ \t]*", self.source[start:])
         blanks = indent[0] if indent else ""
-        end = self._line_end(self.place)
+        end = self._find_line_end(self.position)
         text = self.source[start + len(blanks) : end]
         self.magics.append(
             Magic(start=start + len(blanks), end=end, indent=blanks, before="", sign="?", text=text)
         )
-        self.place = end + 1
+        self.position = end + 1
 
-    def _tokens(self) -> Iterator[tuple[str, int]]:
+    def _scan_tokens(self) -> Iterator[tuple[str, int]]:
         """Yield what matters for the ends of statements, each with the place behind it."""
-        while found := _TOKEN.search(self.source, self.place):
-            kind, self.place = str(found.lastgroup), found.end()
+        while token := _TOKEN.search(self.source, self.position):
+            kind, self.position = str(token.lastgroup), token.end()
             if kind == "quote":
-                self.place = self._string_end(found)
-                self.strings.append((found.start(), self.place))
-            yield kind, self.place
-        self.place = len(self.source)
+                self.position = self._find_string_end(token)
+                self.strings.append((token.start(), self.position))
+            yield kind, self.position
+        self.position = len(self.source)
 
-    def _string_end(self, found: "re.Match[str]") -> int:
-        quote = found[0].lstrip("rRbBuUfFtT")
-        closed = _ENDS[quote].match(self.source, found.end())
+    def _find_string_end(self, opening: "re.Match[str]") -> int:
+        quote = opening[0].lstrip("rRbBuUfFtT")
+        closed = _ENDS[quote].match(self.source, opening.end())
         if closed:
             return closed.end()
-        return len(self.source) if len(quote) == 3 else self._line_end(found.end())
+        return len(self.source) if len(quote) == 3 else self._find_line_end(opening.end())

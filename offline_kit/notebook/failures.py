@@ -17,8 +17,8 @@ def find_failure(output: str) -> KitError | None:
     for line in reversed(_LINE.findall(output)):
         try:
             fields = json.loads(line)[FAILURE_KEY]
-            code, what, hint = (str(fields[name]) for name in ("code", "what", "hint"))
-            return KitError(what, [str(detail) for detail in fields["details"]], hint=hint, code=code)
+            code, message, hint = (str(fields[name]) for name in ("code", "what", "hint"))
+            return KitError(message, [str(detail) for detail in fields["details"]], hint=hint, code=code)
         except (ValueError, KeyError, TypeError):
             continue  # a notebook may print anything
     return None

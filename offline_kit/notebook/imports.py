@@ -56,7 +56,7 @@ A dotted name counts in full. All modules that the image has are taken: which on
 """
 
 
-def of_source(text: str) -> frozenset[str]:
+def find_imports(text: str) -> frozenset[str]:
     """Return the top-level names that a piece of Python imports; nothing where it does not parse.
 
     The engines that it uses without importing them are among them.
@@ -87,23 +87,23 @@ def _is_dotted(node: ast.expr) -> bool:
     return isinstance(node, ast.Name)
 
 
-def of_files(paths: Iterable[Path]) -> frozenset[str]:
+def find_file_imports(paths: Iterable[Path]) -> frozenset[str]:
     """Return the names that these files import: .py, .ipynb (magic lines left out), and wheels."""
-    return frozenset(name for path in paths for text in _texts(path) for name in of_source(text))
+    return frozenset(name for path in paths for text in _read_code(path) for name in find_imports(text))
 
 
-def of_formats(names: Iterable[str]) -> frozenset[str]:
+def format_imports(names: Iterable[str]) -> frozenset[str]:
     """Return what the notebook itself imports to read files of these names, though no code of the user's says so."""
     return frozenset({"safetensors"} if any(name.endswith(".safetensors") for name in names) else ())
 
 
-def _texts(path: Path) -> Iterator[str]:
+def _read_code(path: Path) -> Iterator[str]:
     if path.suffix == ".py":
         yield path.read_text(encoding="utf-8", errors="replace")
     elif path.suffix == ".ipynb":
         for cell in json.loads(path.read_text(encoding="utf-8")).get("cells", ()):
             if cell.get("cell_type") == "code":
-                yield cells.imports_of("".join(cell.get("source", "")))
+                yield cells.extract_import_code("".join(cell.get("source", "")))
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as wheel:
             for name in wheel.namelist():
@@ -117,13 +117,13 @@ def installed_imports() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()
 
 
-def distributions(names: Iterable[str], installed: Container[str]) -> tuple[str, ...]:
+def match_distributions(names: Iterable[str], installed: Container[str]) -> tuple[str, ...]:
     """Return the distributions among `installed` (normalized) that have these import names, sorted."""
-    known = installed_imports()
-    found = set()
+    installed_names = installed_imports()
+    matched = set()
     for name in names:
         if name in sys.stdlib_module_names:
             continue
-        guesses = (*import_names.find_distributions(name), name, *known.get(name, ()))
-        found |= set([guess for guess in map(canonicalize_name, guesses) if guess in installed][:1])
-    return tuple(sorted(found))
+        guesses = (*import_names.find_distributions(name), name, *installed_names.get(name, ()))
+        matched |= set([guess for guess in map(canonicalize_name, guesses) if guess in installed][:1])
+    return tuple(sorted(matched))

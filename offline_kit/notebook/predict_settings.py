@@ -20,36 +20,38 @@ WORDS = {
     for word in ("", "argmax", "threshold:0.5", "labels:0.5", "clip:0:1", "round")
 }
 """The built-in words of `postprocess`, each with the numbers that it takes."""
-GIVEN = {"images": "the path of a picture", "text": "the texts"}
+TRANSFORM_INPUTS = {"images": "the path of a picture", "text": "the texts"}
 """What `transform` gets, by task; a table in any other."""
 _REGRESSOR = r"Regressor$|\.(?:Ridge|Lasso|Lars|ElasticNet|LassoLars|BayesianRidge|KernelRidge|LinearRegression|\w*SVR)(?:CV)?$"
 """Classes of models whose answers are numbers of any size."""
 REFERENCE = r"([\w.]+|[^:]+\.py):[A-Za-z_][\w.]*"
 
 
-def facts(
+def predict_facts(
     settings: NotebookSettings, members: Sequence[Member], preprocessing: Mapping[str, str], project: Path
 ) -> dict[str, Any]:
     """Return the names that the template `predict` uses besides those of every notebook.
 
     Raises UsageError for settings that do not fit each other, ProjectError for a file of columns that is none.
     """
-    others = set(scripts.built_in()) - {"predict"}
-    if settings.template in others and not members:
+    other_templates = set(scripts.built_in_templates()) - {"predict"}
+    if settings.template in other_templates and not members:
         return {"preprocessing": dict(preprocessing)}
-    problems = [*_word_problems(settings), *_reference_problems(settings), *_share_problems(settings)]
+    problems = [*_check_postprocess(settings), *_check_references(settings), *_check_weights(settings)]
     if problems:
         raise UsageError(
             "the settings of the notebook do not fit",
             hint="correct them in [tool.offline-kit.notebook]; docs/configuration.md lists what each takes",
             details=problems,
         )
-    task = task_of(settings, members) if members else settings.task or "tabular"  # a draft has no members yet
-    columns, categories = columns_of(project / settings.columns) if settings.columns else ({}, {})
+    task = (
+        choose_task(settings, members) if members else settings.task or "tabular"
+    )  # a draft has no members yet
+    columns, categories = read_columns(project / settings.columns) if settings.columns else ({}, {})
     used = dict.fromkeys(member.framework for member in members)
     return {
         "task": task,
-        "members": [_written(member) for member in members],
+        "members": [_describe_member(member) for member in members],
         "ensemble": settings.ensemble or ("weighted" if any(m.weight != 1 for m in members) else "mean"),
         "batch_size": settings.batch_size or BATCHES[task],
         "columns": columns,
@@ -59,8 +61,8 @@ def facts(
         "each": settings.ensemble == "vote" and settings.postprocess.startswith(("labels:", "threshold:")),
         "elsewhere": any(member.origin for member in members),
         # Members that want the test set in their own way, and that say what their columns stand for.
-        "apart": any(each.transform or each.batch_size or "text" in each.params for each in members),
-        "named": any("labels" in each.params for each in members),
+        "apart": any(member.transform or member.batch_size or "text" in member.params for member in members),
+        "named": any("labels" in member.params for member in members),
         "postprocess_word": not is_reference(settings.postprocess),
         "frameworks": [
             {
@@ -75,70 +77,70 @@ def facts(
     }
 
 
-def unused(
-    settings: NotebookSettings, members: Sequence[Member], beside: Sequence[Checkpoint]
+def warn_of_unused(
+    settings: NotebookSettings, members: Sequence[Member], preprocessing: Sequence[Checkpoint]
 ) -> tuple[Finding, ...]:
     """Warn of each scaler or encoder of scikit-learn beside the models that nothing applies.
 
     Not where a function of the user's may do so, a param names the file, or a model's own pickle has one of the
     same classes, as a pipeline has.
     """
-    if not _by_words(settings, members):
+    if not _predicts_by_models(settings, members):
         return ()
     inside = {
         name for member in members for file in member.files for name in sklearn.list_preprocessors(file.path)
     }
-    said = {value for value in settings.params.values() if isinstance(value, str)}
-    found = []
-    for each in beside:
-        classes = sklearn.list_preprocessors(each.path)
-        if classes - inside and not said & {each.original, Path(each.original).name}:
+    named_files = {value for value in settings.params.values() if isinstance(value, str)}
+    findings = []
+    for checkpoint in preprocessing:
+        classes = sklearn.list_preprocessors(checkpoint.path)
+        if classes - inside and not named_files & {checkpoint.original, Path(checkpoint.original).name}:
             # The encoder of a target has its turn when the predictions are there.
             after = all(name.startswith("sklearn.preprocessing._label.") for name in classes)
-            key, given = (
+            key, argument = (
                 ("postprocess", "the predictions, the ids")
                 if after
-                else ("transform", GIVEN.get(settings.task, "the table"))
+                else ("transform", TRANSFORM_INPUTS.get(settings.task, "the table"))
             )
-            found.append(
+            findings.append(
                 Finding(
                     severity=Severity.WARN,
-                    about=each.original,
+                    about=checkpoint.original,
                     what="travels, but nothing in the notebook uses it",
-                    remedy=f'set {key} = "file.py:function"; it gets {given} and `preprocessing`',
+                    remedy=f'set {key} = "file.py:function"; it gets {argument} and `preprocessing`',
                 )
             )
-    return tuple(found)
+    return tuple(findings)
 
 
-def unnamed(
+def warn_of_unnamed(
     settings: NotebookSettings, members: Sequence[Member], checkpoints: Sequence[Checkpoint]
 ) -> tuple[Finding, ...]:
     """Warn of each checkpoint that no entry of `models` names and no function of the user's may load."""
-    if not _by_words(settings, members):
+    if not _predicts_by_models(settings, members):
         return ()
     used = {file.original for member in members for file in member.files}
     used |= {value for value in settings.params.values() if isinstance(value, str)}
     return tuple(
         Finding(
             severity=Severity.WARN,
-            about=each.original,
+            about=checkpoint.original,
             what="travels, but no entry of `models` names it",
-            remedy=f'add {{ files = "{each.original}" }} to `models` (with `model` for weights alone), or leave it out of '
+            remedy=f'add {{ files = "{checkpoint.original}" }} to `models` (with `model` for weights alone), or leave it out of '
             "`checkpoints`",
         )
-        for each in checkpoints
-        if not {each.original, Path(each.original).name} & used
+        for checkpoint in checkpoints
+        if not {checkpoint.original, Path(checkpoint.original).name} & used
     )
 
 
-def _by_words(settings: NotebookSettings, members: Sequence[Member]) -> bool:
+def _predicts_by_models(settings: NotebookSettings, members: Sequence[Member]) -> bool:
     """Whether the notebook predicts with its members alone, and no function of the user's loads anything."""
     functions = (settings.function, settings.transform, settings.tta, is_reference(settings.postprocess))
     return settings.template in ("predict", "server") and bool(members) and not any(functions)
 
 
-def ranked(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:
+def warn_of_ranks(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Finding, ...]:
     """Warn of a rank mean over models that predict numbers: its ranks lie between 0 and 1, their targets need not."""
     if settings.ensemble != "rank" or is_reference(settings.postprocess):
         return ()
@@ -158,7 +160,7 @@ def ranked(settings: NotebookSettings, members: Sequence[Member]) -> tuple[Findi
     )
 
 
-def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
+def choose_task(settings: NotebookSettings, members: Sequence[Member]) -> str:
     """Return the task: the configured one, else what all frameworks of the members are usually for.
 
     Raises UsageError where neither says it.
@@ -166,7 +168,9 @@ def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
     if settings.task:
         return settings.task
     usual = {
-        framework.task for each in members if (framework := framework_table.find_framework(each.framework))
+        framework.task
+        for member in members
+        if (framework := framework_table.find_framework(member.framework))
     }
     if len(usual) == 1 and (task := usual.pop()):
         return task
@@ -176,46 +180,48 @@ def task_of(settings: NotebookSettings, members: Sequence[Member]) -> str:
     )
 
 
-def columns_of(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
+def read_columns(path: Path) -> tuple[dict[str, str], dict[str, list[Any]]]:
     """Read names and dtypes of the training's columns, and the categories of those that have some.
 
     Raises ProjectError for a file of another kind.
     """
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
-        columns, categories = said["columns"], said.get("categories", {})
+        content = json.loads(path.read_text(encoding="utf-8"))
+        columns, categories = content["columns"], content.get("categories", {})
         good = all(isinstance(dtype, str) for dtype in columns.values())
-        good = good and all(isinstance(each, list) and name in columns for name, each in categories.items())
+        good = good and all(
+            isinstance(values, list) and name in columns for name, values in categories.items()
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _no_columns(path, str(error)) from error
+        raise _columns_error(path, str(error)) from error
     if not good or not columns:
-        raise _no_columns(path, "it has no table of columns, or categories of none")
+        raise _columns_error(path, "it has no table of columns, or categories of none")
     return dict(columns), dict(categories)
 
 
-def _no_columns(path: Path, why: str) -> ProjectError:
+def _columns_error(path: Path, reason: str) -> ProjectError:
     return ProjectError(
-        f"'{path}' does not hold the columns of training: {why}",
+        f"'{path}' does not hold the columns of training: {reason}",
         hint='write {"columns": {"name": "dtype", ...}} at training: '
         'json.dump({"columns": X.dtypes.astype(str).to_dict()}, open(...))',
     )
 
 
-def _written(member: Member) -> dict[str, Any]:
-    said: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
+def _describe_member(member: Member) -> dict[str, Any]:
+    entry: dict[str, Any] = {"name": member.name, "framework": member.framework, "path": member.kit_path}
     if member.origin:
-        said["source"] = member.origin
-        said["known"] = {each.original: [each.size, each.sha256] for each in member.files}
+        entry["source"] = member.origin
+        entry["known"] = {file.original: [file.size, file.sha256] for file in member.files}
     if member.model:
-        said["model"] = member.model
+        entry["model"] = member.model
     if member.weight != 1:
-        said["weight"] = member.weight
+        entry["weight"] = member.weight
     if member.transform:
-        said["transform"] = member.transform
+        entry["transform"] = member.transform
     if member.batch_size:
-        said["batch_size"] = member.batch_size
-    params, arguments = member_params.split(member)
-    return said | ({"params": params} if params else {}) | ({"arguments": arguments} if arguments else {})
+        entry["batch_size"] = member.batch_size
+    params, arguments = member_params.split_params(member)
+    return entry | ({"params": params} if params else {}) | ({"arguments": arguments} if arguments else {})
 
 
 def is_reference(postprocess: str) -> bool:
@@ -223,35 +229,37 @@ def is_reference(postprocess: str) -> bool:
     return ":" in postprocess and postprocess.partition(":")[0] not in WORDS
 
 
-def _word_problems(settings: NotebookSettings) -> list[str]:
+def _check_postprocess(settings: NotebookSettings) -> list[str]:
     text = settings.postprocess
     word, *numbers = text.split(":")
     if word in WORDS:
         example = WORDS[word]
         good = len(numbers) == example.count(":") and _are_numbers(numbers, one_sided=word == "clip")
-        more = ", or with one limit as in 'clip:0:'" if word == "clip" else ""
-        return [] if good else [f"postprocess = '{text}' should be as in '{example}'{more}"]
-    known = ", ".join(f"'{each}'" for each in WORDS if each)
+        one_sided_example = ", or with one limit as in 'clip:0:'" if word == "clip" else ""
+        return [] if good else [f"postprocess = '{text}' should be as in '{example}'{one_sided_example}"]
+    known_words = ", ".join(f"'{known_word}'" for known_word in WORDS if known_word)
     if re.fullmatch(REFERENCE, text):
         return []
-    return [f"postprocess = '{text}' is neither one of {known} nor a reference such as 'file.py:function'"]
+    return [
+        f"postprocess = '{text}' is neither one of {known_words} nor a reference such as 'file.py:function'"
+    ]
 
 
 def _are_numbers(words: Sequence[str], *, one_sided: bool) -> bool:
     """Tell whether these are numbers that rise; of two limits, one may be left out."""
-    said = [word for word in words if word]
+    filled = [word for word in words if word]
     try:
-        numbers = [float(word) for word in said]
+        numbers = [float(word) for word in filled]
     except ValueError:
         return False
-    whole = len(said) == len(words) or (one_sided and bool(said))
-    return whole and all(map(math.isfinite, numbers)) and numbers == sorted(numbers)
+    is_complete = len(filled) == len(words) or (one_sided and bool(filled))
+    return is_complete and all(map(math.isfinite, numbers)) and numbers == sorted(numbers)
 
 
-def _reference_problems(settings: NotebookSettings) -> list[str]:
+def _check_references(settings: NotebookSettings) -> list[str]:
     references = {"tta": settings.tta, "transform": settings.transform}
-    references |= {f"model of '{each.files}'": each.model for each in settings.models}
-    references |= {f"transform of '{each.files}'": each.transform for each in settings.models}
+    references |= {f"model of '{model.files}'": model.model for model in settings.models}
+    references |= {f"transform of '{model.files}'": model.transform for model in settings.models}
     return [
         f'{key} = \'{value}\' is not understood: write "package.module:name" or "folder/file.py:name"'
         for key, value in references.items()
@@ -259,7 +267,7 @@ def _reference_problems(settings: NotebookSettings) -> list[str]:
     ]
 
 
-def _share_problems(settings: NotebookSettings) -> list[str]:
-    if settings.ensemble == "mean" and any(each.weight != 1 for each in settings.models):
+def _check_weights(settings: NotebookSettings) -> list[str]:
+    if settings.ensemble == "mean" and any(model.weight != 1 for model in settings.models):
         return ["ensemble = 'mean' ignores the weights of `models`: take 'weighted', 'rank' or 'vote'"]
     return []

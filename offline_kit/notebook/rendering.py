@@ -59,7 +59,7 @@ ALL_RUNTIME = (*RUNTIME, "kit_torch", "kit_lightning", "kit_server")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class NotebookTarget:
     """What the notebook is of, and where it will run."""
 
     project: Path
@@ -80,12 +80,12 @@ class Target:
     """The names of `__main__` that pickles look up, and the file that gives them."""
     preprocessing: Mapping[str, str] = field(default_factory=dict)
     """What a cell asks for, and the name in the kit: "scaler.joblib"."""
-    homes: Mapping[str, str] = field(default_factory=dict)
+    part_locations: Mapping[str, str] = field(default_factory=dict)
     """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rendered:
+class RenderedNotebook:
     """A notebook and its metadata, ready to be written."""
 
     text: str
@@ -93,7 +93,7 @@ class Rendered:
     metadata: Mapping[str, Any]
     """The content of kernel-metadata.json; its `id` and dataset lack the owner until the push knows it."""
 
-    def texts(self) -> dict[str, str]:
+    def file_texts(self) -> dict[str, str]:
         """Return the files by name."""
         return {
             METADATA_FILE: json.dumps(self.metadata, indent=2) + "\n",
@@ -101,21 +101,21 @@ class Rendered:
             RENDERED_FILE: _cells_digest(self.text) + "\n",
         }
 
-    def write(self, folder: Path, report: Reporter = SILENT) -> Path:
+    def write_files(self, folder: Path, report: Reporter = SILENT) -> Path:
         """Write the files into the folder, keep there what was edited, and return the notebook's path."""
-        for name, text in (self.texts() | edited_copies(folder, self, report)).items():
+        for name, text in (self.file_texts() | keep_edited(folder, self, report)).items():
             files.write_atomic(folder / name, text)
         return folder / CODE_FILE
 
 
-def edited_copies(folder: Path, rendered: Rendered, report: Reporter = SILENT) -> dict[str, str]:
+def keep_edited(folder: Path, rendered: RenderedNotebook, report: Reporter = SILENT) -> dict[str, str]:
     """Return the notebooks that a person edited in `folder`, by the names under which they are kept there.
 
     The one that `rendered` would replace is among them if its cells are not as they were rendered; saving it
     in Jupyter, or running it, is no edit.
     """
-    copies = {path.name: _text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
-    text, recorded = _text(folder / CODE_FILE), _text(folder / RENDERED_FILE).strip()
+    copies = {path.name: _read_text(path) for path in sorted(folder.glob(f"{_EDITED}*.ipynb"))}
+    text, recorded = _read_text(folder / CODE_FILE), _read_text(folder / RENDERED_FILE).strip()
     unedited = ("", recorded, _cells_digest(rendered.text), *map(_cells_digest, copies.values()))
     if not (text and recorded) or _cells_digest(text) in unedited:
         return copies
@@ -130,7 +130,7 @@ def edited_copies(folder: Path, rendered: Rendered, report: Reporter = SILENT) -
     return copies | {name: text}
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -146,9 +146,9 @@ def _cells_digest(text: str) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def render(
-    kit: Kit, settings: NotebookSettings, image: Image, target: Target, *, report: Reporter = SILENT
-) -> Rendered:
+def render_notebook(
+    kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget, *, report: Reporter = SILENT
+) -> RenderedNotebook:
     """Render the notebook of a kit from the template of its settings.
 
     Raises UsageError for settings that the template cannot work with, and for names and titles that
@@ -156,13 +156,15 @@ def render(
     """
     report.step(f"Rendering the notebook from the template '{settings.template}'")
     metadata = kernel_metadata(kit, settings, image, target)
-    script = scripts.fill(
+    script = scripts.fill_template(
         settings.template, target.project, template_facts(kit, settings, image, target, metadata["title"])
     )
-    return Rendered(text=scripts.to_notebook(script), metadata=metadata)
+    return RenderedNotebook(text=scripts.to_notebook(script), metadata=metadata)
 
 
-def check(settings: NotebookSettings, image: Image, target: Target, *, weights: bool) -> None:
+def check_rendering(
+    settings: NotebookSettings, image: Image, target: NotebookTarget, *, weights: bool
+) -> None:
     """Raise what `render` would raise for any kit, before hours of downloads: settings, names, the template.
 
     `weights` says whether the kit will hold checkpoints.
@@ -176,20 +178,20 @@ def check(settings: NotebookSettings, image: Image, target: Target, *, weights: 
         return
     scripts.check_template(settings.template, target.project)
     facts = template_facts(draft, settings, image, target, metadata["title"])
-    if settings.template not in scripts.built_in():
-        scripts.fill(settings.template, target.project, facts)
+    if settings.template not in scripts.built_in_templates():
+        scripts.fill_template(settings.template, target.project, facts)
 
 
 def template_facts(
-    kit: Kit, settings: NotebookSettings, image: Image, target: Target, title: str
+    kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget, title: str
 ) -> dict[str, Any]:
     """Return the variables that a template can use; raises UsageError for settings it cannot work with."""
     _check_settings(kit, settings)
     entries = [entry for part in kit.parts for entry in part.entries]
-    predicts = predict_settings.facts(settings, target.members, target.preprocessing, target.project)
+    predicts = predict_settings.predict_facts(settings, target.members, target.preprocessing, target.project)
     return {
         "title": title,
-        "project": " ".join(word for word in (_name(target), target.version) if word),
+        "project": " ".join(word for word in (_project_name(target), target.version) if word),
         "tool_version": __version__,
         "image": image,
         "accelerator": find_machine_shape(target.accelerator) or "none",
@@ -208,8 +210,8 @@ def template_facts(
         ],
         **predicts,
         "runtime": [
-            {"name": module, "source": pasted(module)}
-            for module in _runtime(settings, target, predicts | {"caches": _has_caches(kit)})
+            {"name": module, "source": paste_module(module)}
+            for module in _runtime_modules(settings, target, predicts | {"caches": _has_caches(kit)})
         ],
     }
 
@@ -219,14 +221,16 @@ def _has_caches(kit: Kit) -> bool:
     return any(name.startswith("checkpoints/preprocessing/caches/") for name in names)
 
 
-def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any]) -> tuple[str, ...]:
+def _runtime_modules(
+    settings: NotebookSettings, target: NotebookTarget, facts: Mapping[str, Any]
+) -> tuple[str, ...]:
     lending = ("kit_caches",) * facts["caches"] + ("kit_main",) * bool(target.lent.names)
-    own = settings.template not in scripts.built_in()
+    own = settings.template not in scripts.built_in_templates()
     serves = settings.template == "server" and not settings.function
     if settings.template == "predict" or (target.members and (own or serves)):
         unneeded = {"kit_images"} if facts["task"] != "images" else set()
         unneeded |= set() if facts["elsewhere"] else {"kit_sources", "kit_attached"}
-        theirs = dict.fromkeys(name for each in facts["frameworks"] for name in each["runtime"])
+        theirs = dict.fromkeys(name for framework in facts["frameworks"] for name in framework["runtime"])
         serving = () if settings.template == "predict" else ("kit_batches", "kit_server")
         predicting_ = (name for name in PREDICTING if name not in unneeded)
         return (*RUNTIME, *lending, *predicting_, *theirs, *serving)
@@ -235,11 +239,11 @@ def _runtime(settings: NotebookSettings, target: Target, facts: Mapping[str, Any
 
 
 def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
-    lacking = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
-    if lacking and not (settings.template == "server" and settings.models):
+    missing_settings = [name for name in NEEDED.get(settings.template, ()) if not getattr(settings, name)]
+    if missing_settings and not (settings.template == "server" and settings.models):
         raise UsageError(
-            f"the template '{settings.template}' needs {' and '.join(map(repr, lacking))}",
-            hint=f'set {lacking[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
+            f"the template '{settings.template}' needs {' and '.join(map(repr, missing_settings))}",
+            hint=f'set {missing_settings[0]} = "package.module:Name" or "file.py:Name" in [tool.offline-kit.notebook]',
         )
     for name in ("model", "data", "function"):
         value = getattr(settings, name)
@@ -253,8 +257,8 @@ def _check_settings(kit: Kit, settings: NotebookSettings) -> None:
             f"submission = '{settings.submission}' is not a plain file name",
             hint="write only the name, such as 'submission.csv': it goes into Kaggle's output folder",
         )
-    every = [*settings.params.items(), *(item for each in settings.models for item in each.params.items())]
-    for name, value in every:
+    params = [*settings.params.items(), *(item for model in settings.models for item in model.params.items())]
+    for name, value in params:
         if not _is_literal(value):
             raise UsageError(
                 f"the param '{name}' has a value that a notebook cannot hold: {value!r}",
@@ -289,7 +293,7 @@ def _package_names(kit: Kit) -> list[str]:
     return sorted(names)
 
 
-def pasted(module: str) -> str:
+def paste_module(module: str) -> str:
     """Return a module of the runtime as it stands in a notebook: no imports of our own, no words to our linters."""
     alone = re.sub(
         r"\n(\nfrom offline_kit\.[\w.]+ import (\([^)]*\)|[^\n]+))+",
@@ -299,15 +303,17 @@ def pasted(module: str) -> str:
     return re.sub(r"  # (noqa|type: ignore)\b[^\n]*", "", alone).strip()
 
 
-def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: Target) -> dict[str, Any]:
+def kernel_metadata(
+    kit: Kit, settings: NotebookSettings, image: Image, target: NotebookTarget
+) -> dict[str, Any]:
     """Return what kernel-metadata.json says; raises UsageError for what Kaggle would refuse.
 
     The owner is known at the push only: `id` is the bare slug, and the kit's datasets are as configured.
     """
     title, slug = title_and_slug(settings, target)
     shape = find_machine_shape(target.accelerator)
-    parts = [part for part in kit.parts if part.name not in target.homes]
-    datasets = [dataset_of(part, kit, target.dataset) for part in parts] if target.dataset else []
+    parts = [part for part in kit.parts if part.name not in target.part_locations]
+    datasets = [part_dataset(part, kit, target.dataset) for part in parts] if target.dataset else []
     if slug in {dataset.rpartition("/")[2] for dataset in datasets}:
         raise UsageError(
             f"the notebook and the dataset would both be called '{slug}', which Kaggle refuses",
@@ -327,7 +333,9 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
         "keywords": [],
         "dataset_sources": list(dict.fromkeys([*datasets, *settings.dataset_sources])),
         "competition_sources": list(dict.fromkeys([*competitions, *settings.competition_sources])),
-        "kernel_sources": list(dict.fromkeys([*settings.kernel_sources, *_homes(target, "notebook")])),
+        "kernel_sources": list(
+            dict.fromkeys([*settings.kernel_sources, *_part_locations(target, "notebook")])
+        ),
         # A home that is a model has its version at the push only, and is attached there.
         "model_sources": list(settings.model_sources),
     }
@@ -336,20 +344,20 @@ def kernel_metadata(kit: Kit, settings: NotebookSettings, image: Image, target: 
     return metadata | ({"machine_shape": shape} if shape else {}) | _image_pin(settings, image)
 
 
-def _homes(target: Target, kind: str) -> list[str]:
-    return [home.partition(":")[2] for home in target.homes.values() if home.startswith(f"{kind}:")]
+def _part_locations(target: NotebookTarget, kind: str) -> list[str]:
+    return [home.partition(":")[2] for home in target.part_locations.values() if home.startswith(f"{kind}:")]
 
 
-def dataset_of(part: KitPart, kit: Kit, dataset: str) -> str:
+def part_dataset(part: KitPart, kit: Kit, dataset: str) -> str:
     """Return the dataset of a part: the configured one, or with the part's name behind it in a split kit."""
     return dataset if len(kit.parts) == 1 or part.name == "kit" else f"{dataset}-{part.name}"
 
 
-def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str]:
+def title_and_slug(settings: NotebookSettings, target: NotebookTarget) -> tuple[str, str]:
     """Return the notebook's title and slug; one follows from the other, as on Kaggle."""
     suffix = " inference"
     title = settings.title.strip() or settings.slug.replace("-", " ")
-    title = title or _name(target)[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
+    title = title or _project_name(target)[: TITLE_LENGTH[1] - len(suffix)].strip() + suffix
     slug = settings.slug or make_slug(title)
     problems = [*check_title(title), *check_slug(slug)]
     if not problems and make_slug(title) != slug:
@@ -363,7 +371,7 @@ def title_and_slug(settings: NotebookSettings, target: Target) -> tuple[str, str
     return title, slug
 
 
-def _name(target: Target) -> str:
+def _project_name(target: NotebookTarget) -> str:
     return " ".join((target.name or target.project.resolve().name).split())
 
 

@@ -22,32 +22,32 @@ JOBS = ("adopt", "wheelhouse")
 WIDTH, INDENT = 90, "    "
 
 
-def built_in() -> tuple[str, ...]:
+def built_in_templates() -> tuple[str, ...]:
     """Return the names of the built-in templates."""
-    found = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates_folder().glob(f"*{SUFFIX}"))
-    return tuple(name for name in found if name not in ("base", *JOBS))
+    names = sorted(path.name.removesuffix(SUFFIX) for path in resources.templates_folder().glob(f"*{SUFFIX}"))
+    return tuple(name for name in names if name not in ("base", *JOBS))
 
 
 def check_template(template: str, project: Path) -> None:
     """Raise UsageError where there is no such template, built in or below the project."""
-    if template not in built_in() and not (project / template).is_file():
-        raise _no_template(template)
+    if template not in built_in_templates() and not (project / template).is_file():
+        raise _unknown_template(template)
 
 
-def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
+def fill_template(template: str, project: Path, facts: Mapping[str, Any]) -> str:
     """Fill a template, built in or a path below the project, with the facts, and check every cell.
 
     Raises UsageError when there is no such template, ProjectError naming its line when it is wrong.
     """
     import jinja2
 
-    ours = template in (*built_in(), *JOBS)
-    if not ours:
+    is_built_in = template in (*built_in_templates(), *JOBS)
+    if not is_built_in:
         check_template(template, project)
     own = project / template
     name = f"{template}{SUFFIX}"
     folders = [resources.templates_folder()]
-    if not ours:
+    if not is_built_in:
         name, folders = own.name, [own.parent, *folders]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folders, encoding="utf-8"),
@@ -57,28 +57,28 @@ def fill(template: str, project: Path, facts: Mapping[str, Any]) -> str:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - the result is Python, and values go through the filter `py`
     )
-    environment.filters |= {"py": _defined(python_literal), "line": _defined(one_line)}
+    environment.filters |= {"py": _require_defined(python_literal), "line": _require_defined(one_line)}
     try:
         script = environment.get_template(name).render(facts)
     except (jinja2.TemplateError, RecursionError, *FROM_EXPRESSIONS) as error:
         raise _template_error(error, template, folders) from error
-    if not ours:
+    if not is_built_in:
         _check_blocks(environment, name, template)
     _check_cells(script, template, folders)
     return script
 
 
-def _defined(change: Callable[[Any], str]) -> Callable[[Any], str]:
+def _require_defined(change: Callable[[Any], str]) -> Callable[[Any], str]:
     """Return the filter for jinja: a name that is not defined has a repr, and would get through as it."""
 
-    def changed(value: Any) -> str:
+    def apply_change(value: Any) -> str:
         import jinja2
 
         if isinstance(value, jinja2.Undefined):
             str(value)  # a strict one raises, and names the name
         return change(value)
 
-    return changed
+    return apply_change
 
 
 def _check_blocks(environment: Any, name: str, template: str) -> None:
@@ -93,17 +93,17 @@ def _check_blocks(environment: Any, name: str, template: str) -> None:
     parent, tree = parsed(name)
     if not parent:
         return
-    said = {node.name for node in tree.body if isinstance(node, nodes.Block)}
-    known: set[str] = set()
+    own_blocks = {node.name for node in tree.body if isinstance(node, nodes.Block)}
+    known_blocks: set[str] = set()
     above = parent
     while above:
         above, tree = parsed(above)
-        known |= {node.name for node in tree.find_all(nodes.Block)}
-    for block in sorted(said - known):
+        known_blocks |= {node.name for node in tree.find_all(nodes.Block)}
+    for block in sorted(own_blocks - known_blocks):
         raise ProjectError(
             f"the template '{template}' has a block '{block}', and '{parent}' has none to put it into"
-            f"{suggest_name(block, known)}",
-            hint=f"take one of its blocks: {', '.join(sorted(known))}",
+            f"{suggest_name(block, known_blocks)}",
+            hint=f"take one of its blocks: {', '.join(sorted(known_blocks))}",
         )
 
 
@@ -115,13 +115,13 @@ def python_literal(value: object, indent: str = "") -> str:
         inner = [
             f"{python_literal(key)}: {python_literal(item, indent + INDENT)}" for key, item in value.items()
         ]
-        return _bracketed("{", inner, "}", indent)
+        return _format_brackets("{", inner, "}", indent)
     if isinstance(value, list):
-        return _bracketed("[", [python_literal(item, indent + INDENT) for item in value], "]", indent)
+        return _format_brackets("[", [python_literal(item, indent + INDENT) for item in value], "]", indent)
     return repr(value)
 
 
-def _bracketed(opening: str, inner: list[str], closing: str, indent: str) -> str:
+def _format_brackets(opening: str, inner: list[str], closing: str, indent: str) -> str:
     flat = f"{opening}{', '.join(inner)}{closing}"
     if len(indent) + len(flat) <= WIDTH and "\n" not in flat:
         return flat
@@ -134,10 +134,10 @@ def one_line(value: object) -> str:
     return " ".join(str(value).split()).replace("|", "/")
 
 
-def _no_template(template: str) -> OfflineKitError:
+def _unknown_template(template: str) -> OfflineKitError:
     return UsageError(
-        f"there is no template '{template}'{suggest_name(template, built_in())}",
-        hint=f"take one of {', '.join(map(repr, built_in()))}, or the path of your own below the project",
+        f"there is no template '{template}'{suggest_name(template, built_in_templates())}",
+        hint=f"take one of {', '.join(map(repr, built_in_templates()))}, or the path of your own below the project",
     )
 
 
@@ -147,15 +147,15 @@ def _template_error(error: Exception, template: str, folders: list[Path]) -> Off
     if isinstance(error, jinja2.TemplateNotFound):
         return ProjectError(
             f"the template '{template}' extends or includes '{error.name}', which does not exist",
-            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in ('base', *built_in()))}, or a file beside it",
+            hint=f"extend one of {', '.join(repr(name + SUFFIX) for name in ('base', *built_in_templates()))}, or a file beside it",
         )
     if isinstance(error, RecursionError):
         return ProjectError(
             f"the template '{template}' extends or includes itself",
-            hint=f"give the file a name that is not one of ours ({', '.join(('base', *built_in()))}), and extend ours",
+            hint=f"give the file a name that is not one of ours ({', '.join(('base', *built_in_templates()))}), and extend ours",
         )
     if isinstance(error, jinja2.TemplateSyntaxError):
-        place = f"{Path(error.filename or template).name}, line {error.lineno}"
+        location = f"{Path(error.filename or template).name}, line {error.lineno}"
     else:
         # jinja2 rewrites tracebacks so that they name lines of the templates; the last is the closest.
         frames = [
@@ -163,9 +163,9 @@ def _template_error(error: Exception, template: str, folders: list[Path]) -> Off
             for frame in traceback.extract_tb(error.__traceback__)
             if any(Path(frame.filename).parent == folder for folder in folders)
         ]
-        place = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
+        location = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else template
     return ProjectError(
-        f"the template '{template}' is wrong at {place}: {error}",
+        f"the template '{template}' is wrong at {location}: {error}",
         hint="correct the template; the names that it may use stand at the top of the built-in base.py.j2",
     )
 
@@ -187,9 +187,9 @@ def _check_cells(script: str, template: str, folders: list[Path]) -> None:
             ast.parse(cell.source)
         except SyntaxError as error:
             text = cell.source.splitlines()[(error.lineno or 1) - 1].strip()
-            place = _line_in_templates(text, folders) or f"line {error.lineno} of the cell"
+            location = _line_in_templates(text, folders) or f"line {error.lineno} of the cell"
             title = f" '{cell.metadata['title']}'" if cell.metadata.get("title") else ""
-            problems.append(f"cell {number}{title}, {place}: {error.msg}: {text}")
+            problems.append(f"cell {number}{title}, {location}: {error.msg}: {text}")
     if problems:
         raise ProjectError(
             f"the template '{template}' makes cells that are not Python",
@@ -213,15 +213,19 @@ def to_notebook(script: str) -> str:
 
     nbformat: Any = untyped
     cells = []
-    known: cell_imports.Known = set()
+    imported: cell_imports.ImportedNames = set()
     for number, cell in enumerate(cells_of(script), 1):
-        source = cell_imports.once(cell.source, known) if cell.cell_type == "code" else cell.source
-        made = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
+        source = (
+            cell_imports.deduplicate_imports(cell.source, imported)
+            if cell.cell_type == "code"
+            else cell.source
+        )
+        make_cell = nbformat.v4.new_code_cell if cell.cell_type == "code" else nbformat.v4.new_markdown_cell
         title = str(cell.metadata.get("title") or cell.source.lstrip("# ").partition("\n")[0])
         slug = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:40]
         metadata = {key: value for key, value in cell.metadata.items() if key != "lines_to_next_cell"}
-        cells.append(made(source, id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
-    about = {"kernelspec": KERNEL, "language_info": {"name": "python", "file_extension": ".py"}}
-    notebook = nbformat.v4.new_notebook(cells=cells, metadata=about, nbformat=4, nbformat_minor=5)
+        cells.append(make_cell(source, id=f"{number:02d}-{slug}".strip("-"), metadata=metadata))
+    metadata_fields = {"kernelspec": KERNEL, "language_info": {"name": "python", "file_extension": ".py"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=metadata_fields, nbformat=4, nbformat_minor=5)
     nbformat.validate(notebook)
     return str(nbformat.writes(notebook)) + "\n"

@@ -90,7 +90,7 @@ def uses_gateway(notebook: Path) -> bool:
 
 def imports_evaluation_package(notebook: Path) -> bool:
     """Whether a notebook's cells import kaggle_evaluation: one of the user's, as the template's find it by themselves."""
-    return PACKAGE in imports.of_files([notebook])
+    return PACKAGE in imports.find_file_imports([notebook])
 
 
 def prepare_gateway(

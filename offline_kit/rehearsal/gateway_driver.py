@@ -21,7 +21,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_server import GATEWAY, SERVER, data_paths, find_package, load_class
+from offline_kit.notebook.runtime.kit_server import (
+    GATEWAY,
+    SERVER,
+    find_data_paths,
+    find_server_package,
+    load_class,
+)
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 BACKWARDS = "KAGGLE_EVALUATION_STANDIN_BACKWARDS"
@@ -92,7 +98,7 @@ def run_gateway(root: Path, params: Mapping[str, Any]) -> None:
 
 def make_gateway(root: Path, params: Mapping[str, Any]) -> Any:
     """Return the competition's gateway for this data, constructed as its own server does for a local test."""
-    package, paths = find_package(root), data_paths(root, params.get("data_paths", ()))
+    package, paths = find_server_package(root), find_data_paths(root, params.get("data_paths", ()))
     if not params.get("gateway"):
         server = load_class(package, SERVER, str(params.get("server", "")))
         if hasattr(server, "_get_gateway_for_test"):

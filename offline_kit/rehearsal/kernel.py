@@ -154,11 +154,13 @@ def _find_used_packages(
     That is: provided pins, what the user's own code imports, what the kit's packages import undeclared.
     """
     archives = [path for entry, path in kit_files if entry.role in (Role.WHEEL, Role.SDIST)]
-    import_names = imports.of_files([*code, *_list_own_code(kit_files, install)])
+    import_names = imports.find_file_imports([*code, *_list_own_code(kit_files, install)])
     import_names |= import_chains.find_unavoidable_imports(archives, install.proof_imports())
-    import_names |= imports.of_formats(entry.original for entry, _ in kit_files)
+    import_names |= imports.format_imports(entry.original for entry, _ in kit_files)
     own = install.top_level_names() | frozenset(_list_own_names(kit_files))
-    return tuple(sorted({*install.provided, *imports.distributions(import_names - own, image.packages)}))
+    return tuple(
+        sorted({*install.provided, *imports.match_distributions(import_names - own, image.packages)})
+    )
 
 
 def _list_own_code(kit_files: Sequence[KitFile], install: InstallPlan) -> Iterator[Path]:

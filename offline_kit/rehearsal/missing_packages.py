@@ -67,7 +67,7 @@ def _parse_names(line: str) -> Iterator[list[str]]:
 
 def _match_distributions(word: str, image: Mapping[str, str]) -> list[str]:
     own = canonicalize_name(word)
-    return [*imports.distributions([word.partition(".")[0]], image), *([own] if own in image else [])]
+    return [*imports.match_distributions([word.partition(".")[0]], image), *([own] if own in image else [])]
 
 
 class MissingPackageCache:

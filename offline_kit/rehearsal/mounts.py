@@ -9,7 +9,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.sandboxes.box import Mount
 from offline_kit.notebook.runtime import kit_rows
-from offline_kit.notebook.runtime.kit_runtime import MADE_UP, KitError
+from offline_kit.notebook.runtime.kit_runtime import REHEARSED_COMPETITION, KitError
 from offline_kit.project import kaggle_rules, kaggle_sources
 from offline_kit.project.config_keys import LAYOUTS
 from offline_kit.project.kaggle_sources import KaggleSource
@@ -79,7 +79,7 @@ def lay_out_inputs(request: MountRequest, folder: Path) -> MountedInputs:
         )
     slug = request.competition or next(iter(request.metadata.get("competition_sources") or ()), "")
     if not slug:
-        slug = MADE_UP
+        slug = REHEARSED_COMPETITION
         notes.append(f"no competition is configured: its data is mounted under the made-up slug '{slug}'")
     mount_path = f"competitions/{slug}" if request.layout == "new" else slug
     (folder / mount_path).mkdir(parents=True, exist_ok=True)

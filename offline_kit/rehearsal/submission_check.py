@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core import files
-from offline_kit.notebook.runtime.kit_runtime import csv_rows
+from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 from offline_kit.rehearsal import suspicious
 
 _MAX_EXAMPLES = 3  # examples of each problem
@@ -99,7 +99,7 @@ def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
     rows = {tuple(row) for row in written_table.rows}
     for table in tables:
         with table.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-            reader = csv_rows(stream)
+            reader = read_csv_rows(stream)
             if tuple(next(reader, [])) != written_table.header:
                 continue
             if rows and rows <= {tuple(row) for row in reader}:
@@ -159,7 +159,7 @@ def _is_same_value(first: str, second: str) -> bool:
 
 def _read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        table = [row for row in csv_rows(stream) if row]
+        table = [row for row in read_csv_rows(stream) if row]
     head = tuple(table[0]) if table else ()
     wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
     first_lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))

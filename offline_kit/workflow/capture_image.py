@@ -18,7 +18,9 @@ from offline_kit.workflow.remote_build.build_job import RemoteJob
 
 def capture_here() -> str:
     """Return the image file of the running environment, for whoever runs offline-kit in the image itself."""
-    return kit_capture.image_text(kit_capture.capture("captured-here"), where="this machine")
+    return kit_capture.format_image_file(
+        kit_capture.capture_image("captured-here"), platform_name="this machine"
+    )
 
 
 def capture_on_kaggle(config: Config, port: KaggleSession, report: Reporter = SILENT) -> str:

@@ -42,7 +42,7 @@ def imported_names(config: Config, own: OwnCode) -> frozenset[str]:
     paths = [*(wheel.path for wheel in own.wheels), *(source.path for source in own.sources)]
     if config.notebook.source:
         paths.append(config.project / config.notebook.source)
-    return imports.of_files([path for path in paths if path.is_file()])
+    return imports.find_file_imports([path for path in paths if path.is_file()])
 
 
 def of_project(config: Config) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def limit_rows(text: str, rows: int) -> str:
             "rows can be chosen only for a notebook with the kit's cell, and this template has none",
             hint="extend a built-in template, or rehearse without --rows",
         )
-    code = f"{rendering.pasted('kit_rows')}\n\n\nroot = fewer_rows(root, find_sample(root), {rows}, kit.places.scratch)"
+    code = f"{rendering.paste_module('kit_rows')}\n\n\nroot = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
     cell = {**cells[place], "id": f"{cells[place]['id']}-rows", "source": code.splitlines(keepends=True)}
     return json.dumps({**content, "cells": [*cells[: place + 1], cell, *cells[place + 1 :]]}, indent=1)
 

@@ -81,7 +81,7 @@ class KaggleSession:
     def part_datasets(self, kit: Kit) -> dict[str, str]:
         """Return the configured dataset of each part of a kit that is one, by the part's name."""
         parts = self.without_other_parts(kit).parts
-        return {part.name: rendering.dataset_of(part, kit, self.config.dataset) for part in parts}
+        return {part.name: rendering.part_dataset(part, kit, self.config.dataset) for part in parts}
 
     def other_locations(self, kit: Kit) -> dict[str, str]:
         """Return where a kit's other parts are, by the part's name: "notebook:owner/slug", "model:...".

@@ -84,9 +84,9 @@ def inspect_model_files(
         roots = (
             place for package in (*config.packages, config.project) for place in (package / "src", package)
         )
-        code = member_params.Code(project=config.project, roots=tuple(dict.fromkeys(roots)))
-        task = predict_settings.task_of(config.notebook, resolved)
-        member_params.check(config.notebook, resolved, task, code)
+        code = member_params.ProjectCode(project=config.project, roots=tuple(dict.fromkeys(roots)))
+        task = predict_settings.choose_task(config.notebook, resolved)
+        member_params.check_params(config.notebook, resolved, task, code)
     seen = ModelFiles(
         config=config,
         checkpoints=weights,
@@ -97,10 +97,10 @@ def inspect_model_files(
             *_rename_preprocessing(no_models, layout.name_preprocessing_files(beside)),
             *members.check_members(resolved),
             *members.check_column_order(config.notebook, resolved),
-            *predict_settings.unused(config.notebook, resolved, beside),
-            *predict_settings.unnamed(config.notebook, resolved, weights),
+            *predict_settings.warn_of_unused(config.notebook, resolved, beside),
+            *predict_settings.warn_of_unnamed(config.notebook, resolved, weights),
             *members.check_undecided(config.notebook, weights),
-            *predict_settings.ranked(config.notebook, resolved),
+            *predict_settings.warn_of_ranks(config.notebook, resolved),
         ),
         lent=ready.main_aliases,
         # Code of the person's own loads them where no models do, and names no library for a pickle.
@@ -116,7 +116,7 @@ def inspect_model_files(
 
 def _goes_by_models(settings: NotebookSettings) -> bool:
     """Whether the notebook predicts with members; a template of the user's may extend ours, and then says the task."""
-    own = settings.template not in scripts.built_in()
+    own = settings.template not in scripts.built_in_templates()
     return settings.template == "predict" or bool(settings.models) or (own and bool(settings.task))
 
 
@@ -151,7 +151,7 @@ def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Pat
     for origin in {each.origin for each in models} & set(copies):
         originals = _restore_names(copies[origin], cache)
         spelled = {
-            index: kit_sources.original_pattern(each.files, originals) if originals else ""
+            index: kit_sources.match_original(each.files, originals) if originals else ""
             for index, each in enumerate(models)
             if each.origin == origin
         }
@@ -166,7 +166,7 @@ def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Pat
 def _restore_names(copy: Path, cache: Path) -> Path | None:
     """Lay out what offline-kit has published in a local copy under its original names; None: nothing is."""
     try:
-        found = kit_sources.published(copy)
+        found = kit_sources.find_published(copy)
     except KitError as error:
         raise ProjectError(
             f"the local copy '{copy}' is damaged: {error.what}",
@@ -207,9 +207,9 @@ def _copied_files(
     return found
 
 
-def notebook_target(config: Config, seen: ModelFiles | None = None) -> notebook.Target:
+def notebook_target(config: Config, seen: ModelFiles | None = None) -> notebook.NotebookTarget:
     """Return what the notebook is of, as far as the configuration and the trained files tell."""
-    return notebook.Target(
+    return notebook.NotebookTarget(
         project=config.project,
         name=config.name,
         version=config.version,

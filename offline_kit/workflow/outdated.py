@@ -115,7 +115,9 @@ def _is_same_freeze(
 
 def _is_same_notebook(seen: ModelFiles, base: BuildContext, kit: Kit) -> bool:
     config = seen.config
-    target = replace(model_files.notebook_target(config, seen), homes=part_locations.part_locations(config))
+    target = replace(
+        model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
+    )
     made = render_adopted.render_notebook(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"
     try:

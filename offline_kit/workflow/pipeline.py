@@ -20,7 +20,7 @@ from offline_kit.kit import assemble, install_plan, manifest
 from offline_kit.kit import layout as kit_layout
 from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
-from offline_kit.notebook.rendering import Rendered
+from offline_kit.notebook.rendering import RenderedNotebook
 from offline_kit.packages import cuda_abi, pip_settings, wheelhouse
 from offline_kit.packages.builds import sdists
 from offline_kit.packages.freeze import freeze as freezing
@@ -229,7 +229,7 @@ def code_findings(
             ),
         )
     # Cells of the user's own may import anything; a built-in template imports what the configuration names.
-    fixed = not said.source and said.template in scripts.built_in() and said.template != "plain"
+    fixed = not said.source and said.template in scripts.built_in_templates() and said.template != "plain"
     entries = freeze_request.configured_references(config) if fixed else ()
     fetched = code_downloads.of_code(config.project, config.packages, own, said.params, bundled, entries)
     return (*contract, *fetched)
@@ -281,14 +281,14 @@ def _notebook_texts(
 
     def render_texts(kit: Kit) -> dict[str, str]:
         target = replace(
-            model_files.notebook_target(config, seen), homes=part_locations.part_locations(config)
+            model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
         )
         rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
         models = [*rendered.metadata["model_sources"], *part_locations.pinned_model_version(config, kit)]
         rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
-        made = rendered.texts()
+        made = rendered.file_texts()
         upload_secrets.check_notebook(config, made, report)
-        made |= notebook.edited_copies(config.out / "notebook", rendered, report)
+        made |= notebook.keep_edited(config.out / "notebook", rendered, report)
         return {f"notebook/{name}": text for name, text in made.items()}
 
     return render_texts
@@ -306,14 +306,16 @@ def check_project(config: Config) -> None:
         )
 
 
-def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, Rendered]:
+def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, RenderedNotebook]:
     """Render the notebook of the kit as it lies there, and write nothing; raises as a build's rendering does."""
     base = build_context(config)
     seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     config, kit = seen.config, kit_of(config)
-    target = replace(model_files.notebook_target(config, seen), homes=part_locations.part_locations(config))
+    target = replace(
+        model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
+    )
     rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
-    upload_secrets.check_notebook(config, rendered.texts(), report)
+    upload_secrets.check_notebook(config, rendered.file_texts(), report)
     return kit, rendered
 
 

@@ -20,7 +20,7 @@ REQUIREMENT, CHECKPOINT, SOURCE, ASKED = (
 
 def one(adoption: Adoption) -> str:
     """Return the text of the first cell, proved to be something that runs."""
-    assert cells.read(adoption.changed[0]).tree() is not None
+    assert cells.parse_cell(adoption.changed[0]).parse_tree() is not None
     return adoption.changed[0]
 
 
@@ -58,7 +58,7 @@ def test_what_is_installed_becomes_a_requirement(
         assert found.requirements == wanted
     else:
         assert found.requirements[0].startswith("en_core_web_sm @ https://")
-    left = cells.read(one(found))
+    left = cells.parse_cell(one(found))
     assert not any(
         "pip" in magic.text or "clone" in magic.text for magic in left.magics if magic.sign != "%%"
     )

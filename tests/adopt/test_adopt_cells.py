@@ -67,10 +67,10 @@ def of_ipython(source: str) -> tuple[int, ast.Module] | None:
 )
 def test_magics_are_told_from_python(source: str, python: str, magics: list[str]) -> None:
     """A magic is stood in for by Python that does nothing; strings, comments and operators are none."""
-    found = cells.read(source)
+    found = cells.parse_cell(source)
     assert found.python == python
     assert [magic.text for magic in found.magics] == magics
-    assert found.tree() is not None
+    assert found.parse_tree() is not None
 
 
 @settings(max_examples=300, deadline=None)
@@ -80,8 +80,8 @@ def test_ipython_sees_the_same_magics(source: str) -> None:
     told = of_ipython(source)
     if told is None:
         return
-    found = cells.read(source)
-    assert found.tree() is not None
+    found = cells.parse_cell(source)
+    assert found.parse_tree() is not None
     assert len(found.magics) == told[0]
 
 
@@ -106,8 +106,8 @@ def test_cells_stay_to_the_letter(sources: list[str]) -> None:
 def test_places_of_the_tree_are_places_of_the_cell() -> None:
     """A column behind letters of more than one byte, in an indented cell, leads to the same letter."""
     source = "  a = 'ä'; b = 'x'\n  c = 1"
-    found = cells.read(source)
-    tree = found.tree()
+    found = cells.parse_cell(source)
+    tree = found.parse_tree()
     assert tree is not None
     last = tree.body[1]
-    assert source[found.offset(last.lineno, last.col_offset) :].startswith("b = 'x'")
+    assert source[found.text_offset(last.lineno, last.col_offset) :].startswith("b = 'x'")

@@ -56,10 +56,10 @@ def kit(folder: Path, *more: FileEntry) -> Kit:
     return Kit(folder=folder, id="k" * 64, parts=(KitPart(name="kit", id="p" * 64, entries=entries),))
 
 
-def rendered(project: Path, made: Kit) -> notebook.Rendered:
+def rendered(project: Path, made: Kit) -> notebook.RenderedNotebook:
     """Render the adopted notebook of a project for a kit."""
     loaded = config.load_config(project, {})
-    target = notebook.Target(project=project, competition=loaded.competition, dataset=loaded.dataset)
+    target = notebook.NotebookTarget(project=project, competition=loaded.competition, dataset=loaded.dataset)
     chosen = images.load_image("", accelerator="none", project=project)
     return render_adopted.render_notebook(made, loaded.notebook, chosen, target)
 
@@ -154,7 +154,7 @@ def test_the_rendered_notebook_is_the_persons_own(project: Path) -> None:
     assert kinds == ["markdown", "code", "code", "code", "code"]
     setup = found.cells[1].source
     assert "working/weights/net.pth" in setup
-    assert setup.endswith("forget(globals(), NAMES_BEFORE)")
+    assert setup.endswith("forget_names(globals(), NAMES_BEFORE)")
     assert found.cells[3].source.endswith("print(f'{{}} {net!r}')  # {{ jinja }} {% raw %}")
     assert [cell.id for cell in found.cells[2:]] == ["c1", "c2", "c3"]
     assert made.metadata["dataset_sources"][1:] == ["me/maps"]
@@ -170,7 +170,7 @@ def test_what_was_fetched_comes_out_of_the_kit(project: Path) -> None:
     adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
     files_of = (entry(Role.SOURCE, "code/aug/run.py"), entry(Role.CHECKPOINT, "checkpoints/aug/w.pth"))
     setup = NB.reads(rendered(project, kit(project, *files_of)).text, as_version=4).cells[1].source
-    assert "lay_out(kit, MADE)" in setup
+    assert "lay_out_files(kit, MADE)" in setup
     made = ast.literal_eval(setup.partition("MADE = ")[2].partition("\n\n")[0])
     assert made == [
         ("aug", "code/aug"),

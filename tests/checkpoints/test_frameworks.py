@@ -252,7 +252,9 @@ def unused(project: Path, pattern: str = "models", **settings: Any) -> dict[str,
     """Return what nothing applies among the files beside the models, with the remedy."""
     said = NotebookSettings(**{"template": "predict", **settings})
     beside = found(project, "scaler.joblib", "classes.pkl", "labels.json")
-    warned = predict_settings.unused(said, members.resolve_members(said, found(project, pattern)), beside)
+    warned = predict_settings.warn_of_unused(
+        said, members.resolve_members(said, found(project, pattern)), beside
+    )
     assert all(each.severity is Severity.WARN for each in warned)
     return {each.about: each.remedy for each in warned}
 

@@ -22,13 +22,13 @@ from offline_kit.checkpoints.frameworks import framework_table, trained_versions
 from offline_kit.core.errors import ProjectError  # noqa: E402
 from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
 from offline_kit.notebook.runtime.kit_torch import (  # noqa: E402
-    answer_of,
     as_tensors,
-    build_for,
-    ready,
-    unwrapped,
-    weights_in,
-    with_weights,
+    build_from_checkpoint,
+    compute_answer,
+    find_weights,
+    load_weights,
+    prepare_model,
+    strip_wrappers,
 )
 from offline_kit.project.config import load_config  # noqa: E402
 from offline_kit.project.types import ModelSpec, NotebookSettings, Severity  # noqa: E402
@@ -237,14 +237,14 @@ WRAPPED = {
 def test_what_wrappers_put_before_names_is_taken_off_and_told(case: str) -> None:
     """The weights come under the model's own names."""
     said: list[str] = []
-    assert unwrapped(WRAPPED[case][0], {"a", "b"}, said.append) == {"a": 1, "b": 2}
+    assert strip_wrappers(WRAPPED[case][0], {"a", "b"}, said.append) == {"a": 1, "b": 2}
     assert WRAPPED[case][1] in "\n".join(said)
 
 
 def test_a_model_that_is_named_like_a_wrapper_keeps_its_names() -> None:
     """Of a model with a part called "model" nothing is taken off; a compiled part is found inside."""
-    assert unwrapped({"model.a": 1}, {"model.a"}, print) == {"model.a": 1}
-    assert unwrapped({"model._orig_mod.a": 1}, {"model.a"}, print) == {"model.a": 1}
+    assert strip_wrappers({"model.a": 1}, {"model.a"}, print) == {"model.a": 1}
+    assert strip_wrappers({"model._orig_mod.a": 1}, {"model.a"}, print) == {"model.a": 1}
 
 
 def test_weights_that_are_missing_or_too_many_are_named() -> None:
@@ -252,11 +252,11 @@ def test_weights_that_are_missing_or_too_many_are_named() -> None:
     weights = net().state_dict()
     weights["2.gain"] = weights.pop("2.bias")
     with pytest.raises(KitError, match=r"'w\.pt' does not fit 'Sequential'") as caught:
-        with_weights(net(), weights, "w.pt")
+        load_weights(net(), weights, "w.pt")
     assert "in the model only: 2.bias" in str(caught.value)
     assert "in the checkpoint only: 2.gain" in str(caught.value)
     with pytest.raises(KitError, match="size mismatch"):
-        with_weights(
+        load_weights(
             torch.nn.Sequential(torch.nn.Linear(2, 5)),
             {**torch.nn.Sequential(torch.nn.Linear(2, 4)).state_dict()},
         )
@@ -267,15 +267,15 @@ def test_weights_are_found_in_a_checkpoint() -> None:
     weights, averaged = {"a": torch.zeros(1)}, {"a": torch.ones(1)}
     said: list[str] = []
     checkpoint = {"epoch": 3, "state_dict": weights, "state_dict_ema": averaged}
-    assert weights_in(checkpoint, "", said.append) == weights
+    assert find_weights(checkpoint, "", said.append) == weights
     assert 'weights = "state_dict_ema"' in "\n".join(said)
-    assert weights_in(checkpoint, "state_dict_ema", said.append) == averaged
-    assert weights_in({"model": {"state_dict": weights}}, "", said.append) == weights
-    assert weights_in(weights, "", said.append) == weights
+    assert find_weights(checkpoint, "state_dict_ema", said.append) == averaged
+    assert find_weights({"model": {"state_dict": weights}}, "", said.append) == weights
+    assert find_weights(weights, "", said.append) == weights
     with pytest.raises(KitError, match="no 'best'"):
-        weights_in(checkpoint, "best")
+        find_weights(checkpoint, "best")
     with pytest.raises(KitError, match="no weights under any usual name") as caught:
-        weights_in({"epoch": 1, "stuff": weights})
+        find_weights({"epoch": 1, "stuff": weights})
     assert "stuff" in str(caught.value)
 
 
@@ -286,11 +286,14 @@ def test_builders_get_hyper_parameters_and_params() -> None:
         return width, depth
 
     checkpoint = {"hyper_parameters": {"width": 3, "lr": 0.1}}
-    assert build_for(build, checkpoint, {"depth": 2}, {"weights_only": False, "width": 4}) == (4, 2)
-    assert build_for(build, checkpoint, {"depth": 2}, {"depth": 4, "other": 1}) == (3, 2)
-    assert build_for(build, {}, {"width": 5}) == (5, 1)
+    assert build_from_checkpoint(build, checkpoint, {"depth": 2}, {"weights_only": False, "width": 4}) == (
+        4,
+        2,
+    )
+    assert build_from_checkpoint(build, checkpoint, {"depth": 2}, {"depth": 4, "other": 1}) == (3, 2)
+    assert build_from_checkpoint(build, {}, {"width": 5}) == (5, 1)
     with pytest.raises(KitError, match="widht"):
-        build_for(build, checkpoint, {"widht": 5})
+        build_from_checkpoint(build, checkpoint, {"widht": 5})
 
 
 def test_batches_become_tensors() -> None:
@@ -311,9 +314,9 @@ def test_answers_are_logits_or_probabilities() -> None:
     """The first output or the logits of whatever a model returns."""
     rows = torch.tensor([[0.0, 1.0]])
     for model in (lambda x: x, lambda x: (x, "more"), lambda x: {"logits": x}):
-        assert torch.equal(answer_of(model, rows), rows)
+        assert torch.equal(compute_answer(model, rows), rows)
     with pytest.raises(KitError, match="answers with a dict"):
-        answer_of(lambda x: {"boxes": x}, rows)
+        compute_answer(lambda x: {"boxes": x}, rows)
 
 
 def test_a_lightning_module_answers_with_its_predict_step() -> None:
@@ -323,12 +326,12 @@ def test_a_lightning_module_answers_with_its_predict_step() -> None:
         def predict_step(self, batch: Any, _index: int) -> Any:
             return batch + 1
 
-    assert torch.equal(answer_of(Lit(), torch.zeros(1, 1)), torch.ones(1, 1))
+    assert torch.equal(compute_answer(Lit(), torch.zeros(1, 1)), torch.ones(1, 1))
 
 
 def test_half_precision_becomes_single_on_the_cpu() -> None:
     """A model in bfloat16 predicts there, and is no longer in training mode."""
-    model = ready(net().bfloat16(), "cpu")
+    model = prepare_model(net().bfloat16(), "cpu")
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     assert not model.training
 

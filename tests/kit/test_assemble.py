@@ -21,7 +21,7 @@ from offline_kit.core.files import list_tree, sha256_of
 from offline_kit.core.report import SILENT
 from offline_kit.kit import assemble, manifest
 from offline_kit.kit.assemble import KitContents
-from offline_kit.notebook.runtime.kit_runtime import Places, open_kit
+from offline_kit.notebook.runtime.kit_runtime import SessionFolders, open_kit
 from offline_kit.project.images import Image
 from offline_kit.project.kaggle_rules import apply_upload_rules
 from offline_kit.project.types import (
@@ -215,7 +215,7 @@ def test_the_notebook_gets_the_original_names_back(
     kit = assemble.assemble_kit(replace(contents, split=split), tmp_path / "out")
     for part in kit.parts:
         apply_upload_rules(kit.part_folder(part), tmp_path / "input" / "datasets" / "me" / f"my-{part.name}")
-    places = Places(inputs=tmp_path / "input", scratch=tmp_path / "scratch")
+    places = SessionFolders(inputs=tmp_path / "input", scratch=tmp_path / "scratch")
     opened = open_kit({part.name: part.id for part in kit.parts}, places, say=str)
     entries = {entry.original: entry for part in kit.parts for entry in part.entries}
     assert {name: sha256_of(opened.folder / name) for name in entries} == {

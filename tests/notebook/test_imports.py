@@ -22,7 +22,7 @@ from tests.support.adopting import notebook_of
 )
 def test_names_are_found_wherever_they_stand(text: str, names: set[str]) -> None:
     """Top-level names of absolute imports, also in functions and guards; nothing of what does not parse."""
-    assert imports.of_source(text) == names
+    assert imports.find_imports(text) == names
 
 
 def test_wheels_files_and_notebooks_are_read(tmp_path: Path) -> None:
@@ -35,14 +35,14 @@ def test_wheels_files_and_notebooks_are_read(tmp_path: Path) -> None:
     (tmp_path / "n.ipynb").write_text(
         json.dumps({"cells": [cell, {"cell_type": "markdown", "source": "import no"}]})
     )
-    assert imports.of_files(sorted(tmp_path.iterdir())) == {"one", "two", "three"}
+    assert imports.find_file_imports(sorted(tmp_path.iterdir())) == {"one", "two", "three"}
 
 
 def test_distributions_are_those_that_the_image_has() -> None:
     """Odd import names go by the table, the others by their own; the library and unknown names give nothing."""
     image = {"scikit-learn", "pillow", "opencv-python", "pytorch-lightning", "numpy"}
     names = ["sklearn", "PIL", "cv2", "pytorch_lightning", "os", "unknown", "yaml"]
-    assert imports.distributions(names, image) == (
+    assert imports.match_distributions(names, image) == (
         "opencv-python",
         "pillow",
         "pytorch-lightning",
@@ -52,14 +52,14 @@ def test_distributions_are_those_that_the_image_has() -> None:
 
 def test_what_an_inference_server_speaks_through_is_found() -> None:
     """The competitions' own package imports grpc and google.protobuf."""
-    names = imports.of_source("import grpc\nfrom google.protobuf import descriptor\n")
-    assert imports.distributions(names, {"grpcio", "protobuf", "numpy"}) == ("grpcio", "protobuf")
+    names = imports.find_imports("import grpc\nfrom google.protobuf import descriptor\n")
+    assert imports.match_distributions(names, {"grpcio", "protobuf", "numpy"}) == ("grpcio", "protobuf")
 
 
 def test_weights_ask_for_the_package_that_reads_them() -> None:
     """A kit with safetensors is rehearsed with the image's safetensors, whatever the code imports."""
-    assert imports.of_formats(["checkpoints/a.ckpt", "checkpoints/b.safetensors"]) == {"safetensors"}
-    assert imports.of_formats(["checkpoints/a.ckpt"]) == frozenset()
+    assert imports.format_imports(["checkpoints/a.ckpt", "checkpoints/b.safetensors"]) == {"safetensors"}
+    assert imports.format_imports(["checkpoints/a.ckpt"]) == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_weights_ask_for_the_package_that_reads_them() -> None:
 )
 def test_scripts_that_a_cell_writes_are_read(tmp_path: Path, cell: str) -> None:
     """What a script imports counts, however a cell of the notebook writes it."""
-    assert "wanted" in imports.of_files([notebook_of(tmp_path, cell)])
+    assert "wanted" in imports.find_file_imports([notebook_of(tmp_path, cell)])
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_scripts_that_a_cell_writes_are_read(tmp_path: Path, cell: str) -> None:
 )
 def test_other_written_files_import_nothing(tmp_path: Path, cell: str) -> None:
     """Text that is no Python file, and a script that does not parse, add no imports and hide none."""
-    assert imports.of_files([notebook_of(tmp_path, cell, "import json")]) - {"pathlib"} == {"json"}
+    assert imports.find_file_imports([notebook_of(tmp_path, cell, "import json")]) - {"pathlib"} == {"json"}
 
 
 @pytest.mark.parametrize(
@@ -106,4 +106,4 @@ def test_other_written_files_import_nothing(tmp_path: Path, cell: str) -> None:
 )
 def test_engines_that_nobody_imports_by_name_are_found(text: str, names: set[str]) -> None:
     """A reader's engine is imported by the reader: the call says it."""
-    assert imports.of_source(text) == names
+    assert imports.find_imports(text) == names

@@ -14,23 +14,23 @@ from hypothesis.extra import numpy as arrays
 from offline_kit.notebook.runtime.kit_batches import Ensemble
 from offline_kit.notebook.runtime.kit_ensemble import (
     Blend,
-    Member,
-    activated,
-    as_rows,
-    classes_of,
-    ordered,
+    EnsembleMember,
+    apply_activation,
+    as_row_array,
+    compute_ranks,
+    count_votes,
+    model_classes,
+    order_columns,
     predict_all,
-    ranks_of,
-    votes_of,
 )
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.notebook.runtime.kit_tasks import Batch
+from offline_kit.notebook.runtime.kit_tasks import RowBatch
 
 SHARES = st.floats(0, 1, width=32)
 MATRICES = st.integers(1, 4).flatmap(
     lambda columns: st.lists(arrays.arrays(np.float32, (6, columns), elements=SHARES), min_size=1, max_size=5)
 )
-ROWS = [Batch([1, 2], np.array([[1.0], [2.0]])), Batch([3], np.array([[3.0]]))]
+ROWS = [RowBatch([1, 2], np.array([[1.0], [2.0]])), RowBatch([3], np.array([[3.0]]))]
 
 
 def test_a_pickle_of_another_pandas() -> None:
@@ -38,11 +38,11 @@ def test_a_pickle_of_another_pandas() -> None:
     import pandas as pd
 
     def told(error: Exception) -> str:
-        def load(_path: Path, _member: Member) -> Any:
+        def load(_path: Path, _member: EnsembleMember) -> Any:
             raise error
 
         with pytest.raises((KitError, NotImplementedError)) as caught:
-            predict_all([Member("ridge.joblib", "some", Path("x"))], {"some": (load, load)}, [])
+            predict_all([EnsembleMember("ridge.joblib", "some", Path("x"))], {"some": (load, load)}, [])
         return str(caught.value)
 
     said = told(NotImplementedError("(<StringDtype(na_value=nan)>, array([]))"))
@@ -59,7 +59,7 @@ def test_ranks_of_numbers_are_told() -> None:
         frameworks = {
             "some": (lambda _path, _member: Times(factor), lambda model, batch, _member: batch * model.factor)
         }
-        predict_all([Member("a", "some", Path("a"))], frameworks, ROWS, how, say=lines.append)
+        predict_all([EnsembleMember("a", "some", Path("a"))], frameworks, ROWS, how, say=lines.append)
         return [line for line in lines if "ranks from 0 to 1" in line]
 
     assert (len(said("rank", 1000.0)), said("rank", 0.1), said("mean", 1000.0)) == (1, [], [])
@@ -68,8 +68,8 @@ def test_ranks_of_numbers_are_told() -> None:
 def blended(how: str, values: list[Any], weights: list[float] | None = None) -> Any:
     blend = Blend(how)
     for number, each in enumerate(values):
-        blend.add(each, weights[number] if weights else 1.0)
-    return blend.result()
+        blend.add_prediction(each, weights[number] if weights else 1.0)
+    return blend.combine_predictions()
 
 
 class Times:
@@ -81,11 +81,11 @@ class Times:
             self.classes_ = classes
 
 
-def members(*factors: float, **more: Any) -> list[Member]:
-    return [Member(f"m{n}", "times", Path(str(factor)), **more) for n, factor in enumerate(factors)]
+def members(*factors: float, **more: Any) -> list[EnsembleMember]:
+    return [EnsembleMember(f"m{n}", "times", Path(str(factor)), **more) for n, factor in enumerate(factors)]
 
 
-def times(model: Times, batch: Any, _member: Member) -> Any:
+def times(model: Times, batch: Any, _member: EnsembleMember) -> Any:
     return batch * model.factor
 
 
@@ -126,11 +126,11 @@ def test_the_order_of_members_does_not_matter(values: list[Any], random: Any) ->
 @given(arrays.arrays(np.float32, (7, 2), elements=st.floats(-1e3, 1e3, width=32)))
 def test_ranks_know_order_alone(values: Any) -> None:
     """Ranks are between 0 and 1, equal values share one, and stretching the values changes nothing."""
-    ranks = ranks_of(values)
+    ranks = compute_ranks(values)
     assert ranks.min() > 0
     assert ranks.max() <= 1
     assert np.allclose(ranks.mean(axis=0), 8 / 14)  # the mean of 1..7, whoever ties
-    assert np.array_equal(ranks, ranks_of(values.astype(np.float64) * 4))
+    assert np.array_equal(ranks, compute_ranks(values.astype(np.float64) * 4))
     for column in range(2):
         for one in range(7):
             for other in range(7):
@@ -142,7 +142,7 @@ def test_ranks_know_order_alone(values: Any) -> None:
 def test_the_majority_wins_the_vote(values: list[Any]) -> None:
     """What most members choose is chosen."""
     result = blended("vote", values)
-    chosen = sum(votes_of(each) for each in values)
+    chosen = sum(count_votes(each) for each in values)
     assert set(np.unique(result)) <= {0.0, 1.0}
     for row, votes in zip(result, chosen, strict=True):
         if len(votes) == 1:
@@ -162,10 +162,10 @@ def test_where_votes_are_equal_the_means_decide() -> None:
 def test_several_labels_are_voted_on_one_by_one() -> None:
     """Where each output is a yes or no of its own, each has its own majority."""
     votes = [np.array([row], np.float32) for row in ([0.9, 0.8, 0.1], [0.7, 0.2, 0.1], [0.1, 0.9, 0.4])]
-    blend = Blend("vote", each=True)
+    blend = Blend("vote", independent=True)
     for each in votes:
-        blend.add(each)
-    assert blend.result().tolist() == [[1, 1, 0]]
+        blend.add_prediction(each)
+    assert blend.combine_predictions().tolist() == [[1, 1, 0]]
 
 
 def test_one_column_and_two_columns_of_two_classes_are_one_thing() -> None:
@@ -183,7 +183,7 @@ def test_ranks_of_one_and_two_columns_do_not_depend_on_their_order(shares: Any) 
     two, one = np.stack([-shares[:, 0], shares[:, 0]], axis=1), shares[:, 1:]
     first, last = blended("rank", [two, one]), blended("rank", [one, two])
     assert np.allclose(first[:, 1:], last)
-    assert np.allclose(first[:, 1], ranks_of(shares).mean(axis=1))
+    assert np.allclose(first[:, 1], compute_ranks(shares).mean(axis=1))
     assert np.allclose(first.sum(axis=1), 6 / 5)  # what one class gains the other loses
 
 
@@ -219,16 +219,16 @@ def test_tensors_of_any_kind_become_numbers() -> None:
     """Half precision is made float32, which numpy knows; double and whole numbers stay what they are."""
     torch = pytest.importorskip("torch")
     for kind in (torch.bfloat16, torch.float16, torch.float32):
-        assert as_rows(torch.ones(2, dtype=kind, requires_grad=True), 2, "m").dtype == np.float32
+        assert as_row_array(torch.ones(2, dtype=kind, requires_grad=True), 2, "m").dtype == np.float32
     for kind in (torch.float64, torch.int64):
-        assert as_rows(torch.full((2,), 123456789, dtype=kind), 2, "m").tolist() == [[123456789]] * 2
+        assert as_row_array(torch.full((2,), 123456789, dtype=kind), 2, "m").tolist() == [[123456789]] * 2
 
 
 def test_one_model_is_in_memory_at_a_time() -> None:
     """When a model is loaded, those before it are gone."""
     alive: list[Any] = []
 
-    def load(path: Path, _member: Member) -> Times:
+    def load(path: Path, _member: EnsembleMember) -> Times:
         gc.collect()
         assert all(model() is None for model in alive)
         model = Times(float(str(path)))
@@ -254,7 +254,7 @@ def test_classes_are_brought_into_one_order() -> None:
     assert found.classes == ["a", "b"]
     assert found.values.tolist() == [[1, 0]] * 3
     with pytest.raises(KitError, match="other classes"):
-        ordered(np.zeros((1, 2)), ["a", "c"], ["a", "b"], "m")
+        order_columns(np.zeros((1, 2)), ["a", "c"], ["a", "b"], "m")
 
 
 @pytest.mark.parametrize(
@@ -274,8 +274,8 @@ def test_the_same_numbers_of_different_libraries_are_the_same_classes(own: Any) 
     """Some keep whole numbers, some make them floats, truth values or texts; the order is the first model's."""
     values = np.array([[0.9, 0.1]])
     for first in ([0, 1], [0.0, 1.0], [False, True], ["0", "1"]):
-        assert ordered(values, own, first, "m").tolist() == [[0.1, 0.9]]
-    assert ordered(np.array([[1, 2, 3]]), [0.5, 2.0, -1], ["-1", 2, np.float32(0.5)], "m").tolist() == [
+        assert order_columns(values, own, first, "m").tolist() == [[0.1, 0.9]]
+    assert order_columns(np.array([[1, 2, 3]]), [0.5, 2.0, -1], ["-1", 2, np.float32(0.5)], "m").tolist() == [
         [3, 2, 1]
     ]
 
@@ -287,7 +287,7 @@ def test_the_same_numbers_of_different_libraries_are_the_same_classes(own: Any) 
 def test_names_are_no_numbers(own: list[Any], first: list[Any]) -> None:
     """A text that is not how a number is written stays a name, and is told as it is."""
     with pytest.raises(KitError, match="other classes") as caught:
-        ordered(np.zeros((1, 2)), own, first, "m")
+        order_columns(np.zeros((1, 2)), own, first, "m")
     assert f"the first: {first[0]}, {first[1]}" in str(caught.value)
 
 
@@ -302,9 +302,9 @@ def test_classes_of_several_targets_are_no_names(classes: list[Any]) -> None:
     }
     assert predict_all(members(1, 2), frameworks, ROWS, say=quiet).classes == []
     there = Ensemble(members(1, 2), frameworks)
-    assert there.predict(ROWS[0]).classes == []
-    assert classes_of(Times(1, ["a", "b"])) == ["a", "b"]
-    assert classes_of(Times(1)) == []
+    assert there.predict_batch(ROWS[0]).classes == []
+    assert model_classes(Times(1, ["a", "b"])) == ["a", "b"]
+    assert model_classes(Times(1)) == []
 
 
 @pytest.mark.parametrize("first", [0, 1])
@@ -329,13 +329,13 @@ def test_columns_without_names_are_told_once(first: int, classes: list[Any], col
         )
         for name, count in width.items()
     }
-    both = [Member(name, name, Path(name)) for name in width][:: -1 if first else 1]
+    both = [EnsembleMember(name, name, Path(name)) for name in width][:: -1 if first else 1]
     said: list[str] = []
     predict_all(both, frameworks, ROWS, say=said.append)
     assert [line for line in said if "taken" in line] == [told] * bool(told)
     said.clear()
     served = Ensemble(both, frameworks, say=said.append)
-    assert [served.predict(batch).classes for batch in ROWS] == [classes, classes]
+    assert [served.predict_batch(batch).classes for batch in ROWS] == [classes, classes]
     assert said == [told] * bool(told)
 
 
@@ -362,17 +362,17 @@ def test_answers_of_any_shape_become_rows(values: Any) -> None:
     torch = pytest.importorskip("torch")
     rows = len(values)
     for answer in (values, values.tolist(), torch.tensor(values), values[:, :, None]):
-        made = as_rows(answer, rows, "m")
+        made = as_row_array(answer, rows, "m")
         assert made.shape == values.shape
         assert made.dtype == np.float64
         assert np.allclose(made, values)
-    assert as_rows(values[:, 0], rows, "m").shape == (rows, 1)
+    assert as_row_array(values[:, 0], rows, "m").shape == (rows, 1)
 
 
 def test_several_targets_of_a_classifier_are_columns() -> None:
     """scikit-learn answers with a list of arrays, one for each target: the second class of each counts."""
     answer = [np.array([[0.1, 0.9], [0.8, 0.2]]), np.array([[0.3, 0.7], [0.6, 0.4]])]
-    assert np.allclose(as_rows(answer, 2, "m"), [[0.9, 0.7], [0.2, 0.4]])
+    assert np.allclose(as_row_array(answer, 2, "m"), [[0.9, 0.7], [0.2, 0.4]])
 
 
 @pytest.mark.parametrize("widths", [(3, 3), (2, 3), (2, 1)])
@@ -380,12 +380,15 @@ def test_targets_of_other_than_two_classes_are_told(widths: tuple[int, ...]) -> 
     """Of three classes the last one's probability says nothing, and of a single one it is always 1."""
     answer = [np.full((2, width), 1 / width) for width in widths]
     with pytest.raises(KitError, match=f"'m' answers for 2 targets with {widths[0]}, {widths[1]} columns"):
-        as_rows(answer, 2, "m")
+        as_row_array(answer, 2, "m")
 
 
 def test_heads_of_one_number_are_columns() -> None:
     """A network with several outputs of one number each answers with a list of columns."""
-    assert as_rows([np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])], 2, "m").tolist() == [[1, 3], [2, 4]]
+    assert as_row_array([np.array([[1.0], [2.0]]), np.array([[3.0], [4.0]])], 2, "m").tolist() == [
+        [1, 3],
+        [2, 4],
+    ]
 
 
 def test_no_member_is_told() -> None:
@@ -399,13 +402,15 @@ def test_scores_become_probabilities() -> None:
     torch = pytest.importorskip("torch")
     scores = np.array([[0.0, 1.0], [1000.0, -1000.0]], dtype=np.float32)
     for kind in (scores, torch.from_numpy(scores)):
-        assert activated(kind, "softmax") == pytest.approx(
+        assert apply_activation(kind, "softmax") == pytest.approx(
             torch.softmax(torch.from_numpy(scores), -1).numpy()
         )
-        assert activated(kind, "sigmoid") == pytest.approx(torch.sigmoid(torch.from_numpy(scores)).numpy())
-        assert activated(kind, "") is kind
-    assert [each[0, 0] for each in activated([scores, scores], "sigmoid")] == [0.5, 0.5]
+        assert apply_activation(kind, "sigmoid") == pytest.approx(
+            torch.sigmoid(torch.from_numpy(scores)).numpy()
+        )
+        assert apply_activation(kind, "") is kind
+    assert [each[0, 0] for each in apply_activation([scores, scores], "sigmoid")] == [0.5, 0.5]
     with pytest.raises(KitError, match="'relu' is not known"):
-        activated(scores, "relu")
+        apply_activation(scores, "relu")
     with pytest.raises(KitError, match="single column"):
-        activated(scores[:, :1], "softmax")
+        apply_activation(scores[:, :1], "softmax")

@@ -19,11 +19,11 @@ from packaging.tags import sys_tags
 from packaging.utils import parse_wheel_filename
 
 from offline_kit.notebook.runtime.kit_install import (
-    _simply_satisfies,
-    choose,
+    _meets_clause,
+    choose_files,
     find_installers,
-    fits,
-    satisfies,
+    fits_interpreter,
+    meets_requirement,
 )
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from tests.support.kits import Workshop, wheel
@@ -33,12 +33,12 @@ SCRIPT = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {package!r})
-from offline_kit.notebook.runtime.kit_runtime import Places, open_kit
-from offline_kit.notebook.runtime.kit_install import install
-places = Places(inputs=Path("input"), working=Path("working"), scratch=Path("scratch").absolute())
+from offline_kit.notebook.runtime.kit_runtime import SessionFolders, open_kit
+from offline_kit.notebook.runtime.kit_install import install_packages
+places = SessionFolders(inputs=Path("input"), working=Path("working"), scratch=Path("scratch").absolute())
 kit = open_kit({{"kit": {identity!r}}}, places)
 {before}
-install(kit, {installer!r})
+install_packages(kit, {installer!r})
 {after}
 """
 
@@ -277,7 +277,7 @@ def test_nothing_that_fits_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         KitError, match=r"torchy 1.0: 'torchy-1.0-cp399-cp399-any.whl' does not fit Python 3\."
     ):
-        choose(plan_of(install=[item]), tmp_path, sys.path)
+        choose_files(plan_of(install=[item]), tmp_path, sys.path)
 
 
 def test_unmet_requirements_on_the_image_are_all_named(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_unmet_requirements_on_the_image_are_all_named(tmp_path: Path) -> None:
         {"name": "packaging", "version": "1", "requires": ["packaging>=1"], "spare": None},
     ]
     with pytest.raises(KitError) as caught:
-        choose(plan_of(provided=provided), tmp_path, sys.path)
+        choose_files(plan_of(provided=provided), tmp_path, sys.path)
     assert "pytest>=9999 is wanted, and this image has" in str(caught.value)
     assert "which plants asked for" in str(caught.value)
     assert "no-such-thing 1 is missing in this image" in str(caught.value)
@@ -307,7 +307,7 @@ def test_a_spare_is_used_only_where_the_image_lacks_it(tmp_path: Path) -> None:
         {"name": name, "version": "1.0", "requires": [], "spare": f"{name}-1.0-py3-none-any.whl"}
         for name in ("pytest", "lacking")
     ]
-    chosen = choose(plan_of(provided=spares), tmp_path, sys.path)
+    chosen = choose_files(plan_of(provided=spares), tmp_path, sys.path)
     assert [choice.name for choice in chosen] == ["lacking 1.0"]
 
 
@@ -317,7 +317,7 @@ def test_a_spare_stays_installed_when_the_cell_runs_again(tmp_path: Path) -> Non
     filename, data = wheel("lacking")
     workshop.add(f"packages/{filename}", data)
     workshop.plan["provided"] = [{"name": "lacking", "version": "1.0", "requires": [], "spare": filename}]
-    said = run(workshop, tmp_path, "uv", "install(kit); import lacking; print(lacking.VERSION)")
+    said = run(workshop, tmp_path, "uv", "install_packages(kit); import lacking; print(lacking.VERSION)")
     assert "all 1 are in place already" in said
     assert "1.0\n" in said
 
@@ -351,7 +351,7 @@ TAGS = [
 def test_fitting_agrees_with_packaging(tag: str) -> None:
     """The small check of wheel names answers as the library does, for the running interpreter."""
     filename = f"some_package-1.0+x-{tag}.whl"
-    assert fits(filename) == bool(set(sys_tags()) & parse_wheel_filename(filename)[3])
+    assert fits_interpreter(filename) == bool(set(sys_tags()) & parse_wheel_filename(filename)[3])
 
 
 @pytest.mark.parametrize(
@@ -368,7 +368,7 @@ def test_fitting_agrees_with_packaging(tag: str) -> None:
 )
 def test_requirements_are_read(version: str, requirement: str, answer: bool) -> None:
     """Extras, brackets, markers and local versions do not confuse the check."""
-    assert satisfies(version, requirement) is answer
+    assert meets_requirement(version, requirement) is answer
 
 
 numbers = st.lists(st.integers(0, 3), min_size=1, max_size=3).map(lambda parts: ".".join(map(str, parts)))
@@ -379,7 +379,7 @@ def test_the_small_comparison_agrees_with_packaging(version: str, operator: str,
     """Where neither packaging nor pip is there, release numbers are still compared rightly."""
     bound = bound if operator != "~=" or "." in bound else f"{bound}.0"
     operator, bound = (operator[:2], f"{bound}.*") if operator.endswith("*") else (operator, bound)
-    assert _simply_satisfies(version, operator + bound) == SpecifierSet(operator + bound).contains(version)
+    assert _meets_clause(version, operator + bound) == SpecifierSet(operator + bound).contains(version)
 
 
 def test_an_unknown_installer_is_refused() -> None:

@@ -16,9 +16,9 @@ from offline_kit.notebook.runtime.kit_lightning import (  # noqa: E402 - only wh
     build_data,
     build_model,
     check_params,
+    find_loader,
     load_checkpoint,
-    loader_of,
-    predict,
+    predict_loader,
     to_device,
 )
 from offline_kit.notebook.runtime.kit_runtime import KitError  # noqa: E402
@@ -233,7 +233,7 @@ def test_data_that_breaks_the_contract_is_told(tmp_path: Path) -> None:
     with pytest.raises(KitError, match="'fold'"):
         build_data(Greedy, tmp_path, {}, {})
     with pytest.raises(KitError, match="neither predict_dataloader nor test_dataloader"):
-        loader_of(Loaderless())
+        find_loader(Loaderless())
 
 
 def test_a_list_of_one_loader_is_that_loader(tmp_path: Path) -> None:
@@ -246,17 +246,17 @@ def test_a_list_of_one_loader_is_that_loader(tmp_path: Path) -> None:
             return [range(3)] * self.loaders
 
     data = Lists("x")
-    assert loader_of(data) == range(3)
+    assert find_loader(data) == range(3)
     data.loaders = 2
     with pytest.raises(KitError, match="returns 2 loaders"):
-        loader_of(data)
+        find_loader(data)
 
 
 def test_predictions_come_in_the_loaders_order() -> None:
     """forward gets the first item of a batch; the answers are one tensor."""
     model = build_model(Model, Model().state_dict(), {}, "cpu")
     said: list[str] = []
-    answer = predict(model, loader_of(Data("x")), "cpu", "best.ckpt", lambda text: said.append(text))
+    answer = predict_loader(model, find_loader(Data("x")), "cpu", "best.ckpt", lambda text: said.append(text))
     expected = model(torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]))
     assert torch.allclose(answer, expected)
     assert said[0].startswith("best.ckpt: 2 batches in")
@@ -265,7 +265,9 @@ def test_predictions_come_in_the_loaders_order() -> None:
 def test_an_own_predict_step_is_used() -> None:
     """The model's own predict_step gets the whole batch; half precision comes back single."""
     model = build_model(Probabilities, Model().state_dict(), {}, "cpu")
-    answer = predict(model, [{"x": torch.zeros(3, 2), "name": ["a", "b", "c"]}], "cpu", "x", lambda _: None)
+    answer = predict_loader(
+        model, [{"x": torch.zeros(3, 2), "name": ["a", "b", "c"]}], "cpu", "x", lambda _: None
+    )
     assert answer.shape == (3, 2)
     assert answer.dtype == torch.float32
 
@@ -273,9 +275,9 @@ def test_an_own_predict_step_is_used() -> None:
 def test_an_empty_loader_and_strange_answers_are_told() -> None:
     """No batch, or no tensor, is an error that says what to look at."""
     with pytest.raises(KitError, match="yields no batch"):
-        predict(torch.nn.Identity(), [], "cpu", "x", lambda _: None)
+        predict_loader(torch.nn.Identity(), [], "cpu", "x", lambda _: None)
     with pytest.raises(KitError, match="answers with a dict"):
-        predict(torch.nn.Identity(), [{"x": 1}], "cpu", "x", lambda _: None)
+        predict_loader(torch.nn.Identity(), [{"x": 1}], "cpu", "x", lambda _: None)
 
 
 def test_batches_move_whole() -> None:

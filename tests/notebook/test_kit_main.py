@@ -9,9 +9,9 @@ from typing import Any
 import joblib
 import pytest
 
-from offline_kit.notebook.rendering import pasted
-from offline_kit.notebook.runtime.kit_main import LentMain, lend_to_pickles
-from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, Places
+from offline_kit.notebook.rendering import paste_module
+from offline_kit.notebook.runtime.kit_main import AliasedMain, alias_main
+from offline_kit.notebook.runtime.kit_runtime import KitError, OpenKit, SessionFolders
 
 SCRIPT = """
 import pickle, sys
@@ -41,7 +41,7 @@ def trained(folder: Path, protocol: int = 4) -> OpenKit:
     code.mkdir(parents=True)
     (code / "train_it.py").write_text(SCRIPT)
     subprocess.run([sys.executable, code / "train_it.py", str(protocol)], cwd=folder, check=True)
-    return OpenKit(folder / "kit", Places())
+    return OpenKit(folder / "kit", SessionFolders())
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +58,7 @@ def test_pickles_find_the_scripts_names(tmp_path: Path, protocol: int) -> None:
     """A class, a nested class and a function of the script load, by pickle and joblib, and work."""
     kit = trained(tmp_path, protocol)
     said: list[str] = []
-    lend_to_pickles("train_it.py", ["Cleaner", "predict"], kit, said.append)
+    alias_main("train_it.py", ["Cleaner", "predict"], kit, said.append)
     cleaner, predict = pickle.loads((tmp_path / "model.pkl").read_bytes())
     assert (cleaner.clean(2), predict(2), type(cleaner.step).__qualname__) == (6, 5, "Cleaner.Step")
     assert joblib.load(tmp_path / "model.joblib").clean(1) == 3
@@ -68,10 +68,10 @@ def test_pickles_find_the_scripts_names(tmp_path: Path, protocol: int) -> None:
 def test_the_notebooks_own_names_stay(tmp_path: Path) -> None:
     """A function of the same name in the notebook is neither hidden nor changed, and stays reachable."""
     main: Any = sys.modules["__main__"]
-    lend_to_pickles("train_it.py", ["predict"], trained(tmp_path), str)
-    lend_to_pickles("train_it.py", ["Cleaner"], OpenKit(tmp_path / "kit", Places()), str)
+    alias_main("train_it.py", ["predict"], trained(tmp_path), str)
+    alias_main("train_it.py", ["Cleaner"], OpenKit(tmp_path / "kit", SessionFolders()), str)
     lent = sys.modules["__main__"]
-    assert isinstance(lent, LentMain)
+    assert isinstance(lent, AliasedMain)
     assert lent.notebook is main
     assert not hasattr(main, "Cleaner")
     assert lent.__spec__ is None or lent.__spec__ == main.__spec__
@@ -83,7 +83,7 @@ def test_a_script_that_does_its_work_at_the_top(tmp_path: Path) -> None:
     code.mkdir(parents=True)
     (code / "train_it.py").write_text("class Shrink: pass\n\ndata = open('input/train.csv').read()\n")
     with pytest.raises(KitError) as caught:
-        lend_to_pickles("train_it.py", ["Shrink"], OpenKit(tmp_path / "kit", Places()), str)
+        alias_main("train_it.py", ["Shrink"], OpenKit(tmp_path / "kit", SessionFolders()), str)
     cause, remedy = caught.value.what, caught.value.hint
     assert cause.startswith(
         "'train_it.py' (`main_from`) was run to find 'Shrink', and its own top level fails"
@@ -95,7 +95,7 @@ def test_a_script_that_does_its_work_at_the_top(tmp_path: Path) -> None:
 def test_a_name_that_the_file_lacks(tmp_path: Path) -> None:
     """A script that changed since the training is told with what it has."""
     with pytest.raises(KitError, match="has no 'Scaler'"):
-        lend_to_pickles("train_it.py", ["Scaler"], trained(tmp_path), str)
+        alias_main("train_it.py", ["Scaler"], trained(tmp_path), str)
 
 
 def test_in_a_real_notebook(tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ print(cleaner.clean(2), lent(2), predict(2))
     lends = f"""
 def predict(x):
     return "of the notebook"
-kit = OpenKit(Path({str(tmp_path / "kit")!r}), Places())
-lend_to_pickles("train_it.py", ["Cleaner", "predict"], kit)
+kit = OpenKit(Path({str(tmp_path / "kit")!r}), SessionFolders())
+alias_main("train_it.py", ["Cleaner", "predict"], kit)
 """
-    cells = [pasted("kit_runtime"), pasted("kit_main"), lends, uses]
+    cells = [paste_module("kit_runtime"), paste_module("kit_main"), lends, uses]
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
     nbclient.NotebookClient(book, timeout=60, kernel_name="python3").execute()
     assert book.cells[-1].outputs[0].text == "6 5 of the notebook\n"

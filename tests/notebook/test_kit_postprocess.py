@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from offline_kit.notebook.runtime.kit_ensemble import Member, Prediction, predict_all
-from offline_kit.notebook.runtime.kit_postprocess import for_sample, label_list, to_rows
-from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, labels_of, load_file
+from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, predict_all
+from offline_kit.notebook.runtime.kit_postprocess import build_submission, list_labels, select_sample_rows
+from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, load_preprocessing_file, resolve_labels
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.notebook.runtime.kit_tasks import Batch, Sample, read_sample
+from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission, read_sample
 
 SHARES = st.floats(0, 1, width=32)
 
@@ -27,8 +27,8 @@ def rows(
     said: list[str] = []
     values = np.asarray(values, dtype=np.float32)
     ids = [f"r{number}" for number in range(len(values))]
-    sample = Sample(Path("sample_submission.csv"), ("id", *targets), ids)
-    frame = to_rows(Prediction(ids, values, classes or []), sample, word, say=said.append, **more)
+    sample = SampleSubmission(Path("sample_submission.csv"), ("id", *targets), ids)
+    frame = build_submission(Prediction(ids, values, classes or []), sample, word, say=said.append, **more)
     assert isinstance(frame, pd.DataFrame)
     assert list(frame.columns) == list(sample.columns)
     assert frame["id"].tolist() == ids
@@ -41,11 +41,13 @@ def test_rows_that_nobody_asks_for_are_left_out(monkeypatch: pytest.MonkeyPatch)
     whole = Prediction(["a", "b", "c"], np.arange(6, dtype=np.float32).reshape(3, 2), [])
 
     def ids_for(*wanted: str) -> list[str]:
-        return for_sample(whole, Sample(Path("s.csv"), ("id", "x"), list(wanted)), said.append).ids
+        return select_sample_rows(
+            whole, SampleSubmission(Path("s.csv"), ("id", "x"), list(wanted)), said.append
+        ).ids
 
     assert ids_for("c", "b", "a") == ["a", "b", "c"]
     assert said == []
-    some = for_sample(whole, Sample(Path("s.csv"), ("id", "x"), ["c"]), said.append)
+    some = select_sample_rows(whole, SampleSubmission(Path("s.csv"), ("id", "x"), ["c"]), said.append)
     assert (some.ids, some.values.tolist()) == (["c"], [[4, 5]])
     assert said == ["note: 2 rows of the test set are not in 's.csv', and are left out"]
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
@@ -135,7 +137,7 @@ def test_numbers_that_name_classes_are_written_as_in_the_sample(
     (tmp_path / "sample_submission.csv").write_text("\n".join(["id,label", *lines, ""]))
     sample = read_sample(tmp_path)
     values = np.array([[0.9, 0.1], [0.2, 0.8]], np.float32)
-    made = to_rows(Prediction(["r0", "r1"], values, classes), sample, word)
+    made = build_submission(Prediction(["r0", "r1"], values, classes), sample, word)
     assert made.to_csv(index=False).split() == ["id,label", f"r0,{written[0]}", f"r1,{written[1]}"]
     assert sample.ids == [f"r{number}" for number in range(len(cells))]
 
@@ -194,9 +196,9 @@ def test_of_nothing_no_answer_is_made(word: str, monkeypatch: pytest.MonkeyPatch
 def test_large_numbers_are_rounded_to_themselves() -> None:
     """A number of nine digits, which float32 has not, is not another one in the submission."""
     frameworks = {"any": (lambda _path, _member: None, lambda _model, batch, _member: batch + 0.2)}
-    batches = [Batch(["a", "b"], np.array([123456789.0, 123456791.0]))]
-    found = predict_all([Member("m", "any", Path("m"))], frameworks, batches, say=lambda _text: None)
-    made = to_rows(found, Sample(Path("s.csv"), ("id", "y"), ["a", "b"]), "round")
+    batches = [RowBatch(["a", "b"], np.array([123456789.0, 123456791.0]))]
+    found = predict_all([EnsembleMember("m", "any", Path("m"))], frameworks, batches, say=lambda _text: None)
+    made = build_submission(found, SampleSubmission(Path("s.csv"), ("id", "y"), ["a", "b"]), "round")
     assert made["y"].tolist() == [123456789, 123456791]
 
 
@@ -218,10 +220,10 @@ def test_outputs_that_do_not_fit_are_told(width: int, targets: list[str], word: 
 
 def test_labels_come_in_many_shapes() -> None:
     """A list, a map to numbers, a map from numbers, an encoder."""
-    assert label_list(["a", "b"]) == ["a", "b"]
-    assert label_list({"b": 1, "a": 0}) == ["a", "b"]
-    assert label_list({"10": "c", "9": "b"}) == ["b", "c"]
-    assert label_list(type("Encoder", (), {"classes_": np.array(["x", "y"])})) == ["x", "y"]
+    assert list_labels(["a", "b"]) == ["a", "b"]
+    assert list_labels({"b": 1, "a": 0}) == ["a", "b"]
+    assert list_labels({"10": "c", "9": "b"}) == ["b", "c"]
+    assert list_labels(type("Encoder", (), {"classes_": np.array(["x", "y"])})) == ["x", "y"]
     with pytest.raises(KitError, match="2 labels for 3 outputs"):
         rows(np.zeros((1, 3)), ["a"], "argmax", labels=["x", "y"])
 
@@ -242,8 +244,8 @@ def test_preprocessing_files_are_loaded_by_name(tmp_path: Path) -> None:
     assert files["means.npy"].tolist() == [0, 1, 2]
     assert files["tok"] == tmp_path / "tok"
     assert files["tok/vocab.bin"] == tmp_path / "tok" / "vocab.bin"
-    assert labels_of("map.json", files) == {"a": 0}
-    assert labels_of(["a"], files) == ["a"]
+    assert resolve_labels("map.json", files) == {"a": 0}
+    assert resolve_labels(["a"], files) == ["a"]
     with pytest.raises(KitError, match=r"it has: map\.json"):
         files["scaler.joblib"]
 
@@ -255,8 +257,8 @@ def test_pickled_preprocessing_is_the_object(tmp_path: Path) -> None:
     joblib = pytest.importorskip("joblib")
     joblib.dump({"mean": 1}, tmp_path / "a.joblib", compress=3)
     (tmp_path / "b.pkl").write_bytes(pickle.dumps({"mean": 2}))
-    assert load_file(tmp_path / "a.joblib") == {"mean": 1}
-    assert load_file(tmp_path / "b.pkl") == {"mean": 2}
+    assert load_preprocessing_file(tmp_path / "a.joblib") == {"mean": 1}
+    assert load_preprocessing_file(tmp_path / "b.pkl") == {"mean": 2}
 
 
 def test_a_preprocessing_file_by_a_near_name_is_named(tmp_path: Path) -> None:

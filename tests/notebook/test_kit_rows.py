@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline_kit.notebook.runtime.kit_rows import cut_rows, fewer_rows, wanted_ids
+from offline_kit.notebook.runtime.kit_rows import choose_ids, cut_rows, limit_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
 
 
@@ -31,7 +31,7 @@ def rows(path: Path) -> list[list[str]]:
 
 def test_a_notebook_sees_fewer_rows(data: Path, tmp_path: Path) -> None:
     """Sample, list and pictures of the test set shrink together, the rest is what it was."""
-    shown = fewer_rows(data, data / "sample_submission.csv", 2, tmp_path / "scratch", say=lambda _: None)
+    shown = limit_rows(data, data / "sample_submission.csv", 2, tmp_path / "scratch", say=lambda _: None)
     assert rows(shown / "sample_submission.csv") == [["id", "label"], ["a", "0"], ["b", "0"]]
     assert rows(shown / "test.csv") == [["row", "id"], ["2", "b"], ["3", "a"]]
     assert sorted(path.name for path in (shown / "test_images").iterdir()) == ["a.jpg", "b.jpg"]
@@ -40,7 +40,7 @@ def test_a_notebook_sees_fewer_rows(data: Path, tmp_path: Path) -> None:
 
 def test_a_notebook_sees_more_rows_than_there_are(data: Path, tmp_path: Path) -> None:
     """The rows are repeated under new ids, each with its picture."""
-    shown = fewer_rows(data, data / "sample_submission.csv", 7, tmp_path / "scratch", say=lambda _: None)
+    shown = limit_rows(data, data / "sample_submission.csv", 7, tmp_path / "scratch", say=lambda _: None)
     ids = [row[0] for row in rows(shown / "sample_submission.csv")[1:]]
     assert len(ids) == len(set(ids)) == 7
     assert {row[1] for row in rows(shown / "test.csv")[1:]} == set(ids)
@@ -51,7 +51,7 @@ def test_a_notebook_sees_more_rows_than_there_are(data: Path, tmp_path: Path) ->
 def test_a_second_run_of_the_cell_is_no_trouble(data: Path, tmp_path: Path) -> None:
     """People run cells again."""
     for number in (1, 2):
-        shown = fewer_rows(data, None, number, tmp_path / "scratch", say=lambda _: None)
+        shown = limit_rows(data, None, number, tmp_path / "scratch", say=lambda _: None)
     assert len(rows(shown / "test.csv")) == 3
 
 
@@ -65,7 +65,7 @@ def test_an_empty_list_is_told(data: Path, tmp_path: Path) -> None:
 @given(st.lists(st.text("abc.-", min_size=1) | st.integers().map(str), max_size=8), st.integers(1, 30))
 def test_ids_are_as_many_as_wanted_and_differ(have: list[str], count: int) -> None:
     """As many ids as wanted, each once, the first as they were; an id that repeats is never multiplied."""
-    found = wanted_ids(have, count)
+    found = choose_ids(have, count)
     new = [name for name, _ in found]
     assert [name for name, old in found if name == old] == list(dict.fromkeys(have[:count]))
     assert all(old in have for _, old in found)
@@ -76,5 +76,5 @@ def test_ids_are_as_many_as_wanted_and_differ(have: list[str], count: int) -> No
 @given(st.lists(st.integers(-50, 50), min_size=1, max_size=8, unique=True), st.integers(1, 40))
 def test_whole_numbers_stay_whole_numbers(have: list[int], count: int) -> None:
     """Numeric ids are continued by numbers that none has yet."""
-    new = [name for name, _ in wanted_ids([str(number) for number in have], count)]
+    new = [name for name, _ in choose_ids([str(number) for number in have], count)]
     assert len({int(name) for name in new}) == count

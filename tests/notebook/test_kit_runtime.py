@@ -11,14 +11,14 @@ import pytest
 from offline_kit.notebook.runtime.kit_runtime import (
     KitError,
     OpenKit,
-    Places,
-    competition_folder,
+    SessionFolders,
+    find_competition,
     find_parts,
     go_offline,
     load_object,
+    mounted_sources,
     open_kit,
     pick_device,
-    sources,
 )
 from tests.support.kits import Workshop
 
@@ -30,8 +30,10 @@ LAYOUTS = {
 }
 
 
-def places(tmp_path: Path) -> Places:
-    return Places(inputs=tmp_path / "input", working=tmp_path / "working", scratch=tmp_path / "scratch")
+def places(tmp_path: Path) -> SessionFolders:
+    return SessionFolders(
+        inputs=tmp_path / "input", working=tmp_path / "working", scratch=tmp_path / "scratch"
+    )
 
 
 def some_kit() -> Workshop:
@@ -163,11 +165,11 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 def test_the_competition_is_found_in_both_layouts(tmp_path: Path, layout: str) -> None:
     """The data lies where Kaggle mounts it, today or before 2026."""
     (tmp_path / layout).mkdir(parents=True)
-    assert competition_folder("leaves", tmp_path) == tmp_path / layout
-    assert sources(tmp_path)["leaves"] == tmp_path / layout
-    assert competition_folder("", tmp_path) is None
+    assert find_competition("leaves", tmp_path) == tmp_path / layout
+    assert mounted_sources(tmp_path)["leaves"] == tmp_path / layout
+    assert find_competition("", tmp_path) is None
     with pytest.raises(KitError, match=r"'roots' is not mounted[\s\S]*set `competition_data`"):
-        competition_folder("roots", tmp_path)
+        find_competition("roots", tmp_path)
 
 
 def kit_with_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenKit:
@@ -221,8 +223,8 @@ def test_offline_switches_are_set() -> None:
 
 def test_places_may_be_moved() -> None:
     """Rehearsals without a sandbox name other folders by variables."""
-    assert Places.of({}).inputs == Path("/kaggle/input")
-    assert Places.of({"OFFLINE_KIT_INPUT": "/here"}).inputs == Path("/here")
+    assert SessionFolders.from_environment({}).inputs == Path("/kaggle/input")
+    assert SessionFolders.from_environment({"OFFLINE_KIT_INPUT": "/here"}).inputs == Path("/here")
 
 
 def test_the_cpu_needs_no_torch() -> None:
@@ -265,4 +267,4 @@ def test_copies_do_where_links_are_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_a_rehearsal_without_a_slug_finds_its_data(tmp_path: Path, layout: str) -> None:
     """The made-up slug of a rehearsal stands for the competition that a notebook does not name."""
     (tmp_path / layout).mkdir(parents=True)
-    assert competition_folder("", tmp_path) == tmp_path / layout
+    assert find_competition("", tmp_path) == tmp_path / layout

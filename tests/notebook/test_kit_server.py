@@ -57,7 +57,7 @@ def standin(data: Path, *, new: bool = False, **options: Any) -> None:
 
 def serve(data: Path, predict: Callable[..., Any], name: str = "submission.csv", **params: Any) -> Path:
     said: list[str] = []
-    path = kit_server.serve(predict, data, Path.cwd() / name, params, said.append)
+    path = kit_server.serve_gateway(predict, data, Path.cwd() / name, params, said.append)
     assert path
     return path
 
@@ -191,10 +191,10 @@ def test_answers_that_kaggle_refuses_are_refused_here(data: Path, answer: Any, w
 def test_frames_are_told_with_their_library() -> None:
     """A polars frame is not taken for a pandas one; one row is no rows."""
     pl = pytest.importorskip("polars")
-    assert kit_server.shape_of(pl.DataFrame({"y": [1, 2]})) == "polars.DataFrame of 2 rows (y)"
-    assert kit_server.shape_of(pd.DataFrame({"y": [1]})) == "pandas.DataFrame of 1 row (y)"
-    assert kit_server.shape_of(pd.Series([1, 2])) == "pandas.Series of 2"
-    assert kit_server.shape_of([1.0]) == "list of 1"
+    assert kit_server.describe_value(pl.DataFrame({"y": [1, 2]})) == "polars.DataFrame of 2 rows (y)"
+    assert kit_server.describe_value(pd.DataFrame({"y": [1]})) == "pandas.DataFrame of 1 row (y)"
+    assert kit_server.describe_value(pd.Series([1, 2])) == "pandas.Series of 2"
+    assert kit_server.describe_value([1.0]) == "list of 1"
 
 
 @pytest.mark.parametrize(("size", "words"), [(ROWS, "server: 1 batch answered"), (12, "2 batches answered")])
@@ -202,7 +202,7 @@ def test_batches_are_counted(data: Path, size: int, words: str) -> None:
     """The last line of the server's tells how many there were."""
     standin(data, rows=size, submission="submission.csv")
     said: list[str] = []
-    kit_server.serve(half, data, Path.cwd() / "submission.csv", {}, said.append)
+    kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {}, said.append)
     assert words in said[-1]
 
 
@@ -298,7 +298,7 @@ def function_of(data: Path, name: str) -> Callable[..., Any]:
     made: list[Callable[..., Any]] = []
 
     def predict(*batch: Any) -> Any:
-        made.extend([] if made else [kit_server.predictor_of(f"answer.py:{name}", kit, context)])
+        made.extend([] if made else [kit_server.make_predictor(f"answer.py:{name}", kit, context)])
         return made[0](*batch)
 
     return predict
@@ -343,11 +343,11 @@ def test_an_error_of_an_answer_is_no_error_of_the_construction(data: Path) -> No
 def test_the_package_is_found_and_its_absence_told(data: Path) -> None:
     """It may lie one folder deeper; a competition without it is named with what its data has."""
     with pytest.raises(KitError, match=r"has no kaggle_evaluation(.|\n)*test\.csv"):
-        kit_server.find_package(data)
+        kit_server.find_server_package(data)
     with pytest.raises(KitError, match="names none"):
-        kit_server.find_package(None)
+        kit_server.find_server_package(None)
     gateway.write_standin(data / "more", {})
-    assert kit_server.find_package(data) == data / "more" / "kaggle_evaluation"
+    assert kit_server.find_server_package(data) == data / "more" / "kaggle_evaluation"
 
 
 def test_two_servers_in_one_package_have_to_be_chosen_from(data: Path) -> None:
@@ -408,7 +408,7 @@ def test_server_and_gateway_are_found_by_what_they_derive_from(data: Path) -> No
     """Nested in a folder and named otherwise, they serve in one process and in two; both are told."""
     nested(data, port=free_port())
     said: list[str] = []
-    path = kit_server.serve(half, data, Path.cwd() / "submission.csv", {}, said.append)
+    path = kit_server.serve_gateway(half, data, Path.cwd() / "submission.csv", {}, said.append)
     assert path is not None
     assert len(pd.read_csv(path)) == ROWS
     assert "RainAnswers" in said[0]
@@ -467,7 +467,7 @@ def test_whatever_can_be_called_is_served(data: Path, predict: Callable[..., Any
 def test_the_stand_in_takes_plain_functions_only(data: Path, listener: Callable[..., Any]) -> None:
     """As the strictest relay of a real competition: a notebook that passes here must not fail there."""
     standin(data)
-    made = kit_server.load_class(kit_server.find_package(data), kit_server.SERVER)
+    made = kit_server.load_class(kit_server.find_server_package(data), kit_server.SERVER)
     with pytest.raises(ValueError, match="endpoint listener"):
         made(listener)
     with pytest.raises(ValueError, match="endpoint listener"):
@@ -578,10 +578,10 @@ def test_data_is_looked_for_where_it_is_mounted(data: Path, place: str) -> None:
     """A gateway written for another mount layout is told the paths that it names itself, or those of the params."""
     package = data / "kaggle_evaluation"
     package.mkdir()
-    assert kit_server.data_paths(data) is None
+    assert kit_server.find_data_paths(data) is None
     (package / "digits_gateway.py").write_text(GATEWAY.format(place=place))
-    assert kit_server.data_paths(data) == (str(data / "test.parquet"), str(data / "lags.parquet"))
-    assert kit_server.data_paths(data, ["a", "b"]) == (str(data / "a"), str(data / "b"))
+    assert kit_server.find_data_paths(data) == (str(data / "test.parquet"), str(data / "lags.parquet"))
+    assert kit_server.find_data_paths(data, ["a", "b"]) == (str(data / "a"), str(data / "b"))
 
 
 def test_another_format_than_the_notebook_submits_is_told(data: Path) -> None:
@@ -632,7 +632,7 @@ from offline_kit.notebook.runtime import kit_server
 def predict(test):
     {body}
 assert os.environ["KAGGLE_IS_COMPETITION_RERUN"]
-kit_server.serve(predict, Path(sys.argv[1]), Path("submission.csv"))
+kit_server.serve_gateway(predict, Path(sys.argv[1]), Path("submission.csv"))
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from offline_kit.notebook.runtime.kit_install import prove
+from offline_kit.notebook.runtime.kit_install import check_imports
 from offline_kit.notebook.runtime.kit_rows import cut_rows
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.notebook.runtime.kit_submission import check_submission, find_sample, write_submission
@@ -190,7 +190,7 @@ def test_an_import_proof_reports_in_the_scoring_run(tmp_path: Path, monkeypatch:
     """The proof is a check: with the hidden test set it does not end a run that may not need the package."""
     said: list[str] = []
     with pytest.raises(KitError):
-        prove(tmp_path, ["no_such_module"])
+        check_imports(tmp_path, ["no_such_module"])
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
-    prove(tmp_path, ["no_such_module"], lambda text: said.append(text))
+    check_imports(tmp_path, ["no_such_module"], lambda text: said.append(text))
     assert "no_such_module" in said[0]

@@ -11,20 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offline_kit.notebook.runtime.kit_images import Images, image_files, stacked
+from offline_kit.notebook.runtime.kit_images import ImageBatches, find_images, stack_items
 from offline_kit.notebook.runtime.kit_runtime import KitError
 from offline_kit.notebook.runtime.kit_tasks import (
-    Batch,
-    Sample,
-    Table,
-    cast,
-    find_table,
-    fitted,
-    header_of,
-    kind_of,
-    progress,
+    RowBatch,
+    SampleSubmission,
+    TableBatches,
+    cast_column,
+    dtype_kind,
+    find_test_table,
+    find_text_column,
+    fit_columns,
+    read_header,
     read_sample,
-    text_column,
+    track_progress,
 )
 
 SAME_FOLDER = settings(
@@ -53,8 +53,8 @@ def data_of(
     return folder
 
 
-def table_of(folder: Path, **more: Any) -> Table:
-    return Table(find_table(folder), read_sample(folder), say=quiet, **more)
+def table_of(folder: Path, **more: Any) -> TableBatches:
+    return TableBatches(find_test_table(folder), read_sample(folder), say=quiet, **more)
 
 
 @SAME_FOLDER
@@ -131,7 +131,7 @@ def test_a_new_column_alone_is_left_out_and_told(tmp_path: Path) -> None:
     """The model gets training's columns in training's order; what is left out is said once."""
     said: list[str] = []
     data_of(tmp_path, {"id": [1, 2, 3], "new": [1, 1, 1], "x": [1, 2, 3]})
-    table = Table(tmp_path / "test.csv", read_sample(tmp_path), 1, {"x": "float64"}, say=said.append)
+    table = TableBatches(tmp_path / "test.csv", read_sample(tmp_path), 1, {"x": "float64"}, say=said.append)
     assert [list(batch.data.columns) for batch in table] == [["x"]] * 3
     assert said == ["note: columns that training did not have are left out: new"]
 
@@ -158,9 +158,9 @@ def test_a_new_column_alone_is_left_out_and_told(tmp_path: Path) -> None:
 )
 def test_columns_take_trainings_dtype_or_are_refused(values: list[Any], dtype: str, good: bool) -> None:
     """A column is cast where nothing is lost by it, and what cannot be is told with the dtype of training."""
-    made, problem = cast(pd.Series(values), dtype)
+    made, problem = cast_column(pd.Series(values), dtype)
     assert (problem == "") is good
-    assert good is False or kind_of(str(made.dtype)) == kind_of(dtype)
+    assert good is False or dtype_kind(str(made.dtype)) == dtype_kind(dtype)
     assert good or dtype in problem
 
 
@@ -168,7 +168,7 @@ def test_columns_take_trainings_dtype_or_are_refused(values: list[Any], dtype: s
 def test_columns_come_back_in_trainings_order(order: list[str]) -> None:
     """Whatever the order in the file, the model sees training's."""
     frame = pd.DataFrame({name: [ord(name)] for name in order})
-    made = fitted(frame, dict.fromkeys("abcd", "int64"), None)
+    made = fit_columns(frame, dict.fromkeys("abcd", "int64"), None)
     assert list(made.columns) == ["a", "b", "c", "d"]
     assert made.iloc[0].tolist() == [97, 98, 99, 100]
 
@@ -223,7 +223,7 @@ def test_categories_are_those_of_training_in_every_batch(tmp_path: Path) -> None
     said: list[str] = []
     data_of(tmp_path, {"id": [1, 2, 3, 4], "city": ["b", "a", "x", "x"]})
     sample = read_sample(tmp_path)
-    table = Table(
+    table = TableBatches(
         tmp_path / "test.csv", sample, 1, {"city": "category"}, {"city": ["a", "b"]}, say=said.append
     )
     codes = [batch.data["city"].cat.codes.tolist()[0] for batch in table]
@@ -234,32 +234,32 @@ def test_categories_are_those_of_training_in_every_batch(tmp_path: Path) -> None
 def test_the_test_table_is_found_or_asked_for(tmp_path: Path) -> None:
     """test.csv is taken, a lone test_x.csv too; of several, or of none, the key to set is named."""
     with pytest.raises(KitError, match="no test table"):
-        find_table(tmp_path)
+        find_test_table(tmp_path)
     for name in ("test_private.csv", "train.csv"):
         (tmp_path / name).write_text("id\n1\n")
-    assert find_table(tmp_path).name == "test_private.csv"
+    assert find_test_table(tmp_path).name == "test_private.csv"
     (tmp_path / "test_features.csv").write_text("id\n1\n")
     with pytest.raises(KitError, match="more than one test table") as caught:
-        find_table(tmp_path)
+        find_test_table(tmp_path)
     assert 'test = "name.csv"' in str(caught.value)
-    assert find_table(tmp_path, "test_features.csv").name == "test_features.csv"
+    assert find_test_table(tmp_path, "test_features.csv").name == "test_features.csv"
     (tmp_path / "test.csv").write_text("id\n1\n")
-    assert find_table(tmp_path).name == "test.csv"
+    assert find_test_table(tmp_path).name == "test.csv"
 
 
 def test_texts_are_the_only_string_column(tmp_path: Path) -> None:
     """The one column of strings is taken; of two, the key to set is named; empty cells are empty texts."""
     data_of(tmp_path, {"id": ["a", "b"], "length": [3, 4], "body": ["one", None]})
     path = tmp_path / "test.csv"
-    assert text_column(path, "id") == "body"
+    assert find_text_column(path, "id") == "body"
     (batch,) = table_of(tmp_path, text="body")
     assert batch.data == ["one", ""]
     data_of(tmp_path, {"id": ["a"], "title": ["x"], "body": ["y"]})
     with pytest.raises(KitError, match="title, body"):
-        text_column(path, "id")
-    assert text_column(path, "id", "title") == "title"
+        find_text_column(path, "id")
+    assert find_text_column(path, "id", "title") == "title"
     with pytest.raises(KitError, match="no column 'text'"):
-        text_column(path, "id", "text")
+        find_text_column(path, "id", "text")
 
 
 def test_the_sample_has_to_be_there(tmp_path: Path) -> None:
@@ -289,8 +289,10 @@ def test_ids_find_their_pictures(
 ) -> None:
     """An id names its picture with the suffix or without, and the sample's order is kept."""
     root = pictures(tmp_path_factory.mktemp("data"), [f"test_images/{each}.png" for each in sorted(ids)])
-    sample = Sample(root / "s.csv", ("id", "label"), [f"{each}.png" if suffix else each for each in ids])
-    found = image_files(root, sample)
+    sample = SampleSubmission(
+        root / "s.csv", ("id", "label"), [f"{each}.png" if suffix else each for each in ids]
+    )
+    found = find_images(root, sample)
     assert list(found) == sample.ids
     assert [path.name for path in found.values()] == [f"{each}.png" for each in ids]
 
@@ -299,7 +301,7 @@ def test_pictures_that_are_missing_are_named(tmp_path: Path) -> None:
     """An id without a picture is told, and where was looked."""
     root = pictures(tmp_path, ["test/a.png"])
     with pytest.raises(KitError, match="1 of 2 ids") as caught:
-        image_files(root, Sample(root / "s.csv", ("id", "x"), ["a", "b"]))
+        find_images(root, SampleSubmission(root / "s.csv", ("id", "x"), ["a", "b"]))
     assert str(root / "test") in str(caught.value)
 
 
@@ -309,8 +311,11 @@ def test_in_the_scoring_run_the_pictures_that_are_there_count(
     """The sample may be the public one there, so hidden pictures are predicted under ids of its kind."""
     root = pictures(tmp_path, ["test/a.png", "test/b.png", "test/notes.txt"])
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
-    assert list(image_files(root, Sample(root / "s.csv", ("id", "x"), ["a"]))) == ["a", "b"]
-    assert list(image_files(root, Sample(root / "s.csv", ("id", "x"), ["a.png"]))) == ["a.png", "b.png"]
+    assert list(find_images(root, SampleSubmission(root / "s.csv", ("id", "x"), ["a"]))) == ["a", "b"]
+    assert list(find_images(root, SampleSubmission(root / "s.csv", ("id", "x"), ["a.png"]))) == [
+        "a.png",
+        "b.png",
+    ]
 
 
 def test_pictures_become_batches(tmp_path: Path) -> None:
@@ -320,20 +325,20 @@ def test_pictures_become_batches(tmp_path: Path) -> None:
     for number in range(5):
         files[str(number)] = tmp_path / f"{number}.png"
         image.new("L", (4, 3), number).save(files[str(number)])
-    flat = Images(files, 2, lambda path: np.full(3, int(path.stem)))
+    flat = ImageBatches(files, 2, lambda path: np.full(3, int(path.stem)))
     assert [batch.data.tolist() for batch in flat][2] == [[4, 4, 4]]
     assert [batch.ids for batch in flat] == [["0", "1"], ["2", "3"], ["4"]]
-    first = next(iter(Images(files, 2))).data[0]
+    first = next(iter(ImageBatches(files, 2))).data[0]
     assert (first.mode, first.size) == ("RGB", (4, 3))
     with pytest.raises(KitError, match="different shapes"):
-        stacked([np.zeros(2), np.zeros(3)])
+        stack_items([np.zeros(2), np.zeros(3)])
 
 
 def test_progress_says_how_far_it_is() -> None:
     """Batches pass through unchanged, and the rows are counted at the end."""
     said: list[str] = []
-    rows = [Batch([1, 2], None), Batch([3], None)]
-    assert list(progress(rows, "fold 0", 3, said.append)) == rows
+    rows = [RowBatch([1, 2], None), RowBatch([3], None)]
+    assert list(track_progress(rows, "fold 0", 3, said.append)) == rows
     assert said[0].startswith("fold 0: 3 rows in ")
 
 
@@ -346,9 +351,9 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
 
     code = (
         "import sys; from pathlib import Path\n"
-        "from offline_kit.notebook.runtime.kit_tasks import Table, read_sample, find_table\n"
+        "from offline_kit.notebook.runtime.kit_tasks import TableBatches, read_sample, find_test_table\n"
         "root = Path(sys.argv[1]); n = 0\n"
-        "for batch in Table(find_table(root), read_sample(root), 5000): n += len(batch.data)\n"
+        "for batch in TableBatches(find_test_table(root), read_sample(root), 5000): n += len(batch.data)\n"
         "words = Path('/proc/self/status').read_text().split()\n"
         "print(n, words[words.index('VmHWM:') + 1])\n"
     )
@@ -377,4 +382,4 @@ def test_headers_are_read_alike(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig")
     frame.to_csv(tmp_path / "b.tsv", index=False, sep="\t")
     frame.to_parquet(tmp_path / "c.parquet")
-    assert all(header_of(path) == ["id", "x"] for path in tmp_path.iterdir())
+    assert all(read_header(path) == ["id", "x"] for path in tmp_path.iterdir())

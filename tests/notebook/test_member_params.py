@@ -166,7 +166,7 @@ def test_a_served_ensemble_has_members_that_differ(stage: Stage) -> None:
     rendered = stage.notebook(template="server", task="tabular", models=models, params={"by": 4})
     found = json.loads(rendered.text)
     for cell in found["cells"]:
-        if "result = serve(" in "".join(cell["source"]):
+        if "result = serve_gateway(" in "".join(cell["source"]):
             cell["source"] = (
                 "import pandas as pd\n"
                 "test = pd.read_csv(root / 'test.csv')\n"

@@ -14,7 +14,7 @@ import pytest
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.resources import templates_folder
-from offline_kit.notebook.predict_settings import BATCHES, columns_of, facts
+from offline_kit.notebook.predict_settings import BATCHES, predict_facts, read_columns
 from offline_kit.notebook.rendering import RUNTIME
 from offline_kit.project.types import Member, ModelSpec, NotebookSettings
 from tests.support.predicting import Stage
@@ -256,7 +256,7 @@ def member(name: str, framework: str, **more: Any) -> Member:
 @pytest.mark.parametrize("task", BATCHES)
 def test_notebooks_of_every_framework_look_cared_for(stage: Stage, task: str) -> None:
     """ruff finds nothing to format in a notebook with all frameworks, and nothing wrong but imports that cells repeat."""
-    from offline_kit.notebook.rendering import render
+    from offline_kit.notebook.rendering import render_notebook
     from tests.support.kits import Workshop
     from tests.support.rendering import IMAGE, kit_of, target
 
@@ -268,7 +268,9 @@ def test_notebooks_of_every_framework_look_cared_for(stage: Stage, task: str) ->
     )
     said = NotebookSettings(template="predict", task=task)
     about = target(stage.project, competition="leaves", members=all_of_them)
-    path = render(kit_of(workshop, stage.folder), said, IMAGE, about).write(stage.folder / "notebook")
+    path = render_notebook(kit_of(workshop, stage.folder), said, IMAGE, about).write_files(
+        stage.folder / "notebook"
+    )
     ruff = [sys.executable, "-m", "ruff"]
     shape = ["--isolated", "--line-length", "110"]
     formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
@@ -290,7 +292,7 @@ def test_every_framework_has_its_fragment(name: str) -> None:
 def test_a_picture_notebook_alone_has_the_code_for_pictures(stage: Stage) -> None:
     """Nothing is pasted that the task does not need."""
     said = NotebookSettings(template="predict")
-    assert facts(said, (), {}, stage.project)["task"] == "tabular"
+    assert predict_facts(said, (), {}, stage.project)["task"] == "tabular"
     assert "kit_images" not in RUNTIME
 
 
@@ -315,7 +317,7 @@ def test_settings_that_do_not_fit_are_told(stage: Stage, settings: dict[str, Any
     """A wrong word or reference is named at build, with what it should look like."""
     said = NotebookSettings(template="predict", **settings)
     with pytest.raises(UsageError) as caught:
-        facts(said, (member("a", "sklearn"),), {}, stage.project)
+        predict_facts(said, (member("a", "sklearn"),), {}, stage.project)
     assert words in "\n".join(caught.value.details)
 
 
@@ -333,7 +335,7 @@ def test_settings_that_do_not_fit_are_told(stage: Stage, settings: dict[str, Any
 def test_settings_that_fit_are_taken(stage: Stage, settings: dict[str, Any]) -> None:
     """Numbers as Python writes them, a clip with one limit, weights of ranks and votes."""
     said = NotebookSettings(template="predict", **settings)
-    assert facts(said, (member("a", "sklearn"),), {}, stage.project)["postprocess_word"]
+    assert predict_facts(said, (member("a", "sklearn"),), {}, stage.project)["postprocess_word"]
 
 
 @pytest.mark.parametrize(
@@ -351,5 +353,5 @@ def test_a_file_of_columns_that_is_none_is_told(tmp_path: Path, text: str) -> No
     """What to write at training stands in the error."""
     (tmp_path / "columns.json").write_text(text)
     with pytest.raises(ProjectError, match="columns of training") as caught:
-        columns_of(tmp_path / "columns.json")
+        read_columns(tmp_path / "columns.json")
     assert "dtypes" in str(caught.value.hint)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline_kit.core.errors import ProjectError, UsageError
-from offline_kit.notebook.rendering import Target, kernel_metadata, render
+from offline_kit.notebook.rendering import NotebookTarget, kernel_metadata, render_notebook
 from offline_kit.notebook.scripts import python_literal
 from offline_kit.project import kaggle_sources
 from offline_kit.project.accelerators import find_machine_shape
@@ -42,7 +42,7 @@ def test_a_notebook_is_valid_and_every_cell_parses(
     kit: Kit, tmp_path: Path, settings: NotebookSettings
 ) -> None:
     """It is nbformat 4.5 with the kernelspec that papermill wants, and Python throughout."""
-    rendered = render(kit, settings, IMAGE, target(tmp_path))
+    rendered = render_notebook(kit, settings, IMAGE, target(tmp_path))
     notebook: Any = nbformat.from_dict(json.loads(rendered.text))  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     assert (notebook.nbformat, notebook.nbformat_minor) == (4, 5)
@@ -54,9 +54,9 @@ def test_a_notebook_is_valid_and_every_cell_parses(
 
 def test_the_same_input_gives_the_same_bytes(kit: Kit, tmp_path: Path) -> None:
     """Neither time nor place nor chance is in a notebook, and cell ids are stable."""
-    one = render(kit, LIGHTNING, IMAGE, target(tmp_path))
+    one = render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path))
     moved = dataclasses.replace(kit, folder=tmp_path / "elsewhere")
-    two = render(moved, LIGHTNING, IMAGE, target(tmp_path / "other"))
+    two = render_notebook(moved, LIGHTNING, IMAGE, target(tmp_path / "other"))
     assert one == two
     assert str(tmp_path) not in one.text
     assert json.loads(one.text)["cells"][2]["id"] == "03-settings"
@@ -64,7 +64,9 @@ def test_the_same_input_gives_the_same_bytes(kit: Kit, tmp_path: Path) -> None:
 
 def test_the_title_cell_says_what_it_is(kit: Kit, tmp_path: Path) -> None:
     """Kit id, project, image, packages and checkpoints stand at the top."""
-    text = "".join(json.loads(render(kit, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
+    text = "".join(
+        json.loads(render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"]
+    )
     for words in (
         kit.id,
         "plants 1.2",
@@ -81,7 +83,9 @@ def test_a_wheel_whose_name_has_no_version_is_not_among_the_packages(kit: Kit, t
     wheel = next(entry for entry in part.entries if entry.role is Role.WHEEL)
     entries = (*part.entries, dataclasses.replace(wheel, original="packages/plain.whl"))
     odd = dataclasses.replace(kit, parts=(dataclasses.replace(part, entries=entries),))
-    text = "".join(json.loads(render(odd, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"])
+    text = "".join(
+        json.loads(render_notebook(odd, LIGHTNING, IMAGE, target(tmp_path)).text)["cells"][0]["source"]
+    )
     assert "alpha 1.0+cu1, fromsource 2.0" in text
     assert "plain" not in text
 
@@ -91,7 +95,7 @@ def test_notebooks_look_cared_for(kit: Kit, tmp_path: Path) -> None:
     settings = dataclasses.replace(
         LIGHTNING, params={"names": ["a" * 30, "b" * 30, 'c"\n'], "deep": {"x": [1.5, True]}}
     )
-    path = render(kit, settings, IMAGE, target(tmp_path)).write(tmp_path / "notebook")
+    path = render_notebook(kit, settings, IMAGE, target(tmp_path)).write_files(tmp_path / "notebook")
     ruff = [sys.executable, "-m", "ruff"]
     shape = ["--isolated", "--line-length", "110"]
     formatted = subprocess.run([*ruff, "format", "--diff", *shape, path], capture_output=True, text=True)
@@ -135,7 +139,9 @@ def test_the_function_template_runs(tmp_path: Path, layout: str) -> None:
     (tmp_path / "input" / layout / "test.txt").write_text("a b")
     (tmp_path / "input" / layout / "sample_submission.csv").write_text("id,label\na,0\nb,0\n")
     settings = dataclasses.replace(FUNCTION, params={"word": "hello"})
-    rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
+    rendered = render_notebook(
+        kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves")
+    )
     said = run_cells(rendered, tmp_path)
     assert "submission: agrees with 'sample_submission.csv'" in said, said
     assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,1.0 hello cpu\nb,1.0 hello cpu\n"
@@ -187,7 +193,9 @@ def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
     settings = NotebookSettings(
         model="src/lit.py:Lit", data="lit:Data", params={"scale": 2.0, "batch_size": 1}
     )
-    rendered = render(kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves"))
+    rendered = render_notebook(
+        kit_of(workshop, tmp_path), settings, IMAGE, target(tmp_path, competition="leaves")
+    )
     said = run_cells(rendered, tmp_path)
     assert "fold1/best.ckpt: 3 batches" in said, said
     assert (tmp_path / "working/submission.csv").read_text() == "id,label\na,5.0\nb,5.0\nc,5.0\n"
@@ -195,9 +203,9 @@ def test_the_lightning_template_runs_and_averages(tmp_path: Path) -> None:
 
 def test_a_project_without_code_gets_a_notebook_that_says_what_is_missing(kit: Kit, tmp_path: Path) -> None:
     """The template `plain` restores the kit and names the settings that would make it predict."""
-    text = render(kit, NotebookSettings(template="plain"), IMAGE, target(tmp_path)).text
+    text = render_notebook(kit, NotebookSettings(template="plain"), IMAGE, target(tmp_path)).text
     assert "does not predict yet" in text
-    assert "install(kit)" in text
+    assert "install_packages(kit)" in text
 
 
 def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
@@ -206,7 +214,7 @@ def test_own_templates_extend_ours(kit: Kit, tmp_path: Path) -> None:
         '{% extends "lightning.py.j2" %}\n{% block work %}\n# %% mine\nresult = {{ settings.params | py }}\n{% endblock %}\n'
     )
     settings = dataclasses.replace(LIGHTNING, template="mine.py.j2", params={"a": 1})
-    cells = code_cells(render(kit, settings, IMAGE, target(tmp_path)))
+    cells = code_cells(render_notebook(kit, settings, IMAGE, target(tmp_path)))
     assert ["".join(cell["source"]) for cell in cells if cell["metadata"]["title"] == "mine"] == [
         'result = {"a": 1}'
     ]
@@ -231,7 +239,7 @@ def test_errors_in_own_templates_name_the_line(kit: Kit, tmp_path: Path, text: s
     """Undefined names, jinja's syntax and Python's are told with file and line."""
     (tmp_path / "own.py.j2").write_text(text)
     with pytest.raises(ProjectError, match=words) as caught:
-        render(kit, dataclasses.replace(LIGHTNING, template="own.py.j2"), IMAGE, target(tmp_path))
+        render_notebook(kit, dataclasses.replace(LIGHTNING, template="own.py.j2"), IMAGE, target(tmp_path))
     assert not caught.value.details or re.search(r"own\.py\.j2 line (2|4): ", caught.value.details[0])
 
 
@@ -261,7 +269,7 @@ def test_settings_that_cannot_work_are_refused(
 ) -> None:
     """What Kaggle or the template would choke on is an error at build, with what to write instead."""
     with pytest.raises(UsageError, match=words):
-        render(kit, settings, IMAGE, target(tmp_path))
+        render_notebook(kit, settings, IMAGE, target(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -303,9 +311,9 @@ def test_one_form_of_each_source(kit: Kit, tmp_path: Path, name: str, good: bool
 def test_lightning_without_checkpoints_is_refused(tmp_path: Path) -> None:
     """A model without weights predicts noise; a function may do without."""
     kit = kit_of(Workshop(), tmp_path)
-    render(kit, FUNCTION, IMAGE, target(tmp_path))
+    render_notebook(kit, FUNCTION, IMAGE, target(tmp_path))
     with pytest.raises(UsageError, match="needs a checkpoint"):
-        render(kit, LIGHTNING, IMAGE, target(tmp_path))
+        render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path))
 
 
 def test_metadata_is_what_kaggle_wants(kit: Kit, tmp_path: Path) -> None:
@@ -348,7 +356,7 @@ def test_a_split_kit_attaches_every_part(tmp_path: Path) -> None:
     kit = kit_of(Workshop(), tmp_path, ("checkpoints", "packages"))
     found = kernel_metadata(kit, FUNCTION, IMAGE, target(tmp_path, dataset="me/plants"))
     assert found["dataset_sources"] == ["me/plants-checkpoints", "me/plants-packages"]
-    text = render(kit, FUNCTION, IMAGE, target(tmp_path)).text
+    text = render_notebook(kit, FUNCTION, IMAGE, target(tmp_path)).text
     assert all(f"`{part.id}`" in text for part in kit.parts)
 
 
@@ -374,7 +382,7 @@ def test_names_that_kaggle_refuses_are_told_at_build(
 def test_any_project_name_gives_a_legal_title(name: str) -> None:
     """The default title fits Kaggle's limits whatever the project is called."""
     kit = Kit(folder=Path(), id="0", parts=())
-    found = kernel_metadata(kit, LIGHTNING, IMAGE, Target(project=Path("/x/plants"), name=name))
+    found = kernel_metadata(kit, LIGHTNING, IMAGE, NotebookTarget(project=Path("/x/plants"), name=name))
     assert 6 <= len(found["title"]) <= 50
     assert re.fullmatch(r"[a-z0-9-]{6,50}", found["id"])
 
@@ -407,5 +415,5 @@ def test_accelerators_that_are_not_there_are_refused(word: str, words: str) -> N
 
 def test_writing_leaves_both_files(kit: Kit, tmp_path: Path) -> None:
     """The notebook lies beside its metadata, which names it."""
-    path = render(kit, LIGHTNING, IMAGE, target(tmp_path)).write(tmp_path / "notebook")
+    path = render_notebook(kit, LIGHTNING, IMAGE, target(tmp_path)).write_files(tmp_path / "notebook")
     assert json.loads((path.parent / "kernel-metadata.json").read_text())["code_file"] == path.name

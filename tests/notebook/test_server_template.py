@@ -13,7 +13,7 @@ import pytest
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.core.errors import UsageError
 from offline_kit.notebook import cell_imports, rendering
-from offline_kit.notebook.rendering import Rendered, Target, render
+from offline_kit.notebook.rendering import NotebookTarget, RenderedNotebook, render_notebook
 from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, KitPart, Member, ModelSpec, NotebookSettings, Role
 from tests.support import command_line
@@ -36,14 +36,14 @@ TEMPLATES = {
 }
 
 
-def rendered(folder: Path, name: str, **more: Any) -> Rendered:
+def rendered(folder: Path, name: str, **more: Any) -> RenderedNotebook:
     """Render a built-in template for a kit with one checkpoint."""
     part = KitPart(name="kit", id="1" * 64, entries=(ENTRY,))
     kit = Kit(folder=folder, id="0" * 64, parts=(part,))
     member = Member(name="a", framework="sklearn", path=folder / "a.joblib", kit_path="checkpoints/a.joblib")
     members = (member,) if name.startswith("predict") or "models" in name else ()
     more = {"name": "plants", "dataset": "plants-kit", "competition": "plants", "members": members, **more}
-    return render(kit, TEMPLATES[name], IMAGE, Target(project=folder, **more))
+    return render_notebook(kit, TEMPLATES[name], IMAGE, NotebookTarget(project=folder, **more))
 
 
 def ruff(*words: str | Path) -> str:
@@ -53,7 +53,7 @@ def ruff(*words: str | Path) -> str:
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
 
-def framework_notebook(folder: Path, framework: str) -> Rendered:
+def framework_notebook(folder: Path, framework: str) -> RenderedNotebook:
     files: Any = {"path": folder / "a", "kit_path": "checkpoints/a", "model": "net.py:Net"}
     return rendered(folder, "predict", members=(Member(name="a", framework=framework, **files),))
 
@@ -61,9 +61,9 @@ def framework_notebook(folder: Path, framework: str) -> Rendered:
 def test_notebooks_are_formatted_and_lint_clean(tmp_path: Path) -> None:
     """Of no template and no framework would a formatter change a cell, and a linter has nothing to say."""
     for name in TEMPLATES:
-        rendered(tmp_path, name).write(tmp_path / "notebooks" / name.replace(" ", "-"))
+        rendered(tmp_path, name).write_files(tmp_path / "notebooks" / name.replace(" ", "-"))
     for each in framework_table.FRAMEWORKS:
-        framework_notebook(tmp_path, each.name).write(tmp_path / "notebooks" / f"framework-{each.name}")
+        framework_notebook(tmp_path, each.name).write_files(tmp_path / "notebooks" / f"framework-{each.name}")
     common: list[str | Path] = ["--isolated", "--no-cache", "--line-length", "110", tmp_path / "notebooks"]
     assert ruff("format", "--diff", *common) == ""
     rules = "E4,E7,E9,F,I,W,B,C4,PIE,UP"
@@ -74,7 +74,7 @@ def test_notebooks_are_formatted_and_lint_clean(tmp_path: Path) -> None:
 def test_the_same_template_gives_the_same_bytes(tmp_path: Path, name: str) -> None:
     """Another process and another folder make no difference."""
     (tmp_path / "elsewhere").mkdir()
-    assert rendered(tmp_path, name).texts() == rendered(tmp_path / "elsewhere", name).texts()
+    assert rendered(tmp_path, name).file_texts() == rendered(tmp_path / "elsewhere", name).file_texts()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -104,8 +104,10 @@ def test_imports_stand_once_and_nothing_else_is_lost() -> None:
     second = '"""Second.\n\nMore.\n"""\n\nimport os\nfrom pathlib import Path, PurePath\n\n\ndef f():\n    return 1\n'
     third = '"""Third."""\n\nimport os\n\n\nclass C:\n    """A docstring."""\n'
     fourth = "import os\n\nB = 2\nimport sys\n"
-    known: cell_imports.Known = set()
-    assert [cell_imports.once(source.strip(), known) for source in (first, second, third, fourth)] == [
+    known: cell_imports.ImportedNames = set()
+    assert [
+        cell_imports.deduplicate_imports(source.strip(), known) for source in (first, second, third, fourth)
+    ] == [
         "# First.\n\nimport os\nfrom pathlib import Path\n\nA = 1",
         "# Second.\n#\n# More.\n\nfrom pathlib import PurePath\n\n\ndef f():\n    return 1",
         '# Third.\n\n\nclass C:\n    """A docstring."""',
@@ -121,9 +123,10 @@ def test_the_server_template_defines_predict_and_serves_it(tmp_path: Path) -> No
     code = [text for name, text in cells.items() if name.endswith("-predict") and "def " in text]
     (function,) = [node for node in ast.parse(code[0]).body if isinstance(node, ast.FunctionDef)]
     assert function.name == "predict"
-    assert "predictor_of(FUNCTION, kit, context)" in code[0]
+    assert "make_predictor(FUNCTION, kit, context)" in code[0]
     assert any(
-        name.endswith("-serve") and text.startswith("result = serve(predict") for name, text in cells.items()
+        name.endswith("-serve") and text.startswith("result = serve_gateway(predict")
+        for name, text in cells.items()
     )
     assert any(name.endswith("-kit-server") for name in cells)
     assert not any(name.endswith("-kit-lightning") for name in cells)
@@ -135,7 +138,9 @@ def code_of(folder: Path, framework: str = "sklearn", **settings: Any) -> str:
     said = NotebookSettings(**{"template": "predict", "task": "tabular", "models": models} | settings)
     member = Member(name="a", framework=framework, path=folder / "a", kit_path="checkpoints/a")
     kit = Kit(folder=folder, id="0" * 64, parts=())
-    text = render(kit, said, IMAGE, Target(project=folder, name="plants", members=(member,))).text
+    text = render_notebook(
+        kit, said, IMAGE, NotebookTarget(project=folder, name="plants", members=(member,))
+    ).text
     cells = [cell for cell in json.loads(text)["cells"] if "_kg_hide-input" not in cell["metadata"]]
     return "\n\n".join("".join(cell["source"]) for cell in cells)
 
@@ -183,7 +188,7 @@ def test_a_template_of_the_users_may_extend_the_server(tmp_path: Path) -> None:
     )
     kit = Kit(folder=tmp_path, id="0" * 64, parts=())
     settings = NotebookSettings(template="mine.py.j2", function="work.py:Answer")
-    text = render(kit, settings, IMAGE, Target(project=tmp_path, name="plants")).text
+    text = render_notebook(kit, settings, IMAGE, NotebookTarget(project=tmp_path, name="plants")).text
     assert "MORE = 1" in text
     assert "def serve(" in text
 
@@ -192,7 +197,7 @@ def test_a_server_without_a_function_is_refused(tmp_path: Path) -> None:
     """What answers the batches has to be named."""
     kit = Kit(folder=tmp_path, id="0" * 64, parts=())
     with pytest.raises(UsageError, match="the template 'server' needs 'function'"):
-        render(kit, NotebookSettings(template="server"), IMAGE, Target(project=tmp_path))
+        render_notebook(kit, NotebookSettings(template="server"), IMAGE, NotebookTarget(project=tmp_path))
 
 
 def run(folder: Path, *words: str) -> dict[str, Any]:

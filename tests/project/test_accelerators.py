@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.notebook.rendering import Target, render
+from offline_kit.notebook.rendering import NotebookTarget, render_notebook
 from offline_kit.packages import cuda_abi
 from offline_kit.packages.cuda_abi import WheelAbi
 from offline_kit.project import images
@@ -36,7 +36,9 @@ def test_machine_and_image_follow_from_one_word(tmp_path: Path, word: str) -> No
     chosen = images.load_image("", accelerator=word, project=tmp_path)
     kit = Kit(folder=tmp_path, id="0" * 64, parts=())
     settings = NotebookSettings(template="function", function="work.py:main")
-    rendered = render(kit, settings, chosen, Target(project=tmp_path, name="plants", accelerator=word))
+    rendered = render_notebook(
+        kit, settings, chosen, NotebookTarget(project=tmp_path, name="plants", accelerator=word)
+    )
     gpu = word != "none"
     assert rendered.metadata["enable_gpu"] is gpu
     assert rendered.metadata.get("machine_shape", "") == find_machine_shape(word)

@@ -93,15 +93,15 @@ def test_weights_are_found_in_both_layouts(tmp_path: Path, text: str, layout: st
     """The notebook finds the files of a source wherever Kaggle mounts it."""
     folder = mounted(tmp_path, text, layout)
     (folder / "log.txt").write_text("no weights")
-    found = kit_sources.source_files(text, "fold*.ckpt", tmp_path)
+    found = kit_sources.find_source_files(text, "fold*.ckpt", tmp_path)
     assert found == [folder / "fold0.ckpt", folder / "fold1.ckpt"]
 
 
 def test_a_name_with_brackets_means_itself(tmp_path: Path) -> None:
     """A file that is called like a pattern is found under its name."""
     folder = mounted(tmp_path, DATASET, "new", ("fold[1].ckpt", "fold1.ckpt", "fold2.ckpt"))
-    assert kit_sources.source_files(DATASET, "fold[1].ckpt", tmp_path) == [folder / "fold[1].ckpt"]
-    assert len(kit_sources.source_files(DATASET, "fold[12].ckpt", tmp_path)) == 2
+    assert kit_sources.find_source_files(DATASET, "fold[1].ckpt", tmp_path) == [folder / "fold[1].ckpt"]
+    assert len(kit_sources.find_source_files(DATASET, "fold[12].ckpt", tmp_path)) == 2
 
 
 @pytest.mark.parametrize("text", [DATASET, NOTEBOOK, MODEL])
@@ -109,7 +109,7 @@ def test_a_source_that_is_not_attached(tmp_path: Path, text: str) -> None:
     """It is named, with what is mounted instead and how to attach it."""
     mounted(tmp_path, "dataset:ann/other", "new")
     with pytest.raises(KitError) as caught:
-        kit_sources.source_files(text, "*.ckpt", tmp_path)
+        kit_sources.find_source_files(text, "*.ckpt", tmp_path)
     said = str(caught.value)
     assert f"'{text}' is not attached" in said
     assert f"mounted: {tmp_path / 'datasets/ann/other'}" in said
@@ -121,14 +121,14 @@ def test_another_version_of_a_model_is_told(tmp_path: Path, layout: str) -> None
     """Whoever attached version 2 reads that version 3 is wanted."""
     mounted(tmp_path, MODEL.replace("/3", "/2"), layout)
     with pytest.raises(KitError, match="version 2 is mounted, and version 3 is wanted"):
-        kit_sources.source_files(MODEL, "*.ckpt", tmp_path)
+        kit_sources.find_source_files(MODEL, "*.ckpt", tmp_path)
 
 
 def test_a_pattern_that_matches_nothing(tmp_path: Path) -> None:
     """What the source holds is listed."""
     mounted(tmp_path, NOTEBOOK, "new")
     with pytest.raises(KitError, match=re.escape("it holds: fold0.ckpt")):
-        kit_sources.source_files(NOTEBOOK, "*.pt", tmp_path)
+        kit_sources.find_source_files(NOTEBOOK, "*.pt", tmp_path)
 
 
 def test_what_was_recorded_is_checked(tmp_path: Path) -> None:
@@ -138,13 +138,13 @@ def test_what_was_recorded_is_checked(tmp_path: Path) -> None:
     inputs = tmp_path / "input"
     folder = mounted(inputs, NOTEBOOK, "new")
     said: list[str] = []
-    assert len(kit_sources.source_files(NOTEBOOK, "*.ckpt", inputs, known, said.append)) == 2
+    assert len(kit_sources.find_source_files(NOTEBOOK, "*.ckpt", inputs, known, said.append)) == 2
     assert said == [f"{NOTEBOOK}: 2 files, every hash as expected"]
     (folder / "fold0.ckpt").write_bytes(b"FOLD0.ckpt")
     (folder / "fold1.ckpt").unlink()
     (folder / "fold2.ckpt").write_bytes(b"new")
     with pytest.raises(KitError) as caught:
-        kit_sources.source_files(NOTEBOOK, "*.ckpt", inputs, known, said.append)
+        kit_sources.find_source_files(NOTEBOOK, "*.ckpt", inputs, known, said.append)
     assert "'fold0.ckpt' has the right size but other bytes" in str(caught.value)
     assert "'fold1.ckpt' is missing" in str(caught.value)
 
@@ -155,7 +155,7 @@ def test_files_that_are_new_are_told(tmp_path: Path) -> None:
     known = recorded(folder, "*.ckpt")
     (folder / "fold2.ckpt").write_bytes(b"new")
     said: list[str] = []
-    assert len(kit_sources.source_files(NOTEBOOK, "*.ckpt", tmp_path, known, said.append)) == 3
+    assert len(kit_sources.find_source_files(NOTEBOOK, "*.ckpt", tmp_path, known, said.append)) == 3
     assert "fold2.ckpt" in said[0]
 
 
@@ -165,7 +165,7 @@ def test_a_folder_of_a_source_is_recorded_with_all_in_it(tmp_path: Path) -> None
     known = recorded(folder, "bert")
     assert sorted(known) == ["bert/config.json", "bert/model.safetensors"]
     said: list[str] = []
-    assert kit_sources.source_files(MODEL, "bert", tmp_path, known, said.append) == [folder / "bert"]
+    assert kit_sources.find_source_files(MODEL, "bert", tmp_path, known, said.append) == [folder / "bert"]
     assert said == [f"{MODEL}: 2 files, every hash as expected"]
 
 

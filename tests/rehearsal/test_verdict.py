@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from offline_kit.notebook.runtime import kit_submission
-from offline_kit.notebook.runtime.kit_runtime import Entry, KitError, verify
+from offline_kit.notebook.runtime.kit_runtime import KitError, PartFile, verify_files
 from offline_kit.project.images import Image
 from offline_kit.rehearsal import execution, fidelity, submission_check, verdict
 from offline_kit.rehearsal.pythons import Interpreter
@@ -30,9 +30,9 @@ def test_a_failing_cell_is_counted_as_its_reader_counts(tmp_path: Path) -> None:
 
 def test_a_kit_that_is_damaged_here_is_built_again(tmp_path: Path) -> None:
     """The notebook's own words are for Kaggle; in a rehearsal nothing was pushed."""
-    entry = Entry(part=tmp_path, role="checkpoint", original="a", stored="a", size=1, sha256="0" * 64)
+    entry = PartFile(part=tmp_path, role="checkpoint", original="a", stored="a", size=1, sha256="0" * 64)
     with pytest.raises(KitError) as caught:
-        verify([entry])
+        verify_files([entry])
     assert "push the kit again" in caught.value.hint
     error = problem(ran(tmp_path, cell("open_kit()", "failed", failure=caught.value), code=1))
     assert error.code == "kit-damaged"

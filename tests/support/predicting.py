@@ -7,7 +7,7 @@ from typing import Any
 from offline_kit.checkpoints import members
 from offline_kit.checkpoints.discovery import collect_checkpoints
 from offline_kit.kit import layout
-from offline_kit.notebook.rendering import Rendered, render
+from offline_kit.notebook.rendering import RenderedNotebook, render_notebook
 from offline_kit.project.types import Checkpoint, NotebookSettings
 from tests.support.kits import Workshop
 from tests.support.rendering import IMAGE, kit_of, run_cells, target
@@ -41,7 +41,9 @@ class Stage:
         """Return the project's files of these patterns."""
         return collect_checkpoints(self.project, patterns, cache=self.folder / "cache")
 
-    def notebook(self, checkpoints: str = "models/*", preprocessing: str = "", **settings: Any) -> Rendered:
+    def notebook(
+        self, checkpoints: str = "models/*", preprocessing: str = "", **settings: Any
+    ) -> RenderedNotebook:
         """Mount a kit with the project's files and render its notebook."""
         said = NotebookSettings(**{"template": "predict", **settings})
         weights = self.found(checkpoints)
@@ -63,9 +65,9 @@ class Stage:
             members=members.resolve_members(said, weights),
             preprocessing=layout.name_preprocessing_files(beside),
         )
-        return render(kit_of(workshop, self.folder), said, IMAGE, about)
+        return render_notebook(kit_of(workshop, self.folder), said, IMAGE, about)
 
-    def run(self, rendered: Rendered) -> str:
+    def run(self, rendered: RenderedNotebook) -> str:
         """Run the notebook and return what it printed."""
         return run_cells(rendered, self.folder)
 

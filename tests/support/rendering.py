@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.rendering import Rendered, Target
+from offline_kit.notebook.rendering import NotebookTarget, RenderedNotebook
 from offline_kit.project.images import Image
 from offline_kit.project.types import FileEntry, Kit, KitPart, Role
 from tests.support.kits import Workshop
@@ -28,15 +28,17 @@ def kit_of(workshop: Workshop, folder: Path, parts: tuple[str, ...] = ("kit",)) 
     return Kit(folder=folder, id="0" * 64, parts=tuple(made))
 
 
-def target(tmp_path: Path, **more: Any) -> Target:
-    return Target(project=tmp_path, **({"name": "plants", "version": "1.2", "dataset": "plants-kit"} | more))
+def target(tmp_path: Path, **more: Any) -> NotebookTarget:
+    return NotebookTarget(
+        project=tmp_path, **({"name": "plants", "version": "1.2", "dataset": "plants-kit"} | more)
+    )
 
 
-def code_cells(rendered: Rendered) -> list[Any]:
+def code_cells(rendered: RenderedNotebook) -> list[Any]:
     return [cell for cell in json.loads(rendered.text)["cells"] if cell["cell_type"] == "code"]
 
 
-def run_cells(rendered: Rendered, folder: Path) -> str:
+def run_cells(rendered: RenderedNotebook, folder: Path) -> str:
     """Run the notebook's code as Kaggle would lay it out, and return what it printed."""
     source = "\n\n".join("".join(cell["source"]) for cell in code_cells(rendered))
     (folder / "notebook.py").write_text(source)

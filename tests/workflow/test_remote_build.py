@@ -22,7 +22,7 @@ from offline_kit.kaggle.push.notebook_equality import find_mismatches, hash_cont
 from offline_kit.kit import manifest
 from offline_kit.local_kaggle.running import RunJob, RunResult
 from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
-from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify
+from offline_kit.notebook.runtime.kit_runtime import find_parts, read_part, verify_files
 from offline_kit.packages import cuda_abi, distribution_metadata
 from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
 from offline_kit.packages.pip_settings import IndexSettings
@@ -221,8 +221,8 @@ def test_the_same_requirements_make_the_same_notebook(tmp_path: Path) -> None:
 
 def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
     """What is written down is read by --image, with every package, and nothing of the environment but names."""
-    facts = kit_capture.capture("mine")
-    text = kit_capture.image_text(facts, "gcr.io/kaggle-images/python@sha256:1", "Kaggle")
+    facts = kit_capture.capture_image("mine")
+    text = kit_capture.format_image_file(facts, "gcr.io/kaggle-images/python@sha256:1", "Kaggle")
     (tmp_path / "image.toml").write_text(text)
     found = images.load_image("image.toml", accelerator="none", project=tmp_path)
     assert (found.name, found.python) == ("mine", platform.python_version())
@@ -250,7 +250,7 @@ def test_the_output_is_a_part_of_a_kit(tmp_path: Path) -> None:
     names = {entry.original: entry.stored for entry in part.entries}
     assert names["packages/torchy-1.0+cu1-py3-none-any.whl"] == "packages/torchy-1.0_cu1-py3-none-any.whl"
     found = find_parts({"wheelhouse": ident}, tmp_path)
-    assert set(verify(read_part(found["wheelhouse"]))[0]) == set(names)
+    assert set(verify_files(read_part(found["wheelhouse"]))[0]) == set(names)
 
 
 def record(**more: object) -> WheelhouseRecord:
@@ -285,7 +285,7 @@ def test_an_outline_tells_what_the_wheel_would(tmp_path: Path) -> None:
     output = tmp_path / "output"
     ident = made(output, (name, content))
     known = record(part=ident)
-    text = kit_capture.image_text(kit_capture.capture("mine"))
+    text = kit_capture.format_image_file(kit_capture.capture_image("mine"))
     place = remote_wheelhouse.cache_folder(known, tmp_path / "cache")
     remote_wheelhouse.store_outputs(
         place, manifest.read_manifest(output), (output / kit_wheelhouse.FACTS).read_text(), text
@@ -334,7 +334,7 @@ def test_pins_of_a_wheelhouse(tmp_path: Path) -> None:
     name, data = needing("pytest>=1", "nothing; python_version < '3'")
     output = tmp_path / "output"
     ident = made(output, (name, data))
-    text = kit_capture.image_text(kit_capture.capture("mine"))
+    text = kit_capture.format_image_file(kit_capture.capture_image("mine"))
     whole = record(part=ident, image="0" * 64)
     place = remote_wheelhouse.cache_folder(whole, tmp_path / "cache")
     facts = (output / kit_wheelhouse.FACTS).read_text()

@@ -34,10 +34,10 @@ def notebook(
     with hold_lock(config.out.parent / f".{config.out.name}.lock"):
         kit, rendered = pipeline.render_notebook(config, report=console)
         folder = into.absolute() if into else config.out / "notebook"
-        before = {name: _read_text(folder / name) for name in rendered.texts()}
-        changed = before != rendered.texts()
+        before = {name: _read_text(folder / name) for name in rendered.file_texts()}
+        changed = before != rendered.file_texts()
         if changed and not dry_run:
-            rendered.write(folder, console)
+            rendered.write_files(folder, console)
     place = folder / "inference.ipynb"
     words = "would change" if dry_run else "written"
     console.step(f"'{place}' {words if changed else 'is as it was'}")

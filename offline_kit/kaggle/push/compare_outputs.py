@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offline_kit.core import files
-from offline_kit.notebook.runtime.kit_runtime import csv_rows
+from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 
 RELATIVE = 1e-3
 ABSOLUTE = 1e-6
@@ -43,7 +43,7 @@ def compare_submissions(our_path: Path, remote_path: Path, server_name: str = "K
 
 def _read_table(path: Path) -> _SubmissionTable:
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
-        reader = csv_rows(line.replace("\0", "") for line in stream)
+        reader = read_csv_rows(line.replace("\0", "") for line in stream)
         head = tuple(next(reader, ()))
         rows: dict[str, list[str]] = {}
         count = 0

@@ -11,7 +11,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import OpenKit, Say, sources
+from offline_kit.notebook.runtime.kit_runtime import OpenKit, Say, mounted_sources
 
 SHOWN = Path("/tmp/kaggle")  # noqa: S108 - as it stands in the cells
 """Below it: input (the mounts, as the cells call them) and working (files that lay beside the notebook)."""
@@ -19,7 +19,7 @@ LARGE = 64 << 20
 """Bytes above which what is laid out is a link to the kit's file: nobody writes to weights."""
 
 
-def show(
+def show_sources(
     kit: OpenKit,
     attached: Mapping[str, Sequence[str]],
     served: Mapping[str, str],
@@ -37,43 +37,45 @@ def show(
     inputs = kit.places.inputs
     for group, names in attached.items():
         for name in names:
-            real = mount_of(group, name, inputs)
+            real = find_mount(group, name, inputs)
             if real is None:
                 say(f"note: {group[:-1]} '{name}' is not mounted: attach it to this notebook (Add Input)")
             else:
-                for place in paths_of(group, name):
-                    _link(root, f"input/{place}", real)
-    for slug, path in sources(inputs).items():
-        _link(root, f"input/{slug}", path)
-        _link(root, "input" / path.relative_to(inputs), path)
-    for place, name in served.items():
-        _link(root, place, kit.folder / name, instead=True)
+                for shown_path in mount_paths(group, name):
+                    _link_source(root, f"input/{shown_path}", real)
+    for slug, path in mounted_sources(inputs).items():
+        _link_source(root, f"input/{slug}", path)
+        _link_source(root, "input" / path.relative_to(inputs), path)
+    for shown_path, name in served.items():
+        _link_source(root, shown_path, kit.folder / name, instead=True)
     if (root / "working" / "nltk_data").is_dir():
         os.environ["NLTK_DATA"] = str(root / "working" / "nltk_data")
-    say(f"paths: {len(sources(inputs))} sources and {len(served)} files of the kit below '{root}'")
+    say(f"paths: {len(mounted_sources(inputs))} sources and {len(served)} files of the kit below '{root}'")
     return root
 
 
-def lay_out(kit: OpenKit, made: Sequence[tuple[str, str]], say: Say = print) -> None:
+def lay_out_files(kit: OpenKit, layout: Sequence[tuple[str, str]], say: Say = print) -> None:
     """Lay what lines would have fetched where they would have put it, below the working folder.
 
-    `made` has pairs: the place, and the kit's file or folder; "" for an empty folder. Folders are real ones, so that
+    `layout` has pairs: the place, and the kit's file or folder; "" for an empty folder. Folders are real ones, so that
     `cd ..` leads back. Files are copied, since they may be written to; large ones are links. What is there stays.
     """
-    for place, name in made:
-        target, source = kit.places.working / place, kit.folder / name
-        whole = not name or source.is_dir()
-        found = [path for path in sorted(source.rglob("*")) if path.is_file()] if name and whole else []
+    for target_path, name in layout:
+        target, source = kit.places.working / target_path, kit.folder / name
+        is_folder = not name or source.is_dir()
+        source_files = (
+            [path for path in sorted(source.rglob("*")) if path.is_file()] if name and is_folder else []
+        )
         try:
-            (target if whole else target.parent).mkdir(parents=True, exist_ok=True)
-            for file in found if whole else [source]:
-                _lay(file, target / file.relative_to(source) if whole else target)
+            (target if is_folder else target.parent).mkdir(parents=True, exist_ok=True)
+            for file in source_files if is_folder else [source]:
+                _place_file(file, target / file.relative_to(source) if is_folder else target)
         except OSError as error:
             say(f"note: cannot make '{target}', as a line of the notebook would have: {error}")
-    say(f"made: {', '.join(sorted({place for place, _ in made}))}")
+    say(f"made: {', '.join(sorted({target_path for target_path, _ in layout}))}")
 
 
-def _lay(file: Path, target: Path) -> None:
+def _place_file(file: Path, target: Path) -> None:
     """Make a copy of a file, or a link to a large one, where nothing is yet."""
     if target.is_symlink() and not target.exists():
         target.unlink()  # of a kit that is gone
@@ -88,23 +90,23 @@ def _lay(file: Path, target: Path) -> None:
         target.chmod(0o755 if opened.read(2) == b"#!" else 0o644)
 
 
-def paths_of(group: str, name: str) -> list[str]:
+def mount_paths(group: str, name: str) -> list[str]:
     """Return the paths of a source below the inputs: in the layout of 2026, then in the older one."""
     return [f"{group}/{name}", name if group == "competitions" else name.partition("/")[2]]
 
 
-def mount_of(group: str, name: str, inputs: Path) -> Path | None:
+def find_mount(group: str, name: str, inputs: Path) -> Path | None:
     """Return where a source is mounted; None where it is not."""
-    for place in paths_of(group, name):
+    for path in mount_paths(group, name):
         folder: Path | None = inputs
-        for word in place.split("/"):
-            folder = _inside(folder, word) if folder else None
+        for word in path.split("/"):
+            folder = _find_subfolder(folder, word) if folder else None
         if folder:
             return folder
     return None
 
 
-def _inside(folder: Path, word: str) -> Path | None:
+def _find_subfolder(folder: Path, word: str) -> Path | None:
     """Return the folder of a name, however it is written: Kaggle changes the case of some."""
     if (folder / word).is_dir():
         return folder / word
@@ -114,10 +116,10 @@ def _inside(folder: Path, word: str) -> Path | None:
         return None
 
 
-def _link(root: Path, place: str | Path, real: Path, *, instead: bool = False) -> None:
+def _link_source(root: Path, path: str | Path, real: Path, *, instead: bool = False) -> None:
     """Make a link; what is there already stays, unless a file of the kit has to come first."""
-    target = root / place
-    _open(root, target.parent)
+    target = root / path
+    _expand_folder(root, target.parent)
     if os.path.lexists(target):
         if not instead or not target.is_symlink():
             return
@@ -125,20 +127,20 @@ def _link(root: Path, place: str | Path, real: Path, *, instead: bool = False) -
     target.symlink_to(real.resolve())
 
 
-def _open(root: Path, folder: Path) -> None:
+def _expand_folder(root: Path, folder: Path) -> None:
     """Make a folder; one that is shown as a link becomes a folder of links, so that something can be added to it."""
     steps = folder.relative_to(root).parts
-    for place in (root.joinpath(*steps[:count]) for count in range(1, len(steps) + 1)):
-        if place.is_symlink():
-            inner = sorted(place.iterdir())
-            place.unlink()
-            place.mkdir()
-            for path in inner:
-                (place / path.name).symlink_to(path.resolve())
+    for step in (root.joinpath(*steps[:count]) for count in range(1, len(steps) + 1)):
+        if step.is_symlink():
+            inner = sorted(step.iterdir())
+            step.unlink()
+            step.mkdir()
+            for entry in inner:
+                (step / entry.name).symlink_to(entry.resolve())
     folder.mkdir(parents=True, exist_ok=True)
 
 
-def forget(namespace: MutableMapping[str, Any], names: set[str]) -> None:
+def forget_names(namespace: MutableMapping[str, Any], names: set[str]) -> None:
     """Take every name out of a notebook but these: its cells find the ones that they make themselves, and no other."""
     for name in set(namespace) - names:
         del namespace[name]

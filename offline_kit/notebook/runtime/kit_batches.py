@@ -8,69 +8,75 @@ from typing import Any
 
 from offline_kit.notebook.runtime.kit_ensemble import (
     Blend,
-    Classes,
-    Member,
+    ClassOrder,
+    EnsembleMember,
     Prediction,
-    answer_to,
-    names_of_columns,
+    column_labels,
+    predict_views,
 )
 from offline_kit.notebook.runtime.kit_runtime import KitError, Say
-from offline_kit.notebook.runtime.kit_tasks import Batch, Table
+from offline_kit.notebook.runtime.kit_tasks import RowBatch, TableBatches
 
 Frameworks = Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]]
 
 
-class Sent(Table):
+class GatewayTable(TableBatches):
     """What a gateway sends, made ready for the models as the test table would be."""
 
     names: Sequence[str] = ()
 
     @property
-    def key(self) -> str | None:
+    def id_column(self) -> str | None:
         """The column of the ids; None where the last batch had none."""
         return self.sample.columns[0] if self.sample.columns[0] in self.names else None
 
-    def take(self, sent: Any) -> Batch:
+    def make_batch(self, sent: Any) -> RowBatch:
         """Return a data frame of pandas or polars as a batch."""
         table = sent.to_pandas() if is_polars(sent) else sent.copy()  # a transform may write into it
         first, self.names = not self.names, list(table.columns)
-        ids = list(table[self.key]) if self.key else list(range(len(table)))
-        return Batch(ids, self._data(table, ids, first))
+        ids = list(table[self.id_column]) if self.id_column else list(range(len(table)))
+        return RowBatch(ids, self._prepare_data(table, ids, first))
 
 
 class Ensemble:
     """The models of an ensemble, all in memory: a gateway waits for each batch."""
 
     def __init__(
-        self, members: Sequence[Member], frameworks: Frameworks, how: str = "mean", say: Say = print
+        self,
+        members: Sequence[EnsembleMember],
+        frameworks: Frameworks,
+        method: str = "mean",
+        say: Say = print,
     ) -> None:
-        if how == "rank":
+        if method == "rank":
             raise KitError(
                 "a rank mean needs the whole test set, and a gateway shows one batch at a time",
                 code="rank-mean-needs-all-rows",
                 hint='set `ensemble` to "mean", "weighted" or "vote"',
             )
-        self.members, self.how, self.frameworks = members, how, frameworks
-        self.classes = Classes(say)
-        self.models = [frameworks[each.framework][0](each.path, each) for each in members]
+        self.members, self.method, self.frameworks = members, method, frameworks
+        self.classes = ClassOrder(say)
+        self.models = [frameworks[member.framework][0](member.path, member) for member in members]
 
-    def predict(
+    def predict_batch(
         self,
-        batch: Batch | Mapping[str, Batch],
+        batch: RowBatch | Mapping[str, RowBatch],
         tta: Callable[[Any], Iterable[Any]] | None = None,
         *,
-        each: bool = False,
+        independent: bool = False,
     ) -> Prediction:
         """Return what all models together say about one batch, or about one for each member, by its name."""
-        blend = Blend(self.how, each=each)
+        blend = Blend(self.method, independent=independent)
         ids: list[Any] = []
         for member, model in zip(self.members, self.models, strict=True):
             own = batch[member.name] if isinstance(batch, Mapping) else batch
             ids, predict = list(own.ids), self.frameworks[member.framework][1]
-            values = answer_to(own, member, model, predict, tta)
-            names = names_of_columns(member, model, values.shape[1])
-            blend.add(self.classes.ordered(values, names, member.name), member.weight, member.name)
-        return Prediction(ids, blend.result(), self.classes.names)
+            values = predict_views(own, member, model, predict, tta)
+            names = column_labels(member, model, values.shape[1])
+            blend.add_prediction(
+                self.classes.order_member(values, names, member.name), member.weight, member.name
+            )
+        return Prediction(ids, blend.combine_predictions(), self.classes.names)
 
 
 def is_polars(frame: Any) -> bool:
@@ -78,7 +84,7 @@ def is_polars(frame: Any) -> bool:
     return type(frame).__module__.partition(".")[0] == "polars"
 
 
-def as_sent(result: Any, sent: Any) -> Any:
+def match_frame_type(result: Any, sent: Any) -> Any:
     """Return an answer as the kind of data frame that the gateway sent."""
     if not is_polars(sent):
         return result

@@ -14,13 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TOLD = ("BUILD_DATE", "GIT_COMMIT", "KAGGLE_DOCKER_IMAGE", "COLAB_RELEASE_TAG", "CUDA_VERSION")  # fmt: skip
+PROVENANCE_VARIABLES = ("BUILD_DATE", "GIT_COMMIT", "KAGGLE_DOCKER_IMAGE", "COLAB_RELEASE_TAG", "CUDA_VERSION")  # fmt: skip
 """Variables that tell of the image; no other is read, since others may hold keys."""
-NOTES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
+PROVENANCE_FILES = ("/etc/git_commit", "/etc/build_date", "/etc/kaggle_image")
 """Files in which Kaggle's image tells about itself."""
 
 
-def capture(name: str) -> dict[str, Any]:
+def capture_image(name: str) -> dict[str, Any]:
     """Return what an image file holds, as plain values; `name` becomes the image's."""
     library, version = platform.libc_ver()
     return {
@@ -31,19 +31,19 @@ def capture(name: str) -> dict[str, Any]:
         "glibc": version if library == "glibc" else "",
         "system": system_name(),
         "tags": wheel_tags(),
-        "told": about_the_image(),
-        "packages": installed(),
+        "told": read_provenance(),
+        "packages": installed_packages(),
     }
 
 
-def installed() -> dict[str, str]:
+def installed_packages() -> dict[str, str]:
     """Return the version of every package by its normalized name, as `pip list` does."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"] if distribution.metadata else None
         if name and distribution.version:  # the first one found is the one that imports
-            found.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
-    return dict(sorted(found.items()))
+            versions.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
+    return dict(sorted(versions.items()))
 
 
 def system_name() -> str:
@@ -63,23 +63,27 @@ def wheel_tags() -> list[str]:
     return [str(tag) for tag, _ in zip(sys_tags(), range(5), strict=False)]
 
 
-def about_the_image() -> dict[str, str]:
+def read_provenance() -> dict[str, str]:
     """Return what the image tells about itself in variables and files."""
-    found = {name: os.environ[name] for name in TOLD if os.environ.get(name)}
-    for path in map(Path, NOTES):
+    provenance = {name: os.environ[name] for name in PROVENANCE_VARIABLES if os.environ.get(name)}
+    for path in map(Path, PROVENANCE_FILES):
         if path.is_file():
-            found[str(path)] = path.read_text(encoding="utf-8", errors="replace").strip()[:200]
-    return found
+            provenance[str(path)] = path.read_text(encoding="utf-8", errors="replace").strip()[:200]
+    return provenance
 
 
-def image_text(facts: Mapping[str, Any], digest: str = "", where: str = "Kaggle") -> str:
+def format_image_file(facts: Mapping[str, Any], digest: str = "", platform_name: str = "Kaggle") -> str:
     """Return the image file: TOML that `--image` takes."""
-    told = [f"{name}: {value}" for name, value in facts["told"].items()]
-    provenance = [f"captured in a run on {where}, on {facts['system']}", *told, *facts["tags"][:1]]
+    provenance_notes = [f"{name}: {value}" for name, value in facts["told"].items()]
+    provenance = [
+        f"captured in a run on {platform_name}, on {facts['system']}",
+        *provenance_notes,
+        *facts["tags"][:1],
+    ]
     kind = "GPU" if facts["accelerator"] == "gpu" else "CPU"
     head = {
         "name": facts["name"],
-        "title": f"{where}: Python {facts['python']}, {kind}, {len(facts['packages'])} packages (captured)",
+        "title": f"{platform_name}: Python {facts['python']}, {kind}, {len(facts['packages'])} packages (captured)",
         "accelerator": facts["accelerator"],
         "python": facts["python"],
         "machine": facts["machine"],
@@ -94,10 +98,10 @@ def image_text(facts: Mapping[str, Any], digest: str = "", where: str = "Kaggle"
     return "\n".join(lines) + "\n"
 
 
-def write_capture(facts: Mapping[str, Any], folder: Path, where: str = "Kaggle") -> Path:
+def write_image_files(facts: Mapping[str, Any], folder: Path, platform_name: str = "Kaggle") -> Path:
     """Write image.toml, and the facts as image.json, into a folder; return the former."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "image.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     path = folder / "image.toml"
-    path.write_text(image_text(facts, where=where), encoding="utf-8")
+    path.write_text(format_image_file(facts, platform_name=platform_name), encoding="utf-8")
     return path

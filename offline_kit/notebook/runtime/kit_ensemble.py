@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.notebook.runtime.kit_runtime import KitError, Say
-from offline_kit.notebook.runtime.kit_tasks import progress, shown
+from offline_kit.notebook.runtime.kit_tasks import shorten_list, track_progress
 
 
 @dataclass(frozen=True)
-class Member:
+class EnsembleMember:
     """One model of the ensemble."""
 
     name: str
@@ -57,18 +57,18 @@ class Prediction:
 
 
 def predict_all(
-    members: Sequence[Member],
+    members: Sequence[EnsembleMember],
     frameworks: Mapping[str, tuple[Callable[..., Any], Callable[..., Any]]],
     data: Any,
-    how: str = "mean",
+    method: str = "mean",
     *,
     tta: Callable[[Any], Iterable[Any]] | None = None,
-    each: bool = False,
+    independent: bool = False,
     say: Say = print,
 ) -> Prediction:
     """Predict with each member in turn and combine: "mean", "weighted", "rank" or "vote".
 
-    `each` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for
+    `independent` says that every output is a yes or no of its own, which a vote has to know. `frameworks` has for
     each name the functions that load and predict; `data` yields batches, and is a function of the member where
     members want different ones. Raises KitError where members do not fit.
     """
@@ -79,15 +79,15 @@ def predict_all(
             hint="name `checkpoints` in the configuration",
         )
     ids: list[Any] = []
-    classes = Classes(say)
-    blend = Blend(how, each=each)
+    classes = ClassOrder(say)
+    blend = Blend(method, independent=independent)
     for member in members:
         load, predict = frameworks[member.framework]
-        model = _loaded(load, member)
+        model = _load_member(load, member)
         free_memory()
         batches = data(member) if callable(data) else data
-        names, values = _answers_of(member, model, predict, batches, tta, say)
-        own = names_of_columns(member, model, values.shape[1])
+        names, values = _predict_batches(member, model, predict, batches, tta, say)
+        own = column_labels(member, model, values.shape[1])
         del model
         free_memory()
         if ids and names != ids:
@@ -96,58 +96,62 @@ def predict_all(
                 code="rows-differ-between-models",
                 hint="read the test set in a fixed order",
             )
-        if how == "rank" and not ids and values.size and (values.min() < 0 or values.max() > 1):
+        if method == "rank" and not ids and values.size and (values.min() < 0 or values.max() > 1):
             say(
                 f"note: '{member.name}' predicts other numbers than shares; what is submitted are ranks from 0 to 1"
             )
         ids = names
-        blend.add(classes.ordered(values, own, member.name), member.weight, member.name)
-    return Prediction(ids, blend.result(), classes.names)
+        blend.add_prediction(classes.order_member(values, own, member.name), member.weight, member.name)
+    return Prediction(ids, blend.combine_predictions(), classes.names)
 
 
-def _loaded(load: Callable[..., Any], member: Member) -> Any:
+def _load_member(load: Callable[..., Any], member: EnsembleMember) -> Any:
     """Load a model; what another pandas wrote into its pickle is told with the versions that would do."""
     try:
         return load(member.path, member)
     except (NotImplementedError, AttributeError, TypeError, ValueError) as error:
         if not any(word in str(error) for word in ("StringDtype", "NDArrayBacked", "pandas._libs")):
             raise
-        have = {
+        versions = {
             name: getattr(sys.modules.get(name), "__version__", "") for name in ("pandas", "numpy", "sklearn")
         }
         pins = [
             f"{name.replace('sklearn', 'scikit-learn')}=={version}"
-            for name, version in have.items()
+            for name, version in versions.items()
             if version
         ]
         raise KitError(
-            f"'{member.name}' was written by another pandas than the notebook's {have['pandas']}",
+            f"'{member.name}' was written by another pandas than the notebook's {versions['pandas']}",
             [f"{type(error).__name__}: {error}"],
             code="pandas-version-mismatch",
             hint=f"train it again with the image's versions: pip install {' '.join(pins)}",
         ) from error
 
 
-def _answers_of(
-    member: Member, model: Any, predict: Callable[..., Any], batches: Any, tta: Any, say: Say
+def _predict_batches(
+    member: EnsembleMember, model: Any, predict: Callable[..., Any], batches: Any, tta: Any, say: Say
 ) -> tuple[list[Any], Any]:
     import numpy as np
 
     ids: list[Any] = []
     answers = []
-    for batch in progress(batches, member.name, getattr(batches, "total", 0), say):
+    for batch in track_progress(batches, member.name, getattr(batches, "total", 0), say):
         ids.extend(batch.ids)
-        answers.append(answer_to(batch, member, model, predict, tta))
+        answers.append(predict_views(batch, member, model, predict, tta))
     return ids, np.concatenate(answers)
 
 
-def answer_to(batch: Any, member: Member, model: Any, predict: Callable[..., Any], tta: Any = None) -> Any:
+def predict_views(
+    batch: Any, member: EnsembleMember, model: Any, predict: Callable[..., Any], tta: Any = None
+) -> Any:
     """Return what a member says about one batch: an array with one row for each id, the mean over its views."""
     views = tta(batch.data) if tta else [batch.data]
-    return sum_of(as_rows(predict(model, view, member), len(batch.ids), member.name) for view in views)
+    return average_answers(
+        as_row_array(predict(model, view, member), len(batch.ids), member.name) for view in views
+    )
 
 
-def activated(answer: Any, activation: str) -> Any:
+def apply_activation(answer: Any, activation: str) -> Any:
     """Return probabilities of scores: "softmax" over the columns of a row, "sigmoid" of each, "" leaves them."""
     import numpy as np
 
@@ -160,7 +164,7 @@ def activated(answer: Any, activation: str) -> Any:
             hint='use "softmax" or "sigmoid", or leave it out',
         )
     if isinstance(answer, list):  # one array for each target
-        return [activated(each, activation) for each in answer]
+        return [apply_activation(target_scores, activation) for target_scores in answer]
     if hasattr(answer, "detach"):
         answer = answer.detach().float().cpu().numpy()
     scores = np.asarray(answer)
@@ -177,7 +181,7 @@ def activated(answer: Any, activation: str) -> Any:
     return powers / powers.sum(axis=-1, keepdims=True)
 
 
-def sum_of(views: Iterable[Any]) -> Any:
+def average_answers(views: Iterable[Any]) -> Any:
     """Return the mean of the answers to several views of one batch."""
     total, count = None, 0
     for answer in views:
@@ -192,12 +196,12 @@ def sum_of(views: Iterable[Any]) -> Any:
     return total if count == 1 else total / count
 
 
-def as_rows(answer: Any, rows: int, name: str) -> Any:
+def as_row_array(answer: Any, rows: int, name: str) -> Any:
     """Return a model's answer as an array of `rows` rows, as exact as it is; raises KitError for any other number."""
     import numpy as np
 
     if isinstance(answer, list) and answer and getattr(answer[0], "ndim", 0) == 2:
-        answer = _of_targets([np.asarray(each) for each in answer], name)
+        answer = _stack_targets([np.asarray(target_answer) for target_answer in answer], name)
     if hasattr(answer, "detach"):
         short = answer.is_floating_point() and answer.element_size() < 4  # numpy has no bfloat16
         answer = (answer.detach().float() if short else answer.detach()).cpu().numpy()
@@ -216,11 +220,11 @@ def as_rows(answer: Any, rows: int, name: str) -> Any:
     return values
 
 
-def _of_targets(answers: Sequence[Any], name: str) -> Any:
+def _stack_targets(answers: Sequence[Any], name: str) -> Any:
     """Return one column for each target: its number, or of its two classes the probability of the second."""
     import numpy as np
 
-    widths = [each.shape[1] for each in answers]
+    widths = [target_answer.shape[1] for target_answer in answers]
     if set(widths) not in ({1}, {2}):
         raise KitError(
             f"'{name}' answers for {len(widths)} targets with {', '.join(map(str, widths))} columns",
@@ -228,54 +232,61 @@ def _of_targets(answers: Sequence[Any], name: str) -> Any:
             code="multi-target-probabilities",
             hint="save one model for each target, or write a `function` that makes the rows",
         )
-    return np.stack([each[:, -1] for each in answers], axis=1)
+    return np.stack([target_answer[:, -1] for target_answer in answers], axis=1)
 
 
-def classes_of(model: Any) -> list[Any]:
+def model_classes(model: Any) -> list[Any]:
     """Return what a classifier's columns stand for; nothing where it does not tell, or tells it for several targets."""
-    known = getattr(model, "classes_", None)
-    own = [] if known is None else list(known)
+    classes = getattr(model, "classes_", None)
+    own = [] if classes is None else list(classes)
     several = bool(own) and not isinstance(own[0], str) and hasattr(own[0], "__len__")
     return [] if several else own
 
 
-def names_of_columns(member: Member, model: Any, columns: int) -> list[Any]:
+def column_labels(member: EnsembleMember, model: Any, columns: int) -> list[Any]:
     """Return what the columns of a member's answer stand for: its `labels`, else what the model tells."""
-    own = classes_of(model)
+    own = model_classes(model)
     if not member.labels:
         return own
     if len(member.labels) != columns and (len(member.labels), columns) != (2, 1):
         raise KitError(
-            f"'{member.name}' has {columns} outputs and {len(member.labels)} labels: {shown(member.labels)}",
+            f"'{member.name}' has {columns} outputs and {len(member.labels)} labels: {shorten_list(member.labels)}",
             code="label-count-mismatch",
             hint="correct `labels` in the `params` of its entry in `models`",
         )
-    known = [as_number(each) for each in own]
-    if known not in ([], list(range(len(known))), [as_number(each) for each in member.labels]):
+    comparable = [comparable_class(label) for label in own]
+    if comparable not in (
+        [],
+        list(range(len(comparable))),
+        [comparable_class(label) for label in member.labels],
+    ):
         raise KitError(
-            f"'{member.name}' knows its classes itself: {shown(own)}; its `labels` say {shown(member.labels)}",
+            f"'{member.name}' knows its classes itself: {shorten_list(own)}; its `labels` say {shorten_list(member.labels)}",
             code="labels-contradict-model",
             hint="remove `labels` from the `params` of its entry in `models`",
         )
     return member.labels
 
 
-def ordered(values: Any, own: Sequence[Any], wanted: Sequence[Any], name: str) -> Any:
+def order_columns(values: Any, own: Sequence[Any], first_classes: Sequence[Any], name: str) -> Any:
     """Return the columns in the order of the first model's classes; raises KitError where the classes differ."""
-    mine, first = [as_number(one) for one in own], [as_number(one) for one in wanted]
-    if not mine or mine == first or values.shape[1] != len(mine):
+    own_keys, first_keys = (
+        [comparable_class(class_name) for class_name in own],
+        [comparable_class(class_name) for class_name in first_classes],
+    )
+    if not own_keys or own_keys == first_keys or values.shape[1] != len(own_keys):
         return values
-    if set(mine) != set(first):
+    if set(own_keys) != set(first_keys):
         raise KitError(
             f"'{name}' was trained on other classes than the first model",
-            [f"the first: {', '.join(map(str, wanted))}", f"'{name}': {', '.join(map(str, own))}"],
+            [f"the first: {', '.join(map(str, first_classes))}", f"'{name}': {', '.join(map(str, own))}"],
             code="classes-differ-between-models",
             hint="put models of the same classes into one ensemble",
         )
-    return values[:, [mine.index(each) for each in first]]
+    return values[:, [own_keys.index(class_key) for class_key in first_keys]]
 
 
-def as_number(name: Any) -> Any:
+def comparable_class(name: Any) -> Any:
     """Return what a class is to be compared by: 0, 0.0, False and their texts are one class to different libraries."""
     text = str(name)
     if text in ("False", "True"):
@@ -288,7 +299,7 @@ def as_number(name: Any) -> Any:
     return text
 
 
-class Classes:
+class ClassOrder:
     """What the columns of an ensemble stand for, as the first model says that knows it."""
 
     def __init__(self, say: Say = print) -> None:
@@ -296,96 +307,98 @@ class Classes:
         self._say = say
         self._silent: dict[str, int] = {}  # members that tell nothing, and their columns until it is told
 
-    def ordered(self, values: Any, own: Sequence[Any], name: str) -> Any:
+    def order_member(self, values: Any, own: Sequence[Any], name: str) -> Any:
         """Return a member's columns in this order; of one that does not know it, tell once how they are taken."""
         self.names = self.names or list(own)
         if not own:
             self._silent.setdefault(name, values.shape[1])
-        self._tell()
-        return ordered(values, own, self.names, name)
+        self._report_assumptions()
+        return order_columns(values, own, self.names, name)
 
-    def _tell(self) -> None:
-        known = [str(each) for each in self.names]
-        if [as_number(each) for each in known] == list(range(len(known))):
+    def _report_assumptions(self) -> None:
+        class_names = [str(class_name) for class_name in self.names]
+        if [comparable_class(class_name) for class_name in class_names] == list(range(len(class_names))):
             return  # numbers stand for themselves, in any model
         for name, columns in self._silent.items():
-            if columns == len(known):
-                self._say(f"note: the columns of '{name}' are taken in the order {shown(known, 20)}")
-            elif columns == 1 and len(known) == 2:
-                self._say(f"note: the column of '{name}' is taken for the probability of {known[1]}")
+            if columns == len(class_names):
+                self._say(
+                    f"note: the columns of '{name}' are taken in the order {shorten_list(class_names, 20)}"
+                )
+            elif columns == 1 and len(class_names) == 2:
+                self._say(f"note: the column of '{name}' is taken for the probability of {class_names[1]}")
             self._silent[name] = 0
 
 
 class Blend:
     """Several predictions made into one, taken in one at a time and not kept."""
 
-    def __init__(self, how: str = "mean", *, each: bool = False) -> None:
-        self.how = how
-        self.each = each  # every output is a yes or no of its own
+    def __init__(self, method: str = "mean", *, independent: bool = False) -> None:
+        self.method = method
+        self.independent = independent  # every output is a yes or no of its own
         self.weight = 0.0
         self.total: Any = None
         self.votes: Any = None
         self.exact: Any = "float32"  # the least dtype that loses nothing of the answers
 
-    def add(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
+    def add_prediction(self, values: Any, weight: float = 1.0, name: str = "the model") -> None:
         """Take in the prediction of one member."""
         import numpy as np
 
         if self.total is not None:
-            values = self._same_width(values, name)
-        weight = 1.0 if self.how == "mean" else weight
-        if self.how == "vote":
-            vote = votes_of(values, each=self.each) * weight
+            values = self._match_width(values, name)
+        weight = 1.0 if self.method == "mean" else weight
+        if self.method == "vote":
+            vote = count_votes(values, independent=self.independent) * weight
             self.votes = vote if self.votes is None else self.votes + vote
-        values = ranks_of(values) if self.how == "rank" else values
+        values = compute_ranks(values) if self.method == "rank" else values
         self.exact = np.result_type(self.exact, values.dtype)
         share = values.astype(np.float64) * weight
         self.total = share if self.total is None else self.total + share
         self.weight += weight
 
-    def _same_width(self, values: Any, name: str) -> Any:
+    def _match_width(self, values: Any, name: str) -> Any:
         import numpy as np
 
-        have, new = self.total.shape[1], values.shape[1]
-        if have == new:
+        width, new_width = self.total.shape[1], values.shape[1]
+        if width == new_width:
             return values
-        if have == 1 and new == 2:
+        if width == 1 and new_width == 2:
             return values[:, 1:]  # two classes: the second one's probability says it all
-        if have == 2 and new == 1:
+        if width == 2 and new_width == 1:
             # Ranks need the order alone, and 1 - p would make the smallest p equal.
-            return np.concatenate([-values if self.how == "rank" else 1 - values, values], axis=1)
+            return np.concatenate([-values if self.method == "rank" else 1 - values, values], axis=1)
         raise KitError(
-            f"'{name}' answers with {new} columns, and the models before it with {have}",
+            f"'{name}' answers with {new_width} columns, and the models before it with {width}",
             code="columns-differ-between-models",
             hint="put models with the same outputs into one ensemble",
         )
 
-    def result(self) -> Any:
+    def combine_predictions(self) -> Any:
         """Return the ensemble's prediction: means, mean ranks between 0 and 1, or 1 for what the majority says."""
         import numpy as np
 
-        if self.how != "vote":
+        if self.method != "vote":
             return (self.total / self.weight).astype(self.exact)
         # Where votes are equal, the means decide.
         spread = self.total / self.weight
-        if self.each or self.votes.shape[1] == 1:
+        if self.independent or self.votes.shape[1] == 1:
             half = self.weight / 2
             return ((self.votes > half) | ((self.votes == half) & (spread > 0.5))).astype(np.float32)
         best = self.votes == self.votes.max(axis=1, keepdims=True)
-        chosen = np.where(best, spread, -np.inf).argmax(axis=1)
-        return np.eye(self.votes.shape[1], dtype=np.float32)[chosen]
+        winners = np.where(best, spread, -np.inf).argmax(axis=1)
+        return np.eye(self.votes.shape[1], dtype=np.float32)[winners]
 
 
-def votes_of(values: Any, *, each: bool = False) -> Any:
+def count_votes(values: Any, *, independent: bool = False) -> Any:
     """Return 1 for the largest column of each row; where each is a yes or no of its own, for those above one half."""
     import numpy as np
 
-    if each or values.shape[1] == 1:
+    if independent or values.shape[1] == 1:
         return (values > 0.5).astype(np.float64)
     return np.eye(values.shape[1])[values.argmax(axis=1)]
 
 
-def ranks_of(values: Any) -> Any:
+def compute_ranks(values: Any) -> Any:
     """Return each column's ranks, divided by the number of rows; equal values share their mean rank."""
     import numpy as np
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.notebook.runtime.kit_runtime import KitError
-from offline_kit.notebook.runtime.kit_tasks import Batch, Sample, shown
+from offline_kit.notebook.runtime.kit_tasks import RowBatch, SampleSubmission, shorten_list
 
-PICTURES = frozenset(
+IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm"}
     | {".dcm", ".dicom", ".npy", ".npz"}
 )
@@ -22,7 +22,7 @@ PICTURES = frozenset(
 
 
 @dataclass
-class Images:
+class ImageBatches:
     """The pictures, batch by batch; they can be gone through again for the next model."""
 
     files: dict[str, Path]
@@ -32,13 +32,15 @@ class Images:
     transform: Callable[[Path], Any] | None = None
     """Makes the model's input of a path; without it the model gets RGB pictures of PIL."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[RowBatch]:
         ids = list(self.files)
         with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
             for start in range(0, len(ids), self.size):
-                some = ids[start : start + self.size]
-                read = list(pool.map(self.transform or open_rgb, [self.files[each] for each in some]))
-                yield Batch(some, stacked(read))
+                batch_ids = ids[start : start + self.size]
+                read = list(
+                    pool.map(self.transform or open_rgb, [self.files[image_id] for image_id in batch_ids])
+                )
+                yield RowBatch(batch_ids, stack_items(read))
 
     @property
     def total(self) -> int:
@@ -52,14 +54,14 @@ def open_rgb(path: Path) -> Any:
         return picture.convert("RGB")
 
 
-def stacked(items: list[Any]) -> Any:
+def stack_items(items: list[Any]) -> Any:
     """Return tensors or arrays of one shape as one batch; anything else stays a list."""
     first = items[0]
     if not hasattr(first, "shape"):
         return items
-    if len({tuple(each.shape) for each in items}) > 1:
+    if len({tuple(item.shape) for item in items}) > 1:
         raise KitError(
-            f"`transform` gives pictures of different shapes: {shown(sorted({tuple(i.shape) for i in items}))}",
+            f"`transform` gives pictures of different shapes: {shorten_list(sorted({tuple(i.shape) for i in items}))}",
             code="image-shapes-differ",
             hint="let it resize them to one size, or set `batch_size = 1`",
         )
@@ -67,7 +69,7 @@ def stacked(items: list[Any]) -> Any:
     return importlib.import_module(library).stack(items)
 
 
-def image_files(root: Path, sample: Sample, name: str = "") -> dict[str, Path]:
+def find_images(root: Path, sample: SampleSubmission, name: str = "") -> dict[str, Path]:
     """Return the picture of each id of the sample, whether the id has the file's suffix or not.
 
     The folders are those at the top of the data whose names begin with "test", or the named one, and what
@@ -77,30 +79,30 @@ def image_files(root: Path, sample: Sample, name: str = "") -> dict[str, Path]:
     folders = (
         [root / name] if name else sorted(path for path in root.glob("[tT][eE][sS][tT]*") if path.is_dir())
     )
-    there = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-    known: dict[str, Path] = {}
-    for path in there:
-        for way in (
+    test_files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    path_of_id: dict[str, Path] = {}
+    for path in test_files:
+        for spelling in (
             path.name,
             path.stem,
             *(path.relative_to(folder).as_posix() for folder in folders if folder in path.parents),
         ):
-            known.setdefault(way, path)
-    found = {each: known[each] for each in sample.ids if each in known}
-    pictures = [path for path in there if path.suffix.lower() in PICTURES]
-    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") and pictures and len(pictures) > len(found):
-        whole = any(Path(each).suffix.lower() in PICTURES for each in sample.ids[:5])
-        return {path.name if whole else path.stem: path for path in pictures}
-    lacking = [each for each in sample.ids if each not in known]
-    if lacking or not found:
+            path_of_id.setdefault(spelling, path)
+    images = {image_id: path_of_id[image_id] for image_id in sample.ids if image_id in path_of_id}
+    pictures = [path for path in test_files if path.suffix.lower() in IMAGE_SUFFIXES]
+    if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") and pictures and len(pictures) > len(images):
+        has_suffix = any(Path(image_id).suffix.lower() in IMAGE_SUFFIXES for image_id in sample.ids[:5])
+        return {path.name if has_suffix else path.stem: path for path in pictures}
+    missing_ids = [image_id for image_id in sample.ids if image_id not in path_of_id]
+    if missing_ids or not images:
         raise KitError(
-            f"{len(lacking)} of {len(sample.ids)} ids of '{sample.path.name}' have no picture: {shown(lacking)}",
+            f"{len(missing_ids)} of {len(sample.ids)} ids of '{sample.path.name}' have no picture: {shorten_list(missing_ids)}",
             [
                 f"looked in: {', '.join(map(str, folders)) or 'no folder, none is called test*'}",
-                f"there are: {shown(path.name for path in there) or 'no files'}",
+                f"there are: {shorten_list(path.name for path in test_files) or 'no files'}",
             ],
             code="images-not-found",
             hint='name the folder: `test = "folder"` in [tool.offline-kit.notebook.params]; '
             "where an id is no file, write a `function`",
         )
-    return found
+    return images

@@ -19,23 +19,28 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.notebook.runtime.kit_runtime import KitError, Say
-from offline_kit.notebook.runtime.kit_torch import arguments_of, constructed, names_of, with_weights
+from offline_kit.notebook.runtime.kit_torch import (
+    call_constructor,
+    choose_arguments,
+    load_weights,
+    parameter_names,
+)
 from offline_kit.notebook.runtime.kit_torch import load_checkpoint as load_checkpoint
 
-OURS = frozenset({"weights_only"})
+TEMPLATE_PARAMS = frozenset({"weights_only"})
 """Params that the template itself reads."""
 LIBRARIES = ("lightning", "pytorch_lightning", "torch")
 
 
 def check_params(params: Mapping[str, Any], checkpoint: Mapping[str, Any], takers: Sequence[Any]) -> None:
     """Raise KitError for a param that neither the template nor a constructor takes: it is a typing error."""
-    saved = (_plain(checkpoint, key) for key in ("hyper_parameters", "datamodule_hyper_parameters"))
-    known = set(OURS).union(*saved, *(names_of(taker) for taker in takers))
-    unknown = [name for name in params if name not in known]
+    saved = (_saved_arguments(checkpoint, key) for key in ("hyper_parameters", "datamodule_hyper_parameters"))
+    known_names = set(TEMPLATE_PARAMS).union(*saved, *(parameter_names(taker) for taker in takers))
+    unknown = [name for name in params if name not in known_names]
     if unknown:
         raise KitError(
             f"nothing takes the param {', '.join(map(repr, unknown))}",
-            [f"known: {', '.join(sorted(known))}"],
+            [f"known: {', '.join(sorted(known_names))}"],
             code="unknown-param",
             hint="correct [tool.offline-kit.notebook.params]",
         )
@@ -46,16 +51,16 @@ def build_model(
 ) -> Any:
     """Construct the model, load its weights strictly, move it to the device, ready to predict."""
     weights = checkpoint.get("state_dict", checkpoint)
-    model = constructed(
+    model = call_constructor(
         model_class,
-        arguments_of(model_class, _plain(checkpoint, "hyper_parameters"), params),
+        choose_arguments(model_class, _saved_arguments(checkpoint, "hyper_parameters"), params),
         advice="call save_hyperparameters() in the model, or give the values in [tool.offline-kit.notebook.params]",
     )
-    with_weights(model, weights)
+    load_weights(model, weights)
     return model.to(device).eval()
 
 
-def _plain(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _saved_arguments(checkpoint: Mapping[str, Any], key: str) -> dict[str, Any]:
     values = checkpoint.get(key) or {}
     return {str(name): value for name, value in dict(values).items()}
 
@@ -64,7 +69,9 @@ def build_data(
     data_class: Any, root: Path | None, checkpoint: Mapping[str, Any], params: Mapping[str, Any]
 ) -> Any:
     """Construct the data class over the competition's folder, set it up, and check that it keeps the contract."""
-    arguments = arguments_of(data_class, _plain(checkpoint, "datamodule_hyper_parameters"), params)
+    arguments = choose_arguments(
+        data_class, _saved_arguments(checkpoint, "datamodule_hyper_parameters"), params
+    )
     first = next(iter(inspect.signature(data_class).parameters.values()), None)
     positional = first is not None and first.kind in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD)
     if first is not None and positional and first.name not in params:
@@ -75,7 +82,7 @@ def build_data(
                 hint="set `competition` in the configuration, or give the value in [tool.offline-kit.notebook.params]",
             )
         arguments[first.name] = str(root) if first.annotation in (str, "str") else root
-    data = constructed(
+    data = call_constructor(
         data_class,
         arguments,
         advice="its first parameter gets the competition's folder; the others need a default, "
@@ -88,21 +95,21 @@ def build_data(
             hint="add it: it gets one tensor with all predictions in the loader's order, "
             "and returns a pandas.DataFrame or a list of dictionaries",
         )
-    if defines(data, "setup"):
+    if defines_method(data, "setup"):
         data.setup(*["predict"][: len(inspect.signature(data.setup).parameters)])
     return data
 
 
-def defines(thing: Any, name: str) -> bool:
+def defines_method(instance: Any, name: str) -> bool:
     """Tell whether a class of yours defines a method, rather than Lightning's base class."""
-    owner = next((kind for kind in type(thing).__mro__ if name in vars(kind)), None)
+    owner = next((kind for kind in type(instance).__mro__ if name in vars(kind)), None)
     return owner is not None and owner.__module__.split(".")[0] not in LIBRARIES
 
 
-def loader_of(data: Any) -> Any:
+def find_loader(data: Any) -> Any:
     """Return the loader of the test data."""
     for name in ("predict_dataloader", "test_dataloader"):
-        if defines(data, name):
+        if defines_method(data, name):
             loader = getattr(data, name)()
             if isinstance(loader, list | tuple | Mapping) and len(loader) == 1:
                 loader = next(iter(loader.values() if isinstance(loader, Mapping) else loader))
@@ -134,7 +141,7 @@ def to_device(batch: Any, device: str) -> Any:
 def predict_batch(model: Any, batch: Any, index: int) -> Any:
     """Return the model's answer to one batch as a tensor on the CPU, in single precision."""
     torch = importlib.import_module("torch")
-    if defines(model, "predict_step"):
+    if defines_method(model, "predict_step"):
         answer = model.predict_step(batch, index)
     else:
         answer = model(batch[0] if isinstance(batch, list | tuple) else batch)
@@ -149,28 +156,28 @@ def predict_batch(model: Any, batch: Any, index: int) -> Any:
     return answer.unsqueeze(0) if answer.dim() == 0 else answer
 
 
-def progress(batches: Any, title: str, say: Say = print) -> Iterator[tuple[int, Any]]:
+def report_batches(batches: Any, title: str, say: Say = print) -> Iterator[tuple[int, Any]]:
     """Yield numbered batches, and tell now and then how far it is."""
     total = len(batches) if hasattr(batches, "__len__") else None
-    started = told = time.perf_counter()
+    started = reported_at = time.perf_counter()
     count = 0
     for index, batch in enumerate(batches):
         yield index, batch
         count = index + 1
-        now = time.perf_counter()
-        if now - told > 30:
-            told = now
-            say(f"{title}: batch {count}{f' of {total}' if total else ''}, {now - started:.0f} s")
+        current_time = time.perf_counter()
+        if current_time - reported_at > 30:
+            reported_at = current_time
+            say(f"{title}: batch {count}{f' of {total}' if total else ''}, {current_time - started:.0f} s")
     say(f"{title}: {count} {'batch' if count == 1 else 'batches'} in {time.perf_counter() - started:.1f} s")
 
 
-def predict(model: Any, loader: Any, device: str, title: str, say: Say = print) -> Any:
+def predict_loader(model: Any, loader: Any, device: str, title: str, say: Say = print) -> Any:
     """Return the model's predictions for all batches of the loader as one tensor on the CPU."""
     torch = importlib.import_module("torch")
     with torch.inference_mode():
         answers = [
             predict_batch(model, to_device(batch, device), index)
-            for index, batch in progress(loader, title, say)
+            for index, batch in report_batches(loader, title, say)
         ]
     if not answers:
         raise KitError(

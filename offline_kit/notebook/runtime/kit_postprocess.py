@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_ensemble import Member, Prediction, as_number
-from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, labels_of
+from offline_kit.notebook.runtime.kit_ensemble import EnsembleMember, Prediction, comparable_class
+from offline_kit.notebook.runtime.kit_preprocess import Preprocessing, resolve_labels
 from offline_kit.notebook.runtime.kit_runtime import KitError, Say
-from offline_kit.notebook.runtime.kit_tasks import Sample, shown
+from offline_kit.notebook.runtime.kit_tasks import SampleSubmission, shorten_list
 
 
-def to_rows(
-    prediction: Prediction, sample: Sample, word: str = "", labels: Any = None, say: Say = print
+def build_submission(
+    prediction: Prediction, sample: SampleSubmission, word: str = "", labels: Any = None, say: Say = print
 ) -> Any:
     """Return the submission as a data frame with the sample's columns.
 
@@ -23,19 +23,19 @@ def to_rows(
     may be left out) or "round"; `labels` are the names of the model's outputs, where the model itself does not tell them.
     Raises KitError where outputs and columns do not fit.
     """
-    names, known = label_list(labels), list(prediction.classes)
-    numbered = [as_number(each) for each in known] == list(range(len(known)))
-    if not names or (not numbered and sorted(map(str, names)) == sorted(map(str, known))):
-        names = known  # the columns stand in the order of the models' own classes
+    names, classes = list_labels(labels), list(prediction.classes)
+    numbered = [comparable_class(entry) for entry in classes] == list(range(len(classes)))
+    if not names or (not numbered and sorted(map(str, names)) == sorted(map(str, classes))):
+        names = classes  # the columns stand in the order of the models' own classes
     kind, *numbers = word.split(":")
-    _numbers_alone(prediction, kind, say)
-    made = POSTPROCESSES[kind](
-        prediction.values, names, sample, [float(each) if each else None for each in numbers], say
+    _check_finite(prediction, kind, say)
+    columns = POSTPROCESSES[kind](
+        prediction.values, names, sample, [float(entry) if entry else None for entry in numbers], say
     )
-    return frame(prediction.ids, made, sample)
+    return make_frame(prediction.ids, columns, sample)
 
 
-def _numbers_alone(prediction: Prediction, kind: str, say: Say) -> None:
+def _check_finite(prediction: Prediction, kind: str, say: Say) -> None:
     """Raise KitError for what no word can use: of NaN it would make a label, a no, or a whole number.
 
     In Kaggle's own scoring run it is only told: a few odd rows of the hidden test set must not cost the score.
@@ -43,47 +43,49 @@ def _numbers_alone(prediction: Prediction, kind: str, say: Say) -> None:
     import numpy as np
 
     odd = ~np.isfinite(prediction.values) if kind == "round" else np.isnan(prediction.values)
-    places = odd.any(axis=1).nonzero()[0]
-    if not kind or not len(places):
+    odd_rows = odd.any(axis=1).nonzero()[0]
+    if not kind or not len(odd_rows):
         return
-    what = f"the models answer {prediction.values[odd][0]} for {len(places)} of {len(prediction.ids)} rows"
-    first = f"the first of them: {shown(prediction.ids[place] for place in places)}"
+    problem = (
+        f"the models answer {prediction.values[odd][0]} for {len(odd_rows)} of {len(prediction.ids)} rows"
+    )
+    first = f"the first of them: {shorten_list(prediction.ids[row] for row in odd_rows)}"
     if os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
-        say(f"note: {what}; {first}")
+        say(f"note: {problem}; {first}")
         return
     raise KitError(
-        what,
+        problem,
         [first],
         code="predictions-not-finite",
         hint="see what is particular in these rows: an empty cell, an overflow of half precision, a division by 0",
     )
 
 
-def for_sample(prediction: Prediction, sample: Sample, say: Say = print) -> Prediction:
+def select_sample_rows(prediction: Prediction, sample: SampleSubmission, say: Say = print) -> Prediction:
     """Return the prediction of the sample's ids alone, where the test set has more rows than are asked for.
 
     In Kaggle's own scoring run the sample may still be the public one, a small part of the hidden test set:
     there it counts only if it asks for half of the rows or more.
     """
-    wanted = set(sample.ids)
-    places = [place for place, each in enumerate(prediction.ids) if str(each) in wanted]
-    left = len(prediction.ids) - len(places)
+    sample_ids = set(sample.ids)
+    kept_rows = [row for row, row_id in enumerate(prediction.ids) if str(row_id) in sample_ids]
+    left = len(prediction.ids) - len(kept_rows)
     scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
-    if not left or not places or (scoring and left > len(places)):
+    if not left or not kept_rows or (scoring and left > len(kept_rows)):
         return prediction
     say(f"note: {left} rows of the test set are not in '{sample.path.name}', and are left out")
-    ids = [prediction.ids[place] for place in places]
-    return Prediction(ids, prediction.values[places], prediction.classes)
+    ids = [prediction.ids[row] for row in kept_rows]
+    return Prediction(ids, prediction.values[kept_rows], prediction.classes)
 
 
-def frame(ids: Sequence[Any], columns: Sequence[Any], sample: Sample) -> Any:
+def make_frame(ids: Sequence[Any], columns: Sequence[Any], sample: SampleSubmission) -> Any:
     """Return a data frame of ids and columns under the sample's names."""
     import pandas as pd
 
     return pd.DataFrame(dict(zip(sample.columns, [ids, *columns], strict=True)))
 
 
-def label_list(labels: Any) -> list[Any]:
+def list_labels(labels: Any) -> list[Any]:
     """Return the names of the outputs, in order: of a list, a map of names or numbers, or an encoder."""
     if labels is None:
         return []
@@ -96,113 +98,124 @@ def label_list(labels: Any) -> list[Any]:
     return list(labels)
 
 
-def with_labels(members: Sequence[Member], preprocessing: Preprocessing) -> list[Member]:
+def apply_labels(members: Sequence[EnsembleMember], preprocessing: Preprocessing) -> list[EnsembleMember]:
     """Return the members with the names that their own `labels` give to their columns."""
     return [
-        replace(each, labels=label_list(labels_of(each.params["labels"], preprocessing)))
-        if "labels" in each.params
-        else each
-        for each in members
+        replace(member, labels=list_labels(resolve_labels(member.params["labels"], preprocessing)))
+        if "labels" in member.params
+        else member
+        for member in members
     ]
 
 
-def _one_target(sample: Sample, word: str) -> None:
+def _check_single_target(sample: SampleSubmission, word: str) -> None:
     if len(sample.targets) != 1:
         raise KitError(
-            f"'{word}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shown(sample.targets)}",
+            f"'{word}' fills one column, and '{sample.path.name}' has {len(sample.targets)}: {shorten_list(sample.targets)}",
             code="postprocess-fills-one-column",
             hint="choose another `postprocess`, or a function of yours: function(predictions, ids)",
         )
 
 
-def _named(names: Sequence[Any], count: int) -> list[Any]:
+def _output_labels(names: Sequence[Any], count: int) -> list[Any]:
     if not names:
         return list(range(count))
     if len(names) != count:
         raise KitError(
-            f"there are {len(names)} labels for {count} outputs of the model: {shown(names)}",
+            f"there are {len(names)} labels for {count} outputs of the model: {shorten_list(names)}",
             code="label-count-mismatch",
             hint="correct `labels` in [tool.offline-kit.notebook.params]",
         )
     return list(names)
 
 
-def _plain(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say: Say) -> list[Any]:
+def _copy_outputs(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, _numbers: Any, say: Say
+) -> list[Any]:
     # One output for each column; of two classes the second one where there is one column.
     outputs, targets = values.shape[1], sample.targets
     if outputs == len(targets):
-        return [values[:, place] for place in _places(names, targets, say)]
+        return [values[:, output] for output in _match_outputs(names, targets, say)]
     if outputs == 2 and len(targets) == 1:
         say(
             f"column '{targets[0]}': the probability of {names[1] if len(names) == 2 else 'the second class'}"
         )
         return [values[:, 1]]
     raise KitError(
-        f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shown(targets)}",
+        f"the model has {outputs} outputs, and '{sample.path.name}' {len(targets)} columns: {shorten_list(targets)}",
         code="columns-do-not-fit",
         hint='set `postprocess` to "argmax" or "labels:0.5" for names in one column, or to a function of yours',
     )
 
 
-def _places(names: Sequence[Any], targets: Sequence[str], say: Say) -> list[int]:
+def _match_outputs(names: Sequence[Any], targets: Sequence[str], say: Say) -> list[int]:
     """Return for each column of the sample the output that it gets: by name where the names say it."""
-    known = [str(each) for each in names]
-    if len(known) != len(targets) or len(targets) == 1:
+    output_names = [str(positions) for positions in names]
+    if len(output_names) != len(targets) or len(targets) == 1:
         return list(range(len(targets)))
     for ending in ("", "_"):
-        found = [[at for at, name in enumerate(known) if _says(target, name, ending)] for target in targets]
-        if all(len(each) == 1 for each in found) and len({each[0] for each in found}) == len(targets):
-            return [each[0] for each in found]
-    say(f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, known, strict=True))}")
+        matches = [
+            [at for at, name in enumerate(output_names) if _names_target(target, name, ending)]
+            for target in targets
+        ]
+        if all(len(positions) == 1 for positions in matches) and len(
+            {positions[0] for positions in matches}
+        ) == len(targets):
+            return [positions[0] for positions in matches]
+    say(
+        f"note: columns by position: {', '.join(f'{t} = {n}' for t, n in zip(targets, output_names, strict=True))}"
+    )
     return list(range(len(targets)))
 
 
-def _says(target: str, name: str, ending: str) -> bool:
+def _names_target(target: str, name: str, ending: str) -> bool:
     return target == name if not ending else target.endswith(f"_{name}") or target.startswith(f"{name}_")
 
 
-def _argmax(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say: Say) -> list[Any]:
+def _take_argmax(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, _numbers: Any, say: Say
+) -> list[Any]:
     if values.shape[1] == 1:
-        return _threshold(values, names, sample, [0.5], say)
-    _one_target(sample, "argmax")
-    labels = _written(_named(names, values.shape[1]), sample)
-    return [[labels[place] for place in values.argmax(axis=1)]]
+        return _apply_threshold(values, names, sample, [0.5], say)
+    _check_single_target(sample, "argmax")
+    labels = _format_labels(_output_labels(names, values.shape[1]), sample)
+    return [[labels[output] for output in values.argmax(axis=1)]]
 
 
-def _written(names: Sequence[Any], sample: Sample) -> list[Any]:
+def _format_labels(names: Sequence[Any], sample: SampleSubmission) -> list[Any]:
     # Names that are whole numbers, as the sample writes its own: 0.0 and False are its "0", 1 is its "True".
     try:
         plain = [float("" if isinstance(name, str) else name) for name in names]
     except (TypeError, ValueError):
         return list(names)
     cells = sample.answers
-    if not cells or not all(each.is_integer() for each in plain):
+    if not cells or not all(value.is_integer() for value in plain):
         return list(names)
     if cells <= {"False", "True"}:
-        return [bool(each) for each in plain] if {*plain} <= {0, 1} else list(names)
-    if all(each.lstrip("-").isdecimal() for each in cells):
-        return [int(each) for each in plain]
-    whole = all(each.endswith(".0") and each[:-2].lstrip("-").isdecimal() for each in cells)
-    return plain if whole else list(names)
+        return [bool(value) for value in plain] if {*plain} <= {0, 1} else list(names)
+    if all(value.lstrip("-").isdecimal() for value in cells):
+        return [int(value) for value in plain]
+    all_decimal = all(value.endswith(".0") and value[:-2].lstrip("-").isdecimal() for value in cells)
+    return plain if all_decimal else list(names)
 
 
-def _threshold(
-    values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float], say: Say
+def _apply_threshold(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, numbers: Sequence[float], say: Say
 ) -> list[Any]:
-    chosen = [column > numbers[0] for column in _plain(values, (), sample, (), lambda _text: None)]
-    if len(chosen) == 1 and len(names) == 2:
-        both = _written(names, sample)
-        return [[both[bool(each)] for each in chosen[0]]]
-    order = _places(names, sample.targets, say)
-    return [chosen[place].astype(int) for place in order]
+    passed = [column > numbers[0] for column in _copy_outputs(values, (), sample, (), lambda _text: None)]
+    if len(passed) == 1 and len(names) == 2:
+        class_labels = _format_labels(names, sample)
+        return [[class_labels[bool(is_above)] for is_above in passed[0]]]
+    order = _match_outputs(names, sample.targets, say)
+    return [passed[output].astype(int) for output in order]
 
 
-def _labels(
-    values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float], _say: Say
+def _join_labels(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, numbers: Sequence[float], _say: Say
 ) -> list[Any]:
     # The names of all outputs above the threshold, joined by spaces; the best one where none is.
-    _one_target(sample, "labels")
-    labels = [str(each) for each in _named(names, values.shape[1])]
+    _check_single_target(sample, "labels")
+    labels = [str(label_name) for label_name in _output_labels(names, values.shape[1])]
     rows = []
     for row in values:
         above = [label for label, value in zip(labels, row, strict=True) if value > numbers[0]]
@@ -210,21 +223,23 @@ def _labels(
     return [rows]
 
 
-def _clip(
-    values: Any, names: Sequence[Any], sample: Sample, numbers: Sequence[float | None], say: Say
+def _clip_columns(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, numbers: Sequence[float | None], say: Say
 ) -> list[Any]:
-    return [column.clip(*numbers) for column in _plain(values, names, sample, (), say)]
+    return [column.clip(*numbers) for column in _copy_outputs(values, names, sample, (), say)]
 
 
-def _round(values: Any, names: Sequence[Any], sample: Sample, _numbers: Any, say: Say) -> list[Any]:
-    return [column.round().astype("int64") for column in _plain(values, names, sample, (), say)]
+def _round_columns(
+    values: Any, names: Sequence[Any], sample: SampleSubmission, _numbers: Any, say: Say
+) -> list[Any]:
+    return [column.round().astype("int64") for column in _copy_outputs(values, names, sample, (), say)]
 
 
 POSTPROCESSES: dict[str, Callable[..., list[Any]]] = {
-    "": _plain,
-    "argmax": _argmax,
-    "threshold": _threshold,
-    "labels": _labels,
-    "clip": _clip,
-    "round": _round,
+    "": _copy_outputs,
+    "argmax": _take_argmax,
+    "threshold": _apply_threshold,
+    "labels": _join_labels,
+    "clip": _clip_columns,
+    "round": _round_columns,
 }

@@ -29,7 +29,7 @@ class Preprocessing(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
-            self._loaded[name] = load_file(self.path(name))
+            self._loaded[name] = load_preprocessing_file(self.path(name))
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -42,11 +42,11 @@ class Preprocessing(Mapping[str, Any]):
         """Return where a file lies, or a folder of them; raises KitError that names what there is."""
         if name in self._files:
             return self._files[name]
-        for known, path in self._files.items():
-            if known.startswith(f"{name}/"):
-                return path.parents[known.removeprefix(f"{name}/").count("/")]
-        like = [known for known in self._files if known.endswith(f"/{name}")]
-        like = like or [known for known in self._files if Path(known).name == Path(name).name]
+        for file_name, path in self._files.items():
+            if file_name.startswith(f"{name}/"):
+                return path.parents[file_name.removeprefix(f"{name}/").count("/")]
+        like = [file_name for file_name in self._files if file_name.endswith(f"/{name}")]
+        like = like or [file_name for file_name in self._files if Path(file_name).name == Path(name).name]
         like = like or difflib.get_close_matches(name, self._files, n=3)
         add = "add it to `preprocessing` of the configuration, and build the kit again"
         raise KitError(
@@ -57,13 +57,13 @@ class Preprocessing(Mapping[str, Any]):
         )
 
 
-def load_file(path: Path) -> Any:
+def load_preprocessing_file(path: Path) -> Any:
     """Load a file by its kind: JSON, pickle and joblib, NumPy, CSV, lines of text; a path for any other."""
     suffix = path.suffix.lower()
     if suffix == ".json":
         return json.loads(path.read_text(encoding="utf-8"))
     if suffix in PICKLES:
-        return _unpickled(path)
+        return _load_pickle(path)
     if suffix in (".npy", ".npz"):
         return importlib.import_module("numpy").load(path)
     if suffix in (".csv", ".tsv"):
@@ -75,7 +75,7 @@ def load_file(path: Path) -> Any:
     return path
 
 
-def _unpickled(path: Path) -> Any:
+def _load_pickle(path: Path) -> Any:
     try:
         return importlib.import_module("joblib").load(path)
     except ModuleNotFoundError as error:
@@ -89,7 +89,7 @@ def _unpickled(path: Path) -> Any:
         return importlib.import_module("pickle").load(stream)
 
 
-def hook(reference: str, kit: OpenKit, **offered: Any) -> Any:
+def load_hook(reference: str, kit: OpenKit, **offered: Any) -> Any:
     """Return a function of yours, which gets those of the offered values that it names; None for no reference."""
     if not reference:
         return None
@@ -98,6 +98,6 @@ def hook(reference: str, kit: OpenKit, **offered: Any) -> Any:
     return partial(function, **{name: value for name, value in offered.items() if name in names})
 
 
-def labels_of(labels: Any, preprocessing: Preprocessing) -> Any:
+def resolve_labels(labels: Any, preprocessing: Preprocessing) -> Any:
     """Return the names of the model's outputs: as they are, or from the preprocessing file that is named."""
     return preprocessing[labels] if isinstance(labels, str) else labels

@@ -9,40 +9,40 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, csv_rows
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say, read_csv_rows
 
 TEST = "[tT][eE][sS][tT]*"
 """How the test set's lists and folders are called, at the top of the data."""
 Link = Callable[[Path, Path], object]
 
 
-def _symlink(source: Path, target: Path) -> None:
+def _link_path(source: Path, target: Path) -> None:
     target.symlink_to(source.resolve())
 
 
-def fewer_rows(root: Path, sample: Path | None, rows: int, scratch: Path, say: Say = print) -> Path:
+def limit_rows(root: Path, sample: Path | None, rows: int, scratch: Path, say: Say = print) -> Path:
     """Return a folder that shows the data of `root` with a test set of `rows` rows, made of links.
 
     More rows than there are repeat them under new ids.
     """
     folder = scratch / "rows"
     shutil.rmtree(folder, ignore_errors=True)
-    shown = folder / root.name
-    shown.mkdir(parents=True)
+    data_folder = folder / root.name
+    data_folder.mkdir(parents=True)
     (folder / "cut").mkdir()
     covers, _ = cut_rows(root, sample, rows, folder / "cut")
     covered = {path.name: path for path in covers}
     for path in root.iterdir():
-        (shown / path.name).symlink_to(covered.get(path.name, path))
+        (data_folder / path.name).symlink_to(covered.get(path.name, path))
     names = ", ".join(covered) or "nothing: no test*.csv, test* folder or sample was found"
     say(f"rows: {rows}, in {names}")
-    return shown
+    return data_folder
 
 
 def cut_rows(
-    data: Path, sample: Path | None, rows: int, into: Path, link: Link = _symlink
+    data: Path, sample: Path | None, rows: int, target: Path, link: Link = _link_path
 ) -> tuple[list[Path], Path | None]:
-    """Write copies of the sample, the test set's lists and its folders with `rows` rows into the folder `into`.
+    """Write copies of the sample, the test set's lists and its folders with `rows` rows into the folder `target`.
 
     The test set is recognised by its name at the top of the data: test*.csv (rows whose id is among the
     sample's, else simply the first ones) and folders called test* whose files are named by the ids, which
@@ -54,52 +54,52 @@ def cut_rows(
     key = ""
     if sample:
         head, *first = _read_csv(sample, rows)
-        key, ids = head[0], wanted_ids([row[0] for row in first], rows)
-        cut = _write_csv(into / sample.name, [head, *_repeated(first, 0, ids)])
+        key, ids = head[0], choose_ids([row[0] for row in first], rows)
+        cut = _write_csv(target / sample.name, [head, *_repeat_rows(first, 0, ids)])
         covers += [cut] if sample.parent == data else []
         sample = cut
     for path in sorted(data.glob(f"{TEST}.csv")):
-        table = _read_known(path, key, ids) if ids else []
+        table = _read_matching(path, key, ids) if ids else []
         if len(table) < 2:
             head, *first = _read_csv(path, rows)
-            own = wanted_ids([row[0] for row in first], rows)
-            table = [head, *_repeated(first, 0, own)]
+            own = choose_ids([row[0] for row in first], rows)
+            table = [head, *_repeat_rows(first, 0, own)]
             ids = ids or own
-        covers.append(_write_csv(into / path.name, table))
+        covers.append(_write_csv(target / path.name, table))
     for folder in sorted(path for path in data.glob(TEST) if path.is_dir()):
-        if _link_files(folder, into / folder.name, ids, link):
-            covers.append(into / folder.name)
+        if _link_files(folder, target / folder.name, ids, link):
+            covers.append(target / folder.name)
     return covers, sample
 
 
-def wanted_ids(have: Sequence[str], rows: int) -> list[tuple[str, str]]:
+def choose_ids(known_ids: Sequence[str], rows: int) -> list[tuple[str, str]]:
     """Return `rows` pairs of an id and the id that it stands for: the first ones, then the same again renamed.
 
     Where an id stands in several rows, none is repeated.
     """
-    first = [(name, name) for name in dict.fromkeys(have[:rows])]
-    if len(have) >= rows or not have or len(set(have)) < len(have):
+    first = [(name, name) for name in dict.fromkeys(known_ids[:rows])]
+    if len(known_ids) >= rows or not known_ids or len(set(known_ids)) < len(known_ids):
         return first
-    whole = all(name.lstrip("-").isdecimal() for name in have)
-    span = max(map(int, have)) - min(map(int, have)) + 1 if whole else 0
-    for number in range(len(have), rows):
-        again, name = number // len(have), have[number % len(have)]
+    all_decimal = all(name.lstrip("-").isdecimal() for name in known_ids)
+    span = max(map(int, known_ids)) - min(map(int, known_ids)) + 1 if all_decimal else 0
+    for number in range(len(known_ids), rows):
+        repetition, name = number // len(known_ids), known_ids[number % len(known_ids)]
         stem, dot, suffix = name.rpartition(".")
-        new = f"{stem or suffix}-again{again}{dot}{suffix if dot else ''}"
-        first.append((str(int(name) + again * span) if whole else new, name))
+        new = f"{stem or suffix}-again{repetition}{dot}{suffix if dot else ''}"
+        first.append((str(int(name) + repetition * span) if all_decimal else new, name))
     return first
 
 
-def _repeated(
+def _repeat_rows(
     rows: Sequence[Sequence[str]], column: int, ids: Sequence[tuple[str, str]]
 ) -> list[Sequence[str]]:
     """Return the rows that the ids name in their own order, then those that repeat them."""
     by_id: dict[str, list[Sequence[str]]] = {}
     for row in rows:
         by_id.setdefault(row[column], []).append(row)
-    kept = {old for new, old in ids if new == old}
+    own_ids = {old for new, old in ids if new == old}
     return [
-        *(row for row in rows if row[column] in kept),
+        *(row for row in rows if row[column] in own_ids),
         *(
             [*row[:column], new, *row[column + 1 :]]
             for new, old in ids
@@ -109,7 +109,7 @@ def _repeated(
     ]
 
 
-def _link_files(folder: Path, into: Path, ids: Sequence[tuple[str, str]], link: Link) -> int:
+def _link_files(folder: Path, target: Path, ids: Sequence[tuple[str, str]], link: Link) -> int:
     """Bring along the files that the ids name, under the new ids; return how many."""
     by_name: dict[str, list[Path]] = {}
     for path in folder.iterdir():
@@ -119,33 +119,35 @@ def _link_files(folder: Path, into: Path, ids: Sequence[tuple[str, str]], link: 
     count = 0
     for new, old in ids:
         for path in by_name.get(old, ()):
-            into.mkdir(exist_ok=True)
+            target.mkdir(exist_ok=True)
             # An id is a whole file name, or what stands before the suffix.
-            link(path, into / (new if path.name == old else f"{new}{path.suffix}"))
+            link(path, target / (new if path.name == old else f"{new}{path.suffix}"))
             count += 1
     return count
 
 
 def _read_csv(path: Path, rows: int) -> list[list[str]]:
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        table = list(islice((row for row in csv_rows(stream) if row), rows + 1))
+        table = list(islice((row for row in read_csv_rows(stream) if row), rows + 1))
     if not table:
         raise KitError(f"'{path}' is empty", code="table-empty", hint="check the competition's data")
     return table
 
 
-def _read_known(path: Path, key: str, ids: Sequence[tuple[str, str]]) -> list[Sequence[str]]:
+def _read_matching(path: Path, key: str, ids: Sequence[tuple[str, str]]) -> list[Sequence[str]]:
     """Return the head and the rows of these ids; nothing where the list has no such column."""
-    known = {old for _, old in ids}
+    original_ids = {old for _, old in ids}
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv_rows(stream)
+        reader = read_csv_rows(stream)
         head = next(reader, [])
         if key not in head:
             return []
         column = head.index(key)
         return [
             head,
-            *_repeated([row for row in reader if len(row) > column and row[column] in known], column, ids),
+            *_repeat_rows(
+                [row for row in reader if len(row) > column and row[column] in original_ids], column, ids
+            ),
         ]
 
 

@@ -28,7 +28,7 @@ DEPTH = 6
 """How deep a part may lie below the inputs: models/<owner>/<model>/<framework>/<variation>/<version>."""
 GROUPS = ("competitions", "datasets", "models", "notebooks")
 """Folders of the mount layout of 2026; in the older one every source lies directly below the inputs."""
-MADE_UP = "offline-kit-rehearsal"
+REHEARSED_COMPETITION = "offline-kit-rehearsal"
 """Slug under which a rehearsal mounts the data of a project that names no competition."""
 READERS = 16
 """Kaggle's input disk is slow for one reader and fast for many."""
@@ -40,7 +40,7 @@ on Windows holds no more than this."""
 Say = Callable[[str], object]
 
 
-def csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
+def read_csv_rows(lines: Iterable[str], delimiter: str = ",") -> Iterator[list[str]]:
     """Yield the rows of a CSV, cells of any length."""
     csv.field_size_limit(LONGEST_CELL)
     yield from csv.reader(lines, delimiter=delimiter)
@@ -82,7 +82,7 @@ class KitError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Places:
+class SessionFolders:
     """The folders of a session; tests and rehearsals may move them."""
 
     inputs: Path = Path("/kaggle/input")
@@ -93,7 +93,7 @@ class Places:
     """Links and installed packages."""
 
     @classmethod
-    def of(cls, environ: Mapping[str, str]) -> "Places":
+    def from_environment(cls, environ: Mapping[str, str]) -> "SessionFolders":
         """Return Kaggle's folders, or those that OFFLINE_KIT_INPUT, _WORKING and _SCRATCH name."""
         return cls(
             inputs=Path(environ.get("OFFLINE_KIT_INPUT") or cls.inputs),
@@ -108,7 +108,7 @@ class OpenKit:
 
     folder: Path
     """Its files under their original names: packages/, code/, checkpoints/."""
-    places: Places
+    places: SessionFolders
     """The session's folders."""
     checkpoints: tuple[Path, ...] = ()
     """The checkpoints under their original names, sorted."""
@@ -117,7 +117,7 @@ class OpenKit:
 
 
 @dataclass(frozen=True)
-class Entry:
+class PartFile:
     """One file of the manifest, and the folder that its part is mounted at."""
 
     part: Path
@@ -128,49 +128,49 @@ class Entry:
     sha256: str
 
 
-def open_kit(expected: Mapping[str, str], places: Places | None = None, say: Say = print) -> OpenKit:
+def open_kit(expected: Mapping[str, str], folders: SessionFolders | None = None, say: Say = print) -> OpenKit:
     """Find, check and restore the parts (name: id); call it again at any time.
 
     Raises KitError that tells what is mounted instead, or every file that is missing or damaged.
     """
-    places = places or Places.of(os.environ)
+    folders = folders or SessionFolders.from_environment(os.environ)
     entries = [
-        entry for folder in find_parts(expected, places.inputs).values() for entry in read_part(folder)
+        entry for folder in find_parts(expected, folders.inputs).values() for entry in read_part(folder)
     ]
-    found, notes = verify(entries)
+    paths, notes = verify_files(entries)
     for note in notes:
         say(f"note: {note}")
-    folder = restore(found, places.scratch / "kit")
+    folder = restore_names(paths, folders.scratch / "kit")
     total = sum(entry.size for entry in entries)
     say(f"kit: {len(entries)} files, {total / 1e6:.1f} MB, every hash as expected")
     weights = sorted(entry.original for entry in entries if entry.role == "checkpoint")
-    return OpenKit(folder, places, tuple(folder / name for name in weights), tuple(notes))
+    return OpenKit(folder, folders, tuple(folder / name for name in weights), tuple(notes))
 
 
 def find_parts(expected: Mapping[str, str], inputs: Path) -> dict[str, Path]:
     """Return the folder of each expected part (name: id), found by its marker at any usual depth."""
-    found: dict[str, Path] = {}
-    seen = []
-    for folder in _marked_folders(inputs):
-        part, identity = _label(folder)
-        seen.append(f"'{folder}' holds part '{part}' of id {identity[:12]}")
+    folders: dict[str, Path] = {}
+    identities = []
+    for folder in _find_marked_folders(inputs):
+        part, identity = _read_label(folder)
+        identities.append(f"'{folder}' holds part '{part}' of id {identity[:12]}")
         if expected.get(part) == identity:
-            found.setdefault(part, folder)
-        if len(found) == len(expected):
-            return found
-    lacking = [f"part '{name}' of id {expected[name][:12]}" for name in expected if name not in found]
+            folders.setdefault(part, folder)
+        if len(folders) == len(expected):
+            return folders
+    missing_parts = [f"part '{name}' of id {expected[name][:12]}" for name in expected if name not in folders]
     raise KitError(
-        f"the kit of this notebook is not mounted: {', '.join(lacking)}",
-        [*seen, *(f"mounted: {line}" for line in listing(inputs))],
+        f"the kit of this notebook is not mounted: {', '.join(missing_parts)}",
+        [*identities, *(f"mounted: {line}" for line in list_mounted(inputs))],
         code="kit-not-mounted",
         hint="a kit of another id means that the notebook ran before the new dataset version was ready: "
         "wait until Kaggle has processed it, then run or push again"
-        if seen
+        if identities
         else "attach the kit's dataset to this notebook (Add Input), or push the kit again",
     )
 
 
-def _marked_folders(inputs: Path) -> Iterator[Path]:
+def _find_marked_folders(inputs: Path) -> Iterator[Path]:
     # Level by level, so that large image folders are listed only if the kit lies nowhere above them.
     level = [inputs]
     for _ in range(DEPTH + 1):
@@ -180,19 +180,19 @@ def _marked_folders(inputs: Path) -> Iterator[Path]:
                 yield folder
             else:
                 plain.append(folder)
-        level = list(islice((child for folder in plain for child in _subfolders(folder)), 20000))
+        level = list(islice((child for folder in plain for child in _list_subfolders(folder)), 20000))
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def _list_subfolders(folder: Path) -> list[Path]:
     try:
         with os.scandir(folder) as entries:
-            found = sorted(Path(entry.path) for entry in islice(entries, 5000) if entry.is_dir())
+            subfolders = sorted(Path(entry.path) for entry in islice(entries, 5000) if entry.is_dir())
     except OSError:
         return []
-    return [path for path in found if path.name != "competitions"]
+    return [path for path in subfolders if path.name != "competitions"]
 
 
-def _label(folder: Path) -> tuple[str, str]:
+def _read_label(folder: Path) -> tuple[str, str]:
     try:
         manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         return str(manifest["part"]), str(manifest["id"])
@@ -200,41 +200,41 @@ def _label(folder: Path) -> tuple[str, str]:
         return "unreadable", "unreadable"
 
 
-def listing(inputs: Path) -> list[str]:
+def list_mounted(inputs: Path) -> list[str]:
     """Return the sources that are mounted, for a person."""
-    return [str(path) for path in sources(inputs).values()] or [f"nothing below '{inputs}'"]
+    return [str(path) for path in mounted_sources(inputs).values()] or [f"nothing below '{inputs}'"]
 
 
-def sources(inputs: Path) -> dict[str, Path]:
+def mounted_sources(inputs: Path) -> dict[str, Path]:
     """Return every mounted source by its slug, in both mount layouts."""
-    found: dict[str, Path] = {}
+    mounted: dict[str, Path] = {}
     for path in sorted(inputs.glob("*")):
         if path.name not in GROUPS:
-            found[path.name] = path
+            mounted[path.name] = path
     for group in GROUPS:
         for path in sorted((inputs / group).glob("*" if group == "competitions" else "*/*")):
-            found[path.name] = path
-    return found
+            mounted[path.name] = path
+    return mounted
 
 
-def competition_folder(slug: str, inputs: Path) -> Path | None:
+def find_competition(slug: str, inputs: Path) -> Path | None:
     """Return where the competition's data is mounted; None when the notebook names no competition."""
     if not slug:
-        rehearsed = (inputs / "competitions" / MADE_UP, inputs / MADE_UP)
+        rehearsed = (inputs / "competitions" / REHEARSED_COMPETITION, inputs / REHEARSED_COMPETITION)
         return next((folder for folder in rehearsed if folder.is_dir()), None)
     for folder in (inputs / "competitions" / slug, inputs / slug):
         if folder.is_dir():
             return folder
     raise KitError(
         f"the data of the competition '{slug}' is not mounted",
-        [f"mounted: {line}" for line in listing(inputs)],
+        [f"mounted: {line}" for line in list_mounted(inputs)],
         code="competition-not-mounted",
         hint="attach the competition to this notebook (Add Input), and accept its rules; "
         "for a rehearsal, set `competition_data` (--competition-data) to a local copy",
     )
 
 
-def read_part(folder: Path) -> list[Entry]:
+def read_part(folder: Path) -> list[PartFile]:
     """Return the files that the manifest of a part promises."""
     manifest = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     if manifest.get("format") != 1:
@@ -244,7 +244,7 @@ def read_part(folder: Path) -> list[Entry]:
             hint="render the notebook again with the version of offline-kit that built the kit",
         )
     names = ("role", "original", "stored", "size", "sha256")
-    entries = [Entry(folder, **{name: line[name] for name in names}) for line in manifest["files"]]
+    entries = [PartFile(folder, **{name: line[name] for name in names}) for line in manifest["files"]]
     for entry in entries:
         for name in (entry.original, entry.stored):
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -256,28 +256,28 @@ def read_part(folder: Path) -> list[Entry]:
     return entries
 
 
-def verify(entries: Sequence[Entry]) -> tuple[dict[str, Path], list[str]]:
+def verify_files(entries: Sequence[PartFile]) -> tuple[dict[str, Path], list[str]]:
     """Return where each original name's bytes lie, and notes on files that Kaggle renamed.
 
     Raises KitError with every file that is missing or damaged, and what seems to have happened to it.
     """
     with ThreadPoolExecutor(READERS) as pool:
-        whole = pool.map(lambda entry: _holds(entry.part / entry.stored, entry), entries)
-        found = {
+        intact = pool.map(lambda entry: _has_content(entry.part / entry.stored, entry), entries)
+        paths = {
             entry.original: entry.part / entry.stored
-            for entry, good in zip(entries, whole, strict=True)
+            for entry, good in zip(entries, intact, strict=True)
             if good
         }
     notes, problems = [], []
-    for entry in (entry for entry in entries if entry.original not in found):
-        elsewhere = _same_bytes(entry)
-        if elsewhere:
-            found[entry.original] = elsewhere
+    for entry in (entry for entry in entries if entry.original not in paths):
+        same_bytes = _find_same_bytes(entry)
+        if same_bytes:
+            paths[entry.original] = same_bytes
             notes.append(
-                f"'{entry.stored}' is stored as '{elsewhere.relative_to(entry.part)}' and is used from there"
+                f"'{entry.stored}' is stored as '{same_bytes.relative_to(entry.part)}' and is used from there"
             )
         else:
-            problems.append(f"'{entry.stored}' {_what_happened(entry)}")
+            problems.append(f"'{entry.stored}' {_explain_damage(entry)}")
     if problems:
         raise KitError(
             f"{len(problems)} of {len(entries)} files of the kit are missing or damaged",
@@ -285,10 +285,10 @@ def verify(entries: Sequence[Entry]) -> tuple[dict[str, Path], list[str]]:
             code="kit-damaged",
             hint="push the kit again and wait until Kaggle has processed it",
         )
-    return found, notes
+    return paths, notes
 
 
-def _holds(path: Path, entry: Entry) -> bool:
+def _has_content(path: Path, entry: PartFile) -> bool:
     if not path.is_file() or path.stat().st_size != entry.size:
         return False
     digest = hashlib.sha256()
@@ -298,15 +298,17 @@ def _holds(path: Path, entry: Entry) -> bool:
     return digest.hexdigest() == entry.sha256
 
 
-def _same_bytes(entry: Entry) -> Path | None:
+def _find_same_bytes(entry: PartFile) -> Path | None:
     candidates = (path for path in sorted(entry.part.rglob("*")) if path != entry.part / entry.stored)
-    return next((path for path in candidates if _holds(path, entry)), None)
+    return next((path for path in candidates if _has_content(path, entry)), None)
 
 
-def _what_happened(entry: Entry) -> str:
+def _explain_damage(entry: PartFile) -> str:
     path = entry.part / entry.stored
     unpacked = [path, path.with_suffix(""), path.with_suffix("").with_suffix("")]
-    folder = next((place for place in unpacked if place.is_dir() and place != path.parent), None)
+    folder = next(
+        (candidate for candidate in unpacked if candidate.is_dir() and candidate != path.parent), None
+    )
     if folder:
         return f"was unpacked by Kaggle into the folder '{folder.relative_to(entry.part)}'"
     if not path.exists():
@@ -317,10 +319,10 @@ def _what_happened(entry: Entry) -> str:
     return "has the right size but other bytes"
 
 
-def restore(found: Mapping[str, Path], folder: Path) -> Path:
+def restore_names(paths: Mapping[str, Path], folder: Path) -> Path:
     """Make a folder of links (copies where links are refused) with the original names; return it."""
     shutil.rmtree(folder, ignore_errors=True)
-    for original, path in found.items():
+    for original, path in paths.items():
         target = folder / original
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -344,10 +346,10 @@ def pick_device(accelerator: str, say: Say = print) -> str:
     if accelerator in ("", "none"):
         return "cpu"
     try:
-        there = bool(importlib.import_module("torch").cuda.is_available())
+        has_gpu = bool(importlib.import_module("torch").cuda.is_available())
     except ModuleNotFoundError:
-        there = shutil.which("nvidia-smi") is not None  # not every model is torch's
-    if there:
+        has_gpu = shutil.which("nvidia-smi") is not None  # not every model is torch's
+    if has_gpu:
         return "cuda"
     say(f"warning: '{accelerator}' was asked for, but this session has no GPU: running on the CPU")
     return "cpu"
@@ -358,15 +360,17 @@ def load_object(name: str, kit: OpenKit) -> Any:
 
     A file is looked up in the kit's code, and imported by its module name where it has one.
     """
-    where, _, attribute = name.partition(":")
-    module = _module_of_file(kit.folder / "code" / where) if where.endswith(".py") else _import(where, name)
+    source, _, attribute = name.partition(":")
+    module = (
+        _import_file(kit.folder / "code" / source) if source.endswith(".py") else _import_module(source, name)
+    )
     try:
         for step in attribute.split("."):
             module = getattr(module, step)
     except AttributeError:
         public = sorted(word for word in vars(module) if not word.startswith("_"))
         raise KitError(
-            f"'{where}' has no '{attribute}'",
+            f"'{source}' has no '{attribute}'",
             [f"it has: {', '.join(public[:30])}"],
             code="object-not-found",
             hint=f"correct '{name}'",
@@ -374,7 +378,7 @@ def load_object(name: str, kit: OpenKit) -> Any:
     return module
 
 
-def _import(module: str, name: str) -> Any:
+def _import_module(module: str, name: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -387,7 +391,7 @@ def _import(module: str, name: str) -> Any:
         raise
 
 
-def _module_of_file(path: Path) -> Any:
+def _import_file(path: Path) -> Any:
     if not path.is_file():
         raise KitError(
             f"the kit has no file '{path}'",
@@ -400,10 +404,10 @@ def _module_of_file(path: Path) -> Any:
             module = sys.modules.get(dotted) or importlib.import_module(dotted)
             if Path(str(getattr(module, "__file__", ""))).resolve() == path.resolve():
                 return module
-    return _load_file(f"kit_code_{path.stem}", path)
+    return _execute_file(f"kit_code_{path.stem}", path)
 
 
-def _load_file(name: str, path: Path) -> Any:
+def _execute_file(name: str, path: Path) -> Any:
     # For a file that no folder of sys.path leads to, or whose name another module has taken.
     loader = SourceFileLoader(name, str(path))
     module = ModuleType(name)

@@ -33,7 +33,7 @@ SERVER, GATEWAY = "InferenceServer", "Gateway"
 """How the classes of the package's `core` end that a competition derives its own from."""
 
 
-def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
+def make_predictor(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
     """Return what is called with each batch: the object `name` itself, or what it makes of the context.
 
     Raises KitError for what fails while it is made, and for what cannot be called.
@@ -47,25 +47,25 @@ def predictor_of(name: str, kit: OpenKit, context: Any) -> Callable[..., Any]:
         )
     if not takes_context(function):
         return function  # type: ignore[no-any-return]
-    done = "constructing" if isinstance(function, type) else "calling"
+    action = "constructing" if isinstance(function, type) else "calling"
     try:
-        made = function(context)
+        predictor = function(context)
     except KitError:
         raise
     except Exception as error:
         raise KitError(
-            f"{done} '{name}' with the context raised {type(error).__name__}: {error}",
+            f"{action} '{name}' with the context raised {type(error).__name__}: {error}",
             ["this was before any batch was answered; the error itself stands above"],
             code="predictor-failed",
             hint=f"correct it; {RULE}",
         ) from error
-    if not callable(made):
+    if not callable(predictor):
         raise KitError(
-            f"{done} '{name}' with the context gave a {type(made).__name__}, which cannot be called",
+            f"{action} '{name}' with the context gave a {type(predictor).__name__}, which cannot be called",
             code="predictor-not-callable",
             hint=RULE,
         )
-    return made  # type: ignore[no-any-return]
+    return predictor  # type: ignore[no-any-return]
 
 
 def takes_context(function: Callable[..., Any]) -> bool:
@@ -78,29 +78,29 @@ def takes_context(function: Callable[..., Any]) -> bool:
         return False  # compiled code may tell nothing of its parameters
     if first is None:
         return False
-    said = getattr(first.annotation, "__name__", str(first.annotation))
-    return first.name == "context" or said.strip("'\"").rpartition(".")[2] == "Context"
+    annotation = getattr(first.annotation, "__name__", str(first.annotation))
+    return first.name == "context" or annotation.strip("'\"").rpartition(".")[2] == "Context"
 
 
-class Batches:
+class BatchRecorder:
     """The notebook's `predict`, with a memory of the last batch for whoever has to explain an error."""
 
     def __init__(self, function: Callable[..., Any], say: Say = print) -> None:
         self.function, self.say = function, say
-        self.number, self.asked, self.returned = 0, "", ""
+        self.number, self.request, self.response = 0, "", ""
         self.error: BaseException | None = None
 
     def predict(self, *batch: Any, **named: Any) -> Any:
         """Answer one batch; the gateway calls it by this name."""
         self.number, began = self.number + 1, time.monotonic()
-        self.asked = ", ".join(map(shape_of, [*batch, *named.values()]))
-        self.returned = "nothing yet"
+        self.request = ", ".join(map(describe_value, [*batch, *named.values()]))
+        self.response = "nothing yet"
         try:
             answer = self.function(*batch, **named)
         except Exception as error:
             self.error = error
             raise
-        self.returned = shape_of(answer)
+        self.response = describe_value(answer)
         if inspect.isroutine(answer):
             self.error = KitError(
                 f"predict returned a function for batch {self.number}",
@@ -109,10 +109,10 @@ class Batches:
             )
             raise self.error
         if self.number == 1:
-            self.say(f"first batch: {self.asked} -> {self.returned} in {time.monotonic() - began:.1f} s")
+            self.say(f"first batch: {self.request} -> {self.response} in {time.monotonic() - began:.1f} s")
         return answer
 
-    def explained(self, error: BaseException) -> KitError:
+    def explain_error(self, error: BaseException) -> KitError:
         """Return what the user should know of an error that ended the run."""
         if self.number == 0:
             return KitError(
@@ -121,31 +121,31 @@ class Batches:
                 hint="check the test set; where it looks for it can be set with `data_paths`, names below the "
                 "competition's folder, in [tool.offline-kit.notebook.params]",
             )
-        told = [f"asked: {self.asked}", f"returned: {self.returned}"]
+        details = [f"asked: {self.request}", f"returned: {self.response}"]
         if isinstance(self.error, KitError):
             return KitError(
                 f"predict failed at batch {self.number}: {self.error.what}",
-                [*told[:1], *self.error.details],
+                [*details[:1], *self.error.details],
                 code=self.error.code,
                 hint=self.error.hint,
             )
         if self.error:
             return KitError(
                 f"predict raised {type(self.error).__name__} at batch {self.number}: {self.error}",
-                told[:1],
+                details[:1],
                 code="prediction-failed",
                 hint="correct the function; the error itself stands above",
             )
         return KitError(
             f"the gateway did not take what predict returned for batch {self.number}: {error}",
-            told,
+            details,
             code="prediction-refused",
             hint="return a data frame or a series with the columns that are to be predicted, and exactly one row "
             "for each row that is asked for",
         )
 
 
-def shape_of(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Return what a batch or an answer is, for a person."""
     kind, family = type(value).__name__, type(value).__module__.partition(".")[0]
     kind = f"{family}.{kind}" if family in ("pandas", "polars", "numpy") else kind
@@ -156,7 +156,7 @@ def shape_of(value: Any) -> str:
     return f"{kind} of {len(value)}"
 
 
-def find_package(root: Path | None) -> Path:
+def find_server_package(root: Path | None) -> Path:
     """Return the folder of the competition's package; raises KitError where its data has none."""
     if root is None:
         raise KitError(
@@ -185,12 +185,12 @@ class PackageClass:
     path: Path
 
     @property
-    def spelled(self) -> str:
+    def reference(self) -> str:
         """As the configuration names it: "module:Class"."""
         return f"{self.module}:{self.name}"
 
 
-def defined_classes(package: Path, kind: str) -> list[PackageClass]:
+def find_classes(package: Path, kind: str) -> list[PackageClass]:
     """Return the competition's own servers (`kind` SERVER) or gateways (GATEWAY); nothing is imported.
 
     What counts is what a class derives from, as packages differ in how they name and nest them: beside `core`,
@@ -199,27 +199,31 @@ def defined_classes(package: Path, kind: str) -> list[PackageClass]:
     core = package / "core"
     inside = [path for path in sorted(package.rglob("*.py")) if core not in path.parents]
     for paths in (inside, sorted(package.parent.glob("*.py"))):
-        bases = {found: names for path in paths for found, names in _class_bases(path, package.parent)}
+        bases = {
+            package_class: names
+            for path in paths
+            for package_class, names in _read_class_bases(path, package.parent)
+        }
         kinds: set[str] = set()
-        while more := {
-            found.name
-            for found, names in bases.items()
-            if found.name not in kinds and any(name.endswith(kind) or name in kinds for name in names)
+        while derived := {
+            package_class.name
+            for package_class, names in bases.items()
+            if package_class.name not in kinds and any(name.endswith(kind) or name in kinds for name in names)
         }:
-            kinds |= more
+            kinds |= derived
         extended = {
             name
-            for found, names in bases.items()
-            if found.name in kinds
+            for package_class, names in bases.items()
+            if package_class.name in kinds
             for name in names
-            if name != found.name
+            if name != package_class.name
         }
-        if leaves := [found for found in bases if found.name in kinds - extended]:
+        if leaves := [package_class for package_class in bases if package_class.name in kinds - extended]:
             return leaves
     return []
 
 
-def _class_bases(path: Path, root: Path) -> Iterator[tuple[PackageClass, list[str]]]:
+def _read_class_bases(path: Path, root: Path) -> Iterator[tuple[PackageClass, list[str]]]:
     """Yield the classes that importing a file defines, with the plain names of what each derives from."""
     try:
         tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
@@ -227,19 +231,19 @@ def _class_bases(path: Path, root: Path) -> Iterator[tuple[PackageClass, list[st
         return  # a notebook's cells or a note: nothing that a gateway could import
     parts = path.relative_to(root).with_suffix("").parts
     module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-    known = {
+    alias_names = {
         alias.asname: alias.name
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.asname
     }
-    for node in _at_import(tree.body):
+    for node in _iterate_classes(tree.body):
         names = [ast.unparse(base).partition("[")[0].rpartition(".")[2] for base in node.bases]
-        yield PackageClass(module, node.name, path), [known.get(name, name) for name in names]
+        yield PackageClass(module, node.name, path), [alias_names.get(name, name) for name in names]
 
 
-def _at_import(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
+def _iterate_classes(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
     """Yield the classes of a module's body; what stands below `if __name__ == "__main__"` is for its own run."""
     for node in body:
         if isinstance(node, ast.ClassDef):
@@ -247,7 +251,7 @@ def _at_import(body: Sequence[ast.stmt]) -> Iterator[ast.ClassDef]:
         elif (isinstance(node, ast.If) and "__name__" not in ast.unparse(node.test)) or isinstance(
             node, ast.Try
         ):
-            yield from _at_import([*node.body, *node.orelse])
+            yield from _iterate_classes([*node.body, *node.orelse])
 
 
 def load_class(package: Path, kind: str, name: str = "") -> Any:
@@ -260,17 +264,21 @@ def load_class(package: Path, kind: str, name: str = "") -> Any:
         if str(folder) not in sys.path:
             sys.path.append(str(folder))  # last: its data shall hide no package of the kit or the image
     importlib.invalidate_caches()
-    defined = defined_classes(package, kind)
-    listed = [each.spelled for each in defined] or [f"python files: {_python_files(package)}"]
-    wanted = [each for each in defined if not name or name in (each.name, each.spelled)]
-    if len(wanted) == 1:
-        module, attribute = wanted[0].module, wanted[0].name
+    defined = find_classes(package, kind)
+    listed = [candidate.reference for candidate in defined] or [
+        f"python files: {_list_python_files(package)}"
+    ]
+    matching = [
+        candidate for candidate in defined if not name or name in (candidate.name, candidate.reference)
+    ]
+    if len(matching) == 1:
+        module, attribute = matching[0].module, matching[0].name
     elif ":" in name:
         module, _, attribute = name.partition(":")
     else:
         word, key = ("inference servers", "server") if kind == SERVER else ("gateways", "gateway")
         raise KitError(
-            f"'{package}' defines {len(wanted)} {word}{f' named {name}' if name else ''}, and one is needed",
+            f"'{package}' defines {len(matching)} {word}{f' named {name}' if name else ''}, and one is needed",
             listed,
             code="server-class-ambiguous",
             hint=f'name it: `{key} = "module:Class"` in [tool.offline-kit.notebook.params]',
@@ -295,7 +303,7 @@ def load_class(package: Path, kind: str, name: str = "") -> Any:
         ) from error
 
 
-def _python_files(package: Path) -> str:
+def _list_python_files(package: Path) -> str:
     names = [path.relative_to(package.parent).as_posix() for path in sorted(package.rglob("*.py"))]
     return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
 
@@ -331,23 +339,23 @@ def construct_server(server: Any, predict: Callable[..., Any]) -> Any:
     )
 
 
-def data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
+def find_data_paths(root: Path, names: Sequence[str] = ()) -> tuple[str, ...] | None:
     """Return what the gateway is told about where the data lies; None: it finds it itself.
 
     By default what its own source says, as far as that names a mount layout that this session has not.
     """
     if names:
         return tuple(str(root / name) for name in names)
-    for path in dict.fromkeys(each.path for each in defined_classes(find_package(root), GATEWAY)):
+    for path in dict.fromkeys(gateway.path for gateway in find_classes(find_server_package(root), GATEWAY)):
         text = path.read_text(encoding="utf-8", errors="replace")
-        said = text.partition("def unpack_data_paths")[2].partition("\n    def ")[0]
-        found = dict(DEFAULT.findall(said))
-        if found and not all(Path(place).exists() for place in found):
-            return tuple(str(root / name) for name in found.values())
+        unpack_source = text.partition("def unpack_data_paths")[2].partition("\n    def ")[0]
+        default_paths = dict(DEFAULT.findall(unpack_source))
+        if default_paths and not all(Path(default_path).exists() for default_path in default_paths):
+            return tuple(str(root / name) for name in default_paths.values())
     return None
 
 
-def serve(
+def serve_gateway(
     predict: Callable[..., Any],
     root: Path | None,
     submission: Path,
@@ -359,16 +367,16 @@ def serve(
     In Kaggle's scoring run the gateway is another machine, which keeps the submission: returns None, if at
     all. Else it runs here, on the public test set, and the path of what it wrote is returned. Raises KitError.
     """
-    params, batches = params or {}, Batches(predict, say)
-    package = find_package(root)
-    made = load_class(package, SERVER, str(params.get("server", "")))
-    server = construct_server(made, batches.predict)
+    params, batches = params or {}, BatchRecorder(predict, say)
+    package = find_server_package(root)
+    server_class = load_class(package, SERVER, str(params.get("server", "")))
+    server = construct_server(server_class, batches.predict)
     scoring = bool(os.environ.get("KAGGLE_IS_COMPETITION_RERUN"))
-    gateways = ", ".join(each.spelled for each in defined_classes(package, GATEWAY)) or "none defined"
-    say(f"server: {made.__name__} of {made.__module__}; gateway: {gateways}")
+    gateways = ", ".join(gateway.reference for gateway in find_classes(package, GATEWAY)) or "none defined"
+    say(f"server: {server_class.__name__} of {server_class.__module__}; gateway: {gateways}")
     if not (scoring or hasattr(server, "run") or hasattr(server, "run_local_gateway")):
         raise KitError(
-            f"{made.__name__} has neither `run` nor `run_local_gateway`: only a scoring run can call it",
+            f"{server_class.__name__} has neither `run` nor `run_local_gateway`: only a scoring run can call it",
             [f"it has: {', '.join(name for name in dir(server) if not name.startswith('_'))}"],
             code="server-without-gateway",
             hint="adopt the competition's demo notebook: offline-kit adopt NOTEBOOK",
@@ -381,31 +389,33 @@ def serve(
         elif scoring:
             server.serve()
         else:
-            server.run_local_gateway(data_paths(Path(str(root)), params.get("data_paths", ())))
+            server.run_local_gateway(find_data_paths(Path(str(root)), params.get("data_paths", ())))
     except Exception as error:
         if isinstance(batches.error, KitError) and batches.number == 1:
             raise batches.error from batches.error.__cause__  # it says what to do, whatever the gateway made of it
-        raise batches.explained(error) from error
+        raise batches.explain_error(error) from error
     say(
         f"server: {batches.number} batch{'es' * (batches.number != 1)} answered in {time.time() - began:.1f} s"
     )
-    return None if scoring else written(submission, began)
+    return None if scoring else find_written(submission, began)
 
 
-def written(submission: Path, since: float) -> Path:
+def find_written(submission: Path, since: float) -> Path:
     """Return the submission that a gateway has just written; raises KitError for none, or another format."""
-    places = [folder / name for folder in (submission.parent, Path.cwd()) for name in WRITTEN]
-    found = [path for path in (submission, *places) if path.is_file() and path.stat().st_mtime >= since - 2]
-    if not found:
+    usual_paths = [folder / name for folder in (submission.parent, Path.cwd()) for name in WRITTEN]
+    written_files = [
+        path for path in (submission, *usual_paths) if path.is_file() and path.stat().st_mtime >= since - 2
+    ]
+    if not written_files:
         raise KitError(
             "the gateway ended without an error and wrote no submission",
             code="submission-not-written",
             hint="read its output above: it tells which rows it asked for",
         )
-    if found[0].name != submission.name:
+    if written_files[0].name != submission.name:
         raise KitError(
-            f"the gateway wrote '{found[0].name}', and this notebook is to submit '{submission.name}'",
+            f"the gateway wrote '{written_files[0].name}', and this notebook is to submit '{submission.name}'",
             code="submission-name-mismatch",
-            hint=f'set `submission = "{found[0].name}"` in [tool.offline-kit.notebook]',
+            hint=f'set `submission = "{written_files[0].name}"` in [tool.offline-kit.notebook]',
         )
-    return found[0]
+    return written_files[0]

@@ -12,13 +12,13 @@ from typing import Any
 
 from offline_kit.notebook.runtime.kit_runtime import (
     MARKER,
-    Entry,
     KitError,
+    PartFile,
     Say,
-    listing,
+    list_mounted,
     read_part,
-    restore,
-    verify,
+    restore_names,
+    verify_files,
 )
 
 HOW_TO_ATTACH = {
@@ -28,62 +28,62 @@ HOW_TO_ATTACH = {
 }
 
 
-def source_folder(source: str, inputs: Path) -> Path:
+def find_source(source: str, inputs: Path) -> Path:
     """Return where a source is mounted; raises KitError that tells what is mounted instead."""
-    for place in source_places(source):
-        folder = _below(inputs, place)
+    for path in source_paths(source):
+        folder = _find_folder(inputs, path)
         if folder:
             return folder
     kind = source.partition(":")[0]
     raise KitError(
         f"'{source}' is not attached to this notebook",
-        [*_other_versions(source, inputs), *(f"mounted: {line}" for line in listing(inputs))],
+        [*_describe_versions(source, inputs), *(f"mounted: {line}" for line in list_mounted(inputs))],
         code="source-not-attached",
         hint=f"{HOW_TO_ATTACH[kind]}; for a rehearsal, name a local copy of it under `copies`",
     )
 
 
-def source_places(source: str) -> list[str]:
+def source_paths(source: str) -> list[str]:
     """Return the places of a source below the inputs: in the layout of 2026, then in the older one."""
     kind, _, ref = source.partition(":")
-    owner, _, rest = ref.partition("/")
-    if kind not in HOW_TO_ATTACH or not rest:
+    owner, _, path = ref.partition("/")
+    if kind not in HOW_TO_ATTACH or not path:
         raise KitError(
             f"'{source}' is no source",
             code="source-invalid",
             hint="write dataset:, notebook: or model: before its name",
         )
-    return [f"{kind}s/{owner}/{rest}", rest]
+    return [f"{kind}s/{owner}/{path}", path]
 
 
-def published(folder: Path) -> dict[str, Path]:
+def find_published(folder: Path) -> dict[str, Path]:
     """Return the trained files that offline-kit has published in a folder, by original name; empty if it has not.
 
     Kaggle would unpack `best.pt`, so it is stored as `best.pt.xyz`. Raises KitError for damaged files.
     """
     if not (folder / MARKER).is_file():
         return {}
-    entries = [each for each in read_part(folder) if each.role in ("checkpoint", "preprocessing")]
-    return verify(entries)[0]
+    entries = [entry for entry in read_part(folder) if entry.role in ("checkpoint", "preprocessing")]
+    return verify_files(entries)[0]
 
 
-def original_pattern(pattern: str, folder: Path) -> str:
+def match_original(pattern: str, folder: Path) -> str:
     """Return the pattern that names something below a folder of original names: there, `checkpoints/` may be left out."""
     spelled = (pattern, f"checkpoints/{pattern}")
-    return next((each for each in spelled if _files_named(folder, each)), "")
+    return next((spelling for spelling in spelled if _match_files(folder, spelling)), "")
 
 
-def _files_named(folder: Path, pattern: str) -> list[Path]:
+def _match_files(folder: Path, pattern: str) -> list[Path]:
     """Return what a pattern names below a folder, sorted: a name that exists means itself, as "model[1].pt"."""
     exact = folder / pattern
     return [exact] if exact.exists() else sorted(folder.glob(pattern))
 
 
-def source_files(
+def find_source_files(
     source: str,
     pattern: str,
     inputs: Path,
-    known: Mapping[str, Any] | None = None,
+    known_files: Mapping[str, Any] | None = None,
     say: Say = print,
     scratch: Path | None = None,
 ) -> list[Path]:
@@ -92,36 +92,40 @@ def source_files(
     What offline-kit has published there is laid out below `scratch` under its original names, which the pattern
     may use; names as they are stored work as well.
 
-    `known` gives size and SHA-256 of files by their path in the source, as they were when the kit was
+    `known_files` gives size and SHA-256 of files by their path in the source, as they were when the kit was
     built. Raises KitError where nothing matches, and with every file that is not what it was.
     """
-    folder = source_folder(source, inputs)
-    found = _files_named(folder, pattern)
-    if scratch and (originals := published(folder)):
-        restored = restore(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
-        if spelled := original_pattern(pattern, restored):
-            folder, found = restored, _files_named(restored, spelled)
-    if not found:
-        held = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-        more = [f"and {len(held) - 30} more"] if len(held) > 30 else []
+    folder = find_source(source, inputs)
+    matches = _match_files(folder, pattern)
+    if scratch and (originals := find_published(folder)):
+        restored = restore_names(originals, scratch / "sources" / re.sub(r"\W+", "-", source))
+        if spelled := match_original(pattern, restored):
+            folder, matches = restored, _match_files(restored, spelled)
+    if not matches:
+        file_names = sorted(
+            path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+        )
+        remainder = [f"and {len(file_names) - 30} more"] if len(file_names) > 30 else []
         raise KitError(
             f"'{source}' holds nothing that matches '{pattern}'",
-            [*(f"it holds: {name}" for name in held[:30]), *more] or ["it is empty"],
+            [*(f"it holds: {name}" for name in file_names[:30]), *remainder] or ["it is empty"],
             code="source-file-not-found",
             hint="correct `files`, or look whether the notebook wrote it in its newest run",
         )
-    _compare(source, folder, found, known or {}, say)
-    return found
+    _check_unchanged(source, folder, matches, known_files or {}, say)
+    return matches
 
 
-def _compare(source: str, folder: Path, found: list[Path], known: Mapping[str, Any], say: Say) -> None:
-    chosen = [path.relative_to(folder).as_posix() for path in found]
+def _check_unchanged(
+    source: str, folder: Path, matches: list[Path], known_files: Mapping[str, Any], say: Say
+) -> None:
+    names = [path.relative_to(folder).as_posix() for path in matches]
     entries = [
-        Entry(folder, "checkpoint", name, name, int(size), str(sha256))
-        for name, (size, sha256) in known.items()
+        PartFile(folder, "checkpoint", name, name, int(size), str(sha256))
+        for name, (size, sha256) in known_files.items()
     ]
     try:
-        verify(entries)
+        verify_files(entries)
     except KitError as error:
         problems = [line[4:] for line in str(error).splitlines() if line.startswith("  - ")]
         raise KitError(
@@ -130,18 +134,22 @@ def _compare(source: str, folder: Path, found: list[Path], known: Mapping[str, A
             code="source-changed",
             hint="if it was changed on purpose, bring the local copy up to date and build the kit again",
         ) from None
-    below = tuple(f"{name}/" for name in chosen)
-    new = [name for name in chosen if name not in known and not any(k.startswith(below) for k in known)]
-    if known and new:
+    below = tuple(f"{name}/" for name in names)
+    new = [
+        name
+        for name in names
+        if name not in known_files and not any(k.startswith(below) for k in known_files)
+    ]
+    if known_files and new:
         say(f"note: '{source}' has files that it had not when the kit was built: {', '.join(new)}")
     if entries:
         say(f"{source}: {len(entries)} files, every hash as expected")
 
 
-def _below(inputs: Path, place: str) -> Path | None:
+def _find_folder(inputs: Path, relative_path: str) -> Path | None:
     """Return a folder below another one, however its names are written: Kaggle changes their case."""
     folder = inputs
-    for word in place.split("/"):
+    for word in relative_path.split("/"):
         if (folder / word).is_dir():
             folder = folder / word
             continue
@@ -155,13 +163,13 @@ def _below(inputs: Path, place: str) -> Path | None:
     return folder
 
 
-def _other_versions(source: str, inputs: Path) -> list[str]:
+def _describe_versions(source: str, inputs: Path) -> list[str]:
     kind, _, ref = source.partition(":")
     if kind != "model":
         return []
-    found = []
-    for place in source_places(source):
-        folder = _below(inputs, place.rpartition("/")[0])
-        found += sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder else []
-    wanted = ref.rpartition("/")[2]
-    return [f"its version {name} is mounted, and version {wanted} is wanted" for name in found]
+    versions = []
+    for path in source_paths(source):
+        folder = _find_folder(inputs, path.rpartition("/")[0])
+        versions += sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder else []
+    required = ref.rpartition("/")[2]
+    return [f"its version {name} is mounted, and version {required} is wanted" for name in versions]

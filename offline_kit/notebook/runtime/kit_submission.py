@@ -91,7 +91,7 @@ def check_submission(submission: Path, data: Path | None, say: Say = print) -> N
     as well, in any run.
     """
     try:
-        _check(submission, data, say)
+        _compare_sample(submission, data, say)
     except KitError as error:
         if not in_scoring_run():
             raise
@@ -100,26 +100,26 @@ def check_submission(submission: Path, data: Path | None, say: Say = print) -> N
         say(f"note: the submission could not be checked: {type(error).__name__}: {error}")
 
 
-def _check(submission: Path, data: Path | None, say: Say) -> None:
+def _compare_sample(submission: Path, data: Path | None, say: Say) -> None:
     sample = find_sample(data) if data else None
     if submission.suffix.lower() != ".csv" or sample is None:
         say(f"submission: not compared, {'no sample was found' if sample is None else 'it is not a CSV'}")
         return
-    ours, theirs = digest(submission), digest(sample)
-    problems, doubts = compare(ours, theirs)
+    own_digest, sample_digest = digest_table(submission), digest_table(sample)
+    problems, doubts = compare_digests(own_digest, sample_digest)
     scoring = in_scoring_run()
     if scoring:
         for line in doubts:
             say(f"note: differs from '{sample.name}': {line}")
-    found = problems if scoring else problems + doubts
-    if found:
+    findings = problems if scoring else problems + doubts
+    if findings:
         raise KitError(
             f"'{submission.name}' is not what '{sample.name}' asks for",
-            found,
+            findings,
             code="submission-invalid",
             hint="correct what makes the rows, then run again",
         )
-    kinds = other_kinds(ours, theirs)
+    kinds = find_kind_changes(own_digest, sample_digest)
     for line in kinds:
         say(f"note: {line}")
     say(f"submission: agrees with '{sample.name}'{' in columns and ids' if kinds else ''}")
@@ -127,12 +127,14 @@ def _check(submission: Path, data: Path | None, say: Say) -> None:
 
 def find_sample(data: Path) -> Path | None:
     """Return the sample submission at the top of the competition's data; None where there is none."""
-    named = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
-    return next((path for path in named if "sample" in path.name.lower()), named[0] if named else None)
+    candidates = [path for path in sorted(data.glob("*.csv")) if "submission" in path.name.lower()]
+    return next(
+        (path for path in candidates if "sample" in path.name.lower()), candidates[0] if candidates else None
+    )
 
 
 @dataclass
-class Digest:
+class TableDigest:
     """What a comparison needs of a CSV file; files of ten million rows are read once and not kept."""
 
     header: list[str]
@@ -151,28 +153,28 @@ class Digest:
         return sum(self.ids.values()) + len(self.ragged)
 
 
-def digest(path: Path) -> Digest:
+def digest_table(path: Path) -> TableDigest:
     """Read a CSV file."""
     with path.open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         csv.field_size_limit(LONGEST_CELL)
         reader = csv.reader(stream)
         header = next(reader, [])
-        found = Digest(header, Counter(), [[] for _ in header], [], [{} for _ in header])
+        table = TableDigest(header, Counter(), [[] for _ in header], [], [{} for _ in header])
         for row in reader:
             if row and len(row) != len(header):
-                found.ragged.append(reader.line_num)
+                table.ragged.append(reader.line_num)
             elif row:
-                found.ids[row[0]] += 1
-                for cell, lines in zip(row, found.empty, strict=True):
+                table.ids[row[0]] += 1
+                for cell, lines in zip(row, table.empty, strict=True):
                     if cell[:1] in BEGINS and cell.strip().lower() in EMPTY:
                         lines.append(reader.line_num)
                 if reader.line_num <= LOOKED:
-                    for cell, kinds in zip(row, found.kinds, strict=True):
-                        kinds.setdefault(_kind(cell), cell)
-    return found
+                    for cell, kinds in zip(row, table.kinds, strict=True):
+                        kinds.setdefault(_classify_cell(cell), cell)
+    return table
 
 
-def _kind(cell: str) -> str:
+def _classify_cell(cell: str) -> str:
     if cell.strip().lower() in EMPTY:
         return "empty"
     try:
@@ -182,51 +184,60 @@ def _kind(cell: str) -> str:
     return "number"
 
 
-def compare(ours: Digest, sample: Digest) -> tuple[list[str], list[str]]:
+def compare_digests(submission: TableDigest, sample: TableDigest) -> tuple[list[str], list[str]]:
     """Return the problems of a submission, and doubts: what hidden data may explain, as other ids and rows."""
-    if ours.header != sample.header:
-        return [f"columns: {_shown(ours.header)} instead of {_shown(sample.header)}"], []
-    problems = [] if ours.rows else ["it has no rows"]
-    if ours.ragged:
-        problems.append(f"rows of another width than {len(ours.header)}: line {_shown(ours.ragged)}")
+    if submission.header != sample.header:
+        return [f"columns: {_shorten(submission.header)} instead of {_shorten(sample.header)}"], []
+    problems = [] if submission.rows else ["it has no rows"]
+    if submission.ragged:
+        problems.append(
+            f"rows of another width than {len(submission.header)}: line {_shorten(submission.ragged)}"
+        )
     doubts = []
-    for name, lines, allowed, kinds in zip(ours.header, ours.empty, sample.empty, ours.kinds, strict=True):
-        told = f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shown(lines)}"
+    for name, lines, allowed, kinds in zip(
+        submission.header, submission.empty, sample.empty, submission.kinds, strict=True
+    ):
+        problem = f"column '{name}': empty, NaN or infinite in {len(lines)} rows, line {_shorten(lines)}"
         if lines and not allowed:
-            problems.append(told)
-        elif lines and len(allowed) == sample.rows and _all_or_numbers(len(lines), ours.rows, kinds):
+            problems.append(problem)
+        elif lines and len(allowed) == sample.rows and _are_holes(len(lines), submission.rows, kinds):
             # All of the sample's are empty: they hold the place of what is to be predicted.
-            doubts.append(told)
-    twice = [name for name, count in ours.ids.items() if count > 1]
+            doubts.append(problem)
+    twice = [name for name, count in submission.ids.items() if count > 1]
     if twice and max(sample.ids.values(), default=1) == 1:
         problems.append(
-            f"column '{ours.header[0]}': {len(twice)} ids stand there more than once: {_shown(twice)}"
+            f"column '{submission.header[0]}': {len(twice)} ids stand there more than once: {_shorten(twice)}"
         )
-    doubts += [f"{ours.rows} rows instead of {sample.rows}"] if ours.rows != sample.rows else []
+    doubts += [f"{submission.rows} rows instead of {sample.rows}"] if submission.rows != sample.rows else []
     for text, names in (
-        ("missing", sample.ids.keys() - ours.ids.keys()),
-        ("unknown", ours.ids.keys() - sample.ids.keys()),
+        ("missing", sample.ids.keys() - submission.ids.keys()),
+        ("unknown", submission.ids.keys() - sample.ids.keys()),
     ):
         if names:
-            doubts.append(f"{len(names)} {text} ids: {_shown(sorted(names))}")
+            doubts.append(f"{len(names)} {text} ids: {_shorten(sorted(names))}")
     return problems, doubts
 
 
-def _all_or_numbers(empty: int, rows: int, kinds: Mapping[str, str]) -> bool:
+def _are_holes(empty: int, rows: int, kinds: Mapping[str, str]) -> bool:
     """Whether empty cells are holes: among words (lists, masks) they say that nothing was found."""
     return empty == rows or ("number" in kinds and "word" not in kinds)
 
 
-def other_kinds(ours: Digest, sample: Digest) -> list[str]:
+def find_kind_changes(submission: TableDigest, sample: TableDigest) -> list[str]:
     """Return the columns of numbers where the sample has words alone, as where a label was to be named."""
     return [
-        f"column '{name}' has numbers ({have['number']}), and the sample words ({want['word']}): "
+        f"column '{name}' has numbers ({own_kinds['number']}), and the sample words ({sample_kinds['word']}): "
         'is `postprocess` missing, such as "argmax"?'
-        for name, have, want in list(zip(ours.header, ours.kinds, sample.kinds, strict=False))[1:]
-        if "word" in want and "number" not in want and "number" in have and "word" not in have
+        for name, own_kinds, sample_kinds in list(
+            zip(submission.header, submission.kinds, sample.kinds, strict=False)
+        )[1:]
+        if "word" in sample_kinds
+        and "number" not in sample_kinds
+        and "number" in own_kinds
+        and "word" not in own_kinds
     ]
 
 
-def _shown(values: Sequence[object]) -> str:
-    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
-    return ", ".join(str(value) for value in values[:SHOWN]) + more
+def _shorten(values: Sequence[object]) -> str:
+    remainder = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    return ", ".join(str(value) for value in values[:SHOWN]) + remainder

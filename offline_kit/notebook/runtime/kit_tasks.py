@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from offline_kit.notebook.runtime.kit_runtime import KitError, Say, csv_rows
+from offline_kit.notebook.runtime.kit_runtime import KitError, Say, read_csv_rows
 from offline_kit.notebook.runtime.kit_submission import LOOKED, find_sample
 
 TABLES = (".csv", ".tsv", ".parquet")
@@ -20,7 +20,7 @@ ROWS, TEXTS = 65536, 256
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampleSubmission:
     """What sample_submission.csv asks for."""
 
     path: Path
@@ -38,7 +38,7 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowBatch:
     """A piece of the test set."""
 
     ids: Sequence[Any]
@@ -47,7 +47,7 @@ class Batch:
     """What the model gets."""
 
 
-def read_sample(root: Path | None) -> Sample:
+def read_sample(root: Path | None) -> SampleSubmission:
     """Read the sample submission at the top of the competition's data; raises KitError where there is none."""
     path = find_sample(root) if root else None
     if path is None:
@@ -57,7 +57,7 @@ def read_sample(root: Path | None) -> Sample:
             hint="set `competition` in the configuration; a competition without a sample needs a `function`",
         )
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        reader = csv_rows(stream)
+        reader = read_csv_rows(stream)
         header = next(reader, [])
         first = [row for row in islice(reader, LOOKED) if row]
         ids = [row[0] for row in first] + [row[0] for row in reader if row]
@@ -67,11 +67,11 @@ def read_sample(root: Path | None) -> Sample:
             code="sample-without-targets",
             hint="write a `function` for this competition",
         )
-    return Sample(path, tuple(header), ids, frozenset(row[1] for row in first if len(row) > 1))
+    return SampleSubmission(path, tuple(header), ids, frozenset(row[1] for row in first if len(row) > 1))
 
 
 @dataclass
-class Table:
+class TableBatches:
     """The rows of the test table, batch by batch; it can be gone through again for the next model.
 
     The model and `prepare` get the same columns: all but the ids, unless training recorded these among its
@@ -80,7 +80,7 @@ class Table:
 
     path: Path
     """The test set."""
-    sample: Sample
+    sample: SampleSubmission
     """What is asked for."""
     size: int = ROWS
     """Rows of a batch."""
@@ -95,19 +95,19 @@ class Table:
     say: Say = print
     _said: set[str] = field(default_factory=set)
 
-    def __iter__(self) -> Iterator[Batch]:
-        done = 0
-        for piece in pieces(self.path, self.size, self._as_text()):
-            ids = self._ids(piece, done)
-            yield Batch(ids, self._data(piece, ids, done == 0))
-            done += len(piece)
-        if done == 0:
+    def __iter__(self) -> Iterator[RowBatch]:
+        row_count = 0
+        for piece in read_pieces(self.path, self.size, self._text_columns()):
+            ids = self._select_ids(piece, row_count)
+            yield RowBatch(ids, self._prepare_data(piece, ids, row_count == 0))
+            row_count += len(piece)
+        if row_count == 0:
             raise KitError(
                 f"'{self.path.name}' has no rows", code="table-empty", hint="check the competition's data"
             )
-        if self.key is None and done != len(self.sample.ids):
+        if self.id_column is None and row_count != len(self.sample.ids):
             raise KitError(
-                f"'{self.path.name}' has {done} rows without ids, and '{self.sample.path.name}' {len(self.sample.ids)}",
+                f"'{self.path.name}' has {row_count} rows without ids, and '{self.sample.path.name}' {len(self.sample.ids)}",
                 code="row-count-mismatch",
                 hint="name the test table with `test` in [tool.offline-kit.notebook.params]",
             )
@@ -118,37 +118,41 @@ class Table:
         return len(self.sample.ids)
 
     @property
-    def key(self) -> str | None:
+    def id_column(self) -> str | None:
         """The column of the ids; None where the table has none, and the sample's order counts."""
-        return self.sample.columns[0] if self.sample.columns[0] in header_of(self.path) else None
+        return self.sample.columns[0] if self.sample.columns[0] in read_header(self.path) else None
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             self.say(text)
 
-    def _as_text(self) -> list[str]:
+    def _text_columns(self) -> list[str]:
         # An id "007" stays itself, and so does a category that looks like a number.
-        kept = [name for name, dtype in self.columns.items() if kind_of(dtype) == "text"]
-        return [*([self.key] if self.key else []), *kept, *([self.text] if self.text else [])]
+        text_columns = [name for name, dtype in self.columns.items() if dtype_kind(dtype) == "text"]
+        return [
+            *([self.id_column] if self.id_column else []),
+            *text_columns,
+            *([self.text] if self.text else []),
+        ]
 
-    def _ids(self, piece: Any, done: int) -> Sequence[Any]:
-        if self.key is None:
-            return self.sample.ids[done : done + len(piece)]
-        return list(piece[self.key])
+    def _select_ids(self, piece: Any, start: int) -> Sequence[Any]:
+        if self.id_column is None:
+            return self.sample.ids[start : start + len(piece)]
+        return list(piece[self.id_column])
 
-    def _data(self, piece: Any, ids: Sequence[Any], first: bool) -> Any:
+    def _prepare_data(self, piece: Any, ids: Sequence[Any], first: bool) -> Any:
         if self.text is not None:
-            return self._prepared(piece[self.text].fillna("").astype(str).tolist(), ids)
-        if self.key is not None and self.key not in self.columns:
-            piece = piece.drop(columns=[self.key])
-        piece = self._prepared(piece, ids)
+            return self._apply_prepare(piece[self.text].fillna("").astype(str).tolist(), ids)
+        if self.id_column is not None and self.id_column not in self.columns:
+            piece = piece.drop(columns=[self.id_column])
+        piece = self._apply_prepare(piece, ids)
         if self.columns:
-            piece = fitted(piece, self.columns, self.key, self.say if first else None)
-            return as_trained(piece, self.categories, self._say_once)
+            piece = fit_columns(piece, self.columns, self.id_column, self.say if first else None)
+            return apply_categories(piece, self.categories, self._say_once)
         return piece
 
-    def _prepared(self, data: Any, ids: Sequence[Any]) -> Any:
+    def _apply_prepare(self, data: Any, ids: Sequence[Any]) -> Any:
         if self.prepare is None:
             return data
         try:
@@ -157,50 +161,54 @@ class Table:
                 return self.prepare(data, ids=ids)
             return self.prepare(data)
         except KeyError as error:
-            if self.key is None or self.key in self.columns or repr(self.key) not in str(error):
+            if (
+                self.id_column is None
+                or self.id_column in self.columns
+                or repr(self.id_column) not in str(error)
+            ):
                 raise
             raise KitError(
-                f"`transform` asks for the id column '{self.key}', which is not among the model's columns",
+                f"`transform` asks for the id column '{self.id_column}', which is not among the model's columns",
                 code="id-column-in-transform",
                 hint="leave it out of `transform`, or give the function a parameter `ids`, which gets the ids",
             ) from error
 
 
-def find_table(root: Path, name: str = "") -> Path:
+def find_test_table(root: Path, name: str = "") -> Path:
     """Return the test table at the top of the data: test.csv or test.parquet, else the only test*; or the named one."""
-    there = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
-    tests = [path for path in there if path.stem.lower().startswith("test")]
-    chosen = [path for path in tests if path.stem.lower() == "test"] or tests
+    tables = sorted(path for path in root.iterdir() if path.suffix.lower() in TABLES)
+    tests = [path for path in tables if path.stem.lower().startswith("test")]
+    candidates = [path for path in tests if path.stem.lower() == "test"] or tests
     if name:
-        chosen = [path for path in [root / name] if path.is_file()]
-    if len(chosen) == 1 or len({path.stem for path in chosen}) == 1:
-        return chosen[-1]  # of test.csv and test.parquet the quicker one
+        candidates = [path for path in [root / name] if path.is_file()]
+    if len(candidates) == 1 or len({path.stem for path in candidates}) == 1:
+        return candidates[-1]  # of test.csv and test.parquet the quicker one
     raise KitError(
         f"'{name}' is not among the data"
         if name
-        else f"{'no' if not chosen else 'more than one'} test table",
-        [f"there is: {', '.join(path.name for path in there) or 'no table'}, in '{root}'"],
+        else f"{'no' if not candidates else 'more than one'} test table",
+        [f"there is: {', '.join(path.name for path in tables) or 'no table'}, in '{root}'"],
         code="test-table-not-found",
         hint='set `test = "name.csv"` in [tool.offline-kit.notebook.params]',
     )
 
 
-def header_of(path: Path) -> list[str]:
+def read_header(path: Path) -> list[str]:
     """Return the columns of a table."""
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet
 
         return list(pyarrow.parquet.ParquetFile(path).schema_arrow.names)
     with path.open(newline="", encoding="utf-8-sig") as stream:
-        return next(csv_rows(stream, delimiter_of(path)), [])
+        return next(read_csv_rows(stream, cell_delimiter(path)), [])
 
 
-def delimiter_of(path: Path) -> str:
+def cell_delimiter(path: Path) -> str:
     """Return what stands between the cells."""
     return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
-def pieces(path: Path, size: int, as_text: Iterable[str] = ()) -> Iterator[Any]:
+def read_pieces(path: Path, size: int, as_text: Iterable[str] = ()) -> Iterator[Any]:
     """Yield a table as data frames of at most `size` rows; the columns `as_text` are not taken for numbers."""
     import pandas as pd
 
@@ -213,41 +221,46 @@ def pieces(path: Path, size: int, as_text: Iterable[str] = ()) -> Iterator[Any]:
         return
     dtypes = dict.fromkeys(as_text, "object")
     with pd.read_csv(
-        path, chunksize=size, dtype=dtypes, sep=delimiter_of(path), encoding="utf-8-sig", low_memory=False
+        path, chunksize=size, dtype=dtypes, sep=cell_delimiter(path), encoding="utf-8-sig", low_memory=False
     ) as reader:
         for piece in reader:
             if len(piece):
                 yield piece
 
 
-def text_column(path: Path, key: str, name: str = "") -> str:
+def find_text_column(path: Path, key: str, name: str = "") -> str:
     """Return the column of the texts: the named one, else the only one that holds strings."""
-    header = header_of(path)
-    first = next(pieces(path, 1000), None)
+    header = read_header(path)
+    first = next(read_pieces(path, 1000), None)
     if name and name not in header:
         raise KitError(
             f"'{path.name}' has no column '{name}'",
             [f"it has: {', '.join(header)}"],
             code="column-not-found",
-            hint=TEXT,
+            hint=TEXT_HINT,
         )
-    strings = [column for column in header if column != key and first is not None and _is_text(first[column])]
+    strings = [
+        column for column in header if column != key and first is not None and _holds_text(first[column])
+    ]
     if name or len(strings) == 1:
         return name or strings[0]
-    found = f"columns of strings: {', '.join(strings) or 'none'}; all: {', '.join(header)}"
+    columns_found = f"columns of strings: {', '.join(strings) or 'none'}; all: {', '.join(header)}"
     raise KitError(
-        f"which column of '{path.name}' has the texts?", [found], code="text-column-ambiguous", hint=TEXT
+        f"which column of '{path.name}' has the texts?",
+        [columns_found],
+        code="text-column-ambiguous",
+        hint=TEXT_HINT,
     )
 
 
-TEXT = 'set `text = "column"` in [tool.offline-kit.notebook.params]'
+TEXT_HINT = 'set `text = "column"` in [tool.offline-kit.notebook.params]'
 
 
-def _is_text(column: Any) -> bool:
+def _holds_text(column: Any) -> bool:
     return any(isinstance(value, str) for value in column[:1000])
 
 
-def kind_of(dtype: str) -> str:
+def dtype_kind(dtype: str) -> str:
     """Return "text", "whole", "number", "truth", "time" for a dtype as pandas writes it."""
     word = str(dtype).lower()
     for kind, begins in (
@@ -261,7 +274,7 @@ def kind_of(dtype: str) -> str:
     return "text"
 
 
-def fitted(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | None = None) -> Any:
+def fit_columns(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | None = None) -> Any:
     """Return a piece with the training's columns, in their order and with their dtypes.
 
     Columns that training did not have are left out and told. Raises KitError with every column that is
@@ -270,25 +283,25 @@ def fitted(piece: Any, columns: Mapping[str, str], key: str | None, say: Say | N
     missing = [name for name in columns if name not in piece.columns]
     extra = [str(name) for name in piece.columns if name not in columns and name != key]
     problems = [f"column '{name}' ({columns[name]} in training) is missing" for name in missing]
-    made: dict[str, Any] = {}
+    fitted_columns: dict[str, Any] = {}
     for name, dtype in columns.items():
         if name in piece.columns:
-            made[name], problem = cast(piece[name], dtype)
+            fitted_columns[name], problem = cast_column(piece[name], dtype)
             problems += [f"column '{name}': {problem}"] if problem else []
     if problems:
-        more = [f"columns that training did not have: {', '.join(extra)}"] if extra else []
+        details = [f"columns that training did not have: {', '.join(extra)}"] if extra else []
         raise KitError(
             "the test set has other columns than training had",
-            problems + more,
+            problems + details,
             code="test-columns-differ",
             hint="make them as in training, in a `transform` of yours, or correct the file that `columns` names",
         )
     if extra and say:
         say(f"note: columns that training did not have are left out: {', '.join(extra)}")
-    return type(piece)(made, index=piece.index)
+    return type(piece)(fitted_columns, index=piece.index)
 
 
-def as_trained(piece: Any, categories: Mapping[str, Sequence[Any]], say: Say) -> Any:
+def apply_categories(piece: Any, categories: Mapping[str, Sequence[Any]], say: Say) -> Any:
     """Return a piece whose categorical columns have the categories of training, in their order.
 
     A batch alone would have its own, and some models know categories by number only. A category that
@@ -296,22 +309,26 @@ def as_trained(piece: Any, categories: Mapping[str, Sequence[Any]], say: Say) ->
     """
     import pandas as pd
 
-    for name, known in categories.items():
+    for name, trained_categories in categories.items():
         if name in piece.columns:
-            new = [each for each in piece[name].dropna().unique() if each not in known]
+            new = [
+                category for category in piece[name].dropna().unique() if category not in trained_categories
+            ]
             if new:
-                say(f"note: column '{name}' has categories that training did not have: {shown(new)}")
+                say(f"note: column '{name}' has categories that training did not have: {shorten_list(new)}")
             column = piece[name].astype("object")
-            column = pd.Categorical(column.where(column.isin(known)), categories=list(known))
+            column = pd.Categorical(
+                column.where(column.isin(trained_categories)), categories=list(trained_categories)
+            )
             piece = piece.assign(**{name: column})
     return piece
 
 
-def cast(column: Any, dtype: str) -> tuple[Any, str]:
+def cast_column(column: Any, dtype: str) -> tuple[Any, str]:
     """Return a column with the dtype of training, and what is wrong with it; nothing for a good one."""
     import pandas as pd
 
-    kind = kind_of(dtype)
+    kind = dtype_kind(dtype)
     if str(column.dtype) == dtype:
         return column, ""
     try:
@@ -319,7 +336,7 @@ def cast(column: Any, dtype: str) -> tuple[Any, str]:
             return pd.to_datetime(column) if "datetime" in dtype else pd.to_timedelta(column), ""
         if kind == "text":
             return column.astype("category" if dtype == "category" else "object"), ""
-        if kind == "truth" and kind_of(str(column.dtype)) != "truth":
+        if kind == "truth" and dtype_kind(str(column.dtype)) != "truth":
             wrong = column[~column.isin([0, 1])]
             return (
                 (column, f"{dtype} in training, now {wrong.iloc[0]!r}")
@@ -336,26 +353,28 @@ def cast(column: Any, dtype: str) -> tuple[Any, str]:
     return numbers.astype(dtype), ""
 
 
-def progress(batches: Iterable[Any], title: str, total: int = 0, say: Say = print) -> Iterator[Any]:
+def track_progress(batches: Iterable[Any], title: str, total: int = 0, say: Say = print) -> Iterator[Any]:
     """Yield the batches, and show how far it is: with tqdm's bar, or a line now and then."""
-    began = told = time.perf_counter()
-    done = 0
-    bar = _bar(title, total)
+    began = reported_at = time.perf_counter()
+    row_count = 0
+    bar = _make_progress_bar(title, total)
     for batch in batches:
         yield batch
-        done += len(batch.ids)
-        now = time.perf_counter()
+        row_count += len(batch.ids)
+        current_time = time.perf_counter()
         if bar is not None:
             bar.update(len(batch.ids))
-        elif now - told > 30:
-            told = now
-            say(f"{title}: {done}{f' of about {total}' if total else ''} rows, {now - began:.0f} s")
+        elif current_time - reported_at > 30:
+            reported_at = current_time
+            say(
+                f"{title}: {row_count}{f' of about {total}' if total else ''} rows, {current_time - began:.0f} s"
+            )
     if bar is not None:
         bar.close()
-    say(f"{title}: {done} rows in {time.perf_counter() - began:.1f} s")
+    say(f"{title}: {row_count} rows in {time.perf_counter() - began:.1f} s")
 
 
-def _bar(title: str, total: int) -> Any:
+def _make_progress_bar(title: str, total: int) -> Any:
     try:
         from tqdm import tqdm
     except ImportError:
@@ -363,7 +382,7 @@ def _bar(title: str, total: int) -> Any:
     return tqdm(total=total or None, desc=title, unit=" rows", mininterval=5)
 
 
-def shown(values: Iterable[object], most: int = 5) -> str:
+def shorten_list(values: Iterable[object], most: int = 5) -> str:
     """Return the first values as a text."""
     first = list(islice(values, most + 1))
     return ", ".join(map(str, first[:most])) + (", ..." if len(first) > most else "")

@@ -37,7 +37,7 @@ def load_checkpoint(path: Path, *, weights_only: bool = True) -> dict[str, Any]:
                 code="checkpoint-unreadable",
                 hint="save it again with this version of torch, and build the kit again",
             ) from error
-        refused = _refused(torch, path)
+        refused = _list_refused(torch, path)
         if not refused and "unsupported operand" in str(error).lower():
             with path.open("rb") as stream:
                 begins = stream.read(20)
@@ -76,40 +76,44 @@ def _load_safetensors(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
     # Beside the tensors such a file holds texts alone; a checkpoint made light has its hyper-parameters there.
-    rest = json.loads(header.get("__metadata__", {}).get("checkpoint", "{}"))
-    return {**rest, "state_dict": weights} if rest else weights
+    saved = json.loads(header.get("__metadata__", {}).get("checkpoint", "{}"))
+    return {**saved, "state_dict": weights} if saved else weights
 
 
-def _refused(torch: Any, path: Path) -> list[str]:
+def _list_refused(torch: Any, path: Path) -> list[str]:
     try:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     except (AttributeError, ValueError, OSError):  # torch before 2.6, and the file format before 1.6
         return []
 
 
-def names_of(call: Any) -> set[str]:
+def parameter_names(call: Any) -> set[str]:
     """Return the names of a constructor's parameters."""
     stars = (
         inspect.Parameter.VAR_POSITIONAL,
         inspect.Parameter.VAR_KEYWORD,
         inspect.Parameter.POSITIONAL_ONLY,
     )
-    return {each.name for each in inspect.signature(call).parameters.values() if each.kind not in stars}
+    return {
+        parameter.name
+        for parameter in inspect.signature(call).parameters.values()
+        if parameter.kind not in stars
+    }
 
 
-def arguments_of(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def choose_arguments(call: Any, saved: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the constructor's arguments: what was saved, the params laid over it.
 
     A constructor with **kwargs gets all that was saved, as Lightning would give it, but no other param:
     `batch_size` may be the data's.
     """
-    kinds = {each.kind for each in inspect.signature(call).parameters.values()}
-    named = names_of(call)
-    known = named | set(saved) if inspect.Parameter.VAR_KEYWORD in kinds else named
-    return {name: value for name, value in {**saved, **params}.items() if name in known}
+    kinds = {parameter.kind for parameter in inspect.signature(call).parameters.values()}
+    names = parameter_names(call)
+    accepted = names | set(saved) if inspect.Parameter.VAR_KEYWORD in kinds else names
+    return {name: value for name, value in {**saved, **params}.items() if name in accepted}
 
 
-def constructed(call: Any, arguments: Mapping[str, Any], *first: Any, advice: str) -> Any:
+def call_constructor(call: Any, arguments: Mapping[str, Any], *first: Any, advice: str) -> Any:
     """Call a class or function; raises KitError, with the advice, where the arguments do not suit it."""
     try:
         inspect.signature(call).bind(*first, **arguments)
@@ -120,7 +124,7 @@ def constructed(call: Any, arguments: Mapping[str, Any], *first: Any, advice: st
     return call(*first, **arguments)
 
 
-def build_for(
+def build_from_checkpoint(
     build: Any, checkpoint: Mapping[str, Any], own: Mapping[str, Any], shared: Mapping[str, Any] | None = None
 ) -> Any:
     """Call the class or function that builds a model, with the hyper-parameters of the checkpoint and the params.
@@ -129,12 +133,12 @@ def build_for(
     gets those that it takes by name.
     """
     saved = {str(name): value for name, value in dict(checkpoint.get("hyper_parameters") or {}).items()}
-    more = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
-    arguments = arguments_of(build, saved, more) | dict(own)
-    return constructed(build, arguments, advice="correct `params` of its entry in `models`")
+    shared_params = {name: value for name, value in (shared or {}).items() if name not in NOT_ARGUMENTS}
+    arguments = choose_arguments(build, saved, shared_params) | dict(own)
+    return call_constructor(build, arguments, advice="correct `params` of its entry in `models`")
 
 
-def weights_in(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -> Mapping[str, Any]:
+def find_weights(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -> Mapping[str, Any]:
     """Return the weights of a checkpoint: itself, or what is under `key`, or under one of the usual keys."""
     if key and key not in checkpoint:
         raise KitError(
@@ -144,51 +148,53 @@ def weights_in(checkpoint: Mapping[str, Any], key: str = "", say: Say = print) -
             hint="correct `weights` in the `params` of its entry in `models`",
         )
     path: list[str] = []
-    found: Any = checkpoint
-    while not _is_weights(found):
-        names = [key] if key and not path else [name for name in WEIGHTS_KEYS if name in found]
-        inside = next((name for name in names if isinstance(_state_of(found[name]), Mapping)), "")
+    weights: Any = checkpoint
+    while not _is_weights(weights):
+        names = [key] if key and not path else [name for name in WEIGHTS_KEYS if name in weights]
+        inside = next((name for name in names if isinstance(_as_state_dict(weights[name]), Mapping)), "")
         if not inside:
             raise KitError(
                 "the checkpoint has no weights under any usual name",
-                [f"it has: {', '.join(map(str, found))}"],
+                [f"it has: {', '.join(map(str, weights))}"],
                 code="weights-key-not-found",
                 hint='name the key: `weights = "key"` in the `params` of its entry in `models`',
             )
-        others = [name for name in OTHER_WEIGHTS if name in found and not key]
+        averaged = [name for name in OTHER_WEIGHTS if name in weights and not key]
         path.append(inside)
-        found = _state_of(found[inside])
-        if others:
-            say(f"the checkpoint has '{others[0]}' too: `weights = \"{others[0]}\"` in `params` takes that")
+        weights = _as_state_dict(weights[inside])
+        if averaged:
+            say(
+                f"the checkpoint has '{averaged[0]}' too: `weights = \"{averaged[0]}\"` in `params` takes that"
+            )
     if path:
         say(f"weights: under '{'.'.join(path)}' of the checkpoint")
-    return dict(found)
+    return dict(weights)
 
 
-def _state_of(value: Any) -> Any:
+def _as_state_dict(value: Any) -> Any:
     return value.state_dict() if hasattr(value, "state_dict") else value
 
 
-def _is_weights(found: Mapping[str, Any]) -> bool:
-    return bool(found) and all(
-        hasattr(value, "dtype") or "_extra_state" in str(name) for name, value in found.items()
+def _is_weights(values: Mapping[str, Any]) -> bool:
+    return bool(values) and all(
+        hasattr(value, "dtype") or "_extra_state" in str(name) for name, value in values.items()
     )
 
 
-def with_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Say = print) -> Any:
+def load_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Say = print) -> Any:
     """Load weights into a model, every one of them, and return it.
 
     What wrappers put before the names is taken off and told. Raises KitError that names the weights that are
     missing, that are too many, or that have another shape.
     """
-    wanted = model.state_dict()
-    fitting = unwrapped(weights, set(wanted), say)
+    model_weights = model.state_dict()
+    fitting = strip_wrappers(weights, set(model_weights), say)
     try:
         model.load_state_dict(fitting, strict=True)
     except RuntimeError as error:
-        missing, others = set(wanted) - set(fitting), set(fitting) - set(wanted)
-        details = [f"in the model only: {few_of(missing)}"] * bool(missing)
-        details += [f"in the checkpoint only: {few_of(others)}"] * bool(others)
+        missing, unexpected = set(model_weights) - set(fitting), set(fitting) - set(model_weights)
+        details = [f"in the model only: {shorten_names(missing)}"] * bool(missing)
+        details += [f"in the checkpoint only: {shorten_names(unexpected)}"] * bool(unexpected)
         raise KitError(
             f"{f'{name!r}' if name else 'the checkpoint'} does not fit '{type(model).__name__}'",
             details or [line.strip() for line in str(error).splitlines()[1:6]],
@@ -198,44 +204,44 @@ def with_weights(model: Any, weights: Mapping[str, Any], name: str = "", say: Sa
     return model
 
 
-def unwrapped(weights: Mapping[str, Any], wanted: set[str], say: Say = print) -> dict[str, Any]:
+def strip_wrappers(weights: Mapping[str, Any], model_names: set[str], say: Say = print) -> dict[str, Any]:
     """Return weights under the names that the model has for them, where wrappers alone make the difference."""
-    found = dict(weights)
-    if "n_averaged" not in wanted:
-        found.pop("n_averaged", None)  # the count of an averaged model
+    stripped = dict(weights)
+    if "n_averaged" not in model_names:
+        stripped.pop("n_averaged", None)  # the count of an averaged model
     for _ in range(4):
-        step = None if set(found) == wanted else _one_step(found, wanted)
+        step = None if set(stripped) == model_names else _strip_wrapper(stripped, model_names)
         if step is None:
             break
-        taken, fewer = step
-        left = len(found) - len(fewer)
-        say(f"names of weights: '{taken}' taken off{f', {left} without it left out' if left else ''}")
-        found = fewer
-    return found
+        prefix, fewer = step
+        left = len(stripped) - len(fewer)
+        say(f"names of weights: '{prefix}' taken off{f', {left} without it left out' if left else ''}")
+        stripped = fewer
+    return stripped
 
 
-def _one_step(weights: dict[str, Any], wanted: set[str]) -> tuple[str, dict[str, Any]] | None:
+def _strip_wrapper(weights: dict[str, Any], model_names: set[str]) -> tuple[str, dict[str, Any]] | None:
     for wrapper in WRAPPERS:
-        if any(name.startswith(wrapper) for name in wanted):
+        if any(name.startswith(wrapper) for name in model_names):
             continue
         inner = {
             name.removeprefix(wrapper): value for name, value in weights.items() if name.startswith(wrapper)
         }
-        if inner and (len(inner) == len(weights) or set(inner) == wanted):
+        if inner and (len(inner) == len(weights) or set(inner) == model_names):
             return wrapper, inner
     compiled = "_orig_mod."  # of a part of the model
-    if any(compiled in name for name in weights) and not any(compiled in name for name in wanted):
+    if any(compiled in name for name in weights) and not any(compiled in name for name in model_names):
         return compiled, {name.replace(compiled, ""): value for name, value in weights.items()}
     return None
 
 
-def few_of(names: set[str]) -> str:
+def shorten_names(names: set[str]) -> str:
     """Return the first of many names as a text."""
     shown_first = ", ".join(sorted(names)[:5])
     return f"{shown_first} and {len(names) - 5} more" if len(names) > 5 else shown_first
 
 
-def ready(model: Any, device: str) -> Any:
+def prepare_model(model: Any, device: str) -> Any:
     """Return a model on the device, ready to predict; half precision becomes single on the CPU."""
     torch = importlib.import_module("torch")
     model = model.to(device).eval()
@@ -271,12 +277,12 @@ def as_tensors(batch: Any, device: str) -> Any:
     return (tensor.float() if tensor.dtype == torch.float64 else tensor).to(device)
 
 
-def answer_of(model: Any, batch: Any) -> Any:
+def compute_answer(model: Any, batch: Any) -> Any:
     """Return what the model says about a batch of tensors: its only or first output, its logits.
 
     A LightningModule answers with its predict_step, which is forward where it defines none.
     """
-    answer = _said_by(model, batch)
+    answer = _call_model(model, batch)
     if isinstance(answer, Mapping):
         answer = answer.get("logits", answer)
     answer = getattr(answer, "logits", answer)
@@ -290,7 +296,7 @@ def answer_of(model: Any, batch: Any) -> Any:
     return answer.float()
 
 
-def _said_by(model: Any, batch: Any) -> Any:
+def _call_model(model: Any, batch: Any) -> Any:
     if hasattr(model, "predict_step"):
         return model.predict_step(batch, 0)
     if isinstance(batch, dict):

@@ -29,17 +29,17 @@ class WheelhouseError(RuntimeError):
     """What is wrong, and what to do next."""
 
 
-def held_names(protected: Sequence[str], has: Mapping[str, str]) -> list[str]:
+def match_protected(protected: Sequence[str], has: Mapping[str, str]) -> list[str]:
     """Return the packages of the image that must stay at their versions; `protected` may hold patterns."""
     return [name for name in has if any(fnmatch.fnmatchcase(name, pattern) for pattern in protected)]
 
 
-def pinned(name: str, has: Mapping[str, str]) -> dict[str, str]:
+def pin_package(name: str, has: Mapping[str, str]) -> dict[str, str]:
     """Return a package of the image as one that travels all the same."""
     return {"name": name, "version": has[name], "url": "", "sha256": ""}
 
 
-def lacking(
+def find_missing(
     requirements: Sequence[str],
     constraints: Sequence[str],
     exclude: Sequence[str],
@@ -57,23 +57,23 @@ def lacking(
     (scratch / "requirements.txt").write_text("".join(f"{line}\n" for line in requirements), encoding="utf-8")
     (scratch / "constraints.txt").write_text("".join(f"{line}\n" for line in constraints), encoding="utf-8")
     report = scratch / "report.json"
-    asked = ["-r", str(scratch / "requirements.txt"), "-c", str(scratch / "constraints.txt")]
-    _pip(
-        ["install", "--dry-run", "--report", str(report), *asked],
+    requirement_options = ["-r", str(scratch / "requirements.txt"), "-c", str(scratch / "constraints.txt")]
+    _run_pip(
+        ["install", "--dry-run", "--report", str(report), *requirement_options],
         "the requirements cannot be met in this image",
         "loosen a requirement, or let the kit replace the image's package with `replace`",
         say,
     )
-    found = []
+    missing = []
     for item in json.loads(report.read_text(encoding="utf-8"))["install"]:
-        name = _normalized(item["metadata"]["name"])
+        name = _normalize_name(item["metadata"]["name"])
         info = item["download_info"]
         sha256 = info.get("archive_info", {}).get("hashes", {}).get("sha256", "")
-        direct = _reference(info) if item.get("is_direct") else ""
+        direct = _direct_reference(info) if item.get("is_direct") else ""
         if name not in exclude:
             version = item["metadata"]["version"]
-            found.append({"name": name, "version": version, "url": direct, "sha256": sha256})
-    return sorted(found, key=lambda one: one["name"])
+            missing.append({"name": name, "version": version, "url": direct, "sha256": sha256})
+    return sorted(missing, key=lambda package: package["name"])
 
 
 def fetch_wheels(
@@ -83,9 +83,9 @@ def fetch_wheels(
     folder.mkdir(parents=True, exist_ok=True)
     if not packages:
         return []
-    pins = [f"{one['name']} @ {one['url']}" if one["url"] else f"{one['name']}=={one['version']}" for one in packages]  # fmt: skip
+    pins = [f"{package['name']} @ {package['url']}" if package["url"] else f"{package['name']}=={package['version']}" for package in packages]  # fmt: skip
     (scratch / "pins.txt").write_text("".join(f"{pin}\n" for pin in pins), encoding="utf-8")
-    _pip(
+    _run_pip(
         ["wheel", "--no-deps", "--wheel-dir", str(folder), "-r", str(scratch / "pins.txt")],
         "a package could not be downloaded or built",
         "read the compiler's words above; a newer version may have a wheel",
@@ -105,13 +105,13 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]], say: Say = p
     for path in sorted((folder / "packages").glob("*.whl")):
         original, data = f"packages/{path.name}", path.read_bytes()
         stored = f"packages/{re.sub(r'[^A-Za-z0-9._-]', '_', path.name)}"  # "+" does not survive everywhere
-        outlines.append({"original": original, **outline(path)})
+        outlines.append({"original": original, **outline_wheel(path)})
         path.rename(folder / stored)
         digest = hashlib.sha256(data).hexdigest()
         files.append(
             {"role": "wheel", "original": original, "stored": stored, "size": len(data), "sha256": digest}
         )
-    lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**each) for each in files)
+    lines = sorted("{original}\0{stored}\0{size}\0{sha256}\n".format(**file) for file in files)
     part_id = hashlib.sha256("".join(lines).encode()).hexdigest()
     manifest = {"format": 1, "part": PART, "id": part_id, "files": files}
     (folder / "offline-kit.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
@@ -123,7 +123,7 @@ def write_part(folder: Path, packages: Sequence[Mapping[str, str]], say: Say = p
     return part_id
 
 
-def outline(wheel: Path) -> dict[str, Any]:
+def outline_wheel(wheel: Path) -> dict[str, Any]:
     """Return what a kit is built from beside a wheel's bytes: the headers of its METADATA, the names of its code.
 
     Of a compiled library the CUDA runtimes that it names are told, too.
@@ -132,23 +132,23 @@ def outline(wheel: Path) -> dict[str, Any]:
         names = [name for name in archive.namelist() if name.endswith((".py", ".pyc", ".so", ".pyd"))]
         info = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
         headers = archive.read(info[0]).decode("utf-8", errors="replace") if info else ""
-        code = {name: _runtimes(archive, name) for name in names}
-    said = re.split(r"\r?\n\r?\n", headers, maxsplit=1)[0]
-    return {"info": info[0] if info else "", "metadata": f"{said}\n", "code": code}
+        code = {name: _find_cuda_runtimes(archive, name) for name in names}
+    metadata = re.split(r"\r?\n\r?\n", headers, maxsplit=1)[0]
+    return {"info": info[0] if info else "", "metadata": f"{metadata}\n", "code": code}
 
 
-def _runtimes(archive: zipfile.ZipFile, name: str) -> str:
-    found: set[bytes] = set()
+def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> str:
+    runtimes: set[bytes] = set()
     if name.endswith(".so"):
         with archive.open(name) as stream:
-            rest = b""
+            overlap = b""
             while chunk := stream.read(1 << 22):
-                found |= set(re.findall(rb"libcudart\.so\.\d+", rest + chunk))
-                rest = chunk[-32:]
-    return " ".join(sorted(each.decode() for each in found))
+                runtimes |= set(re.findall(rb"libcudart\.so\.\d+", overlap + chunk))
+                overlap = chunk[-32:]
+    return " ".join(sorted(runtime.decode() for runtime in runtimes))
 
 
-def _pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:
+def _run_pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:
     """Run this Python's pip and show what it says; no overlay and no user's packages take part."""
     env = {
         name: value
@@ -157,26 +157,26 @@ def _pip(words: Sequence[str], failure: str, remedy: str, say: Say) -> None:
     }
     quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     command = [sys.executable, "-m", "pip", *words, *quiet]
-    said: list[str] = []
+    output: list[str] = []
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         for line in process.stdout or ():
-            said.append(line.rstrip())
-            say(said[-1])
+            output.append(line.rstrip())
+            say(output[-1])
         code = process.wait(TIMEOUT)
     if code:
-        problems = [line for line in said if line.startswith("ERROR")] or said[-5:]
-        if any("name resolution" in line or "NewConnectionError" in line for line in said):
+        problems = [line for line in output if line.startswith("ERROR")] or output[-5:]
+        if any("name resolution" in line or "NewConnectionError" in line for line in output):
             remedy = "see that the internet is on for this notebook (Settings), which needs a verified phone number"
         raise WheelhouseError("\n".join([failure, *problems[-10:], f"hint: {remedy}"]))
 
 
-def _reference(info: Mapping[str, Any]) -> str:
+def _direct_reference(info: Mapping[str, Any]) -> str:
     """Return the address of a package that comes from no index, as a requirement names it."""
     vcs = info.get("vcs_info")
     return f"{vcs['vcs']}+{info['url']}@{vcs['commit_id']}" if vcs else str(info["url"])
 
 
-def _normalized(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()

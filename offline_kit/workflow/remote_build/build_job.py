@@ -59,7 +59,7 @@ def render_job(job: RemoteJob, title: str) -> str:
         "tool_version": __version__,
         "image_name": image_name(job),
         "where": job.where,
-        "runtime": [{"name": name, "source": rendering.pasted(name)} for name in modules],
+        "runtime": [{"name": name, "source": rendering.paste_module(name)} for name in modules],
         "requirements": list(wants.requirements) if wants else [],
         "constraints": list(wants.constraints) if wants else [],
         "preferred": dict(wants.preferred) if wants else {},
@@ -67,4 +67,4 @@ def render_job(job: RemoteJob, title: str) -> str:
         "include": list(wants.include) if wants else [],
         "exclude": list(wants.exclude) if wants else [],
     }
-    return scripts.to_notebook(scripts.fill(TEMPLATE, job.config.project, facts))
+    return scripts.to_notebook(scripts.fill_template(TEMPLATE, job.config.project, facts))

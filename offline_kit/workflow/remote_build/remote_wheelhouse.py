@@ -212,7 +212,7 @@ def check_request(record: WheelhouseRecord, digest: str) -> None:
 def captured_image(facts: str, digest: str, where: str) -> str:
     """Return the image file of what a run told about its image; ProjectError where it told nonsense."""
     try:
-        return kit_capture.image_text(json.loads(facts), digest, where)
+        return kit_capture.format_image_file(json.loads(facts), digest, where)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProjectError(
             f"what the run says of its image makes no sense: {error}", hint="run the same command again"
