@@ -1,59 +1,50 @@
-"""Calls in a notebook's Python that want something from the internet, found in its syntax: nothing is run."""
+"""Calls in a notebook's Python that need something from the internet, found in its syntax; nothing is run."""
 
 import ast
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
-from offline_kit.adopt import known_calls, literals, shell, shell_commands, syntax
+from offline_kit.adopt import literals, notebook_code, shell
 from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
+from offline_kit.adopt.notebook_code import NotebookCode
 from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.notebook import cells
 from offline_kit.notebook.cells import ParsedCell
 from offline_kit.project import references
 
-
-@dataclass(frozen=True, kw_only=True)
-class NotebookCode:
-    """The Python of a whole notebook, as far as it can be read."""
-
-    trees: Mapping[int, ast.Module]
-    """By number of the cell."""
-    reads: Mapping[int, ParsedCell]
-    """By number of the cell; all code cells."""
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
-    strings: literals.KnownStrings = field(default_factory=lambda: literals.KnownStrings({}))
-    """Strings that are assigned to a name once and for all."""
-    flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
-    """Names, of variables and class attributes, that are set to True once and for all, and where."""
-    strictly_loaded: frozenset[str] = frozenset()
-    """Names whose `load_state_dict` or Keras' `load_weights` is called, strictly."""
-    loosely_loaded: frozenset[str] = frozenset()
-    """The same with `strict=False`: what the checkpoint lacks stays as it was built."""
-
-
-def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
-    """Read the code cells (number, text) of a notebook."""
-    reads = {number: cells.parse_cell(source) for number, source in sources}
-    trees = {number: tree for number, read in reads.items() if (tree := read.parse_tree()) is not None}
-    loads = [
-        call
-        for tree in trees.values()
-        for call in syntax.find_method_calls(tree, "load_state_dict", "load_weights")
-    ]
-    loose = {syntax.owner_name(call) for call in loads if syntax.is_loose_load(call)}
-    return NotebookCode(
-        trees=trees,
-        reads=reads,
-        aliases=_collect_aliases(trees.values()),
-        strings=literals.known_strings(trees.values()),
-        flags=literals.find_true_names(trees),
-        strictly_loaded=frozenset(syntax.owner_name(call) for call in loads) - loose,
-        loosely_loaded=frozenset(loose),
-    )
+SHELL_CALLS = {
+    "subprocess.run": "{before}CompletedProcess([], 0, '', '')",
+    "subprocess.call": "0",
+    "subprocess.check_call": "0",
+    "subprocess.check_output": "''",
+    "subprocess.getoutput": "''",
+    "subprocess.Popen": "",
+    "os.system": "0",
+    "get_ipython().system": "None",
+    "get_ipython().getoutput": "[]",
+    "pip.main": "0",
+    "pip._internal.main": "0",
+}
+"""Calls that run a command, and what may stand for them."""
+FILE_FORMATS = frozenset(
+    {"csv", "json", "parquet", "arrow", "text", "pandas", "xml", "webdataset"}
+    | {f"{kind}folder" for kind in ("image", "audio", "video", "pdf")}
+)
+"""What `load_dataset` takes for kinds of files, not for ids."""
+LOGIN_CALLS = frozenset(
+    {"wandb.login", "kagglehub.login", "comet_ml.login", "kaggle.api.authenticate", "kaggle.authenticate"}
+    | {f"huggingface_hub.{name}" for name in ("login", "notebook_login", "interpreter_login")}
+)
+SECRETS_MODULE = "kaggle_secrets"
+"""The module of Kaggle's whose every call asks Kaggle for a secret of the account."""
+SECRET_METHODS = {"get_secret": "''", "get_gcloud_credential": "''"} | dict.fromkeys(
+    ("set_gcloud_credentials", "set_tensorflow_credential"), "None"
+)
+"""Methods that do, and what may stand for them."""
+COLAB_CALLS = ("google.colab.drive.mount", "google.colab.files.upload")
 
 
 def find_needs(code: NotebookCode) -> Iterator[ExternalNeed]:
@@ -74,16 +65,12 @@ def _find_written(code: NotebookCode, number: int, read: ParsedCell) -> Iterator
         return
     before = len(read.source) - len(body)
     module_code = replace(code, aliases={**code.aliases, **references.map_imported_names(tree)})
-    for wish in _CallReader(module_code, number, module_read).read_tree(tree):
-        if wish.kind is NeedKind.PRETRAINED:
-            span = (wish.start + before, wish.end + before) if wish.start >= 0 else (-1, -1)
+    for need in _CallReader(module_code, number, module_read).read_tree(tree):
+        if need.kind is NeedKind.PRETRAINED:
+            span = (need.start + before, need.end + before) if need.start >= 0 else (-1, -1)
             yield replace(
-                wish, line=wish.line + read.line_number(before) - 1, start=span[0], end=span[1], detail=""
+                need, line=need.line + read.line_number(before) - 1, start=span[0], end=span[1], detail=""
             )
-
-
-def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
-    return {name: full for tree in trees for name, full in references.map_imported_names(tree).items()}
 
 
 class _CallReader:
@@ -105,15 +92,13 @@ class _CallReader:
             elif isinstance(node, ast.FunctionDef):
                 yield from self._read_defaults(node)
             elif isinstance(node, ast.Import | ast.ImportFrom) and self._is_secrets_import(node):
-                yield self._make_need(
-                    NeedKind.ACCOUNT, node, target=known_calls.SECRETS_MODULE, detail="import"
-                )
+                yield self._make_need(NeedKind.ACCOUNT, node, target=SECRETS_MODULE, detail="import")
 
     def _read_call(self, call: ast.Call, name: str) -> Iterator[ExternalNeed]:
-        if name in known_calls.SHELL_CALLS or name == "get_ipython().run_line_magic":
+        if name in SHELL_CALLS or name == "get_ipython().run_line_magic":
             yield from self._read_shell(call, name)
-        elif name in (*known_calls.COLAB_CALLS, *known_calls.LOGIN_CALLS):
-            detail = "colab" if name in known_calls.COLAB_CALLS else ""
+        elif name in (*COLAB_CALLS, *LOGIN_CALLS):
+            detail = "colab" if name in COLAB_CALLS else ""
             yield self._make_need(NeedKind.ACCOUNT, call, target=name, detail=detail, stand_in="None")
         elif (stand_in := self._secret_stand_in(call, name)) is not None:
             yield self._make_need(NeedKind.ACCOUNT, call, target=name, detail="secret", stand_in=stand_in)
@@ -184,35 +169,33 @@ class _CallReader:
             yield self._make_need(
                 NeedKind.HUB, call, target=target, destination=target_folder, detail=data + detail
             )
-        elif target not in known_calls.FILE_FORMATS:
-            span = self._source_span(syntax.find_argument(call, *download.source))
+        elif target not in FILE_FORMATS:
+            span = self._source_span(notebook_code.find_argument(call, *download.source))
             yield self._make_need(NeedKind.HUB, call, target=target, detail=detail, span=span)
 
     def _secret_stand_in(self, call: ast.Call, name: str) -> str | None:
         """Return what stands for a call that asks for a secret of the account; None for others."""
-        if name.startswith(f"{known_calls.SECRETS_MODULE}.") and "()" not in name:
+        if name.startswith(f"{SECRETS_MODULE}.") and "()" not in name:
             return "None" if not isinstance(self.parents.get(call), ast.Attribute) else None
-        used = any(module.startswith(known_calls.SECRETS_MODULE) for module in self.code.aliases.values())
-        return known_calls.SECRET_METHODS.get(name.rpartition(".")[2]) if used else None
+        used = any(module.startswith(SECRETS_MODULE) for module in self.code.aliases.values())
+        return SECRET_METHODS.get(name.rpartition(".")[2]) if used else None
 
     def _is_secrets_import(self, node: ast.Import | ast.ImportFrom) -> bool:
         """Whether an import is needed by nothing but calls that are stood in for."""
         names = {item.asname or item.name for item in node.names}
         module = node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
-        if module != known_calls.SECRETS_MODULE or len(names) > 1:
+        if module != SECRETS_MODULE or len(names) > 1:
             return False
         nodes = [item for tree in self.code.trees.values() for item in ast.walk(tree)]
-        calls = [item for item in nodes if isinstance(item, ast.Call) and syntax.owner_name(item) in names]
-        clients = [
-            item
-            for item in calls
-            if self._dotted_name(item.func).startswith(f"{known_calls.SECRETS_MODULE}.U")
+        calls = [
+            item for item in nodes if isinstance(item, ast.Call) and notebook_code.owner_name(item) in names
         ]
+        clients = [item for item in calls if self._dotted_name(item.func).startswith(f"{SECRETS_MODULE}.U")]
         return len(clients) == sum(isinstance(item, ast.Name) and item.id in names for item in nodes)
 
     def _read_model_id(self, call: ast.Call, name: str, download: DownloadCall) -> Iterator[ExternalNeed]:
         """Yield what a call loads by its id on a hub."""
-        node = syntax.find_argument(call, *download.source)
+        node = notebook_code.find_argument(call, *download.source)
         if (
             node is None
             and name == "transformers.pipeline"
@@ -244,7 +227,7 @@ class _CallReader:
 
     def _read_switch(self, call: ast.Call, name: str, switch: Switch) -> Iterator[ExternalNeed]:
         """Yield an argument that fetches weights; one that is a setting, where that is made."""
-        reader, value, flag = self, switch.said, syntax.setting_name(switch.said)
+        reader, value, flag = self, switch.said, notebook_code.setting_name(switch.said)
         text = literals.string_value(value, self.code.strings)
         known_value = (
             value.value if isinstance(value, ast.Constant) else text if text and "*" not in text else UNKNOWN
@@ -289,7 +272,7 @@ class _CallReader:
             *zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True),
         ]
         for argument, default in pairs:
-            if argument.arg == "pretrained" and syntax.is_constant(default, True):
+            if argument.arg == "pretrained" and notebook_code.is_constant(default, True):
                 yield self._make_need(
                     NeedKind.PRETRAINED,
                     node,
@@ -304,20 +287,20 @@ class _CallReader:
         if not command_lines:
             return
         before = f"{ast.unparse(call.func.value)}." if isinstance(call.func, ast.Attribute) else ""
-        stand_in = known_calls.SHELL_CALLS.get(name, "None").format(before=before)
+        stand_in = SHELL_CALLS.get(name, "None").format(before=before)
         if "CompletedProcess" in stand_in and not before:
             stand_in = ""
         by_command = [self._command_needs(call, words, stand_in) for words in command_lines]
-        needs = [wish for wishes in by_command for wish in wishes]
-        if any(wish.detail == ARGUMENT for wish in needs):  # the command stays: one of its words may change
-            yield from (wish if wish.detail == ARGUMENT else _without_span(wish) for wish in needs)
+        needs = [need for needs in by_command for need in needs]
+        if any(need.detail == ARGUMENT for need in needs):  # the command stays: one of its words may change
+            yield from (need if need.detail == ARGUMENT else _without_span(need) for need in needs)
         elif all(by_command):
             yield from needs
         else:  # of a line that does something else as well nothing can be taken out
-            yield from (_without_span(wish) for wish in needs)
+            yield from (_without_span(need) for need in needs)
 
     def _command_needs(self, call: ast.Call, words: tuple[str, ...], stand_in: str) -> list[ExternalNeed]:
-        fields = list(shell_commands.command_needs(words))
+        fields = list(shell.command_needs(words))
         return [
             self._make_need(stand_in=stand_in, node=call, span=self._word_span(call, field_set), **field_set)
             for field_set in fields
@@ -339,7 +322,7 @@ class _CallReader:
                 if word == "pip"
                 else []
             )
-        node = syntax.find_argument(call, "args", 0) or syntax.find_argument(call, "command", 0)
+        node = notebook_code.find_argument(call, "args", 0) or notebook_code.find_argument(call, "command", 0)
         strings = literals.KnownStrings(
             {**self.code.strings, "sys.executable": "python"}, self.code.strings.several
         )
@@ -360,18 +343,16 @@ class _CallReader:
             return f"{before}.{node.attr}" if before else ""
         if isinstance(node, ast.Call):
             inner = self._dotted_name(node.func)
-            return (
-                f"{inner}()" if inner == "get_ipython" or inner.startswith(known_calls.SECRETS_MODULE) else ""
-            )
+            return f"{inner}()" if inner == "get_ipython" or inner.startswith(SECRETS_MODULE) else ""
         return self.code.aliases.get(node.id, node.id) if isinstance(node, ast.Name) else ""
 
     def _argument_text(self, call: ast.Call, name: str, place: int) -> str:
-        node = syntax.find_argument(call, name, place)
+        node = notebook_code.find_argument(call, name, place)
         return literals.string_value(node, self.code.strings) if node is not None else ""
 
     def _argument_texts(self, call: ast.Call, name: str) -> str:
         """Return a first argument that is one string or a list of them, with blanks between."""
-        node = syntax.find_argument(call, name, 0)
+        node = notebook_code.find_argument(call, name, 0)
         several = node.elts if isinstance(node, ast.List | ast.Tuple | ast.Set) else [node]
         return " ".join(literals.string_value(element, self.code.strings) for element in several)
 
@@ -427,5 +408,5 @@ class _CallReader:
         return not before.strip() and (not behind or behind.startswith("#"))
 
 
-def _without_span(wish: ExternalNeed) -> ExternalNeed:
-    return replace(wish, start=-1, end=-1, is_statement=False)
+def _without_span(need: ExternalNeed) -> ExternalNeed:
+    return replace(need, start=-1, end=-1, is_statement=False)

@@ -1,9 +1,11 @@
-"""What is found in a notebook, and what becomes of it."""
+"""What a notebook needs from outside, what became of each need, and all that was collected on the way."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+
+from offline_kit.core.redaction import redact_secrets
 
 
 class NeedKind(StrEnum):
@@ -73,7 +75,7 @@ class NotebookCell:
 
 
 ARGUMENT = "argument"
-"""Detail of a wish that is one word of a command, which does more than fetch it."""
+"""Detail of a need that is one word of a command, which does more than fetch it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +108,7 @@ class ExternalNeed:
 
 @dataclass(frozen=True, kw_only=True)
 class ResolvedNeed:
-    """A wish, and what became of it."""
+    """A need, and what became of it."""
 
     kind: NeedKind
     """What was asked for."""
@@ -197,3 +199,72 @@ class Adoption:
     def unresolved(self) -> tuple[ResolvedNeed, ...]:
         """What the person has to do something about."""
         return tuple(need for need in self.resolved if need.resolution is Resolution.UNRESOLVED)
+
+
+_MAX_TEXT = 120
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What becomes of one need."""
+
+    resolved: ResolvedNeed
+    """For the person."""
+    switches_off: bool = False
+    """Whether its line can be switched off: what it fetches is there."""
+    stand_in: str | None = None
+    """What is written in its place, where the need does not say it."""
+
+
+@dataclass
+class Collected:
+    """What was gathered so far, in the notebook's order."""
+
+    requirements: dict[str, None] = field(default_factory=dict)
+    files: dict[str, None] = field(default_factory=dict)
+    packages: dict[str, None] = field(default_factory=dict)
+    checkpoints: dict[str, None] = field(default_factory=dict)
+    modules: dict[str, None] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
+    laid_out: dict[str, str] = field(default_factory=dict)
+    """What lines that are switched off would have made, and the project's file or folder that is laid there."""
+    clones: dict[str, str] = field(default_factory=dict)
+    """Folder of each clone: the line that installs it."""
+    indexes: dict[str, None] = field(default_factory=dict)
+    """Lines of a requirements file that name other indexes."""
+    sources: AttachedSources = field(default_factory=AttachedSources)
+
+    def serve_file(self, path: str, name: str) -> None:
+        """Ship a file or folder of the project, and serve it at a path of the notebook."""
+        self.checkpoints[name] = None
+        self.served[path.removeprefix("./")] = name
+
+    def add_source(self, kind: str, name: str) -> None:
+        """Add a source."""
+        key = {
+            "competition": "competitions",
+            "dataset": "datasets",
+            "notebook": "notebooks",
+            "model": "models",
+        }[kind]
+        names = getattr(self.sources, key)
+        self.sources = replace(self.sources, **{key: tuple(dict.fromkeys((*names, name)))})
+
+
+def resolve_need(need: ExternalNeed, became: Resolution, value: str = "", remedy: str = "") -> ResolvedNeed:
+    """Return what is told of a need; on screens, in logs and in the notebook: tokens and passwords are left out."""
+    text = " ".join(redact_secrets(need.text).split())
+    return ResolvedNeed(
+        kind=need.kind,
+        cell=need.cell,
+        line=need.line,
+        text=text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT - 1]}…",
+        resolution=became,
+        value=redact_secrets(value),
+        remedy=redact_secrets(remedy),
+    )
+
+
+def leave_unresolved(need: ExternalNeed, remedy: str, value: str = "") -> Decision:
+    """Return the decision that a line stays as it is, and what the person has to do about it."""
+    return Decision(resolved=resolve_need(need, Resolution.UNRESOLVED, value or need.target, remedy))

@@ -5,11 +5,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from offline_kit.adopt import file_places, literals
-from offline_kit.adopt.calls import NotebookCode
-from offline_kit.adopt.file_places import MountPath, NotebookFiles
-from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Resolution, ResolvedNeed
-from offline_kit.adopt.outcomes import Collected, resolve_need
+from offline_kit.adopt import literals, notebook_files
+from offline_kit.adopt.findings import (
+    CellEdit,
+    Collected,
+    ExternalNeed,
+    NeedKind,
+    Resolution,
+    ResolvedNeed,
+    resolve_need,
+)
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import MountPath, NotebookFiles
 from offline_kit.notebook.cells import ParsedCell
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}|%(?:\(\w+\))?\d*[sdi]")
@@ -85,9 +92,9 @@ def edit_input_paths(code: NotebookCode) -> Iterator[CellEdit]:
         source = code.reads[mention.cell].source
         before, behind = source[: mention.start].rstrip("\"'rRfF"), source[mention.end :]
         walks = _WALK_CALL.search(before) or _WALK_METHOD.match(behind)
-        if mention.path.rstrip("/") not in (file_places.INPUT, "../input") or not walks:
+        if mention.path.rstrip("/") not in (notebook_files.INPUT, "../input") or not walks:
             yield CellEdit(
-                cell=mention.cell, start=mention.start, end=mention.end, text=file_places.SHOWN_INPUT
+                cell=mention.cell, start=mention.start, end=mention.end, text=notebook_files.SHOWN_INPUT
             )
     yield from {(edit.cell, edit.start): edit for edit in _edit_joined_paths(code)}.values()
 
@@ -105,12 +112,12 @@ def _edit_joined_paths(code: NotebookCode) -> Iterator[CellEdit]:
             paths = [
                 text
                 for text in literals.possible_strings(node, code.strings)
-                if file_places.MOUNT.match(text)
+                if notebook_files.MOUNT.match(text)
             ]
             first_part = _find_first_part(node) if paths else None
             if first_part is None:
                 continue
-            prefix = "/tmp" if paths[0].startswith("/") else f"{file_places.WORKING}/"  # noqa: S108
+            prefix = "/tmp" if paths[0].startswith("/") else f"{notebook_files.WORKING}/"  # noqa: S108
             start = code.reads[number].text_offset(first_part.lineno, first_part.col_offset)
             end = code.reads[number].text_offset(
                 first_part.end_lineno or first_part.lineno, first_part.end_col_offset or 0
@@ -156,7 +163,7 @@ def find_mentions(code: NotebookCode) -> Iterator[PathMention]:
     """Yield the paths in strings, shell lines and the bodies of cell magics; comments are left alone."""
     for number, read in code.reads.items():
         for start, end in _text_spans(read):
-            for match in file_places.MOUNT.finditer(read.source, start, end):
+            for match in notebook_files.MOUNT.finditer(read.source, start, end):
                 following = _PLACEHOLDER.sub("*", read.source[match.end() : end])
                 before = read.source[match.start() - 1 : match.start()]
                 if before in ("'", '"') and before in following:  # names may have blanks and parentheses
@@ -172,16 +179,16 @@ def _text_spans(read: ParsedCell) -> Iterator[tuple[int, int]]:
     yield from read.strings
 
 
-def resolve_sources(code: NotebookCode, ground: NotebookFiles, basket: Collected) -> Iterator[ResolvedNeed]:
-    """Yield what each source that paths name became, once for each; files of the project come into the basket."""
+def resolve_sources(code: NotebookCode, files: NotebookFiles, collected: Collected) -> Iterator[ResolvedNeed]:
+    """Yield what each source that paths name became, once for each; files of the project come into the collected."""
     mentions_by_source: dict[str, list[tuple[ExternalNeed, MountPath]]] = {}
-    for wish in _list_path_needs(code):
-        mount_path = file_places.split_mount_path(wish.target)
+    for need in _list_path_needs(code):
+        mount_path = notebook_files.split_mount_path(need.target)
         if mount_path.name:
-            mentions_by_source.setdefault(mount_path.name, []).append((wish, mount_path))
+            mentions_by_source.setdefault(mount_path.name, []).append((need, mount_path))
     for name, paths in mentions_by_source.items():
-        ground = replace(ground, sources=basket.sources)
-        yield _resolve_source(name, paths, ground, basket)
+        files = replace(files, sources=collected.sources)
+        yield _resolve_source(name, paths, files, collected)
 
 
 def _list_path_needs(code: NotebookCode) -> list[ExternalNeed]:
@@ -195,17 +202,19 @@ def _list_path_needs(code: NotebookCode) -> list[ExternalNeed]:
                 paths = [
                     text
                     for text in literals.possible_strings(node, code.strings)
-                    if file_places.MOUNT.match(text)
+                    if notebook_files.MOUNT.match(text)
                 ]
                 needs += [_path_need(number, node.lineno, path, code) for path in paths]
     known_lines = {
-        (need.cell, need.line) for need in needs if "*" not in file_places.split_mount_path(need.target).name
+        (need.cell, need.line)
+        for need in needs
+        if "*" not in notebook_files.split_mount_path(need.target).name
     }
     needs = [
         need
         for need in needs
         if (need.cell, need.line) not in known_lines
-        or "*" not in file_places.split_mount_path(need.target).name
+        or "*" not in notebook_files.split_mount_path(need.target).name
     ]  # a pattern whose holes are filled in on the same line
     return sorted(dict.fromkeys(needs), key=lambda need: (need.cell, need.line))
 
@@ -216,29 +225,29 @@ def _path_need(cell: int, line: int, path: str, code: NotebookCode) -> ExternalN
 
 
 def _resolve_source(
-    name: str, paths: list[tuple[ExternalNeed, MountPath]], ground: NotebookFiles, basket: Collected
+    name: str, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles, collected: Collected
 ) -> ResolvedNeed:
-    wish, mount_path = paths[0]
+    need, mount_path = paths[0]
     if "*" in name:
-        return _resolve_pattern(name, paths, ground, basket)
-    if ground.is_attached(mount_path):
-        return resolve_need(wish, Resolution.SERVED, name)
+        return _resolve_pattern(name, paths, files, collected)
+    if files.is_attached(mount_path):
+        return resolve_need(need, Resolution.SERVED, name)
     if mount_path.kind and len(name.split("/")) == {"competition": 1, "model": 5}.get(mount_path.kind, 2):
-        basket.add_source(mount_path.kind, name)
-        return resolve_need(wish, Resolution.SOURCE, f"{mount_path.kind} {name}")
+        collected.add_source(mount_path.kind, name)
+        return resolve_need(need, Resolution.SOURCE, f"{mount_path.kind} {name}")
     if path := _kaggle_model(name, paths):
         remedy = f'attach the model (model_sources = ["owner/{path}"] in [tool.offline-kit.notebook], with its owner)'
-        return resolve_need(wish, Resolution.UNRESOLVED, path, remedy)
-    if _is_competition(mount_path, paths, ground):
-        basket.add_source("competition", name)
+        return resolve_need(need, Resolution.UNRESOLVED, path, remedy)
+    if _is_competition(mount_path, paths, files):
+        collected.add_source("competition", name)
         return resolve_need(
-            wish, Resolution.SOURCE, f"competition {name}", "taken for the competition's data: see that it is"
+            need, Resolution.SOURCE, f"competition {name}", "taken for the competition's data: see that it is"
         )
-    served = [file for _, mount in paths for file in _serve_mounted(mount, ground, basket)]
+    served = [file for _, mount in paths for file in _serve_mounted(mount, files, collected)]
     if served:
-        return resolve_need(wish, Resolution.CHECKPOINT, ", ".join(dict.fromkeys(served)))
+        return resolve_need(need, Resolution.CHECKPOINT, ", ".join(dict.fromkeys(served)))
     return resolve_need(
-        wish,
+        need,
         Resolution.UNRESOLVED,
         name,
         f'attach it (dataset_sources = ["owner/{mount_path.source_slug}"] in [tool.offline-kit.notebook]), or put a copy into'
@@ -254,48 +263,48 @@ def _kaggle_model(name: str, paths: list[tuple[ExternalNeed, MountPath]]) -> str
 
 
 def _is_competition(
-    mount_path: MountPath, paths: list[tuple[ExternalNeed, MountPath]], ground: NotebookFiles
+    mount_path: MountPath, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles
 ) -> bool:
     """Whether an old path is probably the competition's: its copy holds a sample, or its files are called so."""
-    if ground.sources.competitions:
+    if files.sources.competitions:
         return False
-    if "competition" in ground.unnamed and len(set(ground.unnamed)) == 1:
+    if "competition" in files.unnamed and len(set(files.unnamed)) == 1:
         return True  # what the notebook's metadata has attached, and nothing else
-    copies = ground.find_mounted(replace(mount_path, below=""))
+    copies = files.find_mounted(replace(mount_path, below=""))
     if any(
         _SAMPLE.search(path.name.lower()) for copy in copies if copy.is_dir() for path in copy.glob("*.csv")
     ):
         return True
-    if ground.unnamed and "competition" not in ground.unnamed:
+    if files.unnamed and "competition" not in files.unnamed:
         return False
     return any(_OF_COMPETITION.search(mount.below) and not _TRAINED.search(mount.below) for _, mount in paths)
 
 
 def _resolve_pattern(
-    name: str, paths: list[tuple[ExternalNeed, MountPath]], ground: NotebookFiles, basket: Collected
+    name: str, paths: list[tuple[ExternalNeed, MountPath]], files: NotebookFiles, collected: Collected
 ) -> ResolvedNeed:
     """Decide on a path that begins with a pattern: what it matches of the project's copies travels."""
-    wish = paths[0][0]
-    attached = ground.sources
+    need = paths[0][0]
+    attached = files.sources
     matched = [
         hit
         for _, mount_path in paths
-        for hit in ground.find_matching(f"input/{mount_path.name}/{mount_path.below}".rstrip("/"))
+        for hit in files.find_matching(f"input/{mount_path.name}/{mount_path.below}".rstrip("/"))
     ]
     for hit in matched:
-        path = ground.relative_name(hit)
+        path = files.relative_name(hit)
         slug = path.split("/")[1]
-        if not ground.is_attached(MountPath(kind="", name=slug, below="")):
-            basket.checkpoints[path] = None
-            basket.served[path] = path
+        if not files.is_attached(MountPath(kind="", name=slug, below="")):
+            collected.checkpoints[path] = None
+            collected.served[path] = path
     if matched:
         return resolve_need(
-            wish, Resolution.CHECKPOINT, ", ".join(dict.fromkeys(map(ground.relative_name, matched)))
+            need, Resolution.CHECKPOINT, ", ".join(dict.fromkeys(map(files.relative_name, matched)))
         )
     if attached.competitions or attached.datasets or attached.notebooks or attached.models:
-        return resolve_need(wish, Resolution.UNCHANGED, "matches what is attached")
+        return resolve_need(need, Resolution.UNCHANGED, "matches what is attached")
     return resolve_need(
-        wish,
+        need,
         Resolution.UNRESOLVED,
         name,
         "attach what it is to match (dataset_sources in [tool.offline-kit.notebook]), or put a copy below 'input' and"
@@ -303,9 +312,9 @@ def _resolve_pattern(
     )
 
 
-def _serve_mounted(mount_path: MountPath, ground: NotebookFiles, basket: Collected) -> list[str]:
+def _serve_mounted(mount_path: MountPath, files: NotebookFiles, collected: Collected) -> list[str]:
     """Have the project's files travel that a path means; return their names."""
-    hits = ground.find_mounted(mount_path)
+    hits = files.find_mounted(mount_path)
     names = []
     for hit in hits:
         group = f"{mount_path.kind}s/" if mount_path.kind else ""
@@ -316,8 +325,8 @@ def _serve_mounted(mount_path: MountPath, ground: NotebookFiles, basket: Collect
         )
         path = "/".join(part for part in ("input", group + mount_path.name, below) if part)
         if "*" not in path:
-            name = ground.relative_name(hit)
-            basket.checkpoints[name] = None
-            basket.served[path] = name
+            name = files.relative_name(hit)
+            collected.checkpoints[name] = None
+            collected.served[path] = name
             names.append(name)
     return names

@@ -1,4 +1,4 @@
-"""Strings of a notebook's Python whose value is known without running it; unknown parts become "*"."""
+"""Strings of a notebook's Python that are known without running it; unknown parts become "*"."""
 
 import ast
 import re
@@ -244,3 +244,37 @@ def _assignments_of(node: ast.AST) -> Iterator[tuple[str, ast.expr | None]]:
         yield from ((str(key.value), value) for key, value in pairs if isinstance(key, ast.Constant))
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "dict":
         yield from ((bound.arg, bound.value) for bound in node.keywords if bound.arg)
+
+
+PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W\d]\w*)\}?")
+
+
+def fill_names(text: str, known: Mapping[str, str]) -> str:
+    """Return a shell line with `{name}` and `$name` of the notebook filled in, as far as they are known."""
+
+    def fill_name(match: "re.Match[str]") -> str:
+        if match[0] in ("{{", "}}"):
+            return match[0][0]
+        name = (match["braced"] or match["dollar"] or "").strip()
+        if name == "sys.executable":
+            return "python"
+        if name in known or name.isidentifier():
+            return known.get(name) or " ".join(getattr(known, "several", {}).get(name, ())) or match[0]
+        return _evaluate_expression(name, known) or match[0]
+
+    return PLACEHOLDER.sub(fill_name, text)
+
+
+def _evaluate_expression(expression: str, known: Mapping[str, str]) -> str:
+    """Return what an expression in braces is, if that is known without running it."""
+    try:
+        node = ast.parse(expression, mode="eval").body
+    except (SyntaxError, ValueError):
+        return ""
+    value = string_value(node, known)
+    return "" if "*" in value else value
+
+
+def has_unknowns(text: str) -> bool:
+    """Whether something in a filled line is known only when the notebook runs."""
+    return bool(re.search(r"\{[^{}]*\}|\$[\w{(]|^[^=<>!~\[;@]*\*", text))

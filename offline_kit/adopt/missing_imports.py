@@ -7,13 +7,18 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from offline_kit.adopt import file_places, literals, shell
-from offline_kit.adopt.calls import NotebookCode
-from offline_kit.adopt.file_places import NotebookFiles
-from offline_kit.adopt.findings import ExternalNeed, NeedKind, Resolution, ResolvedNeed
-from offline_kit.adopt.outcomes import Collected, resolve_need
-from offline_kit.adopt.own_names import ProvidedImports
-from offline_kit.adopt.working_folders import WorkingFolders
+from offline_kit.adopt import literals, notebook_files, shell
+from offline_kit.adopt.findings import (
+    Collected,
+    ExternalNeed,
+    NeedKind,
+    Resolution,
+    ResolvedNeed,
+    resolve_need,
+)
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import NotebookFiles, WorkingFolders
+from offline_kit.adopt.provided_imports import ProvidedImports
 from offline_kit.notebook import cells, imports
 from offline_kit.project import import_names, references
 from offline_kit.project.package_lists import normalize_name
@@ -58,27 +63,27 @@ _COMMON_NAMES = frozenset(
 
 
 def resolve_imports(
-    code: NotebookCode, ground: NotebookFiles, basket: Collected, own: ProvidedImports
+    code: NotebookCode, files: NotebookFiles, collected: Collected, own: ProvidedImports
 ) -> Iterator[ResolvedNeed]:
     """Yield the imports that lack a package, each with what was done about it.
 
     Modules of the project that are imported are read for their own imports, and so are scripts that cells write.
     """
     queue = list(_list_imports(code))
-    imported = {wish.target for wish in queue}
+    imported = {need.target for need in queue}
     done: set[str] = set()
     while queue:
-        wish = queue.pop(0)
-        if wish.target in done or wish.target in own.modules:
+        need = queue.pop(0)
+        if need.target in done or need.target in own.modules:
             continue
-        done.add(wish.target)
-        if file := own.find_file(wish.target):
-            queue += _imports_of_file(file, wish)
-        elif not _is_provided(wish.target, ground, basket, own):
-            resolved = _resolve_import(wish, imported, ground, basket, own)
+        done.add(need.target)
+        if file := own.find_file(need.target):
+            queue += _imports_of_file(file, need)
+        elif not _is_provided(need.target, files, collected, own):
+            resolved = _resolve_import(need, imported, files, collected, own)
             yield resolved
             if resolved.resolution is Resolution.MODULE:
-                queue += _imports_of_file(ground.project.resolve() / resolved.value, wish)
+                queue += _imports_of_file(files.project.resolve() / resolved.value, need)
 
 
 def _list_imports(code: NotebookCode) -> Iterator[ExternalNeed]:
@@ -134,25 +139,27 @@ def _imported_by_call(call: ast.Call) -> str:
     return name.partition(".")[0] if isinstance(name, str) else ""
 
 
-def _is_provided(name: str, ground: NotebookFiles, basket: Collected, own: ProvidedImports) -> bool:
+def _is_provided(name: str, files: NotebookFiles, collected: Collected, own: ProvidedImports) -> bool:
     if name in sys.stdlib_module_names or name in _KAGGLE_MODULES or name == "IPython":
         return True
-    if imports.match_distributions([name], ground.image.packages):
+    if imports.match_distributions([name], files.image.packages):
         return True
     normalized_name = normalize_name(name)
-    if any(package.startswith(f"{normalized_name}-") for package in ground.image.packages):
+    if any(package.startswith(f"{normalized_name}-") for package in files.image.packages):
         return True
-    if any(match["name"] == name for match in map(_IMPORT_COMMENT.search, ground.lines) if match):
+    if any(match["name"] == name for match in map(_IMPORT_COMMENT.search, files.lines) if match):
         return True
     if any(
         _provides_import(package, name)
-        for package in _package_names((*_installed_lines(ground, basket), *ground.lines, *own.wheels))
+        for package in _package_names((*_installed_lines(files, collected), *files.lines, *own.wheels))
     ):
         return True
     folders = [
-        folder for package in (*basket.modules, *basket.packages) for folder in (package, f"{package}/src")
+        folder
+        for package in (*collected.modules, *collected.packages)
+        for folder in (package, f"{package}/src")
     ]
-    return any(_find_module(ground, f"{folder}/{name}") for folder in folders)
+    return any(_find_module(files, f"{folder}/{name}") for folder in folders)
 
 
 def _package_names(lines: Iterable[str]) -> list[str]:
@@ -167,53 +174,53 @@ def _provides_import(package: str, name: str) -> bool:
     return normalize_name(package) in distributions or normalize_name(name) in normalize_name(package)
 
 
-def _find_module(ground: NotebookFiles, place: str) -> str:
+def _find_module(files: NotebookFiles, place: str) -> str:
     """Return the name of a module or package of the project, relative to it; "" for none."""
     for candidate in (f"{place}.py", place):
-        for hit in ground.find_beside(candidate):
+        for hit in files.find_beside(candidate):
             if hit.is_file() or any(hit.glob("*.py")):
-                return ground.relative_name(hit)
+                return files.relative_name(hit)
     return ""
 
 
 def _resolve_import(
-    wish: ExternalNeed,
+    need: ExternalNeed,
     imported: Iterable[str],
-    ground: NotebookFiles,
-    basket: Collected,
+    files: NotebookFiles,
+    collected: Collected,
     own: ProvidedImports,
 ) -> ResolvedNeed:
-    name = wish.target
+    name = need.target
     for folder in ("", "src/"):
-        if module := _find_module(ground, f"{folder}{name}"):
-            basket.modules[module] = None
-            return resolve_need(wish, Resolution.MODULE, module)
+        if module := _find_module(files, f"{folder}{name}"):
+            collected.modules[module] = None
+            return resolve_need(need, Resolution.MODULE, module)
     distributions = import_names.find_distributions(name) or _installed_distributions(name)
     if own.unavailable and not _is_named_like(name, distributions, own):
         origins = ", ".join(f"'{origin}'" for origin in own.unavailable[:3])
         if not distributions:
             return resolve_need(
-                wish, Resolution.UNCHANGED, f"taken to come from {origins}, which is not here to look into"
+                need, Resolution.UNCHANGED, f"taken to come from {origins}, which is not here to look into"
             )
         remedy = (
             f"put a copy of {origins} below 'input' and adopt again if it comes from there; run adopt with"
             f" `--import {name}={distributions[0]}` if not"
         )
-        return resolve_need(wish, Resolution.UNRESOLVED, name, remedy)
+        return resolve_need(need, Resolution.UNRESOLVED, name, remedy)
     if own.unavailable:
         return resolve_need(
-            wish, Resolution.UNCHANGED, f"taken to come from {', '.join(own.unavailable[:3])}"
+            need, Resolution.UNCHANGED, f"taken to come from {', '.join(own.unavailable[:3])}"
         )
     if distributions:
-        basket.requirements[distributions[0]] = None
-        return resolve_need(wish, Resolution.REQUIREMENT, distributions[0])
-    if resolved := _guess_provider(wish, imported, ground, basket):
+        collected.requirements[distributions[0]] = None
+        return resolve_need(need, Resolution.REQUIREMENT, distributions[0])
+    if resolved := _guess_provider(need, imported, files, collected):
         return resolved
     remedy = (
         f"put '{name}.py' beside the notebook if it is yours; name the distribution that it comes from if it is on"
         f" the package index: run adopt with `--import {name}=DISTRIBUTION`"
     )
-    return resolve_need(wish, Resolution.UNRESOLVED, name, remedy)
+    return resolve_need(need, Resolution.UNRESOLVED, name, remedy)
 
 
 def _is_named_like(name: str, known: Iterable[str], own: ProvidedImports) -> bool:
@@ -234,45 +241,45 @@ def _installed_distributions(name: str) -> tuple[str, ...]:
     return tuple(normalize_name(distribution) for distribution, text in texts.items() if text is None)
 
 
-def _installed_lines(ground: NotebookFiles, basket: Collected) -> list[str]:
+def _installed_lines(files: NotebookFiles, collected: Collected) -> list[str]:
     """Return the lines that the notebook installs: its own, and those of its requirements files."""
-    lines = [*basket.requirements]
-    for name in basket.files:
+    lines = [*collected.requirements]
+    for name in collected.files:
         lines += [
             line.removeprefix("-e ").strip()
-            for line in file_places.read_requirement_lines(ground.project / name)
+            for line in notebook_files.read_requirement_lines(files.project / name)
         ]
     return lines
 
 
 def _guess_provider(
-    wish: ExternalNeed, imported: Iterable[str], ground: NotebookFiles, basket: Collected
+    need: ExternalNeed, imported: Iterable[str], files: NotebookFiles, collected: Collected
 ) -> ResolvedNeed | None:
     """Return what an import probably comes from: a clone that is missing, or what is installed for no import else."""
-    missing_clones = [folder for folder in basket.clones if folder not in basket.laid_out]
+    missing_clones = [folder for folder in collected.clones if folder not in collected.laid_out]
     if missing_clones:
-        folder = file_places.fetched_name(missing_clones[0])
+        folder = notebook_files.fetched_name(missing_clones[0])
         first = f"clone '{folder}' beside the notebook" if folder else "see to the clone first"
-        remedy = f"{first}, and adopt again: it may bring '{wish.target}'"
-        return resolve_need(wish, Resolution.UNRESOLVED, wish.target, remedy)
-    lines = _installed_lines(ground, basket)
+        remedy = f"{first}, and adopt again: it may bring '{need.target}'"
+        return resolve_need(need, Resolution.UNRESOLVED, need.target, remedy)
+    lines = _installed_lines(files, collected)
     nameless = [line for line in lines if shell.is_nameless(line)]
     if nameless:
-        return resolve_need(wish, Resolution.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
-    idle = [package for package in _package_names(lines) if not _has_known_import(package, imported, ground)]
+        return resolve_need(need, Resolution.UNCHANGED, f"taken to come with {' or '.join(nameless)}")
+    idle = [package for package in _package_names(lines) if not _has_known_import(package, imported, files)]
     remedy = "if it comes with another package, write that into the requirements"
     return (
-        resolve_need(wish, Resolution.UNCHANGED, f"taken to come with {' or '.join(idle)}", remedy)
+        resolve_need(need, Resolution.UNCHANGED, f"taken to come with {' or '.join(idle)}", remedy)
         if idle
         else None
     )
 
 
-def _has_known_import(package: str, imported: Iterable[str], ground: NotebookFiles) -> bool:
+def _has_known_import(package: str, imported: Iterable[str], files: NotebookFiles) -> bool:
     """Whether it is known what a package is for: an import that it is called like, or one of the table."""
     is_known = any(normalize_name(package) in import_names.find_distributions(name) for name in imported)
     # what the image has too brings nothing that the image lacks
-    in_image = normalize_name(package) in ground.image.packages
+    in_image = normalize_name(package) in files.image.packages
     return is_known or in_image or any(_provides_import(package, name) for name in imported)
 
 
@@ -281,17 +288,17 @@ def report_unread(code: NotebookCode) -> Iterator[ResolvedNeed]:
     for number, read in code.reads.items():
         if number not in code.trees:
             first = next((line.strip() for line in read.source.split("\n") if line.strip()), "")
-            wish = ExternalNeed(kind=NeedKind.UNREAD, cell=number, line=1, text=first)
+            need = ExternalNeed(kind=NeedKind.UNREAD, cell=number, line=1, text=first)
             minor = "{}.{}".format(*sys.version_info)
             yield resolve_need(
-                wish,
+                need,
                 Resolution.UNCHANGED,
                 f"no Python as Python {minor} reads it: it was looked through for magics and mounts alone",
             )
 
 
 def collect_path_folders(
-    code: NotebookCode, ground: NotebookFiles, basket: Collected, folders: WorkingFolders
+    code: NotebookCode, files: NotebookFiles, collected: Collected, folders: WorkingFolders
 ) -> Iterator[ResolvedNeed]:
     """Yield the folders that are put on sys.path and lie in the project: they travel as modules."""
     for number, tree in code.trees.items():
@@ -300,16 +307,16 @@ def collect_path_folders(
                 text = literals.string_value(node, code.strings)
                 is_known = text and "*" not in text
                 path = (
-                    file_places.join_run_path(folders.folder_at(number, call.lineno), text)
+                    notebook_files.join_run_path(folders.folder_at(number, call.lineno), text)
                     if is_known
                     else ""
                 )
-                hits = [hit for hit in ground.find_beside(path) if hit.is_dir()]
+                hits = [hit for hit in files.find_beside(path) if hit.is_dir()]
                 for hit in hits:
-                    basket.modules[ground.relative_name(hit)] = None
+                    collected.modules[files.relative_name(hit)] = None
                     line = code.reads[number].source.split("\n")[call.lineno - 1].strip()
-                    wish = ExternalNeed(kind=NeedKind.FILE, cell=number, line=call.lineno, text=line)
-                    yield resolve_need(wish, Resolution.MODULE, ground.relative_name(hit))
+                    need = ExternalNeed(kind=NeedKind.FILE, cell=number, line=call.lineno, text=line)
+                    yield resolve_need(need, Resolution.MODULE, files.relative_name(hit))
 
 
 def _find_path_calls(body: Iterable[ast.stmt]) -> Iterator[ast.Call]:

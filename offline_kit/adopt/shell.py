@@ -1,12 +1,16 @@
-"""Shell lines of a notebook: which of their commands want something from the internet, and what."""
+"""Shell commands of a notebook: pip, git, wget, Kaggle's and the hub's command lines, and what each needs."""
 
-import ast
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from offline_kit.adopt import literals
+from offline_kit.adopt import literals, notebook_files
+from offline_kit.adopt.findings import ARGUMENT, ExternalNeed, NeedKind
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import WorkingFolders, change_folder
+from offline_kit.notebook.cells import Magic
 
 _SEPARATORS = re.compile(
     r"""(?P<quoted>"(?:\\.|[^"\\])*"|'[^']*')|(?P<escaped>\\.)|(?P<comment>(?:^|(?<=\s))\#[^\n]*)
@@ -25,7 +29,6 @@ _PIP_VALUE_OPTIONS = frozenset(
 """pip's options that take a word of their own."""
 _INDEX_OPTIONS = ("-i", "--index-url", "--extra-index-url")
 _PYPI = re.compile(r"https?://pypi\.(python\.)?org(/|$)")
-_PLACEHOLDER = re.compile(r"\{\{|\}\}|\{(?P<braced>[^{}]*)\}|\$\{?(?P<dollar>[^\W\d]\w*)\}?")
 
 _SERVERS = re.compile(
     r"^(?:vllm serve|lmdeploy serve api_server"
@@ -107,7 +110,7 @@ def _parse_command(text: str, start: int, end: int, known: Mapping[str, str]) ->
     part = text[start:end]
     left = len(part) - len(part.lstrip())
     # IPython fills names in before the shell splits the line: one name may hold several words
-    plain = _REDIRECTED.sub("", fill_names(part.strip().replace("\\\n", " "), known))
+    plain = _REDIRECTED.sub("", literals.fill_names(part.strip().replace("\\\n", " "), known))
     try:
         words = shlex.split(plain)
     except ValueError:
@@ -119,37 +122,6 @@ def _parse_command(text: str, start: int, end: int, known: Mapping[str, str]) ->
         yield ShellCommand(
             words=(program, *words[1:]), start=start + left, end=start + left + len(part.strip())
         )
-
-
-def fill_names(text: str, known: Mapping[str, str]) -> str:
-    """Return a shell line with `{name}` and `$name` of the notebook filled in, as far as they are known."""
-
-    def fill_name(match: "re.Match[str]") -> str:
-        if match[0] in ("{{", "}}"):
-            return match[0][0]
-        name = (match["braced"] or match["dollar"] or "").strip()
-        if name == "sys.executable":
-            return "python"
-        if name in known or name.isidentifier():
-            return known.get(name) or " ".join(getattr(known, "several", {}).get(name, ())) or match[0]
-        return _evaluate_expression(name, known) or match[0]
-
-    return _PLACEHOLDER.sub(fill_name, text)
-
-
-def _evaluate_expression(expression: str, known: Mapping[str, str]) -> str:
-    """Return what an expression in braces is, if that is known without running it."""
-    try:
-        node = ast.parse(expression, mode="eval").body
-    except (SyntaxError, ValueError):
-        return ""
-    value = literals.string_value(node, known)
-    return "" if "*" in value else value
-
-
-def has_unknowns(text: str) -> bool:
-    """Whether something in a filled line is known only when the notebook runs."""
-    return bool(re.search(r"\{[^{}]*\}|\$[\w{(]|^[^=<>!~\[;@]*\*", text))
 
 
 def pip_words(words: Sequence[str]) -> tuple[str, ...] | None:
@@ -388,7 +360,11 @@ def _is_hub_id(word: str) -> bool:
 def find_word(word: str, text: str, known: Mapping[str, str]) -> tuple[int, int]:
     """Return where a word stands in a line, as it is or as the one `{name}` that is filled in; -1 for nowhere."""
     spans = [match.span() for match in re.finditer(rf"(?<![\w./-]){re.escape(word)}(?![\w./-])", text)]
-    spans += [match.span() for match in _PLACEHOLDER.finditer(text) if fill_names(match[0], known) == word]
+    spans += [
+        match.span()
+        for match in literals.PLACEHOLDER.finditer(text)
+        if literals.fill_names(match[0], known) == word
+    ]
     return spans[0] if len(spans) == 1 else (-1, -1)
 
 
@@ -406,3 +382,161 @@ def parse_corpus_download(words: Sequence[str]) -> tuple[str, str] | None:
 def is_system_install(words: Sequence[str]) -> bool:
     """Whether a command installs programs of the system, or with conda."""
     return words[0] in ("apt", "apt-get", "conda", "mamba", "dpkg", "yum") and "install" in words
+
+
+_LOGIN_PROGRAMS = frozenset({"wandb", "huggingface-cli", "hf", "comet", "neptune", "kaggle"})
+"""Programs whose `login` wants an account."""
+_CONDA_VALUE_OPTIONS = frozenset({"-c", "--channel", "-n", "--name", "-p", "--prefix", "--solver", "--file"})
+"""conda's options that take a word of their own."""
+
+
+def command_needs(words: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """Yield what one command wants, as fields of needs; nothing for a command that needs no internet."""
+    own = pip_words(words)
+    if own and own[0] in ("install", "uninstall", "download", "wheel"):
+        yield {"kind": NeedKind.INSTALL, "target": shlex.join(words), "detail": own[0]}
+    elif repository := parse_clone(words):
+        yield {
+            "kind": NeedKind.CLONE,
+            "target": repository.address,
+            "destination": repository.destination,
+            "detail": repository.ref,
+        }
+    elif files := parse_download(words):
+        yield from (
+            {"kind": NeedKind.DOWNLOAD, "target": file.address, "destination": file.destination}
+            for file in files
+        )
+    elif source := parse_kaggle_download(words):
+        yield {"kind": NeedKind.KAGGLE, "target": source[1], "detail": source[0]}
+    elif hub := parse_hub_download(words):
+        detail = "dataset command" if "dataset" in words else "command"
+        yield {"kind": NeedKind.HUB, "target": hub.address, "destination": hub.destination, "detail": detail}
+    elif corpus := parse_corpus_download(words):
+        yield {"kind": NeedKind.CORPUS, "target": corpus[1], "detail": corpus[0]}
+    elif "login" in words[1:3] and words[0] in _LOGIN_PROGRAMS:
+        yield {"kind": NeedKind.ACCOUNT, "target": f"{words[0]} login"}
+    elif is_system_install(words):
+        yield {
+            "kind": NeedKind.SYSTEM,
+            "target": shlex.join(words),
+            "detail": " ".join(_conda_packages(words)),
+        }
+    else:
+        models = dict.fromkeys(find_served_models(words))
+        yield from ({"kind": NeedKind.HUB, "target": file, "detail": ARGUMENT} for file in models)
+
+
+def _conda_packages(words: Sequence[str]) -> list[str]:
+    """Return the packages that conda installs, without versions; empty for other programs."""
+    remaining, packages = (
+        list(words[words.index("install") + 1 :]) if words[0] in ("conda", "mamba") else [],
+        [],
+    )
+    while remaining:
+        word = remaining.pop(0)
+        if word in _CONDA_VALUE_OPTIONS and remaining:
+            remaining.pop(0)
+        elif not word.startswith("-"):
+            packages.append(re.split(r"[=<>! ]", word.rpartition("::")[2])[0])
+    return packages
+
+
+_HARMLESS = frozenset({"cd", "echo", "true", ":", "clear"})
+"""Commands that matter only to those beside them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShellLine:
+    """A shell line, or one line of a shell script."""
+
+    magic: Magic
+    """The magic that it is, or that the script is."""
+    needs: tuple[ExternalNeed, ...]
+    """What its commands want."""
+    alone: bool
+    """Whether it does nothing besides."""
+    script: bool = False
+    """Whether it is a line of a script, which is no Python at all."""
+
+
+def find_shell_lines(code: NotebookCode, folders: WorkingFolders) -> Iterator[ShellLine]:
+    """Yield the shell lines of a notebook that want something from outside, cell by cell."""
+    for number, read in code.reads.items():
+        for magic in read.magics:
+            if magic.shell_command:
+                folder = folders.folder_at(number, read.line_number(magic.start))
+                lines, _ = _read_line(
+                    code, number, magic, (magic.end - len(magic.shell_command), magic.shell_command), folder
+                )
+                yield from lines
+            elif read.script and magic.sign == "%%":
+                yield from _read_script(code, number, magic, folders.folder_at(number, 1))
+
+
+def _read_script(code: NotebookCode, number: int, magic: Magic, folder: str) -> Iterator[ShellLine]:
+    read = code.reads[number]
+    start, end = read.script or (0, 0)
+    offset = start
+    for line in read.source[start:end].replace("\\\n", "\\ ").split("\n"):
+        lines, folder = _read_line(code, number, magic, (offset, line), folder, script=True)
+        yield from lines
+        offset += len(line) + 1
+
+
+def _read_line(
+    code: NotebookCode,
+    number: int,
+    magic: Magic,
+    position_and_text: tuple[int, str],
+    folder: str,
+    *,
+    script: bool = False,
+) -> tuple[list[ShellLine], str]:
+    """Return a line that wants something, if it does, and the folder that it ends in."""
+    (at, text), read, needs, alone = position_and_text, code.reads[number], [], True
+    for command in split_commands(text, code.strings):
+        if command.words[0] == "cd" and len(command.words) > 1:
+            folder = change_folder(folder, command.words[1])
+        field_sets = list(command_needs(command.words))
+        is_argument = any(fields.get("detail") == ARGUMENT for fields in field_sets)
+        alone = alone and not is_argument and (bool(field_sets) or command.words[0] in _HARMLESS)
+        span = (command.start, command.end)
+        spans = [
+            _argument_span(fields["target"], text, span, code) if is_argument else span
+            for fields in field_sets
+        ]
+        needs += [
+            ExternalNeed(
+                cell=number,
+                line=read.line_number(at + command.start),
+                text=(magic.before + magic.sign if not script else "") + text.strip().replace("\\\n", " "),
+                start=at + start if start >= 0 else -1,
+                end=at + end,
+                stand_in="true",
+                **{
+                    **fields,
+                    "destination": place_destination(fields["kind"], fields.get("destination", ""), folder),
+                },
+            )
+            for fields, (start, end) in zip(field_sets, spans, strict=True)
+        ]
+    line = ShellLine(magic=magic, needs=tuple(needs), alone=alone, script=script)
+    return ([line] if needs else []), folder
+
+
+def _argument_span(word: str, text: str, command: tuple[int, int], code: NotebookCode) -> tuple[int, int]:
+    """Return the place of a word of a command in its line, (-1, -1) where it is not known."""
+    start, end = find_word(word, text[slice(*command)], code.strings)
+    return (start + command[0], end + command[0]) if start >= 0 else (-1, -1)
+
+
+def place_destination(kind: NeedKind, into: str, folder: str) -> str:
+    """Return where something goes that is fetched from a folder of the run; what is installed: that folder."""
+    if kind is NeedKind.INSTALL:
+        return folder
+    return (
+        notebook_files.join_run_path(folder, into)
+        if into and kind in (NeedKind.CLONE, NeedKind.DOWNLOAD)
+        else into
+    )

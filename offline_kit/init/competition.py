@@ -8,8 +8,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder
-from offline_kit.init.proposal import DetectedSettings, Setting
 from offline_kit.project.kaggle_names import check_slug, make_slug
 
 MAX_ZIP_ENTRIES = 0xFFFF

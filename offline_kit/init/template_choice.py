@@ -2,10 +2,10 @@
 
 from pathlib import PurePosixPath
 
+from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import FileTree
 from offline_kit.init.project_code import DetectedClass, DetectedFunction, ProjectCode
-from offline_kit.init.proposal import DetectedSettings, Setting
-from offline_kit.init.trained_kinds import CheckpointKinds
+from offline_kit.init.trained_files import CheckpointKinds
 
 _MAX_LISTED = 8
 """Further candidates that are named."""

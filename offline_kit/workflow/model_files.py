@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import render_adopted
+from offline_kit.adopt import adopted_notebook
 from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.checkpoints import members, pickle_scan
 from offline_kit.checkpoints import prepare as weighing
@@ -63,7 +63,7 @@ def inspect_model_files(
 
     Raises UsageError and ProjectError for all that would make a kit useless: settings, files, findings that stop.
     """
-    render_adopted.check_notebook(
+    adopted_notebook.check_notebook(
         config.notebook, image, notebook_target(config), weights=bool(config.checkpoints)
     )
     weights = checkpoints.collect_checkpoints(config.project, config.checkpoints, cache=cache, report=report)
@@ -108,7 +108,7 @@ def inspect_model_files(
     )
     _raise_for_problems(seen.findings)
     if by_models:
-        render_adopted.check_notebook(
+        adopted_notebook.check_notebook(
             config.notebook, image, notebook_target(config, seen), weights=bool(weights)
         )
     return seen

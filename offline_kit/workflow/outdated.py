@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from offline_kit.adopt import render_adopted
+from offline_kit.adopt import adopted_notebook
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.core.files import sha256_of
 from offline_kit.kit import layout
@@ -118,7 +118,7 @@ def _is_same_notebook(seen: ModelFiles, base: BuildContext, kit: Kit) -> bool:
     target = replace(
         model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
     )
-    made = render_adopted.render_notebook(kit, config.notebook, base.image, target)
+    made = adopted_notebook.render_notebook(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"
     try:
         text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")

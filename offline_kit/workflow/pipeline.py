@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import render_adopted
+from offline_kit.adopt import adopted_notebook
 from offline_kit.checkpoints import code_downloads
 from offline_kit.checkpoints import discovery as checkpoints
 from offline_kit.core import files, processes
@@ -283,7 +283,7 @@ def _notebook_texts(
         target = replace(
             model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
         )
-        rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
+        rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target, report=report)
         models = [*rendered.metadata["model_sources"], *part_locations.pinned_model_version(config, kit)]
         rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
         made = rendered.file_texts()
@@ -314,7 +314,7 @@ def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, 
     target = replace(
         model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
     )
-    rendered = render_adopted.render_notebook(kit, config.notebook, base.image, target, report=report)
+    rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target, report=report)
     upload_secrets.check_notebook(config, rendered.file_texts(), report)
     return kit, rendered
 
@@ -340,7 +340,7 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
 
 
 def _check_notebook(config: Config, base: BuildContext) -> None:
-    render_adopted.check_notebook(
+    adopted_notebook.check_notebook(
         config.notebook, base.image, model_files.notebook_target(config), weights=bool(config.checkpoints)
     )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt import read_notebook
+from offline_kit.adopt import notebook_metadata
 from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Resolution
 from offline_kit.notebook import cells
 from tests.support.adopting import became, looked, notebook_of, put
@@ -504,7 +504,7 @@ def test_the_notebooks_own_metadata_tells_the_machine(tmp_path: Path) -> None:
     path.write_text(
         text.replace('"metadata": {"kern', '"metadata": {"kaggle": {"accelerator": "nvidiaTeslaT4"}, "kern')
     )
-    assert read_notebook.read_metadata(path).accelerator == "nvidiaTeslaT4"
+    assert notebook_metadata.read_metadata(path).accelerator == "nvidiaTeslaT4"
 
 
 def test_syntax_of_a_later_python_is_told(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offline_kit.adopt import inspect, render_adopted
+from offline_kit.adopt import adopted_notebook, inspection
 from offline_kit.adopt.findings import Resolution
 from offline_kit.notebook import cells
 from offline_kit.project import images
@@ -93,10 +93,10 @@ def test_cells_stay_to_the_letter(sources: list[str]) -> None:
     chosen = replace(kaggles, packages={**kaggles.packages, "ipython": "9.18.1"})
     with tempfile.TemporaryDirectory() as place:
         notebook = notebook_of(Path(place), *sources)
-        found = inspect.inspect_notebook(notebook, Path(place), chosen)
+        found = inspection.inspect_notebook(notebook, Path(place), chosen)
     assert not [one for one in found.resolved if one.resolution is not Resolution.UNCHANGED]
     assert list(found.changed) == sources
-    written = render_adopted.render_text(found, "# %% setup\npass\n")
+    written = adopted_notebook.render_text(found, "# %% setup\npass\n")
     import nbformat
 
     again = nbformat.reads(written, as_version=4)  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from offline_kit.adopt import adopt, render_adopted
+from offline_kit.adopt import adopted_notebook, adoption_plan
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook import rendering as notebook
 from offline_kit.project import config, images
@@ -61,13 +61,13 @@ def rendered(project: Path, made: Kit) -> notebook.RenderedNotebook:
     loaded = config.load_config(project, {})
     target = notebook.NotebookTarget(project=project, competition=loaded.competition, dataset=loaded.dataset)
     chosen = images.load_image("", accelerator="none", project=project)
-    return render_adopted.render_notebook(made, loaded.notebook, chosen, target)
+    return adopted_notebook.render_notebook(made, loaded.notebook, chosen, target)
 
 
 def test_one_diff_shows_all_changes(project: Path) -> None:
     """Configuration, requirements and cells are shown as one unified diff; nothing is written."""
     before = sorted(path.name for path in project.iterdir())
-    diff = adopt.plan_adoption(project / "inference.ipynb", project).unified_diff
+    diff = adoption_plan.plan_adoption(project / "inference.ipynb", project).unified_diff
     assert "+++ offline-kit.toml (adopted)" in diff
     assert "+++ requirements.in (adopted)" in diff
     assert "-!pip install einops==0.8.1\n+pass  # offline-kit: !pip install einops==0.8.1\n" in diff
@@ -76,7 +76,7 @@ def test_one_diff_shows_all_changes(project: Path) -> None:
 
 def test_what_is_written_is_a_configuration(project: Path) -> None:
     """The written configuration is read by `build`, and holds sources, machine, copies and what travels."""
-    adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
+    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     said = tomllib.loads((project / "offline-kit.toml").read_text())
     assert said == {
         "competition": "plants",
@@ -95,12 +95,12 @@ def test_what_is_written_is_a_configuration(project: Path) -> None:
 
 def test_adopting_again_writes_nothing(project: Path) -> None:
     """A second time there is nothing to add, and what a person changed stays."""
-    adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
+    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     file = project / "offline-kit.toml"
     file.write_text(file.read_text().replace('dataset = "', 'dataset = "my-'))
-    again = adopt.plan_adoption(project / "inference.ipynb", project)
+    again = adoption_plan.plan_adoption(project / "inference.ipynb", project)
     assert again.new_text == again.old_text
-    assert adopt.write_adoption(again) == ()
+    assert adoption_plan.write_adoption(again) == ()
     assert again.manual_steps == ()
 
 
@@ -108,7 +108,7 @@ def test_a_configuration_that_is_there_gets_what_it_lacks(project: Path) -> None
     """Keys are added to a configuration, and what its lists lack is told."""
     put(project, "other.pth")
     (project / "offline-kit.toml").write_text('# mine\ncheckpoints = ["other.pth"]\n')
-    proposal = adopt.plan_adoption(project / "inference.ipynb", project)
+    proposal = adoption_plan.plan_adoption(project / "inference.ipynb", project)
     assert (
         proposal.new_text.endswith('# mine\ncheckpoints = ["other.pth"]\n') or "# mine\n" in proposal.new_text
     )
@@ -119,7 +119,7 @@ def test_a_configuration_that_is_there_gets_what_it_lacks(project: Path) -> None
 def test_requirements_of_others_are_left_alone(project: Path) -> None:
     """Where requirements lie already, those of the notebook get a file of their own."""
     (project / "requirements.txt").write_text("pytest\n")
-    proposal = adopt.plan_adoption(project / "inference.ipynb", project)
+    proposal = adoption_plan.plan_adoption(project / "inference.ipynb", project)
     assert proposal.requirements_file.name == "inference-requirements.in"
     assert tomllib.loads(proposal.new_text)["requirements"] == ["inference-requirements.in"]
 
@@ -147,7 +147,7 @@ def test_a_person_says_where_an_import_comes_from(project: Path) -> None:
 
 def test_the_rendered_notebook_is_the_persons_own(project: Path) -> None:
     """One markdown and one setup cell on top; below them each cell as it was, but for the lines that are told."""
-    adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
+    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     made = rendered(project, kit(project, entry(Role.CHECKPOINT, "checkpoints/weights/net.pth")))
     found = NB.reads(made.text, as_version=4)
     kinds = [cell.cell_type for cell in found.cells]
@@ -167,7 +167,7 @@ def test_what_was_fetched_comes_out_of_the_kit(project: Path) -> None:
     put(project, "aug/run.py", "aug/w.pth")
     line = "!git clone https://example.org/aug\n!wget https://example.org/w.pth -O aug/w.pth\nimport aug.run"
     notebook_of(project, line)
-    adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
+    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     files_of = (entry(Role.SOURCE, "code/aug/run.py"), entry(Role.CHECKPOINT, "checkpoints/aug/w.pth"))
     setup = NB.reads(rendered(project, kit(project, *files_of)).text, as_version=4).cells[1].source
     assert "lay_out_files(kit, MADE)" in setup
@@ -184,7 +184,7 @@ def test_what_was_fetched_comes_out_of_the_kit(project: Path) -> None:
 
 def test_the_same_notebook_gives_the_same_bytes(project: Path) -> None:
     """Nothing of this machine or moment is in it."""
-    adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
+    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     made = kit(project, entry(Role.CHECKPOINT, "checkpoints/weights/net.pth"))
     text = rendered(project, made).text
     assert text == rendered(project, made).text
@@ -193,7 +193,7 @@ def test_the_same_notebook_gives_the_same_bytes(project: Path) -> None:
 
 def test_a_kit_without_what_a_line_fetched_is_refused(project: Path) -> None:
     """A path is changed only where the kit holds its file."""
-    adopt.write_adoption(adopt.plan_adoption(project / "inference.ipynb", project))
+    adoption_plan.write_adoption(adoption_plan.plan_adoption(project / "inference.ipynb", project))
     with pytest.raises(UsageError, match=r"reads .weights/net\.pth., which") as caught:
         rendered(project, kit(project))
     assert "adopt" in caught.value.hint
@@ -219,7 +219,7 @@ def test_what_is_no_notebook_is_told(
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(error, match=re.escape(name)):
-        adopt.plan_adoption(tmp_path / name, tmp_path)
+        adoption_plan.plan_adoption(tmp_path / name, tmp_path)
 
 
 def test_a_notebook_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_a_notebook_elsewhere_is_refused(tmp_path: Path) -> None:
     notebook_of(tmp_path, "1", name="a/inference.ipynb")
     (tmp_path / "b").mkdir()
     with pytest.raises(UsageError, match="lies outside"):
-        adopt.plan_adoption(tmp_path / "a" / "inference.ipynb", tmp_path / "b")
+        adoption_plan.plan_adoption(tmp_path / "a" / "inference.ipynb", tmp_path / "b")
 
 
 def test_the_command(project: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_requirements_file_that_is_installed_later_is_needed_for_sure(project:
 def test_a_folder_or_a_pattern_names_what_is_in_it(project: Path, own: str) -> None:
     """What an entry of a list means already needs nobody."""
     (project / "offline-kit.toml").write_text(f'checkpoints = ["{own}"]\n')
-    proposal = adopt.plan_adoption(project / "inference.ipynb", project)
+    proposal = adoption_plan.plan_adoption(project / "inference.ipynb", project)
     assert proposal.manual_steps == ()
     assert not proposal.is_blocking
 

@@ -222,16 +222,16 @@ def odd_notebooks(count: int) -> list[Any]:
 
 def test_malformed_notebooks_end_in_a_sentence(tmp_path: Path) -> None:
     """Whatever JSON says, adopting and rendering it ends well or in an error of ours, never in a traceback."""
-    from offline_kit.adopt import adopt, render_adopted
+    from offline_kit.adopt import adopted_notebook, adoption_plan
     from offline_kit.core.errors import OfflineKitError
 
     path = tmp_path / "inference.ipynb"
     for whole in odd_notebooks(300):
         path.write_text(json.dumps(whole), encoding="utf-8")
         try:
-            proposal = adopt.plan_adoption(path, tmp_path)
+            proposal = adoption_plan.plan_adoption(path, tmp_path)
             _ = proposal.unified_diff
-            render_adopted.render_text(proposal.adoption, "# %%\nx = 1\n")
+            adopted_notebook.render_text(proposal.adoption, "# %%\nx = 1\n")
         except OfflineKitError:
             continue
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_kit.adopt.adopt import AdoptionPlan, plan_adoption
+from offline_kit.adopt.adoption_plan import AdoptionPlan, plan_adoption
 from offline_kit.adopt.findings import NeedKind, Resolution, ResolvedNeed
 from tests.support.adopting import notebook_of
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import UsageError
-from offline_kit.init import detect as init
+from offline_kit.init import config_proposal as init
 from offline_kit.init import file_tree
-from offline_kit.init.detect import ConfigProposal, InitRequest
+from offline_kit.init.config_proposal import ConfigProposal, InitRequest
 from offline_kit.init.file_tree import ScanLimits
 from offline_kit.project import config, images
 from offline_kit.project.types import Severity

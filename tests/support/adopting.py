@@ -4,7 +4,7 @@ import json
 import subprocess
 from pathlib import Path
 
-from offline_kit.adopt import inspect
+from offline_kit.adopt import inspection
 from offline_kit.adopt.findings import Adoption, AttachedSources, Resolution
 from offline_kit.project import images
 from tests.support import command_line
@@ -48,7 +48,7 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 def looked(folder: Path, *sources: str, attached: AttachedSources | None = None) -> Adoption:
     """Write a notebook and look it through against Kaggle's CPU image."""
     chosen = images.load_image("", accelerator="none", project=folder)
-    return inspect.inspect_notebook(notebook_of(folder, *sources), folder, chosen, attached)
+    return inspection.inspect_notebook(notebook_of(folder, *sources), folder, chosen, attached)
 
 
 def became(adoption: Adoption) -> list[tuple[Resolution, str]]:

@@ -33,7 +33,7 @@ def adopt(
     imports: tuple[str, ...],
 ) -> None:
     """Take over a notebook that works with the internet on."""
-    from offline_kit.adopt import adopt as adopting
+    from offline_kit.adopt import adoption_plan as adopting
     from offline_kit.cli.summaries import adopt as summary_adopt
 
     console = console_of(quiet=quiet, as_json=as_json)

@@ -27,7 +27,7 @@ from offline_kit.core.errors import Exit
 def init(project: Path, *, quiet: bool, as_json: bool, yes: bool, dry_run: bool, **flags: Any) -> None:
     """Write a first configuration from what is found."""
     from offline_kit.cli.summaries import start as summary_start
-    from offline_kit.init import detect as starting
+    from offline_kit.init import config_proposal as starting
 
     console = console_of(quiet=quiet, as_json=as_json)
     proposal = starting.propose_config(starting.InitRequest(project=project, **flags), console)

@@ -2,14 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
-from offline_kit.adopt import file_places
+from offline_kit.adopt import notebook_files
 from offline_kit.adopt.findings import NeedKind, Resolution, ResolvedNeed
 from offline_kit.cli.console import Console
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from offline_kit.adopt.adopt import AdoptionPlan
+    from offline_kit.adopt.adoption_plan import AdoptionPlan
 
 
 def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
@@ -25,13 +25,13 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
         for one in told
         if _is_news(one)
     ]
-    if any(file_places.SHOWN_INPUT in cell for cell in proposal.adoption.changed):
+    if any(notebook_files.SHOWN_INPUT in cell for cell in proposal.adoption.changed):
         same = "the same files: the first cell shows there what is attached and what the kit brings"
         rows.append(
             (
                 "every cell",
-                f"{file_places.INPUT}/...",
-                f"{Resolution.REWRITTEN}: {file_places.SHOWN_INPUT}/...",
+                f"{notebook_files.INPUT}/...",
+                f"{Resolution.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
                 same,
             )
         )

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from offline_kit.cli.console import Console
 
 if TYPE_CHECKING:
-    from offline_kit.init.detect import ConfigProposal
-    from offline_kit.init.proposal import Setting
+    from offline_kit.init.config_proposal import ConfigProposal
+    from offline_kit.init.config_toml import Setting
     from offline_kit.workflow.doctor import CheckFinding
 
 

@@ -8,14 +8,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import inspect, read_notebook, render_adopted, rewrite
+from offline_kit.adopt import adopted_notebook, cell_edits, inspection, notebook_metadata
 from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Resolution, ResolvedNeed
 from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, UsageError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.init import competition as contest
-from offline_kit.init import file_tree, toml_text
-from offline_kit.init.proposal import Setting
+from offline_kit.init import config_toml, file_tree
+from offline_kit.init.config_toml import Setting
 from offline_kit.project import config
 from offline_kit.project import images as image
 from offline_kit.project.accelerators import find_machine_shape
@@ -85,7 +85,7 @@ class AdoptionPlan:
         parts = (
             _diff_texts(self.old_text, self.new_text, self.config_file.name),
             _diff_texts(old, self.requirements_text or old, self.requirements_file.name),
-            rewrite.diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
+            cell_edits.diff_cells(self.adoption.cells, self.adoption.changed, self.adoption.notebook.name),
         )
         return "".join(parts)
 
@@ -110,9 +110,9 @@ def plan_adoption(
     settings = {setting.key: setting for setting in contest.propose_competition(tree).settings}
     attached = _read_attached(config_now, str(settings["competition"].value or ""))
     said_imports = [f"{distribution}  # import {name}" for name, distribution in (imports or {}).items()]
-    lines = (*said_imports, *render_adopted.read_requirement_comments(root, source))
+    lines = (*said_imports, *adopted_notebook.read_requirement_comments(root, source))
     adoption = replace(
-        inspect.inspect_notebook(root / source, root, chosen_image, attached, lines),
+        inspection.inspect_notebook(root / source, root, chosen_image, attached, lines),
         accelerator=metadata_accelerator,
     )
     adoption = replace(adoption, requirements=(*adoption.requirements, *said_imports))
@@ -146,7 +146,7 @@ def _relative_source(notebook: Path, root: Path) -> str:
 
 def _choose_accelerator(config_now: Config, notebook: Path) -> tuple[str, str]:
     """Return the accelerator to choose an image for, and the one to write into the configuration."""
-    accelerator = read_notebook.read_metadata(notebook).accelerator
+    accelerator = notebook_metadata.read_metadata(notebook).accelerator
     if config_now.accelerator not in ("", "none"):
         return config_now.accelerator, ""
     try:
@@ -183,7 +183,7 @@ def _build_plan(
     ]
     lacks: tuple[_MissingEntries, ...] = ()
     if config_now.source is None:
-        new = toml_text.add_configuration(old, settings, nested=nested, where=str(config_file))
+        new = config_toml.add_configuration(old, settings, nested=nested, where=str(config_file))
     else:
         new, lacks = _extend_config(old, table, settings, nested=nested, where=str(config_file))
     return AdoptionPlan(
@@ -224,7 +224,7 @@ def _extend_config(
             fresh.append(setting)
         elif missing := _find_missing(stated[setting.key], setting.value):
             lacks.append(_describe_missing(setting, stated[setting.key], missing, Path(where).name))
-    return (toml_text.add_settings(old, fresh, nested=nested, where=where) if fresh else old), tuple(lacks)
+    return (config_toml.add_settings(old, fresh, nested=nested, where=where) if fresh else old), tuple(lacks)
 
 
 def _describe_missing(setting: Setting, stated: object, missing: Sequence[str], file: str) -> _MissingEntries:
@@ -233,7 +233,9 @@ def _describe_missing(setting: Setting, stated: object, missing: Sequence[str], 
         merged = [*stated, *missing]
     elif isinstance(stated, dict) and isinstance(setting.value, dict):
         merged = {**stated, **{name: setting.value[name] for name in missing}}
-    line = toml_text.format_tables([Setting(key=setting.key, value=merged, reason="")], nested=False).strip()
+    line = config_toml.format_tables(
+        [Setting(key=setting.key, value=merged, reason="")], nested=False
+    ).strip()
     names = ", ".join(repr(name) for name in missing)
     return _MissingEntries(
         key=setting.key,

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import FileTree, top_folder
-from offline_kit.init.proposal import DetectedSettings, Setting
 from offline_kit.packages.freeze.lock_files import find_lock_names, looks_like_pip_freeze
 from offline_kit.packages.freeze.requirement_files import decode_text, is_compiled_output
 

@@ -1,13 +1,44 @@
-"""Settings as TOML with comments, laid into a file of which every byte else stays."""
+"""Settings that were found in a project, and their lines of TOML in a file of which every other byte stays."""
 
 import json
 import re
 import tomllib
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from offline_kit.core.errors import UsageError
-from offline_kit.init.proposal import Setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """One key of the configuration, found or not."""
+
+    key: str
+    """Its name in [tool.offline-kit], or in [tool.offline-kit.notebook]."""
+    value: object = None
+    """What was found; None for nothing, which becomes a commented line."""
+    example: object = ""
+    """What stands in the commented line."""
+    reason: str = ""
+    """Where it comes from, or what it is for, in a few words."""
+    comments: tuple[str, ...] = ()
+    """Further lines of comment: what was left out."""
+    notebook: bool = False
+    """Whether it belongs into the notebook's table."""
+    needed_for: str = ""
+    """What cannot be done without it, where it was not found and the person must say it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectedSettings:
+    """Settings, and what the person should know."""
+
+    settings: tuple[Setting, ...] = ()
+    """In the order in which they are written."""
+    notes: tuple[str, ...] = field(default=())
+    """Sentences for the person that stand in no file."""
+
 
 LINE_WIDTH = 110
 """Characters of a line; a longer comment stands above its key."""

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from offline_kit.adopt import inspect, shell
+from offline_kit.adopt import inspection, shell
 from offline_kit.adopt.findings import Adoption, AttachedSources, NeedKind, Resolution, ResolvedNeed
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.core.report import SILENT, Reporter
@@ -64,7 +64,7 @@ def inspect_source(settings: NotebookSettings, competition: str, project: Path, 
         notebooks=settings.kernel_sources,
         models=settings.model_sources,
     )
-    return inspect.inspect_notebook(
+    return inspection.inspect_notebook(
         project / settings.source,
         project,
         image,

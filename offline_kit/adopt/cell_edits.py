@@ -1,11 +1,19 @@
-"""Changes of a notebook's cells: laid into their text, and shown as one diff of percent scripts."""
+"""Edits of a notebook's cells: applied, shown as one diff, and checked for secrets that stay."""
 
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from offline_kit.adopt.findings import CellEdit, NotebookCell
-from offline_kit.core.redaction import redact_secrets
+from offline_kit.adopt.findings import (
+    CellEdit,
+    ExternalNeed,
+    NeedKind,
+    NotebookCell,
+    Resolution,
+    ResolvedNeed,
+    resolve_need,
+)
+from offline_kit.core.redaction import find_secrets, redact_secrets
 
 MARK = "# offline-kit:"
 """How a comment begins that keeps what stood there."""
@@ -63,3 +71,37 @@ def _script_lines(cells: Sequence[NotebookCell], sources: Sequence[str]) -> Iter
         yield f"# %%{kind} cell {cell.number}"
         yield from (line if cell.kind == "code" else f"# {line}".rstrip() for line in source.split("\n"))
         yield ""
+
+
+def find_written_secrets(cells: Sequence[NotebookCell], changed: Sequence[str]) -> Iterator[ResolvedNeed]:
+    """Yield the lines of the adopted notebook that hold one, each with its variable and what to do; never the value.
+
+    `changed` are the texts of the cells as they will be pushed: what is switched off holds none any more.
+    """
+    for cell, text in zip(cells, changed, strict=True):
+        secrets: dict[str, tuple[str, int]] = {}
+        for name, value, line in _list_secrets(cell):
+            if value in text and not any(value in other for other in secrets):
+                secrets[value] = (name, line)
+        for name, line in secrets.values():
+            yield _report_secret(cell, name, line, secrets)
+
+
+def _list_secrets(cell: NotebookCell) -> Iterator[tuple[str, str, int]]:
+    """Yield name, value and line of each secret of a cell; "" for a name that nobody gave it."""
+    for secret in find_secrets(cell.source):
+        line = cell.source.count("\n", 0, secret.start) + 1
+        yield secret.name, cell.source[secret.start : secret.end], line
+
+
+def _report_secret(cell: NotebookCell, name: str, line: int, values: Iterable[str]) -> ResolvedNeed:
+    text = cell.source.split("\n")[line - 1]
+    for value in values:
+        text = text.replace(value, "***")
+    secret = f"the value of '{name}'" if name else "a token"
+    need = ExternalNeed(kind=NeedKind.ACCOUNT, cell=cell.number, line=line, text=text, target=name)
+    remedy = (
+        f"{secret} is written here and would be pushed with the notebook: take it out, nothing logs in offline"
+        " (set it outside of the notebook where it runs online, and make a new one if others have seen it)"
+    )
+    return resolve_need(need, Resolution.UNRESOLVED, name or "a token", remedy)

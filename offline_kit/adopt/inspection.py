@@ -7,33 +7,33 @@ from pathlib import Path
 
 from offline_kit.adopt import (
     calls,
-    decide,
-    files_beside,
+    cell_edits,
+    decisions,
+    disabled_commands,
     input_paths,
-    magics,
     missing_imports,
-    own_names,
-    read_notebook,
-    rewrite,
-    room_makers,
-    written_secrets,
+    notebook_code,
+    notebook_files,
+    notebook_metadata,
+    provided_imports,
 )
-from offline_kit.adopt.calls import NotebookCode
-from offline_kit.adopt.file_places import NotebookFiles
 from offline_kit.adopt.findings import (
     ARGUMENT,
     Adoption,
     AttachedSources,
     CellEdit,
+    Collected,
+    Decision,
     ExternalNeed,
     NeedKind,
     NotebookCell,
     Resolution,
     ResolvedNeed,
+    resolve_need,
 )
-from offline_kit.adopt.outcomes import Collected, Decision, resolve_need
-from offline_kit.adopt.shell_lines import ShellLine, find_shell_lines, place_destination
-from offline_kit.adopt.working_folders import WorkingFolders
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import NotebookFiles, WorkingFolders
+from offline_kit.adopt.shell import ShellLine, find_shell_lines, place_destination
 from offline_kit.core.errors import OfflineKitError
 from offline_kit.project.accelerators import find_machine_shape
 from offline_kit.project.images import Image
@@ -54,54 +54,54 @@ def inspect_notebook(
 
     Raises UsageError where there is no such notebook, ProjectError for what is none.
     """
-    cells = read_notebook.read_cells(notebook)
-    metadata = read_notebook.read_metadata(notebook)
-    basket = Collected(sources=_merge_sources(metadata.sources, attached or AttachedSources()))
-    ground = NotebookFiles(
+    cells = notebook_metadata.read_cells(notebook)
+    metadata = notebook_metadata.read_metadata(notebook)
+    collected = Collected(sources=_merge_sources(metadata.sources, attached or AttachedSources()))
+    files = NotebookFiles(
         project=project,
         notebook=notebook,
         image=image,
-        sources=basket.sources,
+        sources=collected.sources,
         unnamed=metadata.unnamed,
         lines=lines,
     )
-    code = calls.read_code((cell.number, cell.source) for cell in cells if cell.kind == "code")
+    code = notebook_code.read_code((cell.number, cell.source) for cell in cells if cell.kind == "code")
     folders = WorkingFolders(code)
-    wishes = _collect_needs(code, folders)
-    resolved, edits = _decide_needs(wishes, code, ground, basket)
-    for need, edit in files_beside.find_read_files(code, ground, basket, folders):
+    needs = _collect_needs(code, folders)
+    resolved, edits = _decide_needs(needs, code, files, collected)
+    for need, edit in notebook_files.find_read_files(code, files, collected, folders):
         resolved.append(need)
         edits += [edit] if edit else []
     for need, change in (
-        *room_makers.disable_folder_changes(code, basket.laid_out, folders),
-        *magics.disable_magics(code, image),
+        *disabled_commands.disable_folder_changes(code, collected.laid_out, folders),
+        *disabled_commands.disable_magics(code, image),
     ):
         if not any(edit.cell == change.cell and edit.start <= change.start < edit.end for edit in edits):
             resolved.append(need)
             edits.append(change)
-    resolved += missing_imports.collect_path_folders(code, ground, basket, folders)
+    resolved += missing_imports.collect_path_folders(code, files, collected, folders)
     resolved += missing_imports.resolve_imports(
-        code, ground, basket, own_names.find_provided_imports(code, ground, folders, wishes.all_needs)
+        code, files, collected, provided_imports.find_provided_imports(code, files, folders, needs.all_needs)
     )
     resolved += missing_imports.report_unread(code)
     edits += input_paths.edit_input_paths(code)
-    resolved += input_paths.resolve_sources(code, replace(ground, sources=basket.sources), basket)
+    resolved += input_paths.resolve_sources(code, replace(files, sources=collected.sources), collected)
     resolved += _resolve_metadata(metadata)
     changed = tuple(_change_cell(cell, edits) for cell in cells)
-    resolved += written_secrets.find_written_secrets(cells, changed)
+    resolved += cell_edits.find_written_secrets(cells, changed)
     return Adoption(
         notebook=notebook,
         cells=cells,
         changed=changed,
         resolved=_sort_needs(resolved),
-        requirements=(*basket.indexes, *basket.requirements),
-        requirement_files=tuple(basket.files),
-        packages=tuple(basket.packages),
-        checkpoints=tuple(basket.checkpoints),
-        modules=tuple(basket.modules),
-        served=tuple(sorted((_served_below(path), name) for path, name in basket.served.items())),
-        laid_out=tuple(sorted(basket.laid_out.items())),
-        sources=basket.sources,
+        requirements=(*collected.indexes, *collected.requirements),
+        requirement_files=tuple(collected.files),
+        packages=tuple(collected.packages),
+        checkpoints=tuple(collected.checkpoints),
+        modules=tuple(collected.modules),
+        served=tuple(sorted((_served_below(path), name) for path, name in collected.served.items())),
+        laid_out=tuple(sorted(collected.laid_out.items())),
+        sources=collected.sources,
         accelerator=metadata.accelerator,
         accelerator_source=metadata.source,
     )
@@ -126,7 +126,7 @@ def _served_below(path: str) -> str:
 
 def _change_cell(cell: NotebookCell, edits: Sequence[CellEdit]) -> str:
     own = [edit for edit in edits if edit.cell == cell.number]
-    return rewrite.apply_edits(cell.source, own) if own else cell.source
+    return cell_edits.apply_edits(cell.source, own) if own else cell.source
 
 
 def _sort_needs(found: Iterable[ResolvedNeed]) -> tuple[ResolvedNeed, ...]:
@@ -144,82 +144,84 @@ class _NotebookNeeds:
 
     @property
     def all_needs(self) -> list[ExternalNeed]:
-        return [*(wish for line in self.lines for wish in line.wishes), *self.called]
+        return [*(need for line in self.lines for need in line.needs), *self.called]
 
 
 def _collect_needs(code: NotebookCode, folders: WorkingFolders) -> _NotebookNeeds:
     called = [
         replace(
-            wish,
+            need,
             destination=place_destination(
-                wish.kind, wish.destination, folders.folder_at(wish.cell, wish.line)
+                need.kind, need.destination, folders.folder_at(need.cell, need.line)
             ),
         )
-        for wish in calls.find_needs(code)
+        for need in calls.find_needs(code)
     ]
     return _NotebookNeeds(lines=list(find_shell_lines(code, folders)), called=called)
 
 
 def _decide_needs(
-    wished: _NotebookNeeds, code: NotebookCode, ground: NotebookFiles, basket: Collected
+    wished: _NotebookNeeds, code: NotebookCode, files: NotebookFiles, collected: Collected
 ) -> tuple[list[ResolvedNeed], list[CellEdit]]:
-    """Decide on all wishes of shell lines and calls, in the notebook's order."""
+    """Decide on all needs of shell lines and calls, in the notebook's order."""
     lines, called, everything = wished.lines, wished.called, wished.all_needs
     resolved: list[ResolvedNeed] = []
     edits: list[CellEdit] = []
-    verdicts: dict[int, Decision] = {}
-    for wish in sorted(everything, key=lambda one: (one.cell, one.line, one.start)):
-        verdicts[id(wish)] = decide.decide_need(wish, code, ground, basket, everything)
+    by_need: dict[int, Decision] = {}
+    for need in sorted(everything, key=lambda one: (one.cell, one.line, one.start)):
+        by_need[id(need)] = decisions.decide_need(need, code, files, collected, everything)
     for line in lines:
-        own = [verdicts[id(wish)] for wish in line.wishes]
-        resolved += [verdict.resolved for verdict in own]
+        own = [by_need[id(need)] for need in line.needs]
+        resolved += [decision.resolved for decision in own]
         edits += _edit_line(line, own, code)
-    for _, group in groupby(called, key=lambda wish: (wish.cell, wish.start, wish.end)):
-        wishes = list(group)
-        own = [verdicts[id(wish)] for wish in wishes]
-        off = all(verdict.switches_off for verdict in own)
-        edit = _edit_call(wishes[0], own, code) if off else None
-        for wish, verdict in zip(wishes, own, strict=True):
-            resolved.append(_unresolve_need(wish, verdict) if off and not edit else verdict.resolved)
+    for _, group in groupby(called, key=lambda need: (need.cell, need.start, need.end)):
+        needs = list(group)
+        own = [by_need[id(need)] for need in needs]
+        off = all(decision.switches_off for decision in own)
+        edit = _edit_call(needs[0], own, code) if off else None
+        for need, decision in zip(needs, own, strict=True):
+            resolved.append(_unresolve_need(need, decision) if off and not edit else decision.resolved)
         edits += [edit] if edit else []
     return resolved, edits
 
 
-def _unresolve_need(wish: ExternalNeed, verdict: Decision) -> ResolvedNeed:
-    return resolve_need(wish, Resolution.UNRESOLVED, verdict.resolved.value, NO_EDIT)
+def _unresolve_need(need: ExternalNeed, decision: Decision) -> ResolvedNeed:
+    return resolve_need(need, Resolution.UNRESOLVED, decision.resolved.value, NO_EDIT)
 
 
-def _edit_line(line: ShellLine, verdicts: Sequence[Decision], code: NotebookCode) -> Iterator[CellEdit]:
+def _edit_line(line: ShellLine, decisions: Sequence[Decision], code: NotebookCode) -> Iterator[CellEdit]:
     """Yield the changes of a shell line: all of it goes, or those of its commands that can."""
-    magic, source = line.magic, code.reads[line.wishes[0].cell].source
-    if line.alone and all(verdict.switches_off for verdict in verdicts) and not line.script:
+    magic, source = line.magic, code.reads[line.needs[0].cell].source
+    if line.alone and all(decision.switches_off for decision in decisions) and not line.script:
         text = source[magic.start + len(magic.before) : magic.end]
-        off = rewrite.comment_out(text, magic.indent, magic.before)
-        yield CellEdit(cell=line.wishes[0].cell, start=magic.start, end=magic.end, text=off)
+        off = cell_edits.comment_out(text, magic.indent, magic.before)
+        yield CellEdit(cell=line.needs[0].cell, start=magic.start, end=magic.end, text=off)
         return
     spans: dict[tuple[int, int], str] = {}
-    for wish, verdict in zip(line.wishes, verdicts, strict=True):
-        text = verdict.stand_in or "" if wish.detail == ARGUMENT else wish.stand_in
-        before = spans.get((wish.start, wish.end), text)
-        spans[wish.start, wish.end] = before and text if verdict.switches_off else ""
+    for need, decision in zip(line.needs, decisions, strict=True):
+        text = decision.stand_in or "" if need.detail == ARGUMENT else need.stand_in
+        before = spans.get((need.start, need.end), text)
+        spans[need.start, need.end] = before and text if decision.switches_off else ""
     for (start, end), text in spans.items():
         if text:
-            yield CellEdit(cell=line.wishes[0].cell, start=start, end=end, text=text)
+            yield CellEdit(cell=line.needs[0].cell, start=start, end=end, text=text)
 
 
-def _edit_call(wish: ExternalNeed, verdicts: Sequence[Decision], code: NotebookCode) -> CellEdit | None:
+def _edit_call(need: ExternalNeed, decisions: Sequence[Decision], code: NotebookCode) -> CellEdit | None:
     """Return the change of a call, or of one argument of it; None where nothing can stand for it."""
-    if wish.start < 0:
+    if need.start < 0:
         return None
-    source = code.reads[wish.cell].source
-    if wish.is_statement and wish.kind is not NeedKind.KAGGLE:
-        text = rewrite.comment_out(source[wish.start : wish.end], rewrite.find_indent(source, wish.start))
-        return CellEdit(cell=wish.cell, start=wish.start, end=wish.end, text=text)
-    stand_in = verdicts[0].stand_in or wish.stand_in
-    return CellEdit(cell=wish.cell, start=wish.start, end=wish.end, text=stand_in) if stand_in else None
+    source = code.reads[need.cell].source
+    if need.is_statement and need.kind is not NeedKind.KAGGLE:
+        text = cell_edits.comment_out(
+            source[need.start : need.end], cell_edits.find_indent(source, need.start)
+        )
+        return CellEdit(cell=need.cell, start=need.start, end=need.end, text=text)
+    stand_in = decisions[0].stand_in or need.stand_in
+    return CellEdit(cell=need.cell, start=need.start, end=need.end, text=stand_in) if stand_in else None
 
 
-def _resolve_metadata(said: read_notebook.NotebookMetadata) -> Iterator[ResolvedNeed]:
+def _resolve_metadata(said: notebook_metadata.NotebookMetadata) -> Iterator[ResolvedNeed]:
     """Yield what of the metadata is worth a word."""
 
     def setting_need(text: str, became: Resolution, value: str, remedy: str = "") -> ResolvedNeed:

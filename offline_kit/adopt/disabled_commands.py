@@ -1,15 +1,22 @@
-"""What makes room for a clone or a download, or takes it away: the first cell lays it out, so that this must not."""
+"""Commands and calls that the adopted notebook must not run: what the image cannot run, and what would undo the setup."""
 
 import ast
 import re
 from collections.abc import Iterator, Mapping
 
-from offline_kit.adopt import file_places, literals, shell
-from offline_kit.adopt.calls import NotebookCode
-from offline_kit.adopt.findings import CellEdit, ExternalNeed, NeedKind, Resolution, ResolvedNeed
-from offline_kit.adopt.outcomes import resolve_need
-from offline_kit.adopt.working_folders import WorkingFolders, change_folder
-from offline_kit.notebook.cells import Magic
+from offline_kit.adopt import cell_edits, literals, notebook_files, shell
+from offline_kit.adopt.findings import (
+    CellEdit,
+    ExternalNeed,
+    NeedKind,
+    Resolution,
+    ResolvedNeed,
+    resolve_need,
+)
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import WorkingFolders, change_folder
+from offline_kit.notebook.cells import Magic, ParsedCell
+from offline_kit.project.images import Image
 
 _LAID_OUT = "what it is about is laid out by the first cell"
 _STAYS_MOUNTED = "what is attached stays mounted"
@@ -44,7 +51,7 @@ def disable_folder_changes(
                 end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
                 yield _switch_off(code, number, (start, end), "None", _STAYS_MOUNTED)
             elif path and _only_touches(
-                name, [file_places.join_run_path(folders.folder_at(number, call.lineno), path)], made
+                name, [notebook_files.join_run_path(folders.folder_at(number, call.lineno), path)], made
             ):
                 start = read.text_offset(call.lineno, call.col_offset)
                 end = read.text_offset(call.end_lineno or call.lineno, call.end_col_offset or 0)
@@ -53,8 +60,8 @@ def disable_folder_changes(
 
 def _is_mounts_folder(paths: list[str]) -> bool:
     """Whether paths lead to the mounts' folder itself."""
-    return bool(paths) and file_places.join_run_path("", paths[-1]).rstrip("/") in (
-        file_places.INPUT,
+    return bool(paths) and notebook_files.join_run_path("", paths[-1]).rstrip("/") in (
+        notebook_files.INPUT,
         "/kaggle",
     )
 
@@ -68,20 +75,20 @@ def _disable_importer(code: NotebookCode, number: int) -> tuple[ResolvedNeed, Ce
         if isinstance(node, ast.Import | ast.ImportFrom)
     ]
     text = "\n".join([*imports, "pass  # offline-kit: a download of data sources to Colab stood here"])
-    wish = ExternalNeed(kind=NeedKind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
+    need = ExternalNeed(kind=NeedKind.KAGGLE, cell=number, line=1, text="DATA_SOURCE_MAPPING = ...")
     edit = CellEdit(cell=number, start=0, end=len(read.source), text=text)
-    return resolve_need(wish, Resolution.SWITCHED_OFF, _STAYS_MOUNTED), edit
+    return resolve_need(need, Resolution.SWITCHED_OFF, _STAYS_MOUNTED), edit
 
 
 def _switch_off(
     code: NotebookCode, number: int, place: tuple[int, int], stand_in: str, why: str = _LAID_OUT
 ) -> tuple[ResolvedNeed, CellEdit]:
     read, (start, end) = code.reads[number], place
-    wish = ExternalNeed(
+    need = ExternalNeed(
         kind=NeedKind.FILE, cell=number, line=read.line_number(start), text=read.source[start:end]
     )
     edit = CellEdit(cell=number, start=start, end=end, text=stand_in)
-    return resolve_need(wish, Resolution.SWITCHED_OFF, why), edit
+    return resolve_need(need, Resolution.SWITCHED_OFF, why), edit
 
 
 def _find_commands(
@@ -96,7 +103,7 @@ def _find_commands(
         program, *words = command.words
         if program == "cd" and words:
             folder = change_folder(folder, words[0])
-        paths = [file_places.join_run_path(folder, word) for word in words if not word.startswith("-")]
+        paths = [notebook_files.join_run_path(folder, word) for word in words if not word.startswith("-")]
         if _only_touches(program, paths, made) or (program in _MOUNT_COMMANDS and _is_mounts_folder(paths)):
             yield start + command.start, start + command.end
 
@@ -138,3 +145,38 @@ def _call_path(call: ast.Call, code: NotebookCode) -> str:
         literals.string_value(argument, code.strings) for argument in places_of
     )
     return "" if "*" in text else text
+
+
+def disable_magics(code: NotebookCode, image: Image) -> Iterator[tuple[ResolvedNeed, CellEdit]]:
+    """Yield the magics that IPython 7 cannot run on Python 3.12 or later, as both stand in Kaggle's images.
+
+    `name = !command`: its search for the sign goes by a token that Python's tokenizer gives no more, and the
+    cell is a SyntaxError; what IPython would have made of the line is Python, and is written there.
+    `%autoreload`: imports a module of Python's that is gone, and is of no use in a run from top to bottom.
+    """
+    ipython = image.public_version("ipython")
+    if not ipython.startswith("7.") or tuple(map(int, image.python_minor.split("."))) < (3, 12):
+        return
+    reason = f"IPython {ipython} cannot run it on Python {image.python_minor}"
+    for number, read in code.reads.items():
+        for magic in read.magics:
+            if magic.before and magic.sign == "!":
+                command = notebook_files.MOUNT.sub(
+                    notebook_files.SHOWN_INPUT, magic.text.replace("\\\n", " ")
+                )
+                text = f"{magic.before}get_ipython().getoutput({command!r})"
+                yield _replace_magic(number, read, magic, text, Resolution.REWRITTEN, reason)
+            elif magic.sign == "%" and "autoreload" in magic.text.split()[:2]:
+                text = cell_edits.comment_out(read.source[magic.start : magic.end], magic.indent)
+                yield _replace_magic(number, read, magic, text, Resolution.SWITCHED_OFF, reason)
+
+
+def _replace_magic(
+    number: int, read: ParsedCell, magic: Magic, text: str, became: Resolution, why: str
+) -> tuple[ResolvedNeed, CellEdit]:
+    original = read.source[magic.start : magic.end]
+    need = ExternalNeed(kind=NeedKind.MAGIC, cell=number, line=read.line_number(magic.start), text=original)
+    return (
+        resolve_need(need, became, why),
+        CellEdit(cell=number, start=magic.start, end=magic.end, text=text),
+    )

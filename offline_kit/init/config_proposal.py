@@ -9,20 +9,16 @@ from typing import Any
 from offline_kit.core import files
 from offline_kit.core.errors import UsageError
 from offline_kit.core.report import SILENT, Reporter
+from offline_kit.init import competition as contest
 from offline_kit.init import (
-    checkpoint_patterns,
+    config_toml,
     file_tree,
     project_code,
-    requirements,
+    project_packages,
     template_choice,
+    trained_files,
 )
-from offline_kit.init import (
-    competition as contest,
-)
-from offline_kit.init import (
-    toml_text as text,
-)
-from offline_kit.init.proposal import DetectedSettings, Setting
+from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.project import images
 from offline_kit.project.kaggle_names import check_slug, make_dataset_slug
 
@@ -176,10 +172,10 @@ def _detect_settings(
     root: Path, pyproject: Mapping[str, Any], target: _ConfigFile, request: InitRequest
 ) -> DetectedSettings:
     tree = file_tree.scan_tree(root)
-    trained = checkpoint_patterns.choose_checkpoints(tree)
+    trained = trained_files.choose_checkpoints(tree)
     refer = template_choice.ReferenceWriter(
         tree,
-        packaged=requirements.is_buildable(tree, pyproject),
+        packaged=project_packages.is_buildable(tree, pyproject),
         table="[tool.offline-kit.notebook]" if target.nested else "[notebook]",
     )
     contest_settings = contest.propose_competition(tree)
@@ -190,8 +186,8 @@ def _detect_settings(
     parts = (
         DetectedSettings(settings=_name_settings(root, pyproject), notes=tree.notes),
         contest_settings,
-        requirements.propose_packages(tree, pyproject),
-        checkpoint_patterns.propose_checkpoints(tree, trained),
+        project_packages.propose_packages(tree, pyproject),
+        trained_files.propose_checkpoints(tree, trained),
         template_choice.choose_template(project_code.find_code(tree, hints), trained.kinds, refer),
     )
     settings = sorted(
@@ -249,10 +245,10 @@ def _build_proposal(target: _ConfigFile, detected: DetectedSettings) -> ConfigPr
     if target.table is None:
         return ConfigProposal(
             file=target.file,
-            text=text.add_configuration(
+            text=config_toml.add_configuration(
                 target.old, detected.settings, nested=target.nested, where=str(target.file)
             ),
-            block=text.format_tables(detected.settings, nested=target.nested),
+            block=config_toml.format_tables(detected.settings, nested=target.nested),
             settings=detected.settings,
             existing_keys=(),
             notes=detected.notes,
@@ -276,8 +272,8 @@ def _build_proposal(target: _ConfigFile, detected: DetectedSettings) -> ConfigPr
     ]
     return ConfigProposal(
         file=target.file,
-        text=text.add_settings(target.old, fresh, nested=target.nested, where=str(target.file)),
-        block=text.format_tables(fresh, nested=target.nested),
+        text=config_toml.add_settings(target.old, fresh, nested=target.nested, where=str(target.file)),
+        block=config_toml.format_tables(fresh, nested=target.nested),
         settings=tuple(fresh),
         existing_keys=tuple(existing_keys),
         notes=detected.notes,

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from offline_kit.adopt import file_places, literals, shell
-from offline_kit.adopt.calls import NotebookCode
-from offline_kit.adopt.file_places import NotebookFiles
+from offline_kit.adopt import literals, notebook_files, shell
 from offline_kit.adopt.findings import ExternalNeed, NeedKind
-from offline_kit.adopt.working_folders import WorkingFolders
+from offline_kit.adopt.notebook_code import NotebookCode
+from offline_kit.adopt.notebook_files import NotebookFiles, WorkingFolders
 from offline_kit.core.errors import ProjectError
 from offline_kit.notebook import cells
 from offline_kit.project import import_names
@@ -60,7 +59,7 @@ class ProvidedImports:
 
 
 def find_provided_imports(
-    code: NotebookCode, ground: NotebookFiles, folders: WorkingFolders, wishes: Iterable[ExternalNeed]
+    code: NotebookCode, files: NotebookFiles, folders: WorkingFolders, needs: Iterable[ExternalNeed]
 ) -> ProvidedImports:
     """Collect what the notebook provides by itself."""
     modules: dict[str, str] = {}
@@ -70,19 +69,19 @@ def find_provided_imports(
         for script in cells.find_scripts(read):
             modules |= dict.fromkeys(_import_names(script.name), f"'{script.name}', written in cell {number}")
         for line, folder in _import_path_folders(code, number):
-            full = file_places.join_run_path(folders.folder_at(number, line), folder)
-            copies = _find_project_copies(full, ground)
-            if copies or file_places.MOUNT.match(full):  # a clone or a download has its own question
+            full = notebook_files.join_run_path(folders.folder_at(number, line), folder)
+            copies = _find_project_copies(full, files)
+            if copies or notebook_files.MOUNT.match(full):  # a clone or a download has its own question
                 paths[full] = copies
         for command, words in _list_actions(code, number):
             if command in _COPY_CALLS and len(words) > 1:
                 modules |= dict.fromkeys(_copied_names(words), f"a copy made in cell {number}")
                 for word in words[:-1]:  # all files of a folder: they land beside the notebook
                     if "*" in word.rpartition("/")[2]:
-                        paths[word.rpartition("/")[0]] = _find_project_copies(word.rpartition("/")[0], ground)
+                        paths[word.rpartition("/")[0]] = _find_project_copies(word.rpartition("/")[0], files)
             elif _UNPACK_CALLS.search(command):
                 unknown |= dict.fromkeys(word for word in words if not word.startswith("-"))
-    wheels, archives = _installed_from_inputs(wishes, ground, modules)
+    wheels, archives = _installed_from_inputs(needs, files, modules)
     return ProvidedImports(modules=modules, folders=paths, wheels=wheels, unknown=(*unknown, *archives))
 
 
@@ -96,11 +95,11 @@ def _copied_names(words: list[str]) -> list[str]:
     return [end for end in ends if end.isidentifier()]
 
 
-def _find_project_copies(path: str, ground: NotebookFiles) -> tuple[Path, ...]:
-    if file_places.MOUNT.match(path):
-        hits = ground.find_mounted(file_places.split_mount_path(path))
+def _find_project_copies(path: str, files: NotebookFiles) -> tuple[Path, ...]:
+    if notebook_files.MOUNT.match(path):
+        hits = files.find_mounted(notebook_files.split_mount_path(path))
     else:
-        hits = ground.find_beside(path) if path else ground.base_folders
+        hits = files.find_beside(path) if path else files.base_folders
     return tuple(hit for hit in hits if hit.is_dir())
 
 
@@ -133,7 +132,7 @@ def _import_path_folders(code: NotebookCode, number: int) -> Iterator[tuple[int,
     for magic in read.magics:
         line = read.line_number(magic.start)
         if magic.name == "cd" and (words := magic.text.split()[1:]):
-            yield line, shell.fill_names(words[-1].strip("\"'"), code.strings)
+            yield line, literals.fill_names(words[-1].strip("\"'"), code.strings)
         if match := _PYTHONPATH.search(magic.text):
             yield from (
                 (line, folder) for folder in match["value"].split(":") if "$" not in folder and folder
@@ -156,37 +155,37 @@ def _import_path_values(node: ast.AST) -> Iterator[ast.expr]:
 
 
 def _installed_from_inputs(
-    wishes: Iterable[ExternalNeed], ground: NotebookFiles, modules: dict[str, str]
+    needs: Iterable[ExternalNeed], files: NotebookFiles, modules: dict[str, str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the requirements that lines install from the inputs, and the wheels that are not here to look into."""
     names: list[str] = []
     unavailable: list[str] = []
-    for wish in (need for need in wishes if need.kind is NeedKind.INSTALL):
-        install = shell.parse_pip_install(shlex.split(wish.target))
+    for need in (need for need in needs if need.kind is NeedKind.INSTALL):
+        install = shell.parse_pip_install(shlex.split(need.target))
         if install is None or not (install.offline or install.local):
             continue
         names += install.requirements if install.offline else ()
         for file in install.files if install.offline else ():
-            for hit in _list_files(file, ground):
+            for hit in _list_files(file, files):
                 names += hit.read_text(encoding="utf-8", errors="replace").split()
         for word in (*install.local, *install.links):
-            wheels = [path for path in _list_files(word, ground) if path.suffix == ".whl"]
+            wheels = [path for path in _list_files(word, files) if path.suffix == ".whl"]
             for wheel in wheels:
                 try:
                     tops = {name.partition(".")[0] for name in import_names.read_wheel_imports(wheel)}
                 except ProjectError:
                     continue
-                modules |= dict.fromkeys(tops, f"'{wheel.name}', installed in cell {wish.cell}")
+                modules |= dict.fromkeys(tops, f"'{wheel.name}', installed in cell {need.cell}")
             if not wheels:
                 unavailable.append(word)
                 names += [word.rpartition("/")[2].partition("-")[0]]
     return tuple(names), tuple(unavailable)
 
 
-def _list_files(path: str, ground: NotebookFiles) -> list[Path]:
+def _list_files(path: str, files: NotebookFiles) -> list[Path]:
     hits = (
-        ground.find_mounted(file_places.split_mount_path(path))
-        if file_places.MOUNT.match(path)
-        else ground.find_beside(path)
+        files.find_mounted(notebook_files.split_mount_path(path))
+        if notebook_files.MOUNT.match(path)
+        else files.find_beside(path)
     )
     return [file for hit in hits for file in (sorted(hit.rglob("*")) if hit.is_dir() else [hit])]

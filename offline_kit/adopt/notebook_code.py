@@ -1,0 +1,102 @@
+"""The Python of a notebook's cells, parsed once, and small questions about its syntax."""
+
+import ast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from offline_kit.adopt import literals
+from offline_kit.notebook import cells
+from offline_kit.notebook.cells import ParsedCell
+from offline_kit.project import references
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookCode:
+    """The Python of a whole notebook, as far as it can be read."""
+
+    trees: Mapping[int, ast.Module]
+    """By number of the cell."""
+    reads: Mapping[int, ParsedCell]
+    """By number of the cell; all code cells."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """What imported names stand for: "AutoModel" for "transformers.AutoModel"."""
+    strings: literals.KnownStrings = field(default_factory=lambda: literals.KnownStrings({}))
+    """Strings that are assigned to a name once and for all."""
+    flags: Mapping[str, tuple[int, ast.expr]] = field(default_factory=dict)
+    """Names, of variables and class attributes, that are set to True once and for all, and where."""
+    strictly_loaded: frozenset[str] = frozenset()
+    """Names whose `load_state_dict` or Keras' `load_weights` is called, strictly."""
+    loosely_loaded: frozenset[str] = frozenset()
+    """The same with `strict=False`: what the checkpoint lacks stays as it was built."""
+
+
+def read_code(sources: Iterable[tuple[int, str]]) -> NotebookCode:
+    """Read the code cells (number, text) of a notebook."""
+    reads = {number: cells.parse_cell(source) for number, source in sources}
+    trees = {number: tree for number, read in reads.items() if (tree := read.parse_tree()) is not None}
+    loads = [
+        call for tree in trees.values() for call in find_method_calls(tree, "load_state_dict", "load_weights")
+    ]
+    loose = {owner_name(call) for call in loads if is_loose_load(call)}
+    return NotebookCode(
+        trees=trees,
+        reads=reads,
+        aliases=_collect_aliases(trees.values()),
+        strings=literals.known_strings(trees.values()),
+        flags=literals.find_true_names(trees),
+        strictly_loaded=frozenset(owner_name(call) for call in loads) - loose,
+        loosely_loaded=frozenset(loose),
+    )
+
+
+def _collect_aliases(trees: Iterable[ast.Module]) -> dict[str, str]:
+    return {name: full for tree in trees for name, full in references.map_imported_names(tree).items()}
+
+
+def find_method_calls(tree: ast.Module, *names: str) -> list[ast.Call]:
+    """Return the calls of methods by these names."""
+    return [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in names
+    ]
+
+
+def is_loose_load(call: ast.Call) -> bool:
+    """Whether a checkpoint may leave weights as they were built."""
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "load_weights":
+        return any(is_constant(find_argument(call, name, 9), True) for name in ("by_name", "skip_mismatch"))
+    return is_constant(find_argument(call, "strict", 1), False)
+
+
+def owner_name(call: ast.Call) -> str:
+    """Return the name whose method is called: "model" for `model.module.load_state_dict(...)`."""
+    node: ast.expr = call.func
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def find_argument(call: ast.Call, name: str, place: int) -> ast.expr | None:
+    """Return an argument of a call by its name or its place."""
+    for keyword in call.keywords:
+        if keyword.arg == name:
+            return keyword.value
+    plain = [positional for positional in call.args if not isinstance(positional, ast.Starred)]
+    return plain[place] if place < len(plain) else None
+
+
+def setting_name(node: ast.expr | None) -> str:
+    """Return what a setting is called: "pretrained" for `CFG.pretrained`, `CFG["pretrained"]` and `pretrained`."""
+    if isinstance(node, ast.Subscript):
+        return (
+            node.slice.value
+            if isinstance(node.slice, ast.Constant) and isinstance(node.slice.value, str)
+            else ""
+        )
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def is_constant(node: ast.expr | None, value: object) -> bool:
+    """Whether an expression is this constant."""
+    return isinstance(node, ast.Constant) and node.value is value
