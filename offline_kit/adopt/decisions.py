@@ -18,7 +18,7 @@ from offline_kit.adopt.findings import (
 from offline_kit.adopt.notebook_code import NotebookCode
 from offline_kit.adopt.notebook_files import NotebookFiles
 from offline_kit.core.redaction import redact_urls
-from offline_kit.packages.own import code_files as own_sources
+from offline_kit.packages.own import code_files
 
 _PACKAGE_FILES = ("pyproject.toml", "setup.py", "setup.cfg")
 _TOOLS = frozenset({"pip", "uv", "wheel"})
@@ -235,7 +235,7 @@ def _decide_clone(
 
 def _describe_left_behind(clone: Path, files: NotebookFiles) -> str:
     """Return what to do about trained files of a clone: modules bring code and its small companions alone."""
-    shipped = set(own_sources.list_module_files(clone))
+    shipped = set(code_files.list_module_files(clone))
     left = sorted(path for path in clone.rglob("*") if path.suffix in _TRAINED and path not in shipped)
     if not left:
         return ""

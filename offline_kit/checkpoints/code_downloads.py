@@ -15,7 +15,7 @@ from offline_kit.checkpoints import download_calls
 from offline_kit.checkpoints.download_calls import UNKNOWN, DownloadCall, DownloadKind, Switch
 from offline_kit.checkpoints.hub_folders import is_hub_id
 from offline_kit.core.errors import OfflineKitError
-from offline_kit.packages.own import code_files as own_sources
+from offline_kit.packages.own import code_files
 from offline_kit.project import references
 from offline_kit.project.types import Finding, OwnCode, Severity
 
@@ -69,7 +69,7 @@ def of_code(
     entries all code counts.
     """
     loose = [source.path for source in own.sources]
-    built = [root / name for root in packages for name in own_sources.read_source_tree(root).names]
+    built = [root / name for root in packages for name in code_files.read_source_tree(root).names]
     aside = (path for path in (*loose, *built) if not _ASIDE & {part.lower() for part in path.parts[-4:-1]})
     used = _used(project, packages, own, entries)
     return findings(

@@ -1,8 +1,8 @@
-"""Wheels that are bound to one CUDA and one torch, against those of the image.
+"""Compare wheels that are compiled for one CUDA and one torch with those of the image.
 
-flash-attn, mamba-ssm, vllm and their like are compiled against the C++ of one torch and the libraries of one
-CUDA. A file name says it ("+cu12torch2.8cxx11abiTRUE", "+pt28cu128"), or the requirements inside, or the
-libraries that the machine code asks for. On another torch they fail at import with an undefined symbol.
+flash-attn, mamba-ssm, vllm and the like are compiled against the C++ ABI of one torch and the libraries of one CUDA. The
+file name tells which ("+cu12torch2.8cxx11abiTRUE", "+pt28cu128"), or the requirements inside, or the libraries that
+the machine code is linked to. With another torch they fail at import with an undefined symbol.
 """
 
 import re
@@ -24,7 +24,8 @@ CUDA_PACKAGES = frozenset(
         "exllamav2",
         "flash-attn",
         "flash-attn-3",
-        "flashinfer-python",
+        "flashinfer-",
+        "python",
         "grouped-gemm",
         "mamba-ssm",
         "natten",
@@ -33,19 +34,20 @@ CUDA_PACKAGES = frozenset(
         "sglang",
         "spconv",
         "torch-cluster",
-        "torch-scatter",
+        "torch-",
+        "scatter",
         "torch-sparse",
         "torch-spline-conv",
         "vllm",
         "xformers",
     ]
 )
-"""Packages whose machine code is looked into even where their file name says nothing."""
+"""Packages whose machine code is inspected if their file name does not tell."""
 NEEDS_AMPERE = {
     "flash-attn": "flash-attn 2 has no code for it",
     "flash-attn-3": "flash-attn 3 has no code for it",
 }
-"""What needs a newer GPU than the T4."""
+"""Packages that need a newer GPU than the T4 (compute capability 7.5): https://github.com/Dao-AILab/flash-attention"""
 _CUDA = re.compile(r"(?<![a-z])cu(\d{2,3})")
 _TORCH = re.compile(r"(?:torch|pt)(\d)\.?(\d+)")
 _RUNTIME = re.compile(rb"libcudart\.so\.(\d+)")
@@ -56,22 +58,22 @@ _CHUNK = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class WheelAbi:
-    """What a wheel was compiled for, as far as it tells."""
+    """What a wheel was compiled for, as far as it can be told."""
 
     torch: str = ""
-    """Minor version of torch: "2.8"."""
+    """Major and minor version: "2.8"."""
     cuda: tuple[str, ...] = ()
-    """Versions of CUDA, any of which will do: "12", "12.8"."""
+    """Versions any of which is sufficient: "12", "12.8"."""
     old_abi: bool = False
-    """Compiled for a torch with the C++ ABI from before 2.7."""
+    """Compiled for a torch with the old C++ ABI; torch's own wheels have the new one since 2.7."""
     cpu: bool = False
-    """Has code for machines without CUDA as well."""
+    """Whether it also works without CUDA."""
 
 
 def check_cuda_abi(wheels: Iterable[Artifact], image: Image, accelerator: str) -> tuple[Finding, ...]:
-    """Return what is odd about the image for this accelerator, and about wheels that are bound to a CUDA.
+    """Return warnings about the image for this accelerator, and about wheels compiled for another CUDA or torch.
 
-    `wheels` are all that the kit brings; where torch is among them, that one counts.
+    `wheels` are all wheels of the kit; if torch is among them, it replaces the image's.
     """
     all_wheels = tuple(wheels)
     own = next((wheel.version for wheel in all_wheels if wheel.name == "torch"), "")
@@ -83,7 +85,7 @@ def check_cuda_abi(wheels: Iterable[Artifact], image: Image, accelerator: str) -
 
 
 def check_image(image: Image, accelerator: str) -> tuple[Finding, ...]:
-    """Warn of an image that the accelerator's sessions do not run."""
+    """Warn about an image that Kaggle does not use for sessions with this accelerator."""
     shape = find_machine_shape(accelerator)
     expected = "gpu" if shape else "none"
     if image.local or image.accelerator == expected:
@@ -94,15 +96,15 @@ def check_image(image: Image, accelerator: str) -> tuple[Finding, ...]:
         Finding(
             severity=Severity.WARN,
             about=image.name,
-            what=f"is a {kinds[image.accelerator]} image, and {session} runs Kaggle's {kinds[expected]} image",
-            remedy="leave `image` out: it follows the accelerator"
-            + ("" if shape else ", or set `accelerator` to the GPU that is meant"),
+            what=f"is a {kinds[image.accelerator]} image, but {session} uses Kaggle's {kinds[expected]} image",
+            remedy="remove `image`: the default follows the accelerator"
+            + ("" if shape else ", or set `accelerator` to the GPU"),
         ),
     )
 
 
 def check_wheel(wheel: Artifact, torch: str, image: Image, accelerator: str) -> tuple[Finding, ...]:
-    """Return the findings about one wheel; `torch` is the version that it will meet, local part and all."""
+    """Return the warnings about one wheel; `torch` is the notebook's version, local part included."""
     abi = read_wheel_abi(wheel)
     return tuple(
         Finding(severity=Severity.WARN, about=wheel.filename, what=problem, remedy=remedy)
@@ -115,32 +117,32 @@ def _find_mismatches(
 ) -> Iterable[tuple[str, str]]:
     minor = ".".join(torch.partition("+")[0].split(".")[:2])
     cuda = find_cuda_version(image, torch)
-    another = f"take the {wheel.name} that was made for torch {minor or '?'}" + (
+    another = f"use the {wheel.name} that was compiled for torch {minor or '?'}" + (
         f" and CUDA {cuda}" if cuda else ""
     )
     if abi.torch and minor and abi.torch != minor:
-        yield f"was compiled for torch {abi.torch}, and the notebook has torch {torch}", another
+        yield f"was compiled for torch {abi.torch}, but the notebook has torch {torch}", another
     elif abi.old_abi and _is_at_least(minor, (2, 7)):
         yield (
-            f"was compiled for the C++ ABI from before torch 2.7, and the notebook has torch {torch}",
+            f"was compiled for the C++ ABI from before torch 2.7, but the notebook has torch {torch}",
             another,
         )
     if abi.cuda and not cuda and torch.endswith("+cpu") and not abi.cpu:
         yield (
-            f"needs CUDA {' or '.join(abi.cuda)}, and the image has none",
-            "set `accelerator` (then the GPU image follows), or leave the package out with `exclude`",
+            f"needs CUDA {' or '.join(abi.cuda)}, but the image has none",
+            "set `accelerator` (the default image is then the GPU image), or leave the package out with `exclude`",
         )
     elif abi.cuda and cuda and not any(_is_cuda_compatible(version, cuda) for version in abi.cuda):
-        yield f"was compiled for CUDA {' or '.join(abi.cuda)}, and the image has CUDA {cuda}", another
+        yield f"was compiled for CUDA {' or '.join(abi.cuda)}, but the image has CUDA {cuda}", another
     if wheel.name in NEEDS_AMPERE and find_machine_shape(accelerator).startswith("NvidiaTeslaT4"):
         yield (
-            f"needs a GPU of the generation after the T4's: {NEEDS_AMPERE[wheel.name]}",
-            "take an L4 or better where the competition offers it, or attention of torch's own (sdpa)",
+            f"needs a newer GPU than the T4: {NEEDS_AMPERE[wheel.name]}",
+            "use an L4 or better if the competition offers it, or torch's own attention (sdpa)",
         )
 
 
 def read_wheel_abi(wheel: Artifact) -> WheelAbi:
-    """Return what a wheel was compiled for: by its name, its requirements, and its libraries."""
+    """Return what a wheel was compiled for, from its name, its requirements and its libraries."""
     local = wheel.version.partition("+")[2].lower() or _read_build_tag(wheel.filename)
     if wheel.name in ("torch", "torchvision", "torchaudio", "torchcodec"):
         return WheelAbi(cuda=_parse_cuda(local))
@@ -157,7 +159,7 @@ def read_wheel_abi(wheel: Artifact) -> WheelAbi:
 
 
 def _read_build_tag(filename: str) -> str:
-    """Return what stands between version and tags in a wheel's name: some say it there."""
+    """Return the build tag of a wheel's name: some packages put CUDA and torch there."""
     words = filename.removesuffix(".whl").split("-")
     return words[2].lower() if len(words) == 6 else ""
 
@@ -184,7 +186,7 @@ def _read_torch_pin(archive: zipfile.ZipFile) -> str:
 
 
 def _find_cuda_versions(archive: zipfile.ZipFile) -> tuple[str, ...]:
-    """Return the CUDAs that the libraries of a wheel are for: several where it brings one for each."""
+    """Return the CUDA versions of a wheel's libraries; several if it has a library for each."""
     names = [name for name in archive.namelist() if name.endswith(".so")]
     several = {_format_cuda(match[1]) for name in names if (match := _BUNDLED.search(name))}
     if several:
@@ -193,7 +195,7 @@ def _find_cuda_versions(archive: zipfile.ZipFile) -> tuple[str, ...]:
 
 
 def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> set[str]:
-    """Return the major versions of CUDA's runtime that a library names."""
+    """Return the major versions of the CUDA runtime (libcudart) that a library is linked to."""
     versions: set[str] = set()
     with archive.open(name) as stream:
         overlap = b""
@@ -204,7 +206,7 @@ def _find_cuda_runtimes(archive: zipfile.ZipFile, name: str) -> set[str]:
 
 
 def find_cuda_version(image: Image, torch: str) -> str:
-    """Return the CUDA of a torch ("12.8"), else of the image's runtime; empty where there is none, or nothing tells."""
+    """Return the CUDA version of a torch ("12.8"), else of the image's runtime; empty for none or unknown."""
     if versions := _parse_cuda(torch.partition("+")[2]):
         return versions[0]
     if torch.endswith("+cpu"):
@@ -216,7 +218,10 @@ def find_cuda_version(image: Image, torch: str) -> str:
 
 
 def _is_cuda_compatible(required: str, available: str) -> bool:
-    """Whether code for one CUDA runs on another: the same major version, and no older one."""
+    """Whether code for one CUDA runs on another: same major version, and not older.
+
+    https://docs.nvidia.com/deploy/cuda-compatibility/
+    """
     major, _, minor = required.partition(".")
     available_major, _, available_minor = available.partition(".")
     return major == available_major and (

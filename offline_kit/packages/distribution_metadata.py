@@ -1,4 +1,4 @@
-"""What a distribution file says of itself, read without unpacking it to disk."""
+"""The metadata of a wheel or sdist, read without unpacking it to disk."""
 
 import tarfile
 import zipfile
@@ -9,15 +9,15 @@ from pathlib import Path
 from offline_kit.core.errors import ProjectError
 
 _STATIC_SINCE = (2, 2)
-"""From this Metadata-Version on, an sdist names what only a build can tell (PEP 643)."""
-_MATTERS = frozenset({"requires-dist", "provides-extra", "requires-python", "version"})
+"""From this Metadata-Version on, an sdist lists in Dynamic what only a build can tell (PEP 643)."""
+_RESOLVER_FIELDS = frozenset({"requires-dist", "provides-extra", "requires-python", "version"})
 
 
 def read_metadata(path: Path, filename: str) -> bytes | None:
-    """Return METADATA of a wheel, or PKG-INFO of an sdist whose PKG-INFO can be relied upon, else None.
+    """Return METADATA of a wheel, or PKG-INFO of an sdist if it is static (PEP 643), else None.
 
-    `filename` is the original name, which tells what `path` holds. Raises ProjectError for what cannot be
-    read as an archive, and for a wheel without METADATA.
+    `filename` is the original name: `path` may be a blob of the cache. Raises ProjectError for a damaged archive
+    and for a wheel without METADATA.
     """
     try:
         if filename.endswith(".whl"):
@@ -25,35 +25,41 @@ def read_metadata(path: Path, filename: str) -> bytes | None:
         raw = _read_zip_sdist(path) if filename.endswith(".zip") else _read_tar_sdist(path)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
-            f"'{filename}' cannot be read: {error}", hint="it is damaged at its source; use another version"
+            f"'{filename}' cannot be read: {error}",
+            code="archive-unreadable",
+            hint="it is damaged on its index; use another version",
         ) from error
     return raw if raw is not None and is_static_metadata(raw) else None
 
 
 def find_dist_info_member(names: Iterable[str], name: str) -> str | None:
-    """Return the member of a wheel that is `name` ("METADATA") of its own dist-info; None where it has none.
+    """Return the path of `name` ("METADATA") in a wheel's own dist-info; None if it has none.
 
-    Wheels may hold those of the distributions that they vendor, deeper down, and ahead of their own.
+    Wheels may also hold the dist-info of distributions that they vendor, deeper down and before their own.
     """
     ending = f".dist-info/{name}"
     return next((member for member in names if member.endswith(ending) and member.count("/") == 1), None)
 
 
 def is_static_metadata(metadata: bytes) -> bool:
-    """Whether an sdist's PKG-INFO says the same of dependencies as every wheel built from it will."""
+    """Whether every wheel built from an sdist will have the dependencies in its PKG-INFO (PEP 643)."""
     headers = BytesHeaderParser().parsebytes(metadata)
     numbers = str(headers.get("Metadata-Version", "")).split(".")
     if not all(number.isdigit() for number in numbers) or tuple(map(int, numbers)) < _STATIC_SINCE:
         return False
     dynamic = {str(value).strip().lower() for value in headers.get_all("Dynamic") or ()}
-    return not dynamic & _MATTERS
+    return not dynamic & _RESOLVER_FIELDS
 
 
 def _read_wheel(path: Path, filename: str) -> bytes:
     with zipfile.ZipFile(path) as archive:
         if member := find_dist_info_member(archive.namelist(), "METADATA"):
             return archive.read(member)
-    raise ProjectError(f"'{filename}' is no wheel: it has no METADATA", hint="use another version of it")
+    raise ProjectError(
+        f"'{filename}' is not a wheel: it has no METADATA",
+        code="wheel-invalid",
+        hint="use another version of it",
+    )
 
 
 def _read_zip_sdist(path: Path) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Which file of a version goes to the image: the best wheel, else the sdist, else what to say instead."""
+"""Choose the file of a version that the image gets: the best wheel, else the sdist, else the alternatives."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,21 @@ from offline_kit.project.images import Image
 _SDISTS = (".tar.gz", ".zip")
 
 WheelRank = tuple[bool, int, tuple[int, str]]
-"""How good a wheel is, smaller is better: yanked, distance of its tag, build number."""
+"""Smaller is better: yanked, position of the best tag, negated build number."""
 
 
 class ImageTarget:
-    """An image as a judge of files."""
+    """Tells which files fit an image."""
 
     def __init__(self, image: Image) -> None:
         self.image = image
-        """The image that it judges for."""
         self._places = {tag: position for position, tag in enumerate(image.list_wheel_tags())}
         self._python = Version(image.python)
         self.key = cache_key(image.python, [str(tag) for tag in self._places])
-        """Stands for all that it judges by."""
+        """Identifies everything that its answers depend on, for the cache."""
 
     def rank_wheel(self, file: IndexFile) -> WheelRank | None:
-        """Return how well a wheel fits, or None: no wheel, another platform, another Python."""
+        """Return how well a wheel fits; None if it is no wheel, or for another platform or Python."""
         position = self.find_tag_position(file.filename)
         if position is None or not self.accepts_python(file.requires_python):
             return None
@@ -37,7 +36,7 @@ class ImageTarget:
         return file.yanked, position, (-build[0], build[1])
 
     def find_tag_position(self, filename: str) -> int | None:
-        """Return the place of a wheel's best tag among the image's tags, or None where none fits."""
+        """Return the position of a wheel's best tag among the image's tags; None if none fits."""
         if not filename.endswith(".whl"):
             return None
         try:
@@ -47,20 +46,20 @@ class ImageTarget:
         return min((self._places[tag] for tag in tags if tag in self._places), default=None)
 
     def accepts_python(self, requires_python: str) -> bool:
-        """Whether the image's full Python version is allowed; an unreadable condition forbids nothing."""
+        """Whether the image's full Python version is allowed; pip, too, ignores an invalid Requires-Python."""
         try:
             return SpecifierSet(requires_python).contains(self._python, prereleases=True)
         except InvalidSpecifier:
             return True
 
     def describe_platform(self) -> str:
-        """Return the image's platform for a person."""
+        """Return image, Python and platform for a message."""
         libc = f", glibc {self.image.glibc[0]}.{self.image.glibc[1]}" if self.image.glibc[0] else ""
         return f"'{self.image.name}' (Python {self.image.python}, {self.image.machine}{libc})"
 
 
 def is_same_version(left: str, right: str) -> bool:
-    """Whether two spellings are one version; local parts count."""
+    """Whether two strings are the same version (PEP 440), local part included."""
     try:
         return Version(left) == Version(right)
     except InvalidVersion:
@@ -72,15 +71,15 @@ def choose_file(
 ) -> IndexFile | None:
     """Return the best wheel of this version, else its sdist, else None.
 
-    With `hashes`, only files with one of them count, and files whose hash the index does not tell (it is
-    checked once they are here). A yanked file is taken only where no other one fits.
+    With `hashes`, only files with one of them are considered, and those whose hash the index does not state (it is
+    checked after the download). A yanked file is chosen only if no other fits (PEP 592).
     """
     listed = [file for file in files if is_same_version(file.version, version) and is_trusted(file, hashes)]
     ranked = [(rank, file) for file in listed if (rank := target.rank_wheel(file)) is not None]
     if ranked:
         return min(ranked, key=lambda pair: pair[0])[1]
     sources = [file for file in listed if is_sdist(file) and target.accepts_python(file.requires_python)]
-    # .tar.gz before .zip: pip and uv take both, and the former is what today's tools are tested with.
+    # PEP 625 sdists are .tar.gz; pip and uv also build old .zip ones.
     return min(sources, key=lambda file: (file.yanked, not file.filename.endswith(".tar.gz")), default=None)
 
 
@@ -90,28 +89,28 @@ def is_sdist(file: IndexFile) -> bool:
 
 
 def is_trusted(file: IndexFile, hashes: Sequence[str]) -> bool:
-    """Whether the file may be one of the frozen ones."""
+    """Whether the file may be one of those with these hashes."""
     return not hashes or not file.sha256 or f"sha256:{file.sha256}" in hashes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alternatives:
-    """What there is of a package whose pinned version cannot be had for the image."""
+    """What the indexes have of a package whose pinned version does not fit the image."""
 
     lines: tuple[str, ...]
-    """What the index has of this version, one fact per line."""
+    """Facts about the files of this version."""
     changed: bool
-    """A fitting file is there, but its bytes are not the frozen ones."""
+    """Whether a file fits, but has another hash than the frozen one."""
     versions: tuple[str, ...]
-    """Other versions of which something fits, newest first."""
+    """Other versions with a fitting file, newest first."""
     nearest: str
-    """Of those the next one up, else the newest; empty where there is none."""
+    """The next higher of these versions, else the newest; empty for none."""
 
 
 def find_alternatives(
     files: Sequence[IndexFile], version: str, hashes: Sequence[str], target: ImageTarget
 ) -> Alternatives:
-    """Return what there is instead of a fitting file."""
+    """Return what the indexes have instead of a fitting file."""
     same_version_files = [file for file in files if is_same_version(file.version, version)]
     changed = bool(hashes) and choose_file(same_version_files, version, (), target) is not None
     wheels = [file for file in same_version_files if file.filename.endswith(".whl")]
@@ -120,7 +119,7 @@ def find_alternatives(
         lines.append("no index has a file of it")
     elif not same_version_files:
         newest = ", ".join(_sort_versions(files)[:5])
-        lines.append(f"no index has a file of this version; there are {newest}")
+        lines.append(f"no index has a file of this version; the newest are {newest}")
     elif changed:
         lines.append("the index has files of this version, but none has a hash of the freeze")
     if wheels:
@@ -130,7 +129,7 @@ def find_alternatives(
     elif same_version_files:
         lines.append("there is no sdist")
     lines += [
-        f"they want Python {requires_python}"
+        f"they require Python {requires_python}"
         for requires_python in _list_rejected_pythons(same_version_files, target)
     ]
     versions = _find_fitting_versions(files, version, target)
@@ -183,5 +182,5 @@ def _describe_tags(wheels: Iterable[IndexFile]) -> str:
 def _make_tag_key(tag: str) -> tuple[str, int]:
     letters = tag.rstrip("0123456789")
     digits = tag[len(letters) :]
-    # cp313 is version (3, 13): its first digit is the major version.
+    # In cp313 the first digit is the major version: (3, 13), see PEP 425.
     return letters + digits[:1], int(digits[1:] or 0)

@@ -1,4 +1,4 @@
-"""What the package indexes have: files of a project from all of them together, and metadata of a file."""
+"""Package indexes: the files of a project from all of them together, and the metadata of a file."""
 
 import threading
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from offline_kit.core import files, http
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import OutsideError
 from offline_kit.core.redaction import redact_urls
+from offline_kit.core.report import Advance
 from offline_kit.packages import distribution_metadata, remote_metadata
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.package_lists import normalize_name
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 _JSON = "application/vnd.pypi.simple.v1+json"
 _ACCEPT = f"{_JSON}, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _SUFFIXES = (".whl", ".tar.gz", ".zip")
-_FORBIDS_WHAT_IT_LACKS = "pytorch.org"
-"""Answers 403 for projects that it does not have."""
+_MISSING_IS_403 = "pytorch.org"
+"""Answers 403 instead of 404 for projects that it does not have: an S3 bucket without the right to list."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,61 +32,55 @@ class IndexFile:
     """A distribution file as an index lists it."""
 
     project: str
-    """Normalized name of the project."""
     version: str
-    """Version by the file's name, in normal form where it is valid."""
+    """Version from the file name, normalized if it is valid."""
     filename: str
-    """File name, which tells the tags."""
     url: str
-    """Where it lies; may hold a password, so show it through `redact` only."""
+    """May hold a password: show it through `redact_urls` only."""
     sha256: str = ""
-    """Hex digest; empty when the index does not say."""
+    """Hex digest; empty if the index does not state it."""
     size: int = 0
-    """Bytes; 0 when the index does not say."""
+    """Bytes; 0 if the index does not state it."""
     requires_python: str = ""
-    """Requires-Python as listed."""
     yanked: bool = False
-    """Withdrawn by its authors."""
     has_metadata: bool = False
-    """The index serves its METADATA beside it (PEP 658)."""
+    """Whether the index serves its METADATA beside it (PEP 658)."""
     metadata_sha256: str = ""
-    """Hex digest of that METADATA; empty when the index does not say."""
+    """Hex digest of that METADATA; empty if the index does not state it."""
     upload_time: str = ""
-    """ISO 8601 in UTC; empty when the index does not say."""
+    """ISO 8601 in UTC; empty if the index does not state it (PEP 700)."""
 
 
 class PackageIndex:
     """All indexes and find-links of the settings, merged as pip merges them.
 
-    Safe to use from several threads; what was asked once is not asked again by this object.
+    Thread-safe; each project is requested once per object.
     """
 
     def __init__(
         self, settings: IndexSettings, *, cache: Path, patience: http.RetryPolicy = http.PATIENT
     ) -> None:
         self.settings = settings
-        """Where it looks."""
         self.cache = Cache(cache)
-        """Metadata and whole files, by sha256."""
         self._patience = patience
         self._lock = threading.Lock()
         self._linked: dict[str, tuple[IndexFile, ...]] = {}
         self._asked: dict[str, Future[tuple[IndexFile, ...]]] = {}
 
     def list_files(self, name: str) -> tuple[IndexFile, ...]:
-        """Return every file of a project, from find-links first, then from each index; none if unknown.
+        """Return every file of a project, from find-links first, then from each index; none if it is unknown.
 
-        Raises OutsideError, naming the index or folder, where one of them cannot be asked: a result without
-        it would be another one.
+        Raises OutsideError, naming the index or folder, if one of them does not answer: without it the result
+        could be another one.
         """
         return self._list_once(normalize_name(name))
 
     def read_metadata(self, file: IndexFile) -> bytes | None:
-        """Return a file's METADATA; None for an sdist that does not state its dependencies itself.
+        """Return a file's METADATA; None for an sdist whose dependencies only a build can tell.
 
-        Taken from the index where it serves it (its hash is verified), else out of the file, which is then
-        downloaded into the cache. Kept by the file's sha256: the second time nothing is asked. Raises
-        OutsideError or ProjectError as `web.download` does, and ProjectError for a file that is no archive.
+        It comes from the index if served there (PEP 658; the hash is verified), else from the file, and is
+        cached by the file's sha256. Raises OutsideError or ProjectError as `http.download_file` does, and ProjectError
+        for a file that is no archive.
         """
         record = self.cache.read_record("metadata", file.sha256) if file.sha256 else None
         if record is not None:
@@ -104,16 +99,23 @@ class PackageIndex:
         return metadata
 
     def fetch_file(self, file: IndexFile) -> Path:
-        """Return the file's verified bytes in the cache, downloaded if need be; a local file stays where it is."""
-        if file.url.startswith("file:"):
-            return http.local_path(file.url)
-        path = self.cache.find_blob(file.sha256, size=file.size) if file.sha256 else None
-        if path:
-            return path
-        key = file.sha256 or cache_key(file.url)
+        """Return the verified file, downloaded into the cache unless it is there; a local file is used in place."""
+        return http.local_path(file.url) if file.url.startswith("file:") else self.download_file(file)
+
+    def find_cached(self, file: IndexFile) -> Path | None:
+        """Return the file in the cache, or None."""
+        return self.cache.find_blob(file.sha256, size=file.size) if file.sha256 else None
+
+    def download_file(self, file: IndexFile, advance: Advance | None = None) -> Path:
+        """Download a file into the cache, unless it is there, and return its path, whose name is the sha256.
+
+        Raises OutsideError or ProjectError as `http.download_file` does.
+        """
+        key = file.sha256 or cache_key(redact_urls(file.url))
         with self.cache.hold_lock(key):
-            path = self.cache.find_blob(file.sha256, size=file.size) if file.sha256 else None
-            if path:
+            if path := self.find_cached(file):  # another run was faster
+                if advance:
+                    advance(file.size)
                 return path
             part = self.cache.partial_path(key)
             digest = http.download_file(
@@ -122,6 +124,7 @@ class PackageIndex:
                 settings=self.settings,
                 sha256=file.sha256,
                 size=file.size,
+                advance=advance,
                 patience=self._patience,
             )
             return self.cache.store_file(part, digest)[0]
@@ -132,11 +135,11 @@ class PackageIndex:
         address = urlsplit(file.url)
         url = urlunsplit(address._replace(path=address.path + ".metadata", fragment=""))
         answer = http.fetch_answer(url, settings=self.settings, patience=self._patience)
-        # promised and not there: an index that is behind; the file itself has it too
+        # A mirror may list PEP 658 metadata that it does not have yet; the file itself has it too.
         return http.verify_content(answer.content, url, file.metadata_sha256) if answer else None
 
     def _list_once(self, project: str) -> tuple[IndexFile, ...]:
-        """Look a project up, or wait for the thread that does."""
+        """Look a project up, or wait for the thread that is doing so."""
         with self._lock:
             future = self._asked.get(project)
             is_first = future is None
@@ -166,18 +169,18 @@ class PackageIndex:
         return tuple(unique.values())
 
     def _read_page(self, url: str, project: str) -> tuple[IndexFile, ...]:
-        """Return what one index has of a project."""
+        """Return the files of a project on one index."""
         if url.startswith("file:") and not http.local_path(url).is_dir():
             raise _make_missing_folder_error(url)
         host = urlsplit(url).hostname or ""
-        absent = http.GONE | ({403} if host.endswith(_FORBIDS_WHAT_IT_LACKS) else set())
+        absent = http.GONE | ({403} if host.endswith(_MISSING_IS_403) else set())
         answer = self._request_page(f"{url}/{project}/", absent)
         if answer is None:
             return ()
         return _parse_page(answer, project, credentials=urlsplit(url).netloc)
 
     def _list_links(self, location: str) -> tuple[IndexFile, ...]:
-        """Return all distributions at one place of find-links; each place is read once."""
+        """Return all distributions at one location of find-links; each location is read once."""
         with self._lock:
             links = self._linked.get(location)
         if links is None:
@@ -212,13 +215,14 @@ class PackageIndex:
 
 def _make_missing_folder_error(location: str) -> OutsideError:
     return OutsideError(
-        f"the package folder '{redact_urls(location)}' is not there",
-        hint="mount or make it, or take it out of pip's configuration ('python -m pip config list')",
+        f"the package folder '{redact_urls(location)}' does not exist",
+        code="package-folder-not-found",
+        hint="mount or create it, or remove it from pip's configuration ('python -m pip config list')",
     )
 
 
 def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -> tuple[IndexFile, ...]:
-    """Read a page: HTML or JSON, of one project or (None) of whatever find-links holds."""
+    """Parse a page, HTML (PEP 503) or JSON (PEP 691), of one project, or of find-links if `project` is None."""
     import json
 
     from pypi_simple import DistributionPackage, ProjectPage, RepositoryPage, UnsupportedRepoVersionError
@@ -228,12 +232,13 @@ def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -
             packages = ProjectPage.from_json_data(json.loads(answer.content), answer.url).packages
         else:
             links = RepositoryPage.from_html(answer.content, answer.url, answer.charset).links
-            # the address tells the file's name, whatever the link's text says
+            # pip takes the file name from the address: a link of find-links may have any text.
             renamed_links = [replace(link, text=http.url_file_name(link.url)) for link in links]
             packages = [DistributionPackage.from_link(link, project) for link in renamed_links]
     except (ValueError, UnsupportedRepoVersionError) as error:
         raise OutsideError(
-            f"{redact_urls(answer.url)} is no page of a package index that this version can read",
+            f"{redact_urls(answer.url)} is not a package index page that this version can read",
+            code="index-page-invalid",
             hint="check the index addresses ('python -m pip config list')",
             details=[redact_urls(str(error))[:300]],
         ) from error
@@ -242,7 +247,7 @@ def _parse_page(answer: http.Answer, project: str | None, *, credentials: str) -
 
 
 def _list_by_name(addresses: Sequence[str]) -> tuple[IndexFile, ...]:
-    """Make files of addresses alone: what a folder tells is names."""
+    """Return the files behind addresses, as far as their names tell."""
     from pypi_simple import DistributionPackage, Link
 
     links = [Link(text=http.url_file_name(address), url=address, attrs={}) for address in addresses]
@@ -251,7 +256,7 @@ def _list_by_name(addresses: Sequence[str]) -> tuple[IndexFile, ...]:
 
 
 def _make_index_file(package: "DistributionPackage", page: str, credentials: str) -> IndexFile | None:
-    """Translate pypi-simple's noun; None for what is neither a wheel nor an sdist."""
+    """Convert pypi-simple's package; None for what is neither a wheel nor an sdist."""
     if not package.filename.endswith(_SUFFIXES) or not package.project or not package.version:
         return None
     digests = package.metadata_digests or {}
@@ -280,7 +285,7 @@ def _normalize_version(version: str) -> str:
 
 
 def _add_credentials(url: str, page: str, credentials: str) -> str:
-    """Give a link to the index's own host the credentials that opened the page, as pip does."""
+    """Add the credentials of the page to a link to the same host, as pip does."""
     parts, own = urlsplit(url), urlsplit(page)
     if "@" not in credentials or "@" in parts.netloc or parts.netloc != own.netloc.rpartition("@")[2]:
         return url
@@ -288,11 +293,13 @@ def _add_credentials(url: str, page: str, credentials: str) -> str:
 
 
 def _add_hash(file: IndexFile) -> IndexFile:
-    """Complete what a file on this disk tells by itself: size and hash."""
+    """Add size and hash of a file on this disk."""
     if not file.url.startswith("file:") or file.sha256:
         return file
     path = http.local_path(file.url)
     try:
         return replace(file, size=path.stat().st_size, sha256=files.sha256_of(path))
     except OSError as error:
-        raise OutsideError(f"cannot read '{path}': {error.strerror}", hint="check its permissions") from error
+        raise OutsideError(
+            f"cannot read '{path}': {error.strerror}", code="file-unreadable", hint="check its permissions"
+        ) from error

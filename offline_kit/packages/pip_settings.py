@@ -1,8 +1,7 @@
-"""One reading of pip's configuration, told to every program of ours that asks an index.
+"""pip's configuration, read once and passed to every program that uses a package index.
 
-uv ignores pip.conf and PIP_*, pip-compile obeys them, and the two would resolve different things. So they
-are read once here, by pip's own rules, and handed on in the environment, where no list of processes and
-no log shows a password.
+uv ignores pip.conf and PIP_* (https://docs.astral.sh/uv/pip/compatibility/), pip-compile obeys them: without this the two
+would resolve different things. Settings are passed in the environment, since command lines and logs show passwords.
 """
 
 import configparser
@@ -21,7 +20,7 @@ _TRUE, _FALSE = (
     frozenset({"y", "yes", "t", "true", "on", "1"}),
     frozenset({"n", "no", "f", "false", "off", "0"}),
 )
-# What would change the work of a pip that we start, set by a user for pips of his own.
+# Set by a user for other runs of pip, these would change the result of ours.
 _PIP_OTHERS = (
     "PIP_BREAK_SYSTEM_PACKAGES PIP_CONSTRAINT PIP_DEFAULT_TIMEOUT PIP_DRY_RUN PIP_NO_BINARY PIP_NO_BUILD_ISOLATION "
     "PIP_NO_DEPS PIP_ONLY_BINARY PIP_PREFER_BINARY PIP_PRE PIP_PREFIX PIP_PYTHON PIP_REQUIREMENT PIP_REQUIRE_HASHES "
@@ -31,26 +30,25 @@ _PIP_OTHERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class IndexSettings:
-    """Where packages come from and how to get there. Credentials stay in the URLs: show none of them."""
+    """Where packages come from. URLs may hold credentials: never show them without `redact_urls`."""
 
     index_url: str = field(default=PYPI, repr=False)
-    """The main index."""
     extra_index_urls: tuple[str, ...] = field(default=(), repr=False)
-    """Further indexes; pip merges what all of them have."""
+    """pip merges the files of all indexes."""
     find_links: tuple[str, ...] = field(default=(), repr=False)
-    """Folders (absolute), pages or single files with distributions."""
+    """Absolute folders, pages or single files with distributions."""
     no_index: bool = False
-    """Ask no index at all, only `find_links`."""
+    """Use only `find_links`."""
     cert: str = ""
-    """A bundle of certificates in place of the default one."""
+    """A certificate bundle that replaces the default one."""
     client_cert: str = ""
-    """A client's certificate with its key."""
+    """A client certificate with its key."""
     trusted_hosts: tuple[str, ...] = ()
     """Hosts ("name" or "name:port") whose certificates are not verified."""
     proxy: str = field(default="", repr=False)
-    """A proxy for http and https; empty: as the environment's *_PROXY say."""
+    """For http and https; empty for the environment's *_PROXY."""
     timeout: float = 15.0
-    """Seconds of silence after which a connection counts as dead."""
+    """Seconds."""
 
     def list_index_urls(self) -> tuple[str, ...]:
         """Return all indexes, the main one first, without repeats; none under `no_index`."""
@@ -59,9 +57,9 @@ class IndexSettings:
         return tuple(dict.fromkeys(url.rstrip("/") for url in (self.index_url, *self.extra_index_urls)))
 
     def make_uv_environment(self) -> dict[str, str | None]:
-        """Return changes to the environment that make uv see exactly these settings; None removes a variable.
+        """Return environment changes that give uv exactly these settings; None removes a variable.
 
-        Nothing secret comes into a command line; `uv_arguments` has the one thing that uv takes only there.
+        `make_uv_arguments` has the one setting that uv takes only on the command line.
         """
         indexes = self.list_index_urls()
         return {
@@ -71,7 +69,8 @@ class IndexSettings:
             "UV_EXTRA_INDEX_URL": None,
             "UV_FIND_LINKS": ",".join(_escape_separator(location, ",") for location in self.find_links)
             or None,
-            # pip takes the best version of all indexes; uv's own default stops at the first that has the name
+            # pip uses the best version of all indexes; uv by default only the first index that has the name:
+            # https://docs.astral.sh/uv/concepts/indexes/#searching-across-multiple-indexes
             "UV_INDEX_STRATEGY": "unsafe-best-match",
             "UV_INSECURE_HOST": " ".join(self.trusted_hosts) or None,
             "UV_HTTP_TIMEOUT": f"{self.timeout:.0f}",
@@ -86,11 +85,11 @@ class IndexSettings:
         }
 
     def make_uv_arguments(self) -> tuple[str, ...]:
-        """Return the arguments that uv needs beside `uv_environment`."""
+        """Return the arguments that uv needs besides `make_uv_environment`."""
         return ("--no-index",) if self.no_index else ()
 
     def make_pip_environment(self) -> dict[str, str | None]:
-        """Return changes to the environment that make pip and pip-compile see exactly these settings."""
+        """Return environment changes that give pip and pip-compile exactly these settings."""
         return {
             **dict.fromkeys(_PIP_OTHERS.split()),
             "PIP_CONFIG_FILE": os.devnull,
@@ -117,7 +116,7 @@ class IndexSettings:
 def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -> IndexSettings:
     """Read pip's configuration as `python -m pip install` would: its files, then PIP_* of `env`.
 
-    Raises UsageError for a file or a value that pip would refuse too, naming where it stands.
+    Raises UsageError, naming the file, for what pip would refuse as well.
     """
     values: dict[str, str] = {}
     sources: dict[str, str] = {}
@@ -141,7 +140,10 @@ def read_pip_settings(env: Mapping[str, str], *, python: str = sys.executable) -
 
 
 def list_config_files(env: Mapping[str, str], *, python: str = sys.executable) -> tuple[Path, ...]:
-    """Return the configuration files that pip would read, later ones winning, whether they exist or not."""
+    """Return the configuration files that pip would read, later ones overriding; they need not exist.
+
+    https://pip.pypa.io/en/stable/topics/configuration/
+    """
     explicit_file = env.get("PIP_CONFIG_FILE")
     if explicit_file == os.devnull:
         return ()
@@ -158,7 +160,7 @@ def list_config_files(env: Mapping[str, str], *, python: str = sys.executable) -
 
 
 def _find_config_folders(env: Mapping[str, str], home: Path) -> tuple[list[Path], list[Path]]:
-    """Return the folders of the machine's and of the user's configuration on this system."""
+    """Return the folders of the machine's and of the user's configuration."""
     if os.name == "nt":
         everyone = Path(env.get("PROGRAMDATA", r"C:\ProgramData"))
         return [everyone / "pip"], [home / "pip", Path(env.get("APPDATA", home / "AppData/Roaming")) / "pip"]
@@ -174,7 +176,7 @@ def _find_config_folders(env: Mapping[str, str], home: Path) -> tuple[list[Path]
 
 
 def _read_layers(env: Mapping[str, str], python: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield where settings stand and what they are, weakest first: [global], [install], PIP_*."""
+    """Yield sources and their settings, weakest first: [global], [install], PIP_*."""
     parsed = [(path, _parse_config(path)) for path in list_config_files(env, python=python) if path.is_file()]
     for section in ("global", "install"):
         for path, parser in parsed:
@@ -189,12 +191,13 @@ def _parse_config(path: Path) -> configparser.RawConfigParser:
     try:
         parser.read_string(path.read_text(encoding="utf-8"), source=str(path))
     except PermissionError:
-        # pip passes over files that it may not read
+        # pip, too, skips files that it may not read.
         return configparser.RawConfigParser()
     except (OSError, UnicodeDecodeError, configparser.Error) as error:
         raise UsageError(
             f"pip's configuration file '{path}' cannot be read: {redact_urls(str(error))}",
-            hint="mend it ('python -m pip config debug' names all such files)",
+            code="pip-configuration-invalid",
+            hint="fix it ('python -m pip config debug' lists all such files)",
         ) from error
     return parser
 
@@ -205,14 +208,16 @@ def _normalize_key(name: str) -> str:
 
 
 def _find_cert_bundle(env: Mapping[str, str]) -> str:
-    """Return the certificates that the environment names for such programs as pip; uv looks at the last only."""
+    """Return the certificate bundle that pip takes from the environment; uv reads only the last variable."""
     return env.get("REQUESTS_CA_BUNDLE") or env.get("CURL_CA_BUNDLE") or env.get("SSL_CERT_FILE") or ""
 
 
 def _parse_boolean(value: str, source: str) -> bool:
     word = value.strip().lower()
     if word not in _TRUE | _FALSE:
-        raise UsageError(f"no-index is '{value}' in {source}", hint="write yes or no")
+        raise UsageError(
+            f"no-index is '{value}' in {source}", code="pip-setting-invalid", hint="write yes or no"
+        )
     return word in _TRUE
 
 
@@ -220,11 +225,13 @@ def _parse_seconds(value: str, source: str) -> float:
     try:
         return float(value)
     except ValueError as error:
-        raise UsageError(f"timeout is '{value}' in {source}", hint="write a number of seconds") from error
+        raise UsageError(
+            f"timeout is '{value}' in {source}", code="pip-setting-invalid", hint="write a number of seconds"
+        ) from error
 
 
 def _resolve_location(location: str, env: Mapping[str, str]) -> str:
-    """Make a local place of find-links independent of the working folder; URLs stay."""
+    """Return a location of find-links independent of the working folder."""
     if "://" in location or location.startswith("file:"):
         return location
     home = env.get("HOME")
@@ -233,7 +240,7 @@ def _resolve_location(location: str, env: Mapping[str, str]) -> str:
 
 
 def _escape_separator(location: str, separator: str) -> str:
-    """Write a place so that it does not hold the separator of the list that it goes into."""
+    """Return a location without the separator of the list that it is written into."""
     if separator not in location:
         return location
     from urllib.parse import quote

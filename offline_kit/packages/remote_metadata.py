@@ -1,4 +1,4 @@
-"""Metadata out of a large wheel that stays where it is: the few ranges of bytes that hold it are fetched."""
+"""Metadata of a large wheel on a server, read with HTTP range requests instead of downloading the wheel."""
 
 import io
 import zipfile
@@ -8,18 +8,17 @@ from offline_kit.core.errors import OfflineKitError
 from offline_kit.packages import distribution_metadata
 
 TAIL = 1 << 16
-"""Bytes of the end that are asked for first: a zip's table of contents stands there."""
+"""Bytes of the end to request first: a zip's central directory is there."""
 LARGE = 200_000
-"""Bytes from which a wheel is read in pieces; a smaller one is fetched whole and most likely needed anyway."""
+"""Bytes from which a wheel is read in ranges; a smaller one is downloaded, since it is most likely needed anyway."""
 
 
 def read_remote_metadata(
     url: str, size: int, *, settings: http.Connection, patience: http.RetryPolicy
 ) -> bytes | None:
-    """Return METADATA of the wheel at an http address; None where that needs the whole file.
+    """Return METADATA of the wheel at an http address; None if that needs the whole file.
 
-    `size` is the file's in bytes. The wheel's hash cannot be checked this way, which is done when it is
-    fetched to be used.
+    `size` is the file's in bytes. The wheel's hash is not checked here, but when it is downloaded.
     """
     if not url.startswith("http") or size < LARGE:
         return None
@@ -28,12 +27,13 @@ def read_remote_metadata(
             member = distribution_metadata.find_dist_info_member(archive.namelist(), "METADATA")
             return archive.read(member) if member else None
     except (OfflineKitError, zipfile.BadZipFile, OSError):
-        # A server without ranges, or one that answers them oddly: the plain way says what is wrong.
+        # Not every index supports ranges (RFC 9110: a server MAY ignore them). Downloading the whole file then
+        # works, or reports what is wrong.
         return None
 
 
 class _RemoteFile(io.RawIOBase):
-    """A file at a URL, read as far as somebody looks."""
+    """A file at a URL of which only the ranges that are read are requested."""
 
     def __init__(self, url: str, size: int, settings: http.Connection, patience: http.RetryPolicy) -> None:
         self._url, self._size, self._settings, self._patience = url, size, settings, patience
@@ -78,8 +78,8 @@ class _RemoteFile(io.RawIOBase):
             self._url, settings=self._settings, headers=headers, patience=self._patience
         )
         if answer is None:
-            raise OSError("it is gone")
+            raise OSError("the file no longer exists")
         is_whole_file = len(answer.content) == self._size
         if not is_whole_file and len(answer.content) != end - start:
-            raise OSError("the server sent another range than was asked for")
+            raise OSError("the server sent another range than requested")
         self._ranges.append((0 if is_whole_file else start, answer.content))

@@ -1,13 +1,9 @@
-"""Wheels as files: made the same bytes everywhere, read without installing them."""
+"""Wheels that are the same bytes everywhere, whoever built them and when."""
 
-import base64
-import csv
-import hashlib
-import io
-import os
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.files import sha256_of
@@ -23,38 +19,53 @@ _UNIX = 3
 def normalize_wheel(path: Path) -> str:
     """Rewrite a wheel so that equal contents are equal bytes, and return its sha256.
 
-    Order, dates, modes, system and compression are fixed and RECORD is made anew; signatures of the old
-    RECORD go. Members are stored, not deflated: zlib's output differs between its versions, and a kit
-    must keep its id on a colleague's machine. Raises ProjectError for what is no wheel.
+    Order, dates, modes, system and compression are fixed, RECORD is written anew, and signatures of the old
+    RECORD are dropped. Members are stored, not deflated: zlib's output differs between its versions, and a kit
+    must keep its id on every machine. Raises ProjectError for a file that is not a wheel.
     """
+    from wheel.wheelfile import WheelError, WheelFile
+
+    class NormalizedWheel(WheelFile):  # type: ignore[misc]  # wheel ships no types
+        """Writes every member with the same date and modes, RECORD included."""
+
+        def writestr(self, zinfo_or_arcname: Any, data: Any, compress_type: int | None = None) -> None:
+            if isinstance(zinfo_or_arcname, str):
+                zinfo_or_arcname = _make_entry(zinfo_or_arcname, executable=False)
+            super().writestr(zinfo_or_arcname, data, compress_type)
+
     members = _read_members(path)
     record = find_dist_info_member(members, "RECORD")
     if record is None:
-        raise ProjectError(f"'{path.name}' has no RECORD, so it is no wheel", hint="build it again")
+        raise ProjectError(
+            f"'{path.name}' has no RECORD, so it is not a wheel", code="wheel-invalid", hint="build it again"
+        )
     folder = record.removesuffix("RECORD")
-    for name_to_drop in ("RECORD", "RECORD.jws", "RECORD.p7s"):
-        members.pop(folder + name_to_drop, None)
-    # dist-info last, RECORD at the very end: where the wheel specification recommends them.
-    names = sorted(members, key=lambda name: (name.startswith(folder), name))
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream, zipfile.ZipFile(stream, "w") as archive:
-            for name in names:
-                data, executable = members[name]
-                archive.writestr(_make_entry(name, executable=executable), data)
-            archive.writestr(_make_entry(record, executable=False), _render_record(members, names, record))
-        Path(part).chmod(0o644)
-        Path(part).replace(path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+    for name in ("RECORD", "RECORD.jws", "RECORD.p7s"):
+        members.pop(folder + name, None)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        part = Path(scratch) / path.name
+        try:
+            with NormalizedWheel(part, "w", zipfile.ZIP_STORED) as archive:
+                # The folder in the wheel may be spelled otherwise than the file's name.
+                archive.record_path = record
+                # The wheel specification recommends dist-info at the end of the archive; RECORD is written on closing.
+                for name in sorted(members, key=lambda name: (name.startswith(folder), name)):
+                    data, executable = members[name]
+                    archive.writestr(_make_entry(name, executable=executable), data)
+        except WheelError as error:
+            raise ProjectError(
+                f"'{path.name}' is not a wheel: {error}", code="wheel-invalid", hint="build it again"
+            ) from error
+        part.chmod(0o644)
+        part.replace(path)
     return sha256_of(path)
 
 
 def _read_members(path: Path) -> dict[str, tuple[bytes, bool]]:
+    """Return content and execute bit of each file in a wheel, by name."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # The owner's bit alone: the others are the umask's, not the package's.
+            # Only the owner's bit: the others depend on the umask of whoever built it.
             return {
                 info.filename: (archive.read(info), bool(info.external_attr >> 16 & 0o100))
                 for info in archive.infolist()
@@ -62,7 +73,7 @@ def _read_members(path: Path) -> dict[str, tuple[bytes, bool]]:
             }
     except (zipfile.BadZipFile, OSError) as error:
         raise ProjectError(
-            f"'{path.name}' cannot be read as a wheel: {error}", hint="build it again"
+            f"'{path.name}' cannot be read as a wheel: {error}", code="wheel-invalid", hint="build it again"
         ) from error
 
 
@@ -72,14 +83,3 @@ def _make_entry(name: str, *, executable: bool) -> zipfile.ZipInfo:
     entry.external_attr = (0o100755 if executable else 0o100644) << 16
     entry.compress_type = zipfile.ZIP_STORED
     return entry
-
-
-def _render_record(members: dict[str, tuple[bytes, bool]], names: list[str], record: str) -> str:
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    for name in names:
-        data = members[name][0]
-        digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
-        rows.writerow([name, f"sha256={digest}", len(data)])
-    rows.writerow([record, "", ""])
-    return text.getvalue()

@@ -1,87 +1,208 @@
-"""The wheelhouse: for every pin that travels, the file that fits the image."""
+"""The wheelhouse: for every pin that goes into the kit, the file that fits the image, verified and in the cache."""
 
+import threading
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from offline_kit.core.cache import Cache
+from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
-from offline_kit.core.files import sha256_of
-from offline_kit.core.report import SILENT, Reporter
+from offline_kit.core.files import format_size, sha256_of
+from offline_kit.core.report import SILENT, Advance, Reporter
+from offline_kit.core.retry import StoppedError, stop_waits_on
+from offline_kit.core.thread_pool import WaitFor, cancelling_pool
 from offline_kit.packages.distribution_metadata import find_dist_info_member
-from offline_kit.packages.download import MissingPin, fetch_files
-from offline_kit.packages.file_choice import ImageTarget, choose_file
-from offline_kit.packages.index import PackageIndex
+from offline_kit.packages.file_choice import Alternatives, ImageTarget, choose_file, find_alternatives
+from offline_kit.packages.index import IndexFile, PackageIndex
 from offline_kit.project.images import Image, load_built_in_images
 from offline_kit.project.types import Artifact, Fate, Pin, Sdist, Wheel, Wheelhouse
 
+T = TypeVar("T")
+THREADS = 8
+"""Parallel downloads; more do not make one host faster."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MissingPin:
+    """A pin of which no file fits the image."""
+
+    pin: Pin
+    files: tuple[IndexFile, ...]
+    """All files of the project on the indexes."""
+    alternatives: Alternatives
+
 
 def fetch_wheelhouse(
-    pins: Sequence[Pin], image: Image, index: PackageIndex, *, cache: Cache | Path, report: Reporter = SILENT
+    pins: Sequence[Pin], image: Image, index: PackageIndex, *, report: Reporter = SILENT
 ) -> Wheelhouse:
-    """Return the wheels, and the sdists where there is no wheel, of all bundled pins and spares.
+    """Fetch a wheel, or an sdist if there is no wheel, for every bundled pin and every spare.
 
-    What the cache has is not asked for again: a second call needs no network. Local wheels are checked and
-    pass through. Raises ProjectError with every pin of which nothing fits the image, OutsideError for an
-    index that does not answer.
+    Cached files are used without asking an index, so a second call needs no network. Local files are checked
+    and used from where they are. Raises ProjectError listing every pin of which nothing fits the image, and
+    OutsideError if an index does not answer.
     """
-    store = cache if isinstance(cache, Cache) else Cache(cache)
     target = ImageTarget(image)
-    travelling = [pin for pin in pins if pin.fate is Fate.BUNDLED or pin.spare]
-    local = [pin for pin in travelling if pin.local]
-    problems = {pin: lines for pin in local if (lines := _check_local_file(pin, target, report))}
-    artifacts = [_read_local_artifact(pin) for pin in local if pin not in problems]
-    listed, missing = fetch_files([pin for pin in travelling if not pin.local], target, index, store, report)
+    needed = [pin for pin in pins if pin.fate is Fate.BUNDLED or pin.spare]
+    local = {pin: pin.local for pin in needed if pin.local}
+    problems = {pin: text for pin, path in local.items() if (text := _check_local_file(path, target, report))}
+    artifacts: list[Artifact] = [
+        _make_artifact(pin, path.name, sha256_of(path), path)
+        for pin, path in local.items()
+        if pin not in problems
+    ]
+    downloads, missing = fetch_files([pin for pin in needed if not pin.local], target, index, report)
     if problems or missing:
         raise _make_missing_error(problems, missing, target)
-    artifacts.extend(listed)
-    artifacts.sort(key=lambda artifact: artifact.filename)
+    artifacts = sorted([*artifacts, *downloads], key=lambda artifact: artifact.filename)
     return Wheelhouse(
         wheels=tuple(artifact for artifact in artifacts if isinstance(artifact, Wheel)),
         sdists=tuple(artifact for artifact in artifacts if isinstance(artifact, Sdist)),
     )
 
 
-def _read_local_artifact(pin: Pin) -> Artifact:
-    assert pin.local is not None  # noqa: S101 (its callers hand over local pins alone)
-    kind = Wheel if pin.local.suffix == ".whl" else Sdist
-    return kind(
-        name=pin.name,
-        version=pin.version,
-        filename=pin.local.name,
-        path=pin.local,
-        sha256=sha256_of(pin.local),
-        size=pin.local.stat().st_size,
-    )
+def fetch_files(
+    pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, report: Reporter
+) -> tuple[tuple[Artifact, ...], tuple[MissingPin, ...]]:
+    """Return a Wheel or an Sdist for each pin, in the order of the pins, and the pins that have neither.
+
+    If any pin is missing, nothing is downloaded. Raises OutsideError if an index does not answer, and
+    ProjectError if a file does not have the promised hash.
+    """
+    artifacts = {pin: artifact for pin in pins if (artifact := _recall_artifact(pin, target, index.cache))}
+    uncached = [pin for pin in pins if pin not in artifacts]
+    files, missing = _choose_files(uncached, target, index, report)
+    if not missing:
+        artifacts |= _download_files(files, target, index, report)
+    return tuple(artifacts[pin] for pin in pins if pin in artifacts), missing
 
 
-def _check_local_file(pin: Pin, target: ImageTarget, report: Reporter) -> list[str]:
-    """Return why the wheel on this disk cannot go to the image."""
-    path = pin.local
-    if path is None or not path.is_file():
-        return [f"its file '{path}' is not there"]
-    if path.suffix != ".whl":
+def _make_choice_key(pin: Pin, target: ImageTarget) -> str:
+    return cache_key(pin.name, pin.version, sorted(pin.hashes), target.key)
+
+
+def _recall_artifact(pin: Pin, target: ImageTarget, cache: Cache) -> Artifact | None:
+    # Without hashes, another index may have other bytes under the same version: ask again.
+    record = cache.read_record("choices", _make_choice_key(pin, target)) if pin.hashes else None
+    if record is None:
+        return None
+    filename, sha256 = str(record.get("filename", "")), str(record.get("sha256", ""))
+    path = cache.find_blob(sha256) if filename and len(sha256) == 64 else None
+    return _make_artifact(pin, filename, sha256, path) if path else None
+
+
+def _make_artifact(pin: Pin, filename: str, sha256: str, path: Path) -> Artifact:
+    kind = Wheel if filename.endswith(".whl") else Sdist
+    size = path.stat().st_size
+    return kind(name=pin.name, version=pin.version, filename=filename, path=path, sha256=sha256, size=size)
+
+
+def _choose_files(
+    pins: Sequence[Pin], target: ImageTarget, index: PackageIndex, report: Reporter
+) -> tuple[dict[Pin, IndexFile], tuple[MissingPin, ...]]:
+    listings = _run_parallel([partial(index.list_files, pin.name) for pin in pins])
+    files_by_pin: dict[Pin, IndexFile] = {}
+    missing: list[MissingPin] = []
+    for pin, files in zip(pins, listings, strict=True):
+        file = choose_file(files, pin.version, pin.hashes, target)
+        if file is None:
+            alternatives = find_alternatives(files, pin.version, pin.hashes, target)
+            missing.append(MissingPin(pin=pin, files=files, alternatives=alternatives))
+            continue
+        files_by_pin[pin] = file
+        if file.yanked:
+            report.warn(f"{pin.name} {pin.version} was yanked by its authors ('{file.filename}')")
+    return files_by_pin, tuple(missing)
+
+
+def _download_files(
+    files: dict[Pin, IndexFile], target: ImageTarget, index: PackageIndex, report: Reporter
+) -> dict[Pin, Artifact]:
+    cached = {pin: path for pin, file in files.items() if (path := index.find_cached(file))}
+    uncached = {pin: file for pin, file in files.items() if pin not in cached}
+    artifacts = {
+        pin: _make_artifact(pin, files[pin].filename, files[pin].sha256, path) for pin, path in cached.items()
+    }
+    if uncached:
+        total = sum(file.size for file in uncached.values())
+        text = f"Downloading {len(uncached)} {'file' if len(uncached) == 1 else 'files'}"
+        report.step(f"{text} ({format_size(total)})" if total else text)
+        stop = threading.Event()
+        with report.progress(text, total) as advance:
+            jobs = [
+                partial(_download_file, pin, file, index, advance, stop) for pin, file in uncached.items()
+            ]
+            artifacts |= dict(zip(uncached, _run_parallel(jobs, stop), strict=True))
+    for pin, artifact in artifacts.items():
+        record = {"filename": artifact.filename, "sha256": artifact.sha256}
+        index.cache.write_record("choices", _make_choice_key(pin, target), record)
+    return artifacts
+
+
+def _download_file(
+    pin: Pin, file: IndexFile, index: PackageIndex, advance: Advance, stop: threading.Event
+) -> Artifact:
+    def advance_unless_stopped(amount: int) -> None:
+        if stop.is_set():
+            raise StoppedError
+        advance(amount)
+
+    with stop_waits_on(stop):
+        path = index.download_file(file, advance_unless_stopped)
+    digest = path.name  # blobs of the cache are named by their sha256
+    if pin.hashes and f"sha256:{digest}" not in pin.hashes:
+        raise ProjectError(
+            f"'{file.filename}' is not the file that was frozen",
+            code="hash-mismatch",
+            hint="build with --upgrade to freeze the index's current file, if you trust it",
+            details=[f"got      sha256:{digest}", *(f"expected {line}" for line in pin.hashes)],
+        )
+    return _make_artifact(pin, file.filename, digest, path)
+
+
+def _run_parallel(jobs: Sequence[Callable[[], T]], stop: threading.Event | None = None) -> list[T]:
+    """Run all jobs in threads and return their results; the first error or an interrupt cancels the rest."""
+    if not jobs:
         return []
-    position = target.find_tag_position(path.name)
-    if position is None:
-        return [f"the wheel '{path.name}' is for another Python or platform"]
+    threads = min(THREADS, len(jobs))
+    # After ^C do not wait for a silent server; what has arrived of its file is kept for resuming.
+    with cancelling_pool(threads, stop, wait_for=WaitFor.UNLESS_INTERRUPTED) as pool:
+        futures: list[Future[T]] = [pool.submit(job) for job in jobs]
+        wait(futures, return_when=FIRST_EXCEPTION)
+        for future in futures:
+            if future.done() and (error := future.exception()):
+                raise error
+        return [future.result() for future in futures]
+
+
+def _check_local_file(path: Path, target: ImageTarget, report: Reporter) -> str:
+    """Return why a file on this disk cannot be used in the image; empty if it can."""
+    if not path.is_file():
+        return f"the file '{path}' does not exist"
+    if path.suffix != ".whl":
+        return ""
+    if target.find_tag_position(path.name) is None:
+        return f"the wheel '{path.name}' is for another Python or platform"
     try:
         requires_python = _read_requires_python(path)
     except (zipfile.BadZipFile, OSError) as error:
-        return [f"the wheel '{path.name}' cannot be read: {error}"]
+        return f"the wheel '{path.name}' cannot be read: {error}"
     if requires_python is None:
-        return [f"the wheel '{path.name}' cannot be read: it has no METADATA"]
+        return f"the wheel '{path.name}' cannot be read: it has no METADATA"
     if not target.accepts_python(requires_python):
-        return [f"the wheel '{path.name}' wants Python {requires_python}"]
+        return f"the wheel '{path.name}' requires Python {requires_python}"
+    # PEP 600: only manylinux tags promise a glibc version; "linux_x86_64" promises nothing.
     if path.stem.split("-")[-1].startswith("linux_"):
-        report.warn(f"'{path.name}' does not say which glibc it needs: the rehearsal alone will not show it")
-    return []
+        report.warn(f"'{path.name}' does not state which glibc it needs; the rehearsal cannot check it")
+    return ""
 
 
 def _read_requires_python(wheel: Path) -> str | None:
-    """Return what the wheel asks of Python; None where it has no METADATA."""
-    from email.parser import BytesHeaderParser
-
+    """Return a wheel's Requires-Python; None if it has no METADATA."""
     with zipfile.ZipFile(wheel) as archive:
         member = find_dist_info_member(archive.namelist(), "METADATA")
         if member is None:
@@ -90,42 +211,43 @@ def _read_requires_python(wheel: Path) -> str | None:
 
 
 def _make_missing_error(
-    problems: dict[Pin, list[str]], missing: Sequence[MissingPin], target: ImageTarget
+    problems: dict[Pin, str], missing: Sequence[MissingPin], target: ImageTarget
 ) -> ProjectError:
-    details = [line for pin, lines in problems.items() for line in (_format_pin(pin), *_indent_lines(lines))]
-    hints = ["give a wheel that fits the image"] if problems else []
-    other_images = _list_other_images(target) if missing else []
-    for missing_pin in missing:
-        images = _find_fitting_images(missing_pin, other_images)
-        has = target.image.public_version(missing_pin.pin.name)
-        lines = [*missing_pin.alternatives.lines, *([f"the image has {has}"] if has else [])]
-        if missing_pin.alternatives.versions:
-            lines.append(f"versions that fit: {', '.join(missing_pin.alternatives.versions[:5])}")
+    details = [line for pin, problem in problems.items() for line in (_format_pin(pin), f"    {problem}")]
+    fixes = ["give a wheel that fits the image"] if problems else []
+    other_targets = _list_other_targets(target) if missing else []
+    for item in missing:
+        pin, alternatives = item.pin, item.alternatives
+        images = [
+            other.image.name
+            for other in other_targets
+            if choose_file(item.files, pin.version, pin.hashes, other) is not None
+        ]
+        image_version = target.image.public_version(pin.name)
+        lines = [*alternatives.lines, *([f"the image has {image_version}"] if image_version else [])]
+        if alternatives.versions:
+            lines.append(f"versions that fit: {', '.join(alternatives.versions[:5])}")
         if images:
             lines.append(f"images that it fits: {', '.join(images)}")
-        details += [_format_pin(missing_pin.pin), *_indent_lines(lines)]
-        hints += _suggest_fixes(missing_pin, has, images)
-    pins = [*problems, *(missing_pin.pin for missing_pin in missing)]
+        details += [_format_pin(pin), *(f"    {line}" for line in lines)]
+        fixes += _suggest_fixes(item, image_version, images)
+    pins = [*problems, *(item.pin for item in missing)]
     names = ", ".join(f"'{pin.name}=={pin.version}'" for pin in pins)
-    verb = "has" if len(pins) == 1 else "have"
     return ProjectError(
-        f"{names} {verb} no file that fits {target.describe_platform()}",
-        hint="; ".join([*dict.fromkeys(hints), "or exclude what you do not need there"]),
+        f"{names} {'has' if len(pins) == 1 else 'have'} no file that fits {target.describe_platform()}",
+        code="no-fitting-file",
+        hint="; ".join([*dict.fromkeys(fixes), "or exclude what you do not need there"]),
         details=details,
     )
 
 
 def _format_pin(pin: Pin) -> str:
-    required_by = f", asked for by {', '.join(pin.asked_by)}" if pin.asked_by else ""
+    required_by = f", required by {', '.join(pin.asked_by)}" if pin.asked_by else ""
     return f"{pin.name} {pin.version}{required_by}:"
 
 
-def _indent_lines(lines: Sequence[str]) -> list[str]:
-    return [f"    {line}" for line in lines]
-
-
-def _list_other_images(target: ImageTarget) -> list[ImageTarget]:
-    """Return the other built-in images, those of the same kind of machine first."""
+def _list_other_targets(target: ImageTarget) -> list[ImageTarget]:
+    """Return the other built-in images, those with the same kind of accelerator first."""
     images = [image for image in load_built_in_images() if image.name != target.image.name]
     return [
         ImageTarget(image)
@@ -133,23 +255,14 @@ def _list_other_images(target: ImageTarget) -> list[ImageTarget]:
     ]
 
 
-def _find_fitting_images(missing: MissingPin, targets: Sequence[ImageTarget]) -> list[str]:
-    pin = missing.pin
-    return [
-        target.image.name
-        for target in targets
-        if choose_file(missing.files, pin.version, pin.hashes, target) is not None
-    ]
-
-
-def _suggest_fixes(missing: MissingPin, has: str, images: Sequence[str]) -> list[str]:
-    fixes = []
+def _suggest_fixes(missing: MissingPin, image_version: str, images: Sequence[str]) -> list[str]:
+    name, fixes = missing.pin.name, []
     if missing.alternatives.changed:
-        fixes.append("freeze anew with --upgrade, if you trust what the index has now")
-    if has:
-        fixes.append(f"allow {missing.pin.name}=={has}, which the image has")
+        fixes.append("freeze again with --upgrade, if you trust the index's current files")
+    if image_version:
+        fixes.append(f"allow {name}=={image_version}, which the image has")
     elif missing.alternatives.nearest:
-        fixes.append(f"ask for {missing.pin.name}=={missing.alternatives.nearest}, which fits")
+        fixes.append(f"require {name}=={missing.alternatives.nearest}, which fits")
     if images:
-        fixes.append(f'choose another image for {missing.pin.name} (image = "{images[0]}")')
+        fixes.append(f'choose another image for {name} (image = "{images[0]}")')
     return fixes

@@ -11,7 +11,7 @@ from offline_kit.core.files import sha256_of
 from offline_kit.kit import layout
 from offline_kit.notebook import rendering as notebook
 from offline_kit.packages.freeze import freeze as freezing
-from offline_kit.packages.own import own_code
+from offline_kit.packages.own import loose_modules, own_code
 from offline_kit.project.config import Config
 from offline_kit.project.kaggle_names import split_model_name
 from offline_kit.project.types import Freeze, Kit, OwnCode, Role
@@ -54,7 +54,7 @@ def _list_changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[s
     base = pipeline.build_context(config)
     seen = model_files.inspect_model_files(config, base.image, cache=base.cache)
     yield from _compare_files(kit, _changed_weights(seen), (Role.CHECKPOINT, Role.PREPROCESSING))
-    modules = own_code.find_modules(
+    modules = loose_modules.find_needed_modules(
         config.project, config.packages, config.modules, freeze_request.configured_references(seen.config)
     )
     own, packages = own_code.recall_own_code(

@@ -22,10 +22,10 @@ from offline_kit.notebook import rendering as notebook
 from offline_kit.notebook import scripts
 from offline_kit.notebook.rendering import RenderedNotebook
 from offline_kit.packages import cuda_abi, pip_settings, wheelhouse
-from offline_kit.packages.builds import sdists
+from offline_kit.packages.builds import sdist_builds
 from offline_kit.packages.freeze import freeze as freezing
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.own import own_code, package_bounds
+from offline_kit.packages.own import loose_modules, own_code, package_bounds
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import images as image
 from offline_kit.project import references
@@ -238,7 +238,7 @@ def code_findings(
 def static_findings(config: Config) -> tuple[Finding, ...]:
     """Return the same without building anything."""
     base = build_context(config)
-    modules = own_code.find_modules(
+    modules = loose_modules.find_needed_modules(
         config.project, config.packages, config.modules, freeze_request.configured_references(config)
     )
     own, _ = own_code.recall_own_code(
@@ -322,7 +322,7 @@ def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, 
 def check_notebook(config: Config) -> None:
     """Raise what a build would raise about the notebook's settings and references, without building anything."""
     _check_notebook(config, build_context(config))
-    own_code.find_modules(
+    loose_modules.find_needed_modules(
         config.project, config.packages, config.modules, freeze_request.configured_references(config)
     )
 
@@ -358,8 +358,8 @@ def _kit_contents(
     # requirements files may name indexes of their own
     settings = freezing.read_index_settings(config.requirements, config.project, base.settings)
     index = PackageIndex(settings, cache=base.cache)
-    house = wheelhouse.fetch_wheelhouse(frozen.pins, base.image, index, cache=base.cache, report=report)
-    settled = sdists.settle_sdists(
+    house = wheelhouse.fetch_wheelhouse(frozen.pins, base.image, index, report=report)
+    settled = sdist_builds.settle_sdists(
         house.sdists,
         base.image,
         index,
@@ -441,7 +441,7 @@ def _current_freeze(
 
 
 def _own_code(config: Config, base: BuildContext, report: Reporter) -> OwnCode:
-    modules = own_code.find_modules(
+    modules = loose_modules.find_needed_modules(
         config.project, config.packages, config.modules, freeze_request.configured_references(config)
     )
     return own_code.build_own_code(

@@ -142,14 +142,14 @@ def test_a_wheel_for_another_python_fails_with_a_reason(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ("ModuleNotFoundError: No module named 'numpy'", "its build imports 'numpy' without asking for it"),
+        ("ModuleNotFoundError: No module named 'numpy'", "its build imports 'numpy' without requiring it"),
         ("error: can't find Rust compiler", "its build needs Rust"),
         ("error: command 'gcc' failed: No such file or directory", "its build needs a C compiler"),
         (
             "src/x.c:1:10: fatal error: zlib.h: No such file or directory",
             "its build needs the C header 'zlib.h'",
         ),
-        ("urlopen error [Errno -3] Temporary failure in name resolution", "its build wants the network"),
+        ("urlopen error [Errno -3] Temporary failure in name resolution", "its build needs the network"),
         ("something else", "its build failed"),
     ],
 )

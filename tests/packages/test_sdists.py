@@ -17,7 +17,7 @@ from offline_kit.core import interpreters
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.retry import RetryPolicy
 from offline_kit.packages.builds.build_environment import find_offline_prefix
-from offline_kit.packages.builds.sdists import settle_sdists
+from offline_kit.packages.builds.sdist_builds import settle_sdists
 from offline_kit.packages.index import PackageIndex
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image, load_image
@@ -244,10 +244,10 @@ def test_every_failed_build_is_said_at_once(yard: Yard, tmp_path: Path) -> None:
         settle_sdists(sdists, IMAGE, yard.index())
     error, text = caught.value, "\n".join(caught.value.details)
     assert "'lost', 'wild', 'linked', 'broken' exist only as source" in error.what
-    assert "lost 1.0: what its build asks for cannot be had together" in text
-    assert "wild 1.0: its build imports 'numpy' without asking for it" in text
+    assert "lost 1.0: its build requirements cannot be resolved" in text
+    assert "wild 1.0: its build imports 'numpy' without requiring it" in text
     assert "    so far so good" in text
-    assert "linked 1.0: its build asks for 'torch' from a URL" in text
+    assert "linked 1.0: its build requires 'torch' from a URL" in text
     assert "secret" not in text
     assert "broken 1.0: its pyproject.toml is not valid" in text
     assert 'allow_unbuilt = ["lost", "wild", "linked", "broken"]' in error.hint
@@ -292,7 +292,7 @@ def test_a_build_that_wants_the_network_does_not_get_it(yard: Yard, tmp_path: Pa
     yard.server.add(own_backend(tmp_path, "crate", body=body))
     with pytest.raises(ProjectError) as caught:
         settle_sdists([yard.sdist("crate")], IMAGE, yard.index())
-    assert "its build wants the network" in "\n".join(caught.value.details)
+    assert "its build needs the network" in "\n".join(caught.value.details)
     assert "--on kaggle" in caught.value.hint
 
 

@@ -48,9 +48,7 @@ def asking(index: LocalIndex | str, cache: Cache) -> PackageIndex:
     """Return a fresh reader of the index, without memory of earlier answers."""
     url = index if isinstance(index, str) else index.url
     patience = RetryPolicy(attempts=2, backoff=0.01)
-    return PackageIndex(
-        IndexSettings(index_url=url, timeout=5), cache=cache.root / "index", patience=patience
-    )
+    return PackageIndex(IndexSettings(index_url=url, timeout=5), cache=cache.root, patience=patience)
 
 
 def pin(name: str, version: str = "1.0", **more: object) -> Pin:
@@ -147,7 +145,7 @@ def test_versions_are_compared_not_spelled(index: LocalIndex, cache: Cache, tmp_
     """1.0 pinned is 1.0.0 on the index; 1.0+cpu is another version."""
     index.add(make_wheel(tmp_path, "x", "1.0.0"))
     index.add(make_wheel(tmp_path, "x", "1.0+cpu"))
-    house = fetch_wheelhouse([pin("x", "1.0"), pin("x", "1.0+cpu")], IMAGE, asking(index, cache), cache=cache)
+    house = fetch_wheelhouse([pin("x", "1.0"), pin("x", "1.0+cpu")], IMAGE, asking(index, cache))
     assert [wheel.filename for wheel in house.wheels] == [
         "x-1.0+cpu-py3-none-any.whl",
         "x-1.0.0-py3-none-any.whl",
@@ -166,7 +164,7 @@ def test_what_travels_is_fetched_and_hashed(index: LocalIndex, cache: Cache, tmp
         pin("numpy", fate=Fate.PROVIDED),
         pin("nvidia-nccl", fate=Fate.SKIPPED),
     ]
-    house = fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
+    house = fetch_wheelhouse(pins, IMAGE, asking(index, cache))
     assert [wheel.name for wheel in house.wheels] == ["left", "spare"]
     assert [sdist.filename for sdist in house.sdists] == ["right-1.0.tar.gz"]
     for artifact in (*house.wheels, *house.sdists):
@@ -178,8 +176,8 @@ def test_the_second_call_needs_no_network(index: LocalIndex, cache: Cache, tmp_p
     """With a warm cache nothing is asked: the index may be gone."""
     entry = index.add(make_wheel(tmp_path, "left", "1.0"))
     pins = [pin("left", hashes=(f"sha256:{entry.sha256}",))]
-    first = fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
-    assert fetch_wheelhouse(pins, IMAGE, asking(unreachable(), cache), cache=cache) == first
+    first = fetch_wheelhouse(pins, IMAGE, asking(index, cache))
+    assert fetch_wheelhouse(pins, IMAGE, asking(unreachable(), cache)) == first
 
 
 def test_another_image_is_another_choice(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
@@ -188,9 +186,7 @@ def test_another_image_is_another_choice(index: LocalIndex, cache: Cache, tmp_pa
         index.add(make_wheel(tmp_path, "left", "1.0", tag=f"{python}-{python}-manylinux_2_17_x86_64"))
     hashes = tuple(f"sha256:{entry.sha256}" for entry in index.projects["left"].values())
     names = [
-        fetch_wheelhouse([pin("left", hashes=hashes)], image, asking(index, cache), cache=cache)
-        .wheels[0]
-        .filename
+        fetch_wheelhouse([pin("left", hashes=hashes)], image, asking(index, cache)).wheels[0].filename
         for image in (IMAGE, replace(IMAGE, python="3.12.13"))
     ]
     assert ["cp313" in names[0], "cp312" in names[1]] == [True, True]
@@ -202,14 +198,14 @@ def test_the_running_interpreter_does_not_matter(index: LocalIndex, cache: Cache
     index.add(make_wheel(tmp_path, "left", "1.0", tag=str(here)))
     other = replace(IMAGE, python="3.99.0")
     with pytest.raises(ProjectError):
-        fetch_wheelhouse([pin("left")], other, asking(index, cache), cache=cache)
+        fetch_wheelhouse([pin("left")], other, asking(index, cache))
 
 
 def test_a_cut_download_goes_on_where_it_stopped(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
     """After a broken connection only the rest is asked for, and the file is whole."""
     entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 4000}))
     index.cut(entry.filename, after=500_000)
-    house = fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache)
+    house = fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache))
     assert house.wheels[0].sha256 == entry.sha256
     ranges = [headers.get("Range") for path, headers in index.requests if path.endswith(entry.filename)]
     assert ranges[0] is None
@@ -220,7 +216,7 @@ def test_half_a_file_survives_the_run_that_lost_it(index: LocalIndex, cache: Cac
     """A run that gives up leaves a part, never a blob; the next run asks for the rest alone."""
     entry = index.add(make_wheel(tmp_path, "big", "1.0", files={"big.bin": bytes(range(256)) * 4000}))
     cache.partial_path(entry.sha256).write_bytes(entry.data[:300_000])
-    house = fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache)
+    house = fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache))
     assert house.wheels[0].path.read_bytes() == entry.data
     asked = [headers.get("Range") for path, headers in index.requests if path.endswith(entry.filename)]
     assert asked == ["bytes=300000-"]
@@ -242,14 +238,11 @@ def test_an_interrupt_keeps_the_half_file_and_no_final_name(
             yield advance
 
     with pytest.raises(KeyboardInterrupt):
-        fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache, report=Interrupting())
+        fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), report=Interrupting())
     assert cache.find_blob(entry.sha256) is None
     assert 0 < cache.partial_path(entry.sha256).stat().st_size < len(entry.data)
     assert threading.active_count() < 20
-    assert (
-        fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache), cache=cache).wheels[0].sha256
-        == entry.sha256
-    )
+    assert fetch_wheelhouse([pin("big")], IMAGE, asking(index, cache)).wheels[0].sha256 == entry.sha256
 
 
 def test_control_c_ends_a_run_at_once(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
@@ -260,7 +253,7 @@ def test_control_c_ends_a_run_at_once(index: LocalIndex, cache: Cache, tmp_path:
         "import sys\nfrom pathlib import Path\n"
         "from tests.packages.test_wheelhouse import *\n"
         "cache = Cache(Path(sys.argv[2]))\n"
-        "fetch([pin('big')], IMAGE, asking(sys.argv[1], cache), cache=cache)\n"
+        "fetch_wheelhouse([pin('big')], IMAGE, asking(sys.argv[1], cache))\n"
     )
     command = [sys.executable, "-c", script, index.url, str(cache.root)]
     process = subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
@@ -278,9 +271,9 @@ def test_a_corrupted_blob_is_fetched_again(index: LocalIndex, cache: Cache, tmp_
     """A cache file that changed on disk is noticed and replaced."""
     entry = index.add(make_wheel(tmp_path, "left", "1.0"))
     pins = [pin("left", hashes=(f"sha256:{entry.sha256}",))]
-    fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
+    fetch_wheelhouse(pins, IMAGE, asking(index, cache))
     cache.blob_path(entry.sha256).write_bytes(b"!" * len(entry.data))
-    house = fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
+    house = fetch_wheelhouse(pins, IMAGE, asking(index, cache))
     assert house.wheels[0].path.read_bytes() == entry.data
 
 
@@ -289,7 +282,7 @@ def test_wrong_bytes_are_refused(index: LocalIndex, cache: Cache, tmp_path: Path
     entry = index.add(make_wheel(tmp_path, "left", "1.0"))
     index.lie_about_hash(entry.filename)
     with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse([pin("left")], IMAGE, asking(index, cache), cache=cache)
+        fetch_wheelhouse([pin("left")], IMAGE, asking(index, cache))
     assert entry.filename in caught.value.what
     assert not list((cache.root / "blobs").rglob("*"))
     assert not list((cache.root / "parts").rglob("*.part"))
@@ -299,9 +292,7 @@ def test_files_that_are_not_the_frozen_ones_are_said(index: LocalIndex, cache: C
     """The same version with other bytes is an error with --upgrade as its remedy, and nothing is fetched."""
     entry = index.add(make_wheel(tmp_path, "left", "1.0"))
     with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse(
-            [pin("left", hashes=("sha256:" + "1" * 64,))], IMAGE, asking(index, cache), cache=cache
-        )
+        fetch_wheelhouse([pin("left", hashes=("sha256:" + "1" * 64,))], IMAGE, asking(index, cache))
     assert "hash" in " ".join(caught.value.details)
     assert "--upgrade" in caught.value.hint
     assert not index.asked(entry.filename)
@@ -317,16 +308,16 @@ def test_everything_that_does_not_fit_is_said_at_once(
     index.add(make_wheel(tmp_path, "new", "1.0"), requires_python=">=3.14")
     pins = [pin("good"), pin("old", asked_by=("-r requirements.in",)), pin("new"), pin("gone")]
     with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse(pins, IMAGE, asking(index, cache), cache=cache)
+        fetch_wheelhouse(pins, IMAGE, asking(index, cache))
     error = caught.value
     text = "\n".join(error.details)
     assert "'old==1.0', 'new==1.0', 'gone==1.0'" in error.what
     assert "Python 3.13.5, x86_64, glibc 2.35" in error.what
     assert "cp312 on manylinux_2_17_x86_64" in text
-    assert "asked for by -r requirements.in" in text
+    assert "old 1.0, required by -r requirements.in:" in text
     assert "versions that fit: 1.2" in text
     assert "images that it fits: kaggle-v170-cpu" in text
-    assert "they want Python >=3.14" in text
+    assert "they require Python >=3.14" in text
     assert "no index has a file of it" in text
     assert "old==1.2" in error.hint
     assert "exclude" in error.hint
@@ -340,9 +331,7 @@ def test_remedies_name_what_is_near(index: LocalIndex, cache: Cache, tmp_path: P
     index.add(make_wheel(tmp_path, "torch", "2.15.0"))
     image = replace(IMAGE, packages={"torch": "2.11.0+cpu"})
     with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse(
-            [pin("left", "1.0"), pin("torch", "1.13.1")], image, asking(index, cache), cache=cache
-        )
+        fetch_wheelhouse([pin("left", "1.0"), pin("torch", "1.13.1")], image, asking(index, cache))
     assert "versions that fit: 2.0, 1.2, 1.1, 0.9" in "\n".join(caught.value.details)
     assert "left==1.1, which fits" in caught.value.hint
     assert "torch==2.11.0, which the image has" in caught.value.hint
@@ -351,7 +340,7 @@ def test_remedies_name_what_is_near(index: LocalIndex, cache: Cache, tmp_path: P
 def test_an_index_that_does_not_answer_is_an_outside_error(cache: Cache) -> None:
     """Without a network and with a cold cache the error is the network's, not the package's."""
     with pytest.raises(OutsideError):
-        fetch_wheelhouse([pin("left")], IMAGE, asking(unreachable(), cache), cache=cache)
+        fetch_wheelhouse([pin("left")], IMAGE, asking(unreachable(), cache))
 
 
 def test_one_failing_download_keeps_the_others(index: LocalIndex, cache: Cache, tmp_path: Path) -> None:
@@ -360,9 +349,9 @@ def test_one_failing_download_keeps_the_others(index: LocalIndex, cache: Cache, 
     bad = index.add(make_wheel(tmp_path, "bad", "1.0"))
     index.fail(bad.filename, 404, times=math.inf)
     with pytest.raises(OutsideError):
-        fetch_wheelhouse([pin("good"), pin("bad")], IMAGE, asking(index, cache), cache=cache)
+        fetch_wheelhouse([pin("good"), pin("bad")], IMAGE, asking(index, cache))
     index.faults.clear()
-    fetch_wheelhouse([pin("good"), pin("bad")], IMAGE, asking(index, cache), cache=cache)
+    fetch_wheelhouse([pin("good"), pin("bad")], IMAGE, asking(index, cache))
     assert len(index.asked(good.filename)) == 1
 
 
@@ -373,7 +362,7 @@ def test_two_runs_at_once_download_once(index: LocalIndex, cache: Cache, tmp_pat
     houses: list[Wheelhouse] = []
 
     def run() -> None:
-        houses.append(fetch_wheelhouse([pin("left")], IMAGE, asking(index, cache), cache=cache))
+        houses.append(fetch_wheelhouse([pin("left")], IMAGE, asking(index, cache)))
 
     threads = [threading.Thread(target=run) for _ in range(2)]
     for thread in threads:
@@ -388,9 +377,7 @@ def test_one_bar_counts_all_bytes(index: LocalIndex, cache: Cache, tmp_path: Pat
     """One bar over the bytes of all downloads, filled to its end."""
     entries = [index.add(make_wheel(tmp_path, name, "1.0")) for name in ("a", "b", "c")]
     listener = Listener()
-    fetch_wheelhouse(
-        [pin(name) for name in ("a", "b", "c")], IMAGE, asking(index, cache), cache=cache, report=listener
-    )
+    fetch_wheelhouse([pin(name) for name in ("a", "b", "c")], IMAGE, asking(index, cache), report=listener)
     ((total, amounts),) = listener.bars
     assert total == sum(amounts) == sum(len(entry.data) for entry in entries)
     assert any("3 files" in text for text in listener.said)
@@ -400,14 +387,14 @@ def test_a_withdrawn_file_is_warned_of(index: LocalIndex, cache: Cache, tmp_path
     """A pinned version that was yanked is used, and said."""
     index.add(make_wheel(tmp_path, "left", "1.0"), yanked="broken on Mondays")
     listener = Listener()
-    assert fetch_wheelhouse([pin("left")], IMAGE, asking(index, cache), cache=cache, report=listener).wheels
+    assert fetch_wheelhouse([pin("left")], IMAGE, asking(index, cache), report=listener).wheels
     assert any("yanked" in text for text in listener.said)
 
 
 def test_local_wheels_pass_through(cache: Cache, tmp_path: Path) -> None:
     """A wheel on this disk is used where it lies, no index asked."""
     path = make_wheel(tmp_path, "mine", "1.0")
-    house = fetch_wheelhouse([pin("mine", local=path)], IMAGE, asking(unreachable(), cache), cache=cache)
+    house = fetch_wheelhouse([pin("mine", local=path)], IMAGE, asking(unreachable(), cache))
     assert house.wheels[0].path == path
     assert house.wheels[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -423,13 +410,13 @@ def test_local_wheels_must_fit_too(cache: Cache, tmp_path: Path) -> None:
         pin("lost", local=tmp_path / "lost-1.0-py3-none-any.whl"),
     ]
     with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse(pins, IMAGE, asking(unreachable(), cache), cache=cache)
+        fetch_wheelhouse(pins, IMAGE, asking(unreachable(), cache))
     text = "\n".join(caught.value.details)
     for words in (
         "old-1.0-cp311-cp311-win_amd64.whl",
-        "wants Python >=3.14",
+        "requires Python >=3.14",
         "cannot be read",
-        "is not there",
+        "does not exist",
     ):
         assert words in text
 
@@ -443,17 +430,17 @@ def test_a_local_wheel_speaks_for_itself(cache: Cache, tmp_path: Path) -> None:
 
     fits = pin("fits", local=wheel("fits", "<3"))
     nowhere = asking(unreachable(), cache)
-    assert fetch_wheelhouse([fits], IMAGE, nowhere, cache=cache).wheels
+    assert fetch_wheelhouse([fits], IMAGE, nowhere).wheels
     with pytest.raises(ProjectError) as caught:
-        fetch_wheelhouse([pin("new", local=wheel("new", ">=3", ">=3.14"))], IMAGE, nowhere, cache=cache)
-    assert any("wants Python >=3.14" in line for line in caught.value.details)
+        fetch_wheelhouse([pin("new", local=wheel("new", ">=3", ">=3.14"))], IMAGE, nowhere)
+    assert any("requires Python >=3.14" in line for line in caught.value.details)
 
 
 @pytest.mark.index
 def test_a_real_choice_from_pypi(cache: Cache) -> None:
     """markupsafe for Python 3.13 on Kaggle's glibc, from wherever we run."""
     house = fetch_wheelhouse(
-        [pin("markupsafe", "3.0.2")], IMAGE, PackageIndex(IndexSettings(), cache=cache.root), cache=cache
+        [pin("markupsafe", "3.0.2")], IMAGE, PackageIndex(IndexSettings(), cache=cache.root)
     )
     assert (
         house.wheels[0].filename

@@ -54,8 +54,8 @@ def test_machine_and_image_follow_from_one_word(tmp_path: Path, word: str) -> No
 @pytest.mark.parametrize(
     ("chosen", "accelerator", "words"),
     [
-        (CPU, "t4x2", "is a CPU image, and accelerator = 't4x2' runs Kaggle's GPU image"),
-        (GPU, "none", "is a GPU image, and a session without accelerator runs Kaggle's CPU image"),
+        (CPU, "t4x2", "is a CPU image, but accelerator = 't4x2' uses Kaggle's GPU image"),
+        (GPU, "none", "is a GPU image, but a session without accelerator uses Kaggle's CPU image"),
     ],
 )
 def test_an_image_of_the_other_kind_is_warned_of(chosen: Image, accelerator: str, words: str) -> None:
@@ -63,7 +63,7 @@ def test_an_image_of_the_other_kind_is_warned_of(chosen: Image, accelerator: str
     (found,) = cuda_abi.check_cuda_abi([], chosen, accelerator)
     assert found.what == words
     assert (str(found.severity), found.about) == ("warn", chosen.name)
-    assert "leave `image` out" in found.remedy
+    assert "remove `image`" in found.remedy
 
 
 @pytest.mark.parametrize(
@@ -115,15 +115,15 @@ def test_requirements_and_code_tell_it_too(tmp_path: Path) -> None:
     [
         (
             "mamba_ssm-2.2.5+cu12torch2.8cxx11abiTRUE-cp313-cp313-linux_x86_64.whl",
-            "was compiled for torch 2.8, and the notebook has torch 2.11.0+cu128",
+            "was compiled for torch 2.8, but the notebook has torch 2.11.0+cu128",
         ),
         (
             "causal_conv1d-1.5+cu12cxx11abiFALSE-cp313-cp313-linux_x86_64.whl",
-            "was compiled for the C++ ABI from before torch 2.7, and the notebook has torch 2.11.0+cu128",
+            "was compiled for the C++ ABI from before torch 2.7, but the notebook has torch 2.11.0+cu128",
         ),
         (
             "torch_scatter-2.1.2+pt211cu130-cp313-cp313-linux_x86_64.whl",
-            "was compiled for CUDA 13.0, and the image has CUDA 12.8",
+            "was compiled for CUDA 13.0, but the image has CUDA 12.8",
         ),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_wheel_for_another_torch_or_cuda_is_a_finding(tmp_path: Path, filename
     """It names the wheel, what it was compiled for, what the image has, and which file to take instead."""
     (found,) = cuda_abi.check_cuda_abi([wheel(tmp_path, filename)], GPU, "l4x4")
     assert (found.about, found.what) == (filename, words)
-    assert "made for torch 2.11 and CUDA 12.8" in found.remedy
+    assert "compiled for torch 2.11 and CUDA 12.8" in found.remedy
 
 
 def test_a_wheel_that_fits_is_none(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_cuda_code_in_a_cpu_notebook_is_a_finding(tmp_path: Path) -> None:
     """The CPU image has no CUDA at all: the remedy names the accelerator."""
     bits = wheel(tmp_path, "torch_scatter-2.1.2+pt211cu128-cp313-cp313-linux_x86_64.whl")
     (found,) = cuda_abi.check_cuda_abi([bits], CPU, "none")
-    assert found.what == "needs CUDA 12.8, and the image has none"
+    assert found.what == "needs CUDA 12.8, but the image has none"
     assert "accelerator" in found.remedy
 
 
@@ -164,5 +164,5 @@ def test_flash_attention_on_a_t4_is_told(tmp_path: Path) -> None:
     """It would import and then refuse the T4; on an L4 nothing is said."""
     flash = wheel(tmp_path, "flash_attn-2.8.3+cu12torch2.11cxx11abiTRUE-cp313-cp313-linux_x86_64.whl")
     (found,) = cuda_abi.check_cuda_abi([flash], GPU, "t4x2")
-    assert "generation after the T4's" in found.what
+    assert "newer GPU than the T4" in found.what
     assert cuda_abi.check_cuda_abi([flash], GPU, "l4") == ()

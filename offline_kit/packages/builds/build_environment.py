@@ -1,4 +1,4 @@
-"""A workshop: a throwaway environment in which somebody else's build runs, without secrets or network."""
+"""A temporary environment in which a build runs, without secrets or network."""
 
 import os
 import re
@@ -25,12 +25,13 @@ from offline_kit.project.types import Sdist, Wheel
 if TYPE_CHECKING:
     from build import ProjectBuilder
 
-_PASSED = (
+_PASSED_VARIABLES = (
     "PATH LANG LD_LIBRARY_PATH LIBRARY_PATH CPATH PKG_CONFIG_PATH CC CXX FC AR CFLAGS CXXFLAGS CPPFLAGS LDFLAGS "
     "CUDA_HOME CUDA_PATH RUSTUP_HOME JAVA_HOME SDKROOT MACOSX_DEPLOYMENT_TARGET "
     "SYSTEMROOT SYSTEMDRIVE COMSPEC PATHEXT PROCESSOR_ARCHITECTURE NUMBER_OF_PROCESSORS INCLUDE LIB"
 )
-_NETWORK = {
+_OFFLINE_VARIABLES = {
+    # Port 9 is "discard": nothing listens there, so every request fails at once.
     "HTTP_PROXY": "http://127.0.0.1:9",
     "HTTPS_PROXY": "http://127.0.0.1:9",
     "PIP_NO_INDEX": "1",
@@ -44,43 +45,44 @@ _WANTS_NETWORK = re.compile(
     re.IGNORECASE,
 )
 _CAUSES = (
-    (re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'"), "its build imports '{0}' without asking for it"),
+    (re.compile(r"ModuleNotFoundError: No module named '([\w.]+)'"), "its build imports '{0}' without requiring it"),
     (re.compile(r"(?:cargo|rustc)\W.{0,80}(?:not found|not installed|No such file)|can't find Rust compiler", re.I), "its build needs Rust"),
     (re.compile(r"\b(?:command '(?:\S*/)?(x86_64-linux-gnu-gcc|gcc|cc|clang|g\+\+|c\+\+)' failed: No such|unable to execute '(gcc|cc|clang)')"), "its build needs a C compiler"),
     (re.compile(r"fatal error: (\S+\.h(?:pp)?): No such file"), "its build needs the C header '{0}'"),
     (re.compile(r"\bcmake\b.{0,60}(?:not found|No such file)|CMake must be installed", re.I), "its build needs CMake"),
 )  # fmt: skip
-
-
 FRAMEWORKS = ("torch", "torchvision", "torchaudio", "tensorflow", "jax", "jaxlib")
-"""What extensions are compiled against: another build of it than the image's gives a wheel that does not load."""
-_AGAINST = re.compile(rf"\b({'|'.join(FRAMEWORKS)})\s?<\s?0|No module named '({'|'.join(FRAMEWORKS)})'")
+"""Packages that extensions are compiled against; one compiled against another build than the image's does not load."""
+_FRAMEWORK_NEEDED = re.compile(
+    rf"\b({'|'.join(FRAMEWORKS)})\s?<\s?0|No module named '({'|'.join(FRAMEWORKS)})'"
+)
 WITH_FRAMEWORK = "name a release wheel that fits the image (./name.whl), or build it on Kaggle ('offline-kit build --on kaggle')"
-"""The two ways to a package that is compiled against a framework of the image."""
+"""Hint for a package that is compiled against a framework of the image."""
 
 
 def find_framework(text: str) -> str:
-    """Return the framework that a build asked for, by what it said; empty for none."""
-    match = _AGAINST.search(text)
+    """Return the framework that a build misses by its output; empty for none."""
+    match = _FRAMEWORK_NEEDED.search(text)
     return next(filter(None, match.groups()), "") if match else ""
 
 
 class BuildFailedError(Exception):
-    """A build that ended badly: why, in one sentence, and its last lines."""
+    """A build failed; callers turn it into an error that names the package."""
 
     def __init__(self, reason: str, tail: Sequence[str], *, wants_network: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
-        """For a person, without a capital: "its build needs Rust"."""
+        """One sentence without a capital: "its build needs Rust"."""
         self.tail = tuple(tail)
         """The last lines of the log."""
         self.wants_network = wants_network
-        """It looks as if the build would go further with a network."""
+        """Whether the log looks as if the build tried to use the network."""
 
 
 @cache
 def find_offline_prefix() -> tuple[str, ...]:
-    """Return the words before a command that leave it without a network; empty where the system has none."""
+    """Return the words before a command that cut its network; empty if this system cannot do that."""
+    # -r creates a user namespace, which many containers forbid; root does not need one (man unshare).
     program = processes.find_program("unshare") if sys.platform == "linux" else None
     for flags in ("-rn", "-n"):
         if program and processes.run_command([program, flags, "true"], check=False, timeout=20).succeeded:
@@ -89,17 +91,18 @@ def find_offline_prefix() -> tuple[str, ...]:
 
 
 def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for foreign code: tools found as outside, home and temporary files in `scratch`.
+    """Return the variables for foreign code: the same tools, but home and temporary files in `scratch`.
 
-    Tokens, keys and settings of the user stay behind: only names on a list are passed on.
+    Only names on a list are passed on, so no token, key or setting of the user is.
     """
-    env = {name: value for name, value in outside.items() if name.upper() in _PASSED.split()}
+    env = {name: value for name, value in outside.items() if name.upper() in _PASSED_VARIABLES.split()}
     for name in ("HOME", "TMPDIR", "TEMP", "TMP"):
         env[name] = str(scratch)
     rustup = Path(outside.get("HOME", "")) / ".rustup"
     if "RUSTUP_HOME" not in env and rustup.is_dir():
         env["RUSTUP_HOME"] = str(rustup)
-    # What a build may put into its result must not depend on the day, the place or the order of a set.
+    # For equal wheels everywhere: no dates, no paths of this machine, no order of sets, see
+    # https://reproducible-builds.org/docs/source-date-epoch/
     env |= {"SOURCE_DATE_EPOCH": str(EPOCH), "PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8"}
     flags = f"-g0 -ffile-prefix-map={scratch}=."
     if sys.platform == "linux":
@@ -108,63 +111,64 @@ def clean_environment(scratch: Path, outside: Mapping[str, str]) -> dict[str, st
 
 
 def unpack_sdist(sdist: Sdist, folder: Path) -> Path:
-    """Unpack an sdist below `folder` and return the folder of its sources; ProjectError for a broken one."""
+    """Unpack an sdist below `folder` and return the folder of its sources; ProjectError for a damaged one."""
     try:
         if sdist.filename.endswith(".zip"):
             with zipfile.ZipFile(sdist.path) as archive:
-                archive.extractall(folder)  # noqa: S202 (zipfile keeps members inside)
+                archive.extractall(folder)  # noqa: S202 (zipfile removes ".." itself)
         else:
             with tarfile.open(sdist.path) as archive:
-                # Python before 3.11.4 has no filters; what is unpacked is built, and so trusted, anyway.
+                # Python before 3.11.4 has no extraction filters (PEP 706).
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)
                 archive.extractall(folder)  # noqa: S202 (filtered)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
         raise ProjectError(
             f"the sdist '{sdist.filename}' cannot be unpacked: {error}",
+            code="archive-unreadable",
             hint=f"exclude '{sdist.name}', or choose another version of it",
         ) from error
     inside = list(folder.iterdir())
     top = inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
     if not any((top / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg")):
         raise ProjectError(
-            f"the sdist '{sdist.filename}' holds neither pyproject.toml nor setup.py",
+            f"the sdist '{sdist.filename}' has neither pyproject.toml nor setup.py",
+            code="sdist-invalid",
             hint=f"exclude '{sdist.name}', or choose another version of it",
         )
     return top
 
 
 def read_static_requires(source: Path) -> set[str]:
-    """Return what a build asks for before any of its code runs; BuildFailed for a pyproject.toml that is none."""
+    """Return build-system.requires; raise BuildFailedError for an invalid pyproject.toml."""
     import build
 
     try:
         requires = build.ProjectBuilder(source).build_system_requires
     except build.BuildException as error:
         raise BuildFailedError("its pyproject.toml is not valid", [str(error)]) from error
-    # Old setuptools need wheel to make one; the standard default leaves it to them to ask.
+    # setuptools before 70.1 needs the package wheel, and the default requirement of the package build is setuptools alone.
     return requires if (source / "pyproject.toml").is_file() else requires | {"wheel"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildEnvironment:
-    """A throwaway environment with exactly the wheels that were put into it."""
+    """A temporary environment with exactly the wheels that were synced into it."""
 
     python: Path
-    """Its interpreter."""
     scratch: Path
-    """A folder that goes away with it."""
+    """A folder that is deleted with the environment."""
     env: Mapping[str, str]
-    """What a build sees."""
+    """The variables of every command."""
     log: Path
-    """Everything that ran here said so in this file."""
+    """Receives the output of every command."""
     prefix: tuple[str, ...] | None = None
-    """Words before each command of the user's own build; None: somebody else's runs in a box."""
+    """Words before each command of the user's own build; None confines the commands of a foreign build."""
 
     def sync_wheels(self, wheels: Sequence[Wheel]) -> None:
-        """Let the environment hold exactly these wheels; BuildFailed where one cannot be installed."""
+        """Install exactly these wheels; raise BuildFailedError if one cannot be installed."""
         lines = []
         for wheel in wheels:
-            # Installers want the true name, which a cached file does not have.
+            # uv reads name, version and tags from the file name; a blob of the cache is named by its hash.
             link = self.scratch / "wheels" / wheel.filename
             if not link.exists():
                 files.link_or_copy(wheel.path, link)
@@ -175,7 +179,7 @@ class BuildEnvironment:
         self.run_uv("pip", "sync", "--quiet", *options, listed)
 
     def run_uv(self, *words: str | Path) -> None:
-        """Run uv without network and configuration; BuildFailed where it does not do as told."""
+        """Run uv without network and configuration; raise BuildFailedError if it fails."""
         outside = processes.copy_environment()
         passed = ("UV_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "LOCALAPPDATA")
         env = {**self.env, **{name: outside[name] for name in passed if name in outside}}
@@ -184,15 +188,15 @@ class BuildEnvironment:
         try:
             processes.run_command(argv, env=env, cwd=self.scratch, log=self.log, timeout=600)
         except OfflineKitError as error:
-            raise self.make_failure("; ".join((error.what, *error.details))) from error
+            raise read_failure(self.log, "; ".join((error.what, *error.details))) from error
 
     def list_hook_requires(self, source: Path) -> tuple[str, ...]:
-        """Return what the build hook asks for beyond build-system.requires; BuildFailed if it breaks."""
+        """Return what the hook get_requires_for_build_wheel (PEP 517) requires; raise BuildFailedError if it fails."""
         with self._translate_errors():
             return tuple(sorted(self._make_builder(source).get_requires_for_build("wheel")))
 
     def build_wheel(self, source: Path, folder: Path) -> Path:
-        """Build a wheel of the sources and return it; BuildFailed if that breaks."""
+        """Build a wheel from the sources; raise BuildFailedError if that fails."""
         with self._translate_errors():
             wheel = Path(self._make_builder(source).build("wheel", folder))
         if not leftovers.is_regular(wheel):
@@ -217,7 +221,7 @@ class BuildEnvironment:
             Confinement(
                 env=env,
                 cwd=folder,
-                # the last word is the folder of questions and answers that pyproject_hooks makes
+                # The last word is the folder in which pyproject_hooks exchanges input.json and output.json.
                 writable=(self.scratch, Path(cmd[-1])) if Path(cmd[-1]).is_dir() else (self.scratch,),
                 shown=confined_build.list_python_folders(self.python),
             ),
@@ -233,48 +237,41 @@ class BuildEnvironment:
 
         try:
             with warnings.catch_warnings():
-                # The backend's warnings are for its author, and stand in the log.
+                # The backend's warnings are for its author, and are in the log.
                 warnings.simplefilter("ignore")
                 yield
         except (build.BuildException, build.BuildBackendException) as error:
-            raise self.make_failure(str(error)) from error
-
-    def make_failure(self, otherwise: str) -> BuildFailedError:
-        """Make of the log what a person wants to read; `otherwise` stands in where it says nothing."""
-        return read_failure(self.log, otherwise)
+            raise read_failure(self.log, str(error)) from error
 
 
 def read_failure(log: Path, otherwise: str) -> BuildFailedError:
-    """Return the failure that a log tells of."""
+    """Return the failure that a log shows, its cause named if it is a common one."""
     text = log.read_text(errors="replace") if log.exists() else ""
     tail = [line for line in text.splitlines() if line.strip()][-15:] or [otherwise]
     wants_network = bool(_WANTS_NETWORK.search(text))
     for pattern, sentence in _CAUSES:
         if match := pattern.search(text):
             return BuildFailedError(sentence.format(*match.groups()), tail, wants_network=wants_network)
-    reason = "its build wants the network" if wants_network else "its build failed"
+    reason = "its build needs the network" if wants_network else "its build failed"
     return BuildFailedError(reason, tail, wants_network=wants_network)
-
-
-def _choose_prefix(*, own: bool, network: bool) -> tuple[str, ...] | None:
-    if not own and confined_build.is_confined():
-        return None
-    return () if network else find_offline_prefix()
 
 
 @contextmanager
 def create_build_environment(
     python: Path, wheels: Sequence[Wheel], *, log: Path, own: bool = False, network: bool = False
 ) -> Iterator[BuildEnvironment]:
-    """Make an environment of this interpreter with these wheels alone, and remove it afterwards.
+    """Create an environment of this interpreter with only these wheels, and delete it afterwards.
 
-    Raises BuildFailed where a wheel cannot be installed (it is for another Python, say). `own`: the sources are
-    the user's and may read this machine's files; others run in a box. Without `network`, which only own builds can
-    have, commands get none where the system can do that, and obstacles in their way elsewhere.
+    `own` builds are the user's and may read this machine's files; all others are confined. Without `network`,
+    which only own builds can have, the network is cut if the system can do that, else discouraged by variables.
+    Raises BuildFailedError if a wheel cannot be installed.
     """
+    confined = not own and confined_build.is_confined()
     with tempfile.TemporaryDirectory(prefix="offline-kit-build-", ignore_cleanup_errors=True) as name:
         scratch = Path(name).resolve()
-        env = clean_environment(scratch, processes.copy_environment()) | ({} if network else _NETWORK)
+        env = clean_environment(scratch, processes.copy_environment()) | (
+            {} if network else _OFFLINE_VARIABLES
+        )
         env_folder = scratch / "env"
         programs = env_folder / ("Scripts" if sys.platform == "win32" else "bin")
         env |= {"PATH": os.pathsep.join((str(programs), env.get("PATH", ""))), "VIRTUAL_ENV": str(env_folder)}
@@ -283,7 +280,7 @@ def create_build_environment(
             scratch=scratch,
             env=env,
             log=log,
-            prefix=_choose_prefix(own=own, network=network),
+            prefix=None if confined else () if network else find_offline_prefix(),
         )
         environment.run_uv("venv", "--quiet", "--no-project", "--python", python, env_folder)
         environment.sync_wheels(wheels)

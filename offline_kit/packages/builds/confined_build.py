@@ -1,7 +1,7 @@
-"""Programs that run somebody else's build: in a box with one writable folder, no home, and only package indexes.
+"""Run foreign builds in a sandbox: a few writable folders, no home, and no network but package indexes.
 
-Where no real sandbox works (macOS, Windows, machines without user namespaces) they run with a clean environment alone,
-and `is_confined` says so.
+If no real sandbox works (macOS, Windows, machines without user namespaces), they run with a clean environment only, and
+`is_confined` is false.
 """
 
 import os
@@ -22,12 +22,12 @@ from offline_kit.packages.builds.index_proxy import AnswerRequest
 
 UNCONFINED_WARNING = (
     "no real sandbox works here: builds of source distributions run with a clean environment, but can read this"
-    " machine's files, the passwords of its package indexes among them, and use its network"
+    " machine's files, passwords of package indexes included, and use its network"
 )
-_LONGEST = 60
-"""Bytes of a temporary folder in which a socket can still be made."""
+_LONGEST_TMPDIR = 60
+"""Bytes of a temporary folder whose sockets still have a valid path."""
 _KINDS = ("bubblewrap", "unshare")
-_PATHS = (
+_PATH_VARIABLES = (
     "PATH",
     "LD_LIBRARY_PATH",
     "LIBRARY_PATH",
@@ -38,10 +38,10 @@ _PATHS = (
     "RUSTUP_HOME",
     "JAVA_HOME",
 )
-"""Variables of a build's environment whose folders a box shows."""
-_FILES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
-_WITH_LOGINS = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
-"""What may lie in the folder of an interpreter or of its environment, and holds passwords of indexes."""
+"""Variables of a build whose folders are mounted into the sandbox."""
+_CERTIFICATE_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PIP_CERT")
+_LOGIN_FILES = ("pip.conf", "uv.toml", ".condarc", ".netrc", ".pypirc")
+"""Files in the folder of an interpreter or environment that hold passwords of indexes."""
 
 
 @cache
@@ -53,34 +53,34 @@ def _find_sandbox() -> Sandbox | None:
 
 
 def is_confined() -> bool:
-    """Whether a real sandbox holds builds on this machine."""
+    """Whether a real sandbox works on this machine."""
     return _find_sandbox() is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confinement:
-    """What a command in a box may see, change and reach."""
+    """What a command in the sandbox may see, change and reach."""
 
     env: Mapping[str, str]
-    """Its whole environment; the folders of its paths are shown."""
+    """Its whole environment; the folders in its path variables are mounted."""
     cwd: Path
-    """Where it starts; must be among what it sees."""
+    """Must be inside a mounted folder."""
     writable: Sequence[Path]
-    """Folders that it may change; nothing else of this machine."""
+    """The only folders of this machine that it may change."""
     shown: Sequence[Path] = ()
-    """What it sees besides the system's programs."""
+    """Folders and files that it sees besides the system's programs."""
     indexes: Sequence[str] = ()
-    """Addresses that it may reach; without any it has no network."""
+    """URLs that it may reach; without any it has no network."""
     upstream: str = ""
-    """A proxy on the way to them; empty: as the environment says."""
+    """The proxy on the way to them; empty for the environment's."""
     answering: Mapping[str, tuple[str, AnswerRequest]] = field(default_factory=dict)
-    """Hosts that exist in the box alone: the true origin, for messages, and what answers."""
+    """Hosts that exist in the sandbox only: their true origin, for messages, and what answers."""
 
 
 def run_confined(
     argv: Sequence[str | Path], limits: Confinement, *, log: Path | None = None, timeout: float
 ) -> processes.CompletedCommand:
-    """Run a command to its end in a box and return what it said, whatever its exit code; see `proc.run`."""
+    """Run a command in the sandbox and return its result, whatever its exit code; see `processes.run`."""
     kind = _find_sandbox()
     if kind is None:
         return processes.run_command(
@@ -94,15 +94,15 @@ def run_confined(
         (folder / "scratch").mkdir()
         (folder / "tmp").mkdir()
         visible = [
-            *_iterate_python_folders(Path(sys.executable)),
+            *list_python_folders(Path(sys.executable)),
             *limits.shown,
             *_list_named_folders(limits.env),
-            *_list_program(Path(str(argv[0]))),
+            *([Path(argv[0])] if Path(argv[0]).is_absolute() else []),
         ]
-        box = Box(
+        confined = Box(
             argv=(*words, *map(str, argv)),
             mounts=(
-                Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the box's own
+                Mount(inside="/tmp", source=folder / "tmp", writable=True),  # noqa: S108 - the sandbox's own
                 *(Mount(inside=str(path), source=path) for path in _select_outermost(visible)),
                 *_hide_login_files(visible, folder),
                 *([Mount(inside=str(folder / "door"), source=folder / "door")] if words else []),
@@ -114,38 +114,41 @@ def run_confined(
             scratch=folder / "scratch",
             timeout=timeout,
         )
-        words_of_box, env_of_box = sandbox.build_command(kind, box)
-        result = processes.run_command(words_of_box, env=env_of_box, check=False, log=log, timeout=timeout)
+        words, env = sandbox.build_command(kind, confined)
+        result = processes.run_command(words, env=env, check=False, log=log, timeout=timeout)
         return replace(
             result, out=_restore_origins(result.out, limits), err=_restore_origins(result.err, limits)
         )
 
 
 def _restore_origins(text: str, limits: Confinement) -> str:
-    """Return what a command said with the addresses that a person knows."""
+    """Return the output of a command with the addresses that the user knows."""
     for host, (origin, _) in limits.answering.items():
         text = text.replace(f"http://{host}", origin)
     return text
 
 
 def _hide_login_files(visible: Sequence[Path], folder: Path) -> Iterator[Mount]:
-    """Yield an empty file over each file of logins at the top of a folder that the box sees."""
+    """Yield an empty file over each file with logins at the top of a visible folder."""
     mounted = [*_select_outermost(visible), *(Path("/", name) for name in SYSTEM)]
     empty = folder / "empty"
     empty.touch()
-    for path in dict.fromkeys(folder.absolute() / name for folder in visible for name in _WITH_LOGINS):
+    for path in dict.fromkeys(folder.absolute() / name for folder in visible for name in _LOGIN_FILES):
         if path.is_file() and any(folder in path.parents for folder in mounted):
             yield Mount(inside=str(path), source=empty)
 
 
 def _find_short_folder() -> str | None:
-    """Return where the box's folder is made: a socket's path may have 107 bytes, and some TMPDIRs have more."""
-    return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST else "/tmp"  # noqa: S108
+    """Return a folder for the proxy's socket; None for the default.
+
+    A socket's path may have 107 bytes (man 7 unix), and some TMPDIRs are longer.
+    """
+    return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_TMPDIR else "/tmp"  # noqa: S108
 
 
 @contextmanager
 def _open_proxy(folder: Path, limits: Confinement) -> Iterator[list[str]]:
-    """Yield the words before a command that may reach these indexes; none for no network."""
+    """Serve the indexes and yield the words before a command that reach them; no words for no network."""
     if not limits.indexes and not limits.answering:
         yield []
         return
@@ -164,49 +167,43 @@ def _open_proxy(folder: Path, limits: Confinement) -> Iterator[list[str]]:
 
 
 def list_python_folders(python: Path) -> tuple[Path, ...]:
-    """Return the folders that an interpreter needs: its own, that of its environment, and what both stand on."""
-    return tuple(_iterate_python_folders(python))
-
-
-def _iterate_python_folders(python: Path) -> Iterator[Path]:
+    """Return the folders that an interpreter needs: its own, its environment's, and that environment's base."""
+    folders = []
     for path in dict.fromkeys((python, python.resolve())):
         prefix = path.parent.parent
-        yield prefix
+        folders.append(prefix)
         config = prefix / "pyvenv.cfg"
         if config.is_file():
             for line in config.read_text(encoding="utf-8", errors="replace").splitlines():
                 name, _, value = line.partition("=")
+                # PEP 405: "home" is the folder of the interpreter that the environment was created from.
                 if name.strip() == "home":
                     home = Path(value.strip())
-                    yield home.parent
-                    yield home.resolve().parent
-
-
-def _list_program(program: Path) -> list[Path]:
-    return [program] if program.is_absolute() else []
+                    folders += [home.parent, home.resolve().parent]
+    return tuple(folders)
 
 
 def _list_named_folders(env: Mapping[str, str]) -> Iterator[Path]:
     home = Path.home()
-    for name in _PATHS:
+    for name in _PATH_VARIABLES:
         for text in env.get(name, "").split(os.pathsep):
             path = Path(text)
-            # a folder above the home would show it all
+            # A folder above the home would show everything in it.
             if text and path.is_absolute() and path.is_dir() and not home.is_relative_to(path):
                 yield path
-    for name in _FILES:
+    for name in _CERTIFICATE_VARIABLES:
         if (path := Path(env.get(name, ""))).is_absolute() and path.exists():
             yield path
 
 
 def _select_outermost(paths: Sequence[Path]) -> list[Path]:
-    """Return what must be mounted: existing places that the system does not show anyway, none inside of another."""
+    """Return the existing paths to mount, without those that the system shows anyway or that are inside another."""
     home = Path.home()
-    hidden = {
+    candidates = {
         path
         for path in map(Path.absolute, paths)
-        # a home, or a folder above it, is never shown as a whole
+        # The home, or a folder above it, is never mounted as a whole.
         if path.exists() and not home.is_relative_to(path) and path != Path("/tmp")  # noqa: S108
     }
-    hidden = {path for path in hidden if path.parts[1] not in (*SYSTEM, "etc", "proc", "dev")}
-    return sorted(path for path in hidden if not any(parent in path.parents for parent in hidden))
+    candidates = {path for path in candidates if path.parts[1] not in (*SYSTEM, "etc", "proc", "dev")}
+    return sorted(path for path in candidates if not any(parent in path.parents for parent in candidates))

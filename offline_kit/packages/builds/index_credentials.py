@@ -1,7 +1,7 @@
-"""Indexes that ask for a login: a box knows them by addresses without one, and the proxy before it adds the login.
+"""Indexes with a login: a sandbox knows them by an alias without one, and the proxy adds the login.
 
-A resolver builds foreign sdists, and what it reads (its environment, its configuration, the command lines that pip
-starts) their code can read too.
+A resolver builds foreign sdists, and their code can read what the resolver can: its environment, its configuration and
+the command lines of pip.
 """
 
 import hashlib
@@ -34,22 +34,22 @@ _PASSED_HEADERS = frozenset(
         "user-agent",
     }
 )
-"""Headers of a request that go on to the index."""
-_OF_ONE_CONNECTION = frozenset(
+"""Headers of a request that are passed on to the index."""
+_CONNECTION_HEADERS = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "set-cookie", "content-length"}
 )
-_PAGES = ("text/html", "application/vnd.pypi.simple", "application/json")
-"""Content types that link to files."""
+_PAGE_TYPES = ("text/html", "application/vnd.pypi.simple", "application/json")
+"""Content types with links to files."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class HiddenIndex:
-    """An index behind an address that has no login in it."""
+    """An index and its alias without a login."""
 
     url: str = field(repr=False)
-    """Its true address; may hold user and password."""
+    """May hold user and password."""
     alias: str
-    """The address that a box knows: http, a host that does not exist, the same path."""
+    """The address in the sandbox: http, a host under .invalid (RFC 2606), the same path."""
     settings: IndexSettings
     """Certificates and the proxy on the way to it."""
 
@@ -65,9 +65,9 @@ class HiddenIndex:
 
     @contextmanager
     def answer_request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[ProxyReply]:
-        """Ask the index with its login and yield what it says; links to itself lead to the alias again.
+        """Request a page or file with the login and yield the reply, its links rewritten to the alias.
 
-        Only reading is passed on: a login may be allowed to upload, and a build is not.
+        Only reading is passed on: the login may allow uploads, which a build must not do.
         """
         if method not in ("GET", "HEAD"):
             yield ProxyReply(status=405)
@@ -91,7 +91,7 @@ class HiddenIndex:
         )
         goal = urljoin(url, response.headers.get("location", ""))
         if response.is_redirect and _parse_origin(goal) != self.true_origin:
-            # A store of files, mostly: a box could not reach it.
+            # Often object storage with a signed URL, which the sandbox cannot reach.
             response = stack.enter_context(http.open_response(goal, self.settings, headers, method=method))
         return response
 
@@ -99,11 +99,14 @@ class HiddenIndex:
         reply_headers = {
             name: value
             for name, value in response.headers.items()
-            if name.lower() not in _OF_ONE_CONNECTION and name.lower() != "location"
+            if name.lower() not in _CONNECTION_HEADERS and name.lower() != "location"
         }
         if location := response.headers.get("location"):
             reply_headers["Location"] = self._replace_addresses(location.encode()).decode()
-        if response.headers.get("content-type", "").startswith(_PAGES) and response.request.method != "HEAD":
+        if (
+            response.headers.get("content-type", "").startswith(_PAGE_TYPES)
+            and response.request.method != "HEAD"
+        ):
             reply_headers = {
                 name: value for name, value in reply_headers.items() if name.lower() != "content-encoding"
             }
@@ -122,7 +125,7 @@ class HiddenIndex:
         )
 
     def _replace_addresses(self, text: bytes) -> bytes:
-        """Replace addresses of the index itself by those of the alias."""
+        """Replace addresses of the index by those of the alias."""
         parts = urlsplit(self.true_origin)
         port = f"(?::{parts.port})?" if parts.port == _PORTS[parts.scheme] else f":{parts.port}"
         own = rf"(?i)(?:{parts.scheme}:)?//(?:[^/@\s\"'<>]*@)?{re.escape(str(parts.hostname))}{port}(?=[/\"'?#\s]|$)"
@@ -138,7 +141,7 @@ def _parse_origin(url: str) -> str:
 
 
 def hide_credentials(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
-    """Return settings for a box, which hold no login and no key, and what answers for the addresses in them."""
+    """Return settings for a sandbox, without logins and keys, and the indexes behind their aliases."""
     hidden = {
         url: HiddenIndex(url=url, alias=_make_alias(url), settings=settings)
         for url in (settings.index_url, *settings.extra_index_urls, *settings.find_links)
@@ -154,7 +157,7 @@ def hide_credentials(settings: IndexSettings) -> tuple[IndexSettings, tuple[Hidd
         extra_index_urls=shown(settings.extra_index_urls),
         find_links=shown(settings.find_links),
         client_cert="",
-        # pip refuses plain http; this goes no further than the socket of the box
+        # pip refuses plain http from hosts that are not trusted; this goes no further than the proxy's socket.
         trusted_hosts=(*settings.trusted_hosts, *(index.alias_host for index in hidden.values())),
         proxy="",
     )
@@ -171,7 +174,7 @@ def _needs_login(url: str, settings: IndexSettings) -> bool:
 
 
 def _make_alias(url: str) -> str:
-    """Return an address for a box; another one for each index, since uv and pip cache by it."""
+    """Return an alias for an index; each has its own, since uv and pip cache by address."""
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     digest = hashlib.sha256(f"{parts.username or ''} {bare}".encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A proxy on a unix socket that lets a box reach package indexes, and nothing else."""
+"""A proxy on a unix socket through which a sandbox reaches package indexes, and nothing else."""
 
 import base64
 import socket
@@ -12,31 +12,28 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-_FILES_OF = {
+_FILE_HOSTS = {
     "pypi.org": ("files.pythonhosted.org",),
     "test.pypi.org": ("test-files.pythonhosted.org",),
     "download.pytorch.org": ("download-r2.pytorch.org",),
     "pypi.nvidia.com": ("pypi.nvidia.com",),
 }
-"""Where indexes that everybody knows keep their files: other hosts than their own."""
-_HEAD = 65536
-_SECONDS = 120.0
+"""Hosts other than their own on which well-known indexes keep their files."""
+_LARGEST_HEAD = 65536
+_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProxyReply:
-    """What is said to one request of a box."""
+    """The reply to one request; closing the connection ends a body without Content-Length."""
 
     status: int
-    """HTTP status."""
     headers: Mapping[str, str] = field(default_factory=dict)
-    """Headers; the end of the connection is the end of a body without a length."""
     body: Iterable[bytes] = ()
-    """Its body, in pieces."""
 
 
 AnswerRequest = Callable[[str, str, Mapping[str, str]], AbstractContextManager[ProxyReply]]
-"""Answers a request, given its method, path and headers."""
+"""Answers a request, given method, path and headers."""
 RELAY = """
 import os, socket, subprocess, sys, threading
 door, argv = sys.argv[1], sys.argv[2:]
@@ -69,17 +66,17 @@ env = {**os.environ, **{name: address for name in (*names, *map(str.lower, names
 env.pop("PIP_PROXY", None)
 sys.exit(subprocess.call(argv, env=env))
 """
-"""Runs in the box: gives a command a proxy on the loopback, and carries what it sends to the socket."""
+"""Runs in the sandbox: gives a command a proxy on the loopback interface, and forwards to the socket of ours."""
 
 
 def list_hosts(urls: Collection[str]) -> frozenset[str]:
-    """Return the hosts and ports ("pypi.org:443") of these indexes and of what is known to keep their files."""
+    """Return host and port ("pypi.org:443") of these indexes and of the known hosts of their files."""
     hosts = set()
     for url in urls:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname:
             port = parts.port or (443 if parts.scheme == "https" else 80)
-            hosts |= {f"{host}:{port}" for host in (parts.hostname, *_FILES_OF.get(parts.hostname, ()))}
+            hosts |= {f"{host}:{port}" for host in (parts.hostname, *_FILE_HOSTS.get(parts.hostname, ()))}
     return frozenset(hosts)
 
 
@@ -91,10 +88,10 @@ def serve_proxy(
     upstream: str = "",
     answering: Mapping[str, AnswerRequest] | None = None,
 ) -> Iterator[set[str]]:
-    """Serve on a socket at `path` while the block runs; yields the set of hosts that were refused.
+    """Serve on a socket at `path` while the block runs, and yield the set of refused hosts.
 
-    `upstream` is the address of the proxy that this machine itself has to go through; empty for none. For hosts in
-    `answering` nothing is reached: that function answers.
+    `upstream` is the proxy that this machine itself needs; empty for the environment's. Requests to hosts in
+    `answering` go to that function instead of the network.
     """
     refused: set[str] = set()
     handlers = answering or {}
@@ -123,7 +120,7 @@ def _serve_request(
     refused: set[str],
     answering: Mapping[str, AnswerRequest],
 ) -> None:
-    """Answer one request of a box: by a function of ours, a tunnel, or one plain exchange."""
+    """Answer one request by a function of ours, or forward it."""
     head, body = _read_request(peer)
     method, target, _ = head.partition(b"\r\n")[0].decode("latin-1").split(" ", 2)
     parts = urlsplit(target)
@@ -151,7 +148,7 @@ def _forward_request(
     upstream: str,
     refused: set[str],
 ) -> None:
-    """Carry one request of a box to an index: a tunnel, or one plain exchange."""
+    """Forward one request to an index: as a tunnel (CONNECT), or as one plain exchange."""
     head, body = request
     line, _, header_lines = head.partition(b"\r\n")
     method, target, version = line.decode("latin-1").split(" ", 2)
@@ -165,7 +162,7 @@ def _forward_request(
     upstream = "" if _bypasses_proxy(str(parts.hostname)) else upstream or _find_environment_proxy(port)
     proxy = urlsplit(upstream if "//" in upstream else f"//{upstream}")
     goal = (proxy.hostname, proxy.port or 80) if upstream else (str(parts.hostname), port)
-    with socket.create_connection((str(goal[0]), goal[1]), timeout=_SECONDS) as out:
+    with socket.create_connection((str(goal[0]), goal[1]), timeout=_TIMEOUT) as out:
         if method == "CONNECT" and not upstream:
             peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
         else:
@@ -175,7 +172,7 @@ def _forward_request(
                 for header in header_lines.split(b"\r\n")
                 if header and not header.lower().startswith((b"proxy-", b"connection:"))
             ]
-            # one exchange for each connection: a second one could be for another host
+            # One exchange per connection: the next request on it could be for another host.
             ends = [] if method == "CONNECT" else [b"Connection: close"]
             ends += [_make_authorization(proxy.username, proxy.password)] if proxy.username else []
             lines = [f"{method} {path} {version}".encode("latin-1"), *passed_headers, *ends, b"", b""]
@@ -203,7 +200,7 @@ def _make_authorization(user: str, password: str | None) -> bytes:
 
 def _read_request(peer: socket.socket) -> tuple[bytes, bytes]:
     data = b""
-    while b"\r\n\r\n" not in data and len(data) < _HEAD:
+    while b"\r\n\r\n" not in data and len(data) < _LARGEST_HEAD:
         chunk = peer.recv(65536)
         if not chunk:
             break

@@ -1,4 +1,4 @@
-"""How uv is called: our one reading of the index settings, nothing of the user's own uv configuration."""
+"""Run uv with our index settings, and without the user's uv configuration."""
 
 import json
 import re
@@ -23,14 +23,14 @@ PASSED_VARIABLES = (
     "UV_CONCURRENT_DOWNLOADS",
 )
 
-_REFUSED = re.compile(
+_BUILD_REQUIRES_FAILED = re.compile(
     r"Failed to (?:resolve|install) requirements from"
-    # pip before 25.3, and since
+    # The wording of pip before 25.3, and since.
     r"|pip subprocess to install (?:build|backend) dependencies|installing (?:build|backend) dependencies"
 )
-"""How uv and pip say that what a build asks for cannot be installed."""
+"""Output of uv and pip if build requirements cannot be installed."""
 _BUILD_PREFIXES = ("UV_", "SSL_CERT_")
-_IN_CONFIG = (
+_CONFIGURED_VARIABLES = (
     "UV_DEFAULT_INDEX",
     "UV_INDEX",
     "UV_FIND_LINKS",
@@ -42,8 +42,8 @@ _IN_CONFIG = (
 def write_uv_config(settings: IndexSettings, path: Path, *, undated: Collection[str] = ()) -> Path:
     """Write uv's configuration for these settings and return its path.
 
-    A file, because urls may carry credentials and command lines can be read by everybody on the machine.
-    `undated` are the indexes that do not tell upload times, so that a cut-off must not empty them.
+    URLs may hold credentials, and every user of the machine can read command lines. `undated` are the indexes
+    without upload times (PEP 700): a cut-off would empty them.
     """
     lines = [
         'index-strategy = "unsafe-best-match"',  # as pip: the best version of all indexes
@@ -54,8 +54,8 @@ def write_uv_config(settings: IndexSettings, path: Path, *, undated: Collection[
     urls = settings.list_index_urls()
     for url in urls:
         lines += ["", "[[index]]", f"url = {json.dumps(url)}"]
-        # The default one is uv's last resort, and where two have a version, uv looks at the first one's files
-        # alone: the main index has the fuller choice, so it is not the default here.
+        # uv searches the default index last (https://docs.astral.sh/uv/concepts/indexes/), and of a version that two
+        # indexes have it sees only the first one's files: the main index, which has more of them, must come first.
         lines += ["default = true"] if url == urls[-1] else []
         lines += ["exclude-newer = false"] if url in undated else []
     path.touch(mode=0o600)
@@ -64,7 +64,7 @@ def write_uv_config(settings: IndexSettings, path: Path, *, undated: Collection[
 
 
 def make_environment(settings: IndexSettings) -> dict[str, str]:
-    """Return the environment that uv runs in: ours without UV_* and PIP_*, certificates and proxy laid over it."""
+    """Return the variables of uv: ours without UV_* and PIP_*, with the settings' certificates and proxy."""
     env = {
         name: value
         for name, value in processes.copy_environment().items()
@@ -73,15 +73,15 @@ def make_environment(settings: IndexSettings) -> dict[str, str]:
     env.pop("VIRTUAL_ENV", None)
     env |= {"UV_NO_PROGRESS": "1", "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
     env["UV_PREVIEW_FEATURES"] = "index-exclude-newer"
-    # The indexes stand in the configuration file, which alone can say which of them know upload times.
+    # The indexes are in the configuration file: only there can one be exempted from the cut-off.
     for name, value in settings.make_uv_environment().items():
-        if value is not None and name not in _IN_CONFIG:
+        if value is not None and name not in _CONFIGURED_VARIABLES:
             env[name] = value
     return env
 
 
 def make_build_environment(settings: IndexSettings, home: Path) -> dict[str, str]:
-    """Return the environment for programs that run builds: tools and certificates, an empty home, no secret of ours."""
+    """Return the variables of a program that runs builds: tools and certificates, an empty home, no secrets."""
     uv_environment = make_environment(settings)
     env = clean_environment(home, uv_environment)
     env |= {name: value for name, value in uv_environment.items() if name.upper().startswith(_BUILD_PREFIXES)}
@@ -100,10 +100,10 @@ def run_uv_builds(
     shown: Sequence[Path] = (),
     writable: Sequence[Path] = (),
 ) -> processes.CompletedCommand:
-    """Run uv where it may build foreign sdists: in a box that reaches the indexes alone; see `confined.run`.
+    """Run a uv command that may build foreign sdists, in a sandbox that reaches only the indexes.
 
-    It may write to `cwd`, `writable` and to a uv cache of its own below `cache`; it sees `shown` besides the system.
-    `undated` is that of `write_uv_config`.
+    It may write to `cwd`, `writable` and a separate uv cache in `cache`, and sees `shown` besides the system.
+    `undated` is that of `write_uv_config`. See `confined_build.run_confined`.
     """
     home, uv_cache = files.make_folder(cwd / ".home"), files.make_folder(cache / "uv")
     within, hidden = make_build_settings(settings)
@@ -119,7 +119,7 @@ def run_uv_builds(
 
 
 def make_build_settings(settings: IndexSettings) -> tuple[IndexSettings, tuple[HiddenIndex, ...]]:
-    """Return the settings that a program which runs builds is told, and the indexes whose logins they leave out."""
+    """Return the settings for a program that runs builds, and the indexes whose logins they leave out."""
     return index_credentials.hide_credentials(settings) if confined_build.is_confined() else (settings, ())
 
 
@@ -132,7 +132,7 @@ def make_confinement(
     writable: Sequence[Path],
     shown: Sequence[Path],
 ) -> Confinement:
-    """Return the limits of a program that runs builds and reaches the indexes of these settings."""
+    """Return the confinement of a program that runs builds and reaches the indexes of these settings."""
     behind = {index.url for index in hidden}
     return Confinement(
         env=env,
@@ -146,36 +146,40 @@ def make_confinement(
 
 
 def write_build_constraints(versions: Mapping[str, str], folder: Path) -> Iterator[Path]:
-    """Yield files that bind what builds ask for: to the image's versions, then, where a build refuses those, to any.
+    """Yield files of build constraints: the image's versions, then, if a build refuses those, any version.
 
-    Never to a framework: one from an index is another build than the image's, gigabytes, and of no use.
+    Frameworks are excluded: a build from an index is another one than the image's, and gigabytes large.
     """
-    never = [f"{name}<0" for name in FRAMEWORKS]
-    of_image = []
+    excluded = [f"{name}<0" for name in FRAMEWORKS]
+    image_pins = []
     for name, version in sorted(versions.items()):
         try:
             public = Version(version).public
         except InvalidVersion:
             continue
-        of_image += [] if name in FRAMEWORKS else [f"{name}=={public}"]
-    for name, lines in (("of-image.txt", [*never, *of_image]), ("any.txt", never)):
+        image_pins += [] if name in FRAMEWORKS else [f"{name}=={public}"]
+    for name, lines in (("of-image.txt", [*excluded, *image_pins]), ("any.txt", excluded)):
         path = folder / f"build-{name}"
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         yield path
 
 
 def refuses_versions(result: processes.CompletedCommand) -> bool:
-    """Whether a build cannot be had with the versions that it was bound to."""
-    return not result.succeeded and bool(_REFUSED.search(result.err)) and not find_framework(result.err)
+    """Whether the build constraints made a build impossible."""
+    return (
+        not result.succeeded
+        and bool(_BUILD_REQUIRES_FAILED.search(result.err))
+        and not find_framework(result.err)
+    )
 
 
 def list_local_folders(settings: IndexSettings) -> tuple[Path, ...]:
-    """Return the folders of this machine that stand in for indexes, and the certificates."""
+    """Return the folders of this machine that serve as indexes, and the certificates."""
     locations = (*settings.list_index_urls(), *settings.find_links)
     paths = [
         Path(url2pathname(urlsplit(location).path)) for location in locations if location.startswith("file:")
     ]
-    # The pages of an index on this disk lead to files beside its folder: ../files/x.whl.
+    # Pages of an index on this disk link to files beside its folder: ../files/x.whl.
     parents = [path.parent for path in paths if path.name == "simple"]
     paths += [path for path in parents if not Path.home().is_relative_to(path)]
     paths += [
@@ -194,7 +198,7 @@ def run_uv(
     extra: Mapping[str, str] | None = None,
     timeout: float = 1800,
 ) -> processes.CompletedCommand:
-    """Run uv with `words`; returns what it said, whatever its exit code. `timeout` is in seconds."""
+    """Run uv and return its result, whatever its exit code; `timeout` is in seconds."""
     argv = [interpreters.uv_program(), *words, "--config-file", config]
     return processes.run_command(
         argv, cwd=cwd, env={**make_environment(settings), **(extra or {})}, timeout=timeout, check=False

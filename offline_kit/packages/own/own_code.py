@@ -1,7 +1,8 @@
-"""The project's own code: packages become wheels, loose modules travel as they are."""
+"""The project's own code: packages become wheels, loose modules are shipped as files."""
 
 import re
 from collections.abc import Sequence
+from email.parser import BytesHeaderParser
 from pathlib import Path
 
 from offline_kit.core.cache import Cache
@@ -18,13 +19,6 @@ from offline_kit.project.types import OwnCode, Wheel
 _OF_EXTRA = re.compile(r";.*\bextra\s*==")
 
 
-def find_modules(
-    project: Path, packages: Sequence[Path], modules: Sequence[Path], names: Sequence[str]
-) -> tuple[Path, ...]:
-    """Return the loose modules to ship for these references; see `loose_modules.needed`."""
-    return loose_modules.find_needed_modules(project, packages, modules, names)
-
-
 def build_own_code(
     project: Path,
     packages: Sequence[Path],
@@ -35,11 +29,11 @@ def build_own_code(
     cache: Path,
     report: Reporter = SILENT,
 ) -> OwnCode:
-    """Build own packages into wheels that are the same bytes everywhere, and list loose modules.
+    """Build the project's packages into reproducible wheels, and list its loose modules.
 
-    A package that did not change comes from the cache, without asking an index. Where the project has a
-    committed freeze, its cut-off holds for build requirements too. Raises ProjectError with all that
-    cannot be built or does not fit the image, OutsideError where an index does not answer.
+    Unchanged packages come from the cache, without asking an index. If the project has a committed freeze, its
+    cut-off also applies to build requirements. Raises ProjectError listing everything that cannot be built or
+    does not fit the image, OutsideError if an index does not answer.
     """
     context = own_wheel.OwnBuildContext(
         image=image, settings=settings, cache=Cache(cache), cutoff=_read_cutoff(project)
@@ -58,7 +52,7 @@ def recall_own_code(
     *,
     cache: Path,
 ) -> tuple[OwnCode, tuple[str, ...]]:
-    """Return the same without building anything, and the names of the packages' folders that no build has seen so yet."""
+    """Return the same without building anything, and the folder names of the packages that need a build."""
     context = own_wheel.OwnBuildContext(
         image=image, settings=settings, cache=Cache(cache), cutoff=_read_cutoff(project)
     )
@@ -74,19 +68,17 @@ def recall_own_code(
 
 
 def list_requirements(own: OwnCode) -> tuple[str, ...]:
-    """Return what the own wheels ask for in every case (no extras), sorted; nothing else brings it into the kit."""
-    from email.parser import BytesHeaderParser
-
-    lines_found: set[str] = set()
+    """Return the requirements of the own wheels without those of extras, sorted: the freeze must include them."""
+    requirements: set[str] = set()
     for wheel in own.wheels:
         raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
         lines = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
-        lines_found |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
-    return tuple(sorted(lines_found))
+        requirements |= {str(line) for line in lines if not _OF_EXTRA.search(str(line))}
+    return tuple(sorted(requirements))
 
 
 def _read_cutoff(project: Path) -> str:
-    """Return the cut-off of the project's committed freeze; empty where there is none yet."""
+    """Return the cut-off of the project's committed freeze; empty if there is none yet."""
     path = project / LOCK_NAME
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return freeze_file.read_header(text).get("cut-off", "") if freeze_file.is_freeze_text(text) else ""
@@ -107,7 +99,8 @@ def _build_packages(
             problems.append(
                 ProjectError(
                     f"'{wheels[wheel.name][1]}' and '{package}' are both called '{wheel.name}'",
-                    hint="rename one, or take it out of `packages`",
+                    code="duplicate-package",
+                    hint="rename one, or remove it from `packages`",
                 )
             )
         wheels[wheel.name] = (wheel, package)
@@ -121,7 +114,8 @@ def _build_packages(
         ]
         raise ProjectError(
             f"{len(problems)} own packages cannot be built",
-            hint="mend each as it is told above",
+            code="own-package-build-failed",
+            hint="fix each as described above",
             details=lines,
         )
     return tuple(sorted((wheel for wheel, _ in wheels.values()), key=lambda wheel: wheel.filename))

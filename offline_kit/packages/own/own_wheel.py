@@ -1,6 +1,7 @@
-"""One own package built into a wheel that is the same bytes on every machine and every day."""
+"""Build one package of the project into a wheel that is the same bytes on every machine and every day."""
 
 import sys
+import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -11,7 +12,6 @@ from offline_kit.core import files, interpreters, processes
 from offline_kit.core.cache import Cache, cache_key
 from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import Reporter
-from offline_kit.packages.builds import sdist_builds
 from offline_kit.packages.builds.build_closure import BuildSources, obtain_requirements
 from offline_kit.packages.builds.build_environment import (
     BuildEnvironment,
@@ -19,42 +19,40 @@ from offline_kit.packages.builds.build_environment import (
     create_build_environment,
     read_static_requires,
 )
+from offline_kit.packages.builds.sdist_builds import build_required_wheel, recall_wheel, record_wheel
 from offline_kit.packages.builds.wheel_fit import WheelMismatchError, fit_wheel, store_wheel
 from offline_kit.packages.file_choice import ImageTarget
 from offline_kit.packages.index import PackageIndex
-from offline_kit.packages.own import code_files as own_sources
+from offline_kit.packages.own import code_files
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project.images import Image
 from offline_kit.project.package_lists import normalize_name
-from offline_kit.project.types import Sdist, Wheel
+from offline_kit.project.types import Wheel
 
-_FORMAT = 1  # raise it when the same sources shall give another wheel
-_AN_INSTANT = timedelta(hours=1)
-_VERSION_GIVEN = (
+_FORMAT = 1  # increase it when the same sources give another wheel
+_FREEZE_DELAY = timedelta(hours=1)
+_VERSION_VARIABLES = (
     "SETUPTOOLS_SCM_PRETEND_VERSION",
     "PBR_VERSION",
     "PDM_BUILD_SCM_VERSION",
     "POETRY_DYNAMIC_VERSIONING",
 )
-"""Variables by which a user tells a build the version that it would ask git for."""
+"""Variables by which a user gives a build the version that it would take from git."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnBuildContext:
-    """Where own packages are built."""
+    """What the packages of the project are built for, and from which indexes."""
 
     image: Image
-    """What the wheels must fit."""
     settings: IndexSettings
-    """Where build requirements come from."""
     cache: Cache
-    """Where wheels are kept."""
     cutoff: str
-    """Nothing uploaded later is used by a build; empty: no cut-off."""
+    """Build requirements uploaded later are ignored; empty for no cut-off."""
 
     @cached_property
-    def find_sources(self) -> BuildSources:
-        """Build requirements and the interpreter; looked for only where something is built."""
+    def build_sources(self) -> BuildSources:
+        """Target, index and interpreter; the interpreter is looked for only if something is built."""
         exact = (
             None
             if self.image.local
@@ -63,7 +61,6 @@ class OwnBuildContext:
         return BuildSources(
             target=ImageTarget(self.image),
             index=PackageIndex(self.settings, cache=self.cache.root),
-            cache=self.cache,
             python=self.image.interpreter or exact or Path(sys.executable),
             exact=bool(self.image.local or exact),
             cutoff=self.cutoff,
@@ -71,114 +68,88 @@ class OwnBuildContext:
 
 
 def build_own_wheel(package: Path, context: OwnBuildContext, report: Reporter) -> Wheel:
-    """Return the wheel of a package, from the cache where its sources did not change.
+    """Build a package, or return the cached wheel if its sources did not change.
 
-    Raises ProjectError with the build's last lines, OutsideError where an index does not answer.
+    Raises ProjectError with the build's last lines, OutsideError if an index does not answer.
     """
-    tree = own_sources.read_source_tree(package)
-    version_variables = {
-        name: value for name, value in processes.copy_environment().items() if name.startswith(_VERSION_GIVEN)
-    }
-    key = _make_wheel_key(tree, version_variables, context.image)
-    if wheel_found := _recall_wheel(key, context):
-        return wheel_found
+    tree = code_files.read_source_tree(package)
+    if wheel := _recall_tree_wheel(tree, context):
+        return wheel
+    key = _make_wheel_key(tree, context.image)
     with context.cache.hold_lock(f"own-{key[:32]}"):
-        if wheel_found := _recall_wheel(key, context):
-            return wheel_found
+        if wheel := _recall_tree_wheel(tree, context):
+            return wheel
         report.step(f"Building your package '{package.resolve().name}'")
         if tree.oversized:
-            report.warn(f"left out of '{package.name}' for their size: {', '.join(tree.oversized)}")
+            report.warn(f"too large to be sources of '{package.name}', left out: {', '.join(tree.oversized)}")
         try:
-            wheel = _OwnBuild(tree, version_variables, context.find_sources, report).build_wheel()
+            wheel = _OwnBuild(tree, context.build_sources, report).build_wheel()
         except BuildFailedError as error:
             raise ProjectError(
                 f"your package '{package}' cannot be built: {error.reason}",
+                code="own-package-build-failed",
                 hint=_suggest_fix(error),
                 details=error.tail,
             ) from error
-        lines = {name: getattr(wheel, name) for name in ("name", "version", "filename", "sha256", "size")}
-        context.cache.write_record("own", key, {**lines, "cutoff": context.cutoff or files.utc_timestamp()})
+        cutoff = context.cutoff or files.utc_timestamp()
+        context.cache.write_record("own", key, {**record_wheel(wheel), "cutoff": cutoff})
         return wheel
 
 
 def recall_own_wheel(package: Path, context: OwnBuildContext) -> Wheel | None:
-    """Return the wheel of a package as it lies there now; None where it was not built so yet. Builds nothing."""
-    tree = own_sources.read_source_tree(package)
-    version_variables = {
-        name: value for name, value in processes.copy_environment().items() if name.startswith(_VERSION_GIVEN)
-    }
-    return _recall_wheel(_make_wheel_key(tree, version_variables, context.image), context)
+    """Return the cached wheel of a package's current sources, or None; build nothing."""
+    return _recall_tree_wheel(code_files.read_source_tree(package), context)
 
 
 class _OwnBuild:
-    """The two rounds of one isolated build, as pip and uv go through them."""
+    """The two rounds of one isolated build, as pip and uv go through them (PEP 517)."""
 
-    def __init__(
-        self,
-        tree: own_sources.SourceTree,
-        version_variables: dict[str, str],
-        sources: BuildSources,
-        report: Reporter,
-    ) -> None:
-        self.tree, self.version_variables, self.sources, self.report = (
-            tree,
-            version_variables,
-            sources,
-            report,
-        )
-        self.log = sources.cache.new_log(f"own-{tree.root.resolve().name}")
+    def __init__(self, tree: code_files.SourceTree, sources: BuildSources, report: Reporter) -> None:
+        self.tree, self.sources, self.report = tree, sources, report
+        self.log = sources.index.cache.new_log(f"own-{tree.root.resolve().name}")
 
     def build_wheel(self) -> Wheel:
-        """Build; a build that wants the network gets it, since the code is the user's own."""
+        """Build without network, and if that fails for lack of it, with: the code is the user's own."""
         try:
             return self._build_once(network=False)
-        except BuildFailedError as first:
-            if not first.wants_network:
+        except BuildFailedError as error:
+            if not error.wants_network:
                 raise
-            self.report.note(f"the build of '{self.tree.root.name}' asks for the network: once more with it")
+            self.report.note(
+                f"the build of '{self.tree.root.name}' needs the network: building again with it"
+            )
             return self._build_once(network=True)
 
     def _build_once(self, *, network: bool) -> Wheel:
         requires = read_static_requires(self.tree.root)
+        wheels = self._obtain_wheels(requires)
         with create_build_environment(
-            self.sources.python, self._obtain_wheels(requires), log=self.log, own=True, network=network
+            self.sources.python, wheels, log=self.log, own=True, network=network
         ) as environment:
             environment, source = self._copy_sources(environment)
             hook_requires = {text for text in environment.list_hook_requires(source) if text not in requires}
             if not hook_requires:
                 return self._make_wheel(environment, source)
+        wheels = self._obtain_wheels(requires | hook_requires)
         with create_build_environment(
-            self.sources.python,
-            self._obtain_wheels(requires | hook_requires),
-            log=self.log,
-            own=True,
-            network=network,
+            self.sources.python, wheels, log=self.log, own=True, network=network
         ) as environment:
             environment, source = self._copy_sources(environment)
             return self._make_wheel(environment, source)
 
     def _copy_sources(self, environment: BuildEnvironment) -> tuple[BuildEnvironment, Path]:
-        # The sources are a copy: no build leaves build/ or *.egg-info in the user's folder. Its path is the
-        # package's own name, since some builds take names from there.
-        env = {**environment.env, **self.version_variables, "GIT_OPTIONAL_LOCKS": "0"}
-        source = own_sources.copy_tree(
+        # Built from a copy: setuptools leaves build/ and *.egg-info beside the sources. The copy has the folder's
+        # own name, since some builds name the package after it.
+        env = {**environment.env, **_read_version_variables(), "GIT_OPTIONAL_LOCKS": "0"}
+        source = code_files.copy_tree(
             self.tree, environment.scratch / "source" / self.tree.root.resolve().name
         )
         return replace(environment, env=env), source
 
     def _obtain_wheels(self, requires: Iterable[str]) -> tuple[Wheel, ...]:
         wheels, sdists = obtain_requirements(tuple(requires), self.sources, self.report)
-        return tuple(
-            sorted((*wheels, *map(self._build_dependency, sdists)), key=lambda wheel: wheel.filename)
-        )
-
-    def _build_dependency(self, sdist: Sdist) -> Wheel:
-        outcome = sdist_builds.build_sdist(sdist, self.sources, self.report)
-        if outcome.wheel is None:
-            raise BuildFailedError(
-                f"its build needs {sdist.name} {sdist.version}, and {outcome.reason}", outcome.tail
-            )
-        return outcome.wheel
+        built = [build_required_wheel(sdist, self.sources, self.report) for sdist in sdists]
+        return tuple(sorted((*wheels, *built), key=lambda wheel: wheel.filename))
 
     def _make_wheel(self, environment: BuildEnvironment, source: Path) -> Wheel:
         from packaging.utils import InvalidWheelFilename, parse_wheel_filename
@@ -190,13 +161,11 @@ class _OwnBuild:
             name, version, _, _ = parse_wheel_filename(path.name)
         except (WheelMismatchError, InvalidWheelFilename) as error:
             raise BuildFailedError(f"its wheel does not fit the image: {error}", [path.name]) from error
-        return store_wheel(path, normalize_name(name), str(version), self.sources.cache)
+        return store_wheel(path, normalize_name(name), str(version), self.sources.index.cache)
 
 
 def _check_wheel_modules(wheel: Path) -> None:
-    """Raise for a wheel that installs nothing that can be imported: a build found no package and said nothing."""
-    import zipfile
-
+    """Raise BuildFailedError for a wheel without modules: setuptools builds one if it finds no package."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     if not any(name.endswith((".py", ".so", ".pyd")) for name in names):
@@ -206,49 +175,43 @@ def _check_wheel_modules(wheel: Path) -> None:
 def _suggest_fix(error: BuildFailedError) -> str:
     text = "\n".join(error.tail)
     if "Multiple top-level" in text:
-        return "name its packages in [tool.setuptools] of pyproject.toml, or ship the folder as `modules` instead"
+        return "list its packages in [tool.setuptools] of pyproject.toml, or ship the folder as `modules` instead"
     if "holds no module" in error.reason or "Unable to determine which files to ship" in text:
-        return "tell its build where the package lies, or ship the folder as `modules` instead of `packages`"
+        return "configure in pyproject.toml where the package is, or ship the folder as `modules` instead of `packages`"
     if "version" in text and ("git" in text or "scm" in text.lower()):
         return "build from a git checkout with its tags, or set SETUPTOOLS_SCM_PRETEND_VERSION"
-    return "see that 'python -m build --wheel' works in that folder, then run again"
+    return "make 'python -m build --wheel' work in that folder, then run again"
 
 
-def _recall_wheel(key: str, context: OwnBuildContext) -> Wheel | None:
-    record = context.cache.read_record("own", key)
+def _recall_tree_wheel(tree: code_files.SourceTree, context: OwnBuildContext) -> Wheel | None:
+    record = context.cache.read_record("own", _make_wheel_key(tree, context.image))
+    if not record or not _is_same_cutoff(str(record.get("cutoff", "")), context.cutoff):
+        return None
     try:
-        words = (
-            {name: str(record[name]) for name in ("name", "version", "filename", "sha256")}
-            if record
-            else None
-        )
-        size = int(str(record["size"])) if record else 0
+        return recall_wheel(record, context.cache)
     except (KeyError, ValueError):
         return None
-    if not record or not words or not _is_same_cutoff(str(record.get("cutoff", "")), context.cutoff):
-        return None
-    path = context.cache.find_blob(words["sha256"], size=size)
-    return Wheel(**words, size=size, path=path) if path else None
 
 
 def _is_same_cutoff(built: str, cutoff: str) -> bool:
-    """Whether a build with one cut-off is as good as one with the other.
+    """Whether a build with one cut-off can be used for the other.
 
-    The first build of a project has no freeze yet; that is made an instant later, and its cut-off is then.
+    A project's first build has no freeze yet; the freeze is made a moment later, and its cut-off is that time.
     """
     try:
-        return not cutoff or abs(datetime.fromisoformat(built) - datetime.fromisoformat(cutoff)) < _AN_INSTANT
+        return (
+            not cutoff or abs(datetime.fromisoformat(built) - datetime.fromisoformat(cutoff)) < _FREEZE_DELAY
+        )
     except (ValueError, TypeError):
         return built == cutoff
 
 
-def _make_wheel_key(tree: own_sources.SourceTree, version_variables: dict[str, str], image: Image) -> str:
-    platform_facts = [
-        image.python,
-        image.machine,
-        image.glibc,
-        image.local,
-        sys.version if image.local else "",
-    ]
+def _make_wheel_key(tree: code_files.SourceTree, image: Image) -> str:
+    platform = [image.python, image.machine, image.glibc, image.local, sys.version if image.local else ""]
     # The folder's name may become the package's.
-    return cache_key(_FORMAT, tree.root.resolve().name, tree.digest, version_variables, platform_facts)
+    return cache_key(_FORMAT, tree.root.resolve().name, tree.digest, _read_version_variables(), platform)
+
+
+def _read_version_variables() -> dict[str, str]:
+    variables = processes.copy_environment()
+    return {name: value for name, value in variables.items() if name.startswith(_VERSION_VARIABLES)}
