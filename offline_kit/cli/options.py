@@ -175,6 +175,7 @@ def runs_current(env: str | None, to: str, at: str) -> bool:
     if env and (to != "local" or at):
         raise UsageError(
             f"--env {env} is for a local Kaggle that is served by this command",
+            code="option-needs-local-kaggle",
             hint="leave it out; a running local Kaggle takes it itself: 'offline-kit local --env'"
             if at
             else "add --to local, or leave it out",

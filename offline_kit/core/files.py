@@ -93,12 +93,14 @@ def translate_disk_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutsideError(
                 f"no space left while writing below '{path}'",
+                code="disk-full",
                 hint="free some space ('offline-kit cache prune' does), or choose another place with --out or"
                 " OFFLINE_KIT_CACHE",
             ) from error
         if error.errno == errno.EFBIG:
             raise OutsideError(
                 f"a file below '{path}' would be larger than the system allows",
+                code="file-size-limit",
                 hint="raise the limit (ulimit -f unlimited), or choose a file system that takes large files with"
                 " --out or OFFLINE_KIT_CACHE",
             ) from error
@@ -116,7 +118,9 @@ def check_surroundings(words: Iterable[str]) -> None:
         cwd = str(Path.cwd())
     except FileNotFoundError as error:
         raise UsageError(
-            "the working directory does not exist any more", hint="change to an existing directory"
+            "the working directory does not exist any more",
+            code="working-directory-missing",
+            hint="change to an existing directory",
         ) from error
     for text in (cwd, str(cache_dir()), *words):
         try:
@@ -125,6 +129,7 @@ def check_surroundings(words: Iterable[str]) -> None:
             printable_path = text.encode("utf-8", "backslashreplace").decode()
             raise UsageError(
                 f"'{printable_path}' has bytes that are not UTF-8",
+                code="path-not-utf8",
                 hint="rename that folder or file: manifests and notebooks cannot name it",
             ) from error
 
@@ -136,6 +141,7 @@ def full_cache_error(output: Iterable[str], cache: Path) -> OutsideError | None:
         return None
     return OutsideError(
         f"no space left below '{cache}'",
+        code="disk-full",
         hint="free some ('offline-kit cache prune' does), or set OFFLINE_KIT_CACHE to a folder on another disk",
         details=lines[-3:],
     )
@@ -145,10 +151,12 @@ def _unwritable_error(path: Path, error: OSError) -> OutsideError:
     if (kind := _find_obstacle(path)) is not None:
         return OutsideError(
             f"'{kind[0]}' is {kind[1]}, where a folder should be",
+            code="path-in-the-way",
             hint="move it away or remove it, or choose another place with --out or OFFLINE_KIT_CACHE",
         )
     return OutsideError(
         f"cannot write below '{path}': {error.strerror}",
+        code="folder-not-writable",
         hint="make it writable, or choose another place with --out or OFFLINE_KIT_CACHE",
     )
 
@@ -347,6 +355,7 @@ def hold_lock(path: Path, *, timeout: float = 600.0) -> Iterator[None]:
         except filelock.Timeout as error:
             raise OutsideError(
                 f"another run has held '{path}' for {timeout:.0f} seconds",
+                code="lock-held",
                 hint="wait for it to end, or remove the lock file if no such run exists",
             ) from error
     try:

@@ -263,12 +263,14 @@ def open_response(
     except requests.exceptions.SSLError as error:
         raise OutsideError(
             f"the certificate of '{_host_of(url)}' cannot be verified",
+            code="certificate-not-verified",
             hint="name your bundle of certificates in pip's configuration: 'pip config set global.cert FILE'",
             details=[redact_urls(str(error))],
         ) from error
     except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
         raise UsageError(
             f"'{redact_urls(url)}' is no address that can be fetched",
+            code="url-not-supported",
             hint="write an address that begins with https://, http:// or file://",
         ) from error
     with response:
@@ -308,11 +310,13 @@ def _raise_for_status(url: str, response: "requests.Response") -> None:
     if status in (401, 403):
         raise OutsideError(
             f"'{_host_of(url)}' refuses {redact_urls(url)} ({status} {response.reason})",
+            code="url-access-denied",
             hint="put user and password into the index URL of pip's configuration or into ~/.netrc",
         )
     if status >= 400:
         raise OutsideError(
             f"'{_host_of(url)}' answers {status} {response.reason} to {redact_urls(url)}",
+            code="http-error",
             hint="open the address in a browser; if it should be there, try again later",
         )
 
@@ -336,6 +340,7 @@ def _host_of(url: str) -> str:
 def _unreachable_error(url: str, trouble: Exception) -> OutsideError:
     return OutsideError(
         f"cannot reach '{_host_of(url)}' for {redact_urls(url)}",
+        code="host-unreachable",
         hint="check the network and the index addresses ('python -m pip config list'), then run the same command again",
         details=[redact_urls(str(trouble))],
     )
@@ -344,6 +349,7 @@ def _unreachable_error(url: str, trouble: Exception) -> OutsideError:
 def _missing_error(url: str) -> OutsideError:
     return OutsideError(
         f"there is nothing at {redact_urls(url)}",
+        code="url-not-found",
         hint="it was listed a moment ago, or is an address of yours: check it, or build again with --upgrade",
     )
 
@@ -351,6 +357,7 @@ def _missing_error(url: str) -> OutsideError:
 def _mismatch_error(url: str, expected: str, actual: str) -> ProjectError:
     return ProjectError(
         f"'{url_file_name(url)}' is not the file that was promised",
+        code="hash-mismatch",
         hint="do not install it by hand: tell whoever runs the index, or name another index or version",
         details=[f"expected {expected}", f"got      {actual}", f"from {redact_urls(url)}"],
     )
@@ -380,7 +387,9 @@ def _read_file_url(url: str) -> Answer | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise OutsideError(f"cannot read '{path}': {error.strerror}", hint="check its permissions") from error
+        raise OutsideError(
+            f"cannot read '{path}': {error.strerror}", code="file-not-readable", hint="check its permissions"
+        ) from error
     kind = "application/json" if path.suffix == ".json" else "text/html"
     return Answer(url=base, content=content, kind=kind)
 

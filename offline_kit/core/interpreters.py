@@ -23,7 +23,9 @@ def uv_program() -> Path:
         return Path(find_uv_bin())
     except FileNotFoundError as error:
         raise OutsideError(
-            "uv is not there, though it belongs to offline-kit", hint="pip install --force-reinstall uv"
+            "uv is not there, though it belongs to offline-kit",
+            code="uv-missing",
+            hint="pip install --force-reinstall uv",
         ) from error
 
 

@@ -197,7 +197,9 @@ def _start_process(
         )
     except OSError as error:
         raise OutsideError(
-            f"cannot start '{words[0]}': {error.strerror}", hint="install it, or check PATH"
+            f"cannot start '{words[0]}': {error.strerror}",
+            code="program-not-started",
+            hint="install it, or check PATH",
         ) from error
 
 

@@ -68,6 +68,7 @@ def find_sandbox(kinds: Iterable[str] = KINDS, *, report: Reporter = SILENT) -> 
         return candidate
     raise OutsideError(
         "no sandbox works on this machine",
+        code="sandbox-missing",
         hint="on Linux install bubblewrap (`apt install bubblewrap`), or allow user namespaces"
         " (`sysctl kernel.apparmor_restrict_unprivileged_userns=0`); elsewhere use docker or WSL2",
         details=refused,

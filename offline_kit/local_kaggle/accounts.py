@@ -28,7 +28,11 @@ class AccountService:
         For the token `refresh` a client gets tokens that work for some hours.
         """
         if not re.fullmatch(r"[a-z0-9][a-z0-9-]{1,49}", name):
-            raise UsageError(f"'{name}' is no account name", hint="a-z, 0-9 and -, two characters or more")
+            raise UsageError(
+                f"'{name}' is no account name",
+                code="account-name-invalid",
+                hint="a-z, 0-9 and -, two characters or more",
+            )
         record = {
             "name": name,
             "key": _hash_secret(key),

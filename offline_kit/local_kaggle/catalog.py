@@ -284,7 +284,9 @@ def _read_competition(folder: Path) -> Record:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"'{folder}' is no competition: {error}", hint="write a competition.toml into it"
+            f"'{folder}' is no competition: {error}",
+            code="competition-invalid",
+            hint="write a competition.toml into it",
         ) from error
     problems = [f"unknown key '{key}'" for key in sorted(set(settings) - _KEYS)]
     problems += _check_metric(str(settings.get("metric", "")), folder)
@@ -320,7 +322,9 @@ def _read_competition(folder: Path) -> Record:
     problems += [f"no folder '{hidden}'"] if "hidden" in settings and not hidden.is_dir() else []
     problems += [f"no file '{record['solution']}'"] if not Path(str(record["solution"])).is_file() else []
     if problems:
-        raise UsageError(f"'{path}' cannot be used", hint="fix these", details=problems)
+        raise UsageError(
+            f"'{path}' cannot be used", code="competition-invalid", hint="fix these", details=problems
+        )
     return {**record, **({"daily": int(settings["daily"])} if "daily" in settings else {})}
 
 

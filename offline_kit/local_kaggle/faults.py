@@ -143,8 +143,13 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
             if unknown := sorted(set(entry) - known):
                 raise UsageError(
                     f"'{path}' has an unknown word '{unknown[0]}'",
+                    code="faults-file-invalid",
                     hint=f"a fault has {', '.join(sorted(known))}",
                 )
         return tuple(Fault(**entry) for entry in raw)
     except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"'{path}' is no list of faults: {error}", hint="see `on` and the like") from error
+        raise UsageError(
+            f"'{path}' is no list of faults: {error}",
+            code="faults-file-invalid",
+            hint="see `on` and the like",
+        ) from error

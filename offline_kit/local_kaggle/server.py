@@ -39,7 +39,9 @@ class LocalKaggleServer:
             self._http = _HttpServer(("127.0.0.1", port), handler)
         except OSError as error:
             raise OutsideError(
-                f"cannot listen on port {port}: {error.strerror}", hint="choose another with --port"
+                f"cannot listen on port {port}: {error.strerror}",
+                code="port-not-available",
+                hint="choose another with --port",
             ) from error
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True)
 

@@ -125,6 +125,7 @@ def _prepare_job(config: Config, port: KaggleSession, report: Reporter) -> tuple
     if not wanted.requirements:
         raise UsageError(
             "the project asks for no packages: there is nothing to make on Kaggle",
+            code="no-packages-requested",
             hint="build here, without --on; or capture the image alone with 'offline-kit image capture'",
         )
     if note := asked.index_note(base.settings):
@@ -227,6 +228,7 @@ def fetch_wheels(kit: Kit, port: KaggleSession, report: Reporter = SILENT, *, lo
                 if (digest := files.sha256_of(came)) != entry.sha256:
                     raise OutsideError(
                         f"'{entry.stored}' of '{record.notebook}' is not what its run wrote",
+                        code="remote-output-changed",
                         hint="run the same command again; 'offline-kit verify --deep' looks at all of them",
                         details=[f"expected sha256 {entry.sha256}", f"it has       {digest}"],
                     )
@@ -266,6 +268,7 @@ def _missing_output_error(record: WheelhouseRecord, port: KaggleSession) -> Outs
     )
     return OutsideError(
         f"'{record.notebook}', which made the kit's packages, is not on {port.account.server_name}",
+        code="remote-wheelhouse-missing",
         hint=f"{another} 'offline-kit build --on local'"
         if port.local
         else "have them made again with 'offline-kit build --on kaggle'",
@@ -277,6 +280,7 @@ def _read_record(config: Config) -> WheelhouseRecord:
     if record is None:
         raise ProjectError(
             f"the kit's packages are on Kaggle, and nothing tells where: '{remote_wheelhouse.RECORD}' is gone",
+            code="wheelhouse-record-missing",
             hint="bring it back, or build again: 'offline-kit build' makes the packages here",
         )
     return record

@@ -86,12 +86,16 @@ def run_checks(
     root = project.expanduser().absolute()
     if not root.is_dir():
         raise UsageError(
-            f"there is no folder '{project}'", hint="name the project's folder, or leave it out for this one"
+            f"there is no folder '{project}'",
+            code="project-not-found",
+            hint="name the project's folder, or leave it out for this one",
         )
     unknown = [code for code in ignore if not any(one.code.startswith(code) for one in CHECKS)]
     if unknown:
         known_codes = ", ".join(one.code for one in CHECKS)
-        raise UsageError(f"no check begins with '{unknown[0]}'", hint=f"the codes are {known_codes}")
+        raise UsageError(
+            f"no check begins with '{unknown[0]}'", code="check-unknown", hint=f"the codes are {known_codes}"
+        )
     ground = _build_context(root, online=online, report=report)
     chosen = [one for one in CHECKS if not any(one.code.startswith(code) for code in ignore)]
     return tuple(CheckFinding(code=one.code, title=one.title, said=_run_check(one, ground)) for one in chosen)

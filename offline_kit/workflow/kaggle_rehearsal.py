@@ -66,6 +66,7 @@ def rehearse_on_kaggle(
     if checked.problems:
         raise ProjectError(
             f"'{ran.submission.name}' would not be scored as it is",
+            code="submission-invalid",
             hint=f"compare it with the sample submission; it lies in '{ran.submission.parent}'",
             details=checked.problems,
         )
@@ -93,6 +94,7 @@ def limit_rows(text: str, rows: int) -> str:
     if place < 0:
         raise UsageError(
             "rows can be chosen only for a notebook with the kit's cell, and this template has none",
+            code="rows-not-supported",
             hint="extend a built-in template, or rehearse without --rows",
         )
     code = f"{rendering.paste_module('kit_rows')}\n\n\nroot = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"

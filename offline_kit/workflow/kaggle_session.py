@@ -140,12 +140,17 @@ def choose_kaggle(
     address = address or (processes.copy_environment().get(LOCAL_ADDRESS, "") if to == "local" else "")
     if to == "kaggle":
         if address:
-            raise UsageError(f"--at {address} is of a local Kaggle", hint="add --to local, or leave it out")
+            raise UsageError(
+                f"--at {address} is of a local Kaggle",
+                code="option-needs-local-kaggle",
+                hint="add --to local, or leave it out",
+            )
         yield KaggleEndpoint()
     elif address:
         if not address.startswith("http://127.0.0.1:"):
             raise UsageError(
                 f"'{address}' is no local Kaggle: it would not be on this machine",
+                code="address-not-local",
                 hint="name what 'offline-kit local' tells, like http://127.0.0.1:8642",
             )
         yield KaggleEndpoint(local=address.rstrip("/"))
@@ -226,6 +231,7 @@ def _name_local_kaggle(there: KaggleEndpoint) -> Iterator[None]:
             raise
         raise OutsideError(
             f"no local Kaggle answers at '{there.local}'",
+            code="local-kaggle-unreachable",
             hint="start it with 'offline-kit local' and run the same command again; without an address"
             f" (--at, {LOCAL_ADDRESS}) one is served meanwhile",
             details=lost.details,
@@ -247,6 +253,7 @@ def check_kit(kit: Kit) -> Kit:
     if problems:
         raise ProjectError(
             f"the kit in '{kit.folder}' is damaged",
+            code="kit-damaged",
             hint="build it again with 'offline-kit build'",
             details=problems,
         )
@@ -293,7 +300,9 @@ def _with_resent_parts(kit: Kit, wishes: PushOptions) -> Kit:
     names = [part.name for part in kit.parts]
     if unknown := [name for name in wishes.resend_part if name not in names]:
         raise UsageError(
-            f"the kit has no part '{unknown[0]}'", hint=f"--resend-part takes {' or '.join(names)}"
+            f"the kit has no part '{unknown[0]}'",
+            code="kit-part-unknown",
+            hint=f"--resend-part takes {' or '.join(names)}",
         )
     return kit
 

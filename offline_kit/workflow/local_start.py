@@ -110,6 +110,7 @@ def _hold_state(folder: Path) -> Iterator[None]:
     except filelock.Timeout as error:
         raise OutsideError(
             f"another local Kaggle serves '{folder}'{_describe_other_server(folder)}",
+            code="local-kaggle-already-running",
             hint="wait until it has ended, use it with --at and its address, or serve a folder of its own:"
             " 'offline-kit local --state DIR'",
         ) from error

@@ -175,7 +175,11 @@ def _restore_names(copy: Path, cache: Path) -> Path | None:
             details=error.details,
         ) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ProjectError(f"'{copy / MARKER}' cannot be read: {error}", hint="download it again") from error
+        raise ProjectError(
+            f"'{copy / MARKER}' cannot be read: {error}",
+            code="published-files-not-readable",
+            hint="download it again",
+        ) from error
     if not found:
         return None
     folder = cache / "sources" / hashlib.sha256(str(copy.resolve()).encode()).hexdigest()[:12]
@@ -255,6 +259,7 @@ def _raise_for_problems(findings: tuple[Finding, ...]) -> None:
     if bad:
         raise ProjectError(
             f"{len(bad)} problem{'s' * (len(bad) > 1)} with the trained files",
+            code="checkpoints-invalid",
             hint=bad[0].remedy or "see each line",
             details=[f"'{each.about}' {each.what}{': ' * bool(each.remedy)}{each.remedy}" for each in bad],
         )

@@ -32,6 +32,7 @@ def check_locations(config: Config, username: str, *, local: bool) -> None:
     made, goes = (("the local Kaggle" if each else "Kaggle") for each in (record.local, local))
     raise ProjectError(
         f"the packages were made on {made} by '{owner}', and this kit goes to {goes} as '{username}'",
+        code="wheelhouse-of-other-account",
         hint=f"{remote_wheelhouse.rebuild_command(local=local)} makes them there; or remove '{remote_wheelhouse.RECORD}' to build them here",
     )
 

@@ -302,6 +302,7 @@ def check_project(config: Config) -> None:
     if not (config.source or any(packed) or any(ran)):
         raise UsageError(
             f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
+            code="project-not-found",
             hint="go to the project's folder or name it, or begin one with 'offline-kit init'",
         )
 
@@ -464,7 +465,9 @@ def kit_of(config: Config) -> Kit:
         if config.out.exists():
             raise
         raise ProjectError(
-            f"there is no kit in '{config.out}'", hint="make one with 'offline-kit build'"
+            f"there is no kit in '{config.out}'",
+            code="kit-not-found",
+            hint="make one with 'offline-kit build'",
         ) from error
 
 

@@ -133,12 +133,14 @@ def competition_of(port: KaggleSession) -> Competition:
     if not slug:
         raise UsageError(
             "there is no competition to submit to",
+            code="competition-not-set",
             hint="set `competition` in the configuration (--competition), or use 'offline-kit push' alone",
         )
     contest = port.kaggle.get_competition(slug)
     if contest is None:
         raise ProjectError(
             f"{port.account.server_name} knows no competition '{slug}', which {port.config.describe_origin('competition')} names",
+            code="competition-not-found",
             hint="serve it with 'offline-kit local --competition DIR'; a project with a competition.toml brings its own"
             if port.local
             else "set it to the last word of the competition's address: www.kaggle.com/competitions/<this>",
@@ -146,6 +148,7 @@ def competition_of(port: KaggleSession) -> Competition:
     if not contest.has_entered:
         raise OutsideError(
             f"the account '{port.account.username}' has not accepted the rules of '{slug}'",
+            code="competition-rules-not-accepted",
             hint=f"accept them at {rules_page(slug, contest)} (only a person can), then run the same command again",
         )
     return contest
@@ -187,6 +190,7 @@ def push_data(
         crowded = [part.file_count_warning for part in plan.parts if part.file_count_warning]
         refused = OutsideError(
             "Kaggle may not take so many files in one dataset; nothing was sent",
+            code="too-many-files",
             hint="put small files together, divide the kit with 'parts = \"split\"', or send all the same with --yes",
             details=crowded,
         )
@@ -194,6 +198,7 @@ def push_data(
         spoilt = kaggle_session.describe_disturbed(port, kit, plan)
         refused = OutsideError(
             "a submission under way needs the data as it is; nothing was sent",
+            code="submission-pending",
             hint="wait for its score, or send all the same with --yes",
             details=spoilt,
         )
@@ -254,6 +259,7 @@ def submit_version(
         if not (asking.yes or asking.confirm(f"Spend one of {plan.remaining_today} submissions?")):
             raise UsageError(
                 "nobody agreed to spend a submission; nothing was submitted",
+                code="submission-not-approved",
                 hint="answer with y, or give --yes (in scripts and CI)",
             )
     submitted = submissions.submit_version(plan, port.kaggle, port.ways, port.ledger, report)
@@ -286,6 +292,7 @@ def request_for(
     if not plan.version:
         raise ProjectError(
             f"the notebook of this kit is not on {port.account.server_name}: {plan.reason}",
+            code="notebook-not-pushed",
             hint="push it with 'offline-kit push', or name an earlier version with --version",
         )
     seconds = (

@@ -88,6 +88,7 @@ def _raise_for_secrets(config: Config, found: Iterable[str], report: Reporter) -
         names = ", ".join(f'"{name}"' for name in dict.fromkeys(map(_file_of, left)))
         raise ProjectError(
             "a secret would be uploaded" if len(left) == 1 else f"{len(left)} secrets would be uploaded",
+            code="secret-in-upload",
             hint="delete it there and revoke it if others have seen it; nothing logs in offline. If it is no secret, set"
             f" trust = [{names}] in [tool.offline-kit]",
             details=left,

@@ -61,6 +61,8 @@ def _parse_distributions(said: tuple[str, ...]) -> dict[str, str]:
     for word in said:
         name, _, distribution = word.partition("=")
         if not name.isidentifier():
-            raise UsageError(f"'{word}' names no import", hint="write --import NAME=DISTRIBUTION")
+            raise UsageError(
+                f"'{word}' names no import", code="import-not-named", hint="write --import NAME=DISTRIBUTION"
+            )
         pairs[name] = distribution or name.replace("_", "-")
     return pairs

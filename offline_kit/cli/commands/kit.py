@@ -128,6 +128,7 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
     if wrong := [name for name, said in odd.items() if said]:
         raise UsageError(
             f"{', '.join(wrong)} and --on {on} do not go together",
+            code="options-conflict",
             hint="leave out one or the other: a Kaggle runs notebooks in its own way, a running local one as"
             " 'offline-kit local' was told"
             if there

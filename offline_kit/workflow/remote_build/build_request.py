@@ -55,6 +55,7 @@ def build_request(request: FreezeRequest, image: Image, own: tuple[str, ...]) ->
     if problems:
         raise ProjectError(
             "some requirements cannot go to Kaggle as text",
+            code="requirements-not-remote",
             hint="name folders under `packages` and wheels as packages of an index, or build here, without --on",
             details=problems,
         )

@@ -141,6 +141,7 @@ def read_record(project: Path) -> WheelhouseRecord | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ProjectError(
             f"'{path}' cannot be read: {error}",
+            code="wheelhouse-record-invalid",
             hint=f"bring it back, or remove it; {rebuild_command(local=False)} {_MAKES}",
         ) from error
 
@@ -156,6 +157,7 @@ def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
     if not folder.is_dir():
         raise ProjectError(
             f"the wheelhouse of '{record.notebook}' (version {record.version}) is not on this machine",
+            code="remote-wheelhouse-not-here",
             hint=f"{rebuild_command(local=record.local)} {_MAKES}; or remove '{RECORD}' to build the packages here",
         )
     part = manifest.read_manifest(folder)
@@ -165,6 +167,7 @@ def load_wheelhouse(record: WheelhouseRecord, cache: Path) -> RemoteWheelhouse:
     if wrong:
         raise ProjectError(
             f"the wheelhouse in '{folder}' is damaged",
+            code="remote-wheelhouse-damaged",
             hint=f"remove this folder; {rebuild_command(local=record.local)} {_MAKES}",
             details=wrong,
         )
@@ -189,7 +192,9 @@ def store_outputs(folder: Path, part: KitPart, facts: str, captured: str) -> Non
                     archive.writestr(str(member), str(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProjectError(
-            f"what the run says of its wheels makes no sense: {error!r}", hint="run the same command again"
+            f"what the run says of its wheels makes no sense: {error!r}",
+            code="remote-output-invalid",
+            hint="run the same command again",
         ) from error
     (folder / "image.toml").write_text(captured, encoding="utf-8")
     manifest.write_manifest(folder, part)
@@ -205,6 +210,7 @@ def check_request(record: WheelhouseRecord, digest: str) -> None:
     if record.asked != digest:
         raise ProjectError(
             f"the requirements changed since the wheelhouse was made on Kaggle ('{record.notebook}')",
+            code="remote-wheelhouse-outdated",
             hint=f"{rebuild_command(local=record.local)} makes it anew; or remove '{RECORD}' to build the packages here",
         )
 
@@ -215,7 +221,9 @@ def captured_image(facts: str, digest: str, where: str) -> str:
         return kit_capture.format_image_file(json.loads(facts), digest, where)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProjectError(
-            f"what the run says of its image makes no sense: {error}", hint="run the same command again"
+            f"what the run says of its image makes no sense: {error}",
+            code="remote-output-invalid",
+            hint="run the same command again",
         ) from error
 
 
