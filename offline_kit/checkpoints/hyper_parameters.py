@@ -2,10 +2,10 @@
 
 import io
 import pickletools
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from offline_kit.checkpoints.pickle_streams import read_archive_pickle
 from offline_kit.project.types import Checkpoint, CheckpointKind, Finding, Severity
 
 _SWITCHES = frozenset({"pretrained", "use_pretrained", "pretrained_backbone", "backbone_pretrained"})
@@ -36,7 +36,7 @@ def check_hyper_parameters(
 
 def read_pickle_texts(checkpoint: Checkpoint) -> frozenset[str] | None:
     """Return all texts in a torch file, names of saved hyper-parameters among them; None for other files."""
-    data = _read_pickle(checkpoint)
+    data = read_archive_pickle(checkpoint.path, _MAX_BYTES)
     return frozenset(value for value in _read_values(data) if isinstance(value, str)) if data else None
 
 
@@ -54,19 +54,9 @@ def _make_finding(checkpoint: Checkpoint, key: str, value: Any) -> Finding:
     )
 
 
-def _read_pickle(checkpoint: Checkpoint) -> bytes:
-    try:
-        with zipfile.ZipFile(checkpoint.path) as archive:
-            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            with archive.open(name) as stream:
-                return stream.read(_MAX_BYTES)
-    except (OSError, zipfile.BadZipFile, StopIteration, RuntimeError):
-        return b""
-
-
 def _find_fetching(checkpoint: Checkpoint) -> Iterator[tuple[str, Any]]:
     key = ""
-    for value in _read_values(_read_pickle(checkpoint)):
+    for value in _read_values(read_archive_pickle(checkpoint.path, _MAX_BYTES)):
         if key and _fetches_weights(key, value):
             yield key, value
         key = value if isinstance(value, str) and value in _SWITCHES | _WEIGHT_NAMES and not key else ""

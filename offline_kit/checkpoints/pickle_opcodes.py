@@ -5,6 +5,7 @@ imported here, and a test compares the two.
 """
 
 import lzma
+import math
 import pickletools
 import sys
 import zipfile
@@ -85,95 +86,119 @@ _OLD_NAMES = {
 _KEEPS_ITS_OBJECT = frozenset({"APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD"})
 _PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 _GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_MARK = object()
-_NESTED = frozenset({b"PK", b"\x1f\x8b", *(bytes((0x80, protocol)) for protocol in range(6))})
-_NESTED_TEXTS = frozenset(each.decode("latin1") for each in _NESTED)
-_GETATTR = "builtins.getattr"
 _IMPORTS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"})
-CALLED = "an object that it makes itself, called like a function"
+_MARK, _NONE = object(), object()
+_NESTED = frozenset({b"PK", b"\x1f\x8b", *(bytes((0x80, protocol)) for protocol in range(6))})
+_NESTED_TEXTS = frozenset(start.decode("latin1") for start in _NESTED)
+HIDDEN_CALL = "an object that it makes itself, called like a function"
 """Stands among the globals for a call of something else than what was imported."""
-LOADER = "torch.storage._load_from_bytes"
-"""How plain pickles hold torch's storages: as the bytes of another pickle."""
-COMPUTED = "a name that is computed while loading"
+HIDDEN_IMPORT = "a name that is computed while loading"
 """Stands among the globals for an import whose name the opcodes do not tell."""
+TORCH_BYTES_LOADER = "torch.storage._load_from_bytes"
+"""How plain pickles hold torch's storages: as the bytes of another pickle."""
+JOBLIB_WRAPPER = "joblib.numpy_pickle.NumpyArrayWrapper"
+"""Class whose object precedes the raw bytes of an array in a joblib file."""
+_WRAPPER_FIELDS = frozenset(
+    {"subclass", "shape", "order", "dtype", "allow_mmap", "numpy_array_alignment_bytes"}
+)
+_CHUNK = 1 << 20
 
 
 @dataclass(kw_only=True)
 class PickleSurvey:
-    """What the opcodes of one pickle say."""
+    """What the opcodes of one pickle would do."""
 
     globals: set[str] = field(default_factory=set)
-    """All that it imports, as "module.name", in Python 3's names."""
+    """Imports as "module.name", in Python 3's names."""
     opcodes: set[str] = field(default_factory=set)
-    """The names of its opcodes."""
     protocol: int = 0
     """The protocol that it states; 0 without a statement."""
     keys: frozenset[str] = frozenset()
-    """The keys that are texts, where the pickled object is a plain dict."""
-    whole: bool = False
+    """String keys of the pickled object, if that is a plain dict."""
+    is_whole: bool = False
     """It was read to its end, and no opcode lacked its operands."""
-    reached: set[str] = field(default_factory=set)
-    """What it gets at by `getattr`, as the names that would import the same: nested classes, bound methods."""
-    blind: bool = False
+    attributes: set[str] = field(default_factory=set)
+    """What `getattr` returns, under the names that would import the same: nested classes, bound methods."""
+    has_hidden_attributes: bool = False
     """It uses `getattr` in a way that these opcodes do not tell."""
-    called: bool = False
+    has_calls: bool = False
     """It calls something that it imported, its operands in order: no text is read as a pickle by chance."""
     nested: list[bytes] = field(default_factory=list)
     """Bytes in it that may be pickles or archives of their own."""
 
+    def merge(self, inner: "PickleSurvey") -> None:
+        """Add what a pickle inside this one would do."""
+        self.globals |= inner.globals
+        self.attributes |= inner.attributes
+        self.has_hidden_attributes |= inner.has_hidden_attributes
+        self.nested += inner.nested
+
 
 @dataclass(frozen=True)
-class _Named:
+class _ImportedName:
     """Something imported, on the walker's stack."""
 
     name: str
 
 
-@dataclass(frozen=True)
-class _Made:
+@dataclass(eq=False)
+class _CreatedObject:
     """An object of something imported, on the walker's stack."""
 
     name: str
+    arguments: Any = ()
+    state: Any = ()
 
 
-def survey_pickle(stream: IO[bytes], *, most: int = 5_000_000) -> PickleSurvey:
-    """Read one pickle from the stream's place on and return what it says; never raises on bad bytes.
+class _StackUnderflowError(Exception):
+    """An opcode takes more from the stack than there is: every unpickler stops there."""
 
-    At most `most` opcodes are read. Afterwards the stream stands behind the pickle if it was whole.
+
+def survey_pickle(
+    stream: IO[bytes], *, max_opcodes: int = 5_000_000, joblib_arrays: bool = False
+) -> PickleSurvey:
+    """Read one pickle from the stream's position on, without executing it; never raise on bad bytes.
+
+    Afterwards the stream stands behind the pickle if it was whole. `joblib_arrays`: raw arrays follow the objects
+    that describe them, as joblib writes them; they are skipped.
     """
-    walker = _Walker()
+    walker = _OpcodeWalker(stream, joblib_arrays=joblib_arrays)
+    survey = walker.survey
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
             walker.step(opcode, argument)
-            if count >= most:
-                return walker.survey
-    except (ValueError, OverflowError, MemoryError, UnicodeError):
-        return walker.survey  # genops has met its end, an unknown opcode or a broken argument
+            if count >= max_opcodes:
+                return survey
+    except (ValueError, OverflowError, MemoryError, UnicodeError, _StackUnderflowError):
+        return survey  # the stream's end, an unknown opcode or a broken argument
     except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile):
-        return walker.survey  # what it is packed into is damaged from here on
-    walker.survey.whole = walker.sound
-    return walker.survey
+        return survey  # what it is packed into is damaged from here on
+    survey.is_whole = walker.is_sound
+    return survey
 
 
-def list_refused(said: PickleSurvey) -> tuple[str, ...]:
+def list_refused(survey: PickleSurvey) -> tuple[str, ...]:
     """Return what torch.load(weights_only=True) would refuse: sorted globals, then the protocol."""
-    found = sorted(said.globals - WEIGHTS_ONLY_GLOBALS)
-    foreign = said.opcodes - WEIGHTS_ONLY_OPCODES
-    if foreign and said.protocol > 2:
-        found.append(f"pickle protocol {said.protocol}")
-    elif foreign:
-        found.append(f"pickle opcode {min(foreign)}")
-    return tuple(found)
+    refused = sorted(survey.globals - WEIGHTS_ONLY_GLOBALS)
+    unknown_opcodes = survey.opcodes - WEIGHTS_ONLY_OPCODES
+    if unknown_opcodes and survey.protocol > 2:
+        refused.append(f"pickle protocol {survey.protocol}")
+    elif unknown_opcodes:
+        refused.append(f"pickle opcode {min(unknown_opcodes)}")
+    return tuple(refused)
 
 
-class _Walker:
-    """The pickle machine's stack and memo, holding only what matters: texts, globals and dict keys."""
+class _OpcodeWalker:
+    """The pickle machine's stack and memo, holding only what matters: texts, numbers, globals and dicts."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: IO[bytes], *, joblib_arrays: bool) -> None:
         self.survey = PickleSurvey()
-        self.sound = True
+        self.is_sound = True
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.stream = stream
+        self.joblib_arrays = joblib_arrays
+        self.frame_end = 0
 
     def step(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
         name = opcode.name
@@ -181,7 +206,8 @@ class _Walker:
         if name == "PROTO":
             self.survey.protocol = argument
         elif name in _GETS:
-            self.sound &= argument in self.memo
+            # An Unpickler that loads several pickles keeps its memo: such a stream may go on, but not be whole.
+            self.is_sound &= argument in self.memo
             self.stack.append(self.memo.get(argument))
         elif name in _PUTS or name == "MEMOIZE":
             self.memo[len(self.memo) if name == "MEMOIZE" else argument] = self.top()
@@ -191,121 +217,225 @@ class _Walker:
             self.stack.append(_MARK)
         elif name == "STOP":
             top = self.top()
-            self.survey.keys = frozenset(top) if isinstance(top, set) else frozenset()
+            self.survey.keys = frozenset(top) - {None} if isinstance(top, dict) else frozenset()
         else:
             self.operate(opcode, argument)
 
     def operate(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Take the operands off the stack and put on what matters of the result."""
-        operands = self.taken(opcode)
+        """Take the operands off the stack and push what matters of the result."""
+        operands = self.take_operands(opcode)
         name = opcode.name
+        if self.joblib_arrays:
+            self.check_joblib(name, argument, operands)
         if name in _IMPORTS:
-            self.stack += [self.imports(name, argument, operands)]
+            self.stack.append(self.import_name(name, argument, operands))
         elif name in _KEEPS_ITS_OBJECT:
             self.stack += operands[:1]
-            if operands and isinstance(operands[0], set) and name.startswith("SETITEM"):
-                operands[0].update(key for key in operands[1::2] if isinstance(key, str))
+            if operands and isinstance(operands[0], dict) and name.startswith("SETITEM"):
+                operands[0].update(_read_items(operands[1:]))
         elif name in ("EMPTY_DICT", "DICT"):
-            self.stack.append({key for key in operands[::2] if isinstance(key, str)})
-        elif name.startswith("TUPLE"):
+            self.stack.append(_read_items(operands))
+        elif "TUPLE" in name:
             self.stack.append(tuple(operands))
         elif name == "REDUCE":
-            self.stack.append(self.called(*operands))
+            self.stack.append(self.call_function(*operands))
             return
         elif name == "BINPERSID":
-            pid: Any = operands[0] if operands else None
-            # torch's old format names the classes of whole modules so: ("module", class, file, source).
-            named = isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module"
-            self.stack.append(pid[1] if named and isinstance(pid[1], _Named) else None)
+            self.stack.append(_read_persistent_class(operands[0]))
         elif name in ("NEWOBJ", "NEWOBJ_EX", "OBJ"):
-            self.stack.append(self.constructed(operands[0] if operands else None))
+            self.stack.append(self.create_object(operands[0] if operands else None))
         else:
-            plain = argument if isinstance(argument, str | bytes | bytearray) else None
+            is_plain = isinstance(argument, str | bytes | bytearray | int)
+            plain = argument if is_plain else _NONE if name == "NONE" else None
             self.note_nested(plain)
             self.stack += [plain] * len(opcode.stack_after)
-        self.survey.blind |= _Named(_GETATTR) in operands
+        self.survey.has_hidden_attributes |= _ImportedName("builtins.getattr") in operands
 
-    def taken(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
-        wanted = [kind.name for kind in opcode.stack_before]
+    def take_operands(self, opcode: pickletools.OpcodeInfo) -> list[Any]:
+        kinds = [kind.name for kind in opcode.stack_before]
         operands: list[Any] = []
-        if "mark" in wanted:
+        if "mark" in kinds:
             while self.stack and self.stack[-1] is not _MARK:
                 operands.append(self.stack.pop())
             self.pop()
-            wanted = wanted[: wanted.index("mark")]
-        operands += [self.pop() for _ in wanted]
+            kinds = kinds[: kinds.index("mark")]
+        operands += [self.pop() for _ in kinds]
         return operands[::-1]
 
-    def imports(self, opcode: str, argument: Any, operands: list[Any]) -> _Named | None:
-        """Note what is imported and return it; None for what INST makes of it, and for a hidden name."""
+    def import_name(self, opcode: str, argument: Any, operands: list[Any]) -> Any:
+        """Record an import and return its name, or for INST the object that it creates; None for a hidden name."""
         texts = argument.split(" ", 1) if isinstance(argument, str) else operands[:2]
         if len(texts) != 2 or not all(isinstance(text, str) for text in texts):
-            self.survey.globals.add(COMPUTED)
+            self.survey.globals.add(HIDDEN_IMPORT)
             return None
-        name = python3_name(*texts)
-        self.survey.globals.add(name)
-        if opcode == "INST":
-            self.survey.called |= self.sound
-            return None
-        return _Named(name)
+        name = _ImportedName(to_python3_name(*texts))
+        self.survey.globals.add(name.name)
+        return self.create_object(name) if opcode == "INST" else name
 
-    def constructed(self, kind: Any) -> _Made | None:
-        """Note that a class is called, and return what it makes."""
-        if not isinstance(kind, _Named):
-            self.survey.globals.add(CALLED)
+    def create_object(self, kind: Any) -> _CreatedObject | None:
+        """Record that a class is called, and return what it creates."""
+        if not isinstance(kind, _ImportedName):
+            self.survey.globals.add(HIDDEN_CALL)
             return None
-        self.survey.called |= self.sound
-        return _Made(kind.name)
+        self.survey.has_calls |= self.is_sound
+        return _CreatedObject(kind.name)
 
-    def note_nested(self, data: str | bytes | bytearray | None) -> None:
+    def note_nested(self, data: object) -> None:
         """Keep bytes that begin as pickles and archives do; protocols below 3 write them as texts."""
-        raw = nested_bytes(data)
-        if raw:
-            self.survey.nested.append(raw)
+        nested = find_nested_pickle(data)
+        if nested:
+            self.survey.nested.append(nested)
 
-    def called(self, function: Any = None, arguments: Any = None) -> Any:
-        """Note what a call gets at, and return what it makes as far as that is told."""
-        if not isinstance(function, _Named):
-            self.survey.globals.add(CALLED)
+    def call_function(self, function: Any = None, arguments: Any = None) -> Any:
+        """Record a call, and return what it creates as far as that is told."""
+        if not isinstance(function, _ImportedName):
+            self.survey.globals.add(HIDDEN_CALL)
             return None
-        self.survey.called |= self.sound and isinstance(arguments, tuple)
-        if function.name == LOADER and not (
-            isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], bytes)
-        ):
-            self.survey.globals.add(COMPUTED)
-        if function.name == "_codecs.encode" and isinstance(arguments, tuple) and len(arguments) == 2:
-            return encoded(*arguments)
-        if function != _Named(_GETATTR):
-            return _Made(function.name)
-        thing, attribute = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
-        if not isinstance(attribute, str) or attribute.startswith("__"):
-            self.survey.blind = True
-        elif isinstance(thing, _Named | _Made):
-            self.survey.reached.add(f"{thing.name}.{attribute}")
-            return _Named(f"{thing.name}.{attribute}")
+        if not isinstance(arguments, tuple):
+            arguments = ()
         else:
-            self.survey.blind = True
+            self.survey.has_calls |= self.is_sound
+        if function.name == TORCH_BYTES_LOADER and not (
+            len(arguments) == 1 and isinstance(arguments[0], bytes)
+        ):
+            self.survey.globals.add(HIDDEN_IMPORT)
+        if function.name == "_codecs.encode" and len(arguments) == 2:
+            return encode_latin1(*arguments)
+        if function.name == "builtins.getattr":
+            return self.get_attribute(*arguments) if len(arguments) == 2 else self.get_attribute(None, None)
+        return _CreatedObject(function.name, arguments if function.name == "numpy.dtype" else ())
+
+    def get_attribute(self, owner: Any, attribute: Any) -> _ImportedName | None:
+        if (
+            isinstance(attribute, str)
+            and not attribute.startswith("__")
+            and isinstance(owner, _ImportedName | _CreatedObject)
+        ):
+            name = f"{owner.name}.{attribute}"
+            self.survey.attributes.add(name)
+            return _ImportedName(name)
+        self.survey.has_hidden_attributes = True
         return None
 
     def top(self) -> Any:
-        self.sound &= bool(self.stack)
-        return self.stack[-1] if self.stack else None
+        if not self.stack:
+            raise _StackUnderflowError
+        return self.stack[-1]
 
     def pop(self) -> Any:
-        self.sound &= bool(self.stack)
-        return self.stack.pop() if self.stack else None
+        if not self.stack:
+            raise _StackUnderflowError
+        return self.stack.pop()
+
+    def check_joblib(self, opcode: str, argument: Any, operands: list[Any]) -> None:
+        """Skip the array behind an object that describes one; raise ValueError for what joblib does not write."""
+        if opcode == "FRAME":
+            # The unpickler reads a frame into memory: an array inside of one would lie behind it for joblib.
+            self.frame_end = self.stream.tell() + int(argument)
+        is_named = isinstance(argument, str) and argument.replace(" ", ".") == JOBLIB_WRAPPER
+        allowed = ("GLOBAL",) if is_named else ("NEWOBJ",)
+        if (is_named or _ImportedName(JOBLIB_WRAPPER) in operands) and opcode not in allowed:
+            raise ValueError("an array is announced in a way that joblib does not use")
+        if opcode != "BUILD" or not isinstance(operands[0], _CreatedObject):
+            return
+        if operands[0].name == "numpy.dtype":
+            if operands[0].state:
+                raise ValueError("a type is changed after it was made")
+            operands[0].state = operands[1]
+        elif operands[0].name == JOBLIB_WRAPPER:
+            self.skip_array(operands[1])
+
+    def skip_array(self, wrapper: Any) -> None:
+        """Skip an array by its type and shape; one of objects is a pickle of its own, which counts."""
+        if not isinstance(wrapper, dict) or not wrapper.keys() <= _WRAPPER_FIELDS:
+            raise ValueError("an array with fields that joblib does not write")
+        if self.stream.tell() < self.frame_end:
+            raise ValueError("an array inside of a frame")
+        shape, alignment = wrapper.get("shape"), wrapper.get("numpy_array_alignment_bytes", _NONE)
+        if not isinstance(shape, tuple) or not all(isinstance(length, int) for length in shape):
+            raise ValueError("an array of an unknown shape")
+        item_size = _measure_item(wrapper.get("dtype"))
+        if item_size is None:
+            inner = survey_pickle(self.stream)
+            self.survey.merge(inner)
+            if not inner.is_whole:
+                raise EOFError("the pickle of an object array ends early")
+            return
+        # joblib 1.2 and newer align arrays for memory maps: the first byte counts the others.
+        # https://github.com/joblib/joblib/blob/1.5.1/joblib/numpy_pickle.py (NumpyArrayWrapper.write_array)
+        if alignment is not _NONE:
+            padding = self.stream.read(1)
+            if not isinstance(alignment, int) or not padding:
+                raise ValueError("an array of an unknown alignment")
+            self.skip_bytes(padding[0])
+        self.skip_bytes(math.prod(shape) * item_size)
+
+    def skip_bytes(self, count: int) -> None:
+        while count > 0:
+            length = len(self.stream.read(min(count, _CHUNK)))
+            if not length:
+                raise EOFError("an array ends early")
+            count -= length
 
 
-def nested_bytes(data: object) -> bytes:
+def _read_persistent_class(pid: Any) -> _ImportedName | None:
+    """Return a whole module's class, which torch's old format names so: ("module", class, file, source)."""
+    is_module = isinstance(pid, tuple) and len(pid) > 1 and pid[0] == "module"
+    return pid[1] if is_module and isinstance(pid[1], _ImportedName) else None
+
+
+def _read_items(operands: list[Any]) -> dict[str | None, Any]:
+    """Return keys and values as a dict; all keys that are no strings become None."""
+    keys = (key if isinstance(key, str) else None for key in operands[::2])
+    return dict(zip(keys, operands[1::2], strict=False))
+
+
+def _measure_item(dtype: Any) -> int | None:
+    """Return the bytes of one item of a numpy type: "f8", "<U12", "V16", "b1"; None for pickled objects."""
+    if (
+        not isinstance(dtype, _CreatedObject)
+        or not dtype.arguments
+        or not isinstance(dtype.arguments[0], str)
+    ):
+        raise ValueError("an array of an unknown type")
+    if _holds_objects(dtype):
+        return None
+    code = dtype.arguments[0].lstrip("<>|=") or "?"
+    size = int(code[1:]) * (4 if code[0] == "U" else 1)
+    stated = dtype.state[5] if isinstance(dtype.state, tuple) and len(dtype.state) > 5 else -1
+    if stated not in (-1, size):
+        raise ValueError("an array whose items are of another size than their type")
+    return size
+
+
+def _holds_objects(dtype: _CreatedObject) -> bool:
+    """Whether a numpy type is `object` or has a field of it: joblib pickles such arrays."""
+    pending: list[Any] = [dtype]
+    visited: set[int] = set()
+    while pending:
+        part = pending.pop()
+        if id(part) in visited:
+            continue
+        visited.add(id(part))
+        if isinstance(part, _CreatedObject):
+            if str((*part.arguments, "")[0]).lstrip("<>|=").startswith("O"):
+                return True
+            pending.append(part.state)
+        elif isinstance(part, tuple | dict):
+            pending += part.values() if isinstance(part, dict) else part
+    return False
+
+
+def find_nested_pickle(data: object) -> bytes:
     """Return the bytes of a text or bytes that begin as a pickle or an archive does; else nothing."""
     if isinstance(data, str):
-        data = encoded(data, "latin1") if data[:2] in _NESTED_TEXTS else None
+        data = encode_latin1(data, "latin1") if data[:2] in _NESTED_TEXTS else None
     if not isinstance(data, bytes | bytearray) or len(data) < 6:
         return b""
     return bytes(data) if bytes(data[:2]) in _NESTED else b""
 
 
-def encoded(text: object, encoding: object) -> bytes | None:
+def encode_latin1(text: object, encoding: object) -> bytes | None:
     """Return what `_codecs.encode` makes of a text, as pickles of protocol 2 write bytes; None for other uses."""
     if not isinstance(text, str) or encoding not in ("latin1", "latin-1", "iso-8859-1"):
         return None
@@ -315,10 +445,10 @@ def encoded(text: object, encoding: object) -> bytes | None:
         return None
 
 
-def python3_name(module: str, name: str) -> str:
+def to_python3_name(module: str, name: str) -> str:
     """Return "module.name" as Python 3 would look it up: old pickles hold Python 2's names."""
-    old = f"{module}.{name}"
-    return _OLD_NAMES.get(old, f"{_OLD_MODULES.get(module, module)}.{name}")
+    old_name = f"{module}.{name}"
+    return _OLD_NAMES.get(old_name, f"{_OLD_MODULES.get(module, module)}.{name}")
 
 
 def list_packages(names: Iterable[str]) -> tuple[str, ...]:

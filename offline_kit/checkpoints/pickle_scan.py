@@ -12,7 +12,7 @@ from offline_kit.core.errors import ProjectError
 from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project.types import Checkpoint
 
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 """Counted up when files are judged by other rules, so that nothing old is remembered."""
 _MAINS = ("__main__", "__mp_main__")
 
@@ -25,7 +25,7 @@ class ScanResult:
     """The file's name in the kit."""
     dangers: tuple[str, ...] = ()
     """What they would run, as "imports 'posix.system': …"; empty for a clean file."""
-    cut: tuple[str, ...] = ()
+    damage: tuple[str, ...] = ()
     """How they end too early, as "is cut off or damaged: …"; empty for a file that is whole."""
     main_names: tuple[str, ...] = ()
     """Names that they look up in the script that was run: classes and functions of the training."""
@@ -51,12 +51,12 @@ def scan_checkpoints(
     if unknown:
         report.step(f"Scanning {unknown} file{'s' * (unknown > 1)} for pickles that run something")
     results = tuple(_scan_file(result, store, own_modules) for result in weights)
-    suspects = [result for result in results if result.dangers or result.cut]
+    suspects = [result for result in results if result.dangers or result.damage]
     for result in suspects:
         if is_trusted(result.original, trust):
-            tell = report.warn if result.cut else report.note
+            tell = report.warn if result.damage else report.note
             tell(
-                f"'{result.original}' {(*result.cut, *result.dangers)[0]}; it travels, since `trust` names it"
+                f"'{result.original}' {(*result.damage, *result.dangers)[0]}; it travels, since `trust` names it"
             )
     suspects = [result for result in suspects if not is_trusted(result.original, trust)]
     _refuse_dangers([result for result in suspects if result.dangers])
@@ -95,10 +95,12 @@ def _refuse_damage(suspects: Sequence[ScanResult]) -> None:
         raise ProjectError(
             f"{len(suspects)} files are cut off or damaged"
             if several
-            else f"'{suspects[0].original}' {suspects[0].cut[0]}",
+            else f"'{suspects[0].original}' {suspects[0].damage[0]}",
             hint="save or copy it again" if not several else "save or copy them again",
             details=[
-                f"'{suspect.original}' {line}" for suspect in suspects for line in suspect.cut[not several :]
+                f"'{suspect.original}' {line}"
+                for suspect in suspects
+                for line in suspect.damage[not several :]
             ],
         )
 
@@ -115,7 +117,7 @@ def _scan_file(weights: Checkpoint, store: Cache, own_modules: Collection[str]) 
         store.write_record("scans", key, record)
     lists = {
         name: tuple(json.loads(str(record[name])))
-        for name in ("names", "hidden", "cut", "main_names", "packages")
+        for name in ("names", "hidden", "damage", "main_names", "packages")
     }
     dangers = pickle_verdicts.classify_globals(lists.pop("names"), own_modules)
     imports = (f"imports '{name}' when it is loaded: {reason}" for name, reason in dangers.items())
@@ -124,26 +126,28 @@ def _scan_file(weights: Checkpoint, store: Cache, own_modules: Collection[str]) 
 
 def _read_file(path: Path) -> dict[str, object]:
     try:
-        pieces = pickle_streams.read_pickles(path)
+        pickles = pickle_streams.read_pickles(path)
     except OSError as error:
         raise ProjectError(
-            f"'{path}' cannot be read: {error.strerror}", hint="make it readable, then build again"
+            f"'{path}' cannot be read: {error.strerror}",
+            hint="make it readable, then build again",
+            code="checkpoint-unreadable",
         ) from error
-    names = {name for piece in pieces for name in piece.globals}
+    names = {name for pickled in pickles for name in pickled.globals}
     hidden = [
-        f"cannot be read to its end{f' (its {piece.where!r})' if piece.where else ''}: what lies there is hidden"
-        for piece in pieces
-        if not piece.whole and not piece.cut
+        f"cannot be read to its end{f' (its {pickled.member!r})' if pickled.member else ''}: the rest is hidden"
+        for pickled in pickles
+        if not pickled.is_whole and not pickled.damage
     ]
-    cut = [
-        f"is cut off or damaged: {f'in its {piece.where!r}, ' if piece.where else ''}{piece.cut}"
-        for piece in pieces
-        if piece.cut
+    damage = [
+        f"is cut off or damaged: {f'in its {pickled.member!r}, ' if pickled.member else ''}{pickled.damage}"
+        for pickled in pickles
+        if pickled.damage
     ]
     lists = {
         "names": sorted(names),
         "hidden": hidden,
-        "cut": cut,
+        "damage": damage,
         "main_names": sorted(_list_main_names(names)),
         "packages": sorted(_list_top_modules(names)),
     }

@@ -1,4 +1,4 @@
-"""Every pickle that a file holds: plain, in zips and tars, compressed, in arrays of objects; nothing is loaded."""
+"""Find every pickle in a file: plain, in zips and tars, compressed, in arrays of objects; nothing is loaded."""
 
 import ast
 import bz2
@@ -13,15 +13,21 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from offline_kit.checkpoints import joblib_stream
-from offline_kit.checkpoints.pickle_opcodes import CALLED, COMPUTED, PickleSurvey, survey_pickle
+from offline_kit.checkpoints.pickle_opcodes import (
+    HIDDEN_CALL,
+    HIDDEN_IMPORT,
+    JOBLIB_WRAPPER,
+    PickleSurvey,
+    survey_pickle,
+)
+from offline_kit.core.files import fingerprint
 
-_MOST = 500_000_000
-"""Opcodes of one pickle that are read; a vocabulary of a million words has three million."""
+_MAX_OPCODES = 500_000_000
+"""Read of one pickle; a vocabulary of a million words has three million."""
 _TORCH_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _TORCH_PICKLES = 5
 """How many pickles torch's old format has before the raw tensors."""
@@ -30,63 +36,92 @@ _SUFFIXES = frozenset({".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav", ".dil
 _ZLIB = frozenset({b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"})
 _LZ4 = b"\x04\x22\x4d\x18"
 _DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError)
-_DAMAGE_TOO = (RuntimeError, NotImplementedError, ValueError, IndexError, SyntaxError, struct.error)
+_ANY_DAMAGE = (*_DAMAGE, RuntimeError, NotImplementedError, ValueError, IndexError, SyntaxError, struct.error)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilePickle:
-    """One pickle of a file."""
+    """One pickle in a file."""
 
-    where: str
-    """Its member's name inside an archive; empty where the file itself is the pickle."""
-    globals: frozenset[str]
-    """All that it would import."""
-    whole: bool
+    member: str = ""
+    """Its member's name inside an archive; empty if the file itself is the pickle."""
+    globals: frozenset[str] = frozenset()
+    """What it would import, as "module.name"."""
+    is_whole: bool = False
     """It was read to its end."""
-    cut: str = ""
-    """How it ends too early, where all that is there was read: "the pickle ends in the middle, at byte 60000"."""
+    damage: str = ""
+    """How it ends too early, if all of it was read: "the pickle ends in the middle, at byte 60000"."""
 
 
 def read_pickles(path: Path) -> tuple[FilePickle, ...]:
-    """Return every pickle of a file, in order; none for a file that holds no pickle.
+    """Return every pickle in a file, in order; none for a file that holds no pickle.
 
-    What cannot be read is a piece that is not whole. Raises OSError where the file cannot be opened.
+    A file is read once until it changes. What cannot be read is a pickle that is not whole. Raises OSError if the
+    file cannot be opened.
     """
+    return _read_pickles(path, fingerprint(path))
+
+
+@lru_cache(maxsize=512)
+def _read_pickles(path: Path, _fingerprint: tuple[str, ...]) -> tuple[FilePickle, ...]:
     with path.open("rb") as stream:
         head = stream.read(64)
     try:
-        return tuple(_of_file(path, head))
+        return tuple(_read_file(path, head))
     except (zipfile.BadZipFile, tarfile.TarError):
-        return (FilePickle(where="", globals=frozenset(), whole=False, cut="the archive is not whole"),)
-    except (*_DAMAGE, *_DAMAGE_TOO):
-        return (FilePickle(where="", globals=frozenset(), whole=False),)
+        return (FilePickle(damage="the archive is not whole"),)
+    except _ANY_DAMAGE:
+        return (FilePickle(),)
+
+
+def read_globals(path: Path) -> frozenset[str]:
+    """Return all names that a file's pickles would import, as "module.name"; nothing for other files."""
+    return frozenset(name for pickled in read_pickles(path) for name in pickled.globals)
+
+
+def read_top_modules(path: Path) -> frozenset[str]:
+    """Return the top-level modules that a file's pickles would import from."""
+    return frozenset(name.partition(".")[0] for name in read_globals(path))
+
+
+def read_archive_pickle(path: Path, max_bytes: int) -> bytes:
+    """Return the pickle in an archive of torch.save, at most its first part; nothing for other and damaged files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((name for name in archive.namelist() if name.rpartition("/")[2] == "data.pkl"), "")
+            if not name:
+                return b""
+            with archive.open(name) as stream:
+                return stream.read(max_bytes)
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError):
+        return b""
 
 
 def read_decompressed(path: Path) -> Iterator[bytes]:
     """Yield the content of a file in chunks, decompressed if it is compressed, up to where it is damaged."""
     with path.open("rb") as stream:
-        opened = _decompressor(stream.read(64))
-    with suppress(*_DAMAGE), opened(path) if opened else path.open("rb") as stream:
+        decompress = _choose_decompressor(stream.read(64))
+    with suppress(*_DAMAGE), decompress(path) if decompress else path.open("rb") as stream:
         while chunk := stream.read(1 << 20):
             yield chunk
 
 
-def _of_file(path: Path, head: bytes) -> Iterator[FilePickle]:
+def _read_file(path: Path, head: bytes) -> Iterator[FilePickle]:
     if head.startswith(b"PK\x03\x04"):
-        yield from _of_zip(path)
+        yield from _read_zip(path)
     elif head.startswith(_LZ4):
-        yield FilePickle(where="", globals=frozenset(), whole=False)
-    elif unpacked := _decompressor(head):
-        with unpacked(path) as stream:
-            yield from _of_stream(stream, path.suffixes)
+        yield FilePickle()
+    elif decompress := _choose_decompressor(head):
+        with decompress(path) as stream:
+            yield from _read_stream(stream, path.suffixes)
     elif tarfile.is_tarfile(path):
-        yield from _of_tar(path)
+        yield from _read_tar(path)
     else:
         with path.open("rb") as stream:
-            yield from _of_stream(stream, [path.suffix])
+            yield from _read_stream(stream, [path.suffix])
 
 
-def _decompressor(head: bytes) -> Callable[[Path], Any] | None:
+def _choose_decompressor(head: bytes) -> Callable[[Path], Any] | None:
     if head[:2] == b"\x1f\x8b":
         return gzip.open
     if head[:3] == b"BZh":
@@ -94,12 +129,12 @@ def _decompressor(head: bytes) -> Callable[[Path], Any] | None:
     if head[:6] == b"\xfd7zXZ\x00" or head[:3] == b"]\x00\x00":
         return lzma.open
     if head[:2] in _ZLIB:
-        return _inflated
+        return _inflate_file
     return None
 
 
-def _inflated(path: Path) -> IO[bytes]:
-    """Unpack a zlib stream, as joblib writes it by default, as far as it goes, into a file of no name."""
+def _inflate_file(path: Path) -> IO[bytes]:
+    """Decompress a zlib stream, as joblib writes it by default, as far as possible, into a temporary file."""
     machine = zlib.decompressobj()
     unpacked = cast("IO[bytes]", tempfile.TemporaryFile())  # noqa: SIM115 - the caller closes it
     with path.open("rb") as packed, suppress(zlib.error):
@@ -110,124 +145,126 @@ def _inflated(path: Path) -> IO[bytes]:
     return unpacked
 
 
-def _of_zip(path: Path | IO[bytes]) -> Iterator[FilePickle]:
+def _read_zip(path: Path | IO[bytes]) -> Iterator[FilePickle]:
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():  # not by their names: an archive may hold one twice
             if not member.filename.endswith("/"):
-                yield from _of_member(member.filename, partial(archive.open, member))
+                yield from _read_member(member.filename, partial(archive.open, member))
 
 
-def _of_tar(path: Path) -> Iterator[FilePickle]:
+def _read_tar(path: Path) -> Iterator[FilePickle]:
     with tarfile.open(path) as archive:
         for member in archive:
             if member.isfile() and (stream := archive.extractfile(member)):
-                yield from _of_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
+                yield from _read_member(member.name, partial(io.BufferedReader, cast("Any", stream)))
 
 
-def _of_member(name: str, opened: Callable[[], Any]) -> Iterator[FilePickle]:
+def _read_member(name: str, open_member: Callable[[], Any]) -> Iterator[FilePickle]:
     try:
-        with opened() as stream:
-            found = list(_of_stream(stream, [PurePosixPath(name).suffix]))
-    except (*_DAMAGE, *_DAMAGE_TOO):
-        found = [FilePickle(where="", globals=frozenset(), whole=False)]
-    for piece in found:
-        yield replace(piece, where=name)
+        with open_member() as stream:
+            pickles = list(_read_stream(stream, [PurePosixPath(name).suffix]))
+    except _ANY_DAMAGE:
+        pickles = [FilePickle()]
+    for pickled in pickles:
+        yield replace(pickled, member=name)
 
 
-def _of_stream(raw: Any, suffixes: list[str]) -> Iterator[FilePickle]:
+def _read_stream(raw: Any, suffixes: list[str]) -> Iterator[FilePickle]:
     stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw)
     head = stream.peek(64)[:64]
     if head.startswith(b"\x93NUMPY"):
         if _holds_objects(stream):
-            yield from _pieces(survey_pickle(stream, most=_MOST))
+            yield from _list_pickles(survey_pickle(stream, max_opcodes=_MAX_OPCODES))
     elif _begins_pickle(head):
-        most = _TORCH_PICKLES if head.startswith(_TORCH_MAGIC) else None
-        yield from _one_after_another(stream, most)
-        if most is None:
-            yield from _without_magic(stream, sure=False)
+        max_pickles = _TORCH_PICKLES if head.startswith(_TORCH_MAGIC) else None
+        yield from _read_sequence(stream, max_pickles)
+        if max_pickles is None:
+            yield from _read_old_protocol(stream, is_named=False)
     elif head.startswith(b"PK\x03\x04"):
-        yield from _of_zip(io.BytesIO(stream.read()))
+        yield from _read_zip(io.BytesIO(stream.read()))
     elif head.startswith(b"\x1f\x8b"):
         with gzip.open(stream) as unpacked:
-            yield from _of_stream(unpacked, suffixes)
+            yield from _read_stream(unpacked, suffixes)
     else:
-        yield from _without_magic(stream, sure=bool(_SUFFIXES & {suffix.lower() for suffix in suffixes}))
-        yield from _one_after_another(stream, None)
+        yield from _read_old_protocol(
+            stream, is_named=bool(_SUFFIXES & {suffix.lower() for suffix in suffixes})
+        )
+        yield from _read_sequence(stream, None)
 
 
-def _without_magic(stream: io.BufferedReader, *, sure: bool) -> Iterator[FilePickle]:
+def _read_old_protocol(stream: io.BufferedReader, *, is_named: bool) -> Iterator[FilePickle]:
     """Read a pickle of protocol 0 or 1, whose first bytes tell nothing.
 
-    What calls something that it imports is one, whatever the file's name is: a loader that meets nonsense behind the
-    call has made it already. `sure`: the name says so, and what reads to its end is one.
+    What calls something that it imports is one, whatever the file's name is: an unpickler that meets nonsense behind
+    the call has made it already. `is_named`: the file's name says so, and what reads to its end is one.
     """
-    said = survey_pickle(stream, most=_MOST)
-    if (said.whole and sure) or said.called:
-        yield from _pieces(said)
+    survey = survey_pickle(stream, max_opcodes=_MAX_OPCODES)
+    if (survey.is_whole and is_named) or survey.has_calls:
+        yield from _list_pickles(survey)
 
 
 def _begins_pickle(head: bytes) -> bool:
     return head[:1] == b"\x80" and head[1:2] <= b"\x05" and len(head) > 2
 
 
-def _one_after_another(stream: io.BufferedReader, most: int | None) -> Iterator[FilePickle]:
+def _read_sequence(stream: io.BufferedReader, max_pickles: int | None) -> Iterator[FilePickle]:
     """Read pickles that follow each other, as torch's old format and several dumps into one file do."""
     count = 0
-    while most is None or count < most:
+    while max_pickles is None or count < max_pickles:
         if not _begins_pickle(stream.peek(64)[:64]):
             return
         start = stream.tell()
-        said = survey_pickle(stream, most=_MOST)
-        if joblib_stream.WRAPPER in said.globals:
+        survey = survey_pickle(stream, max_opcodes=_MAX_OPCODES)
+        if JOBLIB_WRAPPER in survey.globals:
             stream.seek(start)
-            again = joblib_stream.read(stream)
-            # What a plain load would import counts too; but arrays read as opcodes give names that are none.
-            plain = said.globals - {COMPUTED, CALLED} if again.whole else said.globals
-            said = PickleSurvey(
-                globals=plain | again.globals,
-                reached=said.reached | again.reached,
-                blind=again.blind,
-                whole=again.whole,
-                nested=again.nested if again.whole else said.nested,
-            )
-        if not said.whole and len(said.opcodes) <= 2 and not said.globals:
+            survey = _survey_joblib(stream, survey)
+        if not survey.is_whole and len(survey.opcodes) <= 2 and not survey.globals:
             return  # bytes that only begin like a pickle
-        first, *inner = _pieces(said)
-        yield first if said.whole else replace(first, cut=_cut(stream))
+        first, *inner = _list_pickles(survey)
+        yield first if survey.is_whole else replace(first, damage=_describe_end(stream))
         yield from inner
-        if not said.whole:
+        if not survey.is_whole:
             return
         count += 1
 
 
-def _cut(stream: io.BufferedReader) -> str:
-    """Return how a pickle ends early, where nothing comes after what was read; empty where something does."""
+def _survey_joblib(stream: io.BufferedReader, plain: PickleSurvey) -> PickleSurvey:
+    """Read a joblib file without its raw arrays; `plain` is what a plain unpickler would do, which counts too."""
+    survey = survey_pickle(stream, max_opcodes=_MAX_OPCODES, joblib_arrays=True)
+    # Arrays read as opcodes give names that are none.
+    survey.globals |= plain.globals - ({HIDDEN_IMPORT, HIDDEN_CALL} if survey.is_whole else set())
+    survey.attributes |= plain.attributes
+    survey.has_hidden_attributes |= not survey.is_whole
+    if not survey.is_whole:
+        survey.nested = plain.nested
+    return survey
+
+
+def _describe_end(stream: io.BufferedReader) -> str:
+    """Return how a pickle ends early if nothing comes after what was read; empty if something does."""
     try:
         return "" if stream.peek(1) else f"the pickle ends in the middle, at byte {stream.tell()}"
-    except (*_DAMAGE, *_DAMAGE_TOO):
+    except _ANY_DAMAGE:
         return "what it is packed in ends in the middle"
 
 
-def _pieces(said: PickleSurvey) -> Iterator[FilePickle]:
+def _list_pickles(survey: PickleSurvey) -> Iterator[FilePickle]:
     """Return a pickle, and those that lie in it as bytes."""
-    yield _piece(said)
-    for data in said.nested:
+    # getattr is what old protocols name nested classes and methods by; what it returns counts instead.
+    names = survey.globals if survey.has_hidden_attributes else survey.globals - {"builtins.getattr"}
+    yield FilePickle(globals=frozenset(names | survey.attributes), is_whole=survey.is_whole)
+    for data in survey.nested:
         try:
-            found = list(_of_stream(io.BytesIO(data), []))
-        except (*_DAMAGE, *_DAMAGE_TOO):
+            pickles = list(_read_stream(io.BytesIO(data), []))
+        except _ANY_DAMAGE:
             continue  # bytes that only begin like an archive
         # Numbers may begin like a pickle; nothing that is no pickle calls what it imports.
-        yield from (piece for piece in found if piece.whole or piece.globals)
-
-
-def _piece(said: PickleSurvey) -> FilePickle:
-    # getattr is what old protocols name nested classes and methods by; what it gets at counts instead.
-    seen = said.globals if said.blind else said.globals - {"builtins.getattr"}
-    return FilePickle(where="", globals=frozenset(seen | said.reached), whole=said.whole)
+        yield from (pickled for pickled in pickles if pickled.is_whole or pickled.globals)
 
 
 def _holds_objects(stream: IO[bytes]) -> bool:
     """Read the header of a NumPy file and tell whether a pickle follows, not numbers."""
+    # https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html: version 1.0 has a shorter length
     magic = stream.read(8)
     length = struct.unpack("<H", stream.read(2)) if magic[6] == 1 else struct.unpack("<I", stream.read(4))
     header = ast.literal_eval(stream.read(length[0]).decode("latin1").strip())

@@ -9,7 +9,13 @@ import re
 import sys
 from collections.abc import Collection, Iterable
 
-from offline_kit.checkpoints.pickle_opcodes import CALLED, COMPUTED, LOADER, WEIGHTS_ONLY_GLOBALS, split_words
+from offline_kit.checkpoints.pickle_opcodes import (
+    HIDDEN_CALL,
+    HIDDEN_IMPORT,
+    TORCH_BYTES_LOADER,
+    WEIGHTS_ONLY_GLOBALS,
+    split_words,
+)
 
 _SAFE_MODULES = frozenset(
     {"array", "collections", "collections.abc", "datetime", "decimal", "fractions", "itertools", "math"}
@@ -164,7 +170,12 @@ _SAFE_FUNCTIONS = frozenset(
         ),
         *(f"torch.nn.functional.{name}" for name in _ACTIVATIONS),
         *(f"torch.{name}" for name in (*_ACTIVATIONS, "Generator")),
-        *("torch._C._nn.gelu", "torch._C._nn.silu", LOADER, "torch.distributed._mesh_layout._FlatLayout"),
+        *(
+            "torch._C._nn.gelu",
+            "torch._C._nn.silu",
+            TORCH_BYTES_LOADER,
+            "torch.distributed._mesh_layout._FlatLayout",
+        ),
         *(
             "joblib.numpy_pickle.NumpyArrayWrapper",
             "pyarrow.lib.type_for_alias",
@@ -229,9 +240,9 @@ def classify_globals(names: Iterable[str], own_modules: Collection[str] = ()) ->
 
 
 def _find_reason(name: str, own_modules: frozenset[str]) -> str:
-    if name == COMPUTED:
+    if name == HIDDEN_IMPORT:
         return "what it imports is hidden"
-    if name == CALLED:
+    if name == HIDDEN_CALL:
         return "what it calls is hidden"
     if (
         name in _SAFE_NAMES

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from offline_kit.checkpoints.frameworks import framework_table, sklearn
-from offline_kit.checkpoints.frameworks.base import read_globals
+from offline_kit.checkpoints.pickle_streams import read_globals
 from offline_kit.core.errors import ProjectError, UsageError
 from offline_kit.notebook import member_params, scripts
 from offline_kit.project.types import Checkpoint, Finding, Member, NotebookSettings, Severity

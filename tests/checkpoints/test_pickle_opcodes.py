@@ -55,7 +55,7 @@ def test_the_walk_finds_what_the_machine_imports(value: object, protocol: int) -
     spy = Spy(data)
     spy.load()
     said = survey_pickle(io.BytesIO(data))
-    assert said.whole
+    assert said.is_whole
     # The names of Python 2 that protocols below 3 write are told in those of Python 3.
     if protocol >= 3:
         assert said.globals == spy.seen
@@ -74,7 +74,7 @@ def test_the_keys_of_the_top_are_told(value: dict[str, object], protocol: int) -
 @given(st.binary(max_size=400))
 def test_any_bytes_are_survived(data: bytes) -> None:
     """Bytes that are no pickle give an answer, never a crash."""
-    assert isinstance(survey_pickle(io.BytesIO(data)).whole, bool)
+    assert isinstance(survey_pickle(io.BytesIO(data)).is_whole, bool)
 
 
 @settings(deadline=None)
@@ -85,13 +85,13 @@ def test_damaged_pickles_are_survived(value: object, protocol: int, data: st.Dat
     place = data.draw(st.integers(0, len(raw) - 1))
     raw[place] = data.draw(st.integers(0, 255))
     survey_pickle(io.BytesIO(bytes(raw)))
-    assert not survey_pickle(io.BytesIO(pickle.dumps(value, protocol)[:-1])).whole
+    assert not survey_pickle(io.BytesIO(pickle.dumps(value, protocol)[:-1])).is_whole
 
 
 def test_nothing_is_executed() -> None:
     """A pickle that would run a command is told by name, and its command does not run."""
     said = survey_pickle(io.BytesIO(b"cos\nsystem\n(S'exit 1'\ntR."))
-    assert said.whole
+    assert said.is_whole
     assert list_refused(said) == ("os.system", "pickle opcode STRING")
 
 
@@ -126,8 +126,16 @@ def test_only_the_first_pickle_is_read() -> None:
 
 def test_the_walk_can_be_bounded() -> None:
     """A bound on the opcodes ends the walk of a long pickle early."""
-    said = survey_pickle(io.BytesIO(pickle.dumps(list(range(1000)))), most=10)
-    assert not said.whole
+    said = survey_pickle(io.BytesIO(pickle.dumps(list(range(1000)))), max_opcodes=10)
+    assert not said.is_whole
+
+
+def test_impossible_pickles_are_left_at_once() -> None:
+    """An opcode that takes more than there is ends the walk, as it ends every unpickler."""
+    for byte in (b"0", b"1", b"2", b"R", b"q\0", b"."):
+        stream = io.BytesIO(byte * 1_000_000)
+        assert not survey_pickle(stream).is_whole
+        assert stream.tell() <= 2
 
 
 def test_packages_behind_names() -> None:

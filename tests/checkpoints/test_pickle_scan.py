@@ -24,7 +24,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offline_kit.checkpoints.pickle_opcodes import split_words
+from offline_kit.checkpoints.pickle_opcodes import split_words, survey_pickle
 from offline_kit.checkpoints.pickle_scan import ScanResult, scan_checkpoints
 from offline_kit.checkpoints.pickle_verdicts import classify_globals
 from offline_kit.core.errors import ProjectError
@@ -311,11 +311,67 @@ def test_names_of_main_are_told(tmp_path: Path) -> None:
 @given(st.binary(max_size=300), st.integers(0, 5))
 def test_no_bytes_break_the_scan(data: bytes, protocol: int) -> None:
     """Random bytes behind any beginning give an answer, never an exception."""
-    from offline_kit.checkpoints import joblib_stream
-
     head = pickle.dumps([importlib.import_module, 1], protocol=protocol)[:-1]
-    joblib_stream.read(io.BytesIO(head + data))
-    joblib_stream.read(io.BytesIO(data))
+    survey_pickle(io.BytesIO(head + data), joblib_arrays=True)
+    survey_pickle(io.BytesIO(data), joblib_arrays=True)
+
+
+def _joblib_array(dtype: bytes, shape: bytes, after_state: bytes = b"") -> bytes:
+    """Return the opcodes of an array in a joblib file, up to where its raw bytes begin; the dtype is on the stack."""
+    wrapper = b"\x8c\x13joblib.numpy_pickle\x8c\x11NumpyArrayWrapper\x93)\x81"
+    state = b"}(\x8c\x05dtype" + dtype + b"\x8c\x05shape" + shape + b"u"
+    return wrapper + state + after_state + b"b"
+
+
+_BYTES_TYPE = b"\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02V8\x85R"
+_OBJECT_FIELD = (
+    b"(K\x03NN\x8c\x01a\x85}\x8c\x01a\x8c\x05numpy\x8c\x05dtype\x93\x8c\x02O8\x85RK\0\x86sK\x08K\x08K\x10tb"
+)
+_RUNS = b"cposix\nsystem\n(S'true'\ntR"
+_GARBAGE = b"\xff" * 8
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(
+            _joblib_array(_BYTES_TYPE + _OBJECT_FIELD, b"K\x01\x85") + b"\x80\x02" + _RUNS + b".",
+            id="object field",
+        ),
+        pytest.param(
+            b"(ijoblib.numpy_pickle\nNumpyArrayWrapper\n}(\x8c\x05dtype"
+            + _BYTES_TYPE
+            + b"\x8c\x05shapeK\x01\x85ub"
+            + _GARBAGE
+            + _RUNS,
+            id="INST",
+        ),
+        pytest.param(_joblib_array(_BYTES_TYPE, b"]\x85") + _RUNS, id="computed shape"),
+        pytest.param(
+            b"\x95"
+            + (500).to_bytes(8, "little")
+            + _joblib_array(_BYTES_TYPE, b"K\x20\x85")
+            + _RUNS
+            + b"0" * 400,
+            id="inside a frame",
+        ),
+        pytest.param(
+            _joblib_array(_BYTES_TYPE, b"K\x01\x85", b"\x8c\x04readNs") + _RUNS, id="another way to read"
+        ),
+    ],
+)
+def test_arrays_of_joblib_hide_nothing(tmp_path: Path, data: bytes) -> None:
+    """What makes a scan skip other bytes than joblib does is refused, behind an array that ends a plain reading."""
+    first = _joblib_array(_BYTES_TYPE, b"K\x01\x85") + _GARBAGE
+    (tmp_path / "trick.joblib").write_bytes(b"\x80\x04" + first + b"0" + data + b".")
+    assert refusal(tmp_path / "trick.joblib")
+
+
+def test_an_honest_array_of_joblib_is_skipped(tmp_path: Path) -> None:
+    """The opcodes that the tricks are made of are no danger by themselves."""
+    array = _joblib_array(_BYTES_TYPE, b"K\x01\x85") + _GARBAGE
+    (tmp_path / "good.joblib").write_bytes(b"\x80\x04" + array + b"0" + array + b".")
+    assert scanned(tmp_path / "good.joblib")[0].dangers == ()
 
 
 GOOD = split_words("""

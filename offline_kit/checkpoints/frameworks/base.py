@@ -19,14 +19,11 @@ model calls its classes is read from `model.classes_` where it has them.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from packaging.version import Version
 
-from offline_kit.checkpoints import pickle_streams
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.core.files import fingerprint
 from offline_kit.project.types import Finding, Member, Severity
 
 SURE, LIKELY, PERHAPS = 1.0, 0.7, 0.2
@@ -100,18 +97,3 @@ class Framework:
     """Whether the other `params` of a member are arguments of what `model` names."""
     runtime: tuple[str, ...] = ()
     """Modules of the runtime that its fragment uses, besides those of every notebook that predicts."""
-
-
-def read_globals(path: Path) -> frozenset[str]:
-    """Return all names that a file's pickles would import, as "module.name"; nothing for other files."""
-    return _read_globals(path, fingerprint(path))
-
-
-@lru_cache(maxsize=512)
-def _read_globals(path: Path, _fingerprint: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(name for piece in pickle_streams.read_pickles(path) for name in piece.globals)
-
-
-def read_top_modules(path: Path) -> frozenset[str]:
-    """Return the top-level modules that a file's pickles would import from."""
-    return frozenset(name.partition(".")[0] for name in read_globals(path))

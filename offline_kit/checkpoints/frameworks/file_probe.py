@@ -1,13 +1,11 @@
-"""Looking into files for what tells a framework: first and last bytes, protobuf fields, pickled estimators."""
+"""Looking into files for what tells a framework: first and last bytes, pickled estimators."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
 
-from offline_kit.checkpoints import pickle_streams
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
-from offline_kit.checkpoints.frameworks.base import read_globals
+from offline_kit.checkpoints.pickle_streams import read_decompressed, read_globals
 from offline_kit.project.types import CheckpointKind, Finding, Member, Severity
 
 PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
@@ -15,7 +13,6 @@ PICKLED = (".pkl", ".pickle", ".p", ".joblib", ".jbl", ".sav")
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})
 _OVERLAP = 64
 """Bytes of a chunk that are searched again with the next one: more than any pattern matches."""
-_LENGTH, _FIXED64, _FIXED32 = 2, 1, 5
 _BESIDE = ("sklearn.preprocessing._label.LabelEncoder", "sklearn.utils.")
 """What estimators of the boosters hold of scikit-learn themselves."""
 
@@ -40,7 +37,7 @@ def read_tail(path: Path, count: int = 1 << 16) -> bytes:
 def search_content(path: Path, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
     """Return the first match of a short pattern in a file's content, decompressed if it is compressed."""
     carried = b""
-    for chunk in pickle_streams.read_decompressed(path):
+    for chunk in read_decompressed(path):
         match = pattern.search(carried + chunk)
         # A match at the end of a chunk may go on in the next one.
         if match and match.end() < len(carried + chunk):
@@ -79,48 +76,6 @@ def parse_release(version: str) -> tuple[int, ...]:
     """Return major and minor version; nothing for no version."""
     match = re.match(r"(\d+)\.(\d+)", version)
     return tuple(map(int, match.groups())) if match else ()
-
-
-def read_fields(stream: IO[bytes], end: int) -> Iterator[tuple[int, int]]:
-    """Walk the fields of a protobuf message up to the place `end`: numbers, and values of varints or lengths.
-
-    After a field with a length the stream stands at its content; where the caller leaves it does not
-    matter. Raises ValueError where the bytes are no message.
-    """
-    while stream.tell() < end:
-        tag = read_varint(stream)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            yield number, read_varint(stream)
-        elif wire == _LENGTH:
-            length = read_varint(stream)
-            after = stream.tell() + length
-            if after > end:
-                raise ValueError("a field ends behind its message")
-            yield number, length
-            stream.seek(after)
-        elif wire in (_FIXED64, _FIXED32):
-            stream.seek(8 if wire == _FIXED64 else 4, 1)
-        else:
-            raise ValueError(f"unknown wire type {wire}")
-
-
-def read_varint(stream: IO[bytes]) -> int:
-    """Read one number of protobuf's; raises ValueError at the end of the stream."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = stream.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-    raise ValueError("a number is cut short")
-
-
-def read_text(stream: IO[bytes], length: int) -> str:
-    """Read a string field."""
-    return stream.read(length).decode("utf-8", "replace")
 
 
 def make_stop(member: Member, problem: str, remedy: str) -> Finding:

@@ -7,16 +7,18 @@ from offline_kit.checkpoints.frameworks.base import Framework
 from offline_kit.checkpoints.frameworks.catboost import CATBOOST
 from offline_kit.checkpoints.frameworks.keras import KERAS
 from offline_kit.checkpoints.frameworks.lightgbm import LIGHTGBM
-from offline_kit.checkpoints.frameworks.lightning import LIGHTNING
 from offline_kit.checkpoints.frameworks.onnx import ONNX
-from offline_kit.checkpoints.frameworks.safetensors import SAFETENSORS
+from offline_kit.checkpoints.frameworks.pytorch import (
+    LIGHTNING,
+    SAFETENSORS,
+    TORCH_MODULE,
+    TORCH_STATE_DICT,
+    TORCHSCRIPT,
+)
 from offline_kit.checkpoints.frameworks.sklearn import SKLEARN
 from offline_kit.checkpoints.frameworks.skops import SKOPS
 from offline_kit.checkpoints.frameworks.timm import PREFIX, TIMM
 from offline_kit.checkpoints.frameworks.torch_export import TORCH_EXPORT
-from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
-from offline_kit.checkpoints.frameworks.torch_state_dict import TORCH_STATE_DICT
-from offline_kit.checkpoints.frameworks.torchscript import TORCHSCRIPT
 from offline_kit.checkpoints.frameworks.transformers import TRANSFORMERS
 from offline_kit.checkpoints.frameworks.xgboost import XGBOOST
 from offline_kit.project.types import CheckpointKind

@@ -8,7 +8,8 @@ from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import SURE, Framework, read_globals
+from offline_kit.checkpoints.frameworks.base import SURE, Framework
+from offline_kit.checkpoints.pickle_streams import read_globals
 from offline_kit.project.types import Finding, Member, Severity
 
 _FORMAT = re.compile(rb"tree\r?\nversion=v(\d+)\r?\n")

@@ -9,6 +9,7 @@ from typing import IO
 from offline_kit.checkpoints.file_kinds import ClassifiedFile, classify_file
 from offline_kit.checkpoints.frameworks import file_probe
 from offline_kit.checkpoints.frameworks.base import SURE, Framework
+from offline_kit.checkpoints.protobuf import read_fields, read_text
 from offline_kit.project.types import CheckpointKind, Finding, Member
 
 _KNOWN_DOMAINS = frozenset(
@@ -130,7 +131,7 @@ def read_graph(path: Path) -> OnnxGraph:
 
 
 def _read_model(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
-    for number, value in file_probe.read_fields(stream, end):
+    for number, value in read_fields(stream, end):
         if number == 1:
             graph.ir_version = value
         elif number == 7:
@@ -142,9 +143,9 @@ def _read_model(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
 
 def _read_opset(stream: IO[bytes], end: int) -> tuple[str, int]:
     domain, version = "", 0
-    for number, value in file_probe.read_fields(stream, end):
+    for number, value in read_fields(stream, end):
         if number == 1:
-            domain = file_probe.read_text(stream, value)
+            domain = read_text(stream, value)
         elif number == 2:
             version = value
     return domain, version
@@ -153,7 +154,7 @@ def _read_opset(stream: IO[bytes], end: int) -> tuple[str, int]:
 def _read_graph(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
     weights: set[str] = set()
     inputs: list[tuple[str, int]] = []
-    for number, value in file_probe.read_fields(stream, end):
+    for number, value in read_fields(stream, end):
         if number == 5:
             weights.add(_read_tensor(stream, stream.tell() + value, graph))
         elif number == 11:
@@ -165,11 +166,11 @@ def _read_graph(stream: IO[bytes], end: int, graph: OnnxGraph) -> None:
 
 def _read_tensor(stream: IO[bytes], end: int, graph: OnnxGraph) -> str:
     name = ""
-    for number, value in file_probe.read_fields(stream, end):
+    for number, value in read_fields(stream, end):
         if number == 8:
-            name = file_probe.read_text(stream, value)
+            name = read_text(stream, value)
         elif number == 13:
-            entry = [file_probe.read_text(part, length) for part, length in _read_parts(stream.read(value))]
+            entry = [read_text(part, length) for part, length in _read_parts(stream.read(value))]
             if entry[:1] == ["location"]:
                 graph.external.add(entry[-1])
     return name
@@ -177,7 +178,7 @@ def _read_tensor(stream: IO[bytes], end: int, graph: OnnxGraph) -> str:
 
 def _read_parts(message: bytes) -> Iterator[tuple[IO[bytes], int]]:
     stream = io.BytesIO(message)
-    for _, length in file_probe.read_fields(stream, len(message)):
+    for _, length in read_fields(stream, len(message)):
         yield stream, length
 
 
@@ -185,9 +186,9 @@ def _read_input(message: bytes) -> tuple[str, int]:
     """Return name and fixed first dimension of an input: name 1, type 2, tensor 1, shape 2, dimension 1, value 1."""
     stream = io.BytesIO(message)
     name, rows = "", 0
-    for number, value in file_probe.read_fields(stream, len(message)):
+    for number, value in read_fields(stream, len(message)):
         if number == 1:
-            name = file_probe.read_text(stream, value)
+            name = read_text(stream, value)
         elif number == 2:
             rows = _read_nested(stream.read(value), (1, 2, 1))
     return name, rows
@@ -195,7 +196,7 @@ def _read_input(message: bytes) -> tuple[str, int]:
 
 def _read_nested(message: bytes, steps: tuple[int, ...]) -> int:
     stream = io.BytesIO(message)
-    for number, value in file_probe.read_fields(stream, len(message)):
+    for number, value in read_fields(stream, len(message)):
         if not steps:
             return value if number == 1 else 0
         if number == steps[0]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from offline_kit.checkpoints.frameworks.base import read_top_modules
+from offline_kit.checkpoints.pickle_streams import read_top_modules
 from offline_kit.project.types import Checkpoint, CheckpointKind
 
 _PICKLES = frozenset(

@@ -7,7 +7,8 @@ from packaging.version import Version
 
 from offline_kit.checkpoints.file_kinds import ClassifiedFile
 from offline_kit.checkpoints.frameworks import file_probe
-from offline_kit.checkpoints.frameworks.base import LIKELY, PERHAPS, Framework, read_globals, read_top_modules
+from offline_kit.checkpoints.frameworks.base import LIKELY, PERHAPS, Framework
+from offline_kit.checkpoints.pickle_streams import read_globals, read_top_modules
 from offline_kit.project.types import CheckpointKind, Member, Severity
 
 _PICKLES = frozenset({CheckpointKind.PICKLE, CheckpointKind.JOBLIB})

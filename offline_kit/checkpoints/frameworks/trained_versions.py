@@ -6,7 +6,8 @@ from dataclasses import replace
 from packaging.version import InvalidVersion, Version
 
 from offline_kit.checkpoints.frameworks import framework_table
-from offline_kit.checkpoints.frameworks.base import Framework, read_top_modules
+from offline_kit.checkpoints.frameworks.base import Framework
+from offline_kit.checkpoints.pickle_streams import read_top_modules
 from offline_kit.project.types import Checkpoint, Finding, Member, Severity
 
 _PICKLED = frozenset({"sklearn", "lightgbm", "xgboost", "catboost"})
