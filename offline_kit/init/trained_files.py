@@ -9,7 +9,7 @@ from offline_kit.checkpoints import members
 from offline_kit.checkpoints.file_kinds import classify_file
 from offline_kit.checkpoints.frameworks import framework_table
 from offline_kit.checkpoints.frameworks.base import Framework
-from offline_kit.checkpoints.frameworks.torch_module import TORCH_MODULE
+from offline_kit.checkpoints.frameworks.pytorch import TORCH_MODULE
 from offline_kit.core.files import format_size
 from offline_kit.init.config_toml import DetectedSettings, Setting
 from offline_kit.init.file_tree import DATA_FOLDERS, FileTree, top_folder

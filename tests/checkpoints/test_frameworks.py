@@ -403,7 +403,7 @@ def test_pasted_modules_do_not_take_each_others_names() -> None:
     for modules in ((*rendering.RUNTIME, *rendering.PREDICTING), rendering.ALL_RUNTIME):
         names: Counter[str] = Counter()
         for module in modules:
-            for node in ast.parse(read_source(f"runtime/{module}")).body:
+            for node in ast.parse(read_source(f"notebook/runtime/{module}")).body:
                 targets = [getattr(node, "name", None)] if hasattr(node, "name") else []
                 targets += [t.id for t in getattr(node, "targets", ()) if isinstance(t, ast.Name)]
                 targets += (
