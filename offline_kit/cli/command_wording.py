@@ -39,8 +39,10 @@ class CommandWording:
             text = _ON.sub(r"\1local", text)
         if self.project:
             plain = shlex.quote(self.project) == self.project
-            named = self.project if plain else f'"{self.project}"'  # the command stands in single quotes
-            text = _ABOUT.sub(lambda found: f"{found[0]} {named}", text)
+            quoted_project = (
+                self.project if plain else f'"{self.project}"'
+            )  # the command stands in single quotes
+            text = _ABOUT.sub(lambda found: f"{found[0]} {quoted_project}", text)
         if self.on_top:
             text = _TABLE.sub(r"[\1]", text).replace("[tool.offline-kit]", "offline-kit.toml")
         return text
@@ -50,7 +52,7 @@ class CommandWording:
         if isinstance(value, str):
             return self(value) if told else value
         if isinstance(value, dict):
-            return {name: self.word_value(each, told=told or name in _TOLD) for name, each in value.items()}
+            return {name: self.word_value(item, told=told or name in _TOLD) for name, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.word_value(each, told=told) for each in value]
+            return [self.word_value(item, told=told) for item in value]
         return value

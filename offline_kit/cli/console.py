@@ -104,12 +104,12 @@ class Console:
                 yield lambda words: line.update(f"{text}: {_plain_text(words)}")
         else:
             self.note(text)
-            said = time.monotonic()
+            last_note = time.monotonic()
 
             def say(words: str) -> None:
-                nonlocal said
-                if time.monotonic() - said >= LOG_SECONDS:
-                    said = time.monotonic()
+                nonlocal last_note
+                if time.monotonic() - last_note >= LOG_SECONDS:
+                    last_note = time.monotonic()
                     self.note(f"{text}: {words}")
 
             yield say
@@ -153,8 +153,8 @@ class Console:
 
     def report_interrupt(self) -> None:
         """Say that the person or the system ended us."""
-        said = "interrupted; nothing is half made, and the same command goes on from here"
-        self.warn(said)
+        message = "interrupted; nothing is half made, and the same command goes on from here"
+        self.warn(message)
         self._print_failure(
             {
                 "code": "interrupted",
@@ -180,9 +180,9 @@ class Console:
             title=title, title_justify="left", box=rich.box.SIMPLE_HEAD, title_style="bold"
         )
         cells = [[self.words(cell) for cell in row] for row in rows]
-        whole = _unfolded_columns([heads, *cells], self._stderr.width)
+        unfolded = _unfolded_columns([heads, *cells], self._stderr.width)
         for number, head in enumerate(heads):
-            table.add_column(head, overflow="fold", no_wrap=number in whole)
+            table.add_column(head, overflow="fold", no_wrap=number in unfolded)
         for row in cells:
             table.add_row(*map(_plain_text, row))
         self._stderr.print(table, soft_wrap=False)
@@ -195,8 +195,8 @@ class Console:
     def print_result(self, data: dict[str, Any]) -> None:
         """Print the one JSON object to stdout; says nothing to people."""
         if self.as_json:
-            told = self.words.word_value(data)
-            _write_stdout(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n")
+            worded = self.words.word_value(data)
+            _write_stdout(json.dumps(worded, indent=2, sort_keys=True, default=str) + "\n")
 
     def can_ask(self) -> bool:
         """Tell whether there is a person to ask."""
@@ -235,14 +235,14 @@ def _write_stdout(text: str) -> None:
 def _unfolded_columns(rows: Sequence[Sequence[str]], width: int) -> set[int]:
     """Return the columns of a table that need not be folded at this width: the narrow ones, names before reasons."""
     wants = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    room, left, found = width - 3 * len(wants), len(wants), set()
+    room, left, columns = width - 3 * len(wants), len(wants), set()
     for number in sorted(range(len(wants)), key=lambda each: wants[each]):
         left -= 1
         if wants[number] + _NARROWEST * left > room:
             break
         room -= wants[number]
-        found.add(number)
-    return found
+        columns.add(number)
+    return columns
 
 
 def _plain_text(cell: str) -> str:

@@ -21,7 +21,7 @@ _SHORT = 5
 def environment_secrets(environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the values of variables that are secrets by their names, and passwords in the addresses of others."""
     values = [value for name, value in environment.items() if _NAMED.search(name)]
-    logins = (found["user"] for value in environment.values() for found in CREDENTIALS.finditer(value))
+    logins = (match["user"] for value in environment.values() for match in CREDENTIALS.finditer(value))
     values += [login.partition(":")[2] for login in logins]
     return tuple(sorted({value for value in values if len(value) > _SHORT}, key=len, reverse=True))
 
@@ -46,8 +46,8 @@ def write_report(
     text = redact_report("\n".join(lines), secrets) + "\n"
     for own in (True, False):
         with suppress(OSError):  # no folder for temporary files is one, too
-            place = (folder if own else Path(tempfile.gettempdir())) / NAME
+            path = (folder if own else Path(tempfile.gettempdir())) / NAME
             # Paths may hold bytes that are no UTF-8.
-            place.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return place
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return path
     return Path("(nowhere: no folder was writable)")

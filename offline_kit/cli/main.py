@@ -112,10 +112,10 @@ def _report_unexpected(error: Exception, words: list[str], console: Console) -> 
         console.show_error(known)
         return known.exit_code
     except Exception:  # noqa: BLE001 - the bug itself
-        place = crash_report.write_report(
+        report_path = crash_report.write_report(
             error, words, Path(), crash_report.environment_secrets(processes.copy_environment())
         )
-    console.report_bug(type(error).__name__, place)
+    console.report_bug(type(error).__name__, report_path)
     return Exit.BUG
 
 

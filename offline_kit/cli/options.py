@@ -38,8 +38,8 @@ def console_of(*, quiet: bool, as_json: bool) -> Console:
 
 
 def _command_wording() -> CommandWording:
-    found = click.get_current_context().obj
-    return found if isinstance(found, CommandWording) else CommandWording()
+    context_object = click.get_current_context().obj
+    return context_object if isinstance(context_object, CommandWording) else CommandWording()
 
 
 def _word_tables(_context: click.Context, _parameter: click.Parameter, project: Path) -> Path:
@@ -104,27 +104,29 @@ def load_config(project: Path, flags: dict[str, Any]) -> "Config":
         flags[name] = flags[name].absolute() if flags.get(name) else None
     for name in ("requirements", "packages", "modules"):
         flags[name] = tuple(path.absolute() for path in flags.get(name, ()))
-    flags["checkpoints"] = tuple(_in_project(project, each) for each in flags.get("checkpoints", ()))
+    flags["checkpoints"] = tuple(
+        _in_project(project, pattern_given) for pattern_given in flags.get("checkpoints", ())
+    )
     notebook = {name: flags.pop(name) for name in NOTEBOOK_FLAGS}
     return config.load_config(project, flags | {"notebook": notebook})
 
 
 def _in_project(project: Path, pattern: str) -> str:
     """Return a checkpoint's pattern as the project sees it: a shell completes names of the current folder."""
-    root, here = project.absolute(), Path.cwd()
+    root, cwd = project.absolute(), Path.cwd()
     typed = Path(pattern).is_absolute() or pattern.startswith("~") or not pattern.strip()
-    if typed or root == here or _matching_names(root, pattern) or not _matching_names(here, pattern):
+    if typed or root == cwd or _matching_names(root, pattern) or not _matching_names(cwd, pattern):
         return pattern
-    found = Path(os.path.normpath(here / pattern))
-    inside = found.is_relative_to(os.path.normpath(root))
-    return found.relative_to(os.path.normpath(root)).as_posix() if inside else str(found)
+    absolute = Path(os.path.normpath(cwd / pattern))
+    inside = absolute.is_relative_to(os.path.normpath(root))
+    return absolute.relative_to(os.path.normpath(root)).as_posix() if inside else str(absolute)
 
 
 def _matching_names(folder: Path, pattern: str) -> bool:
     if os.path.lexists(folder / pattern):
         return True
-    found = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
-    return next(found, None) is not None
+    matches = glob.iglob(pattern, root_dir=folder, recursive=True)  # noqa: PTH207 - as the checkpoints are found
+    return next(matches, None) is not None
 
 
 def word_target(_context: click.Context, parameter: click.Parameter, value: Any) -> Any:
@@ -140,8 +142,8 @@ def choice_option(
     name: str, choices: Sequence[str], text: str, callback: Callable[..., Any] | None = None
 ) -> Command:
     """Return an option that takes one of some words, by default the first of them."""
-    known = click.Choice(choices)
-    return click.option(name, type=known, default=choices[0], show_default=True, callback=callback, help=text)
+    kind = click.Choice(choices)
+    return click.option(name, type=kind, default=choices[0], show_default=True, callback=callback, help=text)
 
 
 def on_options(text: str) -> Command:
@@ -241,7 +243,7 @@ def session_of(
     from offline_kit.workflow import kaggle_session
 
     with (
-        kaggle_session.choose_kaggle(to, at, console, project=config.project, current=current) as there,
-        kaggle_session.open_session(config, there, console) as port,
+        kaggle_session.choose_kaggle(to, at, console, project=config.project, current=current) as endpoint,
+        kaggle_session.open_session(config, endpoint, console) as port,
     ):
         yield port

@@ -31,9 +31,9 @@ _FULL = re.compile(r"No space left on device|Disk quota exceeded|\(os error (?:2
 
 def cache_dir() -> Path:
     """Return the cache folder: $OFFLINE_KIT_CACHE, else the user's own by the system's custom."""
-    chosen = os.environ.get("OFFLINE_KIT_CACHE")
-    if chosen:
-        return Path(chosen).expanduser().absolute()
+    configured = os.environ.get("OFFLINE_KIT_CACHE")
+    if configured:
+        return Path(configured).expanduser().absolute()
     import platformdirs
 
     return Path(platformdirs.user_cache_dir("offline-kit"))

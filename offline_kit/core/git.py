@@ -29,7 +29,7 @@ def _run_git(folder: Path, *words: str) -> str:
         GIT_DIR=None, GIT_WORK_TREE=None, GIT_INDEX_FILE=None, GIT_OPTIONAL_LOCKS="0"
     )
     try:
-        done = processes.run_command(["git", *words], cwd=folder, env=env, timeout=_SECONDS, check=False)
+        answer = processes.run_command(["git", *words], cwd=folder, env=env, timeout=_SECONDS, check=False)
     except (OfflineKitError, OSError):
         return ""
-    return done.out.strip() if done.succeeded else ""
+    return answer.out.strip() if answer.succeeded else ""

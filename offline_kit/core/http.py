@@ -91,8 +91,8 @@ def fetch_answer(
             if response.status_code in absent:
                 return None
             _raise_for_status(url, response)
-            kind, _, rest = response.headers.get("content-type", "text/html").partition(";")
-            charset = re.search(r"charset=\"?([\w-]+)", rest)
+            kind, _, parameters = response.headers.get("content-type", "text/html").partition(";")
+            charset = re.search(r"charset=\"?([\w-]+)", parameters)
             return Answer(
                 url=response.url,
                 content=response.content,
@@ -137,11 +137,11 @@ def download_file(
             part.clear_content()
             digest = _complete_part(url, part, settings, size, patience)
         if not _is_whole(digest, part.held, sha256, size):
-            held = part.held
+            held_bytes = part.held
             into.unlink(missing_ok=True)
             if sha256 and digest != sha256:
                 raise _mismatch_error(url, sha256, digest)
-            raise _mismatch_error(url, f"{size} bytes", f"{held} bytes")
+            raise _mismatch_error(url, f"{size} bytes", f"{held_bytes} bytes")
     return digest
 
 
@@ -281,12 +281,12 @@ def thread_session() -> "requests.Session":
     """Return this thread's session: connections are kept open between requests."""
     import requests
 
-    made: requests.Session | None = getattr(_sessions, "session", None)
-    if made is None:
-        made = requests.Session()
-        made.headers["User-Agent"] = "offline-kit"
-        _sessions.session = made
-    return made
+    session: requests.Session | None = getattr(_sessions, "session", None)
+    if session is None:
+        session = requests.Session()
+        session.headers["User-Agent"] = "offline-kit"
+        _sessions.session = session
+    return session
 
 
 def _proxies_for(url: str, settings: Connection) -> dict[str, Any]:

@@ -76,20 +76,20 @@ def _find_pyenv(minor: str, env: Mapping[str, str]) -> list[Path]:
 def _find_uv_python(minor: str, env: Mapping[str, str]) -> Iterator[Path]:
     words = ["python", "find", "--no-python-downloads", "--managed-python", minor]
     try:
-        done = processes.run_command([uv_program(), *words], env=env, check=False, timeout=30)
+        answer = processes.run_command([uv_program(), *words], env=env, check=False, timeout=30)
     except OfflineKitError:
         return
-    if done.succeeded and done.out.strip():
-        yield Path(done.out.strip())
+    if answer.succeeded and answer.out.strip():
+        yield Path(answer.out.strip())
 
 
 def _probe_interpreter(candidate: Path, minor: str, env: Mapping[str, str]) -> Path | None:
     try:
-        done = processes.run_command([candidate, "-I", "-c", _PROBE], env=env, check=False, timeout=30)
+        answer = processes.run_command([candidate, "-I", "-c", _PROBE], env=env, check=False, timeout=30)
     except OfflineKitError:
         return None
-    words = done.out.strip().split("\t")
-    if not done.succeeded or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
+    words = answer.out.strip().split("\t")
+    if not answer.succeeded or len(words) != 4 or words[:3] != [minor, "CPython", "0"]:
         return None
     base = Path(words[3])
     return base if _is_file(base) else candidate

@@ -162,15 +162,15 @@ def redact_secrets(text: str) -> str:
 
 def _merge_overlaps(secrets: Iterable[Secret]) -> list[Secret]:
     """Return the secrets in order; of those that overlap, all of what they cover as one, by the first name."""
-    kept: list[Secret] = []
+    merged: list[Secret] = []
     for secret in sorted(secrets, key=lambda one: (one.start, -one.end)):
-        if not kept or secret.start >= kept[-1].end:
-            kept.append(secret)
+        if not merged or secret.start >= merged[-1].end:
+            merged.append(secret)
             continue
-        last = kept[-1]
+        last = merged[-1]
         kind = secret.kind if last.kind == _NAMED else last.kind
-        kept[-1] = replace(last, kind=kind, name=last.name or secret.name, end=max(last.end, secret.end))
-    return kept
+        merged[-1] = replace(last, kind=kind, name=last.name or secret.name, end=max(last.end, secret.end))
+    return merged
 
 
 def _find_shaped(text: str, *, shown: bool = False) -> Iterator[Secret]:
@@ -222,12 +222,12 @@ def _find_in_addresses(text: str) -> Iterator[Secret]:
 def _find_in_logins(text: str, *, shown: bool = False) -> Iterator[Secret]:
     """Yield what is quoted in a call of `login`, and what a command of that name is given."""
     for call in _LOGIN_CALL.finditer(text):
-        for found in _QUOTED.finditer(text, call.end(), _find_call_end(text, call.end())):
-            if shown or _RANDOM.fullmatch(found["value"]):
-                yield _make_secret(found, "")
-    for found in _LOGIN_COMMAND.finditer(text):
-        if shown or (_RANDOM.search(found["value"]) and not _BLANK.fullmatch(found["value"])):
-            yield _make_secret(found, "")
+        for match in _QUOTED.finditer(text, call.end(), _find_call_end(text, call.end())):
+            if shown or _RANDOM.fullmatch(match["value"]):
+                yield _make_secret(match, "")
+    for match in _LOGIN_COMMAND.finditer(text):
+        if shown or (_RANDOM.search(match["value"]) and not _BLANK.fullmatch(match["value"])):
+            yield _make_secret(match, "")
 
 
 def _find_call_end(text: str, start: int) -> int:

@@ -113,8 +113,8 @@ def retry_attempts(
         late = failed > 1 and time.monotonic() - start > patience.deadline
         if failed >= patience.attempts or late:
             raise give_up(trouble) from trouble
-        asked = trouble.after if isinstance(trouble, TransientError) else None
-        _next_pause(_wait_for_retry(asked, failed, patience), patience)
+        requested_wait = trouble.after if isinstance(trouble, TransientError) else None
+        _next_pause(_wait_for_retry(requested_wait, failed, patience), patience)
 
 
 class RequestThrottle:

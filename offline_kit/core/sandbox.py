@@ -169,8 +169,8 @@ def build_command(sandbox: Sandbox, box: Box) -> tuple[list[str], Mapping[str, s
 def _sample_limits(box: Box, tree: memory.ProcessTree, elapsed: float, wait: Callable[[float], None]) -> str:
     """Sample the memory, wait a little or until the process ends, and return which limit is passed: "time", "memory" or ""."""
     began = time.monotonic()
-    held = tree.sample_memory()
-    if box.memory is not None and held > box.memory:
+    memory = tree.sample_memory()
+    if box.memory is not None and memory > box.memory:
         return "memory"
     if elapsed > box.timeout:
         return "time"

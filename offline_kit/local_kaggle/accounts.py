@@ -74,14 +74,18 @@ class AccountService:
 
     def generate_token(self, call: RpcCall) -> Mapping[str, Any]:
         """Give a token that works for `_HOURS`; what was given before works as long as it was to."""
-        told = _hash_secret(call.text_field("refreshToken"))
+        refresh_hash = _hash_secret(call.text_field("refreshToken"))
         with self.store.lock:
             for record in self.store.iter_records("accounts"):
-                if told and hmac.compare_digest(record.get("refresh", ""), told):
+                if refresh_hash and hmac.compare_digest(record.get("refresh", ""), refresh_hash):
                     token, now = secrets.token_urlsafe(32), self.store.current_time()
-                    given = {each: until for each, until in record.get("given", {}).items() if until > now}
-                    given[_hash_secret(token)] = now + _HOURS
-                    self.store.write_record({**record, "given": given}, "accounts", record["name"])
+                    valid_tokens = {
+                        token_hash: until
+                        for token_hash, until in record.get("given", {}).items()
+                        if until > now
+                    }
+                    valid_tokens[_hash_secret(token)] = now + _HOURS
+                    self.store.write_record({**record, "given": valid_tokens}, "accounts", record["name"])
                     return {"token": token, "expiresIn": _HOURS, "userName": record["name"], "userId": 7}
         raise ServiceRefusal(401, "The refresh token is not valid")
 

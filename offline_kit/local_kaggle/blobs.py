@@ -83,13 +83,13 @@ class UploadService:
     def _append_bytes(self, record: Record, start: int, source: ByteSource) -> None:
         """Append from `start` on; what comes before a cut stays."""
         data = self._data_path(record)
-        with data.open("r+b" if data.exists() else "w+b") as into:
-            into.seek(start)
-            into.truncate()
+        with data.open("r+b" if data.exists() else "w+b") as stream:
+            stream.seek(start)
+            stream.truncate()
             while chunk := source.read(_CHUNK):
-                if into.tell() + len(chunk) > record["size"]:
+                if stream.tell() + len(chunk) > record["size"]:
                     raise ServiceRefusal(400, "More bytes than were announced")
-                into.write(chunk)
+                stream.write(chunk)
         if self._received_bytes(record) == record["size"]:
             self.store.write_record({**record, "complete": True}, "blobs", record["token"])
             record["complete"] = True

@@ -121,9 +121,9 @@ class DatasetService(VersionedService):
     def list_dataset_files(self, call: RpcCall) -> Mapping[str, Any]:
         """List the files of a version, the newest READY one unless a number is given."""
         key, version = self._find_version(call)
-        made = wire.format_time(version["created"])
+        created = wire.format_time(version["created"])
         listing = [
-            {"name": name, "totalBytes": size, "creationDate": made, "ref": name}
+            {"name": name, "totalBytes": size, "creationDate": created, "ref": name}
             for name, size in self.versions.list_files(key, version)
         ]
         page, following = wire.slice_page(listing, call.body)
@@ -318,14 +318,15 @@ class DatasetService(VersionedService):
         versions = [
             {
                 "versionNumber": number,
-                "creationDate": wire.format_time(each["created"]),
+                "creationDate": wire.format_time(version_record["created"]),
                 "creatorName": record["owner"],
                 "creatorRef": record["owner"],
-                "versionNotes": each.get("notes", ""),
-                "status": self.versions.version_state(each).capitalize(),
+                "versionNotes": version_record.get("notes", ""),
+                "status": self.versions.version_state(version_record).capitalize(),
             }
             for number in self.versions.version_numbers(key)
-            if (each := self.store.read(*key, "versions", str(number))) and self.versions.is_visible(each)
+            if (version_record := self.store.read(*key, "versions", str(number)))
+            and self.versions.is_visible(version_record)
         ]
         return {
             "id": record["id"],
@@ -362,8 +363,8 @@ def _in_group(record: Record, group: str, user: str) -> bool:
 def _licence_group(name: str) -> str:
     """Return the last word of the group of licences that one belongs to."""
     word = name.upper()
-    known = {"CC": "_CC", "GPL": "_GPL", "LGPL": "_GPL", "AGPL": "_GPL", "ODB": "_ODB", "DBCL": "_ODB"}
-    return next((group for start, group in known.items() if word.startswith(start)), "_OTHER")
+    groups = {"CC": "_CC", "GPL": "_GPL", "LGPL": "_GPL", "AGPL": "_GPL", "ODB": "_ODB", "DBCL": "_ODB"}
+    return next((group for start, group in groups.items() if word.startswith(start)), "_OTHER")
 
 
 def _store_key(owner: str, slug: str) -> Key:

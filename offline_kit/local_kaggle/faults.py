@@ -114,7 +114,7 @@ class FaultTable:
         with self._lock:
             self._reload_file()
             for fault in (*self._added, *self._read):
-                if not any(fnmatchcase(each, fault.on) for each in (name, name.rpartition("/")[2])):
+                if not any(fnmatchcase(call_name, fault.on) for call_name in (name, name.rpartition("/")[2])):
                     continue
                 count = self._seen.get(id(fault), 0)
                 self._seen[id(fault)] = count + 1
@@ -136,15 +136,15 @@ class FaultTable:
 
 def read_faults(path: Path) -> tuple[Fault, ...]:
     """Read a file of faults; UsageError names what is wrong in it."""
-    known = {entry.name for entry in fields(Fault)}
+    fault_fields = {entry.name for entry in fields(Fault)}
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         for entry in raw:
-            if unknown := sorted(set(entry) - known):
+            if unknown := sorted(set(entry) - fault_fields):
                 raise UsageError(
                     f"'{path}' has an unknown word '{unknown[0]}'",
                     code="faults-file-invalid",
-                    hint=f"a fault has {', '.join(sorted(known))}",
+                    hint=f"a fault has {', '.join(sorted(fault_fields))}",
                 )
         return tuple(Fault(**entry) for entry in raw)
     except (OSError, ValueError, TypeError) as error:

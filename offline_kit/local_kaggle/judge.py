@@ -38,13 +38,13 @@ def score_submission(request: Mapping[str, Any]) -> dict[str, float]:
     except BaseException as error:  # whatever somebody's file does when it is imported, SystemExit too
         raise MetricError(_describe_error(error)) from error
     if submission.suffix != ".csv" or solution.suffix != ".csv":
-        whole = _compute_score(metric, submission, solution)
-        return {"public": whole, "private": whole}
-    true, given = _read_table(solution), _read_table(submission)
+        score = _compute_score(metric, submission, solution)
+        return {"public": score, "private": score}
+    true, predictions = _read_table(solution), _read_table(submission)
     columns = [name for name in true[0] if name != USAGE]
     key = str(request.get("id") or columns[0])
-    _check_table(given, columns, {row[key] for row in true}, key)
-    by_id = {row[key]: row for row in given}
+    _check_table(predictions, columns, {row[key] for row in true}, key)
+    by_id = {row[key]: row for row in predictions}
     scores = {}
     with tempfile.TemporaryDirectory() as name:
         for usage in ("public", "private"):
@@ -95,9 +95,9 @@ def _check_table(given: Table, columns: Sequence[str], ids: set[str], key: str) 
 
 def _load_metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
     """Return the metric as a function of (submission, solution): "file.py:function", or one of scikit-learn."""
-    place, colon, function = name.partition(":")
+    metric_path, colon, function = name.partition(":")
     if colon:
-        spec = importlib.util.spec_from_file_location("competition_metric", folder / place)
+        spec = importlib.util.spec_from_file_location("competition_metric", folder / metric_path)
         if spec is None or spec.loader is None:
             raise ImportError(f"'{name}' cannot be read")
         sys.path.append(str(folder))  # for what the metric imports from beside it
@@ -108,8 +108,8 @@ def _load_metric(name: str, folder: Path, options: dict[str, Any]) -> Metric:
     of_learn: Callable[..., float] = getattr(importlib.import_module("sklearn.metrics"), name)
 
     def score(submission: Path, solution: Path) -> float:
-        true, given = _read_targets(solution), _read_targets(submission)
-        return float(of_learn(true, given, **options))
+        true, predictions = _read_targets(solution), _read_targets(submission)
+        return float(of_learn(true, predictions, **options))
 
     return score
 
@@ -118,10 +118,10 @@ def _read_targets(path: Path) -> list[Any]:
     """Return the table's targets, numbers where all are: one value a row, or a list of several."""
     rows = [list(row.values())[1:] for row in _read_table(path)]
     try:
-        made: list[list[Any]] = [[float(value) for value in row] for row in rows]
+        targets: list[list[Any]] = [[float(value) for value in row] for row in rows]
     except ValueError:
-        made = [list(row) for row in rows]
-    return [row[0] if len(row) == 1 else row for row in made]
+        targets = [list(row) for row in rows]
+    return [row[0] if len(row) == 1 else row for row in targets]
 
 
 def _read_table(path: Path) -> Table:

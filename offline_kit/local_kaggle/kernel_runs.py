@@ -114,20 +114,21 @@ class NotebookRuns:
                 mounted = finder(ref, record["owner"]) if finder else None
                 if mounted is None:
                     continue
-                place, folder = mounted
-                if place in covered:
+                location, folder = mounted
+                if location in covered:
                     yield from (
-                        (f"{self._mount_folder(place)}/{name}", path) for name, path in covered[place].items()
+                        (f"{self._mount_folder(location)}/{name}", path)
+                        for name, path in covered[location].items()
                     )
                 else:
-                    yield self._mount_folder(place), folder
+                    yield self._mount_folder(location), folder
 
     def _find_contest(self, record: Record) -> RunCompetition | None:
         for ref in record.get(SOURCES["competition"], ()):
             mounted, rules = self.finders["competition"](ref, record["owner"]), self.rules(ref)
             if mounted and rules:
-                place, submission = self._mount_folder(mounted[0]), str(rules["submission"])
-                return RunCompetition(place=place, submission=submission, gateway=rules.get("gateway"))
+                location, submission = self._mount_folder(mounted[0]), str(rules["submission"])
+                return RunCompetition(place=location, submission=submission, gateway=rules.get("gateway"))
         return None
 
     def _mount_folder(self, place: str) -> str:

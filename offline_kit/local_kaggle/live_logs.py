@@ -40,9 +40,9 @@ class LiveLogs:
         """Add what a run said, now or at a second of its own; time never goes back."""
         with self._news:
             live = self._live[key]
-            told = self.store.current_time() - live.began if at is None else at
+            second = self.store.current_time() - live.began if at is None else at
             last = live.events[-1]["time"] if live.events else 0.0
-            event = {"stream_name": "stdout", "time": round(max(told, last), 3), "data": text}
+            event = {"stream_name": "stdout", "time": round(max(second, last), 3), "data": text}
             live.events.append(event)
             self._news.notify_all()
 
@@ -66,7 +66,7 @@ class LiveLogs:
 
     def follow_log(self, key: Key) -> Iterator[Event | None]:
         """Yield a log from its first event to the run's end; None where it was silent for a while."""
-        place = 0
+        position = 0
         with self._news:
             live = self._live.get(key)
         if not live:
@@ -74,10 +74,10 @@ class LiveLogs:
             return
         while True:
             with self._news:
-                if len(live.events) == place and not live.ended:
+                if len(live.events) == position and not live.ended:
                     self._news.wait(BEAT)
-                new, ended = live.events[place:], live.ended
-            place += len(new)
+                new, ended = live.events[position:], live.ended
+            position += len(new)
             yield from new or (() if ended else (None,))
             if ended:
                 return

@@ -101,13 +101,16 @@ class ModelService(VersionedService):
                     "The requested slug is already used: this model instance already exists", 409
                 )
             uploads = self.collect_uploads(call, body)
-            made: Record = {
+            instance: Record = {
                 "id": self.store.next_serial("instance"),
                 "framework": wire.text_field(body, "framework"),
                 "slug": key[5],
             }
-            made |= {"license": wire.text_field(body, "licenseName"), **_pick_fields(body, _ABOUT_INSTANCE)}
-            self.store.write_record(made, *key)
+            instance |= {
+                "license": wire.text_field(body, "licenseName"),
+                **_pick_fields(body, _ABOUT_INSTANCE),
+            }
+            self.store.write_record(instance, *key)
             self.versions.add_version(key, uploads, notes="Initial release", stuck=call.stuck)
         return _accepted_answer(record)
 
@@ -128,10 +131,10 @@ class ModelService(VersionedService):
     def list_version_files(self, call: RpcCall) -> Mapping[str, Any]:
         """List the files of a version."""
         key, version = self._find_version(call)
-        made = wire.format_time(version["created"])
+        created = wire.format_time(version["created"])
         listing = self.versions.list_files(key, version)
-        found = [{"name": name, "size": size, "creationDate": made} for name, size in listing]
-        page, following = wire.slice_page(found, call.body)
+        files = [{"name": name, "size": size, "creationDate": created} for name, size in listing]
+        page, following = wire.slice_page(files, call.body)
         return {"files": page, "nextPageToken": following}
 
     def download_version(self, call: RpcCall) -> HttpAnswer:
@@ -163,13 +166,13 @@ class ModelService(VersionedService):
 
     def list_models(self, call: RpcCall) -> Mapping[str, Any]:
         """List the models that one may see."""
-        seen = [
+        visible = [
             record
             for owner in self.store.key_names("models")
             for record in self.store.iter_records("models", owner)
             if not record["private"] or record["owner"] == call.user
         ]
-        page, following = _LISTING.page_of_things(seen, call.body)
+        page, following = _LISTING.page_of_things(visible, call.body)
         return {"models": [_instance_name(record) for record in page], "nextPageToken": following}
 
     def list_instances(self, call: RpcCall) -> Mapping[str, Any]:
@@ -181,7 +184,7 @@ class ModelService(VersionedService):
         """List the versions of a variation that show, the latest first."""
         record = self._open_model(call)
         instance, key = self._find_instance(call, record)
-        shown = [
+        visible = [
             {
                 "id": _version_id(instance, number),
                 "framework": instance["framework"],
@@ -196,7 +199,7 @@ class ModelService(VersionedService):
             for number in reversed(self.versions.version_numbers(key))
             if self.versions.is_shown(key, number)
         ]
-        page, following = wire.slice_page(shown, call.body)
+        page, following = wire.slice_page(visible, call.body)
         return {"versionList": {"versions": page}, "nextPageToken": following}
 
     def mounted_version(self, ref: str, user: str) -> tuple[str, Path] | None:
@@ -218,8 +221,10 @@ class ModelService(VersionedService):
             return None
         if version is None or self.versions.version_state(version) != "READY":
             return None
-        place = "/".join(("models", record["owner"], record["slug"], key[4], key[5], str(version["number"])))
-        return place, self.versions.version_folder(key, version)
+        location = "/".join(
+            ("models", record["owner"], record["slug"], key[4], key[5], str(version["number"]))
+        )
+        return location, self.versions.version_folder(key, version)
 
     def resume_processing(self) -> None:
         """Go on with what was being processed when the server ended."""
@@ -230,12 +235,12 @@ class ModelService(VersionedService):
 
     def _find_version(self, call: RpcCall) -> tuple[Key, Record]:
         _, key = self._find_instance(call, self._open_model(call))
-        if wanted := call.int_field("versionNumber"):
-            return key, self.versions.get_version(key, wanted)
-        found = self.versions.newest_version(key, ready=True)
-        if found is None:
+        if number := call.int_field("versionNumber"):
+            return key, self.versions.get_version(key, number)
+        version = self.versions.newest_version(key, ready=True)
+        if version is None:
             raise ServiceRefusal(404, "Model instance version not found")
-        return key, found
+        return key, version
 
     def _find_instance(self, call: RpcCall, record: Record) -> tuple[Record, Key]:
         """Return the variation that a call names; 404 where the model has none such."""

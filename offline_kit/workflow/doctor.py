@@ -90,15 +90,17 @@ def run_checks(
             code="project-not-found",
             hint="name the project's folder, or leave it out for this one",
         )
-    unknown = [code for code in ignore if not any(one.code.startswith(code) for one in CHECKS)]
+    unknown = [code for code in ignore if not any(check.code.startswith(code) for check in CHECKS)]
     if unknown:
-        known_codes = ", ".join(one.code for one in CHECKS)
+        known_codes = ", ".join(check.code for check in CHECKS)
         raise UsageError(
             f"no check begins with '{unknown[0]}'", code="check-unknown", hint=f"the codes are {known_codes}"
         )
     ground = _build_context(root, online=online, report=report)
-    chosen = [one for one in CHECKS if not any(one.code.startswith(code) for code in ignore)]
-    return tuple(CheckFinding(code=one.code, title=one.title, said=_run_check(one, ground)) for one in chosen)
+    chosen = [check for check in CHECKS if not any(check.code.startswith(code) for code in ignore)]
+    return tuple(
+        CheckFinding(code=check.code, title=check.title, said=_run_check(check, ground)) for check in chosen
+    )
 
 
 def _build_context(root: Path, *, online: bool, report: Reporter) -> CheckContext:

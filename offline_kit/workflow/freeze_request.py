@@ -23,7 +23,7 @@ def build_freeze_request(
         project=config.project,
         requirements=config.requirements,
         inline=tuple(dict.fromkeys((*theirs, *own_ask, *seen.packages))),
-        origins={line: who for line, who in origins.items() if line not in theirs},
+        origins={line: origin for line, origin in origins.items() if line not in theirs},
         locks=config.locks,
         exclude=config.exclude,
         include=config.include,
@@ -59,13 +59,13 @@ def of_project(config: Config) -> tuple[str, ...]:
 
 def configured_references(config: Config) -> tuple[str, ...]:
     """Return the references of the configuration."""
-    said = config.notebook
+    settings = config.notebook
     hooks = [
-        said.transform,
-        said.tta,
-        said.postprocess if predict_settings.is_reference(said.postprocess) else "",
+        settings.transform,
+        settings.tta,
+        settings.postprocess if predict_settings.is_reference(settings.postprocess) else "",
     ]
-    models = [ref for each in said.models for ref in (each.model, each.transform)]
+    models = [ref for model in settings.models for ref in (model.model, model.transform)]
     lending = main_names.reference_main_script(config.project, config.main_from)
-    named = (said.model, said.data, said.function, *hooks, *models, *lending)
-    return tuple(dict.fromkeys(ref for ref in named if ref))
+    references = (settings.model, settings.data, settings.function, *hooks, *models, *lending)
+    return tuple(dict.fromkeys(ref for ref in references if ref))

@@ -58,20 +58,20 @@ def rehearse_on_kaggle(
     would not be scored.
     """
     new = of_kit(kit, port.account.username, rows)
-    ran = kaggle_session.follow_notebook(port, kit, new, report, remember="last-rehearsal")
-    if ran.submission is None:
-        return KaggleRehearsal(ran=ran, rows=0, limit=port.config.time_limit, notes=ran.notes)
+    run = kaggle_session.follow_notebook(port, kit, new, report, remember="last-rehearsal")
+    if run.submission is None:
+        return KaggleRehearsal(ran=run, rows=0, limit=port.config.time_limit, notes=run.notes)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
-        checked = submission_check.check_submission(ran.submission, _cut_sample(port, rows, Path(scratch)))
+        checked = submission_check.check_submission(run.submission, _cut_sample(port, rows, Path(scratch)))
     if checked.problems:
         raise ProjectError(
-            f"'{ran.submission.name}' would not be scored as it is",
+            f"'{run.submission.name}' would not be scored as it is",
             code="submission-invalid",
-            hint=f"compare it with the sample submission; it lies in '{ran.submission.parent}'",
+            hint=f"compare it with the sample submission; it lies in '{run.submission.parent}'",
             details=checked.problems,
         )
     return KaggleRehearsal(
-        ran=ran, rows=checked.rows, limit=port.config.time_limit, notes=(*ran.notes, *checked.notes)
+        ran=run, rows=checked.rows, limit=port.config.time_limit, notes=(*run.notes, *checked.notes)
     )
 
 
@@ -90,16 +90,22 @@ def limit_rows(text: str, rows: int) -> str:
     """
     content = json.loads(text)
     cells = content["cells"]
-    place = next((number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))), -1)
-    if place < 0:
+    kit_cell = next(
+        (number for number, cell in enumerate(cells) if _KIT_CELL.fullmatch(cell.get("id", ""))), -1
+    )
+    if kit_cell < 0:
         raise UsageError(
             "rows can be chosen only for a notebook with the kit's cell, and this template has none",
             code="rows-not-supported",
             hint="extend a built-in template, or rehearse without --rows",
         )
     code = f"{rendering.paste_module('kit_rows')}\n\n\nroot = limit_rows(root, find_sample(root), {rows}, kit.places.scratch)"
-    cell = {**cells[place], "id": f"{cells[place]['id']}-rows", "source": code.splitlines(keepends=True)}
-    return json.dumps({**content, "cells": [*cells[: place + 1], cell, *cells[place + 1 :]]}, indent=1)
+    cell = {
+        **cells[kit_cell],
+        "id": f"{cells[kit_cell]['id']}-rows",
+        "source": code.splitlines(keepends=True),
+    }
+    return json.dumps({**content, "cells": [*cells[: kit_cell + 1], cell, *cells[kit_cell + 1 :]]}, indent=1)
 
 
 def _cut_sample(port: KaggleSession, rows: int | None, scratch: Path) -> Path | None:

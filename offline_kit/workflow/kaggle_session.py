@@ -89,20 +89,20 @@ class KaggleSession:
         A model is named at the version that the kit's notebook is pinned to, at 0 where it is to none yet.
         Raises UsageError as `models.target`.
         """
-        found = {
+        locations = {
             part.name: part_locations.part_locations(self.config).get(part.name, "") for part in kit.parts
         }
         for part, ref in _model_part(self, kit):
             pinned = part_locations.pinned_model_version(self.config, kit)
             version = pinned[0].rpartition("/")[2] if pinned else "0"
-            found[part.name] = f"model:{ref}/{version}"
-        return {name: home for name, home in found.items() if home}
+            locations[part.name] = f"model:{ref}/{version}"
+        return {name: home for name, home in locations.items() if home}
 
     def without_other_parts(self, kit: Kit) -> Kit:
         """Return the kit without the parts that are somewhere else than in datasets."""
         elsewhere = part_locations.part_locations(self.config)
-        kept = tuple(part for part in kit.parts if part.name not in elsewhere)
-        return replace(kit, parts=kept, split=len(kit.parts) > 1)
+        dataset_parts = tuple(part for part in kit.parts if part.name not in elsewhere)
+        return replace(kit, parts=dataset_parts, split=len(kit.parts) > 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +169,14 @@ def _serve_local(project: Path | None, *, current: bool) -> Iterator[str]:
     workshop = EnvironmentOptions(
         index=pip_settings.read_pip_settings(processes.copy_environment()), cache=cache, yes=True
     )
-    wanted = local_start.LocalKaggleRequest(
+    request = local_start.LocalKaggleRequest(
         folder=cache / "local-kaggle",
         port=0,
         competitions=(competition,) if competition else (),
         project=project,
     )
     with local_start.serve_local_kaggle(
-        wanted, SandboxRunner(workshop, current=current, project=project)
+        request, SandboxRunner(workshop, current=current, project=project)
     ) as server:
         yield server.url
 
@@ -247,8 +247,8 @@ def check_kit(kit: Kit) -> Kit:
     folders = [(kit.part_folder(part), part) for part in kit.parts]
     problems = [
         line
-        for place, part in folders
-        for line in verify_part(place, select_local_files(place, part), hashes=False)
+        for folder, part in folders
+        for line in verify_part(folder, select_local_files(folder, part), hashes=False)
     ]
     if problems:
         raise ProjectError(
@@ -265,11 +265,13 @@ def plan_data(
 ) -> PushPlan:
     """Return what a push would do, having looked at Kaggle; raises as `datasets.plan`."""
     part_locations.check_locations(port.config, port.account.username, local=port.local)
-    whole = port.without_other_parts(_with_resent_parts(kit, wishes))
+    dataset_kit = port.without_other_parts(_with_resent_parts(kit, wishes))
     for part, ref in _model_part(port, kit):
-        found = push_models.plan_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
-        report.note(f"the model '{ref}': {found.action.value}, {found.reason}")
-    return datasets.plan_datasets(whole, port.part_datasets(kit), port.kaggle, port.ways, wishes, report)
+        model_plan = push_models.plan_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        report.note(f"the model '{ref}': {model_plan.action.value}, {model_plan.reason}")
+    return datasets.plan_datasets(
+        dataset_kit, port.part_datasets(kit), port.kaggle, port.ways, wishes, report
+    )
 
 
 def push_data(
@@ -282,17 +284,19 @@ def push_data(
     """Bring the kit's parts to their datasets; raises as `datasets.push`."""
     ids = {part.name: part.id for part in kit.parts}
     part_locations.check_locations(port.config, port.account.username, local=port.local)
-    whole = port.without_other_parts(_with_resent_parts(check_kit(kit), wishes))
-    done = datasets.push_kit(whole, port.part_datasets(kit), port.kaggle, port.ways, wishes, report, approve)
-    done = (*done, *_push_model(port, kit, wishes, report))
+    dataset_kit = port.without_other_parts(_with_resent_parts(check_kit(kit), wishes))
+    pushed = datasets.push_kit(
+        dataset_kit, port.part_datasets(kit), port.kaggle, port.ways, wishes, report, approve
+    )
+    pushed = (*pushed, *_push_model(port, kit, wishes, report))
     parts = [
-        {"part": each.part, "id": ids[each.part], "dataset": each.ref, "version": each.version}
-        for each in done
+        {"part": part.part, "id": ids[part.part], "dataset": part.ref, "version": part.version}
+        for part in pushed
     ]
     port.memory.save_facts(
         part_locations.LAST_PUSH, {"kit": kit.id, "parts": parts, "at": files.utc_timestamp()}
     )
-    return done
+    return pushed
 
 
 def _with_resent_parts(kit: Kit, wishes: PushOptions) -> Kit:
@@ -309,10 +313,10 @@ def _with_resent_parts(kit: Kit, wishes: PushOptions) -> Kit:
 
 def _model_part(port: KaggleSession, kit: Kit) -> tuple[tuple[KitPart, str], ...]:
     """Return the part that is a model instead of a dataset, with the model's variation; nothing for none."""
-    wanted = port.config.publish_model
-    if not wanted:
+    publish = port.config.publish_model
+    if not publish:
         return ()
-    ref = push_models.resolve_model(wanted, port.account)
+    ref = push_models.resolve_model(publish, port.account)
     return tuple((part, ref) for part in kit.parts if part.name == part_locations.MODEL_PART)
 
 
@@ -320,13 +324,15 @@ def _push_model(
     port: KaggleSession, kit: Kit, wishes: PushOptions, report: Reporter
 ) -> tuple[PushedPart, ...]:
     """Bring that part to its model, and have the kit's notebook attach exactly the version that holds it."""
-    found = []
+    plans = []
     for part, ref in _model_part(port, kit):
-        done = push_models.push_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
-        notebooks.pin_model(kit, done.source)
-        version = int(done.source.rpartition("/")[2])
-        found.append(PushedPart(part=part.name, ref=ref, version=version, action=done.action, url=done.url))
-    return tuple(found)
+        pushed = push_models.push_model(kit, part, ref, port.kaggle, port.ways, wishes, report)
+        notebooks.pin_model(kit, pushed.source)
+        version = int(pushed.source.rpartition("/")[2])
+        plans.append(
+            PushedPart(part=part.name, ref=ref, version=version, action=pushed.action, url=pushed.url)
+        )
+    return tuple(plans)
 
 
 def describe_disturbed(port: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[str, ...]:
@@ -337,8 +343,10 @@ def describe_disturbed(port: KaggleSession, kit: Kit, plan: PushPlan) -> tuple[s
     # The configuration may have another competition by now, or none.
     waiting = [e.competition for e in port.ledger.read_entries() if e.state not in ("complete", "error")]
     competitions = sorted({port.config.competition, *waiting} - {""})
-    found = [each for competition in competitions for each in _queued_submissions(port, competition)]
-    return queued_submissions.find_disturbed(found, changed, [part.id for part in kit.parts])
+    submissions = [
+        submission for competition in competitions for submission in _queued_submissions(port, competition)
+    ]
+    return queued_submissions.find_disturbed(submissions, changed, [part.id for part in kit.parts])
 
 
 def _queued_submissions(port: KaggleSession, competition: str) -> tuple[QueuedSubmission, ...]:
@@ -396,10 +404,10 @@ def follow_notebook(
         f"version {pushed.version} of '{pushed.ref}' ran offline{' before' if before else ''},"
         f" in {finished.seconds:.0f} s" + (f"; its output is '{written}'" if written else "")
     )
-    ours = last_rehearsal(kit)
+    rehearsal = last_rehearsal(kit)
     notes = (
-        compare_outputs.compare_submissions(ours, written, port.account.server_name)
-        if ours and written
+        compare_outputs.compare_submissions(rehearsal, written, port.account.server_name)
+        if rehearsal and written
         else ()
     )
     return NotebookRun(
@@ -443,6 +451,6 @@ def _fetch_outputs(
     if name not in finished.outputs and not port.config.competition:
         report.note(f"it wrote no '{name}', and no competition is configured that would want one")
         return None
-    if keep and (there := notebook_runs.find_fetched_output(finished, folder, name)):
-        return there
+    if keep and (fetched := notebook_runs.find_fetched_output(finished, folder, name)):
+        return fetched
     return notebook_runs.fetch_outputs(finished, port.kaggle, folder, [name], report)[0]

@@ -74,8 +74,8 @@ def find_competition(project: Path) -> Path | None:
     """
     if (project / "competition.toml").is_file():
         return project
-    found = sorted(each.parent for each in project.glob("*/competition.toml") if each.is_file())
-    return found[0] if len(found) == 1 else None
+    folders = sorted(path.parent for path in project.glob("*/competition.toml") if path.is_file())
+    return folders[0] if len(folders) == 1 else None
 
 
 @contextmanager
@@ -93,9 +93,9 @@ def _announce_server(wanted: LocalKaggleRequest, url: str) -> Iterator[None]:
 def _describe_other_server(folder: Path) -> str:
     """Return who serves a state, as far as that is told."""
     try:
-        told = json.loads((folder / _SERVING).read_text(encoding="utf-8"))
-        whose = f", for '{told['project']}'" if told["project"] else ""
-        return f" at {told['url']} (process {told['pid']}{whose})"
+        served = json.loads((folder / _SERVING).read_text(encoding="utf-8"))
+        whose = f", for '{served['project']}'" if served["project"] else ""
+        return f" at {served['url']} (process {served['pid']}{whose})"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 
@@ -120,17 +120,17 @@ def greeting_lines(
     url: str, folder: str, competitions: list[str], accounts: Sequence[str] = (USER,)
 ) -> tuple[str, ...]:
     """Return what a person is told at the start: where it is, how the plain client reaches it, what it holds."""
-    others = ", ".join(name for name in accounts if name != USER)
-    shown = ", ".join(competitions) or "none; --competition DIR takes one in"
+    other_accounts = ", ".join(name for name in accounts if name != USER)
+    competition_words = ", ".join(competitions) or "none; --competition DIR takes one in"
     return (
         f"a local Kaggle listens on {url}; its state is in '{folder}'",
-        f"competitions: {shown}",
+        f"competitions: {competition_words}",
         f"offline-kit reaches it with --to local --at {url}",
         "the unmodified `kaggle` reaches it with this environment:",
         f"  export KAGGLE_API_ENVIRONMENT=LOCALHOST http_proxy={url} https_proxy={url} no_proxy=",
         f"  export KAGGLE_USERNAME={USER} KAGGLE_KEY={KEY}",
         "  unset KAGGLE_API_TOKEN HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY",
-        *([f"other accounts, with the same key: {others}"] if others else []),
+        *([f"other accounts, with the same key: {other_accounts}"] if other_accounts else []),
         "kagglehub reaches it with the same, and KAGGLE_API_ENVIRONMENT=TEST",
         f"what is to go wrong stands in '{folder}/faults.json'; its scores are LOCAL; end it with ^C",
     )

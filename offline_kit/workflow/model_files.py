@@ -67,51 +67,57 @@ def inspect_model_files(
         config.notebook, image, notebook_target(config), weights=bool(config.checkpoints)
     )
     weights = checkpoints.collect_checkpoints(config.project, config.checkpoints, cache=cache, report=report)
-    beside = checkpoints.collect_checkpoints(config.project, config.preprocessing, cache=cache, report=report)
+    preprocessing = checkpoints.collect_checkpoints(
+        config.project, config.preprocessing, cache=cache, report=report
+    )
     # What is named as preprocessing is none of the models, though a glob of checkpoints takes it in.
-    aside = {each.path for each in beside}
-    weights = tuple(each for each in weights if each.path not in aside)
-    ready = weighing.prepare_weights(config, weights, beside, cache=cache, report=report)
-    config, weights, beside = ready.config, ready.checkpoints, ready.preprocessing
+    preprocessing_paths = {checkpoint.path for checkpoint in preprocessing}
+    weights = tuple(checkpoint for checkpoint in weights if checkpoint.path not in preprocessing_paths)
+    ready = weighing.prepare_weights(config, weights, preprocessing, cache=cache, report=report)
+    config, weights, preprocessing = ready.config, ready.checkpoints, ready.preprocessing
     config = replace(config, notebook=members.choose_template(config.notebook, weights))
     by_models = _goes_by_models(config.notebook)
     config = replace(config, notebook=_attach_sources(config.notebook))
     no_models = members.find_non_models(config.notebook, weights) if by_models else {}
-    beside += tuple(each for each in weights if each.original in no_models)
-    weights = tuple(each for each in weights if each.original not in no_models)
+    preprocessing += tuple(checkpoint for checkpoint in weights if checkpoint.original in no_models)
+    weights = tuple(checkpoint for checkpoint in weights if checkpoint.original not in no_models)
     resolved = _resolve_members(config, weights, cache) if by_models else ()
     if resolved and not config.notebook.function:
         roots = (
-            place for package in (*config.packages, config.project) for place in (package / "src", package)
+            search_path
+            for package in (*config.packages, config.project)
+            for search_path in (package / "src", package)
         )
         code = member_params.ProjectCode(project=config.project, roots=tuple(dict.fromkeys(roots)))
         task = predict_settings.choose_task(config.notebook, resolved)
         member_params.check_params(config.notebook, resolved, task, code)
-    seen = ModelFiles(
+    inspected = ModelFiles(
         config=config,
         checkpoints=weights,
-        preprocessing=beside,
+        preprocessing=preprocessing,
         members=resolved,
         findings=(
             *ready.findings,
-            *_rename_preprocessing(no_models, layout.name_preprocessing_files(beside)),
+            *_rename_preprocessing(no_models, layout.name_preprocessing_files(preprocessing)),
             *members.check_members(resolved),
             *members.check_column_order(config.notebook, resolved),
-            *predict_settings.warn_of_unused(config.notebook, resolved, beside),
+            *predict_settings.warn_of_unused(config.notebook, resolved, preprocessing),
             *predict_settings.warn_of_unnamed(config.notebook, resolved, weights),
             *members.check_undecided(config.notebook, weights),
             *predict_settings.warn_of_ranks(config.notebook, resolved),
         ),
         lent=ready.main_aliases,
         # Code of the person's own loads them where no models do, and names no library for a pickle.
-        packages=members.list_member_packages(resolved, beside if by_models else (*weights, *beside)),
+        packages=members.list_member_packages(
+            resolved, preprocessing if by_models else (*weights, *preprocessing)
+        ),
     )
-    _raise_for_problems(seen.findings)
+    _raise_for_problems(inspected.findings)
     if by_models:
         adopted_notebook.check_notebook(
-            config.notebook, image, notebook_target(config, seen), weights=bool(weights)
+            config.notebook, image, notebook_target(config, inspected), weights=bool(weights)
         )
-    return seen
+    return inspected
 
 
 def _goes_by_models(settings: NotebookSettings) -> bool:
@@ -122,38 +128,40 @@ def _goes_by_models(settings: NotebookSettings) -> bool:
 
 def _rename_preprocessing(no_models: Mapping[str, str], names: Mapping[str, str]) -> tuple[Finding, ...]:
     """Return what is no model, with the name that a notebook asks for it by; `names` leads to those in the kit."""
-    asked = {inside.removeprefix("checkpoints/preprocessing/"): name for name, inside in names.items()}
+    requested_names = {
+        inside.removeprefix("checkpoints/preprocessing/"): name for name, inside in names.items()
+    }
     return tuple(
         Finding(
             severity=Severity.NOTE,
             about=name,
-            what=f'{what}: it travels as preprocessing["{asked.get(name, name)}"]',
+            what=f'{checkpoint}: it travels as preprocessing["{requested_names.get(name, name)}"]',
         )
-        for name, what in no_models.items()
+        for name, checkpoint in no_models.items()
     )
 
 
 def _attach_sources(settings: NotebookSettings) -> NotebookSettings:
     """Return the settings with the sources of the models among those that the notebook attaches."""
-    wanted = kaggle_sources.group_by_metadata_key(
-        kaggle_sources.parse_source(each.origin) for each in settings.models if each.origin
+    sources_by_key = kaggle_sources.group_by_metadata_key(
+        kaggle_sources.parse_source(model.origin) for model in settings.models if model.origin
     )
-    more: dict[str, Any] = {
-        key: tuple(dict.fromkeys((*getattr(settings, key), *refs))) for key, refs in wanted.items()
+    updates: dict[str, Any] = {
+        key: tuple(dict.fromkeys((*getattr(settings, key), *refs))) for key, refs in sources_by_key.items()
     }
-    return replace(settings, **more)
+    return replace(settings, **updates)
 
 
 def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Path) -> tuple[Member, ...]:
     """Resolve the models, those of other sources in the local copies of these, under original names if there are some."""
     copies = dict(config.copies)
     models = list(config.notebook.models)
-    for origin in {each.origin for each in models} & set(copies):
+    for origin in {model.origin for model in models} & set(copies):
         originals = _restore_names(copies[origin], cache)
         spelled = {
-            index: kit_sources.match_original(each.files, originals) if originals else ""
-            for index, each in enumerate(models)
-            if each.origin == origin
+            index: kit_sources.match_original(model.files, originals) if originals else ""
+            for index, model in enumerate(models)
+            if model.origin == origin
         }
         if originals and all(spelled.values()):
             copies[origin] = originals
@@ -166,7 +174,7 @@ def _resolve_members(config: Config, weights: tuple[Checkpoint, ...], cache: Pat
 def _restore_names(copy: Path, cache: Path) -> Path | None:
     """Lay out what offline-kit has published in a local copy under its original names; None: nothing is."""
     try:
-        found = kit_sources.find_published(copy)
+        published = kit_sources.find_published(copy)
     except KitError as error:
         raise ProjectError(
             f"the local copy '{copy}' is damaged: {error.what}",
@@ -180,11 +188,11 @@ def _restore_names(copy: Path, cache: Path) -> Path | None:
             code="published-files-not-readable",
             hint="download it again",
         ) from error
-    if not found:
+    if not published:
         return None
     folder = cache / "sources" / hashlib.sha256(str(copy.resolve()).encode()).hexdigest()[:12]
     files.remove_path(folder)
-    for original, path in found.items():
+    for original, path in published.items():
         files.link_or_copy(path, folder / original)
     return folder
 
@@ -194,21 +202,21 @@ def _copied_files(
 ) -> dict[str, tuple[Checkpoint, ...]]:
     """Return the models' files in the local copies of other sources, by source."""
     patterns: dict[str, list[str]] = {}
-    for each in settings.models:
-        if each.origin in copies:
-            patterns.setdefault(each.origin, []).append(each.files)
-    found = {
-        origin: checkpoints.collect_checkpoints(copies[origin], named, cache=cache)
-        for origin, named in patterns.items()
+    for model in settings.models:
+        if model.origin in copies:
+            patterns.setdefault(model.origin, []).append(model.files)
+    files_by_source = {
+        origin: checkpoints.collect_checkpoints(copies[origin], names, cache=cache)
+        for origin, names in patterns.items()
     }
     # They do not travel, but the notebook loads them all the same.
     pickle_scan.scan_checkpoints(
-        [each for named in found.values() for each in named],
+        [model for names in files_by_source.values() for model in names],
         trust=config.trust,
         own_modules=weighing.list_own_modules(config),
         cache=cache,
     )
-    return found
+    return files_by_source
 
 
 def notebook_target(config: Config, seen: ModelFiles | None = None) -> notebook.NotebookTarget:
@@ -230,15 +238,15 @@ def advise_on_checkpoints(seen: ModelFiles) -> tuple[str, ...]:
     """Return what to do about checkpoints that would not load, as far as no framework has looked at them."""
     trusted = seen.config.notebook.params.get("weights_only") is False
     pickles = (CheckpointKind.PICKLE, CheckpointKind.JOBLIB)
-    looked = [each for each in seen.members if _loads_whole(each)]
-    known = {file.original for member in seen.members for file in member.files if file.kind in pickles}
-    known |= {file.original for member in looked for file in member.files}
+    loaded_whole = [member for member in seen.members if _loads_whole(member)]
+    known_files = {file.original for member in seen.members for file in member.files if file.kind in pickles}
+    known_files |= {file.original for member in loaded_whole for file in member.files}
     return tuple(
         line
-        for one in seen.checkpoints
-        if one.original not in known
+        for checkpoint in seen.checkpoints
+        if checkpoint.original not in known_files
         for line in checkpoints.advise_loading(
-            one, trusted=trusted, distributions=pickled.list_pickle_packages((one,))
+            checkpoint, trusted=trusted, distributions=pickled.list_pickle_packages((checkpoint,))
         )
     )
 
@@ -250,16 +258,21 @@ def _loads_whole(member: Member) -> bool:
 
 def check_trained_versions(seen: ModelFiles, frozen: Freeze) -> tuple[Finding, ...]:
     """Return what the notebook's versions of the training libraries mean for the models and the pickles beside them."""
-    there = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
-    return compare_versions(seen.members, there, frozen.image, (*seen.checkpoints, *seen.preprocessing))
+    pinned_versions = {pin.name: pin.version for pin in frozen.pins if pin.fate is not Fate.SKIPPED}
+    return compare_versions(
+        seen.members, pinned_versions, frozen.image, (*seen.checkpoints, *seen.preprocessing)
+    )
 
 
 def _raise_for_problems(findings: tuple[Finding, ...]) -> None:
-    bad = [each for each in findings if each.severity is Severity.STOP]
-    if bad:
+    problems = [finding for finding in findings if finding.severity is Severity.STOP]
+    if problems:
         raise ProjectError(
-            f"{len(bad)} problem{'s' * (len(bad) > 1)} with the trained files",
+            f"{len(problems)} problem{'s' * (len(problems) > 1)} with the trained files",
             code="checkpoints-invalid",
-            hint=bad[0].remedy or "see each line",
-            details=[f"'{each.about}' {each.what}{': ' * bool(each.remedy)}{each.remedy}" for each in bad],
+            hint=problems[0].remedy or "see each line",
+            details=[
+                f"'{finding.about}' {finding.what}{': ' * bool(finding.remedy)}{finding.remedy}"
+                for finding in problems
+            ],
         )

@@ -43,42 +43,50 @@ def describe_changes(config: Config, kit: Kit) -> tuple[str, ...]:
     """
     if config.source is None and not config.from_flags:
         return ()
-    found = list_changes(config, kit)
-    if found and found[0].startswith(_STOPPED):
-        return found
-    more = [f"{len(found) - _SHOWN} things more changed"] if len(found) > _SHOWN else []
-    return tuple(f"{clause} after this kit was built: {_TAKEN}" for clause in (*found[:_SHOWN], *more))
+    changes = list_changes(config, kit)
+    if changes and changes[0].startswith(_STOPPED):
+        return changes
+    more_words = [f"{len(changes) - _SHOWN} things more changed"] if len(changes) > _SHOWN else []
+    return tuple(
+        f"{clause} after this kit was built: {_TAKEN}" for clause in (*changes[:_SHOWN], *more_words)
+    )
 
 
 def _list_changes(config: Config, kit: Kit, freeze: Freeze | None) -> Iterator[str]:
     base = pipeline.build_context(config)
-    seen = model_files.inspect_model_files(config, base.image, cache=base.cache)
-    yield from _compare_files(kit, _changed_weights(seen), (Role.CHECKPOINT, Role.PREPROCESSING))
+    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache)
+    yield from _compare_files(kit, _changed_weights(inspected), (Role.CHECKPOINT, Role.PREPROCESSING))
     modules = loose_modules.find_needed_modules(
-        config.project, config.packages, config.modules, freeze_request.configured_references(seen.config)
+        config.project,
+        config.packages,
+        config.modules,
+        freeze_request.configured_references(inspected.config),
     )
     own, packages = own_code.recall_own_code(
-        config.project, seen.config.packages, modules, base.image, base.settings, cache=base.cache
+        config.project, inspected.config.packages, modules, base.image, base.settings, cache=base.cache
     )
-    loose = {f"code/{each.original}": (each.original, sha256_of(each.path)) for each in own.sources}
+    loose = {f"code/{file.original}": (file.original, sha256_of(file.path)) for file in own.sources}
     yield from _compare_files(kit, loose, (Role.SOURCE,))
-    there = {entry.sha256 for part in kit.parts for entry in part.entries}
-    packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in there)
+    kit_hashes = {entry.sha256 for part in kit.parts for entry in part.entries}
+    packages += tuple(wheel.name for wheel in own.wheels if wheel.sha256 not in kit_hashes)
     yield from (f"the package '{name}' changed" for name in packages)
-    if not packages and not _is_same_freeze(seen, base, own, kit, freeze):
+    if not packages and not _is_same_freeze(inspected, base, own, kit, freeze):
         yield "what the requirements ask for changed"
-    if pipeline.is_split(seen) == any(part.name == "kit" for part in kit.parts):
+    if pipeline.is_split(inspected) == any(part.name == "kit" for part in kit.parts):
         yield "the division into `parts` changed"
-    if not _is_same_notebook(seen, base, kit):
+    if not _is_same_notebook(inspected, base, kit):
         yield "the notebook's configuration, template or code changed"
 
 
 def _changed_weights(seen: ModelFiles) -> dict[str, tuple[str, str]]:
     names = layout.name_checkpoints(seen.checkpoints)
-    found = {names[each.original]: (each.original, each.sha256) for each in seen.checkpoints}
-    return found | {
-        f"checkpoints/preprocessing/{each.original}": (each.original, each.sha256)
-        for each in seen.preprocessing
+    files = {
+        names[checkpoint.original]: (checkpoint.original, checkpoint.sha256)
+        for checkpoint in seen.checkpoints
+    }
+    return files | {
+        f"checkpoints/preprocessing/{checkpoint.original}": (checkpoint.original, checkpoint.sha256)
+        for checkpoint in seen.preprocessing
     }
 
 
@@ -118,14 +126,14 @@ def _is_same_notebook(seen: ModelFiles, base: BuildContext, kit: Kit) -> bool:
     target = replace(
         model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
     )
-    made = adopted_notebook.render_notebook(kit, config.notebook, base.image, target)
+    rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target)
     folder = kit.folder / "notebook"
     try:
         text = (folder / notebook.CODE_FILE).read_text(encoding="utf-8")
         metadata = json.loads((folder / notebook.METADATA_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return (made.text, _without_model_version(made.metadata, config)) == (
+    return (rendered.text, _without_model_version(rendered.metadata, config)) == (
         text,
         _without_model_version(metadata, config),
     )
@@ -134,6 +142,6 @@ def _is_same_notebook(seen: ModelFiles, base: BuildContext, kit: Kit) -> bool:
 def _without_model_version(metadata: Mapping[str, Any], config: Config) -> dict[str, Any]:
     """Leave out the version of our own model: a push writes it there."""
     _, slug, variation = split_model_name(config.publish_model) if config.publish_model else ("", "", "")
-    ours = f"/{slug}/{variation}/"
-    models = (str(each) for each in metadata.get("model_sources") or ())
-    return {**metadata, "model_sources": [each for each in models if not (slug and ours in each)]}
+    own_model = f"/{slug}/{variation}/"
+    models = (str(source) for source in metadata.get("model_sources") or ())
+    return {**metadata, "model_sources": [source for source in models if not (slug and own_model in source)]}

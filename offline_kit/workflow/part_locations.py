@@ -29,9 +29,9 @@ def check_locations(config: Config, username: str, *, local: bool) -> None:
     owner = record.notebook.partition("/")[0]
     if record.local is local and owner.casefold() == username.casefold():
         return
-    made, goes = (("the local Kaggle" if each else "Kaggle") for each in (record.local, local))
+    made_at, goes_to = (("the local Kaggle" if is_local else "Kaggle") for is_local in (record.local, local))
     raise ProjectError(
-        f"the packages were made on {made} by '{owner}', and this kit goes to {goes} as '{username}'",
+        f"the packages were made on {made_at} by '{owner}', and this kit goes to {goes_to} as '{username}'",
         code="wheelhouse-of-other-account",
         hint=f"{remote_wheelhouse.rebuild_command(local=local)} makes them there; or remove '{remote_wheelhouse.RECORD}' to build them here",
     )
@@ -49,8 +49,8 @@ def pinned_model_version(config: Config, kit: Kit) -> tuple[str, ...]:
     if _weights_digest(before) != _weights_digest(kit):
         return ()
     _, slug, variation = split_model_name(config.publish_model)
-    ours = f"/{slug}/{variation}/"
-    return tuple(str(each) for each in metadata.get("model_sources") or () if ours in str(each))
+    own_model = f"/{slug}/{variation}/"
+    return tuple(str(source) for source in metadata.get("model_sources") or () if own_model in str(source))
 
 
 def _weights_digest(kit: Kit) -> str:
@@ -63,11 +63,11 @@ def part_locations(config: Config) -> dict[str, str]:
     A model of ours stands here as version 1: it has its version when it is pushed.
     """
     record = remote_wheelhouse.read_record(config.project)
-    found = {remote_wheelhouse.PART: record.source_address} if record and record.files else {}
+    locations = {remote_wheelhouse.PART: record.source_address} if record and record.files else {}
     if config.publish_model:
         owner, slug, variation = split_model_name(config.publish_model)
-        found[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
-    return found
+        locations[MODEL_PART] = f"model:{owner or _NOBODY}/{slug}/{variation}/1"
+    return locations
 
 
 def memory_folder(config: Config) -> Path:

@@ -137,9 +137,9 @@ def build_context(config: Config, *, chained: bool = True) -> BuildContext:
         files.make_folder(files.cache_dir()),
     )
     record = house.read_record(config.project) if chained else None
-    made = house.load_wheelhouse(record, cache) if record else None
-    if made:
-        return BuildContext(image=made.image, settings=settings, cache=cache, chained=made)
+    wheelhouse = house.load_wheelhouse(record, cache) if record else None
+    if wheelhouse:
+        return BuildContext(image=wheelhouse.image, settings=settings, cache=cache, chained=wheelhouse)
     chosen = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
     return BuildContext(image=chosen, settings=settings, cache=cache)
 
@@ -147,8 +147,8 @@ def build_context(config: Config, *, chained: bool = True) -> BuildContext:
 def freeze_request_of(config: Config, base: BuildContext, report: Reporter = SILENT) -> RemoteRequest:
     """Return what a build on Kaggle would be asked for; raises as `asked.asked`."""
     assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    seen = model_files.inspect_model_files(config, assumed, cache=base.cache, report=report)
-    return _freeze_request(seen, replace(base, image=assumed), _own_code(config, base, report))
+    inspected = model_files.inspect_model_files(config, assumed, cache=base.cache, report=report)
+    return _freeze_request(inspected, replace(base, image=assumed), _own_code(config, base, report))
 
 
 def _freeze_request(seen: ModelFiles, base: BuildContext, own: OwnCode) -> RemoteRequest:
@@ -160,11 +160,11 @@ def plan_build(config: Config, *, upgrade: bool = False, report: Reporter = SILE
     """Freeze and look at the checkpoints, writing nothing; raises what a build would up to there."""
     check_project(config)
     base = build_context(config)
-    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
-    config, found = seen.config, seen.checkpoints
+    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
+    config, checkpoints = inspected.config, inspected.checkpoints
     own = _own_code(config, base, report)
-    frozen = _current_freeze(seen, base, own, upgrade=upgrade, keep=False, report=report)
-    return BuildPlan(image=base.image, freeze=frozen, checkpoints=found, config=config)
+    frozen = _current_freeze(inspected, base, own, upgrade=upgrade, keep=False, report=report)
+    return BuildPlan(image=base.image, freeze=frozen, checkpoints=checkpoints, config=config)
 
 
 def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILENT) -> BuildResult:
@@ -176,11 +176,11 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
     check_project(config)
     files.sweep_temporary_folders()
     base = build_context(config)
-    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
-    config = seen.config
+    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
+    config = inspected.config
     with files.hold_lock(files.make_ignored_folder(config.out.parent) / f".{config.out.name}.lock"):
-        contents = _kit_contents(seen, base, upgrade=upgrade, keep=True, report=report)
-        texts = _notebook_texts(seen, base, report)
+        contents = _kit_contents(inspected, base, upgrade=upgrade, keep=True, report=report)
+        texts = _notebook_texts(inspected, base, report)
         before = _kit_id(config.out)
         by_function = config.notebook.template in ("server", "function")
         try:
@@ -195,14 +195,14 @@ def build_kit(config: Config, *, upgrade: bool = False, report: Reporter = SILEN
         contents=contents,
         kit=kit,
         changed=kit.id != before,
-        advice=model_files.advise_on_checkpoints(seen),
+        advice=model_files.advise_on_checkpoints(inspected),
         findings=(
-            *seen.findings,
+            *inspected.findings,
             *install_plan.find_shadowed_packages(contents),
-            *model_files.check_trained_versions(seen, contents.freeze),
+            *model_files.check_trained_versions(inspected, contents.freeze),
             *cuda_abi.check_cuda_abi(_wheels_of(contents), base.image, config.accelerator),
             *code_findings(
-                config, contents.own, seen.checkpoints, {wheel.name for wheel in _wheels_of(contents)}
+                config, contents.own, inspected.checkpoints, {wheel.name for wheel in _wheels_of(contents)}
             ),
         ),
         seconds=time.monotonic() - began,
@@ -213,12 +213,12 @@ def code_findings(
     config: Config, own: OwnCode, saved: Iterable[Checkpoint], bundled: Collection[str] = ()
 ) -> tuple[Finding, ...]:
     """Return what the project's code would do wrong in the notebook, as far as its source and `saved` tell."""
-    said = config.notebook
+    settings = config.notebook
     contract: tuple[Finding, ...] = ()
-    if said.data:
-        contract = data_contract.check_data_class(config.project, said.data, said.params)
-    if said.data and said.model:
-        contract += data_contract.check_model_class(config.project, said.model, said.params, saved)
+    if settings.data:
+        contract = data_contract.check_data_class(config.project, settings.data, settings.params)
+    if settings.data and settings.model:
+        contract += data_contract.check_model_class(config.project, settings.model, settings.params, saved)
     if config.main_from and (names := references.find_undefined_names(config.main_from)):
         contract += (
             Finding(
@@ -229,9 +229,13 @@ def code_findings(
             ),
         )
     # Cells of the user's own may import anything; a built-in template imports what the configuration names.
-    fixed = not said.source and said.template in scripts.built_in_templates() and said.template != "plain"
+    fixed = (
+        not settings.source
+        and settings.template in scripts.built_in_templates()
+        and settings.template != "plain"
+    )
     entries = freeze_request.configured_references(config) if fixed else ()
-    fetched = code_downloads.of_code(config.project, config.packages, own, said.params, bundled, entries)
+    fetched = code_downloads.of_code(config.project, config.packages, own, settings.params, bundled, entries)
     return (*contract, *fetched)
 
 
@@ -251,8 +255,8 @@ def static_findings(config: Config) -> tuple[Finding, ...]:
 
 
 def _bound_findings(config: Config, chosen: Image, own: OwnCode) -> tuple[Finding, ...]:
-    asked, free = own_code.list_requirements(own), (*config.replace, *config.exclude)
-    return package_bounds.check_package_bounds(config.packages, asked, chosen, free)
+    own_requirements, free = own_code.list_requirements(own), (*config.replace, *config.exclude)
+    return package_bounds.check_package_bounds(config.packages, own_requirements, chosen, free)
 
 
 @contextmanager
@@ -265,12 +269,20 @@ def outline_build(
     """
     check_project(config)
     base = build_context(config)
-    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
-    contents = _kit_contents(seen, base, upgrade=upgrade, keep=False, report=report)
+    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
+    contents = _kit_contents(inspected, base, upgrade=upgrade, keep=False, report=report)
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as folder:
-        kit = assemble.write_outline(contents, Path(folder), also=_notebook_texts(seen, base, report))
-        found = seen.checkpoints
-        yield BuildPlan(image=base.image, freeze=contents.freeze, checkpoints=found, config=seen.config), kit
+        kit = assemble.write_outline(contents, Path(folder), also=_notebook_texts(inspected, base, report))
+        checkpoints_found = inspected.checkpoints
+        yield (
+            BuildPlan(
+                image=base.image,
+                freeze=contents.freeze,
+                checkpoints=checkpoints_found,
+                config=inspected.config,
+            ),
+            kit,
+        )
 
 
 def _notebook_texts(
@@ -286,20 +298,27 @@ def _notebook_texts(
         rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target, report=report)
         models = [*rendered.metadata["model_sources"], *part_locations.pinned_model_version(config, kit)]
         rendered = replace(rendered, metadata={**rendered.metadata, "model_sources": models})
-        made = rendered.file_texts()
-        upload_secrets.check_notebook(config, made, report)
-        made |= notebook.keep_edited(config.out / "notebook", rendered, report)
-        return {f"notebook/{name}": text for name, text in made.items()}
+        texts = rendered.file_texts()
+        upload_secrets.check_notebook(config, texts, report)
+        texts |= notebook.keep_edited(config.out / "notebook", rendered, report)
+        return {f"notebook/{name}": text for name, text in texts.items()}
 
     return render_texts
 
 
 def check_project(config: Config) -> None:
     """Raise UsageError for a folder that holds nothing to build: mostly it is the wrong one."""
-    said = config.notebook
+    settings = config.notebook
     packed = (config.requirements, config.project_dependencies, config.locks, config.packages, config.modules)
-    ran = (config.checkpoints, config.preprocessing, said.model, said.data, said.function, said.models)
-    if not (config.source or any(packed) or any(ran)):
+    anything_given = (
+        config.checkpoints,
+        config.preprocessing,
+        settings.model,
+        settings.data,
+        settings.function,
+        settings.models,
+    )
+    if not (config.source or any(packed) or any(anything_given)):
         raise UsageError(
             f"there is no project in '{config.project}': no configuration, requirements or checkpoints",
             code="project-not-found",
@@ -310,10 +329,10 @@ def check_project(config: Config) -> None:
 def render_notebook(config: Config, *, report: Reporter = SILENT) -> tuple[Kit, RenderedNotebook]:
     """Render the notebook of the kit as it lies there, and write nothing; raises as a build's rendering does."""
     base = build_context(config)
-    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
-    config, kit = seen.config, kit_of(config)
+    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
+    config, kit = inspected.config, kit_of(config)
     target = replace(
-        model_files.notebook_target(config, seen), part_locations=part_locations.part_locations(config)
+        model_files.notebook_target(config, inspected), part_locations=part_locations.part_locations(config)
     )
     rendered = adopted_notebook.render_notebook(kit, config.notebook, base.image, target, report=report)
     upload_secrets.check_notebook(config, rendered.file_texts(), report)
@@ -334,10 +353,10 @@ def freeze_is_current(config: Config, report: Reporter = SILENT) -> bool:
     No index is asked, unless own packages have to be built to know what they ask for.
     """
     base = build_context(config)
-    seen = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
+    inspected = model_files.inspect_model_files(config, base.image, cache=base.cache, report=report)
     own = _own_code(config, base, report)
     names = tuple(wheel.name for wheel in own.wheels)
-    return freezing.is_freeze_current(freeze_request.build_freeze_request(seen, own), base.image, names)
+    return freezing.is_freeze_current(freeze_request.build_freeze_request(inspected, own), base.image, names)
 
 
 def _check_notebook(config: Config, base: BuildContext) -> None:
@@ -360,7 +379,7 @@ def _kit_contents(
     settings = freezing.read_index_settings(config.requirements, config.project, base.settings)
     index = PackageIndex(settings, cache=base.cache)
     house = wheelhouse.fetch_wheelhouse(frozen.pins, base.image, index, report=report)
-    settled = sdist_builds.settle_sdists(
+    settled_sdists = sdist_builds.settle_sdists(
         house.sdists,
         base.image,
         index,
@@ -373,7 +392,7 @@ def _kit_contents(
         freeze=frozen,
         image=base.image,
         wheelhouse=house,
-        prepared_sdists=settled,
+        prepared_sdists=settled_sdists,
         own=own,
         imported=freeze_request.imported_names(seen.config, own),
         checkpoints=seen.checkpoints,
@@ -390,10 +409,10 @@ def _remote_contents(
     """Return a kit's contents around packages that were made on Kaggle; ProjectError where they are outdated."""
     config = seen.config
     assumed = image.load_image(config.image, accelerator=config.accelerator, project=config.project)
-    wanted = _freeze_request(seen, replace(base, image=assumed), own)
-    house.check_request(made.record, wanted.request_digest)
+    request = _freeze_request(seen, replace(base, image=assumed), own)
+    house.check_request(made.record, request.request_digest)
     return assemble.KitContents(
-        freeze=made.freeze_of(wanted.requirements),
+        freeze=made.freeze_of(request.requirements),
         image=base.image,
         wheelhouse=made.list_wheels,
         own=own,
@@ -408,7 +427,10 @@ def _remote_contents(
 
 
 def _wheels_of(contents: assemble.KitContents) -> list[Wheel]:
-    return [*contents.wheelhouse.wheels, *(each.wheel for each in contents.prepared_sdists if each.wheel)]
+    return [
+        *contents.wheelhouse.wheels,
+        *(prepared.wheel for prepared in contents.prepared_sdists if prepared.wheel),
+    ]
 
 
 def is_split(seen: ModelFiles) -> bool:
@@ -426,15 +448,15 @@ def is_split(seen: ModelFiles) -> bool:
         return "kit" not in pushed
     slug = config.dataset.rpartition("/")[2]
     fits = len(slug) + kit_layout.SPLIT_SUFFIX_LENGTH <= SLUG_LENGTH[1]
-    return fits and sum(each.size for each in seen.checkpoints) > SPLIT_ABOVE
+    return fits and sum(checkpoint.size for checkpoint in seen.checkpoints) > SPLIT_ABOVE
 
 
 def _current_freeze(
     seen: ModelFiles, base: BuildContext, own: OwnCode, *, upgrade: bool, keep: bool, report: Reporter
 ) -> Freeze:
     names = tuple(wheel.name for wheel in own.wheels)
-    for each in _bound_findings(seen.config, base.image, own):
-        report.warn(f"'{each.about}' {each.what}; {each.remedy}")
+    for finding in _bound_findings(seen.config, base.image, own):
+        report.warn(f"'{finding.about}' {finding.what}; {finding.remedy}")
     request = freeze_request.build_freeze_request(seen, own, upgrade=upgrade, keep=keep)
     return freezing.freeze_requirements(
         request, base.image, base.settings, cache=base.cache, own=names, report=report
@@ -501,13 +523,13 @@ def rehearse_kit(
 def passed_rehearsal(config: Config, kit: Kit, wishes: RehearsalOptions) -> dict[str, Any] | None:
     """Return the report of a rehearsal of this kit and notebook that passed as it is wished; None for none."""
     last = rehearsing.read_last_report(kit)
-    asked = {
+    requested = {
         "env": wishes.env,
         "installer": wishes.installer,
         "layout": wishes.layout,
         "rows_wanted": config.rows,
     }
-    passed = last is not None and last.get("passed") and all(last.get(k) == v for k, v in asked.items())
+    passed = last is not None and last.get("passed") and all(last.get(k) == v for k, v in requested.items())
     return last if passed else None
 
 
@@ -516,13 +538,13 @@ def read_status(config: Config) -> LocalStatus:
     try:
         kit = kit_of(config)
     except ProjectError as error:
-        said = (error.what, *error.details) if config.out.exists() else ()
-        return LocalStatus(config=config, kit=None, problems=said, rehearsal=None)
+        problem_lines = (error.what, *error.details) if config.out.exists() else ()
+        return LocalStatus(config=config, kit=None, problems=problem_lines, rehearsal=None)
     folders = [(kit.part_folder(part), part) for part in kit.parts]
     problems = tuple(
         line
-        for place, part in folders
-        for line in manifest.verify_part(place, manifest.select_local_files(place, part), hashes=False)
+        for folder, part in folders
+        for line in manifest.verify_part(folder, manifest.select_local_files(folder, part), hashes=False)
     )
     return LocalStatus(config=config, kit=kit, problems=problems, rehearsal=rehearsing.read_last_report(kit))
 

@@ -76,15 +76,15 @@ def _read_remembered(config: Config, folder: Path) -> RemoteStatus:
         )
         for part in pushed.get("parts") or ()
     ]
-    made = remote_wheelhouse.read_record(config.project)
-    if pushed and made and made.files and made.local is local:
+    record = remote_wheelhouse.read_record(config.project)
+    if pushed and record and record.files and record.local is local:
         pieces.append(
             RemotePart(
                 name=remote_wheelhouse.PART,
-                ref=made.notebook,
-                version=made.version,
+                ref=record.notebook,
+                version=record.version,
                 state="",
-                holds=made.part,
+                holds=record.part,
             )
         )
     if run and run.get("version"):
@@ -144,39 +144,39 @@ def _remote_parts(port: KaggleSession, kit: Kit) -> Iterator[RemotePart]:
         new = push_notebook.read_notebook(kit, owner)
     except OfflineKitError:
         return  # a kit without a notebook, or one that is not ours to push
-    there = port.kaggle.get_notebook(new.ref)
-    run = port.kaggle.get_notebook_run(new.ref, there.newest_version) if there else None
-    same = there is not None and push_notebook.is_same(new, there)
+    notebook = port.kaggle.get_notebook(new.ref)
+    run = port.kaggle.get_notebook_run(new.ref, notebook.newest_version) if notebook else None
+    is_current = notebook is not None and push_notebook.is_same(new, notebook)
     yield RemotePart(
         name="notebook",
         ref=new.ref,
-        version=there.newest_version if there else 0,
+        version=notebook.newest_version if notebook else 0,
         state=run.state if run else "",
-        holds="nothing" if there is None else "this kit" if same else "another kit",
+        holds="nothing" if notebook is None else "this kit" if is_current else "another kit",
     )
 
 
 def _dataset_part(kaggle: KaggleApi, ref: str, part: KitPart) -> RemotePart:
-    there = kaggle.get_dataset(ref)
-    if there is None:
+    dataset = kaggle.get_dataset(ref)
+    if dataset is None:
         return RemotePart(name=part.name, ref=ref, version=0, state="", holds="nothing")
     state = kaggle.get_dataset_status(ref)
-    held = push_datasets.read_part(kaggle, ref, there.version) if state == "ready" else None
-    holds = "no kit" if held is None else "this kit" if held.id == part.id else "another kit"
+    held_part = push_datasets.read_part(kaggle, ref, dataset.version) if state == "ready" else None
+    holds = "no kit" if held_part is None else "this kit" if held_part.id == part.id else "another kit"
     return RemotePart(
-        name=part.name, ref=ref, version=there.version, state=state, holds=holds if state == "ready" else ""
+        name=part.name, ref=ref, version=dataset.version, state=state, holds=holds if state == "ready" else ""
     )
 
 
 def _other_part(kaggle: KaggleApi, home: str, part: KitPart) -> RemotePart:
-    there = verify_remote.inspect_part(part, home, kaggle)
-    holds = "no kit" if there.part is None else "this kit" if there.part.id == part.id else "another kit"
+    remote = verify_remote.inspect_part(part, home, kaggle)
+    holds = "no kit" if remote.part is None else "this kit" if remote.part.id == part.id else "another kit"
     return RemotePart(
         name=part.name,
-        ref=there.ref,
-        version=there.version,
-        state=there.state,
-        holds=holds if there.version else "nothing",
+        ref=remote.ref,
+        version=remote.version,
+        state=remote.state,
+        holds=holds if remote.version else "nothing",
     )
 
 

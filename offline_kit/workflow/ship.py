@@ -115,12 +115,12 @@ def ship_kit(
     rehearsal = _rehearse_if_needed(port, built.kit, orders, report)
     kaggle_session.notebook_of(port, built.kit)  # what is wrong with it is told before anything is uploaded
     pushed = push_data(port, built.kit, orders.data, orders.asking, report)
-    ran = kaggle_session.run_notebook(port, built.kit, report)
-    for note in ran.notes:
+    run = kaggle_session.run_notebook(port, built.kit, report)
+    for note in run.notes:
         report.note(note)
-    request = request_of(port, built.kit, ran.pushed.version, orders.sending, seconds=ran.seconds)
+    request = request_of(port, built.kit, run.pushed.version, orders.sending, seconds=run.seconds)
     outcome = submit_version(port, request, orders.sending, orders.asking, report)
-    return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=ran, outcome=outcome)
+    return ShipResult(built=built, rehearsal=rehearsal, pushed=pushed, ran=run, outcome=outcome)
 
 
 def competition_of(port: KaggleSession) -> Competition:
@@ -183,9 +183,9 @@ def push_data(
     def approve_plan(plan: PushPlan) -> None:
         sent = [part for part in plan.parts if part.file_count]
         if sent:
-            each = [f"{format_size(part.upload_size)} to '{part.ref}'" for part in sent]
+            sizes = [f"{format_size(part.upload_size)} to '{part.ref}'" for part in sent]
             report.step(
-                f"To send: {format_size(plan.upload_size)} in {sum(p.file_count for p in sent)} files: {', '.join(each)}"
+                f"To send: {format_size(plan.upload_size)} in {sum(p.file_count for p in sent)} files: {', '.join(sizes)}"
             )
         crowded = [part.file_count_warning for part in plan.parts if part.file_count_warning]
         refused = OutsideError(

@@ -57,26 +57,26 @@ def check_own_files(config: Config, own: OwnCode, beside: Iterable[Checkpoint], 
 def check_given(config: Config, freeze: Freeze, report: Reporter) -> None:
     """Raise the same for wheels that the project gives or builds itself (`./x.whl`, a folder, git, a URL)."""
     wheels = {pin.local.name: pin.local for pin in freeze.pins if pin.url and pin.local}
-    found = (
+    secrets = (
         line
         for name, path in sorted(wheels.items())
         for member, data in _wheel_members(path)
         for line in _secrets_of_bytes(f"{name}/{member}", data)
     )
-    _raise_for_secrets(config, found, report)
+    _raise_for_secrets(config, secrets, report)
 
 
 def check_notebook(config: Config, texts: Mapping[str, str], report: Reporter) -> None:
     """Raise the same for the rendered notebook; a secret is named where the user wrote it."""
     written = _written_by_user(config)
-    found: dict[str, None] = {}
+    problems: dict[str, None] = {}
     for name, text in texts.items():
-        for where, source in _text_pieces(name, text):
+        for cell_name, source in _text_pieces(name, text):
             for secret in find_secrets(source):
                 value = source[secret.start : secret.end]
-                place = _first_place(written, value) or f"{where}{_line_number(source, secret)}"
-                found[f"{place}: {_describe_secret(secret)}"] = None
-    _raise_for_secrets(config, found, report)
+                location = _first_place(written, value) or f"{cell_name}{_line_number(source, secret)}"
+                problems[f"{location}: {_describe_secret(secret)}"] = None
+    _raise_for_secrets(config, problems, report)
 
 
 def _raise_for_secrets(config: Config, found: Iterable[str], report: Reporter) -> None:
@@ -137,9 +137,9 @@ def _source_of(config: Config, member: str) -> str:
 
 
 def _secrets_of_files(beside: Iterable[Checkpoint]) -> Iterator[str]:
-    for each in beside:
-        if each.size <= _LARGEST:
-            yield from _secrets_of_bytes(each.original, each.path.read_bytes())
+    for file in beside:
+        if file.size <= _LARGEST:
+            yield from _secrets_of_bytes(file.original, file.path.read_bytes())
 
 
 def _secrets_of_bytes(name: str, data: bytes) -> Iterator[str]:
@@ -148,12 +148,12 @@ def _secrets_of_bytes(name: str, data: bytes) -> Iterator[str]:
     if b"\0" in data[:8192] and not wide:
         return
     text = data.decode("utf-16" if wide else "utf-8", errors="replace")
-    found = False
-    for where, source in _text_pieces(name, text):
+    has_text = False
+    for cell_name, source in _text_pieces(name, text):
         for secret in find_secrets(source):
-            found = True
-            yield f"{where}{_line_number(source, secret)}: {_describe_secret(secret)}"
-    if not found and text.strip() and _keeps_logins(name):
+            has_text = True
+            yield f"{cell_name}{_line_number(source, secret)}: {_describe_secret(secret)}"
+    if not has_text and text.strip() and _keeps_logins(name):
         yield f"{name}: a file of logins, by its name"
 
 
@@ -183,22 +183,22 @@ def _text_pieces(name: str, text: str) -> Iterator[tuple[str, str]]:
 
 def _written_by_user(config: Config) -> dict[str, str]:
     """Return the texts that a notebook is rendered from, by their paths in the project."""
-    said = config.notebook
-    template = config.project / said.template
-    places = [config.source, config.project / said.source if said.source else None, template]
-    found = {}
-    for path in places:
+    settings = config.notebook
+    template = config.project / settings.template
+    paths = [config.source, config.project / settings.source if settings.source else None, template]
+    texts = {}
+    for path in paths:
         if path and path.is_file():
-            shown = path.relative_to(config.project) if path.is_relative_to(config.project) else path
-            found[shown.as_posix()] = path.read_text(encoding="utf-8", errors="replace")
-    return found
+            shown_path = path.relative_to(config.project) if path.is_relative_to(config.project) else path
+            texts[shown_path.as_posix()] = path.read_text(encoding="utf-8", errors="replace")
+    return texts
 
 
 def _first_place(written: Mapping[str, str], value: str) -> str:
     for name, text in written.items():
-        for where, source in _text_pieces(name, text):
+        for cell_name, source in _text_pieces(name, text):
             start = source.find(value)
             if start >= 0:
                 number = source.count("\n", 0, start) + 1
-                return f"{where}{number}" if where != name else f"{name}:{number}"
+                return f"{cell_name}{number}" if cell_name != name else f"{name}:{number}"
     return ""

@@ -42,13 +42,13 @@ def verify(project: Path, *, quiet: bool, as_json: bool, deep: bool, no_notebook
     kit = pipeline.kit_of(config)
     scope = verifying.VerifyOptions(deep=deep, notebook=not no_notebook)
     with (
-        kaggle_session.choose_kaggle(to, at, console) as there,
-        kaggle_session.open_session(config, there, console) as port,
+        kaggle_session.choose_kaggle(to, at, console) as endpoint,
+        kaggle_session.open_session(config, endpoint, console) as port,
     ):
-        places = (port.part_datasets(kit), port.kaggle, scope, console, port.other_locations(kit))
-        found = verifying.verify_kit(kit, *places)
-    summary_compare.show_verification(found, console)
-    if found.problems:
+        arguments = (port.part_datasets(kit), port.kaggle, scope, console, port.other_locations(kit))
+        verification = verifying.verify_kit(kit, *arguments)
+    summary_compare.show_verification(verification, console)
+    if verification.problems:
         sys.exit(Exit.PROJECT)
 
 
@@ -63,10 +63,10 @@ def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -
     from offline_kit.kit import diff as differing
     from offline_kit.kit import diff_sides
 
-    sides = [diff_sides.read_snapshot(_read_kit(place)) for place in (old, new)]
-    found = differing.compare_kits(*sides)
-    summary_compare.show_difference(found, console_of(quiet=quiet, as_json=as_json))
-    if exit_code and not found.is_identical:
+    sides = [diff_sides.read_snapshot(_read_kit(folder)) for folder in (old, new)]
+    difference = differing.compare_kits(*sides)
+    summary_compare.show_difference(difference, console_of(quiet=quiet, as_json=as_json))
+    if exit_code and not difference.is_identical:
         sys.exit(Exit.PROJECT)
 
 

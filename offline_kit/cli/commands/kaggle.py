@@ -82,11 +82,11 @@ def push(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **flags: A
         if not data_only:
             kaggle_session.notebook_of(port, kit)  # what is wrong with it is told before anything is uploaded
         parts = ship.push_data(port, kit, wishes, confirmation(console, yes=yes), console)
-        ran = None if data_only or no_wait else kaggle_session.run_notebook(port, kit, console)
-        notebook = ran.pushed if ran else None
+        run = None if data_only or no_wait else kaggle_session.run_notebook(port, kit, console)
+        notebook = run.pushed if run else None
         if no_wait and not data_only:
             notebook = kaggle_session.push_notebook(port, kit, console)
-        summary_kaggle.show_push((parts, notebook, ran), kit, port.account, console)
+        summary_kaggle.show_push((parts, notebook, run), kit, port.account, console)
 
 
 @click.command()
@@ -216,7 +216,7 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     from offline_kit.rehearsal.environments import EnvironmentOptions
     from offline_kit.workflow import local_start
 
-    wanted = local_start.LocalKaggleRequest(
+    request = local_start.LocalKaggleRequest(
         folder=(flags["state"] or local_start.default_state_folder()).absolute(),
         port=flags["port"],
         accounts=flags["accounts"],
@@ -228,15 +228,20 @@ def local_kaggle(*, quiet: bool, as_json: bool, **flags: Any) -> None:
     shop = EnvironmentOptions(index=settings, cache=files.cache_dir(), yes=True)
     # Notebooks run in the sandbox, in the running environment or in the versions of their kit's image.
     runner = SandboxRunner(shop, current=flags["env"] == "current")
-    with local_start.serve_local_kaggle(wanted, runner) as server:
-        known, accounts = (
+    with local_start.serve_local_kaggle(request, runner) as server:
+        competitions, accounts = (
             server.kaggle.store.key_names("competitions"),
             server.kaggle.store.key_names("accounts"),
         )
-        for line in local_start.greeting_lines(server.url, str(wanted.folder), known, accounts):
+        for line in local_start.greeting_lines(server.url, str(request.folder), competitions, accounts):
             console.note(line)
         console.print_result(
-            {"url": server.url, "state": str(wanted.folder), "competitions": known, "accounts": accounts}
+            {
+                "url": server.url,
+                "state": str(request.folder),
+                "competitions": competitions,
+                "accounts": accounts,
+            }
         )
         sys.stdout.flush()  # whoever waits for the address reads a pipe
         server.wait()

@@ -49,8 +49,8 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
 
         with session_of(config, on, at, console, current=True) as port:
             if dry_run:
-                found = chained_build.plan_build(config, port, upgrade=upgrade, report=console)
-                summary_chained.show_plan(found, port.account, console)
+                plan = chained_build.plan_build(config, port, upgrade=upgrade, report=console)
+                summary_chained.show_plan(plan, port.account, console)
                 return
             chained = chained_build.build_remotely(config, port, upgrade=upgrade, report=console)
         summary_chained.show_made(chained, console)
@@ -117,21 +117,21 @@ def _check_place(on: str, at: str, flags: dict[str, Any]) -> None:
     """Refuse what would be ignored: elsewhere, the Kaggle there decides how a notebook is run."""
     from offline_kit.core.errors import UsageError
 
-    there = on != "here"
+    is_remote = on != "here"
     odd = {
-        "--installer": there and flags["installer"] != "auto",
-        "--layout": there and flags["layout"] != "new",
-        "--timeout": there and flags["timeout"],
+        "--installer": is_remote and flags["installer"] != "auto",
+        "--layout": is_remote and flags["layout"] != "new",
+        "--timeout": is_remote and flags["timeout"],
         "--env": flags["env"] != "matching" and (on == "kaggle" or at),
         "--at": at and on != "local",
     }
-    if wrong := [name for name, said in odd.items() if said]:
+    if wrong := [name for name, is_given in odd.items() if is_given]:
         raise UsageError(
             f"{', '.join(wrong)} and --on {on} do not go together",
             code="options-conflict",
             hint="leave out one or the other: a Kaggle runs notebooks in its own way, a running local one as"
             " 'offline-kit local' was told"
-            if there
+            if is_remote
             else "add --on local, or leave it out",
         )
 
@@ -156,19 +156,22 @@ def status(project: Path, *, quiet: bool, as_json: bool, **flags: Any) -> None:
     console = console_of(quiet=quiet, as_json=as_json)
     to, at = take_flags(flags, "to", "at").values()
     config = load_config(project, flags)
-    found = pipeline.read_status(config)
-    newer = outdated.describe_changes(config, found.kit) if found.kit else ()
+    local_status = pipeline.read_status(config)
+    newer = outdated.describe_changes(config, local_status.kit) if local_status.kit else ()
     if to:
         with session_of(config, to, at, console) as port:
-            there: tuple[remote_status.RemoteStatus, ...] = (
-                remote_status.read_remote_status(port, found.kit),
+            remote_states: tuple[remote_status.RemoteStatus, ...] = (
+                remote_status.read_remote_status(port, local_status.kit),
             )
     else:
-        there = remote_status.remembered_status(config)
-    lines = [*summary.status_lines(found, newer), *summary_kaggle.whereabouts_lines(there, found.kit)]
+        remote_states = remote_status.remembered_status(config)
+    lines = [
+        *summary.status_lines(local_status, newer),
+        *summary_kaggle.whereabouts_lines(remote_states, local_status.kit),
+    ]
     console.print_lines([console.words(line) for line in lines])
     console.print_result(
-        summary.status_facts(found, newer) | {"there": summary_kaggle.whereabouts_facts(there)}
+        summary.status_facts(local_status, newer) | {"there": summary_kaggle.whereabouts_facts(remote_states)}
     )
-    if found.problems:
+    if local_status.problems:
         sys.exit(Exit.PROJECT)

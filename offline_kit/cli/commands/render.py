@@ -38,11 +38,11 @@ def notebook(
         changed = before != rendered.file_texts()
         if changed and not dry_run:
             rendered.write_files(folder, console)
-    place = folder / "inference.ipynb"
+    notebook_path = folder / "inference.ipynb"
     words = "would change" if dry_run else "written"
-    console.step(f"'{place}' {words if changed else 'is as it was'}")
+    console.step(f"'{notebook_path}' {words if changed else 'is as it was'}")
     console.print_result(
-        {"ok": True, "notebook": str(place), "changed": changed, "dry_run": dry_run, "kit": kit.id}
+        {"ok": True, "notebook": str(notebook_path), "changed": changed, "dry_run": dry_run, "kit": kit.id}
     )
 
 

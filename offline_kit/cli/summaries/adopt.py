@@ -16,31 +16,31 @@ def show_proposal(proposal: "AdoptionPlan", console: Console) -> None:
     """Show all changes as one diff, what became of each line, and what is left to do."""
     console.print_lines(proposal.unified_diff.splitlines())
     told = [
-        one
-        for one in proposal.adoption.resolved
-        if one.resolution not in (Resolution.UNRESOLVED, Resolution.SERVED)
+        finding
+        for finding in proposal.adoption.resolved
+        if finding.resolution not in (Resolution.UNRESOLVED, Resolution.SERVED)
     ]
     rows = [
-        (one.position, one.text, f"{one.resolution}: {one.value}", one.remedy)
-        for one in told
-        if _is_news(one)
+        (finding.position, finding.text, f"{finding.resolution}: {finding.value}", finding.remedy)
+        for finding in told
+        if _is_news(finding)
     ]
     if any(notebook_files.SHOWN_INPUT in cell for cell in proposal.adoption.changed):
-        same = "the same files: the first cell shows there what is attached and what the kit brings"
+        same_files = "the same files: the first cell shows there what is attached and what the kit brings"
         rows.append(
             (
                 "every cell",
                 f"{notebook_files.INPUT}/...",
                 f"{Resolution.REWRITTEN}: {notebook_files.SHOWN_INPUT}/...",
-                same,
+                same_files,
             )
         )
     console.show_table("What became of it", ("where", "there", "now", ""), rows)
-    for one in proposal.adoption.unresolved:
-        console.warn(f"{one.position}: {one.text}")
-        console.note(f"    {one.remedy}")
-    for said, line in zip(proposal.manual_steps, proposal.lines_to_add, strict=True):
-        console.warn(said)
+    for finding in proposal.adoption.unresolved:
+        console.warn(f"{finding.position}: {finding.text}")
+        console.note(f"    {finding.remedy}")
+    for step, line in zip(proposal.manual_steps, proposal.lines_to_add, strict=True):
+        console.warn(step)
         console.note(f"    {line}")
 
 
@@ -58,10 +58,10 @@ def show_adopted(
     typed: str = "",
 ) -> None:
     """Say what was written and what to do next, with the project as it was `typed`."""
-    asked = len(proposal.adoption.unresolved)
-    if asked:
+    unresolved_count = len(proposal.adoption.unresolved)
+    if unresolved_count:
         console.step(
-            f"{asked} {'lines need' if asked > 1 else 'line needs'} you before the notebook runs offline"
+            f"{unresolved_count} {'lines need' if unresolved_count > 1 else 'line needs'} you before the notebook runs offline"
         )
     if written:
         console.step(f"written: {', '.join(str(path) for path in written)}")
@@ -88,8 +88,8 @@ def show_adopted(
             "image": proposal.image.name,
             "file": str(proposal.config_file),
             "diff": proposal.unified_diff,
-            "found": [_finding_facts(one) for one in adoption.resolved],
-            "asked": asked,
+            "found": [_finding_facts(finding) for finding in adoption.resolved],
+            "asked": unresolved_count,
             "by_hand": list(proposal.manual_steps),
             "paste": list(proposal.lines_to_add),
             "requirements": list(adoption.requirements),

@@ -23,43 +23,43 @@ def show_made(made: "RemoteBuild", console: Console) -> None:
 
 def show_plan(plan: "RemoteBuildPlan", account: "Account", console: Console) -> None:
     """Show which notebook would make what, and what would attach it afterwards."""
-    found, asked = plan.notebook, plan.asked
-    again = "run again, as --upgrade asks" if plan.upgrade else "not run again"
+    notebook, request = plan.notebook, plan.asked
+    rerun_reason = "run again, as --upgrade asks" if plan.upgrade else "not run again"
     rows = [
         (
             "notebook",
-            f"'{found.notebook.ref}' on {account.server_name}: {_DO.get(found.action, again)}; {found.reason}",
+            f"'{notebook.notebook.ref}' on {account.server_name}: {_DO.get(notebook.action, rerun_reason)}; {notebook.reason}",
         ),
-        ("private", "yes" if found.notebook.private else "NO"),
-        ("internet", f"{'on' if found.notebook.internet else 'off'} there: its pip downloads and builds"),
-        ("machine", found.notebook.machine_shape or "no accelerator"),
-        *(("asked for", line) for line in asked.requirements),
-        *(("constraint", line) for line in asked.constraints),
-        *(("liked", f"{name}=={version}") for name, version in asked.preferred),
-        ("kept", f"{len(asked.protected)} packages of the image at their versions"),
-        *(("replaced", name) for name in asked.include),
-        *(("left out", name) for name in asked.exclude),
+        ("private", "yes" if notebook.notebook.private else "NO"),
+        ("internet", f"{'on' if notebook.notebook.internet else 'off'} there: its pip downloads and builds"),
+        ("machine", notebook.notebook.machine_shape or "no accelerator"),
+        *(("asked for", line) for line in request.requirements),
+        *(("constraint", line) for line in request.constraints),
+        *(("liked", f"{name}=={version}") for name, version in request.preferred),
+        ("kept", f"{len(request.protected)} packages of the image at their versions"),
+        *(("replaced", name) for name in request.include),
+        *(("left out", name) for name in request.exclude),
         ("attached", f"its output to '{plan.offline}', which has the internet off"),
         ("fetched", "a list and outlines of the wheels; the wheels for a rehearsal here alone"),
     ]
     console.show_facts("A build would have the packages made there", rows)
     console.step("which wheels that are, pip decides there; nothing was pushed, run, fetched or written")
-    told = {
-        "notebook": found.notebook.ref,
+    facts = {
+        "notebook": notebook.notebook.ref,
         "place": account.server_name,
-        "action": found.action,
-        "why": found.reason,
+        "action": notebook.action,
+        "why": notebook.reason,
         "runs": plan.needs_run,
-        "version": found.version or None,
-        "private": found.notebook.private,
-        "internet": found.notebook.internet,
-        "machine": found.notebook.machine_shape or None,
-        "requirements": list(asked.requirements),
-        "constraints": list(asked.constraints),
-        "preferred": dict(asked.preferred),
-        "protected": list(asked.protected),
-        "include": list(asked.include),
-        "exclude": list(asked.exclude),
+        "version": notebook.version or None,
+        "private": notebook.notebook.private,
+        "internet": notebook.notebook.internet,
+        "machine": notebook.notebook.machine_shape or None,
+        "requirements": list(request.requirements),
+        "constraints": list(request.constraints),
+        "preferred": dict(request.preferred),
+        "protected": list(request.protected),
+        "include": list(request.include),
+        "exclude": list(request.exclude),
         "attached_to": plan.offline,
     }
-    console.print_result({"ok": True, "dry_run": True, "chained": told})
+    console.print_result({"ok": True, "dry_run": True, "chained": facts})

@@ -29,21 +29,25 @@ def show_verification(found: "Verification", console: Console) -> None:
         return
     for problem in found.problems:
         console.warn(problem.what)
-    what = _disagreement_lines(found)
+    message = _disagreement_lines(found)
     remedies = list(dict.fromkeys(problem.remedy for problem in found.problems))
-    console.print_lines([what, *(f"  {console.words(remedy)}" for remedy in remedies)])
-    told = {"error": what, "hint": "; ".join(remedies), "details": [each.what for each in found.problems]}
-    console.print_result({"ok": False, **told, **_verification_facts(found)})
+    console.print_lines([message, *(f"  {console.words(remedy)}" for remedy in remedies)])
+    failure = {
+        "error": message,
+        "hint": "; ".join(remedies),
+        "details": [problem.what for problem in found.problems],
+    }
+    console.print_result({"ok": False, **failure, **_verification_facts(found)})
 
 
 def _part_row(check: "PartCheck") -> tuple[str, ...]:
     remote = check.remote
-    where = remote.ref if remote.kind == "dataset" else f"{remote.kind} {remote.ref}"
+    location = remote.ref if remote.kind == "dataset" else f"{remote.kind} {remote.ref}"
     if not remote.version:
-        return (check.part.name, where, "none", "", "", "", "no")
+        return (check.part.name, location, "none", "", "", "", "no")
     return (
         check.part.name,
-        where,
+        location,
         str(remote.version),
         remote.state,
         "yes" if remote.private else "NO",
@@ -54,9 +58,9 @@ def _part_row(check: "PartCheck") -> tuple[str, ...]:
 
 def _agreement_lines(found: "Verification") -> str:
     entries = [entry for part in found.parts for entry in part.part.entries]
-    how = "by their bytes" if found.deep else "by names, sizes and marker"
-    more = f", and version {found.notebook.version} of the notebook" if found.notebook else ""
-    return f"{found.place} has kit {found.kit[:12]} as it is on this disk: {len(entries)} files {how}{more}"
+    method = "by their bytes" if found.deep else "by names, sizes and marker"
+    notebook_words = f", and version {found.notebook.version} of the notebook" if found.notebook else ""
+    return f"{found.place} has kit {found.kit[:12]} as it is on this disk: {len(entries)} files {method}{notebook_words}"
 
 
 def _disagreement_lines(found: "Verification") -> str:
@@ -116,14 +120,15 @@ def _difference_lines(found: "KitDifference") -> Iterator[str]:
     else:
         yield f"kit {old.id[:12]} -> {new.id[:12]}"
     yield from (
-        f"{each.name}: {_shown_value(each.before)} -> {_shown_value(each.after)}" for each in found.target
+        f"{change.name}: {_shown_value(change.before)} -> {_shown_value(change.after)}"
+        for change in found.target
     )
-    yield from _section_lines("Packages", [_package_line(each) for each in found.packages])
-    yield from _section_lines("From the image", [_package_line(each) for each in found.provided])
+    yield from _section_lines("Packages", [_package_line(change) for change in found.packages])
+    yield from _section_lines("From the image", [_package_line(change) for change in found.provided])
     own = [
         line
-        for each in found.own
-        for line in (_package_line(each), *(f"    {_file_line(file)}" for file in each.files))
+        for change in found.own
+        for line in (_package_line(change), *(f"    {_file_line(file)}" for file in change.files))
     ]
     yield from _section_lines("Own code", [*own, *map(_file_line, found.sources)])
     yield from _section_lines("Checkpoints", list(map(_file_line, found.checkpoints)))
@@ -154,10 +159,10 @@ def _file_line(each: "FileChange") -> str:
 
 
 def _notebook_lines(change: "NotebookChange") -> Iterator[str]:
-    for title, what in change.cells:
-        yield f"{_MARKS.get(what, '~')} cell {title}"
-    for each in change.metadata:
-        yield f"~ {each.name}: {_shown_value(each.before)} -> {_shown_value(each.after)}"
+    for title, change_words in change.cells:
+        yield f"{_MARKS.get(change_words, '~')} cell {title}"
+    for key in change.metadata:
+        yield f"~ {key.name}: {_shown_value(key.before)} -> {_shown_value(key.after)}"
     yield from change.text[:SHORT]
     if len(change.text) > SHORT:
         yield f"... and {len(change.text) - SHORT} more lines: --json has them all"
@@ -170,7 +175,7 @@ def _shown_value(value: object) -> str:
 
 
 def _difference_facts(found: "KitDifference") -> dict[str, Any]:
-    named = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
+    groups = ("target", "packages", "provided", "own", "sources", "checkpoints", "other")
     sides = {
         name: {"kit": side.kit.id, "folder": str(side.kit.folder), "image": side.image, "python": side.python}
         for name, side in (("old", found.old), ("new", found.new))
@@ -178,6 +183,6 @@ def _difference_facts(found: "KitDifference") -> dict[str, Any]:
     cells = [{"cell": cell, "change": change} for cell, change in found.notebook.cells]
     return {
         **sides,
-        **{name: [asdict(each) for each in getattr(found, name)] for name in named},
+        **{name: [asdict(change) for change in getattr(found, name)] for name in groups},
         "notebook": {**asdict(found.notebook), "cells": cells},
     }

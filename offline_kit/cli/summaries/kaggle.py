@@ -36,8 +36,8 @@ def show_push_plan(
     for line in disturbed:
         console.warn(line)
     console.step("nothing was sent")
-    told = {**_push_plan(plan, notebook), "disturbed": list(disturbed)}
-    console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **told})
+    facts = {**_push_plan(plan, notebook), "disturbed": list(disturbed)}
+    console.print_result({"ok": True, "dry_run": True, "kit": plan.kit_id, **facts})
 
 
 def _say_push_plan(plan: "PushPlan", notebook: "NotebookPlan | None", console: Console) -> None:
@@ -101,15 +101,15 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
     _say_push_plan(plan.data, plan.notebook, console)
     for line in plan.disturbed:
         console.warn(line)
-    made = plan.submission
-    if made.request.version:
-        title = "This would be submitted" if made.existing is None else "Submitted already"
-        console.show_facts(title, list(made.list_facts()))
+    submission = plan.submission
+    if submission.request.version:
+        title = "This would be submitted" if submission.existing is None else "Submitted already"
+        console.show_facts(title, list(submission.list_facts()))
     else:
-        rows = [row for row in made.list_facts() if row[0] not in ("notebook", "message")]
+        rows = [row for row in submission.list_facts() if row[0] not in ("notebook", "message")]
         console.show_facts("To be submitted when its run is complete", rows)
     console.step("nothing was built, sent or submitted")
-    told = {
+    facts = {
         "build": build,
         "kit": plan.kit.id,
         "outdated": plan.outdated or None,
@@ -117,9 +117,9 @@ def show_ship_plan(plan: "ShipPlan", build: dict[str, Any], console: Console) ->
         "rehearsal": plan.rehearsal,
         **_push_plan(plan.data, plan.notebook),
         "disturbed": list(plan.disturbed),
-        "submission": _submit_plan(made),
+        "submission": _submit_plan(submission),
     }
-    console.print_result({"ok": True, "dry_run": True, **told})
+    console.print_result({"ok": True, "dry_run": True, **facts})
 
 
 def show_push(
@@ -129,14 +129,14 @@ def show_push(
     console: Console,
 ) -> None:
     """Show where each part is now; where it was pushed, the notebook; where it was waited for, its run."""
-    parts, notebook, ran = done
+    parts, notebook, run = done
     _say_parts(parts, console)
     if notebook:
-        console.print_lines([_notebook_line(notebook, ran)])
-    for note in ran.notes if ran else ():
+        console.print_lines([_notebook_line(notebook, run)])
+    for note in run.notes if run else ():
         console.note(note)
-    told = _notebook_facts(notebook, ran, account) if notebook else None
-    console.print_result({"ok": True, "kit": kit.id, "parts": _part_facts(parts, account), "notebook": told})
+    facts = _notebook_facts(notebook, run, account) if notebook else None
+    console.print_result({"ok": True, "kit": kit.id, "parts": _part_facts(parts, account), "notebook": facts})
 
 
 def show_submit_plan(plan: "SubmitPlan", console: Console) -> None:
@@ -191,13 +191,13 @@ def show_shipped(shipped: "ShipResult", account: "Account", console: Console) ->
 
 def show_rehearsed(passed: "KaggleRehearsal", account: "Account", console: Console) -> None:
     """Show how a rehearsal on Kaggle went, and what it lets expect."""
-    ran = passed.ran
+    run = passed.ran
     rows_told = f" ({passed.rows} row{'s' * (passed.rows != 1)})" if passed.rows else ""
     rows = [
-        ("where", f"{account.server_name}, '{ran.pushed.ref}' version {ran.pushed.version}"),
-        ("time", f"{ran.seconds:.1f} s"),
-        ("submission", f"{ran.submission or 'none'}{rows_told}"),
-        ("log", str(ran.log)),
+        ("where", f"{account.server_name}, '{run.pushed.ref}' version {run.pushed.version}"),
+        ("time", f"{run.seconds:.1f} s"),
+        ("submission", f"{run.submission or 'none'}{rows_told}"),
+        ("log", str(run.log)),
     ]
     if passed.forecast_rows:
         limit = f"{passed.limit / 3600:g} h, the limit of a run,"
@@ -205,30 +205,30 @@ def show_rehearsed(passed: "KaggleRehearsal", account: "Account", console: Conso
     for note in passed.notes:
         console.note(note)
     console.show_facts("Rehearsal passed", rows)
-    told = {
-        **_notebook_facts(ran.pushed, ran, account),
+    facts = {
+        **_notebook_facts(run.pushed, run, account),
         "rows": passed.rows,
         "rows_in_limit": passed.forecast_rows,
     }
-    console.print_result({"ok": True, "place": account.server_name, "rehearsal": told})
+    console.print_result({"ok": True, "place": account.server_name, "rehearsal": facts})
 
 
 def whereabouts_lines(there: "Iterable[RemoteStatus]", kit: "Kit | None") -> list[str]:
     """Return what is at each Kaggle, for a person."""
     lines = []
-    for one in there:
-        seen = "now" if one.looked else f"as seen last, {one.at}" if one.at else "as seen last"
-        lines.append(f"{one.place:<11} as '{one.account}', {seen}")
-        lines += [f"  {piece.name:<11} {_part_line(piece, kit)}" for piece in one.pieces]
-        if one.run:
-            lines.append(f"  last run    {_run_line(one.run)}")
-        lines += [f"  submitted   {_entry_line(entry)}" for entry in one.submissions]
+    for status in there:
+        seen_at = "now" if status.looked else f"as seen last, {status.at}" if status.at else "as seen last"
+        lines.append(f"{status.place:<11} as '{status.account}', {seen_at}")
+        lines += [f"  {piece.name:<11} {_part_line(piece, kit)}" for piece in status.pieces]
+        if status.run:
+            lines.append(f"  last run    {_run_line(status.run)}")
+        lines += [f"  submitted   {_entry_line(entry)}" for entry in status.submissions]
     return lines or ["Kaggle      nothing was pushed from here; --to kaggle looks"]
 
 
 def whereabouts_facts(there: "Iterable[RemoteStatus]") -> list[dict[str, Any]]:
     """Return what is at each Kaggle, for a script."""
-    return [asdict(one) for one in there]
+    return [asdict(status) for status in there]
 
 
 def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
@@ -236,8 +236,8 @@ def _part_line(piece: "RemotePart", kit: "Kit | None") -> str:
         return f"{piece.ref}: not there"
     holds = piece.holds
     if len(holds) == 64:  # an id, of what was seen last
-        ours = {kit.id, *(part.id for part in kit.parts)} if kit else set()
-        holds = "this kit" if holds in ours else f"another kit ({holds[:12]})"
+        own_ids = {kit.id, *(part.id for part in kit.parts)} if kit else set()
+        holds = "this kit" if holds in own_ids else f"another kit ({holds[:12]})"
     return ", ".join(
         word for word in (f"{piece.ref} version {piece.version}", piece.state, f"holds {holds}") if word
     )
@@ -255,19 +255,19 @@ def _entry_line(entry: "LedgerEntry") -> str:
 
 
 def _say_parts(parts: "Iterable[PushedPart]", console: Console) -> None:
-    console.print_lines([f"{each.ref} version {each.version}: {_DID[each.action.value]}" for each in parts])
+    console.print_lines([f"{part.ref} version {part.version}: {_DID[part.action.value]}" for part in parts])
 
 
 def _part_facts(parts: "Iterable[PushedPart]", account: "Account") -> list[dict[str, Any]]:
     return [
         {
-            "part": each.part,
-            "dataset": each.ref,
-            "version": each.version,
-            "action": each.action.value,
-            "url": _kaggle_page(each.url, account),
+            "part": part.part,
+            "dataset": part.ref,
+            "version": part.version,
+            "action": part.action.value,
+            "url": _kaggle_page(part.url, account),
         }
-        for each in parts
+        for part in parts
     ]
 
 
@@ -290,26 +290,26 @@ def _rehearsal_facts(one: "Rehearsal | dict[str, Any] | None") -> dict[str, Any]
 def _notebook_facts(
     pushed: "PushedNotebook", ran: "NotebookRun | None", account: "Account"
 ) -> dict[str, Any]:
-    told: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "notebook": pushed.ref,
         "version": pushed.version,
         "action": pushed.action,
         "url": _kaggle_page(pushed.url, account),
     }
     if ran:
-        told |= {
+        facts |= {
             "seconds": ran.seconds,
             "submission": str(ran.submission) if ran.submission else None,
             "log": str(ran.log),
             "notes": list(ran.notes),
         }
-    return told
+    return facts
 
 
 def _outcome_lines(outcome: "SubmissionOutcome", account: "Account") -> list[str]:
-    made = outcome.submitted
-    done = "submitted already, nothing was submitted again" if made.existed_before else "submitted"
-    lines = [f"submission {made.ref}, notebook version {made.version}: {done}"]
+    submission = outcome.submitted
+    action = "submitted already, nothing was submitted again" if submission.existed_before else "submitted"
+    lines = [f"submission {submission.ref}, notebook version {submission.version}: {action}"]
     scored = outcome.scored or outcome.plan.existing
     if scored and scored.state == "complete":
         lines.append(f"score {scored.public_score or '(none told)'}{_private_score(scored.private_score)}")
@@ -325,12 +325,12 @@ def _private_score(score: str) -> str:
 
 
 def _outcome_facts(outcome: "SubmissionOutcome", account: "Account") -> dict[str, Any]:
-    made, scored = outcome.submitted, outcome.scored or outcome.plan.existing
+    submission, scored = outcome.submitted, outcome.scored or outcome.plan.existing
     return {
-        "ref": made.ref,
-        "version": made.version,
-        "message": made.message,
-        "already": made.existed_before,
+        "ref": submission.ref,
+        "version": submission.version,
+        "message": submission.message,
+        "already": submission.existed_before,
         "place": account.server_name,
         "state": scored.state if scored else "pending",
         "score": scored.public_score if scored else "",

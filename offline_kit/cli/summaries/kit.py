@@ -18,51 +18,53 @@ if TYPE_CHECKING:
 
 def show_images(console: Console) -> None:
     """Show the built-in images."""
-    known = images.load_built_in_images()
+    built_in = images.load_built_in_images()
     console.print_lines(
         [
             f"{item.name:<20} Python {item.python_minor}   {len(item.packages)} packages   {item.title}"
-            for item in known
+            for item in built_in
         ]
     )
-    console.print_result({"ok": True, "images": [_image_facts(item) for item in known]})
+    console.print_result({"ok": True, "images": [_image_facts(item) for item in built_in]})
 
 
 def show_image(name: str, package: str | None, console: Console) -> None:
     """Show one image, or one package in it."""
-    shown = images.load_image(name, accelerator="none", project=Path.cwd())
+    image = images.load_image(name, accelerator="none", project=Path.cwd())
     if package:
-        one = images.describe_package(shown, package)
-        protected = "   protected: a kit replaces it only when told" if one.protected else ""
+        package_facts = images.describe_package(image, package)
+        protected = "   protected: a kit replaces it only when told" if package_facts.protected else ""
         console.print_lines(
-            [f"{one.name}=={one.version or '(version not known)'}   in {shown.name}{protected}"]
+            [
+                f"{package_facts.name}=={package_facts.version or '(version not known)'}   in {image.name}{protected}"
+            ]
         )
         console.print_result(
             {
                 "ok": True,
-                "image": shown.name,
-                "package": one.name,
-                "version": one.version,
-                "protected": one.protected,
+                "image": image.name,
+                "package": package_facts.name,
+                "version": package_facts.version,
+                "protected": package_facts.protected,
             }
         )
         return
-    facts = _image_facts(shown)
+    facts = _image_facts(image)
     console.print_lines([f"{key}: {value}" for key, value in facts.items() if value])
-    console.print_lines(["", *(f"{item.name}=={item.version}" for item in images.describe_packages(shown))])
-    console.print_result({"ok": True, **facts, "packages": dict(shown.packages)})
+    console.print_lines(["", *(f"{item.name}=={item.version}" for item in images.describe_packages(image))])
+    console.print_result({"ok": True, **facts, "packages": dict(image.packages)})
 
 
 def show_constraints(name: str, console: Console) -> None:
     """Show the versions of an image as a file of constraints; local parts, which no index has, are left out."""
-    shown = images.load_image(name, accelerator="none", project=Path.cwd())
+    image = images.load_image(name, accelerator="none", project=Path.cwd())
     pins = [
-        f"{one.name}=={one.version.partition('+')[0]}"
-        for one in images.describe_packages(shown)
-        if one.version
+        f"{line.name}=={line.version.partition('+')[0]}"
+        for line in images.describe_packages(image)
+        if line.version
     ]
-    console.print_lines([f"# {shown.name}, Python {shown.python}", *pins])
-    console.print_result({"ok": True, "image": shown.name, "python": shown.python, "constraints": pins})
+    console.print_lines([f"# {image.name}, Python {image.python}", *pins])
+    console.print_result({"ok": True, "image": image.name, "python": image.python, "constraints": pins})
 
 
 def show_captured(item: images.Image, path: Path, console: Console) -> None:
@@ -89,11 +91,13 @@ def show_plan(plan: "BuildPlan", console: Console, *, final: bool = True) -> Non
     """Show what a build would put into the kit; `final` also prints the JSON object."""
     from offline_kit.kit.manifest import read_package_sizes
 
-    there = read_package_sizes(
+    known_sizes = read_package_sizes(
         plan.config.out
     )  # what the last build brought; of others only the index knows it
     sizes = {
-        pin.name: there[pin.name, pin.version] for pin in plan.freeze.pins if (pin.name, pin.version) in there
+        pin.name: known_sizes[pin.name, pin.version]
+        for pin in plan.freeze.pins
+        if (pin.name, pin.version) in known_sizes
     }
     _show_freeze(plan.freeze, sizes, console)
     _show_checkpoints(plan.checkpoints, console)
@@ -104,17 +108,20 @@ def show_plan(plan: "BuildPlan", console: Console, *, final: bool = True) -> Non
 
 def plan_facts(plan: "BuildPlan") -> dict[str, Any]:
     """Return what a build would put into the kit, for a script."""
-    weights = [{"name": one.original, "size": one.size, "sha256": one.sha256} for one in plan.checkpoints]
+    weights = [
+        {"name": checkpoint.original, "size": checkpoint.size, "sha256": checkpoint.sha256}
+        for checkpoint in plan.checkpoints
+    ]
     return {**_freeze_facts(plan.freeze), "checkpoints": weights}
 
 
 def show_build(built: "BuildResult", console: Console, *, final: bool = True, typed: str = "") -> None:
     """Show the kit that was built; `final` also prints the JSON object and what to do next, with what was `typed`."""
     kit, contents = built.kit, built.contents
-    sizes = {one.name: one.size for one in (*contents.wheelhouse.wheels, *contents.own.wheels)}
+    sizes = {item.name: item.size for item in (*contents.wheelhouse.wheels, *contents.own.wheels)}
     sizes |= {
-        one.name: sum(f.size for f in (one.sdist, one.wheel, *one.closure) if f)
-        for one in contents.prepared_sdists
+        item.name: sum(f.size for f in (item.sdist, item.wheel, *item.closure) if f)
+        for item in contents.prepared_sdists
     }
     _show_freeze(contents.freeze, sizes, console)
     own = [(wheel.filename, format_size(wheel.size)) for wheel in contents.own.wheels]
@@ -135,20 +142,22 @@ def show_build(built: "BuildResult", console: Console, *, final: bool = True, ty
                 "changed": built.changed,
                 **_kit_facts(kit),
                 **_freeze_facts(contents.freeze),
-                "findings": [asdict(each) for each in built.findings],
+                "findings": [asdict(finding) for finding in built.findings],
             }
         )
 
 
 def _show_findings(findings: Iterable[Finding], console: Console) -> None:
     alike: dict[tuple[Severity, str, str], list[str]] = {}
-    for each in findings:
-        places = alike.setdefault((each.severity, each.what, each.remedy), [])
-        places += [each.about] if each.about not in places else []
-    for (severity, what, remedy), places in alike.items():
+    for finding in findings:
+        subjects = alike.setdefault((finding.severity, finding.what, finding.remedy), [])
+        subjects += [finding.about] if finding.about not in subjects else []
+    for (severity, message, remedy), subjects in alike.items():
         tell = console.warn if severity is Severity.WARN else console.note
-        more = f" (and {len(places) - 1} more: {', '.join(map(repr, places[1:4]))})" if places[1:] else ""
-        tell(f"'{places[0]}'{more} {what}{'; ' * bool(remedy)}{remedy}")
+        others_words = (
+            f" (and {len(subjects) - 1} more: {', '.join(map(repr, subjects[1:4]))})" if subjects[1:] else ""
+        )
+        tell(f"'{subjects[0]}'{others_words} {message}{'; ' * bool(remedy)}{remedy}")
 
 
 def show_rehearsal(passed: "Rehearsal", console: Console) -> None:
@@ -239,17 +248,20 @@ def _show_freeze(freeze: Freeze, sizes: dict[str, int], console: Console) -> Non
         console.note(f"{_count_words(len(provided), 'package')} provided by the image: {names}")
     skipped = [(pin.name, pin.version, pin.reason) for pin in freeze.pins_with(Fate.SKIPPED)]
     console.show_table("Skipped", ("package", "version", "why"), skipped)
-    for one in freeze.replacements:
+    for replacement in freeze.replacements:
         console.warn(
-            f"{one.name} {one.version} replaces the image's {one.image_version} (asked for by {_requested_by(one.asked_by)})"
-            + (f"; it breaks {', '.join(one.breaks)}" if one.breaks else "")
+            f"{replacement.name} {replacement.version} replaces the image's {replacement.image_version} (asked for by {_requested_by(replacement.asked_by)})"
+            + (f"; it breaks {', '.join(replacement.breaks)}" if replacement.breaks else "")
         )
     for line in freeze.differences:
         console.note(line)
 
 
 def _show_checkpoints(checkpoints: Iterable[Checkpoint], console: Console) -> None:
-    rows = [(one.original, format_size(one.size), _file_kind(one)) for one in checkpoints]
+    rows = [
+        (checkpoint.original, format_size(checkpoint.size), _file_kind(checkpoint))
+        for checkpoint in checkpoints
+    ]
     console.show_table("Checkpoints", ("file", "size", "kind"), rows)
 
 
@@ -260,10 +272,10 @@ def _file_kind(checkpoint: Checkpoint) -> str:
 
     if checkpoint.kind is not CheckpointKind.OTHER:
         return str(checkpoint.kind)
-    found = framework_table.match_framework(
+    match = framework_table.match_framework(
         checkpoint.path, ClassifiedFile(kind=checkpoint.kind, refused=checkpoint.refused)
     )
-    return found.title if found else str(checkpoint.kind)
+    return match.title if match else str(checkpoint.kind)
 
 
 def _requested_by(names: tuple[str, ...]) -> str:
@@ -301,7 +313,12 @@ def _freeze_facts(freeze: Freeze) -> dict[str, Any]:
         for fate in Fate
     }
     replaced = [
-        {"name": one.name, "image": one.image_version, "kit": one.version, "breaks": one.breaks}
-        for one in freeze.replacements
+        {
+            "name": replacement.name,
+            "image": replacement.image_version,
+            "kit": replacement.version,
+            "breaks": replacement.breaks,
+        }
+        for replacement in freeze.replacements
     ]
     return {"image": freeze.image, "cutoff": freeze.cutoff, **pins, "replaced": replaced}

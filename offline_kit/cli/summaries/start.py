@@ -16,8 +16,8 @@ def show_proposal(proposal: "ConfigProposal", console: Console) -> None:
     console.print_lines(proposal.block.splitlines())
     for note in proposal.notes:
         console.note(note)
-    for one in proposal.missing_settings:
-        console.warn(f"`{one.key}` was not found: say it {one.needed_for}")
+    for setting in proposal.missing_settings:
+        console.warn(f"`{setting.key}` was not found: say it {setting.needed_for}")
 
 
 def show_init(
@@ -38,9 +38,9 @@ def show_init(
             "written": written,
             "file": str(proposal.file),
             "text": proposal.block,
-            "settings": {one.key: _finding_facts(one) for one in proposal.settings},
+            "settings": {setting.key: _finding_facts(setting) for setting in proposal.settings},
             "kept": list(proposal.existing_keys),
-            "missing": [one.key for one in proposal.missing_settings],
+            "missing": [setting.key for setting in proposal.missing_settings],
             "notes": list(proposal.notes),
         }
     )
@@ -55,27 +55,29 @@ _SIGNS = {"ok": "ok", "warning": "warn", "failed": "FAIL", "skipped": "-"}
 
 def show_findings(findings: "Sequence[CheckFinding]", console: Console) -> None:
     """Show what every check said, each with its remedy."""
-    wide = max((len(one.title) for one in findings), default=0)
+    wide = max((len(finding.title) for finding in findings), default=0)
     lines = []
-    for one in findings:
-        lines.append(f"{one.code}  {_SIGNS[one.said.state]:<4}  {one.title:<{wide}}  {one.said.what}")
+    for finding in findings:
+        lines.append(
+            f"{finding.code}  {_SIGNS[finding.said.state]:<4}  {finding.title:<{wide}}  {finding.said.what}"
+        )
         inner = " " * (wide + 14)
-        lines += [f"{inner}{detail}" for detail in one.said.details]
-        lines += [f"{inner}→ {one.said.remedy}"] if one.said.remedy else []
+        lines += [f"{inner}{detail}" for detail in finding.said.details]
+        lines += [f"{inner}→ {finding.said.remedy}"] if finding.said.remedy else []
     console.print_lines([console.words(line) for line in lines])
-    states = [str(one.said.state) for one in findings]
+    states = [str(finding.said.state) for finding in findings]
     failed, warned = states.count("failed"), states.count("warning")
     words = [f"{failed} failed" if failed else "", f"{warned} to look at" if warned else ""]
     console.step(", ".join(word for word in words if word) or "all is well")
     checks = [
         {
-            "code": one.code,
-            "title": one.title,
-            "state": str(one.said.state),
-            "what": one.said.what,
-            "remedy": one.said.remedy,
-            "details": list(one.said.details),
+            "code": finding.code,
+            "title": finding.title,
+            "state": str(finding.said.state),
+            "what": finding.said.what,
+            "remedy": finding.said.remedy,
+            "details": list(finding.said.details),
         }
-        for one in findings
+        for finding in findings
     ]
     console.print_result({"ok": not failed, "checks": checks})

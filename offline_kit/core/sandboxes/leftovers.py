@@ -28,24 +28,24 @@ def clean_leftovers(folder: Path, *, limit: int = LIMIT) -> tuple[str, ...]:
         except OSError:
             entries = []
         for entry in entries:
-            found = entry.stat(follow_symlinks=False)
-            problem = _describe_problem(entry, found, limit)
+            stat_result = entry.stat(follow_symlinks=False)
+            problem = _describe_problem(entry, stat_result, limit)
             if problem:
                 deleted.append(f"'{_shown_path(entry.path, folder)}' is {problem}")
                 _delete_entry(entry)
-            elif stat.S_ISDIR(found.st_mode):
+            elif stat.S_ISDIR(stat_result.st_mode):
                 pending.append(Path(entry.path))
-    more = [f"{len(deleted) - _SHOWN} more such files"] if len(deleted) > _SHOWN else []
-    return (*sorted(deleted)[:_SHOWN], *more)
+    more_words = [f"{len(deleted) - _SHOWN} more such files"] if len(deleted) > _SHOWN else []
+    return (*sorted(deleted)[:_SHOWN], *more_words)
 
 
 def is_regular(path: Path, *, limit: int = LIMIT) -> bool:
     """Whether this is a regular file, no link, of a size that may be read."""
     try:
-        found = path.lstat()
+        stat_result = path.lstat()
     except OSError:
         return False
-    return stat.S_ISREG(found.st_mode) and found.st_size <= limit
+    return stat.S_ISREG(stat_result.st_mode) and stat_result.st_size <= limit
 
 
 def _describe_problem(entry: "os.DirEntry[str]", found: os.stat_result, limit: int) -> str:

@@ -25,11 +25,11 @@ class ProcessTree:
 
     def sample_memory(self) -> int:
         """Read the tree once and return the bytes that it holds now."""
-        now = 0
+        total = 0
         for pid in self.list_pids():
-            now += self._read_memory(pid)
-        self.peak = max(self.peak, now)
-        return now
+            total += self._read_memory(pid)
+        self.peak = max(self.peak, total)
+        return total
 
     def list_pids(self) -> list[int]:
         """Return the processes of the tree that are alive now."""
@@ -50,8 +50,8 @@ class ProcessTree:
 
     def list_remaining(self) -> list[int]:
         """Return those of the tree that are alive now, also where their parent is gone."""
-        now = {pid: _parent_and_start(_PROC / str(pid) / "stat") for pid in self.seen}
-        return [pid for pid, state in now.items() if state and state[1] == self.seen[pid]]
+        states = {pid: _parent_and_start(_PROC / str(pid) / "stat") for pid in self.seen}
+        return [pid for pid, state in states.items() if state and state[1] == self.seen[pid]]
 
     def _read_memory(self, pid: int) -> int:
         try:

@@ -15,7 +15,7 @@ def run_check(ground: CheckContext) -> CheckResult:
     config = ground.loaded_config
     pipeline.check_notebook(config)
     if config.notebook.source:
-        what = f"adopted from '{config.notebook.source}'"
+        subject = f"adopted from '{config.notebook.source}'"
     else:
         settings = _settings_of_build(ground)
         if settings is None:
@@ -28,13 +28,13 @@ def run_check(ground: CheckContext) -> CheckResult:
                 'set task = "tabular", "images" or "text" for models that a framework loads, or model and data, '
                 f"or function, in {ground.notebook_table}",
             )
-        what = f"template '{settings.template}'"
+        subject = f"template '{settings.template}'"
     if not config.competition:
         return warn_result(
-            f"{what}, and no competition is named: its data will not be attached",
+            f"{subject}, and no competition is named: its data will not be attached",
             'set competition = "slug", the last part of its address',
         )
-    return CheckResult(what=f"{what} for '{config.competition}'")
+    return CheckResult(what=f"{subject} for '{config.competition}'")
 
 
 def _settings_of_build(ground: CheckContext) -> NotebookSettings | None:
@@ -43,9 +43,9 @@ def _settings_of_build(ground: CheckContext) -> NotebookSettings | None:
     if not config.checkpoints or config.notebook.template != "plain" or not config.notebook.automatic:
         return config.notebook
     try:
-        seen = model_files.inspect_model_files(
+        model_files_found = model_files.inspect_model_files(
             ground.config_without_slimming, ground.loaded_image, cache=files.make_folder(ground.cache)
         )
     except OfflineKitError:
         return None  # K204 says why
-    return seen.config.notebook
+    return model_files_found.config.notebook

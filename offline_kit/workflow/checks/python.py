@@ -9,10 +9,10 @@ def run_check(ground: CheckContext) -> CheckResult:
     image = ground.loaded_image
     if image.local:
         return CheckResult(what=f"the running Python {image.python} is the image's")
-    found = interpreters.find_interpreter(image.python_minor, ground.env)
-    if found is None:
+    interpreter = interpreters.find_interpreter(image.python_minor, ground.env)
+    if interpreter is None:
         return warn_result(
             f"'{image.name}' runs Python {image.python_minor}, and this machine has none",
             f"uv python install {image.python_minor}, or rehearse in the running environment with --env current",
         )
-    return CheckResult(what=f"Python {image.python_minor} of '{image.name}': {found}")
+    return CheckResult(what=f"Python {image.python_minor} of '{image.name}': {interpreter}")

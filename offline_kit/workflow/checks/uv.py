@@ -11,9 +11,9 @@ def run_check(ground: CheckContext) -> CheckResult:
         program = interpreters.uv_program()
     except OutsideError as error:
         return fail_result(error.what, error.hint)
-    done = processes.run_command([program, "--version"], env=ground.env, check=False, timeout=30)
-    if not done.succeeded:
+    answer = processes.run_command([program, "--version"], env=ground.env, check=False, timeout=30)
+    if not answer.succeeded:
         return fail_result(
-            f"'{program}' does not run", "pip install --force-reinstall uv", *done.last_lines(3)
+            f"'{program}' does not run", "pip install --force-reinstall uv", *answer.last_lines(3)
         )
-    return CheckResult(what=done.out.strip())
+    return CheckResult(what=answer.out.strip())

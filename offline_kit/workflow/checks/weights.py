@@ -14,23 +14,23 @@ def run_check(ground: CheckContext) -> CheckResult:
         return warn_result(
             "no checkpoint is named", 'name what was trained, like checkpoints = ["checkpoints/*.ckpt"]'
         )
-    seen = model_files.inspect_model_files(
+    inspected = model_files.inspect_model_files(
         ground.config_without_slimming,
         ground.loaded_image,
         cache=files.make_folder(ground.cache),
         report=ground.report,
     )
-    told = [
-        *model_files.advise_on_checkpoints(seen),
-        *(_describe_file(each) for each in seen.findings if each.severity is not Severity.NOTE),
+    details = [
+        *model_files.advise_on_checkpoints(inspected),
+        *(_describe_file(finding) for finding in inspected.findings if finding.severity is not Severity.NOTE),
     ]
-    kinds = ", ".join(sorted({str(one.kind) for one in seen.checkpoints}))
-    size = format_size(sum(one.size for one in seen.checkpoints))
-    said = f"{len(seen.checkpoints)} of kind {kinds}, {size}"
+    kinds = ", ".join(sorted({str(checkpoint.kind) for checkpoint in inspected.checkpoints}))
+    size = format_size(sum(checkpoint.size for checkpoint in inspected.checkpoints))
+    message = f"{len(inspected.checkpoints)} of kind {kinds}, {size}"
     return (
-        warn_result(said, "see each line: it may not load as it is", *told)
-        if told
-        else CheckResult(what=said)
+        warn_result(message, "see each line: it may not load as it is", *details)
+        if details
+        else CheckResult(what=message)
     )
 
 

@@ -50,7 +50,7 @@ def build_request(request: FreezeRequest, image: Image, own: tuple[str, ...]) ->
     read = gather_inputs(request, image, own)
     problems = [
         *_index_problems(read),
-        *(line for one in read.direct_references for line in _line_problems(one)),
+        *(line for requirement in read.direct_references for line in _line_problems(requirement)),
     ]
     if problems:
         raise ProjectError(
@@ -62,7 +62,7 @@ def build_request(request: FreezeRequest, image: Image, own: tuple[str, ...]) ->
     replace = read.policy.replace | read.policy.include
     return RemoteRequest(
         requirements=(*_index_options(read), *sorted({*_requirement_lines(read, request.project)})),
-        constraints=tuple(sorted(one.requirement for one in read.constraints)),
+        constraints=tuple(sorted(requirement.requirement for requirement in read.constraints)),
         preferred=tuple((name, pin.version) for name, pin in sorted(read.lock.pins.items())),
         protected=tuple(sorted({*image.protected, *image.accelerator_families} - replace)),
         include=tuple(sorted(read.policy.include)),
@@ -82,14 +82,18 @@ def index_note(settings: IndexSettings) -> str:
 
 def _requirement_lines(read: FreezeInputs, project: Path) -> Iterator[str]:
     # pip there has no way to leave out what a package asks for; what the files ask for it need not see.
-    yield from (one.requirement for one in read.requirements if one.name not in read.policy.exclude)
-    for one in read.direct_references:
-        if one.direct:
-            extras = f"[{','.join(one.direct.extras)}]" if one.direct.extras else ""
-            name = one.direct.name + extras if one.direct.name else ""
-            place = direct_references.format_reference(one.direct, project)
-            yield (f"{name} @ {place}" if name else place) + (
-                f" ; {one.direct.marker}" if one.direct.marker else ""
+    yield from (
+        requirement.requirement
+        for requirement in read.requirements
+        if requirement.name not in read.policy.exclude
+    )
+    for requirement in read.direct_references:
+        if requirement.direct:
+            extras = f"[{','.join(requirement.direct.extras)}]" if requirement.direct.extras else ""
+            name = requirement.direct.name + extras if requirement.direct.name else ""
+            reference = direct_references.format_reference(requirement.direct, project)
+            yield (f"{name} @ {reference}" if name else reference) + (
+                f" ; {requirement.direct.marker}" if requirement.direct.marker else ""
             )
 
 
@@ -98,17 +102,17 @@ def _index_options(read: FreezeInputs) -> Iterator[str]:
     if options.index_url:
         yield f"--index-url {options.index_url}"
     yield from (f"--extra-index-url {url}" for url in options.extra_index_urls)
-    yield from (f"--find-links {place}" for place in options.find_links)
+    yield from (f"--find-links {link}" for link in options.find_links)
 
 
 def _index_problems(read: FreezeInputs) -> Iterator[str]:
     options = read.index_options
-    for place in (options.index_url, *options.extra_index_urls, *options.find_links):
-        shown = direct_references.strip_credentials(place)
-        if problem := _secret_in_address(place):
-            yield f"the index '{shown}' {problem}"
-        elif place and not place.startswith(("https://", "http://")):
-            yield f"'{place}' is a folder of this machine"
+    for address in (options.index_url, *options.extra_index_urls, *options.find_links):
+        shown_address = direct_references.strip_credentials(address)
+        if problem := _secret_in_address(address):
+            yield f"the index '{shown_address}' {problem}"
+        elif address and not address.startswith(("https://", "http://")):
+            yield f"'{address}' is a folder of this machine"
 
 
 def _line_problems(one: RequirementLine) -> Iterator[str]:

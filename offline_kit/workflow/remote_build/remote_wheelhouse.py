@@ -77,12 +77,12 @@ class RemoteWheelhouse:
     @property
     def list_wheels(self) -> Wheelhouse:
         """Its wheels, with their original names; each path is that of an outline."""
-        found = []
+        wheels = []
         for entry in self.part.entries:
             filename = entry.original.rpartition("/")[2]
             name, version, _, _ = parse_wheel_filename(filename)
             path = self.folder / OUTLINES / filename
-            found.append(
+            wheels.append(
                 Wheel(
                     name=str(name),
                     version=str(version),
@@ -92,16 +92,16 @@ class RemoteWheelhouse:
                     size=entry.size,
                 )
             )
-        return Wheelhouse(wheels=tuple(sorted(found, key=lambda wheel: wheel.filename)))
+        return Wheelhouse(wheels=tuple(sorted(wheels, key=lambda wheel: wheel.filename)))
 
     def freeze_of(self, requirements: tuple[str, ...]) -> Freeze:
         """Return its pins, and those of the image that its packages and the project's requirements ask for."""
         wheels = {wheel.name: wheel for wheel in self.list_wheels.wheels}
         asks: dict[str, dict[str, set[str]]] = {}
         for name, by, line in _list_requirements(requirements, wheels, self.image):
-            known = asks.setdefault(name, {"by": set(), "lines": set()})
-            known["by"].add(by)
-            known["lines"].add(line)
+            entry = asks.setdefault(name, {"by": set(), "lines": set()})
+            entry["by"].add(by)
+            entry["lines"].add(line)
         pins = [_pin_package(name, asks.get(name), wheels, self.image) for name in sorted({*asks, *wheels})]
         text = "".join(f"{pin.name}=={pin.version}\n" for pin in pins if pin.fate is Fate.BUNDLED)
         head = f"# made by offline-kit, on Kaggle: {self.record.notebook}, version {self.record.version}\n"
@@ -118,23 +118,23 @@ class RemoteWheelhouse:
 
 def write_record(record: WheelhouseRecord, project: Path) -> None:
     """Write the record beside the project."""
-    told = {"format": _FORMAT, **vars(record)}
-    files.write_atomic(project / RECORD, json.dumps(told, indent=1) + "\n")
+    fields = {"format": _FORMAT, **vars(record)}
+    files.write_atomic(project / RECORD, json.dumps(fields, indent=1) + "\n")
 
 
 def read_record(project: Path) -> WheelhouseRecord | None:
     """Return the project's record, None where there is none; ProjectError for one that is damaged."""
     path = project / RECORD
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         return WheelhouseRecord(
-            notebook=str(told["notebook"]),
-            version=int(told["version"]),
-            asked=str(told["asked"]),
-            part=str(told["part"]),
-            image=str(told["image"]),
-            files=int(told["files"]),
-            local=bool(told["local"]),
+            notebook=str(fields["notebook"]),
+            version=int(fields["version"]),
+            asked=str(fields["asked"]),
+            part=str(fields["part"]),
+            image=str(fields["image"]),
+            files=int(fields["files"]),
+            local=bool(fields["local"]),
         )
     except FileNotFoundError:
         return None
@@ -182,13 +182,15 @@ def store_outputs(folder: Path, part: KitPart, facts: str, captured: str) -> Non
     the facts make no sense, or are not of this part.
     """
     try:
-        told = {each["original"]: each for each in json.loads(facts)["wheels"]}
-        wheels = {entry.original.rpartition("/")[2]: told[entry.original] for entry in part.entries}
+        wheel_facts = {
+            facts_of_wheel["original"]: facts_of_wheel for facts_of_wheel in json.loads(facts)["wheels"]
+        }
+        wheels = {entry.original.rpartition("/")[2]: wheel_facts[entry.original] for entry in part.entries}
         files.make_folder(folder / OUTLINES)
-        for name, each in wheels.items():
+        for name, facts_of_wheel in wheels.items():
             with zipfile.ZipFile(folder / OUTLINES / name, "w") as archive:
-                archive.writestr(str(each["info"]), str(each["metadata"]))
-                for member, text in dict(each["code"]).items():
+                archive.writestr(str(facts_of_wheel["info"]), str(facts_of_wheel["metadata"]))
+                for member, text in dict(facts_of_wheel["code"]).items():
                     archive.writestr(str(member), str(text))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProjectError(
@@ -237,8 +239,8 @@ def _list_requirements(
     lines = [("the project", line) for line in requirements if not line.startswith("-")]
     for wheel in wheels.values():
         raw = distribution_metadata.read_metadata(wheel.path, wheel.filename) or b""
-        told = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
-        lines += [(wheel.name, str(line)) for line in told]
+        headers = BytesHeaderParser().parsebytes(raw).get_all("Requires-Dist") or ()
+        lines += [(wheel.name, str(line)) for line in headers]
     for by, line in lines:
         asks = Requirement(line)
         if asks.marker is None or asks.marker.evaluate({**environment, "extra": ""}):
