@@ -29,81 +29,51 @@ class Config:
     project: Path
     """The project's folder."""
     name: str
-    """Its name: [project].name, else the folder's."""
+    """[project].name, else the folder's name."""
     version: str
     """[project].version, or empty."""
     competition: str = ""
-    """Slug of the competition."""
     competition_data: Path | None = None
-    """A local copy of its data, or part of it, for rehearsals."""
     dataset: str = ""
-    """Slug of the dataset on Kaggle; "owner/slug" is allowed."""
     image: str = ""
-    """Name or file of the image; empty follows the accelerator."""
     accelerator: str = "none"
-    """"none" (CPU) or a machine shape of Kaggle's."""
     requirements: tuple[Path, ...] = ()
-    """Requirements files and lock files to read."""
     project_dependencies: bool = False
     """Whether [project].dependencies are among the requirements."""
     extras: tuple[str, ...] = ()
-    """Extras of the project to include."""
     groups: tuple[str, ...] = ()
-    """Dependency groups of the project to include."""
     locks: tuple[Path, ...] = ()
-    """uv.lock, pylock.toml or pip freeze files whose pins are preferred."""
     packages: tuple[Path, ...] = ()
-    """Folders of own packages, built to wheels."""
     modules: tuple[Path, ...] = ()
-    """Folders of modules and single files, shipped as they are."""
     checkpoints: tuple[str, ...] = ()
-    """Files, folders or globs of checkpoints, relative to the project."""
     main_from: Path | None = None
-    """The .py file whose names pickles know as those of __main__."""
     preprocessing: tuple[str, ...] = ()
-    """Files, folders or globs that travel beside the checkpoints and are loaded by name."""
     trust: tuple[str, ...] = ()
-    """Globs of files that may travel although they are pickles that could do harm, or hold what looks like a secret."""
     copies: Mapping[str, Path] = field(default_factory=dict)
-    """Local copies of other sources for the rehearsal, by "dataset:owner/slug", "notebook:..." or "model:..."."""
+    """Folder by "dataset:owner/slug", "notebook:..." or "model:..."."""
     slim: bool = False
-    """Whether checkpoints travel without the state of optimizer and trainer."""
     precision: str = "keep"
-    """"keep", or "half" for weights in half precision."""
     weights_format: str = "keep"
-    """"keep", or "safetensors"."""
     publish_model: str = ""
-    """Slug of a private Kaggle Model for the checkpoints, instead of a dataset."""
     exclude: tuple[str, ...] = ()
-    """Packages that are never bundled."""
     include: tuple[str, ...] = ()
-    """Packages that are bundled although the image has them."""
     replace: tuple[str, ...] = ()
-    """Protected packages and lock pins that may replace the image's version."""
     pins: str = "image"
-    """Who wins where a lock file and the image differ: "image" or "lock"."""
     engine: str = "auto"
-    """"auto", "uv" or "pip-tools"."""
     sdists: str = "both"
-    """"both", "rename" (no prebuilt wheels) or "wheel" (no sdists)."""
     allow_unbuilt: tuple[str, ...] = ()
-    """Packages whose sdist may travel although no wheel can be built from it."""
     parts: str = ""
-    """"one" dataset, or "split" into packages, code and checkpoints; empty: by the checkpoints' size."""
+    """"one" or "split"; empty: depends on the size of the checkpoints."""
     out: Path = DEFAULT_OUT
-    """Where the kit goes."""
     sample_submission: Path | None = None
-    """The sample to check the submission against; default: found in the competition's data."""
     rows: int | None = None
-    """Rows of the test set to rehearse on; all by default."""
     time_limit: int = 9 * 3600
-    """The competition's limit for a run, in seconds."""
+    """Seconds."""
     notebook: NotebookSettings = field(default_factory=NotebookSettings)
-    """The [notebook] table."""
     source: Path | None = None
-    """The file that the configuration was read from; None when only flags spoke."""
+    """The file that was read; None if only flags were given."""
     from_flags: frozenset[str] = frozenset()
-    """Keys that the command line has set, whatever stands in the file."""
+    """Keys set on the command line."""
 
     @property
     def lock(self) -> Path:

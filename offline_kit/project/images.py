@@ -50,33 +50,32 @@ class Image:
     name: str
     """"kaggle-2026-10-cpu", "local", or the name of the user's file."""
     title: str
-    """The same for a person."""
     accelerator: str
     """"none" or "gpu"."""
     python: str
-    """Full Python version: "3.13.15"."""
+    """Full version: "3.13.15"."""
     packages: Mapping[str, str]
     """Version of every installed package, by normalized name."""
     machine: str = "x86_64"
-    """The machine as PEP 508 names it."""
+    """As in PEP 508."""
     glibc: tuple[int, int] = (2, 35)
-    """The lowest glibc that wheels are chosen for; (0, 0) where the running system has none."""
+    """The lowest glibc to choose wheels for; (0, 0) if the running system has none."""
     digest: str = ""
-    """Full docker reference that pins it, "gcr.io/...@sha256:..."; empty when unknown."""
+    """Full docker reference, "gcr.io/...@sha256:..."; empty if unknown."""
     provenance: str = ""
-    """Where the list comes from."""
+    """Where the package list comes from."""
     confidence: str = ""
-    """How far to trust it."""
+    """How reliable the package list is."""
     protected: frozenset[str] = frozenset()
-    """Packages that the kit must not replace unasked: literal names, and those of this image that a pattern names."""
+    """Names of packages that the kit must not replace unless the user allows it."""
     accelerator_families: tuple[str, ...] = ()
-    """Patterns of packages that are of use only beside an accelerator."""
+    """Patterns of packages that are useful only with an accelerator."""
     unversioned: tuple[str, ...] = ()
-    """Packages that are there, but whose version the list does not tell."""
+    """Packages that the list names without a version."""
     local: bool = False
-    """The running interpreter and what is installed in it."""
+    """The running interpreter and its packages."""
     interpreter: Path | None = None
-    """The interpreter, for `local`."""
+    """Set if `local`."""
 
     @property
     def python_minor(self) -> str:
@@ -150,13 +149,11 @@ class ImagePackage:
     """What an image says of one package."""
 
     name: str
-    """Normalized name."""
     version: str
-    """Version; empty when the image has it without saying which."""
+    """Empty if the image's list has no version."""
     protected: bool
-    """The kit must not replace it unasked."""
     accelerator: bool
-    """Of use only beside an accelerator."""
+    """Useful only with an accelerator."""
 
 
 def is_same_version(name: str, first_version: str, second_version: str) -> bool:

@@ -46,7 +46,7 @@ class UploadChange(StrEnum):
     UNPACKED = "unpacked"
     DECOMPRESSED = "decompressed"
     EMPTIED = "emptied"
-    """A symbolic link, now a file of 0 bytes."""
+    """A symbolic link becomes a file of 0 bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +56,8 @@ class UploadedFile:
     path: str
     """Posix path below the folder."""
     link: bool = False
-    """It is a symbolic link."""
     zipped: bool = False
-    """Its bytes are those of a zip or tar archive; asked only of names in ZIPPED."""
+    """It is a zip or tar archive by its bytes; looked at only for names in ZIP_BASED_SUFFIXES."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +65,10 @@ class UploadAction:
     """What becomes of one uploaded file, and where."""
 
     change: UploadChange
-    """What is done."""
     source: str
     """Posix path as uploaded."""
     target: str
-    """Posix path as mounted; the folder, for an unpacked archive."""
+    """Posix path as mounted; for an unpacked archive, its folder."""
 
 
 def find_refusals(paths: Iterable[str], inside: str = "") -> tuple[str, ...]:

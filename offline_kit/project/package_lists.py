@@ -31,9 +31,9 @@ class PackageList:
     packages: Mapping[str, str]
     """Version by normalized name."""
     unversioned: tuple[str, ...] = ()
-    """Names that the list holds without a version: editable and git installs."""
+    """Names without a version: editable and git installs."""
     comments: Mapping[str, str] = field(default_factory=dict)
-    """What comment lines such as "# python: 3.13.5" say of the image."""
+    """Facts from comment lines such as "# python: 3.13.5"."""
 
 
 def read_package_list(text: str, *, source: str) -> PackageList:

@@ -25,7 +25,7 @@ class CodeReference:
     text: str
     """As the user wrote it."""
     file: Path | None
-    """The file that defines it; None for a module that the project does not have (a dependency's, perhaps)."""
+    """The file that defines it; None for a module outside the project (of a dependency, perhaps)."""
 
 
 def resolve_references(
@@ -286,11 +286,11 @@ class CallParameters:
     """What a class or a function is called with, as far as its source tells."""
 
     names: tuple[str, ...]
-    """The names that can be given, without self."""
+    """Without self."""
     required: tuple[str, ...]
     """Those without a default."""
     open_ended: bool
-    """It takes any other name as well (**kwargs)."""
+    """It accepts **kwargs."""
 
 
 def read_parameters(file: Path, name: str) -> CallParameters | None:

@@ -11,13 +11,11 @@ class KnownFailure:
     """One known failure."""
 
     pattern: str
-    """Searched in the error's text, ignoring case; its groups may stand in the texts as {0}, {1}."""
+    """Searched in the error's text, ignoring case; the texts may use its groups as {0} and {1}."""
     cause: str
-    """Why it happens."""
     remedy: str
-    """What to do about it."""
     current_remedy: str = ""
-    """More of that, for a run in the running environment."""
+    """Added to the remedy if the run used the running environment."""
 
 
 KNOWN_FAILURES: tuple[KnownFailure, ...] = (

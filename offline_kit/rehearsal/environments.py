@@ -38,17 +38,14 @@ class EnvironmentOptions:
     """Where environments are made and kept."""
 
     index: IndexSettings
-    """Where packages come from."""
     cache: Path
-    """Folder of the cache."""
     yes: bool = False
-    """Large downloads were agreed to."""
+    """Large downloads are confirmed."""
     confirm: Callable[[str], bool] | None = None
-    """Asks a person; None: nobody is there to ask."""
+    """Ask the user; None if nobody can be asked."""
     ask_above: int = ASK_ABOVE
-    """Bytes of download that pass without asking."""
+    """Bytes to download without confirmation."""
     report: Reporter = SILENT
-    """Hears what is resolved and downloaded."""
 
 
 @dataclass(frozen=True, kw_only=True)

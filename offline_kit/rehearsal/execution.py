@@ -43,37 +43,32 @@ class RehearsalEnvironment:
     """All that a run stands on."""
 
     notebook: Path
-    """The notebook; a copy is run."""
     inputs: tuple[Mount, ...]
-    """What lies below /kaggle/input."""
     kernel: tuple[str, ...]
-    """How the kernel is started, before "-f CONNECTION_FILE"."""
+    """Command that starts the kernel, before "-f CONNECTION_FILE"."""
     papermill: Path
     """The Python of papermill's own environment."""
     python_mounts: tuple[Mount, ...]
-    """Folders of both Pythons."""
     links: Mapping[str, str]
-    """Links that lead to them."""
     uv: Path | None
-    """uv, where the notebook may have it."""
+    """None: the notebook finds no uv."""
     installer: str
-    """"uv", "pip" or "auto"."""
     timeout: float
     """Seconds of wall-clock time."""
     memory: int | None = None
     """Bytes; see `Box.memory`."""
     env: Mapping[str, str] = field(default_factory=dict)
-    """Variables of this run besides those that every run has."""
+    """Variables to add to those of every run."""
     network: bool = False
-    """Whether it may use this machine's network: for notebooks whose internet is on."""
+    """Allow the network, for notebooks with internet on."""
     current: bool = False
-    """Whether the kernel is of the running environment, which may lack what the image has."""
+    """The kernel runs in the running environment, which may lack packages of the image."""
     python_path: tuple[str, ...] = ()
-    """Folders of the box that the kernel's Python finds modules in."""
+    """Folders in the sandbox that the kernel imports from."""
     own_packages: frozenset[str] = frozenset()
     """Import names of the project's own packages in the kit."""
     wrapper: tuple[str, ...] = ()
-    """Words before papermill's, of a program that starts it; paths as the box sees them."""
+    """Command that starts papermill's command; paths as in the sandbox."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +76,14 @@ class Ran:
     """How the run ended."""
 
     outcome: BoxOutcome
-    """Of the process."""
     executed: Path
-    """The executed notebook; missing when papermill did not come that far."""
+    """The executed notebook; missing if papermill did not get that far."""
     log: Path
-    """What papermill and the cells said."""
+    """Output of papermill and of the cells."""
     working: Path
-    """/kaggle/working as the run left it: regular files and folders alone."""
+    """/kaggle/working after the run: regular files and folders only."""
     deleted: tuple[str, ...] = ()
-    """What it left there that was neither, or too large: a line each."""
+    """One line for each file that was deleted because it is not regular or too large."""
 
 
 def run_notebook(
@@ -279,23 +273,22 @@ class ExecutedCell:
     """One code cell of the executed notebook."""
 
     number: int
-    """Its place among all cells of the notebook, from 1."""
+    """Position among all cells of the notebook, from 1."""
     source: str
-    """Its code."""
     seconds: float | None
-    """How long it took; None when it did not end."""
+    """None if the cell did not end."""
     status: str
-    """papermill's word: "completed", "failed", "running" or "pending"."""
+    """As papermill writes it: "completed", "failed", "running" or "pending"."""
     error: tuple[str, ...] = ()
-    """The lines of its error with the traceback, without colours."""
+    """Lines of the error and its traceback, without colors."""
     message: str = ""
-    """The error alone, and those that it followed from: no line of source code is in it."""
+    """The error and its causes alone, without lines of source code."""
     printed: str = ""
-    """The end of what it printed, without colours."""
+    """The end of the output, without colors."""
     failure: KitError | None = None
     """The notebook runtime's own error, if that is what ended the cell."""
     added_cells: int = 0
-    """How many cells an adopted notebook has on top of those of the user's file."""
+    """Number of cells that offline-kit put before those of an adopted notebook."""
 
     @property
     def label(self) -> str:

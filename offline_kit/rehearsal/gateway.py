@@ -62,15 +62,15 @@ class GatewayService:
     """The gateway's side of a rehearsal."""
 
     package: Path | None
-    """The stand-in for kaggle_evaluation; None where the data brings the competition's own."""
+    """The stand-in for kaggle_evaluation; None if the data includes the competition's own."""
     code: tuple[Path, ...]
-    """Its Python files: what they import has to be in the kernel's environment."""
+    """Its Python files: the kernel's environment needs what they import."""
     params: Mapping[str, Any]
-    """What the notebook's params say of it: "data_paths", "server", "gateway"."""
+    """The notebook's params for it: "data_paths", "server", "gateway"."""
     submission: str
-    """What it writes."""
+    """File that the gateway writes."""
     package_folder: str = ""
-    """Folder of the competition's data that holds the package, a name below it; empty: the data itself."""
+    """Name of the data's folder that contains the package; empty: the data itself."""
 
     def added_folders(self) -> dict[str, Path]:
         """Return what is laid into the competition's mount, by name."""

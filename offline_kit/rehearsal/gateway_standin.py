@@ -44,25 +44,24 @@ class GatewayOptions:
     """How this gateway differs from another; [tool.offline-kit.notebook.params.gateway] sets them."""
 
     batches: str = "polars"
-    """"polars" or "pandas": what a batch is."""
+    """"polars" or "pandas": type of a batch."""
     rows: int = 0
     """Rows of a batch; 0: a fifth of the test set, at most 50."""
     by: str = ""
-    """Column whose values make the batches, instead of a number of rows: "date_id"."""
+    """Column whose values make the batches ("date_id"), instead of a number of rows."""
     sends: Sequence[str] = ("test",)
-    """What `predict` is called with: "test", "sample_submission"."""
+    """Tables that `predict` is called with: "test", "sample_submission"."""
     ids: str = ""
     """Column of the row ids; empty: the first one of the sample, else of the test set."""
     submission: str = "submission.parquet"
-    """What is written, .parquet or .csv."""
+    """File to write, .parquet or .csv."""
     seed: int = 0
-    """Decides on the order of the batches."""
+    """Seed of the order of the batches."""
     start_limit: float = 900
-    """Seconds from the first call until the server has to be up."""
+    """Seconds from the first call until the server must answer."""
     call_limit: float = 3600
-    """Seconds for each batch but the first."""
+    """Seconds for each batch except the first."""
     port: int = 50051
-    """Where the server listens."""
 
     @classmethod
     def read(cls, path: Path) -> "GatewayOptions":
@@ -182,7 +181,6 @@ class Gateway:
     """Kaggle's side: it has the test set, asks for the answers, checks them and keeps them."""
 
     package: Path = Path(__file__).parents[1]
-    """Where the stand-in lies."""
 
     def __init__(self, data_paths: Sequence[str] | None = None) -> None:
         self.options = GatewayOptions.read(self.package / OPTIONS)

@@ -22,7 +22,7 @@ class ImportStatement:
     module: str
     """Absolute dotted name."""
     names: tuple[str, ...]
-    """What is taken from it; each may be a module of its own."""
+    """Names imported from the module; each may be a module itself."""
 
 
 def find_unavoidable_imports(archives: Iterable[Path], roots: Iterable[str]) -> frozenset[str]:

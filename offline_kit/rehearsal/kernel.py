@@ -32,19 +32,17 @@ class KernelSetup:
     """A kernel that can be started."""
 
     python: Interpreter
-    """Its interpreter."""
     launch: tuple[str, ...]
-    """The words that start it, before its connection file."""
+    """Command that starts it, before its connection file."""
     mounts: tuple[Mount, ...]
-    """Folders that it needs besides the interpreter's."""
+    """Folders that it needs in addition to the interpreter's."""
     used: tuple[str, ...]
-    """Normalized names of the image packages that the notebook builds on."""
+    """Normalized names of the image packages that the notebook needs."""
     notes: tuple[str, ...]
-    """What is worth knowing about it."""
     of_image: bool = False
-    """Whether its environment was made for the image."""
+    """The environment was made for the image."""
     derived: tuple[str, ...] = ()
-    """What of `used` the kit and its code say, before a run showed more."""
+    """The part of `used` that was read from the kit and its code, before any run failed."""
 
 
 def prepare_kernel(

@@ -23,13 +23,12 @@ class InstallPlan:
     """The install plan of the kit's packages, as far as a rehearsal asks for it."""
 
     image: str
-    """Name of the image that the kit was made for."""
+    """Name of the image that the kit was built for."""
     python: str
-    """Minor version of the target: "3.13"."""
+    """Minor version: "3.13"."""
     install: tuple[Mapping[str, Any], ...]
-    """What the notebook installs."""
     provided: Mapping[str, str]
-    """What the image has to provide: normalized name to version."""
+    """What the image must provide: version by normalized name."""
 
     def proof_imports(self) -> tuple[str, ...]:
         """Return the dotted names that the notebook imports as a proof."""

@@ -21,13 +21,12 @@ class MountedInputs:
     """What a rehearsal mounts below /kaggle/input."""
 
     mounts: tuple[Mount, ...]
-    """The folder itself, then what lies in it, then what covers parts of that."""
+    """In the order to mount them: /kaggle/input itself, its folders, then what covers files of those."""
     sample: Path | None
-    """The sample to compare the submission with, cut where rows were asked for."""
+    """The sample submission, cut to the requested number of rows."""
     notes: tuple[str, ...]
-    """What differs from Kaggle, or is worth knowing."""
     data: str = ""
-    """Where the competition's data is mounted; empty: nowhere."""
+    """Where the competition's data is mounted; empty if it is not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,27 +34,24 @@ class MountRequest:
     """What is to be mounted, and how."""
 
     kit: Kit
-    """The kit; passes through Kaggle's treatment first."""
     metadata: Mapping[str, Any]
-    """The notebook's kernel-metadata: its sources give the names of the mounts."""
+    """kernel-metadata.json of the notebook: its sources give the names of the mounts."""
     dataset: str
-    """The kit's dataset, "slug" or "owner/slug"; a part's name is put behind it in a split kit. Empty: any."""
+    """"slug" or "owner/slug" of the kit's dataset; a split kit appends the part's name. Empty: any."""
     competition: str
-    """Slug of the competition; empty: the metadata's first."""
+    """Slug; empty: the first competition of the metadata."""
     data: Path | None
-    """A local copy of the competition's data; None: none is mounted."""
     sample: Path | None
-    """The user's sample submission; None: found in the data."""
+    """The user's sample submission; None: look for one in the data."""
     layout: str = "new"
-    """One of LAYOUTS."""
     rows: int | None = None
-    """Rows of the test set, repeated under new ids where there are fewer; None: all of them."""
+    """Rows of the test set, repeated under new ids if there are fewer; None: all of them."""
     copies: Mapping[str, Path] = field(default_factory=dict)
-    """Local copies of other sources by "dataset:owner/slug", "notebook:owner/slug", "model:..."; mounted as they are."""
+    """Local copies of other sources, by "dataset:owner/slug", "notebook:owner/slug" or "model:..."."""
     part_sources: Mapping[str, str] = field(default_factory=dict)
-    """Where parts of the kit are that are no datasets, by the part's name: "notebook:owner/slug", "model:..."."""
+    """Sources of the parts that are not datasets, by part: "notebook:owner/slug" or "model:..."."""
     added_folders: Mapping[str, Path] = field(default_factory=dict)
-    """Folders that the competition's mount has besides the copy's, by name."""
+    """Folders to add to the competition's mount, by name."""
 
 
 def lay_out_inputs(request: MountRequest, folder: Path) -> MountedInputs:

@@ -28,13 +28,11 @@ class Interpreter:
     """An interpreter of this machine."""
 
     path: Path
-    """How it is started."""
     version: str
-    """Full version."""
     packages: Mapping[str, str]
-    """What is installed: normalized name to version."""
+    """Version by normalized name."""
     mounts: tuple[Mount, ...]
-    """Folders that it needs, read-only at their own paths."""
+    """Folders that it needs, read-only and at their own paths."""
     links: Mapping[str, str]
     """Symbolic links that lead to it."""
 

@@ -41,43 +41,38 @@ class RehearsalRequest:
     """What is rehearsed, and how."""
 
     kit: Kit
-    """The kit; nothing but its folder is looked at."""
     image: Image
-    """The image that it was made for."""
     dataset: str = ""
-    """The kit's dataset as configured: it names the mount."""
+    """The kit's dataset as configured; it names the mount."""
     competition: str = ""
-    """Slug of the competition; empty: as the notebook's metadata says."""
+    """Slug; empty: the competition of the notebook's metadata."""
     competition_data: Path | None = None
-    """A local copy of its data, or a part of it; mounted, never copied."""
+    """Local copy of the data, or a part of it; mounted, never copied."""
     sample_submission: Path | None = None
-    """The sample to compare with; None: found in the data."""
+    """None: look for one in the data."""
     submission: str = "submission.csv"
-    """What the notebook must write to /kaggle/working."""
     env: str = "matching"
-    """"matching": made for the image; "current": the running environment."""
+    """"matching": the image's versions; "current": the running environment."""
     installer: str = "auto"
-    """What the notebook installs with: "uv", "pip" (then no uv is there), or "auto"."""
+    """What the notebook installs with: "uv", "pip" (then uv is hidden) or "auto"."""
     layout: str = "new"
-    """The mount layout, "new" or "old"."""
     rows: int | None = None
     """Rows of the test set to rehearse on; None: all."""
     timeout: float = 9 * 3600
     """Seconds of wall-clock time for the notebook."""
     memory: int | None = None
-    """Bytes that the run may hold; None: no limit."""
+    """Bytes; None: no limit."""
     sandboxes: tuple[str, ...] = sandbox.KINDS
-    """Kinds of sandbox that may serve, best first."""
+    """Kinds of sandbox to try, best first."""
     yes: bool = False
-    """Large downloads were agreed to."""
+    """Large downloads are confirmed."""
     confirm: Callable[[str], bool] | None = None
-    """Asks a person about them."""
     copies: Mapping[str, Path] = field(default_factory=dict)
-    """Local copies of what is attached besides the kit; see `mounts.Wanted`."""
+    """See `mounts.MountRequest`."""
     part_sources: Mapping[str, str] = field(default_factory=dict)
-    """Where parts of the kit are that are no datasets; see `mounts.Wanted`."""
+    """See `mounts.MountRequest`."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """The notebook's params: those of an inference server say how its gateway is."""
+    """The notebook's params; an inference server's also describe its gateway."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,43 +80,32 @@ class Rehearsal:
     """A rehearsal that passed."""
 
     kit: str
-    """Id of the kit."""
     notebook: str
-    """Hex SHA-256 of the notebook."""
+    """Hex SHA-256."""
     rows_wanted: int | None
-    """As asked for."""
     fidelity: str
-    """"matching" or "stand-in" ("image" is for runs in Kaggle's own image)."""
+    """"matching" or "stand-in"."""
     differences: tuple[str, ...]
     """How the run differed from the image."""
     notes: tuple[str, ...]
-    """What else is worth knowing about it."""
     sandbox: str
-    """Kind of the sandbox."""
     env: str
-    """"matching" or "current"."""
     python: str
-    """Full version of the kernel's Python."""
     installer: str
-    """As asked for."""
     layout: str
-    """As asked for."""
     seconds: float
-    """Wall-clock time of the notebook, its kernel's start included."""
+    """Wall-clock time of the notebook, the start of its kernel included."""
     cell_seconds: tuple[float, ...]
-    """Of each code cell."""
     peak_memory: int
-    """Bytes held by the whole process tree at its peak; 0 where it cannot be measured."""
+    """Bytes of the whole process tree; 0 if it cannot be measured."""
     memory_by: str
     """"PSS", "RSS" or "not measured"."""
     submission: Path
-    """The submission, kept."""
     rows: int
-    """Its rows; 0 where neither a CSV nor a gateway of ours tells."""
+    """Rows of the submission; 0 if neither a CSV nor our gateway gives their number."""
     folder: Path
-    """Executed notebook, log, submission and report."""
     warnings: tuple[str, ...] = ()
-    """What may spoil the score all the same; told when it passed."""
+    """What may still spoil the score of a run that passed."""
 
 
 def rehearse_kit(

@@ -20,13 +20,12 @@ class SubmissionCheck:
     """What was found out about a submission."""
 
     rows: int
-    """Rows without the head; 0 where that cannot be told."""
+    """Without the header; 0 if the format cannot be read."""
     problems: tuple[str, ...]
-    """What Kaggle would refuse, or score as an error."""
+    """What Kaggle would refuse or score as an error."""
     notes: tuple[str, ...] = ()
-    """What was compared, or could not be."""
     warnings: tuple[str, ...] = ()
-    """What may spoil the score all the same."""
+    """What may still spoil the score."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,17 +24,14 @@ class RunVerdict:
     """A judged run."""
 
     cells: tuple[ExecutedCell, ...]
-    """The executed code cells."""
     problem: ProjectError | None
-    """What is wrong; None: it passed."""
+    """None if the run passed."""
     rows: int = 0
-    """Rows of the submission."""
     notes: tuple[str, ...] = ()
-    """What was compared."""
     notebook_notes: tuple[str, ...] = ()
-    """What the notebook itself noted, in its output; each thing once."""
+    """Lines that the notebook marked as notes in its output, each once."""
     warnings: tuple[str, ...] = ()
-    """What may spoil the score of a run that passed."""
+    """What may still spoil the score."""
 
 
 def judge_run(
