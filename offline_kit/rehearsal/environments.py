@@ -1,8 +1,7 @@
-"""The environments of a rehearsal: the kernel's at the image's versions, and papermill's own.
+"""Make the environments of a rehearsal: the kernel's with the image's versions, and papermill's own.
 
-Made with uv, kept in the cache under a digest of their content, mounted read-only. Every version of the
-image is laid over whatever asks for the package (uv's overrides), as in the image itself, where nobody
-asks whether its packages agree with each other.
+uv makes them in the cache, one for each set of packages; they are mounted read-only. The image's versions override
+every requirement, because the packages of the image itself do not all agree with each other.
 """
 
 import hashlib
@@ -24,18 +23,19 @@ from offline_kit.packages.pip_settings import IndexSettings, redact_urls
 from offline_kit.project.images import Image
 
 ASK_ABOVE = 500_000_000
-"""Bytes; more than this is downloaded only when it was agreed to."""
+"""Bytes; larger downloads need a confirmation."""
 TORCH_CPU = "https://download.pytorch.org/whl/cpu"
-"""torch without CUDA's gigabytes; not everybody can reach it."""
+"""Index of torch without CUDA libraries (https://pytorch.org/get-started/locally/); blocked in some networks."""
 _PAPERMILL = ("papermill>=2.7,<3",)
 _KERNEL = ("ipykernel", "pip", "setuptools")
-_GIGABYTES = ("nvidia-", "cuda-", "triton")  # what torch of the ordinary index brings along
+_CUDA_PREFIX = "nvidia-"  # dependencies of torch from PyPI
+# uv logs this with -v for each package that it would have to download:
 _UNCACHED = re.compile(r"Identified uncached distribution: (\S+?)==")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentOptions:
-    """Where environments are made and kept."""
+    """Where packages come from, where environments are kept, and what may be downloaded."""
 
     index: IndexSettings
     cache: Path
@@ -50,7 +50,7 @@ class EnvironmentOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EnvironmentSpec:
-    """What has to be resolved: the same question has the same answer for ever."""
+    """What an environment must contain; equal specifications share one lock."""
 
     names: tuple[str, ...]
     overrides: Mapping[str, str]
@@ -58,8 +58,8 @@ class EnvironmentSpec:
 
     @property
     def fallback_hint(self) -> str:
-        """What helps where this environment cannot be had; nothing does where it is no image's."""
-        return "; with --env current the running environment is taken instead" if self.overrides else ""
+        """Second half of a hint; empty if no other environment can be used."""
+        return ", or use the running environment with --env current" if self.overrides else ""
 
     def cache_key(self, index: IndexSettings) -> str:
         """Return a hash of the specification and of the index settings."""
@@ -70,20 +70,24 @@ class EnvironmentSpec:
 
 
 def make_kernel_environment(image: Image, packages: Sequence[str], options: EnvironmentOptions) -> Path:
-    """Return the Python of an environment that holds the kernel's stack and `packages` at the image's versions.
+    """Return the Python of an environment with ipykernel and `packages`, at the image's versions.
 
-    Raises ProjectError where this machine has no such Python, UsageError where a large download was not
-    agreed to, OutsideError where the index or the disk says no.
+    Raises:
+        ProjectError: this machine does not have the image's Python.
+        UsageError: a large download was not confirmed.
+        OutsideError: the index or the disk refused.
+
     """
     python = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
     if python is None:
         raise ProjectError(
             f"the image '{image.name}' runs Python {image.python_minor}, and this machine has none",
-            hint=f"`uv python install {image.python_minor}`, or rehearse in the running environment with --env current",
+            hint=f"run `uv python install {image.python_minor}`, or use the running environment with --env current",
+            code="python-not-found",
         )
     versions = {name: image.public_version(name) for name in image.packages}
-    # An index's torch pins CUDA libraries of its own, which are not always the image's: with those, `import torch`
-    # ends in "libcufile.so.0: cannot open shared object file". So torch's pins hold, and a CPU build has none.
+    # torch from PyPI pins its own CUDA libraries, at other versions than the image has: with the image's, `import torch`
+    # fails with "libcufile.so.0: cannot open shared object file". So they are not overridden; a CPU build has none.
     spec = EnvironmentSpec(
         names=tuple(sorted({name for name in packages if not _is_cuda_library(name)} | {*_KERNEL})),
         overrides={
@@ -97,13 +101,15 @@ def make_kernel_environment(image: Image, packages: Sequence[str], options: Envi
 
 
 def _is_cuda_library(name: str) -> bool:
-    """Whether a distribution is one of the CUDA libraries that torch brings along."""
-    return name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"  # pure Python, imported as pynvml
+    """Whether a distribution is one of the CUDA libraries that torch depends on."""
+    return (
+        name.startswith(("nvidia-", "cuda-")) and name != "nvidia-ml-py"
+    )  # nvidia-ml-py is pure Python (pynvml)
 
 
 def make_papermill_environment(options: EnvironmentOptions) -> Path:
-    """Return the Python of papermill's own environment: its dependencies are nobody else's."""
-    # The interpreter below the running environment: another environment of it shares what is made here.
+    """Return the Python of papermill's own environment, which keeps its dependencies away from the kernel's."""
+    # Not sys.executable: its environment may be deleted, and others with the same Python share this one.
     base = interpreters.find_interpreter("{}.{}".format(*sys.version_info), processes.copy_environment())
     return _ensure_environment(
         "papermill", _spec_without_overrides(_PAPERMILL, base or Path(sys.executable)), options
@@ -111,7 +117,7 @@ def make_papermill_environment(options: EnvironmentOptions) -> Path:
 
 
 def make_layer(packages: Sequence[str], python: Path, options: EnvironmentOptions) -> Path:
-    """Return a folder with these packages for this interpreter, to be put last on its path."""
+    """Return a folder with these packages for this interpreter, to append to sys.path."""
     layer_python = _ensure_environment("layer", _spec_without_overrides(packages, python), options)
     return next(
         layer_python.parent.parent.glob("lib/python*/site-packages"),
@@ -124,7 +130,7 @@ def _spec_without_overrides(names: Sequence[str], python: Path) -> EnvironmentSp
 
 
 def _ensure_environment(kind: str, spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
-    """Return the Python of the environment that answers the question; made now if it is not there yet."""
+    """Return the Python of the environment; make the environment first if it is not in the cache."""
     lock = _resolve_lock(spec, options)
     key = hashlib.sha256(lock.read_bytes() + str(spec.python).encode()).hexdigest()[:20]
     env_folder = options.cache / "environments" / f"{kind}-{key}"
@@ -134,13 +140,13 @@ def _ensure_environment(kind: str, spec: EnvironmentSpec, options: EnvironmentOp
             _confirm_download(kind, lock, spec, options)
             with files.stage_folder(env_folder) as folder:
                 _install_environment(lock, folder / "env", spec, options)
-        env_folder.touch()  # what a clean-up of the cache goes by
+        env_folder.touch()  # `offline-kit cache prune` deletes by age
     return env_folder / python
 
 
 def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
     try:
-        # Relocatable, since it is renamed when it is whole.
+        # --relocatable: the finished environment is renamed (https://docs.astral.sh/uv/reference/cli/#uv-venv).
         _run_uv(["venv", "--relocatable", "--no-project", "--python", spec.python, env], options.index)
         words: list[str | Path] = ["pip", "install", "--python", env, "--no-deps", "--compile-bytecode", "-r"]
         _run_uv([*words, _write_pins(lock)], options.index, torch=_is_from_torch_index(lock))
@@ -149,14 +155,15 @@ def _install_environment(lock: Path, env: Path, spec: EnvironmentSpec, options: 
         if disk_error := files.full_cache_error(messages, options.cache):
             raise disk_error from error
         raise OutsideError(
-            "the rehearsal's environment could not be installed",
-            hint=f"read uv's words above{spec.fallback_hint}",
+            "the environment of the rehearsal could not be installed",
+            hint=f"fix what uv reports above{spec.fallback_hint}",
+            code="environment-install-failed",
             details=messages,
         ) from error
 
 
 def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> None:
-    """Size what would be downloaded; raise UsageError for much of it that nobody agreed to."""
+    """Show the size of the download; raise UsageError if it is large and was not confirmed."""
     sizes = _find_missing_sizes(lock, spec, options)
     total = sum(sizes.values())
     if not sizes:
@@ -168,15 +175,16 @@ def _confirm_download(kind: str, lock: Path, spec: EnvironmentSpec, options: Env
         largest_sizes = ", ".join(f"{name} {files.format_size(sizes[name])}" for name in largest)
         if not (options.confirm and options.confirm(f"Download {text} ({largest_sizes}, ...)?")):
             raise UsageError(
-                f"{text} would have to be downloaded",
-                hint="agree with --yes, or rehearse in the running environment with --env current",
+                f"{text} must be downloaded",
+                hint="confirm with --yes, or use the running environment with --env current",
+                code="download-not-confirmed",
                 details=[f"largest: {largest_sizes}"],
             )
     options.report.step(f"downloading {text}")
 
 
 def _find_missing_sizes(lock: Path, spec: EnvironmentSpec, options: EnvironmentOptions) -> dict[str, int]:
-    """Return the bytes of each package that uv's cache lacks; 0 where the index tells no size."""
+    """Return the size of each package that is not in uv's cache; 0 if the index does not give it."""
     with tempfile.TemporaryDirectory(prefix="offline-kit.") as target:
         words: list[str | Path] = ["pip", "install", "-v", "--dry-run", "--no-deps", "--target", target]
         words += ["--python", spec.python, "-r", _write_pins(lock)]
@@ -189,7 +197,8 @@ def _find_missing_sizes(lock: Path, spec: EnvironmentSpec, options: EnvironmentO
 
 
 def _write_pins(lock: Path) -> Path:
-    """Return the lock as plain pins beside it: for those uv finds in its cache what anybody installed before."""
+    """Write the lock as plain pins next to it, and return that file."""
+    # uv looks up plain pins in its cache by version; the URLs in a lock miss what came from another index.
     path = lock.with_name("pins.txt")
     if not path.is_file():
         packages = tomllib.loads(lock.read_text())["packages"]
@@ -202,7 +211,8 @@ def _is_from_torch_index(lock: Path) -> bool:
 
 
 def _find_wheel_size(package: Mapping[str, Any]) -> int:
-    """Return the size of the wheel that will be taken: the lock lists fitting ones only, pure ones last."""
+    """Return the size of the wheel that uv will install."""
+    # The lock lists only wheels that fit; uv prefers those for a platform.
     files_ = package.get("wheels") or [package.get("sdist") or package.get("archive") or {}]
     return int(
         max(files_, key=lambda file: _rank_wheel(file.get("name") or file.get("url", ""))).get("size", 0)
@@ -218,7 +228,7 @@ def _rank_wheel(location: str) -> int:
 
 
 def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
-    """Resolve once per question and return the lock, a pylock.toml in the cache."""
+    """Return the lock (pylock.toml, PEP 751) of a specification from the cache; resolve it if it is not there."""
     lock = options.cache / "environments" / "locks" / spec.cache_key(options.index) / "pylock.toml"
     if lock.is_file():
         return lock
@@ -228,14 +238,17 @@ def _resolve_lock(spec: EnvironmentSpec, options: EnvironmentOptions) -> Path:
         if not compiled.succeeded:
             messages = [redact_urls(line) for line in compiled.last_lines()]
             raise files.full_cache_error(messages, options.cache) or OutsideError(
-                "the rehearsal's environment could not be resolved",
+                "the environment of the rehearsal could not be resolved",
                 hint=f"check the network and the index{spec.fallback_hint}",
+                code="environment-unresolvable",
                 details=messages,
             )
-        if _GIGABYTES[0] in (folder / "pylock.toml").read_text() and not options.index.no_index:
+        if _CUDA_PREFIX in (folder / "pylock.toml").read_text() and not options.index.no_index:
             full_lock = (folder / "pylock.toml").read_bytes()
             if not _compile_lock(folder, spec, options, torch=True).succeeded:
-                options.report.note(f"torch comes with CUDA's libraries: {TORCH_CPU} cannot be reached")
+                options.report.note(
+                    f"torch is installed with its CUDA libraries: {TORCH_CPU} cannot be reached"
+                )
                 (folder / "pylock.toml").write_bytes(full_lock)
     return lock
 
@@ -266,7 +279,7 @@ def _run_uv(
     if torch:
         changes["UV_INDEX"] = " ".join(filter(None, [TORCH_CPU, changes.get("UV_INDEX")]))
     if short_timeout:
-        # A firewall that swallows packets must not hold up everybody who cannot reach torch's index.
+        # A firewall that drops packets would block for uv's default of 30 s and 3 retries.
         changes |= {"UV_HTTP_TIMEOUT": "5", "UV_HTTP_RETRIES": "0"}
     argv = [interpreters.uv_program(), *words, *index.make_uv_arguments()]
     return processes.run_command(

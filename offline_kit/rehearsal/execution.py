@@ -1,4 +1,4 @@
-"""One run of a notebook by papermill in a sandbox, and what its executed copy tells."""
+"""Run a notebook with papermill in a sandbox, and read the executed copy."""
 
 import json
 import re
@@ -18,14 +18,14 @@ from offline_kit.notebook.runtime.kit_runtime import KitError
 
 HOME = "/home/kaggle"
 _SETUP = "NAMES_BEFORE = set(globals())"
-"""Stands in the setup cell of adopted notebooks (templates/adopt.py.j2), and nowhere else."""
-_PRINTED = 20_000
-"""Characters of a cell's output that are kept."""
+"""Only the setup cell of adopted notebooks contains this line (templates/adopt.py.j2)."""
+_PRINTED = 20_000  # characters of a cell's output to keep
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(error|exception|interrupt|exit)\b.*: \S", re.IGNORECASE)
-_ENDED = b"Ending Cell "
-_LARGEST = 500_000_000
-"""Bytes above which an executed notebook is not read."""
+_ENDED = b"Ending Cell "  # logged by papermill: https://github.com/nteract/papermill/blob/main/papermill/execute.py
+_LARGEST = 500_000_000  # bytes; a larger executed notebook is not read
+_MAX_CELL_LINES = 8
+MAX_ERROR_LINES = 12
 _INSTALLS = re.compile(r"^\s*(?:[!%].*\b)?pip3?\b.*\binstall\b|-m['\", ]+pip['\", ]+install", re.MULTILINE)
 _SITE = """
 import json, os, sys
@@ -35,12 +35,12 @@ minor = "{}.{}".format(*sys.version_info)
 print(json.dumps({"minor": minor, "home": home, "places": places, "venv": sys.prefix != sys.base_prefix}))
 """
 LOG = "log.txt"
-"""Name of the log in the folder of a run; it grows while the run goes on."""
+"""Log in the folder of a run; it grows during the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalEnvironment:
-    """All that a run stands on."""
+    """Everything that a run needs: the notebook, its inputs, its kernel and the limits."""
 
     notebook: Path
     inputs: tuple[Mount, ...]
@@ -73,7 +73,7 @@ class RehearsalEnvironment:
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """How the run ended."""
+    """How a run ended, and where its files are."""
 
     outcome: BoxOutcome
     executed: Path
@@ -89,7 +89,7 @@ class Ran:
 def run_notebook(
     environment: RehearsalEnvironment, runner: Sandbox, folder: Path, *, report: Reporter = SILENT
 ) -> Ran:
-    """Run the notebook in `folder` (empty; it holds the run's /tmp and the like) and return how it ended."""
+    """Run the notebook in `folder`, which must be empty, and return how it ended."""
     for name in ("tmp", "working", "home", "out", "scratch", "in"):
         (folder / name).mkdir(parents=True)
     prefix = runner.path_prefix(folder / "scratch")
@@ -147,10 +147,9 @@ def _read_code(notebook: Path) -> str:
 
 
 def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: str) -> RehearsalEnvironment:
-    """Return the bench with an environment over the kernel's, into which the notebook can install as on Kaggle.
+    """Put a writable environment over the kernel's, so that the notebook can install packages as on Kaggle.
 
-    The kernel's own is read-only, and is kept for other runs. A virtual environment whose site-packages names that of
-    another one is what pip takes it for: what is there satisfies requirements, other versions come before it.
+    The kernel's own environment is read-only, because other runs use it too.
     """
     python = Path(environment.kernel[0])
     interpreter = json.loads(
@@ -158,6 +157,8 @@ def _add_writable_site(environment: RehearsalEnvironment, folder: Path, prefix: 
     )
     site = folder / "lib" / f"python{interpreter['minor']}" / "site-packages"
     site.mkdir(parents=True)
+    # A virtual environment (PEP 405) whose .pth file adds the kernel's site-packages: pip counts what is there as
+    # installed, and what pip installs comes first on sys.path (https://docs.python.org/3/library/site.html).
     (folder / "pyvenv.cfg").write_text(
         f"home = {interpreter['home']}\ninclude-system-site-packages = false\n"
     )
@@ -192,7 +193,7 @@ def _prefix_wrapper(environment: RehearsalEnvironment, prefix: str) -> tuple[str
 
 
 def _write_inputs(environment: RehearsalEnvironment, folder: Path, prefix: str) -> int:
-    """Write the notebook's copy and the kernel's description; return the number of cells."""
+    """Write the copy of the notebook and the kernel spec; return the number of cells."""
     text = environment.notebook.read_text(encoding="utf-8")
     (folder / "notebook.ipynb").write_text(text, encoding="utf-8")
     kernel = folder / "jupyter" / "kernels" / "python3"
@@ -219,7 +220,7 @@ def _make_search_path(environment: RehearsalEnvironment, prefix: str) -> list[st
 
 
 def _make_variables(environment: RehearsalEnvironment, prefix: str) -> dict[str, str]:
-    """Return the whole environment of a run: what a batch run on Kaggle has, and nothing of ours."""
+    """Return all environment variables of a run: those of a batch run on Kaggle, none of this process."""
     env = {
         "PATH": ":".join(_make_search_path(environment, prefix)),
         "HOME": f"{prefix}{HOME}",
@@ -240,7 +241,8 @@ def _make_variables(environment: RehearsalEnvironment, prefix: str) -> dict[str,
         **environment.env,
     }
     if prefix:
-        # The weak sandbox cannot move the root: the notebook's own switches tell it where to look.
+        # The weak sandbox (no bubblewrap, no user namespaces) cannot change the root folder, so /kaggle does not
+        # exist: the runtime in the notebook reads these variables instead.
         env["OFFLINE_KIT_INPUT"] = f"{prefix}/kaggle/input"
         env["OFFLINE_KIT_WORKING"] = f"{prefix}/kaggle/working"
         env["OFFLINE_KIT_SCRATCH"] = f"{prefix}/tmp/offline-kit"  # noqa: S108
@@ -248,7 +250,7 @@ def _make_variables(environment: RehearsalEnvironment, prefix: str) -> dict[str,
 
 
 class LogFollower:
-    """Reads papermill's log as it grows and moves the bar for each cell that ended."""
+    """Read papermill's growing log and advance the progress bar for each finished cell."""
 
     def __init__(self, log: Path, advance: Advance) -> None:
         self.log, self.advance = log, advance
@@ -256,7 +258,7 @@ class LogFollower:
         self.unfinished_line = b""
 
     def __call__(self) -> None:
-        """Read what was added to the log since the last call."""
+        """Read what was added since the last call."""
         if not self.log.exists():
             return
         with self.log.open("rb") as stream:
@@ -270,7 +272,7 @@ class LogFollower:
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutedCell:
-    """One code cell of the executed notebook."""
+    """A code cell of an executed notebook."""
 
     number: int
     """Position among all cells of the notebook, from 1."""
@@ -292,12 +294,12 @@ class ExecutedCell:
 
     @property
     def label(self) -> str:
-        """Name the cell by its number in the user's file, with ours in brackets where they differ."""
+        """The cell's number in the user's file, with that of the rendered notebook if they differ."""
         return label_cell(self.number, self.added_cells)
 
 
 def label_cell(number: int, added_cells: int) -> str:
-    """Return how a cell is called that is the `number`-th of a notebook; see `ExecutedCell.label`."""
+    """Return the label of the `number`-th cell of a notebook; see `ExecutedCell.label`."""
     if not added_cells:
         return f"cell {number}"
     own = f"cell {number - added_cells}" if number > added_cells else "the setup cell"
@@ -305,18 +307,19 @@ def label_cell(number: int, added_cells: int) -> str:
 
 
 def count_added_cells(sources: Sequence[str]) -> int:
-    """Return how many cells of a notebook stand above those of the user's file: 0 if it was not adopted."""
+    """Return how many cells precede those of the user's file; 0 for a notebook that was not adopted."""
     numbers = (number for number, source in enumerate(sources, 1) if _SETUP in source)
     return next(numbers, 0)
 
 
 def read_cells(executed: Path) -> tuple[ExecutedCell, ...]:
-    """Return the code cells of an executed notebook; nothing where there is none."""
+    """Return the code cells of an executed notebook; () if it is missing or damaged."""
     if not leftovers.is_regular(executed, limit=_LARGEST):
         return ()
     try:
         notebook = json.loads(executed.read_text(encoding="utf-8"))
-        # papermill puts cells of its own before the one that failed.
+        # papermill inserts cells with this tag before the one that failed:
+        # https://papermill.readthedocs.io/en/latest/usage-execute.html
         own_cells = [
             cell
             for cell in notebook["cells"]
@@ -328,7 +331,7 @@ def read_cells(executed: Path) -> tuple[ExecutedCell, ...]:
             _parse_cell(number, cell, added_cells) for number, cell in numbered if cell["cell_type"] == "code"
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return ()  # the run could write there whatever it liked
+        return ()  # the run could write anything to this file
 
 
 def _parse_cell(number: int, cell: Mapping[str, Any], added_cells: int) -> ExecutedCell:
@@ -361,10 +364,25 @@ def _read_traceback(output: Mapping[str, Any]) -> list[str]:
 
 
 def find_stopped_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
-    """Return the cell that failed, or that was running when the run was ended."""
+    """Return the cell that failed, or that was running when the run was stopped."""
     return next((cell for cell in cells if cell.status in ("failed", "running")), None)
 
 
 def find_last_started_cell(cells: tuple[ExecutedCell, ...]) -> ExecutedCell | None:
-    """Return the last cell that was begun: papermill calls it completed when its kernel died."""
+    """Return the last cell that was started."""
+    # papermill marks a cell as completed even if the kernel died in it.
     return next((cell for cell in reversed(cells) if cell.seconds is not None), None)
+
+
+def quote_cell(label: str, source: str) -> tuple[str, ...]:
+    """Return the first lines of a cell's code, indented, below its label."""
+    lines = source.splitlines()
+    omitted = len(lines) - _MAX_CELL_LINES
+    ending = (f"    ... {omitted} more lines",) if omitted > 0 else ()
+    return (f"{label}:", *(f"    {line}" for line in lines[:_MAX_CELL_LINES]), *ending)
+
+
+def shorten_error(error: Sequence[str]) -> tuple[str, ...]:
+    """Return the last lines of an error, without empty ones: a long one begins with frames of libraries."""
+    lines = tuple(line for line in error if line.strip())
+    return lines if len(lines) <= MAX_ERROR_LINES else ("...", *lines[-MAX_ERROR_LINES:])

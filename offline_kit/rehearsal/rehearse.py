@@ -1,4 +1,4 @@
-"""Rehearse a kit: its notebook, run offline in a sandbox laid out as Kaggle's, and its submission checked."""
+"""Rehearse a kit: run its notebook offline in a sandbox that looks like Kaggle, and check its submission."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -23,10 +23,8 @@ from offline_kit.rehearsal import (
     kit_facts,
     mounts,
     pythons,
+    submission_check,
     verdict,
-)
-from offline_kit.rehearsal import (
-    submission_check as submission,
 )
 from offline_kit.rehearsal.environments import EnvironmentOptions
 from offline_kit.rehearsal.execution import Ran, RehearsalEnvironment
@@ -38,7 +36,7 @@ from offline_kit.rehearsal.verdict import RunVerdict
 
 @dataclass(frozen=True, kw_only=True)
 class RehearsalRequest:
-    """What is rehearsed, and how."""
+    """What to rehearse, and how."""
 
     kit: Kit
     image: Image
@@ -111,12 +109,15 @@ class Rehearsal:
 def rehearse_kit(
     request: RehearsalRequest, settings: IndexSettings, *, cache: Path, report: Reporter = SILENT
 ) -> Rehearsal:
-    """Run the kit's notebook offline and check what it wrote; the evidence lies in <kit>/rehearsal/.
+    """Run the kit's notebook offline, check its submission, and keep log and report in <kit>/rehearsal/.
 
-    Raises ProjectError for a kit that cannot run here, a failing cell (quoted, with cause and remedy), a
-    time or memory limit, a missing or wrong submission; UsageError for a request that cannot be;
-    OutsideError where no sandbox works or the index says no. The last rehearsal's evidence stays until
-    there is some of this one, failed or not.
+    The results of the previous rehearsal are replaced once this one has run, whether it passed or failed.
+
+    Raises:
+        ProjectError: the kit cannot run here, a cell failed, a limit was reached, or the submission is wrong.
+        UsageError: the request is invalid, or a large download was not confirmed.
+        OutsideError: no sandbox works, or the package index refused.
+
     """
     _check_request(request)
     notebook, metadata = kit_facts.read_notebook(request.kit)
@@ -143,7 +144,7 @@ def rehearse_kit(
         box = folder / "run" / "box"
 
         def run_with_kernel(chosen_kernel: KernelSetup) -> Ran:
-            files.remove_path(box)  # of a run that lacked a package
+            files.remove_path(box)  # left by a run that lacked a package
             return execution.run_notebook(
                 kernel.set_kernel(base_environment, chosen_kernel), runner, box, report=report
             )
@@ -193,7 +194,7 @@ def rehearse_kit(
 def _describe_environment(
     request: RehearsalRequest, notebook: Path, inputs: mounts.MountedInputs, papermill: Interpreter
 ) -> RehearsalEnvironment:
-    """Return all that the run stands on but its kernel."""
+    """Return the environment of the run, still without its kernel."""
     return RehearsalEnvironment(
         notebook=notebook,
         inputs=inputs.mounts,
@@ -213,7 +214,7 @@ def _describe_environment(
 def _warn_of_stored_answer(
     request: RehearsalRequest, result: Ran, inputs: mounts.MountedInputs
 ) -> tuple[str, ...]:
-    """Warn of a submission that is a table of the inputs: on the hidden test set it has no answers."""
+    """Warn if the submission equals a table of the inputs: the hidden test set has other ids."""
     submission_file = result.working / request.submission
     if submission_file.suffix.lower() != ".csv" or not submission_file.is_file():
         return ()
@@ -221,8 +222,8 @@ def _warn_of_stored_answer(
     tables = [path for folder in folders if folder.is_dir() for path in sorted(folder.rglob("*.csv"))]
     tables += [path for _, path in kit_facts.list_kit_files(request.kit) if path.suffix.lower() == ".csv"]
     other_tables = [path for path in tables if path != inputs.sample and path.is_file()]
-    if table := submission.find_stored_answer(submission_file, other_tables):
-        return (f"all predictions are those of '{table.name}': a stored answer covers the public ids alone",)
+    if table := submission_check.find_stored_answer(submission_file, other_tables):
+        return (f"all predictions equal those in '{table.name}': it has no rows for the hidden test set",)
     return ()
 
 
@@ -234,12 +235,14 @@ def _check_request(request: RehearsalRequest) -> None:
     ):
         if value not in choices:
             raise UsageError(
-                f"unknown {option} '{value}' for a rehearsal", hint=f"one of {', '.join(choices)}"
+                f"unknown {option} '{value}' for a rehearsal",
+                hint=f"use one of {', '.join(choices)}",
+                code=f"unknown-{option}",
             )
 
 
 def _prepare_service(request: RehearsalRequest, notebook: Path, folder: Path) -> GatewayService | None:
-    """Return the gateway's side where the notebook serves one."""
+    """Return the gateway to test the notebook with; None if the notebook runs no inference server."""
     if not gateway.uses_gateway(notebook):
         return None
     data = request.competition_data
@@ -255,22 +258,21 @@ def _run_scoring(
     judgement: RunVerdict,
     report: Reporter,
 ) -> tuple[Ran, RunVerdict]:
-    """Run a server's notebook once more, as when Kaggle scores; returns the run that counts, and its verdict."""
-    report.step("once more with the gateway in a process of its own, as in the scoring run")
+    """Run a server's notebook again as in Kaggle's scoring run; return the run that counts and its verdict."""
+    report.step("running again with the gateway in its own process, as in the scoring run")
     folder = result.log.parents[1]
     scoring_environment = gateway.make_scoring_run(
         environment, service, inputs.data, result.working / service.submission, folder / "driver"
     )
     second = execution.run_notebook(scoring_environment, runner, folder / "scoring", report=report)
     table = gateway.collect_submission(second, service.submission)
-    is_standin_missing = service.package is None
     scoring_judgement = verdict.judge_run(
         second,
         scoring_environment,
         service.submission,
         inputs.sample,
         table=table,
-        trusted=is_standin_missing,
+        trusted=service.package is None,
     )
     if problem := gateway.find_gateway_problem(second) or scoring_judgement.problem:
         return second, replace(scoring_judgement, problem=problem)
@@ -303,25 +305,29 @@ def _make_mount_request(
 
 
 def _add_log_path(problem: ProjectError, folder: Path) -> ProjectError:
-    """Return the problem with where the whole log is."""
-    details = (*problem.details, f"the whole log: {folder / 'log.txt'}")
-    return ProjectError(problem.what, hint=problem.hint, details=details)
+    details = (*problem.details, f"full log: {folder / 'log.txt'}")
+    return ProjectError(problem.what, hint=problem.hint, code=problem.code, details=details)
 
 
 def _keep_evidence(
     folder: Path, outcome: Rehearsal, result: Ran, problem: ProjectError | None, *, written: str
 ) -> None:
-    """Keep the evidence in `folder` and remove the run's own files."""
+    """Move notebook, log and submission to `folder`, write report.json, and delete the run's other files."""
     for source, name in (
         (result.executed, "executed.ipynb"),
         (result.log, "log.txt"),
         (result.working / written, outcome.submission.name),
     ):
         if source.is_file():
-            source.replace(folder / name)  # moved: a copy would fill the holes of a sparse file
-    problem_data = (
-        {"what": problem.what, "hint": problem.hint, "details": list(problem.details)} if problem else None
-    )
+            source.replace(folder / name)  # moved: copying a sparse file would fill its holes
+    problem_data = None
+    if problem:
+        problem_data = {
+            "code": problem.code,
+            "what": problem.what,
+            "hint": problem.hint,
+            "details": list(problem.details),
+        }
     report_data = {"passed": problem is None, "problem": problem_data, **asdict(outcome)}
     text = json.dumps(report_data, indent=2, default=str, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
@@ -329,17 +335,14 @@ def _keep_evidence(
 
 
 def read_last_report(kit: Kit) -> dict[str, Any] | None:
-    """Return the report of the last rehearsal of this very kit and notebook, or None.
+    """Return the report of the last rehearsal of this kit and notebook, or None.
 
-    It has "passed", "problem" ("what", "hint", "details") and Rehearsal's fields.
+    It has "passed", "problem" ("code", "what", "hint", "details") and the fields of `Rehearsal`.
     """
     try:
         report_data = json.loads((kit.folder / "rehearsal" / "report.json").read_text(encoding="utf-8"))
         identity = (report_data["kit"], report_data["notebook"])
-        return (
-            dict(report_data)
-            if identity == (kit.id, files.sha256_of(kit_facts.read_notebook(kit)[0]))
-            else None
-        )
+        notebook, _ = kit_facts.read_notebook(kit)
+        return dict(report_data) if identity == (kit.id, files.sha256_of(notebook)) else None
     except (OSError, ValueError, KeyError, TypeError, ProjectError):
         return None

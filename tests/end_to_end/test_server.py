@@ -142,7 +142,7 @@ def test_answers_of_nothing_do_not_pass_as_parquet(tmp_path: Path, own: bool) ->
         gateway.write_standin(folder / "input", options, name="Rain")
     done = rehearse(folder)
     assert done.code == 1
-    assert "'submission.parquet' would not be scored as it is" in done.err
+    assert "submission-invalid" in done.err
     assert f"column 'rain' has {ROWS} empty or NaN values" in done.err
 
 

@@ -206,7 +206,8 @@ def test_what_the_notebook_notes_is_told_once(tmp_path: Path, code: int) -> None
     assert said == ("columns by position: a = b", "one row is left out")
     done.log.write_text("".join(f"note: number {number}\n" for number in range(100)))
     said = verdict.judge_run(done, BENCH, "submission.csv", None).notebook_notes
-    assert (len(said), said[-1]) == (21, "80 more notes of the notebook stand in its log")
+    assert len(said) == 21
+    assert said[-1].startswith("80 ")
 
 
 def test_a_note_of_both_is_worded_the_same(tmp_path: Path) -> None:

@@ -25,15 +25,12 @@ from offline_kit.kaggle.push import push_notebook, run_logs
 from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.poll_policy import poll_until, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
-from offline_kit.kaggle.push.run_logs import RunFailure
 from offline_kit.rehearsal import causes, execution
 
 RUN_TIMEOUT_SECONDS = 13 * 3600.0
 """Seconds to wait for a run: the 12 hours that Kaggle gives a notebook, and an hour of queue."""
 LOG_NAME = "log.txt"
 _LOG_EVERY = 4  # longest pauses between two looks at the log of a run that goes on
-_HEAD = 8  # lines of a quoted cell
-_TAIL = 12  # lines of an error
 _SHOWN = 10
 _AGAIN = "run the same command again: it goes on waiting, and nothing is pushed twice"
 _T = TypeVar("_T")
@@ -281,6 +278,7 @@ def _build_failed_error(
         cause, remedy = run_failure.failure.what, run_failure.failure.hint
     elif not cause:
         cause, remedy = causes.explain_failure(run.failure_message)
+    error = run_failure.error or run_logs.plain_text(log).splitlines()
     label = _label_cell(run_failure.cell, notebook.text if notebook else "")
     summary = f"{label} failed" if label else "the notebook failed"
     server_name = kaggle.fetch_account().server_name
@@ -296,8 +294,9 @@ def _build_failed_error(
         hint=remedy or "correct it, rehearse it with 'offline-kit rehearse', and push again",
         code=run_failure.failure.code if run_failure.failure else "notebook-run-failed",
         details=[
-            *_quote_cell(run_failure, label),
-            *_quote_error(run_failure, log),
+            *([*execution.quote_cell(label, run_failure.source), ""] if run_failure.source else []),
+            *execution.shorten_error(error),
+            "",
             *server_words,
             *[f"cause: {cause}"] * bool(cause),
             *links,
@@ -314,21 +313,6 @@ def _label_cell(cell_number: int, notebook: str) -> str:
     except (ValueError, KeyError, TypeError, AttributeError):
         sources = []
     return execution.label_cell(cell_number, execution.count_added_cells(sources))
-
-
-def _quote_cell(run_failure: RunFailure, label: str) -> list[str]:
-    lines = run_failure.source.splitlines()
-    if not lines:
-        return []
-    omitted = [f"    ... {len(lines) - _HEAD} more lines"] if len(lines) > _HEAD else []
-    return [f"{label}:", *(f"    {line}" for line in lines[:_HEAD]), *omitted, ""]
-
-
-def _quote_error(run_failure: RunFailure, log: Sequence[LogLine]) -> list[str]:
-    lines = list(run_failure.error) or [
-        line for line in run_logs.plain_text(log).splitlines() if line.strip()
-    ]
-    return [*(lines if len(lines) <= _TAIL else ["...", *lines[-_TAIL:]]), ""]
 
 
 def _build_no_run_error(ref: str, version: int) -> OutsideError:
