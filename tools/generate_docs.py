@@ -81,7 +81,7 @@ def configuration() -> str:
     parts += key_table(PARAMS, "Param")
     parts.append("\n### Frameworks\n\n| Name | Files of | Params that it reads |\n|---|---|---|\n")
     for framework in frameworks.FRAMEWORKS:
-        params = ", ".join(f"`{name}`" for name in framework.params) or "none"
+        params = ", ".join(f"`{name}`" for name in framework.param_names) or "none"
         parts.append(f"| `{framework.name}` | {framework.title} | {params} |\n")
     return "".join([*parts, ENVIRONMENT])
 
