@@ -1,18 +1,94 @@
-"""What differs between two kits: packages, own code, checkpoints, the notebook, and what they are for."""
+"""Compare two kits: packages, own code, checkpoints, notebook, and what they are built for."""
 
 import difflib
+import json
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from offline_kit.kit.diff_sides import FileContent, KitPackage, KitSnapshot, NotebookCell
+from offline_kit.core.errors import ProjectError
 from offline_kit.kit.install_plan import PLAN
-from offline_kit.project.types import Role
+from offline_kit.kit.manifest import REBUILD_HINT, REMOTE_PART
+from offline_kit.project.types import FileEntry, Kit, Role
 
 ADDED, REMOVED, CHANGED, RENAMED, REBUILT = "added", "removed", "changed", "renamed", "rebuilt"
 _CONTEXT = 2  # lines around a change of the notebook
+FileContent = tuple[int, str]
+"""Size in bytes, and a checksum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitPackage:
+    """A package that a kit installs, or takes from the image."""
+
+    name: str
+    version: str
+    own: bool = False
+    """Whether it is the project's own code."""
+    files: tuple[str, ...] = ()
+    """Original names of its wheel and its sdist; none if the image has it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotebookCell:
+    """A cell of the notebook."""
+
+    kind: str
+    """"code" or "markdown"."""
+    title: str
+    """Its title, or its first line."""
+    source: str
+    metadata: str
+    """As JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KitSnapshot:
+    """One of two kits, as far as they are compared."""
+
+    kit: Kit
+    image: str
+    """Name of the image; empty if the kit does not state it."""
+    python: str
+    installed: Mapping[str, KitPackage]
+    """Packages that it installs, by name."""
+    provided: Mapping[str, KitPackage]
+    """Packages that it takes from the image, by name."""
+    plan: str
+    """Its install plan as JSON."""
+    cells: tuple[NotebookCell, ...]
+    metadata: Mapping[str, Any]
+    """kernel-metadata.json, and the notebook besides its cells."""
+
+    def map_entries(self) -> dict[str, FileEntry]:
+        """Return all files by their original names."""
+        return {entry.original: entry for part in self.kit.parts for entry in part.entries}
+
+    def map_contents(self, *roles: Role) -> dict[str, FileContent]:
+        """Return the contents of the files with these roles, by their original names."""
+        entries = self.map_entries().items()
+        return {name: (entry.size, entry.sha256) for name, entry in entries if entry.role in roles}
+
+    def read_wheel_contents(self, package: KitPackage) -> dict[str, FileContent]:
+        """Return the contents of a package's wheels; raise ProjectError if one cannot be read."""
+        contents: dict[str, FileContent] = {}
+        for name in package.files:
+            path = _find_kit_file(self.kit, name)
+            if not name.endswith(".whl") or path is None:
+                continue
+            try:
+                with zipfile.ZipFile(path) as wheel:
+                    members = [member for member in wheel.infolist() if not member.is_dir()]
+            except (OSError, zipfile.BadZipFile) as error:
+                raise ProjectError(
+                    f"'{path}' cannot be read as a wheel: {error}", code="wheel-invalid", hint=REBUILD_HINT
+                ) from error
+            contents |= {member.filename: (member.file_size, str(member.CRC)) for member in members}
+        return contents
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +96,6 @@ class FileChange:
     """A file that differs."""
 
     name: str
-    """Its name, the newer one where it has two."""
     change: str
     """"added", "removed", "changed" or "renamed" (the same bytes under another name)."""
     before: int = 0
@@ -28,7 +103,7 @@ class FileChange:
     after: int = 0
     """Bytes in the new kit."""
     was: str = ""
-    """Its old name, where it was renamed."""
+    """Its old name, if it was renamed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +111,6 @@ class PackageChange:
     """A package that differs."""
 
     name: str
-    """Normalized name."""
     change: str
     """"added", "removed", "changed" (its version) or "rebuilt" (the same version in other bytes)."""
     before: str = ""
@@ -44,21 +118,18 @@ class PackageChange:
     after: str = ""
     """Version in the new kit; empty for none."""
     note: str = ""
-    """What else there is to know, such as that the image has it now."""
+    """A remark, such as that the image's version is used now."""
     files: tuple[FileChange, ...] = ()
-    """What differs inside of its wheel; of own code alone."""
+    """Changes inside the wheel of own code."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ValueChange:
-    """A value that differs."""
+    """A value that differs; None if a kit does not have it."""
 
     name: str
-    """What it is."""
     before: Any
-    """In the old kit; None where it lacks it."""
     after: Any
-    """In the new kit; None where it lacks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +146,14 @@ class NotebookChange:
 
 @dataclass(frozen=True, kw_only=True)
 class KitDifference:
-    """All that differs between two kits."""
+    """All differences between two kits."""
 
     old: KitSnapshot
-    """The old kit."""
     new: KitSnapshot
-    """The new kit."""
     target: tuple[ValueChange, ...]
-    """Image, Python, and the parts that it lies in."""
+    """Image, Python and parts."""
     packages: tuple[PackageChange, ...]
-    """Packages of others that are installed."""
+    """Installed packages of others."""
     provided: tuple[PackageChange, ...]
     """Packages that are taken from the image."""
     own: tuple[PackageChange, ...]
@@ -92,26 +161,51 @@ class KitDifference:
     sources: tuple[FileChange, ...]
     """Own code as loose files."""
     checkpoints: tuple[FileChange, ...]
-    """Trained files."""
     other: tuple[FileChange, ...]
-    """All other files: what builds sdists, spares, the install plan's details."""
+    """All other files: build requirements of sdists, spares, the install plan's details."""
     notebook: NotebookChange
-    """The notebook."""
 
     @property
     def is_identical(self) -> bool:
-        """Whether the kits are identical, their notebooks included."""
+        """Whether the kits are the same, their notebooks included."""
         return self.old.kit.id == self.new.kit.id and self.notebook == NotebookChange()
 
 
+def read_snapshot(kit: Kit) -> KitSnapshot:
+    """Read what is compared of a kit; raises ProjectError for a file that cannot be read."""
+    plan_path = _find_kit_file(kit, PLAN)
+    folder = kit.folder / "notebook"
+    try:
+        plan = _read_json(plan_path) if plan_path else {}
+        notebook = _read_json(folder / "inference.ipynb")
+        metadata = {f"notebook {key}": value for key, value in notebook.items() if key != "cells"}
+        return KitSnapshot(
+            kit=kit,
+            image=str(plan.get("image", "")),
+            python=str(plan.get("python", "")),
+            installed=_parse_packages(plan.get("install")),
+            provided=_parse_packages(plan.get("provided")),
+            plan=json.dumps(plan, sort_keys=True),
+            cells=tuple(_parse_cell(cell) for cell in notebook.get("cells", ())),
+            metadata=_read_json(folder / "kernel-metadata.json") | metadata,
+        )
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ProjectError(
+            f"the install plan or the notebook of the kit in '{kit.folder}' has an unknown form",
+            code="kit-unreadable",
+            hint=REBUILD_HINT,
+            details=(f"{type(error).__name__}: {error}",),
+        ) from error
+
+
 def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
-    """Return all that differs between two kits; ProjectError where a wheel of own code cannot be read."""
+    """Return all differences between two kits; raises ProjectError if a wheel of own code cannot be read."""
     changes = _compare_packages(old, new)
     own = {name for side in (old, new) for name, package in side.installed.items() if package.own}
     provided = _compare_provided(old.provided, new.provided, old.installed.keys() | new.installed.keys())
-    target, other_files = _compare_targets(old, new), _compare_other_files(old, new)
-    if old.plan != new.plan and not (changes or provided or target or other_files):
-        other_files = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
+    target, other = _compare_targets(old, new), _compare_other_files(old, new)
+    if old.plan != new.plan and not (changes or provided or target or other):
+        other = (FileChange(name=PLAN, change=CHANGED, before=len(old.plan), after=len(new.plan)),)
     return KitDifference(
         old=old,
         new=new,
@@ -119,36 +213,92 @@ def compare_kits(old: KitSnapshot, new: KitSnapshot) -> KitDifference:
         packages=tuple(change for change in changes if change.name not in own),
         provided=provided,
         own=tuple(change for change in changes if change.name in own),
-        sources=compare_files(old.select_contents(Role.SOURCE), new.select_contents(Role.SOURCE)),
-        checkpoints=compare_files(old.select_contents(Role.CHECKPOINT), new.select_contents(Role.CHECKPOINT)),
-        other=other_files,
+        sources=compare_files(old.map_contents(Role.SOURCE), new.map_contents(Role.SOURCE)),
+        checkpoints=compare_files(old.map_contents(Role.CHECKPOINT), new.map_contents(Role.CHECKPOINT)),
+        other=other,
         notebook=_compare_notebooks(old, new),
     )
 
 
 def compare_files(old: Mapping[str, FileContent], new: Mapping[str, FileContent]) -> tuple[FileChange, ...]:
-    """Return how files (by name) changed; the same bytes under one other name were renamed."""
+    """Return how files changed, sorted by name; the same bytes under another name were renamed."""
     removed, added = sorted(old.keys() - new.keys()), sorted(new.keys() - old.keys())
-    left = {old[name]: name for name in reversed(removed)}
-    renamed = {name: left.pop(new[name]) for name in added if new[name] in left}
-    changes = [
-        FileChange(name=name, change=RENAMED, before=new[name][0], after=new[name][0], was=old_name)
-        for name, old_name in renamed.items()
-    ]
-    changes += [
-        FileChange(name=name, change=ADDED, after=new[name][0]) for name in added if name not in renamed
-    ]
-    changes += [
-        FileChange(name=name, change=REMOVED, before=old[name][0])
-        for name in removed
-        if name not in renamed.values()
-    ]
-    changes += [
-        FileChange(name=name, change=CHANGED, before=old[name][0], after=new[name][0])
-        for name in old.keys() & new.keys()
-        if old[name] != new[name]
-    ]
-    return tuple(sorted(changes, key=lambda change: change.name))
+    candidates = {old[name]: name for name in reversed(removed)}
+    renamed = {name: candidates.pop(new[name]) for name in added if new[name] in candidates}
+    changes = []
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name, (0, "")), new.get(name, (0, ""))
+        if name in renamed:
+            was = renamed[name]
+            changes.append(FileChange(name=name, change=RENAMED, before=after[0], after=after[0], was=was))
+        elif name not in new and name not in renamed.values():
+            changes.append(FileChange(name=name, change=REMOVED, before=before[0]))
+        elif name not in old:
+            changes.append(FileChange(name=name, change=ADDED, after=after[0]))
+        elif name in new and before != after:
+            changes.append(FileChange(name=name, change=CHANGED, before=before[0], after=after[0]))
+    return tuple(changes)
+
+
+def render_script(cells: Iterable[NotebookCell]) -> str:
+    """Return cells as a percent script."""
+    written = []
+    for cell in cells:
+        if cell.kind == "code":
+            written.append(f"# %% {cell.title}\n{cell.source}")
+        else:
+            lines = [f"# {line}".rstrip() for line in cell.source.splitlines()]
+            written.append("\n".join([f"# %% [{cell.kind}]", *lines]))
+    return "\n\n".join(written)
+
+
+def _find_kit_file(kit: Kit, original: str) -> Path | None:
+    for part in kit.parts:
+        for entry in part.entries:
+            if entry.original == original:
+                path = kit.part_folder(part) / entry.stored
+                return path if path.exists() or part.name != REMOTE_PART else None
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; an empty one if there is no such file."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ProjectError(
+            f"'{path}' cannot be read: {error}", code="kit-unreadable", hint=REBUILD_HINT
+        ) from error
+    if not isinstance(document, dict):
+        raise ProjectError(f"'{path}' does not hold an object", code="kit-unreadable", hint=REBUILD_HINT)
+    return document
+
+
+def _parse_packages(items: Any) -> dict[str, KitPackage]:
+    packages = {}
+    for item in items or ():
+        if item.get("name"):
+            files = (item.get("wheel"), item.get("sdist"))
+            packages[str(item["name"])] = KitPackage(
+                name=str(item["name"]),
+                version=str(item.get("version", "")),
+                own=item.get("role") == "own",
+                files=tuple(f"packages/{name}" for name in files if name),
+            )
+    return packages
+
+
+def _parse_cell(cell: Mapping[str, Any]) -> NotebookCell:
+    source, metadata = "".join(cell.get("source", "")), cell.get("metadata") or {}
+    first_line = source.lstrip("# ").partition("\n")[0].strip()
+    return NotebookCell(
+        kind=str(cell.get("cell_type", "code")),
+        title=str(metadata.get("title") or first_line[:60]),
+        source=source,
+        metadata=json.dumps(metadata, sort_keys=True),
+    )
 
 
 def _compare_targets(old: KitSnapshot, new: KitSnapshot) -> tuple[ValueChange, ...]:
@@ -165,68 +315,62 @@ def _compare_targets(old: KitSnapshot, new: KitSnapshot) -> tuple[ValueChange, .
 
 
 def _compare_packages(old: KitSnapshot, new: KitSnapshot) -> tuple[PackageChange, ...]:
-    """Return how the packages that are installed changed, sorted by name."""
+    """Return how the installed packages changed, sorted by name."""
     changes = []
     for name in sorted(old.installed.keys() | new.installed.keys()):
         before, after = old.installed.get(name), new.installed.get(name)
         if before is None and after is not None:
-            image_package_before = old.provided.get(name)
-            note = (
-                f"the image's {image_package_before.version} was used before" if image_package_before else ""
-            )
+            image_package = old.provided.get(name)
+            note = f"the image's {image_package.version} was used before" if image_package else ""
             changes.append(PackageChange(name=name, change=ADDED, after=after.version, note=note))
         elif after is None and before is not None:
-            image_package_now = new.provided.get(name)
-            note = f"the image's {image_package_now.version} is used now" if image_package_now else ""
+            image_package = new.provided.get(name)
+            note = f"the image's {image_package.version} is used now" if image_package else ""
             changes.append(PackageChange(name=name, change=REMOVED, before=before.version, note=note))
         elif (
             before is not None
             and after is not None
-            and _list_package_digests(old, before) != _list_package_digests(new, after)
+            and _list_digests(old, before) != _list_digests(new, after)
         ):
             changes.append(_describe_update(old, new, before, after))
     return tuple(changes)
 
 
-def _list_package_digests(side: KitSnapshot, package: KitPackage) -> list[tuple[str, str]]:
-    entries = side.entries_by_name
-    return [
-        (package.version, ""),
-        *sorted((name, entries[name].sha256) for name in package.files if name in entries),
-    ]
+def _list_digests(side: KitSnapshot, package: KitPackage) -> list[tuple[str, str]]:
+    entries = side.map_entries()
+    digests = sorted((name, entries[name].sha256) for name in package.files if name in entries)
+    return [(package.version, ""), *digests]
 
 
 def _describe_update(
     old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
 ) -> PackageChange:
-    kinds = [" and ".join(_name_file_kind(name) for name in package.files) for package in (before, after)]
+    old_kind, new_kind = (
+        " and ".join("wheel" if name.endswith(".whl") else "sdist" for name in package.files)
+        for package in (before, after)
+    )
     return PackageChange(
         name=after.name,
         change=REBUILT if before.version == after.version else CHANGED,
         before=before.version,
         after=after.version,
-        note=f"as {kinds[1]}, before as {kinds[0]}" if kinds[0] != kinds[1] else "",
+        note=f"as {new_kind}, before as {old_kind}" if old_kind != new_kind else "",
         files=_compare_wheel_files(old, new, before, after) if after.own or before.own else (),
     )
-
-
-def _name_file_kind(name: str) -> str:
-    return "wheel" if name.endswith(".whl") else "sdist"
 
 
 def _compare_wheel_files(
     old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
 ) -> tuple[FileChange, ...]:
-    """Return which files of a wheel changed; of what is told about it, only what does not follow from that."""
-    # In another version, all that is told has another name and another text.
-    derived = (
-        (".dist-info/RECORD", ".dist-info/WHEEL") if before.version == after.version else (".dist-info/",)
-    )
+    """Return which files of a wheel changed, without metadata that changes whenever they or the version do."""
+    derived = ".dist-info/RECORD", ".dist-info/WHEEL"
+    if before.version != after.version:
+        derived = (".dist-info/",)
     contents = [
         {
             name: content
             for name, content in side.read_wheel_contents(package).items()
-            if not any(suffix in name for suffix in derived)
+            if not any(part in name for part in derived)
         }
         for side, package in ((old, before), (new, after))
     ]
@@ -234,11 +378,11 @@ def _compare_wheel_files(
 
 
 def _compare_provided(
-    old: Mapping[str, KitPackage], new: Mapping[str, KitPackage], reported: Iterable[str]
+    old: Mapping[str, KitPackage], new: Mapping[str, KitPackage], installed: Iterable[str]
 ) -> tuple[PackageChange, ...]:
-    """Return how the packages of the image changed, but those that are told of as installed ones."""
+    """Return how the packages from the image changed, except those that either kit installs."""
     changes = []
-    for name in sorted((old.keys() | new.keys()) - set(reported)):
+    for name in sorted((old.keys() | new.keys()) - set(installed)):
         before, after = (side[name].version if name in side else "" for side in (old, new))
         if before != after:
             change = CHANGED if before and after else ADDED if after else REMOVED
@@ -247,11 +391,11 @@ def _compare_provided(
 
 
 def _compare_other_files(old: KitSnapshot, new: KitSnapshot) -> tuple[FileChange, ...]:
-    """Return the changes of files that no package stands for."""
+    """Return the changes of files that belong to no installed package."""
     contents = []
     for side in (old, new):
         package_files = {PLAN, *(name for package in side.installed.values() for name in package.files)}
-        all_files = side.select_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
+        all_files = side.map_contents(Role.WHEEL, Role.SDIST, Role.BUILD, Role.LOCK)
         contents.append({name: content for name, content in all_files.items() if name not in package_files})
     return compare_files(*contents)
 
@@ -260,23 +404,21 @@ def _compare_notebooks(old: KitSnapshot, new: KitSnapshot) -> NotebookChange:
     keys = sorted(old.metadata.keys() | new.metadata.keys())
     values = [(key, old.metadata.get(key), new.metadata.get(key)) for key in keys]
     before, after = (render_script(side.cells).splitlines() for side in (old, new))
+    lines = difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")
     return NotebookChange(
         cells=_compare_cells(old.cells, new.cells),
         metadata=tuple(ValueChange(name=k, before=b, after=a) for k, b, a in values if b != a),
-        text=tuple(
-            _add_cell_title(line, before)
-            for line in difflib.unified_diff(before, after, "old", "new", n=_CONTEXT, lineterm="")
-        ),
+        text=tuple(_add_cell_title(line, before) for line in lines),
     )
 
 
 def _add_cell_title(line: str, before: list[str]) -> str:
-    """Return a line of a unified difference; a hunk's head also names the cell that it begins in."""
-    match = re.match(r"@@ -(\d+)", line)
-    if not match:
+    """Return a line of a unified diff; a hunk header with the title of the cell that it starts in."""
+    header = re.match(r"@@ -(\d+)", line)
+    if not header:
         return line
-    heads = [cell_line for cell_line in before[: int(match[1])] if cell_line.startswith("# %%")]
-    return f"{line} {heads[-1].removeprefix('# ')}" if heads else line
+    titles = [text for text in before[: int(header[1])] if text.startswith("# %%")]
+    return f"{line} {titles[-1].removeprefix('# ')}" if titles else line
 
 
 def _compare_cells(
@@ -287,27 +429,15 @@ def _compare_cells(
     changes += [(key, ADDED) for key in after if key not in before]
     changes += [(key, CHANGED) for key in after if key in before and before[key] != after[key]]
     if not changes and list(before) != list(after):
-        changes = [(key, "moved") for key, was in zip(after, before, strict=True) if key != was]
+        changes = [(new_key, "moved") for new_key, key in zip(after, before, strict=True) if new_key != key]
     return tuple(changes)
 
 
 def _key_by_title(cells: tuple[NotebookCell, ...]) -> dict[str, NotebookCell]:
-    """Return cells by a name that is theirs alone: kind and title, numbered where they come twice."""
+    """Return cells by title and kind, numbered if several have the same."""
     titled, counts = {}, Counter[str]()
     for cell in cells:
         name = f"{cell.title} ({cell.kind})"
         counts[name] += 1
         titled[name if counts[name] == 1 else f"{name} {counts[name]}"] = cell
     return titled
-
-
-def render_script(cells: Iterable[NotebookCell]) -> str:
-    """Return cells as a percent script."""
-    written = []
-    for cell in cells:
-        if cell.kind == "code":
-            written.append(f"# %% {cell.title}\n{cell.source}")
-        else:
-            lines = [f"# {line}".rstrip() for line in cell.source.splitlines()]
-            written.append("\n".join([f"# %% [{cell.kind}]", *lines]))
-    return "\n\n".join(written)

@@ -24,7 +24,7 @@ REMOTE_PART = "wheelhouse"
 THREADS = 8
 """Kaggle's mount is slow for one reader and fast for many; two cores hash four files well too."""
 
-_REBUILD = "build the kit again with 'offline-kit build'"
+REBUILD_HINT = "build the kit again with 'offline-kit build'"
 
 
 def compute_part_id(entries: Iterable[FileEntry]) -> str:
@@ -70,9 +70,9 @@ def read_manifest(folder: Path) -> KitPart:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise ProjectError(f"'{folder}' holds no {MARKER}", hint=_REBUILD) from error
+        raise ProjectError(f"'{folder}' holds no {MARKER}", hint=REBUILD_HINT) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise ProjectError(f"cannot read '{path}': {error}", hint=_REBUILD) from error
+        raise ProjectError(f"cannot read '{path}': {error}", hint=REBUILD_HINT) from error
     return parse_manifest(text, str(path))
 
 
@@ -85,7 +85,7 @@ def parse_manifest(text: str, source: str) -> KitPart:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ProjectError(f"'{source}' is no JSON: {error}", hint=_REBUILD) from error
+        raise ProjectError(f"'{source}' is no JSON: {error}", hint=REBUILD_HINT) from error
     if isinstance(document, dict) and isinstance(document.get("format"), int) and document["format"] > FORMAT:
         raise ProjectError(
             f"'{source}' has format {document['format']}; this offline-kit knows format {FORMAT}",
@@ -93,12 +93,12 @@ def parse_manifest(text: str, source: str) -> KitPart:
         )
     problems = _check_document(document)
     if problems:
-        raise ProjectError(f"'{source}' is no manifest of ours", hint=_REBUILD, details=problems)
+        raise ProjectError(f"'{source}' is no manifest of ours", hint=REBUILD_HINT, details=problems)
     part = make_part(document["part"], (_parse_entry(raw_entry) for raw_entry in document["files"]))
     if part.id != document["id"]:
         raise ProjectError(
             f"'{source}' was changed after it was written: its files give another id than it says",
-            hint=_REBUILD,
+            hint=REBUILD_HINT,
             details=(f"it says {document['id']}", f"its files give {part.id}"),
         )
     return part
@@ -115,7 +115,7 @@ def read_kit(folder: Path) -> Kit:
     for part, part_folder in zip(parts, below, strict=False):
         if kit.part_folder(part) not in (part_folder, dataset):
             raise ProjectError(
-                f"'{part_folder}' holds the part '{part.name}', which belongs elsewhere", hint=_REBUILD
+                f"'{part_folder}' holds the part '{part.name}', which belongs elsewhere", hint=REBUILD_HINT
             )
     return kit
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from offline_kit.core.errors import ProjectError
-from offline_kit.kit import diff_sides, manifest
-from offline_kit.kit.diff import KitDifference, compare_files, compare_kits
+from offline_kit.kit import manifest
+from offline_kit.kit.diff import KitDifference, compare_files, compare_kits, read_snapshot
 from offline_kit.project.types import FileEntry, Kit, Role
 from tests.support import command_line
 from tests.support.kits import Workshop, sdist, wheel
@@ -59,7 +59,7 @@ def packages(*more: tuple[str, str], own: str = "LEARNING = 1\n", **plan: Any) -
 
 def difference(old: Kit, new: Kit) -> KitDifference:
     """Compare two kits."""
-    return compare_kits(diff_sides.read_snapshot(old), diff_sides.read_snapshot(new))
+    return compare_kits(read_snapshot(old), read_snapshot(new))
 
 
 def test_the_same_kit_twice_is_identical(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_notebook_of_another_form_is_an_error(tmp_path: Path, text: str) -> No
     kit = made(tmp_path / "old")
     (kit.folder / "notebook/inference.ipynb").write_text(text)
     with pytest.raises(ProjectError, match=str(kit.folder)):
-        diff_sides.read_snapshot(kit)
+        read_snapshot(kit)
 
 
 # ------------------------------------------------------------------ the command

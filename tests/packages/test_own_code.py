@@ -451,7 +451,7 @@ def test_names_that_may_be_there_are_accepted(tmp_path: Path, source: str) -> No
 def test_modules_that_cannot_serve_are_told(tmp_path: Path, names: tuple[str, ...]) -> None:
     """A file that is no Python, and a folder without any, are errors at build."""
     project = tree(tmp_path / "p", {"broken.py": "class Lit(:\n", "empty/readme.txt": "x"})
-    with pytest.raises(ProjectError, match=r"no valid Python|holds no Python module"):
+    with pytest.raises(ProjectError, match=r"not valid Python|holds no Python module"):
         build(project, tmp_path / "cache", modules=tuple(project / name for name in names))
 
 

@@ -61,9 +61,8 @@ def diff(old: Path, new: Path, *, quiet: bool, as_json: bool, exit_code: bool) -
     """Compare two kits, each named by its own folder or its project's; NEW is by default this project's."""
     from offline_kit.cli.summaries import compare as summary_compare
     from offline_kit.kit import diff as differing
-    from offline_kit.kit import diff_sides
 
-    sides = [diff_sides.read_snapshot(_read_kit(folder)) for folder in (old, new)]
+    sides = [differing.read_snapshot(_read_kit(folder)) for folder in (old, new)]
     difference = differing.compare_kits(*sides)
     summary_compare.show_difference(difference, console_of(quiet=quiet, as_json=as_json))
     if exit_code and not difference.is_identical:

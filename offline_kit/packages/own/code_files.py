@@ -1,4 +1,4 @@
-"""Which files of the user's folders are code: what a package is built from, what is shipped as it lies."""
+"""Tell which files of a project are code: the sources of a package, and loose modules."""
 
 import hashlib
 import json
@@ -14,27 +14,27 @@ from offline_kit.core import files, processes
 from offline_kit.core.errors import OfflineKitError, ProjectError
 
 LARGEST_SOURCE = 20_000_000
-"""Bytes above which a file is no source of a package."""
+"""Bytes; a larger file is not a source of a package."""
 LARGEST_COMPANION = 1_000_000
-"""Bytes above which a file beside modules is data, not a part of the code."""
-_NEVER = frozenset(
+"""Bytes; a larger file beside modules is data, not part of the code."""
+_EXCLUDED_FOLDERS = frozenset(
     [
         "__pycache__", "node_modules", "venv", "env.bak", "wandb", "lightning_logs", "mlruns", "site-packages",
     ]
 )  # fmt: skip
-"""Folders that are no source wherever they lie; hidden ones are none either."""
-_OUTPUTS = frozenset(["build", "dist"])
-"""Folders that builds fill, at the top of a package."""
+"""Folders that never hold sources; hidden ones do not either."""
+_BUILD_OUTPUTS = frozenset(["build", "dist"])
+"""Folders at the top of a package that builds write."""
 _OWN_FILES = frozenset(["offline-kit.lock.txt", "offline-kit.toml", "offline-kit-crash.log"])
-"""What we and our users write beside a package, for us."""
-_CODE = (".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".f90")
-_FOREIGN_BUILDS = ("meson.build", "CMakeLists.txt", "Cargo.toml")
+"""Files of offline-kit beside a package."""
+_CODE_SUFFIXES = (".py", ".pyi", ".pyx", ".pxd", ".c", ".cc", ".cpp", ".cu", ".h", ".hpp", ".rs", ".f90")
+_OTHER_BUILD_FILES = ("meson.build", "CMakeLists.txt", "Cargo.toml")
 _DATA_SUFFIXES = (
     ".7z .avi .bin .bmp .bz2 .ckpt .flac .gif .gz .h5 .hdf5 .ico .ipynb .jpeg .jpg .joblib .log .mov .mp3 .mp4 "
     ".npy .npz .ogg .onnx .parquet .pickle .pkl .png .pt .pth .pyc .pyo .safetensors .tar .tgz .tif .tiff .wav "
     ".webp .whl .xz .zip"
 )
-"""What lies beside modules and is not shipped with them: data, weights (they are checkpoints), archives."""
+"""Files beside modules that are not shipped with them: data, weights (those are checkpoints), archives."""
 _VCS = re.compile(
     r"setuptools[-_.]scm|setuptools[-_.]git|hatch[-_.]vcs|versioningit|versioneer|\bpbr\b|dunamai|dynamic[-_.]versioning"
     r"|tool\.pdm\.version|flit[-_.]scm",
@@ -47,26 +47,26 @@ class SourceTree:
     """The sources of one package."""
 
     root: Path
-    """Its folder."""
     names: tuple[str, ...]
-    """Posix paths of its files relative to the folder, sorted."""
+    """Posix paths of its files below `root`, sorted."""
     oversized: tuple[str, ...]
-    """Files that are too large to be sources."""
+    """Files that are left out as too large."""
     digest: str
-    """Hash over names, modes and contents, and over the commit where the version comes from it."""
+    """Hash of names, modes and contents, and of the commit if the version comes from git."""
     wants_git: bool
-    """Its version comes from the version control."""
+    """Whether its version comes from git."""
 
 
 def read_source_tree(root: Path) -> SourceTree:
-    """Return what a package is built from: no data folders, outputs, caches, nothing that git ignores.
+    """Return the sources of a package, without data, build outputs, caches and what git ignores.
 
-    Raises ProjectError for a folder that is no package.
+    Raises ProjectError for a folder that is not a package.
     """
     if not any((root / name).is_file() for name in ("pyproject.toml", "setup.py", "setup.cfg")):
         raise ProjectError(
-            f"'{root}' is no package: it has neither pyproject.toml nor setup.py",
-            hint="take it out of `packages`; folders of plain modules go into `modules`",
+            f"'{root}' is not a package: it has neither pyproject.toml nor setup.py",
+            code="package-invalid",
+            hint="remove it from `packages`; list folders of plain modules under `modules`",
         )
     wants_git = bool(_VCS.search(_read_build_settings(root))) and (root / ".git").exists()
     listed = sorted(_list_git_files(root, everything=wants_git) or _list_disk_files(root))
@@ -87,7 +87,7 @@ def read_source_tree(root: Path) -> SourceTree:
 def copy_tree(tree: SourceTree, folder: Path) -> Path:
     """Copy a package's sources into a new folder with fixed modes, and return it.
 
-    Where the version comes from git, the copy is a working tree of the same repository, which is only read.
+    If the version comes from git, the copy is a working tree of the same repository, which is only read.
     """
     for name in tree.names:
         target = folder / name
@@ -103,17 +103,17 @@ def copy_tree(tree: SourceTree, folder: Path) -> Path:
 
 
 def list_module_files(path: Path) -> tuple[Path, ...]:
-    """Return the files to ship of a module (itself) or a folder of modules: code and its small companions."""
+    """Return the files to ship for a module or a folder of modules: code and small files beside it."""
     if path.is_file():
         return (path,)
     return tuple(path for path in sorted(_walk_files(path)) if is_shipped(path))
 
 
 def is_shipped(path: Path) -> bool:
-    """Whether a file beside modules goes along: code always, other small files unless they are data."""
+    """Whether a file beside modules is shipped: code always, other small files unless they are data."""
     if path.name.startswith(".") or not path.is_file():
         return False
-    if path.suffix in _CODE:
+    if path.suffix in _CODE_SUFFIXES:
         return True
     return path.suffix.lower() not in _DATA_SUFFIXES.split() and path.stat().st_size <= LARGEST_COMPANION
 
@@ -129,7 +129,7 @@ def _walk_files(root: Path) -> Iterator[Path]:
 def _is_excluded_folder(folder: Path) -> bool:
     return (
         folder.name.startswith(".")
-        or folder.name in _NEVER
+        or folder.name in _EXCLUDED_FOLDERS
         or folder.name.endswith((".egg-info", ".dist-info"))
         or (folder / "pyvenv.cfg").exists()
         or (folder / "dataset" / "offline-kit.json").exists()
@@ -142,11 +142,11 @@ def _list_disk_files(root: Path) -> list[str]:
 
 def _is_source_file(path: Path, root: Path) -> bool:
     top = path.relative_to(root).parts[0]
-    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _OUTPUTS | _OWN_FILES
+    return path.is_file() and path.suffix not in (".pyc", ".pyo") and top not in _BUILD_OUTPUTS | _OWN_FILES
 
 
 def _list_git_files(root: Path, *, everything: bool) -> list[str]:
-    """Return what git tracks or would, as far as it is source; nothing where git does not know the folder."""
+    """Return the sources that git tracks or would track; nothing if the folder is not in a repository."""
     words = ["ls-files", "-z", "--cached", *([] if everything else ["--others", "--exclude-standard"])]
     try:
         result = processes.run_command(["git", "-C", root, *words], check=False, timeout=60)
@@ -158,7 +158,7 @@ def _list_git_files(root: Path, *, everything: bool) -> list[str]:
     if not {"pyproject.toml", "setup.py", "setup.cfg"} & set(names):
         return []
     tracked = [name for name in dict.fromkeys(names) if _is_included_file(root / name, root)]
-    # "data/" in .gitignore hides the package plants.data too, and most builds would take it all the same
+    # "data/" in .gitignore also matches the package plants/data, which most build backends include anyway.
     return list(
         {*tracked, *(name for name in _list_disk_files(root) if name.endswith(".py") and "/" in name)}
     )
@@ -171,17 +171,17 @@ def _is_included_file(path: Path, root: Path) -> bool:
 
 
 def _find_data_folders(root: Path, names: Iterable[str]) -> set[str]:
-    """Return folders at the top that hold no code and that the build configuration does not name."""
-    if any((root / name).is_file() for name in _FOREIGN_BUILDS):
+    """Return folders at the top that hold no code and are not mentioned in the build configuration."""
+    if any((root / name).is_file() for name in _OTHER_BUILD_FILES):
         return set()
-    coded = {name.partition("/")[0] for name in names if "/" in name and name.endswith(_CODE)}
+    coded = {name.partition("/")[0] for name in names if "/" in name and name.endswith(_CODE_SUFFIXES)}
     build_settings = _read_build_settings(root)
     tops = {name.partition("/")[0] for name in names if "/" in name} - coded
     return {top for top in tops if not re.search(rf"(?<![\w-]){re.escape(top)}(?![\w-])", build_settings)}
 
 
 def _read_build_settings(root: Path) -> str:
-    """Return all that the build configuration says, as text; our own table is none of it."""
+    """Return the build configuration as text, without our own table."""
     texts = []
     for name in ("setup.py", "setup.cfg", "MANIFEST.in", "hatch.toml"):
         path = root / name
@@ -191,7 +191,9 @@ def _read_build_settings(root: Path) -> str:
         try:
             data = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ProjectError(f"'{path}' is not valid TOML: {error}", hint="mend it") from error
+            raise ProjectError(
+                f"'{path}' is not valid TOML: {error}", code="toml-invalid", hint="fix its syntax"
+            ) from error
         data.get("tool", {}).pop("offline-kit", None)
         texts.append(json.dumps(data, default=str))
         texts.append(

@@ -1,4 +1,4 @@
-"""Loose modules: which files of the project a notebook needs, and from which folders they import."""
+"""Loose modules: the files of the project that a notebook needs, and the folders that they import from."""
 
 import os
 import sys
@@ -15,18 +15,18 @@ from offline_kit.project.images import Image
 from offline_kit.project.types import SourceFile
 
 _TOOLS = frozenset(["setup.py", "conftest.py", "noxfile.py", "fabfile.py", "tasks.py"])
-"""Files at the top of a project that serve the developer, not the model."""
+"""Files at the top of a project that are for development, not for the model."""
 
 
 def find_needed_modules(
     project: Path, packages: Sequence[Path], modules: Sequence[Path], names: Sequence[str]
 ) -> tuple[Path, ...]:
-    """Return the folders and files of loose modules to ship: those configured, and what the references need.
+    """Return the folders and files of loose modules to ship: those configured, and those that references need.
 
-    `names` are references of the configuration ("src/model.py:Lit", "package.module:Lit"). What a package of
-    `packages` holds is not shipped again, unless a reference names its file. A file brings the modules
-    beside it and what it imports from the project; one at the top of the project, where `modules` says what is
-    shipped, only the latter. Raises UsageError for references that lead nowhere.
+    `names` are references of the configuration ("src/model.py:Lit", "package.module:Lit"). Modules of `packages`
+    are not shipped again unless a reference names their file. A referenced file is shipped with the modules
+    beside it and those of the project that it imports; if it is at the top of the project and `modules` is
+    configured, only with the latter. Raises UsageError for a reference that cannot be found.
     """
     project, packages = _normalize_path(project), [_normalize_path(path) for path in packages]
     shipped = list(dict.fromkeys(_normalize_path(path) for path in modules))
@@ -46,10 +46,10 @@ def find_needed_modules(
 def list_source_files(
     project: Path, modules: Sequence[Path], image: Image, report: Reporter = SILENT
 ) -> tuple[tuple[SourceFile, ...], tuple[str, ...]]:
-    """Return every file of these folders and files that is shipped, and the import roots of them all.
+    """Return every file to ship of these folders and files, and their import roots.
 
-    What lies outside the project is shipped under its folder's own name. Raises ProjectError where a place
-    holds no module, two files would have one name, or the image's Python cannot parse a file.
+    Files outside the project are shipped under the name of their folder. Raises ProjectError if a path holds no
+    module, two files would have the same name, or the image's Python cannot parse a file.
     """
     module_roots = [_ModuleRoot(path, project) for path in modules]
     files = _collect_files(module_roots)
@@ -60,42 +60,42 @@ def list_source_files(
 
 
 class _ModuleRoot:
-    """One file or folder of loose modules, and how its files are called in the kit."""
+    """One file or folder of loose modules, and the names of its files in the kit."""
 
     def __init__(self, path: Path, project: Path) -> None:
         self.path = _normalize_path(path)
         folder = self.path if self.path.is_dir() else self.path.parent
         top = _find_top_package(folder)
         inside = self.path.is_relative_to(_normalize_path(project))
-        # What lies outside the project keeps the name of its folder.
+        # Files outside the project keep the name of their folder.
         self._base = _normalize_path(project) if inside else top.parent
         self._root = top.parent if _is_package_folder(top) else top
         self._folder = folder
 
     def name_file(self, path: Path) -> str:
-        """Return the posix path in the kit's code; "." for the project itself."""
+        """Return the posix path below the kit's code folder; "." for the project itself."""
         return path.relative_to(self._base).as_posix()
 
     def list_import_roots(self) -> list[str]:
-        """Return the folders from which it imports, nearest first."""
-        # A file inside a package is run as a script by some, and then imports its neighbours plainly.
+        """Return the folders that it imports from, nearest first."""
+        # A file of a package that is run as a script imports its neighbours as top-level modules.
         own = [self._folder] if self._folder != self.path else []
         return list(dict.fromkeys(self.name_file(root) for root in (self._root, *own)))
 
     @property
     def is_plain_folder(self) -> bool:
-        """Whether it is a plain folder, whose modules may be imported as "folder.module" too."""
+        """Whether it is a plain folder, whose modules can also be imported as "folder.module"."""
         return self.path.is_dir() and self._root == self.path
 
 
 def _find_import_roots(module_roots: Sequence[_ModuleRoot], files: Sequence[SourceFile]) -> tuple[str, ...]:
-    """Return the import roots of all places; the project comes last, where there is any other."""
+    """Return the import roots of all modules; the project itself comes last."""
     code = [file.path for file in files if file.path.suffix == ".py"]
     tops = {names[0] for path in code for names in references.list_absolute_imports(path)}
     roots: dict[str, None] = {}
     for module_root in module_roots:
         inside = {path.stem for path in module_root.path.glob("*")} if module_root.is_plain_folder else set()
-        # "from lib.util import x" alone: the folder is no root, or lib/random.py would hide Python's own.
+        # If code only says "from lib.util import x", the folder is not a root: lib/random.py would hide Python's own.
         if not (module_root.is_plain_folder and module_root.path.name in tops and not tops & inside):
             roots |= dict.fromkeys(module_root.list_import_roots())
     if module_roots:
@@ -105,7 +105,7 @@ def _find_import_roots(module_roots: Sequence[_ModuleRoot], files: Sequence[Sour
 
 
 def _warn_about_shadowing(files: Sequence[SourceFile], roots: Sequence[str], report: Reporter) -> None:
-    """Warn of shipped modules that stand in the way of Python's own."""
+    """Warn about shipped modules that hide one of Python's own."""
     tops = {f"{root}/" if root != "." else "": root for root in roots}
     for file in files:
         folder, _, name = file.original.rpartition("/")
@@ -119,7 +119,7 @@ def _warn_about_shadowing(files: Sequence[SourceFile], roots: Sequence[str], rep
 
 
 def _normalize_path(path: Path) -> Path:
-    """Return the absolute path without "..": links stay, since names come from it."""
+    """Return the absolute path without ".."; symbolic links are kept, since names come from the path."""
     return Path(os.path.normpath(path.absolute()))
 
 
@@ -137,8 +137,9 @@ def _collect_files(module_roots: Sequence[_ModuleRoot]) -> tuple[SourceFile, ...
                 problems.append(f"'{first.path}' and '{path}' would both be '{original}'")
     if problems:
         raise ProjectError(
-            problems[0] if len(problems) == 1 else "the loose modules cannot be shipped as they are",
-            hint="correct `modules` of the configuration",
+            problems[0] if len(problems) == 1 else "the loose modules cannot be shipped",
+            code="modules-invalid",
+            hint="fix `modules` in the configuration",
             details=problems if len(problems) > 1 else (),
         )
     return tuple(files[name] for name in sorted(files))
@@ -149,7 +150,7 @@ def _is_package_folder(folder: Path) -> bool:
 
 
 def _find_top_package(folder: Path) -> Path:
-    """Return the outermost package that a folder belongs to; the folder itself where it is none."""
+    """Return the outermost package that a folder belongs to, or the folder itself."""
     top = folder
     while _is_package_folder(top.parent):
         top = top.parent
@@ -161,7 +162,7 @@ def _is_below(path: Path, parents: Iterable[Path]) -> bool:
 
 
 def _is_in_wheel(path: Path, package_roots: Sequence[Path]) -> bool:
-    """Whether a module or package is one that the builds of own packages take: below src/, or a package."""
+    """Whether the builds of own packages include a module or package: below src/, or a package."""
     top = _find_top_package(path if path.is_dir() else path.parent)
     if _is_package_folder(top):
         return top.parent in package_roots
@@ -169,10 +170,9 @@ def _is_in_wheel(path: Path, package_roots: Sequence[Path]) -> bool:
 
 
 def _add_neighbours(file: Path, roots: Sequence[Path], *, alone: bool) -> list[Path]:
-    """Return a referenced file with what lies beside it: its folder.
+    """Return the folder of a referenced file.
 
-    Of a folder that is the project (or a package's), the modules at its top go along, not all below it; `alone`,
-    none of them.
+    If that folder is the project (or a package's), return only the modules at its top, or with `alone` the file.
     """
     top = _find_top_package(file.parent)
     if _is_package_folder(top) or top not in roots or top.name == "src":
@@ -185,7 +185,7 @@ def _add_neighbours(file: Path, roots: Sequence[Path], *, alone: bool) -> list[P
 def _add_imports(
     start: Sequence[Path], roots: Sequence[Path], package_roots: Sequence[Path], shipped: Sequence[Path]
 ) -> list[Path]:
-    """Add to places all modules of the project that their code imports, and what those import in turn."""
+    """Return paths with all modules of the project that their code imports, directly or indirectly."""
     paths = list(start)
     for path in paths:  # grows while it is walked
         for file in code_files.list_module_files(path):
@@ -201,7 +201,7 @@ def _add_imports(
 
 
 def _find_local_modules(name: str, roots: Sequence[Path]) -> list[Path]:
-    """Return what of the project a top-level name imports."""
+    """Return the module or folder of the project that a top-level name imports."""
     for root in roots:
         if (root / f"{name}.py").is_file():
             return [root / f"{name}.py"]
@@ -211,20 +211,21 @@ def _find_local_modules(name: str, roots: Sequence[Path]) -> list[Path]:
 
 
 def _check_syntax(paths: Sequence[Path], image: Image) -> None:
-    """Raise for modules that the image's Python cannot parse, as far as this machine can tell."""
+    """Raise ProjectError for modules that the image's Python cannot parse, if that Python is installed here."""
     doubtful = [path for path in paths if references.parse_module(path) is None]
     if not doubtful:
         return
-    judge = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
-    if judge is None:
+    interpreter = interpreters.find_interpreter(image.python_minor, processes.copy_environment())
+    if interpreter is None:
         return
-    words = "import ast, sys\nfor name in sys.argv[1:]: ast.parse(open(name, 'rb').read(), name)"
+    script = "import ast, sys\nfor name in sys.argv[1:]: ast.parse(open(name, 'rb').read(), name)"
     with tempfile.TemporaryDirectory(prefix="offline-kit-") as scratch:
         try:
-            processes.run_command([judge, "-I", "-c", words, *doubtful], cwd=Path(scratch), timeout=60)
+            processes.run_command([interpreter, "-I", "-c", script, *doubtful], cwd=Path(scratch), timeout=60)
         except OfflineKitError as error:
             raise ProjectError(
-                f"a module is no valid Python {image.python_minor}",
-                hint="mend it: the notebook could not import it",
+                f"a module is not valid Python {image.python_minor}",
+                code="module-syntax-invalid",
+                hint="fix it: the notebook could not import it",
                 details=error.details[-4:],
             ) from error

@@ -1,4 +1,4 @@
-"""Protected versions of the image that the project's own packages exclude: reported before the resolver fails."""
+"""Report protected versions of the image that the project's own packages exclude, before the resolver fails."""
 
 import tomllib
 from collections.abc import Collection, Iterable, Sequence
@@ -18,10 +18,9 @@ def check_package_bounds(
 ) -> tuple[Finding, ...]:
     """Return one finding with the protected versions of the image that the packages exclude.
 
-    `built` holds the requirement lines of wheels built earlier; setup.cfg and pyproject.toml are read besides.
-    `replaceable` names packages that the configuration replaces or excludes. Bounds of packages that are not
-    protected are fine: the kit brings versions that fit them. Code that was written for old versions needs these,
-    so the finding says that they stay.
+    `built` holds the requirement lines of wheels built earlier, in addition to those of setup.cfg and
+    pyproject.toml. `replaceable` names packages that the configuration replaces or excludes. Bounds of unprotected
+    packages can stay, which the finding says: the kit brings versions that fit them.
     """
     lines = dict.fromkeys([*built, *(line for package in packages for line in _read_declared(package))])
     free = {normalize_name(name) for name in replaceable}
@@ -55,7 +54,7 @@ def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, st
         try:
             requirement = Requirement(line)
         except InvalidRequirement:
-            continue  # the freeze reports it
+            continue  # reported by the freeze
         name, version = normalize_name(requirement.name), image.public_version(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate(
             {**image.marker_environment(), "extra": ""}
@@ -65,7 +64,7 @@ def _find_excluded(lines: Iterable[str], image: Image) -> Iterable[tuple[str, st
 
 
 def _read_declared(package: Path) -> list[str]:
-    """Return the requirements of a package as far as they stand in its files; what only a build knows is left out."""
+    """Return the requirements in a package's files, without those that only a build can tell."""
     reader = ConfigParser(interpolation=None)
     try:
         reader.read(package / "setup.cfg", encoding="utf-8")
@@ -81,7 +80,7 @@ def _read_declared(package: Path) -> list[str]:
 
 
 def _find_bounds_file(packages: Sequence[Path], names: Collection[str]) -> str:
-    """Return the file in which the bounds stand, else the package's folder."""
+    """Return the file that holds the bounds, else the package's folder."""
     for package in packages:
         for name in _FILES:
             path = package / name
