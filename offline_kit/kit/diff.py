@@ -363,9 +363,9 @@ def _compare_wheel_files(
     old: KitSnapshot, new: KitSnapshot, before: KitPackage, after: KitPackage
 ) -> tuple[FileChange, ...]:
     """Return which files of a wheel changed, without metadata that changes whenever they or the version do."""
-    derived = ".dist-info/RECORD", ".dist-info/WHEEL"
+    derived = [".dist-info/RECORD", ".dist-info/WHEEL"]
     if before.version != after.version:
-        derived = (".dist-info/",)
+        derived = [".dist-info/"]
     contents = [
         {
             name: content

@@ -1,6 +1,7 @@
 """Small kits made by hand, as the bundle lays them out, for the tests of what runs in the notebook."""
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -26,10 +27,10 @@ def wheel(
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in content.items():
-            archive.writestr(path, text)
+            archive.writestr(zipfile.ZipInfo(path), text)  # no date: equal content gives equal bytes
             digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
             rows.append(f"{path},sha256={digest},{len(text.encode())}")
-        archive.writestr(f"{info}/RECORD", "\n".join([*rows, f"{info}/RECORD,,", ""]))
+        archive.writestr(zipfile.ZipInfo(f"{info}/RECORD"), "\n".join([*rows, f"{info}/RECORD,,", ""]))
     return f"{name}-{version}-{tag}.whl", buffer.getvalue()
 
 
@@ -61,7 +62,8 @@ def sdist() -> tuple[str, bytes, dict[str, bytes]]:
         "fromsource.py": "ORIGIN = 'sdist'\n",
     }
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+    zipped = gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0)
+    with zipped, tarfile.open(fileobj=zipped, mode="w") as archive:
         for path, text in members.items():
             info = tarfile.TarInfo(f"fromsource-2.0/{path}")
             info.size = len(text.encode())
