@@ -8,6 +8,7 @@ here only for a rehearsal here.
 import os
 import shutil
 import tempfile
+import tomllib
 from concurrent.futures import wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,8 +26,10 @@ from offline_kit.kaggle.push.notebook_runs import FinishedRun
 from offline_kit.kaggle.push.push_notebook import NotebookPlan
 from offline_kit.kit import manifest
 from offline_kit.notebook import rendering as notebook
-from offline_kit.notebook.runtime import kit_wheelhouse
+from offline_kit.notebook.runtime import kit_capture, kit_wheelhouse
+from offline_kit.project import images
 from offline_kit.project.config import Config
+from offline_kit.project.images import Image
 from offline_kit.project.kaggle_names import MARKER
 from offline_kit.project.types import FileEntry, Kit
 from offline_kit.workflow import model_files, part_locations, pipeline
@@ -294,3 +297,34 @@ def _text_digest(text: str) -> str:
 
 def _kaggle_words(port: KaggleSession) -> str:
     return "the local Kaggle" if port.local else "Kaggle"
+
+
+def capture_here() -> str:
+    """Return the image file of the running environment, for whoever runs offline-kit in the image itself."""
+    return kit_capture.format_image_file(
+        kit_capture.capture_image("captured-here"), platform_name="this machine"
+    )
+
+
+def capture_on_kaggle(config: Config, port: KaggleSession, report: Reporter = SILENT) -> str:
+    """Return the image file of the machine that the configuration's accelerator gets today.
+
+    A private notebook without internet and without any input is run for it, anew each time. Raises what
+    pushes and runs raise.
+    """
+    where = "the local Kaggle" if port.local else "Kaggle"
+    new = build_job.new_notebook(RemoteJob(config=config, username=port.account.username, where=where))
+    _, finished = run_job(port, new, upgrade=True, report=report)
+    with tempfile.TemporaryDirectory(prefix="offline-kit-") as name:
+        return image_text(port, finished, Path(name), report)
+
+
+def write_image(text: str, path: Path) -> Image:
+    """Write an image file and return the image, as `--image` will read it."""
+    files.write_atomic(path, text)
+    return images.load_image(str(path.absolute()), accelerator="none", project=path.parent)
+
+
+def name_of(text: str) -> str:
+    """Return the name of the image that an image file describes."""
+    return str(tomllib.loads(text)["name"])

@@ -10,21 +10,8 @@ from offline_kit.core.report import SILENT, Reporter
 from offline_kit.project import config, images
 from offline_kit.project.config import Config
 from offline_kit.project.images import Image
-from offline_kit.workflow.checks import (
-    box,
-    configuration,
-    credentials,
-    disk,
-    frozen,
-    index,
-    notebook,
-    own_code,
-    python,
-    requirements,
-    uv,
-    weights,
-)
-from offline_kit.workflow.checks.check_types import CheckContext, CheckResult, CheckState
+from offline_kit.workflow import machine_checks, project_checks
+from offline_kit.workflow.check_types import CheckContext, CheckResult, CheckState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,22 +31,21 @@ class Check:
 
 
 CHECKS = (
-    Check(code="K101", title="uv", run=uv.run_check),
-    Check(code="K102", title="Python of the image", run=python.run_check, needs="image"),
-    Check(code="K103", title="sandbox", run=box.run_check),
-    Check(code="K104", title="disk", run=disk.run_check),
-    Check(code="K201", title="configuration", run=configuration.run_check),
-    Check(code="K202", title="image", run=configuration.run_image_check, needs="config"),
-    Check(code="K203", title="requirements", run=requirements.run_check, needs="image"),
-    Check(code="K204", title="checkpoints", run=weights.run_check, needs="image"),
-    Check(code="K205", title="notebook", run=notebook.run_check, needs="image"),
-    Check(code="K206", title="freeze", run=frozen.run_check, needs="image"),
-    Check(code="K207", title="own code", run=own_code.run_check, needs="image"),
-    Check(code="K301", title="package index", run=index.run_check, online=True),
-    Check(code="K302", title="Kaggle's credentials", run=credentials.run_check),
+    Check(code="K101", title="uv", run=machine_checks.check_uv),
+    Check(code="K102", title="Python of the image", run=machine_checks.check_python, needs="image"),
+    Check(code="K103", title="sandbox", run=machine_checks.check_sandbox),
+    Check(code="K104", title="disk", run=machine_checks.check_disk),
+    Check(code="K201", title="configuration", run=project_checks.check_configuration),
+    Check(code="K202", title="image", run=project_checks.check_image, needs="config"),
+    Check(code="K203", title="requirements", run=project_checks.check_requirements, needs="image"),
+    Check(code="K204", title="checkpoints", run=project_checks.check_checkpoints, needs="image"),
+    Check(code="K205", title="notebook", run=project_checks.check_notebook, needs="image"),
+    Check(code="K206", title="freeze", run=project_checks.check_freeze, needs="image"),
+    Check(code="K207", title="own code", run=project_checks.check_own_code, needs="image"),
+    Check(code="K301", title="package index", run=machine_checks.check_index, online=True),
+    Check(code="K302", title="Kaggle's credentials", run=machine_checks.check_credentials),
 )
-"""Every check. A new one is a module in checks/ with `run(ground)`, which returns what it says or raises our errors,
-a line here with the next free code, and a test."""
+"""Every check. A new one is a function of machine_checks or project_checks, a line here with the next free code, and a test."""
 
 
 @dataclass(frozen=True, kw_only=True)

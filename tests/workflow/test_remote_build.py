@@ -28,7 +28,7 @@ from offline_kit.packages.freeze.freeze_inputs import FreezeRequest
 from offline_kit.packages.pip_settings import IndexSettings
 from offline_kit.project import config, images, import_names
 from offline_kit.project.types import Fate
-from offline_kit.workflow import capture_image
+from offline_kit.workflow import build_remotely
 from offline_kit.workflow.remote_build import build_job as job
 from offline_kit.workflow.remote_build import build_request, remote_wheelhouse
 from offline_kit.workflow.remote_build.build_request import RemoteRequest
@@ -230,7 +230,7 @@ def test_a_captured_image_is_an_image(tmp_path: Path) -> None:
     assert found.packages["pytest"]
     assert found.digest == "gcr.io/kaggle-images/python@sha256:1"
     assert "numpy" in found.protected
-    assert capture_image.name_of(capture_image.capture_here()) == "captured-here"
+    assert build_remotely.name_of(build_remotely.capture_here()) == "captured-here"
 
 
 def made(folder: Path, *wheels: tuple[str, bytes]) -> str:

@@ -14,8 +14,7 @@ import pytest
 from offline_kit.kaggle.client.endpoint import KaggleEndpoint
 from offline_kit.local_kaggle.running import NotebookRunner, RunJob, RunResult
 from offline_kit.project import config
-from offline_kit.workflow import build_remotely as chained_build
-from offline_kit.workflow import kaggle_session
+from offline_kit.workflow import build_remotely, kaggle_session
 from tests.support.kits import wheel
 from tests.support.listener import Listener
 from tests.support.shipping import PREDICT, Yard, in_places, make_project, retrain, yard
@@ -216,7 +215,7 @@ def test_a_large_wheel_tells_how_far_it_is(here: Yard, monkeypatch: pytest.Monke
     with kaggle_session.open_session(
         config.load_config(here.project, {}), KaggleEndpoint(local=here.bench.server.url)
     ) as port:
-        chained_build.fetch_wheels(here.kit, port, listener, look=0.01)
+        build_remotely.fetch_wheels(here.kit, port, listener, look=0.01)
     ((total, amounts),) = listener.bars
     assert sum(amounts) == total > 60_000_000
     assert len([amount for amount in amounts if amount]) > 2

@@ -142,7 +142,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.kaggle.push.dataset_plan import PushOptions
-    from offline_kit.workflow import pipeline, ship, ship_plan
+    from offline_kit.workflow import pipeline, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
     to, at, yes, env = take_flags(flags, "to", "at", "yes", "env").values()
@@ -160,7 +160,7 @@ def ship_command(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, **
     pipeline.check_project(config)
     with session_of(config, to, at, console, current=env == "current") as port:
         if dry_run:
-            plan = ship_plan.plan_ship(config, port, orders, console)
+            plan = ship.plan_ship(config, port, orders, console)
             summary.show_plan(plan.build, console, final=False)
             summary_kaggle.show_ship_plan(plan, summary.plan_facts(plan.build), console)
             return

@@ -45,14 +45,14 @@ def build(project: Path, *, quiet: bool, as_json: bool, dry_run: bool, upgrade: 
     config = load_config(project, flags)
     if on != "here":
         from offline_kit.cli.summaries import chained as summary_chained
-        from offline_kit.workflow import build_remotely as chained_build
+        from offline_kit.workflow import build_remotely
 
         with session_of(config, on, at, console, current=True) as port:
             if dry_run:
-                plan = chained_build.plan_build(config, port, upgrade=upgrade, report=console)
+                plan = build_remotely.plan_build(config, port, upgrade=upgrade, report=console)
                 summary_chained.show_plan(plan, port.account, console)
                 return
-            chained = chained_build.build_remotely(config, port, upgrade=upgrade, report=console)
+            chained = build_remotely.build_remotely(config, port, upgrade=upgrade, report=console)
         summary_chained.show_made(chained, console)
         summary.show_build(chained.built, console, typed=typed_settings())
         return
@@ -85,8 +85,7 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
     from offline_kit.cli.summaries import kaggle as summary_kaggle
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.kaggle.push.dataset_plan import DEFAULT_OPTIONS
-    from offline_kit.workflow import build_remotely as chained_build
-    from offline_kit.workflow import kaggle_rehearsal, kaggle_session, pipeline, ship
+    from offline_kit.workflow import build_remotely, kaggle_rehearsal, kaggle_session, pipeline, ship
 
     console = console_of(quiet=quiet, as_json=as_json)
     on, at = take_flags(flags, "on", "at").values()
@@ -102,9 +101,9 @@ def rehearse(project: Path, *, quiet: bool, as_json: bool, upgrade: bool, no_bui
         summary.show_build(built, console, final=False)
         kit = built.kit
     if on == "here":
-        if chained_build.missing_wheels(kit):
-            with session_of(config, chained_build.remote_address(config), "", console) as port:
-                chained_build.fetch_wheels(kit, port, console)
+        if build_remotely.missing_wheels(kit):
+            with session_of(config, build_remotely.remote_address(config), "", console) as port:
+                build_remotely.fetch_wheels(kit, port, console)
         summary.show_rehearsal(pipeline.rehearse_kit(config, kit, wishes, report=console), console)
         return
     with session_of(config, on, at, console, current=wishes.env == "current") as port:

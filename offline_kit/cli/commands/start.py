@@ -57,7 +57,7 @@ def doctor(project: Path, *, quiet: bool, as_json: bool, online: bool, ignore: t
     """Check this machine and the project, with a remedy for each problem."""
     from offline_kit.cli.summaries import start as summary_start
     from offline_kit.workflow import doctor as examining
-    from offline_kit.workflow.checks.check_types import CheckState
+    from offline_kit.workflow.check_types import CheckState
 
     console = console_of(quiet=quiet, as_json=as_json)
     findings = examining.run_checks(project, online=online, ignore=ignore, report=console)

@@ -61,17 +61,17 @@ def image_capture(on: str, at: str, accelerator: str | None, output: Path | None
     """Write down what an image is and holds, as a file for --image."""
     from offline_kit.cli.summaries import kit as summary
     from offline_kit.project import config
-    from offline_kit.workflow import capture_image
+    from offline_kit.workflow import build_remotely
 
     console = console_of(quiet=quiet, as_json=as_json)
     if on == "here":
-        text = capture_image.capture_here()
+        text = build_remotely.capture_here()
     else:
         settings = config.load_config(Path.cwd(), {"accelerator": accelerator})
         with session_of(settings, on, at, console, current=True) as port:
-            text = capture_image.capture_on_kaggle(settings, port, console)
-    path = output or Path(f"{capture_image.name_of(text)}.toml")
-    summary.show_captured(capture_image.write_image(text, path), path, console)
+            text = build_remotely.capture_on_kaggle(settings, port, console)
+    path = output or Path(f"{build_remotely.name_of(text)}.toml")
+    summary.show_captured(build_remotely.write_image(text, path), path, console)
 
 
 @click.group(short_help="Look after what is kept between builds.")

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from offline_kit.workflow.kaggle_rehearsal import KaggleRehearsal
     from offline_kit.workflow.kaggle_session import NotebookRun
     from offline_kit.workflow.remote_status import RemotePart, RemoteStatus
-    from offline_kit.workflow.ship import ShipResult, SubmissionOutcome
-    from offline_kit.workflow.ship_plan import ShipPlan
+    from offline_kit.workflow.ship import ShipPlan, ShipResult, SubmissionOutcome
 
 PushOutcome = tuple["Sequence[PushedPart]", "PushedNotebook | None", "NotebookRun | None"]
 """Parts that are there; where it was pushed, the notebook; where it was waited for, its run."""
