@@ -1,13 +1,13 @@
-"""Explain a failed cell by what it was about: the frame in the user's own code, the column, the file, the script."""
+"""Explain a failed cell: find the frame in the user's own code, the missing column or file, the failed script."""
 
 import csv
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from offline_kit.core.sandboxes.box import Mount
+from offline_kit.rehearsal.causes import Explanation
 from offline_kit.rehearsal.execution import ExecutedCell
 
 _FRAME = re.compile(
@@ -15,7 +15,7 @@ _FRAME = re.compile(
 )
 _LIBRARY = re.compile(r"/(?:site|dist)-packages/|/lib/python3\.\d+/|^<")
 _OVERLAY = "/offline-kit/site/"
-"""Where the notebook installs the kit's packages, the project's own among them."""
+"""The notebook installs the kit's packages here, including the project's own."""
 _CODE = re.compile(r"^.*/offline-kit/kit/code/")
 _TRACEBACK = "Traceback (most recent call last)"
 _STARTS_SCRIPT = re.compile(r"(?m)^\s*[!%].*\b(?:python[\d.]*|run|bash|sh)\b|\bsubprocess\b|os\.system")
@@ -28,15 +28,7 @@ _COLUMN = (
     ),
 )
 _NO_FILE = re.compile(r"No such file or directory: '?(/[^'\n]+)")
-_MOST = 8  # names that are listed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Explanation:
-    """Why a cell failed, and what helps."""
-
-    cause: str
-    remedy: str
+_MAX_NAMES = 8  # in a message
 
 
 def find_own_frame(error: Sequence[str], own_packages: Collection[str] = ()) -> tuple[str, ...]:
@@ -71,7 +63,7 @@ def _is_own_file(path: str, own_packages: Collection[str]) -> bool:
 
 
 def explain_missing_column(cell: ExecutedCell, inputs: Iterable[Mount]) -> Explanation | None:
-    """Explain an error about a column that the test set does not have; None for another error."""
+    """Explain an error about a column that the test set lacks; None for other errors."""
     column = next((match[1] for pattern in _COLUMN if (match := pattern.search(cell.message))), None)
     if column is None:
         return None
@@ -83,20 +75,23 @@ def explain_missing_column(cell: ExecutedCell, inputs: Iterable[Mount]) -> Expla
     near = get_close_matches(column, test[1], n=1)
     from_table = any(word in line for line in cell.error for word in ("pandas", "polars"))
     if not (train or near or from_table):
-        return None  # as likely the key of a dict
-    remaining = f" and {len(test[1]) - _MOST} more" if len(test[1]) > _MOST else ""
-    cause = f"'{test[0]}' has no column '{column}'; it has {', '.join(test[1][:_MOST])}{remaining}"
+        return None  # it may as well be the key of a dict
+    remaining = f" and {len(test[1]) - _MAX_NAMES} more" if len(test[1]) > _MAX_NAMES else ""
+    cause = f"'{test[0]}' has no column '{column}'; it has {', '.join(test[1][:_MAX_NAMES])}{remaining}"
     if train:
         return Explanation(
-            cause=f"{cause}. '{train}' has it: it is known in training only",
+            code="column-not-in-test-set",
+            cause=f"{cause}. '{train}' has it: it is known only in training",
             remedy=f"do not use '{column}' when predicting, or compute it from columns of '{test[0]}'",
         )
-    meant = f"'{near[0]}'" if near else "a column that it has"
-    return Explanation(cause=cause, remedy=f"use {meant}, or add '{column}' before it is used")
+    meant = f"'{near[0]}'" if near else "an existing column"
+    return Explanation(
+        code="column-not-in-test-set", cause=cause, remedy=f"use {meant}, or add '{column}' before using it"
+    )
 
 
 def explain_missing_file(cell: ExecutedCell, inputs: Iterable[Mount]) -> Explanation | None:
-    """Explain a file that is missing from a folder which is there: the file of an id, mostly; None for others."""
+    """Explain a file that is missing from an existing folder, usually that of an id; None for other errors."""
     match = _NO_FILE.search(cell.message)
     if not match:
         return None
@@ -109,18 +104,19 @@ def explain_missing_file(cell: ExecutedCell, inputs: Iterable[Mount]) -> Explana
         return None
     alike = next((name for name in names if PurePosixPath(name).stem == path.stem), None)
     content = (
-        f"the folder holds '{alike}'"
+        f"the folder contains '{alike}'"
         if alike
-        else f"the folder holds {len(names)} files or folders, such as '{names[0]}'"
+        else f"the folder contains {len(names)} files or folders, such as '{names[0]}'"
     )
     return Explanation(
+        code="input-file-not-found",
         cause=f"'{path.parent}' has no '{path.name}'; {content}",
-        remedy="take the names from the folder, or handle an id without a file: the hidden test set may hold some",
+        remedy="use the names in the folder, or handle ids without a file: the hidden test set may contain some",
     )
 
 
 def find_script_error(cell: ExecutedCell) -> tuple[str, ...]:
-    """Return the last traceback that a script started by a cell printed; nothing where there is none."""
+    """Return the last traceback printed by a script that a cell started; () if there is none."""
     if not _STARTS_SCRIPT.search(cell.source) or f"{_TRACEBACK}:" not in cell.printed:
         return ()
     lines = [line for line in cell.printed.rpartition(f"{_TRACEBACK}:")[2].splitlines() if line.strip()]
@@ -129,7 +125,7 @@ def find_script_error(cell: ExecutedCell) -> tuple[str, ...]:
 
 
 def _list_tables(inputs: Iterable[Mount]) -> Iterator[Path]:
-    """Yield the CSV files right in the mounted sources, those of the competition first."""
+    """Yield the CSV files at the top of the mounted sources, those of the competition first."""
     mounts = sorted(inputs, key=lambda mount: "/competitions/" not in mount.inside)
     for mount in mounts:
         if mount.source.is_file() and mount.source.suffix == ".csv":
@@ -147,7 +143,7 @@ def _read_header(path: Path) -> list[str]:
 
 
 def _find_on_disk(inside: PurePosixPath, inputs: Iterable[Mount]) -> Path | None:
-    """Return where a folder of the run lies on this disk, None where it is no part of the inputs."""
+    """Return the path on this disk of a folder in the sandbox; None if it is not an input."""
     for mount in sorted(inputs, key=lambda mount: -len(mount.inside)):
         if inside == PurePosixPath(mount.inside) or PurePosixPath(mount.inside) in inside.parents:
             return mount.source / inside.relative_to(mount.inside)

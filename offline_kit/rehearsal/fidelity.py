@@ -1,4 +1,4 @@
-"""How close a rehearsal comes to the image: the Python that it ran in against what the image has."""
+"""Measure how close a rehearsal comes to the image: compare Python, packages and platform."""
 
 import platform
 import sys
@@ -12,10 +12,10 @@ STAND_IN = "stand-in"
 
 
 def measure_fidelity(image: Image, python: Interpreter, used: Iterable[str]) -> tuple[str, tuple[str, ...]]:
-    """Return the fidelity and all differences, those that do not matter to it ("3.13.0, not 3.13.5") too.
+    """Return the fidelity and all differences, including harmless ones ("Python 3.13.0 instead of 3.13.5").
 
-    `used` are the normalized names of what the run takes from the image. "matching" needs the image's
-    minor Python version, its versions of these packages (torch's without "+cpu") and its platform.
+    `used` are the normalized names of the image packages that the run needs. "matching" requires the image's minor
+    Python version, its versions of these packages (without local parts such as "+cpu") and its platform.
     """
     grave, slight = [], []
     if not image.local:
@@ -47,6 +47,6 @@ def _compare_platforms(image: Image) -> list[str]:
         differences.append(f"{platform.machine()} instead of {image.machine}")
     if image.accelerator != "none":
         differences.append(
-            "no GPU in the rehearsal: CUDA itself, GPU memory, half precision and speed are not proven"
+            "no GPU in the rehearsal: CUDA, GPU memory, half precision and speed are not tested"
         )
     return differences

@@ -1,8 +1,8 @@
-"""What importing a package pulls in before anything of it is called, read from its files without running them.
+"""Find what importing a package imports in turn, by reading its files without running them.
 
-Packages import what they do not declare: on Kaggle the image has it and nobody notices, in an environment made
-of declared requirements alone their import fails. Only imports that cannot be avoided count: at module level,
-not in a function, not under a condition (TYPE_CHECKING), not in a try that expects them to fail.
+Packages import what they do not declare: Kaggle's image has it, but in an environment made from declared requirements
+the import fails. Only unconditional imports count: at module level, not in a function, not below a condition
+(TYPE_CHECKING), not in a `try` that expects them to fail.
 """
 
 import ast
@@ -26,9 +26,9 @@ class ImportStatement:
 
 
 def find_unavoidable_imports(archives: Iterable[Path], roots: Iterable[str]) -> frozenset[str]:
-    """Return the top-level names outside these wheels and sdists that importing `roots` imports.
+    """Return the top-level names outside these wheels and sdists that are imported along with `roots`.
 
-    `roots` are dotted names of modules in the archives. What cannot be read or parsed imports nothing.
+    `roots` are dotted names of modules in the archives. Files that cannot be read or parsed are skipped.
     """
     tops = {root.partition(".")[0] for root in roots}
     sources: dict[str, tuple[str, bool]] = {}
@@ -60,7 +60,7 @@ def _list_with_parents(statement: ImportStatement, sources: Mapping[str, object]
 
 
 def _read_modules(path: Path, tops: set[str]) -> Iterator[tuple[str, tuple[str, bool]]]:
-    """Yield the modules of an archive by dotted name; the folders above a package do not count."""
+    """Yield name, source and "is a package" of an archive's modules, without the folders above a package."""
     try:
         for name, data in _read_members(path):
             parts = list(PurePosixPath(name).with_suffix("").parts)
@@ -103,13 +103,11 @@ def _find_imports(text: str, package: str) -> Iterator[ImportStatement]:
 
 
 def _list_certain_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements that run whenever the module is imported."""
+    """Yield the statements that run on every import of the module."""
     for node in body:
         if isinstance(node, ast.Try):
-            yield from _list_certain_statements([] if _expects_import_failure(node) else node.body)
-            yield from _list_certain_statements(
-                [*node.orelse, *node.finalbody] if not _expects_import_failure(node) else []
-            )
+            if not _expects_import_failure(node):
+                yield from _list_certain_statements([*node.body, *node.orelse, *node.finalbody])
         elif isinstance(node, (ast.With, ast.ClassDef)):
             yield from _list_certain_statements(node.body)
         else:
@@ -118,11 +116,7 @@ def _list_certain_statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 def _expects_import_failure(node: ast.Try) -> bool:
     for handler in node.handlers:
-        caught = (
-            {word.id for word in ast.walk(handler.type) if isinstance(word, ast.Name)}
-            if handler.type
-            else set()
-        )
-        if handler.type is None or caught & _EXPECTED:
+        names = ast.walk(handler.type) if handler.type else ()
+        if handler.type is None or _EXPECTED & {name.id for name in names if isinstance(name, ast.Name)}:
             return True
     return False

@@ -1,4 +1,4 @@
-"""The kernel's side of a rehearsal: which Python, with what in it, and whether the kit can run on it."""
+"""Choose the Python of a rehearsal and its packages, and check that the kit can run on it."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,8 +20,7 @@ from offline_kit.rehearsal.kit_facts import InstallPlan, KitFile
 from offline_kit.rehearsal.missing_packages import MissingPackageCache
 from offline_kit.rehearsal.pythons import Interpreter
 
-_MAX_RUNS = 4
-"""Times that a run is begun at most, each with what the one before lacked."""
+_MAX_RUNS = 4  # each with the packages that the one before lacked
 _LAYERED = (
     "import sys; sys.path.append({!r}); from ipykernel import kernelapp; kernelapp.launch_new_instance()"
 )
@@ -29,7 +28,7 @@ _LAYERED = (
 
 @dataclass(frozen=True, kw_only=True)
 class KernelSetup:
-    """A kernel that can be started."""
+    """A kernel that is ready to start."""
 
     python: Interpreter
     launch: tuple[str, ...]
@@ -53,11 +52,14 @@ def prepare_kernel(
     *,
     current: bool,
 ) -> KernelSetup:
-    """Return the kernel for a kit: the running interpreter under `current`, else one made for the image.
+    """Return the kernel for a kit: the running interpreter if `current`, else one made for the image.
 
-    `code` is what runs in it besides the kit's own: the notebook, and what that is rehearsed with. The same files
-    and code get the same environment, in a rehearsal and at the local Kaggle.
-    Raises ProjectError where the kit's wheels cannot be installed on this machine or this Python.
+    `code` has the files that run in addition to the kit's own code: the notebook, and those of a gateway. A rehearsal
+    and the local Kaggle get the same environment for the same files.
+
+    Raises:
+        ProjectError: wheels of the kit cannot be installed on this machine or this Python.
+
     """
     install = kit_facts.read_install_plan(kit_files)
     used = _find_used_packages(kit_files, install, code, image)
@@ -75,7 +77,7 @@ def prepare_kernel(
     ready = make_running_kernel(options) if running else make_image_kernel(image, used, options)
     built_packages = kit_facts.find_sdist_builds(install, wheel_tags)
     build_notes = (
-        [f"built from their sdists, since their wheels do not fit here: {', '.join(built_packages)}"]
+        [f"built from sdists, because their wheels do not fit this machine: {', '.join(built_packages)}"]
         if built_packages
         else []
     )
@@ -83,7 +85,7 @@ def prepare_kernel(
 
 
 def make_image_kernel(image: Image, used: Iterable[str], options: EnvironmentOptions) -> KernelSetup:
-    """Return a kernel in an environment made for the image, with these of its packages."""
+    """Return a kernel in an environment made for the image, with these packages of it."""
     names = tuple(used)
     python = pythons.inspect_interpreter(environments.make_kernel_environment(image, names, options))
     launch = (str(python.path), "-m", "ipykernel_launcher")
@@ -91,21 +93,21 @@ def make_image_kernel(image: Image, used: Iterable[str], options: EnvironmentOpt
 
 
 def make_running_kernel(options: EnvironmentOptions) -> KernelSetup:
-    """Return a kernel in the running environment; ipykernel is laid behind its packages where it has none."""
+    """Return a kernel in the running environment; if it has no ipykernel, add one behind its own packages."""
     python = pythons.inspect_interpreter(Path(sys.executable))
     launch = (str(python.path), "-m", "ipykernel_launcher")
     mounts: tuple[Mount, ...] = ()
-    notes = [f"run in the running environment, '{sys.prefix}'"]
+    notes = [f"used the running environment, '{sys.prefix}'"]
     if "ipykernel" not in python.packages:
         layer = environments.make_layer(["ipykernel"], Path(sys.executable), options)
         launch = (str(python.path), "-c", _LAYERED.format(str(layer)))
         mounts = (Mount(inside=str(layer), source=layer),)
-        notes.append("ipykernel was laid behind its own packages, since it has none")
+        notes.append("added ipykernel behind its own packages, because it has none")
     return KernelSetup(python=python, launch=launch, mounts=mounts, used=(), notes=tuple(notes))
 
 
 def set_kernel(environment: RehearsalEnvironment, kernel: KernelSetup) -> RehearsalEnvironment:
-    """Return the bench with a kernel and all that it needs to be shown."""
+    """Return the environment with this kernel and the folders that it needs."""
     return replace(
         environment,
         kernel=kernel.launch,
@@ -117,9 +119,9 @@ def set_kernel(environment: RehearsalEnvironment, kernel: KernelSetup) -> Rehear
 def run_until_complete(
     kernel: KernelSetup, image: Image, options: EnvironmentOptions, run: Callable[[KernelSetup], Ran]
 ) -> tuple[KernelSetup, Ran]:
-    """Run, and run again with what the image has and the run lacked; returns the last run and its kernel.
+    """Run the notebook, again if it lacked packages of the image; return the last run and its kernel.
 
-    What cannot be installed is left to the verdict on the run that failed.
+    A package that cannot be installed ends this: the run that failed without it is then judged.
     """
     result = run(kernel)
     for _ in range(_MAX_RUNS - 1):
@@ -134,9 +136,9 @@ def run_until_complete(
         try:
             new_kernel = make_image_kernel(image, sorted({*kernel.used, *missing}), options)
         except OfflineKitError as error:
-            options.report.warn(f"the image has {names}, which could not be added here: {error.what}")
+            options.report.warn(f"the image has {names}, but adding it failed: {error.what}")
             break
-        note = f"added {names}: the image has it, and nothing that was read imports it by name"
+        note = f"added {names}: the image has it, and no code imports it by name"
         options.report.note(f"{note}; running the notebook again")
         MissingPackageCache(options.cache, image.name, kernel.derived).add_names(missing)
         kernel = replace(new_kernel, derived=kernel.derived, notes=(*kernel.notes, note))
@@ -147,9 +149,9 @@ def run_until_complete(
 def _find_used_packages(
     kit_files: Sequence[KitFile], install: InstallPlan, code: Sequence[Path], image: Image
 ) -> tuple[str, ...]:
-    """Return what of the image the run needs.
+    """Return the image packages that the run needs.
 
-    That is: provided pins, what the user's own code imports, what the kit's packages import undeclared.
+    Those are provided pins, imports of the user's own code, and undeclared imports of the kit's packages.
     """
     archives = [path for entry, path in kit_files if entry.role in (Role.WHEEL, Role.SDIST)]
     import_names = imports.find_file_imports([*code, *_list_own_code(kit_files, install)])
@@ -176,7 +178,7 @@ def _list_own_names(kit_files: Sequence[KitFile]) -> Iterator[str]:
 
 
 def _list_wheel_tags(image: Image, *, running: bool) -> tuple[Tag, ...]:
-    """Return the wheel tags of the Python that the kernel will run on, on this machine."""
+    """Return the wheel tags that the kernel's Python accepts on this machine (PEP 425)."""
     if running:
         return tuple(tags.sys_tags())
     version = tuple(int(word) for word in image.python_minor.split("."))
@@ -193,10 +195,8 @@ def _check_wheels_fit(
     if not unfit:
         return
     if sys.platform != "linux":
-        problem = (
-            f"{len(unfit)} wheels of the kit are for Kaggle's Linux and cannot be installed on this system"
-        )
-        hint = "rehearse in docker or WSL2 (Linux, x86_64), or on a Linux machine"
+        problem = f"{len(unfit)} wheels of the kit are for Linux and cannot be installed on this system"
+        hint = "rehearse in Docker or WSL2 (Linux, x86_64), or on a Linux machine"
     elif running:
         minor = "{}.{}".format(*sys.version_info)
         problem = f"{len(unfit)} wheels of the kit do not fit the running Python {minor} ({image.name} has {image.python_minor})"
@@ -205,7 +205,7 @@ def _check_wheels_fit(
         problem = f"{len(unfit)} wheels of the kit do not fit this machine"
         glibc = "{}.{}".format(*image.glibc)
         hint = (
-            f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in docker"
+            f"rehearse on a Linux {image.machine} machine with glibc {glibc} or newer, or in Docker"
             " (--platform linux/amd64)"
         )
-    raise ProjectError(problem, hint=hint, details=unfit)
+    raise ProjectError(problem, hint=hint, code="wheels-do-not-fit", details=unfit)

@@ -1,4 +1,4 @@
-"""What a kit says about itself: its install plan, its notebook, and whether it can run on this Python."""
+"""Read a kit's install plan and notebook, and find wheels that do not fit a Python."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ from offline_kit.kit import manifest
 from offline_kit.project.types import FileEntry, Kit, Role
 
 KitFile = tuple[FileEntry, Path]
-"""A file of a kit, and its place on this disk."""
+"""A file of a kit, and its path on this disk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class InstallPlan:
-    """The install plan of the kit's packages, as far as a rehearsal asks for it."""
+    """The part of a kit's install plan that a rehearsal uses."""
 
     image: str
     """Name of the image that the kit was built for."""
@@ -31,7 +31,7 @@ class InstallPlan:
     """What the image must provide: version by normalized name."""
 
     def proof_imports(self) -> tuple[str, ...]:
-        """Return the dotted names that the notebook imports as a proof."""
+        """Return the dotted names that the notebook imports after the installation, as a check."""
         return tuple(name for item in self.install for name in item.get("imports", ()))
 
     def own_packages(self) -> frozenset[str]:
@@ -40,7 +40,7 @@ class InstallPlan:
         return frozenset(name.partition(".")[0] for item in items for name in item.get("imports", ()))
 
     def top_level_names(self) -> frozenset[str]:
-        """Return the import names that the kit itself brings."""
+        """Return the top-level names that the kit's packages provide."""
         return frozenset(name.partition(".")[0] for name in self.proof_imports())
 
 
@@ -58,19 +58,23 @@ def read_install_plan(kit_files: Iterable[KitFile]) -> InstallPlan:
                 provided={**provided, **plan.provided},
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ProjectError(f"'{path}' is no install plan: {error}", hint="build the kit again") from error
+            raise ProjectError(
+                f"'{path}' is not an install plan: {error}",
+                hint="build the kit again",
+                code="install-plan-invalid",
+            ) from error
     return plan
 
 
 def list_kit_files(kit: Kit) -> tuple[KitFile, ...]:
-    """Return every file of the kit with its place on this disk."""
+    """Return every file of the kit with its path on this disk."""
     return tuple(
         (entry, kit.part_folder(part) / entry.stored) for part in kit.parts for entry in part.entries
     )
 
 
 def list_mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
-    """Return every file of the kits whose parts are among these folders, as a notebook finds them mounted."""
+    """Return every file of the kit parts among these mounted folders."""
     kit_files: list[KitFile] = []
     for folder in folders:
         with suppress(ProjectError):
@@ -79,22 +83,26 @@ def list_mounted_files(folders: Iterable[Path]) -> tuple[KitFile, ...]:
 
 
 def read_notebook(kit: Kit) -> tuple[Path, Mapping[str, Any]]:
-    """Return the kit's notebook and its kernel-metadata; ProjectError where one is missing."""
+    """Return the kit's notebook and its kernel-metadata.json; raise ProjectError if one is missing."""
     folder = kit.folder / "notebook"
     try:
         metadata = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
         path = folder / str(metadata.get("code_file") or "inference.ipynb")
     except (OSError, ValueError) as error:
         raise ProjectError(
-            f"the kit in '{kit.folder}' has no notebook: {error}", hint="build the kit"
+            f"the kit in '{kit.folder}' has no notebook: {error}",
+            hint="build the kit",
+            code="kit-incomplete",
         ) from error
     if not path.is_file():
-        raise ProjectError(f"the kit's notebook '{path}' is missing", hint="build the kit")
+        raise ProjectError(
+            f"the kit's notebook '{path}' is missing", hint="build the kit", code="kit-incomplete"
+        )
     return path, metadata
 
 
 def find_unfit_wheels(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]:
-    """Return the wheel names that a Python with these tags cannot install and that have no sdist beside them."""
+    """Return the wheels without an sdist that a Python with these tags cannot install."""
     fitting_tags = frozenset(tags)
     unfit_wheels = []
     for item in plan.install:
@@ -105,7 +113,7 @@ def find_unfit_wheels(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]
 
 
 def find_sdist_builds(plan: InstallPlan, tags: Iterable[Tag]) -> tuple[str, ...]:
-    """Return the packages whose wheel does not fit such a Python, so that their sdist is built instead."""
+    """Return the packages whose sdist is built because their wheel does not fit these tags."""
     fitting_tags = frozenset(tags)
     return tuple(
         str(item["name"])

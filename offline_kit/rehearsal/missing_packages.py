@@ -1,7 +1,7 @@
-"""Packages of the image that a run lacked: read from its errors, so that it can be run again with them.
+"""Find the image packages that a run lacked by its errors, so that it can run again with them.
 
-Which packages a run needs is read from its code; what libraries import by themselves (the engine of a reader, the
-backend of a plot) shows only when it fails. The image has them, so the environment is at fault, not the requirements.
+The packages that a run needs are read from its code. Those that libraries import by themselves (the engine of a reader,
+the backend of a plot) show only when they are missing. The image has them, so the requirements are not at fault.
 """
 
 import hashlib
@@ -30,26 +30,25 @@ _NAMES = tuple(
         rf"requires? (?:the )?['\"`]?({_WORD})['\"`]?",
     )
 )
-_ENGINES_OF_ONE = 1
-"""Of several engines that would do, so many are taken."""
+_MAX_ENGINES = 1  # to install of several that would do
 
 
 def find_missing_packages(
     result: Ran, image: Mapping[str, str], installed: Container[str]
 ) -> tuple[str, ...]:
-    """Return the image's distributions whose absence the run's errors name; `installed` are not among them."""
+    """Return the image's distributions that the run's errors name as missing, without those `installed`."""
     distributions: dict[str, None] = {}
     for line in _read_import_errors(result):
         for group in _parse_names(line):
             candidates = [
                 name for word in group for name in _match_distributions(word, image) if name not in installed
             ]
-            distributions |= dict.fromkeys(candidates[:_ENGINES_OF_ONE])
+            distributions |= dict.fromkeys(candidates[:_MAX_ENGINES])
     return tuple(distributions)
 
 
 def _read_import_errors(result: Ran) -> Iterator[str]:
-    """Yield the errors of failed imports: of the cell that failed, and of scripts that it started."""
+    """Yield the import errors of the failed cell and of the scripts that it started."""
     cell = execution.find_stopped_cell(execution.read_cells(result.executed))
     if cell and _FAILED_IMPORT.search(cell.message):
         yield from cell.message.splitlines()
@@ -59,7 +58,7 @@ def _read_import_errors(result: Ran) -> Iterator[str]:
 
 
 def _parse_names(line: str) -> Iterator[list[str]]:
-    """Yield the groups of names in an error; one of each group is enough."""
+    """Yield groups of names in an error; one name of each group is enough."""
     for pattern in _NAMES:
         for text in pattern.findall(line):
             yield [word.strip("' ") for word in text.split(",")]
@@ -71,21 +70,21 @@ def _match_distributions(word: str, image: Mapping[str, str]) -> list[str]:
 
 
 class MissingPackageCache:
-    """What runs with the same packages lacked before: kept in the cache, so that no second run fails for it."""
+    """Cache of the packages that earlier runs with the same packages lacked."""
 
     def __init__(self, cache: Path, image: str, packages: Iterable[str]) -> None:
         key = hashlib.sha256(repr((image, sorted(packages))).encode()).hexdigest()[:20]
         self._path = cache / "environments" / "lacked" / f"{key}.txt"
 
     def read_names(self) -> tuple[str, ...]:
-        """Return the distributions, sorted."""
+        """Return the distributions, sorted; () if there is no entry."""
         try:
             return tuple(sorted(set(self._path.read_text(encoding="utf-8").split())))
         except OSError:
             return ()
 
     def add_names(self, names: Iterable[str]) -> None:
-        """Keep more of them."""
+        """Add distributions to the entry."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         text = "\n".join(sorted({*self.read_names(), *names}))
         files.write_atomic(self._path, f"{text}\n")

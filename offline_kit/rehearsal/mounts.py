@@ -1,4 +1,4 @@
-"""/kaggle/input as the notebook will find it: the treated kit and the competition's data, in either layout."""
+"""Lay out /kaggle/input for a rehearsal: the kit as Kaggle changes it, and the competition's data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from offline_kit.project.types import Kit, KitPart
 
 @dataclass(frozen=True, kw_only=True)
 class MountedInputs:
-    """What a rehearsal mounts below /kaggle/input."""
+    """The mounts of a rehearsal."""
 
     mounts: tuple[Mount, ...]
     """In the order to mount them: /kaggle/input itself, its folders, then what covers files of those."""
@@ -31,7 +31,7 @@ class MountedInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class MountRequest:
-    """What is to be mounted, and how."""
+    """What to mount, and how."""
 
     kit: Kit
     metadata: Mapping[str, Any]
@@ -55,28 +55,38 @@ class MountRequest:
 
 
 def lay_out_inputs(request: MountRequest, folder: Path) -> MountedInputs:
-    """Make /kaggle/input in `folder` and say what is mounted where; the data itself is never copied.
+    """Create /kaggle/input in `folder` and return its mounts; the data itself is never copied.
 
-    Raises ProjectError where Kaggle would refuse the kit's files, or the data is no folder.
+    Raises:
+        ProjectError: Kaggle would refuse the kit's files, or the data is not a folder.
+
     """
     if request.layout not in LAYOUTS:
-        raise UsageError(f"unknown layout '{request.layout}'", hint=f"one of {', '.join(LAYOUTS)}")
+        raise UsageError(
+            f"unknown layout '{request.layout}'",
+            hint=f"use one of {', '.join(LAYOUTS)}",
+            code="unknown-layout",
+        )
     folder.mkdir(parents=True)
     parts = _mount_kit(request, folder)
     other_mounts, notes = _mount_attached(request, folder)
     mounts = [Mount(inside="/kaggle/input", source=folder), *parts, *other_mounts]
     sample = request.sample
     if request.data is None:
-        notes.append("no competition data is mounted: set competition_data to a local copy, or a part of it")
+        notes.append(
+            "no competition data is mounted: set `competition_data` to a local copy of it, or of a part"
+        )
         return MountedInputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes))
     if not request.data.is_dir():
         raise ProjectError(
-            f"the competition's data '{request.data}' is no folder", hint="set competition_data"
+            f"the competition's data '{request.data}' is not a folder",
+            hint="set `competition_data` to a folder",
+            code="competition-data-not-found",
         )
     slug = request.competition or next(iter(request.metadata.get("competition_sources") or ()), "")
     if not slug:
         slug = REHEARSED_COMPETITION
-        notes.append(f"no competition is configured: its data is mounted under the made-up slug '{slug}'")
+        notes.append(f"no competition is configured: its data is mounted as '{slug}'")
     mount_path = f"competitions/{slug}" if request.layout == "new" else slug
     (folder / mount_path).mkdir(parents=True, exist_ok=True)
     inside = f"/kaggle/input/{mount_path}"
@@ -92,18 +102,18 @@ def lay_out_inputs(request: MountRequest, folder: Path) -> MountedInputs:
         mounts += [Mount(inside=f"{inside}/{path.name}", source=path) for path in covers]
         cut = (
             ", ".join(path.name for path in covers)
-            or "nothing: no test*.csv, test* folder or sample was found"
+            or "nothing, because there is no test*.csv, test* folder or sample"
         )
         notes.append(f"test set of {request.rows} rows: {cut}")
     return MountedInputs(mounts=tuple(mounts), sample=sample, notes=tuple(notes), data=inside)
 
 
 def _mount_kit(request: MountRequest, folder: Path) -> list[Mount]:
-    """Put every part of the kit into its place: through Kaggle's treatment, where it is a dataset."""
+    """Mount every part of the kit; datasets are changed as Kaggle changes them."""
     mounts = []
     for part in request.kit.parts:
         if part_source := request.part_sources.get(part.name):
-            # Outputs of notebooks and models are mounted as they are.
+            # Kaggle mounts outputs of notebooks and models unchanged, unlike datasets.
             mounts.append(
                 _mount_source(
                     request.kit.part_folder(part),
@@ -131,7 +141,7 @@ def _mount_source(copy: Path, source: KaggleSource, layout: str, folder: Path) -
 
 
 def _mount_attached(request: MountRequest, folder: Path) -> tuple[list[Mount], list[str]]:
-    """Return mounts of the local copies of what else is attached, and a note for each source without one."""
+    """Return mounts of local copies of the other attached sources, and a note for each source without a copy."""
     own_sources = {f"dataset:{_name_dataset(request, part)}" for part in request.kit.parts} | set(
         request.part_sources.values()
     )
@@ -143,27 +153,29 @@ def _mount_attached(request: MountRequest, folder: Path) -> tuple[list[Mount], l
         copy = request.copies.get(str(source))
         if copy is None:
             notes.append(
-                f"'{source.ref}' is attached to the notebook, but not mounted in the rehearsal:"
-                f" name a local copy of '{source}' under `copies`"
+                f"'{source.ref}' is attached to the notebook, but has no local copy to mount:"
+                f" set one for '{source}' in `copies`"
             )
             continue
         if not copy.is_dir():
             raise ProjectError(
-                f"the local copy of '{source}', '{copy}', is no folder", hint="correct `copies`"
+                f"the local copy of '{source}', '{copy}', is not a folder",
+                hint="fix its path in `copies`",
+                code="source-copy-not-found",
             )
         mounts.append(_mount_source(copy, source, request.layout, folder))
     return mounts, notes
 
 
 def _strip_version(model: str) -> str:
-    """Return what is the same of a model of ours before and after its push, which gives owner and version."""
+    """Return a model's reference without owner and version, which only the push adds."""
     return model.partition("/")[2].rpartition("/")[0]
 
 
 def _mount_entries(
     data: Path, added_folders: Mapping[str, Path], mount_folder: Path, inside: str
 ) -> list[Mount]:
-    """Return the entries of the data one by one, and what is laid among them, with a place to mount each at."""
+    """Return one mount for each entry of the data and each added folder."""
     entries = {path.name: path for path in sorted(data.iterdir()) if path.exists()} | dict(added_folders)
     for name, path in entries.items():
         (mount_folder / name).mkdir() if path.is_dir() else (mount_folder / name).touch()
@@ -171,14 +183,14 @@ def _mount_entries(
 
 
 def _mount_link_targets(data: Path) -> list[Mount]:
-    """Return what links at the top of the data lead to, at its own path, so that they lead there in the box too."""
+    """Mount the targets of absolute links in the data at their own paths, so that the links work in the sandbox."""
     links = [path for path in data.iterdir() if path.is_symlink() and path.readlink().is_absolute()]
     targets = {path.readlink() for path in links if path.exists()}
     return [Mount(inside=str(target), source=target.resolve()) for target in sorted(targets)]
 
 
 def find_sample(data: Path) -> Path | None:
-    """Return the sample submission of the competition's data, or None where none is recognised."""
+    """Return the sample submission in the competition's data, or None."""
     exact = data / "sample_submission.csv"
     if exact.is_file():
         return exact

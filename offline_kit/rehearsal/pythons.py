@@ -1,4 +1,4 @@
-"""A Python as the sandbox must show it: where it lies, what it is, what is installed in it."""
+"""Find out where a Python interpreter is installed, its version and its packages."""
 
 import json
 from collections.abc import Mapping
@@ -25,7 +25,7 @@ print(json.dumps({
 
 @dataclass(frozen=True, kw_only=True)
 class Interpreter:
-    """An interpreter of this machine."""
+    """A Python interpreter on this machine, and what a sandbox must mount for it."""
 
     path: Path
     version: str
@@ -38,7 +38,7 @@ class Interpreter:
 
 
 def inspect_interpreter(path: Path) -> Interpreter:
-    """Ask an interpreter where it lies and what it has; OutsideError where it does not answer."""
+    """Run an interpreter to read its prefix, version and packages; raise OutsideError if it does not run."""
     try:
         answer = processes.run_command(
             [path, "-c", _ASK], env=processes.copy_environment(PYTHONPATH=None, PYTHONHOME=None), timeout=60
@@ -46,7 +46,9 @@ def inspect_interpreter(path: Path) -> Interpreter:
         facts = json.loads(answer.out.strip().splitlines()[-1])
     except (OfflineKitError, ValueError, IndexError) as error:
         raise OutsideError(
-            f"the Python '{path}' does not answer: {error}", hint="check that it runs"
+            f"the Python '{path}' does not run: {error}",
+            hint=f"run '{path} --version' and reinstall it if that fails",
+            code="python-not-usable",
         ) from error
     folders = [Path(facts["prefix"]), *(Path(folder) for folder in facts["base"])]
     mounts = {
@@ -68,7 +70,7 @@ def inspect_interpreter(path: Path) -> Interpreter:
 
 
 def _is_hidden(folder: Path) -> bool:
-    """Whether the sandbox does not show this folder anyway as part of the system."""
+    """Whether the sandbox does not already show this folder as part of the system."""
     return len(folder.parts) > 1 and folder.parts[1] not in SYSTEM and folder.is_dir()
 
 
@@ -81,7 +83,7 @@ def _keep_outermost(mounts: Mapping[str, Mount]) -> tuple[Mount, ...]:
 
 
 def _find_links(path: Path, mounted: tuple[str, ...]) -> dict[str, str]:
-    """Return the links between the started path and the real file that lie outside of what is shown."""
+    """Return the symbolic links from `path` to the real file that lie outside the mounted folders."""
     links: dict[str, str] = {}
     while path.is_symlink():
         target = path.readlink()

@@ -1,4 +1,4 @@
-"""A submission against its sample: what Kaggle would score as an error, found before."""
+"""Compare a submission with the sample, to find what Kaggle would score as an error."""
 
 import math
 from collections import Counter
@@ -10,14 +10,14 @@ from offline_kit.core import files
 from offline_kit.notebook.runtime.kit_runtime import read_csv_rows
 from offline_kit.rehearsal import suspicious
 
-_MAX_EXAMPLES = 3  # examples of each problem
-_ROUNDING = 1e-4  # between two runs: batches in another order may be summed up in another
+_MAX_EXAMPLES = 3
+_ROUNDING = 1e-4  # relative, between two runs: sums depend on the order of the batches
 _NOTHING = frozenset({"", "nan", "none", "null", "na"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmissionCheck:
-    """What was found out about a submission."""
+    """The result of checking a submission."""
 
     rows: int
     """Without the header; 0 if the format cannot be read."""
@@ -44,14 +44,14 @@ class SubmissionTable:
 def check_submission(
     submission: Path, sample: Path | None, *, table: Path | None = None, trusted: bool = False
 ) -> SubmissionCheck:
-    """Compare a submission with the sample of the test set that it was made for.
+    """Compare a submission with the sample submission of the same test set.
 
-    Columns and their order, ids (the first column), number of rows, repeats and empty values where the sample
-    has none, infinities, and numbers where the sample has some with a decimal point (whole ones may stand for
-    lists of labels: there, other values are only noted). Without a sample only the submission itself is looked
-    at. `table` has a submission of another format as CSV; without it, only that there is something in it is
-    known. `trusted` says that the competition's own gateway chose ids, rows and columns: there, differences from
-    the sample are only noted.
+    It checks columns and their order, ids (the first column), the number of rows, repeated ids, empty values if the
+    sample has none, infinities, and numbers if the sample's have a decimal point (whole numbers may stand for lists of
+    labels, so other values are only noted). Without a sample it checks the submission alone.
+
+    `table` is a submission of another format, converted to CSV; without it only its size is known. `trusted` says that
+    the competition's own gateway chose ids, rows and columns, so differences from the sample are only noted.
     """
     if submission.stat().st_size == 0:
         return SubmissionCheck(rows=0, problems=(f"'{submission.name}' is empty",))
@@ -60,14 +60,14 @@ def check_submission(
         return SubmissionCheck(rows=0, problems=(), notes=(f"{size}; only CSV is compared with the sample",))
     written_table, broken = _read_table(table or submission)
     if not written_table.rows:
-        return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a head, but no rows",))
+        return SubmissionCheck(rows=0, problems=(f"'{submission.name}' has a header, but no rows",))
     sample_table = _read_table(sample)[0] if sample and sample.suffix.lower() == ".csv" else None
     problems, notes = [*broken, *_check_empty_values(written_table, sample_table)], list[str]()
     (notes if trusted else problems).extend(_check_repeated_ids(written_table, sample_table))
     if sample and sample_table:
         (notes if trusted else problems).extend(_compare_with_sample(written_table, sample_table))
         for name, odd in _find_non_numbers(written_table, sample_table).items():
-            text = f"column '{name}' has {len(odd)} values that are no numbers ({_quote_examples(odd)})"
+            text = f"column '{name}' has {len(odd)} values that are not numbers ({_quote_examples(odd)})"
             if any("." in value for value in sample_table.column_values(name)):
                 problems.append(text)
             else:
@@ -93,7 +93,7 @@ def check_submission(
 
 
 def find_stored_answer(submission: Path, tables: Iterable[Path]) -> Path | None:
-    """Return the table among these that has all rows of a submission, its predictions too; None if there is none."""
+    """Return the first table that contains all rows of the submission, with its predictions; None if none does."""
     written_table = _read_table(submission)[0]
     rows = {tuple(row) for row in written_table.rows}
     for table in tables:
@@ -115,9 +115,9 @@ def _select_predictions(table: SubmissionTable) -> dict[str, list[str]]:
 
 
 def describe_difference(first: Path, second: Path) -> str:
-    """Return how two submissions of the same rows differ, for a person; empty: not at all, but for rounding.
+    """Describe how two submissions of the same rows differ; "" if only by rounding.
 
-    Rows are told apart by their ids, the first column; where those repeat, all of the row counts.
+    Rows are matched by their ids, the first column; if those repeat, whole rows are compared.
     """
     first_table, second_table = _read_table(first)[0], _read_table(second)[0]
     if first_table.header != second_table.header:
@@ -131,7 +131,7 @@ def describe_difference(first: Path, second: Path) -> str:
     changed = [values for values in compared_rows if values[1:] != ("", "")]
     lost = len(first_rows.keys() ^ second_rows.keys())
     if not changed:
-        return f"{lost} rows are in one of the two alone" if lost else ""
+        return f"{lost} rows are in only one of the two" if lost else ""
     name, first_value, second_value = changed[0]
     rows = "row" if len(first_rows) == 1 else "rows"
     return f"{len(changed)} of {len(first_rows)} {rows}, as '{name}': {first_value}, then {second_value}"
@@ -163,7 +163,7 @@ def _read_table(path: Path) -> tuple[SubmissionTable, list[str]]:
     wrong = [number for number, row in enumerate(table[1:], 2) if len(row) != len(head)]
     first_lines = ", ".join(map(str, wrong[:_MAX_EXAMPLES]))
     problems = (
-        [f"{len(wrong)} rows have another number of values than the head (line {first_lines})"]
+        [f"{len(wrong)} rows have another number of values than the header (line {first_lines})"]
         if wrong
         else []
     )
@@ -175,7 +175,7 @@ def _check_repeated_ids(table: SubmissionTable, sample_table: SubmissionTable | 
         sample_table.column_values(sample_table.header[0]) if sample_table and sample_table.header else []
     )
     if len(set(sample_ids)) < len(sample_ids):
-        return []  # as one row for each box of a picture
+        return []  # for example, one row for each box in an image
     counts = Counter(table.column_values(table.header[0]))
     repeated_ids = [name for name, count in counts.items() for _ in range(count - 1)]
     return (
@@ -200,10 +200,10 @@ def _check_empty_values(table: SubmissionTable, sample_table: SubmissionTable | 
 
 
 def _may_be_empty(values: Sequence[str], sample_values: Sequence[str]) -> bool:
-    """Whether empty cells are answers, as where nothing is found in a picture.
+    """Whether empty cells are valid answers, for example for an image without objects.
 
-    So it is where some of the sample's are empty. Where all are, they only hold the place of what is to be
-    predicted: then they are answers among words (lists, masks), and holes among numbers or alone.
+    They are if some of the sample's cells are empty. If all are, they are placeholders: then empty cells are valid
+    among words (lists, masks), but not among numbers or alone.
     """
     if not any(map(_is_empty_value, sample_values)):
         return False
@@ -235,7 +235,7 @@ def _compare_with_sample(table: SubmissionTable, sample_table: SubmissionTable) 
 
 
 def _find_non_numbers(table: SubmissionTable, sample_table: SubmissionTable) -> dict[str, list[str]]:
-    """Return the values that are no numbers in columns where all of the sample's are."""
+    """Return the values that are not numbers in columns in which the sample has only numbers."""
     non_numbers = {}
     for name in sample_table.header[1:] if table.header == sample_table.header else ():
         odd = [
@@ -249,7 +249,7 @@ def _find_non_numbers(table: SubmissionTable, sample_table: SubmissionTable) -> 
 
 
 def _note_missing_words(table: SubmissionTable, sample_table: SubmissionTable) -> list[str]:
-    """Tell of the columns of numbers alone where the sample has words alone, as where a label was to be named."""
+    """Note columns that have only numbers, while the sample has only words, such as class names."""
     notes = []
     for name in sample_table.header[1:] if table.header == sample_table.header else ():
         written_values, sample_values = (
@@ -263,7 +263,7 @@ def _note_missing_words(table: SubmissionTable, sample_table: SubmissionTable) -
             and not any(map(_is_number, sample_values))
         ):
             notes.append(
-                f"column '{name}' has numbers ({written_values[0]}), and the sample words ({sample_values[0]}): "  # as the notebook
+                f"column '{name}' has numbers ({written_values[0]}), and the sample words ({sample_values[0]}): "
                 'is `postprocess` missing, such as "argmax"?'
             )
     return notes
@@ -275,7 +275,7 @@ def _compare_columns(written_columns: Sequence[str], sample_columns: Sequence[st
     missing = [name for name in sample_columns if name not in written_columns]
     extra = [name for name in written_columns if name not in sample_columns]
     differences = [f"missing {_quote_examples(missing)}"] if missing else []
-    differences += [f"not asked for {_quote_examples(extra)}"] if extra else []
+    differences += [f"not in the sample: {_quote_examples(extra)}"] if extra else []
     return f"the columns differ from the sample's: {'; '.join(differences)}"
 
 

@@ -1,6 +1,6 @@
-"""What passes every check and still scores badly: constant predictions, the sample's own, values of another kind.
+"""Warn about predictions that Kaggle accepts but that score badly: constant, equal to the sample, out of range.
 
-Each is a warning, never a problem: any of it may be right.
+These are warnings, never problems, because each may be intended.
 """
 
 import math
@@ -10,22 +10,22 @@ from pathlib import Path
 from offline_kit.core import files
 from offline_kit.core.sandboxes.leftovers import LIMIT
 
-_MIN_ROWS = 3  # rows; fewer may well have one value
-_MAX_LABELS = 50  # different words of a column that names classes, at most
+_MIN_ROWS = 3  # fewer rows may well have one value
+_MAX_LABELS = 50  # distinct words in a column of class names
 _MAX_EXAMPLES = 3
 _MANY_FILES = 500
-"""Output files above which Kaggle's listing of them gets slow, up to "429 Too Many Requests"."""
+"""Kaggle lists more output files slowly, page by page, until "429 Too Many Requests"."""
 
 Columns = Mapping[str, Sequence[str]]
-"""The columns of a table by name, its ids left out."""
+"""The columns of a table by name, without its ids."""
 
 
 def check_predictions(
     predictions: Columns, sample: Columns, *, same_rows: bool
 ) -> tuple[list[str], list[str]]:
-    """Return warnings and notes on the predictions; `same_rows`: the sample's rows are in the same order.
+    """Return warnings about the predictions, and notes with minimum, mean and maximum of each column of numbers.
 
-    The notes are the smallest, mean and largest value of each column of numbers.
+    `same_rows` says that the sample has the same rows in the same order.
     """
     warnings, notes, constant = list[str](), list[str](), dict[str, list[str]]()
     if (
@@ -41,7 +41,7 @@ def check_predictions(
         numbers = _parse_numbers(values)
         if numbers:
             largest = max(map(abs, numbers)) or 1.0
-            # Scaled, because a sum of large values overflows though their mean does not.
+            # Scaled, because the sum of large values may overflow while their mean does not.
             mean = math.fsum(number / largest for number in numbers) / len(numbers) * largest
             notes.append(f"column '{name}': min {min(numbers):g}, mean {mean:g}, max {max(numbers):g}")
         if "" not in constant and len(values) >= _MIN_ROWS and len(set(values)) == 1:
@@ -53,22 +53,22 @@ def check_predictions(
     for value, names in constant.items():
         if names:
             warnings.append(
-                f"column {_quote_names(names)} has the same value in every row: {value or 'nothing'}"
+                f"column {_quote_names(names)} has the same value in every row: {value or 'empty'}"
             )
     more_notes = [f"{len(notes) - _MAX_LABELS} more columns of numbers"] if len(notes) > _MAX_LABELS else []
     return warnings, [*notes[:_MAX_LABELS], *more_notes]
 
 
 def check_output_size(working: Path) -> list[str]:
-    """Return warnings on how much lies in the working folder, all of which Kaggle keeps as the output."""
+    """Return warnings about the size of the working folder, which Kaggle saves as the output."""
     sizes = [path.lstat().st_size for path in working.rglob("*") if not path.is_dir()]
-    advice = "write what is not submitted to /tmp"
+    advice = "write other files than the submission to /tmp"
     warnings = []
     if sum(sizes) > LIMIT:
         total, limit = files.format_size(sum(sizes)), files.format_size(LIMIT)
-        warnings.append(f"/kaggle/working holds {total}, and Kaggle keeps at most {limit}: {advice}")
+        warnings.append(f"/kaggle/working contains {total}, and Kaggle saves at most {limit}: {advice}")
     if len(sizes) > _MANY_FILES:
-        warnings.append(f"/kaggle/working holds {len(sizes)} files, which Kaggle lists slowly: {advice}")
+        warnings.append(f"/kaggle/working contains {len(sizes)} files, which Kaggle lists slowly: {advice}")
     return warnings
 
 
@@ -79,7 +79,7 @@ def _is_same_column(first: Sequence[str], second: Sequence[str]) -> bool:
 
 
 def _parse_numbers(values: Iterable[str]) -> list[float]:
-    """Return the values as numbers; nothing where one of them is none."""
+    """Return the values as numbers; [] if one of them is not a finite number."""
     try:
         numbers = [float(value) for value in values if value.strip()]
     except ValueError:
@@ -88,7 +88,7 @@ def _parse_numbers(values: Iterable[str]) -> list[float]:
 
 
 def _describe_out_of_range(numbers: Sequence[float], sample_numbers: Sequence[float]) -> str:
-    """Return how numbers leave the sample's range; a sample of one value, a placeholder, has none unless a fraction."""
+    """Describe how numbers leave the sample's range; "" if they do not, or if the sample has one placeholder value."""
     if not numbers or not sample_numbers:
         return ""
     fractions = any(0 < value < 1 for value in sample_numbers)
@@ -106,14 +106,14 @@ def _describe_out_of_range(numbers: Sequence[float], sample_numbers: Sequence[fl
 
 
 def _describe_unknown_labels(values: Sequence[str], sample_values: Sequence[str]) -> str:
-    """Return which labels the sample never names, if its words are labels: few, and repeated."""
+    """Name labels that the sample lacks, if its words are labels: few, and repeated."""
     labels = set(sample_values)
     if _parse_numbers(sample_values) or not 1 < len(labels) <= min(_MAX_LABELS, len(sample_values) - 1):
         return ""
     odd = sorted(set(values) - labels)
     if not odd or _parse_numbers(values) or any(" " in value for value in labels):
         return ""
-    return f"names {_quote_names(odd)}, which the sample never does"
+    return f"names {_quote_names(odd)}, which the sample never names"
 
 
 def _quote_names(names: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from offline_kit.core import files
 from offline_kit.core.errors import ProjectError
 from offline_kit.notebook.runtime.kit_server import WRITTEN
 from offline_kit.rehearsal import causes, execution, explanation, submission_check, suspicious
+from offline_kit.rehearsal.causes import Explanation
 from offline_kit.rehearsal.execution import ExecutedCell, Ran, RehearsalEnvironment
 
 _RETRY_HINT = "fix it, then run 'offline-kit rehearse' again"
@@ -112,8 +113,8 @@ def _find_end_problem(
     if cell and cell.status == "failed":
         frame = explanation.find_own_frame(cell.error, environment.own_packages)
         script = explanation.find_script_error(cell)
-        cause, remedy = _explain_cell(cell, script, environment)
-        remedy = _PUSH_AGAIN.sub("build the kit again with 'offline-kit build'", remedy)
+        explained = _explain_cell(cell, script, environment)
+        remedy = _PUSH_AGAIN.sub("build the kit again with 'offline-kit build'", explained.remedy)
         details = (
             *frame,
             *[""] * bool(frame),
@@ -121,26 +122,26 @@ def _find_end_problem(
             "",
             *script,
             *execution.shorten_error(cell.error),
-            *_format_cause(cause),
+            *_format_cause(explained.cause),
         )
-        code = cell.failure.code if cell.failure else "cell-failed"
+        code = explained.code or "cell-failed"
         return ProjectError(f"{cell.label} failed", hint=remedy or _RETRY_HINT, code=code, details=details)
     return None
 
 
 def _explain_cell(
     cell: ExecutedCell, script: tuple[str, ...], environment: RehearsalEnvironment
-) -> tuple[str, str]:
-    """Return cause and remedy of a failed cell; both are empty for an unknown failure."""
+) -> Explanation:
+    """Explain a failed cell by the runtime's own error, its inputs, its script, or its message."""
     if cell.failure:
-        return cell.failure.what, cell.failure.hint
-    explained = explanation.explain_missing_column(
-        cell, environment.inputs
-    ) or explanation.explain_missing_file(cell, environment.inputs)
-    if explained:
-        return explained.cause, explained.remedy
-    failure = causes.explain_failure(script[-1], current=environment.current) if script else ("", "")
-    return failure if failure[0] else causes.explain_failure(cell.message, current=environment.current)
+        return Explanation(code=cell.failure.code, cause=cell.failure.what, remedy=cell.failure.hint)
+    explained = explanation.explain_missing_column(cell, environment.inputs)
+    explained = explained or explanation.explain_missing_file(cell, environment.inputs)
+    if explained is None and script:
+        explained = causes.explain_failure(script[-1], current=environment.current)
+    if explained is None or not explained.code:
+        explained = causes.explain_failure(cell.message, current=environment.current)
+    return explained
 
 
 def _format_cause(cause: str) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ def _describe_crash(result: Ran, cell: ExecutedCell | None) -> ProjectError:
     )
     died = bool(log) and "DeadKernelError" in log[-1]
     tail = log[-1:] if died else log[-execution.MAX_ERROR_LINES :]
-    cause, remedy = causes.explain_failure("\n".join(tail))
+    explained = causes.explain_failure("\n".join(tail))
     quoted = execution.quote_cell(cell.label, cell.source) if cell and died else ()
     problem = f"the notebook ended with code {result.outcome.code}"
     if died:
@@ -162,25 +163,25 @@ def _describe_crash(result: Ran, cell: ExecutedCell | None) -> ProjectError:
     memory = f"peak memory: {files.format_size(result.outcome.peak_memory)}"
     return ProjectError(
         problem,
-        hint=remedy or _RETRY_HINT,
+        hint=explained.remedy or _RETRY_HINT,
         code="kernel-died" if died else "notebook-failed",
-        details=(*quoted, *tail, *_format_cause(cause), memory),
+        details=(*quoted, *tail, *_format_cause(explained.cause), memory),
     )
 
 
 def _describe_missing_submission(result: Ran, name: str, cells: tuple[ExecutedCell, ...]) -> ProjectError:
     for cell in reversed(cells):
         if script := explanation.find_script_error(cell):
-            cause, remedy = causes.explain_failure(script[-1])
+            explained = causes.explain_failure(script[-1])
             return ProjectError(
                 f"a script that {cell.label} starts failed, and no '{name}' was written",
-                hint=remedy or _RETRY_HINT,
-                code="script-failed",
+                hint=explained.remedy or _RETRY_HINT,
+                code=explained.code or "script-failed",
                 details=(
                     *execution.quote_cell(cell.label, cell.source),
                     "",
                     *execution.shorten_error(script),
-                    *_format_cause(cause),
+                    *_format_cause(explained.cause),
                 ),
             )
     working = result.working

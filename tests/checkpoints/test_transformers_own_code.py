@@ -70,6 +70,6 @@ def test_code_that_nobody_allowed_does_not_run(tmp_path: Path) -> None:
     """The error is known, with the key that allows it."""
     stage, _ = stage_with(tmp_path)
     said = stage.run(stage.notebook("models", task="tabular"))
-    cause, remedy = causes.explain_failure(said)
-    assert "brings code of its own" in cause
-    assert "trust_remote_code = true" in remedy
+    explained = causes.explain_failure(said)
+    assert explained.code == "remote-code-not-allowed"
+    assert "trust_remote_code = true" in explained.remedy

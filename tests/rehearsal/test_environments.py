@@ -213,9 +213,9 @@ def test_a_full_cache_is_not_a_matter_of_the_index(tmp_path: Path) -> None:
     what, _, hint = done.stdout.strip().partition("\n")
     assert what == f"no space left below '{tmp_path / 'cache'}'", done.stderr
     assert "cache prune" in hint
-    cause, remedy = causes.explain_failure(what)
-    assert str(tmp_path / "cache") in cause
-    assert "OFFLINE_KIT_CACHE" in remedy
+    explained = causes.explain_failure(what)
+    assert str(tmp_path / "cache") in explained.cause
+    assert "OFFLINE_KIT_CACHE" in explained.remedy
 
 
 @pytest.mark.parametrize("cpu", [False, True], ids=["only a CUDA build", "a CPU build"])

@@ -160,5 +160,5 @@ def test_wrong_wishes_are_errors(tmp_path: Path) -> None:
     whole = kit(tmp_path, "kit")
     with pytest.raises(UsageError, match="layout"):
         lay_out(tmp_path, whole, layout="newest")
-    with pytest.raises(ProjectError, match="no folder"):
+    with pytest.raises(ProjectError, match="is not a folder"):
         lay_out(tmp_path, whole, data=tmp_path / "nowhere")

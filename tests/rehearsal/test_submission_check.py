@@ -43,14 +43,14 @@ def test_a_good_submission_has_no_problems(tmp_path: Path, text: str) -> None:
         ("id,a,b\n", "no rows"),
         ("id,b,a\nx,1,0\ny,2,0\nz,3,0\n", "another order"),
         ("id,a\nx,1\ny,2\nz,3\n", "missing 'b'"),
-        ("id,a,b,c\nx,1,0,0\ny,2,0,0\nz,3,0,0\n", "not asked for 'c'"),
+        ("id,a,b,c\nx,1,0,0\ny,2,0,0\nz,3,0,0\n", "not in the sample: 'c'"),
         ("id,a,b\nx,1,0\ny,2,0\n", "2 rows instead of 3"),
         ("id,a,b\nx,1,0\ny,2,0\n", "'z'"),
         ("id,a,b\nx,1,0\ny,2,0\nw,3,0\n", "1 ids are not in the sample ('w')"),
         ("id,a,b\nx,1,0\nx,2,0\ny,3,0\nz,1,1\n", "more than once ('x')"),
         ("id,a,b\nx,1,\ny,2,NaN\nz,3,0\n", "'b' has 2 empty or NaN"),
         ("id,a,b\nx,1,inf\ny,2,-Infinity\nz,3,0\n", "'b' has 2 infinite"),
-        ("id,a,b\nx,1,cat\ny,2,0\nz,3,0\n", "no numbers ('cat')"),
+        ("id,a,b\nx,1,cat\ny,2,0\nz,3,0\n", "not numbers ('cat')"),
         ("id,a,b\nx,1\ny,2,0\nz,3,0\n", "another number of values"),
     ],
 )
@@ -125,7 +125,7 @@ def test_words_for_whole_numbers_are_noted(tmp_path: Path) -> None:
     """A sample may hold one label where a submission holds several: that is said, and no error."""
     assert problems(tmp_path, "id,labels\n1,3 9\n", "id,labels\n1,0\n") == ()
     notes = submission_check.check_submission(tmp_path / "submission.csv", tmp_path / "sample.csv").notes
-    assert any("no numbers ('3 9')" in note for note in notes)
+    assert any("not numbers ('3 9')" in note for note in notes)
 
 
 def test_without_a_sample_only_itself_is_checked(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_what_the_competitions_own_gateway_chose_is_only_noted(tmp_path: Path) -
         ("id,v\na,cat\n", "id,v\na,dog\n", "1 of 1 row, as 'a': cat, then dog"),
         ("id,v\na,1\na,2\n", "id,v\na,2\na,1\n", ""),
         ("id,v\na,1\na,2\n", "id,v\na,1\na,3\n", "1 of 2 rows, as 'row 2': 2, then 3"),
-        ("id,v\na,1\nb,2\n", "id,v\na,1\n", "1 rows are in one of the two alone"),
+        ("id,v\na,1\nb,2\n", "id,v\na,1\n", "1 rows are in only one of the two"),
         ("id,v\na,1\n", "id,w\na,1\n", "the columns id, v and then id, w"),
     ],
 )

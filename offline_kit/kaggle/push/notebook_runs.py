@@ -26,6 +26,7 @@ from offline_kit.kaggle.push.journal import PushSettings
 from offline_kit.kaggle.push.poll_policy import poll_until, wait_until_shown
 from offline_kit.kaggle.push.push_notebook import PushedNotebook
 from offline_kit.rehearsal import causes, execution
+from offline_kit.rehearsal.causes import Explanation
 
 RUN_TIMEOUT_SECONDS = 13 * 3600.0
 """Seconds to wait for a run: the 12 hours that Kaggle gives a notebook, and an hour of queue."""
@@ -273,11 +274,11 @@ def _build_failed_error(
     """Return the error for a run that failed: the cell, its error, cause, remedy, and where to read on."""
     notebook = kaggle.get_notebook(ref, version)
     run_failure = run_logs.analyse_failure(log, notebook.text if notebook else "")
-    cause, remedy = causes.explain_failure(run_failure.message or run.failure_message)
-    if run_failure.failure:
-        cause, remedy = run_failure.failure.what, run_failure.failure.hint
-    elif not cause:
-        cause, remedy = causes.explain_failure(run.failure_message)
+    explained = causes.explain_failure(run_failure.message or run.failure_message)
+    if failure := run_failure.failure:
+        explained = Explanation(code=failure.code, cause=failure.what, remedy=failure.hint)
+    elif not explained.code:
+        explained = causes.explain_failure(run.failure_message)
     error = run_failure.error or run_logs.plain_text(log).splitlines()
     label = _label_cell(run_failure.cell, notebook.text if notebook else "")
     summary = f"{label} failed" if label else "the notebook failed"
@@ -291,14 +292,14 @@ def _build_failed_error(
     links += [f"its page: {notebook.url}"] if notebook and server_name == "Kaggle" else []
     return ProjectError(
         f"{summary} on {server_name}: version {version} of '{ref}'",
-        hint=remedy or "correct it, rehearse it with 'offline-kit rehearse', and push again",
-        code=run_failure.failure.code if run_failure.failure else "notebook-run-failed",
+        hint=explained.remedy or "fix it, rehearse it with 'offline-kit rehearse', and push again",
+        code=explained.code or "notebook-run-failed",
         details=[
             *([*execution.quote_cell(label, run_failure.source), ""] if run_failure.source else []),
             *execution.shorten_error(error),
             "",
             *server_words,
-            *[f"cause: {cause}"] * bool(cause),
+            *[f"cause: {explained.cause}"] * bool(explained.cause),
             *links,
         ],
     )
